@@ -1,0 +1,184 @@
+"""Frozen, validated configurations and the named models. Every value is checked before anything costs time."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gpt2core.errors import ConfigError
+from gpt2core.lookup import nearest
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: immutable, no unknown keys, errors in one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; raise ConfigError naming the key, the value, the rule and the nearest valid name."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(cls, e) for e in error.errors(include_url=False))) from None
+
+    def but(self, **changes: Any) -> Self:
+        """Return a validated copy with some values changed."""
+        return type(self).of(self.model_dump() | changes)
+
+
+def _explain(cls: type[Config], error: Any) -> str:
+    key = str(error["loc"][0]) if error["loc"] else "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"Unknown key `{key}`: {nearest(key, cls.model_fields)}"
+    rule = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"The value of `{key}` is {error['input']!r}, but must be {rule}"
+
+
+class ModelConfig(Config):
+    """Shape of a GPT-2. `n_embd` channels (C), `n_head` heads (H), `n_layer` blocks, `n_positions` tokens of context."""
+
+    vocab_size: int = Field(50257, ge=1)
+    n_positions: int = Field(1024, ge=1)
+    n_embd: int = Field(768, ge=1)
+    n_layer: int = Field(12, ge=1)
+    n_head: int = Field(12, ge=1)
+    layer_norm_epsilon: float = Field(1e-5, gt=0)
+
+    def model_post_init(self, _: Any) -> None:
+        if self.n_embd % self.n_head:
+            raise ConfigError(
+                f"The value of `n_head` is {self.n_head}, but must divide `n_embd`, which is {self.n_embd}"
+            )
+
+
+MODELS: dict[str, ModelConfig] = {
+    "gpt2-nano": ModelConfig(vocab_size=4096, n_positions=512, n_embd=192, n_layer=4, n_head=6),
+    "gpt2": ModelConfig(),
+    "gpt2-medium": ModelConfig(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2-large": ModelConfig(n_embd=1280, n_layer=36, n_head=20),
+    "gpt2-xl": ModelConfig(n_embd=1600, n_layer=48, n_head=25),
+}
+
+
+LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets")
+
+
+class DecodingConfig(Config):
+    """How text is generated. `strategy` names an entry of DECODERS; 0 temperature is greedy decoding."""
+
+    strategy: str = "top-p"
+    temperature: float = Field(1.0, ge=0)
+    top_k: int = Field(50, ge=1)
+    top_p: float = Field(0.9, gt=0, le=1)
+    max_new_tokens: int = Field(160, ge=1)
+
+
+class RunConfig(Config):
+    """Everything that decides the result of one training run. Flat, so that each key can be searched or `--set`."""
+
+    # what is tuned
+    task: str = "sonnet"
+    model: str = "gpt2-nano"
+    data_dir: str | None = None
+    attention: str = "dense"
+    seed: int = Field(11711, ge=0)
+
+    # which parameters train
+    adapter: str = "full"
+    blocks: str = "default"
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = 32.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    targets: Literal["qkv", "qkv+dense", "all"] = "qkv"
+
+    # how they train: AdamW, betas (0.9, 0.999), as in the study
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    epochs: Annotated[int, Field(ge=1)] = 10
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    # how it is judged
+    decoder: str = "top-p"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] = 50
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_new_tokens: Annotated[int, Field(ge=1)] = 200
+    decode_seeds: Annotated[int, Field(ge=1)] = 3
+
+    @property
+    def lora_alpha(self) -> float:
+        """LoRA's alpha as a number: `r` and `2r` keep the scale alpha / rank the same for every rank."""
+        match self.alpha:
+            case "r":
+                return float(self.rank)
+            case "2r":
+                return 2.0 * self.rank
+            case number:
+                return float(number)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: alpha as the number it comes to, and no key that this adapter or decoder never reads.
+
+        Two configurations with the same identity are the same run.
+        """
+        unread = {"lora": (), "freeze": LORA_KEYS}.get(self.adapter, (*LORA_KEYS, "blocks"))
+        values = self.model_dump(exclude=set(unread))
+        if "alpha" in values:
+            values["alpha"] = self.lora_alpha
+        if self.decoder in ("greedy", "top-p"):
+            del values["top_k"]
+        if self.decoder in ("greedy", "top-k"):
+            del values["top_p"]
+        return values
+
+    @property
+    def decoding(self) -> DecodingConfig:
+        """The decoding part of this run."""
+        return DecodingConfig(
+            strategy=self.decoder,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+def parse_blocks(spec: str, n_layer: int) -> list[int]:
+    """Return the sorted block numbers that `spec` names.
+
+    `spec` is `all`, `none`, `lower-half`, `upper-half`, or numbers and ranges such as `0-5,8`.
+    Raises ConfigError where it names a block that a model of `n_layer` blocks does not have.
+    """
+    half = n_layer // 2
+    named = {
+        "all": range(n_layer),
+        "none": range(0),
+        "lower-half": range(half),
+        "upper-half": range(half, n_layer),
+    }
+    if spec in named:
+        return list(named[spec])
+    chosen: set[int] = set()
+    for part in spec.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            words = ", ".join(named)
+            raise ConfigError(
+                f"The value of `blocks` is {spec!r}, but must be one of {words}, or numbers like 0-5,8"
+            )
+        chosen.update(range(int(first), int(last or first) + 1))
+    if not chosen or max(chosen) >= n_layer:
+        raise ConfigError(
+            f"The value of `blocks` is {spec!r}, but must name blocks 0 to {n_layer - 1} of this model"
+        )
+    return sorted(chosen)

@@ -1,0 +1,36 @@
+"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write; on success it takes `path`'s place, on any error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Return where tokens and other things that can be made again are kept: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
+    return Path(os.environ.get("GPT2_SEARCH_CACHE") or Path.home() / ".cache" / "gpt2-search")

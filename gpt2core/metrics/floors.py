@@ -1,0 +1,84 @@
+"""Floors: chrF scores of sonnets that no model is needed for. A model's score says something only above them.
+
+chrF here is corpus chrF without whitespace, so line ends and indentation do not count. `whole` scores the given lines
+too; `continuation` scores what follows them alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2core.metrics.chrf import corpus_chrf
+
+GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
+
+#: (number of the sonnet, its given text, all training texts, random numbers) -> a continuation.
+Writer = Callable[[str, Sequence[str], np.random.Generator], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Mean and standard deviation over seeds of the chrF of one way to write without a model."""
+
+    meaning: str
+    whole: float
+    whole_sd: float
+    continuation: float
+    continuation_sd: float
+
+
+def split_given(text: str, lines: int = GIVEN) -> tuple[str, str]:
+    """Split a sonnet into its first lines and its continuation."""
+    parts = text.split("\n")
+    return "\n".join(parts[:lines]), "\n".join(parts[lines:])
+
+
+def _nothing(given: str, train: Sequence[str], random: np.random.Generator) -> str:
+    return ""
+
+
+def _last_repeated(given: str, train: Sequence[str], random: np.random.Generator) -> str:
+    return "\n".join([given.split("\n")[-1]] * (LINES - GIVEN))
+
+
+def _other_tail(given: str, train: Sequence[str], random: np.random.Generator) -> str:
+    return split_given(train[random.integers(len(train))])[1]
+
+
+def _random_lines(count: int) -> Writer:
+    def write(given: str, train: Sequence[str], random: np.random.Generator) -> str:
+        lines = [line for text in train for line in text.split("\n")]
+        return "\n".join(lines[i] for i in random.integers(len(lines), size=count))
+
+    return write
+
+
+WRITERS: dict[str, tuple[str, Writer]] = {
+    "given_only": ("the 3 given lines only", _nothing),
+    "last_line_repeated": ("given lines and the last one repeated", _last_repeated),
+    "other_tail": ("given lines and the tail of another training sonnet", _other_tail),
+    "random_lines": ("given lines and 11 random training lines", _random_lines(11)),
+    "random_lines_15": ("given lines and 15 random training lines", _random_lines(15)),
+}
+
+
+def floors(given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20) -> dict[str, Floor]:
+    """Score every way of WRITERS on sonnets `gold` whose first lines are `given`, over `seeds` random seeds."""
+    references = [split_given(text)[1] for text in gold]
+    result = {}
+    for name, (meaning, write) in WRITERS.items():
+        whole, continuation = [], []
+        for seed in range(seeds if name not in ("given_only", "last_line_repeated") else 1):
+            random = np.random.default_rng(seed)
+            texts = [write(text, train, random) for text in given]
+            whole.append(corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold))
+            continuation.append(corpus_chrf(texts, references))
+        result[name] = Floor(
+            meaning=meaning,
+            whole=float(np.mean(whole)),
+            whole_sd=float(np.std(whole)),
+            continuation=float(np.mean(continuation)),
+            continuation_sd=float(np.std(continuation)),
+        )
+    return result

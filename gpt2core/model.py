@@ -1,0 +1,180 @@
+"""GPT-2 (Radford et al. 2019): pre-LN blocks, learned positions, tanh GELU, a head tied to the embeddings.
+
+Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and call), `C` channels, `H` heads,
+`D` = C / H channels of a head, `V` vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2core.attention import ATTENTION, Attend
+from gpt2core.config import ModelConfig
+from gpt2core.errors import ConfigError
+from gpt2core.lookup import lookup
+
+IGNORE = -100  # the label of a position that carries no loss
+
+
+class KVCache:
+    """Keys and values of all tokens seen so far, in tensors allocated once.
+
+    Holds for each block (B, H, capacity, D) keys and values, and for each cached token whether it is real or padding.
+    """
+
+    def __init__(self, model: "GPT2", batch: int, capacity: int) -> None:
+        c = model.config
+        weight = model.wte.weight
+        if capacity > c.n_positions:
+            raise ConfigError(
+                f"The context is {capacity} tokens, but must be at most {c.n_positions}, the model's n_positions"
+            )
+        shape = (c.n_layer, 2, batch, c.n_head, capacity, c.n_embd // c.n_head)
+        self.store = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        self.real = torch.zeros(batch, capacity, dtype=torch.bool, device=weight.device)
+        self.length = 0
+        self.padded = False
+
+    def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the (B, H, T, D) keys and values of this call; return those of all S tokens."""
+        end = self.length + k.shape[-2]
+        keys, values = self.store[block]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate query, key and value projections, so that each can be adapted alone."""
+
+    def __init__(self, config: ModelConfig, attend: Attend, dropout: float) -> None:
+        super().__init__()
+        self.n_head, self.attend, self.dropout = config.n_head, attend, dropout
+        self.query = nn.Linear(config.n_embd, config.n_embd)
+        self.key = nn.Linear(config.n_embd, config.n_embd)
+        self.value = nn.Linear(config.n_embd, config.n_embd)
+        self.dense = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+        q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
+        if cache is not None:
+            k, v = cache.extend(block, k, v)
+        out = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.dense(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+
+
+class Block(nn.Module):
+    """One pre-LN transformer block."""
+
+    def __init__(self, config: ModelConfig, attend: Attend, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attention = Attention(config, attend, dropout)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp_in = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.mlp_out = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+        x = x + self.drop(self.attention(self.ln_1(x), mask, cache, block))
+        # The tanh form: with the erf form, logits leave those of the released weights by 1e-3.
+        hidden = F.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
+        return x + self.drop(self.mlp_out(hidden))
+
+
+class GPT2(nn.Module):
+    """GPT-2's trunk. `forward` gives hidden states; `logits` and `loss_sum` apply the tied head to them."""
+
+    def __init__(self, config: ModelConfig, *, attention: str = "dense", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        attend = lookup(ATTENTION, attention, "attention")
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(config, attend, dropout) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Return the last hidden states (B, T, C) of `input_ids` (B, T).
+
+        `attention_mask` (B, T) is 1 for real tokens; it is needed for padding on the left and with a cache only:
+        in causal attention, padding on the right is seen by no real token. Positions count real tokens.
+        Raises ConfigError where the context grows beyond the model's `n_positions`.
+        """
+        past = cache.length if cache else 0
+        if past + input_ids.shape[1] > self.config.n_positions:
+            raise ConfigError(
+                f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
+                f"{self.config.n_positions}, the model's n_positions"
+            )
+        real = _remember(input_ids, attention_mask, cache)
+        positions = _positions(input_ids, real, past)
+        mask = _mask(input_ids, real, past)
+        x = self.drop(self.wte(input_ids) + self.wpe(positions))
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, cache, number)
+        if cache is not None:
+            cache.length += input_ids.shape[1]
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits (..., V) of hidden states (..., C)."""
+        return F.linear(hidden, self.wte.weight)
+
+    def loss_sum(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the next-token cross-entropies, in nats, of (B, T) tokens padded on the right.
+
+        Position t is scored against `labels[:, t + 1]`; labels of IGNORE carry no loss, and no logits are made for them.
+        """
+        hidden = self(input_ids)[:, :-1]
+        targets = labels[:, 1:]
+        keep = targets != IGNORE
+        return F.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="sum")
+
+
+def initialise(model: GPT2, seed: int) -> None:
+    """Fill `model` with GPT-2's starting weights: N(0, 0.02), residual projections scaled by 1 / sqrt(2 n_layer)."""
+    generator = torch.Generator().manual_seed(seed)
+    residual = 0.02 / (2 * model.config.n_layer) ** 0.5
+    for name, parameter in model.named_parameters():
+        if ".ln_" in name or name.startswith("ln_") or name.endswith(".bias"):
+            nn.init.constant_(parameter, 0.0 if name.endswith(".bias") else 1.0)
+        else:
+            std = residual if name.endswith(("dense.weight", "mlp_out.weight")) else 0.02
+            nn.init.normal_(parameter, std=std, generator=generator)
+
+
+def _remember(input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None) -> Tensor | None:
+    """Return which of the S tokens are real, (B, S), or None where none is padding."""
+    if cache is None:
+        return None if attention_mask is None else attention_mask.bool()
+    end = cache.length + input_ids.shape[1]
+    cache.real[:, cache.length : end] = True if attention_mask is None else attention_mask.bool()
+    cache.padded = cache.padded or not (attention_mask is None or bool(attention_mask.all()))
+    return cache.real[:, :end] if cache.padded else None
+
+
+def _positions(input_ids: Tensor, real: Tensor | None, past: int) -> Tensor:
+    t = input_ids.shape[1]
+    if real is None:
+        return torch.arange(past, past + t, device=input_ids.device)
+    return (real.long().cumsum(-1) - 1).clamp(min=0)[:, -t:]
+
+
+def _mask(input_ids: Tensor, real: Tensor | None, past: int) -> Tensor | None:
+    """Causal mask (B or 1, 1, T, S) that hides padding, or None where plain causal attention does the same."""
+    t = input_ids.shape[1]
+    if real is None and (past == 0 or t == 1):
+        return None
+    causal = torch.ones(t, past + t, dtype=torch.bool, device=input_ids.device).tril(diagonal=past)
+    if real is None:
+        return causal[None, None]
+    # A padded token sees itself, else its softmax over nothing would be NaN and spread through the values.
+    itself = torch.eye(t, past + t, dtype=torch.bool, device=input_ids.device).roll(past, dims=1)
+    return ((causal & real[:, None, :]) | itself)[:, None]

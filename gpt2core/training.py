@@ -1,0 +1,199 @@
+"""THE training loop. A run is a generator of one report per epoch: whoever consumes it decides when to stop.
+
+What a run gives depends on its configuration alone: batches follow from (seed, epoch), dropout from (seed, step,
+micro-batch). So a run that was resumed, or that is spread over several workers, has the same losses.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt2core import checkpoints
+from gpt2core.adapters import adapt
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import collate, epoch_batches
+from gpt2core.data.tokens import Tokens
+from gpt2core.errors import DivergedError
+from gpt2core.lookup import lookup
+from gpt2core.model import GPT2
+from gpt2core.tasks import TASKS, Evaluation, TaskData
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The data-parallel group that this process belongs to; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What one epoch gave. `metrics` holds train_loss (nats per token) and all that the task's evaluation measured."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
+
+
+def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
+    """Return a model of `config` on `device` that starts at `base`'s weights.
+
+    Parameters that do not train share memory with `base` where it is on the same device; those that train are copies.
+    """
+    with torch.device("meta"):
+        model = GPT2(base.config, attention=config.attention, dropout=config.dropout)
+    model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
+    torch.manual_seed(config.seed)
+    adapt(model, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+    return model
+
+
+def train(
+    config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None = None, workers: Workers = Workers()
+) -> Iterator[EpochReport]:
+    """Train for `config.epochs` epochs, yielding a report after each; with `folder`, go on from its last checkpoint.
+
+    A checkpoint is on disk before its epoch is reported. Epochs that the checkpoint holds are reported again, from its
+    record, so that a consumer sees each epoch once whatever happened before. Raises DivergedError where the loss is
+    not finite, CheckpointError where the folder belongs to another configuration.
+    """
+    run = _Run(config, base, data, workers)
+    history = checkpoints.resume(folder, config, run.model, run.optimizer) if folder else []
+    for report in history:
+        yield EpochReport(epoch=report["epoch"], step=report["step"], metrics=report["metrics"])
+    task = lookup(TASKS, config.task, "task")
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        started = time.perf_counter()
+        loss, tokens = run.epoch(epoch)
+        trained = time.perf_counter()
+        if workers.rank == 0:
+            evaluation = task.evaluate(run.model, data, config, "dev")
+        else:
+            evaluation = Evaluation(metrics={})
+        metrics = {
+            "train_loss": loss,
+            "train_perplexity": math.exp(min(loss, 700.0)),
+            "train_seconds": trained - started,
+            "eval_seconds": time.perf_counter() - trained,
+            "tokens_per_second": tokens / (trained - started),
+            **evaluation.metrics,
+        }
+        report = EpochReport(epoch=epoch, step=run.steps_per_epoch * epoch, metrics=metrics, evaluation=evaluation)
+        if folder and workers.rank == 0:
+            best = _best(history, metrics, task.objective, task.direction)
+            history.append({"epoch": epoch, "step": report.step, "metrics": metrics})
+            checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
+        yield report
+
+
+def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: str, direction: str) -> bool:
+    sign = 1 if direction == "max" else -1
+    return all(sign * metrics[objective] > sign * past["metrics"][objective] for past in history)
+
+
+class _LossSum(nn.Module):
+    """The sum of losses as a module, so that DDP can wrap it."""
+
+    def __init__(self, model: GPT2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        return self.model.loss_sum(input_ids, labels)
+
+
+class _Run:
+    """Model, optimizer and batches of one run."""
+
+    def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers) -> None:
+        self.config, self.workers = config, workers
+        self.tokens: Tokens = data.splits["train"].first(config.train_examples)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build(config, base, self.device)
+        self.steps_per_epoch = math.ceil(len(self.tokens) / config.batch_size)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
+        )
+        self.loss_sum: nn.Module = _LossSum(self.model)
+        if workers.size > 1:
+            self.loss_sum = DistributedDataParallel(self.loss_sum)
+        wanted = config.precision == "bfloat16" or (
+            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def epoch(self, epoch: int) -> tuple[float, int]:
+        """Train one epoch; return its mean loss in nats per token and its number of predicted tokens."""
+        config = self.config
+        self.model.train()
+        losses, tokens = 0.0, 0
+        for number, batch in enumerate(epoch_batches(self.tokens.lengths, config.batch_size, config.seed, epoch)):
+            step = (epoch - 1) * self.steps_per_epoch + number
+            predicted = int((self.tokens.lengths[batch] - 1).sum())
+            losses += self._step(step, batch, predicted)
+            tokens += predicted
+        return losses / tokens, tokens
+
+    def _step(self, step: int, batch: np.ndarray, predicted: int) -> float:
+        """One optimizer step on the mean loss over the `predicted` tokens of the whole batch; return the loss's sum."""
+        config, workers = self.config, self.workers
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, self.steps_per_epoch * config.epochs)
+        micros = np.array_split(batch, config.accumulation * workers.size)
+        mine = range(workers.rank, len(micros), workers.size)
+        total = torch.zeros((), device=self.device)
+        for micro in mine:
+            with self._no_sync(last=micro == mine[-1]):
+                loss = self._micro_loss(micros[micro], step, micro)
+                # DDP averages gradients over workers; the mean over tokens wants their sum.
+                (loss * (workers.size / predicted)).backward()
+            total += loss.detach()
+        if workers.size > 1:
+            dist.all_reduce(total)
+        if not torch.isfinite(total):
+            raise DivergedError(f"The training loss is {total.item()} at step {step + 1} with lr {config.lr:g}")
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total.item()
+
+    def _micro_loss(self, micro: np.ndarray, step: int, number: int) -> Tensor:
+        seed = np.random.SeedSequence((self.config.seed, step, number)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed) & 0x7FFF_FFFF_FFFF_FFFF)
+        # A worker left without a row still takes part in DDP's exchange, with a loss that weighs nothing.
+        examples = [self.tokens[i] for i in micro] if len(micro) else [self.tokens[0]]
+        with self.autocast:
+            loss: Tensor = self.loss_sum(*collate(examples, self.device))
+        return loss if len(micro) else loss * 0.0
+
+    def _no_sync(self, *, last: bool) -> Any:
+        if isinstance(self.loss_sum, DistributedDataParallel) and not last:
+            return self.loss_sum.no_sync()
+        return nullcontext()
+
+
+def learning_rate(config: RunConfig, step: int, steps: int) -> float:
+    """Linear warm-up over `warmup_steps`, then constant, or cosine down to a tenth (Loshchilov & Hutter 2017)."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,211 @@
+"""Hugging Face GPT-2 folders in and out: config.json, model.safetensors (or its shards), tokenizer files."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt2core.config import MODELS, ModelConfig
+from gpt2core.errors import HubError, WeightsError
+from gpt2core.lookup import nearest
+from gpt2core.model import GPT2
+
+ASSETS = Path(__file__).parent / "assets"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+HUB_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+
+# Our name of a block's part -> Hugging Face's. Its Conv1D keeps weights as (in, out), ours are (out, in).
+_PARTS = {
+    "ln_1": "ln_1",
+    "ln_2": "ln_2",
+    "attention.dense": "attn.c_proj",
+    "mlp_in": "mlp.c_fc",
+    "mlp_out": "mlp.c_proj",
+}
+_QKV = ("attention.query", "attention.key", "attention.value")  # joined in this order in attn.c_attn
+
+
+def model_folder(name: str) -> Path:
+    """Return the local folder of a model: an embedded one, a path, or a download from the Hugging Face hub.
+
+    Raises HubError where the hub cannot be reached and WeightsError where a folder or repository is none.
+    """
+    if name == "gpt2-nano":
+        return ASSETS / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name in MODELS:
+        return _download(f"openai-community/{name}")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    raise WeightsError(
+        f"There is no model `{name}`: it is no folder and no known name ({nearest(name, MODELS)}); "
+        "a model of the hub is written owner/name"
+    )
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = "to run offline, give --model a folder, or the embedded gpt2-nano"
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, *TOKENIZER_FILES]))
+    except HFValidationError as error:
+        raise WeightsError(f"`{repository}` cannot be the name of a model: {_first_line(error)}") from None
+    except LocalEntryNotFoundError:
+        raise HubError(
+            f"Could not fetch {repository} from the Hugging Face hub, and the local cache has no copy; {offline}"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise HubError(
+            f"Could not fetch {repository} from the Hugging Face hub ({_first_line(error)}); {offline}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read config.json of a Hugging Face folder; raise WeightsError where it is missing or no GPT-2's."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file; a Hugging Face model folder needs one")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(values, dict) or values.get("model_type") != "gpt2":
+        raise WeightsError(f"{path}: `model_type` must be `gpt2`")
+    if values.get("activation_function", "gelu_new") != "gelu_new":
+        raise WeightsError(f"{path}: `activation_function` must be `gelu_new`, the tanh form")
+    return ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
+
+
+def shape_of(name: str) -> ModelConfig:
+    """Return a model's shape without its weights; the named models need neither files nor a network."""
+    return MODELS[name] if name in MODELS else read_config(model_folder(name))
+
+
+def load_model(name: str, *, attention: str = "dense", dropout: float = 0.0) -> GPT2:
+    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails."""
+    folder = model_folder(name)
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = GPT2(config, attention=attention, dropout=dropout)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    model.load_state_dict(_from_hugging_face(_read_tensors(folder), expected, folder), assign=True)
+    return model.train(False)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in _shards(folder):
+        if not path.is_file():
+            raise WeightsError(f"{path}: there is no such file; save the model as safetensors into this folder")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors |= {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: is truncated or no safetensors file ({_first_line(error)})") from None
+    return tensors
+
+
+def _shards(folder: Path) -> Iterable[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{index}: is no index of shards ({error})") from None
+    if any(Path(name).name != name for name in names):
+        raise WeightsError(f"{index}: a shard's name must not leave the folder")
+    return [folder / name for name in names]
+
+
+def _from_hugging_face(
+    theirs: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path
+) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    for key, shape in expected.items():
+        name, conv = _their_name(key)
+        if name not in theirs:
+            raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is partial")
+        tensor = theirs[name].float()
+        if any(key.startswith(f"blocks.{key.split('.')[1]}.{part}.") for part in _QKV):
+            tensor = _third(tensor, key, name, folder)
+        tensor = tensor.T.contiguous() if conv and tensor.ndim == 2 else tensor
+        if tuple(tensor.shape) != shape:
+            raise WeightsError(
+                f"{folder}: the tensor `{name}` has shape {tuple(theirs[name].shape)}, "
+                f"which does not fit config.json: `{key}` must be {shape}"
+            )
+        ours[key] = tensor
+    return ours
+
+
+def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
+    if tensor.shape[-1] % 3:
+        raise WeightsError(f"{folder}: the tensor `{name}` must hold query, key and value side by side")
+    which = next(i for i, part in enumerate(_QKV) if part in key)
+    return tensor.chunk(3, dim=-1)[which].contiguous()
+
+
+def _their_name(key: str) -> tuple[str, bool]:
+    """Return Hugging Face's name for our key, and whether it is a Conv1D's."""
+    if not key.startswith("blocks."):
+        return key, False
+    _, number, rest = key.split(".", 2)
+    part, kind = rest.rsplit(".", 1)
+    theirs = "attn.c_attn" if part in _QKV else _PARTS[part]
+    return f"h.{number}.{theirs}.{kind}", not part.startswith("ln_")
+
+
+def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and join a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel."""
+    theirs: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name, conv = _their_name(key)
+        if _QKV[0] in key:
+            tensor = torch.cat([state[key.replace(_QKV[0], part)] for part in _QKV])
+        elif _QKV[1] in key or _QKV[2] in key:
+            continue
+        theirs[f"transformer.{name}"] = (tensor.T if conv and tensor.ndim == 2 else tensor).contiguous()
+    return theirs
+
+
+def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None) -> None:
+    """Write a folder that transformers' GPT2LMHeadModel and `load_model` both load; the weights come last, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_their_config(model.config), indent=2) + "\n")
+    for name in TOKENIZER_FILES if tokenizer_from else ():
+        source = Path(str(tokenizer_from)) / name
+        if source.is_file() and source.parent.resolve() != folder.resolve():
+            shutil.copyfile(source, folder / name)
+    part = folder / "model.safetensors.part"
+    state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+    save_file(to_hugging_face(state), part, metadata={"format": "pt"})
+    os.replace(part, folder / "model.safetensors")
+
+
+def _their_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": True,
+        **config.model_dump(),
+        "bos_token_id": config.vocab_size - 1,
+        "eos_token_id": config.vocab_size - 1,
+    }

@@ -1,0 +1,125 @@
+"""A trial on Ray. Two executors around one loop, chosen by what the trial needs:
+
+- `function_trial`: a Tune function for one worker without a GPU. With `reuse_actors` its process, imports, base weights and
+  tokens stay warm from trial to trial.
+- `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
+
+Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, and `failure` where the trial ended badly.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2core.config import RunConfig
+from gpt2core.errors import DivergedError, UserError
+
+DIVERGED, FAILED = "diverged", "failed"
+RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """What a trial needs to run anywhere: its stable name, its configuration, its folder on shared storage, its share."""
+
+    name: str
+    run: RunConfig
+    folder: str
+    workers: int = 1
+    gpus_per_worker: float = 0
+    cpus_per_worker: int = 1
+
+    @property
+    def grouped(self) -> bool:
+        """Whether this trial needs a Ray Train worker group."""
+        return self.workers > 1 or self.gpus_per_worker > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, which is what travels through Tune."""
+        return asdict(self) | {"run": self.run.model_dump()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
+        """The inverse of `to_dict`."""
+        return cls(**(values | {"run": RunConfig.of(values["run"])}))
+
+
+def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str, Any]]:
+    """Train the trial's run and yield what is to be reported after each epoch.
+
+    An error that the configuration causes is reported, not raised: another attempt would end the same way.
+    """
+    import torch
+
+    from gpt2core.tasks import TASKS
+    from gpt2core.training import Workers, train
+    from trainables import warm
+
+    torch.set_num_threads(spec.cpus_per_worker)
+    objective = TASKS[spec.run.task].objective
+    epoch, score = 0, None
+    try:
+        base, data = warm.inputs(spec.run)
+        for report in train(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size)):
+            epoch, score = report.epoch, report.metrics.get(objective, float("nan"))
+            statistics = report.evaluation.statistics
+            yield {
+                "epoch": epoch,
+                "objective": score,
+                "metrics": report.metrics,
+                "statistics": None if statistics is None else statistics.tolist(),
+                "samples": report.evaluation.samples,
+            }
+    except (DivergedError, UserError, torch.OutOfMemoryError) as error:
+        kind = DIVERGED if isinstance(error, DivergedError) else FAILED
+        yield {"epoch": epoch, "objective": score, "failure": {"kind": kind, "reason": str(error).split("\n")[0]}}
+
+
+def function_trial(config: dict[str, Any]) -> None:
+    """Tune function: the whole trial in this process."""
+    from ray import tune
+
+    for payload in payloads(TrialSpec.from_dict(config["spec"])):
+        tune.report(payload)
+
+
+def group_trial(config: dict[str, Any]) -> None:
+    """Tune function: drive a Ray Train worker group that has the name of its trial."""
+    import torch
+    from ray import train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    spec = TrialSpec.from_dict(config["spec"])
+    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})
+    TorchTrainer(
+        _group_worker,
+        train_loop_config=config,
+        torch_config=train.torch.TorchConfig(backend=None if torch.cuda.is_available() else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=spec.workers, use_gpu=spec.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=train.RunConfig(
+            name=spec.name,
+            storage_path=str(Path(spec.folder) / "train"),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=RESTARTS),
+        ),
+    ).fit()
+
+
+def _group_worker(config: dict[str, Any]) -> None:
+    from ray import train
+
+    context = train.get_context()
+    spec = TrialSpec.from_dict(config["spec"])
+    for payload in payloads(spec, context.get_world_rank(), context.get_world_size()):
+        train.report(payload)
+
+
+def trainable(spec: TrialSpec) -> tuple[Callable[[dict[str, Any]], None], dict[str, float]]:
+    """Return the executor for trials of this shape and the resources that Tune reserves for each."""
+    if spec.grouped:
+        return group_trial, {"cpu": 0.01}  # Train's workers reserve their own
+    return function_trial, {"cpu": spec.cpus_per_worker}
