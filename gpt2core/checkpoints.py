@@ -76,9 +76,7 @@ def _epochs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", path.name))
 
 
-def resume(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[dict[str, Any]]:
+def resume(folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Load the newest checkpoint that is whole into model and optimizer; return its history, empty where there is none.
 
     A damaged checkpoint is passed over. Raises CheckpointError where it belongs to another configuration.

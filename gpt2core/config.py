@@ -173,12 +173,8 @@ def parse_blocks(spec: str, n_layer: int) -> list[int]:
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             words = ", ".join(named)
-            raise ConfigError(
-                f"The value of `blocks` is {spec!r}, but must be one of {words}, or numbers like 0-5,8"
-            )
+            raise ConfigError(f"The value of `blocks` is {spec!r}, but must be one of {words}, or numbers like 0-5,8")
         chosen.update(range(int(first), int(last or first) + 1))
     if not chosen or max(chosen) >= n_layer:
-        raise ConfigError(
-            f"The value of `blocks` is {spec!r}, but must name blocks 0 to {n_layer - 1} of this model"
-        )
+        raise ConfigError(f"The value of `blocks` is {spec!r}, but must name blocks 0 to {n_layer - 1} of this model")
     return sorted(chosen)

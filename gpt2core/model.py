@@ -98,9 +98,7 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, attend, dropout) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden states (B, T, C) of `input_ids` (B, T).
 
         `attention_mask` (B, T) is 1 for real tokens; it is needed for padding on the left and with a cache only:

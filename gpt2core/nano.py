@@ -66,7 +66,11 @@ def main() -> None:
     print(plays.describe(), flush=True)
     tokenizer = train_bpe([row.text for row in plays.splits["train"]], shape.vocab_size)
     tokenizer.save(folder)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": shape.n_positions, "eos_token": "<|endoftext|>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": shape.n_positions,
+        "eos_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     data = load_data(TASKS["pretraining"], None, tokenizer, shape.n_positions)
     print(f"{data.splits['train'].values.size:,} training tokens", flush=True)
@@ -90,7 +94,9 @@ def main() -> None:
     write_card(folder, model, plays.describe(), state["history"][-1]["metrics"], epoch, time.time() - started, data)
 
 
-def write_card(folder: Path, model: GPT2, corpus: str, metrics: dict[str, float], epoch: int, seconds: float, data: object) -> None:
+def write_card(
+    folder: Path, model: GPT2, corpus: str, metrics: dict[str, float], epoch: int, seconds: float, data: object
+) -> None:
     """Write README.md, the model card."""
     play = next(row for row in load_plays().splits["dev"] if HELD_OUT_PLAY.startswith(row.id))
     predicted = getattr(data, "splits")["dev"]
@@ -110,7 +116,9 @@ def write_card(folder: Path, model: GPT2, corpus: str, metrics: dict[str, float]
             epoch=epoch,
             digest=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
             **config.model_dump(include={"vocab_size", "n_positions"}),
-            **CONFIG.model_dump(include={"epochs", "batch_size", "lr", "warmup_steps", "weight_decay", "clip_norm", "dropout", "seed"}),
+            **CONFIG.model_dump(
+                include={"epochs", "batch_size", "lr", "warmup_steps", "weight_decay", "clip_norm", "dropout", "seed"}
+            ),
         )
     )
 

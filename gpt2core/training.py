@@ -74,8 +74,8 @@ def train(
     """
     run = _Run(config, base, data, workers)
     history = checkpoints.resume(folder, config, run.model, run.optimizer) if folder else []
-    for report in history:
-        yield EpochReport(epoch=report["epoch"], step=report["step"], metrics=report["metrics"])
+    for past in history:
+        yield _reported_again(past)
     task = lookup(TASKS, config.task, "task")
     for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
@@ -96,9 +96,26 @@ def train(
         report = EpochReport(epoch=epoch, step=run.steps_per_epoch * epoch, metrics=metrics, evaluation=evaluation)
         if folder and workers.rank == 0:
             best = _best(history, metrics, task.objective, task.direction)
-            history.append({"epoch": epoch, "step": report.step, "metrics": metrics})
+            history.append(_record(report))
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
         yield report
+
+
+def _record(report: EpochReport) -> dict[str, Any]:
+    statistics = report.evaluation.statistics
+    return {
+        "epoch": report.epoch,
+        "step": report.step,
+        "metrics": report.metrics,
+        "statistics": None if statistics is None else statistics.tolist(),
+        "samples": report.evaluation.samples,
+    }
+
+
+def _reported_again(past: dict[str, Any]) -> EpochReport:
+    statistics = None if past["statistics"] is None else np.asarray(past["statistics"])
+    evaluation = Evaluation(metrics=past["metrics"], statistics=statistics, samples=past["samples"])
+    return EpochReport(epoch=past["epoch"], step=past["step"], metrics=past["metrics"], evaluation=evaluation)
 
 
 def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: str, direction: str) -> bool:

@@ -7,6 +7,7 @@
 Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, and `failure` where the trial ended badly.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class TrialSpec:
     workers: int = 1
     gpus_per_worker: float = 0
     cpus_per_worker: int = 1
+    concurrent: int = 1  # trials of this shape at once
 
     @property
     def grouped(self) -> bool:
@@ -58,11 +60,11 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
 
     torch.set_num_threads(spec.cpus_per_worker)
     objective = TASKS[spec.run.task].objective
-    epoch, score = 0, None
+    epoch, score = 0, math.nan
     try:
         base, data = warm.inputs(spec.run)
         for report in train(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size)):
-            epoch, score = report.epoch, report.metrics.get(objective, float("nan"))
+            epoch, score = report.epoch, report.metrics.get(objective, math.nan)
             statistics = report.evaluation.statistics
             yield {
                 "epoch": epoch,

@@ -41,6 +41,6 @@ def merge_lora(model: GPT2) -> GPT2:
         for parent in (block, block.get_submodule("attention")):
             for name, child in list(parent.named_children()):
                 if isinstance(child, LoraLayer):
-                    child.merge()  # type: ignore[operator]
+                    child.merge(safe_merge=True)  # type: ignore[operator]
                     setattr(parent, name, child.get_base_layer())
     return model

@@ -61,7 +61,9 @@ def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encod
 
 
 def _write(path: Path, ids: list[str], texts: list[str], input_ids: list[list[int]]) -> None:
-    table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip((ids, texts, input_ids), SCHEMA, strict=True)], schema=SCHEMA)
+    table = pa.Table.from_arrays(
+        [pa.array(c, f.type) for c, f in zip((ids, texts, input_ids), SCHEMA, strict=True)], schema=SCHEMA
+    )
     with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_table(table.combine_chunks())
 

@@ -46,7 +46,11 @@ class Sonnet:
         written = continuations(model, data.tokenizer, given, config)
         statistics = np.stack([sentence_statistics(texts, references) for texts in written])
         interval = chrf_interval(statistics)
-        lengths = [len(text) / max(1, len(reference)) for texts in written for text, reference in zip(texts, references, strict=True)]
+        lengths = [
+            len(text) / max(1, len(reference))
+            for texts in written
+            for text, reference in zip(texts, references, strict=True)
+        ]
         whole = [corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold) for texts in written]
         metrics = {
             f"{split}_loss": loss,

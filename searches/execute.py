@@ -1,0 +1,211 @@
+"""Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
+
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger and MLflow are written by this project
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runner's
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Train polls for reports this often
+
+import ray
+from mlflow.exceptions import MlflowException
+from ray import tune
+from rich.console import Console
+
+from cluster.connect import connect
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.export import export
+from gpt2core.files import write_json
+from gpt2core.lookup import lookup
+from gpt2core.tasks import TASKS
+from gpt2core.weights import model_folder
+from searches.ledger import COMPLETED, STOPPED, Ledger
+from searches.options import Options
+from searches.question import Plan
+from searches.runner import storage_folder
+from searches.scheduler import make_scheduler
+from searches.screen import Screen, show
+from searches.searcher import OptunaSearcher, open_study
+from searches.tracking import Tracker
+from searches.verdict import summarise
+from trainables.trial import RESTARTS, TrialSpec, trainable
+from trainables.warm import task_data
+
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "peft", "sacrebleu", "tokenizers")
+
+
+def execute(options: Options, console: Console) -> int:
+    """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt."""
+    plan, storage = options.plan, storage_folder(options)
+    folder = storage / "searches" / options.name
+    ledger = open_ledger(folder, plan, options.resume)
+    started = time.monotonic()
+    tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), Screen(plan, console).warn)
+    status = "FAILED"
+    try:
+        console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
+        start_tracking(tracker, options)
+        ledger.listeners += [Screen(plan, console), tracker]
+        describe_data(plan, ledger)
+        console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
+        console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
+        spec = connect_and_share(options, folder)
+        run_tune(options, ledger, spec, folder)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        ledger.listeners.clear()
+        ledger.record({"event": "time", "seconds": time.monotonic() - started})
+        summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+        write_json(folder / "summary.json", summary)
+        if tracker.experiment_id:
+            tracker.finish(summary, status)
+        ledger.close()
+        ray.shutdown()
+    show(summary, console)
+    return conclude(summary, plan, folder, tracker, console)
+
+
+def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
+    """Open the ledger by the rule of `--resume`; raise UserError where the rule or the earlier search forbids it."""
+    exists = (folder / "ledger.jsonl").exists()
+    if resume == "must" and not exists:
+        raise UserError(f"{folder}: there is no search to go on with, but --resume is must")
+    if resume == "never" and exists:
+        raise UserError(f"{folder}: there is a search already, and --resume is never; choose another --name")
+    ledger = Ledger(folder / "ledger.jsonl")
+    if ledger.state.digest is None:
+        ledger.record({"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed})
+    elif ledger.state.digest != plan.digest:
+        ledger.close()
+        raise UserError(
+            f"{folder}: the search there has another space or other settings; choose another --name, or the flags it had"
+        )
+    return ledger
+
+
+def tracking(uri: str | None, storage: Path) -> tuple[str, str | None]:
+    """Return MLflow's address and, where the project owns the database, the folder of its artifacts."""
+    if uri is not None:
+        return uri, None
+    storage.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
+
+
+def start_tracking(tracker: Tracker, options: Options) -> None:
+    """Open MLflow; raise UserError where its address does not answer at the start."""
+    plan = options.plan
+    params = {
+        **{f"profile_{k}": v for k, v in vars(plan.profile).items()},
+        "seed": plan.seed,
+        "space_digest": plan.digest,
+    }
+    params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": " ".join(options.argv)}
+    tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
+    try:
+        tracker.start(options.name, params, tags)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLflow at {tracker.uri} did not answer: {str(error).splitlines()[0]}; see --tracking-uri"
+        ) from None
+
+
+def describe_data(plan: Plan, ledger: Ledger) -> None:
+    """Check model and data before any trial starts, and note the data's digest and floors once."""
+    task = lookup(TASKS, str(plan.fixed["task"]), "task")
+    config = plan.config(plan.search.baseline)
+    data = task_data(config.task, config.data_dir, config.model)
+    noted = ledger.state.data.get("digest")
+    if noted is None:
+        description = {"data": data.corpus.describe(), "digest": data.corpus.digest}
+        ledger.record({"event": "data", "data": description, "floors": task.report(data, "dev")})
+    elif noted != data.corpus.digest:
+        raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
+
+
+def model_line(plan: Plan) -> str:
+    """Which model a search used, in plain words."""
+    name = plan.config(plan.search.baseline).model
+    if name == "gpt2-nano":
+        return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
+    return name
+
+
+def connect_and_share(options: Options, folder: Path) -> TrialSpec:
+    """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
+    wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
+    connect(dashboard=wants_group)
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
+    per_worker = options.gpus_per_worker
+    if per_worker is None:
+        per_worker = 1.0 if gpus >= 1 else 0.0
+    workers = options.workers_per_trial
+    if workers * per_worker > gpus or workers > cpus:
+        raise ConfigError(
+            f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}"
+        )
+    fitting = int(gpus // (workers * per_worker)) if per_worker else cpus // workers
+    concurrent = max(1, min(options.max_concurrent or fitting, fitting))
+    return TrialSpec(
+        name="",
+        run=options.plan.config(options.plan.search.baseline),
+        folder=str(folder),
+        workers=workers,
+        gpus_per_worker=per_worker,
+        cpus_per_worker=max(1, cpus // (concurrent * workers)),
+        concurrent=concurrent,
+    )
+
+
+def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) -> None:
+    """Let Tune run the trials that the searcher proposes."""
+    plan = options.plan
+    function, resources = trainable(spec)
+    scratch = folder / "tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    study = open_study(options.name, str(folder / "optuna.journal"), plan.search.direction, plan.seed)
+    tuner = tune.Tuner(
+        tune.with_resources(function, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials")),
+            scheduler=make_scheduler(plan, ledger.state),
+            num_samples=-1,
+            max_concurrent_trials=spec.concurrent,
+            reuse_actors=not spec.grouped,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=RESTARTS)
+        ),
+    )
+    tuner.fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["spec"]["name"])
+
+
+def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker, console: Console) -> int:
+    """Export the winner, print where everything is, and return the exit status."""
+    done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]
+    if not done or summary["best"] is None:
+        reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
+        console.print(f"No trial succeeded: {'; '.join(reasons) or 'none was started'}", style="red", markup=False)
+        return 1
+    best = summary["best"]
+    out = folder / "best"
+    export(plan.config(best["point"]), folder / "trials" / best["id"], out)
+    say = {"markup": False, "highlight": False, "soft_wrap": True}
+    console.print(f"Model folder of trial {best['id']}: {out}", **say)
+    console.print(f"Results: {folder / 'summary.json'}", **say)
+    console.print(f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}", **say)
+    return 0

@@ -1,0 +1,149 @@
+"""The flags, the same for every search. This file imports nothing heavy: `--help` answers at once."""
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from gpt2core.config import RunConfig
+from gpt2core.errors import ConfigError
+from gpt2core.lookup import nearest
+from searches.question import Plan, Search, make_plan
+
+EPILOG = """\
+Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then
+searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that names the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError in place of printing the usage."""
+        raise ConfigError(message)
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        """Parse all of `argv`; raise ConfigError for a flag that there is not."""
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise ConfigError(f"Unknown flag `{unknown[0]}`: {nearest(unknown[0].split('=')[0], flags)}")
+        return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A search's flags, parsed and validated into a plan."""
+
+    plan: Plan
+    name: str
+    storage: str | None
+    tracking_uri: str | None
+    max_concurrent: int | None
+    workers_per_trial: int
+    gpus_per_worker: float | None
+    resume: str
+    plan_only: bool
+    argv: list[str]
+
+
+def parser(search: Search) -> Parser:
+    """Return the parser of a search."""
+    first = next(iter(search.profiles))
+    p = Parser(
+        prog=f"searches/{search.name}.py",
+        description=search.question,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--profile", default=first, help=f"size of the search: {' or '.join(search.profiles)} (default: {first})"
+    )
+    p.add_argument(
+        "--model",
+        help="gpt2-nano (ships with the project), gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
+    )
+    p.add_argument("--data-dir", help="folder with the course's files (default: what the installed packages hold)")
+    p.add_argument("--trials", type=int, help="how many configurations to try")
+    p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
+    p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
+    p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
+    p.add_argument("--replicates", type=int, help="fresh seeds on which the best trial and the baseline run again")
+    p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
+    p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {search.name}-PROFILE)")
+    p.add_argument(
+        "--storage", help="absolute folder that all nodes share (default: ./runs, or ~/gpt2-search/runs in a job)"
+    )
+    p.add_argument(
+        "--tracking-uri", help="MLflow server or sqlite:////absolute/path.db (default: mlflow.db in the storage)"
+    )
+    p.add_argument(
+        "--resume",
+        default="auto",
+        choices=("auto", "never", "must"),
+        help="go on with an earlier search of that name: if there is one (auto), never, or only so (must)",
+    )
+    p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    p.add_argument(
+        "--smoke", action="store_true", help="the whole way in under a minute, on a few rows; the scores mean nothing"
+    )
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
+    )
+    return p
+
+
+def parse(search: Search, argv: list[str] | None = None) -> Options:
+    """Parse and validate the flags; raise ConfigError or UnknownNameError."""
+    o = parser(search).parse(argv)
+    for flag in ("workers_per_trial", "max_concurrent", "trials"):
+        value = getattr(o, flag)
+        if value is not None and value < 1:
+            raise ConfigError(f"The value of `--{flag.replace('_', '-')}` is {value}, but must be >= 1")
+    if o.replicates is not None and o.replicates < 0:
+        raise ConfigError(f"The value of `--replicates` is {o.replicates}, but must be >= 0")
+    if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
+        raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
+    settings = _settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
+    plan = make_plan(
+        search,
+        o.profile,
+        smoke=o.smoke,
+        settings=settings,
+        seed=o.seed,
+        model=o.model,
+        trials=o.trials,
+        replicates=o.replicates,
+    )
+    name = o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ConfigError(
+            f"The value of `--name` is {name!r}, but must be letters, digits, dots, dashes and underscores"
+        )
+    return Options(
+        plan=plan,
+        name=name,
+        storage=o.storage,
+        tracking_uri=o.tracking_uri,
+        max_concurrent=o.max_concurrent,
+        workers_per_trial=o.workers_per_trial,
+        gpus_per_worker=o.gpus_per_worker,
+        resume=o.resume,
+        plan_only=o.plan,
+        argv=list(sys.argv[1:] if argv is None else argv),
+    )
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
+        if key not in RunConfig.model_fields:
+            raise ConfigError(f"Unknown key `{key}`: {nearest(key, RunConfig.model_fields)}")
+        settings[key] = None if value == "none" else value
+    return settings

@@ -1,0 +1,151 @@
+"""How a search states its question: what is compared, what is tuned along so that it is fair, what is fixed.
+
+The words are those of google-research/tuning_playbook: scientific, nuisance and fixed hyperparameters.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gpt2core.config import RunConfig
+from gpt2core.errors import ConfigError
+from gpt2core.lookup import lookup
+
+Point = Mapping[str, Any]  # a value for each searched key
+
+
+class Choice:
+    """One of some values."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(str(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """A number between `low` and `high`, spread evenly over its logarithm."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}, log-uniform"
+
+
+Space = Mapping[str, Choice | LogUniform]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How large a search is: its model, how many trials, the first epoch at which one may be stopped, fresh seeds of the
+    final comparison, and values of the run."""
+
+    model: str
+    trials: int
+    grace: int
+    replicates: int
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Whatever a search is, `--smoke` runs the whole way in under a minute.
+SMOKE = Profile(
+    model="gpt2-nano",
+    trials=3,
+    grace=1,
+    replicates=1,
+    run={"epochs": 2, "decode_seeds": 1, "train_examples": 16, "max_new_tokens": 24},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A question. `baseline` is trial 0; the points of the published study follow; then the sampler proposes."""
+
+    name: str
+    question: str
+    objective: str  # the task's objective: a metric of its evaluation
+    direction: Literal["max", "min"]
+    scientific: Space
+    nuisance: Space
+    fixed: Point
+    baseline: Point
+    study: Sequence[Point]
+    profiles: Mapping[str, Profile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A search with all flags applied: what will run. Validated when made, before anything costs time."""
+
+    search: Search
+    profile: Profile
+    fixed: Point
+    seed: int
+
+    def __post_init__(self) -> None:
+        for point in self.first_points():
+            self.config(point)
+        if self.profile.trials < 1:
+            raise ConfigError(f"The value of `--trials` is {self.profile.trials}, but must be >= 1")
+
+    @property
+    def space(self) -> dict[str, Choice | LogUniform]:
+        """The keys that are searched: those of the question that no flag has fixed."""
+        both = {**self.search.scientific, **self.search.nuisance}
+        return {key: domain for key, domain in both.items() if key not in self.fixed}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that nothing stops."""
+        return self.config(self.search.baseline).epochs
+
+    def first_points(self) -> list[dict[str, Any]]:
+        """The baseline and the study's points, restricted to what is searched, without repeats."""
+        points: list[dict[str, Any]] = []
+        for point in [self.search.baseline, *self.search.study]:
+            searched = {key: point[key] for key in self.space}
+            if searched not in points:
+                points.append(searched)
+        return points
+
+    def config(self, point: Point, **changes: Any) -> RunConfig:
+        """The validated configuration of a point of the space; raise ConfigError."""
+        searched = {key: value for key, value in point.items() if key in self.space}
+        return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides the trials; how many there are may grow, so it is not part of it."""
+        values = {
+            "space": {key: str(domain) for key, domain in self.space.items()},
+            "first": self.first_points(),
+            "baseline": self.config(self.search.baseline).identity(),
+            "grace": self.profile.grace,
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def make_plan(
+    search: Search,
+    profile: str,
+    *,
+    smoke: bool = False,
+    settings: Point | None = None,
+    seed: int = 11711,
+    **changes: Any,
+) -> Plan:
+    """Apply the flags to a search. `settings` are the values of `--set`; one of a searched key fixes it."""
+    chosen = SMOKE if smoke else lookup(search.profiles, profile, "profile")
+    chosen = Profile(**{**chosen.__dict__, **{k: v for k, v in changes.items() if v is not None}})
+    fixed = {**search.fixed, "model": chosen.model, **chosen.run, **(settings or {})}
+    for key in settings or {}:
+        if key in ("task", "model", "seed"):
+            raise ConfigError(
+                f"The key `{key}` cannot be `--set`: " + ("write another search" if key == "task" else f"use --{key}")
+            )
+    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed)

@@ -1,0 +1,72 @@
+"""The way from a search script to its results; every script calls `main`."""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from gpt2core.errors import UserError
+from searches.options import Options, parse
+from searches.question import Search
+from searches.screen import show_plan
+
+INTERRUPTED = 130
+
+
+def main(search: Search, argv: list[str] | None = None) -> NoReturn:
+    """Run a search from the command line and exit: 0 done, 1 no trial succeeded, 2 bad input, 130 interrupted."""
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        options = parse(search, argv)
+        if options.plan_only:
+            show_plan(
+                options.plan, resources(options), str(storage_folder(options) / "searches" / options.name), console
+            )
+            sys.exit(0)
+        from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
+
+        signal.signal(signal.SIGTERM, _interrupt)
+        sys.exit(execute(options, console))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        script = f"python searches/{search.name}.py"
+        again = shlex.join(options.argv)
+        print(f"\nInterrupted. What is finished is kept; to go on: {script} {again}".rstrip(), file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def storage_folder(options: Options) -> Path:
+    """Where results go; raise UserError for an address that this version cannot write to."""
+    from cluster.connect import default_storage
+
+    if options.storage is None:
+        return default_storage()
+    if "://" in options.storage and not options.storage.startswith("file://"):
+        raise UserError(f"The value of `--storage` is {options.storage!r}, but must be a folder that all nodes share")
+    return Path(options.storage.removeprefix("file://")).expanduser().absolute()
+
+
+def resources(options: Options) -> str:
+    """What `--plan` can say about resources without starting anything."""
+    where = (
+        f"the cluster at {os.environ['RAY_ADDRESS']}"
+        if os.environ.get("RAY_ADDRESS")
+        else f"this machine, {os.cpu_count()} CPUs"
+    )
+    gpus = (
+        "1 GPU a worker where there are GPUs"
+        if options.gpus_per_worker is None
+        else f"{options.gpus_per_worker:g} GPUs a worker"
+    )
+    at_once = options.max_concurrent or "as many as fit"
+    return f"On {where}: {at_once} trials at once, {options.workers_per_trial} worker(s) each, {gpus}."

@@ -1,0 +1,180 @@
+"""What a search shows: a line for each event while it runs, and at the end a table made from its summary."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from searches.ledger import RUNNING, Event, State
+from searches.question import Plan
+
+#: Metric -> heading and digits, where a task has it.
+COLUMNS = {
+    "chrf_whole": ("whole chrF", 2),
+    "dev_perplexity": ("perplexity", 1),
+    "length_ratio": ("length ratio", 2),
+}
+
+
+class Screen:
+    """Listens to a ledger and prints what happens, with what is left to do and about how long it takes."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.console = plan, console
+        self.started = time.monotonic()
+        self.ended = 0
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Print an event of the ledger."""
+        match event["event"]:
+            case "proposed":
+                trial = event["trial"]
+                self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
+            case "report":
+                self._line(event["trial"], self._epoch(event, state))
+            case "ended":
+                self.ended += 1
+                reason = f": {event['reason']}" if event.get("reason") else ""
+                self._line(event["trial"], f"{event['status']}{reason}  {self._progress(state)}")
+
+    def _line(self, name: str, text: str) -> None:
+        seconds = time.monotonic() - self.started
+        self.console.print(f"{seconds:5.0f}s  {name:<8} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _epoch(self, event: Event, state: State) -> str:
+        metrics, objective = event["metrics"], self.plan.search.objective
+        interval = ""
+        if f"{objective}_low" in metrics:
+            interval = f" [{metrics[f'{objective}_low']:.2f}, {metrics[f'{objective}_high']:.2f}]"
+        epochs = state.trials[event["trial"]].run["epochs"]
+        return (
+            f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}, "
+            f"train loss {metrics['train_loss']:.3f}, dev perplexity {metrics['dev_perplexity']:.1f}"
+        )
+
+    def _progress(self, state: State) -> str:
+        replicates = 2 * self.plan.profile.replicates
+        total = self.plan.profile.trials + replicates
+        done = sum(trial.status != RUNNING for trial in state.trials.values())
+        left = (time.monotonic() - self.started) / max(1, self.ended) * max(0, total - done)
+        return f"({done} of {total} done, about {left:.0f}s left)"
+
+
+def point_text(point: dict[str, Any]) -> str:
+    """A point of the space in one line."""
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
+    )
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Print the table, the floors and the verdict of a summary."""
+    console.print(trials_table(summary))
+    for key, values in summary["best_by"].items():
+        console.print(_by_table(key, values, summary["objective"]))
+    if summary["floors"]:
+        console.print(_floors_table(summary["floors"]))
+    counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
+    console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
+    console.print(f"Model: {summary['model']}", markup=False, highlight=False)
+    for name, text in summary["data"].items():
+        console.print(f"{name.capitalize()}: {text}", markup=False, highlight=False)
+    console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False)
+
+
+def trials_table(summary: dict[str, Any]) -> Table:
+    """One row a trial, best first, replicates at the end."""
+    objective = summary["objective"]
+    sign = -1 if summary["direction"] == "max" else 1
+    rows = sorted(
+        summary["trials"],
+        key=lambda row: (row["of"] is not None, row["score"] is None, sign * (row["score"] or 0), row["id"]),
+    )
+    keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
+    columns = {name: shape for name, shape in COLUMNS.items() if any(name in row["metrics"] for row in rows)}
+    table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
+    for heading in ("trial", "from", *keys):
+        table.add_column(heading)
+    for heading in (f"{objective} [95% interval]", *(heading for heading, _ in columns.values()), "epochs"):
+        table.add_column(heading, justify="right")
+    table.add_column("status")
+    for row in rows:
+        best = summary["best"] is not None and row["id"] == summary["best"]["id"]
+        table.add_row(
+            row["id"],
+            row["origin"],
+            *(_cell(row["point"].get(key)) for key in keys),
+            _score_text(row, objective),
+            *(f"{row['metrics'][n]:.{d}f}" if n in row["metrics"] else "" for n, (_, d) in columns.items()),
+            f"{row['best_epoch'] or 0} of {row['epochs']}",
+            row["status"],
+            style="bold green" if best else None,
+        )
+    return table
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _score_text(row: dict[str, Any], objective: str) -> str:
+    if row["score"] is None:
+        return "none"
+    low, high = (row["metrics"].get(f"{objective}_{end}") for end in ("low", "high"))
+    return f"{row['score']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def _by_table(key: str, values: list[dict[str, Any]], objective: str) -> Table:
+    table = Table(title=f"Best of each {key} (searched, not yet confirmed)", title_justify="left", header_style="bold")
+    for heading in (key, "trials", f"best {objective}", "trial"):
+        table.add_column(heading, justify="right")
+    for row in values:
+        table.add_row(str(row["value"]), str(row["trials"]), f"{row['score']:.2f}", row["best_trial"])
+    return table
+
+
+def _floors_table(floors: dict[str, Any]) -> Table:
+    table = Table(title="Floors: what no model is needed for", title_justify="left", header_style="bold")
+    table.add_column("text")
+    table.add_column("continuation chrF", justify="right")
+    table.add_column("whole chrF", justify="right")
+    for floor in floors.values():
+        table.add_row(
+            floor["meaning"],
+            f"{floor['continuation']:.2f} ± {floor['continuation_sd']:.2f}",
+            f"{floor['whole']:.2f} ± {floor['whole_sd']:.2f}",
+        )
+    return table
+
+
+def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
+    """Print what would run."""
+    console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
+    table = Table(header_style="bold")
+    for heading in ("key", "role", "values"):
+        table.add_column(heading)
+    for key, domain in plan.space.items():
+        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", str(domain))
+    for key, value in plan.fixed.items():
+        table.add_row(key, "fixed", str(value))
+    console.print(table)
+    firsts = len(plan.first_points())
+    console.print(
+        f"{plan.profile.trials} trials of at most {plan.epochs} epochs: the baseline, then up to {firsts - 1} points of the study, "
+        f"then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\nThen {plan.profile.replicates} fresh seeds for the best "
+        f"trial and for the baseline. Objective: {plan.search.objective} ({plan.search.direction}).\n{resources}\n"
+        f"Results go to {folder}. Nothing was started.",
+        markup=False,
+        highlight=False,
+    )
+    for number, point in enumerate(plan.first_points()[: plan.profile.trials]):
+        console.print(
+            f"  {number:04d} {'baseline' if number == 0 else 'study'}: {point_text(point)}",
+            markup=False,
+            highlight=False,
+        )

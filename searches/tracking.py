@@ -1,0 +1,148 @@
+"""MLflow, written from one place: experiment = task, parent run = search, child run = trial, grandchild = replicate.
+
+The ledger keeps which run belongs to which trial, so a resumed search goes on in the same runs. A tracking server that
+cannot be reached never stops a search: its entries wait and are sent with the next one.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State, Trial
+from searches.question import Plan
+
+PARENT = "mlflow.parentRunId"
+
+
+class Tracker:
+    """Listens to a ledger and writes what it hears to MLflow."""
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, uri: str, artifacts: str | None, warn: Callable[[str], None]
+    ) -> None:
+        self.plan, self.ledger, self.uri, self.artifacts, self.warn = plan, ledger, uri, artifacts, warn
+        self.client = MlflowClient(uri)
+        self.pending: deque[tuple[Event, State]] = deque()
+        self.silent = False
+        self.experiment_id = ""
+
+    def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Find or make the experiment and the search's run. Raises MlflowException: a wrong address is found at the start."""
+        experiment = self.client.get_experiment_by_name(self.plan.search.fixed["task"])
+        if experiment is None:
+            location = f"{self.artifacts}/{self.plan.search.fixed['task']}" if self.artifacts else None
+            self.experiment_id = self.client.create_experiment(self.plan.search.fixed["task"], location)
+        else:
+            self.experiment_id = experiment.experiment_id
+        if "" not in self.ledger.state.runs:
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+            self.ledger.record({"event": "run", "trial": "", "run_id": run.info.run_id})
+            self.client.log_batch(self.parent, params=[Param(k, str(v)) for k, v in params.items()])
+        else:
+            self.client.update_run(self.parent, status="RUNNING")
+
+    @property
+    def parent(self) -> str:
+        """Id of the search's run."""
+        return self.ledger.state.runs[""]
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Take an event of the ledger; deliver it and whatever waits."""
+        if event["event"] in ("proposed", "report", "ended", "data"):
+            self.pending.append((event, state))
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, oldest first; stop at the first failure and say so once."""
+        while self.pending:
+            event, state = self.pending[0]
+            try:
+                getattr(self, f"_{event['event']}")(event, state)
+            except (MlflowException, OSError) as error:
+                if not self.silent:
+                    self.warn(f"MLflow at {self.uri} did not answer ({str(error).splitlines()[0]}); its entries wait")
+                self.silent = True
+                return
+            self.silent = False
+            self.pending.popleft()
+
+    def finish(self, summary: dict[str, Any], status: str) -> None:
+        """Write the summary to the search's run and end it."""
+        self.flush()
+        try:
+            best = summary["best"]
+            if best:
+                metrics = [Metric(f"best_{k}", v, int(time.time() * 1000), 0) for k, v in best["metrics"].items()]
+                self.client.log_batch(self.parent, metrics=metrics)
+            self.client.log_dict(self.parent, summary, "summary.json")
+            self.client.set_tag(self.parent, "verdict", summary["verdict"]["text"])
+            self.client.set_terminated(self.parent, status)
+        except (MlflowException, OSError) as error:
+            self.warn(f"MLflow at {self.uri} did not take the summary ({str(error).splitlines()[0]})")
+
+    def link(self) -> str:
+        """Path in the MLflow UI that shows the search's trials, best first."""
+        query = quote(f"tags.`{PARENT}` = '{self.parent}'", safe="")
+        order = quote(f"metrics.`{self.plan.search.objective}`", safe="")
+        ascending = str(self.plan.search.direction == "min").lower()
+        return (
+            f"/#/experiments/{self.experiment_id}/runs?searchFilter={query}&orderByKey={order}&orderByAsc={ascending}"
+        )
+
+    def _run_of(self, trial: Trial) -> str:
+        """Return the trial's run; make it where there is none. A run whose making was not noted is found by its tag."""
+        runs = self.ledger.state.runs
+        if trial.name not in runs:
+            parent = runs[trial.of] if trial.of else self.parent
+            found = self.client.search_runs(
+                [self.experiment_id], f"tags.trial = '{trial.name}' and tags.`{PARENT}` = '{parent}'", max_results=1
+            )
+            if found:
+                run = found[0]
+            else:
+                tags = {PARENT: parent, "trial": trial.name, "origin": trial.origin}
+                run = self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
+            self.ledger.record({"event": "run", "trial": trial.name, "run_id": run.info.run_id})
+        return runs[trial.name]
+
+    def _proposed(self, event: Event, state: State) -> None:
+        trial = state.trials[event["trial"]["name"]]
+        params = [Param(key, str(value)) for key, value in trial.run.items()]
+        self.client.log_batch(self._run_of(trial), params=params)
+
+    def _report(self, event: Event, state: State) -> None:
+        trial = state.trials[event["trial"]]
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, event["epoch"]) for key, value in event["metrics"].items()]
+        self.client.log_batch(self._run_of(trial), metrics=metrics)
+
+    def _ended(self, event: Event, state: State) -> None:
+        trial = state.trials[event["trial"]]
+        run = self._run_of(trial)
+        tags = [RunTag("status", event["status"]), RunTag("reason", event.get("reason") or "")]
+        best = trial.best(self.plan.search.objective, self.plan.search.direction)
+        if best:
+            tags.append(RunTag("best_epoch", str(best["epoch"])))
+            self.client.log_text(run, samples_text(best["samples"]), "samples.md")
+        self.client.log_batch(run, tags=[tag for tag in tags if tag.value])
+        self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")
+
+    def _data(self, event: Event, state: State) -> None:
+        self.client.log_batch(self.parent, params=[Param(f"data_{k}", v) for k, v in event["data"].items()])
+        self.client.log_text(self.parent, json.dumps(event["floors"], indent=2), "floors.json")
+
+
+def samples_text(samples: list[dict[str, str]]) -> str:
+    """Generated texts beside the gold ones, as Markdown."""
+    parts = []
+    for sample in samples:
+        given, generated, gold = (sample[k].replace("\n", "  \n") for k in ("given", "generated", "gold"))
+        parts.append(f"## {sample['id']}\n\n*{given}*\n\n### generated\n\n{generated}\n\n### gold\n\n{gold}\n")
+    return "\n".join(parts) or "This task writes no samples.\n"

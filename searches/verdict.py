@@ -1,0 +1,127 @@
+"""What a search may claim: the winner against the baseline on fresh seeds, and both against the floors."""
+
+from typing import Any
+
+import numpy as np
+
+from gpt2core.metrics.bootstrap import paired_chrf
+from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
+from searches.question import Plan
+from searches.searcher import finalists
+
+LEVEL = 0.05  # a difference whose p is above this is not called one
+
+
+def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Return what summary.json holds; the table on the screen is made from it and nothing else."""
+    state, search = ledger.state, plan.search
+    trials = [_row(trial, plan) for trial in state.trials.values()]
+    scored = [row for row in trials if row["score"] is not None and row["of"] is None]
+    sign = 1 if search.direction == "max" else -1
+    best = max(scored, key=lambda row: sign * row["score"], default=None)
+    baseline = next((row for row in trials if row["origin"] == "baseline"), None)
+    statuses = [trial.status for trial in state.of_search()]
+    return {
+        "search": name,
+        "question": search.question,
+        "objective": search.objective,
+        "direction": search.direction,
+        "model": model,
+        "data": state.data,
+        "trials": trials,
+        "best": best,
+        "baseline": baseline,
+        "best_by": {key: _best_by(key, scored, sign) for key in search.scientific if key in plan.space},
+        "floors": state.floors,
+        "verdict": _verdict(plan, ledger),
+        "counts": {
+            "trials": len(statuses),
+            "completed": statuses.count(COMPLETED),
+            "stopped": statuses.count(STOPPED),
+            "failed": statuses.count(FAILED),
+            "diverged": statuses.count(DIVERGED),
+            "unfinished": statuses.count(RUNNING),
+            "replicates": len(trials) - len(statuses),
+            "duplicates_avoided": state.duplicates,
+        },
+        "wall_seconds": round(state.seconds, 1),
+        "versions": versions,
+    }
+
+
+def _row(trial: Trial, plan: Plan) -> dict[str, Any]:
+    best = trial.best(plan.search.objective, plan.search.direction)
+    return {
+        "id": trial.name,
+        "origin": trial.origin,
+        "of": trial.of,
+        "status": trial.status,
+        "reason": trial.reason,
+        "point": trial.point,
+        "config": trial.run,
+        "epochs": max(trial.reports, default=0),
+        "best_epoch": best["epoch"] if best else None,
+        "score": trial.score(plan.search.objective, plan.search.direction),
+        "metrics": best["metrics"] if best else {},
+    }
+
+
+def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
+    """For each value of a scientific key, the best score that any nuisance setting gave it."""
+    values: dict[Any, dict[str, Any]] = {}
+    for row in sorted(scored, key=lambda row: sign * row["score"]):
+        values[row["point"][key]] = row  # the last one, the best, stays
+    tried = {value: sum(row["point"][key] == value for row in scored) for value in values}
+    return [
+        {"value": value, "trials": tried[value], "score": row["score"], "best_trial": row["id"]}
+        for value, row in sorted(values.items(), key=lambda item: str(item[0]).zfill(12))
+    ]
+
+
+def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    names = finalists(ledger, plan)
+    if not names:
+        return {"winner": None, "text": "no winner: no trial beside the baseline has a score to compare"}
+    challenger, baseline = (_statistics(plan, ledger, name) for name in names)
+    if challenger is None or baseline is None:
+        return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
+    result = paired_chrf(challenger, baseline, seed=plan.seed)
+    significant = result.p_value < LEVEL
+    winner = (names[0] if result.estimate > 0 else names[1]) if significant else None
+    head = f"trial {winner} wins" if winner else "no significant winner"
+    evidence = (
+        f"trial {names[0]} against the baseline {names[1]} on {plan.search.objective}: difference {result.estimate:+.2f} "
+        f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {plan.profile.replicates} fresh training seeds each, "
+        f"{challenger.shape[0]} texts of each of {challenger.shape[1]} examples, paired bootstrap"
+    )
+    text = f"{head}. {evidence}."
+    floor = _floor(
+        ledger, float(ledger.state.trials[names[0]].score(plan.search.objective, plan.search.direction) or 0)
+    )
+    return {
+        "winner": winner,
+        "compared": names,
+        "difference": result.estimate,
+        "low": result.low,
+        "high": result.high,
+        "p_value": result.p_value,
+        "text": f"{text} {floor}".strip(),
+    }
+
+
+def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
+    """The chrF counts (seeds, examples, 18) of a trial's replicates, each at its own best epoch."""
+    best = [r.best(plan.search.objective, plan.search.direction) for r in ledger.state.replicates(name)]
+    found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
+    return np.concatenate(found) if found else None
+
+
+def _floor(ledger: Ledger, score: float) -> str:
+    floors = {key: floor for key, floor in ledger.state.floors.items() if floor["continuation"] >= score}
+    if not floors:
+        return ""
+    highest = max(floors.values(), key=lambda floor: floor["continuation"])
+    return (
+        f"Beware: even the best score, {score:.2f}, lies below a floor that no model is needed for "
+        f"({highest['meaning']}: {highest['continuation']:.2f})."
+    )
