@@ -4,14 +4,14 @@ import logging
 import os
 from pathlib import Path
 
-import ray
-
 
 def connect(*, dashboard: bool = False) -> None:
     """Use the Ray that is there, the cluster of $RAY_ADDRESS, or a new local one, on loopback.
 
     "local" is said by name: a stale address file of an older cluster would break a plain `ray.init()`.
     """
+    import ray
+
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -68,7 +68,7 @@ class _whole_folder:  # noqa: N801  # reads as a verb at its use
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             shutil.rmtree(self.target, ignore_errors=True)
-            os.replace(self.part, self.target)
+            self.part.replace(self.target)
         shutil.rmtree(self.part, ignore_errors=True)
 
 

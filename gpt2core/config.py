@@ -84,7 +84,7 @@ class RunConfig(Config):
     model: str = "gpt2-nano"
     data_dir: str | None = None
     attention: str = "dense"
-    seed: int = Field(11711, ge=0)
+    seed: Annotated[int, Field(ge=0)] = 11711
 
     # which parameters train
     adapter: str = "full"

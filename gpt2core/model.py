@@ -4,9 +4,11 @@ Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and ca
 `D` = C / H channels of a head, `V` vocabulary.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from gpt2core.attention import ATTENTION, Attend
 from gpt2core.config import ModelConfig
@@ -60,10 +62,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(block, k, v)
         out = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.dense(out.transpose(1, 2).flatten(2))
+        return cast(Tensor, self.dense(out.transpose(1, 2).flatten(2)))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
 
 
 class Block(nn.Module):
@@ -81,8 +83,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
         x = x + self.drop(self.attention(self.ln_1(x), mask, cache, block))
         # The tanh form: with the erf form, logits leave those of the released weights by 1e-3.
-        hidden = F.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
-        return x + self.drop(self.mlp_out(hidden))
+        hidden = functional.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
+        return cast(Tensor, x + self.drop(self.mlp_out(hidden)))
 
 
 class GPT2(nn.Module):
@@ -119,11 +121,11 @@ class GPT2(nn.Module):
             x = block(x, mask, cache, number)
         if cache is not None:
             cache.length += input_ids.shape[1]
-        return self.ln_f(x)
+        return cast(Tensor, self.ln_f(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., C)."""
-        return F.linear(hidden, self.wte.weight)
+        return functional.linear(hidden, self.wte.weight)
 
     def loss_sum(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Sum of the next-token cross-entropies, in nats, of (B, T) tokens padded on the right.
@@ -133,7 +135,7 @@ class GPT2(nn.Module):
         hidden = self(input_ids)[:, :-1]
         targets = labels[:, 1:]
         keep = targets != IGNORE
-        return F.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="sum")
+        return functional.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="sum")
 
 
 def initialise(model: GPT2, seed: int) -> None:

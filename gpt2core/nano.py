@@ -1,4 +1,4 @@
-"""Make gpt2-nano, the model that ships with the project: `python -m gpt2core.nano` (or `make nano`), about an hour on 2 cores."""
+"""Make gpt2-nano, the model that ships with the project: `make nano`, about an hour on 2 cores."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.config import MODELS, RunConfig
-from gpt2core.data.shakespeare import HELD_OUT_PLAY, load_plays
+from gpt2core.data.shakespeare import load_plays
 from gpt2core.files import cache_folder
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TASKS
@@ -48,8 +48,10 @@ search works, not to judge how well GPT-2 can be tuned.
 - **Text:** {corpus}. Modern-spelling editions only. Left out: all poems, above all the sonnets and The Passionate Pilgrim, and
   every play that shares two lines with one of them (Love's Labour's Lost). Held out: The Tempest.
 - **Training:** {epochs} epochs of blocks of 256 tokens, batches of {batch_size}, AdamW, learning rate {lr:g} (warm-up
-  {warmup_steps} steps, then cosine), weight decay {weight_decay:g}, gradient norm clipped at {clip_norm:g}, dropout {dropout:g}, seed {seed}.
-- **Held-out perplexity** (The Tempest, per token of its own tokenizer): **{perplexity:.2f}**, cross-entropy {loss:.4f} nats; epoch {epoch}.
+  {warmup_steps} steps, then cosine), weight decay {weight_decay:g}, gradient norm clipped at {clip_norm:g},
+  dropout {dropout:g}, seed {seed}.
+- **Held-out perplexity** (The Tempest, per token of its own tokenizer): **{perplexity:.2f}**,
+  cross-entropy {loss:.4f} nats; epoch {epoch}.
   Perplexities of different tokenizers cannot be compared: per character it is {per_character:.4f} nats.
 - **Positions** beyond 255 were never trained, though the model has {n_positions}.
 - SHA-256 of model.safetensors: `{digest}`
@@ -91,16 +93,16 @@ def main() -> None:
     epoch = checkpoints.load_best(work, model)
     save_model(model, folder)
     state = json.loads((work / checkpoints.BEST / checkpoints.STATE).read_text())
-    write_card(folder, model, plays.describe(), state["history"][-1]["metrics"], epoch, time.time() - started, data)
+    characters = sum(len(row.text) for row in plays.splits["dev"]) / data.splits["dev"].values.size
+    write_card(
+        folder, model, plays.describe(), state["history"][-1]["metrics"], characters, epoch, time.time() - started
+    )
 
 
 def write_card(
-    folder: Path, model: GPT2, corpus: str, metrics: dict[str, float], epoch: int, seconds: float, data: object
+    folder: Path, model: GPT2, corpus: str, metrics: dict[str, float], characters: float, epoch: int, seconds: float
 ) -> None:
-    """Write README.md, the model card."""
-    play = next(row for row in load_plays().splits["dev"] if HELD_OUT_PLAY.startswith(row.id))
-    predicted = getattr(data, "splits")["dev"]
-    characters_per_token = len(play.text) / predicted.values.size
+    """Write README.md, the model card; `characters` is how many a token of the held-out text has on average."""
     config = model.config
     (folder / "README.md").write_text(
         CARD.format(
@@ -112,7 +114,7 @@ def write_card(
             torch=f"{torch.__version__}, {platform.machine()}",
             perplexity=metrics["dev_perplexity"],
             loss=metrics["dev_loss"],
-            per_character=metrics["dev_loss"] / characters_per_token,
+            per_character=metrics["dev_loss"] / characters,
             epoch=epoch,
             digest=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
             **config.model_dump(include={"vocab_size", "n_positions"}),

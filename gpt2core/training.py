@@ -81,10 +81,8 @@ def train(
         started = time.perf_counter()
         loss, tokens = run.epoch(epoch)
         trained = time.perf_counter()
-        if workers.rank == 0:
-            evaluation = task.evaluate(run.model, data, config, "dev")
-        else:
-            evaluation = Evaluation(metrics={})
+        nothing = Evaluation(metrics={})
+        evaluation = task.evaluate(run.model, data, config, "dev") if workers.rank == 0 else nothing
         metrics = {
             "train_loss": loss,
             "train_perplexity": math.exp(min(loss, 700.0)),

@@ -1,7 +1,6 @@
 """Hugging Face GPT-2 folders in and out: config.json, model.safetensors (or its shards), tokenizer files."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -196,7 +195,7 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None) ->
     part = folder / "model.safetensors.part"
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     save_file(to_hugging_face(state), part, metadata={"format": "pt"})
-    os.replace(part, folder / "model.safetensors")
+    part.replace(folder / "model.safetensors")
 
 
 def _their_config(config: ModelConfig) -> dict[str, Any]:

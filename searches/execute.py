@@ -1,7 +1,7 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
+import logging
 import os
-import platform
 import shutil
 import time
 from importlib.metadata import version
@@ -10,6 +10,9 @@ from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger and MLflow are written by this project
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runner's
+os.environ.setdefault(
+    "RAY_AIR_NEW_OUTPUT", "0"
+)  # with verbose=0, Tune then prints nothing: the screen is this project's
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Train polls for reports this often
 
 import ray
@@ -18,12 +21,16 @@ from ray import tune
 from rich.console import Console
 
 from cluster.connect import connect
+from gpt2core.adapters import ADAPTERS
+from gpt2core.attention import ATTENTION
+from gpt2core.config import parse_blocks
+from gpt2core.decoding import DECODERS
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
-from gpt2core.tasks import TASKS
-from gpt2core.weights import model_folder
+from gpt2core.tasks import TASKS, TaskData
+from gpt2core.weights import shape_of
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.question import Plan
@@ -42,16 +49,19 @@ PACKAGES = ("torch", "ray", "optuna", "mlflow", "peft", "sacrebleu", "tokenizers
 def execute(options: Options, console: Console) -> int:
     """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt."""
     plan, storage = options.plan, storage_folder(options)
+    data = check(plan)
     folder = storage / "searches" / options.name
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), Screen(plan, console).warn)
     status = "FAILED"
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
         ledger.listeners += [Screen(plan, console), tracker]
-        describe_data(plan, ledger)
+        describe_data(plan, ledger, data)
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
@@ -117,11 +127,23 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
         ) from None
 
 
-def describe_data(plan: Plan, ledger: Ledger) -> None:
-    """Check model and data before any trial starts, and note the data's digest and floors once."""
+def check(plan: Plan) -> TaskData:
+    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError."""
+    for point in plan.first_points():
+        config = plan.config(point)
+        for table, name, kind in (
+            (ADAPTERS, config.adapter, "adapter"),
+            (ATTENTION, config.attention, "attention"),
+            (DECODERS, config.decoder, "decoder"),
+        ):
+            lookup(table, name, kind)
+        parse_blocks("all" if config.blocks == "default" else config.blocks, shape_of(config.model).n_layer)
+    return task_data(config.task, config.data_dir, config.model)
+
+
+def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
+    """Note the data's digest and floors once; raise UserError where the data has changed since."""
     task = lookup(TASKS, str(plan.fixed["task"]), "task")
-    config = plan.config(plan.search.baseline)
-    data = task_data(config.task, config.data_dir, config.model)
     noted = ledger.state.data.get("digest")
     if noted is None:
         description = {"data": data.corpus.describe(), "digest": data.corpus.digest}
@@ -204,8 +226,10 @@ def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker
     best = summary["best"]
     out = folder / "best"
     export(plan.config(best["point"]), folder / "trials" / best["id"], out)
-    say = {"markup": False, "highlight": False, "soft_wrap": True}
-    console.print(f"Model folder of trial {best['id']}: {out}", **say)
-    console.print(f"Results: {folder / 'summary.json'}", **say)
-    console.print(f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}", **say)
+    lines = [
+        f"Model folder of trial {best['id']}: {out}",
+        f"Results: {folder / 'summary.json'}",
+        f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0

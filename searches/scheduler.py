@@ -9,7 +9,7 @@ from searches.ledger import RUNNING, State
 from searches.question import Plan
 
 
-class Asha(AsyncHyperBandScheduler):
+class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934) over epochs."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -82,9 +82,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
     counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
     console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
     console.print(f"Model: {summary['model']}", markup=False, highlight=False)
-    for name, text in summary["data"].items():
-        console.print(f"{name.capitalize()}: {text}", markup=False, highlight=False)
-    console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False)
+    console.print(f"Data: {summary['data'].get('data')}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def trials_table(summary: dict[str, Any]) -> Table:
@@ -165,7 +164,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     console.print(table)
     firsts = len(plan.first_points())
     console.print(
-        f"{plan.profile.trials} trials of at most {plan.epochs} epochs: the baseline, then up to {firsts - 1} points of the study, "
+        f"{plan.profile.trials} trials of at most {plan.epochs} epochs: the baseline, up to {firsts - 1} points of the study, "
         f"then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\nThen {plan.profile.replicates} fresh seeds for the best "
         f"trial and for the baseline. Objective: {plan.search.objective} ({plan.search.direction}).\n{resources}\n"
         f"Results go to {folder}. Nothing was started.",

@@ -4,10 +4,12 @@ Ray's own OptunaSearch tells the last value in place of the best, takes stopped 
 out duplicates (ray#35319); this one keeps Optuna's storage and the ledger as its memory.
 """
 
+import itertools
 import json
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -16,10 +18,10 @@ from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Event
 from searches.question import Choice, LogUniform, Plan
 from trainables.trial import TrialSpec
 
-ATTEMPTS = 100  # proposals in a row that may repeat known points before the space counts as exhausted
+ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Proposes the trials of a plan, then replicates of the best one and the baseline; writes all it learns to the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger, study: optuna.Study, spec: TrialSpec, trials_folder: str) -> None:
@@ -70,8 +72,7 @@ class OptunaSearcher(Searcher):
             self.on_trial_result(trial_id, result)
         status, reason = self._outcome(trial, result, error)
         self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
-        if trial.optuna is not None:
-            self._tell(trial)
+        self._tell(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""
@@ -97,7 +98,11 @@ class OptunaSearcher(Searcher):
         first = self.plan.first_points()
         if len(state.of_search()) < len(first):
             self.study.enqueue_trial(first[len(state.of_search())], skip_if_exists=True)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt and (untried := self._untried(known)) is not None:
+                if not untried:
+                    return None
+                self.study.enqueue_trial(untried[self.plan.seed % len(untried)])
             asked = self.study.ask(self.distributions)
             run = self.plan.config(asked.params)
             if _identity(run) not in known:
@@ -106,6 +111,15 @@ class OptunaSearcher(Searcher):
             self.ledger.record({"event": "duplicate", "point": asked.params})
             self.study.tell(asked, state=TrialState.FAIL)
         return None
+
+    def _untried(self, known: set[str]) -> list[dict[str, Any]] | None:
+        """Return the points of a finite space that no trial has had yet, or None where the space is not finite."""
+        domains = self.plan.space
+        if not all(isinstance(domain, Choice) for domain in domains.values()):
+            return None
+        values = [domain.values for domain in domains.values() if isinstance(domain, Choice)]
+        points = [dict(zip(domains, point, strict=True)) for point in itertools.product(*values)]
+        return [point for point in points if _identity(self.plan.config(point)) not in known]
 
     def _replicate(self) -> Trial | None:
         for name in self.finalists():
@@ -164,6 +178,8 @@ class OptunaSearcher(Searcher):
 
     def _tell(self, trial: Trial) -> None:
         """Tell Optuna the best score; a stopped or failed trial as pruned, so that its region counts as poor, not unknown."""
+        if trial.optuna is None:
+            return
         if trial.status == COMPLETED:
             self.study.tell(trial.optuna, self._score(trial))
         else:
@@ -189,7 +205,7 @@ def finalists(ledger: Ledger, plan: Plan) -> list[str]:
 def open_study(name: str, storage_path: str, direction: str, seed: int) -> optuna.Study:
     """Open the Optuna study of a search, whose journal file outlives the driver."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = optuna.storages.journal.JournalFileBackend(storage_path)
+    backend = JournalFileBackend(storage_path)
     study = optuna.create_study(
         study_name=name,
         storage=optuna.storages.JournalStorage(backend),

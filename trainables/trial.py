@@ -123,5 +123,7 @@ def _group_worker(config: dict[str, Any]) -> None:
 def trainable(spec: TrialSpec) -> tuple[Callable[[dict[str, Any]], None], dict[str, float]]:
     """Return the executor for trials of this shape and the resources that Tune reserves for each."""
     if spec.grouped:
-        return group_trial, {"cpu": 0.01}  # Train's workers reserve their own
+        return group_trial, {
+            "memory": 1
+        }  # a byte: Train reserves the CPUs, and a share of one here would leave too few
     return function_trial, {"cpu": spec.cpus_per_worker}

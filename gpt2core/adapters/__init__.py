@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from gpt2core.adapters.full import full
 from gpt2core.adapters.freeze import freeze
+from gpt2core.adapters.full import full
 from gpt2core.adapters.lora import lora
 from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup

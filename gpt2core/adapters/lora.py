@@ -23,7 +23,7 @@ def lora(model: GPT2, config: RunConfig) -> None:
     inject_adapter_in_model(
         LoraConfig(
             r=config.rank,
-            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft annotates int and computes with any number
+            lora_alpha=config.lora_alpha,  # peft annotates int and computes with any number
             lora_dropout=config.lora_dropout,
             target_modules=TARGETS[config.targets],
             layers_to_transform=parse_blocks(spec, model.config.n_layer),
@@ -41,6 +41,6 @@ def merge_lora(model: GPT2) -> GPT2:
         for parent in (block, block.get_submodule("attention")):
             for name, child in list(parent.named_children()):
                 if isinstance(child, LoraLayer):
-                    child.merge(safe_merge=True)  # type: ignore[operator]
+                    child.merge(safe_merge=True)
                     setattr(parent, name, child.get_base_layer())
     return model

