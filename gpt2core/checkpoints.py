@@ -101,13 +101,28 @@ def _deciding(config: dict[str, Any]) -> dict[str, Any]:
 
 def load_best(folder: Path, model: nn.Module) -> int:
     """Load the weights of the best epoch into an adapted model; return that epoch. Raises CheckpointError."""
+    state = _best_state(folder)
     try:
-        state = json.loads((folder / BEST / STATE).read_text(encoding="utf-8"))
         weights = load_file(folder / BEST / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / BEST}: cannot be read ({error})") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / BEST / WEIGHTS}: cannot be read ({error})") from None
     _load_weights(model, weights, folder)
     return int(state["history"][-1]["epoch"])
+
+
+def run_config(folder: Path) -> RunConfig:
+    """Return the configuration of the run whose checkpoints are in `folder`; raise CheckpointError."""
+    return RunConfig.of(_best_state(folder)["config"])
+
+
+def _best_state(folder: Path) -> dict[str, Any]:
+    path = folder / BEST / STATE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise CheckpointError(f"{path}: there is no such file; `python -m gpt2core train` writes it") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no JSON ({error})") from None
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

@@ -4,33 +4,15 @@ import argparse
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
-from gpt2core.config import RunConfig
+from gpt2core.cli import Parser, settings
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import nearest
 from searches.question import Plan, Search, make_plan
 
 EPILOG = """\
 Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then
 searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the nearest flag."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError in place of printing the usage."""
-        raise ConfigError(message)
-
-    def parse(self, argv: list[str] | None) -> argparse.Namespace:
-        """Parse all of `argv`; raise ConfigError for a flag that there is not."""
-        options, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            raise ConfigError(f"Unknown flag `{unknown[0]}`: {nearest(unknown[0].split('=')[0], flags)}")
-        return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +89,12 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--replicates` is {o.replicates}, but must be >= 0")
     if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
         raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
-    settings = _settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
+    fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
     plan = make_plan(
         search,
         o.profile,
         smoke=o.smoke,
-        settings=settings,
+        settings=fixed,
         seed=o.seed,
         model=o.model,
         trials=o.trials,
@@ -135,15 +117,3 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         plan_only=o.plan,
         argv=list(sys.argv[1:] if argv is None else argv),
     )
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
-        if key not in RunConfig.model_fields:
-            raise ConfigError(f"Unknown key `{key}`: {nearest(key, RunConfig.model_fields)}")
-        settings[key] = None if value == "none" else value
-    return settings

@@ -9,36 +9,30 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from gpt2core.cli import run_or_explain
 from gpt2core.errors import UserError
 from searches.options import Options, parse
 from searches.question import Search
 from searches.screen import show_plan
 
-INTERRUPTED = 130
-
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     """Run a search from the command line and exit: 0 done, 1 no trial succeeded, 2 bad input, 130 interrupted."""
-    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
-    try:
-        options = parse(search, argv)
-        if options.plan_only:
-            show_plan(
-                options.plan, resources(options), str(storage_folder(options) / "searches" / options.name), console
-            )
-            sys.exit(0)
-        from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
+    again = f"python searches/{search.name}.py {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    run_or_explain(lambda: run(parse(search, argv)), again)
 
-        signal.signal(signal.SIGTERM, _interrupt)
-        sys.exit(execute(options, console))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        script = f"python searches/{search.name}.py"
-        again = shlex.join(options.argv)
-        print(f"\nInterrupted. What is finished is kept; to go on: {script} {again}".rstrip(), file=sys.stderr)
-        sys.exit(INTERRUPTED)
+
+def run(options: Options) -> int:
+    """Run or plan a search; return the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if options.plan_only:
+        folder = storage_folder(options) / "searches" / options.name
+        show_plan(options.plan, resources(options), str(folder), console)
+        return 0
+    from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    return execute(options, console)
 
 
 def _interrupt(number: int, frame: object) -> None:

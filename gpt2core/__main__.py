@@ -1,0 +1,84 @@
+"""One model or one run without Ray: `python -m gpt2core describe | train | evaluate | generate | export`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gpt2core.cli import Parser, run_or_explain
+from gpt2core.config import RunConfig
+
+RUN_FLAGS = ("task", "model", "data_dir", "adapter", "blocks", "rank", "alpha", "targets", "lr", "epochs", "seed")
+DECODING_FLAGS = ("decoder", "temperature", "top_k", "top_p", "max_new_tokens")
+
+
+def parser() -> Parser:
+    """Return the parser of all commands; each names the function of `gpt2core.commands` that runs it."""
+    top = Parser(prog="python -m gpt2core", description=__doc__, allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
+
+    p = commands.add_parser(
+        "describe", help="count total and trainable parameters; needs no weights", allow_abbrev=False
+    )
+    _keys(p, ("model", "adapter", "blocks", "rank", "alpha", "targets"))
+    p.add_argument(
+        "--preset", default="plain", choices=("plain", "study"), help="which blocks an adapter means (default: plain)"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON")
+
+    p = commands.add_parser("train", help="train one run; the same command goes on with it", allow_abbrev=False)
+    p.add_argument("--out", required=True, help="folder of its checkpoints and metrics")
+    _keys(p, RUN_FLAGS)
+    _set(p)
+
+    p = commands.add_parser("evaluate", help="score a run or a model beside the floors", allow_abbrev=False)
+    _source(p)
+    _keys(p, ("task", "data_dir", *DECODING_FLAGS, "seed"))
+    p.add_argument("--split", default="dev", choices=("dev", "test"), help="which split (default: dev)")
+    _set(p)
+
+    p = commands.add_parser("generate", help="continue prompts", allow_abbrev=False)
+    _source(p)
+    p.add_argument("--prompt", action="append", required=True, help="text to continue; may be repeated")
+    p.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default: 1)")
+    _keys(p, (*DECODING_FLAGS, "seed"))
+
+    p = commands.add_parser("export", help="write a run's best epoch as a Hugging Face folder", allow_abbrev=False)
+    p.add_argument("--checkpoint", required=True, help="folder of a run")
+    p.add_argument("--out", required=True, help="folder to write")
+    return top
+
+
+def _keys(p: argparse.ArgumentParser, keys: Sequence[str]) -> None:
+    """Add a flag for each key of a run; values are validated by RunConfig."""
+    for key in keys:
+        default = RunConfig.model_fields[key].default
+        p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=f"(default: {default})")
+
+
+def _set(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other value of the run")
+
+
+def _source(p: argparse.ArgumentParser) -> None:
+    either = p.add_mutually_exclusive_group(required=True)
+    either.add_argument("--checkpoint", help="folder of a run: its best epoch")
+    either.add_argument("--model", help="embedded name, folder, or name on the hub")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 bad input, 130 interrupted."""
+
+    def command() -> int:
+        options = parser().parse(argv)
+        from gpt2core import commands  # PyTorch takes a second to import
+
+        commands.COMMANDS[options.command](options)
+        return 0
+
+    run_or_explain(command, f"python -m gpt2core {shlex.join(sys.argv[1:] if argv is None else argv)}")
+
+
+if __name__ == "__main__":
+    main()
