@@ -22,6 +22,8 @@ def top_k(probabilities: Tensor, config: DecodingConfig) -> Tensor:
 
 def top_p(probabilities: Tensor, config: DecodingConfig) -> Tensor:
     """Keep the smallest set of likeliest tokens whose mass reaches `top_p` of the whole (Holtzman et al. 2020)."""
+    if config.top_p == 1.0:  # all of them: the sum of a float32 tail is not to be trusted
+        return probabilities
     mass = config.top_p * probabilities.sum(dim=-1)
     kept, enough = _nucleus(probabilities, mass, NUCLEUS)
     if not bool(enough.all()):

@@ -1,0 +1,82 @@
+"""What every task promises; a new entry of TASKS is tested without another line."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from gpt2core.config import RunConfig
+from gpt2core.model import GPT2
+from gpt2core.tasks import TASKS, Task, sonnet
+from gpt2core.tasks.base import cross_entropy, load_data
+from gpt2core.tokenizer import Tokenizer
+from searches.lora_rank import SEARCH
+from tests import toys
+
+
+@pytest.fixture(params=sorted(TASKS))
+def task(request: pytest.FixtureRequest) -> Task:
+    return TASKS[request.param]
+
+
+def test_the_evaluation_has_the_objective_and_is_the_same_twice(task: Task) -> None:
+    model, data = toys.model(), toys.data()
+    one, two = (task.evaluate(model, data, toys.RUN, "dev") for _ in range(2))
+    assert math.isfinite(one.metrics[task.objective])
+    assert one.metrics == two.metrics
+    assert one.samples == two.samples
+
+
+def test_its_corpus_is_split_described_and_tokenised(task: Task) -> None:
+    data = load_data(task, None, toys.tokenizer(), 2000)
+    assert len(data.splits["train"]) > 0
+    assert len(data.splits["dev"]) > 0
+    assert data.corpus.digest[:12] in data.corpus.describe()
+
+
+def test_cross_entropy_does_not_depend_on_batching_or_padding() -> None:
+    model, data = toys.model(), toys.data(dev=7)
+    alone = cross_entropy(model, data.splits["dev"], batch_size=1)
+    assert cross_entropy(model, data.splits["dev"], batch_size=7) == pytest.approx(alone, rel=1e-6)
+
+
+def test_sonnets_end_with_eos_and_come_from_the_rows() -> None:
+    data = toys.data()
+    ids, texts, tokens = TASKS["sonnet"].encode(data.corpus.splits["train"], data.tokenizer)
+    assert all(row[-1] == data.tokenizer.eos for row in tokens)
+    assert [data.tokenizer.decode(row) for row in tokens] == texts
+    assert ids == [row.id for row in data.corpus.splits["train"]]
+
+
+def test_a_perfect_continuation_scores_100_and_an_empty_one_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = toys.model(), toys.data()
+    gold = ["\n".join(text.split("\n")[3:]) for text in data.splits["dev"].texts]
+
+    def write(texts: list[str]) -> None:
+        def fixed(m: GPT2, t: Tokenizer, given: Sequence[str], c: RunConfig) -> list[list[str]]:
+            return [texts] * c.decode_seeds
+
+        monkeypatch.setattr(sonnet, "continuations", fixed)
+
+    write(gold)
+    perfect = TASKS["sonnet"].evaluate(model, data, toys.RUN, "dev").metrics
+    assert (
+        perfect["chrf_continuation"] == perfect["chrf_whole"] == perfect["chrf_continuation_low"] == pytest.approx(100)
+    )
+    assert perfect["length_ratio"] == pytest.approx(1)
+    write([""] * len(gold))
+    empty = TASKS["sonnet"].evaluate(model, data, toys.RUN, "dev").metrics
+    assert (empty["chrf_continuation"], empty["length_ratio"]) == (0, 0)
+    assert empty["chrf_whole"] > 0
+
+
+def test_statistics_hold_one_row_for_each_seed_and_example() -> None:
+    statistics = TASKS["sonnet"].evaluate(toys.model(), toys.data(), toys.RUN, "dev").statistics
+    assert isinstance(statistics, np.ndarray)
+    assert statistics.shape == (toys.RUN.decode_seeds, 4, 18)
+
+
+def test_the_search_looks_at_the_objective_of_its_task() -> None:
+    task = TASKS[str(SEARCH.fixed["task"])]
+    assert (SEARCH.objective, SEARCH.direction) == (task.objective, task.direction)

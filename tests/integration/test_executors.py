@@ -1,0 +1,85 @@
+"""The two executors around the one loop, on real Ray: whatever runs a trial, its losses are the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from gpt2core.config import RunConfig
+from gpt2core.weights import save_model
+from tests import toys
+from trainables.trial import TrialSpec, trainable
+
+SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 1, "max_new_tokens": 8, "lr": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A toy model with room for a sonnet in toy tokens."""
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    shape = toys.SHAPE.but(n_positions=1024, vocab_size=320)
+    save_model(toys.model(shape=shape), folder)
+    toys.tokenizer().save(folder)
+    return str(folder)
+
+
+def run(
+    config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grouped: bool = False
+) -> list[dict[str, Any]]:
+    """Run one trial through Tune; return the metrics of its epochs."""
+    spec = TrialSpec(name="trial", run=config, folder=str(folder / "trial"), workers=workers, gpus_per_worker=gpus)
+    function, resources = trainable(spec)
+    seen = Keep()
+    tuner = tune.Tuner(
+        tune.with_resources(function, resources),
+        param_space={"spec": spec.to_dict(), "replicate": False},
+        tune_config=tune.TuneConfig(scheduler=seen),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
+    )
+    assert not tuner.fit().errors
+    return seen.metrics
+
+
+class Keep(FIFOScheduler):  # type: ignore[misc]
+    """Keeps what is reported, once each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics: list[dict[str, Any]] = []
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["epoch"] > len(self.metrics):
+            self.metrics.append({k: v for k, v in result.items() if "loss" in k or "chrf" in k})
+        return str(TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def test_function_and_worker_group_give_the_same_losses(local_ray: None, model: str, tmp_path: Path) -> None:
+    config = RunConfig.of({**SONNETS, "model": model, "adapter": "lora", "rank": 4, "accumulation": 2})
+    function = run(config, tmp_path / "function")
+    group = run(config.but(accumulation=1), tmp_path / "group", workers=2)
+    assert len(function) == len(group) == 2
+    for one, two in zip(function, group, strict=True):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            assert value == pytest.approx(two[key], rel=1e-4), key
+
+
+def test_a_trial_that_its_configuration_breaks_reports_why(local_ray: None, model: str, tmp_path: Path) -> None:
+    config = RunConfig.of({**SONNETS, "model": model, "lr": 1e30})
+    spec = TrialSpec(name="trial", run=config, folder=str(tmp_path / "trial"))
+    function, resources = trainable(spec)
+    tuner = tune.Tuner(
+        tune.with_resources(function, resources),
+        param_space={"spec": spec.to_dict()},
+        run_config=tune.RunConfig(name="tune", storage_path=str(tmp_path), verbose=0),
+    )
+    (result,) = tuner.fit()
+    assert result.error is None
+    assert result.metrics is not None
+    assert result.metrics["failure"]["kind"] == "diverged"
+    assert "The training loss is nan" in result.metrics["failure"]["reason"]

@@ -1,0 +1,73 @@
+"""Toy objects: two blocks of width 32, a small tokenizer, a few rows. No downloads."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gpt2core.config import ModelConfig, RunConfig
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.tokens import Tokens
+from gpt2core.model import GPT2, initialise
+from gpt2core.tasks import TaskData
+from gpt2core.tokenizer import Tokenizer, train_bpe
+from gpt2core.weights import save_model
+
+WORDS = [
+    "thy",
+    "love",
+    "is",
+    "as",
+    "a",
+    "summer",
+    "rose",
+    "that",
+    "time",
+    "shall",
+    "never",
+    "dim",
+    "nor",
+    "death",
+    "can",
+]
+SHAPE = ModelConfig(vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4)
+RUN = RunConfig(model="toy", lr=1e-3, epochs=3, batch_size=4, decode_seeds=2, max_new_tokens=12, dropout=0.1)
+
+
+def lines(count: int, seed: int) -> str:
+    """Lines of random words."""
+    random = np.random.default_rng(seed)
+    return "\n".join(" ".join(random.choice(WORDS, size=6)) for _ in range(count))
+
+
+def tokenizer() -> Tokenizer:
+    """A byte-level BPE of 320 entries."""
+    return train_bpe([lines(50, seed) for seed in range(10)], SHAPE.vocab_size)
+
+
+def model(seed: int = 0, shape: ModelConfig = SHAPE) -> GPT2:
+    """A GPT-2 at random weights, larger than at a usual start, so that errors show."""
+    made = GPT2(shape)
+    initialise(made, seed)
+    for parameter in made.parameters():
+        parameter.data *= 3.0
+    return made.train(False)
+
+
+def data(train: int = 13, dev: int = 4) -> TaskData:
+    """Sonnets of random words, of several lengths."""
+    words = tokenizer()
+    splits, rows = {}, {}
+    for split, count, offset in (("train", train, 0), ("dev", dev, 1000)):
+        texts = [lines(5 + number % 4, offset + number) for number in range(count)]
+        rows[split] = [Row(id=str(number), text=text) for number, text in enumerate(texts)]
+        ids = [[*i, words.eos] for i in words.encode(texts)]
+        offsets = np.cumsum([0, *map(len, ids)])
+        splits[split] = Tokens([r.id for r in rows[split]], texts, np.concatenate(ids).astype(np.int32), offsets)
+    return TaskData(corpus=Corpus(name="toy", origin="random words", splits=rows), tokenizer=words, splits=splits)
+
+
+def folder(path: Path) -> Path:
+    """The toy model and its tokenizer as a Hugging Face folder."""
+    save_model(model(), path)
+    tokenizer().save(path)
+    return path

@@ -1,0 +1,59 @@
+"""Configurations: every wrong value names its key, its value and its rule."""
+
+import pickle
+
+import pytest
+
+from gpt2core import errors
+from gpt2core.config import RunConfig, parse_blocks
+from gpt2core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 0}, "The value of `rank` is 0, but must be greater than or equal to 1"),
+        ({"lr": -1}, "The value of `lr` is -1, but must be greater than 0"),
+        ({"targets": "qvk"}, "The value of `targets` is 'qvk', but must be 'qkv', 'qkv.dense' or 'all'"),
+        ({"learning_rat": 1}, "Unknown key `learning_rat`"),
+        ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
+        ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
+    ],
+)
+def test_wrong_values_are_explained(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        RunConfig.of(values)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("spec", "blocks"),
+    [("all", [0, 1, 2, 3, 4]), ("none", []), ("upper-half", [2, 3, 4]), ("lower-half", [0, 1]), ("1-2,4", [1, 2, 4])],
+)
+def test_block_names(spec: str, blocks: list[int]) -> None:
+    assert parse_blocks(spec, 5) == blocks
+
+
+@pytest.mark.parametrize("spec", ["0-5", "7", "x", "2-1", ""])
+def test_blocks_that_there_are_not(spec: str) -> None:
+    with pytest.raises(ConfigError, match="The value of `blocks` is"):
+        parse_blocks(spec, 5)
+
+
+def test_identity_is_what_decides_the_result() -> None:
+    lora = RunConfig(adapter="lora", rank=16, alpha="2r")
+    assert lora.identity() == lora.but(alpha=32.0).identity()
+    assert lora.identity() != lora.but(alpha="r").identity()
+    full = RunConfig(adapter="full")
+    assert full.identity() == full.but(rank=99).identity()
+    greedy = RunConfig(decoder="greedy")
+    assert greedy.identity() == greedy.but(top_p=0.5, top_k=3).identity()
+
+
+@pytest.mark.parametrize("kind", [getattr(errors, name) for name in dir(errors) if name.endswith("Error")])
+def test_errors_survive_pickling(kind: type[Exception]) -> None:
+    assert str(pickle.loads(pickle.dumps(kind("a message")))) == "a message"

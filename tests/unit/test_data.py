@@ -1,0 +1,128 @@
+"""From files to batches: what is read, what is rejected and why, what is cached."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2core.data import shakespeare
+from gpt2core.data.batches import epoch_batches
+from gpt2core.data.corpus import Row, read_text
+from gpt2core.data.shakespeare import load_plays, load_sonnets, package_texts
+from gpt2core.data.tokens import tokenised
+from gpt2core.errors import DataError
+from tests import toys
+
+
+def course(folder: Path, train: str | None = None) -> Path:
+    sonnets = {number: toys.lines({2: 15, 3: 12}.get(number, 14), number) for number in (1, 2, 3, 132, 144)}
+    text = "Sonnets\nby someone\n\n" + "\n\n".join(f"{n}\n\n{t}" for n, t in sonnets.items() if n not in (132,))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sonnets.txt").write_bytes((train or text + "\n\n1\n\n" + sonnets[1]).replace("\n", "\r\n").encode())
+    (folder / "TRUE_sonnets_held_out_dev.txt").write_text(f"Sonnets\n\n132\n\n{sonnets[132]}\n")
+    (folder / "sonnets_held_out.txt").write_text("Sonnets\n\n145\n\n" + toys.lines(3, 9) + "\n\n146\n\nonly one line\n")
+    return folder
+
+
+def test_the_course_files_are_read_and_rejected_rows_are_counted_with_reasons(tmp_path: Path) -> None:
+    course(tmp_path / "sonnets")
+    corpus = load_sonnets(str(tmp_path))
+    assert {split: [row.id for row in rows] for split, rows in corpus.splits.items()} == {
+        "train": ["1", "2", "3"],
+        "dev": ["132"],
+        "test": ["145"],
+    }
+    assert [row.text.count("\n") + 1 for row in corpus.splits["train"]] == [14, 15, 12]
+    assert corpus.rejected == {
+        "id seen before": 1,
+        "its number is in no split of the study": 1,
+        "fewer than 3 lines": 1,
+    }
+    assert "1 rejected: fewer than 3 lines" in corpus.describe()
+
+
+def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    one, two = (load_sonnets(str(course(tmp_path / name))).digest for name in ("a", "b"))
+    assert one == two != load_sonnets(None).digest
+
+
+def test_bad_files_are_named_with_line_and_rule(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
+        load_sonnets(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"sonnets.txt: cannot be read \(No such file or directory\)"):
+        load_sonnets(str(tmp_path / "empty"))
+    with pytest.raises(
+        DataError, match=r"sonnets.txt, line 1: each sonnet must stand after a line with its number alone"
+    ):
+        load_sonnets(str(course(tmp_path / "plain", train="no numbers here")))
+    (tmp_path / "latin").write_bytes(b"fine\nna\xefve\n")
+    with pytest.raises(DataError, match=r"latin, line 2: must be UTF-8 text"):
+        read_text(tmp_path / "latin")
+
+
+def test_the_package_holds_the_sonnets_in_the_splits_of_the_study() -> None:
+    splits = load_sonnets(None).splits
+    assert [len(splits[split]) for split in ("train", "dev", "test")] == [131, 12, 10]
+    assert splits["train"][0].text.startswith("From fairest creatures we desire increase,")
+    assert splits["train"][127].text.startswith("How oft when thou, my music"), "the file calls sonnet 128 CXXXIII"
+    assert splits["dev"][0].text.startswith("Thine eyes I love")
+    assert splits["test"][0].text.startswith("Those lips that Love's own hand did make")
+
+
+def test_no_play_that_nano_learned_from_shares_two_lines_with_a_sonnet() -> None:
+    def words(line: str) -> str:
+        return "".join(letter for letter in line.lower() if letter.isalpha())
+
+    poems = (package_texts() / name for name in ("sonnets_gut.txt", "passionate_pilgrim_gut.txt"))
+    lines = {words(line) for path in poems for line in path.read_text().split("\n") if len(line.split()) >= 4}
+    corpus = load_plays()
+    assert [row.id for row in corpus.splits["dev"]] == ["tempest_gut"]
+    names = {row.id for rows in corpus.splits.values() for row in rows}
+    assert "loves_labours_lost_gut" not in names
+    assert not {Path(name).stem for name in shakespeare.POEMS} & names
+    assert len(names) == 36
+    for rows in corpus.splits.values():
+        for row in rows:
+            assert len({words(line) for line in row.text.split("\n")} & lines) < 2, row.id
+
+
+def test_tokens_are_made_once_and_again_only_where_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
+    words, calls = toys.tokenizer(), []
+
+    def encode(rows: list[Row], tokenizer: object) -> tuple[list[str], list[str], list[list[int]]]:
+        calls.append(len(rows))
+        return [r.id for r in rows], [r.text for r in rows], words.encode([r.text for r in rows])
+
+    rows = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)]
+    first = tokenised("key", rows, words, encode)  # type: ignore[arg-type]
+    again = tokenised("key", rows, words, encode)  # type: ignore[arg-type]
+    assert calls == [3]
+    assert (
+        [list(first[i]) for i in range(3)] == [list(again[i]) for i in range(3)] == words.encode([r.text for r in rows])
+    )
+    (path,) = (tmp_path / "tokens").iterdir()
+    path.write_bytes(path.read_bytes()[:50])
+    tokenised("key", rows, words, encode)  # type: ignore[arg-type]
+    tokenised("other key", rows, words, encode)  # type: ignore[arg-type]
+    assert calls == [3, 3, 3]
+
+
+def test_batches_hold_each_example_once_in_an_order_of_their_own_each_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, size=1001)
+    epochs = [epoch_batches(lengths, 8, seed=1, epoch=epoch) for epoch in (1, 1, 2)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches)) == list(range(1001))
+        assert max(map(len, batches)) == 8
+    assert all(np.array_equal(a, b) for a, b in zip(epochs[0], epochs[1], strict=True))
+    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[2]))
+
+    def padded(batches: list[np.ndarray]) -> int:
+        return sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+
+    order = np.random.default_rng(0).permutation(1001)
+    random = [order[i : i + 8] for i in range(0, 1001, 8)]
+    assert padded(epochs[0]) < 1.1 * lengths.sum() < padded(random)

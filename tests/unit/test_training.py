@@ -1,0 +1,127 @@
+"""THE training loop: the same losses twice, after a resume, and however the work is spread."""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2core import checkpoints
+from gpt2core.config import RunConfig
+from gpt2core.errors import CheckpointError, DivergedError
+from gpt2core.training import Workers, build, learning_rate, train
+from tests import toys
+
+LORA = toys.RUN.but(adapter="lora", rank=4)
+
+
+def losses(
+    config: RunConfig, folder: Path | None = None, workers: Workers = Workers(), epochs: int = 99
+) -> list[float]:
+    reports = itertools.islice(train(config, toys.model(), toys.data(), folder=folder, workers=workers), epochs)
+    return [report.metrics["train_loss"] for report in reports]
+
+
+@pytest.mark.parametrize("config", [toys.RUN, LORA, toys.RUN.but(adapter="freeze")], ids=lambda c: c.adapter)
+def test_the_same_seed_gives_the_same_losses_and_training_lowers_them(config: RunConfig) -> None:
+    one = losses(config.but(lr=3e-3))
+    assert one == losses(config.but(lr=3e-3))
+    assert one[-1] < one[0]
+    assert one != losses(config.but(lr=3e-3, seed=1))
+
+
+@pytest.mark.parametrize("config", [toys.RUN, LORA], ids=lambda c: c.adapter)
+def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_path: Path) -> None:
+    whole = losses(config)
+    assert losses(config, tmp_path, epochs=1) == whole[:1]
+    assert losses(config, tmp_path, epochs=2) == whole[:2]
+    assert losses(config, tmp_path) == whole
+    assert losses(config, tmp_path) == whole, "a finished run reports its epochs again"
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole = losses(LORA, tmp_path, epochs=2)
+    broken = tmp_path / "epoch-0002" / checkpoints.OPTIMIZER
+    broken.write_bytes(broken.read_bytes()[:-10])
+    assert losses(LORA, tmp_path, epochs=2) == whole
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    losses(LORA, tmp_path, epochs=1)
+    with pytest.raises(CheckpointError, match="epoch-0001: belongs to another configuration; choose another folder"):
+        losses(LORA.but(lr=5e-4), tmp_path)
+    assert len(losses(LORA.but(epochs=4), tmp_path)) == 4, "more epochs are no other configuration"
+
+
+def test_the_best_epoch_is_kept_apart(tmp_path: Path) -> None:
+    reports = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
+    scores = [report.metrics["chrf_continuation"] for report in reports]
+    model = build(toys.RUN, toys.model(), torch.device("cpu"))
+    assert checkpoints.load_best(tmp_path, model) == scores.index(max(scores)) + 1
+    state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())
+    assert state["history"][-1]["metrics"]["chrf_continuation"] == max(scores)
+    assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0003"]
+
+
+def test_accumulation_changes_nothing_but_rounding() -> None:
+    plain = toys.RUN.but(dropout=0.0)
+    assert losses(plain.but(accumulation=2)) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(plain.but(accumulation=3)) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def _worker(rank: int, size: int, store: str, queue: "multiprocessing.Queue[list[float]]") -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    result = losses(LORA, workers=Workers(rank, size))
+    if rank == 0:
+        queue.put(result)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_give_the_losses_of_one_that_accumulates_with_dropout_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[list[float]] = context.Queue()
+    processes = [context.Process(target=_worker, args=(rank, 2, str(tmp_path / "store"), queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    spread = queue.get(timeout=120)
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert spread == pytest.approx(losses(LORA.but(accumulation=2)), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
+    with pytest.raises(DivergedError, match=r"The training loss is nan at step \d+ with lr 1e\+30"):
+        losses(toys.RUN.but(lr=1e30))
+
+
+def test_fewer_examples_may_be_asked_for() -> None:
+    reports = list(train(toys.RUN.but(train_examples=4, epochs=1), toys.model(), toys.data()))
+    assert reports[0].step == 1
+
+
+def test_metrics_hold_what_a_person_looks_for() -> None:
+    (report, *_) = train(toys.RUN, toys.model(), toys.data())
+    assert report.metrics["train_perplexity"] == pytest.approx(math.exp(report.metrics["train_loss"]))
+    for name in ("dev_loss", "dev_perplexity", "tokens_per_second", "train_seconds", "eval_seconds"):
+        assert report.metrics[name] > 0
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    config = RunConfig(lr=1.0, warmup_steps=10)
+    assert [learning_rate(config, step, 100) for step in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    cosine = config.but(schedule="cosine")
+    assert learning_rate(cosine, 10, 110) == pytest.approx(1.0)
+    assert learning_rate(cosine, 60, 110) == pytest.approx(0.55)
+    assert learning_rate(cosine, 110, 110) == pytest.approx(0.1)
+
+
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    losses(LORA, tmp_path, epochs=1)
+    files = {name for _, _, names in os.walk(tmp_path) for name in names}
+    assert files == {checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE}

@@ -1,0 +1,120 @@
+"""Hugging Face folders in and out, and what a broken one says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2core.errors import HubError, UserError, WeightsError
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import load_model, model_folder, shape_of
+from tests import toys
+
+IDS = torch.arange(24).view(2, 12)
+
+
+@torch.no_grad()
+def test_a_folder_that_transformers_wrote_gives_the_same_logits(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=120, n_positions=32, n_embd=32, n_layer=2, n_head=2)
+    theirs = GPT2LMHeadModel(config).train(False)
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").exists(), "the sharded form is what this test is about"
+    ours = load_model(str(tmp_path))
+    assert (ours.logits(ours(IDS)) - theirs(IDS).logits).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_folder_that_we_wrote_gives_transformers_the_same_logits(tmp_path: Path) -> None:
+    folder = toys.folder(tmp_path / "toy")
+    theirs = GPT2LMHeadModel.from_pretrained(folder).train(False)
+    ours = load_model(str(folder))
+    assert (ours.logits(ours(IDS)) - theirs(IDS).logits).abs().max() < 1e-5
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _drop(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _reshape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"][:-1].clone()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _configure(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(values | changes))
+
+    return change
+
+
+def _escape(folder: Path) -> None:
+    index = {"weight_map": {"wte.weight": "../../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncate, r"model.safetensors: is truncated or no safetensors file"),
+        (_drop, r"the tensor `h.1.mlp.c_fc.weight` is missing; the file is partial"),
+        (
+            _reshape,
+            r"`wpe.weight` has shape \(255, 32\), which does not fit config.json: `wpe.weight` must be \(256, 32\)",
+        ),
+        (_escape, r"a shard's name must not leave the folder"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: there is no such file"),
+        (lambda folder: (folder / "config.json").unlink(), r"config.json: there is no such file"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not valid JSON"),
+        (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
+        (_configure(activation_function="gelu"), r"must be `gelu_new`, the tanh form"),
+        (_configure(n_head=5), r"The value of `n_head` is 5, but must divide `n_embd`, which is 32"),
+        (_configure(n_layer=0), r"The value of `n_layer` is 0, but must be greater than or equal to 1"),
+    ],
+)
+def test_a_broken_folder_says_what_is_wrong(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    folder = toys.folder(tmp_path / "toy")
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        load_model(str(folder))
+
+
+def test_an_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(WeightsError, match="did you mean `gpt2-large`"):
+        model_folder("gpt2-lage")
+
+
+def test_the_hub_out_of_reach_is_said_with_the_way_out() -> None:
+    with pytest.raises(
+        HubError, match=r"Could not fetch openai-community/gpt2-xl .*to run offline, give --model a folder"
+    ):
+        model_folder("gpt2-xl")
+
+
+def test_named_shapes_need_neither_weights_nor_a_network() -> None:
+    assert (shape_of("gpt2-xl").n_layer, shape_of("gpt2-xl").n_head) == (48, 25)
+
+
+def test_the_embedded_model_is_whole_small_and_described() -> None:
+    folder = model_folder("gpt2-nano")
+    model = load_model("gpt2-nano")
+    assert model.config == shape_of("gpt2-nano")
+    assert sum(p.numel() for p in model.parameters()) <= 8_000_000
+    assert (folder / "model.safetensors").stat().st_size <= 16_000_000
+    assert Tokenizer.load(folder).eos == model.config.vocab_size - 1
+    card = (folder / "README.md").read_text()
+    assert "Held-out perplexity" in card
+    assert "make nano" in card
