@@ -16,12 +16,11 @@ from gpt2core.errors import CheckpointError, DivergedError
 from gpt2core.training import Workers, build, learning_rate, train
 from tests import toys
 
+ALONE = Workers()
 LORA = toys.RUN.but(adapter="lora", rank=4)
 
 
-def losses(
-    config: RunConfig, folder: Path | None = None, workers: Workers = Workers(), epochs: int = 99
-) -> list[float]:
+def losses(config: RunConfig, folder: Path | None = None, workers: Workers = ALONE, epochs: int = 99) -> list[float]:
     reports = itertools.islice(train(config, toys.model(), toys.data(), folder=folder, workers=workers), epochs)
     return [report.metrics["train_loss"] for report in reports]
 
