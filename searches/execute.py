@@ -223,11 +223,13 @@ def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker
         reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
         console.print(f"No trial succeeded: {'; '.join(reasons) or 'none was started'}", style="red", markup=False)
         return 1
-    best = summary["best"]
+    # The trial that the comparison on fresh seeds named; where it named none, the one with the highest score.
+    name = summary["verdict"]["winner"] or summary["best"]["id"]
+    chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
-    export(plan.config(best["point"]), folder / "trials" / best["id"], out)
+    export(plan.config(chosen["point"]), folder / "trials" / name, out)
     lines = [
-        f"Model folder of trial {best['id']}: {out}",
+        f"Model folder of trial {name}: {out}",
         f"Results: {folder / 'summary.json'}",
         f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
     ]

@@ -18,7 +18,7 @@ SEARCH = Search(
     baseline={"rank": 8, "lr": 1e-3, "alpha": "2r", "batch_size": 8},
     study=[{"rank": rank, "lr": 1e-5, "alpha": 32.0, "batch_size": 8} for rank in (4, 8, 16, 32)],  # Table 7
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=12, grace=1, replicates=2, run={"epochs": 3, "decode_seeds": 3}),
+        "quick": Profile(model="gpt2-nano", trials=10, grace=1, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
         "study": Profile(
             model="gpt2-large",
             trials=40,

@@ -83,7 +83,7 @@ def test_plan_prints_trials_space_and_resources_and_starts_nothing(
         main(SEARCH, ["--plan", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for part in ("rank", "scientific", "nuisance", "12 trials of at most", "trials at once", "Nothing was started"):
+    for part in ("rank", "scientific", "nuisance", "10 trials of at most", "trials at once", "Nothing was started"):
         assert part in printed
     assert not list(tmp_path.iterdir())
 
