@@ -46,7 +46,8 @@ search works, not to judge how well GPT-2 can be tuned.
 - **Made by** `make nano` (`python -m gpt2core.nano`), with the project's own training loop, in {minutes:.0f} minutes on
   {threads} CPU thread(s); torch {torch}. Made again on another machine it differs in the last digits.
 - **Text:** {corpus}. Modern-spelling
-  editions only. Left out: all poems, above all the sonnets and The Passionate Pilgrim, and every play that shares two lines with one of them (Love's Labour's Lost). Held out: The Tempest.
+  editions only. Left out: all poems, above all the sonnets and The Passionate Pilgrim, and every play that shares two lines
+  with one of them (Love's Labour's Lost). Held out: The Tempest.
 - **Training:** {epochs} epochs of blocks of 256 tokens, batches of {batch_size}, AdamW, learning rate {lr:g} (warm-up
   {warmup_steps} steps, then cosine), weight decay {weight_decay:g}, gradient norm clipped at {clip_norm:g},
   dropout {dropout:g}, seed {seed}.
