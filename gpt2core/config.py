@@ -170,11 +170,12 @@ def parse_blocks(spec: str, n_layer: int) -> list[int]:
         return list(named[spec])
     chosen: set[int] = set()
     for part in spec.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             words = ", ".join(named)
             raise ConfigError(f"The value of `blocks` is {spec!r}, but must be one of {words}, or numbers like 0-5,8")
-        chosen.update(range(int(first), int(last or first) + 1))
+        end = int(last or first)
+        chosen.update(range(int(first), end + 1) if end < n_layer else [end])  # a long range is refused, not built
     if not chosen or max(chosen) >= n_layer:
         raise ConfigError(f"The value of `blocks` is {spec!r}, but must name blocks 0 to {n_layer - 1} of this model")
     return sorted(chosen)

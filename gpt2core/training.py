@@ -26,7 +26,7 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
-from gpt2core.tasks import TASKS, Evaluation, TaskData
+from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def train(
         started = time.perf_counter()
         loss, tokens = run.epoch(epoch)
         trained = time.perf_counter()
-        nothing = Evaluation(metrics={})
-        evaluation = task.evaluate(run.model, data, config, "dev") if workers.rank == 0 else nothing
+        evaluation = run.evaluate(task, data, step=run.steps_per_epoch * epoch)
         metrics = {
             "train_loss": loss,
             "train_perplexity": math.exp(min(loss, 700.0)),
@@ -164,6 +163,20 @@ class _Run:
             losses += self._step(step, batch, predicted)
             tokens += predicted
         return losses / tokens, tokens
+
+    def evaluate(self, task: Task, data: TaskData, *, step: int) -> Evaluation:
+        """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""
+        evaluation, diverged = Evaluation(metrics={}), torch.zeros((), device=self.device)
+        if self.workers.rank == 0:
+            try:
+                evaluation = task.evaluate(self.model, data, self.config, "dev")
+            except DivergedError:
+                diverged += 1
+        if self.workers.size > 1:
+            dist.broadcast(diverged, src=0)
+        if diverged:
+            raise DivergedError(f"The dev loss is not finite after step {step} with lr {self.config.lr:g}")
+        return evaluation
 
     def _step(self, step: int, batch: np.ndarray, predicted: int) -> float:
         """One optimizer step on the mean loss over the `predicted` tokens of the whole batch; return the loss's sum."""

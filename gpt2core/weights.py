@@ -12,13 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2core.config import MODELS, ModelConfig
-from gpt2core.errors import HubError, WeightsError
+from gpt2core.errors import ConfigError, HubError, WeightsError
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2
 
 ASSETS = Path(__file__).parent / "assets"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 HUB_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+
+# Keys of config.json that change the formula, each with the one value that this model computes.
+_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True}
 
 # Our name of a block's part -> Hugging Face's. Its Conv1D keeps weights as (in, out), ours are (out, in).
 _PARTS = {
@@ -88,7 +91,13 @@ def read_config(folder: Path) -> ModelConfig:
         raise WeightsError(f"{path}: `model_type` must be `gpt2`")
     if values.get("activation_function", "gelu_new") != "gelu_new":
         raise WeightsError(f"{path}: `activation_function` must be `gelu_new`, the tanh form")
-    return ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
+    for key, fixed in _FIXED.items():
+        if values.get(key, fixed) != fixed:
+            raise WeightsError(f"{path}: `{key}` is {values[key]!r}, but must be {fixed!r}")
+    try:
+        return ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -126,9 +135,10 @@ def _shards(folder: Path) -> Iterable[Path]:
         return [folder / "model.safetensors"]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"{index}: is no index of shards ({error})") from None
-    if any(Path(name).name != name for name in names):
+    if outside:
         raise WeightsError(f"{index}: a shard's name must not leave the folder")
     return [folder / name for name in names]
 

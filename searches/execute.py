@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,7 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
+        signal.signal(signal.SIGTERM, _interrupt)  # after connecting, for Ray puts a handler of its own in place
         run_tune(options, ledger, spec, folder)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -81,6 +83,11 @@ def execute(options: Options, console: Console) -> int:
         ray.shutdown()
     show(summary, console)
     return conclude(summary, plan, folder, tracker, console)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """A preempted search ends as an interrupted one does."""
+    raise KeyboardInterrupt
 
 
 def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -31,12 +30,7 @@ def run(options: Options) -> int:
         return 0
     from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
 
-    signal.signal(signal.SIGTERM, _interrupt)
     return execute(options, console)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def storage_folder(options: Options) -> Path:

@@ -71,7 +71,7 @@ def _write(path: Path, ids: list[str], texts: list[str], input_ids: list[list[in
 def _read(path: Path) -> Tokens:
     with pa.memory_map(str(path)) as source:
         batch = pa.ipc.open_file(source).read_all().combine_chunks()
-    lists = batch["input_ids"].chunk(0)
+    lists = batch["input_ids"].combine_chunks()  # one array, also where a split has no rows and so no chunk
     return Tokens(
         ids=batch["id"].to_pylist(),
         texts=batch["text"].to_pylist(),

@@ -1,5 +1,6 @@
 """What every task gives: rows, training examples, an evaluation and the name of its objective."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Tokens, tokenised
-from gpt2core.errors import ConfigError
+from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
 
@@ -80,11 +81,16 @@ def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_position
 
 @torch.inference_mode()
 def cross_entropy(model: GPT2, tokens: Tokens, batch_size: int = 16) -> float:
-    """Return the mean next-token cross-entropy of a split, in nats per predicted token."""
+    """Return the mean next-token cross-entropy of a split, in nats per predicted token.
+
+    Raises DivergedError where it is not finite: nothing can be generated from such a model.
+    """
     device = model.wte.weight.device
     order = np.argsort(tokens.lengths, kind="stable")
     total = 0.0
     for start in range(0, len(order), batch_size):
         batch = [tokens[i] for i in order[start : start + batch_size]]
         total += model.loss_sum(*collate(batch, device)).item()
+    if not math.isfinite(total):
+        raise DivergedError(f"The cross-entropy is {total}")
     return total / int((tokens.lengths - 1).sum())

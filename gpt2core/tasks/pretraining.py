@@ -36,7 +36,7 @@ class Pretraining:
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Cross-entropy (nats per token) and perplexity."""
         loss = cross_entropy(model, data.splits[split])
-        return Evaluation(metrics={f"{split}_loss": loss, f"{split}_perplexity": math.exp(loss)})
+        return Evaluation(metrics={f"{split}_loss": loss, f"{split}_perplexity": math.exp(min(loss, 700.0))})
 
     def report(self, data: TaskData, split: str) -> dict[str, Any]:
         """Nothing to lay beside a perplexity."""
