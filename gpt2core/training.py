@@ -81,6 +81,7 @@ def train(
         started = time.perf_counter()
         loss, tokens = run.epoch(epoch)
         trained = time.perf_counter()
+        run.model.train(False)  # scores are without dropout
         evaluation = run.evaluate(task, data, step=run.steps_per_epoch * epoch)
         metrics = {
             "train_loss": loss,

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from gpt2core.attention import ATTENTION, Attend
 from gpt2core.attention.reference import reference
 
-SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4)]  # B, H, T, S, D
+SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8)]  # B, H, T, S, D
 
 
 @pytest.fixture(params=sorted(ATTENTION))
@@ -14,35 +15,41 @@ def attend(request: pytest.FixtureRequest) -> Attend:
     return ATTENTION[request.param]
 
 
+def tensors(shape: tuple[int, ...]) -> list[Tensor]:
+    b, h, t, s, d = shape
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(b, h, n, d, generator=generator, requires_grad=True) for n in (t, s, s)]
+
+
+def padded_mask(shape: tuple[int, ...]) -> Tensor:
+    """Causal, with the first two keys of row 0 as padding; as in the model, each token sees itself."""
+    b, _, t, s, _ = shape
+    mask = torch.ones(b, 1, t, s, dtype=torch.bool).tril(diagonal=s - t)
+    mask[0, :, :, :2] = False
+    return mask | torch.eye(t, s, dtype=torch.bool).roll(s - t, dims=1)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_equals_the_reference_with_gradients(attend: Attend, shape: tuple[int, ...], masked: bool) -> None:
-    b, h, t, s, d = shape
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(b, h, n, d, generator=generator, requires_grad=True) for n in (t, s, s)]
-    mask = torch.ones(b, 1, t, s, dtype=torch.bool).tril(diagonal=s - t)
-    if masked:
-        mask[0, :, :, 0] = t == 1 and s == 1
-    ours = attend(*inputs, mask if masked else None, 0.0)
-    theirs = reference(*inputs, mask)
-    real = mask.any(-1, keepdim=True)
-    torch.testing.assert_close(ours.where(real, 0.0), theirs.where(real, 0.0), atol=1e-5, rtol=0)
-    if bool(real.all()):
-        weight = torch.randn(ours.shape, generator=generator)
-        for a, r in zip(
-            torch.autograd.grad((ours * weight).sum(), inputs),
-            torch.autograd.grad((theirs * weight).sum(), inputs),
-            strict=True,
-        ):
-            torch.testing.assert_close(a, r, atol=1e-5, rtol=0)
+    inputs = tensors(shape)
+    mask = padded_mask(shape) if masked else None
+    ours, theirs = attend(*inputs, mask, 0.0), reference(*inputs, mask)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    gradients = (torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs))
+    for a, r in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, r, atol=1e-5, rtol=0)
 
 
-def test_a_token_changes_nothing_before_it(attend: Attend) -> None:
-    generator = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(1, 2, 12, 8, generator=generator) for _ in range(3))
+@pytest.mark.parametrize("queries", [12, 8])
+def test_a_token_changes_nothing_before_it(attend: Attend, queries: int) -> None:
+    q, k, v = (tensor.detach() for tensor in tensors((1, 2, queries, 12, 8)))
     before = attend(q, k, v, None, 0.0)
     k, v = k.clone(), v.clone()
     k[:, :, 7], v[:, :, 7] = 5.0, -5.0
     after = attend(q, k, v, None, 0.0)
-    torch.testing.assert_close(before[:, :, :7], after[:, :, :7])
-    assert not torch.allclose(before[:, :, 7:], after[:, :, 7:])
+    changed = 7 - (12 - queries)  # the queries are the last of the 12 tokens
+    assert torch.equal(before[:, :, :changed], after[:, :, :changed])
+    for query in range(changed, queries):
+        assert not torch.allclose(before[:, :, query], after[:, :, query])

@@ -1,5 +1,6 @@
 """What every decoding strategy promises, and the kept sets of transformers; a new entry of DECODERS is tested as it is."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
@@ -7,7 +8,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding import DECODERS
-from gpt2core.decoding.generate import generate
+from gpt2core.decoding.generate import _draw, generate
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.model import GPT2
 from tests import toys
@@ -51,31 +52,34 @@ def test_it_stops_at_eos(model: GPT2, config: DecodingConfig) -> None:
     assert stopped == [row[: row.index(eos)] if eos in row else row for row in free]
 
 
+@torch.no_grad()
 def test_the_cache_changes_nothing(model: GPT2, config: DecodingConfig) -> None:
-    step_by_step = [list(prompt) for prompt in PROMPTS]
-    greedy = config.but(strategy="greedy")
-    for _ in range(12):
-        for row in step_by_step:
-            with torch.no_grad():
-                row.append(int(model.logits(model(torch.tensor([row]))[:, -1]).argmax()))
-    expected = [row[len(prompt) :] for row, prompt in zip(step_by_step, PROMPTS, strict=True)]
-    assert generate(model, PROMPTS, greedy.but(max_new_tokens=12), seeds=[0] * 3, eos=NEVER) == expected
+    """Against the slow, obvious way: the whole text again for each token, one row at a time."""
+    config = config.but(max_new_tokens=12, temperature=0.8)
+    expected = []
+    for seed, prompt in enumerate(PROMPTS):
+        row = list(prompt)
+        for uniform in np.random.default_rng(seed).random(12, dtype=np.float32):
+            probabilities = (model.logits(model(torch.tensor([row]))[:, -1]) / 0.8).softmax(-1)
+            row.append(int(_draw(DECODERS[config.strategy](probabilities, config), torch.tensor([uniform]))))
+        expected.append(row[len(prompt) :])
+    assert generate(model, PROMPTS, config, seeds=range(3), eos=NEVER) == expected
 
 
 def test_greedy_gives_the_tokens_of_transformers(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = toys.folder(tmp_path_factory.mktemp("toy"))
     theirs = GPT2LMHeadModel.from_pretrained(folder).train(False)
-    prompt = torch.tensor([[5, 6, 7, 8]])
+    padded = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in PROMPTS])
     expected = theirs.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
+        padded,
+        attention_mask=torch.tensor([[0] * (6 - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS]),
         max_new_tokens=20,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
-    )[0, 4:].tolist()
+    )[:, 6:].tolist()
     config = DecodingConfig(strategy="greedy", max_new_tokens=20)
-    assert generate(toys.model(), [[5, 6, 7, 8]], config, seeds=[0], eos=NEVER) == [expected]
+    assert generate(toys.model(), PROMPTS, config, seeds=[0] * 3, eos=NEVER) == expected
 
 
 @pytest.mark.parametrize("spread", [0.3, 2.0, 6.0])
@@ -96,9 +100,14 @@ def test_the_kept_sets_are_those_of_transformers(k: int, p: float, spread: float
         assert torch.equal(ours[kept], probabilities[kept]), name
 
 
-def test_a_token_that_is_not_kept_is_never_drawn() -> None:
-    from gpt2core.decoding.generate import _draw
+def test_equal_tokens_are_never_more_than_k() -> None:
+    probabilities = torch.full((1, 10), 0.1)
+    for name in ("top-k", "top-k-p", "top-k-p-study", "greedy"):
+        kept = int((DECODERS[name](probabilities, DecodingConfig(top_k=1, top_p=1.0)) > 0).sum())
+        assert kept == 1, name
 
+
+def test_a_token_that_is_not_kept_is_never_drawn() -> None:
     probabilities = torch.zeros(1, 50)
     probabilities[0, [3, 20]] = torch.tensor([0.3, 0.2])
     uniform = torch.linspace(0, 1, 1001).clamp(max=1 - 2**-24)

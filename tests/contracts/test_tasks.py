@@ -5,9 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from gpt2core.config import RunConfig
-from gpt2core.model import GPT2
+from gpt2core.data.batches import collate
+from gpt2core.data.corpus import Row
+from gpt2core.errors import DivergedError
+from gpt2core.model import GPT2, IGNORE
 from gpt2core.tasks import TASKS, Task, sonnet
 from gpt2core.tasks.base import cross_entropy, load_data
 from gpt2core.tokenizer import Tokenizer
@@ -33,6 +37,35 @@ def test_its_corpus_is_split_described_and_tokenised(task: Task) -> None:
     assert len(data.splits["train"]) > 0
     assert len(data.splits["dev"]) > 0
     assert data.corpus.digest[:12] in data.corpus.describe()
+
+
+@torch.no_grad()
+def test_padding_has_no_loss(task: Task) -> None:
+    rows = [Row(id=str(number), text=toys.lines(30 + number, number)) for number in range(3)]
+    _, _, encoded = task.encode(rows, toys.tokenizer())
+    examples = [np.array(ids[: 256 - 7 * number]) for number, ids in enumerate(encoded[:3])]  # of unlike length
+    input_ids, labels = collate(examples, torch.device("cpu"))
+    padded = labels == IGNORE
+    assert int((~padded).sum()) == sum(map(len, examples)) < labels.numel()
+    model = toys.model()
+    alone = sum(model.loss_sum(*collate([example], torch.device("cpu"))).item() for example in examples)
+    assert model.loss_sum(input_ids, labels).item() == pytest.approx(alone, rel=1e-5)
+    assert model.loss_sum(input_ids.where(~padded, 7), labels).item() == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_model_that_has_diverged_is_said_to_have(task: Task) -> None:
+    model, data = toys.model(), toys.data()
+    model.ln_f.weight.data.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="The cross-entropy is nan"):
+        task.evaluate(model, data, toys.RUN, "dev")
+
+
+def test_a_loss_too_large_for_a_perplexity_is_still_a_number(task: Task) -> None:
+    model, data = toys.model(), toys.data()
+    model.ln_f.weight.data *= 1e6
+    metrics = task.evaluate(model, data, toys.RUN, "dev").metrics
+    assert metrics["dev_loss"] > 1000
+    assert math.isfinite(metrics["dev_perplexity"])
 
 
 def test_cross_entropy_does_not_depend_on_batching_or_padding() -> None:

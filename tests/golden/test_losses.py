@@ -1,4 +1,4 @@
-"""Losses of a tiny run, stored with the versions that made them: `python -m tests.golden.test_losses` makes them again.
+"""Losses of a tiny run, stored with the versions that made them and the command that makes them again.
 
 The tolerance of 1e-4 is for other processors and thread counts, whose matrix products round in another order.
 """
@@ -13,6 +13,7 @@ from gpt2core.training import train
 from tests import toys
 
 STORED = Path(__file__).with_name("losses.json")
+COMMAND = "python -m tests.golden.test_losses"
 
 
 def measured() -> dict[str, list[float]]:
@@ -31,4 +32,4 @@ def test_the_losses_are_those_that_were_stored() -> None:
 
 if __name__ == "__main__":
     versions = {package: version(package) for package in ("torch", "peft", "tokenizers")}
-    STORED.write_text(json.dumps({"versions": versions, "losses": measured()}, indent=2) + "\n")
+    STORED.write_text(json.dumps({"command": COMMAND, "versions": versions, "losses": measured()}, indent=2) + "\n")

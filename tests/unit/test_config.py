@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from hypothesis import example, given, strategies
 
 from gpt2core import errors
 from gpt2core.config import RunConfig, parse_blocks
@@ -38,10 +39,23 @@ def test_block_names(spec: str, blocks: list[int]) -> None:
     assert parse_blocks(spec, 5) == blocks
 
 
-@pytest.mark.parametrize("spec", ["0-5", "7", "x", "2-1", ""])
+@pytest.mark.parametrize("spec", ["0-5", "7", "x", "2-1", "", "1-", "0,7", "0-999999999999999"])
 def test_blocks_that_there_are_not(spec: str) -> None:
     with pytest.raises(ConfigError, match="The value of `blocks` is"):
         parse_blocks(spec, 5)
+
+
+@given(strategies.text("0123456789²٣-, ax", max_size=8))
+@example("²")
+@example("0-²")
+def test_any_block_specification_gives_blocks_of_the_model_or_an_explanation(spec: str) -> None:
+    try:
+        blocks = parse_blocks(spec, 5)
+    except ConfigError as error:
+        assert f"The value of `blocks` is {spec!r}, but must" in str(error)  # noqa: PT017
+    else:
+        assert blocks
+        assert blocks == sorted(set(blocks) & set(range(5)))
 
 
 def test_identity_is_what_decides_the_result() -> None:

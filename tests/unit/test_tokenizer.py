@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, strategies
 
 from gpt2core.errors import WeightsError
@@ -37,5 +38,19 @@ def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"there is no tokenizer.json, nor vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(WeightsError, match="the tokenizer files are malformed"):
+    with pytest.raises(WeightsError, match=f"{tmp_path.name}: the tokenizer files are malformed"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("vocab", "merges"), [("[", "a b"), ('{"a": 0}', "a b"), ('{"a": 0, "b": 1}', "a b c d")])
+def test_malformed_vocab_or_merges_are_refused(vocab: str, merges: str, tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(vocab)
+    (tmp_path / "merges.txt").write_text(merges)
+    with pytest.raises(WeightsError, match=f"{tmp_path.name}: the tokenizer files are malformed"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path: Path) -> None:
+    tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(WeightsError, match="has no <|endoftext|> token".replace("|", r"\|")):
         Tokenizer.load(tmp_path)

@@ -13,11 +13,13 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DivergedError
+from gpt2core.tasks.base import cross_entropy
 from gpt2core.training import Workers, build, learning_rate, train
 from tests import toys
 
 ALONE = Workers()
 LORA = toys.RUN.but(adapter="lora", rank=4)
+DIVERGES_IN_EVALUATION = toys.RUN.but(lr=1e30, batch_size=64)  # the only step of an epoch breaks the weights
 
 
 def losses(config: RunConfig, folder: Path | None = None, workers: Workers = ALONE, epochs: int = 99) -> list[float]:
@@ -72,31 +74,55 @@ def test_accumulation_changes_nothing_but_rounding() -> None:
     assert losses(plain.but(accumulation=3)) == pytest.approx(losses(plain), rel=1e-5)
 
 
-def _worker(rank: int, size: int, store: str, queue: "multiprocessing.Queue[list[float]]") -> None:
+def _worker(rank: int, size: int, store: str, queue: "multiprocessing.Queue[tuple[int, list[float], str]]") -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     result = losses(LORA, workers=Workers(rank, size))
-    if rank == 0:
-        queue.put(result)
+    try:
+        losses(DIVERGES_IN_EVALUATION, workers=Workers(rank, size))
+    except DivergedError as error:
+        queue.put((rank, result, str(error)))
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_give_the_losses_of_one_that_accumulates_with_dropout_on(tmp_path: Path) -> None:
+def test_two_workers_give_the_losses_of_one_that_accumulates_and_diverge_together(tmp_path: Path) -> None:
+    """Dropout is on. One test, because starting the processes is what takes time."""
     context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[list[float]] = context.Queue()
+    queue: multiprocessing.Queue[tuple[int, list[float], str]] = context.Queue()
     processes = [context.Process(target=_worker, args=(rank, 2, str(tmp_path / "store"), queue)) for rank in range(2)]
     for process in processes:
         process.start()
-    spread = queue.get(timeout=120)
+    answers = sorted(queue.get(timeout=120) for _ in processes)
     for process in processes:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert spread == pytest.approx(losses(LORA.but(accumulation=2)), rel=1e-5)
+    alone = losses(LORA.but(accumulation=2))
+    for rank, (number, spread, reason) in enumerate(answers):
+        assert number == rank
+        assert spread == pytest.approx(alone, rel=1e-5)
+        assert reason == "The dev loss is not finite after step 1 with lr 1e+30"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
     with pytest.raises(DivergedError, match=r"The training loss is nan at step \d+ with lr 1e\+30"):
         losses(toys.RUN.but(lr=1e30))
+
+
+@pytest.mark.parametrize("task", ["sonnet", "pretraining"])
+def test_weights_that_the_last_step_of_an_epoch_broke_are_noticed_before_anything_is_kept(
+    task: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DivergedError, match=r"The dev loss is not finite after step 1 with lr 1e\+30"):
+        losses(DIVERGES_IN_EVALUATION.but(task=task), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_evaluation_is_without_dropout(tmp_path: Path) -> None:
+    config = toys.RUN.but(dropout=0.5, epochs=1)
+    (report,) = train(config, toys.model(), toys.data(), folder=tmp_path)
+    model = build(config, toys.model(), torch.device("cpu")).train(False)
+    checkpoints.load_best(tmp_path, model)
+    assert report.metrics["dev_loss"] == pytest.approx(cross_entropy(model, toys.data().splits["dev"]), rel=1e-6)
 
 
 def test_fewer_examples_may_be_asked_for() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2core.errors import HubError, UserError, WeightsError
+from gpt2core.errors import HubError, WeightsError
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder, shape_of
 from tests import toys
@@ -17,13 +18,14 @@ from tests import toys
 IDS = torch.arange(24).view(2, 12)
 
 
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 @torch.no_grad()
-def test_a_folder_that_transformers_wrote_gives_the_same_logits(tmp_path: Path) -> None:
+def test_a_folder_that_transformers_wrote_gives_the_same_logits(sharded: bool, tmp_path: Path) -> None:
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=120, n_positions=32, n_embd=32, n_layer=2, n_head=2)
     theirs = GPT2LMHeadModel(config).train(False)
-    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
-    assert (tmp_path / "model.safetensors.index.json").exists(), "the sharded form is what this test is about"
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB" if sharded else "1GB")
+    assert (tmp_path / "model.safetensors.index.json").exists() == sharded, "what this test is about"
     ours = load_model(str(tmp_path))
     assert (ours.logits(ours(IDS)) - theirs(IDS).logits).abs().max() < 1e-5
 
@@ -61,9 +63,8 @@ def _configure(**changes: object) -> Callable[[Path], None]:
     return change
 
 
-def _escape(folder: Path) -> None:
-    index = {"weight_map": {"wte.weight": "../../other.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def _index(content: object) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps(content)) and None
 
 
 @pytest.mark.parametrize(
@@ -75,20 +76,29 @@ def _escape(folder: Path) -> None:
             _reshape,
             r"`wpe.weight` has shape \(255, 32\), which does not fit config.json: `wpe.weight` must be \(256, 32\)",
         ),
-        (_escape, r"a shard's name must not leave the folder"),
+        (_index({"weight_map": {"wte.weight": "../../a.safetensors"}}), r"a shard's name must not leave the folder"),
+        (_index({"weight_map": {"wte.weight": "/a.safetensors"}}), r"a shard's name must not leave the folder"),
+        (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: there is no such file"),
+        (_index({"weight_map": {"wte.weight": 5}}), r"index.json: is no index of shards"),
+        (_index({"weight_map": ["a.safetensors"]}), r"index.json: is no index of shards"),
+        (_index([]), r"index.json: is no index of shards"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: there is no such file"),
         (lambda folder: (folder / "config.json").unlink(), r"config.json: there is no such file"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not valid JSON"),
         (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
         (_configure(activation_function="gelu"), r"must be `gelu_new`, the tanh form"),
-        (_configure(n_head=5), r"The value of `n_head` is 5, but must divide `n_embd`, which is 32"),
-        (_configure(n_layer=0), r"The value of `n_layer` is 0, but must be greater than or equal to 1"),
+        (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
+        (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),
+        (_configure(tie_word_embeddings=False), r"`tie_word_embeddings` is False, but must be True"),
+        (_configure(n_head=5), r"config.json: The value of `n_head` is 5, but must divide `n_embd`, which is 32"),
+        (_configure(n_embd="wide"), r"config.json: The value of `n_embd` is 'wide', but must be a valid integer"),
+        (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be greater than or equal to 1"),
     ],
 )
 def test_a_broken_folder_says_what_is_wrong(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     folder = toys.folder(tmp_path / "toy")
     damage(folder)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(WeightsError, match=f"{folder}.*{message}"):
         load_model(str(folder))
 
 
@@ -97,7 +107,13 @@ def test_an_unknown_model_names_the_nearest() -> None:
         model_folder("gpt2-lage")
 
 
-def test_the_hub_out_of_reach_is_said_with_the_way_out() -> None:
+@pytest.mark.parametrize("offline", [True, False], ids=["offline", "unreachable"])
+def test_the_hub_out_of_reach_is_said_with_the_way_out(
+    offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # not the user's, which may hold a copy
     with pytest.raises(
         HubError, match=r"Could not fetch openai-community/gpt2-xl .*to run offline, give --model a folder"
     ):
