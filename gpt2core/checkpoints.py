@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import CheckpointError
+from gpt2core.errors import CheckpointError, ConfigError
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST = "best"
@@ -112,17 +112,24 @@ def load_best(folder: Path, model: nn.Module) -> int:
 
 def run_config(folder: Path) -> RunConfig:
     """Return the configuration of the run whose checkpoints are in `folder`; raise CheckpointError."""
-    return RunConfig.of(_best_state(folder)["config"])
+    try:
+        return RunConfig.of(_best_state(folder)["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / BEST / STATE}: {error}") from None
 
 
 def _best_state(folder: Path) -> dict[str, Any]:
     path = folder / BEST / STATE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise CheckpointError(f"{path}: there is no such file; `python -m gpt2core train` writes it") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: is no JSON ({error})") from None
+    match state:
+        case {"config": {}, "history": [*_, {"epoch": int()}]}:
+            return dict(state)
+    raise CheckpointError(f"{path}: must hold `config` and a `history` of epochs")
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

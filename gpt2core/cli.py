@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
@@ -12,31 +13,42 @@ from gpt2core.lookup import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the nearest flag or command."""
+    """An argument parser whose errors are one line that names the nearest flag, command or value."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError in place of printing the usage."""
-        wrong = re.search(r"invalid choice: '([^']*)' \(choose from ([^)]*)\)", message)
+        wrong = re.search(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if wrong:
-            name, valid = wrong[1], [word.strip(" '") for word in wrong[2].split(",")]
-            raise ConfigError(f"Unknown choice `{name}`: {nearest(name, valid)}")
+            flag, name, valid = wrong[1], wrong[2], [word.strip(" '") for word in wrong[3].split(",")]
+            kind = flag.lstrip("-").lower() if flag.isupper() else f"value of `{flag}`"
+            raise ConfigError(f"Unknown {kind} `{name}`: {nearest(name, valid)}")
         raise ConfigError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Look for unknown flags first: one that is misspelt is not to be called a required one that is missing."""
+        words = list(sys.argv[1:] if args is None else args)
+        # A word with a space is text, `--` ends the flags, and what follows a command is its own parser's.
+        for word in takewhile(lambda w: w != "--" and (w.startswith("-") or not self._commands()), words):
+            name = word.split("=")[0]
+            if word.startswith("--") and " " not in name and name not in self._option_string_actions:
+                raise ConfigError(f"Unknown flag `{name}`: {nearest(name, self._option_string_actions)}")
+        return super().parse_known_args(words, namespace)
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Parse all of `argv`; raise ConfigError for a flag that there is not."""
+        options: argparse.Namespace
         options, unknown = self.parse_known_args(argv)
         if unknown:
-            raise ConfigError(f"Unknown flag `{unknown[0]}`: {nearest(unknown[0].split('=')[0], self._flags(options))}")
+            word = unknown[0]
+            kind = "Unknown flag" if word.startswith("-") else "Unexpected word"
+            flags = self._commands().get(getattr(options, "command", ""), self)._option_string_actions
+            raise ConfigError(f"{kind} `{word}`: {nearest('--' + word.lstrip('-'), flags)}")
         return options
 
-    def _flags(self, options: argparse.Namespace) -> list[str]:
-        """All flags, those of the chosen command included."""
-        flags: list[str] = []
-        for action in self._actions:
-            flags += action.option_strings
-            if isinstance(action, argparse._SubParsersAction):
-                flags += action.choices[options.command]._flags(options)
-        return flags
+    def _commands(self) -> dict[str, "Parser"]:
+        """The parser of each command, where there are commands."""
+        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(found[0].choices) if found else {}
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -57,7 +69,7 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     try:
         sys.exit(command())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr)

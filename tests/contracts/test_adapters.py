@@ -65,6 +65,13 @@ def test_freeze_trains_the_named_blocks() -> None:
     assert {name.split(".")[1] for name in trained(model)} == {"0"}
 
 
+def test_all_targets_are_every_projection_of_a_block() -> None:
+    block = toys.model().blocks[0]
+    projections = {name.split(".")[-1] for name, part in block.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert set(TARGETS["all"]) == projections
+    assert set(TARGETS["qkv"]) < set(TARGETS["qkv+dense"]) < projections
+
+
 @pytest.mark.parametrize("targets", sorted(TARGETS))
 @pytest.mark.parametrize("blocks", ["all", "1"])
 def test_lora_sits_where_it_was_asked_to_and_merges(targets: str, blocks: str) -> None:

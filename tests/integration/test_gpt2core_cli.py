@@ -1,6 +1,7 @@
 """`python -m gpt2core` on the embedded model and data."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,15 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2core import checkpoints
-from gpt2core.__main__ import main
+from gpt2core import checkpoints, commands
+from gpt2core.__main__ import main, parser
+from gpt2core.adapters import ADAPTERS
+from gpt2core.adapters.lora import TARGETS
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.decoding import DECODERS
+from gpt2core.errors import DataError
+from gpt2core.model import GPT2
+from gpt2core.tasks import TASKS
 from gpt2core.training import build
 from gpt2core.weights import load_model
 
@@ -25,8 +33,15 @@ def run(*argv: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, made by the command as a person gives it."""
     out = tmp_path_factory.mktemp("run")
-    assert run("train", "--out", str(out), "--adapter", "lora", "--lr", "0.01", "--epochs", "2", *TINY) == 0
+    argv = ["train", "--out", str(out), "--adapter", "lora", "--lr", "0.01", "--epochs", "2", *TINY]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2core", *argv], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2: train loss" in done.stdout
     return out
 
 
@@ -36,22 +51,28 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
     for part in (
         "Model: gpt2-nano, adapter lora",
         "sonnets: 131 train",
-        "epoch 1/3",
-        "epoch 3/3",
+        "epoch 1/3: train loss ",
+        "epoch 3/3: train loss ",
+        "dev loss ",
+        "chrf continuation ",
+        "Best by chrf_continuation: epoch ",
         "python -m gpt2core export",
     ):
         assert part in printed
     epochs = json.loads((trained / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert f"epoch {checkpoints.load_best(trained, adapted(trained))}, in {trained / 'best'}" in printed
 
 
 def test_evaluate_lays_scores_beside_the_floors(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 0
     printed = capsys.readouterr().out
     for part in (
-        "chrf_continuation_low",
-        "test_perplexity",
+        "gpt2-nano, adapter lora, epoch ",
+        "95% interval",
+        "test perplexity",
         "floor, no model: given lines and 11 random training lines",
+        "continuation 2",
     ):
         assert part in printed
 
@@ -67,14 +88,20 @@ def test_generate_continues_each_prompt_and_is_the_same_twice(
     assert capsys.readouterr().out == first
 
 
+def adapted(trained: Path) -> GPT2:
+    """The model of a run's best epoch, LoRA beside its weights."""
+    model = build(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    checkpoints.load_best(trained, model)
+    return model
+
+
 @torch.no_grad()
 def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Path, tmp_path: Path) -> None:
     assert run("export", "--checkpoint", str(trained), "--out", str(tmp_path / "model")) == 0
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "model").train(False)
-    adapted = build(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
-    checkpoints.load_best(trained, adapted)
+    ours = adapted(trained)
     ids = torch.arange(40).view(2, 20)
-    assert (adapted.logits(adapted(ids)) - theirs(ids).logits).abs().max() < 1e-4
+    assert (ours.logits(ours(ids)) - theirs(ids).logits).abs().max() < 1e-4
     base = load_model("gpt2-nano")
     assert (base.logits(base(ids)) - theirs(ids).logits).abs().max() > 1e-2
 
@@ -82,26 +109,104 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["descrbe"], "Unknown choice `descrbe`: did you mean `describe`?"),
+        (["descrbe"], "Unknown command `descrbe`: did you mean `describe`?"),
+        ([], "A command is missing; valid: describe, train, evaluate, generate, export"),
+        (["--bogus", "describe"], "Unknown flag `--bogus`: valid: --help, -h"),
+        (["describe", "gpt2"], "Unexpected word `gpt2`"),
+        (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),
+        (["train", "--out", "x", "--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
+        (["train", "--out", "x", "--set", "attention=dnse"], "Unknown attention `dnse`: did you mean `dense`?"),
+        (["train", "--out", "x", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
+        (["train", "--out", __file__], "test_gpt2core_cli.py: must be a folder that can be written to"),
         (["describe", "--adpter", "lora"], "Unknown flag `--adpter`: did you mean `--adapter`?"),
         (["describe", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
         (["describe", "--model", "gpt2-lrge"], "There is no model `gpt2-lrge`"),
-        (["describe", "--preset", "studdy"], "Unknown choice `studdy`: did you mean `study`?"),
+        (["describe", "--preset", "studdy"], "Unknown value of `--preset` `studdy`: did you mean `study`?"),
         (["train", "--out", "x", "--task", "sonet"], "Unknown task `sonet`: did you mean `sonnet`?"),
+        (["train", "--out", "x", "--model", "gpt2-nana"], "There is no model `gpt2-nana`"),
+        (["train", "--out", "x", "--data-dir", "nowhere"], "nowhere: there is no such folder"),
         (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
         (["evaluate", "--checkpoint", "nowhere"], "nowhere/best/state.json: there is no such file"),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),
         (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
         (["export", "--checkpoint", "nowhere", "--out", "x"], "nowhere/best/state.json: there is no such file"),
+        (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be >= 1"),
+        (["evaluate", "--model", "gpt2-nano", "--split", "tset"], "`tset`: did you mean `test`?"),
+        (["evaluate", "--model", "gpt2-nano", "--set", "rank=4"], "The key `rank` cannot be `--set`"),
+        (["evaluate", "--model", "gpt2-nano", "--checkpoint", "x"], "not allowed with"),
         (["evaluate", "--split", "dev"], "one of the arguments --checkpoint --model is required"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_status_2(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run(*argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+    assert not list(tmp_path.iterdir()), "bad input left something behind"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "must hold `config` and a `history` of epochs"),
+        ('{"config": {}, "history": []}', "must hold `config` and a `history` of epochs"),
+        ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
+        ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
+    ],
+)
+def test_a_malformed_checkpoint_is_named_with_its_rule(
+    text: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "state.json").write_text(text)
+    assert run("generate", "--checkpoint", str(tmp_path), "--prompt", "a") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}")
+    assert error.count("\n") == 1
+    assert rule in error
+
+
+def test_a_model_that_has_diverged_is_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = load_model("gpt2-nano")
+    broken.ln_f.weight.data.fill_(float("nan"))
+    monkeypatch.setattr("gpt2core.commands.load_model", lambda name: broken)
+    assert run("evaluate", "--model", "gpt2-nano") == 2
+    assert "gpt2-nano: cannot be scored: The cross-entropy is nan" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setitem(commands.COMMANDS, "train", interrupted)
+    assert run("train", "--out", "my run") == 130
+    error = capsys.readouterr().err
+    assert error.strip() == "Interrupted. What is finished is kept; to go on: python -m gpt2core train --out 'my run'"
+
+
+def test_help_names_all_that_the_tables_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--help") == run("evaluate", "--help") == 0
+    words = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for name in (*TASKS, *ADAPTERS, *TARGETS, *DECODERS):
+        assert name in words, name
+
+
+def test_every_command_has_its_function() -> None:
+    assert set(parser()._commands()) == set(commands.COMMANDS)
+
+
+def test_a_split_that_a_task_does_not_have_is_named(tmp_path: Path) -> None:
+    plays = Corpus(name="plays", origin="somewhere", splits={"train": [Row(id="1", text="a")], "dev": []})
+    for split in ("dev", "test"):
+        with pytest.raises(DataError, match=f"somewhere: there is no {split} split of the plays; valid: train"):
+            commands._has_gold(plays, split, "pretraining")
 
 
 def test_a_test_split_without_gold_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies
 from sacrebleu.metrics.chrf import CHRF
 
-from gpt2core.metrics.bootstrap import bootstrap_interval, chrf_interval, paired_bootstrap, paired_chrf
+from gpt2core.metrics.bootstrap import PairedResult, bootstrap_interval, chrf_interval, paired_bootstrap, paired_chrf
 from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
 from gpt2core.metrics.floors import floors, split_given
 from tests import toys
@@ -89,7 +89,9 @@ def test_the_comparison_of_chrf_turns_with_its_sides() -> None:
 def test_a_system_does_not_differ_from_itself() -> None:
     random = np.random.default_rng(2).normal(size=30)
     result = paired_bootstrap(lambda i: random[i].mean(axis=1), lambda i: random[i].mean(axis=1), 30)
-    assert (result.estimate, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+    nothing = PairedResult(estimate=0.0, low=0.0, high=0.0, p_value=1.0)
+    assert result == nothing
+    assert paired_chrf(statistics(0), statistics(0)) == nothing
 
 
 def test_one_decoding_seed_is_enough_for_an_interval() -> None:

@@ -8,7 +8,7 @@ import tokenizers
 from hypothesis import given, strategies
 
 from gpt2core.errors import WeightsError
-from gpt2core.tokenizer import Tokenizer
+from gpt2core.tokenizer import Tokenizer, train_bpe
 from gpt2core.weights import model_folder
 from tests import toys
 
@@ -30,8 +30,11 @@ def test_vocab_and_merges_give_what_tokenizer_json_gives(tmp_path: Path) -> None
     assert parts.eos == whole.eos
 
 
-def test_eos_is_the_last_entry() -> None:
-    assert TOY.backend.get_vocab_size() - 1 == TOY.eos < toys.SHAPE.vocab_size
+@pytest.mark.parametrize("size", [257, 280, 300])
+def test_a_trained_vocabulary_has_the_size_asked_for_and_eos_last(size: int) -> None:
+    words = train_bpe([toys.lines(50, seed) for seed in range(3)], size)
+    assert words.backend.get_vocab_size() == size
+    assert words.eos == size - 1
 
 
 def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ def test_the_hub_out_of_reach_is_said_with_the_way_out(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # not the user's, which may hold a copy
     with pytest.raises(
-        HubError, match=r"Could not fetch openai-community/gpt2-xl .*to run offline, give --model a folder"
+        HubError,
+        match=r"Could not fetch openai-community/gpt2-xl .*the local cache has no copy; to run offline, give --model a folder",
     ):
         model_folder("gpt2-xl")
 
