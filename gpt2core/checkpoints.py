@@ -134,7 +134,7 @@ def _best_state(folder: Path) -> dict[str, Any]:
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     parameters = trained(model)
-    if set(parameters) != set(weights):
+    if {name: p.shape for name, p in parameters.items()} != {name: w.shape for name, w in weights.items()}:
         raise CheckpointError(f"{path}: does not hold the parameters that this configuration trains")
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -99,7 +99,10 @@ def test_two_workers_give_the_losses_of_one_that_accumulates_and_diverge_togethe
     """Dropout is on. One test, because starting the processes is what takes time."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[tuple[int, list[float], str]] = context.Queue()
-    processes = [context.Process(target=_worker, args=(rank, 2, str(tmp_path / "store"), queue)) for rank in range(2)]
+    processes = [
+        context.Process(target=_worker, args=(rank, 2, str(tmp_path / "store"), queue), daemon=True)
+        for rank in range(2)
+    ]
     for process in processes:
         process.start()
     answers = sorted(queue.get(timeout=120) for _ in processes)
