@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := $(CURDIR)/runs
 
-.PHONY: setup search test lint ui job nano bench clean
+.PHONY: setup search test lint ui job nano clean
 
 setup: .venv/.done
 

@@ -1,25 +1,30 @@
 """A Ray head on this machine: `python -m cluster.local up | submit -- COMMAND | down`.
 
-It listens on loopback and asks for a token: whoever reaches a job API can run code.
+It listens on loopback and asks for a token: whoever reaches a job API can run code. Other Rays of this machine are left alone.
 """
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-DASHBOARD = "http://127.0.0.1:8265"
-TOKEN = Path.home() / ".ray" / "auth_token"  # where Ray itself looks for it
+DASHBOARD = f"http://127.0.0.1:{os.environ.get('GPT2_SEARCH_PORT', '8265')}"
+RAY = Path.home() / ".ray"
+TOKEN = RAY / "auth_token"  # where Ray itself looks for it
+HEAD, LOG = RAY / "gpt2-search-head.pid", RAY / "gpt2-search-head.log"
 USAGE = "usage: python -m cluster.local up | submit -- COMMAND | down"
+PATIENCE = 90  # seconds that a head may take to start or to stop
 
 
 def environment() -> dict[str, str]:
     """Return the environment of all Ray commands: token on, telemetry off, this interpreter's programs first."""
     if not TOKEN.exists():
-        TOKEN.parent.mkdir(parents=True, exist_ok=True)
+        RAY.mkdir(parents=True, exist_ok=True)
         TOKEN.touch(mode=0o600)
         TOKEN.write_text(secrets.token_hex(32))
     programs = str(Path(sys.executable).parent)
@@ -34,27 +39,45 @@ def environment() -> dict[str, str]:
 
 def is_up() -> bool:
     """Whether a head answers on this machine with our token."""
-    request = urllib.request.Request(
-        f"{DASHBOARD}/api/version", headers={"Authorization": f"Bearer {TOKEN.read_text()}"}
-    )
+    token = TOKEN.read_text() if TOKEN.exists() else ""
+    request = urllib.request.Request(f"{DASHBOARD}/api/version", headers={"Authorization": f"Bearer {token}"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         sys.exit(
-            f"error: another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`"
+            f"error: another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`, "
+            "or choose a port with GPT2_SEARCH_PORT"
         )
     except OSError:
         return False
 
 
 def up() -> int:
-    """Start a head if there is none."""
+    """Start a head if there is none, and wait until it answers."""
     env = environment()
     if is_up():
         return 0
-    host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--include-dashboard", "true"]
-    return subprocess.call(["ray", "start", "--head", *host, "--disable-usage-stats"], env=env)
+    print(f"Starting a Ray head on {DASHBOARD} ...", flush=True)
+    port = DASHBOARD.rsplit(":", 1)[1]
+    host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", port, "--port", "0"]
+    command = ["ray", "start", "--head", "--block", *host, "--include-dashboard", "true", "--disable-usage-stats"]
+    with LOG.open("wb") as log:
+        head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    HEAD.write_text(str(head.pid))
+    deadline = time.monotonic() + PATIENCE
+    while not is_up():
+        if head.poll() is not None or time.monotonic() > deadline:
+            HEAD.unlink()
+            print(f"error: the head did not start; its last words, of {LOG}:\n{_last_words()}", file=sys.stderr)
+            return 1
+        time.sleep(0.2)
+    print("It runs until `python -m cluster.local down`.", flush=True)
+    return 0
+
+
+def _last_words() -> str:
+    return "\n".join(LOG.read_text(errors="replace").strip().splitlines()[-5:])
 
 
 def submit(command: list[str]) -> int:
@@ -67,8 +90,20 @@ def submit(command: list[str]) -> int:
 
 
 def down() -> int:
-    """Stop the head."""
-    return subprocess.call(["ray", "stop"], env=environment())
+    """Stop the head that `up` started, and wait until it is gone."""
+    if not HEAD.exists() or not is_up():
+        HEAD.unlink(missing_ok=True)
+        print("There is no head to stop.")
+        return 0
+    os.kill(int(HEAD.read_text()), signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE
+    while is_up():
+        if time.monotonic() > deadline:
+            print(f"error: the head, process {HEAD.read_text()}, did not stop; see {LOG}", file=sys.stderr)
+            return 1
+        time.sleep(0.2)
+    HEAD.unlink()
+    return 0
 
 
 def main(argv: list[str]) -> int:

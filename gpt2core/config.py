@@ -14,7 +14,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of all configurations: immutable, no unknown keys, errors in one line."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -67,7 +67,7 @@ LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets")
 
 
 class DecodingConfig(Config):
-    """How text is generated. `strategy` names an entry of DECODERS; 0 temperature is greedy decoding."""
+    """How text is generated. `strategy` names an entry of DECODERS; temperature 0 is greedy decoding."""
 
     strategy: str = "top-p"
     temperature: float = Field(1.0, ge=0)
@@ -156,20 +156,17 @@ class RunConfig(Config):
 def parse_blocks(spec: str, n_layer: int) -> list[int]:
     """Return the sorted block numbers that `spec` names.
 
-    `spec` is `all`, `none`, `lower-half`, `upper-half`, or numbers and ranges such as `0-5,8`.
-    Raises ConfigError where it names a block that a model of `n_layer` blocks does not have.
+    `spec` is `all`, `lower-half`, `upper-half`, or numbers and ranges such as `0-5,8`.
+    Raises ConfigError where it names no block, or one that a model of `n_layer` blocks does not have.
     """
     half = n_layer // 2
     named = {
         "all": range(n_layer),
-        "none": range(0),
         "lower-half": range(half),
         "upper-half": range(half, n_layer),
     }
-    if spec in named:
-        return list(named[spec])
-    chosen: set[int] = set()
-    for part in spec.split(","):
+    chosen: set[int] = set(named.get(spec, ()))
+    for part in () if spec in named else spec.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             words = ", ".join(named)

@@ -1,19 +1,17 @@
 """What an adapter trains, counted on a model without weights, with the study's Table 6 and the plain meaning side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.lora import TARGETS
-from gpt2core.config import ModelConfig, RunConfig, parse_blocks
+from gpt2core.config import RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, without_weights
 from gpt2core.weights import shape_of
 
 #: Blocks of each adapter that takes some: to the letter of the study, and what its words plainly mean.
@@ -87,8 +85,6 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
                 "give --blocks, or --preset plain"
             )
     trainable = count_trainable(config.but(blocks=spec))
-    if not trainable:
-        raise ConfigError(f"The value of `blocks` is {spec!r}, but must name a block, else nothing trains")
     reading = preset if config.blocks == "default" else "asked"
     chooses = config.adapter in PRESETS[preset]
     blocks = _ranges(parse_blocks(spec, n_layer)) if chooses else _ranges(range(n_layer))
@@ -130,21 +126,3 @@ def count_lora(model: GPT2, config: RunConfig) -> int:
         for name, part in model.blocks[number].named_modules()
         if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in TARGETS[config.targets]
     )
-
-
-def without_weights(shape: ModelConfig) -> GPT2:
-    """Return a model of `shape` on the meta device: it has parameters with shapes, but no numbers and no memory."""
-    with torch.device("meta"), _Uninitialised():
-        return GPT2(shape)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Leave out torch.nn.init: on the meta device it has nothing to fill, and imports torch's compiler to do so."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)

@@ -4,11 +4,13 @@ Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and ca
 `D` = C / H channels of a head, `V` vocabulary.
 """
 
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from gpt2core.attention import ATTENTION, Attend
 from gpt2core.config import ModelConfig
@@ -136,6 +138,24 @@ class GPT2(nn.Module):
         targets = labels[:, 1:]
         keep = targets != IGNORE
         return functional.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="sum")
+
+
+def without_weights(config: ModelConfig, *, attention: str = "dense", dropout: float = 0.0) -> GPT2:
+    """Return a model on the meta device: it has parameters with shapes, but no numbers and no memory."""
+    with torch.device("meta"), _Uninitialised():
+        return GPT2(config, attention=attention, dropout=dropout)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leave out torch.nn.init: on the meta device it has nothing to fill, and imports torch's compiler to do so."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def initialise(model: GPT2, seed: int) -> None:

@@ -25,7 +25,7 @@ from gpt2core.data.batches import collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 
 
@@ -52,8 +52,7 @@ def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
 
     Parameters that do not train share memory with `base` where it is on the same device; those that train are copies.
     """
-    with torch.device("meta"):
-        model = GPT2(base.config, attention=config.attention, dropout=config.dropout)
+    model = without_weights(base.config, attention=config.attention, dropout=config.dropout)
     model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
     torch.manual_seed(config.seed)
     adapt(model, config)

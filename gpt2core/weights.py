@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt2core.config import MODELS, ModelConfig
 from gpt2core.errors import ConfigError, HubError, WeightsError
 from gpt2core.lookup import nearest
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, without_weights
 
 ASSETS = Path(__file__).parent / "assets"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -109,8 +109,7 @@ def load_model(name: str, *, attention: str = "dense", dropout: float = 0.0) -> 
     """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails."""
     folder = model_folder(name)
     config = read_config(folder)
-    with torch.device("meta"):
-        model = GPT2(config, attention=attention, dropout=dropout)
+    model = without_weights(config, attention=attention, dropout=dropout)
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     model.load_state_dict(_from_hugging_face(_read_tensors(folder), expected, folder), assign=True)
     return model.train(False)

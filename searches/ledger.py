@@ -92,8 +92,12 @@ class Ledger:
         self.file = _locked(path)
         self.state = State()
         self.listeners: list[Callable[[Event, State], None]] = []
-        for event in _whole_events(self.file):
-            self.state.apply(event)
+        try:
+            for event in _whole_events(self.file):
+                self.state.apply(event)
+        except UserError:
+            self.close()
+            raise
 
     def record(self, event: Event) -> None:
         """Append an event, flush it to the disk, then tell the listeners."""

@@ -89,10 +89,11 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     significant = result.p_value < LEVEL
     winner = (names[0] if result.estimate > 0 else names[1]) if significant else None
     head = f"trial {winner} wins" if winner else "no significant winner"
+    seeds = _count(plan.profile.replicates, "fresh training seed")
+    texts = f"{_count(challenger.shape[0], 'text')} of each of {challenger.shape[1]} examples"
     evidence = (
         f"trial {names[0]} against the baseline {names[1]} on {plan.search.objective}: difference {result.estimate:+.2f} "
-        f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {plan.profile.replicates} fresh training seeds each, "
-        f"{challenger.shape[0]} texts of each of {challenger.shape[1]} examples, paired bootstrap"
+        f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {seeds} each, {texts}, paired bootstrap"
     )
     text = f"{head}. {evidence}."
     floor = _floor(
@@ -107,6 +108,10 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "p_value": result.p_value,
         "text": f"{text} {floor}".strip(),
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:

@@ -1,7 +1,6 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) through peft; the only importer of peft."""
 
 from gpt2core.config import RunConfig, parse_blocks
-from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
 #: Our names of the projections that each choice of `targets` adapts.
@@ -20,9 +19,6 @@ def lora(model: GPT2, config: RunConfig) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     spec = "all" if config.blocks == "default" else config.blocks
-    blocks = parse_blocks(spec, model.config.n_layer)
-    if not blocks:  # peft reads an empty list as all blocks
-        raise ConfigError("The value of `blocks` is 'none', but must name at least one block to adapt")
     model.requires_grad_(False)
     inject_adapter_in_model(
         LoraConfig(
@@ -30,7 +26,7 @@ def lora(model: GPT2, config: RunConfig) -> None:
             lora_alpha=config.lora_alpha,  # peft annotates int and computes with any number
             lora_dropout=config.lora_dropout,
             target_modules=TARGETS[config.targets],
-            layers_to_transform=blocks,
+            layers_to_transform=parse_blocks(spec, model.config.n_layer),
             layers_pattern="blocks",
         ),
         model,

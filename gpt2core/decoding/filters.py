@@ -36,7 +36,9 @@ def _nucleus(probabilities: Tensor, mass: Tensor, width: int) -> tuple[Tensor, T
     """Return the nucleus sought among the `width` likeliest tokens, and for which rows that was wide enough."""
     values, index = probabilities.topk(min(width, probabilities.shape[-1]), dim=-1)
     before = values.cumsum(dim=-1) - values
-    kept = values.where(before < mass[:, None], 0.0)
+    inside = before < mass[:, None]
+    inside[:, 0] = True  # even where the mass sought is too small for float32
+    kept = values.where(inside, 0.0)
     return torch.zeros_like(probabilities).scatter_(-1, index, kept), values.sum(dim=-1) >= mass
 
 

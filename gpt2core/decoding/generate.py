@@ -12,6 +12,8 @@ from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, KVCache
 
+COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
+
 
 @torch.inference_mode()
 def generate(
@@ -29,7 +31,8 @@ def generate(
             f"A prompt has {longest} tokens, but must have 1 to {model.config.n_positions - 1} for this model"
         )
     steps = min(config.max_new_tokens, room)
-    keep = lookup(DECODERS, config.strategy if config.temperature > 0 else "greedy", "decoder")
+    greedy = config.temperature < COLDEST
+    keep = lookup(DECODERS, "greedy" if greedy else config.strategy, "decoder")
     device = model.wte.weight.device
     draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(steps, dtype=np.float32) for seed in seeds]))
     draws = draws.to(device)
@@ -42,7 +45,7 @@ def generate(
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     hidden = model(input_ids, mask, cache)
     for step in range(steps):
-        logits = model.logits(hidden[:, -1]).float() / (config.temperature or 1.0)
+        logits = model.logits(hidden[:, -1]).float() / (1.0 if greedy else config.temperature)
         token = _draw(keep(logits.softmax(dim=-1), config), draws[:, step])
         new[:, step] = torch.where(alive, token, eos)
         alive &= token != eos

@@ -71,12 +71,15 @@ def paired_chrf(
     """Compare the chrF of two systems from their counts (seeds, examples, 18) on the same examples.
 
     Examples are resampled in pairs; seeds on each side alone, for seed i of one system has nothing to do with seed i of
-    the other. Raises ValueError where the numbers of examples differ.
+    the other. Swapping the systems turns the sign and nothing else. Raises ValueError where the numbers of examples differ.
     """
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"There are {a.shape[1]} and {b.shape[1]} examples, but a paired test needs the same ones")
     if np.array_equal(a, b):
         return PairedResult(estimate=0.0, low=0.0, high=0.0, p_value=1.0)
+    if a.tobytes() > b.tobytes():  # which system is called `a` must not decide what is drawn for it
+        swapped = paired_chrf(b, a, resamples=resamples, level=level, seed=seed)
+        return PairedResult(estimate=-swapped.estimate, low=-swapped.high, high=-swapped.low, p_value=swapped.p_value)
     random = np.random.default_rng((seed, 1))
     index = _resamples(a.shape[1], resamples, seed)
     differences = _resampled_chrf(a, index, random) - _resampled_chrf(b, index, random)

@@ -12,7 +12,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Tokens, tokenised
-from gpt2core.errors import ConfigError, DivergedError
+from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
 
@@ -83,8 +83,10 @@ def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_position
 def cross_entropy(model: GPT2, tokens: Tokens, batch_size: int = 16) -> float:
     """Return the mean next-token cross-entropy of a split, in nats per predicted token.
 
-    Raises DivergedError where it is not finite: nothing can be generated from such a model.
+    Raises DivergedError where it is not finite: nothing can be generated from such a model; DataError for no examples.
     """
+    if not len(tokens):
+        raise DataError("There is no example to score")
     device = model.wte.weight.device
     order = np.argsort(tokens.lengths, kind="stable")
     total = 0.0

@@ -45,6 +45,15 @@ def test_temperature_0_is_greedy(model: GPT2, config: DecodingConfig) -> None:
     assert generate(model, PROMPTS, config.but(temperature=0.0), seeds=[1, 2, 3], eos=NEVER) == greedy
 
 
+@pytest.mark.parametrize("coldest", [{"temperature": 1e-45}, {"temperature": 1e-39}, {"top_p": 1e-46}])
+def test_the_smallest_values_leave_the_likeliest_token(
+    model: GPT2, config: DecodingConfig, coldest: dict[str, float]
+) -> None:
+    greedy = generate(model, PROMPTS, config.but(strategy="greedy"), seeds=[0] * 3, eos=NEVER)
+    if config.strategy != "top-k" or "top_p" not in coldest:
+        assert generate(model, PROMPTS, config.but(**coldest), seeds=[1, 2, 3], eos=NEVER) == greedy
+
+
 def test_it_stops_at_eos(model: GPT2, config: DecodingConfig) -> None:
     free = generate(model, PROMPTS, config, seeds=[1, 2, 3], eos=NEVER)
     eos = free[0][4]

@@ -18,6 +18,7 @@ from gpt2core.errors import ConfigError
         ({"targets": "qvk"}, "The value of `targets` is 'qvk', but must be 'qkv', 'qkv.dense' or 'all'"),
         ({"learning_rat": 1}, "Unknown key `learning_rat`"),
         ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
+        ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
         ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
     ],
 )
@@ -33,16 +34,21 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "blocks"),
-    [("all", [0, 1, 2, 3, 4]), ("none", []), ("upper-half", [2, 3, 4]), ("lower-half", [0, 1]), ("1-2,4", [1, 2, 4])],
+    [("all", [0, 1, 2, 3, 4]), ("upper-half", [2, 3, 4]), ("lower-half", [0, 1]), ("1-2,4", [1, 2, 4])],
 )
 def test_block_names(spec: str, blocks: list[int]) -> None:
     assert parse_blocks(spec, 5) == blocks
 
 
-@pytest.mark.parametrize("spec", ["0-5", "7", "x", "2-1", "", "1-", "0,7", "0-999999999999999"])
+@pytest.mark.parametrize("spec", ["0-5", "7", "x", "2-1", "", "none", "1-", "0,7", "0-999999999999999"])
 def test_blocks_that_there_are_not(spec: str) -> None:
     with pytest.raises(ConfigError, match="The value of `blocks` is"):
         parse_blocks(spec, 5)
+
+
+def test_half_of_one_block_is_none() -> None:
+    with pytest.raises(ConfigError, match="'lower-half', but must name blocks 0 to 0"):
+        parse_blocks("lower-half", 1)
 
 
 @given(strategies.text("0123456789²٣-, ax", max_size=8))

@@ -105,7 +105,7 @@ def test_blocks_are_not_claimed_for_an_adapter_that_takes_none(capsys: pytest.Ca
     ("flags", "message"),
     [
         (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has blocks 0-3 only"),
-        (["--blocks", "none"], "The value of `blocks` is 'none', but must name a block, else nothing trains"),
+        (["--blocks", "none"], "The value of `blocks` is 'none', but must be one of all, lower-half, upper-half"),
         (["--blocks", "7"], "The value of `blocks` is '7', but must name blocks 0 to 3 of this model"),
     ],
 )

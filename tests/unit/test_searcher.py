@@ -1,6 +1,8 @@
 """The searcher over real Optuna: known points first, no configuration twice, then replicates of the finalists."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,21 @@ from searches.question import Choice, Plan, make_plan
 from searches.searcher import OptunaSearcher, open_study
 from trainables.trial import TrialSpec
 
+Searchers = Callable[[Plan], OptunaSearcher]
 
-def searcher(plan: Plan, folder: Path) -> OptunaSearcher:
-    study = open_study("s", str(folder / "optuna.journal"), "max", plan.seed)
-    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(folder))
-    return OptunaSearcher(plan, Ledger(folder / "ledger.jsonl"), study, spec, str(folder / "trials"))
+
+@pytest.fixture
+def searcher(tmp_path: Path) -> Iterator[Searchers]:
+    """Make the searcher of a plan; the ledger is closed after the test."""
+    with ExitStack() as opened:
+
+        def make(plan: Plan) -> OptunaSearcher:
+            study = open_study("s", str(tmp_path / "optuna.journal"), "max", plan.seed)
+            spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(tmp_path))
+            ledger = opened.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
+            return OptunaSearcher(plan, ledger, study, spec, str(tmp_path / "trials"))
+
+        yield make
 
 
 def result(score: float, epoch: int = 2) -> dict[str, Any]:
@@ -50,20 +62,20 @@ def small() -> Plan:
     return make_plan(search, "quick", trials=50, replicates=0)
 
 
-def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(small: Plan, tmp_path: Path) -> None:
-    runs = run_all(searcher(small, tmp_path))
+def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(small: Plan, searcher: Searchers) -> None:
+    runs = run_all(searcher(small))
     points = [(run["rank"], run["batch_size"]) for run in runs]
     assert len(points) == len(set(points)) == 12
     assert points[:2] == [(8, 8), (4, 8)]
 
 
-def test_duplicates_that_were_avoided_are_counted(small: Plan, tmp_path: Path) -> None:
-    tune = searcher(small, tmp_path)
+def test_duplicates_that_were_avoided_are_counted(small: Plan, searcher: Searchers) -> None:
+    tune = searcher(small)
     run_all(tune)
     assert tune.ledger.state.duplicates >= 1
 
 
-def test_two_ways_to_write_one_configuration_are_one_trial(tmp_path: Path) -> None:
+def test_two_ways_to_write_one_configuration_are_one_trial(searcher: Searchers) -> None:
     search = dataclasses.replace(
         SEARCH,
         nuisance={"alpha": Choice(32.0, "2r")},
@@ -71,12 +83,12 @@ def test_two_ways_to_write_one_configuration_are_one_trial(tmp_path: Path) -> No
         study=[],
         baseline={"rank": 16, "alpha": "2r"},
     )
-    runs = run_all(searcher(make_plan(search, "quick", trials=5, replicates=0), tmp_path))
+    runs = run_all(searcher(make_plan(search, "quick", trials=5, replicates=0)))
     assert [run["alpha"] for run in runs] == ["2r"]
 
 
-def test_the_finalists_run_again_with_fresh_seeds_on_equal_terms(tmp_path: Path) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=6, replicates=2), tmp_path)
+def test_the_finalists_run_again_with_fresh_seeds_on_equal_terms(searcher: Searchers) -> None:
+    tune = searcher(make_plan(SEARCH, "quick", trials=6, replicates=2))
     run_all(tune)
     repeats = [trial for trial in tune.ledger.state.trials.values() if trial.of]
     assert len(repeats) == 4
@@ -85,15 +97,15 @@ def test_the_finalists_run_again_with_fresh_seeds_on_equal_terms(tmp_path: Path)
     assert sorted(trial.run["seed"] for trial in repeats) == [11712, 11712, 11713, 11713]
 
 
-def test_a_resumed_searcher_hands_out_what_was_running_and_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_searcher_hands_out_what_was_running_and_goes_on(searcher: Searchers) -> None:
     plan = make_plan(SEARCH, "quick", trials=6, replicates=0)
-    first = searcher(plan, tmp_path)
+    first = searcher(plan)
     first.suggest("a")
     first.on_trial_complete("a", result(1.0))
     running = first.suggest("b")["spec"]
     first.ledger.close()
 
-    second = searcher(plan, tmp_path)
+    second = searcher(plan)
     assert second.suggest("c")["spec"] == running
     second.on_trial_complete("c", result(2.0))
     names = [trial.name for trial in second.ledger.state.of_search()]
@@ -103,8 +115,8 @@ def test_a_resumed_searcher_hands_out_what_was_running_and_goes_on(tmp_path: Pat
     assert all(trial.state.is_finished() for trial in second.study.trials)
 
 
-def test_a_diverged_trial_ends_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=2, replicates=0), tmp_path)
+def test_a_diverged_trial_ends_with_its_reason_and_the_search_goes_on(searcher: Searchers) -> None:
+    tune = searcher(make_plan(SEARCH, "quick", trials=2, replicates=0))
     tune.suggest("a")
     failure = {
         "epoch": 0,
@@ -118,16 +130,16 @@ def test_a_diverged_trial_ends_with_its_reason_and_the_search_goes_on(tmp_path: 
     assert tune.suggest("b")["spec"]["name"] == "0001"
 
 
-def test_a_trial_whose_process_died_is_failed_not_lost(tmp_path: Path) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0), tmp_path)
+def test_a_trial_whose_process_died_is_failed_not_lost(searcher: Searchers) -> None:
+    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0))
     tune.suggest("a")
     tune.on_trial_complete("a", None, error=True)
     assert tune.ledger.state.trials["0000"].status == "failed"
     assert "its process died" in str(tune.ledger.state.trials["0000"].reason)
 
 
-def test_optuna_is_told_the_best_epoch_not_the_last(tmp_path: Path) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0), tmp_path)
+def test_optuna_is_told_the_best_epoch_not_the_last(searcher: Searchers) -> None:
+    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0))
     tune.suggest("a")
     tune.on_trial_result("a", result(5.0, 1))
     tune.on_trial_complete("a", result(2.0, 2))
