@@ -19,6 +19,7 @@ from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State, Trial
 from searches.question import Plan
 
 PARENT = "mlflow.parentRunId"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of training runs, not those of chat traces
 
 
 class Tracker:
@@ -38,7 +39,7 @@ class Tracker:
         experiment = self.client.get_experiment_by_name(self.plan.search.fixed["task"])
         if experiment is None:
             location = f"{self.artifacts}/{self.plan.search.fixed['task']}" if self.artifacts else None
-            self.experiment_id = self.client.create_experiment(self.plan.search.fixed["task"], location)
+            self.experiment_id = self.client.create_experiment(self.plan.search.fixed["task"], location, KIND)
         else:
             self.experiment_id = experiment.experiment_id
         if "" not in self.ledger.state.runs:
@@ -90,11 +91,10 @@ class Tracker:
     def link(self) -> str:
         """Path in the MLflow UI that shows the search's trials, best first."""
         query = quote(f"tags.`{PARENT}` = '{self.parent}'", safe="")
-        order = quote(f"metrics.`{self.plan.search.objective}`", safe="")
+        order = quote(f"metrics.`best_{self.plan.search.objective}`", safe="")
         ascending = str(self.plan.search.direction == "min").lower()
-        return (
-            f"/#/experiments/{self.experiment_id}/runs?searchFilter={query}&orderByKey={order}&orderByAsc={ascending}"
-        )
+        runs = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+        return f"{runs}&searchFilter={query}&orderByKey={order}&orderByAsc={ascending}"
 
     def _run_of(self, trial: Trial) -> str:
         """Return the trial's run; make it where there is none. A run whose making was not noted is found by its tag."""
@@ -127,9 +127,12 @@ class Tracker:
         trial = state.trials[event["trial"]]
         run = self._run_of(trial)
         tags = [RunTag("status", event["status"]), RunTag("reason", event.get("reason") or "")]
-        best = trial.best(self.plan.search.objective, self.plan.search.direction)
+        objective = self.plan.search.objective
+        best = trial.best(objective, self.plan.search.direction)
         if best:
-            tags.append(RunTag("best_epoch", str(best["epoch"])))
+            # MLflow sorts by the last value of a metric; what a trial is worth is its best epoch's.
+            value = Metric(f"best_{objective}", best["metrics"][objective], int(time.time() * 1000), best["epoch"])
+            self.client.log_batch(run, metrics=[value], tags=[RunTag("best_epoch", str(best["epoch"]))])
             self.client.log_text(run, samples_text(best["samples"]), "samples.md")
         self.client.log_batch(run, tags=[tag for tag in tags if tag.value])
         self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")

@@ -73,6 +73,7 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert run.data.params["rank"] == str(row["point"]["rank"])
         history = client.get_metric_history(run.info.run_id, "chrf_continuation")
         assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
+        assert run.data.metrics["best_chrf_continuation"] == row["score"]
         assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 
