@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> None:
     base = load_model(config.model)
     data = load_data(task, config.data_dir, Tokenizer.load(model_folder(config.model)), base.config.n_positions)
     out = _folder_to_write(options.out)
-    CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.corpus.describe()}")
+    CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.describe()}")
     history = []
     try:
         for report in train_run(config, base, data, folder=out):
@@ -96,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> None:
     task, split = TASKS[config.task], options.split
     data = load_data(task, config.data_dir, Tokenizer.load(model_folder(config.model)), model.config.n_positions)
     _has_gold(data.corpus, split, config.task)
-    CONSOLE.print(f"Model: {words}\nData: {data.corpus.describe()}; split {split}")
+    CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
     try:
         evaluation = task.evaluate(model, data, config, split)
     except DivergedError as error:
@@ -104,10 +104,9 @@ def evaluate(options: argparse.Namespace) -> None:
     table = Table("", "value, with its 95% interval where there is one", header_style="bold")
     for name, value in _readable(evaluation.metrics):
         table.add_row(name, value)
-    for floor in task.report(data, split).values():
-        scores = [key for key in floor if key != "meaning" and not key.endswith("_sd")]
-        text = ", ".join(f"{key} {floor[key]:.2f} ± {floor[f'{key}_sd']:.2f}" for key in scores)
-        table.add_row(f"floor, no model: {floor['meaning']}", text)
+    for floor in task.floors(data, split).values():
+        text = ", ".join(f"{key.replace('_', ' ')} {mean:.2f} ± {sd:.2f}" for key, (mean, sd) in floor.scores.items())
+        table.add_row(f"floor, no model: {floor.meaning}", text)
     CONSOLE.print(table)
 
 

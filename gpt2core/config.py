@@ -63,6 +63,12 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
+class AttentionConfig(Config):
+    """Which tokens a token may look at. `schedule` names an entry of ATTENTION for each block, repeated as needed."""
+
+    schedule: str = "dense"
+
+
 LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets")
 
 
@@ -104,6 +110,8 @@ class RunConfig(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # before the head of a classification
+    cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
     train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -125,6 +133,11 @@ class RunConfig(Config):
                 return 2.0 * self.rank
             case number:
                 return float(number)
+
+    @property
+    def attention_config(self) -> AttentionConfig:
+        """The attention part of this run."""
+        return AttentionConfig(schedule=self.attention)
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: alpha as the number it comes to, and no key that this adapter or decoder never reads.

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from gpt2core.attention import ATTENTION, Attend
-from gpt2core.config import ModelConfig
+from gpt2core.attention import Attend, kernels
+from gpt2core.config import AttentionConfig, ModelConfig
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
 
+DENSE = AttentionConfig()
 IGNORE = -100  # the label of a position that carries no loss
 
 
 class KVCache:
     """Keys and values of all tokens seen so far, in tensors allocated once.
 
-    Holds for each block (B, H, capacity, D) keys and values, and for each cached token whether it is real or padding.
+    Holds for each block (B, H, capacity, D) keys and values, and the segment of each cached token.
     """
 
     def __init__(self, model: "GPT2", batch: int, capacity: int) -> None:
@@ -35,9 +35,22 @@ class KVCache:
             )
         shape = (c.n_layer, 2, batch, c.n_head, capacity, c.n_embd // c.n_head)
         self.store = torch.empty(shape, dtype=weight.dtype, device=weight.device)
-        self.real = torch.zeros(batch, capacity, dtype=torch.bool, device=weight.device)
+        self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=weight.device)
         self.length = 0
-        self.padded = False
+        self.segmented = False
+
+    def remember(self, segments: Tensor | None, tokens: int) -> Tensor | None:
+        """Note the segments (B, T) of a call; return those of all S tokens, None where all are one segment.
+
+        Without segments, tokens go on in the segment of the one before them.
+        """
+        end = self.length + tokens
+        if segments is not None:
+            self.segments[:, self.length : end] = segments
+            self.segmented = self.segmented or bool((self.segments[:, :end] != self.segments[:, :1]).any())
+        elif self.length:
+            self.segments[:, self.length : end] = self.segments[:, self.length - 1, None]
+        return self.segments[:, :end] if self.segmented else None
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the (B, H, T, D) keys and values of this call; return those of all S tokens."""
@@ -59,11 +72,11 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.n_embd, config.n_embd)
         self.dense = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+    def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
         if cache is not None:
             k, v = cache.extend(block, k, v)
-        out = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        out = self.attend(q, k, v, segments, self.dropout if self.training else 0.0)
         return cast(Tensor, self.dense(out.transpose(1, 2).flatten(2)))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -82,31 +95,32 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * config.n_embd, config.n_embd)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        x = x + self.drop(self.attention(self.ln_1(x), mask, cache, block))
+    def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+        x = x + self.drop(self.attention(self.ln_1(x), segments, cache, block))
         # The tanh form: with the erf form, logits leave those of the released weights by 1e-3.
         hidden = functional.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
         return cast(Tensor, x + self.drop(self.mlp_out(hidden)))
 
 
 class GPT2(nn.Module):
-    """GPT-2's trunk. `forward` gives hidden states; `logits` and `loss_sum` apply the tied head to them."""
+    """GPT-2's trunk. `forward` gives hidden states; `logits` and `losses` apply the tied head to them."""
 
-    def __init__(self, config: ModelConfig, *, attention: str = "dense", dropout: float = 0.0) -> None:
+    def __init__(self, config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        attend = lookup(ATTENTION, attention, "attention")
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, attend, dropout) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, attend, dropout) for attend in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.head: nn.Linear | None = None  # of classes, where a task has them
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, segments: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden states (B, T, C) of `input_ids` (B, T).
 
-        `attention_mask` (B, T) is 1 for real tokens; it is needed for padding on the left and with a cache only:
-        in causal attention, padding on the right is seen by no real token. Positions count real tokens.
+        A token sees those of its own segment, and positions count from a segment's first token. An attention mask, 1 for
+        real tokens and 0 for padding, is such `segments` (B, T); it is needed for padding on the left and with a cache
+        only: in causal attention, padding on the right is seen by no real token.
         Raises ConfigError where the context grows beyond the model's `n_positions`.
         """
         past = cache.length if cache else 0
@@ -115,12 +129,12 @@ class GPT2(nn.Module):
                 f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
                 f"{self.config.n_positions}, the model's n_positions"
             )
-        real = _remember(input_ids, attention_mask, cache)
-        positions = _positions(input_ids, real, past)
-        mask = _mask(input_ids, real, past)
+        if cache is not None:
+            segments = cache.remember(segments, input_ids.shape[1])
+        positions = _positions(input_ids, segments, past)
         x = self.drop(self.wte(input_ids) + self.wpe(positions))
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, cache, number)
+            x = block(x, segments, cache, number)
         if cache is not None:
             cache.length += input_ids.shape[1]
         return cast(Tensor, self.ln_f(x))
@@ -129,18 +143,24 @@ class GPT2(nn.Module):
         """Next-token logits (..., V) of hidden states (..., C)."""
         return functional.linear(hidden, self.wte.weight)
 
-    def loss_sum(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the next-token cross-entropies, in nats, of (B, T) tokens padded on the right.
+    def last_hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Hidden states (B, C) of the last real token of each text; (B, T) tokens padded on the right, lengths (B,)."""
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        return cast(Tensor, self(input_ids)[rows, lengths - 1])
+
+    def losses(self, input_ids: Tensor, labels: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Sums (B,) of the next-token cross-entropies, in nats, of each of (B, T) texts padded on the right.
 
         Position t is scored against `labels[:, t + 1]`; labels of IGNORE carry no loss, and no logits are made for them.
         """
-        hidden = self(input_ids)[:, :-1]
+        hidden = self(input_ids, segments)[:, :-1]
         targets = labels[:, 1:]
         keep = targets != IGNORE
-        return functional.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="sum")
+        losses = functional.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="none")
+        return losses.new_zeros(len(input_ids)).index_add(0, keep.nonzero()[:, 0], losses)
 
 
-def without_weights(config: ModelConfig, *, attention: str = "dense", dropout: float = 0.0) -> GPT2:
+def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:
     """Return a model on the meta device: it has parameters with shapes, but no numbers and no memory."""
     with torch.device("meta"), _Uninitialised():
         return GPT2(config, attention=attention, dropout=dropout)
@@ -170,31 +190,11 @@ def initialise(model: GPT2, seed: int) -> None:
             nn.init.normal_(parameter, std=std, generator=generator)
 
 
-def _remember(input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None) -> Tensor | None:
-    """Return which of the S tokens are real, (B, S), or None where none is padding."""
-    if cache is None:
-        return None if attention_mask is None else attention_mask.bool()
-    end = cache.length + input_ids.shape[1]
-    cache.real[:, cache.length : end] = True if attention_mask is None else attention_mask.bool()
-    cache.padded = cache.padded or not (attention_mask is None or bool(attention_mask.all()))
-    return cache.real[:, :end] if cache.padded else None
-
-
-def _positions(input_ids: Tensor, real: Tensor | None, past: int) -> Tensor:
+def _positions(input_ids: Tensor, segments: Tensor | None, past: int) -> Tensor:
+    """Positions of this call's tokens, (T,) or (B, T): how far each is from the first token of its segment."""
     t = input_ids.shape[1]
-    if real is None:
+    if segments is None:
         return torch.arange(past, past + t, device=input_ids.device)
-    return (real.long().cumsum(-1) - 1).clamp(min=0)[:, -t:]
-
-
-def _mask(input_ids: Tensor, real: Tensor | None, past: int) -> Tensor | None:
-    """Causal mask (B or 1, 1, T, S) that hides padding, or None where plain causal attention does the same."""
-    t = input_ids.shape[1]
-    if real is None and (past == 0 or t == 1):
-        return None
-    causal = torch.ones(t, past + t, dtype=torch.bool, device=input_ids.device).tril(diagonal=past)
-    if real is None:
-        return causal[None, None]
-    # A padded token sees itself, else its softmax over nothing would be NaN and spread through the values.
-    itself = torch.eye(t, past + t, dtype=torch.bool, device=input_ids.device).roll(past, dims=1)
-    return ((causal & real[:, None, :]) | itself)[:, None]
+    index = torch.arange(past + t, device=input_ids.device)
+    starts = torch.where(segments[:, 1:] != segments[:, :-1], index[1:], 0)
+    return (index - functional.pad(starts, (1, 0)).cummax(dim=-1).values)[:, -t:]

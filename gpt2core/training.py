@@ -21,12 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt2core import checkpoints
 from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import collate, epoch_batches
+from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
+from gpt2core.tasks.base import perplexity
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,17 @@ def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
 
     Parameters that do not train share memory with `base` where it is on the same device; those that train are copies.
     """
-    model = without_weights(base.config, attention=config.attention, dropout=config.dropout)
+    model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
     model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
     torch.manual_seed(config.seed)
+    classes = lookup(TASKS, config.task, "task").classes(config)
+    if classes:
+        with device:
+            model.head = nn.Linear(model.config.n_embd, classes, bias=False)
+        nn.init.normal_(model.head.weight, std=0.02)
     adapt(model, config)
+    if model.head is not None:
+        model.head.requires_grad_(True)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone()
@@ -75,21 +83,22 @@ def train(
     history = checkpoints.resume(folder, config, run.model, run.optimizer) if folder else []
     for past in history:
         yield _reported_again(past)
-    task = lookup(TASKS, config.task, "task")
+    task = run.task
     for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
         loss, tokens = run.epoch(epoch)
         trained = time.perf_counter()
         run.model.train(False)  # scores are without dropout
-        evaluation = run.evaluate(task, data, step=run.steps_per_epoch * epoch)
+        evaluation = run.evaluate(data, step=run.steps_per_epoch * epoch)
         metrics = {
             "train_loss": loss,
-            "train_perplexity": math.exp(min(loss, 700.0)),
             "train_seconds": trained - started,
             "eval_seconds": time.perf_counter() - trained,
             "tokens_per_second": tokens / (trained - started),
             **evaluation.metrics,
         }
+        if "dev_perplexity" in metrics:
+            metrics["train_perplexity"] = perplexity(loss)
         report = EpochReport(epoch=epoch, step=run.steps_per_epoch * epoch, metrics=metrics, evaluation=evaluation)
         if folder and workers.rank == 0:
             best = _best(history, metrics, task.objective, task.direction)
@@ -123,12 +132,12 @@ def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: s
 class _LossSum(nn.Module):
     """The sum of losses as a module, so that DDP can wrap it."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: GPT2, task: Task, data: TaskData, config: RunConfig) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.task, self.data, self.config = model, task, data, config
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        return self.model.loss_sum(input_ids, labels)
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.task.losses(self.model, Batch(*batch), self.data.tokenizer, self.config).sum()
 
 
 class _Run:
@@ -136,7 +145,9 @@ class _Run:
 
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers) -> None:
         self.config, self.workers = config, workers
+        self.task = lookup(TASKS, config.task, "task")
         self.tokens: Tokens = data.splits["train"].first(config.train_examples)
+        self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build(config, base, self.device)
         self.steps_per_epoch = math.ceil(len(self.tokens) / config.batch_size)
@@ -144,7 +155,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
         )
-        self.loss_sum: nn.Module = _LossSum(self.model)
+        self.loss_sum: nn.Module = _LossSum(self.model, self.task, data, config)
         if workers.size > 1:
             self.loss_sum = DistributedDataParallel(self.loss_sum)
         wanted = config.precision == "bfloat16" or (
@@ -153,23 +164,21 @@ class _Run:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     def epoch(self, epoch: int) -> tuple[float, int]:
-        """Train one epoch; return its mean loss in nats per token and its number of predicted tokens."""
+        """Train one epoch; return its mean loss in nats, per token or example as the task has it, and its tokens."""
         config = self.config
         self.model.train()
-        losses, tokens = 0.0, 0
+        losses = 0.0
         for number, batch in enumerate(epoch_batches(self.tokens.lengths, config.batch_size, config.seed, epoch)):
             step = (epoch - 1) * self.steps_per_epoch + number
-            predicted = int((self.tokens.lengths[batch] - 1).sum())
-            losses += self._step(step, batch, predicted)
-            tokens += predicted
-        return losses / tokens, tokens
+            losses += self._step(step, batch)
+        return losses / int(self.weights.sum()), int(self.tokens.lengths.sum())
 
-    def evaluate(self, task: Task, data: TaskData, *, step: int) -> Evaluation:
+    def evaluate(self, data: TaskData, *, step: int) -> Evaluation:
         """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""
         evaluation, diverged = Evaluation(metrics={}), torch.zeros((), device=self.device)
         if self.workers.rank == 0:
             try:
-                evaluation = task.evaluate(self.model, data, self.config, "dev")
+                evaluation = self.task.evaluate(self.model, data, self.config, "dev")
             except DivergedError:
                 diverged += 1
         if self.workers.size > 1:
@@ -178,9 +187,10 @@ class _Run:
             raise DivergedError(f"The dev loss is not finite after step {step} with lr {self.config.lr:g}")
         return evaluation
 
-    def _step(self, step: int, batch: np.ndarray, predicted: int) -> float:
-        """One optimizer step on the mean loss over the `predicted` tokens of the whole batch; return the loss's sum."""
+    def _step(self, step: int, batch: np.ndarray) -> float:
+        """One optimizer step on the mean loss of the whole batch; return the loss's sum."""
         config, workers = self.config, self.workers
+        weight = int(self.weights[batch].sum())
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, self.steps_per_epoch * config.epochs)
         micros = np.array_split(batch, config.accumulation * workers.size)
@@ -189,8 +199,8 @@ class _Run:
         for micro in mine:
             with self._no_sync(last=micro == mine[-1]):
                 loss = self._micro_loss(micros[micro], step, micro)
-                # DDP averages gradients over workers; the mean over tokens wants their sum.
-                (loss * (workers.size / predicted)).backward()
+                # DDP averages gradients over workers; the mean over the batch wants their sum.
+                (loss * (workers.size / weight)).backward()
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
@@ -206,9 +216,8 @@ class _Run:
         seed = np.random.SeedSequence((self.config.seed, step, number)).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(seed) & 0x7FFF_FFFF_FFFF_FFFF)
         # A worker left without a row still takes part in DDP's exchange, with a loss that weighs nothing.
-        examples = [self.tokens[i] for i in micro] if len(micro) else [self.tokens[0]]
         with self.autocast:
-            loss: Tensor = self.loss_sum(*collate(examples, self.device))
+            loss: Tensor = self.loss_sum(*collate(self.tokens, micro if len(micro) else [0], self.device))
         return loss if len(micro) else loss * 0.0
 
     def _no_sync(self, *, last: bool) -> Any:

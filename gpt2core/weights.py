@@ -105,11 +105,11 @@ def shape_of(name: str) -> ModelConfig:
     return MODELS[name] if name in MODELS else read_config(model_folder(name))
 
 
-def load_model(name: str, *, attention: str = "dense", dropout: float = 0.0) -> GPT2:
+def load_model(name: str) -> GPT2:
     """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails."""
     folder = model_folder(name)
     config = read_config(folder)
-    model = without_weights(config, attention=attention, dropout=dropout)
+    model = without_weights(config)
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     model.load_state_dict(_from_hugging_face(_read_tensors(folder), expected, folder), assign=True)
     return model.train(False)

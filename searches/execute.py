@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     task = lookup(TASKS, str(plan.fixed["task"]), "task")
     noted = ledger.state.data.get("digest")
     if noted is None:
-        description = {"data": data.corpus.describe(), "digest": data.corpus.digest}
-        ledger.record({"event": "data", "data": description, "floors": task.report(data, "dev")})
+        description = {"data": data.describe(), "digest": data.corpus.digest}
+        floors = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
+        ledger.record({"event": "data", "data": description, "floors": floors})
     elif noted != data.corpus.digest:
         raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
 

@@ -11,8 +11,10 @@ from searches.question import Plan
 
 #: Metric -> heading and digits, where a task has it.
 COLUMNS = {
+    "train_loss": ("train loss", 3),
+    "macro_f1": ("macro-F1", 2),
     "chrf_whole": ("whole chrF", 2),
-    "dev_perplexity": ("perplexity", 1),
+    "dev_perplexity": ("dev perplexity", 1),
     "length_ratio": ("length ratio", 2),
 }
 
@@ -52,10 +54,8 @@ class Screen:
         if f"{objective}_low" in metrics:
             interval = f" [{metrics[f'{objective}_low']:.2f}, {metrics[f'{objective}_high']:.2f}]"
         epochs = state.trials[event["trial"]].run["epochs"]
-        return (
-            f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}, "
-            f"train loss {metrics['train_loss']:.3f}, dev perplexity {metrics['dev_perplexity']:.1f}"
-        )
+        beside = "".join(f", {head} {metrics[m]:.{digits}f}" for m, (head, digits) in COLUMNS.items() if m in metrics)
+        return f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}{beside}"
 
     def _progress(self, state: State) -> str:
         replicates = 2 * self.plan.profile.replicates
@@ -139,14 +139,13 @@ def _by_table(key: str, values: list[dict[str, Any]], objective: str) -> Table:
 
 def _floors_table(floors: dict[str, Any]) -> Table:
     table = Table(title="Floors: what no model is needed for", title_justify="left", header_style="bold")
-    table.add_column("text")
-    table.add_column("continuation chrF", justify="right")
-    table.add_column("whole chrF", justify="right")
+    table.add_column("prediction")
+    metrics = list(dict.fromkeys(metric for floor in floors.values() for metric in floor["scores"]))
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
     for floor in floors.values():
         table.add_row(
-            floor["meaning"],
-            f"{floor['continuation']:.2f} ± {floor['continuation_sd']:.2f}",
-            f"{floor['whole']:.2f} ± {floor['whole_sd']:.2f}",
+            floor["meaning"], *(f"{floor['scores'][m][0]:.2f} ± {floor['scores'][m][1]:.2f}" for m in metrics)
         )
     return table
 

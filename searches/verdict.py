@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.metrics.bootstrap import paired_chrf
+from gpt2core.lookup import lookup
+from gpt2core.metrics.bootstrap import paired
+from gpt2core.tasks import TASKS
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
 from searches.question import Plan
 from searches.searcher import finalists
@@ -85,9 +87,9 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     challenger, baseline = (_statistics(plan, ledger, name) for name in names)
     if challenger is None or baseline is None:
         return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
-    result = paired_chrf(challenger, baseline, seed=plan.seed)
-    significant = result.p_value < LEVEL
-    winner = (names[0] if result.estimate > 0 else names[1]) if significant else None
+    result = paired(challenger, baseline, lookup(TASKS, str(plan.fixed["task"]), "task").score, seed=plan.seed)
+    better = result.estimate > 0 if plan.search.direction == "max" else result.estimate < 0
+    winner = (names[0] if better else names[1]) if result.p_value < LEVEL else None
     head = f"trial {winner} wins" if winner else "no significant winner"
     seeds = _count(plan.profile.replicates, "fresh training seed")
     texts = f"{_count(challenger.shape[0], 'text')} of each of {challenger.shape[1]} examples"
@@ -96,9 +98,7 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {seeds} each, {texts}, paired bootstrap"
     )
     text = f"{head}. {evidence}."
-    floor = _floor(
-        ledger, float(ledger.state.trials[names[0]].score(plan.search.objective, plan.search.direction) or 0)
-    )
+    floor = _floor(plan, ledger, ledger.state.trials[names[0]].score(plan.search.objective, plan.search.direction))
     return {
         "winner": winner,
         "compared": names,
@@ -115,18 +115,19 @@ def _count(number: int, noun: str) -> str:
 
 
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
-    """The chrF counts (seeds, examples, 18) of a trial's replicates, each at its own best epoch."""
+    """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
     best = [r.best(plan.search.objective, plan.search.direction) for r in ledger.state.replicates(name)]
     found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
     return np.concatenate(found) if found else None
 
 
-def _floor(ledger: Ledger, score: float) -> str:
-    floors = {key: floor for key, floor in ledger.state.floors.items() if floor["continuation"] >= score}
-    if not floors:
+def _floor(plan: Plan, ledger: Ledger, score: float | None) -> str:
+    objective, sign = plan.search.objective, 1 if plan.search.direction == "max" else -1
+    known = {floor["meaning"]: floor["scores"][objective][0] for floor in ledger.state.floors.values()}
+    meaning, highest = max(known.items(), key=lambda item: sign * item[1], default=("", -sign * float("inf")))
+    if score is None or sign * highest < sign * score:
         return ""
-    highest = max(floors.values(), key=lambda floor: floor["continuation"])
     return (
-        f"Beware: even the best score, {score:.2f}, lies below a floor that no model is needed for "
-        f"({highest['meaning']}: {highest['continuation']:.2f})."
+        f"Beware: even the best score, {score:.2f}, is no better than what no model is needed for "
+        f"({meaning}: {highest:.2f})."
     )

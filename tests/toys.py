@@ -62,7 +62,13 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
         rows[split] = [Row(id=str(number), text=text) for number, text in enumerate(texts)]
         ids = [[*i, words.eos] for i in words.encode(texts)]
         offsets = np.cumsum([0, *map(len, ids)])
-        splits[split] = Tokens([r.id for r in rows[split]], texts, np.concatenate(ids).astype(np.int32), offsets)
+        splits[split] = Tokens(
+            ids=[r.id for r in rows[split]],
+            texts=texts,
+            values=np.concatenate(ids).astype(np.int32),
+            offsets=offsets,
+            labels=np.arange(count) % 2,
+        )
     return TaskData(corpus=Corpus(name="toy", origin="random words", splits=rows), tokenizer=words, splits=splits)
 
 

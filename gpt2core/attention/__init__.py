@@ -8,9 +8,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 from gpt2core.attention.dense import dense
+from gpt2core.config import AttentionConfig
+from gpt2core.lookup import lookup
 
-#: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), mask (B, 1, T, S) or None, dropout) -> (B, H, T, D).
-#: A mask is True where a query may look; None means plain causal attention with nothing padded.
+#: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), segments (B, S) or None, dropout) -> (B, H, T, D).
+#: A query looks at keys of its own segment, none of them after itself; None is one segment.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 ATTENTION: dict[str, Attend] = {"dense": dense}
+
+
+def kernels(config: AttentionConfig, n_layer: int) -> list[Attend]:
+    """Return the kernel of each block; raise UnknownNameError."""
+    return [lookup(ATTENTION, config.schedule, "attention")] * n_layer

@@ -1,11 +1,13 @@
 """Batches of texts of like length: little padding, another order each epoch, the same for the same seed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2core.data.tokens import Tokens
 from gpt2core.model import IGNORE
 
 POOL = 32  # batches whose examples are sorted together; the rest of the order stays random
@@ -23,11 +25,24 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def collate(examples: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pad token arrays on the right; return input_ids and labels, both (B, T), labels IGNORE where padded."""
-    width = max(len(example) for example in examples)
-    input_ids = np.zeros((len(examples), width), dtype=np.int64)
-    labels = np.full_like(input_ids, IGNORE)
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example)] = labels[row, : len(example)] = example
-    return torch.from_numpy(input_ids).to(device), torch.from_numpy(labels).to(device)
+class Batch(NamedTuple):
+    """Examples padded on the right: tokens (B, T), how many of each are real (B,), and classes (B,)."""
+
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+    def next_tokens(self) -> Tensor:
+        """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded."""
+        real = torch.arange(self.input_ids.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        return self.input_ids.where(real, IGNORE)
+
+
+def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
+    """Return the examples of those numbers as one batch."""
+    lengths = tokens.lengths[index]
+    input_ids = np.zeros((len(index), int(lengths.max())), dtype=np.int64)
+    for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
+        input_ids[row, :length] = tokens[number]
+    labels = tokens.labels[index].astype(np.int64)
+    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, lengths, labels)))

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from gpt2core.errors import DataError
 
+NO_LABEL = -1  # of a text that has no class, or whose class is not known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One text with the name it has in its source."""
+    """One text, or a pair of texts, with the name it has in its source and its class where there are classes."""
 
     id: str
     text: str
+    second: str = ""
+    label: int = NO_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class Corpus:
         for split in sorted(self.splits):
             for row in self.splits[split]:
                 sha.update(f"\0{split}\0{row.id}\0{row.text}".encode())
+                if row.second or row.label != NO_LABEL:
+                    sha.update(f"\0{row.second}\0{row.label}".encode())
         return sha.hexdigest()
 
     def describe(self) -> str:

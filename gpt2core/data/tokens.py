@@ -4,28 +4,48 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from gpt2core.data.corpus import Row
+from gpt2core.data.corpus import NO_LABEL, Row
 from gpt2core.files import atomic_path, cache_folder
 from gpt2core.tokenizer import Tokenizer
 
-#: Rows and a tokenizer -> the name, the text and the token numbers of each training example.
-Encode = Callable[[Sequence[Row], Tokenizer], tuple[list[str], list[str], list[list[int]]]]
 
-SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("input_ids", pa.large_list(pa.int32()))])
+class Example(NamedTuple):
+    """One training example: the name and the text of the row that it is from, its tokens, its class if it has one."""
+
+    id: str
+    text: str
+    input_ids: list[int]
+    label: int = NO_LABEL
 
 
-@dataclass(frozen=True)
+Encode = Callable[[Sequence[Row], Tokenizer], list[Example]]
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("input_ids", pa.large_list(pa.int32())),
+        ("label", pa.int32()),
+        ("whole", pa.int32()),  # tokens before the text was cut
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """One tokenised split. Example i has the tokens `values[offsets[i]:offsets[i + 1]]`."""
+    """One tokenised split. Example i has the tokens `values[offsets[i]:offsets[i + 1]]` and the class `labels[i]`."""
 
     ids: list[str]
     texts: list[str]
     values: np.ndarray
     offsets: np.ndarray
+    labels: np.ndarray
+    truncated: int = 0  # examples whose text was cut
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,7 +57,13 @@ class Tokens:
         """Return the first `count` examples, or all for None."""
         if count is None or count >= len(self):
             return self
-        return Tokens(self.ids[:count], self.texts[:count], self.values, self.offsets[: count + 1])
+        return Tokens(
+            ids=self.ids[:count],
+            texts=self.texts[:count],
+            values=self.values,
+            offsets=self.offsets[: count + 1],
+            labels=self.labels[:count],
+        )
 
     @property
     def lengths(self) -> np.ndarray:
@@ -45,25 +71,33 @@ class Tokens:
         return np.diff(self.offsets)
 
 
-def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode) -> Tokens:
-    """Return the tokens of `rows`, from the cache where they are.
+def tokenised(
+    key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, *, limit: int | None = None
+) -> Tokens:
+    """Return the tokens of `rows`, from the cache where they are; texts of more than `limit` tokens lose their end.
 
-    `key` says what decides the content beside the tokenizer: corpus digest, split and the encoding's name. The file is
-    named by the hash of all of it, so a changed source never meets an old file. A damaged file is made again.
+    `key` says what decides the content beside the tokenizer and the limit: corpus digest, split and the encoding's
+    name. The file is named by the hash of all of it, so a changed source never meets an old file. A damaged file is
+    made again.
     """
-    address = hashlib.sha256(f"{key}\0{tokenizer.digest}".encode()).hexdigest()
+    address = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{address}.arrow"
     try:
         return _read(path)
-    except (OSError, pa.ArrowInvalid):
-        _write(path, *encode(rows, tokenizer))
+    except (OSError, pa.ArrowInvalid, KeyError):
+        _write(path, encode(rows, tokenizer), limit)
         return _read(path)
 
 
-def _write(path: Path, ids: list[str], texts: list[str], input_ids: list[list[int]]) -> None:
-    table = pa.Table.from_arrays(
-        [pa.array(c, f.type) for c, f in zip((ids, texts, input_ids), SCHEMA, strict=True)], schema=SCHEMA
+def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
+    columns = (
+        [example.id for example in examples],
+        [example.text for example in examples],
+        [example.input_ids[:limit] for example in examples],
+        [example.label for example in examples],
+        [len(example.input_ids) for example in examples],
     )
+    table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_table(table.combine_chunks())
 
@@ -72,9 +106,12 @@ def _read(path: Path) -> Tokens:
     with pa.memory_map(str(path)) as source:
         batch = pa.ipc.open_file(source).read_all().combine_chunks()
     lists = batch["input_ids"].combine_chunks()  # one array, also where a split has no rows and so no chunk
+    offsets = lists.offsets.to_numpy()
     return Tokens(
         ids=batch["id"].to_pylist(),
         texts=batch["text"].to_pylist(),
         values=lists.values.to_numpy(),
-        offsets=lists.offsets.to_numpy(),
+        offsets=offsets,
+        labels=batch["label"].to_numpy(),
+        truncated=int((batch["whole"].to_numpy() > np.diff(offsets)).sum()),
     )

@@ -19,13 +19,10 @@ Writer = Callable[[str, Sequence[str], np.random.Generator], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Mean and standard deviation over seeds of the chrF of one way to write without a model."""
+    """What one way that needs no model scores: for each metric its mean and standard deviation over seeds."""
 
     meaning: str
-    whole: float
-    whole_sd: float
-    continuation: float
-    continuation_sd: float
+    scores: dict[str, tuple[float, float]]
 
 
 def split_given(text: str, lines: int = GIVEN) -> tuple[str, str]:
@@ -63,7 +60,9 @@ WRITERS: dict[str, tuple[str, Writer]] = {
 }
 
 
-def floors(given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20) -> dict[str, Floor]:
+def sonnet_floors(
+    given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20
+) -> dict[str, Floor]:
     """Score every way of WRITERS on sonnets `gold` whose first lines are `given`, over `seeds` random seeds."""
     references = [split_given(text)[1] for text in gold]
     result = {}
@@ -74,11 +73,7 @@ def floors(given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, s
             texts = [write(text, train, random) for text in given]
             whole.append(corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold))
             continuation.append(corpus_chrf(texts, references))
-        result[name] = Floor(
-            meaning=meaning,
-            whole=float(np.mean(whole)),
-            whole_sd=float(np.std(whole)),
-            continuation=float(np.mean(continuation)),
-            continuation_sd=float(np.std(continuation)),
-        )
+        scores = {"chrf_continuation": continuation, "chrf_whole": whole}
+        found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
+        result[name] = Floor(meaning=meaning, scores=found)
     return result

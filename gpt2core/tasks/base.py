@@ -1,18 +1,20 @@
-"""What every task gives: rows, training examples, an evaluation and the name of its objective."""
+"""What every task gives: rows, training examples, a loss, an evaluation and the name of its objective."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import collate
+from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.data.tokens import Tokens, tokenised
+from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.metrics.floors import Floor
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
 
@@ -25,13 +27,18 @@ class TaskData:
     tokenizer: Tokenizer
     splits: Mapping[str, Tokens]
 
+    def describe(self) -> str:
+        """One line: the corpus, and how many texts were cut to the model's context."""
+        cut = ", ".join(f"{tokens.truncated} {split}" for split, tokens in self.splits.items() if tokens.truncated)
+        return self.corpus.describe() + (f"; longer than the context and cut: {cut}" if cut else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores of one model on one split.
 
-    `metrics` are numbers by name. `statistics` (seeds, examples, S) is what a paired test needs, or None.
-    `samples` are texts that a person would like to read.
+    `metrics` are numbers by name. `statistics` (seeds, examples, S) are counts of which the task's `score` makes its
+    objective after summing over examples: what a paired test needs. `samples` are texts that a person would like to read.
     """
 
     metrics: dict[str, float]
@@ -44,23 +51,58 @@ class Task(Protocol):
 
     name: str
     objective: str  # the metric that a search looks at
-    direction: str  # "max" or "min"
+    direction: Literal["max", "min"]
+    cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
 
     def corpus(self, data_dir: str | None) -> Corpus:
         """Return the validated rows; raise DataError."""
         ...
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
-        """Return the id, the text and the tokens of each training example made from `rows`."""
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+        """Return the training examples made from `rows`."""
+        ...
+
+    def classes(self, config: RunConfig) -> int:
+        """Return how many outputs the task's own head has; 0 for a task that needs none."""
+        ...
+
+    def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Return the loss (B,) of each example in nats: of a text, the sum over its predicted tokens."""
+        ...
+
+    def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """Return what the mean loss is a mean over, for each example (N,): its predicted tokens, or 1."""
         ...
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Score `model` on a split."""
         ...
 
-    def report(self, data: TaskData, split: str) -> dict[str, Any]:
-        """Return what a score must be laid beside, such as floors that no model is needed for."""
+    def score(self, statistics: np.ndarray) -> np.ndarray:
+        """Return the objective (...) of summed counts (..., S)."""
         ...
+
+    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+        """Return what a score must be laid beside: scores that no model is needed for."""
+        ...
+
+
+class LanguageTask:
+    """What tasks of causal language modelling share."""
+
+    cuts = False
+
+    def classes(self, config: RunConfig) -> int:
+        """No head beside the tied one."""
+        return 0
+
+    def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Next-token cross-entropy of all real tokens."""
+        return model.losses(batch.input_ids, batch.next_tokens())
+
+    def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """Each token but the first of a text is predicted."""
+        return tokens.lengths - 1
 
 
 def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_positions: int) -> TaskData:
@@ -68,8 +110,9 @@ def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_position
     corpus = task.corpus(data_dir)
     splits = {}
     for split, rows in corpus.splits.items():
-        key = f"{corpus.digest}\0{split}\0{type(task).__name__}"
-        splits[split] = tokens = tokenised(key, rows, tokenizer, task.encode)
+        key = f"{corpus.digest}\0{split}\0{task.name}"
+        limit = n_positions if task.cuts else None
+        splits[split] = tokens = tokenised(key, rows, tokenizer, task.encode, limit=limit)
         if len(tokens) and tokens.lengths.max() > n_positions:
             worst = int(tokens.lengths.argmax())
             raise ConfigError(
@@ -79,20 +122,37 @@ def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_position
     return TaskData(corpus=corpus, tokenizer=tokenizer, splits=splits)
 
 
+def by_length(tokens: Tokens, batch_size: int) -> list[np.ndarray]:
+    """Numbers of all examples in batches of like length."""
+    order = np.argsort(tokens.lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
 @torch.inference_mode()
-def cross_entropy(model: GPT2, tokens: Tokens, batch_size: int = 16) -> float:
-    """Return the mean next-token cross-entropy of a split, in nats per predicted token.
+def loss_statistics(
+    task: Task, model: GPT2, data: TaskData, config: RunConfig, split: str, *, batch_size: int = 16
+) -> np.ndarray:
+    """Return (N, 2): the loss of each example of a split in nats, and what it is a sum over.
 
     Raises DivergedError where it is not finite: nothing can be generated from such a model; DataError for no examples.
     """
+    tokens = data.splits[split]
     if not len(tokens):
-        raise DataError("There is no example to score")
-    device = model.wte.weight.device
-    order = np.argsort(tokens.lengths, kind="stable")
-    total = 0.0
-    for start in range(0, len(order), batch_size):
-        batch = [tokens[i] for i in order[start : start + batch_size]]
-        total += model.loss_sum(*collate(batch, device)).item()
-    if not math.isfinite(total):
-        raise DivergedError(f"The cross-entropy is {total}")
-    return total / int((tokens.lengths - 1).sum())
+        raise DataError(f"{data.corpus.origin}: there is no example in the {split} split to score")
+    losses = np.zeros(len(tokens))
+    for index in by_length(tokens, batch_size):
+        batch = collate(tokens, index, model.wte.weight.device)
+        losses[index] = task.losses(model, batch, data.tokenizer, config).double().cpu().numpy()
+    if not np.isfinite(losses).all():
+        raise DivergedError(f"The cross-entropy is {losses.sum()}")
+    return np.stack([losses, task.weights(tokens, data.tokenizer, config)], axis=1)
+
+
+def mean_loss(statistics: np.ndarray) -> np.ndarray:
+    """Mean loss (...) of summed statistics (..., 2)."""
+    return np.asarray(statistics[..., 0] / np.maximum(statistics[..., 1], 1))
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats per token; of one too large for it, a large number."""
+    return math.exp(min(loss, 700.0))

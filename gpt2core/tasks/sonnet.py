@@ -1,51 +1,50 @@
 """Sonnet generation: the last 11 lines of a sonnet from its first 3."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
+from gpt2core.data.tokens import Example
 from gpt2core.decoding.generate import generate
-from gpt2core.metrics.bootstrap import chrf_interval
-from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
-from gpt2core.metrics.floors import floors, split_given
+from gpt2core.metrics.bootstrap import interval
+from gpt2core.metrics.chrf import chrf_from_statistics, corpus_chrf, sentence_statistics
+from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
 from gpt2core.model import GPT2
-from gpt2core.tasks.base import Evaluation, TaskData, cross_entropy
+from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
 from gpt2core.tokenizer import Tokenizer
 
 
-class Sonnet:
+class Sonnet(LanguageTask):
     """Judged by chrF of the continuation: of the whole sonnet, chrF mostly measures the 3 lines that were given."""
 
     name = "sonnet"
     objective = "chrf_continuation"
-    direction = "max"
+    direction: Literal["max", "min"] = "max"
 
     def corpus(self, data_dir: str | None) -> Corpus:
         """The sonnets in the study's splits."""
         return load_sonnets(data_dir)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         """One example a sonnet, EOS appended so that the model learns to stop."""
-        texts = [row.text for row in rows]
-        return [row.id for row in rows], texts, [[*ids, tokenizer.eos] for ids in tokenizer.encode(texts)]
+        encoded = tokenizer.encode([row.text for row in rows])
+        return [Example(row.id, row.text, [*ids, tokenizer.eos]) for row, ids in zip(rows, encoded, strict=True)]
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Cross-entropy and perplexity per token; chrF, whole and of the continuation, over several decoding seeds.
 
         The interval is a 95% bootstrap over sonnets and decoding seeds. A length ratio of 1 means as long as the gold.
         """
-        loss = cross_entropy(model, data.splits[split])
+        loss = float(mean_loss(loss_statistics(self, model, data, config, split).sum(axis=0)))
         gold = data.splits[split].texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
         written = continuations(model, data.tokenizer, given, config)
         statistics = np.stack([sentence_statistics(texts, references) for texts in written])
-        interval = chrf_interval(statistics)
+        found = interval(statistics, self.score)
         lengths = [
             len(text) / max(1, len(reference))
             for texts in written
@@ -54,10 +53,10 @@ class Sonnet:
         whole = [corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold) for texts in written]
         metrics = {
             f"{split}_loss": loss,
-            f"{split}_perplexity": math.exp(min(loss, 700.0)),
-            "chrf_continuation": interval.estimate,
-            "chrf_continuation_low": interval.low,
-            "chrf_continuation_high": interval.high,
+            f"{split}_perplexity": perplexity(loss),
+            "chrf_continuation": found.estimate,
+            "chrf_continuation_low": found.low,
+            "chrf_continuation_high": found.high,
             "chrf_whole": float(np.mean(whole)),
             "length_ratio": float(np.mean(lengths)),
         }
@@ -67,11 +66,14 @@ class Sonnet:
         ]
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples)
 
-    def report(self, data: TaskData, split: str) -> dict[str, Any]:
-        """The floors: scores of texts that no model is needed for."""
+    def score(self, statistics: np.ndarray) -> np.ndarray:
+        """The chrF of n-gram counts."""
+        return chrf_from_statistics(statistics)
+
+    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+        """Sonnets written from the given lines and training lines alone."""
         gold = data.splits[split].texts
-        given = [split_given(text)[0] for text in gold]
-        return {name: asdict(floor) for name, floor in floors(given, gold, data.splits["train"].texts).items()}
+        return sonnet_floors([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:

@@ -26,7 +26,7 @@ def step(model: GPT2, size: float = 1e-2) -> None:
     optimizer = torch.optim.AdamW(trained(model).values(), lr=size)
     for _ in range(2):  # LoRA's A has no gradient before B has moved
         optimizer.zero_grad()
-        model.loss_sum(IDS, IDS).backward()
+        model.losses(IDS, IDS).sum().backward()
         optimizer.step()
 
 

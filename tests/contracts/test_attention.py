@@ -21,20 +21,21 @@ def tensors(shape: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(b, h, n, d, generator=generator, requires_grad=True) for n in (t, s, s)]
 
 
-def padded_mask(shape: tuple[int, ...]) -> Tensor:
-    """Causal, with the first two keys of row 0 as padding; as in the model, each token sees itself."""
-    b, _, t, s, _ = shape
-    mask = torch.ones(b, 1, t, s, dtype=torch.bool).tril(diagonal=s - t)
-    mask[0, :, :, :2] = False
-    return mask | torch.eye(t, s, dtype=torch.bool).roll(s - t, dims=1)
+def two_segments(shape: tuple[int, ...]) -> Tensor:
+    """The first two tokens of row 0 are a segment of their own, such as padding; row 1 changes in the middle."""
+    b, _, _, s, _ = shape
+    segments = torch.ones(b, s, dtype=torch.long)
+    segments[0, :2] = 0
+    segments[-1, s // 2 :] = 7
+    return segments
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_equals_the_reference_with_gradients(attend: Attend, shape: tuple[int, ...], masked: bool) -> None:
+def test_it_equals_the_reference_with_gradients(attend: Attend, shape: tuple[int, ...], segmented: bool) -> None:
     inputs = tensors(shape)
-    mask = padded_mask(shape) if masked else None
-    ours, theirs = attend(*inputs, mask, 0.0), reference(*inputs, mask)
+    segments = two_segments(shape) if segmented else None
+    ours, theirs = attend(*inputs, segments, 0.0), reference(*inputs, segments)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     gradients = (torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs))

@@ -9,11 +9,10 @@ import torch
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
-from gpt2core.data.corpus import Row
 from gpt2core.errors import DivergedError
-from gpt2core.model import GPT2, IGNORE
+from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, Task, sonnet
-from gpt2core.tasks.base import cross_entropy, load_data
+from gpt2core.tasks.base import load_data, loss_statistics
 from gpt2core.tokenizer import Tokenizer
 from searches.lora_rank import SEARCH
 from tests import toys
@@ -41,16 +40,26 @@ def test_its_corpus_is_split_described_and_tokenised(task: Task) -> None:
 
 @torch.no_grad()
 def test_padding_has_no_loss(task: Task) -> None:
-    rows = [Row(id=str(number), text=toys.lines(30 + number, number)) for number in range(3)]
-    _, _, encoded = task.encode(rows, toys.tokenizer())
-    examples = [np.array(ids[: 256 - 7 * number]) for number, ids in enumerate(encoded[:3])]  # of unlike length
-    input_ids, labels = collate(examples, torch.device("cpu"))
-    padded = labels == IGNORE
-    assert int((~padded).sum()) == sum(map(len, examples)) < labels.numel()
-    model = toys.model()
-    alone = sum(model.loss_sum(*collate([example], torch.device("cpu"))).item() for example in examples)
-    assert model.loss_sum(input_ids, labels).item() == pytest.approx(alone, rel=1e-5)
-    assert model.loss_sum(input_ids.where(~padded, 7), labels).item() == pytest.approx(alone, rel=1e-5)
+    model, data = toys.model(), toys.data()
+    tokens = data.splits["train"]
+    batch = collate(tokens, range(6), torch.device("cpu"))
+    padded = torch.arange(batch.input_ids.shape[1]) >= batch.lengths[:, None]
+    assert padded.any()
+    together = task.losses(model, batch, data.tokenizer, toys.RUN)
+    other = batch._replace(input_ids=batch.input_ids.masked_fill(padded, 7))
+    torch.testing.assert_close(task.losses(model, other, data.tokenizer, toys.RUN), together)
+    for number in range(6):
+        alone = task.losses(model, collate(tokens, [number], torch.device("cpu")), data.tokenizer, toys.RUN)
+        torch.testing.assert_close(alone[0], together[number])
+
+
+def test_the_objective_is_the_score_of_the_statistics(task: Task) -> None:
+    evaluation = task.evaluate(toys.model(), toys.data(), toys.RUN, "dev")
+    assert evaluation.statistics is not None
+    score = task.score(evaluation.statistics.sum(axis=1)).mean()
+    assert evaluation.metrics[task.objective] == pytest.approx(score)
+    low, high = (evaluation.metrics[f"{task.objective}_{end}"] for end in ("low", "high"))
+    assert low <= score <= high
 
 
 def test_a_model_that_has_diverged_is_said_to_have(task: Task) -> None:
@@ -70,16 +79,18 @@ def test_a_loss_too_large_for_a_perplexity_is_still_a_number(task: Task) -> None
 
 def test_cross_entropy_does_not_depend_on_batching_or_padding() -> None:
     model, data = toys.model(), toys.data(dev=7)
-    alone = cross_entropy(model, data.splits["dev"], batch_size=1)
-    assert cross_entropy(model, data.splits["dev"], batch_size=7) == pytest.approx(alone, rel=1e-6)
+    alone = loss_statistics(TASKS["sonnet"], model, data, toys.RUN, "dev", batch_size=1)
+    together = loss_statistics(TASKS["sonnet"], model, data, toys.RUN, "dev", batch_size=7)
+    assert together == pytest.approx(alone, rel=1e-6)
 
 
 def test_sonnets_end_with_eos_and_come_from_the_rows() -> None:
     data = toys.data()
-    ids, texts, tokens = TASKS["sonnet"].encode(data.corpus.splits["train"], data.tokenizer)
-    assert all(row[-1] == data.tokenizer.eos for row in tokens)
-    assert [data.tokenizer.decode(row) for row in tokens] == texts
-    assert ids == [row.id for row in data.corpus.splits["train"]]
+    rows = data.corpus.splits["train"]
+    examples = TASKS["sonnet"].encode(rows, data.tokenizer)
+    assert all(example.input_ids[-1] == data.tokenizer.eos for example in examples)
+    assert [data.tokenizer.decode(example.input_ids) for example in examples] == [row.text for row in rows]
+    assert [example.id for example in examples] == [row.id for row in rows]
 
 
 def test_a_perfect_continuation_scores_100_and_an_empty_one_0(monkeypatch: pytest.MonkeyPatch) -> None:

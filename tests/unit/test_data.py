@@ -10,7 +10,7 @@ from gpt2core.data import shakespeare
 from gpt2core.data.batches import epoch_batches
 from gpt2core.data.corpus import Row, read_text
 from gpt2core.data.shakespeare import load_plays, load_sonnets, package_texts
-from gpt2core.data.tokens import tokenised
+from gpt2core.data.tokens import Example, tokenised
 from gpt2core.errors import DataError
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from tests import toys
@@ -98,7 +98,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path) -> None:
     words, calls = toys.tokenizer(), []
 
-    def counted(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
+    def counted(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         calls.append(len(rows))
         return encode(rows, tokenizer)
 
@@ -114,9 +114,19 @@ def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path
     assert len(list((cache / "tokens").iterdir())) == 2, "nothing half-written is left"
 
 
-def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[str], list[str], list[list[int]]]:
-    texts = [row.text for row in rows]
-    return [row.id for row in rows], texts, tokenizer.encode(texts)
+def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    encoded = tokenizer.encode([row.text for row in rows])
+    return [Example(row.id, row.text, ids, row.label) for row, ids in zip(rows, encoded, strict=True)]
+
+
+def test_a_long_text_is_cut_and_counted_and_classes_are_kept(cache: Path) -> None:
+    rows, words = [Row(id=str(i), text=toys.lines(2 + i, i), label=2 - i) for i in range(3)], toys.tokenizer()
+    whole = tokenised("key", rows, words, encode)
+    limit = int(whole.lengths[1])
+    cut = tokenised("key", rows, words, encode, limit=limit)
+    assert (whole.truncated, cut.truncated) == (0, 1)
+    assert list(cut[2]) == list(whole[2][:limit])
+    assert list(cut.labels) == [2, 1, 0]
 
 
 def test_another_tokenizer_never_meets_the_tokens_of_the_first(cache: Path) -> None:

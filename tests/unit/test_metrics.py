@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings, strategies
 from sacrebleu.metrics.chrf import CHRF
 
-from gpt2core.metrics.bootstrap import PairedResult, bootstrap_interval, chrf_interval, paired_bootstrap, paired_chrf
-from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
-from gpt2core.metrics.floors import floors, split_given
+from gpt2core.metrics.bootstrap import PairedResult, interval, paired
+from gpt2core.metrics.chrf import chrf_from_statistics, corpus_chrf, sentence_statistics
+from gpt2core.metrics.floors import sonnet_floors, split_given
+from gpt2core.tasks.base import mean_loss
 from tests import toys
 
 TEXTS = strategies.lists(
@@ -28,13 +29,18 @@ def test_chrf_needs_pairs() -> None:
         corpus_chrf(["a"], ["a", "b"])
 
 
+def counts(values: np.ndarray) -> np.ndarray:
+    """Each value once, as one seed's statistics of a mean."""
+    return np.stack([values, np.ones_like(values)], axis=1)[None]
+
+
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
     random = np.random.default_rng(0)
     held = 0
     for trial in range(200):
         sample = random.normal(3.0, 1.0, size=50)
-        interval = bootstrap_interval(lambda index, x=sample: x[index].mean(axis=1), 50, resamples=400, seed=trial)
-        held += interval.low <= 3.0 <= interval.high
+        found = interval(counts(sample), mean_loss, resamples=400, seed=trial)
+        held += found.low <= 3.0 <= found.high
     assert 180 <= held <= 199
 
 
@@ -42,8 +48,8 @@ def test_the_paired_test_finds_a_difference_where_there_is_one_and_turns_with_it
     random = np.random.default_rng(1)
     base = random.normal(0, 5, size=40)
     better = base + random.normal(1.0, 0.5, size=40)
-    a, b = (lambda index, x=x: x[index].mean(axis=1) for x in (better, base))
-    found, turned = paired_bootstrap(a, b, 40), paired_bootstrap(b, a, 40)
+    a, b = counts(better), counts(base)
+    found, turned = paired(a, b, mean_loss), paired(b, a, mean_loss)
     assert found.low > 0
     assert found.p_value < 0.01
     assert turned.estimate == -found.estimate
@@ -66,18 +72,18 @@ def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
 
 def test_chrf_systems_are_compared_over_examples_and_seeds() -> None:
     good, same, bad = statistics(0, share=0.7), statistics(1, share=0.7), statistics(2, share=0.2)
-    assert paired_chrf(good, bad).p_value < 0.01
-    assert paired_chrf(good, bad).estimate > 0
-    assert paired_chrf(good, same).p_value > 0.05
-    assert paired_chrf(good, good).p_value == 1.0
-    interval = chrf_interval(good)
-    assert interval.low < interval.estimate < interval.high
-    assert chrf_interval(good) == interval, "the same twice"
+    assert paired(good, bad, chrf_from_statistics).p_value < 0.01
+    assert paired(good, bad, chrf_from_statistics).estimate > 0
+    assert paired(good, same, chrf_from_statistics).p_value > 0.05
+    assert paired(good, good, chrf_from_statistics).p_value == 1.0
+    found = interval(good, chrf_from_statistics)
+    assert found.low < found.estimate < found.high
+    assert interval(good, chrf_from_statistics) == found, "the same twice"
 
 
 def test_the_comparison_of_chrf_turns_with_its_sides() -> None:
     good, bad = statistics(0, share=0.7), statistics(2, share=0.4)
-    found, turned = paired_chrf(good, bad), paired_chrf(bad, good)
+    found, turned = paired(good, bad, chrf_from_statistics), paired(bad, good, chrf_from_statistics)
     assert turned.estimate == -found.estimate < 0
     assert (turned.low, turned.high) == (-found.high, -found.low)
     assert turned.p_value == found.p_value
@@ -85,31 +91,32 @@ def test_the_comparison_of_chrf_turns_with_its_sides() -> None:
 
 def test_a_system_does_not_differ_from_itself() -> None:
     random = np.random.default_rng(2).normal(size=30)
-    result = paired_bootstrap(lambda i: random[i].mean(axis=1), lambda i: random[i].mean(axis=1), 30)
+    result = paired(counts(random), counts(random), mean_loss)
     nothing = PairedResult(estimate=0.0, low=0.0, high=0.0, p_value=1.0)
     assert result == nothing
-    assert paired_chrf(statistics(0), statistics(0)) == nothing
+    assert paired(statistics(0), statistics(0), chrf_from_statistics) == nothing
 
 
 def test_one_decoding_seed_is_enough_for_an_interval() -> None:
-    interval = chrf_interval(statistics(0, copies=1))
-    assert interval.low < interval.estimate < interval.high
+    found = interval(statistics(0, copies=1), chrf_from_statistics)
+    assert found.low < found.estimate < found.high
 
 
 def test_systems_on_unlike_examples_are_not_compared() -> None:
     with pytest.raises(ValueError, match="a paired test needs the same ones"):
-        paired_chrf(statistics(0), statistics(0)[:, :5])
+        paired(statistics(0), statistics(0)[:, :5], chrf_from_statistics)
 
 
 def test_floors_are_the_same_twice_and_lie_in_the_expected_order() -> None:
     gold = [toys.lines(14, i) for i in range(6)]
     train = [toys.lines(14, 50 + i) for i in range(20)]
     given_lines = [split_given(text)[0] for text in gold]
-    found = floors(given_lines, gold, train, seeds=5)
-    assert found == floors(given_lines, gold, train, seeds=5)
-    assert found["given_only"].continuation == 0.0
-    assert found["given_only"].whole < found["last_line_repeated"].whole < found["random_lines"].whole
-    assert found["random_lines"].continuation_sd > 0
+    found = sonnet_floors(given_lines, gold, train, seeds=5)
+    assert found == sonnet_floors(given_lines, gold, train, seeds=5)
+    whole = {name: floor.scores["chrf_whole"][0] for name, floor in found.items()}
+    assert found["given_only"].scores["chrf_continuation"][0] == 0.0
+    assert whole["given_only"] < whole["last_line_repeated"] < whole["random_lines"]
+    assert found["random_lines"].scores["chrf_continuation"][1] > 0
 
 
 def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
@@ -118,7 +125,7 @@ def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
 
     splits = load_sonnets(None).splits
     gold, train = ([row.text for row in splits[name]] for name in ("dev", "train"))
-    found = floors([split_given(text)[0] for text in gold], gold, train, seeds=10)
+    found = sonnet_floors([split_given(text)[0] for text in gold], gold, train, seeds=10)
     expected = {
         "given_only": 24.77,
         "last_line_repeated": 33.27,
@@ -127,5 +134,5 @@ def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
         "random_lines_15": 43.19,
     }
     for name, whole in expected.items():
-        assert found[name].whole == pytest.approx(whole, abs=0.5)
-    assert found["random_lines"].continuation == pytest.approx(26.84, abs=0.5)
+        assert found[name].scores["chrf_whole"][0] == pytest.approx(whole, abs=0.5)
+    assert found["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
