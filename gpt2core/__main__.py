@@ -1,36 +1,57 @@
-"""One model or one run without Ray: `python -m gpt2core describe | train | evaluate | generate | export`."""
+"""One model or one run without Ray: `python -m gpt2core describe | train | evaluate | predict | generate | export`."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, run_or_explain
-from gpt2core.config import RunConfig
+from gpt2core.config import DecodingKeys, RunConfig
 from gpt2core.errors import ConfigError
 
 #: Keys of a run that are flags, and what they say; `--set` takes the others.
 KEYS = {
-    "task": "what is learnt: sonnet or pretraining",
+    "task": "what is learnt: sst, cfimdb, paraphrase, sonnet, pretraining or poems",
     "model": "gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
     "data_dir": "folder with the course's files (default: what the installed packages hold)",
-    "adapter": "which parameters train: full, freeze or lora",
+    "attention": "attention of the blocks: dense, logsparse, auto, or several in turn, as in dense,logsparse",
+    "attention_window": "logsparse, auto: how many of the last tokens are always seen",
+    "attention_restart": "logsparse, auto: after how many tokens the pattern repeats; 0 is never",
+    "adapter": "which parameters train: full, freeze, last-linear (the task's own head alone) or lora",
     "blocks": "blocks that the adapter means: all, lower-half, upper-half, or numbers like 0-5,8",
     "rank": "rank of LoRA",
     "alpha": "alpha of LoRA: a number, r or 2r",
     "targets": "projections that LoRA adapts: qkv, qkv+dense or all",
+    "rslora": "scale LoRA by alpha / sqrt(rank) in place of alpha / rank",
+    "dora": "train the magnitude of each output beside LoRA",
+    "lora_init": "how LoRA's pairs start: default, or pissa (the largest singular directions of the weights)",
+    "lora_plus": "learning rate of LoRA's B in units of that of A",
     "lr": "learning rate",
     "epochs": "epochs",
-    "decoder": "greedy, top-k, top-p, top-k-p or top-k-p-study",
-    "temperature": "temperature; 0 is greedy",
-    "top_k": "how many of the likeliest tokens may be drawn",
+    "decoder": "how tokens are chosen: greedy, top-k, top-p, top-k-p (top-p of what top-k left), top-k-p-study (what is in "
+    "both sets), min-p, typical, eta, mirostat, contrastive or beam",
+    "temperature": "what logits are divided by; 0, or below 1e-5, is greedy whatever the decoder",
+    "top_k": "how many of the likeliest tokens may be drawn; contrastive weighs so many, 4 to 10 as a rule",
     "top_p": "mass of the likeliest tokens that may be drawn",
+    "min_p": "least probability of a token that may be drawn, in units of that of the likeliest",
+    "typical_p": "mass of the most typical tokens that may be drawn",
+    "epsilon": "threshold of eta: least probability where the distribution is narrow",
+    "mirostat_tau": "surprise that mirostat aims at, in bits a token",
+    "mirostat_eta": "how fast mirostat adapts",
+    "penalty_alpha": "weight of contrastive search's penalty for resembling the text so far",
+    "num_beams": "hypotheses that beam search follows; 1 is greedy",
+    "length_penalty": "beam search divides log-probabilities by the length to this power; above 0 favours long texts",
+    "beam_early_stopping": "end a beam search as soon as `num_beams` hypotheses have ended",
+    "repetition_penalty": "what the logits of tokens of the text are divided by; 1 is off",
+    "no_repeat_ngram": "no n-gram of so many tokens comes twice; 0, the default, is off",
     "max_new_tokens": "at most so many new tokens",
     "seed": "seed of everything",
 }
-RUN_FLAGS = ("task", "model", "data_dir", "adapter", "blocks", "rank", "alpha", "targets", "lr", "epochs", "seed")
-DECODING_FLAGS = ("decoder", "temperature", "top_k", "top_p", "max_new_tokens")
+ADAPTER_FLAGS = ("adapter", "blocks", "rank", "alpha", "targets", "rslora", "dora", "lora_init", "lora_plus")
+ATTENTION_FLAGS = ("attention", "attention_window", "attention_restart")
+RUN_FLAGS = ("task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
+DECODING_FLAGS = ("decoder", *DecodingKeys.model_fields)
 
 
 def parser() -> Parser:
@@ -41,11 +62,15 @@ def parser() -> Parser:
     p = commands.add_parser(
         "describe", help="count total and trainable parameters; needs no weights", allow_abbrev=False
     )
-    _keys(p, ("model", "adapter", "blocks", "rank", "alpha", "targets"))
+    _keys(p, ("task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS))
     p.add_argument(
         "--preset", default="plain", choices=("plain", "study"), help="which blocks an adapter means (default: plain)"
     )
+    p.add_argument(
+        "--length", type=int, help="tokens that attention is counted for (default: all the model's positions)"
+    )
     p.add_argument("--json", action="store_true", help="print JSON")
+    _set(p)
 
     p = commands.add_parser("train", help="train one run; the same command goes on with it", allow_abbrev=False)
     p.add_argument("--out", required=True, help="folder of its checkpoints and metrics")
@@ -58,6 +83,13 @@ def parser() -> Parser:
     p.add_argument("--split", default="dev", choices=("dev", "test"), help="which split (default: dev)")
     _set(p)
 
+    p = commands.add_parser("predict", help="write the classes of a split's texts", allow_abbrev=False)
+    _source(p)
+    _keys(p, ("task", "data_dir"), of_run=True)
+    p.add_argument("--split", default="test", choices=("dev", "test"), help="which split (default: test)")
+    p.add_argument("--out", required=True, help="file to write, in the course's submission format")
+    _set(p)
+
     p = commands.add_parser("generate", help="continue prompts", allow_abbrev=False)
     _source(p)
     p.add_argument("--prompt", action="append", required=True, help=r"text to continue, \n a new line; may be repeated")
@@ -67,6 +99,12 @@ def parser() -> Parser:
     p = commands.add_parser("export", help="write a run's best epoch as a Hugging Face folder", allow_abbrev=False)
     p.add_argument("--checkpoint", required=True, help="folder of a run")
     p.add_argument("--out", required=True, help="folder to write")
+    p.add_argument(
+        "--format",
+        default="model",
+        choices=("model", "adapter"),
+        help="transformers' model, or peft's adapter (of LoRA)",
+    )
     return top
 
 
@@ -75,9 +113,10 @@ def _keys(p: argparse.ArgumentParser, keys: Sequence[str], *, of_run: bool = Fal
     for key in keys:
         value = RunConfig.model_fields[key].default
         words = KEYS[key]
-        if value not in (None, "default"):
+        if value not in (None, "default", False):
             words += f" (default: {'that of the run, else ' if of_run else ''}{value})"
-        p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=words)
+        switch: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(value, bool) else {}
+        p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **switch)
 
 
 def _set(p: argparse.ArgumentParser) -> None:
@@ -96,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def command() -> int:
         options = parser().parse(argv)
         if options.command is None:
-            raise ConfigError("A command is missing; valid: describe, train, evaluate, generate, export")
+            raise ConfigError("A command is missing; valid: describe, train, evaluate, predict, generate, export")
         from gpt2core import commands  # PyTorch takes a second to import
 
         commands.COMMANDS[options.command](options)

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,43 @@ from rich.table import Table
 
 from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS
-from gpt2core.attention import ATTENTION
+from gpt2core.attention import ATTENTION, schedule
 from gpt2core.cli import settings
-from gpt2core.config import RunConfig
-from gpt2core.data.corpus import Corpus
+from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
+from gpt2core.data.corpus import NO_LABEL, Corpus
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate as continue_prompts
+from gpt2core.describe import count_trainable
 from gpt2core.describe import describe as count
 from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.export import check_format
 from gpt2core.export import export as export_run
-from gpt2core.files import write_json
+from gpt2core.files import atomic_path, write_json
 from gpt2core.lookup import lookup
 from gpt2core.metrics.floors import GIVEN
 from gpt2core.model import GPT2
+from gpt2core.stages import run_data, starting_model
 from gpt2core.tasks import TASKS
-from gpt2core.tasks.base import load_data
+from gpt2core.tasks.classification import Classification
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build
 from gpt2core.training import train as train_run
-from gpt2core.weights import load_model, model_folder
+from gpt2core.weights import hub_name, model_folder, shape_of
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 #: What may be said of a model that is trained already.
-JUDGED = ("task", "data_dir", "decoder", "temperature", "top_k", "top_p", "max_new_tokens", "decode_seeds", "seed")
+JUDGED = ("task", "data_dir", "paraphrase_head", "decoder", *DecodingKeys.model_fields, "decode_seeds", "seed")
 
 
 def describe(options: argparse.Namespace) -> None:
     """Print total and trainable parameters."""
-    result = count(_config(options), options.preset)
+    result = count(_config(options), options.preset, options.length)
     if options.json:
         print(json.dumps(result, indent=2))
         return
     lora = f" of rank {result['rank']} on {', '.join(result['targets'])}" if result["targets"] else ""
+    lora += f" ({', '.join(result['variants'])})" if result["variants"] else ""
     table = Table("reading", title=f"{result['model']}, adapter {result['adapter']}{lora}", title_justify="left")
     for heading in ("trainable parameters", "share", "predicted GPU memory"):
         table.add_column(heading, justify="right")
@@ -61,21 +66,37 @@ def describe(options: argparse.Namespace) -> None:
     CONSOLE.print(
         f"Total parameters: {total:,} ({result['total_parameters_with_pooler']:,} with the study's unused pooler)"
     )
+    if result["head"]:
+        classes, channels = result["head"]
+        CONSOLE.print(
+            f"Both counts hold the head of {result['task']}: {classes} x {channels:,} = {classes * channels:,}"
+        )
     CONSOLE.print(f"GPU memory is {result['gpu_memory']}")
+    CONSOLE.print(_attention_line(result["attention"]))
+
+
+def _attention_line(cost: Mapping[str, Any]) -> str:
+    """What attention costs, in one line."""
+    names = ", ".join(cost["schedule"]) if len(set(cost["schedule"])) > 1 else cost["schedule"][0]
+    return (
+        f"Attention {names} at {cost['length']:,} tokens: {cost['attended_pairs']:,} pairs of {cost['dense_pairs']:,} "
+        f"({100 * cost['share']:.2f}%), {cost['flops'] / 1e9:,.3f} GFLOP forward, dense {cost['dense_flops'] / 1e9:,.3f}"
+    )
 
 
 def train(options: argparse.Namespace) -> None:
     """Train one run, a line for each epoch."""
     config = _config(options)
     task = TASKS[config.task]
-    base = load_model(config.model)
-    data = load_data(task, config.data_dir, Tokenizer.load(model_folder(config.model)), base.config.n_positions)
+    schedule(config.attention_config, shape_of(config.model).n_layer)
+    count_trainable(config)  # where the adapter cannot be applied, it says so before anything is loaded
+    base, data = starting_model(config), run_data(config)
     out = _folder_to_write(options.out)
     CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.describe()}")
     history = []
     try:
         for report in train_run(config, base, data, folder=out):
-            seconds = report.metrics["train_seconds"] + report.metrics["eval_seconds"]
+            seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]
             numbers = ", ".join(f"{name} {value}" for name, value in _readable(report.metrics))
             CONSOLE.print(f"epoch {report.epoch}/{config.epochs}: {numbers}, {seconds:.1f} s")
             history.append({"epoch": report.epoch, **report.metrics})
@@ -94,13 +115,11 @@ def evaluate(options: argparse.Namespace) -> None:
     """Print a model's scores beside the floors."""
     config, model, words = _model(options)
     task, split = TASKS[config.task], options.split
-    data = load_data(task, config.data_dir, Tokenizer.load(model_folder(config.model)), model.config.n_positions)
+    data = run_data(config)
     _has_gold(data.corpus, split, config.task)
     CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
-    try:
+    with _of_a_diverged(options):
         evaluation = task.evaluate(model, data, config, split)
-    except DivergedError as error:
-        raise ConfigError(f"{options.checkpoint or options.model}: cannot be scored: {error}") from None
     table = Table("", "value, with its 95% interval where there is one", header_style="bold")
     for name, value in _readable(evaluation.metrics):
         table.add_row(name, value)
@@ -108,6 +127,38 @@ def evaluate(options: argparse.Namespace) -> None:
         text = ", ".join(f"{key.replace('_', ' ')} {mean:.2f} ± {sd:.2f}" for key, (mean, sd) in floor.scores.items())
         table.add_row(f"floor, no model: {floor.meaning}", text)
     CONSOLE.print(table)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Write the class of each text of a split, in the course's submission format."""
+    config, model, words = _model(options)
+    task, split = TASKS[config.task], options.split
+    if not isinstance(task, Classification):
+        classifying = ", ".join(name for name, entry in TASKS.items() if isinstance(entry, Classification))
+        raise ConfigError(f"The task `{config.task}` predicts no classes; those that do: {classifying}")
+    data = run_data(config)
+    tokens = data.splits.get(split)
+    if not tokens:
+        raise DataError(f"{data.corpus.origin}: there is no {split} split of the {data.corpus.name}")
+    CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
+    with _of_a_diverged(options):
+        classes = task.predict(model, tokens, data.tokenizer, config)
+    out = Path(options.out).expanduser()
+    try:
+        with atomic_path(out) as part:
+            part.write_text(task.submission(tokens.ids, classes), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: must be a file that can be written ({error.strerror})") from None
+    CONSOLE.print(f"{len(tokens)} predictions are in {out}")
+
+
+@contextmanager
+def _of_a_diverged(options: argparse.Namespace) -> Iterator[None]:
+    """Name the model whose scores are not finite."""
+    try:
+        yield
+    except DivergedError as error:
+        raise ConfigError(f"{options.checkpoint or options.model}: cannot be scored: {error}") from None
 
 
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -125,11 +176,17 @@ def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _has_gold(corpus: Corpus, split: str, task: str) -> None:
-    """Raise DataError where a split is not there, or where its texts are only the lines that are given."""
+    """Raise DataError where a split is not there, has no labels, or where its texts are only the lines that are given."""
     rows = corpus.splits.get(split)
     if not rows:
         filled = ", ".join(name for name, texts in corpus.splits.items() if texts)
         raise DataError(f"{corpus.origin}: there is no {split} split of the {corpus.name}; valid: {filled}")
+    unknown = sum(row.label == NO_LABEL for row in rows) if isinstance(TASKS[task], Classification) else 0
+    if unknown:
+        raise DataError(
+            f"{corpus.origin}: {unknown} of the {split} split's {len(rows)} texts have no label, so there is no score; "
+            f"to predict them: python -m gpt2core predict --checkpoint RUN --split {split} --out FILE"
+        )
     short = sum(row.text.count("\n") < GIVEN for row in rows) if task == "sonnet" else 0
     if short:
         raise DataError(
@@ -154,12 +211,19 @@ def generate(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Write a run's best epoch as a Hugging Face folder."""
     config = checkpoints.run_config(Path(options.checkpoint))
+    check_format(config, options.format)
     out = _folder_to_write(options.out)
-    epoch = export_run(config, Path(options.checkpoint), out)
-    CONSOLE.print(
-        f"Epoch {epoch} is in {out}: transformers loads it with GPT2LMHeadModel.from_pretrained({str(out)!r}), "
-        f"and so does --model {out}"
-    )
+    epoch = export_run(config, Path(options.checkpoint), out, options.format)
+    classes = TASKS[config.task].classes(config)
+    kind = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
+    if options.format == "adapter":
+        base = f"{hub_name(config.model)!r}" + (f", num_labels={classes}" if classes else "")
+        words = f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
+    else:
+        words = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
+    CONSOLE.print(f"Epoch {epoch} is in {out}: {words}")
+    if not PATTERNED.isdisjoint(config.attention_config.names):
+        CONSOLE.print(f"Beware: this run's attention is `{config.attention}`, that of transformers is dense")
 
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
@@ -168,7 +232,8 @@ def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
     config = RunConfig.of({**known, **settings(getattr(options, "set", [])), **given})
     lookup(TASKS, config.task, "task")
     lookup(ADAPTERS, config.adapter, "adapter")
-    lookup(ATTENTION, config.attention, "attention")
+    for name in config.attention_config.names:
+        lookup(ATTENTION, name, "attention")
     lookup(DECODERS, config.decoder, "decoder")
     return config
 
@@ -191,11 +256,11 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.checkpoint is None:
         config = _config(options)
-        return config, load_model(config.model).to(device), config.model
+        return config, starting_model(config).to(device), config.model
     folder = Path(options.checkpoint)
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
-    model = build(trained, load_model(trained.model), device)
+    model = build(trained, starting_model(trained), device)
     epoch = checkpoints.load_best(folder, model)
     return config, model.train(False), f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}"
 
@@ -204,6 +269,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "describe": describe,
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
     "generate": generate,
     "export": export,
 }

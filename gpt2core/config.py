@@ -63,26 +63,97 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
+#: Entries of ATTENTION that look at the pattern of `window` and `restart` alone.
+PATTERNED = frozenset({"auto", "logsparse"})
+
+
 class AttentionConfig(Config):
-    """Which tokens a token may look at. `schedule` names an entry of ATTENTION for each block, repeated as needed."""
+    """Which tokens a token may look at.
+
+    `schedule` names an entry of ATTENTION, or several with commas between, which the blocks take in turn. `window` and
+    `restart` are tokens, as in `attention.pattern.offsets`.
+    """
 
     schedule: str = "dense"
+    window: int = Field(1, ge=1)
+    restart: int = Field(0, ge=0)
+
+    @property
+    def names(self) -> list[str]:
+        """The names in `schedule`."""
+        return [name.strip() for name in self.schedule.split(",")]
 
 
-LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets")
+LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets", "rslora", "dora", "lora_init", "lora_plus")
+
+#: The keys of classification that a task does not read; one that is not named here reads all of them.
+CLASSIFICATION_UNREAD: dict[str, tuple[str, ...]] = {
+    "sst": ("paraphrase_head",),
+    "cfimdb": ("paraphrase_head",),
+    "sonnet": ("head_dropout", "paraphrase_head"),
+    "pretraining": ("head_dropout", "paraphrase_head"),
+    "poems": ("head_dropout", "paraphrase_head"),
+}
+
+COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
+
+#: The keys that a strategy reads, beside ALWAYS_READ; one that is not named here reads all of them.
+DECODER_READS: dict[str, tuple[str, ...]] = {
+    "greedy": (),
+    "top-k": ("temperature", "top_k"),
+    "top-p": ("temperature", "top_p"),
+    "top-k-p": ("temperature", "top_k", "top_p"),
+    "top-k-p-study": ("temperature", "top_k", "top_p"),
+    "min-p": ("temperature", "min_p"),
+    "typical": ("temperature", "typical_p"),
+    "eta": ("temperature", "epsilon"),
+    "mirostat": ("temperature", "mirostat_tau", "mirostat_eta"),
+    "contrastive": ("temperature", "top_k", "penalty_alpha"),
+    "beam": ("temperature", "num_beams", "length_penalty", "beam_early_stopping"),
+}
+ALWAYS_READ = ("max_new_tokens", "repetition_penalty", "no_repeat_ngram")
 
 
-class DecodingConfig(Config):
-    """How text is generated. `strategy` names an entry of DECODERS; temperature 0 is greedy decoding."""
+class DecodingKeys(Config):
+    """Parameters of the decoding strategies, each read by some of them (DECODER_READS). Defaults are published ones."""
 
-    strategy: str = "top-p"
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0)  # 0 is greedy decoding
     top_k: int = Field(50, ge=1)
     top_p: float = Field(0.9, gt=0, le=1)
+    min_p: float = Field(0.1, gt=0, le=1)
+    typical_p: float = Field(0.95, gt=0, le=1)
+    epsilon: float = Field(0.002, gt=0, lt=1)
+    mirostat_tau: float = Field(5.0, gt=0, le=100)  # bits
+    mirostat_eta: float = Field(0.1, gt=0, le=100)
+    penalty_alpha: float = Field(0.6, ge=0, le=1)
+    num_beams: int = Field(5, ge=1)
+    length_penalty: float = Field(1.0, ge=-10, le=10)
+    beam_early_stopping: bool = False
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)  # 1 is off
+    no_repeat_ngram: int = Field(0, ge=0)  # 0 is off
     max_new_tokens: int = Field(160, ge=1)
 
 
-class RunConfig(Config):
+class DecodingConfig(DecodingKeys):
+    """How text is generated. `strategy` names an entry of DECODERS; temperature 0 is greedy decoding."""
+
+    strategy: str = "top-p"
+
+    def resolved(self) -> "DecodingConfig":
+        """The same decoding with its name: whatever is very cold, or a beam search of one beam, is greedy."""
+        if self.temperature < COLDEST or (self.strategy == "beam" and self.num_beams == 1):
+            return self.model_copy(update={"strategy": "greedy", "temperature": 1.0})
+        return self
+
+
+#: Blocks of each adapter that takes some: to the letter of the study, and what its words plainly mean.
+PRESETS: dict[str, dict[str, str]] = {
+    "study": {"lora": "0-11", "freeze": "6-11"},
+    "plain": {"lora": "all", "freeze": "upper-half"},
+}
+
+
+class RunConfig(DecodingKeys):
     """Everything that decides the result of one training run. Flat, so that each key can be searched or `--set`."""
 
     # what is tuned
@@ -90,15 +161,29 @@ class RunConfig(Config):
     model: str = "gpt2-nano"
     data_dir: str | None = None
     attention: str = "dense"
+    attention_window: Annotated[int, Field(ge=1)] = 1  # the last so many tokens are seen whatever the pattern
+    attention_restart: Annotated[int, Field(ge=0)] = 0  # tokens after which the pattern repeats; 0 is never
     seed: Annotated[int, Field(ge=0)] = 11711
+
+    # what it is trained on first: the run starts from the best epoch of that
+    pretrain: str | None = None  # a task
+    pretrain_lr: Annotated[float, Field(gt=0)] = 1e-5
+    pretrain_batch_size: Annotated[int, Field(ge=1)] = 4
+    pretrain_epochs: Annotated[int, Field(ge=1)] = 10
+    pretrain_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many; None is all
+    pretrain_seed: Annotated[int, Field(ge=0)] = 11711
 
     # which parameters train
     adapter: str = "full"
-    blocks: str = "default"
+    blocks: str = "default"  # for `parse_blocks`, or `study`
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = 32.0
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     targets: Literal["qkv", "qkv+dense", "all"] = "qkv"
+    rslora: bool = False  # scale alpha / sqrt(rank) in place of alpha / rank
+    dora: bool = False  # whether each output's magnitude trains beside its direction
+    lora_init: Literal["default", "pissa"] = "default"  # pissa: the pairs start as the largest singular directions
+    lora_plus: Annotated[float, Field(ge=1)] = 1.0  # learning rate of B in units of that of A
 
     # how they train: AdamW, betas (0.9, 0.999), as in the study
     lr: Annotated[float, Field(gt=0)] = 1e-5
@@ -111,15 +196,13 @@ class RunConfig(Config):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # before the head of a classification
+    paraphrase_head: Literal["binary", "cloze"] = "binary"  # a head of classes, or the tied head's `yes` and `no`
     cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
     train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
-    # how it is judged
+    # how it is judged, beside the keys of DecodingKeys
     decoder: str = "top-p"
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=1)] = 50
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_new_tokens: Annotated[int, Field(ge=1)] = 200
     decode_seeds: Annotated[int, Field(ge=1)] = 3
 
@@ -135,9 +218,15 @@ class RunConfig(Config):
                 return float(number)
 
     @property
+    def block_spec(self) -> str:
+        """The blocks of this adapter, for `parse_blocks`: `default` and `study` mean what PRESETS says."""
+        preset = {"default": "plain", "study": "study"}.get(self.blocks)
+        return PRESETS[preset].get(self.adapter, "all") if preset else self.blocks
+
+    @property
     def attention_config(self) -> AttentionConfig:
         """The attention part of this run."""
-        return AttentionConfig(schedule=self.attention)
+        return AttentionConfig(schedule=self.attention, window=self.attention_window, restart=self.attention_restart)
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: alpha as the number it comes to, and no key that this adapter or decoder never reads.
@@ -145,25 +234,27 @@ class RunConfig(Config):
         Two configurations with the same identity are the same run.
         """
         unread = {"lora": (), "freeze": LORA_KEYS}.get(self.adapter, (*LORA_KEYS, "blocks"))
-        values = self.model_dump(exclude=set(unread))
+        if self.adapter == "last-linear" and self.pretrain is None:  # its trunk runs without, but for a first stage
+            unread = (*unread, "dropout")
+        if PATTERNED.isdisjoint(self.attention_config.names):
+            unread = (*unread, "attention_window", "attention_restart")
+        unread = (*unread, *CLASSIFICATION_UNREAD.get(self.task, ()))
+        strategy = self.decoding.resolved().strategy
+        read = {*DECODER_READS.get(strategy, DecodingKeys.model_fields), *ALWAYS_READ}
+        unread = (*unread, *(set(DecodingKeys.model_fields) - read))
+        values = self.model_dump(exclude=set(unread)) | {"decoder": strategy}
+        if "blocks" in values:
+            values["blocks"] = self.block_spec
         if "alpha" in values:
             values["alpha"] = self.lora_alpha
-        if self.decoder in ("greedy", "top-p"):
-            del values["top_k"]
-        if self.decoder in ("greedy", "top-k"):
-            del values["top_p"]
+        if self.pretrain is None:
+            values = {key: value for key, value in values.items() if not key.startswith("pretrain_")}
         return values
 
     @property
     def decoding(self) -> DecodingConfig:
         """The decoding part of this run."""
-        return DecodingConfig(
-            strategy=self.decoder,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            max_new_tokens=self.max_new_tokens,
-        )
+        return DecodingConfig(strategy=self.decoder, **{key: getattr(self, key) for key in DecodingKeys.model_fields})
 
 
 def parse_blocks(spec: str, n_layer: int) -> list[int]:

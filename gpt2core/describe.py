@@ -7,18 +7,16 @@ from typing import Any
 from torch import nn
 
 from gpt2core.adapters import ADAPTERS, adapt
-from gpt2core.adapters.lora import TARGETS
-from gpt2core.config import RunConfig, parse_blocks
+from gpt2core.adapters.lora import TARGETS, lora_blocks
+from gpt2core.attention import schedule
+from gpt2core.attention.pattern import offsets, pairs
+from gpt2core.config import PATTERNED, PRESETS, ModelConfig, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, without_weights
+from gpt2core.training import add_head
 from gpt2core.weights import shape_of
 
-#: Blocks of each adapter that takes some: to the letter of the study, and what its words plainly mean.
-PRESETS: dict[str, dict[str, str]] = {
-    "study": {"lora": "0-11", "freeze": "6-11"},
-    "plain": {"lora": "all", "freeze": "upper-half"},
-}
 MEANINGS = {
     ("lora", "study"): "LoRA on blocks {blocks}, as in the study",
     ("lora", "plain"): "LoRA on all blocks, {blocks}",
@@ -26,6 +24,11 @@ MEANINGS = {
     ("freeze", "plain"): "the first half is frozen, blocks {blocks} train",
     ("lora", "asked"): "LoRA on blocks {blocks}, as asked",
     ("freeze", "asked"): "blocks {blocks} train, as asked",
+}
+WITHOUT_BLOCKS = {
+    "full": "every parameter trains",
+    "last-linear": "the task's own head alone trains",
+    "frozen": "nothing trains",
 }
 
 
@@ -40,34 +43,77 @@ class Count:
     predicted_gpu_memory_gb: float
 
 
-def describe(config: RunConfig, preset: str) -> dict[str, Any]:
-    """Return total and trainable parameters of `config`, the same under the other reading beside it.
+def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[str, Any]:
+    """Return total and trainable parameters of `config`, the same under the other reading beside it, and attention's cost.
 
+    A head that the task has of its own, (classes, channels), is in both. Attention is that of a text of `length` tokens, or
+    of all the model's positions.
     Explicit `config.blocks` win over the preset. Needs no weights; a model that is neither named nor a local folder is
     looked up on the hub. Raises ConfigError, UnknownNameError, WeightsError, HubError.
     """
     lookup(ADAPTERS, config.adapter, "adapter")
     lookup(PRESETS, preset, "preset")
     shape = shape_of(config.model)
-    total = sum(p.numel() for p in without_weights(shape).parameters())
+    model = _shapes(config)
+    total = sum(p.numel() for p in model.parameters())
     pooler = shape.n_embd * shape.n_embd + shape.n_embd
     chosen = _count(config, preset, total, shape.n_layer)
     other = "plain" if preset == "study" else "study"
     beside = _count(config, other, total, shape.n_layer) if _has_readings(config, shape.n_layer) else None
     return {
         "model": config.model,
+        "task": config.task,
+        "head": None if model.head is None else list(model.head.weight.shape),
         "adapter": config.adapter,
         "preset": preset,
         "rank": config.rank if config.adapter == "lora" else None,
         "targets": TARGETS[config.targets] if config.adapter == "lora" else None,
+        "variants": _variants(config) if config.adapter == "lora" else None,
         "total_parameters": total,
         "total_parameters_with_pooler": total + pooler,
         "pooler": f"the study's code counts a pooler of {pooler:,} that it never uses; this project has none",
         "trainable_parameters": chosen.trainable,
         "chosen": asdict(chosen),
         "beside": asdict(beside) if beside else None,
+        "attention": _attention(config, shape, shape.n_positions if length is None else length),
         "gpu_memory": "predicted, not measured: 4 * total + 12 * trainable bytes + 0.25 GB",
     }
+
+
+def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, Any]:
+    """Pairs of tokens that a head attends in each block, and the FLOPs of it beside those of dense attention."""
+    if length < 1:
+        raise ConfigError(f"The value of `length` is {length}, but must be >= 1")
+    names = schedule(config.attention_config, shape.n_layer)
+    dense = pairs(length, range(length))
+    sparse = pairs(length, offsets(length, config.attention_window, config.attention_restart))
+    attended = [sparse if name in PATTERNED else dense for name in names]
+    return {
+        "length": length,
+        "schedule": names,
+        "attended_pairs_by_block": attended,
+        "attended_pairs": round(sum(attended) / len(attended)),
+        "dense_pairs": dense,
+        "share": sum(attended) / (dense * len(attended)),
+        "flops": 4 * shape.n_embd * sum(attended),
+        "dense_flops": 4 * shape.n_embd * dense * len(attended),
+        "meaning": "pairs (query, key) of one head, mean of the blocks; FLOPs of the scores and sums of all heads and blocks, "
+        "forward, one text, 2 for a product and its addition",
+    }
+
+
+def _shapes(config: RunConfig) -> GPT2:
+    """The model of `config` without weights, with the head of its task."""
+    model = without_weights(shape_of(config.model))
+    add_head(model, config)
+    return model
+
+
+def _variants(config: RunConfig) -> list[str]:
+    """Words for what makes `config`'s LoRA another than the first."""
+    switched = [key for key in ("rslora", "dora") if getattr(config, key)]
+    start = [config.lora_init] if config.lora_init != "default" else []
+    return switched + start + ([f"lora_plus {config.lora_plus:g}"] if config.lora_plus > 1 else [])
 
 
 def _has_readings(config: RunConfig, n_layer: int) -> bool:
@@ -86,9 +132,12 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
             )
     trainable = count_trainable(config.but(blocks=spec))
     reading = preset if config.blocks == "default" else "asked"
-    chooses = config.adapter in PRESETS[preset]
-    blocks = _ranges(parse_blocks(spec, n_layer)) if chooses else _ranges(range(n_layer))
-    meaning = MEANINGS.get((config.adapter, reading), "every parameter trains").format(blocks=blocks)
+    if config.adapter in PRESETS[preset]:
+        blocks = _ranges(parse_blocks(spec, n_layer))
+        meaning = MEANINGS[config.adapter, reading].format(blocks=blocks)
+    else:
+        blocks = _ranges(range(n_layer if config.adapter == "full" else 0))
+        meaning = WITHOUT_BLOCKS.get(config.adapter, f"what `{config.adapter}` chooses")
     return Count(
         preset=preset,
         meaning=meaning,
@@ -106,10 +155,13 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def count_trainable(config: RunConfig) -> int:
-    """Count the parameters that train under `config`'s adapter, on a model without weights."""
-    model = without_weights(shape_of(config.model))
+    """Count the parameters that train under `config`'s adapter, the task's own head among them, on a model without weights.
+
+    Raises ConfigError where the adapter cannot be applied.
+    """
+    model = _shapes(config)
     if config.adapter == "lora":
-        return count_lora(model, config)
+        return count_lora(model, config) + (0 if model.head is None else model.head.weight.numel())
     adapt(model, config)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -117,12 +169,11 @@ def count_trainable(config: RunConfig) -> int:
 def count_lora(model: GPT2, config: RunConfig) -> int:
     """Count what LoRA adds: rank * (inputs + outputs) for each projection that it adapts (Hu et al. 2021, section 4.1).
 
-    By arithmetic, for peft takes seconds to import; a test compares the two.
+    DoRA adds a magnitude for each output. By arithmetic, for peft takes seconds to import; a test compares the two.
     """
-    spec = "all" if config.blocks == "default" else config.blocks
     return sum(
-        config.rank * (part.in_features + part.out_features)
-        for number in parse_blocks(spec, model.config.n_layer)
+        config.rank * (part.in_features + part.out_features) + (part.out_features if config.dora else 0)
+        for number in lora_blocks(model, config)
         for name, part in model.blocks[number].named_modules()
         if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in TARGETS[config.targets]
     )

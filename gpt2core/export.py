@@ -1,24 +1,65 @@
-"""A trained run as a Hugging Face model folder."""
+"""A trained run as a Hugging Face folder: the whole model, or its LoRA alone in peft's format."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.adapters.folder import pairs, save_adapter
 from gpt2core.adapters.lora import merge_lora
 from gpt2core.config import RunConfig
+from gpt2core.errors import ConfigError
+from gpt2core.stages import starting_model
+from gpt2core.tasks import TASKS
 from gpt2core.training import build
-from gpt2core.weights import load_model, model_folder, save_model
+from gpt2core.weights import hub_name, model_folder, save_model
+
+Format = Literal["model", "adapter"]
+CPU = torch.device("cpu")
 
 
-def export(config: RunConfig, checkpoint: Path, out: Path) -> int:
-    """Write the best epoch of a run's checkpoint folder, LoRA merged, to `out`; return that epoch.
+def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "model") -> int:
+    """Write the best epoch of a run's checkpoint folder to `out`; return that epoch.
 
-    transformers' GPT2LMHeadModel loads the folder, and so does `--model`. Raises CheckpointError.
+    - `model`: the whole model, LoRA merged. transformers loads it with GPT2LMHeadModel, or with
+      GPT2ForSequenceClassification where the task has a head of its own; so does `--model`, without the head.
+    - `adapter`: LoRA alone, which peft's PeftModel.from_pretrained puts on the model that the run started from.
+
+    Neither says anything of attention: transformers' is dense. Raises CheckpointError, ConfigError as `check_format`.
     """
-    model = build(config, load_model(config.model), torch.device("cpu"))
+    check_format(config, format)
+    if format == "adapter":
+        return _export_adapter(config, checkpoint, out)
+    model = build(config, starting_model(config), CPU)
     epoch = checkpoints.load_best(checkpoint, model)
     if config.adapter == "lora":
         merge_lora(model)
-    save_model(model, out, tokenizer_from=model_folder(config.model))
+    names = getattr(TASKS[config.task], "class_names", ())
+    save_model(model, out, tokenizer_from=model_folder(config.model), class_names=names)
+    return epoch
+
+
+def check_format(config: RunConfig, format: Format) -> None:
+    """Raise ConfigError where a run cannot be written in that format."""
+    if format == "model":
+        return
+    if config.adapter != "lora":
+        raise ConfigError(f"The adapter `{config.adapter}` has no form of peft's; take --format model")
+    if config.pretrain is not None:
+        raise ConfigError(
+            f"The run started from a model trained first on `{config.pretrain}`, which peft could not find; "
+            "take --format model"
+        )
+
+
+def _export_adapter(config: RunConfig, checkpoint: Path, out: Path) -> int:
+    model = build(config, starting_model(config), CPU)
+    start = pairs(model)
+    epoch = checkpoints.load_best(checkpoint, model)
+    found = pairs(model)
+    if config.lora_init == "pissa":  # the model that peft puts it on is whole
+        found = {name: pair.minus(start[name]) for name, pair in found.items()}
+    head = None if model.head is None else model.head.weight
+    save_adapter(found, head, out, base_model=hub_name(config.model))
     return epoch

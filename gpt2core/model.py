@@ -5,6 +5,7 @@ Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and ca
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -59,6 +60,24 @@ class KVCache:
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
+
+    def select(self, rows: Tensor, capacity: int) -> "KVCache":
+        """Return a cache of its own with room for `capacity` tokens, made of the rows (B',) of this one, in that order.
+
+        A row that is named more than once is copied, so that a prompt's tokens are computed once for all that follows it.
+        """
+        chosen = copy(self)
+        n_layer, _, _, n_head, _, d = self.store.shape
+        chosen.store = self.store.new_empty(n_layer, 2, len(rows), n_head, capacity, d)
+        chosen.store[..., : self.length, :] = self.store[..., : self.length, :][:, :, rows]
+        chosen.segments = self.segments.new_zeros(len(rows), capacity)
+        chosen.segments[:, : self.length] = self.segments[rows, : self.length]
+        return chosen
+
+    def reorder(self, rows: Tensor, since: int) -> None:
+        """Replace row i by row `rows[i]`, for a batch of the same size; the two hold the same before token `since`."""
+        tokens = self.store[..., since : self.length, :]
+        tokens.copy_(tokens.index_select(2, rows))
 
 
 class Attention(nn.Module):

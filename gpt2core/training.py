@@ -51,23 +51,26 @@ class EpochReport:
 def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     """Return a model of `config` on `device` that starts at `base`'s weights.
 
-    Parameters that do not train share memory with `base` where it is on the same device; those that train are copies.
+    Parameters that do not train share memory with `base` where it is on the same device; those that train are copies, and so
+    are those that the adapter changed. Raises ConfigError where the adapter cannot be applied.
     """
     model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
     model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
     torch.manual_seed(config.seed)
-    classes = lookup(TASKS, config.task, "task").classes(config)
-    if classes:
-        with device:
-            model.head = nn.Linear(model.config.n_embd, classes, bias=False)
-        nn.init.normal_(model.head.weight, std=0.02)
-    adapt(model, config)
-    if model.head is not None:
-        model.head.requires_grad_(True)
+    add_head(model, config)
+    adapt(model.to(device), config)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone()
     return model
+
+
+def add_head(model: GPT2, config: RunConfig) -> None:
+    """Give `model` the head of the task's classes, if it has any: no bias, N(0, 0.02) by torch's global generator."""
+    classes = lookup(TASKS, config.task, "task").classes(config)
+    if classes:
+        model.head = nn.Linear(model.config.n_embd, classes, bias=False)
+        nn.init.normal_(model.head.weight, std=0.02)
 
 
 def train(
@@ -85,20 +88,13 @@ def train(
         yield _reported_again(past)
     task = run.task
     for epoch in range(len(history) + 1, config.epochs + 1):
+        trained = run.epoch(epoch)
         started = time.perf_counter()
-        loss, tokens = run.epoch(epoch)
-        trained = time.perf_counter()
         run.model.train(False)  # scores are without dropout
         evaluation = run.evaluate(data, step=run.steps_per_epoch * epoch)
-        metrics = {
-            "train_loss": loss,
-            "train_seconds": trained - started,
-            "eval_seconds": time.perf_counter() - trained,
-            "tokens_per_second": tokens / (trained - started),
-            **evaluation.metrics,
-        }
-        if "dev_perplexity" in metrics:
-            metrics["train_perplexity"] = perplexity(loss)
+        metrics = {**trained, "eval_seconds": time.perf_counter() - started, **evaluation.metrics}
+        if "train_loss" in metrics and "dev_perplexity" in metrics:
+            metrics["train_perplexity"] = perplexity(metrics["train_loss"])
         report = EpochReport(epoch=epoch, step=run.steps_per_epoch * epoch, metrics=metrics, evaluation=evaluation)
         if folder and workers.rank == 0:
             best = _best(history, metrics, task.objective, task.direction)
@@ -115,12 +111,15 @@ def _record(report: EpochReport) -> dict[str, Any]:
         "metrics": report.metrics,
         "statistics": None if statistics is None else statistics.tolist(),
         "samples": report.evaluation.samples,
+        "tables": report.evaluation.tables,
     }
 
 
 def _reported_again(past: dict[str, Any]) -> EpochReport:
     statistics = None if past["statistics"] is None else np.asarray(past["statistics"])
-    evaluation = Evaluation(metrics=past["metrics"], statistics=statistics, samples=past["samples"])
+    evaluation = Evaluation(
+        metrics=past["metrics"], statistics=statistics, samples=past["samples"], tables=past["tables"]
+    )
     return EpochReport(epoch=past["epoch"], step=past["step"], metrics=past["metrics"], evaluation=evaluation)
 
 
@@ -151,27 +150,48 @@ class _Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build(config, base, self.device)
         self.steps_per_epoch = math.ceil(len(self.tokens) / config.batch_size)
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
+            parameter_groups(self.model, config),
+            lr=config.lr,
+            betas=(0.9, 0.999),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.loss_sum: nn.Module = _LossSum(self.model, self.task, data, config)
-        if workers.size > 1:
+        self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
+        if workers.size > 1 and self.trainable:
             self.loss_sum = DistributedDataParallel(self.loss_sum)
         wanted = config.precision == "bfloat16" or (
             config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
-    def epoch(self, epoch: int) -> tuple[float, int]:
-        """Train one epoch; return its mean loss in nats, per token or example as the task has it, and its tokens."""
-        config = self.config
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""
+        if not self.trainable:
+            return {"trainable_parameters": 0}
+        config, started = self.config, time.perf_counter()
         self.model.train()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         losses = 0.0
         for number, batch in enumerate(epoch_batches(self.tokens.lengths, config.batch_size, config.seed, epoch)):
             step = (epoch - 1) * self.steps_per_epoch + number
             losses += self._step(step, batch)
-        return losses / int(self.weights.sum()), int(self.tokens.lengths.sum())
+        seconds = time.perf_counter() - started
+        return {
+            "train_loss": losses / int(self.weights.sum()),
+            "train_seconds": seconds,
+            "tokens_per_second": int(self.tokens.lengths.sum()) / seconds,
+            "trainable_parameters": self.trainable,
+            **self._peak_memory(),
+        }
+
+    def _peak_memory(self) -> dict[str, float]:
+        """Measured GPU memory that the tensors of the last epoch's training took at most; nothing without a GPU."""
+        if self.device.type != "cuda":
+            return {}
+        return {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
 
     def evaluate(self, data: TaskData, *, step: int) -> Evaluation:
         """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""
@@ -192,7 +212,7 @@ class _Run:
         config, workers = self.config, self.workers
         weight = int(self.weights[batch].sum())
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, self.steps_per_epoch * config.epochs)
+            group["lr"] = group["factor"] * learning_rate(config, step, self.steps_per_epoch * config.epochs)
         micros = np.array_split(batch, config.accumulation * workers.size)
         mine = range(workers.rank, len(micros), workers.size)
         total = torch.zeros((), device=self.device)
@@ -224,6 +244,17 @@ class _Run:
         if isinstance(self.loss_sum, DistributedDataParallel) and not last:
             return self.loss_sum.no_sync()
         return nullcontext()
+
+
+def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
+    """What trains, in the optimizer's groups; the learning rate of each is its `factor` times `learning_rate`.
+
+    With LoRA+ (Hayou et al. 2024, arXiv 2402.12354), B of each pair learns `lora_plus` times as fast as A.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in checkpoints.trained(model).items():
+        groups.setdefault(config.lora_plus if ".lora_B." in name else 1.0, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
 
 
 def learning_rate(config: RunConfig, step: int, steps: int) -> float:

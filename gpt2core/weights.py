@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _PARTS = {
     "mlp_in": "mlp.c_fc",
     "mlp_out": "mlp.c_proj",
 }
+HEAD, THEIR_HEAD = "head.weight", "score.weight"
 _QKV = ("attention.query", "attention.key", "attention.value")  # joined in this order in attn.c_attn
 
 
@@ -45,13 +46,20 @@ def model_folder(name: str) -> Path:
     if path.is_dir():
         return path
     if name in MODELS:
-        return _download(f"openai-community/{name}")
+        return _download(hub_name(name))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
     raise WeightsError(
         f"There is no model `{name}`: it is no folder and no known name ({nearest(name, MODELS)}); "
         "a model of the hub is written owner/name"
     )
+
+
+def hub_name(name: str) -> str:
+    """Return what transformers calls a model: a repository of the hub, or a local folder."""
+    if Path(name).expanduser().is_dir() or name == "gpt2-nano":
+        return str(model_folder(name))
+    return f"openai-community/{name}" if name in MODELS else name
 
 
 def _download(repository: str) -> Path:
@@ -147,7 +155,7 @@ def _from_hugging_face(
 ) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, shape in expected.items():
-        name, conv = _their_name(key)
+        name, conv = their_name(key)
         if name not in theirs:
             raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is partial")
         tensor = theirs[name].float()
@@ -170,8 +178,11 @@ def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
     return tensor.chunk(3, dim=-1)[which].contiguous()
 
 
-def _their_name(key: str) -> tuple[str, bool]:
-    """Return Hugging Face's name for our key, and whether it is a Conv1D's."""
+def their_name(key: str) -> tuple[str, bool]:
+    """Return Hugging Face's name of the tensor that our key is in, and whether it is a Conv1D's, kept as (in, out).
+
+    Query, key and value have the same: they are joined in it, in this order.
+    """
     if not key.startswith("blocks."):
         return key, False
     _, number, rest = key.split(".", 2)
@@ -181,10 +192,16 @@ def _their_name(key: str) -> tuple[str, bool]:
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and join a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel."""
+    """Rename and join a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel.
+
+    With a head of classes (K, C), of a GPT2ForSequenceClassification.
+    """
     theirs: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name, conv = _their_name(key)
+        if key == HEAD:
+            theirs[THEIR_HEAD] = tensor
+            continue
+        name, conv = their_name(key)
         if _QKV[0] in key:
             tensor = torch.cat([state[key.replace(_QKV[0], part)] for part in _QKV])
         elif _QKV[1] in key or _QKV[2] in key:
@@ -193,10 +210,17 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None) -> None:
-    """Write a folder that transformers' GPT2LMHeadModel and `load_model` both load; the weights come last, atomically."""
+def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, class_names: Sequence[str] = ()) -> None:
+    """Write a folder that transformers and `load_model` both load; the weights come last, atomically.
+
+    For transformers it is a GPT2LMHeadModel, or where the model has a head of classes a GPT2ForSequenceClassification that
+    calls them `class_names`. `load_model` reads the trunk of either.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_their_config(model.config), indent=2) + "\n")
+    values = _their_config(model.config)
+    if model.head is not None:
+        values |= _their_classes(model.head.out_features, class_names, pad=values["eos_token_id"])
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     for name in TOKENIZER_FILES if tokenizer_from else ():
         source = Path(str(tokenizer_from)) / name
         if source.is_file() and source.parent.resolve() != folder.resolve():
@@ -216,4 +240,16 @@ def _their_config(config: ModelConfig) -> dict[str, Any]:
         **config.model_dump(),
         "bos_token_id": config.vocab_size - 1,
         "eos_token_id": config.vocab_size - 1,
+    }
+
+
+def _their_classes(count: int, names: Sequence[str], pad: int) -> dict[str, Any]:
+    """What config.json says of a head; EOS pads, for the class is taken from the last token that is no padding."""
+    labels = names or [f"LABEL_{number}" for number in range(count)]
+    return {
+        "architectures": ["GPT2ForSequenceClassification"],
+        "num_labels": count,
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "pad_token_id": pad,
     }

@@ -24,9 +24,9 @@ from rich.console import Console
 
 from cluster.connect import connect
 from gpt2core.adapters import ADAPTERS
-from gpt2core.attention import ATTENTION
-from gpt2core.config import parse_blocks
+from gpt2core.attention import schedule
 from gpt2core.decoding import DECODERS
+from gpt2core.describe import count_trainable
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.export import export
 from gpt2core.files import write_json
@@ -139,19 +139,16 @@ def check(plan: Plan) -> TaskData:
     """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError."""
     for point in plan.first_points():
         config = plan.config(point)
-        for table, name, kind in (
-            (ADAPTERS, config.adapter, "adapter"),
-            (ATTENTION, config.attention, "attention"),
-            (DECODERS, config.decoder, "decoder"),
-        ):
-            lookup(table, name, kind)
-        parse_blocks("all" if config.blocks == "default" else config.blocks, shape_of(config.model).n_layer)
+        lookup(ADAPTERS, config.adapter, "adapter")
+        lookup(DECODERS, config.decoder, "decoder")
+        schedule(config.attention_config, shape_of(config.model).n_layer)
+        count_trainable(config)  # applies the adapter to the model's shape
     return task_data(config.task, config.data_dir, config.model)
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     """Note the data's digest and floors once; raise UserError where the data has changed since."""
-    task = lookup(TASKS, str(plan.fixed["task"]), "task")
+    task = lookup(TASKS, plan.task, "task")
     noted = ledger.state.data.get("digest")
     if noted is None:
         description = {"data": data.describe(), "digest": data.corpus.digest}
@@ -202,7 +199,7 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
     function, resources = trainable(spec)
     scratch = folder / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
-    study = open_study(options.name, str(folder / "optuna.journal"), plan.search.direction, plan.seed)
+    study = open_study(options.name, str(folder / "optuna.journal"), plan.direction, plan.seed)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
         tune_config=tune.TuneConfig(

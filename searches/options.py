@@ -3,7 +3,9 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpt2core.cli import Parser, settings
 from gpt2core.errors import ConfigError
@@ -31,19 +33,17 @@ class Options:
     argv: list[str]
 
 
-def parser(search: Search) -> Parser:
-    """Return the parser of a search."""
-    first = next(iter(search.profiles))
+def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
+    """Return the parser of a script in searches/."""
+    first = profiles[0]
     p = Parser(
-        prog=f"searches/{search.name}.py",
-        description=search.question,
+        prog=f"searches/{name}.py",
+        description=question,
         epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "--profile", default=first, help=f"size of the search: {' or '.join(search.profiles)} (default: {first})"
-    )
+    p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument(
         "--model",
         help="gpt2-nano (ships with the project), gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
@@ -55,7 +55,7 @@ def parser(search: Search) -> Parser:
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
     p.add_argument("--replicates", type=int, help="fresh seeds on which the best trial and the baseline run again")
     p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
-    p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {search.name}-PROFILE)")
+    p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
         "--storage", help="absolute folder that all nodes share (default: ./runs, or ~/gpt2-search/runs in a job)"
     )
@@ -78,9 +78,26 @@ def parser(search: Search) -> Parser:
     return p
 
 
+def absolute(path: str) -> str:
+    """A path that means the same in every folder."""
+    return str(Path(path).expanduser().resolve())
+
+
+def without(argv: Sequence[str], *flags: str) -> list[str]:
+    """Return `argv` without some flags and their values."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif word.split("=")[0] not in flags:
+            kept.append(word)
+    return kept
+
+
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
-    o = parser(search).parse(argv)
+    o = parser(search.name, search.question, list(search.profiles)).parse(argv)
     for flag in ("workers_per_trial", "max_concurrent", "trials"):
         value = getattr(o, flag)
         if value is not None and value < 1:
@@ -90,13 +107,15 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
         raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
+    # Trials run in other folders than this one: a relative path would be lost on the way.
+    fixed |= {key: absolute(fixed[key]) for key in ("data_dir",) if fixed.get(key)}
     plan = make_plan(
         search,
         o.profile,
         smoke=o.smoke,
         settings=fixed,
         seed=o.seed,
-        model=o.model,
+        model=absolute(o.model) if o.model and Path(o.model).expanduser().is_dir() else o.model,
         trials=o.trials,
         replicates=o.replicates,
     )

@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
+from gpt2core.lookup import lookup, nearest
 
 Point = Mapping[str, Any]  # a value for each searched key
 
@@ -37,7 +38,19 @@ class LogUniform:
         return f"{self.low:g} to {self.high:g}, log-uniform"
 
 
-Space = Mapping[str, Choice | LogUniform]
+@dataclass(frozen=True)
+class Uniform:
+    """A number between `low` and `high`."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+Domain = Choice | LogUniform | Uniform
+Space = Mapping[str, Domain]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +71,35 @@ SMOKE = Profile(
     trials=3,
     grace=1,
     replicates=1,
-    run={"epochs": 2, "decode_seeds": 1, "train_examples": 16, "max_new_tokens": 24},
+    run={"epochs": 2, "decode_seeds": 1, "train_examples": 16, "pretrain_examples": 16, "max_new_tokens": 24},
 )
 
 
 @dataclass(frozen=True, kw_only=True)
+class Case:
+    """A task that a question can be asked of: values fixed for it, and the study's points, tried right after the baseline.
+
+    What a point does not name is as in the baseline.
+    """
+
+    fixed: Point = field(default_factory=dict)
+    study: Sequence[Point] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
-    """A question. `baseline` is trial 0; the points of the published study follow; then the sampler proposes."""
+    """A question, judged by the objective of its task. `baseline` is trial 0; the points of the published study follow;
+    then the sampler proposes."""
 
     name: str
     question: str
-    objective: str  # the task's objective: a metric of its evaluation
-    direction: Literal["max", "min"]
+    tasks: Mapping[str, Case]  # the first is the default
     scientific: Space
     nuisance: Space
     fixed: Point
     baseline: Point
-    study: Sequence[Point]
     profiles: Mapping[str, Profile]
+    costs: Sequence[str] = ()  # metrics to be small: beside the objective they make the Pareto front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +118,27 @@ class Plan:
             raise ConfigError(f"The value of `--trials` is {self.profile.trials}, but must be >= 1")
 
     @property
-    def space(self) -> dict[str, Choice | LogUniform]:
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.fixed["task"])
+
+    @cached_property
+    def objective(self) -> str:
+        """The metric that decides."""
+        return str(self._task().objective)
+
+    @cached_property
+    def direction(self) -> Literal["max", "min"]:
+        """Whether the objective is to be large or small."""
+        return "max" if self._task().direction == "max" else "min"
+
+    def _task(self) -> Any:
+        from gpt2core.tasks import TASKS  # PyTorch takes a second to import: not for --help
+
+        return lookup(TASKS, self.task, "task")
+
+    @property
+    def space(self) -> dict[str, Domain]:
         """The keys that are searched: those of the question that no flag has fixed."""
         both = {**self.search.scientific, **self.search.nuisance}
         return {key: domain for key, domain in both.items() if key not in self.fixed}
@@ -107,8 +151,8 @@ class Plan:
     def first_points(self) -> list[dict[str, Any]]:
         """The baseline and the study's points, restricted to what is searched, without repeats."""
         points: list[dict[str, Any]] = []
-        for point in [self.search.baseline, *self.search.study]:
-            searched = {key: point[key] for key in self.space}
+        for point in [self.search.baseline, *self.search.tasks[self.task].study]:
+            searched = {key: {**self.search.baseline, **point}[key] for key in self.space}
             if searched not in points:
                 points.append(searched)
         return points
@@ -140,12 +184,14 @@ def make_plan(
     **changes: Any,
 ) -> Plan:
     """Apply the flags to a search. `settings` are the values of `--set`; one of a searched key fixes it."""
+    settings = dict(settings or {})
+    task = settings.pop("task", next(iter(search.tasks)))
+    if task not in search.tasks:
+        raise ConfigError(f"The task `{task}` is none of this search: {nearest(str(task), search.tasks)}")
     chosen = SMOKE if smoke else lookup(search.profiles, profile, "profile")
     chosen = Profile(**{**chosen.__dict__, **{k: v for k, v in changes.items() if v is not None}})
-    fixed = {**search.fixed, "model": chosen.model, **chosen.run, **(settings or {})}
-    for key in settings or {}:
-        if key in ("task", "model", "seed"):
-            raise ConfigError(
-                f"The key `{key}` cannot be `--set`: " + ("write another search" if key == "task" else f"use --{key}")
-            )
+    fixed = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model, **settings}
+    for key in settings:
+        if key in ("model", "seed"):
+            raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")
     return Plan(search=search, profile=chosen, fixed=fixed, seed=seed)

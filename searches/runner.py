@@ -23,7 +23,7 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
 def run(options: Options) -> int:
     """Run or plan a search; return the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if options.plan_only:
         folder = storage_folder(options) / "searches" / options.name
         show_plan(options.plan, resources(options), str(folder), console)
@@ -34,14 +34,19 @@ def run(options: Options) -> int:
 
 
 def storage_folder(options: Options) -> Path:
-    """Where results go; raise UserError for an address that this version cannot write to."""
+    """Where the results of a search go; raise UserError for an address that this version cannot write to."""
+    return storage_path(options.storage)
+
+
+def storage_path(storage: str | None) -> Path:
+    """The folder that `--storage` means; raise UserError for an address that this version cannot write to."""
     from cluster.connect import default_storage
 
-    if options.storage is None:
+    if storage is None:
         return default_storage()
-    if "://" in options.storage and not options.storage.startswith("file://"):
-        raise UserError(f"The value of `--storage` is {options.storage!r}, but must be a folder that all nodes share")
-    return Path(options.storage.removeprefix("file://")).expanduser().absolute()
+    if "://" in storage and not storage.startswith("file://"):
+        raise UserError(f"The value of `--storage` is {storage!r}, but must be a folder that all nodes share")
+    return Path(storage.removeprefix("file://")).expanduser().absolute()
 
 
 def resources(options: Options) -> str:

@@ -1,4 +1,4 @@
-"""ASHA that remembers: rungs are filled again from the ledger on resume, and replicates always run to their end."""
+"""ASHA that remembers: rungs are filled again from the ledger on resume; only what the sampler proposed is ever stopped."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +13,11 @@ class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934) over epochs."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop a trial that is not among the best third at its rung."""
+        """Stop a trial that is not among the best third at its rung; known points run to their end, but fill the rungs."""
         if "failure/kind" in result or trial.config["replicate"]:
             return str(TrialScheduler.CONTINUE)
-        return str(super().on_trial_result(tune_controller, trial, result))
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        return str(TrialScheduler.CONTINUE) if trial.config["whole"] else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Forget a trial; its rungs keep its scores."""
@@ -39,10 +40,10 @@ def make_scheduler(plan: Plan, state: State) -> Asha:
     scheduler = Asha(
         time_attr="epoch",
         metric="objective",
-        mode=plan.search.direction,
+        mode=plan.direction,
         grace_period=min(plan.profile.grace, plan.epochs),
         max_t=max(plan.epochs, 1),
         reduction_factor=3,
     )
-    scheduler.remember(state, plan.search.objective)
+    scheduler.remember(state, plan.objective)
     return scheduler

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from searches.ledger import RUNNING, Event, State
 from searches.question import Plan
+from searches.words import count, point_text, value_text
 
 #: Metric -> heading and digits, where a task has it.
 COLUMNS = {
@@ -49,7 +50,7 @@ class Screen:
         self.console.print(f"{seconds:5.0f}s  {name:<8} {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _epoch(self, event: Event, state: State) -> str:
-        metrics, objective = event["metrics"], self.plan.search.objective
+        metrics, objective = event["metrics"], self.plan.objective
         interval = ""
         if f"{objective}_low" in metrics:
             interval = f" [{metrics[f'{objective}_low']:.2f}, {metrics[f'{objective}_high']:.2f}]"
@@ -65,20 +66,18 @@ class Screen:
         return f"({done} of {total} done, about {left:.0f}s left)"
 
 
-def point_text(point: dict[str, Any]) -> str:
-    """A point of the space in one line."""
-    return ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
-    )
-
-
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print the table, the floors and the verdict of a summary."""
     console.print(trials_table(summary))
-    for key, values in summary["best_by"].items():
+    for key, values in summary["best_by"].items() if summary["best"] else ():
         console.print(_by_table(key, values, summary["objective"]))
     if summary["floors"]:
         console.print(_floors_table(summary["floors"]))
+    if summary["pareto"]:
+        against = ", ".join(cost.replace("_", " ") for cost in summary["costs"])
+        console.print(
+            f"Front: no trial is better in {summary['objective']} and no dearer in {against}", highlight=False
+        )
     counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
     console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
     console.print(f"Model: {summary['model']}", markup=False, highlight=False)
@@ -95,30 +94,30 @@ def trials_table(summary: dict[str, Any]) -> Table:
         key=lambda row: (row["of"] is not None, row["score"] is None, sign * (row["score"] or 0), row["id"]),
     )
     keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
-    columns = {name: shape for name, shape in COLUMNS.items() if any(name in row["metrics"] for row in rows)}
+    shown = COLUMNS | {cost: (cost.replace("_", " "), 0) for cost in summary["costs"]}
+    columns = {name: shape for name, shape in shown.items() if any(name in row["metrics"] for row in rows)}
     table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
     for heading in ("trial", "from", *keys):
         table.add_column(heading)
     for heading in (f"{objective} [95% interval]", *(heading for heading, _ in columns.values()), "epochs"):
         table.add_column(heading, justify="right")
     table.add_column("status")
+    if summary["pareto"]:
+        table.add_column("front")
     for row in rows:
         best = summary["best"] is not None and row["id"] == summary["best"]["id"]
         table.add_row(
             row["id"],
             row["origin"],
-            *(_cell(row["point"].get(key)) for key in keys),
+            *(value_text(row["point"].get(key)) for key in keys),
             _score_text(row, objective),
-            *(f"{row['metrics'][n]:.{d}f}" if n in row["metrics"] else "" for n, (_, d) in columns.items()),
+            *(f"{row['metrics'][n]:,.{d}f}" if n in row["metrics"] else "" for n, (_, d) in columns.items()),
             f"{row['best_epoch'] or 0} of {row['epochs']}",
             row["status"],
+            *(["on it" if row["id"] in summary["pareto"] else ""] if summary["pareto"] else []),
             style="bold green" if best else None,
         )
     return table
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _score_text(row: dict[str, Any], objective: str) -> str:
@@ -163,9 +162,10 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     console.print(table)
     firsts = len(plan.first_points())
     console.print(
-        f"{plan.profile.trials} trials of at most {plan.epochs} epochs: the baseline, up to {firsts - 1} points of the study, "
-        f"then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\nThen {plan.profile.replicates} fresh seeds for the best "
-        f"trial and for the baseline. Objective: {plan.search.objective} ({plan.search.direction}).\n{resources}\n"
+        f"{count(plan.profile.trials, 'trial')} of at most {count(plan.epochs, 'epoch')}: the baseline, up to "
+        f"{count(firsts - 1, 'point')} of the study, then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\n"
+        f"Then {count(plan.profile.replicates, 'fresh seed')} for the best "
+        f"trial and for the baseline. Objective: {plan.objective} ({plan.direction}).\n{resources}\n"
         f"Results go to {folder}. Nothing was started.",
         markup=False,
         highlight=False,

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Event, Ledger, Trial
-from searches.question import Choice, LogUniform, Plan
+from searches.question import Choice, Domain, LogUniform, Plan
 from trainables.trial import TrialSpec
 
 ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
@@ -25,7 +25,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Proposes the trials of a plan, then replicates of the best one and the baseline; writes all it learns to the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger, study: optuna.Study, spec: TrialSpec, trials_folder: str) -> None:
-        super().__init__(metric="objective", mode=plan.search.direction)
+        super().__init__(metric="objective", mode=plan.direction)
         self.plan, self.ledger, self.study = plan, ledger, study
         self.spec, self.trials_folder = spec, trials_folder
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
@@ -50,14 +50,14 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
                 "folder": f"{self.trials_folder}/{trial.name}",
             }
         )
-        return {"spec": spec.to_dict(), "replicate": trial.of is not None}
+        return {"spec": spec.to_dict(), "whole": trial.origin != "sampler", "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note the report of an epoch."""
         trial = self.ledger.state.trials[self.names[trial_id]]
         if "failure/kind" in result or result["epoch"] in trial.reports:
             return
-        report = _report(trial.name, result)
+        report = _report(trial.name, result, repeat=trial.of is not None)
         self.ledger.record(report)
         if trial.optuna is not None:
             asked = optuna.trial.Trial(self.study, self.study.trials[trial.optuna]._trial_id)
@@ -161,7 +161,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
                 self._tell(trial)
 
     def _score(self, trial: Trial) -> float:
-        score = trial.score(self.plan.search.objective, self.plan.search.direction)
+        score = trial.score(self.plan.objective, self.plan.direction)
         return float("nan") if score is None else score
 
     def _outcome(self, trial: Trial, result: dict[str, Any] | None, error: bool) -> tuple[str, str | None]:
@@ -188,12 +188,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
 def finalists(ledger: Ledger, plan: Plan) -> list[str]:
     """The best finished trial that is not the baseline, then the baseline; empty where either has no score."""
-    sign = 1 if plan.search.direction == "max" else -1
+    sign = 1 if plan.direction == "max" else -1
     scored = {
         trial.name: score
         for trial in ledger.state.of_search()
-        if trial.status in (COMPLETED, STOPPED)
-        and (score := trial.score(plan.search.objective, plan.search.direction)) is not None
+        if trial.status in (COMPLETED, STOPPED) and (score := trial.score(plan.objective, plan.direction)) is not None
     }
     baseline = next((t.name for t in ledger.state.of_search() if t.origin == "baseline"), None)
     others = {name: sign * score for name, score in scored.items() if name != baseline}
@@ -217,10 +216,10 @@ def open_study(name: str, storage_path: str, direction: str, seed: int) -> optun
     return study
 
 
-def _distribution(domain: Choice | LogUniform) -> optuna.distributions.BaseDistribution:
+def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
     if isinstance(domain, Choice):
         return optuna.distributions.CategoricalDistribution(domain.values)
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=True)
+    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
 
 
 def _identity(run: RunConfig) -> str:
@@ -234,13 +233,16 @@ def _origin(params: dict[str, Any], plan: Plan) -> str:
     return "baseline" if params == first[0] else "study"
 
 
-def _report(trial: str, result: dict[str, Any]) -> Event:
+def _report(trial: str, result: dict[str, Any], *, repeat: bool) -> Event:
+    # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
+    statistics = result.get("statistics") if repeat else None
     metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
     return {
         "event": "report",
         "trial": trial,
         "epoch": result["epoch"],
         "metrics": metrics,
-        "statistics": result.get("statistics"),
+        "statistics": statistics,
         "samples": result.get("samples", []),
+        "tables": {key.removeprefix("tables/"): value for key, value in result.items() if key.startswith("tables/")},
     }

@@ -36,10 +36,10 @@ class Tracker:
 
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Find or make the experiment and the search's run. Raises MlflowException: a wrong address is found at the start."""
-        experiment = self.client.get_experiment_by_name(self.plan.search.fixed["task"])
+        experiment = self.client.get_experiment_by_name(self.plan.task)
         if experiment is None:
-            location = f"{self.artifacts}/{self.plan.search.fixed['task']}" if self.artifacts else None
-            self.experiment_id = self.client.create_experiment(self.plan.search.fixed["task"], location, KIND)
+            location = f"{self.artifacts}/{self.plan.task}" if self.artifacts else None
+            self.experiment_id = self.client.create_experiment(self.plan.task, location, KIND)
         else:
             self.experiment_id = experiment.experiment_id
         if "" not in self.ledger.state.runs:
@@ -91,8 +91,8 @@ class Tracker:
     def link(self) -> str:
         """Path in the MLflow UI that shows the search's trials, best first."""
         query = quote(f"tags.`{PARENT}` = '{self.parent}'", safe="")
-        order = quote(f"metrics.`best_{self.plan.search.objective}`", safe="")
-        ascending = str(self.plan.search.direction == "min").lower()
+        order = quote(f"metrics.`best_{self.plan.objective}`", safe="")
+        ascending = str(self.plan.direction == "min").lower()
         runs = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
         return f"{runs}&searchFilter={query}&orderByKey={order}&orderByAsc={ascending}"
 
@@ -127,13 +127,15 @@ class Tracker:
         trial = state.trials[event["trial"]]
         run = self._run_of(trial)
         tags = [RunTag("status", event["status"]), RunTag("reason", event.get("reason") or "")]
-        objective = self.plan.search.objective
-        best = trial.best(objective, self.plan.search.direction)
+        objective = self.plan.objective
+        best = trial.best(objective, self.plan.direction)
         if best:
             # MLflow sorts by the last value of a metric; what a trial is worth is its best epoch's.
             value = Metric(f"best_{objective}", best["metrics"][objective], int(time.time() * 1000), best["epoch"])
             self.client.log_batch(run, metrics=[value], tags=[RunTag("best_epoch", str(best["epoch"]))])
             self.client.log_text(run, samples_text(best["samples"]), "samples.md")
+            for name, rows in best.get("tables", {}).items():
+                self.client.log_dict(run, {"rows are gold, columns predicted": rows}, f"{name}.json")
         self.client.log_batch(run, tags=[tag for tag in tags if tag.value])
         self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")
 
@@ -143,9 +145,9 @@ class Tracker:
 
 
 def samples_text(samples: list[dict[str, str]]) -> str:
-    """Generated texts beside the gold ones, as Markdown."""
+    """Samples as Markdown, a section for each and in it one for each of its keys."""
     parts = []
     for sample in samples:
-        given, generated, gold = (sample[k].replace("\n", "  \n") for k in ("given", "generated", "gold"))
-        parts.append(f"## {sample['id']}\n\n*{given}*\n\n### generated\n\n{generated}\n\n### gold\n\n{gold}\n")
-    return "\n".join(parts) or "This task writes no samples.\n"
+        values = {key: value.replace("\n", "  \n") for key, value in sample.items() if key != "id"}
+        parts.append(f"## {sample['id']}\n\n" + "".join(f"### {key}\n\n{value}\n\n" for key, value in values.items()))
+    return "".join(parts) or "This task writes no samples.\n"

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
 from searches.question import Plan
 from searches.searcher import finalists
+from searches.words import count
 
 LEVEL = 0.05  # a difference whose p is above this is not called one
 
@@ -19,20 +21,22 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
     state, search = ledger.state, plan.search
     trials = [_row(trial, plan) for trial in state.trials.values()]
     scored = [row for row in trials if row["score"] is not None and row["of"] is None]
-    sign = 1 if search.direction == "max" else -1
+    sign = 1 if plan.direction == "max" else -1
     best = max(scored, key=lambda row: sign * row["score"], default=None)
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
     statuses = [trial.status for trial in state.of_search()]
     return {
         "search": name,
         "question": search.question,
-        "objective": search.objective,
-        "direction": search.direction,
+        "objective": plan.objective,
+        "direction": plan.direction,
         "model": model,
         "data": state.data,
         "trials": trials,
         "best": best,
         "baseline": baseline,
+        "costs": list(plan.search.costs),
+        "pareto": _pareto(scored, {plan.objective: sign, **dict.fromkeys(plan.search.costs, -1)}),
         "best_by": {key: _best_by(key, scored, sign) for key in search.scientific if key in plan.space},
         "floors": state.floors,
         "verdict": _verdict(plan, ledger),
@@ -52,7 +56,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
 
 
 def _row(trial: Trial, plan: Plan) -> dict[str, Any]:
-    best = trial.best(plan.search.objective, plan.search.direction)
+    best = trial.best(plan.objective, plan.direction)
     return {
         "id": trial.name,
         "origin": trial.origin,
@@ -63,13 +67,28 @@ def _row(trial: Trial, plan: Plan) -> dict[str, Any]:
         "config": trial.run,
         "epochs": max(trial.reports, default=0),
         "best_epoch": best["epoch"] if best else None,
-        "score": trial.score(plan.search.objective, plan.search.direction),
+        "score": trial.score(plan.objective, plan.direction),
         "metrics": best["metrics"] if best else {},
+        "curve": [{"epoch": epoch, **report["metrics"]} for epoch, report in sorted(trial.reports.items())],
     }
+
+
+def _pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
+    """Names of the trials that no other trial beats in one of several metrics and equals in the rest; none for one metric."""
+    known = [row for row in scored if all(metric in row["metrics"] for metric in signs)]
+    values = {row["id"]: [sign * row["metrics"][metric] for metric, sign in signs.items()] for row in known}
+    if len(signs) < 2:
+        return []
+    return [
+        name
+        for name, mine in values.items()
+        if not any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in values.values())
+    ]
 
 
 def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
     """For each value of a scientific key, the best score that any nuisance setting gave it."""
+    scored = [row for row in scored if key in RunConfig.of(row["config"]).identity()]  # full tuning has no rank
     values: dict[Any, dict[str, Any]] = {}
     for row in sorted(scored, key=lambda row: sign * row["score"]):
         values[row["point"][key]] = row  # the last one, the best, stays
@@ -87,18 +106,18 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     challenger, baseline = (_statistics(plan, ledger, name) for name in names)
     if challenger is None or baseline is None:
         return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
-    result = paired(challenger, baseline, lookup(TASKS, str(plan.fixed["task"]), "task").score, seed=plan.seed)
-    better = result.estimate > 0 if plan.search.direction == "max" else result.estimate < 0
+    result = paired(challenger, baseline, lookup(TASKS, plan.task, "task").score, seed=plan.seed)
+    better = result.estimate > 0 if plan.direction == "max" else result.estimate < 0
     winner = (names[0] if better else names[1]) if result.p_value < LEVEL else None
     head = f"trial {winner} wins" if winner else "no significant winner"
-    seeds = _count(plan.profile.replicates, "fresh training seed")
-    texts = f"{_count(challenger.shape[0], 'text')} of each of {challenger.shape[1]} examples"
+    seeds = count(plan.profile.replicates, "fresh training seed")
+    texts = f"{count(challenger.shape[0], 'text')} of each of {challenger.shape[1]} examples"
     evidence = (
-        f"trial {names[0]} against the baseline {names[1]} on {plan.search.objective}: difference {result.estimate:+.2f} "
+        f"trial {names[0]} against the baseline {names[1]} on {plan.objective}: difference {result.estimate:+.2f} "
         f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {seeds} each, {texts}, paired bootstrap"
     )
     text = f"{head}. {evidence}."
-    floor = _floor(plan, ledger, ledger.state.trials[names[0]].score(plan.search.objective, plan.search.direction))
+    floor = _floor(plan, ledger, ledger.state.trials[names[0]].score(plan.objective, plan.direction))
     return {
         "winner": winner,
         "compared": names,
@@ -110,19 +129,15 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
     """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
-    best = [r.best(plan.search.objective, plan.search.direction) for r in ledger.state.replicates(name)]
+    best = [r.best(plan.objective, plan.direction) for r in ledger.state.replicates(name)]
     found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
     return np.concatenate(found) if found else None
 
 
 def _floor(plan: Plan, ledger: Ledger, score: float | None) -> str:
-    objective, sign = plan.search.objective, 1 if plan.search.direction == "max" else -1
+    objective, sign = plan.objective, 1 if plan.direction == "max" else -1
     known = {floor["meaning"]: floor["scores"][objective][0] for floor in ledger.state.floors.values()}
     meaning, highest = max(known.items(), key=lambda item: sign * item[1], default=("", -sign * float("inf")))
     if score is None or sign * highest < sign * score:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from gpt2core.config import ModelConfig, RunConfig
 from gpt2core.data.corpus import Corpus, Row
@@ -44,9 +45,11 @@ def tokenizer() -> Tokenizer:
     return train_bpe([lines(50, seed) for seed in range(10)], SHAPE.vocab_size)
 
 
-def model(seed: int = 0, shape: ModelConfig = SHAPE) -> GPT2:
-    """A GPT-2 at random weights, larger than at a usual start, so that errors show."""
+def model(seed: int = 0, shape: ModelConfig = SHAPE, classes: int = 0) -> GPT2:
+    """A GPT-2 at random weights, larger than at a usual start, so that errors show; with a head of `classes`, if any."""
     made = GPT2(shape)
+    if classes:
+        made.head = nn.Linear(shape.n_embd, classes, bias=False)
     initialise(made, seed)
     for parameter in made.parameters():
         parameter.data *= 3.0

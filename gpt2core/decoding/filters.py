@@ -1,52 +1,97 @@
-"""Which tokens may be drawn. Each function takes probabilities (B, V) and sets those of forbidden tokens to zero."""
+"""Which tokens may be drawn: functions that set the probabilities of forbidden tokens to zero.
+
+Each takes probabilities (B, V) and the rows' parameters, columns (B, 1) by key, and returns probabilities (B, V) of any sum.
+"""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from gpt2core.config import DecodingConfig
+NUCLEUS = 256  # the set sought is nearly always among this many; only where it is not, more are sorted
 
-NUCLEUS = 256  # the nucleus is nearly always among this many; only rows where it is not are sorted whole
+Columns = Mapping[str, Tensor]
 
 
-def greedy(probabilities: Tensor, config: DecodingConfig) -> Tensor:
+def greedy(probabilities: Tensor, columns: Columns) -> Tensor:
     """Keep the likeliest token."""
     best = probabilities.argmax(dim=-1, keepdim=True)
     return torch.zeros_like(probabilities).scatter_(-1, best, 1.0)
 
 
-def top_k(probabilities: Tensor, config: DecodingConfig) -> Tensor:
+def top_k(probabilities: Tensor, columns: Columns) -> Tensor:
     """Keep the `top_k` likeliest tokens (Fan et al. 2018)."""
-    values, index = probabilities.topk(min(config.top_k, probabilities.shape[-1]), dim=-1)
-    return torch.zeros_like(probabilities).scatter_(-1, index, values)
+    width = min(int(columns["top_k"].max()), probabilities.shape[-1])
+    values, index = probabilities.topk(width, dim=-1)
+    inside = torch.arange(width, device=values.device) < columns["top_k"]
+    return torch.zeros_like(probabilities).scatter_(-1, index, values.where(inside, 0.0))
 
 
-def top_p(probabilities: Tensor, config: DecodingConfig) -> Tensor:
+def top_p(probabilities: Tensor, columns: Columns) -> Tensor:
     """Keep the smallest set of likeliest tokens whose mass reaches `top_p` of the whole (Holtzman et al. 2020)."""
-    if config.top_p == 1.0:  # all of them: the sum of a float32 tail is not to be trusted
-        return probabilities
-    mass = config.top_p * probabilities.sum(dim=-1)
-    kept, enough = _nucleus(probabilities, mass, NUCLEUS)
-    if not bool(enough.all()):
-        wide = ~enough
-        kept[wide], _ = _nucleus(probabilities[wide], mass[wide], probabilities.shape[-1])
-    return kept
+    return _first(probabilities, probabilities, columns["top_p"])
 
 
-def _nucleus(probabilities: Tensor, mass: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the nucleus sought among the `width` likeliest tokens, and for which rows that was wide enough."""
-    values, index = probabilities.topk(min(width, probabilities.shape[-1]), dim=-1)
-    before = values.cumsum(dim=-1) - values
-    inside = before < mass[:, None]
-    inside[:, 0] = True  # even where the mass sought is too small for float32
-    kept = values.where(inside, 0.0)
-    return torch.zeros_like(probabilities).scatter_(-1, index, kept), values.sum(dim=-1) >= mass
-
-
-def top_k_then_p(probabilities: Tensor, config: DecodingConfig) -> Tensor:
+def top_k_then_p(probabilities: Tensor, columns: Columns) -> Tensor:
     """Top-p of what top-k left, renormalised: transformers' reading."""
-    return top_p(top_k(probabilities, config), config)
+    return top_p(top_k(probabilities, columns), columns)
 
 
-def top_k_and_p(probabilities: Tensor, config: DecodingConfig) -> Tensor:
+def top_k_and_p(probabilities: Tensor, columns: Columns) -> Tensor:
     """Tokens in both sets of the distribution as it is: the study's reading."""
-    return torch.minimum(top_k(probabilities, config), top_p(probabilities, config))
+    return torch.minimum(top_k(probabilities, columns), top_p(probabilities, columns))
+
+
+def min_p(probabilities: Tensor, columns: Columns) -> Tensor:
+    """Keep tokens at least `min_p` times as likely as the likeliest (Nguyen et al. 2024)."""
+    likeliest = probabilities.amax(dim=-1, keepdim=True)
+    return probabilities.where(probabilities >= columns["min_p"] * likeliest, 0.0)
+
+
+def typical(probabilities: Tensor, columns: Columns) -> Tensor:
+    """Keep the tokens whose surprise is nearest the entropy, until their mass is `typical_p` (Meister et al. 2023)."""
+    distance = (-probabilities.log() - _entropy(probabilities)).abs()
+    return _first(probabilities, -distance, columns["typical_p"])
+
+
+def eta(probabilities: Tensor, columns: Columns) -> Tensor:
+    """Keep tokens of at least min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest (Hewitt et al. 2022)."""
+    epsilon = columns["epsilon"]
+    least = torch.minimum(epsilon, epsilon.sqrt() * (-_entropy(probabilities)).exp())
+    return _at_least(probabilities, least)
+
+
+def mirostat(probabilities: Tensor, columns: Columns) -> Tensor:
+    """Keep tokens of a surprise of at most mu bits, and the likeliest (Basu et al. 2021, version 2).
+
+    mu starts at 2 `mirostat_tau` and, by each token drawn, falls by `mirostat_eta` times what its surprise was above
+    `mirostat_tau`. Surprise is that of the unfiltered distribution; `drawn` counts a row's tokens, `surprise` is their sum.
+    """
+    tau = columns["mirostat_tau"]
+    mu = 2 * tau - columns["mirostat_eta"] * (columns["surprise"] - columns["drawn"] * tau)
+    return _at_least(probabilities, (-mu).exp2())
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    nats: Tensor = torch.special.entr(probabilities)
+    return nats.sum(dim=-1, keepdim=True)
+
+
+def _at_least(probabilities: Tensor, least: Tensor) -> Tensor:
+    likeliest = probabilities.amax(dim=-1, keepdim=True)
+    return probabilities.where(probabilities >= torch.minimum(least, likeliest), 0.0)
+
+
+def _first(probabilities: Tensor, rank: Tensor, share: Tensor, width: int = NUCLEUS) -> Tensor:
+    """Keep the tokens of highest rank (B, V), as few as hold a share (B, 1) of the mass; they are sought among `width`."""
+    index = rank.topk(min(width, rank.shape[-1]), dim=-1).indices
+    values = probabilities.gather(-1, index)
+    mass = share * probabilities.sum(dim=-1, keepdim=True)
+    inside = values.cumsum(dim=-1) - values < mass
+    inside[:, 0] = True  # even where the mass sought is too small for float32
+    kept = torch.zeros_like(probabilities).scatter_(-1, index, values.where(inside, 0.0))
+    everything = share >= 1  # the sum of a float32 tail is not to be trusted
+    wide = (~everything & (values.sum(dim=-1, keepdim=True) < mass))[:, 0]
+    if width < rank.shape[-1] and bool(wide.any()):
+        kept[wide] = _first(probabilities[wide], rank[wide], share[wide], 4 * width)
+    return probabilities.where(everything, kept)

@@ -1,74 +1,84 @@
-"""Batched generation with a KV cache. Each row draws from a stream of its own, so batching never changes a text."""
+"""Batched generation with a KV cache, in which each row may have its own strategy and parameters."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS
+from gpt2core.decoding import DECODERS, SEARCHES, Search
+from gpt2core.decoding.batch import Request, prefill
+from gpt2core.decoding.sample import sample
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
-from gpt2core.model import GPT2, KVCache
-
-COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
+from gpt2core.model import GPT2
 
 
 @torch.inference_mode()
 def generate(
-    model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, *, seeds: Sequence[int], eos: int
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    config: DecodingConfig | Sequence[DecodingConfig],
+    *,
+    seeds: Sequence[int],
+    eos: int,
 ) -> list[list[int]]:
     """Continue each prompt (token numbers) until EOS or `max_new_tokens`; return the new tokens without EOS.
 
-    Row i depends on `prompts[i]` and `seeds[i]` alone. Where the context ends first, generation stops there.
-    Raises ConfigError for an empty prompt or one that fills the whole context.
+    `config` is one for all rows or a sequence of one per row. Row i depends on its prompt, its seed and its configuration
+    alone. Where the context ends first, generation stops there. A prompt that several rows share is computed once.
+    Raises ConfigError for an empty prompt, one that fills the whole context, more beams than tokens in the vocabulary, and
+    other than one seed and configuration per row; UnknownNameError for a strategy that there is not.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    room = model.config.n_positions - longest
-    if room < 1 or min(len(prompt) for prompt in prompts) < 1:
-        raise ConfigError(
-            f"A prompt has {longest} tokens, but must have 1 to {model.config.n_positions - 1} for this model"
-        )
-    steps = min(config.max_new_tokens, room)
-    greedy = config.temperature < COLDEST
-    keep = lookup(DECODERS, "greedy" if greedy else config.strategy, "decoder")
-    device = model.wte.weight.device
-    draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(steps, dtype=np.float32) for seed in seeds]))
-    draws = draws.to(device)
-
+    configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
+    if not len(prompts) == len(configs) == len(seeds):
+        raise ConfigError(f"There are {len(prompts)} prompts, {len(configs)} configurations and {len(seeds)} seeds")
+    rows = zip(prompts, configs, seeds, strict=True)
+    requests = [_request(model, tuple(prompt), config.resolved(), seed) for prompt, config, seed in rows]
+    new: list[list[int]] = [[] for _ in requests]
     was_training = model.training
     model.train(False)
-    input_ids, mask = _pad_left(prompts, longest, device)
-    cache = KVCache(model, len(prompts), longest + steps)
-    new = torch.full((len(prompts), steps), eos, device=device)
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    hidden = model(input_ids, mask, cache)
-    for step in range(steps):
-        logits = model.logits(hidden[:, -1]).float() / (1.0 if greedy else config.temperature)
-        token = _draw(keep(logits.softmax(dim=-1), config), draws[:, step])
-        new[:, step] = torch.where(alive, token, eos)
-        alive &= token != eos
-        if step + 1 == steps or not bool(alive.any()):
-            break
-        hidden = model(new[:, step : step + 1], None, cache)
+    for together in _batches(requests, model.config.n_positions):
+        batch = prefill(model, [requests[row] for row in together])
+        for search, members in _by_search(batch.requests):
+            found = search(model, batch.subset(members), eos).tolist()
+            for member, ids in zip(members, found, strict=True):
+                ids = ids[: batch.requests[member].limit]
+                new[together[member]] = ids[: ids.index(eos)] if eos in ids else ids
     model.train(was_training)
-    return [row[: row.index(eos)] if eos in row else row for row in new.tolist()]
+    return new
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return input_ids.to(device), mask.to(device)
+def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed: int) -> Request:
+    """Check a row against the model; raise ConfigError or UnknownNameError."""
+    lookup(DECODERS, config.strategy, "decoder")
+    room = model.config.n_positions - len(prompt)
+    if not prompt or room < 1:
+        raise ConfigError(
+            f"A prompt has {len(prompt)} tokens, but must have 1 to {model.config.n_positions - 1} for this model"
+        )
+    if config.strategy == "beam" and config.num_beams > model.config.vocab_size:
+        raise ConfigError(
+            f"The value of `num_beams` is {config.num_beams}, but must be at most {model.config.vocab_size}, "
+            "the size of the model's vocabulary"
+        )
+    return Request(prompt, config, seed, min(config.max_new_tokens, room))
 
 
-def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution: probabilities (B, V) of any sum, uniform (B,) in [0, 1) -> tokens (B,)."""
-    cumulative = probabilities.cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    # A product that rounds up to the total would fall past the last token that may be drawn.
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
+    """Rows that fit a context together, padded to their longest prompt: none is cut short by another."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(requests)), key=lambda row: len(requests[row].prompt)):
+        limit = max(requests[other].limit for other in [*(batches[-1] if batches else []), row])
+        if batches and len(requests[row].prompt) + limit <= context:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _by_search(requests: Sequence[Request]) -> list[tuple[Search, list[int]]]:
+    """The search procedures in use, each with its rows; strategies that sample share one."""
+    groups: dict[Search, list[int]] = {}
+    for row, request in enumerate(requests):
+        groups.setdefault(SEARCHES.get(request.config.strategy, sample), []).append(row)
+    return list(groups.items())

@@ -1,9 +1,21 @@
 """Tasks. To add one: a file with a class of `Task`'s shape, and a line in TASKS."""
 
+from gpt2core.data.poems import load_poems
+from gpt2core.data.sentiment import load_cfimdb, load_sst
+from gpt2core.data.shakespeare import load_plays
 from gpt2core.tasks.base import Evaluation, Task, TaskData
+from gpt2core.tasks.paraphrase import Paraphrase
 from gpt2core.tasks.pretraining import Pretraining
+from gpt2core.tasks.sentiment import Sentiment
 from gpt2core.tasks.sonnet import Sonnet
 
-TASKS: dict[str, Task] = {"sonnet": Sonnet(), "pretraining": Pretraining()}
+TASKS: dict[str, Task] = {
+    "sst": Sentiment("sst", load_sst, ("very negative", "negative", "neutral", "positive", "very positive")),
+    "cfimdb": Sentiment("cfimdb", load_cfimdb, ("negative", "positive")),
+    "paraphrase": Paraphrase(),
+    "sonnet": Sonnet(),
+    "pretraining": Pretraining("pretraining", load_plays),
+    "poems": Pretraining("poems", load_poems),
+}
 
 __all__ = ["TASKS", "Evaluation", "Task", "TaskData"]

@@ -38,12 +38,14 @@ class Evaluation:
     """Scores of one model on one split.
 
     `metrics` are numbers by name. `statistics` (seeds, examples, S) are counts of which the task's `score` makes its
-    objective after summing over examples: what a paired test needs. `samples` are texts that a person would like to read.
+    objective after summing over examples: what a paired test needs. `samples` are texts that a person would like to read,
+    each a mapping of a name to what it says; `tables` are matrices by name, such as a confusion matrix.
     """
 
     metrics: dict[str, float]
     statistics: np.ndarray | None = None
     samples: list[dict[str, str]] = field(default_factory=list)
+    tables: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 class Task(Protocol):

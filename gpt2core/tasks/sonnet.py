@@ -11,7 +11,7 @@ from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
 from gpt2core.decoding.generate import generate
 from gpt2core.metrics.bootstrap import interval
-from gpt2core.metrics.chrf import chrf_from_statistics, corpus_chrf, sentence_statistics
+from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
@@ -50,14 +50,17 @@ class Sonnet(LanguageTask):
             for texts in written
             for text, reference in zip(texts, references, strict=True)
         ]
-        whole = [corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold) for texts in written]
+        sonnets = [[f"{g}\n{t}" for g, t in zip(given, texts, strict=True)] for texts in written]
+        whole = interval(np.stack([sentence_statistics(texts, gold) for texts in sonnets]), self.score)
         metrics = {
             f"{split}_loss": loss,
             f"{split}_perplexity": perplexity(loss),
             "chrf_continuation": found.estimate,
             "chrf_continuation_low": found.low,
             "chrf_continuation_high": found.high,
-            "chrf_whole": float(np.mean(whole)),
+            "chrf_whole": whole.estimate,
+            "chrf_whole_low": whole.low,
+            "chrf_whole_high": whole.high,
             "length_ratio": float(np.mean(lengths)),
         }
         samples = [

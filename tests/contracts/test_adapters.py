@@ -1,43 +1,65 @@
-"""What every adapter promises; a new entry of ADAPTERS is tested without another line."""
+"""What every adapter and every variant of LoRA promises; a new entry of ADAPTERS is tested without another line."""
+
+import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
 from gpt2core.adapters import ADAPTERS
-from gpt2core.adapters.lora import TARGETS, merge_lora
+from gpt2core.adapters.lora import ADAPTER, TARGETS, lora_layers, merge_lora
 from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
-from gpt2core.describe import count_trainable
+from gpt2core.data.batches import Batch, collate
+from gpt2core.describe import count_trainable, describe
+from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
-from gpt2core.training import build
+from gpt2core.tasks import TASKS
+from gpt2core.training import Workers, _Run, build, learning_rate, train
 from tests import toys
 
 CPU = torch.device("cpu")
 IDS = torch.arange(30).view(2, 15)
+#: With a head of its own, so that every adapter has something to train.
+RUN = toys.RUN.but(task="cfimdb", rank=3)
+LORA = RUN.but(adapter="lora")
+VARIANTS = {
+    "rslora": {"rslora": True},
+    "dora": {"dora": True},
+    "pissa": {"lora_init": "pissa"},
+    "lora+": {"lora_plus": 16.0},
+    "rslora, dora, pissa, lora+": {"rslora": True, "dora": True, "lora_init": "pissa", "lora_plus": 4.0},
+}
+CASES = {name: RUN.but(adapter=name) for name in ADAPTERS} | {k: LORA.but(**keys) for k, keys in VARIANTS.items()}
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def config(request: pytest.FixtureRequest) -> RunConfig:
-    return toys.RUN.but(adapter=request.param, rank=3)
+    return request.param  # type: ignore[no-any-return]
 
 
-def step(model: GPT2, size: float = 1e-2) -> None:
-    """One step of training, large enough to be seen."""
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return collate(toys.data().splits["train"], range(4), CPU)
+
+
+def step(model: GPT2, config: RunConfig, batch: Batch, size: float = 1e-2) -> None:
+    """Two steps of training, large enough to be seen; LoRA's A has no gradient before B has moved."""
     optimizer = torch.optim.AdamW(trained(model).values(), lr=size)
-    for _ in range(2):  # LoRA's A has no gradient before B has moved
+    for _ in range(2):
         optimizer.zero_grad()
-        model.losses(IDS, IDS).sum().backward()
+        TASKS[config.task].losses(model, batch, toys.tokenizer(), config).sum().backward()
         optimizer.step()
 
 
-def test_it_trains_what_it_says_and_nothing_else(config: RunConfig) -> None:
+def test_it_trains_what_it_says_and_nothing_else(config: RunConfig, batch: Batch) -> None:
     base = toys.model()
     kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = build(config, base, CPU).train(False)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     names = set(trained(model))
     assert names
-    step(model)
+    step(model, config, batch)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) == (name not in names), name
     assert all(torch.equal(tensor, kept[name]) for name, tensor in base.state_dict().items()), "the base was changed"
@@ -47,17 +69,59 @@ def test_it_trains_what_it_says_and_nothing_else(config: RunConfig) -> None:
 def test_it_starts_at_the_base_model(config: RunConfig) -> None:
     base = toys.model()
     model = build(config, base, CPU).train(False)
-    torch.testing.assert_close(model(IDS), base(IDS), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model(IDS), base(IDS), atol=1e-5 if config.lora_init == "pissa" else 1e-6, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_start(config: RunConfig) -> None:
-    one, two = (trained(build(config, toys.model(), CPU)) for _ in range(2))
+    one, two = (build(config, toys.model(), CPU).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_merged_it_is_a_plain_model_with_the_same_outputs(config: RunConfig, batch: Batch) -> None:
+    base = toys.model()
+    model = build(config, base, CPU).train(False)
+    step(model, config, batch)
+    with torch.no_grad():
+        expected = model(IDS)
+        torch.testing.assert_close(merge_lora(model)(IDS), expected, atol=1e-5, rtol=0)
+    assert set(model.state_dict()) == {*base.state_dict(), "head.weight"}
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_path: Path) -> None:
+    def losses(folder: Path | None, epochs: int) -> list[float]:
+        reports = train(config.but(epochs=2), toys.model(), toys.data(), folder=folder)
+        return [report.metrics["train_loss"] for report in itertools.islice(reports, epochs)]
+
+    whole = losses(None, 2)
+    assert losses(tmp_path, 1) == whole[:1]
+    assert losses(tmp_path, 2) == whole
 
 
 def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
-    assert count_trainable(config) == sum(p.numel() for p in trained(build(config, toys.model(), CPU)).values())
+    model = build(config, toys.model(), CPU)
+    trains = sum(p.numel() for p in trained(model).values())
+    said = describe(config, "plain")
+    assert said["trainable_parameters"] == count_trainable(config) == trains
+    assert said["total_parameters"] == sum(p.numel() for p in merge_lora(model).parameters())
+    assert said["head"] == [2, toys.SHAPE.n_embd]
+
+
+def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:
+    model = build(RUN.but(adapter="last-linear", dropout=0.5), toys.model(), CPU).train()
+    assert set(trained(model)) == {"head.weight"}
+    assert torch.equal(model(IDS), model(IDS))
+
+
+@pytest.mark.parametrize(
+    "keys", [{"task": "sonnet"}, {"task": "pretraining"}, {"task": "paraphrase", "paraphrase_head": "cloze"}]
+)
+def test_last_linear_without_a_head_says_the_way_out(keys: dict[str, str]) -> None:
+    config = RUN.but(adapter="last-linear", **keys)
+    with pytest.raises(
+        ConfigError, match=f"but the task `{config.task}` has none as it is set; choose the adapter full"
+    ):
+        build(config, toys.model(), CPU)
 
 
 def test_freeze_trains_the_named_blocks() -> None:
@@ -74,20 +138,55 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 
 @pytest.mark.parametrize("targets", sorted(TARGETS))
 @pytest.mark.parametrize("blocks", ["all", "1"])
-def test_lora_sits_where_it_was_asked_to_and_merges(targets: str, blocks: str) -> None:
-    base = toys.model()
-    config = toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks, alpha="2r", lora_dropout=0.0)
-    kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = build(config, base, CPU).train(False)
+def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
+    config = toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks)
+    model = build(config, toys.model(), CPU)
     places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
     assert places == {
         f"{block}.{target}" for block in ("01" if blocks == "all" else "1") for target in TARGETS[targets]
     }
-    step(model)
-    with torch.no_grad():
-        expected = model(IDS)
-        merged = merge_lora(model)
-        torch.testing.assert_close(merged(IDS), expected, atol=1e-5, rtol=0)
-        assert not torch.allclose(merged(IDS), base(IDS), atol=1e-4)
-    assert set(merged.state_dict()) == set(base.state_dict())
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in base.state_dict().items()), "the base was changed"
+
+
+@pytest.mark.parametrize(("keys", "scale"), [({}, 8.0), ({"rslora": True}, 16.0), ({"alpha": "2r"}, 2.0)], ids=str)
+def test_the_scale_is_alpha_by_rank_or_by_its_root(keys: dict[str, object], scale: float) -> None:
+    model = build(LORA.but(rank=4, **keys), toys.model(), CPU)
+    assert {layer.scaling[ADAPTER] for _, layer in lora_layers(model)} == {scale}
+
+
+def test_lora_plus_lets_b_learn_faster() -> None:
+    config = LORA.but(lora_plus=16.0, schedule="cosine", warmup_steps=2)
+    run = _Run(config, toys.model(), toys.data(), Workers())
+    run.epoch(1)
+    rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    rate = learning_rate(config, run.steps_per_epoch - 1, run.steps_per_epoch * config.epochs)
+    for name, parameter in trained(run.model).items():
+        assert rates[id(parameter)] == (16.0 * rate if ".lora_B." in name else rate), name
+
+
+@pytest.mark.parametrize("targets", ["qkv", "all"])
+def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
+    base = toys.model()
+    model = build(LORA.but(lora_init="pissa", targets=targets), base, CPU)
+    for name, layer in lora_layers(model):
+        weight = base.get_submodule(name).weight
+        values = torch.linalg.svdvals(weight)
+        rest = layer.get_base_layer().weight
+        torch.testing.assert_close(rest + layer.get_delta_weight(ADAPTER), weight, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.linalg.svdvals(rest)[:-3], values[3:], atol=1e-5, rtol=0)
+
+
+def test_pissa_of_more_directions_than_there_are_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="The value of `rank` is 33, but must be at most 32 with lora_init pissa"):
+        build(LORA.but(lora_init="pissa", rank=33), toys.model(), CPU)
+
+
+def test_an_adapter_is_the_same_run_whatever_the_keys_that_it_does_not_read() -> None:
+    keys = {"rslora": True, "dora": True, "lora_init": "pissa", "lora_plus": 4.0, "rank": 7}
+    for name in ADAPTERS:
+        config = RUN.but(adapter=name)
+        assert (config.but(**keys).identity() == config.identity()) == (name != "lora"), name
+    for key, value in keys.items():
+        assert LORA.but(**{key: value}).identity() != LORA.identity(), key
+    head = RUN.but(adapter="last-linear")
+    assert head.but(dropout=0.5).identity() == head.identity(), "its trunk runs without dropout"
+    assert head.but(pretrain="poems", dropout=0.5).identity() != head.but(pretrain="poems").identity()

@@ -1,24 +1,70 @@
 """What every attention kernel promises; a new entry of ATTENTION is tested without another line."""
 
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from gpt2core.attention import ATTENTION, Attend
+from gpt2core.attention import ATTENTION, Attend, kernels, schedule
+from gpt2core.attention.auto import TOKENS_PER_OFFSET
+from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.attention.reference import reference
+from gpt2core.config import PATTERNED, AttentionConfig, ModelConfig, RunConfig
+from gpt2core.errors import ConfigError, UnknownNameError
+from gpt2core.model import GPT2, KVCache, initialise
+from gpt2core.training import train
+from tests import toys
 
-SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8)]  # B, H, T, S, D
+SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8), (1, 1, 1, 1, 4)]  # B, H, T, S, D
+PATTERNS = [(1, 0), (3, 0), (40, 0), (1, 1), (1, 4), (2, 5), (1, 64)]  # window, restart
+CASES = [(name, *p) for name in sorted(ATTENTION) for p in (PATTERNS if name in PATTERNED else [(1, 0)])]
+
+Case = tuple[str, int, int]
+Inputs = list[Tensor]
 
 
-@pytest.fixture(params=sorted(ATTENTION))
-def attend(request: pytest.FixtureRequest) -> Attend:
-    return ATTENTION[request.param]
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param  # type: ignore[no-any-return]
 
 
-def tensors(shape: tuple[int, ...]) -> list[Tensor]:
+@pytest.fixture
+def attend(case: Case) -> Attend:
+    return kernel(case)
+
+
+def kernel(case: Case) -> Attend:
+    name, window, restart = case
+    return kernels(AttentionConfig(schedule=name, window=window, restart=restart), 1)[0]
+
+
+def expected(case: Case, inputs: Inputs, segments: Tensor | None) -> Tensor:
+    """The reference with the pattern of a case, which is written out in another way than the kernel's."""
+    name, window, restart = case
+    return reference(*inputs, segments, seen(inputs[1].shape[-2], window, restart) if name in PATTERNED else None)
+
+
+def seen(length: int, window: int, restart: int) -> set[int]:
+    """The distances at which a token is seen, by trying each."""
+
+    def logarithmic(o: int) -> bool:
+        return o < window or o & (o - 1) == 0  # 0 and the powers of two share no bit with the number before
+
+    return {o for o in range(length) if logarithmic(o % restart if restart else o)}
+
+
+def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Inputs:
     b, h, t, s, d = shape
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(b, h, n, d, generator=generator, requires_grad=True) for n in (t, s, s)]
+    made = [torch.randn(b, h, n, d, generator=generator) for n in (t, s, s)]
+    return [tensor.to(dtype).requires_grad_() for tensor in made]
 
 
 def two_segments(shape: tuple[int, ...]) -> Tensor:
@@ -30,12 +76,7 @@ def two_segments(shape: tuple[int, ...]) -> Tensor:
     return segments
 
 
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_equals_the_reference_with_gradients(attend: Attend, shape: tuple[int, ...], segmented: bool) -> None:
-    inputs = tensors(shape)
-    segments = two_segments(shape) if segmented else None
-    ours, theirs = attend(*inputs, segments, 0.0), reference(*inputs, segments)
+def same_with_gradients(ours: Tensor, theirs: Tensor, inputs: Inputs) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     gradients = (torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs))
@@ -43,14 +84,252 @@ def test_it_equals_the_reference_with_gradients(attend: Attend, shape: tuple[int
         torch.testing.assert_close(a, r, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_equals_the_reference_with_gradients(case: Case, shape: tuple[int, ...], segmented: bool) -> None:
+    inputs = tensors(shape)
+    segments = two_segments(shape) if segmented else None
+    same_with_gradients(kernel(case)(*inputs, segments, 0.0), expected(case, inputs, segments), inputs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(strategies.data())
+def test_it_equals_the_reference_whatever_the_shape(data: strategies.DataObject) -> None:
+    def number(low: int, high: int) -> int:
+        return data.draw(strategies.integers(low, high))
+
+    case = (data.draw(strategies.sampled_from(sorted(ATTENTION))), number(1, 12), number(0, 12))
+    b, s = number(1, 3), number(1, 24)
+    inputs = tensors((b, number(1, 3), number(1, s), s, number(1, 9)))
+    row = strategies.lists(strategies.integers(0, 2), min_size=s, max_size=s)
+    segments = data.draw(strategies.none() | strategies.lists(row, min_size=b, max_size=b).map(torch.tensor))
+    same_with_gradients(kernel(case)(*inputs, segments, 0.0), expected(case, inputs, segments), inputs)
+
+
+@pytest.mark.parametrize("queries", [1, 40, 100])
+def test_blocks_of_queries_change_nothing(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among so many tokens that the slices are taken in blocks, as at lengths that the reference is too slow for."""
+    module = import_module("gpt2core.attention.logsparse")  # by its name in the package it is the function
+    monkeypatch.setattr(module, "BLOCK", 7 * 2 * 2 * 4)
+    for name in ("auto", "logsparse"):
+        case, shape = (name, 2, 0), (2, 2, queries, 100, 4)
+        inputs, segments = tensors(shape), two_segments(shape)
+        same_with_gradients(kernel(case)(*inputs, segments, 0.0), expected(case, inputs, segments), inputs)
+
+
+@pytest.mark.parametrize("length", [2, 79, 80, 300])
+def test_both_ways_of_auto_give_the_same(length: int) -> None:
+    assert (length < TOKENS_PER_OFFSET * len(offsets(length))) == (length < 80)
+    inputs = tensors((1, 2, length, length, 8))
+    ours, theirs = (ATTENTION[name](*inputs, None, 0.0) for name in ("auto", "logsparse"))
+    same_with_gradients(ours, theirs, inputs)
+
+
 @pytest.mark.parametrize("queries", [12, 8])
-def test_a_token_changes_nothing_before_it(attend: Attend, queries: int) -> None:
+def test_a_token_changes_nothing_before_it(case: Case, attend: Attend, queries: int) -> None:
+    name, window, restart = case
     q, k, v = (tensor.detach() for tensor in tensors((1, 2, queries, 12, 8)))
     before = attend(q, k, v, None, 0.0)
     k, v = k.clone(), v.clone()
     k[:, :, 7], v[:, :, 7] = 5.0, -5.0
     after = attend(q, k, v, None, 0.0)
     changed = 7 - (12 - queries)  # the queries are the last of the 12 tokens
+    distances = seen(12, window, restart) if name in PATTERNED else set(range(12))
     assert torch.equal(before[:, :, :changed], after[:, :, :changed])
     for query in range(changed, queries):
-        assert not torch.allclose(before[:, :, query], after[:, :, query])
+        same = torch.allclose(before[:, :, query], after[:, :, query])
+        assert same == (query - changed not in distances)
+
+
+def test_dropout_follows_the_seed_and_keeps_the_mean(attend: Attend) -> None:
+    q, k, v = (tensor.detach() for tensor in tensors((1, 2, 24, 24, 4)))
+
+    def dropped(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return attend(q, k, v, None, 0.3)
+
+    assert torch.equal(dropped(1), dropped(1))
+    assert not torch.equal(dropped(1), dropped(2))
+    mean = torch.stack([dropped(seed) for seed in range(100)]).mean(0)
+    assert (mean - attend(q, k, v, None, 0.0)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("length", [16, 100])
+def test_bfloat16_is_near_float32_and_keeps_its_type(attend: Attend, length: int) -> None:
+    shape = (2, 2, length, length, 8)
+    narrow = tensors(shape, torch.bfloat16)
+    wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
+    ours, theirs = (attend(*inputs, two_segments(shape), 0.0) for inputs in (narrow, wide))
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), theirs, atol=0.03, rtol=0)
+    gradients = zip(*(torch.autograd.grad(out.sum(), i) for out, i in ((ours, narrow), (theirs, wide))), strict=True)
+    for a, r in gradients:
+        torch.testing.assert_close(a.float(), r, atol=0.1, rtol=0)
+
+
+# -- the pattern
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 100])
+@pytest.mark.parametrize(("window", "restart"), PATTERNS)
+def test_the_offsets_are_those_that_the_words_say(length: int, window: int, restart: int) -> None:
+    pattern = offsets(length, window, restart)
+    assert list(pattern) == sorted(seen(length, window, restart))
+    assert pairs(length, pattern) == sum(o <= token for token in range(length) for o in pattern)
+
+
+def test_a_token_attends_to_1_and_the_bits_of_its_number() -> None:
+    """Li et al. 2019: I(l) is l itself and l - 2^k for each 2^k <= l."""
+    for token in range(1, 2000):
+        mine = [token - o for o in offsets(2000) if o <= token]
+        assert mine == [token] + [token - 2**k for k in range(11) if 2**k <= token]
+        assert len(mine) == 1 + token.bit_length()
+    assert [o for o in offsets(2000) if o <= 0] == [0]
+
+
+def test_1024_tokens_have_10241_pairs() -> None:
+    assert pairs(1024, offsets(1024)) == 10_241
+    assert pairs(1024, range(1024)) == 524_800
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many elements the largest tensor has that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return made
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("name", sorted(PATTERNED))
+def test_no_tensor_of_all_pairs_is_made(name: str, segmented: bool, dropout: float) -> None:
+    length, channels = 2048, 4
+    shape = (2, 1, length, length, channels)
+    inputs = tensors(shape)
+    with Largest() as largest:
+        out = ATTENTION[name](*inputs, two_segments(shape) if segmented else None, dropout)
+        torch.autograd.grad(out.sum(), inputs)
+    assert 0 < largest.numel <= 2 * length * max(channels, len(offsets(length)))
+
+
+def test_one_query_touches_its_few_columns_only() -> None:
+    inputs = [tensor.detach() for tensor in tensors((1, 2, 1, 2048, 4))]
+    with Largest() as largest:
+        ATTENTION["logsparse"](*inputs, None, 0.0)
+    assert largest.numel <= 2 * len(offsets(2048)) * 4
+
+
+# -- in the model
+
+SCHEDULES = ["logsparse", "dense,logsparse", "auto, dense", "logsparse,dense,dense,auto"]
+SHAPE = toys.SHAPE.but(n_layer=4)
+
+
+def model(spec: str, shape: ModelConfig = SHAPE, **pattern: int) -> GPT2:
+    made = GPT2(shape, attention=AttentionConfig(schedule=spec, **pattern))
+    initialise(made, 0)
+    for parameter in made.parameters():
+        parameter.data *= 3.0
+    return made.train(False)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("chunks", [[24], [13, 1, 1, 9], [1] * 24], ids=str)
+@pytest.mark.parametrize("spec", SCHEDULES)
+@torch.no_grad()
+def test_the_cache_gives_what_one_pass_gives(spec: str, chunks: list[int], padded: bool) -> None:
+    gpt2 = model(spec, window=2, restart=9)
+    ids = torch.randint(SHAPE.vocab_size, (3, 24), generator=torch.Generator().manual_seed(7))
+    mask = torch.ones_like(ids)
+    for row, hidden in enumerate((0, 3, 11)):
+        mask[row, : hidden if padded else 0] = 0
+    cache = KVCache(gpt2, 3, 24)
+    parts = zip(ids.split(chunks, dim=1), mask.split(chunks, dim=1), strict=True)
+    stepwise = torch.cat([gpt2(i, m if padded else None, cache) for i, m in parts], dim=1)
+    once = gpt2(ids, mask if padded else None)
+    torch.testing.assert_close(gpt2.logits(stepwise)[mask.bool()], gpt2.logits(once)[mask.bool()], atol=1e-5, rtol=0)
+    for row, hidden in enumerate((0, 3, 11) if padded else ()):
+        alone = gpt2(ids[row : row + 1, hidden:])[0]
+        torch.testing.assert_close(once[row, hidden:], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", SCHEDULES)
+def test_gradients_reach_every_parameter(spec: str, precision: str) -> None:
+    gpt2 = model(spec).train()
+    ids = torch.randint(SHAPE.vocab_size, (2, 90), generator=torch.Generator().manual_seed(7))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        loss = gpt2.losses(ids, ids).sum()
+    loss.backward()
+    for name, parameter in gpt2.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A bias of the keys adds the same to all scores of a query, which softmax does not see.
+        assert name.endswith("key.bias") or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_with_a_schedule_learns(precision: str) -> None:
+    config = toys.RUN.but(attention="dense,logsparse", attention_window=4, precision=precision, lr=3e-3)
+    losses = [report.metrics["train_loss"] for report in train(config, toys.model(), toys.data())]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("spec", "n_layer"), [("dense", 3), ("dense,logsparse", 6), (" auto , dense,dense", 3)])
+def test_a_schedule_is_repeated_over_the_blocks(spec: str, n_layer: int) -> None:
+    names = [name.strip() for name in spec.split(",")]
+    assert schedule(AttentionConfig(schedule=spec), n_layer) == (names * n_layer)[:n_layer]
+    assert len(kernels(AttentionConfig(schedule=spec), n_layer)) == n_layer
+
+
+def test_a_pattern_reaches_its_kernel() -> None:
+    made = kernels(AttentionConfig(schedule="dense,logsparse", window=5, restart=9), 2)
+    assert made[0] is ATTENTION["dense"]
+    assert isinstance(made[1], partial)
+    assert made[1].keywords == {"window": 5, "restart": 9}
+
+
+@pytest.mark.parametrize("spec", ["dense,logsparse", "dense,dense,dense,dense,dense,dense", "auto,auto,auto,auto"])
+def test_a_schedule_of_the_wrong_length_is_explained(spec: str) -> None:
+    names = 1 + spec.count(",")
+    rule = f"The value of `attention` is '{spec}', {names} names .* must divide the model's n_layer, which is 3"
+    with pytest.raises(ConfigError, match=rule):
+        GPT2(SHAPE.but(n_layer=3), attention=AttentionConfig(schedule=spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dense,logspars", "Unknown attention `logspars`: did you mean `logsparse`?"),
+        ("", "Unknown attention ``: valid: auto, dense, logsparse"),
+        ("dense,", "Unknown attention ``: valid: auto, dense, logsparse"),
+    ],
+)
+def test_an_unknown_name_in_a_schedule_is_explained(spec: str, message: str) -> None:
+    with pytest.raises(UnknownNameError) as raised:
+        kernels(AttentionConfig(schedule=spec), 2)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("key", "value"), [("attention_window", 0), ("attention_restart", -1)])
+def test_a_pattern_out_of_range_is_explained(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"The value of `{key}` is {value}, but must be greater than or equal to"):
+        RunConfig.of({key: value})
+
+
+def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
+    keys = {"attention_window", "attention_restart"}
+    assert keys.isdisjoint(RunConfig(attention="dense", attention_window=4).identity())
+    for spec in ("logsparse", "auto", "dense, logsparse"):
+        run = RunConfig(attention=spec)
+        assert keys <= run.identity().keys()
+        assert run.identity() != run.but(attention_window=4).identity()
+        assert run.but(attention_window=4).attention_config.window == 4
+    assert set(ATTENTION) >= PATTERNED

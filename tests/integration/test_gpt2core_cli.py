@@ -110,12 +110,13 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
     ("argv", "message"),
     [
         (["descrbe"], "Unknown command `descrbe`: did you mean `describe`?"),
-        ([], "A command is missing; valid: describe, train, evaluate, generate, export"),
+        ([], "A command is missing; valid: describe, train, evaluate, predict, generate, export"),
         (["--bogus", "describe"], "Unknown flag `--bogus`: valid: --help, -h"),
         (["describe", "gpt2"], "Unexpected word `gpt2`"),
         (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),
         (["train", "--out", "x", "--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
         (["train", "--out", "x", "--set", "attention=dnse"], "Unknown attention `dnse`: did you mean `dense`?"),
+        (["train", "--out", "x", "--attention", "dense,auto,dense"], "must divide the model's n_layer, which is 4"),
         (["train", "--out", "x", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
         (["train", "--out", __file__], "test_gpt2core_cli.py: must be a folder that can be written to"),
         (["describe", "--adpter", "lora"], "Unknown flag `--adpter`: did you mean `--adapter`?"),
@@ -176,7 +177,7 @@ def test_a_model_that_has_diverged_is_not_scored(
 ) -> None:
     broken = load_model("gpt2-nano")
     broken.ln_f.weight.data.fill_(float("nan"))
-    monkeypatch.setattr("gpt2core.commands.load_model", lambda name: broken)
+    monkeypatch.setattr("gpt2core.stages.load_model", lambda name: broken)
     assert run("evaluate", "--model", "gpt2-nano") == 2
     assert "gpt2-nano: cannot be scored: The cross-entropy is nan" in capsys.readouterr().err
 

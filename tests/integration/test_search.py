@@ -1,5 +1,6 @@
 """The main job, run as a user runs it: real Ray, real Optuna, real MLflow on sqlite, the embedded model and data."""
 
+import os
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -7,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from gpt2core.weights import load_model
-from tests.runs import events, search, summary
+from tests import course
+from tests.runs import ROOT, events, search, summary
 
 NAME = "lora_rank-smoke"
 
@@ -98,6 +100,14 @@ def test_another_search_never_mixes_with_it(done: CompletedProcess[str], storage
     assert "has another space or other settings" in other.stderr
     assert "there is no search to go on with" in absent.stderr
     assert not (storage / "searches" / "absent").exists()
+
+
+def test_a_relative_data_folder_reaches_the_trials(tmp_path: Path) -> None:
+    relative = os.path.relpath(course.sonnets(tmp_path / "sonnets"), ROOT)
+    flags = ["--smoke", "--trials", "1", "--replicates", "0", "--data-dir", relative]
+    result = search(tmp_path / "runs", *flags)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"the course's files in {tmp_path / 'sonnets'}" in result.stdout
 
 
 def test_a_search_whose_trials_all_diverge_says_why_and_exits_1(tmp_path: Path) -> None:

@@ -116,3 +116,85 @@ def test_blocks_that_are_not_there_are_an_error(
         main(["describe", "--adapter", "lora", *flags])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        (["last-linear"], 5 * 1280),
+        (["lora", "--rank", "16"], 3 * 1_474_560 + 5 * 1280),
+        (["lora", "--rank", "16", "--dora"], 3 * (1_474_560 + 12 * 3 * 1280) + 5 * 1280),
+        (["lora", "--rank", "16", "--rslora", "--lora-init", "pissa", "--lora-plus", "16"], 3 * 1_474_560 + 5 * 1280),
+        (["full"], 774_030_080 + 5 * 1280),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_the_head_of_a_task_is_counted_and_said(
+    flags: list[str], count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", "gpt2-large", "--task", "sst", "--adapter", *flags]
+    result = described(capsys, *argv)
+    assert (result["trainable_parameters"], result["total_parameters"]) == (count, 774_030_080 + 5 * 1280)
+    assert (result["task"], result["head"]) == ("sst", [5, 1280])
+    with pytest.raises(SystemExit):
+        main(["describe", *argv])
+    assert "Both counts hold the head of sst: 5 x 1,280 = 6,400" in capsys.readouterr().out
+
+
+def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--rslora", "--dora", "--lora-init", "pissa", "--lora-plus", "16"]
+    assert described(capsys, "--adapter", "lora", *flags)["variants"] == ["rslora", "dora", "pissa", "lora_plus 16"]
+    assert described(capsys, "--adapter", "lora", "--dora", "false")["variants"] == []
+    assert described(capsys, "--adapter", "full", *flags)["variants"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "pairs", "share"),
+    [
+        ([], 524_800, 1.0),
+        (["--attention", "logsparse"], 10_241, 10_241 / 524_800),
+        (["--attention", "auto"], 10_241, 10_241 / 524_800),
+        (["--attention", "logsparse", "--attention-window", "5"], 11_262, 11_262 / 524_800),  # offset 3 besides
+        (["--attention", "logsparse", "--attention-restart", "1"], 524_800, 1.0),
+        (["--attention", "dense,logsparse"], 267_520, 535_041 / 1_049_600),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_attention_is_counted_beside_dense(
+    flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = described(capsys, "--model", "gpt2", "--length", "1024", *flags)
+    attention = result["attention"]
+    assert isinstance(attention, dict)
+    assert (attention["length"], attention["attended_pairs"], attention["dense_pairs"]) == (1024, pairs, 524_800)
+    assert attention["share"] == pytest.approx(share)
+    assert attention["dense_flops"] == 12 * 4 * 768 * 524_800
+    assert attention["flops"] == pytest.approx(share * attention["dense_flops"])
+    assert len(attention["schedule"]) == len(attention["attended_pairs_by_block"]) == 12
+
+
+def test_attention_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["describe", "--attention", "logsparse", "--length", "1024"])
+    assert "Attention logsparse at 1,024 tokens: 10,241 pairs of 524,800 (1.95%)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["describe", "--attention", "dense,logsparse"])
+    assert "Attention dense, logsparse, dense, logsparse at 512 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--length", "0"], "The value of `length` is 0, but must be >= 1"),
+        (["--attention", "dense,logsparse,auto"], "names that the blocks take in turn, but their number must divide"),
+        (["--attention", "dense,logspars"], "Unknown attention `logspars`: did you mean `logsparse`?"),
+        (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
+    ],
+)
+def test_attention_that_cannot_be_is_an_error(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["describe", *flags])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

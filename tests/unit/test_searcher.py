@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from searches.ledger import DIVERGED, Ledger
 from searches.lora_rank import SEARCH
-from searches.question import Choice, Plan, make_plan
+from searches.question import Case, Choice, Plan, make_plan
 from searches.searcher import OptunaSearcher, open_study
 from trainables.trial import TrialSpec
 
@@ -56,7 +56,7 @@ def small() -> Plan:
         SEARCH,
         scientific=space,
         nuisance={},
-        study=[{"rank": 4, "batch_size": 8}],
+        tasks={"sonnet": Case(study=[{"rank": 4, "batch_size": 8}])},
         baseline={"rank": 8, "batch_size": 8},
     )
     return make_plan(search, "quick", trials=50, replicates=0)
@@ -80,7 +80,7 @@ def test_two_ways_to_write_one_configuration_are_one_trial(searcher: Searchers) 
         SEARCH,
         nuisance={"alpha": Choice(32.0, "2r")},
         scientific={"rank": Choice(16)},
-        study=[],
+        tasks={"sonnet": Case()},
         baseline={"rank": 16, "alpha": "2r"},
     )
     runs = run_all(searcher(make_plan(search, "quick", trials=5, replicates=0)))

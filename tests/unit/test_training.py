@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
         losses(toys.RUN.but(lr=1e30))
 
 
-@pytest.mark.parametrize("task", ["sonnet", "pretraining"])
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_weights_that_the_last_step_of_an_epoch_broke_are_noticed_before_anything_is_kept(
     task: str, tmp_path: Path
 ) -> None:

@@ -1,0 +1,127 @@
+"""LogSparse attention by shifted slices: time and memory grow as L log L for the plain pattern, and nothing is L x L.
+
+For each offset o of the pattern, the queries from token o on meet the keys up to token L - o in one row-wise product;
+these are a column of scores. `K` is the number of offsets; the rest of the legend is that of `attention`.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import scaled_dot_product_attention
+
+from gpt2core.attention.pattern import offsets
+
+#: Numbers in a block of queries: 2 MiB, so that a block stays in a processor's cache while all offsets pass over it. From
+#: 1,024 to 8,192 tokens it was the fastest of 2**17 to 2**20; larger ones grow faster than L log L.
+BLOCK = 2**19
+
+
+def logsparse(
+    q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, dropout: float, *, window: int = 1, restart: int = 0
+) -> Tensor:
+    """Softmax attention over the keys that `pattern.offsets` names; shapes as in `attention.Attend`.
+
+    Scores and sums are float32 for narrower types. A single query, as in generation, takes its O(log S) keys out.
+    """
+    t, s = q.shape[-2], k.shape[-2]
+    pattern = offsets(s, window, restart)
+    keys = torch.arange(s - t, s, device=q.device) - torch.tensor(pattern, device=q.device)[:, None]  # (K, T)
+    allowed = _allowed(keys, segments)
+    if t == 1:
+        k, v = (x.index_select(-2, keys[:, 0]) for x in (k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=allowed.mT, dropout_p=dropout)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights: Tensor = _Scores.apply(q.to(wide), k.to(wide), allowed, pattern).softmax(dim=-2)  # type: ignore[no-untyped-call]
+    out: Tensor = _Values.apply(drop(weights, dropout), v.to(wide), pattern)  # type: ignore[no-untyped-call]
+    return out.to(q.dtype)
+
+
+def _allowed(keys: Tensor, segments: Tensor | None) -> Tensor:
+    """Which of the tokens `keys` (K, T) a query may look at: (K, T), or (B, 1, K, T) for segments (B, S)."""
+    inside = keys >= 0
+    if segments is None:
+        return inside
+    own = segments[:, None, segments.shape[1] - keys.shape[1] :]
+    return (inside & (segments[:, keys.clamp(min=0)] == own))[:, None]
+
+
+class _Scores(torch.autograd.Function):
+    """Dot products (B, H, K, T) of queries and keys over sqrt(D); -inf where a key is not `allowed`."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, allowed: Tensor, pattern: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(q, k)
+        ctx.pattern = pattern
+        return _dots(q, k, pattern).div_(math.sqrt(q.shape[-1])).masked_fill_(~allowed, -math.inf)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, k = ctx.saved_tensors
+        grad = grad / math.sqrt(q.shape[-1])  # 0 where a key is not allowed, for its weight is 0
+        return _gather(grad, k, ctx.pattern), _scatter(grad, q, k.shape[-2], ctx.pattern), None, None
+
+
+class _Values(torch.autograd.Function):
+    """Sums (B, H, T, D) of the values, by weights (B, H, K, T)."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, v: Tensor, pattern: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(weights, v)
+        ctx.pattern = pattern
+        return _gather(weights, v, pattern)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, v = ctx.saved_tensors
+        return _dots(grad, v, ctx.pattern), _scatter(weights, grad, v.shape[-2], ctx.pattern), None
+
+
+def _dots(a: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
+    """Column j is the dot product of each token of `a` (B, H, T, D) and the one pattern[j] before it in `b` (B, H, S, D)."""
+    batch, heads, t, _ = a.shape
+    out = a.new_zeros(batch, heads, len(pattern), t)
+    for column, rows, keys in _spans(a, b.shape[-2], pattern):
+        torch.sum(a[:, :, rows] * b[:, :, keys], dim=-1, out=out[:, :, column, rows])
+    return out
+
+
+def _gather(weights: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
+    """To each of T tokens, the sum of the tokens of `b` (B, H, S, D) at its offsets, by weights (B, H, K, T)."""
+    out = _zeros(b, weights.shape[-1])
+    for column, rows, keys in _spans(out, b.shape[-2], pattern):
+        out[:, :, rows].addcmul_(weights[:, :, column, rows, None], b[:, :, keys])
+    return out
+
+
+def _scatter(weights: Tensor, a: Tensor, s: int, pattern: tuple[int, ...]) -> Tensor:
+    """The transpose of `_gather`: each token of `a` (B, H, T, D) is added, by its weights, to the tokens it looked at."""
+    out = _zeros(a, s)
+    for column, rows, keys in _spans(a, s, pattern):
+        out[:, :, keys].addcmul_(weights[:, :, column, rows, None], a[:, :, rows])
+    return out
+
+
+def _zeros(like: Tensor, tokens: int) -> Tensor:
+    """Zeros (B, H, tokens, D), the heads of a token side by side as the model's projections give and take them."""
+    batch, heads, _, channels = like.shape
+    return like.new_zeros(batch, tokens, heads, channels).transpose(1, 2)
+
+
+def _spans(a: Tensor, s: int, pattern: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
+    """For each block of the tokens of `a`, the last T of S: each column, its rows, and the keys an offset before them."""
+    batch, heads, t, channels = a.shape
+    size = max(1, BLOCK // (batch * heads * channels)) if a.device.type == "cpu" else t
+    for start in range(0, t, size):
+        stop = min(start + size, t)
+        for column, offset in enumerate(pattern):
+            shift = s - t - offset
+            first = max(start, -shift)
+            if first < stop:
+                yield column, slice(first, stop), slice(first + shift, stop + shift)

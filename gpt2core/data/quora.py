@@ -1,0 +1,54 @@
+"""Quora question pairs: 1 for two questions that ask the same, 0 for others."""
+
+from collections import Counter
+
+from gpt2core.data.corpus import Corpus, Row, unique
+from gpt2core.data.course import course_folder, read_rows
+from gpt2core.data.hub import load_hub
+
+TRAIN, PARTIAL, DEV, TEST = (
+    "quora-train.csv",
+    "quora-train-partial.tsv",
+    "quora-dev.csv",
+    "quora-test-student.csv",
+)
+TEXTS = ("sentence1", "sentence2")
+HUB = "nyu-mll/glue"
+
+
+def load_quora(data_dir: str | None) -> Corpus:
+    """Return the pairs of the course's files in `data_dir` or its folder `quora`; without, those of GLUE on the hub.
+
+    Where the training file is not there, a partial one is taken, and the origin says so. Raises DataError or HubError.
+    """
+    if data_dir:
+        return _course_files(data_dir)
+    found = load_hub(HUB, "qqp", f"{TRAIN} and {DEV}")
+    rejected: Counter[str] = Counter()
+    splits = {}
+    for theirs, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        rows = []
+        for row in found[theirs]:
+            if not row["question2"].strip():
+                rejected["empty text"] += 1
+            else:
+                rows.append(Row(id=str(row["idx"]), text=row["question1"], second=row["question2"], label=row["label"]))
+        splits[split] = unique(rows, rejected)
+    return Corpus(name="quora", origin=f"{HUB}, qqp, of the Hugging Face hub", splits=splits, rejected=rejected)
+
+
+def _course_files(data_dir: str) -> Corpus:
+    folder = course_folder(data_dir, "quora")
+    origin = f"the course's files in {folder}"
+    train = folder / TRAIN
+    if not train.is_file() and (folder / PARTIAL).is_file():
+        train = folder / PARTIAL
+        origin += f", of whose training split only a part is there, {PARTIAL}"
+    rejected: Counter[str] = Counter()
+    splits = {
+        "train": read_rows(train, TEXTS, "is_duplicate", 2, rejected),
+        "dev": read_rows(folder / DEV, TEXTS, "is_duplicate", 2, rejected),
+    }
+    if (folder / TEST).is_file():
+        splits["test"] = read_rows(folder / TEST, TEXTS, "is_duplicate", 2, rejected, labelled=False)
+    return Corpus(name="quora", origin=origin, splits=splits, rejected=rejected)

@@ -1,0 +1,94 @@
+"""Rows that are continued together: their prompts, computed once each, and their parameters.
+
+Legend: `B` rows, `U` distinct prompts, `T` tokens of the longest prompt, `N` new tokens, `C` channels, `V` vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gpt2core.config import DecodingConfig, DecodingKeys
+from gpt2core.model import GPT2, KVCache
+
+
+class Request(NamedTuple):
+    """One row: a prompt and all that decides how it goes on, in at most `limit` tokens."""
+
+    prompt: tuple[int, ...]
+    config: DecodingConfig
+    seed: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a search procedure starts from. `prompts` of U rows may be shared; `source` (B,) says which is a row's own."""
+
+    requests: list[Request]
+    columns: dict[str, Tensor]  # the parameters of the rows, (B, 1) by key
+    limits: Tensor  # (B,)
+    tokens: Tensor  # (B, T + N): the prompts, padded on the left with V, and room for what is new, also V
+    hidden: Tensor  # (B, T, C): last hidden states of the prompts
+    source: Tensor
+    prompts: KVCache
+
+    @property
+    def width(self) -> int:
+        """T, where new tokens begin."""
+        return self.hidden.shape[1]
+
+    @property
+    def steps(self) -> int:
+        """N: the most new tokens of any row."""
+        return self.tokens.shape[1] - self.width
+
+    def cache(self, times: int = 1) -> KVCache:
+        """A cache of the prompts of all rows, each `times` in a row, with room for N new tokens."""
+        return self.prompts.select(self.source.repeat_interleave(times), self.tokens.shape[1])
+
+    def subset(self, rows: Sequence[int]) -> "Batch":
+        """The batch of some rows, with tensors of its own."""
+        index = torch.tensor(rows, device=self.tokens.device)
+        limits = self.limits[index]
+        return replace(
+            self,
+            requests=[self.requests[row] for row in rows],
+            columns={key: column[index] for key, column in self.columns.items()},
+            limits=limits,
+            tokens=self.tokens[index, : self.width + int(limits.max())],
+            hidden=self.hidden[index],
+            source=self.source[index],
+        )
+
+
+def columns(configs: Sequence[DecodingConfig], device: torch.device | None = None) -> dict[str, Tensor]:
+    """The parameters of each row as columns (B, 1), and what adaptive strategies go by: tokens drawn and their surprise."""
+    keys = DecodingKeys.model_fields
+    made = {key: torch.tensor([[getattr(config, key)] for config in configs], device=device) for key in keys}
+    return made | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
+
+
+def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
+    """Run the model over each distinct prompt once, and return the batch of all rows."""
+    device = model.wte.weight.device
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
+    width, vocabulary = max(map(len, numbers)), model.config.vocab_size
+    padded = torch.tensor([[vocabulary] * (width - len(prompt)) + list(prompt) for prompt in numbers], device=device)
+    real = padded < vocabulary
+    cache = KVCache(model, len(numbers), width)
+    hidden = model(padded.where(real, 0), real.long(), cache)
+    source = torch.tensor([numbers[request.prompt] for request in requests], device=device)
+    limits = torch.tensor([request.limit for request in requests], device=device)
+    return Batch(
+        requests=list(requests),
+        columns=columns([request.config for request in requests], device),
+        limits=limits,
+        tokens=functional.pad(padded[source], (0, int(limits.max())), value=vocabulary),
+        hidden=hidden[source],
+        source=source,
+        prompts=cache,
+    )

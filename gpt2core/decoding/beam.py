@@ -1,0 +1,96 @@
+"""Beam search: the texts of the highest probability, normalised by their length (Wu et al. 2016; Graves 2012)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt2core.decoding.batch import Batch
+from gpt2core.decoding.penalties import penalise
+from gpt2core.model import GPT2
+
+
+@dataclass
+class _Beams:
+    """K hypotheses of each row, the best first."""
+
+    scores: Tensor  # (B, K); minus infinity where there is none
+    tokens: Tensor  # (B, K, T + N)
+
+    def best(self, scores: Tensor, k: int) -> tuple["_Beams", Tensor]:
+        """Return the best k by other scores, and which (B, k) they are."""
+        scores, index = scores.topk(k, dim=-1)
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        return _Beams(scores, self.tokens[rows, index]), index
+
+    def alike(self) -> int:
+        """How many tokens from the left on are the same in all hypotheses of each row; it is most of them as a rule."""
+        same = (self.tokens == self.tokens[:, :1]).all(dim=1).all(dim=0)
+        return int(same.cumprod(dim=0).sum())
+
+
+def beam(model: GPT2, batch: Batch, eos: int) -> Tensor:
+    """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`; EOS counts as a token.
+
+    `num_beams` hypotheses live at a time. A row is done when it has as many that ended, and the best that lives scores no
+    higher now than the worst that ended, or at once with `beam_early_stopping`. Returns (B, N) tokens, those behind an EOS
+    without meaning.
+    """
+    widths = [request.config.num_beams for request in batch.requests]
+    new = torch.full((len(widths), batch.steps), eos, device=batch.tokens.device)
+    for beams in set(widths):
+        rows = [row for row, width in enumerate(widths) if width == beams]
+        found = _beam(model, batch.subset(rows), eos, beams)
+        new[rows, : found.shape[1]] = found
+    return new
+
+
+def _beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
+    rows, vocabulary = len(batch.tokens), model.config.vocab_size
+    columns = {key: column.repeat_interleave(beams, dim=0) for key, column in batch.columns.items()}
+    cache = batch.cache(beams)
+    first = torch.arange(rows, device=batch.tokens.device)[:, None] * beams
+    # One hypothesis lives at first, so that the beams do not all find the same.
+    scores = torch.full((rows, beams), -torch.inf, device=batch.tokens.device)
+    live = _Beams(scores.clone(), batch.tokens[:, None].repeat(1, beams, 1))
+    live.scores[:, 0] = 0.0
+    ended = _Beams(scores, live.tokens)
+    done = torch.zeros_like(first, dtype=torch.bool)
+    hidden = batch.hidden[:, -1].repeat_interleave(beams, dim=0)
+    for step, end in enumerate(range(batch.width, batch.tokens.shape[1])):
+        logits = model.logits(hidden).float() / columns["temperature"]
+        seen = live.tokens[..., :end].flatten(0, 1)
+        next_scores = penalise(logits.log_softmax(dim=-1), seen, columns).view(rows, beams, -1)
+        # Twice as many as beams: even if half of them end, enough go on.
+        scores, index = (live.scores[..., None] + next_scores).flatten(1).topk(2 * beams, dim=-1)
+        parents, token = first + index // vocabulary, index % vocabulary
+        candidates = _Beams(scores, live.tokens.flatten(0, 1)[parents])
+        candidates.tokens[..., end] = token
+        last = (step + 1 >= batch.limits)[:, None]
+        ends = (token == eos) | last
+        norm = float(step + 1) ** batch.columns["length_penalty"]
+        ended = _with_ended(ended, candidates, ends & ~done, norm)
+        alike = live.alike()
+        live, index = candidates.best(scores.masked_fill(ends, -torch.inf), beams)
+        done |= last | _is_done(live, ended, norm, batch.columns["beam_early_stopping"])
+        if bool(done.all()):
+            break
+        chosen = parents.gather(-1, index).flatten()
+        cache.reorder(chosen, since=min(alike, end))
+        hidden = model(live.tokens[..., end].view(-1, 1), None, cache)[:, -1]
+    return ended.tokens[:, 0, batch.width :]
+
+
+def _with_ended(ended: _Beams, candidates: _Beams, ends: Tensor, norm: Tensor) -> _Beams:
+    """Keep the best of those that ended before and those that end now, which must be among the best K candidates."""
+    beams = ended.scores.shape[1]
+    ends = ends & (torch.arange(2 * beams, device=ends.device) < beams)
+    scores = candidates.scores.masked_fill(~ends, -torch.inf) / norm
+    both = _Beams(torch.cat([ended.scores, scores], dim=1), torch.cat([ended.tokens, candidates.tokens], dim=1))
+    return both.best(both.scores, beams)[0]
+
+
+def _is_done(live: _Beams, ended: _Beams, norm: Tensor, early: Tensor) -> Tensor:
+    """Where (B, 1) no hypothesis that lives is waited for."""
+    worst = ended.scores[:, -1:]
+    return (worst > -torch.inf) & (early | (live.scores[:, :1] / norm <= worst))

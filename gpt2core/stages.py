@@ -1,0 +1,88 @@
+"""Training in two stages: what a run starts from, be it a model as it was published or one that was trained first.
+
+The first stage (`RunConfig.pretrain`) is a run like any other. It is made once and kept in the cache under the hash of all
+that decides it, so every trial that starts from it shares it.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from gpt2core import checkpoints
+from gpt2core.config import RunConfig
+from gpt2core.files import cache_folder
+from gpt2core.lookup import lookup
+from gpt2core.model import GPT2
+from gpt2core.tasks import TASKS, TaskData
+from gpt2core.tasks.base import load_data
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.training import build, train
+from gpt2core.weights import load_model, model_folder, shape_of
+
+#: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
+SHARED = {"model", "data_dir", "attention", "dropout", "precision", "cross_documents"}
+
+
+def first_stage(config: RunConfig) -> RunConfig | None:
+    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None where it names none."""
+    if config.pretrain is None:
+        return None
+    shared = {key: value for key, value in config if key in SHARED or key.startswith("attention_")}
+    return RunConfig(
+        **shared,
+        task=config.pretrain,
+        lr=config.pretrain_lr,
+        batch_size=config.pretrain_batch_size,
+        epochs=config.pretrain_epochs,
+        train_examples=config.pretrain_examples,
+        seed=config.pretrain_seed,
+        adapter="full",
+    )
+
+
+def starting_model(config: RunConfig) -> GPT2:
+    """Return the model that `config` starts from, after its first stage where it has one; raise UserError, DivergedError."""
+    stage = first_stage(config)
+    return load_model(config.model) if stage is None else trained_first(stage)
+
+
+def trained_first(stage: RunConfig) -> GPT2:
+    """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
+    base = load_model(stage.model)
+    folder = cache_folder() / "stages" / _address(stage, base)
+    with _locked(folder):
+        for _ in train(stage, base, run_data(stage), folder=folder):
+            pass  # where it was made before, this only reads its record
+    model = build(stage, base, torch.device("cpu"))
+    checkpoints.load_best(folder, model)
+    model.head = None
+    return model.requires_grad_(False).train(False)
+
+
+def run_data(config: RunConfig) -> TaskData:
+    """Return the corpus of a run's task, tokenised for its model; raise UserError."""
+    folder = model_folder(config.model)
+    task = lookup(TASKS, config.task, "task")
+    return load_data(task, config.data_dir, Tokenizer.load(folder), shape_of(config.model).n_positions)
+
+
+def _address(stage: RunConfig, base: GPT2) -> str:
+    digest = hashlib.sha256(json.dumps(stage.identity(), sort_keys=True).encode())
+    for name, tensor in base.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process of this machine make a stage, and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,145 @@
+"""What tasks of classification share: a loss over classes, accuracy with its interval, the majority class as floor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import Batch, collate
+from gpt2core.data.corpus import NO_LABEL
+from gpt2core.data.tokens import Tokens
+from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.metrics.bootstrap import interval
+from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1
+from gpt2core.metrics.floors import Floor
+from gpt2core.model import GPT2
+from gpt2core.tasks.base import Evaluation, TaskData
+from gpt2core.tokenizer import Tokenizer
+
+ROWS, TOKENS = 64, 16384  # at most, of a batch that is scored
+SAMPLES = 20
+
+
+class Classification:
+    """A class for each text, from the hidden state of its last token. `class_names[k]` says what class k means."""
+
+    name: str
+    cuts = True
+    objective = "accuracy"
+    direction: Literal["max", "min"] = "max"
+    class_names: tuple[str, ...]
+    column: str  # what a submission calls the predicted class
+
+    def classes(self, config: RunConfig) -> int:
+        """One output of the head for each class."""
+        return len(self.class_names)
+
+    def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Scores (B, K) of the classes; in training with dropout before the head. Raises ConfigError for no such head."""
+        head = model.head
+        if head is None or head.out_features != len(self.class_names):
+            raise ConfigError(
+                f"The model has no head for the {len(self.class_names)} classes; give one trained on them"
+            )
+        hidden = model.last_hidden(batch.input_ids, batch.lengths)
+        logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
+        return logits.float()
+
+    def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Cross-entropy of the gold classes."""
+        return functional.cross_entropy(self.logits(model, batch, tokenizer, config), batch.labels, reduction="none")
+
+    def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """Each example weighs the same."""
+        return np.ones(len(tokens), dtype=np.int64)
+
+    @torch.inference_mode()
+    def log_probabilities(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """Log-probabilities (N, K) of the classes of all examples; raise DivergedError where one is not finite."""
+        found = np.zeros((len(tokens), len(self.class_names)))
+        for index in batches(tokens.lengths):
+            batch = collate(tokens, index, model.wte.weight.device)
+            logits = self.logits(model, batch, tokenizer, config)
+            found[index] = logits.double().log_softmax(dim=-1).cpu().numpy()
+        if not np.isfinite(found).all():
+            raise DivergedError(f"The cross-entropy is {-found.sum()}")
+        return found
+
+    def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
+        """Accuracy with a 95% bootstrap interval over examples and macro-F1, in percent; cross-entropy in nats."""
+        tokens = data.splits[split]
+        gold = tokens.labels
+        if not len(gold) or (gold == NO_LABEL).any():
+            raise DataError(f"{data.corpus.origin}: the {split} split has no labels to score against")
+        log_probabilities = self.log_probabilities(model, tokens, data.tokenizer, config)
+        losses, predicted = -log_probabilities[np.arange(len(gold)), gold], log_probabilities.argmax(axis=1)
+        confusion = confusion_matrix(gold, predicted, len(self.class_names))
+        statistics = np.stack([predicted == gold, np.ones(len(gold))], axis=1)[None]
+        found = interval(statistics, self.score)
+        metrics = {
+            f"{split}_loss": float(losses.mean()),
+            "accuracy": found.estimate,
+            "accuracy_low": found.low,
+            "accuracy_high": found.high,
+            "macro_f1": macro_f1(confusion),
+            **self.further(np.exp(log_probabilities), gold, confusion),
+        }
+        samples = self._samples(tokens, predicted, losses)
+        return Evaluation(
+            metrics=metrics, statistics=statistics, samples=samples, tables={"confusion": confusion.tolist()}
+        )
+
+    def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:
+        """Metrics of one task alone, from probabilities (N, K), gold classes (N,) and the confusion matrix (K, K)."""
+        return {}
+
+    def predict(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """The likeliest class (N,) of each example."""
+        return np.asarray(self.log_probabilities(model, tokens, tokenizer, config).argmax(axis=1))
+
+    def submission(self, ids: Sequence[str], classes: np.ndarray) -> str:
+        """The course's format of predictions: a header, then a line for each text."""
+        lines = [f"{name}, {number} \n" for name, number in zip(ids, classes, strict=True)]
+        return f"id \t {self.column} \n" + "".join(lines)
+
+    def score(self, statistics: np.ndarray) -> np.ndarray:
+        """Accuracy in percent, of counts of right answers and of answers."""
+        return np.asarray(100.0 * statistics[..., 0] / np.maximum(statistics[..., 1], 1))
+
+    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+        """The most frequent class of the training split, for every text."""
+        gold, classes = data.splits[split].labels, len(self.class_names)
+        majority = int(np.bincount(data.splits["train"].labels, minlength=classes).argmax())
+        confusion = confusion_matrix(gold, np.full(len(gold), majority), classes)
+        scores = {"accuracy": (accuracy(confusion), 0.0), "macro_f1": (macro_f1(confusion), 0.0)}
+        meaning = f"always `{self.class_names[majority]}`, the most frequent class in training"
+        return {"majority_class": Floor(meaning=meaning, scores=scores)}
+
+    def _samples(self, tokens: Tokens, predicted: np.ndarray, losses: np.ndarray) -> list[dict[str, str]]:
+        """Examples from the one that the model gets most wrong to the one that it is surest of."""
+        hardest_first = np.argsort(-losses, kind="stable")
+        chosen = np.unique(np.linspace(0, len(losses) - 1, SAMPLES).astype(int))
+        return [
+            {
+                "id": tokens.ids[number],
+                "text": tokens.texts[number],
+                "gold": self.class_names[tokens.labels[number]],
+                "predicted": self.class_names[predicted[number]],
+            }
+            for number in hardest_first[chosen]
+        ]
+
+
+def batches(lengths: np.ndarray) -> list[np.ndarray]:
+    """Numbers of all examples in batches of like length, longest first, of at most ROWS rows and TOKENS tokens."""
+    order = np.argsort(-lengths, kind="stable")
+    found = []
+    while len(order):
+        size = max(1, min(ROWS, TOKENS // int(lengths[order[0]])))
+        found.append(order[:size])
+        order = order[size:]
+    return found

@@ -1,0 +1,71 @@
+"""Paraphrase detection: whether two questions ask the same. Both are put into one prompt that the next token answers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import Batch
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.quora import load_quora
+from gpt2core.data.tokens import Example
+from gpt2core.errors import ConfigError
+from gpt2core.metrics.classification import brier_score, calibration_error, f1_scores
+from gpt2core.model import GPT2
+from gpt2core.tasks.classification import Classification
+from gpt2core.tokenizer import Tokenizer
+
+#: The only prompt, of training and of all scores. It ends with a line, so that an answer is a token without a space.
+PROMPT = "First question: {}\nSecond question: {}\nDo the two ask the same thing, yes or no?\n"
+ANSWERS = ("no", "yes")
+
+
+class Paraphrase(Classification):
+    """`config.paraphrase_head` says what answers: `binary`, a head of its own, or `cloze`, the tied head's `yes` and `no`."""
+
+    name = "paraphrase"
+    class_names = ANSWERS
+    column = "Predicted_Is_Paraphrase"
+
+    def corpus(self, data_dir: str | None) -> Corpus:
+        """Quora's question pairs."""
+        return load_quora(data_dir)
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+        """One prompt a pair."""
+        texts = [PROMPT.format(row.text, row.second) for row in rows]
+        encoded = tokenizer.encode(texts)
+        return [Example(row.id, text, ids, row.label) for row, text, ids in zip(rows, texts, encoded, strict=True)]
+
+    def classes(self, config: RunConfig) -> int:
+        """The cloze needs no head of its own."""
+        return super().classes(config) if config.paraphrase_head == "binary" else 0
+
+    def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Scores (B, 2) of no and yes; raise ConfigError where the tokenizer has no such tokens."""
+        if config.paraphrase_head == "binary":
+            return super().logits(model, batch, tokenizer, config)
+        hidden = model.last_hidden(batch.input_ids, batch.lengths)
+        return functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]).float()
+
+    def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:
+        """F1 of duplicates in percent; calibration error and Brier score of their probability, 0 to 1."""
+        return {
+            "f1": float(f1_scores(confusion)[1]),
+            "calibration_error": calibration_error(probabilities, gold),
+            "brier_score": brier_score(probabilities[:, 1], gold),
+        }
+
+
+def answer_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The tokens of no and yes; raise ConfigError where one of them is more than one token."""
+    tokens = tokenizer.encode(ANSWERS)
+    for word, ids in zip(ANSWERS, tokens, strict=True):
+        if len(ids) != 1:
+            raise ConfigError(
+                f"The value of `paraphrase_head` is 'cloze', but this model's tokenizer cuts {word!r} into {len(ids)} "
+                "tokens, and it must be one; take `binary`, or a model with GPT-2's own tokenizer"
+            )
+    return [ids[0] for ids in tokens]

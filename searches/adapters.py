@@ -1,0 +1,30 @@
+"""How much of the model must be tuned for sonnets, and what does that cost? (Tables 6 and 7)"""
+
+from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.runner import main
+
+LORA = [{"adapter": "lora", "rank": rank, "lr": 1e-5} for rank in (4, 8, 16, 32)]
+
+SEARCH = Search(
+    name="adapters",
+    question="How much of the model must be tuned for sonnets, and what does that cost?",
+    tasks={"sonnet": Case(study=[{"adapter": "full", "lr": 1e-5}, {"adapter": "freeze", "lr": 1e-5}, *LORA])},
+    scientific={"adapter": Choice("full", "freeze", "lora"), "rank": Choice(4, 8, 16, 32)},
+    nuisance={"lr": LogUniform(1e-6, 3e-2)},
+    fixed={"batch_size": 8, "alpha": 32.0, "lora_dropout": 0.1},
+    baseline={"adapter": "full", "rank": 8, "lr": 5e-5},
+    costs=["trainable_parameters", "train_seconds"],
+    profiles={
+        "quick": Profile(model="gpt2-nano", trials=10, grace=1, replicates=1, run={"epochs": 2, "decode_seeds": 3}),
+        "study": Profile(
+            model="gpt2-large",
+            trials=40,
+            grace=2,
+            replicates=5,
+            run={"epochs": 10, "decode_seeds": 5, "blocks": "study"},
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

@@ -1,0 +1,26 @@
+"""Does LogSparse attention cost quality, in all blocks or in every other one? (Figure 1, and Table 4's rows without poems)"""
+
+from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.runner import main
+
+STUDY = [{"attention": "dense", "lr": 1e-5}, {"attention": "logsparse", "lr": 1e-5}]
+
+SEARCH = Search(
+    name="attention",
+    question="Does LogSparse attention cost quality?",
+    tasks={
+        "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),  # Table 4
+        "paraphrase": Case(fixed={"batch_size": 16, "epochs": 10}, study=STUDY),  # Figure 1
+    },
+    scientific={"attention": Choice("dense", "logsparse", "dense,logsparse")},
+    nuisance={"lr": LogUniform(1e-6, 3e-3)},
+    fixed={"adapter": "full"},
+    baseline={"attention": "dense", "lr": 5e-5},
+    profiles={
+        "quick": Profile(model="gpt2-nano", trials=6, grace=1, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
+        "study": Profile(model="gpt2", trials=24, grace=3, replicates=5, run={"decode_seeds": 5}),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

@@ -1,0 +1,46 @@
+"""How should a tuned model write sonnets? Only decoding is searched, on one model that is tuned once. (Table 5)"""
+
+from searches.question import Case, Choice, Profile, Search, Uniform
+from searches.runner import main
+
+STUDY = {"temperature": 1.2, "top_k": 50, "top_p": 0.9}
+
+SEARCH = Search(
+    name="decoding",
+    question="How should a tuned model write sonnets?",
+    tasks={
+        "sonnet": Case(
+            study=[{"decoder": name, **STUDY} for name in ("greedy", "top-k", "top-p", "top-k-p-study", "beam")]
+        )
+    },
+    scientific={
+        "decoder": Choice("greedy", "top-k", "top-p", "top-k-p", "top-k-p-study", "min-p", "typical", "eta", "beam")
+    },
+    nuisance={
+        "temperature": Uniform(0.5, 1.5),
+        "top_k": Choice(10, 20, 50, 100, 200),
+        "top_p": Uniform(0.5, 1.0),
+        "repetition_penalty": Uniform(1.0, 1.3),
+    },
+    fixed={"adapter": "frozen", "epochs": 1, "num_beams": 5, "pretrain": "sonnet", "pretrain_batch_size": 8},
+    baseline={"decoder": "top-p", "temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
+    profiles={
+        "quick": Profile(
+            model="gpt2-nano",
+            trials=14,
+            grace=1,
+            replicates=2,
+            run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 3},
+        ),
+        "study": Profile(
+            model="gpt2",
+            trials=60,
+            grace=1,
+            replicates=5,
+            run={"pretrain_lr": 1e-5, "pretrain_epochs": 10, "decode_seeds": 10},
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

@@ -1,0 +1,29 @@
+"""Which learning rate suits full tuning, with the batch and the epochs of the study? (Table 1, any of its tasks)"""
+
+from searches.question import Case, LogUniform, Profile, Search
+from searches.runner import main
+
+STUDY = [{"lr": 1e-5}]
+
+SEARCH = Search(
+    name="learning_rate",
+    question="Which learning rate suits full tuning?",
+    tasks={
+        "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),
+        "sst": Case(fixed={"batch_size": 64, "epochs": 10}, study=STUDY),
+        "cfimdb": Case(fixed={"batch_size": 8, "epochs": 10}, study=STUDY),
+        "paraphrase": Case(fixed={"batch_size": 16, "epochs": 10}, study=STUDY),
+        "poems": Case(fixed={"batch_size": 4, "epochs": 10}, study=STUDY),
+    },
+    scientific={"lr": LogUniform(1e-6, 1e-2)},
+    nuisance={},
+    fixed={"adapter": "full"},
+    baseline={"lr": 5e-5},  # what transformers takes where nothing is said
+    profiles={
+        "quick": Profile(model="gpt2-nano", trials=6, grace=1, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
+        "study": Profile(model="gpt2", trials=20, grace=3, replicates=5, run={"decode_seeds": 5}),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

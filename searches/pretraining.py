@@ -1,0 +1,41 @@
+"""Do poems help sonnets, if the model is trained on them first? (Table 4)"""
+
+from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.runner import main
+
+SEARCH = Search(
+    name="pretraining",
+    question="Do poems help sonnets, if the model is trained on them first?",
+    tasks={
+        "sonnet": Case(
+            study=[
+                {"attention": attention, "pretrain": first, "lr": 1e-5, "pretrain_lr": 1e-5}
+                for first in (None, "poems")
+                for attention in ("dense", "logsparse")
+            ]
+        )
+    },
+    scientific={"attention": Choice("dense", "logsparse"), "pretrain": Choice(None, "poems")},
+    nuisance={"lr": LogUniform(1e-6, 3e-3), "pretrain_lr": Choice(1e-5, 1e-4, 1e-3)},
+    fixed={"adapter": "full", "batch_size": 8, "pretrain_batch_size": 4},
+    baseline={"attention": "dense", "pretrain": None, "lr": 5e-5, "pretrain_lr": 1e-4},
+    profiles={
+        "quick": Profile(
+            model="gpt2-nano",
+            trials=7,
+            grace=1,
+            replicates=2,
+            run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 3},
+        ),
+        "study": Profile(
+            model="gpt2",
+            trials=24,
+            grace=5,
+            replicates=5,
+            run={"epochs": 50, "pretrain_epochs": 10, "decode_seeds": 5},
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

@@ -1,0 +1,26 @@
+"""Does sentiment need the whole model to be tuned, or its last linear layer alone? (Table 2)"""
+
+from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.runner import main
+
+LAST_LINEAR, FULL = {"adapter": "last-linear", "lr": 1e-3}, {"adapter": "full", "lr": 1e-5}
+
+SEARCH = Search(
+    name="sentiment",
+    question="Does sentiment need the whole model to be tuned, or its last linear layer alone?",
+    tasks={
+        "sst": Case(study=[{**point, "batch_size": 64} for point in (LAST_LINEAR, FULL)]),
+        "cfimdb": Case(study=[{**point, "batch_size": 8} for point in (LAST_LINEAR, FULL)]),
+    },
+    scientific={"adapter": Choice("last-linear", "full")},
+    nuisance={"lr": LogUniform(1e-6, 3e-2), "batch_size": Choice(8, 16, 32, 64)},
+    fixed={"head_dropout": 0.3},
+    baseline={"adapter": "full", "lr": 5e-5, "batch_size": 16},
+    profiles={
+        "quick": Profile(model="gpt2-nano", trials=6, grace=1, replicates=1, run={"epochs": 2, "train_examples": 1000}),
+        "study": Profile(model="gpt2", trials=40, grace=2, replicates=5, run={"epochs": 10}),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

@@ -1,0 +1,53 @@
+"""What every search script promises; a new script in searches/ is found by its call of `main`."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from gpt2core.config import RunConfig
+from gpt2core.tasks import TASKS
+from searches.question import Search, make_plan
+
+FOLDER = Path(__file__).parent.parent.parent / "searches"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "main(SEARCH)" in path.read_text())
+CASES = [(name, task) for name in SCRIPTS for task in importlib.import_module(f"searches.{name}").SEARCH.tasks]
+
+
+def search(name: str) -> Search:
+    found: Search = importlib.import_module(f"searches.{name}").SEARCH
+    return found
+
+
+def test_all_scripts_are_found() -> None:
+    expected = {"adapters", "attention", "decoding", "learning_rate", "lora_rank", "pretraining", "sentiment"}
+    assert expected <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_is_short_and_named_after_its_file(name: str) -> None:
+    assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 60
+    assert search(name).name == name
+
+
+@pytest.mark.parametrize("profile", ["quick", "study"])
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_the_baseline_and_the_points_of_the_study_come_first_and_are_valid(name: str, task: str, profile: str) -> None:
+    plan = make_plan(search(name), profile, settings={"task": task})
+    assert (plan.objective, plan.direction) == (TASKS[task].objective, TASKS[task].direction)
+    points = plan.first_points()
+    assert len(points) >= 2
+    assert points[0] == dict(plan.search.baseline)
+    assert plan.profile.trials > len(points) or profile == "quick"
+    runs = [plan.config(point) for point in points]
+    assert all(isinstance(run, RunConfig) and run.task == task for run in runs)
+    assert len({str(run.identity()) for run in runs}) == len(runs), "two of the first points are one configuration"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_it_compares_lies_in_its_space(name: str) -> None:
+    plan = make_plan(search(name), "quick")
+    assert plan.space.keys() == {*plan.search.scientific, *plan.search.nuisance}
+    assert plan.search.scientific
+    assert not plan.search.scientific.keys() & plan.search.nuisance.keys()
+    assert not plan.space.keys() & plan.search.fixed.keys()

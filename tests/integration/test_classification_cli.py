@@ -1,0 +1,99 @@
+"""Train, evaluate and predict a classification on small files of the course's formats."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt2core.config import RunConfig
+from tests import course
+from tests.integration.test_gpt2core_cli import run
+from trainables import warm
+from trainables.trial import TrialSpec, payloads
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The course's files, with test files that have no labels."""
+    folder = course.folder(tmp_path_factory.mktemp("data"))
+    course.sentiment(
+        folder / "sst" / "ids-sst-test-student.csv", [("x", " a fine film"), ("y", " dull"), ("z", " joy")]
+    )
+    course.quora(folder / "quora" / "quora-test-student.csv", [("q", 'Is it "so"?', "Is it?")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the small SST."""
+    out = tmp_path_factory.mktemp("run")
+    flags = ["--data-dir", str(data), "--adapter", "last-linear", "--lr", "0.001", "--epochs", "1"]
+    assert run("train", "--task", "sst", "--out", str(out), *flags) == 0
+    return out
+
+
+def test_evaluate_lays_accuracy_beside_the_majority_class(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--checkpoint", str(trained)) == 0
+    printed = capsys.readouterr().out
+    for part in ("sst: 12 train, 7 dev, 3 test", "accuracy ", "macro f1", "floor, no model: always `very negative`"):
+        assert part in printed
+    assert json.loads((trained / "metrics.json").read_text())["epochs"][0]["accuracy"] <= 100
+
+
+def test_a_test_split_without_labels_is_predicted_not_scored(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 2
+    error = capsys.readouterr().err
+    assert "3 of the test split's 3 texts have no label, so there is no score" in error
+    assert "python -m gpt2core predict --checkpoint RUN --split test --out FILE" in error
+    assert error.count("\n") == 1
+    out = tmp_path / "new" / "sst.csv"
+    assert run("predict", "--checkpoint", str(trained), "--split", "test", "--out", str(out)) == 0
+    assert f"3 predictions are in {out}" in capsys.readouterr().out
+    header, *lines = out.read_text().splitlines()
+    assert header == "id \t Predicted_Sentiment "
+    assert [line.split(", ")[0] for line in lines] == ["x", "y", "z"]
+    assert all(0 <= int(line.split(", ")[1]) < 5 for line in lines)
+
+
+def test_pairs_are_predicted_too(data: Path, tmp_path: Path) -> None:
+    files = ["--data-dir", str(data)]
+    assert run("train", "--task", "paraphrase", "--out", str(tmp_path / "run"), "--epochs", "1", *files) == 0
+    out = tmp_path / "quora.csv"
+    assert run("predict", "--checkpoint", str(tmp_path / "run"), "--out", str(out)) == 0
+    assert out.read_text() in ("id \t Predicted_Is_Paraphrase \nq, 0 \n", "id \t Predicted_Is_Paraphrase \nq, 1 \n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--task", "sonnet", "--model", "gpt2-nano", "--out", "x"], "those that do: sst, cfimdb, paraphrase"),
+        (["--task", "sst", "--model", "gpt2-nano", "--out", "x"], "The model has no head for the 5 classes"),
+        (["--task", "cfimdb", "--model", "gpt2-nano", "--out", "x"], "there is no test split of the cfimdb"),
+        (["--model", "gpt2-nano"], "the following arguments are required: --out"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said_in_one_line(
+    argv: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run("predict", *argv, "--data-dir", str(data)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_to_is_named(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", "--checkpoint", str(trained), "--out", str(Path(__file__) / "x")) == 2
+    assert "must be a file that can be written" in capsys.readouterr().err
+
+
+def test_what_a_trial_reports_holds_the_tables(data: Path, tmp_path: Path) -> None:
+    config = RunConfig(task="cfimdb", data_dir=str(data), epochs=1, adapter="last-linear")
+    (payload,) = payloads(TrialSpec(name="0", run=config, folder=str(tmp_path)))
+    warm.task_data.cache_clear()
+    assert payload["objective"] == payload["metrics"]["accuracy"]
+    assert sum(map(sum, payload["tables"]["confusion"])) == 7

@@ -1,0 +1,50 @@
+"""The whole study on a few rows, run as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import course
+from tests.runs import ROOT
+
+
+def study(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "searches/study.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_path: Path) -> None:
+    data = course.folder(tmp_path)
+    course.sonnets(tmp_path / "sonnets")
+    flags = ["--smoke", "--trials", "1", "--replicates", "0", "--data-dir", str(data), "--storage", str(storage)]
+    done = study("--tables", "2,4,5,6,figure-1", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = storage / "searches" / "study-smoke.html"
+    assert f"Report: {report}" in done.stdout
+    page = report.read_text()
+    for part in ("SST, full", "Quora, logsparse", "logsparse, poems first", "top-k-p", "775,669,760", "reproduced"):
+        assert part in page
+    assert "<svg" in page
+
+
+def test_a_table_without_data_is_said_not_to_run(storage: Path) -> None:
+    done = study("--tables", "figure-1", "--smoke", "--storage", str(storage / "empty"))
+    assert done.returncode == 1
+    assert "not run" in done.stdout
+    assert "--data-dir" in done.stdout
+
+
+def test_bad_tables_are_one_line_and_a_plan_starts_nothing(storage: Path) -> None:
+    wrong = study("--tables", "figure1")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: Unknown table `figure1`: did you mean `figure-1`?\n")
+    plan = study("--tables", "4", "--plan", "--storage", str(storage / "planned"))
+    assert plan.returncode == 0
+    assert "Nothing was started" in plan.stdout
+    assert not (storage / "planned").exists()

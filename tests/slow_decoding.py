@@ -1,0 +1,94 @@
+"""Decoding the slow, obvious way: the whole text again for each token, one row at a time, loops in place of tensors."""
+
+import math
+
+import numpy as np
+import torch
+
+from gpt2core.config import DecodingConfig
+from gpt2core.decoding import FILTERS
+from gpt2core.decoding.batch import columns
+from gpt2core.decoding.sample import draw
+from gpt2core.model import GPT2
+
+
+def logits(model: GPT2, tokens: list[int]) -> list[float]:
+    """The next token's logits."""
+    return model.logits(model(torch.tensor([tokens]))[0, -1]).tolist()
+
+
+def penalised(scores: list[float], text: list[int], config: DecodingConfig) -> list[float]:
+    """Scores after the penalties for repetition."""
+    scores, n = list(scores), config.no_repeat_ngram
+    for token in set(text):
+        scores[token] *= config.repetition_penalty if scores[token] < 0 else 1 / config.repetition_penalty
+    for start in range(len(text) - n + 1 if n else 0):
+        if text[start : start + n - 1] == text[len(text) - n + 1 :]:
+            scores[text[start + n - 1]] = -math.inf
+    return scores
+
+
+def sampled(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
+    """New tokens of a strategy that samples."""
+    row, parameters = list(prompt), columns([config])
+    for uniform in np.random.default_rng(seed).random(config.max_new_tokens, dtype=np.float32):
+        scores = penalised(logits(model, row), row, config)
+        probabilities = (torch.tensor([scores]) / config.temperature).softmax(-1)
+        token = int(draw(FILTERS[config.strategy](probabilities, parameters), torch.tensor([uniform])))
+        if token == eos:
+            break
+        row.append(token)
+        parameters["drawn"] += 1
+        parameters["surprise"] -= probabilities[0, token].log2()
+    return row[len(prompt) :]
+
+
+def beam(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
+    """New tokens of a beam search."""
+    k, live, ended = config.num_beams, [(0.0, list(prompt))], []
+    for length in range(1, config.max_new_tokens + 1):
+        candidates = []
+        for score, text in live:
+            scaled = torch.tensor(logits(model, text)) / config.temperature
+            scores = penalised(scaled.log_softmax(-1).tolist(), text, config)
+            candidates += [(score + more, [*text, token]) for token, more in enumerate(scores)]
+        candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * k]
+        over = [text[-1] == eos or length == config.max_new_tokens for _, text in candidates]
+        norm = length**config.length_penalty
+        ended += [(s / norm, text) for (s, text), end in zip(candidates[:k], over, strict=False) if end]
+        ended = sorted(ended, key=lambda e: -e[0])[:k]
+        live = [candidate for candidate, end in zip(candidates, over, strict=True) if not end][:k]
+        if not live:
+            break
+        if len(ended) == k and (config.beam_early_stopping or live[0][0] / norm <= ended[-1][0]):
+            break
+    best = ended[0][1][len(prompt) :]
+    return best[:-1] if best[-1] == eos else best
+
+
+def contrastive(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
+    """New tokens of contrastive search."""
+    row = list(prompt)
+    while len(row) < len(prompt) + config.max_new_tokens:
+        scores = torch.tensor(penalised(logits(model, row), row, config)) / config.temperature
+        probabilities = scores.softmax(-1).tolist()
+        candidates = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])[: config.top_k]
+        values = {}
+        for token in candidates:
+            hidden = model(torch.tensor([[*row, token]]))[0]
+            alike = max(torch.cosine_similarity(hidden[-1], past, dim=0).item() for past in hidden[:-1])
+            values[token] = (1 - config.penalty_alpha) * probabilities[token] - config.penalty_alpha * alike
+        token = max(values, key=lambda token: values[token])
+        if token == eos:
+            break
+        row.append(token)
+    return row[len(prompt) :]
+
+
+SEARCHES = {"beam": beam, "contrastive": contrastive}
+
+
+@torch.no_grad()
+def decode(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
+    """New tokens of one prompt."""
+    return SEARCHES.get(config.strategy, sampled)(model, prompt, config, seed, eos)

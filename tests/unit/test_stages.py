@@ -1,0 +1,54 @@
+"""Two stages of training: the first is made once, shared, and what the second starts from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2core import stages
+from gpt2core.config import RunConfig
+from gpt2core.model import GPT2
+from gpt2core.stages import first_stage, starting_model
+from tests import toys
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Sonnets after sonnets, on a toy model and toy texts."""
+    monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stages, "run_data", lambda config: toys.data())
+    folder = str(toys.folder(tmp_path / "toy"))
+    return toys.RUN.but(model=folder, pretrain="sonnet", pretrain_epochs=2, pretrain_lr=1e-2, pretrain_examples=4)
+
+
+def weights(model: GPT2) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+
+def test_a_run_without_a_first_stage_starts_from_the_model_itself(config: RunConfig) -> None:
+    assert first_stage(config.but(pretrain=None)) is None
+    start = starting_model(config.but(pretrain=None))
+    torch.testing.assert_close(weights(start), weights(toys.model()))
+
+
+def test_the_first_stage_is_trained_once_and_is_the_same_for_whatever_follows(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = starting_model(config)
+    assert not torch.allclose(weights(first), weights(toys.model()))
+    monkeypatch.setattr("gpt2core.training._Run.epoch", None)  # training again would fail
+    again = starting_model(config.but(lr=0.5, adapter="lora", rank=2, seed=3, decoder="greedy"))
+    assert torch.equal(weights(again), weights(first))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_what_decides_the_first_stage_makes_another(config: RunConfig) -> None:
+    first = weights(starting_model(config))
+    for change in ({"pretrain_lr": 1e-3}, {"pretrain_seed": 5}, {"pretrain_examples": 5}):
+        assert not torch.equal(weights(starting_model(config.but(**change))), first), change
+
+
+def test_a_run_with_a_first_stage_is_another_run(config: RunConfig) -> None:
+    alone = config.but(pretrain=None)
+    assert config.identity() != alone.identity()
+    assert alone.identity() == alone.but(pretrain_lr=0.1, pretrain_epochs=77).identity()
