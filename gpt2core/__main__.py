@@ -18,7 +18,7 @@ KEYS = {
     "attention": "attention of the blocks: dense, logsparse, auto, or several in turn, as in dense,logsparse",
     "attention_window": "logsparse, auto: how many of the last tokens are always seen",
     "attention_restart": "logsparse, auto: after how many tokens the pattern repeats; 0 is never",
-    "adapter": "which parameters train: full, freeze, last-linear (the task's own head alone) or lora",
+    "adapter": "which parameters train: full, freeze, last-linear (the task's own head alone), lora or frozen (none)",
     "blocks": "blocks that the adapter means: all, lower-half, upper-half, or numbers like 0-5,8",
     "rank": "rank of LoRA",
     "alpha": "alpha of LoRA: a number, r or 2r",

@@ -163,11 +163,11 @@ def _of_a_diverged(options: argparse.Namespace) -> Iterator[None]:
 
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Name and value of what a person wants to read: intervals beside their estimates, no timings."""
-    timings = ("train_seconds", "eval_seconds", "tokens_per_second", "train_perplexity")
+    hidden = ("train_seconds", "eval_seconds", "tokens_per_second", "train_perplexity", "trainable_parameters")
     rows = []
     for name, value in metrics.items():
         bound = any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))
-        if name in timings or bound:
+        if name in hidden or bound:
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"

@@ -126,13 +126,15 @@ class GPT2(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.attention = config, attention
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, attend, dropout) for attend in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # of classes, where a task has them
+        #: Of a model whose weights stay as they are: hidden states and cache of the prompts that it continued last.
+        self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
 
     def forward(self, input_ids: Tensor, segments: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden states (B, T, C) of `input_ids` (B, T).

@@ -52,8 +52,11 @@ def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     """Return a model of `config` on `device` that starts at `base`'s weights.
 
     Parameters that do not train share memory with `base` where it is on the same device; those that train are copies, and so
-    are those that the adapter changed. Raises ConfigError where the adapter cannot be applied.
+    are those that the adapter changed. A frozen model is `base` itself. Raises ConfigError where the adapter cannot be applied.
     """
+    has_head = bool(lookup(TASKS, config.task, "task").classes(config))
+    if config.adapter == "frozen" and not has_head and base.attention == config.attention_config:
+        return adapt(base.to(device), config)
     model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
     model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
     torch.manual_seed(config.seed)

@@ -1,6 +1,7 @@
 """Decoding strategies. To add one that samples: a function that keeps some of the tokens, and a line in FILTERS.
 
-One that searches is a procedure with steps of its own: a function of `Search`'s signature in its file, and a line in SEARCHES.
+One that searches has steps of its own: a function of `Procedure`'s signature in its file, and a line in SEARCHES with the key
+that says how many hypotheses it follows.
 `gpt2core.config.DECODER_READS` may say which keys a strategy reads, so that runs which differ in others count as one.
 """
 
@@ -8,7 +9,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from gpt2core.decoding.batch import Batch
 from gpt2core.decoding.beam import beam
 from gpt2core.decoding.contrastive import contrastive
 from gpt2core.decoding.filters import (
@@ -23,13 +23,10 @@ from gpt2core.decoding.filters import (
     top_p,
     typical,
 )
-from gpt2core.model import GPT2
+from gpt2core.decoding.searching import Search, search
 
 #: Probabilities (B, V) and the rows' parameters (B, 1) -> the same with zero for each token that may not be drawn.
 Keep = Callable[[Tensor, Columns], Tensor]
-
-#: Model, rows with their prompts, EOS -> new tokens (B, N); what follows an EOS is cut off.
-Search = Callable[[GPT2, Batch, int], Tensor]
 
 FILTERS: dict[str, Keep] = {
     "greedy": greedy,
@@ -43,7 +40,7 @@ FILTERS: dict[str, Keep] = {
     "mirostat": mirostat,
 }
 SEARCHES: dict[str, Search] = {
-    "beam": beam,
-    "contrastive": contrastive,
+    "beam": search(beam, "num_beams"),
+    "contrastive": search(contrastive, "top_k"),
 }
 DECODERS: dict[str, Keep | Search] = {**FILTERS, **SEARCHES}

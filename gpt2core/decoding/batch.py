@@ -72,15 +72,24 @@ def columns(configs: Sequence[DecodingConfig], device: torch.device | None = Non
     return made | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
 
 
+def _computed(model: GPT2, padded: Tensor) -> tuple[Tensor, KVCache]:
+    """Last hidden states (U, T, C) and the cache of prompts (U, T) that are padded with V."""
+    real = padded < model.config.vocab_size
+    cache = KVCache(model, *padded.shape)
+    return model(padded.where(real, 0), real.long(), cache), cache
+
+
 def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
-    """Run the model over each distinct prompt once, and return the batch of all rows."""
+    """Run the model over each distinct prompt once, a frozen one once for all calls in a row; return the batch of all rows."""
     device = model.wte.weight.device
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
     width, vocabulary = max(map(len, numbers)), model.config.vocab_size
     padded = torch.tensor([[vocabulary] * (width - len(prompt)) + list(prompt) for prompt in numbers], device=device)
-    real = padded < vocabulary
-    cache = KVCache(model, len(numbers), width)
-    hidden = model(padded.where(real, 0), real.long(), cache)
+    prompts = tuple(numbers)
+    known = model.prefixes or {}
+    hidden, cache = known[prompts] if prompts in known else _computed(model, padded)
+    if model.prefixes is not None:
+        model.prefixes = {prompts: (hidden, cache)}
     source = torch.tensor([numbers[request.prompt] for request in requests], device=device)
     limits = torch.tensor([request.limit for request in requests], device=device)
     return Batch(

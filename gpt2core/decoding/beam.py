@@ -29,23 +29,12 @@ class _Beams:
         return int(same.cumprod(dim=0).sum())
 
 
-def beam(model: GPT2, batch: Batch, eos: int) -> Tensor:
+def beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
     """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`; EOS counts as a token.
 
-    `num_beams` hypotheses live at a time. A row is done when it has as many that ended, and the best that lives scores no
-    higher now than the worst that ended, or at once with `beam_early_stopping`. Returns (B, N) tokens, those behind an EOS
-    without meaning.
+    So many `beams` live at a time. A row is done when as many have ended, and the best that lives scores no higher now than
+    the worst that ended, or at once with `beam_early_stopping`. Returns (B, N) tokens, those behind an EOS without meaning.
     """
-    widths = [request.config.num_beams for request in batch.requests]
-    new = torch.full((len(widths), batch.steps), eos, device=batch.tokens.device)
-    for beams in set(widths):
-        rows = [row for row, width in enumerate(widths) if width == beams]
-        found = _beam(model, batch.subset(rows), eos, beams)
-        new[rows, : found.shape[1]] = found
-    return new
-
-
-def _beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
     columns = {key: column.repeat_interleave(beams, dim=0) for key, column in batch.columns.items()}
     cache = batch.cache(beams)

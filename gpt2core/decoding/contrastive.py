@@ -9,32 +9,30 @@ from gpt2core.decoding.penalties import penalise
 from gpt2core.model import GPT2
 
 
-def contrastive(model: GPT2, batch: Batch, eos: int) -> Tensor:
-    """Take, of the `top_k` likeliest tokens v, that of the highest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j).
+def contrastive(model: GPT2, batch: Batch, eos: int, k: int) -> Tensor:
+    """Take, of the k likeliest tokens v, that of the highest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j).
 
     alpha is `penalty_alpha`, h_v the last hidden state that v would have, h_j those of the text so far. Returns (B, N)
     tokens, those behind an EOS without meaning.
     """
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
-    columns, tokens = batch.columns, batch.tokens.clone()
-    alpha, top_k = columns["penalty_alpha"], columns["top_k"]
-    k = min(int(top_k.max()), vocabulary)
+    columns, tokens, alpha = batch.columns, batch.tokens.clone(), batch.columns["penalty_alpha"]
+    k = min(k, vocabulary)
     cache = batch.cache(k)  # k copies of each row: one for each candidate
     first = torch.arange(rows, device=tokens.device) * k
-    directions = functional.pad(functional.normalize(batch.hidden, dim=-1), (0, 0, 0, batch.steps))
+    directions = functional.pad(functional.normalize(batch.hidden.float(), dim=-1), (0, 0, 0, batch.steps))
     hidden, alive = batch.hidden[:, -1], torch.ones_like(first, dtype=torch.bool)
     for step, end in enumerate(range(batch.width, tokens.shape[1])):
         scores = penalise(model.logits(hidden).float(), tokens[:, :end], columns) / columns["temperature"]
         confidence, candidates = scores.softmax(dim=-1).topk(k, dim=-1)
         ahead = model(candidates.view(-1, 1), None, cache).view(rows, k, -1)
-        similarity = functional.normalize(ahead, dim=-1) @ directions[:, :end].transpose(1, 2)  # (B, k, S)
+        similarity = functional.normalize(ahead.float(), dim=-1) @ directions[:, :end].transpose(1, 2)  # (B, k, S)
         similarity = similarity.masked_fill((tokens[:, :end] == vocabulary)[:, None], -torch.inf)
-        value = (1 - alpha) * confidence - alpha * similarity.amax(dim=-1).float()
-        outside = torch.arange(k, device=value.device) >= top_k
-        chosen = first + value.masked_fill(outside, -torch.inf).argmax(dim=-1)
+        value = (1 - alpha) * confidence - alpha * similarity.amax(dim=-1)
+        chosen = first + value.argmax(dim=-1)
         tokens[:, end] = token = candidates.flatten()[chosen]
         hidden = ahead.flatten(0, 1)[chosen]
-        directions[:, end] = functional.normalize(hidden, dim=-1)
+        directions[:, end] = functional.normalize(hidden.float(), dim=-1)
         alive &= (token != eos) & (step + 1 < batch.limits)
         if not bool(alive.any()):
             break

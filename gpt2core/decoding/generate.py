@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS, SEARCHES, Search
+from gpt2core.decoding import DECODERS, SEARCHES
 from gpt2core.decoding.batch import Request, prefill
 from gpt2core.decoding.sample import sample
+from gpt2core.decoding.searching import Search
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2

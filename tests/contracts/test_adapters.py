@@ -30,7 +30,8 @@ VARIANTS = {
     "lora+": {"lora_plus": 16.0},
     "rslora, dora, pissa, lora+": {"rslora": True, "dora": True, "lora_init": "pissa", "lora_plus": 4.0},
 }
-CASES = {name: RUN.but(adapter=name) for name in ADAPTERS} | {k: LORA.but(**keys) for k, keys in VARIANTS.items()}
+TRAINING = [name for name in ADAPTERS if name != "frozen"]
+CASES = {name: RUN.but(adapter=name) for name in TRAINING} | {k: LORA.but(**keys) for k, keys in VARIANTS.items()}
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -105,6 +106,17 @@ def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.Monk
     assert said["trainable_parameters"] == count_trainable(config) == trains
     assert said["total_parameters"] == sum(p.numel() for p in merge_lora(model).parameters())
     assert said["head"] == [2, toys.SHAPE.n_embd]
+
+
+def test_frozen_trains_nothing_and_is_scored_as_it_is() -> None:
+    base, config = toys.model(), toys.RUN.but(adapter="frozen", epochs=1)
+    assert not trained(build(config, base, CPU))
+    (report,) = train(config, base, toys.data())
+    scores = TASKS["sonnet"].evaluate(toys.model(), toys.data(), config, "dev").metrics
+    assert report.metrics == report.metrics | scores | {"trainable_parameters": 0}
+    assert "train_loss" not in report.metrics
+    with pytest.raises(ConfigError, match="the head of the task `cfimdb` starts at random"):
+        build(RUN.but(adapter="frozen"), toys.model(), CPU)
 
 
 def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:

@@ -132,6 +132,13 @@ def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: Decoding
         assert (key in identity) == read, key
 
 
+def test_what_is_greedy_by_another_name_is_the_same_run() -> None:
+    greedy = RunConfig(decoder="greedy").identity()
+    assert greedy == RunConfig(decoder="beam", num_beams=1, length_penalty=2.0).identity()
+    assert greedy == RunConfig(decoder="mirostat", temperature=0.0).identity()
+    assert greedy != RunConfig(decoder="greedy", repetition_penalty=1.2).identity()
+
+
 def test_bad_rows_and_names_are_explained(model: GPT2) -> None:
     config = DecodingConfig()
     with pytest.raises(ConfigError, match="A prompt has 0 tokens, but must have 1 to 255"):

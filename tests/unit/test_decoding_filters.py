@@ -96,7 +96,7 @@ def test_penalties_give_the_scores_of_transformers(logits: Tensor, length: int, 
 
 
 def test_penalties_are_each_rows_own_and_overlook_padding() -> None:
-    logits = torch.randn(4, 20, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+    logits = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
     texts = [[3, 4, 3, 4, 3], [5, 5], [6], [7, 8, 9, 7, 8]]
     configs = [
         DecodingConfig(repetition_penalty=1.5, no_repeat_ngram=3),

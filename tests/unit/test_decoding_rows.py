@@ -7,6 +7,7 @@ from gpt2core.config import DecodingConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, KVCache
+from gpt2core.training import build
 from tests import toys
 
 NEVER = 10**9
@@ -131,3 +132,15 @@ def test_a_cache_in_another_order_goes_on_as_it_would(model: GPT2) -> None:
     cache.reorder(rows, since=4)
     hidden = model(tokens[rows, 8:], None, cache)
     torch.testing.assert_close(hidden[:, -1], model(tokens[rows])[:, -1])
+
+
+def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = toys.model(seed=5)
+    run = toys.RUN.but(adapter="frozen")
+    frozen = build(run, base, torch.device("cpu"))
+    assert build(run, base, torch.device("cpu")) is frozen
+    configs = [DecodingConfig(strategy=name, max_new_tokens=8) for name in ("greedy", "top-p", "beam")]
+    expected = [generate(toys.model(seed=5), PROMPTS, config, seeds=[1, 2, 3], eos=NEVER) for config in configs]
+    first = generate(frozen, PROMPTS, configs[0], seeds=[1, 2, 3], eos=NEVER)
+    monkeypatch.setattr("gpt2core.decoding.batch._computed", None)  # computing again would fail
+    assert [first, *(generate(frozen, PROMPTS, c, seeds=[1, 2, 3], eos=NEVER) for c in configs[1:])] == expected

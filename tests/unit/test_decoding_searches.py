@@ -107,11 +107,29 @@ def test_a_beam_search_with_room_for_everything_finds_the_best_of_all_texts(seed
         log_probs = model.logits(model(torch.tensor([[*prompt, *text]]))[0]).log_softmax(-1)
         total = sum(float(log_probs[len(prompt) - 1 + place, token]) for place, token in enumerate(text))
         scores[text] = total / len(text) ** length_penalty
-    config = DecodingConfig(strategy="beam", num_beams=vocabulary**new, length_penalty=length_penalty)
+    config = DecodingConfig(strategy="beam", length_penalty=length_penalty)
     with torch.inference_mode():
-        (found,) = beam(model, prefill(model, [Request(tuple(prompt), config, 0, new)]), eos).tolist()
+        (found,) = beam(model, prefill(model, [Request(tuple(prompt), config, 0, new)]), eos, vocabulary**new).tolist()
     best = max(scores, key=lambda text: scores[text])
     assert found[: len(best)] == list(best)
+
+
+@pytest.mark.parametrize("name", ["beam", "contrastive"])
+def test_many_rows_are_searched_part_by_part_and_equal_ones_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = toys.model(seed=4), [[first] for first in range(6)] * 2
+    config = DecodingConfig(strategy=name, top_k=4, num_beams=4, max_new_tokens=8)
+    whole = generate(model, prompts, config, seeds=range(12), eos=NEVER)
+    assert whole[:6] == whole[6:]
+    forward, sizes = GPT2.forward, []
+
+    def counted(self: GPT2, input_ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        sizes.append(len(input_ids))
+        return forward(self, input_ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GPT2, "forward", counted)
+    monkeypatch.setattr("gpt2core.decoding.searching.MOST", 8)
+    assert generate(model, prompts, config, seeds=range(12), eos=NEVER) == whole
+    assert set(sizes[1:]) == {8}
 
 
 def test_beams_do_not_collapse() -> None:

@@ -21,7 +21,7 @@ from gpt2core.errors import ConfigError, WeightsError
 from gpt2core.export import export
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS
-from gpt2core.training import build
+from gpt2core.training import build, parameter_groups
 from gpt2core.weights import hub_name, load_model
 from tests import toys
 from tests.contracts.test_adapters import VARIANTS
@@ -34,7 +34,7 @@ IDS = torch.arange(30).view(2, 15)
 LORA = toys.RUN.but(adapter="lora", rank=3)
 LORAS = {"lora": LORA} | {name: LORA.but(**keys) for name, keys in VARIANTS.items()}
 #: All that has no head of its own. last-linear is nothing without one.
-LANGUAGE = {name: toys.RUN.but(adapter=name) for name in ADAPTERS if name != "last-linear"} | LORAS
+LANGUAGE = {name: toys.RUN.but(adapter=name) for name in ADAPTERS if name not in ("last-linear", "frozen")} | LORAS
 PLACES = {
     "qkv": {"targets": "qkv"},
     "qkv+dense on block 1": {"targets": "qkv+dense", "blocks": "1"},
@@ -53,7 +53,7 @@ def trained(config: RunConfig, folder: Path) -> GPT2:
     generator = torch.Generator().manual_seed(5)
     for parameter in checkpoints.trained(model).values():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    optimizer = torch.optim.AdamW(checkpoints.trained(model).values())
+    optimizer = torch.optim.AdamW(parameter_groups(model, config))
     checkpoints.save(folder, config, model, optimizer, [{"epoch": 1}], best=True)
     return model
 
