@@ -199,6 +199,7 @@ class RunConfig(DecodingKeys):
     paraphrase_head: Literal["binary", "cloze"] = "binary"  # a head of classes, or the tied head's `yes` and `no`
     cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
     train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
+    dev_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the dev split are scored
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     # how it is judged, beside the keys of DecodingKeys

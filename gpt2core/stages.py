@@ -68,7 +68,8 @@ def run_data(config: RunConfig) -> TaskData:
     """Return the corpus of a run's task, tokenised for its model; raise UserError."""
     folder = model_folder(config.model)
     task = lookup(TASKS, config.task, "task")
-    return load_data(task, config.data_dir, Tokenizer.load(folder), shape_of(config.model).n_positions)
+    data = load_data(task, config.data_dir, Tokenizer.load(folder), shape_of(config.model).n_positions)
+    return data.with_dev(config.dev_examples)
 
 
 def _address(stage: RunConfig, base: GPT2) -> str:

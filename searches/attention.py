@@ -17,7 +17,13 @@ SEARCH = Search(
     fixed={"adapter": "full"},
     baseline={"attention": "dense", "lr": 5e-5},
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=6, grace=1, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
+        "quick": Profile(
+            model="gpt2-nano",
+            trials=6,
+            grace=1,
+            replicates=2,
+            run={"epochs": 2, "train_examples": 1000, "dev_examples": 1000, "decode_seeds": 3},
+        ),
         "study": Profile(model="gpt2", trials=24, grace=3, replicates=5, run={"decode_seeds": 5}),
     },
 )

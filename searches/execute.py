@@ -143,7 +143,7 @@ def check(plan: Plan) -> TaskData:
         lookup(DECODERS, config.decoder, "decoder")
         schedule(config.attention_config, shape_of(config.model).n_layer)
         count_trainable(config)  # applies the adapter to the model's shape
-    return task_data(config.task, config.data_dir, config.model)
+    return task_data(config.task, config.data_dir, config.model, config.dev_examples)
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:

@@ -71,7 +71,14 @@ SMOKE = Profile(
     trials=3,
     grace=1,
     replicates=1,
-    run={"epochs": 2, "decode_seeds": 1, "train_examples": 16, "pretrain_examples": 16, "max_new_tokens": 24},
+    run={
+        "epochs": 2,
+        "decode_seeds": 1,
+        "train_examples": 16,
+        "dev_examples": 100,
+        "pretrain_examples": 16,
+        "max_new_tokens": 24,
+    },
 )
 
 

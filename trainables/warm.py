@@ -16,12 +16,12 @@ def starting_model(model: str, stage: RunConfig | None) -> GPT2:
 
 
 @functools.lru_cache(maxsize=4)
-def task_data(task: str, data_dir: str | None, model: str) -> TaskData:
+def task_data(task: str, data_dir: str | None, model: str, dev_examples: int | None) -> TaskData:
     """Return a task's corpus, tokenised for a model."""
-    return run_data(RunConfig(task=task, data_dir=data_dir, model=model))
+    return run_data(RunConfig(task=task, data_dir=data_dir, model=model, dev_examples=dev_examples))
 
 
 def inputs(config: RunConfig) -> tuple[GPT2, TaskData]:
     """Return the model that a run starts from, and its data."""
     base = starting_model(config.model, first_stage(config))
-    return base, task_data(config.task, config.data_dir, config.model)
+    return base, task_data(config.task, config.data_dir, config.model, config.dev_examples)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -26,11 +26,24 @@ class TaskData:
     corpus: Corpus
     tokenizer: Tokenizer
     splits: Mapping[str, Tokens]
+    whole_dev: int = 0  # examples of the dev split where only the first are taken
 
     def describe(self) -> str:
         """One line: the corpus, and how many texts were cut to the model's context."""
         cut = ", ".join(f"{tokens.truncated} {split}" for split, tokens in self.splits.items() if tokens.truncated)
-        return self.corpus.describe() + (f"; longer than the context and cut: {cut}" if cut else "")
+        dev, whole = len(self.splits["dev"]), self.whole_dev
+        return "; ".join(
+            [
+                self.corpus.describe(),
+                *([f"longer than the context and cut: {cut}"] if cut else []),
+                *([f"only the first {dev} of dev are scored"] if whole and dev < whole else []),
+            ]
+        )
+
+    def with_dev(self, count: int | None) -> "TaskData":
+        """The same data with the first `count` examples of the dev split, or all for None."""
+        dev = self.splits["dev"]
+        return replace(self, splits={**self.splits, "dev": dev.first(count)}, whole_dev=len(dev))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,6 +162,15 @@ def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> No
     assert data.describe().endswith("longer than the context and cut: 1 dev")
 
 
+def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    whole = load_data(TASKS["sst"], str(tmp_path), toys.tokenizer(), 100)
+    part = whole.with_dev(3)
+    assert len(part.splits["dev"]) == 3
+    assert part.describe().endswith("only the first 3 of dev are scored")
+    assert whole.with_dev(None).describe() == whole.with_dev(10**6).describe() == whole.describe()
+
+
 def test_a_pair_is_one_prompt_that_an_answer_follows(answering: Tokenizer) -> None:
     row = Row(id="a", text="Who?", second="Whom?", label=1)
     (example,) = TASKS["paraphrase"].encode([row], answering)
