@@ -36,7 +36,7 @@ from gpt2core.weights import shape_of
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.question import Plan
-from searches.runner import storage_folder
+from searches.runner import results, storage_folder
 from searches.scheduler import make_scheduler
 from searches.screen import Screen, show
 from searches.searcher import OptunaSearcher, open_study
@@ -52,7 +52,7 @@ def execute(options: Options, console: Console) -> int:
     """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt."""
     plan, storage = options.plan, storage_folder(options)
     data = check(plan)
-    folder = storage / "searches" / options.name
+    folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
     logging.getLogger("mlflow").setLevel(logging.ERROR)

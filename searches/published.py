@@ -62,7 +62,19 @@ def _memory(label: str, adapter: str, value: float, rank: int = 8) -> Figure:
 _DISTILLATION = "distillation is no search of this project yet"
 _LONGER = "40 epochs, stopped at 30: the search trains 10"
 
+_TRIED = "a configuration, not a score: searches/learning_rate.py tries it first"
+
 TABLES: dict[str, Sequence[Figure]] = {
+    "1": [
+        Figure(label=f"{data}, batch {batch_size}, {epochs} epochs", metric="lr", value=1e-5, task=task, why_not=_TRIED)
+        for data, task, batch_size, epochs in (
+            ("SST", "sst", 64, 10),
+            ("CFIMDB", "cfimdb", 8, 10),
+            ("Quora", "paraphrase", 16, 10),
+            ("sonnets", "sonnet", 8, 50),
+            ("poems", "poems", 4, 10),
+        )
+    ],
     "2": [
         _sentiment("sst", "last-linear", 64, 1e-3, 47.0),
         _sentiment("sst", "full", 64, 1e-5, 50.8),

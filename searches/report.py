@@ -54,7 +54,15 @@ class Line:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:g}"
+        if abs(value) < 0.001
+        else f"{value:.3f}"
+        if abs(value) < 10
+        else f"{value:.2f}"
+    )
 
 
 def lines(tables: Iterable[str], summaries: Mapping[tuple[str, str], Summary | str]) -> list[Line]:

@@ -23,14 +23,22 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
 def run(options: Options) -> int:
     """Run or plan a search; return the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
     if options.plan_only:
-        folder = storage_folder(options) / "searches" / options.name
-        show_plan(options.plan, resources(options), str(folder), console)
+        show_plan(options.plan, resources(options), str(results(options)), console())
         return 0
     from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
 
-    return execute(options, console)
+    return execute(options, console())
+
+
+def console() -> Console:
+    """The screen, or a wide page where nobody looks on."""
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def results(options: Options) -> Path:
+    """The folder of a search's results; raise UserError as `storage_path`."""
+    return storage_folder(options) / "searches" / options.name
 
 
 def storage_folder(options: Options) -> Path:

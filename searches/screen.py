@@ -17,6 +17,7 @@ COLUMNS = {
     "chrf_whole": ("whole chrF", 2),
     "dev_perplexity": ("dev perplexity", 1),
     "length_ratio": ("length ratio", 2),
+    "form_rhyme": ("rhyme", 2),
 }
 
 

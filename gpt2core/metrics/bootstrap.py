@@ -4,10 +4,12 @@ Both work on counts (seeds, examples, S) from which a score is made after summin
 accuracy from right answers, a mean loss from sums. Seeds and examples are both resampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+CHUNK = 100  # resamples that are weighed at once: a thousand of 20,000 examples would fill a gigabyte
 
 #: Summed counts (..., S) -> scores (...).
 Score = Callable[[np.ndarray], np.ndarray]
@@ -34,8 +36,8 @@ def interval(
 ) -> Interval:
     """Percentile interval of one system's score, the mean over seeds, from its counts (seeds, examples, S)."""
     random = np.random.default_rng(seed)
-    index = _resamples(statistics.shape[1], resamples, seed)
-    low, high = _bounds(_resampled(statistics, score, index, random), level)
+    (per_seed,) = _resampled([statistics], score, resamples, seed)
+    low, high = _bounds(_mean_of_drawn(per_seed, random), level)
     return Interval(estimate=_mean_score(statistics, score), low=low, high=high)
 
 
@@ -55,8 +57,8 @@ def paired(
         swapped = paired(b, a, score, resamples=resamples, level=level, seed=seed)
         return PairedResult(estimate=-swapped.estimate, low=-swapped.high, high=-swapped.low, p_value=swapped.p_value)
     random = np.random.default_rng((seed, 1))
-    index = _resamples(a.shape[1], resamples, seed)
-    differences = _resampled(a, score, index, random) - _resampled(b, score, index, random)
+    of_a, of_b = _resampled([a, b], score, resamples, seed)
+    differences = _mean_of_drawn(of_a, random) - _mean_of_drawn(of_b, random)
     low, high = _bounds(differences, level)
     against = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     # The +1 keeps p above zero: a finite number of resamples never proves it.
@@ -64,22 +66,29 @@ def paired(
     return PairedResult(estimate=_mean_score(a, score) - _mean_score(b, score), low=low, high=high, p_value=p)
 
 
-def _resamples(n: int, resamples: int, seed: int) -> np.ndarray:
-    if n < 1 or resamples < 1:
-        raise ValueError(f"There are {n} examples and {resamples} resamples, but both must be >= 1")
-    return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-
-
 def _mean_score(statistics: np.ndarray, score: Score) -> float:
     return float(score(statistics.sum(axis=1)).mean())
 
 
-def _resampled(statistics: np.ndarray, score: Score, index: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Mean over resampled seeds of the score of resampled examples: (R,)."""
-    seeds, examples, _ = statistics.shape
-    weights = np.stack([np.bincount(row, minlength=examples) for row in index]).astype(np.float64)
-    per_seed = score(np.tensordot(weights, statistics, axes=(1, 1)))  # (R, seeds)
-    drawn = random.integers(0, seeds, size=(len(index), seeds))
+def _resampled(systems: Sequence[np.ndarray], score: Score, resamples: int, seed: int) -> list[np.ndarray]:
+    """Score the same resampled examples of each system, for each of its seeds: (R, seeds)."""
+    examples = systems[0].shape[1]
+    if examples < 1 or resamples < 1:
+        raise ValueError(f"There are {examples} examples and {resamples} resamples, but both must be >= 1")
+    random = np.random.default_rng(seed)
+    scores: list[list[np.ndarray]] = [[] for _ in systems]
+    for start in range(0, resamples, CHUNK):
+        index = random.integers(0, examples, size=(min(CHUNK, resamples - start), examples))
+        weights = np.stack([np.bincount(row, minlength=examples) for row in index]).astype(np.float64)
+        for found, statistics in zip(scores, systems, strict=True):
+            found.append(score(np.tensordot(weights, statistics, axes=(1, 1))))
+    return [np.concatenate(found) for found in scores]
+
+
+def _mean_of_drawn(per_seed: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Mean over resampled seeds: (R,)."""
+    resamples, seeds = per_seed.shape
+    drawn = random.integers(0, seeds, size=(resamples, seeds))
     return np.asarray(np.take_along_axis(per_seed, drawn, axis=1).mean(axis=1))
 
 

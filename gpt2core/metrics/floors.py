@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2core.metrics.chrf import corpus_chrf
+from gpt2core.metrics.form import form
 
 GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
 
@@ -67,13 +68,15 @@ def sonnet_floors(
     references = [split_given(text)[1] for text in gold]
     result = {}
     for name, (meaning, write) in WRITERS.items():
-        whole, continuation = [], []
+        whole, continuation, rhymes = [], [], []
         for seed in range(seeds if name not in ("given_only", "last_line_repeated") else 1):
             random = np.random.default_rng(seed)
             texts = [write(text, train, random) for text in given]
-            whole.append(corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold))
+            sonnets = [f"{g}\n{t}" for g, t in zip(given, texts, strict=True)]
+            whole.append(corpus_chrf(sonnets, gold))
+            rhymes.append(form(sonnets, train)["form_rhyme"])
             continuation.append(corpus_chrf(texts, references))
-        scores = {"chrf_continuation": continuation, "chrf_whole": whole}
+        scores = {"chrf_continuation": continuation, "chrf_whole": whole, "form_rhyme": rhymes}
         found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
         result[name] = Floor(meaning=meaning, scores=found)
     return result

@@ -67,6 +67,7 @@ class Task(Protocol):
     name: str
     objective: str  # the metric that a search looks at
     direction: Literal["max", "min"]
+    encoding: str  # what `encode` does, in words that change when it does: tokens in the cache are found by them
     cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
 
     def corpus(self, data_dir: str | None) -> Corpus:
@@ -125,7 +126,7 @@ def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_position
     corpus = task.corpus(data_dir)
     splits = {}
     for split, rows in corpus.splits.items():
-        key = f"{corpus.digest}\0{split}\0{task.name}"
+        key = f"{corpus.digest}\0{split}\0{task.name}\0{task.encoding}"
         limit = n_positions if task.cuts else None
         splits[split] = tokens = tokenised(key, rows, tokenizer, task.encode, limit=limit)
         if len(tokens) and tokens.lengths.max() > n_positions:

@@ -28,6 +28,7 @@ class Paraphrase(Classification):
     name = "paraphrase"
     class_names = ANSWERS
     column = "Predicted_Is_Paraphrase"
+    encoding = PROMPT
 
     def corpus(self, data_dir: str | None) -> Corpus:
         """Quora's question pairs."""

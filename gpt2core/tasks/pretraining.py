@@ -24,6 +24,7 @@ class Pretraining(LanguageTask):
     """The texts of a corpus as one stream of tokens. One for each corpus."""
 
     objective = "dev_loss"
+    encoding = f"one stream with EOS behind each text, in blocks of {BLOCK} that overlap by one"
     direction: Literal["max", "min"] = "min"
 
     def __init__(self, name: str, load: Callable[[str | None], Corpus]) -> None:

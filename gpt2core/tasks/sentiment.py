@@ -12,6 +12,7 @@ class Sentiment(Classification):
     """The class of a text, lower-cased and stripped. One for each corpus."""
 
     column = "Predicted_Sentiment"
+    encoding = "stripped, lower-cased"
 
     def __init__(self, name: str, load: Callable[[str | None], Corpus], class_names: tuple[str, ...]) -> None:
         self.name, self.load, self.class_names = name, load, class_names

@@ -13,6 +13,7 @@ from gpt2core.decoding.generate import generate
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
+from gpt2core.metrics.form import form
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
 from gpt2core.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ class Sonnet(LanguageTask):
 
     name = "sonnet"
     objective = "chrf_continuation"
+    encoding = "text, EOS"
     direction: Literal["max", "min"] = "max"
 
     def corpus(self, data_dir: str | None) -> Corpus:
@@ -62,6 +64,7 @@ class Sonnet(LanguageTask):
             "chrf_whole_low": whole.low,
             "chrf_whole_high": whole.high,
             "length_ratio": float(np.mean(lengths)),
+            **form([text for texts in sonnets for text in texts], data.splits["train"].texts),
         }
         samples = [
             {"id": name, "given": g, "generated": t, "gold": r}
