@@ -161,9 +161,13 @@ def _of_a_diverged(options: argparse.Namespace) -> Iterator[None]:
         raise ConfigError(f"{options.checkpoint or options.model}: cannot be scored: {error}") from None
 
 
+#: What an epoch took, which says nothing of the model.
+COSTS = ("train_seconds", "eval_seconds", "tokens_per_second", "trainable_parameters", "predicted_gpu_memory_gb")
+
+
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Name and value of what a person wants to read: intervals beside their estimates, no timings."""
-    hidden = ("train_seconds", "eval_seconds", "tokens_per_second", "train_perplexity", "trainable_parameters")
+    hidden = {*COSTS, "train_perplexity"}
     rows = []
     for name, value in metrics.items():
         bound = any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))

@@ -13,6 +13,7 @@ from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.config import PATTERNED, PRESETS, ModelConfig, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
+from gpt2core.memory import FORMULA, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
 from gpt2core.training import add_head
 from gpt2core.weights import shape_of
@@ -76,7 +77,7 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "chosen": asdict(chosen),
         "beside": asdict(beside) if beside else None,
         "attention": _attention(config, shape, shape.n_positions if length is None else length),
-        "gpu_memory": "predicted, not measured: 4 * total + 12 * trainable bytes + 0.25 GB",
+        "gpu_memory": f"predicted, not measured: {FORMULA}",
     }
 
 
@@ -143,7 +144,7 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
         meaning=meaning,
         blocks=blocks,
         trainable=trainable,
-        predicted_gpu_memory_gb=round((4 * total + 12 * trainable) / 1e9 + 0.25, 2),
+        predicted_gpu_memory_gb=round(predicted_gpu_memory_gb(total, trainable), 2),
     )
 
 

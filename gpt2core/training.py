@@ -25,6 +25,7 @@ from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
+from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
@@ -161,6 +162,7 @@ class _Run:
             fused=True,
         )
         self.loss_sum: nn.Module = _LossSum(self.model, self.task, data, config)
+        self.total = sum(parameter.numel() for parameter in self.model.parameters())
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
             self.loss_sum = DistributedDataParallel(self.loss_sum)
@@ -187,6 +189,7 @@ class _Run:
             "train_seconds": seconds,
             "tokens_per_second": int(self.tokens.lengths.sum()) / seconds,
             "trainable_parameters": self.trainable,
+            "predicted_gpu_memory_gb": predicted_gpu_memory_gb(self.total, self.trainable),
             **self._peak_memory(),
         }
 

@@ -95,7 +95,9 @@ def trials_table(summary: dict[str, Any]) -> Table:
         key=lambda row: (row["of"] is not None, row["score"] is None, sign * (row["score"] or 0), row["id"]),
     )
     keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
-    shown = COLUMNS | {cost: (cost.replace("_", " "), 0) for cost in summary["costs"]}
+    shown = COLUMNS | {
+        cost: (cost.replace("_", " "), 0 if cost.endswith("parameters") else 2) for cost in summary["costs"]
+    }
     columns = {name: shape for name, shape in shown.items() if any(name in row["metrics"] for row in rows)}
     table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
     for heading in ("trial", "from", *keys):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests import course
 from tests.runs import ROOT
@@ -32,6 +33,11 @@ def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_pat
     for part in ("SST, full", "Quora, logsparse", "logsparse, poems first", "top-k-p", "775,669,760", "reproduced"):
         assert part in page
     assert "<svg" in page
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sst")
+    assert experiment is not None
+    (trial,) = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "0000"]
+    assert "confusion.json" in [artifact.path for artifact in client.list_artifacts(trial.info.run_id)]
 
 
 def test_a_table_without_data_is_said_not_to_run(storage: Path) -> None:
