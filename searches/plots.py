@@ -4,6 +4,8 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from searches.words import value_text
+
 Summary = dict[str, Any]
 
 STYLE: dict[Any, Any] = {
@@ -76,4 +78,4 @@ def _svg(draw: Callable[[Any], None], width: float) -> str:
 
 
 def _point(point: dict[str, Any]) -> str:
-    return ", ".join(f"{value:.2g}" if isinstance(value, float) else str(value) for value in point.values())
+    return ", ".join(map(value_text, point.values()))

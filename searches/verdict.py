@@ -111,7 +111,7 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     winner = (names[0] if better else names[1]) if result.p_value < LEVEL else None
     head = f"trial {winner} wins" if winner else "no significant winner"
     seeds = count(plan.profile.replicates, "fresh training seed")
-    texts = f"{count(challenger.shape[0], 'text')} of each of {challenger.shape[1]} examples"
+    texts = f"{count(challenger.shape[0], 'output')} of each of {challenger.shape[1]} examples"
     evidence = (
         f"trial {names[0]} against the baseline {names[1]} on {plan.objective}: difference {result.estimate:+.2f} "
         f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {seeds} each, {texts}, paired bootstrap"
