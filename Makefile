@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := $(CURDIR)/runs
 
-.PHONY: setup search test lint ui job nano clean
+.PHONY: setup search test lint ui job nano bench clean
 
 setup: .venv/.done
 
@@ -33,6 +33,9 @@ job: setup
 
 nano: setup
 	$(BIN)/python -m gpt2core.nano
+
+bench: setup
+	set -e; for name in $(or $(NAME),attention generation); do $(BIN)/python -m tests.benchmarks.$$name; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,6 +1,7 @@
 """What all command lines share: flags whose errors are one line, KEY=VALUE settings, and the one way to fail."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any, NoReturn
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import nearest
+
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
 
 
 class Parser(argparse.ArgumentParser):
