@@ -114,7 +114,7 @@ def test_an_adapter_that_peft_wrote_is_read(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["sst", "cfimdb", "paraphrase"])
-@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS.keys() - {"frozen"}))
 @torch.no_grad()
 def test_a_head_of_classes_becomes_transformers_own(adapter: str, task: str, base: Path, tmp_path: Path) -> None:
     config = toys.RUN.but(model=str(base), task=task, adapter=adapter)
