@@ -61,6 +61,7 @@ def up() -> int:
     print(f"Starting a Ray head on {DASHBOARD} ...", flush=True)
     port = DASHBOARD.rsplit(":", 1)[1]
     host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", port, "--port", "0"]
+    host += ["--dashboard-agent-listen-port", "0"]  # any: the usual one may be that of a search's own Ray
     command = ["ray", "start", "--head", "--block", *host, "--include-dashboard", "true", "--disable-usage-stats"]
     with LOG.open("wb") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)

@@ -35,6 +35,7 @@ from gpt2core.tasks import TASKS, TaskData
 from gpt2core.weights import shape_of
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
+from searches.plots import plots
 from searches.question import Plan
 from searches.runner import results, storage_folder
 from searches.scheduler import make_scheduler
@@ -234,9 +235,13 @@ def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
     export(plan.config(chosen["point"]), folder / "trials" / name, out)
+    drawn = plots(summary)
+    for file_name, svg in drawn.items():
+        (folder / file_name).write_text(svg, encoding="utf-8")
+    tracker.attach(drawn)
     lines = [
         f"Model folder of trial {name}: {out}",
-        f"Results: {folder / 'summary.json'}",
+        f"Results: {', '.join(str(folder / file_name) for file_name in ('summary.json', *drawn))}",
         f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

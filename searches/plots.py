@@ -17,6 +17,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def plots(summary: Summary) -> dict[str, str]:
+    """All that a search has to show, by the name of a file."""
+    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
 def curves(summary: Summary) -> str:
     """The objective and the training loss of each trial by epoch; empty where no trial has two epochs."""
     rows = [row for row in summary["trials"] if row["of"] is None and len(row["curve"]) > 1]
@@ -27,7 +33,7 @@ def curves(summary: Summary) -> str:
         left, right = figure.subplots(1, 2)
         for axes, metric in ((left, summary["objective"]), (right, "train_loss")):
             for row in rows:
-                best = row["id"] == summary["best"]["id"]
+                best = row["id"] == (summary["best"] or {}).get("id")
                 points = [(report["epoch"], report[metric]) for report in row["curve"] if metric in report]
                 label = f"{row['id']} {_point(row['point'])}"
                 axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=2.5 if best else 1, label=label)

@@ -16,7 +16,7 @@ from gpt2core.config import MODELS, RunConfig
 from gpt2core.describe import describe
 from gpt2core.files import atomic_path
 from searches.ledger import COMPLETED
-from searches.plots import curves, front
+from searches.plots import plots
 from searches.published import TABLES, Figure
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "not reproduced", "not run"
@@ -144,7 +144,9 @@ def write(path: Path, found: list[Line], summaries: Mapping[tuple[str, str], Sum
     environment = Environment(loader=PackageLoader("searches", "."), autoescape=select_autoescape(["html"]))
     page = environment.get_template("report.html").render(
         lines=found,
-        searches=[{"key": " on ".join(key), **summary, "plots": _plots(summary)} for key, summary in ran.items()],
+        searches=[
+            {"key": " on ".join(key), **summary, "plots": list(plots(summary).values())} for key, summary in ran.items()
+        ],
         marks={mark: sum(line.mark == mark for line in found) for mark in (REPRODUCED, DIFFERS, NOT_RUN)},
         stand_in=any(
             row["config"]["model"] not in MODELS or row["config"]["model"] == "gpt2-nano"
@@ -154,7 +156,3 @@ def write(path: Path, found: list[Line], summaries: Mapping[tuple[str, str], Sum
     )
     with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")
-
-
-def _plots(summary: Summary) -> list[str]:
-    return [svg for svg in (curves(summary), front(summary)) if svg]

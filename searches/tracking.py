@@ -7,7 +7,7 @@ cannot be reached never stops a search: its entries wait and are sent with the n
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -87,6 +87,14 @@ class Tracker:
             self.client.set_terminated(self.parent, status)
         except (MlflowException, OSError) as error:
             self.warn(f"MLflow at {self.uri} did not take the summary ({str(error).splitlines()[0]})")
+
+    def attach(self, files: Mapping[str, str]) -> None:
+        """Put text files beside the summary."""
+        try:
+            for name, text in files.items():
+                self.client.log_text(self.parent, text, name)
+        except (MlflowException, OSError) as error:
+            self.warn(f"MLflow at {self.uri} did not take the plots ({str(error).splitlines()[0]})")
 
     def link(self) -> str:
         """Path in the MLflow UI that shows the search's trials, best first."""

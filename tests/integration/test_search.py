@@ -29,6 +29,8 @@ def test_it_ends_well_and_prints_table_verdict_and_results(done: CompletedProces
     for part in ("chrf_continuation", "Floors", "Verdict:", "gpt2-nano", "sonnets: 131 train, 12 dev", "baseline"):
         assert part in done.stdout
     assert str(storage / "searches" / NAME / "summary.json") in done.stdout
+    assert str(storage / "searches" / NAME / "curves.svg") in done.stdout
+    assert (storage / "searches" / NAME / "curves.svg").read_text().startswith("<svg")
 
 
 def test_progress_is_shown_for_each_epoch_with_the_time_left(done: CompletedProcess[str]) -> None:
@@ -68,6 +70,7 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data_digest"] == result["data"]["digest"]
     assert parent.data.tags["verdict"] == result["verdict"]["text"]
+    assert "curves.svg" in [artifact.path for artifact in client.list_artifacts(parent.info.run_id)]
     for row in result["trials"]:
         run = runs[row["id"]]
         above = runs[row["of"]] if row["of"] else parent
