@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 DASHBOARD = f"http://127.0.0.1:{os.environ.get('GPT2_SEARCH_PORT', '8265')}"
@@ -66,15 +67,23 @@ def up() -> int:
     with LOG.open("wb") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     HEAD.write_text(str(head.pid))
-    deadline = time.monotonic() + PATIENCE
-    while not is_up():
-        if head.poll() is not None or time.monotonic() > deadline:
-            HEAD.unlink()
-            print(f"error: the head did not start; its last words, of {LOG}:\n{_last_words()}", file=sys.stderr)
-            return 1
-        time.sleep(0.2)
+    _wait_until(lambda: is_up() or head.poll() is not None)
+    if not is_up():
+        HEAD.unlink()
+        print(f"error: the head did not start; its last words, of {LOG}:\n{_last_words()}", file=sys.stderr)
+        return 1
     print("It runs until `python -m cluster.local down`.", flush=True)
     return 0
+
+
+def _wait_until(reached: Callable[[], bool]) -> bool:
+    """Ask again and again, for a head tells nobody of its start or end; False where PATIENCE ran out."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)  # between two questions; what counts is the answer
+    return True
 
 
 def _last_words() -> str:
@@ -97,12 +106,9 @@ def down() -> int:
         print("There is no head to stop.")
         return 0
     os.kill(int(HEAD.read_text()), signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE
-    while is_up():
-        if time.monotonic() > deadline:
-            print(f"error: the head, process {HEAD.read_text()}, did not stop; see {LOG}", file=sys.stderr)
-            return 1
-        time.sleep(0.2)
+    if not _wait_until(lambda: not is_up()):
+        print(f"error: the head, process {HEAD.read_text()}, did not stop; see {LOG}", file=sys.stderr)
+        return 1
     HEAD.unlink()
     return 0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2core.metrics.chrf import corpus_chrf
-from gpt2core.metrics.form import form
+from gpt2core.metrics.form import rhyme_share
 
 GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
 
@@ -74,7 +74,7 @@ def sonnet_floors(
             texts = [write(text, train, random) for text in given]
             sonnets = [f"{g}\n{t}" for g, t in zip(given, texts, strict=True)]
             whole.append(corpus_chrf(sonnets, gold))
-            rhymes.append(form(sonnets, train)["form_rhyme"])
+            rhymes.append(rhyme_share(sonnets))
             continuation.append(corpus_chrf(texts, references))
         scores = {"chrf_continuation": continuation, "chrf_whole": whole, "form_rhyme": rhymes}
         found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}

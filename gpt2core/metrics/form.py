@@ -31,16 +31,21 @@ def form(sonnets: Sequence[str], train: Iterable[str]) -> dict[str, float]:
     """
     lines = [_lines(text) for text in sonnets]
     known = {line for text in train for line in _lines(text)}
-    rhymes = [rhyme(own[a], own[b]) for own in lines for a, b in RHYMES if b < len(own)]
     metres = [syllables(line) for own in lines for line in own]
     bigrams = [pair for own in lines for pair in pairwise(_words("\n".join(own)))]
     return {
         "form_lines": float(np.mean([len(own) == LINES for own in lines])),
-        "form_rhyme": _share([found for found in rhymes if found is not None]),
+        "form_rhyme": rhyme_share(sonnets),
         "form_metre": _share([not counts.isdisjoint(SYLLABLES) for counts in metres if counts]),
         "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
         "copied_lines": _share([line in known for own in lines for line in own]),
     }
+
+
+def rhyme_share(sonnets: Sequence[str]) -> float:
+    """`form_rhyme` alone: the share of the pairs of lines in Shakespeare's scheme that rhyme."""
+    rhymes = [rhyme(own[a], own[b]) for own in map(_lines, sonnets) for a, b in RHYMES if b < len(own)]
+    return _share([found for found in rhymes if found is not None])
 
 
 def rhyme(a: str, b: str) -> bool | None:
