@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS
-from gpt2core.attention import ATTENTION, schedule
+from gpt2core.attention import ATTENTION
 from gpt2core.cli import settings
 from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
 from gpt2core.data.corpus import NO_LABEL, Corpus
@@ -35,7 +35,7 @@ from gpt2core.tasks.classification import Classification
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build
 from gpt2core.training import train as train_run
-from gpt2core.weights import hub_name, model_folder, shape_of
+from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
@@ -88,8 +88,7 @@ def train(options: argparse.Namespace) -> None:
     """Train one run, a line for each epoch."""
     config = _config(options)
     task = TASKS[config.task]
-    schedule(config.attention_config, shape_of(config.model).n_layer)
-    count_trainable(config)  # where the adapter cannot be applied, it says so before anything is loaded
+    count_trainable(config)  # where attention or adapter cannot be applied, it says so before anything is loaded
     base, data = starting_model(config), run_data(config)
     out = _folder_to_write(options.out)
     CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.describe()}")

@@ -104,8 +104,8 @@ def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, 
 
 
 def _shapes(config: RunConfig) -> GPT2:
-    """The model of `config` without weights, with the head of its task."""
-    model = without_weights(shape_of(config.model))
+    """The model of `config` without weights, with the head of its task; raise as `attention.schedule`."""
+    model = without_weights(shape_of(config.model), attention=config.attention_config)
     add_head(model, config)
     return model
 

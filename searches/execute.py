@@ -24,7 +24,6 @@ from rich.console import Console
 
 from cluster.connect import connect
 from gpt2core.adapters import ADAPTERS
-from gpt2core.attention import schedule
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.errors import ConfigError, UserError
@@ -32,7 +31,6 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
-from gpt2core.weights import shape_of
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.plots import plots
@@ -142,8 +140,7 @@ def check(plan: Plan) -> TaskData:
         config = plan.config(point)
         lookup(ADAPTERS, config.adapter, "adapter")
         lookup(DECODERS, config.decoder, "decoder")
-        schedule(config.attention_config, shape_of(config.model).n_layer)
-        count_trainable(config)  # applies the adapter to the model's shape
+        count_trainable(config)  # applies attention and adapter to the model's shape
     return task_data(config.task, config.data_dir, config.model, config.dev_examples)
 
 
