@@ -1,0 +1,126 @@
+"""Stages write Parquet shards that are named by what decides them, whole or absent: what is there is never made again."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpt2core.files import atomic_path
+
+CONTEXTS = pa.schema([("context", pa.string()), ("prefix", pa.string()), ("text", pa.string())])
+
+#: `reason` says why a candidate takes part in no pair; `text` is its first sentence, or all of it where it has none.
+CANDIDATES = pa.schema(
+    [
+        ("context", pa.string()),
+        ("number", pa.int32()),
+        ("text", pa.string()),
+        ("tokens", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)
+
+#: `first` and `second` are numbers of candidates; -1 is the context itself.
+PAIRS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("context", pa.string()),
+        ("round", pa.int32()),
+        ("first", pa.int32()),
+        ("second", pa.int32()),
+        ("sentence1", pa.string()),
+        ("sentence2", pa.string()),
+        ("length_ratio", pa.float64()),
+        ("forward", pa.float64()),  # sentence1 entails sentence2
+        ("backward", pa.float64()),
+        ("rouge_l", pa.float64()),
+        ("numbers", pa.bool_()),  # whether both name the same ones
+        ("critic", pa.float64()),
+    ]
+)
+
+#: Pairs with the verdict of some thresholds: the component of mutual entailment, the first filter that rejected, and of those
+#: that none did the keys by which near duplicates of other contexts are found.
+JUDGED = pa.schema([*PAIRS, ("component", pa.int64()), ("reason", pa.string()), ("bands", pa.list_(pa.uint64()))])
+
+#: What no stage could use. `id` is a context's, a candidate's or a pair's.
+QUARANTINE = pa.schema([("stage", pa.string()), ("id", pa.string()), ("text", pa.string()), ("error", pa.string())])
+
+
+def address(stage: str, **deciding: Any) -> str:
+    """SHA-256 of all that decides a shard: JSON values, among them the address of the shard that it is made from."""
+    return hashlib.sha256(json.dumps({"stage": stage, **deciding}, sort_keys=True).encode()).hexdigest()
+
+
+def code_version(*modules: ModuleType) -> str:
+    """SHA-256 of the source of some modules, or of all modules of a package."""
+    digest = hashlib.sha256()
+    for module in modules:
+        place = Path(str(module.__file__))
+        files = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A place for the result of one stage on one part of the work."""
+
+    folder: Path
+    stage: str
+    round: int
+    number: int
+    address: str
+
+    @property
+    def path(self) -> Path:
+        """Where its rows are."""
+        return self.folder / self.stage / f"r{self.round}-{self.number:05d}-{self.address[:16]}.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        """Where the rows are that the stage could not use; there is no file where there is none."""
+        return self.folder / "quarantine" / f"{self.stage}-{self.path.name}"
+
+    def whole(self) -> bool:
+        """Whether it is there and can be read."""
+        return is_whole(self.path)
+
+    def write(
+        self, rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema, bad: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write the quarantine first: where the shard is there, all that belongs to it is."""
+        if bad:
+            write(self.quarantine, pa.Table.from_pylist(list(bad), QUARANTINE))
+        write(self.path, rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema))
+
+    def read(self) -> pa.Table:
+        """Its rows."""
+        return read(self.path)
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all."""
+    with atomic_path(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def read(path: Path) -> pa.Table:
+    """Read a Parquet file. One process may read while others write, so no descriptor is shared."""
+    return pq.ParquetFile(path, memory_map=False).read()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a Parquet file is there and its footer, which is written last, can be read."""
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return True
