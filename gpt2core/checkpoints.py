@@ -96,7 +96,9 @@ def resume(folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.o
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(json.dumps(config)).items() if key != "epochs"}
+    """What may not change when a run goes on: all but how many epochs there are, unless each trains on more than the last."""
+    growing = config.get("growth", 1.0) > 1
+    return {key: value for key, value in json.loads(json.dumps(config)).items() if growing or key != "epochs"}
 
 
 def load_best(folder: Path, model: nn.Module) -> int:

@@ -90,10 +90,13 @@ LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets", "rslora", "dora", "lora
 CLASSIFICATION_UNREAD: dict[str, tuple[str, ...]] = {
     "sst": ("paraphrase_head",),
     "cfimdb": ("paraphrase_head",),
-    "sonnet": ("head_dropout", "paraphrase_head"),
-    "pretraining": ("head_dropout", "paraphrase_head"),
-    "poems": ("head_dropout", "paraphrase_head"),
+    **dict.fromkeys(
+        ("sonnet", "pretraining", "poems", "rewriting"), ("head_dropout", "paraphrase_head", "contrastive_weight")
+    ),
 }
+
+#: The tasks that learn from generated pairs.
+PAIRED = frozenset({"paraphrase", "rewriting"})
 
 COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
 
@@ -146,6 +149,39 @@ class DecodingConfig(DecodingKeys):
         return self
 
 
+class Thresholds(Config):
+    """Which scored pairs are accepted. They are applied on stored scores: changing one generates nothing again."""
+
+    tau: Annotated[float, Field(ge=0, le=1)] = 0.75  # entailment in each direction, and the critic
+    max_rouge: Annotated[float, Field(ge=0, le=1)] = 0.75  # ROUGE-L of the two: diversity
+    min_length_ratio: Annotated[float, Field(gt=0)] = 0.8  # characters of y in units of those of x
+    max_length_ratio: Annotated[float, Field(gt=0)] = 1.5
+    filters: Literal["basic", "all"] = "all"  # `basic` is length, entailment both ways and critic
+
+
+class PairKeys(Thresholds):
+    """The generated pairs that a run learns from, made by `python -m trainables.candidates`."""
+
+    pairs: str | None = None  # their folder, or one with a folder `temperature-T` for each generation temperature
+    pairs_temperature: Annotated[float, Field(gt=0)] | None = None
+    pairs_round: Annotated[int, Field(ge=1)] | None = None  # None is all rounds
+    pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = "all"  # the first so many accepted ones
+    negatives: Annotated[float, Field(ge=0)] = (
+        0.5  # hard negatives of detection for each accepted pair, where there are any
+    )
+    clean_text: bool = False  # whether detection reads all texts with quotes, white space and Unicode made alike
+
+    @property
+    def learns_from_pairs(self) -> bool:
+        """Whether there are any."""
+        return self.pairs is not None and self.pairs_examples != 0
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The part that says which pairs are accepted."""
+        return Thresholds(**{key: getattr(self, key) for key in Thresholds.model_fields})
+
+
 #: Blocks of each adapter that takes some: to the letter of the study, and what its words plainly mean.
 PRESETS: dict[str, dict[str, str]] = {
     "study": {"lora": "0-11", "freeze": "6-11"},
@@ -153,7 +189,7 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
-class RunConfig(DecodingKeys):
+class RunConfig(DecodingKeys, PairKeys):
     """Everything that decides the result of one training run. Flat, so that each key can be searched or `--set`."""
 
     # what is tuned
@@ -197,8 +233,15 @@ class RunConfig(DecodingKeys):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # before the head of a classification
     paraphrase_head: Literal["binary", "cloze"] = "binary"  # a head of classes, or the tied head's `yes` and `no`
+    contrastive_weight: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # of the contrastive loss of classes; the rest is cross-entropy
+    )
+    kl_weight: Annotated[float, Field(ge=0)] = 0.1  # rewriting: of the divergence from the model as it was (lambda)
     cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
     train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
+    growth: Annotated[float, Field(ge=1)] = (
+        1.0  # each epoch trains on so many times the examples of the one before; the last on all
+    )
     dev_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the dev split are scored
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -235,11 +278,11 @@ class RunConfig(DecodingKeys):
         Two configurations with the same identity are the same run.
         """
         unread = {"lora": (), "freeze": LORA_KEYS}.get(self.adapter, (*LORA_KEYS, "blocks"))
-        if self.adapter == "last-linear" and self.pretrain is None:  # its trunk runs without, but for a first stage
+        if self.adapter == "last-linear" and self.first_task is None:  # its trunk runs without, but for a first stage
             unread = (*unread, "dropout")
         if PATTERNED.isdisjoint(self.attention_config.names):
             unread = (*unread, "attention_window", "attention_restart")
-        unread = (*unread, *CLASSIFICATION_UNREAD.get(self.task, ()))
+        unread = (*unread, *CLASSIFICATION_UNREAD.get(self.task, ()), *self._unread_pairs())
         strategy = self.decoding.resolved().strategy
         read = {*DECODER_READS.get(strategy, DecodingKeys.model_fields), *ALWAYS_READ}
         unread = (*unread, *(set(DecodingKeys.model_fields) - read))
@@ -248,9 +291,21 @@ class RunConfig(DecodingKeys):
             values["blocks"] = self.block_spec
         if "alpha" in values:
             values["alpha"] = self.lora_alpha
-        if self.pretrain is None:
-            values = {key: value for key, value in values.items() if not key.startswith("pretrain_")}
+        if self.first_task is None:
+            values = {key: value for key, value in values.items() if not key.startswith("pretrain")}
         return values
+
+    def _unread_pairs(self) -> set[str]:
+        """The keys of generated pairs that neither this run nor its first stage reads."""
+        unread = set() if "rewriting" in (self.task, self.first_task) else {"kl_weight"}
+        if not self.learns_from_pairs or PAIRED.isdisjoint({self.task, self.first_task}):
+            return unread | set(PairKeys.model_fields)
+        return unread if self.task == "paraphrase" else unread | {"negatives", "clean_text"}
+
+    @property
+    def first_task(self) -> str | None:
+        """The task of the first stage: `pretrain`, but nothing is learnt from no pairs."""
+        return None if self.pretrain == "rewriting" and not self.learns_from_pairs else self.pretrain
 
     @property
     def decoding(self) -> DecodingConfig:

@@ -75,7 +75,7 @@ def main() -> None:
         "eos_token": "<|endoftext|>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    data = load_data(TASKS["pretraining"], None, tokenizer, shape.n_positions)
+    data = load_data(TASKS["pretraining"], CONFIG, tokenizer, shape.n_positions)
     print(f"{data.splits['train'].values.size:,} training tokens", flush=True)
 
     base = GPT2(shape)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gpt2core import checkpoints
-from gpt2core.config import RunConfig
+from gpt2core.config import PairKeys, RunConfig
 from gpt2core.files import cache_folder
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
@@ -25,17 +25,17 @@ from gpt2core.training import build, train
 from gpt2core.weights import load_model, model_folder, shape_of
 
 #: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
-SHARED = {"model", "data_dir", "attention", "dropout", "precision", "cross_documents"}
+SHARED = {"model", "data_dir", "attention", "dropout", "precision", "cross_documents", "kl_weight", *PairKeys.model_fields}
 
 
 def first_stage(config: RunConfig) -> RunConfig | None:
     """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None where it names none."""
-    if config.pretrain is None:
+    if config.first_task is None:
         return None
     shared = {key: value for key, value in config if key in SHARED or key.startswith("attention_")}
-    return RunConfig(
+    stage = RunConfig(
         **shared,
-        task=config.pretrain,
+        task=config.first_task,
         lr=config.pretrain_lr,
         batch_size=config.pretrain_batch_size,
         epochs=config.pretrain_epochs,
@@ -43,6 +43,7 @@ def first_stage(config: RunConfig) -> RunConfig | None:
         seed=config.pretrain_seed,
         adapter="full",
     )
+    return RunConfig(**stage.identity())  # so that runs which differ in what it does not read share it
 
 
 def starting_model(config: RunConfig) -> GPT2:
@@ -53,10 +54,10 @@ def starting_model(config: RunConfig) -> GPT2:
 
 def trained_first(stage: RunConfig) -> GPT2:
     """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
-    base = load_model(stage.model)
-    folder = cache_folder() / "stages" / _address(stage, base)
+    base, data = load_model(stage.model), run_data(stage)
+    folder = cache_folder() / "stages" / _address(stage, base, data)
     with _locked(folder):
-        for _ in train(stage, base, run_data(stage), folder=folder):
+        for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record
     model = build(stage, base, torch.device("cpu"))
     checkpoints.load_best(folder, model)
@@ -68,12 +69,12 @@ def run_data(config: RunConfig) -> TaskData:
     """Return the corpus of a run's task, tokenised for its model; raise UserError."""
     folder = model_folder(config.model)
     task = lookup(TASKS, config.task, "task")
-    data = load_data(task, config.data_dir, Tokenizer.load(folder), shape_of(config.model).n_positions)
+    data = load_data(task, config, Tokenizer.load(folder), shape_of(config.model).n_positions)
     return data.with_dev(config.dev_examples)
 
 
-def _address(stage: RunConfig, base: GPT2) -> str:
-    digest = hashlib.sha256(json.dumps(stage.identity(), sort_keys=True).encode())
+def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
+    digest = hashlib.sha256(json.dumps([stage.identity(), data.corpus.digest], sort_keys=True).encode())
     for name, tensor in base.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().data)

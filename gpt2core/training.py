@@ -95,11 +95,12 @@ def train(
         trained = run.epoch(epoch)
         started = time.perf_counter()
         run.model.train(False)  # scores are without dropout
-        evaluation = run.evaluate(data, step=run.steps_per_epoch * epoch)
+        step = int(run.first_steps[epoch])
+        evaluation = run.evaluate(data, step=step)
         metrics = {**trained, "eval_seconds": time.perf_counter() - started, **evaluation.metrics}
         if "train_loss" in metrics and "dev_perplexity" in metrics:
             metrics["train_perplexity"] = perplexity(metrics["train_loss"])
-        report = EpochReport(epoch=epoch, step=run.steps_per_epoch * epoch, metrics=metrics, evaluation=evaluation)
+        report = EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation)
         if folder and workers.rank == 0:
             best = _best(history, metrics, task.objective, task.direction)
             history.append(_record(report))
@@ -135,12 +136,14 @@ def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: s
 class _LossSum(nn.Module):
     """The sum of losses as a module, so that DDP can wrap it."""
 
-    def __init__(self, model: GPT2, task: Task, data: TaskData, config: RunConfig) -> None:
+    def __init__(self, model: GPT2, base: GPT2, task: Task, data: TaskData, config: RunConfig) -> None:
         super().__init__()
         self.model, self.task, self.data, self.config = model, task, data, config
+        self.base = [base]  # in a list, so that it is no part of this module
 
     def forward(self, *batch: Tensor) -> Tensor:
-        return self.task.losses(self.model, Batch(*batch), self.data.tokenizer, self.config).sum()
+        task, tokenizer = self.task, self.data.tokenizer
+        return task.training_losses(self.model, self.base[0], Batch(*batch), tokenizer, self.config).sum()
 
 
 class _Run:
@@ -153,7 +156,9 @@ class _Run:
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build(config, base, self.device)
-        self.steps_per_epoch = math.ceil(len(self.tokens) / config.batch_size)
+        self.sizes = epoch_sizes(config, len(self.tokens))
+        steps = [math.ceil(size / config.batch_size) for size in self.sizes]
+        self.first_steps = np.cumsum([0, *steps])  # of each epoch; the last is how many there are in all
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config),
             lr=config.lr,
@@ -161,7 +166,7 @@ class _Run:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.loss_sum: nn.Module = _LossSum(self.model, self.task, data, config)
+        self.loss_sum: nn.Module = _LossSum(self.model, base, self.task, data, config)
         self.total = sum(parameter.numel() for parameter in self.model.parameters())
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
@@ -179,15 +184,16 @@ class _Run:
         self.model.train()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        losses = 0.0
-        for number, batch in enumerate(epoch_batches(self.tokens.lengths, config.batch_size, config.seed, epoch)):
-            step = (epoch - 1) * self.steps_per_epoch + number
-            losses += self._step(step, batch)
+        losses, size = 0.0, self.sizes[epoch - 1]
+        lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
+        for number, batch in enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch)):
+            losses += self._step(first_step + number, batch)
         seconds = time.perf_counter() - started
         return {
-            "train_loss": losses / int(self.weights.sum()),
+            "train_loss": losses / int(self.weights[:size].sum()),
+            "train_examples": size,
             "train_seconds": seconds,
-            "tokens_per_second": int(self.tokens.lengths.sum()) / seconds,
+            "tokens_per_second": int(lengths.sum()) / seconds,
             "trainable_parameters": self.trainable,
             "predicted_gpu_memory_gb": predicted_gpu_memory_gb(self.total, self.trainable),
             **self._peak_memory(),
@@ -218,7 +224,7 @@ class _Run:
         config, workers = self.config, self.workers
         weight = int(self.weights[batch].sum())
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(config, step, self.steps_per_epoch * config.epochs)
+            group["lr"] = group["factor"] * learning_rate(config, step, int(self.first_steps[-1]))
         micros = np.array_split(batch, config.accumulation * workers.size)
         mine = range(workers.rank, len(micros), workers.size)
         total = torch.zeros((), device=self.device)
@@ -261,6 +267,18 @@ def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
     for name, parameter in checkpoints.trained(model).items():
         groups.setdefault(config.lora_plus if ".lora_B." in name else 1.0, []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
+
+
+def epoch_sizes(config: RunConfig, examples: int) -> list[int]:
+    """How many examples each epoch trains on, the first ones: all in the last, and before it always `growth` times fewer.
+
+    With growth above 1, the size of the training set is what a scheduler that stops trials early has measured them on.
+    """
+    least = min(examples, config.batch_size)
+    return [
+        max(least, math.ceil(examples / config.growth ** (config.epochs - epoch)))
+        for epoch in range(1, config.epochs + 1)
+    ]
 
 
 def learning_rate(config: RunConfig, step: int, steps: int) -> float:

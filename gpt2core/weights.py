@@ -1,5 +1,6 @@
 """Hugging Face GPT-2 folders in and out: config.json, model.safetensors (or its shards), tokenizer files."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -121,6 +122,15 @@ def load_model(name: str) -> GPT2:
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     model.load_state_dict(_from_hugging_face(_read_tensors(folder), expected, folder), assign=True)
     return model.train(False)
+
+
+def digest(model: GPT2) -> str:
+    """SHA-256 of a model: its shape, and the names and values of its tensors."""
+    sha = hashlib.sha256(json.dumps(model.config.model_dump(), sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
+from searches.pairs import make_pairs
 from searches.plots import plots
 from searches.question import Plan
 from searches.runner import results, storage_folder
@@ -67,6 +68,7 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
         signal.signal(signal.SIGTERM, _interrupt)  # after connecting, for Ray puts a handler of its own in place
+        make_pairs(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -141,7 +143,7 @@ def check(plan: Plan) -> TaskData:
         lookup(ADAPTERS, config.adapter, "adapter")
         lookup(DECODERS, config.decoder, "decoder")
         count_trainable(config)  # applies attention and adapter to the model's shape
-    return task_data(config.task, config.data_dir, config.model, config.dev_examples)
+    return task_data(config)
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:

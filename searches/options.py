@@ -16,6 +16,8 @@ Any value of a run can be fixed with --set, for instance --set epochs=5 --set de
 searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
 """
 
+CANDIDATES = "candidates"  # the folder, among the results of a search, of the pairs that it generates
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -95,6 +97,26 @@ def without(argv: Sequence[str], *flags: str) -> list[str]:
     return kept
 
 
+def storage_path(storage: str | None) -> Path:
+    """The folder that `--storage` means; raise ConfigError for an address that this version cannot write to."""
+    from cluster.connect import default_storage
+
+    if storage is None:
+        return default_storage()
+    if "://" in storage and not storage.startswith("file://"):
+        raise ConfigError(f"The value of `--storage` is {storage!r}, but must be a folder that all nodes share")
+    return Path(storage.removeprefix("file://")).expanduser().absolute()
+
+
+def search_name(name: str) -> str:
+    """Return a name that cannot leave its folder; raise ConfigError for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ConfigError(
+            f"The value of `--name` is {name!r}, but must be letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
@@ -108,7 +130,10 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
     # Trials run in other folders than this one: a relative path would be lost on the way.
-    fixed |= {key: absolute(fixed[key]) for key in ("data_dir",) if fixed.get(key)}
+    fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
+    name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
+    if search.learns_from_pairs:
+        fixed = {"pairs": str(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
     plan = make_plan(
         search,
         o.profile,
@@ -119,11 +144,6 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         trials=o.trials,
         replicates=o.replicates,
     )
-    name = o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ConfigError(
-            f"The value of `--name` is {name!r}, but must be letters, digits, dots, dashes and underscores"
-        )
     return Options(
         plan=plan,
         name=name,

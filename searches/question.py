@@ -63,6 +63,9 @@ class Profile:
     grace: int
     replicates: int
     run: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # where pairs are generated: contexts, critic, GenerationConfig
 
 
 #: Whatever a search is, `--smoke` runs the whole way in under a minute.
@@ -79,6 +82,7 @@ SMOKE = Profile(
         "pretrain_examples": 16,
         "max_new_tokens": 24,
     },
+    candidates={"contexts": 12, "candidates": 4, "critic": "overlap"},
 )
 
 
@@ -106,6 +110,7 @@ class Search:
     fixed: Point
     baseline: Point
     profiles: Mapping[str, Profile]
+    learns_from_pairs: bool = False  # then pairs are generated before the first trial, as `Profile.candidates` says
     costs: Sequence[str] = ()  # metrics to be small: beside the objective they make the Pareto front
 
 

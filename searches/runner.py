@@ -9,8 +9,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from gpt2core.cli import run_or_explain
-from gpt2core.errors import UserError
-from searches.options import Options, parse
+from searches.options import Options, parse, storage_path
 from searches.question import Search
 from searches.screen import show_plan
 
@@ -44,17 +43,6 @@ def results(options: Options) -> Path:
 def storage_folder(options: Options) -> Path:
     """Where the results of a search go; raise UserError for an address that this version cannot write to."""
     return storage_path(options.storage)
-
-
-def storage_path(storage: str | None) -> Path:
-    """The folder that `--storage` means; raise UserError for an address that this version cannot write to."""
-    from cluster.connect import default_storage
-
-    if storage is None:
-        return default_storage()
-    if "://" in storage and not storage.startswith("file://"):
-        raise UserError(f"The value of `--storage` is {storage!r}, but must be a folder that all nodes share")
-    return Path(storage.removeprefix("file://")).expanduser().absolute()
 
 
 def resources(options: Options) -> str:

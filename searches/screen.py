@@ -164,6 +164,14 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
         table.add_row(key, "fixed", str(value))
     console.print(table)
     firsts = len(plan.first_points())
+    if plan.search.learns_from_pairs:
+        sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
+        console.print(
+            f"First, pairs are generated into {plan.fixed['pairs']}, a set for each temperature: {sizes}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"{count(plan.profile.trials, 'trial')} of at most {count(plan.epochs, 'epoch')}: the baseline, up to "
         f"{count(firsts - 1, 'point')} of the study, then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\n"

@@ -236,13 +236,18 @@ def _origin(params: dict[str, Any], plan: Plan) -> str:
 def _report(trial: str, result: dict[str, Any], *, repeat: bool) -> Event:
     # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
     statistics = result.get("statistics") if repeat else None
-    metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+
+    def part(name: str) -> dict[str, Any]:
+        """A mapping that Tune has flattened."""
+        return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
+
     return {
         "event": "report",
         "trial": trial,
         "epoch": result["epoch"],
-        "metrics": metrics,
+        "metrics": part("metrics"),
         "statistics": statistics,
         "samples": result.get("samples", []),
-        "tables": {key.removeprefix("tables/"): value for key, value in result.items() if key.startswith("tables/")},
+        "tables": part("tables"),
+        "data": part("data"),
     }

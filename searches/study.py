@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         return 0
     from searches import report
 
-    path = runner.storage_path(asked.storage) / "searches" / f"{name}.html"
+    path = options.storage_path(asked.storage) / "searches" / f"{name}.html"
     found = report.lines(tables, summaries)
     report.write(path, found, summaries)
     console.print(report.table(found))

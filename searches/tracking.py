@@ -56,7 +56,7 @@ class Tracker:
 
     def __call__(self, event: Event, state: State) -> None:
         """Take an event of the ledger; deliver it and whatever waits."""
-        if event["event"] in ("proposed", "report", "ended", "data"):
+        if event["event"] in ("proposed", "report", "ended", "data", "candidates"):
             self.pending.append((event, state))
             self.flush()
 
@@ -129,7 +129,8 @@ class Tracker:
         trial = state.trials[event["trial"]]
         now = int(time.time() * 1000)
         metrics = [Metric(key, value, now, event["epoch"]) for key, value in event["metrics"].items()]
-        self.client.log_batch(self._run_of(trial), metrics=metrics)
+        tags = [RunTag(f"data_{key}", str(value)) for key, value in event.get("data", {}).items()]
+        self.client.log_batch(self._run_of(trial), metrics=metrics, tags=tags)
 
     def _ended(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
@@ -150,6 +151,10 @@ class Tracker:
     def _data(self, event: Event, state: State) -> None:
         self.client.log_batch(self.parent, params=[Param(f"data_{k}", v) for k, v in event["data"].items()])
         self.client.log_text(self.parent, json.dumps(event["floors"], indent=2), "floors.json")
+
+    def _candidates(self, event: Event, state: State) -> None:
+        self.client.log_dict(self.parent, event["made"], f"{event['name']}.json")
+        self.client.log_batch(self.parent, tags=[RunTag(f"{event['name']}_digest", event["made"]["digest"])])
 
 
 def samples_text(samples: list[dict[str, str]]) -> str:

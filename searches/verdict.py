@@ -9,7 +9,7 @@ from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
-from searches.question import Plan
+from searches.question import Choice, Plan
 from searches.searcher import finalists
 from searches.words import count
 
@@ -37,7 +37,11 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
         "baseline": baseline,
         "costs": list(plan.search.costs),
         "pareto": _pareto(scored, {plan.objective: sign, **dict.fromkeys(plan.search.costs, -1)}),
-        "best_by": {key: _best_by(key, scored, sign) for key in search.scientific if key in plan.space},
+        "best_by": {
+            key: _best_by(key, scored, sign)
+            for key, domain in search.scientific.items()
+            if key in plan.space and isinstance(domain, Choice)
+        },
         "floors": state.floors,
         "verdict": _verdict(plan, ledger),
         "counts": {
@@ -69,6 +73,7 @@ def _row(trial: Trial, plan: Plan) -> dict[str, Any]:
         "best_epoch": best["epoch"] if best else None,
         "score": trial.score(plan.objective, plan.direction),
         "metrics": best["metrics"] if best else {},
+        "data": best.get("data", {}) if best else {},
         "curve": [{"epoch": epoch, **report["metrics"]} for epoch, report in sorted(trial.reports.items())],
     }
 

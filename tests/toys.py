@@ -71,6 +71,7 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
             values=np.concatenate(ids).astype(np.int32),
             offsets=offsets,
             labels=np.arange(count) % 2,
+            given=np.zeros(count, dtype=int),
         )
     return TaskData(corpus=Corpus(name="toy", origin="random words", splits=rows), tokenizer=words, splits=splits)
 

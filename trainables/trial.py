@@ -4,8 +4,8 @@
   tokens stay warm from trial to trial.
 - `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
 
-Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, and `failure` where the trial
-ended badly.
+Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, and `failure` where the
+trial ended badly.
 """
 
 import math
@@ -74,6 +74,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
                 "statistics": None if statistics is None else statistics.tolist(),
                 "samples": report.evaluation.samples,
                 "tables": report.evaluation.tables,
+                "data": {"digest": data.corpus.digest, **data.corpus.facts},
             }
     except (DivergedError, UserError, torch.OutOfMemoryError) as error:
         kind = DIVERGED if isinstance(error, DivergedError) else FAILED

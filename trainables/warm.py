@@ -2,11 +2,14 @@
 
 import functools
 
-from gpt2core.config import RunConfig
+from gpt2core.config import PairKeys, RunConfig
 from gpt2core.model import GPT2
 from gpt2core.stages import first_stage, run_data, trained_first
 from gpt2core.tasks import TaskData
 from gpt2core.weights import load_model
+
+#: What decides a run's data.
+DATA_KEYS = {"task", "data_dir", "model", "dev_examples", *PairKeys.model_fields}
 
 
 @functools.lru_cache(maxsize=2)
@@ -16,12 +19,16 @@ def starting_model(model: str, stage: RunConfig | None) -> GPT2:
 
 
 @functools.lru_cache(maxsize=4)
-def task_data(task: str, data_dir: str | None, model: str, dev_examples: int | None) -> TaskData:
-    """Return a task's corpus, tokenised for a model."""
-    return run_data(RunConfig(task=task, data_dir=data_dir, model=model, dev_examples=dev_examples))
+def _data(config: RunConfig) -> TaskData:
+    return run_data(config)
+
+
+def task_data(config: RunConfig) -> TaskData:
+    """Return a run's corpus, tokenised for its model; runs that differ in nothing that the data depends on share it."""
+    return _data(RunConfig(**{key: value for key, value in config if key in DATA_KEYS}))
 
 
 def inputs(config: RunConfig) -> tuple[GPT2, TaskData]:
     """Return the model that a run starts from, and its data."""
     base = starting_model(config.model, first_stage(config))
-    return base, task_data(config.task, config.data_dir, config.model, config.dev_examples)
+    return base, task_data(config)

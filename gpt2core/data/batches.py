@@ -26,16 +26,18 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 class Batch(NamedTuple):
-    """Examples padded on the right: tokens (B, T), how many of each are real (B,), and classes (B,)."""
+    """Examples padded on the right: tokens (B, T), how many of each are real (B,), classes (B,), and how many are given (B,)."""
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor
+    given: Tensor
 
     def next_tokens(self) -> Tensor:
-        """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded."""
-        real = torch.arange(self.input_ids.shape[1], device=self.lengths.device) < self.lengths[:, None]
-        return self.input_ids.where(real, IGNORE)
+        """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded or given."""
+        place = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
+        learnt = (place < self.lengths[:, None]) & (place >= self.given[:, None])
+        return self.input_ids.where(learnt, IGNORE)
 
 
 def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
@@ -44,5 +46,5 @@ def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.dev
     input_ids = np.zeros((len(index), int(lengths.max())), dtype=np.int64)
     for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
         input_ids[row, :length] = tokens[number]
-    labels = tokens.labels[index].astype(np.int64)
-    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, lengths, labels)))
+    labels, given = (column[index].astype(np.int64) for column in (tokens.labels, tokens.given))
+    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, lengths, labels, given)))

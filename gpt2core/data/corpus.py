@@ -23,12 +23,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons."""
+    """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons; `facts` are worth a record."""
 
     name: str
     origin: str
     splits: dict[str, list[Row]]
     rejected: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -15,12 +15,16 @@ from gpt2core.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """One training example: the name and the text of the row that it is from, its tokens, its class if it has one."""
+    """One training example: the name and the text of the row that it is from, its tokens, its class if it has one.
+
+    A language model learns the tokens behind the first `given` ones.
+    """
 
     id: str
     text: str
     input_ids: list[int]
     label: int = NO_LABEL
+    given: int = 0
 
 
 Encode = Callable[[Sequence[Row], Tokenizer], list[Example]]
@@ -31,6 +35,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("input_ids", pa.large_list(pa.int32())),
         ("label", pa.int32()),
+        ("given", pa.int32()),
         ("whole", pa.int32()),  # tokens before the text was cut
     ]
 )
@@ -38,13 +43,15 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """One tokenised split. Example i has the tokens `values[offsets[i]:offsets[i + 1]]` and the class `labels[i]`."""
+    """One tokenised split. Example i has the tokens `values[offsets[i]:offsets[i + 1]]` and the class `labels[i]`; its first
+    `given[i]` tokens are not to be learnt."""
 
     ids: list[str]
     texts: list[str]
     values: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    given: np.ndarray
     truncated: int = 0  # examples whose text was cut
 
     def __len__(self) -> int:
@@ -63,6 +70,7 @@ class Tokens:
             values=self.values,
             offsets=self.offsets[: count + 1],
             labels=self.labels[:count],
+            given=self.given[:count],
         )
 
     @property
@@ -95,6 +103,7 @@ def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
         [example.text for example in examples],
         [example.input_ids[:limit] for example in examples],
         [example.label for example in examples],
+        [example.given for example in examples],
         [len(example.input_ids) for example in examples],
     )
     table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
@@ -113,5 +122,6 @@ def _read(path: Path) -> Tokens:
         values=lists.values.to_numpy(),
         offsets=offsets,
         labels=batch["label"].to_numpy(),
+        given=batch["given"].to_numpy(),
         truncated=int((batch["whole"].to_numpy() > np.diff(offsets)).sum()),
     )

@@ -1,14 +1,17 @@
 """Batched generation with a KV cache, in which each row may have its own strategy and parameters."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS, SEARCHES
+from gpt2core.decoding import DECODERS, FILTERS, SEARCHES
 from gpt2core.decoding.batch import Request, prefill
 from gpt2core.decoding.sample import sample
 from gpt2core.decoding.searching import Search
+from gpt2core.decoding.stop import Stop
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
@@ -22,25 +25,32 @@ def generate(
     *,
     seeds: Sequence[int],
     eos: int,
+    suppress: Sequence[int] = (),
+    stop: Stop | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token numbers) until EOS or `max_new_tokens`; return the new tokens without EOS.
 
     `config` is one for all rows or a sequence of one per row. Row i depends on its prompt, its seed and its configuration
     alone. Where the context ends first, generation stops there. A prompt that several rows share is computed once.
+    Strategies that sample never draw a token of `suppress`, and end a row where `stop` finds it done.
     Raises ConfigError for an empty prompt, one that fills the whole context, more beams than tokens in the vocabulary, and
-    other than one seed and configuration per row; UnknownNameError for a strategy that there is not.
+    other than one seed and configuration per row, for `suppress` or `stop` with a strategy that searches, and for tokens of
+    `suppress` that the model does not have or that leave none; UnknownNameError for a strategy that there is not.
     """
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
         raise ConfigError(f"There are {len(prompts)} prompts, {len(configs)} configurations and {len(seeds)} seeds")
     rows = zip(prompts, configs, seeds, strict=True)
     requests = [_request(model, tuple(prompt), config.resolved(), seed) for prompt, config, seed in rows]
+    sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop and stop.to(model.wte.weight.device))
+    if suppress or stop:
+        _all_sample(requests)
     new: list[list[int]] = [[] for _ in requests]
     was_training = model.training
     model.train(False)
     for together in _batches(requests, model.config.n_positions):
         batch = prefill(model, [requests[row] for row in together])
-        for search, members in _by_search(batch.requests):
+        for search, members in _by_search(batch.requests, sampling):
             found = search(model, batch.subset(members), eos).tolist()
             for member, ids in zip(members, found, strict=True):
                 ids = ids[: batch.requests[member].limit]
@@ -65,6 +75,27 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
     return Request(prompt, config, seed, min(config.max_new_tokens, room))
 
 
+def _all_sample(requests: Sequence[Request]) -> None:
+    """Raise ConfigError where a strategy searches."""
+    for name in {request.config.strategy for request in requests} & set(SEARCHES):
+        raise ConfigError(
+            f"The decoder is `{name}`, but with `suppress` or `stop` it must be one that samples: {', '.join(FILTERS)}"
+        )
+
+
+def _suppressed(model: GPT2, suppress: Sequence[int]) -> Tensor | None:
+    """The tokens that are never drawn, each once; raise ConfigError."""
+    vocabulary, tokens = model.config.vocab_size, sorted(set(suppress))
+    if not tokens:
+        return None
+    if tokens[0] < 0 or tokens[-1] >= vocabulary or len(tokens) == vocabulary:
+        raise ConfigError(
+            f"`suppress` has {len(tokens)} tokens from {tokens[0]} to {tokens[-1]}, but must name some of 0 to "
+            f"{vocabulary - 1}, the model's tokens, and not all of them"
+        )
+    return torch.tensor(tokens, device=model.wte.weight.device)
+
+
 def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
     """Rows that fit a context together, padded to their longest prompt: none is cut short by another."""
     batches: list[list[int]] = []
@@ -77,9 +108,9 @@ def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
     return batches
 
 
-def _by_search(requests: Sequence[Request]) -> list[tuple[Search, list[int]]]:
-    """The search procedures in use, each with its rows; strategies that sample share one."""
+def _by_search(requests: Sequence[Request], sampling: Search) -> list[tuple[Search, list[int]]]:
+    """The search procedures in use, each with its rows; strategies that sample share `sampling`."""
     groups: dict[Search, list[int]] = {}
     for row, request in enumerate(requests):
-        groups.setdefault(SEARCHES.get(request.config.strategy, sample), []).append(row)
+        groups.setdefault(SEARCHES.get(request.config.strategy, sampling), []).append(row)
     return list(groups.items())

@@ -7,18 +7,19 @@ from torch.nn import functional
 from gpt2core.decoding.filters import Columns
 
 
-def penalise(scores: Tensor, tokens: Tensor, columns: Columns) -> Tensor:
-    """Lower the scores (B, V), logits or log-probabilities, of what the texts so far (B, T) repeat.
+def penalise(scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor | None = None) -> Tensor:
+    """Lower the scores (B, V), logits or log-probabilities, of what the texts so far (B, T) repeat, perhaps in place.
 
-    Tokens of V are padding. Columns `repetition_penalty` of 1 and `no_repeat_ngram` of 0 (B, 1) change nothing.
+    Tokens of V are padding. Columns `repetition_penalty` of 1 and `no_repeat_ngram` of 0 (B, 1) change nothing. Tokens of
+    `suppress` (K,), some but not all, get minus infinity in any case.
     """
     if bool((columns["repetition_penalty"] != 1).any()):
         scores = _discount(scores, tokens, columns["repetition_penalty"])
+    if suppress is not None:
+        scores.index_fill_(-1, suppress, -torch.inf)
     for n in columns["no_repeat_ngram"].unique().tolist():
-        if n:
-            banned = _completing(tokens, n, scores.shape[-1]) & (columns["no_repeat_ngram"] == n)
-            banned &= ~banned.all(dim=-1, keepdim=True)  # where no token is left, all are
-            scores = scores.masked_fill(banned, -torch.inf)
+        if n and tokens.shape[1] >= n:
+            scores = _banned(scores, tokens, n, columns["no_repeat_ngram"] == n, suppress)
     return scores
 
 
@@ -29,11 +30,18 @@ def _discount(scores: Tensor, tokens: Tensor, penalty: Tensor) -> Tensor:
     return padded.scatter(-1, tokens, torch.where(old < 0, old * penalty, old / penalty))[:, :-1]
 
 
-def _completing(tokens: Tensor, n: int, vocabulary: int) -> Tensor:
-    """Where (B, V) a token would complete an n-gram that its text (B, T) already has (Paulus et al. 2018)."""
-    banned = torch.zeros(len(tokens), vocabulary + 1, dtype=torch.bool, device=tokens.device)
-    if tokens.shape[1] >= n:
-        windows = tokens.unfold(1, n, 1)  # (B, T - n + 1, n)
-        begun = (windows[..., :-1] == tokens[:, None, tokens.shape[1] - n + 1 :]).all(dim=-1)
-        banned.scatter_(1, windows[..., -1].where(begun, vocabulary), True)
-    return banned[:, :-1]
+def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, suppress: Tensor | None) -> Tensor:
+    """Ban, in the rows `own` (B, 1), each token that would complete an n-gram that its text has (Paulus et al. 2018).
+
+    Where that leaves no token, nothing is banned.
+    """
+    vocabulary, last = scores.shape[-1], tokens[:, n - 1 :]  # of the n-grams (B, T - n + 1)
+    begun = own & (last < vocabulary)
+    for place in range(n - 1):
+        begun &= tokens[:, place : place + last.shape[1]] == tokens[:, tokens.shape[1] - n + 1 + place, None]
+    rows, places = begun.nonzero(as_tuple=True)
+    banned = scores if last.shape[1] < vocabulary - (0 if suppress is None else len(suppress)) else scores.clone()
+    banned[rows, last[rows, places]] = -torch.inf
+    if banned is scores:
+        return scores
+    return banned.where((banned > -torch.inf).any(dim=-1, keepdim=True), scores)

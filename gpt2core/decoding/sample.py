@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from gpt2core.decoding import FILTERS
-from gpt2core.decoding.batch import Batch
+from gpt2core.decoding.batch import Batch, keep
 from gpt2core.decoding.filters import Columns
 from gpt2core.decoding.penalties import penalise
+from gpt2core.decoding.stop import Stop
 from gpt2core.model import GPT2
 
+LEAVING = 16  # rows that are done leave the batch when there are so many of them, or when they are half of it
 
-def sample(model: GPT2, batch: Batch, eos: int) -> Tensor:
-    """Draw from the tokens that each row's filter keeps; return (B, N) tokens, those behind an EOS without meaning.
 
-    Rows that are done leave the batch as soon as they are half of it.
+def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = None, stop: Stop | None = None) -> Tensor:
+    """Draw from the tokens that each row's filter keeps; return (B, N) tokens, EOS behind the last of a row.
+
+    Tokens of `suppress` (K,) are never drawn. Behind a row's limit, tokens have no meaning.
     """
     columns, tokens, cache = dict(batch.columns), batch.tokens.clone(), batch.cache()
     streams = [np.random.default_rng(row.seed).random(batch.steps, dtype=np.float32) for row in batch.requests]
@@ -26,24 +29,26 @@ def sample(model: GPT2, batch: Batch, eos: int) -> Tensor:
     filters = _filters(batch, rows)
     hidden = batch.hidden[:, -1]
     for step, end in enumerate(range(batch.width, tokens.shape[1])):
-        scores = penalise(model.logits(hidden).float(), tokens[rows, :end], columns)
-        probabilities = (scores / columns["temperature"]).softmax(dim=-1)
+        scores = penalise(model.logits(hidden).float(), tokens[rows, :end], columns, suppress)
+        probabilities = scores.div_(columns["temperature"]).softmax(dim=-1)
         token = draw(_kept(probabilities, columns, filters), draws[rows, step])
-        tokens[rows, end] = token
+        tokens[rows, end] = token.where(alive, model.config.vocab_size)
         columns["drawn"] = columns["drawn"] + 1
         columns["surprise"] = columns["surprise"] - probabilities.gather(-1, token[:, None]).log2()
         alive &= (token != eos) & (step + 1 < batch.limits[rows])
+        if stop is not None:
+            alive &= ~stop.ended(tokens[rows, batch.width : end + 1], alive)
         left = int(alive.sum())
         if not left:
             break
-        if 2 * left <= len(rows):
-            stay = alive.nonzero()[:, 0]
+        if len(rows) - left >= min(LEAVING, left):
+            stay = keep(cache, alive)
             rows, token, alive = rows[stay], token[stay], alive[stay]
-            cache = cache.select(stay, tokens.shape[1])
             columns = {key: column[stay] for key, column in columns.items()}
             filters = _filters(batch, rows)
         hidden = model(token[:, None], None, cache)[:, -1]
-    return tokens[:, batch.width :]
+    new = tokens[:, batch.width :]
+    return new.where(new < model.config.vocab_size, eos)
 
 
 def _filters(batch: Batch, rows: Tensor) -> list[tuple[str, Tensor]]:

@@ -1,10 +1,12 @@
-"""What decides a set of candidate pairs: how they are generated, and which of them are accepted."""
+"""What decides how contexts and candidates are generated. `gpt2core.config.Thresholds` says which pairs are accepted."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from gpt2core.config import Config
+from gpt2core.config import Config, Thresholds
+
+__all__ = ["GenerationConfig", "Thresholds"]
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 
@@ -24,13 +26,3 @@ class GenerationConfig(Config):
     no_repeat_ngram: Annotated[int, Field(ge=0)] = 3
     max_characters: Annotated[int, Field(ge=1)] = 400  # of a sentence; one that is longer goes to quarantine
     seed: Annotated[int, Field(ge=0)] = 11711
-
-
-class Thresholds(Config):
-    """Which scored pairs are accepted. They are applied on stored scores: changing one generates nothing again."""
-
-    tau: Annotated[float, Field(ge=0, le=1)] = 0.75  # entailment in each direction, and the critic
-    max_rouge: Annotated[float, Field(ge=0, le=1)] = 0.75  # ROUGE-L of the two: diversity
-    min_length_ratio: Annotated[float, Field(gt=0)] = 0.8  # characters of y in units of those of x
-    max_length_ratio: Annotated[float, Field(gt=0)] = 1.5
-    filters: Literal["basic", "all"] = "all"  # `basic` is length, entailment both ways and critic

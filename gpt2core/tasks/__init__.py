@@ -6,6 +6,7 @@ from gpt2core.data.shakespeare import load_plays
 from gpt2core.tasks.base import Evaluation, Task, TaskData
 from gpt2core.tasks.paraphrase import Paraphrase
 from gpt2core.tasks.pretraining import Pretraining
+from gpt2core.tasks.rewriting import Rewriting
 from gpt2core.tasks.sentiment import Sentiment
 from gpt2core.tasks.sonnet import Sonnet
 
@@ -14,6 +15,7 @@ TASKS: dict[str, Task] = {
     "cfimdb": Sentiment("cfimdb", load_cfimdb, ("negative", "positive")),
     "paraphrase": Paraphrase(),
     "sonnet": Sonnet(),
+    "rewriting": Rewriting(),
     "pretraining": Pretraining("pretraining", load_plays),
     "poems": Pretraining("poems", load_poems),
 }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.floors import Floor
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ class Task(Protocol):
     encoding: str  # what `encode` does, in words that change when it does: tokens in the cache are found by them
     cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
 
-    def corpus(self, data_dir: str | None) -> Corpus:
+    def corpus(self, config: RunConfig) -> Corpus:
         """Return the validated rows; raise DataError."""
         ...
 
@@ -84,6 +85,10 @@ class Task(Protocol):
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Return the loss (B,) of each example in nats: of a text, the sum over its predicted tokens."""
+        ...
+
+    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Return what training makes small, (B,): `losses`, or these and more. `base` is the model that the run started from."""
         ...
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
@@ -113,17 +118,21 @@ class LanguageTask:
         return 0
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Next-token cross-entropy of all real tokens."""
+        """Next-token cross-entropy of all real tokens but the given ones."""
         return model.losses(batch.input_ids, batch.next_tokens())
 
+    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """The cross-entropy alone."""
+        return self.losses(model, batch, tokenizer, config)
+
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """Each token but the first of a text is predicted."""
-        return tokens.lengths - 1
+        """Each token behind the given ones, and behind the first, is predicted."""
+        return np.asarray(tokens.lengths - np.maximum(tokens.given, 1))
 
 
-def load_data(task: Task, data_dir: str | None, tokenizer: Tokenizer, n_positions: int) -> TaskData:
+def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: int) -> TaskData:
     """Read, validate and tokenise a task's corpus; raise DataError, or ConfigError where an example exceeds the context."""
-    corpus = task.corpus(data_dir)
+    corpus = task.corpus(config)
     splits = {}
     for split, rows in corpus.splits.items():
         key = f"{corpus.digest}\0{split}\0{task.name}\0{task.encoding}"
@@ -172,3 +181,30 @@ def mean_loss(statistics: np.ndarray) -> np.ndarray:
 def perplexity(loss: float) -> float:
     """exp of a loss in nats per token; of one too large for it, a large number."""
     return math.exp(min(loss, 700.0))
+
+
+class PerplexityTask(LanguageTask):
+    """A task that is judged by how well it predicts held-out texts."""
+
+    objective = "dev_loss"
+    direction: Literal["max", "min"] = "min"
+
+    def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
+        """Cross-entropy (nats per token) with a 95% bootstrap interval over examples, and perplexity."""
+        statistics = loss_statistics(cast(Task, self), model, data, config, split)[None]
+        found = interval(statistics, self.score)
+        metrics = {
+            f"{split}_loss": found.estimate,
+            f"{split}_loss_low": found.low,
+            f"{split}_loss_high": found.high,
+            f"{split}_perplexity": perplexity(found.estimate),
+        }
+        return Evaluation(metrics=metrics, statistics=statistics)
+
+    def score(self, statistics: np.ndarray) -> np.ndarray:
+        """Nats per token."""
+        return mean_loss(statistics)
+
+    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+        """Nothing to lay beside a perplexity."""
+        return {}

@@ -12,6 +12,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
+from gpt2core.distill.student import contrastive_losses
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1
@@ -39,19 +40,37 @@ class Classification:
         return len(self.class_names)
 
     def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Scores (B, K) of the classes; in training with dropout before the head. Raises ConfigError for no such head."""
+        """Scores (B, K) of the classes; raise ConfigError as `read`."""
+        return self.read(model, model.last_hidden(batch.input_ids, batch.lengths), tokenizer, config)
+
+    def read(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Scores (B, K) of the classes from the hidden states (B, C) of last tokens; in training with dropout before the head.
+
+        Raises ConfigError where the model has no such head.
+        """
         head = model.head
         if head is None or head.out_features != len(self.class_names):
             raise ConfigError(
                 f"The model has no head for the {len(self.class_names)} classes; give one trained on them"
             )
-        hidden = model.last_hidden(batch.input_ids, batch.lengths)
         logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
         return logits.float()
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Cross-entropy of the gold classes."""
         return functional.cross_entropy(self.logits(model, batch, tokenizer, config), batch.labels, reduction="none")
+
+    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Cross-entropy, and with `config.contrastive_weight` that share of the contrast between the classes.
+
+        The contrast is within the examples that one worker sees at once, so it depends on `accumulation` and on workers.
+        """
+        if not config.contrastive_weight:
+            return self.losses(model, batch, tokenizer, config)
+        hidden = model.last_hidden(batch.input_ids, batch.lengths)
+        logits = self.read(model, hidden, tokenizer, config)
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
+        return losses.lerp(contrastive_losses(hidden, batch.labels), config.contrastive_weight)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Each example weighs the same."""

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.quora import load_quora
 from gpt2core.data.tokens import Example
+from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.classification import brier_score, calibration_error, f1_scores
 from gpt2core.model import GPT2
@@ -30,9 +30,9 @@ class Paraphrase(Classification):
     column = "Predicted_Is_Paraphrase"
     encoding = PROMPT
 
-    def corpus(self, data_dir: str | None) -> Corpus:
-        """Quora's question pairs."""
-        return load_quora(data_dir)
+    def corpus(self, config: RunConfig) -> Corpus:
+        """Quora's question pairs; with `config.pairs`, generated ones among those of the training split."""
+        return with_pairs(load_quora(config.data_dir), config)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         """One prompt a pair."""
@@ -44,11 +44,10 @@ class Paraphrase(Classification):
         """The cloze needs no head of its own."""
         return super().classes(config) if config.paraphrase_head == "binary" else 0
 
-    def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def read(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Scores (B, 2) of no and yes; raise ConfigError where the tokenizer has no such tokens."""
         if config.paraphrase_head == "binary":
-            return super().logits(model, batch, tokenizer, config)
-        hidden = model.last_hidden(batch.input_ids, batch.lengths)
+            return super().read(model, hidden, tokenizer, config)
         return functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]).float()
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:

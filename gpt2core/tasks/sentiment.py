@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example
 from gpt2core.tasks.classification import Classification
@@ -17,9 +18,9 @@ class Sentiment(Classification):
     def __init__(self, name: str, load: Callable[[str | None], Corpus], class_names: tuple[str, ...]) -> None:
         self.name, self.load, self.class_names = name, load, class_names
 
-    def corpus(self, data_dir: str | None) -> Corpus:
+    def corpus(self, config: RunConfig) -> Corpus:
         """Texts with their classes."""
-        return self.load(data_dir)
+        return self.load(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         """One example a text."""

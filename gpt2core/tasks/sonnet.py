@@ -27,9 +27,9 @@ class Sonnet(LanguageTask):
     encoding = "text, EOS"
     direction: Literal["max", "min"] = "max"
 
-    def corpus(self, data_dir: str | None) -> Corpus:
+    def corpus(self, config: RunConfig) -> Corpus:
         """The sonnets in the study's splits."""
-        return load_sonnets(data_dir)
+        return load_sonnets(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         """One example a sonnet, EOS appended so that the model learns to stop."""

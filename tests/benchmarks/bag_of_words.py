@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Row
 from gpt2core.errors import UserError
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         started = time.perf_counter()
         try:
-            corpus = task.corpus(options.data_dir)
+            corpus = task.corpus(RunConfig(data_dir=options.data_dir))
         except UserError as error:
             print(f"{name}: {error}")
             continue

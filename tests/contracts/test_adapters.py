@@ -170,7 +170,7 @@ def test_lora_plus_lets_b_learn_faster() -> None:
     run = _Run(config, toys.model(), toys.data(), Workers())
     run.epoch(1)
     rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
-    rate = learning_rate(config, run.steps_per_epoch - 1, run.steps_per_epoch * config.epochs)
+    rate = learning_rate(config, run.first_steps[1] - 1, run.first_steps[-1])
     for name, parameter in trained(run.model).items():
         assert rates[id(parameter)] == (16.0 * rate if ".lora_B." in name else rate), name
 

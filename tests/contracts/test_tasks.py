@@ -15,7 +15,7 @@ from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, Task, sonnet
 from gpt2core.tasks.base import LanguageTask, load_data, loss_statistics
 from gpt2core.tokenizer import Tokenizer
-from tests import course, toys
+from tests import course, generated, toys
 
 LANGUAGE = sorted(name for name, entry in TASKS.items() if isinstance(entry, LanguageTask))
 
@@ -48,9 +48,10 @@ def test_the_evaluation_has_the_objective_and_is_the_same_twice(task: Task, mode
     assert one.tables == two.tables
 
 
-def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: Path) -> None:
+def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: Path, tmp_path: Path) -> None:
     data_dir = str(course_files) if task.name in ("sst", "cfimdb", "paraphrase") else None
-    data = load_data(task, data_dir, toys.tokenizer(), 2000)
+    pairs = str(generated.folder(tmp_path)) if task.name == "rewriting" else None
+    data = load_data(task, RunConfig(task=task.name, data_dir=data_dir, pairs=pairs), toys.tokenizer(), 2000)
     assert len(data.splits["train"]) > 0
     assert len(data.splits["dev"]) > 0
     assert data.corpus.digest[:12] in data.corpus.describe()

@@ -157,14 +157,14 @@ def test_sentiment_is_lower_cased_and_stripped() -> None:
 def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> None:
     course.folder(tmp_path)
     course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", [("a", "fine " * 300, 1), ("b", "dull", 0)])
-    data = load_data(TASKS["sst"], str(tmp_path), toys.tokenizer(), 100)
+    data = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     assert data.splits["dev"].lengths.max() == 100
     assert data.describe().endswith("longer than the context and cut: 1 dev")
 
 
 def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) -> None:
     course.folder(tmp_path)
-    whole = load_data(TASKS["sst"], str(tmp_path), toys.tokenizer(), 100)
+    whole = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     part = whole.with_dev(3)
     assert len(part.splits["dev"]) == 3
     assert part.describe().endswith("only the first 3 of dev are scored")

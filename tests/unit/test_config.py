@@ -70,6 +70,16 @@ def test_identity_is_what_decides_the_result() -> None:
     assert lora.identity() != lora.but(alpha="r").identity()
     full = RunConfig(adapter="full")
     assert full.identity() == full.but(rank=99).identity()
+    pairs = RunConfig(task="paraphrase", pairs="/pairs", pretrain="rewriting")
+    assert pairs.identity() != pairs.but(tau=0.5).identity()
+    assert pairs.identity() != pairs.but(kl_weight=0.5).identity()
+    none = pairs.but(pairs_examples=0)
+    assert (
+        none.identity()
+        == none.but(tau=0.5, kl_weight=0.5, pretrain_lr=0.1).identity()
+        == RunConfig(task="paraphrase").identity()
+    )
+    assert full.identity() == full.but(tau=0.5, kl_weight=0.5, contrastive_weight=0.5).identity()
     greedy = RunConfig(decoder="greedy")
     assert greedy.identity() == greedy.but(top_p=0.5, top_k=3).identity()
 

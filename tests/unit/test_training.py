@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,22 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="epoch-0001: belongs to another configuration; choose another folder"):
         losses(LORA.but(lr=5e-4), tmp_path)
     assert len(losses(LORA.but(epochs=4), tmp_path)) == 4, "more epochs are no other configuration"
+
+
+def test_a_training_set_that_grows_ends_whole_and_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    config = toys.RUN.but(growth=2.0, batch_size=3)
+    reports = list(train(config, toys.model(), toys.data()))
+    assert [report.metrics["train_examples"] for report in reports] == [4, 7, 13]
+    assert [report.step for report in reports] == [2, 5, 10]
+    whole = [report.metrics["train_loss"] for report in reports]
+    assert losses(config, tmp_path, epochs=1) == whole[:1]
+    assert losses(config, tmp_path) == whole
+    small = toys.data()
+    first = replace(small, splits={**small.splits, "train": small.splits["train"].first(4)})
+    alone = next(iter(train(config.but(epochs=1, growth=1.0), toys.model(), first)))
+    assert alone.metrics["train_loss"] == whole[0], "the first epoch trains on the first four alone"
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        losses(config.but(epochs=4), tmp_path)
 
 
 def test_the_best_epoch_is_kept_apart(tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ from typing import Protocol
 
 import numpy as np
 
+from gpt2core.distill.critics.classifier import Classifier
+from gpt2core.distill.critics.embedding import Embedding
+from gpt2core.distill.critics.nli import Nli
+from gpt2core.distill.critics.overlap import Overlap
+
 
 class Critic(Protocol):
     """A judge of entailment. `identity` names what decides its scores: the critic, its model and that model's digest.
@@ -23,4 +28,9 @@ class Critic(Protocol):
 #: A model's name or folder, or None for the default -> the critic. Raises UserError.
 Make = Callable[[str | None], Critic]
 
-CRITICS: dict[str, Make] = {}
+CRITICS: dict[str, Make] = {
+    "overlap": Overlap,
+    "embedding": Embedding,
+    "classifier": Classifier,
+    "nli": Nli,
+}

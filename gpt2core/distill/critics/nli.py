@@ -1,0 +1,105 @@
+"""Natural language inference: the critic of Jung et al. 2023 (arXiv 2305.16635, section 3.3), or any model of its kind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2core.distill.critics.folder import critic_folder, loading, model_digest
+from gpt2core.errors import ConfigError, WeightsError
+
+#: RoBERTa-large on WANLI (Liu et al. 2022, arXiv 2201.05955), the study's.
+DEFAULT = "alisawuffles/roberta-large-wanli"
+
+
+class Nli:
+    """The probability of entailment by a transformers model of sequence classification: a folder, or owner/name on the hub.
+
+    Raises ConfigError where none of its labels is entailment, WeightsError, HubError.
+    """
+
+    stand_in = ""
+
+    def __init__(self, model: str | None = None) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        name = model or DEFAULT
+        folder = critic_folder(name)
+        with loading(folder):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            net, report = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        if report["missing_keys"]:  # transformers would put random numbers there
+            raise WeightsError(
+                f"{folder}: has no weights for {', '.join(sorted(report['missing_keys']))}; it judges nothing"
+            )
+        if self.tokenizer.pad_token is None:
+            raise ConfigError(f"{folder}: its tokenizer has no padding token, so it cannot judge pairs in batches")
+        self.entailed = entailment_label(net.config.id2label, str(folder))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model: Any = net.to(self.device).train(False)
+        self.limit = _limit(self.model, self.tokenizer)
+        self.identity: Mapping[str, str] = {"critic": "nli", "model": name, "digest": model_digest(folder)}
+
+    def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+        """Return (N,) probabilities that each premise entails its hypothesis, in batches of like length.
+
+        Raises ValueError for a pair that is longer than the model reads.
+        """
+        import torch
+
+        from gpt2core.tasks.classification import batches
+
+        pairs = list(zip(premises, hypotheses, strict=True))
+        found = np.zeros(len(pairs))
+        with torch.inference_mode():
+            for index in batches(self._lengths(pairs)):
+                first, second = ([pairs[number][side] for number in index] for side in (0, 1))
+                batch = self.tokenizer(first, second, padding=True, return_tensors="pt").to(self.device)
+                probabilities = self.model(**batch).logits.double().softmax(dim=-1)
+                found[index] = probabilities[:, self.entailed].cpu().numpy()
+        return found
+
+    def _lengths(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Tokens of each pair (N,); a cut pair would be judged on what it does not say."""
+        if not pairs:
+            return np.zeros(0, dtype=np.int64)
+        ids = self.tokenizer([first for first, _ in pairs], [second for _, second in pairs])["input_ids"]
+        lengths = np.array([len(tokens) for tokens in ids])
+        if lengths.max() > self.limit:
+            worst = int(lengths.argmax())
+            raise ValueError(
+                f"The pair {pairs[worst][0][:40]!r}... has {lengths[worst]} tokens; the model reads {self.limit}"
+            )
+        return np.asarray(np.maximum(lengths, 1))
+
+
+def entailment_label(labels: Mapping[int, str], source: str) -> int:
+    """Return which output is entailment, by its name in `id2label`; raise ConfigError where not exactly one is."""
+    positive = [
+        int(number)
+        for number, label in labels.items()
+        if "entail" in label.casefold() and not any(word in label.casefold() for word in ("not", "non"))
+    ]
+    if len(positive) != 1 or len(labels) < 2:
+        raise ConfigError(
+            f"{source}: the labels are {', '.join(labels.values())}, but exactly one of at least two must be entailment; "
+            "take a model of natural language inference, or name its labels in `id2label` of config.json"
+        )
+    return positive[0]
+
+
+def _limit(model: Any, tokenizer: Any) -> int:
+    """How many tokens fit. RoBERTa counts positions from behind that of padding, so its table has fewer than its size."""
+    from torch import nn
+
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    room = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
+    declared = getattr(model.config, "max_position_embeddings", None)
+    return int(min([tokenizer.model_max_length, *(room or ([declared] if declared else []))]))

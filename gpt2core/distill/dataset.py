@@ -1,0 +1,147 @@
+"""Generated pairs as training data: for a student that rewrites, and for the detection of paraphrases."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpt2core.config import RunConfig, Thresholds
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.distill.accepting import final_reasons
+from gpt2core.distill.detection import hard_negatives
+from gpt2core.distill.filters import judge
+from gpt2core.distill.sentences import clean
+from gpt2core.distill.shards import read
+from gpt2core.errors import DataError
+
+MANIFEST = "manifest.json"
+HELD_OUT = 20  # one context in so many is for the dev split of a student
+MAKE = "`python -m trainables.candidates --out FOLDER` makes one"
+
+Pair = dict[str, Any]  # a row of JUDGED
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """What some thresholds leave of a set of candidates: accepted pairs, and hard negatives of detection."""
+
+    accepted: list[Pair] = field(default_factory=list)
+    negatives: list[Pair] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all pairs in order."""
+        rows = [[pair["sentence1"], pair["sentence2"]] for pair in (*self.accepted, *self.negatives)]
+        return hashlib.sha256(json.dumps([len(self.accepted), rows]).encode()).hexdigest()
+
+
+def pairs_folder(config: RunConfig) -> Path:
+    """The folder of the generated pairs that a run learns from; raise DataError where there is none."""
+    if config.pairs is None:
+        raise DataError(f"The task `{config.task}` learns from generated pairs: --set pairs=FOLDER; {MAKE}")
+    folder = Path(config.pairs).expanduser()
+    if config.pairs_temperature is not None and not (folder / MANIFEST).is_file():
+        folder = folder / temperature_name(config.pairs_temperature)
+    return folder
+
+
+def temperature_name(temperature: float) -> str:
+    """What the folder of a generation temperature is called, among several."""
+    return f"temperature-{temperature:g}"
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    """What the manifest says of each round; raise DataError where it cannot be read."""
+    path = folder / MANIFEST
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["rounds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: must be the manifest of a set of candidates; {MAKE}") from None
+
+
+def judged_pairs(folder: Path, thresholds: Thresholds, round: int | None = None) -> Iterator[pa.Table]:
+    """Yield the scored pairs of each shard with the verdict of these thresholds, near duplicates too; raise DataError."""
+    for entry in rounds(folder):
+        if round in (None, entry["round"]):
+            tables = [judge(read(folder / "pairs" / name), thresholds) for name in entry["shards"]["pairs"]]
+            for table, reasons in zip(tables, final_reasons(tables, entry["round"]), strict=True):
+                yield table.set_column(table.schema.get_field_index("reason"), "reason", reasons)
+
+
+def load_pairs(config: RunConfig) -> PairSet:
+    """Return the pairs of a run: the first `pairs_examples` accepted ones, and `negatives` times as many hard negatives
+    where there are so many. Raises DataError."""
+    found = PairSet()
+    for table in judged_pairs(pairs_folder(config), config.thresholds, config.pairs_round):
+        left = None if config.pairs_examples == "all" else config.pairs_examples - len(found.accepted)
+        accepted = table.filter(pc.is_null(table["reason"])).slice(0, left).to_pylist()
+        hard = hard_negatives(table, math.ceil(config.negatives * len(accepted)))
+        found = PairSet(found.accepted + accepted, found.negatives + table.take(hard).to_pylist())
+    return found
+
+
+def rewriting_corpus(config: RunConfig) -> Corpus:
+    """Accepted pairs, what is said and how it can be said too; raise DataError where there are none.
+
+    The dev split is the pairs of one context in HELD_OUT of the first round, so that the students of all rounds have the
+    same one; those contexts are in no training split.
+    """
+    folder = pairs_folder(config)
+    first = load_pairs(config.but(pairs_round=1, pairs_examples="all", negatives=0)).accepted
+    contexts = sorted({pair["context"] for pair in first}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    held_out = set(contexts[: math.ceil(len(contexts) / HELD_OUT)])
+    chosen = load_pairs(config.but(negatives=0)).accepted
+    splits = {
+        "train": _rows([pair for pair in chosen if pair["context"] not in held_out]),
+        "dev": _rows([pair for pair in first if pair["context"] in held_out]),
+    }
+    for split, rows in splits.items():
+        if not rows:
+            raise DataError(
+                f"{folder}: no accepted pair is left for the {split} split; lower tau, or make more contexts"
+            )
+    return Corpus(name="pairs", origin=f"generated pairs in {folder}", splits=splits)
+
+
+def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
+    """Put generated pairs evenly among the training rows of a corpus of question pairs, so that its first rows hold both.
+
+    Accepted pairs are of class 1, hard negatives of class 0. Without any, the corpus as it is. Raises DataError.
+    """
+    if not config.learns_from_pairs:
+        return corpus
+    splits = {split: _cleaned(rows) if config.clean_text else rows for split, rows in corpus.splits.items()}
+    pairs = load_pairs(config)
+    generated = _mixed(_rows(pairs.accepted, 1), _rows(pairs.negatives, 0))
+    facts: dict[str, str | int] = {
+        "generated_pairs": len(pairs.accepted),
+        "generated_negatives": len(pairs.negatives),
+        "generated_digest": pairs.digest,
+    }
+    words = f"{len(pairs.accepted)} generated pairs and {len(pairs.negatives)} hard negatives of {pairs_folder(config)}"
+    return replace(
+        corpus,
+        origin=f"{corpus.origin}; {words}",
+        splits={**splits, "train": _mixed(splits["train"], generated)},
+        facts=facts,
+    )
+
+
+def _rows(pairs: Sequence[Pair], label: int = 1) -> list[Row]:
+    return [Row(id=pair["id"], text=pair["sentence1"], second=pair["sentence2"], label=label) for pair in pairs]
+
+
+def _cleaned(rows: Sequence[Row]) -> list[Row]:
+    return [replace(row, text=clean(row.text), second=clean(row.second)) for row in rows]
+
+
+def _mixed(one: Sequence[Row], other: Sequence[Row]) -> list[Row]:
+    """Both in their own order, each spread evenly over the whole."""
+    placed = [((place + 0.5) / len(rows), row) for rows in (one, other) for place, row in enumerate(rows)]
+    return [row for _, row in sorted(placed, key=lambda pair: pair[0])]

@@ -1,0 +1,82 @@
+"""Near duplicates of pairs from different contexts: MinHash and bands (Broder 1997; Leskovec et al. 2014, section 3.4)."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from datasketch import MinHash
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from gpt2core.distill.text import words
+
+BANDS, ROWS = 16, 8
+SHINGLE = 3  # words
+_SEED = 11711
+
+
+def normalised(text: str) -> str:
+    """The words of a text, casefolded, one space between: equal for texts that differ in case and punctuation alone."""
+    return " ".join(words(text))
+
+
+def bands(sentence1s: Sequence[str], sentence2s: Sequence[str]) -> np.ndarray:
+    """Return keys (N, BANDS), uint64, of pairs; those that share a key of a band are held to be near duplicates.
+
+    Each pair is the set of the 3-word shingles of both its sentences (of a shorter one, all its words), so it has the same
+    keys with its sentences swapped. Sets of Jaccard similarity s share a key with probability 1 - (1 - s^8)^16: 0.06 at
+    s = 0.5, 0.61 at 0.7, 0.95 at 0.8, 1.00 at 0.9. Keys are the same in every process and on every machine.
+    """
+    keys = np.empty((len(sentence1s), BANDS), dtype=np.uint64)
+    shingles = (_shingles(*pair) for pair in zip(sentence1s, sentence2s, strict=True))
+    sketches = MinHash.generator(shingles, num_perm=BANDS * ROWS, seed=_SEED, scheme="affine32")
+    for row, sketch in enumerate(sketches):
+        keys[row] = [_key(values) for values in sketch.hashvalues.astype("<u4").reshape(BANDS, ROWS)]
+    return keys
+
+
+def _shingles(*texts: str) -> list[bytes]:
+    return sorted({shingle.encode() for text in texts for shingle in _ngrams(words(text))})
+
+
+def _ngrams(found: list[str]) -> Iterator[str]:
+    for start in range(max(1, len(found) - SHINGLE + 1)):
+        yield " ".join(found[start : start + SHINGLE])
+
+
+def _key(values: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
+
+
+def repeats(band: Callable[[int], np.ndarray], rank: np.ndarray) -> np.ndarray:
+    """Return which pairs (N,) are not the best of their group, the best having the lowest `rank` (N,).
+
+    `band(i)` gives the keys (N,) of band i, for i below BANDS. Pairs that share a key of any band are in one group, and so are
+    all that are joined through others. One band is in memory at a time. Where ranks differ, the order of rows does not
+    matter; of equal ranks the first row is best.
+    """
+    group = np.arange(len(rank))
+    for number in range(BANDS):
+        group = _joined(group, band(number))
+    best_first = np.lexsort((rank, group))
+    _, best = np.unique(group[best_first], return_index=True)
+    worse = np.ones(len(rank), dtype=bool)
+    worse[best_first[best]] = False
+    return worse
+
+
+def _joined(group: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Groups (N,), numbered from 0, after those that share a key have become one."""
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    if not len(same):
+        return group
+    return np.asarray(components(int(group.max()) + 1, group[order[same]], group[order[same + 1]])[group])
+
+
+def components(count: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the number (count,) of each node's connected component; edge e joins nodes starts[e] and ends[e]."""
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    graph = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(count, count))
+    return np.asarray(connected_components(graph.tocsr(), directed=False)[1], dtype=np.int64)

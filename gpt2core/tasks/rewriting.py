@@ -1,0 +1,40 @@
+"""Rewriting: saying a sentence in other words, learnt from generated pairs as step 4 of Impossible Distillation has it."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import Batch
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.tokens import Example
+from gpt2core.distill.dataset import rewriting_corpus
+from gpt2core.distill.student import student_losses
+from gpt2core.distill.writing import REWRITE
+from gpt2core.model import GPT2
+from gpt2core.tasks.base import PerplexityTask
+from gpt2core.tokenizer import Tokenizer
+
+
+class Rewriting(PerplexityTask):
+    """A sentence in, one that says the same out. `config.pairs` is what it is learnt from."""
+
+    name = "rewriting"
+    encoding = f"{REWRITE} {{}}, EOS"
+
+    def corpus(self, config: RunConfig) -> Corpus:
+        """Accepted pairs; those of one context in twenty of the first round are the dev split."""
+        return rewriting_corpus(config)
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+        """The prompt is given; what is learnt is the other sentence and EOS."""
+        prompts = tokenizer.encode([REWRITE.format(row.text) for row in rows])
+        answers = tokenizer.encode([f" {row.second}" for row in rows])
+        return [
+            Example(row.id, row.text, [*prompt, *answer, tokenizer.eos], given=len(prompt))
+            for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+        ]
+
+    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Cross-entropy and `config.kl_weight` times the divergence from `base`."""
+        return student_losses(model, base, batch.input_ids, batch.next_tokens(), config.kl_weight)

@@ -1,0 +1,57 @@
+"""Do generated paraphrases help to detect paraphrases, and which settings of Impossible Distillation do? (Table 3)"""
+
+from searches.question import Case, Choice, LogUniform, Profile, Search, Uniform
+from searches.runner import main
+
+PAIRS = {
+    "pairs_examples": "all",
+    "tau": 0.75,
+    "kl_weight": 0.1,
+    "pairs_temperature": 0.7,
+    "negatives": 0.5,
+    "lr": 1.5e-5,
+}
+APPROACH_1 = {**PAIRS, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
+APPROACH_2 = {**PAIRS, "filters": "all", "clean_text": False, "contrastive_weight": 0.0, "batch_size": 16}
+
+SEARCH = Search(
+    name="distillation",
+    question="Do generated paraphrases help to detect paraphrases?",
+    tasks={"paraphrase": Case(study=[APPROACH_1, APPROACH_2, {"lr": 1e-5}])},
+    scientific={
+        "pairs_examples": Choice(0, "all"),
+        "tau": Uniform(0.5, 0.95),
+        "kl_weight": LogUniform(0.01, 1.0),
+        "pairs_temperature": Choice(0.5, 0.6, 0.7),
+        "negatives": Choice(0.0, 0.5, 1.0),
+        "filters": Choice("basic", "all"),
+        "contrastive_weight": Choice(0.0, 0.1, 0.3),
+        "clean_text": Choice(False, True),
+    },
+    nuisance={"lr": LogUniform(1e-6, 1e-3), "batch_size": Choice(8, 16, 32)},
+    # Small sets first: the size of the training set is what trials are stopped at.
+    fixed={"adapter": "full", "pretrain": "rewriting", "growth": 2.0},
+    baseline={**APPROACH_2, "pairs_examples": 0, "lr": 5e-5},
+    learns_from_pairs=True,
+    profiles={
+        "quick": Profile(
+            model="gpt2-nano",
+            trials=6,
+            grace=1,
+            replicates=2,
+            run={"epochs": 3, "train_examples": 2000, "dev_examples": 1000, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
+            candidates={"contexts": 400, "critic": "overlap"},
+        ),
+        "study": Profile(
+            model="gpt2",
+            trials=40,
+            grace=3,
+            replicates=5,
+            run={"epochs": 8, "pretrain_epochs": 4, "pretrain_lr": 1.5e-5, "pretrain_batch_size": 8},
+            candidates={"contexts": 5_000, "candidates": 20, "samples": 100, "critic": "nli"},
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    main(SEARCH)

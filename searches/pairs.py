@@ -1,0 +1,75 @@
+"""The generated pairs of a search that learns from them, made before its first trial: one set for each generation temperature."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpt2core.config import Thresholds
+from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.dataset import temperature_name
+from gpt2core.errors import ConfigError
+from searches.ledger import Ledger
+from searches.options import CANDIDATES, Options
+from searches.question import Choice, Plan
+from searches.runner import results
+from trainables.pipeline import Job, run
+from trainables.trial import TrialSpec
+
+
+def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
+    """Generate the pairs that the trials of a search learn from, unless `--set pairs=FOLDER` gave some; raise UserError.
+
+    Thresholds are no part of it: the trials apply their own to the scores that are stored here.
+    """
+    plan, folder = options.plan, results(options) / CANDIDATES
+    if not plan.search.learns_from_pairs or plan.fixed["pairs"] != str(folder):
+        return
+    for name, job in jobs(plan, folder, spec):
+        made = run(job)
+        accepted = f"{made['accepted']} of {made['pairs']['made']} pairs pass the default thresholds"
+        stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
+        console.print(
+            f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}", markup=False, highlight=False
+        )
+        ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
+
+
+RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
+
+
+def jobs(plan: Plan, folder: Path, spec: TrialSpec) -> Iterator[tuple[str, Job]]:
+    """Name and job of each set of pairs; raise ConfigError for a setting of the profile that there is not."""
+    settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
+    contexts, critic = settings.pop("contexts"), settings.pop("critic")
+    model = plan.config(plan.search.baseline).model
+    for temperature in temperatures(plan):
+        name = temperature_name(temperature)
+        generation = {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
+        yield (
+            name,
+            Job(
+                out=str(folder / name),
+                contexts=contexts,
+                model=model,
+                generator=model,
+                generation=GenerationConfig.of(generation),
+                thresholds=Thresholds(),
+                critic=critic,
+                data_dir=plan.fixed.get("data_dir"),
+                workers=spec.concurrent * spec.workers,
+                gpus_per_worker=spec.gpus_per_worker,
+            ),
+        )
+
+
+def temperatures(plan: Plan) -> list[float]:
+    """The generation temperatures that trials may ask for; raise ConfigError where those are not a few."""
+    domain = plan.space.get("pairs_temperature")
+    if isinstance(domain, Choice):
+        return [float(value) for value in domain.values]
+    fixed = plan.config(plan.search.baseline).pairs_temperature
+    if domain is not None or fixed is None:
+        raise ConfigError("The values of `pairs_temperature` must be a Choice, or one: each needs pairs of its own")
+    return [fixed]

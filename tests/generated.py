@@ -1,0 +1,63 @@
+"""A small set of generated pairs, as `python -m trainables.candidates` leaves it."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpt2core.distill.dataset import MANIFEST
+from gpt2core.distill.shards import PAIRS, write
+from gpt2core.files import write_json
+
+VOCABULARY = [
+    a + b for a in ("ba", "de", "ki", "lo", "mu", "no", "pe", "ru") for b in ("ran", "sel", "tip", "vod", "xun")
+]
+
+
+def pair(context: str, first: int, second: int, **values: Any) -> dict[str, Any]:
+    """A scored pair that all filters accept, but for `values`."""
+    words = np.random.default_rng(zlib.crc32(context.encode())).choice(VOCABULARY, 12, replace=False)
+    return {
+        "id": f"{context}-{first:03d}-{second:03d}",
+        "context": context,
+        "round": 1,
+        "first": first,
+        "second": second,
+        "sentence1": f"{' '.join(words)}?",
+        "sentence2": f"{' '.join(words[::-1])}?",
+        "length_ratio": 1.0,
+        "forward": 0.9,
+        "backward": 0.9,
+        "rouge_l": 0.5,
+        "numbers": True,
+        "critic": 0.9,
+    } | values
+
+
+def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None) -> Path:
+    """Write the scored pairs of each round, two shards a round; by default 60 contexts with a good pair and a hard negative."""
+    entries = []
+    for number, rows in enumerate([contexts(60)] if rounds is None else rounds, start=1):
+        names = [f"r{number}-{shard:05d}-0000000000000000.parquet" for shard in range(2)]
+        middle = next(
+            (i for i in range(len(rows) // 2, len(rows)) if rows[i]["context"] != rows[i - 1]["context"]), len(rows)
+        )
+        for name, part in zip(names, (rows[:middle], rows[middle:]), strict=True):
+            write(path / "pairs" / name, pa.Table.from_pylist(list(part), PAIRS))
+        entries.append({"round": number, "shards": {"pairs": names}})
+    write_json(path / MANIFEST, {"version": 1, "rounds": entries})
+    return path
+
+
+def contexts(count: int, round: int = 1) -> list[dict[str, Any]]:
+    """For each context an accepted pair and one that shares words and says another thing."""
+    rows = []
+    for number in range(count):
+        name = f"r{round}-00000-{number:03d}"
+        rows.append(pair(name, 0, 1, round=round))
+        other = f"not {rows[-1]['sentence1']}"
+        rows.append(pair(name, 0, 2, round=round, sentence2=other, forward=0.1, backward=0.2, rouge_l=0.7, critic=0.15))
+    return rows

@@ -1,0 +1,116 @@
+"""Generated pairs as training data."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt2core.config import RunConfig
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.distill.dataset import load_pairs, rewriting_corpus, with_pairs
+from gpt2core.errors import DataError
+from gpt2core.tasks import TASKS
+from tests import generated, toys
+
+QUORA = Corpus(
+    name="quora",
+    origin="the test",
+    splits={
+        "train": [Row(id=str(n), text=f"\u201cWhy\u201d {n} ?", second=f"How {n}?", label=n % 2) for n in range(90)],
+        "dev": [Row(id="d", text="Who ?", second="What?", label=0)],
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return RunConfig(task="paraphrase", pairs=str(generated.folder(tmp_path_factory.mktemp("pairs"))), negatives=0.5)
+
+
+def test_thresholds_are_applied_to_the_stored_scores(config: RunConfig) -> None:
+    assert len(load_pairs(config).accepted) == 60
+    assert len(load_pairs(config.but(tau=0.95)).accepted) == 0
+    assert len(load_pairs(config.but(max_rouge=0.4)).accepted) == 0
+    assert len(load_pairs(config.but(max_rouge=0.4, filters="basic")).accepted) == 60
+
+
+def test_a_set_may_be_cut_and_has_negatives_in_proportion(config: RunConfig) -> None:
+    found = load_pairs(config.but(pairs_examples=40))
+    assert (len(found.accepted), len(found.negatives)) == (40, 20)
+    assert [pair["id"] for pair in found.accepted] == [f"r1-00000-{n:03d}-000-001" for n in range(40)]
+    assert not {pair["id"] for pair in found.accepted} & {pair["id"] for pair in found.negatives}
+    assert len(load_pairs(config.but(negatives=9.0)).negatives) == 60, "there are no more"
+    assert found.digest != load_pairs(config).digest
+
+
+def test_a_pair_that_another_context_has_too_is_accepted_once(tmp_path: Path) -> None:
+    rows = generated.contexts(10)
+    rows[-2] |= {key: rows[0][key] for key in ("sentence1", "sentence2")} | {"critic": 0.95}
+    found = load_pairs(RunConfig(pairs=str(generated.folder(tmp_path, [rows]))))
+    assert len(found.accepted) == 9
+    assert rows[-2]["id"] in {pair["id"] for pair in found.accepted}, "the critic is surer of it than of the first"
+
+
+def test_detection_trains_on_both_evenly_mixed_and_is_scored_on_its_own(config: RunConfig) -> None:
+    corpus = with_pairs(QUORA, config)
+    train = corpus.splits["train"]
+    assert len(train) == 90 + 60 + 30
+    assert sum(row.id.startswith("r1") for row in train[:60]) == pytest.approx(30, abs=2)
+    assert corpus.splits["dev"] == QUORA.splits["dev"]
+    assert {row.label for row in train if row.id.endswith("000-001")} == {1}
+    assert {row.label for row in train if row.id.endswith("000-002")} == {0}
+    assert corpus.facts["generated_pairs"] == 60
+    assert corpus.facts["generated_negatives"] == 30
+    assert "60 generated pairs and 30 hard negatives" in corpus.describe()
+    assert corpus.digest != QUORA.digest
+
+
+def test_text_is_cleaned_in_all_splits_or_not_at_all(config: RunConfig) -> None:
+    assert with_pairs(QUORA, config).splits["dev"][0].text == "Who ?"
+    cleaned = with_pairs(QUORA, config.but(clean_text=True))
+    assert cleaned.splits["dev"][0].text == "Who?"
+    assert '"Why" 0?' in {row.text for row in cleaned.splits["train"]}
+
+
+def test_none_of_the_pairs_is_the_corpus_as_it_is(config: RunConfig) -> None:
+    assert with_pairs(QUORA, config.but(pairs_examples=0)) is QUORA
+    assert with_pairs(QUORA, RunConfig()) is QUORA
+
+
+def test_all_students_have_the_dev_split_of_the_first_round(tmp_path: Path) -> None:
+    rounds = [generated.contexts(40), generated.contexts(30, round=2)]
+    config = RunConfig(task="rewriting", pairs=str(generated.folder(tmp_path, rounds)))
+    one, two, both = (rewriting_corpus(config.but(pairs_round=number)).splits for number in (1, 2, None))
+    assert one["dev"] == two["dev"] == both["dev"]
+    assert len(one["dev"]) == 2
+    assert {row.id for row in one["dev"]}.isdisjoint(row.id for row in both["train"])
+    assert {row.id[:2] for row in two["train"]} == {"r2"}
+    assert len(both["train"]) == len(one["train"]) + len(two["train"])
+
+
+def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
+    words = toys.tokenizer()
+    row = Row(id="r", text="a rose", second="as a rose")
+    (example,) = TASKS["rewriting"].encode([row], words)
+    assert words.decode(example.input_ids[: example.given]) == "a rose\nIn other words:"
+    assert words.decode(example.input_ids[example.given :]) == " as a rose"
+    assert example.input_ids[-1] == words.eos
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pairs": None, "task": "rewriting"},
+            "learns from generated pairs: --set pairs=FOLDER; `python -m trainables.candidates",
+        ),
+        ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of a set of candidates"),
+        ({"pairs": "/nowhere", "pairs_temperature": 0.5}, "/nowhere/temperature-0.5/manifest.json: must be"),
+        ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower tau"),
+    ],
+)
+def test_pairs_that_cannot_be_had_are_one_clear_line(
+    config: RunConfig, changes: dict[str, object], message: str
+) -> None:
+    chosen = config.but(**changes)
+    with pytest.raises(DataError, match=message):
+        rewriting_corpus(chosen) if chosen.task == "rewriting" else load_pairs(chosen)

@@ -1,0 +1,86 @@
+"""What a student learns by, beside slow references."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt2core.data.batches import Batch
+from gpt2core.distill.student import contrastive_losses, student_losses
+from gpt2core.model import GPT2, IGNORE
+from tests import toys
+
+IDS = torch.tensor([[5, 17, 99, 4, 250, 1], [8, 3, 3, 77, 0, 0]])
+BATCH = Batch(IDS, torch.tensor([6, 4]), torch.tensor([-1, -1]), torch.tensor([2, 1]))
+
+
+@torch.no_grad()
+def slow(student: GPT2, teacher: GPT2, weight: float) -> list[float]:
+    """Token by token: CE + weight * sum over the vocabulary of S log(S / P)."""
+    found = []
+    for row, (length, given) in enumerate(zip(BATCH.lengths.tolist(), BATCH.given.tolist(), strict=True)):
+        total = 0.0
+        for place in range(max(given, 1), length):
+            context = IDS[row : row + 1, :place]
+            s, p = (model.logits(model(context)[0, -1]).double().softmax(-1) for model in (student, teacher))
+            total += -math.log(s[IDS[row, place]]) + weight * float((s * (s / p).log()).sum())
+        found.append(total)
+    return found
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_the_losses_are_those_of_the_formula(weight: float) -> None:
+    student, teacher = toys.model(1), toys.model(2)
+    losses = student_losses(student, teacher, IDS, BATCH.next_tokens(), weight)
+    assert losses.tolist() == pytest.approx(slow(student, teacher, weight), rel=1e-5)
+
+
+def test_a_student_that_is_its_teacher_has_no_divergence() -> None:
+    model = toys.model(1)
+    alone = model.losses(IDS, BATCH.next_tokens())
+    torch.testing.assert_close(student_losses(model, toys.model(1), IDS, BATCH.next_tokens(), 5.0), alone)
+
+
+def test_what_is_given_and_padding_carry_no_loss() -> None:
+    labels = BATCH.next_tokens()
+    assert (labels != IGNORE).tolist() == [
+        [False, False, True, True, True, True],
+        [False, True, True, True, False, False],
+    ]
+
+
+def test_the_teacher_gets_no_gradient_and_keeps_its_mode() -> None:
+    student, teacher = toys.model(1), toys.model(2).train()
+    student_losses(student, teacher, IDS, BATCH.next_tokens(), 1.0).sum().backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert student.wte.weight.grad is not None
+    assert teacher.training
+
+
+def slow_contrast(hidden: Tensor, classes: list[int], temperature: float) -> list[float]:
+    states = [row / row.norm() for row in hidden.double()]
+    found = []
+    for i, own in enumerate(classes):
+        others = [j for j in range(len(classes)) if j != i]
+        total = sum(math.exp(float(states[i] @ states[j]) / temperature) for j in others)
+        alike = [j for j in others if classes[j] == own]
+        terms = [-math.log(math.exp(float(states[i] @ states[j]) / temperature) / total) for j in alike]
+        found.append(sum(terms) / len(terms) if terms else 0.0)
+    return found
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
+def test_the_contrast_is_that_of_the_formula(classes: list[int]) -> None:
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    losses = contrastive_losses(hidden, torch.tensor(classes), 0.3)
+    assert losses.tolist() == pytest.approx(slow_contrast(hidden, classes, 0.3), rel=1e-4)
+
+
+def test_the_contrast_of_one_text_is_nothing_and_has_a_gradient() -> None:
+    hidden = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    losses = contrastive_losses(hidden, torch.tensor([1]))
+    losses.sum().backward()
+    assert losses.tolist() == [0.0]
+    assert hidden.grad is not None
+    assert hidden.grad.tolist() == [[0.0] * 8]

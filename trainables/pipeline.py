@@ -1,0 +1,379 @@
+"""One round of Impossible Distillation on Ray, parallel and resumable: contexts, candidates, scored pairs, accepted pairs.
+
+Writers and scorers are actors (`trainables/stages_on_ray.py`); this file hands them shards, counts, and writes the manifest.
+Everything is deterministic but the order of the work: 1, 2 or 4 workers leave the same files, bit for bit.
+"""
+
+import fcntl
+import json
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from gpt2core.distill.shards import Shard
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.files import write_json
+from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
+
+__all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "locked", "manifest", "run"]
+
+VERSION = 1  # of the manifest
+IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
+BACKLOG = 4  # written shards for each worker that may wait for scorers before writers wait too
+TICK = 0.5  # seconds between two looks at Ray
+PATIENCE = 30  # seconds that Ray's head may be away; Ray itself ends the process after 60
+MANIFEST = "manifest.json"
+DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
+
+_HELD: set[Path] = set()  # folders that this process has locked
+
+
+class RayEndedError(UserError):
+    """Ray ended under the job."""
+
+
+@dataclass
+class Progress:
+    """How far a round is. Counts are those of the files that are whole, made now or before."""
+
+    shards: int
+    workers: int
+    ready: int = 0  # of `workers`: writers that have loaded their model
+    done: Counter[str] = field(default_factory=Counter)  # shards by stage
+    made: Counter[str] = field(default_factory=Counter)  # those that were not there before
+    rows: Counter[str] = field(default_factory=Counter)  # by stage
+    fresh: Counter[str] = field(default_factory=Counter)  # rows by stage, of shards that were not there before
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)  # by stage
+    errors: Counter[str] = field(default_factory=Counter)  # of quarantined rows
+    seconds: float = 0.0
+    working: float = 0.0  # of these, since the first writer was ready
+
+    def add(self, report: Report) -> None:
+        """Count one more answer of an actor."""
+        self.done.update(report.rows.keys())
+        self.made.update(report.made)
+        self.rows.update(report.rows)
+        self.fresh.update({stage: report.rows[stage] for stage in report.made})
+        for stage, reasons in report.reasons.items():
+            self.reasons.setdefault(stage, Counter()).update(reasons)
+        self.errors.update(report.errors)
+
+
+Listen = Callable[[Progress], None]
+
+
+def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
+    """Run or go on with a round on the Ray that is connected; return its entry of the manifest.
+
+    Raises UserError: for bad input, where another job writes into the folder, where too many rows are unusable, and where
+    Ray ends. What is finished is kept then, and the same job goes on with it.
+    """
+    with locked(job.folder), ray_explained():
+        check(job)
+        return _Round(job, listen).run()
+
+
+def check(job: Job) -> None:
+    """Raise ConfigError for what no cluster can do, and for what this one cannot."""
+    for name, value, least in (("contexts", job.contexts, 1), ("workers", job.workers, 1), ("round", job.round, 1)):
+        if value < least:
+            raise ConfigError(f"The value of `{name}` is {value}, but must be >= {least}")
+    if not 0 <= job.max_quarantine <= 1:
+        raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
+    kind, need = ("GPU", job.workers * job.gpus_per_worker) if job.gpus_per_worker else ("CPU", float(job.workers))
+    there = ray.cluster_resources().get(kind, 0.0)
+    if need > there:
+        raise ConfigError(f"{job.workers} workers need {need:g} {kind}s, but the cluster has {there:g}")
+
+
+@contextmanager
+def ray_explained() -> Iterator[None]:
+    """Raise what an actor or a task raised as if it had been raised here, and RayEndedError where Ray itself failed."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise  # with Ray's account of where
+    except RayError as error:
+        raise _ended(error) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of a folder; raise UserError where one is in it. The lock ends with the process, however it ends.
+
+    Who has it may ask for it again.
+    """
+    if folder in _HELD:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
+            ) from None
+        _HELD.add(folder)
+        try:
+            yield
+        finally:
+            _HELD.remove(folder)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder; one without rounds where there is none. Raises UserError for one that is damaged."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {"version": VERSION, "rounds": []}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["version"] == VERSION:
+            return found
+        raise UserError(f"{path}: its version is {found['version']}, but must be {VERSION}; choose another --out")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again") from None
+
+
+class _Pool:
+    """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once."""
+
+    def __init__(self, kind: type, job: Job, resources: Mapping[str, float]) -> None:
+        # A killed process comes back and is asked again: it finds whole shards whole.
+        remote = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(kind)
+        self.actors = [remote.remote(job) for _ in range(job.workers)]
+        self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
+        self.flying = {actor.identity.remote(): (actor, None) for actor in self.actors}
+
+    def free(self) -> Any:
+        """The actor with the fewest calls, or None where all have enough."""
+        actor = min(self.busy, key=lambda one: self.busy[one], default=None)
+        return actor if actor is not None and self.busy[actor] < IN_FLIGHT else None
+
+    def send(self, actor: Any, number: int, files: dict[str, Shard]) -> None:
+        """Ask for a shard."""
+        self.busy[actor] += 1
+        self.flying[actor.run.remote(number, files)] = (actor, number)
+
+    def take(self, call: Any) -> dict[str, Any] | Report:
+        """Return the answer to a call: an identity or a report; raise what the call raised."""
+        actor, number = self.flying.pop(call)
+        answer: dict[str, Any] | Report = ray.get(call)
+        self.busy[actor] = 0 if number is None else self.busy[actor] - 1
+        return answer
+
+    def stop(self) -> None:
+        """End the processes of all actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+class _Round:
+    """A round that runs: what waits, what is under way, and what is known."""
+
+    def __init__(self, job: Job, listen: Listen) -> None:
+        self.job, self.listen = job, listen
+        self.started = time.monotonic()
+        self.ready_at: float | None = None
+        self.progress = Progress(job.count, job.workers)
+        self.identity: dict[str, Any] = {}
+        self.unwritten, self.written = deque(range(job.count)), deque[int]()
+        self.scoring = 0
+
+    def run(self) -> dict[str, Any]:
+        """Make all shards, then the accepted pairs and the manifest."""
+        earlier = manifest(self.job.folder)
+        pools: list[_Pool] = []
+        try:
+            ray_lives = Heartbeat()
+            gpus = self.job.gpus_per_worker
+            writers = _Pool(WriterActor, self.job, {"num_cpus": 0, "num_gpus": gpus} if gpus else {"num_cpus": 1})
+            pools.append(writers)
+            scorers = _Pool(ScorerActor, self.job, {"num_cpus": 0})
+            pools.append(scorers)
+            while self.progress.done["judged"] < self.job.count or not self.identified:
+                self._send(writers, scorers)
+                self._receive(writers, scorers)
+                ray_lives.check()
+            accepted = self._accept(earlier, scorers, ray_lives)
+        except RayEndedError:
+            pools.clear()  # there is nobody left who could stop them
+            raise
+        finally:
+            for pool in pools:
+                pool.stop()
+        entry = self._entry(accepted)
+        write_json(self.job.folder / MANIFEST, {"version": VERSION, "rounds": [*_before(earlier, self.job), entry]})
+        return entry
+
+    @property
+    def identified(self) -> bool:
+        """Whether a writer and a scorer have told what they work with, which the names of all shards need."""
+        return {"model", "critic"} <= self.identity.keys()
+
+    def _send(self, writers: _Pool, scorers: _Pool) -> None:
+        """Give work to all who can take some: writers unless too much of theirs waits, scorers what was written."""
+        if not self.identified:
+            return
+        while self.unwritten and self._room() and (actor := writers.free()) is not None:
+            number = self.unwritten.popleft()
+            writers.send(actor, number, self._files(number))
+        while self.written and (actor := scorers.free()) is not None:
+            number = self.written.popleft()
+            self.scoring += 1
+            scorers.send(actor, number, self._files(number))
+
+    def _room(self) -> bool:
+        return len(self.written) + self.scoring < BACKLOG * self.job.workers
+
+    def _receive(self, writers: _Pool, scorers: _Pool) -> None:
+        """Wait for an answer, but no longer than TICK, and take all that are there."""
+        calls = [*writers.flying, *scorers.flying]
+        done, _ = ray.wait(calls, num_returns=1, timeout=TICK)
+        for call in done:
+            pool = writers if call in writers.flying else scorers
+            answer = pool.take(call)
+            if isinstance(answer, Report):
+                self._count(answer)
+            else:
+                self._learn(answer)
+        self.progress.ready = len(writers.busy)
+        if self.ready_at is None and self.identified:
+            self.ready_at = time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds = now - self.started
+        self.progress.working = now - (self.ready_at or now)
+        self.listen(self.progress)
+
+    def _learn(self, identity: dict[str, Any]) -> None:
+        """Take an actor's identity; raise UserError where another one's differs, for they would not write the same."""
+        for role, value in identity.items():
+            known = self.identity.setdefault(role, value)
+            if known != value:
+                raise UserError(
+                    f"The workers do not see the same {role}: {known} and {value}; give all nodes the same files"
+                )
+
+    def _count(self, report: Report) -> None:
+        self.progress.add(report)
+        if "candidates" in report.rows:
+            self.written.append(report.number)
+        else:
+            self.scoring -= 1
+        self._stop_if_poisoned()
+
+    def _stop_if_poisoned(self) -> None:
+        """Raise UserError for too many unusable rows: in units of the whole job, so that no order of the work matters."""
+        job, errors = self.job, self.progress.errors
+        whole = job.contexts * job.generation.candidates
+        if errors.total() > job.max_quarantine * whole:
+            common = "; ".join(f"{count} times: {error}" for error, count in errors.most_common(3))
+            raise UserError(
+                f"{errors.total()} rows are unusable, more than max_quarantine, {job.max_quarantine:g} of {whole} "
+                f"candidates, allows; the commonest errors: {common}. They are in {job.folder / 'quarantine'}"
+            )
+
+    def _files(self, number: int) -> dict[str, Shard]:
+        return shards(self.job, self.identity, number)
+
+    def _accept(self, earlier: dict[str, Any], scorers: _Pool, ray_lives: "Heartbeat") -> dict[str, Any]:
+        """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
+        folder = self.job.folder
+        if (folder / MANIFEST).exists():
+            write_json(folder / MANIFEST, {"version": VERSION, "rounds": _before(earlier, self.job)})
+        for name in DERIVED:
+            (folder / name).unlink(missing_ok=True)
+        judged = [self._files(number)["judged"] for number in range(self.job.count)]
+        call = next(iter(scorers.busy)).accept.remote(judged)
+        while not ray.wait([call], timeout=TICK)[0]:
+            ray_lives.check()
+            self._tell()
+        accepted: dict[str, Any] = ray.get(call)
+        return accepted
+
+    def _entry(self, accepted: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest says of this round. No times and no worker counts: it is the same for all."""
+        job, progress = self.job, self.progress
+        files = [self._files(number) for number in range(job.count)]
+        return {
+            "round": job.round,
+            "rewrite": job.rewrite,
+            "generation": job.generation.model_dump(),
+            "thresholds": job.thresholds.model_dump(),
+            "model": self._name(job.model),
+            "generator": self._name(job.generator),
+            "digests": {role: self.identity[role] for role in ("model", "generator", "prefixes")},
+            "critic": self.identity["critic"],
+            "stand_in": self.identity["stand_in"],
+            "contexts": {"asked": job.contexts, "made": progress.rows["contexts"]},
+            "candidates": {"made": progress.rows["candidates"], "reasons": dict(sorted(progress.reasons["candidates"].items()))},
+            "pairs": progress.rows["pairs"],
+            **accepted,
+            "quarantined": {"rows": progress.errors.total(), "errors": dict(sorted(progress.errors.items()))},
+            "shards": {stage: [one[stage].path.name for one in files] for stage in STAGES},
+        }
+
+    def _name(self, model: str) -> str:
+        """A model's name; for a student in the folder itself the way from there, so that folders can be compared."""
+        path = Path(model)
+        return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model
+
+
+class Heartbeat:
+    """Whether Ray lives: its process on this node, and its head. Ray itself takes 15 to 60 s to tell, and then ends this one."""
+
+    def __init__(self) -> None:
+        here = ray.get_runtime_context()
+        node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
+        head, _, port = here.gcs_address.rpartition(":")
+        self.node = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        self.head = (head, int(port))
+        self.seen = time.monotonic()
+
+    def check(self) -> None:
+        """Raise RayEndedError where this node's process is gone, or the head for longer than PATIENCE."""
+        now = time.monotonic()
+        if not _answers(self.node):
+            raise _ended("its process on this node is gone")
+        if _answers(self.head):
+            self.seen = now
+        elif now - self.seen > PATIENCE:
+            raise _ended(f"its head has not answered for {PATIENCE} s")
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Whether somebody listens there; one who is merely slow does."""
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _before(earlier: Mapping[str, Any], job: Job) -> list[dict[str, Any]]:
+    return [entry for entry in earlier["rounds"] if entry["round"] < job.round]
+
+
+def _ended(why: object) -> RayEndedError:
+    return RayEndedError(
+        f"Ray ended: {str(why).splitlines()[0]}; what is finished is kept, and the same command goes on"
+    )

@@ -1,0 +1,91 @@
+"""Rounds of distillation: a teacher writes pairs, a student learns from them and writes those of the next round."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpt2core.config import RunConfig
+from gpt2core.distill.accepting import EXACT, NEAR
+from gpt2core.errors import UserError
+from trainables.pipeline import Job, Progress, run
+from trainables.stages_on_ray import ACCEPTED
+from trainables.trial import RESTARTS, TrialSpec, payloads
+
+#: A student's run beside what the job says; the learning rate, batch and epochs are the study's (Table 1, approach 1).
+STUDENT = {"task": "rewriting", "lr": 1.5e-5, "batch_size": 8, "epochs": 4}
+
+#: What becomes of good pairs: they are accepted, or there are others like them.
+GOOD = (ACCEPTED, "duplicate", EXACT, NEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A trained student: its model folder, and its dev loss at its best epoch, in nats per token."""
+
+    folder: str
+    dev_loss: float
+
+
+def run_rounds(
+    job: Job, rounds: int, settings: Mapping[str, Any], listen: Callable[[Progress], None], say: Callable[[str], None]
+) -> None:
+    """Run `rounds` rounds of a job, fewer where they have stopped to help; raise UserError.
+
+    In the first, the teacher continues contexts; in each later one the student of the round before rewrites fresh contexts of
+    the teacher. `settings` are values of the student's RunConfig. It ends early where the yield, the share of pairs that are
+    good, or the student's dev loss is no better than in the round before. `say` is told in words.
+    """
+    entry, student = run(job, listen), None
+    for number in range(2, rounds + 1):
+        before = student
+        student = train_student(replace(job, round=number - 1), entry, settings)
+        say(f"round {number - 1}: yield {100 * good_share(entry):.2f}%, the student's dev loss {student.dev_loss:.4f}")
+        if before is not None and student.dev_loss >= before.dev_loss:
+            say(f"stopped before round {number}: the student is no better than that of the round before")
+            return
+        last, entry = entry, run(replace(job, round=number, generator=student.folder, rewrite=True), listen)
+        if good_share(entry) <= good_share(last) and number < rounds:
+            say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
+            return
+
+
+def good_share(entry: Mapping[str, Any]) -> float:
+    """The yield of a round by its manifest: pairs that critic and filters find good, also those that there are others like."""
+    counts = entry["pairs"]["reasons"]
+    return float(sum(counts.get(reason, 0) for reason in GOOD)) / max(1, sum(counts.values()))
+
+
+def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Student:
+    """Train the student of a round as a Ray task, from the teacher's weights, and write its model folder; what is there is kept.
+
+    Raises UserError where it cannot be trained, ConfigError for a setting that no run has.
+    """
+    import ray
+
+    values = {"model": job.model, "pairs": job.out, "pairs_round": job.round, "seed": job.generation.seed}
+    config = RunConfig.of({**STUDENT, **values, **job.thresholds.model_dump(), **settings})
+    deciding = json.dumps([config.identity() | {"pairs": None}, entry["digest"]], sort_keys=True)
+    folder = Path(job.out) / "students" / f"r{job.round}-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}"
+    spec = TrialSpec(name=f"student-{job.round}", run=config, folder=str(folder), gpus_per_worker=job.gpus_per_worker)
+    task = ray.remote(num_cpus=1, num_gpus=job.gpus_per_worker, max_retries=RESTARTS)(_train)
+    found = ray.get(task.remote(spec.to_dict()))
+    if isinstance(found, str):
+        raise UserError(f"The student of round {job.round} could not be trained: {found}")
+    return Student(folder=str(folder / "model"), dev_loss=found)
+
+
+def _train(spec: dict[str, Any]) -> float | str:
+    """Train, or go on; return the best dev loss, or why there is none."""
+    from gpt2core.export import export
+
+    trial = TrialSpec.from_dict(spec)
+    reports = list(payloads(trial))
+    failure = next((report["failure"]["reason"] for report in reports if "failure" in report), None)
+    if failure is not None:
+        return str(failure)
+    folder = Path(trial.folder)
+    export(trial.run, folder, folder / "model")
+    return min(float(report["objective"]) for report in reports)
