@@ -291,6 +291,8 @@ class RunConfig(DecodingKeys, PairKeys):
             values["blocks"] = self.block_spec
         if "alpha" in values:
             values["alpha"] = self.lora_alpha
+        if self.task in PAIRED and not self.learns_from_pairs:
+            values["pairs_examples"] = 0
         if self.first_task is None:
             values = {key: value for key, value in values.items() if not key.startswith("pretrain")}
         return values

@@ -70,8 +70,9 @@ class Screen:
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print the table, the floors and the verdict of a summary."""
     console.print(trials_table(summary))
-    for key, values in summary["best_by"].items() if summary["best"] else ():
-        console.print(_by_table(key, values, summary["objective"]))
+    for key, values in summary["best_by"].items():
+        if len(values) > 1:
+            console.print(_by_table(key, values, summary["objective"]))
     if summary["floors"]:
         console.print(_floors_table(summary["floors"]))
     if summary["pareto"]:

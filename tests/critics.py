@@ -18,7 +18,7 @@ POSITIONS = 20
 
 
 def nli_folder(path: Path, labels: Mapping[int, str] = LABELS, *, kind: str = "Bert", **options: Any) -> Path:
-    """A model of that kind at random weights with a tokenizer of the toy words; whichever its labels, the weights are the same."""
+    """A model of that kind and a tokenizer of the toy words; its random weights depend only on how many labels there are."""
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(

@@ -3,16 +3,20 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from gpt2core.distill.shards import PAIRS, Shard, write
+from gpt2core.distill.config import Thresholds
+from gpt2core.distill.shards import PAIRS, Shard, read, remove_parts, write
+from gpt2core.files import atomic_path
+from trainables.stages_on_ray import ACCEPTED, Tables
 
-ACCEPTED, NEGATIVES = "accepted", "negatives"
+NEGATIVES = "negatives"
 PARTS = {ACCEPTED: 1, NEGATIVES: 0}  # folder -> class of its pairs
 LABEL = "is_duplicate"
 EXAMPLES = 3  # of each reason
@@ -26,17 +30,17 @@ COLUMNS = (
 )
 
 
-def write_accepted(folder: Path, round: int, judged: Sequence[Shard]) -> dict[str, Any]:
+def write_accepted(folder: Path, round: int, judged: Sequence[Shard], thresholds: Thresholds) -> dict[str, Any]:
     """Write accepted/ and negatives/ of a round, a file for each shard that has any; return counts and a digest.
 
-    Files of this round and later ones are removed first, so that all files together are always one data set. One shard is in
-    memory at a time, and of the accepted pairs of all others what `final_reasons` says.
+    Files of this round and later ones are removed first, so that all files together are always one data set. So is what killed processes left. One
+    shard is in memory at a time, and of the accepted pairs of all others what `final_reasons` says.
     """
     from gpt2core.distill.accepting import EXACT, NEAR, final_reasons
     from gpt2core.distill.detection import hard_negatives
-    from gpt2core.distill.filters import FILTERS
-    from trainables.stages_on_ray import Tables
+    from gpt2core.distill.filters import applied
 
+    remove_parts(folder)
     remove_from(folder, round)
     tables = Tables([shard.path for shard in judged])
     reasons: Counter[str] = Counter()
@@ -45,7 +49,7 @@ def write_accepted(folder: Path, round: int, judged: Sequence[Shard]) -> dict[st
     examples: dict[str, list[tuple[str, str]]] = {}
     for shard, table, column in zip(judged, tables, final_reasons(tables, round), strict=True):
         table = table.set_column(table.schema.get_field_index("reason"), "reason", column)
-        reasons.update(column.to_pylist())
+        reasons.update(reason or ACCEPTED for reason in column.to_pylist())
         _choose(examples, table.select(["id", "reason"]), shard.path.name)
         accepted = table.filter(pc.is_null(table["reason"]))
         chosen = {ACCEPTED: accepted, NEGATIVES: table.take(hard_negatives(table, len(accepted)))}
@@ -55,8 +59,8 @@ def write_accepted(folder: Path, round: int, judged: Sequence[Shard]) -> dict[st
                 write(folder / part / shard.path.name, labelled(rows, PARTS[part]))
         for row in accepted.select(["id", "sentence1", "sentence2"]).to_pylist():
             digest.update(json.dumps(list(row.values())).encode())
-    counts = {reason: reasons[reason] for reason in (*FILTERS, EXACT, NEAR) if reasons[reason]}
-    return {"counts": counts, **sizes, "digest": digest.hexdigest(), "examples": dict(sorted(examples.items()))}
+    in_order = {reason: reasons[reason] for reason in (*applied(thresholds), EXACT, NEAR, ACCEPTED)}
+    return {"reasons": in_order, **sizes, "digest": digest.hexdigest(), "examples": dict(sorted(examples.items()))}
 
 
 def _choose(examples: dict[str, list[tuple[str, str]]], table: pa.Table, file: str) -> None:
@@ -91,3 +95,32 @@ def _place(path: Path) -> tuple[int, int]:
     """Round and number of a file named like a shard."""
     round, number, *_ = path.stem.split("-")
     return int(round[1:]), int(number)
+
+
+def write_course(folder: Path) -> Path:
+    """Write course.tsv: all accepted pairs, then all negatives, in the columns of the course's Quora files; return its path.
+
+    White space is collapsed, for such a file has no quotes that a tab or a line break could stand in.
+    """
+    path = folder / "course.tsv"
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        file.write("\tid\tsentence1\tsentence2\tis_duplicate\n")
+        number = 0
+        for name, label in PARTS.items():
+            for shard in files(folder, name):
+                for row in read(shard).select(COLUMNS[:3]).to_pylist():
+                    texts = (" ".join(text.split()) for text in row.values())
+                    file.write("\t".join([str(number), *texts, f"{label}.0"]) + "\n")
+                    number += 1
+    return path
+
+
+def examples_of(folder: Path, entry: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows that a round of the manifest names as examples, by reason: accepted ones first, then in the filters' order."""
+    names = [name for name in dict.fromkeys([ACCEPTED, *entry["pairs"]["reasons"]]) if name in entry["examples"]]
+    return {name: [_row(folder / "judged" / file, id) for file, id in entry["examples"][name]] for name in names}
+
+
+def _row(path: Path, id: str) -> dict[str, Any]:
+    table = pq.read_table(path, filters=[("id", "==", id)], memory_map=False)
+    return dict(table.to_pylist()[0])

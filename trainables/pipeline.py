@@ -157,7 +157,7 @@ class _Pool:
         remote = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(kind)
         self.actors = [remote.remote(job) for _ in range(job.workers)]
         self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
-        self.flying = {actor.identity.remote(): (actor, None) for actor in self.actors}
+        self.flying: dict[Any, tuple[Any, int | None]] = {a.identity.remote(): (a, None) for a in self.actors}
 
     def free(self) -> Any:
         """The actor with the fewest calls, or None where all have enough."""
@@ -177,7 +177,9 @@ class _Pool:
         return answer
 
     def stop(self) -> None:
-        """End the processes of all actors."""
+        """End the processes of all actors. Ray would promise to repeat calls under way, were they not called off first."""
+        for call in self.flying:
+            ray.cancel(call)
         for actor in self.actors:
             ray.kill(actor)
 
@@ -323,8 +325,11 @@ class _Round:
             "critic": self.identity["critic"],
             "stand_in": self.identity["stand_in"],
             "contexts": {"asked": job.contexts, "made": progress.rows["contexts"]},
-            "candidates": {"made": progress.rows["candidates"], "reasons": dict(sorted(progress.reasons["candidates"].items()))},
-            "pairs": progress.rows["pairs"],
+            "candidates": {
+                "made": progress.rows["candidates"],
+                "reasons": dict(sorted(progress.reasons["candidates"].items())),
+            },
+            "pairs": {"made": progress.rows["pairs"], "reasons": accepted.pop("reasons")},
             **accepted,
             "quarantined": {"rows": progress.errors.total(), "errors": dict(sorted(progress.errors.items()))},
             "shards": {stage: [one[stage].path.name for one in files] for stage in STAGES},

@@ -54,8 +54,8 @@ def run_rounds(
 
 def good_share(entry: Mapping[str, Any]) -> float:
     """The yield of a round by its manifest: pairs that critic and filters find good, also those that there are others like."""
-    counts = entry["pairs"]["reasons"]
-    return float(sum(counts.get(reason, 0) for reason in GOOD)) / max(1, sum(counts.values()))
+    counts: dict[str, int] = entry["pairs"]["reasons"]
+    return sum(counts.get(reason, 0) for reason in GOOD) / max(1, sum(counts.values()))
 
 
 def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Student:

@@ -31,7 +31,8 @@ STAGES = {
     "judged": JUDGED,
 }  # in order, with what they write
 SHARD = 50  # contexts of a shard: some seconds of work, so that little is lost with a process
-FINE = {"candidates": "usable", "judged": "accepted"}  # what rows without a reason are counted as
+USABLE, ACCEPTED = "usable", "accepted"
+FINE = {"candidates": USABLE, "judged": ACCEPTED}  # what rows without a reason are counted as
 
 #: Keys of the generation that decide contexts; the others decide what is made of them.
 CONTEXT_KEYS = {
@@ -89,7 +90,9 @@ class Report:
     number: int
     made: tuple[str, ...]
     rows: Mapping[str, int]  # by stage
-    reasons: Mapping[str, Mapping[str, int]]  # by stage: why rows are not used any further, and those that are as in FINE
+    reasons: Mapping[
+        str, Mapping[str, int]
+    ]  # by stage: why rows are not used any further, and those that are as in FINE
     errors: Mapping[str, int]  # of quarantined rows
 
 
@@ -229,7 +232,7 @@ class ScorerActor:
         """Write what is accepted of all shards, see `trainables.accepted`."""
         from trainables.accepted import write_accepted
 
-        return write_accepted(self.job.folder, self.job.round, judged)
+        return write_accepted(self.job.folder, self.job.round, judged, self.job.thresholds)
 
 
 def report(number: int, files: Mapping[str, Shard], stages: Sequence[str], made: Sequence[str]) -> Report:

@@ -63,9 +63,7 @@ class CandidatesRun:
         self.client = MlflowClient(self.uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
         location = f"{self.artifacts}/{EXPERIMENT}" if self.artifacts else None
-        self.experiment_id = (
-            found.experiment_id if found else self.client.create_experiment(EXPERIMENT, location, KIND)
-        )
+        self.experiment_id = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, location, KIND)
         job = hashlib.sha256(f"{folder}\0{sorted(params.items())}".encode()).hexdigest()
         runs = self.client.search_runs([self.experiment_id], f"tags.job = '{job}'", max_results=1)
         if runs:
@@ -86,7 +84,8 @@ class CandidatesRun:
         assert self.client is not None
         for entry in rounds:
             values = {f"round_rejected_{name}": rejected for name, rejected, _ in filter_rows(entry)}
-            values |= {f"round_{key}": entry[key] for key in ("pairs", "accepted", "negatives")}
+            values |= {f"round_{key}": entry[key] for key in ("accepted", "negatives")}
+            values["round_pairs"] = entry["pairs"]["made"]
             self._log(values, entry["round"])
         if rounds:
             tags = {"digest": rounds[-1]["digest"], "critic": rounds[-1]["critic"]["critic"]}
@@ -102,7 +101,9 @@ class CandidatesRun:
         except (MlflowException, OSError) as error:
             self.next = time.monotonic() + REST
             if not self.warned:
-                self.warn(f"MLflow at {self.uri} did not answer ({str(error).splitlines()[0]}); the job goes on without")
+                self.warn(
+                    f"MLflow at {self.uri} did not answer ({str(error).splitlines()[0]}); the job goes on without"
+                )
             self.warned = True
 
 
@@ -110,7 +111,7 @@ def measured(progress: Progress) -> dict[str, float]:
     """Counts so far by name, and rows a second of what was made by this process's workers."""
     seconds = max(progress.working, 1e-9)
     stages = ("contexts", "candidates", "pairs")
-    reasons = progress.reasons.get("judged", {})
+    reasons: Mapping[str, int] = progress.reasons.get("judged", {})
     return {
         **{stage: progress.rows[stage] for stage in stages},
         **{f"{stage}_per_second": progress.fresh[stage] / seconds for stage in stages},

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NUCLEUS = 64  # the set sought is nearly always among this many; only where it is not, more are sorted
+NUCLEUS = 64  # the set sought is mostly among this many; only where it is not, more are sorted
 
 Columns = Mapping[str, Tensor]
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from gpt2core.distill.duplicates import normalised, repeats
+from gpt2core.distill.duplicates import BANDS, normalised, repeats
 
 EXACT, NEAR = "exact", "near"  # reasons, beside the names of FILTERS
 
@@ -15,40 +16,38 @@ def final_reasons(tables: Sequence[pa.Table], round: int) -> Iterator[pa.Array]:
     """Yield for each judged table its column `reason`, in which pairs that repeat another's are rejected too.
 
     Of like pairs the best stays accepted: the one of the highest critic score, in later rounds of the lowest ROUGE-L, and of
-    equals the first. `tables` may read each table when it is asked for it: of all accepted pairs together, only a few numbers
-    each are held.
+    equals the first. Each table is asked for twice and may be read then: of all accepted pairs together, some 150 bytes each
+    are held.
     """
-    places = [np.flatnonzero(table["reason"].is_null().to_numpy()) for table in tables]
-    merits = [_merit(table, place, round) for table, place in zip(tables, places, strict=True)]
-    rank = np.empty(sum(map(len, merits)), dtype=np.int64)
-    rank[np.argsort(-np.concatenate([*merits, []]), kind="stable")] = np.arange(len(rank))
-    keys = [_keys(table, place) for table, place in zip(tables, places, strict=True)]
-    exact = _repeated(np.concatenate([*keys, np.empty(0, dtype=np.uint64)]), rank)
-
-    def band(number: int) -> np.ndarray:
-        found = [_band(table, place, number) for table, place in zip(tables, places, strict=True)]
-        return np.asarray(np.concatenate(found)[~exact])
-
+    found = [_accepted(table, round) for table in tables]
+    merits, keys, bands = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    rank = np.empty(len(merits), dtype=np.int64)
+    rank[np.argsort(-merits, kind="stable")] = np.arange(len(rank))
+    exact = _repeated(keys, rank)
     near = np.zeros_like(exact)
-    near[~exact] = repeats(band, rank[~exact])
-    ends = np.cumsum([len(place) for place in places])
-    for table, place, end in zip(tables, places, ends, strict=True):
+    near[~exact] = repeats(lambda number: bands[~exact, number], rank[~exact])
+    start = 0
+    for table, (merits, *_) in zip(tables, found, strict=True):
         reasons = table["reason"].to_pylist()
-        for row, number in zip(place.tolist(), range(end - len(place), end), strict=True):
+        rows = (row for row, reason in enumerate(reasons) if reason is None)
+        for number, row in enumerate(list(rows), start=start):
             reasons[row] = EXACT if exact[number] else NEAR if near[number] else None
+        start += len(merits)
         yield pa.array(reasons, pa.string())
 
 
-def _merit(table: pa.Table, place: np.ndarray, round: int) -> np.ndarray:
-    column = table["critic"].to_numpy() if round == 1 else -table["rouge_l"].to_numpy()
-    return np.asarray(column[place])
+def _accepted(table: pa.Table, round: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the pairs (N,) of a table that nothing rejected: how good they are, their words' keys, and keys by band (N, BANDS)."""
+    chosen = table.filter(pc.is_null(table["reason"]))
+    merits = chosen["critic"].to_numpy() if round == 1 else -chosen["rouge_l"].to_numpy()
+    bands = chosen["bands"].combine_chunks().flatten().to_numpy().reshape(len(chosen), BANDS)
+    return merits, _keys(chosen), bands
 
 
-def _keys(table: pa.Table, place: np.ndarray) -> np.ndarray:
+def _keys(pairs: pa.Table) -> np.ndarray:
     """64 bits of the words of each pair, whichever sentence comes first."""
-    chosen = table.select(["sentence1", "sentence2"]).take(place)
-    pairs = zip(chosen["sentence1"].to_pylist(), chosen["sentence2"].to_pylist(), strict=True)
-    texts = ("\0".join(sorted(map(normalised, pair))) for pair in pairs)
+    sentences = zip(pairs["sentence1"].to_pylist(), pairs["sentence2"].to_pylist(), strict=True)
+    texts = ("\0".join(sorted(map(normalised, pair))) for pair in sentences)
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
@@ -59,10 +58,3 @@ def _repeated(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:
     found = np.zeros(len(keys), dtype=bool)
     found[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     return found
-
-
-def _band(table: pa.Table, place: np.ndarray, number: int) -> np.ndarray:
-    lists = table["bands"].take(pa.array(place)).combine_chunks()
-    return np.asarray(
-        lists.flatten().to_numpy().reshape(len(place), -1)[:, number] if len(place) else np.empty(0, np.uint64)
-    )

@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt2core.metrics.diversity import distinct_n, self_bleu
-
 Entry = Mapping[str, Any]  # a round of the manifest
 SAMPLE = 250  # pairs of which diversity is measured: self-BLEU compares each sentence with each
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -44,6 +42,8 @@ class Measures:
 
 def measure(tables: Iterable[pa.Table]) -> Measures | None:
     """Measure accepted pairs, table by table; None where there are none. The sample is that of the lowest hashes."""
+    from gpt2core.metrics.diversity import distinct_n, self_bleu
+
     count, critic, rouge = 0, 0.0, 0.0
     sample: list[tuple[bytes, str, str]] = []
     for table in tables:
@@ -68,11 +68,12 @@ def measure(tables: Iterable[pa.Table]) -> Measures | None:
 
 def filter_rows(entry: Entry) -> list[tuple[str, int, int]]:
     """Each filter of a round in order, how many pairs it rejected, and how many were left behind it."""
-    left = entry["pairs"]
+    left = entry["pairs"]["made"]
     rows = []
-    for name, rejected in entry["counts"].items():
-        left -= rejected
-        rows.append((name, rejected, left))
+    for name, rejected in entry["pairs"]["reasons"].items():
+        if name != "accepted":
+            left -= rejected
+            rows.append((name, rejected, left))
     return rows
 
 
@@ -124,9 +125,11 @@ def _critic(entry: Entry) -> str:
 
 
 def _round(entry: Entry, examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    pairs = entry["pairs"]["made"]
     contexts, candidates, bad = entry["contexts"], entry["candidates"], entry["quarantined"]
     how = "rewrites them" if entry["rewrite"] else "continues them"
     unlike = {name: count for name, count in candidates["reasons"].items() if name != "usable"}
+    usable = share(candidates["reasons"].get("usable", 0), candidates["made"])
     lines = [
         f"## Round {entry['round']}\n",
         f"- Model that writes contexts: `{entry['model']}`, digest `{entry['digests']['model']}`",
@@ -139,14 +142,15 @@ def _round(entry: Entry, examples: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         *_side_by_side(entry["generation"], entry["thresholds"]),
         "\n### Counts\n",
         f"- Contexts: {contexts['made']:,} of {contexts['asked']:,} asked",
-        f"- Candidates: {candidates['made']:,}, of which can be used {share(candidates['reasons'].get('usable', 0), candidates['made'])}"
+        f"- Candidates: {candidates['made']:,}, of which can be used {usable}"
         + "".join(f"; {name} {count:,}" for name, count in unlike.items()),
-        f"- Quarantined rows: {bad['rows']:,}" + "".join(f"; {count:,} times: {error}" for error, count in bad["errors"].items()),
-        f"- Pairs: {entry['pairs']:,}; accepted {share(entry['accepted'], entry['pairs'])}\n",
+        f"- Quarantined rows: {bad['rows']:,}"
+        + "".join(f"; {count:,} times: {error}" for error, count in bad["errors"].items()),
+        f"- Pairs: {pairs:,}; accepted {share(entry['accepted'], pairs)}\n",
         "| filter | why | rejected | of all pairs | left |",
         "|---|---|---:|---:|---:|",
         *(
-            f"| {name} | {MEANINGS.get(name, '')} | {rejected:,} | {100 * rejected / max(1, entry['pairs']):.2f}% | {left:,} |"
+            f"| {name} | {MEANINGS.get(name, '')} | {rejected:,} | {100 * rejected / max(1, pairs):.2f}% | {left:,} |"
             for name, rejected, left in filter_rows(entry)
         ),
         "\n### Examples\n",

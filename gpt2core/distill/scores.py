@@ -1,11 +1,12 @@
 """What is measured of a pair of sentences before anything is decided: lengths, shared words, numbers, the critic's opinion."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
+from text_to_num import alpha2digit
 
 from gpt2core.distill.critics import Critic
 from gpt2core.distill.text import words
@@ -30,37 +31,25 @@ def rouge_l(x: str, y: str) -> float:
     return 2 * LCSseq.similarity(first, second) / (len(first) + len(second))
 
 
-_SMALL = words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
-_BELOW_HUNDRED = {word: value for value, word in enumerate(_SMALL)} | {
-    word: 10 * value for value, word in enumerate(_TENS, start=2)
-}
-_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-
-#: `.5`, `1,000.5`, `12.25`; or letters in a run.
-_TOKEN = re.compile(r"(?<![\w.])\.\d+|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
-
-
-#: What may stand between words of one number: spaces and hyphens.
-_JOINING = " \t\n-\u2010\u2011\u00a0"
+#: `.5`, `1,000.5`, `12.25`.
+_NUMBER = re.compile(r"(?<![\w.])\.\d+|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
+_HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers that a text names, in digits: `1,000`, `1000.0`, `one thousand` and `1 thousand` are all `1000`.
+    """The numbers that a text names, in digits: `1,000`, `1000.0` and `one thousand` are all `1000`.
 
-    A sign is not read, for it looks like a hyphen; neither are ordinals in words and Roman numerals.
+    Words are read as the library text2num has it: `the second` is a 2 too. `one` is a pronoun as a rule, so alone it is not
+    read; nor are signs, which look like hyphens.
     """
-    found = set()
-    for run in _runs(text.casefold()):
-        while run:
-            value, used = _first_number(run)
-            if value is not None:
-                found.add(value)
-            run = run[used:]
-    return found
+    return {_plain(found) for found in _NUMBER.findall(alpha2digit(text.translate(_HYPHENS), "en", threshold=1))}
+
+
+def _plain(digits: str) -> str:
+    """Digits without separators and zeros that say nothing. No int: it would refuse thousands of them."""
+    whole, _, part = digits.replace(",", "").partition(".")
+    part = part.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{part}" if part else "")
 
 
 def numbers_within(x: str, y: str) -> bool:
@@ -71,85 +60,6 @@ def numbers_within(x: str, y: str) -> bool:
 def same_numbers(x: str, y: str) -> bool:
     """Whether both name the same numbers, however often."""
     return numbers_within(x, y) and numbers_within(y, x)
-
-
-def _runs(text: str) -> Iterator[list[str]]:
-    """Words and numbers with nothing but spaces and hyphens between them: a comma ends a number in words."""
-    run: list[str] = []
-    end = 0
-    for match in _TOKEN.finditer(text):
-        if text[end : match.start()].strip(_JOINING):
-            yield run
-            run = []
-        run.append(match.group())
-        end = match.end()
-    yield run
-
-
-def _first_number(run: list[str]) -> tuple[str | None, int]:
-    """The number that a run starts with, None if it starts with none, and how many words were read."""
-    if run[0][-1].isdigit():
-        value, used = _plain(run[0]), 1
-        while zeros := _POWERS.get(run[used], 2 * (run[used] == "hundred")) if used < len(run) else 0:
-            value, used = _with_zeros(value, zeros), used + 1
-        return value, used
-    spoken, used = _spoken(run)
-    return (str(spoken), used) if used else (None, 1)
-
-
-def _plain(digits: str) -> str:
-    """Digits without separators and zeros that say nothing. No int: it would refuse thousands of them."""
-    whole, _, part = digits.replace(",", "").partition(".")
-    part = part.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{part}" if part else "")
-
-
-def _with_zeros(number: str, zeros: int) -> str:
-    """The number times 10^zeros."""
-    whole, _, part = number.partition(".")
-    part = part.ljust(zeros, "0")
-    return _plain(f"{whole}{part[:zeros]}.{part[zeros:]}")
-
-
-def _spoken(run: list[str]) -> tuple[int, int]:
-    """The number in words that a run starts with, and how many words it takes; no word where there is none.
-
-    Groups below a thousand, each with a smaller power of ten than the one before: `two million three hundred thousand and
-    five`. `and` joins what can be one number, so `two and three` are two.
-    """
-    total, used, largest = 0, 0, float("inf")
-    while True:
-        start = used + 1 if used and run[used : used + 1] == ["and"] else used
-        group, end = _below_thousand(run, start)
-        if end == start and not used and run[0] in _POWERS:
-            group = 1
-        zeros = _POWERS.get(run[end], 0) if end < len(run) else 0
-        if (end == start and not (group and zeros)) or zeros >= largest:
-            return total, used
-        total, used, largest = total + group * 10**zeros, end + (zeros > 0), zeros
-        if not zeros:
-            return total, used
-
-
-def _below_thousand(run: list[str], start: int) -> tuple[int, int]:
-    """A number below 10,000 in words, as `seven`, `forty-two` or `twelve hundred and six`, and where it ends."""
-    value, end = _below_hundred(run, start)
-    if run[end : end + 1] != ["hundred"] or (end > start and not value):
-        return value, end
-    value, end = 100 * (value or 1), end + 1
-    more = end + 1 if run[end : end + 1] == ["and"] else end
-    rest, stop = _below_hundred(run, more)
-    # `five hundred and six hundred` are two numbers.
-    return (value + rest, stop) if rest and run[stop : stop + 1] != ["hundred"] else (value, end)
-
-
-def _below_hundred(run: list[str], start: int) -> tuple[int, int]:
-    """A number of one or two words, and where it ends; where it starts if there is none."""
-    first, *more = [_BELOW_HUNDRED.get(word) for word in run[start : start + 2]] or [None]
-    if first is None:
-        return 0, start
-    second = more[0] if more else None
-    return (first + second, start + 2) if first >= 20 and second and second < 10 else (first, start + 1)
 
 
 def score_pairs(pairs: Sequence[dict[str, Any]], critic: Critic) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

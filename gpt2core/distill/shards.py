@@ -117,6 +117,12 @@ def read(path: Path) -> pa.Table:
     return pq.ParquetFile(path, memory_map=False).read()
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in `folder` and the folders of the stages in it."""
+    for part in (*folder.glob(".*.????????"), *folder.glob("*/.*.parquet.????????")):
+        part.unlink(missing_ok=True)
+
+
 def is_whole(path: Path) -> bool:
     """Whether a Parquet file is there and its footer, which is written last, can be read."""
     try:

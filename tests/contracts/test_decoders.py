@@ -4,13 +4,16 @@ A strategy that samples needs no more than that; a search procedure also needs i
 """
 
 from collections import Counter
-from itertools import chain
+from collections.abc import Sequence
+from itertools import chain, pairwise
 
 import pytest
+import torch
 
 from gpt2core.config import ALWAYS_READ, DECODER_READS, DecodingConfig, DecodingKeys, RunConfig
 from gpt2core.decoding import DECODERS, SEARCHES
 from gpt2core.decoding.generate import generate
+from gpt2core.decoding.stop import Stop
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.model import GPT2
 from tests import slow_decoding, toys
@@ -118,6 +121,59 @@ def test_it_stops_at_eos(model: GPT2, config: DecodingConfig) -> None:
 def test_generation_ends_where_the_context_does(model: GPT2, config: DecodingConfig) -> None:
     (row,) = generate(model, [[1] * 250], config.but(max_new_tokens=100), seeds=[0], eos=NEVER)
     assert len(row) == 6
+
+
+def pair_of(first: int, second: int) -> Stop:
+    """Ends a row that has two tokens of these classes, modulo 8, behind each other."""
+
+    def done(ids: Sequence[int]) -> bool:
+        return any(a % 8 == first and b % 8 == second for a, b in pairwise(ids))
+
+    numbers = torch.arange(320) % 8
+    return Stop(closes=numbers == first, opens=numbers == second, done=done)
+
+
+@pytest.mark.parametrize("eos", [NEVER, 46])
+def test_a_row_that_stops_is_the_row_cut_where_it_is_done(model: GPT2, config: DecodingConfig, eos: int) -> None:
+    """Also where others go on, and with prompts that end as `closes` says."""
+    prompts = [[number, 3] for number in range(60)]
+    free = generate(model, prompts, config, seeds=range(60), eos=eos)
+    stop = pair_of(3, 5)
+    if config.strategy in SEARCHES:
+        with pytest.raises(
+            ConfigError, match=f"The decoder is `{config.strategy}`, but with `suppress` or `stop` it must"
+        ):
+            generate(model, prompts, config, seeds=range(60), eos=eos, stop=stop)
+        return
+    expected = [next((row[:end] for end in range(len(row)) if stop.done(row[:end])), row) for row in free]
+    assert generate(model, prompts, config, seeds=range(60), eos=eos, stop=stop) == expected
+    if config.strategy != "greedy":
+        assert 10 < sum(len(a) < len(b) for a, b in zip(expected, free, strict=True)) < 60
+
+
+@pytest.mark.parametrize(
+    "penalties", [{}, {"repetition_penalty": 1.3, "no_repeat_ngram": 1}], ids=["plain", "penalised"]
+)
+def test_a_suppressed_token_is_never_drawn(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
+    """It is what a model gives whose bias forbids those tokens; where one token is left, all of a row are that."""
+    config = config.but(**penalties)
+    suppress = [token for token in range(320) if token % 3]
+    if config.strategy in SEARCHES:
+        with pytest.raises(ConfigError, match="it must be one that samples: greedy, top-k"):
+            generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=suppress)
+        return
+    rows = generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=suppress)
+    assert {token % 3 for row in rows for token in row} == {0}
+    assert [len(row) for row in rows] == [24] * 3
+    assert rows == generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=suppress[::-1] * 2)
+    only = generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=[t for t in range(320) if t != 9])
+    assert only == [[9] * 24] * 3  # though it repeats: what is suppressed is never drawn, what is repeated may be
+
+
+@pytest.mark.parametrize("suppress", [[-1], [3, 320], range(320)])
+def test_bad_tokens_to_suppress_are_explained(model: GPT2, suppress: Sequence[int]) -> None:
+    with pytest.raises(ConfigError, match="must name some of 0 to 319, the model's tokens, and not all of them"):
+        generate(model, PROMPTS, DecodingConfig(), seeds=range(3), eos=0, suppress=suppress)
 
 
 def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: DecodingConfig) -> None:

@@ -1,0 +1,92 @@
+"""What the tests of candidate generation share: a toy that writes sentences, questions to start from, commands, folders."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gpt2core.distill.config import GenerationConfig, Thresholds
+from gpt2core.tokenizer import train_bpe
+from gpt2core.weights import save_model
+from tests import course, toys
+from tests.runs import ROOT
+from trainables.pipeline import Job
+
+GENERATION = GenerationConfig(
+    source="paraphrase", context_tokens=40, candidates=5, candidate_tokens=20, temperature=1.0, no_repeat_ngram=0
+)
+THRESHOLDS = Thresholds(tau=0.5, max_rouge=0.9)
+
+
+def sentence(random: np.random.Generator) -> str:
+    """Some words of the toys', with a full stop."""
+    words = random.choice(toys.WORDS, size=random.integers(4, 8))
+    return " ".join(words).capitalize() + "."
+
+
+def writer(folder: Path) -> Path:
+    """A toy model that has learnt to write such sentences, as a Hugging Face folder; the same each time."""
+    random = np.random.default_rng(0)
+    texts = [" ".join(sentence(random) for _ in range(4)) for _ in range(400)]
+    tokenizer = train_bpe(texts, toys.SHAPE.vocab_size)
+    rows = [[*ids[:63], tokenizer.eos] for ids in tokenizer.encode(texts)]
+    model = toys.model().requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(250):
+        ids = torch.tensor([row + [tokenizer.eos] * (64 - len(row)) for row in rows[step % 25 :: 25]])
+        loss = model.losses(ids, ids).sum() / ids.numel()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    save_model(model, folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def data(folder: Path) -> Path:
+    """A --data-dir with questions of such words."""
+    random = np.random.default_rng(1)
+    for split in ("train", "dev"):
+        rows = [(f"{split}{n}", sentence(random), sentence(random), "0.0") for n in range(60)]
+        course.quora(folder / f"quora-{split}.csv", rows)
+    return folder
+
+
+def job(out: Path, model: Path, data_dir: Path, **values: object) -> Job:
+    """A job on the toy."""
+    plain: dict[str, object] = {
+        "contexts": 120,
+        "generation": GENERATION,
+        "thresholds": THRESHOLDS,
+        "max_quarantine": 0.2,
+        **values,
+    }
+    return Job(out=str(out), model=str(model), generator=str(model), data_dir=str(data_dir), **plain)  # type: ignore[arg-type]
+
+
+def command(out: Path, model: Path, data_dir: Path, *flags: str) -> list[str]:
+    """The command that is `job`."""
+    settings = {"context_tokens": 40, "candidate_tokens": 20, "no_repeat_ngram": 0}
+    return [
+        *(sys.executable, "-m", "trainables.candidates", "--out", str(out), "--model", str(model)),
+        *("--data-dir", str(data_dir), "--contexts", "120", "--candidates", "5", "--temperature", "1"),
+        *("--tau", "0.5", "--max-rouge", "0.9", "--max-quarantine", "0.2", "--workers", "2"),
+        *("--tracking-uri", f"sqlite:///{out.parent / 'mlflow.db'}"),
+        *(f"--set={key}={value}" for key, value in settings.items()),
+        *flags,
+    ]
+
+
+def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

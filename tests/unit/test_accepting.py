@@ -1,0 +1,77 @@
+"""Pairs that several contexts have are accepted once."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gpt2core.config import Thresholds
+from gpt2core.distill.accepting import EXACT, NEAR, final_reasons
+from gpt2core.distill.filters import judge
+from gpt2core.distill.shards import PAIRS
+from tests import generated
+
+
+def judged(rows: list[dict[str, Any]], parts: int = 1) -> list[pa.Table]:
+    tables = [
+        pa.Table.from_pylist([rows[i] for i in place], PAIRS) for place in np.array_split(range(len(rows)), parts)
+    ]
+    return [judge(table, Thresholds()) for table in tables]
+
+
+def reasons(rows: list[dict[str, Any]], parts: int = 1, round: int = 1) -> dict[str, str | None]:
+    tables = judged(rows, parts)
+    columns = final_reasons(tables, round)
+    return {
+        name: reason
+        for table, column in zip(tables, columns, strict=True)
+        for name, reason in zip(table["id"].to_pylist(), column.to_pylist(), strict=True)
+    }
+
+
+def like(number: int, other: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """A pair of another context that says the same."""
+    sentences = {key: other[key] for key in ("sentence1", "sentence2")}
+    return generated.pair(f"r1-00001-{number:03d}", 0, 1, **sentences, **values)
+
+
+@pytest.fixture
+def original() -> dict[str, Any]:
+    return generated.pair("r1-00000-000", 0, 1, critic=0.9, rouge_l=0.4)
+
+
+def test_the_same_words_in_either_order_are_accepted_once(original: dict[str, Any]) -> None:
+    swapped = {"sentence1": original["sentence2"].upper(), "sentence2": f"{original['sentence1']}!"}
+    found = reasons([original, like(1, original), like(2, original) | swapped])
+    assert list(found.values()) == [None, EXACT, EXACT]
+
+
+def test_nearly_the_same_words_are_too(original: dict[str, Any]) -> None:
+    longer = like(1, original) | {"sentence1": f"{original['sentence1']} Now"}
+    assert list(reasons([original, longer]).values()) == [None, NEAR]
+
+
+def test_the_best_stays_by_critic_and_in_later_rounds_by_rouge(original: dict[str, Any]) -> None:
+    surer = like(1, original, critic=0.95, rouge_l=0.6)
+    assert list(reasons([original, surer]).values()) == [EXACT, None]
+    second = [row | {"round": 2} for row in (original, surer)]
+    assert list(reasons(second, round=2).values()) == [None, EXACT]
+
+
+def test_what_a_filter_rejected_keeps_its_reason_and_displaces_nothing(original: dict[str, Any]) -> None:
+    rejected = like(1, original, critic=0.99, numbers=False)
+    assert list(reasons([rejected, original]).values()) == ["numbers", None]
+
+
+def test_it_does_not_matter_which_shards_pairs_are_in() -> None:
+    rows = generated.contexts(30)
+    rows += [like(40 + n, rows[2 * n]) for n in range(10)]
+    whole = reasons(rows)
+    assert sum(reason == EXACT for reason in whole.values()) == 10
+    for parts in (2, 7, 70):
+        assert reasons(rows, parts) == whole
+
+
+def test_nothing_is_nothing() -> None:
+    assert [len(column) for column in final_reasons(judged([]), 1)] == [0]

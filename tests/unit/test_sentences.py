@@ -1,0 +1,111 @@
+"""Where sentences end, on examples by hand and on random texts against what a sentence must be."""
+
+import pytest
+from hypothesis import given, settings, strategies
+
+from gpt2core.distill.sentences import clean, first_sentence, poison, sentences
+
+many = settings(derandomize=True, max_examples=500, deadline=None)
+PIECES = [
+    "he",
+    "She",
+    "No",
+    "Mr",
+    "etc",
+    "J",
+    "I",
+    "3",
+    "e.g",
+    ".",
+    "..",
+    "!",
+    "?",
+    "\u2026",
+    '"',
+    "\u201d",
+    ")",
+    "(",
+    "'",
+]
+texts = strategies.lists(strategies.sampled_from([*PIECES, " ", " ", " ", "\n", "\ufffd", "\u00e9"]), max_size=25).map(
+    "".join
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He came. She went!  Why?\nNobody knows", ["He came.", "She went!", "Why?"]),
+        ("Mr. Smith met Mrs. Dr. St. Clair, e.g. in Rome, i.e. there.", None),
+        ("Apples, pears, etc. were sold. Apples etc.", ["Apples, pears, etc. were sold.", "Apples etc."]),
+        ("J. R. R. Tolkien and J.R.R. Tolkien vs. nobody. So am I. Yes.", 3),
+        ("It cost 3.5 pounds. See No. 5 there. No. He will not.", 4),
+        ('"Go!" (He went.) She said "stay." Then \u201cwhy?\u201d Oh!', 5),
+        ("Well... perhaps not. Well... Perhaps. Well\u2026 no. Well\u2026 No.", 6),
+        ("What?! Never!!! ", ["What?!", "Never!!!"]),
+        ("... - ! He came.", ["... - ! He came."]),
+        ("I saw Mr.", []),
+        ("DON'T. Stop", ["DON'T."]),
+        ("no end here", []),
+        ("", []),
+    ],
+)
+def test_sentences_end_where_a_reader_says(text: str, expected: list[str] | int | None) -> None:
+    found = sentences(text)
+    if isinstance(expected, int):
+        assert len(found) == expected, found
+    else:
+        assert found == (expected if expected is not None else [text])
+    assert first_sentence(text) == (found[0] if found else None)
+
+
+@pytest.mark.parametrize(
+    "text", ["He came.", 'He came."', "He came. ", "Well... ", "See No. ", "Pears etc. ", "It is 3.", "Well... \ufffd"]
+)
+def test_a_sentence_is_not_known_to_end_before_what_follows_it(text: str) -> None:
+    """But for a full stop with a space, which nothing can change."""
+    assert first_sentence(text, final=False) == ("He came." if text == "He came. " else None)
+    assert first_sentence(text) == " ".join(text.removesuffix("\ufffd").split())
+
+
+@many
+@given(texts, texts)
+def test_what_is_known_of_a_text_holds_for_all_that_begin_with_it(text: str, more: str) -> None:
+    known = first_sentence(text, final=False)
+    if known is not None:
+        # A character that is broken at the end of a text may be whole in a longer one.
+        for longer in (text, text + more, text.rstrip("\ufffd") + "\u00e9" + more):
+            assert first_sentence(longer) == first_sentence(longer + " ", final=True) == known
+
+
+@many
+@given(texts)
+def test_sentences_are_the_text_but_for_its_rest(text: str) -> None:
+    found = sentences(text)
+    collapsed = " ".join(text.split())
+    joined = " ".join(found)
+    assert collapsed.startswith(joined)
+    assert sentences(collapsed) == found
+    assert not sentences(collapsed[len(joined) :])
+    assert all(sentence.rstrip("\"'\u201d)")[-1] in ".?!\u2026" for sentence in found)
+    assert all(any(character.isalnum() for character in sentence) for sentence in found)
+
+
+def test_clean_text_is_plain() -> None:
+    messy = "He  said , \u201c\ufb01ne \u2019 tis\u2026 \u201d ( so ) \u2018well\u2019 ; at .5 or 3 .5\u00a0% ?"
+    assert clean(messy) == "He said, \"fine ' tis... \" ( so) 'well'; at .5 or 3 .5 %?"
+    assert clean("\u00b4 \uff21\n") == "\u0301 A"
+    assert clean("") == ""
+
+
+@many
+@given(strategies.text())
+def test_clean_text_stays_as_it_is(text: str) -> None:
+    assert clean(clean(text)) == clean(text)
+
+
+def test_what_nobody_can_use_is_named() -> None:
+    assert poison("A good one.", 11) is None
+    assert poison("A good one.", 10) == "it has 11 characters, but must have at most 10"
+    assert poison(" \n", 10) == "it is empty"
+    assert poison("half \ufffd", 99) == poison("half \ud83d", 99) == "it is not valid UTF-8"

@@ -1,0 +1,291 @@
+"""Generate paraphrases by Impossible Distillation on Ray: `python -m trainables.candidates`, or as a Ray job."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gpt2core.cli import Parser, run_or_explain
+from gpt2core.errors import ConfigError
+from gpt2core.lookup import nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trainables.pipeline import Job, Progress
+
+EPILOG = """\
+Settings that have no flag are given with --set: of the generation and of the thresholds, and with --rounds those of the
+student's training. Interrupted or killed, the same command goes on. Other thresholds generate nothing again.
+The results are in --out: accepted/ and negatives/ (Parquet), course.tsv, manifest.json, README.md (the data card).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags, validated as far as that needs no cluster. Without `workers` and `gpus`, what the cluster has decides."""
+
+    job: "Job"
+    workers: int | None
+    gpus: float | None
+    rounds: int
+    student: dict[str, Any]
+    tracking_uri: str | None
+
+
+def parser() -> Parser:
+    """Return the parser. It imports nothing heavy: `--help` answers at once."""
+    p = Parser(
+        prog="python -m trainables.candidates",
+        description=__doc__,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--contexts", type=int, default=200, help="how many contexts (default: 200)")
+    p.add_argument("--candidates", type=int, help="continuations of a context (default: 10)")
+    p.add_argument("--temperature", type=float, help="temperature of the candidates (default: 0.7)")
+    p.add_argument(
+        "--source", help="task whose training texts give the prefixes (default: paraphrase, else pretraining)"
+    )
+    p.add_argument("--data-dir", help="folder with the course's files (default: what the installed packages hold)")
+    p.add_argument(
+        "--model", default="gpt2-nano", help="gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, owner/name"
+    )
+    p.add_argument("--critic", default="overlap", help="who judges entailment: overlap, embedding, classifier or nli")
+    p.add_argument("--critic-model", help="the critic's model: a folder, or owner/name of the hub")
+    p.add_argument("--tau", type=float, help="least entailment of an accepted pair, both ways (default: 0.75)")
+    p.add_argument("--max-rouge", type=float, help="highest ROUGE-L of an accepted pair (default: 0.75)")
+    p.add_argument("--filters", help="all, or basic: length, entailment and critic alone (default: all)")
+    p.add_argument("--rounds", type=int, default=1, help="rounds of self-distillation (default: 1)")
+    p.add_argument("--seed", type=int, help="seed of everything (default: 11711, the study's)")
+    p.add_argument("--workers", type=int, help="models at work at once (default: as many as GPUs, or CPUs)")
+    p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
+    p.add_argument(
+        "--max-quarantine",
+        type=float,
+        default=0.05,
+        help="unusable rows that may be, as a share of all candidates, before the job stops (default: 0.05)",
+    )
+    p.add_argument(
+        "--out", help="folder that all nodes share (default: runs/candidates, in the home folder for a Ray job)"
+    )
+    p.add_argument("--tracking-uri", help="MLflow server or sqlite:////path.db (default: mlflow.db in runs)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a setting; may be repeated")
+    return p
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """Parse and validate the flags; raise ConfigError or UnknownNameError."""
+    o = parser().parse(argv)
+    for flag in ("contexts", "rounds", "workers"):
+        value = getattr(o, flag)
+        if value is not None and value < 1:
+            raise ConfigError(f"The value of `--{flag}` is {value}, but must be >= 1")
+    if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
+        raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
+    if not 0 <= o.max_quarantine <= 1:
+        raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
+
+    from cluster.connect import default_storage
+    from gpt2core.distill.config import GenerationConfig, Thresholds
+    from gpt2core.distill.critics import CRITICS
+    from gpt2core.lookup import lookup
+    from gpt2core.tasks import TASKS
+    from trainables.pipeline import Job
+
+    flags = ("candidates", "temperature", "source", "seed", "tau", "max_rouge", "filters")
+    given = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
+    generation, thresholds, student = sorted_settings({**given, **settings(o.set)}, rounds=o.rounds)
+    generation.setdefault("source", "paraphrase" if o.data_dir else "pretraining")
+    lookup(TASKS, str(generation["source"]), "source")
+    lookup(CRITICS, o.critic, "critic")
+    model = local(o.model)
+    job = Job(
+        out=absolute(o.out) if o.out else str(default_storage() / "candidates"),
+        contexts=o.contexts,
+        model=model,
+        generator=model,
+        generation=GenerationConfig.of(generation),
+        thresholds=Thresholds.of(thresholds),
+        critic=o.critic,
+        critic_model=local(o.critic_model) if o.critic_model else None,
+        data_dir=absolute(o.data_dir) if o.data_dir else None,
+        max_quarantine=o.max_quarantine,
+    )
+    return Options(
+        job=job,
+        workers=o.workers,
+        gpus=o.gpus_per_worker,
+        rounds=o.rounds,
+        student=student,
+        tracking_uri=o.tracking_uri,
+    )
+
+
+def settings(pairs: Sequence[str]) -> dict[str, str]:
+    """The values of repeated `--set KEY=VALUE`; raise ConfigError for what is none."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
+        values[key] = value
+    return values
+
+
+def sorted_settings(values: dict[str, Any], *, rounds: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Part settings into those of generation, thresholds and, where there are `rounds`, student; raise ConfigError."""
+    from gpt2core.config import RunConfig
+    from gpt2core.distill.config import GenerationConfig, Thresholds
+
+    kinds: list[set[str]] = [set(GenerationConfig.model_fields), set(Thresholds.model_fields)]
+    kinds.append(set(RunConfig.model_fields) if rounds > 1 else set())
+    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    for key, value in values.items():
+        place = next((place for place, kind in enumerate(kinds) if key in kind), None)
+        if place is None:
+            raise ConfigError(f"Unknown key `{key}`: {nearest(key, set.union(*kinds))}")
+        parts[place][key] = value
+    return parts
+
+
+def absolute(path: str) -> str:
+    """A path that means the same in every folder: workers run in others."""
+    return str(Path(path).expanduser().resolve())
+
+
+def local(model: str) -> str:
+    """A model's name, or where it is a folder its absolute path."""
+    return absolute(model) if Path(model).expanduser().is_dir() else model
+
+
+def with_resources(options: Options) -> "Job":
+    """The job with as many workers, and GPUs for each, as the flags say or the cluster has."""
+    import ray
+
+    total = ray.cluster_resources()
+    gpus = options.gpus
+    if gpus is None:
+        gpus = 1.0 if total.get("GPU", 0.0) >= 1 else 0.0
+    fitting = int(total.get("GPU", 0.0) // gpus) if gpus else int(total.get("CPU", 1.0))
+    return replace(options.job, workers=options.workers or max(1, fitting), gpus_per_worker=gpus)
+
+
+def execute(options: Options, console: "Console") -> int:
+    """Run or go on with the job; return the exit status. Raises UserError, KeyboardInterrupt."""
+    import signal
+
+    import ray
+
+    from cluster.connect import connect, default_storage
+    from trainables.pipeline import RayEndedError, locked, manifest, ray_explained
+    from trainables.screen import Screen, show
+    from trainables.tracking import CandidatesRun, default_address
+
+    folder = options.job.folder
+    uri, artifacts = (options.tracking_uri, None) if options.tracking_uri else default_address(default_storage())
+    with locked(folder):
+        tracker = CandidatesRun(uri, artifacts, lambda text: console.print(f"warning: {text}", markup=False))
+        status, card = "FAILED", ""
+        rounds: list[dict[str, Any]] = []
+        try:
+            with ray_explained():
+                connect()
+                signal.signal(
+                    signal.SIGTERM, _interrupt
+                )  # after connecting, for Ray puts a handler of its own in place
+                job = with_resources(options)
+                tracker.start(folder, parameters(job, options))
+                with Screen(job, console) as screen:
+                    make(job, options, [screen, tracker], screen.say)
+            rounds = manifest(folder)["rounds"]
+            card = write_results(folder, rounds)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except RayEndedError as error:
+            _leave(error, lambda: tracker.finish(status, rounds, card))
+        finally:
+            tracker.finish(status, rounds, card)
+            ray.shutdown()
+    show(rounds, folder, console)
+    return 0
+
+
+def make(
+    job: "Job", options: Options, listeners: "Sequence[Callable[[Progress], None]]", say: Callable[[str], None]
+) -> None:
+    """Run all rounds of a job."""
+    from trainables.pipeline import run
+
+    def listen(progress: "Progress") -> None:
+        for listener in listeners:
+            listener(progress)
+
+    if options.rounds == 1:
+        run(job, listen)
+        return
+    from trainables.rounds import run_rounds
+
+    run_rounds(job, options.rounds, options.student, listen, say)
+
+
+def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:
+    """Write course.tsv and the data card; return the card."""
+    from gpt2core.distill.card import card, measure
+    from gpt2core.distill.shards import read
+    from gpt2core.files import atomic_path
+    from trainables.accepted import examples_of, files, write_course
+    from trainables.stages_on_ray import ACCEPTED
+
+    write_course(folder)
+    measures = measure(map(read, files(folder, ACCEPTED)))
+    text = card(rounds, measures, [examples_of(folder, entry) for entry in rounds])
+    with atomic_path(folder / "README.md") as part:
+        part.write_text(text, encoding="utf-8")
+    return text
+
+
+def parameters(job: "Job", options: Options) -> dict[str, Any]:
+    """All settings, for MLflow; workers are none, for they change no result."""
+    keys = ("contexts", "model", "critic", "critic_model", "data_dir", "max_quarantine")
+    values = {key: getattr(job, key) for key in keys} | {"rounds": options.rounds}
+    values |= {f"student_{key}": value for key, value in options.student.items()}
+    return {**values, **job.generation.model_dump(), **job.thresholds.model_dump()}
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """A preempted job ends as an interrupted one does."""
+    raise KeyboardInterrupt
+
+
+def _leave(error: Exception, last: Callable[[], None]) -> NoReturn:
+    """End at once where Ray is gone: taking leave of it would wait for it, and then die of it."""
+    import os
+
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    last()
+    sys.stdout.flush()
+    os._exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run from the command line and exit: 0 done, 2 bad input or a job that had to stop, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def command() -> int:
+        options = parse(words)
+        from rich.console import Console
+
+        return execute(options, Console(width=None if sys.stdout.isatty() else 200))
+
+    run_or_explain(command, f"python -m trainables.candidates {shlex.join(words)}")
+
+
+if __name__ == "__main__":
+    main()

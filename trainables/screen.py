@@ -1,0 +1,112 @@
+"""What candidate generation shows: how far it is, and at the end what was rejected and why."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from gpt2core.distill.card import filter_rows, share
+from trainables.pipeline import Job, Progress
+
+EVERY = 3.0  # seconds between two lines where there is no terminal
+BARS = {"candidates": "written", "judged": "judged"}  # stage -> what its shards are then
+
+
+class Screen:
+    """Shows the progress of a job: bars on a terminal, else a line now and then."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self.job, self.console = job, console
+        self.next = 0.0
+        columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Bars(*columns, TextColumn("{task.fields[words]}", markup=False), console=console, transient=True)
+        self.tasks = {stage: self.bars.add_task(word, total=job.count, words="") for stage, word in BARS.items()}
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far it is."""
+        if self.console.is_terminal:
+            words = {"candidates": _ready(progress) or rates(progress), "judged": yields(progress)}
+            for stage, task in self.tasks.items():
+                self.bars.update(task, completed=progress.done[stage], words=words[stage])
+        elif time.monotonic() >= self.next or progress.done["judged"] == progress.shards:
+            self.next = time.monotonic() + EVERY
+            self.say(line(progress))
+
+
+def line(progress: Progress) -> str:
+    """How far a job is, in one line."""
+    waiting = _ready(progress)
+    done = f"{progress.done['judged']} of {progress.shards} shards judged"
+    words = [done, waiting] if waiting else [done, rates(progress), yields(progress)]
+    return f"{progress.seconds:5.0f}s  {'; '.join(words)}"
+
+
+def _ready(progress: Progress) -> str:
+    """What is waited for before the first writer is there."""
+    return "" if progress.ready else f"waiting for {progress.workers} workers to load the model"
+
+
+def rates(progress: Progress) -> str:
+    """Rows so far, and how many a second were made now."""
+    seconds = max(progress.working, 1e-9)
+    stages = ("contexts", "candidates", "pairs")
+    return ", ".join(f"{progress.rows[stage]:,} {stage} ({progress.fresh[stage] / seconds:,.1f}/s)" for stage in stages)
+
+
+def yields(progress: Progress) -> str:
+    """Which share of the pairs so far is accepted, and which each filter rejected; near duplicates are found at the end."""
+    reasons = dict(progress.reasons.get("judged", {}))
+    whole = max(1, sum(reasons.values()))
+    accepted = reasons.pop("accepted", 0)
+    lost = ", ".join(f"{name} {100 * count / whole:.1f}%" for name, count in sorted(reasons.items()))
+    return f"accepted {100 * accepted / whole:.1f}%" + (f", rejected: {lost}" if lost else "")
+
+
+def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) -> None:
+    """Print what each filter rejected, the critic, and where everything is."""
+    for entry in rounds:
+        pairs = entry["pairs"]["made"]
+        console.print(_table(entry))
+        console.print(
+            f"Contexts: {entry['contexts']['made']:,}; candidates: {entry['candidates']['made']:,}; pairs: {pairs:,}; "
+            f"accepted {share(entry['accepted'], pairs)}; hard negatives: {entry['negatives']:,}; "
+            f"quarantined rows: {entry['quarantined']['rows']:,}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    critic = rounds[-1]["critic"]
+    named = critic["critic"] + (f" ({critic['model']})" if critic.get("model", "none") != "none" else "")
+    warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
+    console.print(f"Critic: {named}{warning}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Results: {folder}, the data card {folder / 'README.md'}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _table(entry: Mapping[str, Any]) -> Table:
+    title = f"Round {entry['round']}: {entry['generator']}, tau {entry['thresholds']['tau']:g}"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("filter")
+    for heading in ("rejected", "of all pairs", "left"):
+        table.add_column(heading, justify="right")
+    for name, rejected, left in filter_rows(entry):
+        table.add_row(name, f"{rejected:,}", f"{100 * rejected / max(1, entry['pairs']['made']):.2f}%", f"{left:,}")
+    return table
