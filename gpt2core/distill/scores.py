@@ -42,7 +42,7 @@ def numbers(text: str) -> set[str]:
     Words are read as the library text2num has it: `the second` is a 2 too. `one` is a pronoun as a rule, so alone it is not
     read; nor are signs, which look like hyphens.
     """
-    return {_plain(found) for found in _NUMBER.findall(alpha2digit(text.translate(_HYPHENS), "en", threshold=1))}
+    return {_plain(found) for found in _NUMBER.findall(alpha2digit(text.translate(_HYPHENS), "en", threshold=2))}
 
 
 def _plain(digits: str) -> str:
