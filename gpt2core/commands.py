@@ -161,7 +161,14 @@ def _of_a_diverged(options: argparse.Namespace) -> Iterator[None]:
 
 
 #: What an epoch took, which says nothing of the model.
-COSTS = ("train_seconds", "train_examples", "eval_seconds", "tokens_per_second", "trainable_parameters", "predicted_gpu_memory_gb")
+COSTS = (
+    "train_seconds",
+    "train_examples",
+    "eval_seconds",
+    "tokens_per_second",
+    "trainable_parameters",
+    "predicted_gpu_memory_gb",
+)
 
 
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

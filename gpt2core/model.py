@@ -4,10 +4,12 @@ Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and ca
 `D` = C / H channels of a head, `V` vocabulary.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,16 +70,38 @@ class KVCache:
         """
         chosen = copy(self)
         n_layer, _, _, n_head, _, d = self.store.shape
-        chosen.store = self.store.new_empty(n_layer, 2, len(rows), n_head, capacity, d)
-        chosen.store[..., : self.length, :] = self.store[..., : self.length, :][:, :, rows]
+        chosen.store = _room((n_layer, 2, len(rows), n_head, capacity, d), self.store)
+        for old, new in zip(self.store.flatten(0, 1), chosen.store.flatten(0, 1), strict=True):
+            new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
         chosen.segments = self.segments.new_zeros(len(rows), capacity)
         chosen.segments[:, : self.length] = self.segments[rows, : self.length]
         return chosen
+
+    def keep(self, alive: Tensor) -> Tensor:
+        """Let the rows leave that are not `alive` (B,), in place; return which rows (B',) there are now.
+
+        The last rows take the places of those that left, so the cost is that of the rows that leave, not of those that stay.
+        """
+        left = int(alive.sum())
+        free, moved = (~alive[:left]).nonzero()[:, 0], left + alive[left:].nonzero()[:, 0]
+        self.store[:, :, free, :, : self.length] = self.store[:, :, moved, :, : self.length]
+        self.segments[free] = self.segments[moved]
+        self.store, self.segments = self.store[:, :, :left], self.segments[:left]
+        stay = torch.arange(left, device=alive.device)
+        stay[free] = moved
+        return stay
 
     def reorder(self, rows: Tensor, since: int) -> None:
         """Replace row i by row `rows[i]`, for a batch of the same size; the two hold the same before token `since`."""
         tokens = self.store[..., since : self.length, :]
         tokens.copy_(tokens.index_select(2, rows))
+
+
+def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A tensor of any content. On Linux, NumPy has large arrays in huge pages, PyTorch does not."""
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 class Attention(nn.Module):

@@ -25,7 +25,16 @@ from gpt2core.training import build, train
 from gpt2core.weights import load_model, model_folder, shape_of
 
 #: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
-SHARED = {"model", "data_dir", "attention", "dropout", "precision", "cross_documents", "kl_weight", *PairKeys.model_fields}
+SHARED = {
+    "model",
+    "data_dir",
+    "attention",
+    "dropout",
+    "precision",
+    "cross_documents",
+    "kl_weight",
+    *PairKeys.model_fields,
+}
 
 
 def first_stage(config: RunConfig) -> RunConfig | None:

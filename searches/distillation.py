@@ -40,7 +40,7 @@ SEARCH = Search(
             grace=1,
             replicates=2,
             run={"epochs": 3, "train_examples": 2000, "dev_examples": 1000, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
-            candidates={"contexts": 400, "critic": "overlap"},
+            candidates={"contexts": 400, "candidates": 20, "critic": "overlap"},
         ),
         "study": Profile(
             model="gpt2",

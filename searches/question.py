@@ -81,8 +81,12 @@ SMOKE = Profile(
         "dev_examples": 100,
         "pretrain_examples": 16,
         "max_new_tokens": 24,
+        "tau": 0.2,  # of the few pairs of a smoke test, hardly one is a paraphrase
+        "min_length_ratio": 0.2,
+        "max_length_ratio": 5.0,
+        "pairs_temperature": 0.7,
     },
-    candidates={"contexts": 12, "candidates": 4, "critic": "overlap"},
+    candidates={"contexts": 12, "candidates": 6, "critic": "overlap"},
 )
 
 

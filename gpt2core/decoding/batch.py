@@ -3,13 +3,10 @@
 Legend: `B` rows, `U` distinct prompts, `T` tokens of the longest prompt, `N` new tokens, `C` channels, `V` vocabulary.
 """
 
-import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -51,7 +48,7 @@ class Batch:
 
     def cache(self, times: int = 1) -> KVCache:
         """A cache of the prompts of all rows, each `times` in a row, with room for N new tokens."""
-        return _copies(self.prompts, self.source.repeat_interleave(times), self.tokens.shape[1])
+        return self.prompts.select(self.source.repeat_interleave(times), self.tokens.shape[1])
 
     def subset(self, rows: Sequence[int]) -> "Batch":
         """The batch of some rows, with tensors of its own."""
@@ -104,38 +101,3 @@ def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
         source=source,
         prompts=cache,
     )
-
-
-def _copies(cache: KVCache, rows: Tensor, capacity: int) -> KVCache:
-    """The same as `cache.select`, several times as fast for the many rows of a few prompts."""
-    chosen, length = copy(cache), cache.length
-    n_layer, _, _, n_head, _, d = cache.store.shape
-    chosen.store = _fresh((n_layer, 2, len(rows), n_head, capacity, d), cache.store)
-    for block in range(n_layer):
-        for old, new in zip(cache.store[block], chosen.store[block], strict=True):
-            new[:, :, :length] = old[:, :, :length].index_select(0, rows)
-    chosen.segments = cache.segments.new_zeros(len(rows), capacity)
-    chosen.segments[:, :length] = cache.segments[rows, :length]
-    return chosen
-
-
-def _fresh(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Room of a shape that holds anything. On Linux, NumPy has large arrays in huge pages, PyTorch does not."""
-    if like.device.type != "cpu":
-        return like.new_empty(shape)
-    return torch.from_numpy(np.empty(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
-
-
-def keep(cache: KVCache, alive: Tensor) -> Tensor:
-    """Let the rows of a cache leave that are not `alive` (B,), in place; return which rows (B',) it has now.
-
-    The last rows take the places of those that left, so the cost is that of the rows that leave, not of those that stay.
-    """
-    left = int(alive.sum())
-    free, moved = (~alive[:left]).nonzero()[:, 0], left + alive[left:].nonzero()[:, 0]
-    cache.store[:, :, free, :, : cache.length] = cache.store[:, :, moved, :, : cache.length]
-    cache.segments[free] = cache.segments[moved]
-    cache.store, cache.segments = cache.store[:, :, :left], cache.segments[:left]
-    stay = torch.arange(left, device=alive.device)
-    stay[free] = moved
-    return stay

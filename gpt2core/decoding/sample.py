@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.decoding import FILTERS
-from gpt2core.decoding.batch import Batch, keep
+from gpt2core.decoding.batch import Batch
 from gpt2core.decoding.filters import Columns
 from gpt2core.decoding.penalties import penalise
 from gpt2core.decoding.stop import Stop
@@ -42,7 +42,7 @@ def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = Non
         if not left:
             break
         if len(rows) - left >= min(LEAVING, left):
-            stay = keep(cache, alive)
+            stay = cache.keep(alive)
             rows, token, alive = rows[stay], token[stay], alive[stay]
             columns = {key: column[stay] for key, column in columns.items()}
             filters = _filters(batch, rows)
