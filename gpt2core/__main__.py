@@ -12,7 +12,7 @@ from gpt2core.errors import ConfigError
 
 #: Keys of a run that are flags, and what they say; `--set` takes the others.
 KEYS = {
-    "task": "what is learnt: sst, cfimdb, paraphrase, sonnet, pretraining or poems",
+    "task": "what is learnt: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
     "model": "gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
     "data_dir": "folder with the course's files (default: what the installed packages hold)",
     "attention": "attention of the blocks: dense, logsparse, auto, or several in turn, as in dense,logsparse",

@@ -1,0 +1,78 @@
+"""searches/distillation.py, the whole way: pairs are generated once, trials learn from them, MLflow says from which."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests import course, generated, runs
+
+SCRIPT = [sys.executable, "searches/distillation.py", "--smoke", "--set", "epochs=1", "--replicates", "0"]
+
+
+def search(storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [*SCRIPT, "--storage", str(storage), *flags]
+    return subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(course.folder(tmp_path_factory.mktemp("course")))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    done = search(folder, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Pairs, temperature-0.7: 12 contexts" in done.stdout
+    assert "a stand-in for entailment" in done.stdout
+    return folder
+
+
+def test_the_baseline_then_the_study_s_two_approaches(storage: Path) -> None:
+    summary = runs.summary(storage, "distillation-smoke")
+    baseline, one, two = summary["trials"]
+    assert [row["status"] for row in (baseline, one, two)] == ["completed"] * 3
+    assert [row["point"]["pairs_examples"] for row in (baseline, one, two)] == [0, "all", "all"]
+    assert [row["point"]["filters"] for row in (one, two)] == ["basic", "all"]
+    assert "generated_pairs" not in baseline["data"]
+    assert one["data"]["generated_pairs"] > two["data"]["generated_pairs"] > 0
+    assert one["data"]["generated_digest"] != two["data"]["generated_digest"]
+
+
+def test_mlflow_says_of_each_trial_what_it_learnt_from(storage: Path) -> None:
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("paraphrase")
+    assert experiment is not None
+    tags = {run.info.run_name: run.data.tags for run in client.search_runs([experiment.experiment_id])}
+    summary = runs.summary(storage, "distillation-smoke")
+    trial = summary["trials"][1]
+    assert tags["0001"]["data_generated_digest"] == trial["data"]["generated_digest"]
+    assert tags["0001"]["data_generated_pairs"] == str(trial["data"]["generated_pairs"])
+    assert "temperature-0.7_digest" in tags["distillation-smoke"]
+
+
+def test_going_on_generates_nothing_again(storage: Path, data_dir: str) -> None:
+    shards = {path: path.stat().st_mtime_ns for path in storage.rglob("candidates/*/*/*.parquet")}
+    assert shards
+    done = search(storage, "--data-dir", data_dir, "--trials", "4")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    assert len(runs.summary(storage, "distillation-smoke")["trials"]) == 4
+
+
+def test_pairs_that_are_there_are_taken(tmp_path: Path, data_dir: str) -> None:
+    pairs = generated.folder(tmp_path / "pairs")
+    done = search(tmp_path, "--data-dir", data_dir, "--set", f"pairs={pairs}", "--trials", "2")
+    assert done.returncode == 0, done.stderr
+    assert "Pairs, " not in done.stdout
+    assert runs.summary(tmp_path, "distillation-smoke")["trials"][1]["data"]["generated_pairs"] == 60
+
+
+def test_temperatures_that_nobody_can_prepare_are_refused(tmp_path: Path, data_dir: str) -> None:
+    done = search(tmp_path, "--data-dir", data_dir, "--set", "pairs_temperature=none")
+    assert done.returncode == 2
+    assert "error: The values of `pairs_temperature` must be a Choice, or one" in done.stderr
