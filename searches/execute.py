@@ -42,6 +42,7 @@ from searches.screen import Screen, show
 from searches.searcher import OptunaSearcher, open_study
 from searches.tracking import Tracker
 from searches.verdict import summarise
+from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
 from trainables.warm import task_data
 
@@ -112,10 +113,7 @@ def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
 
 def tracking(uri: str | None, storage: Path) -> tuple[str, str | None]:
     """Return MLflow's address and, where the project owns the database, the folder of its artifacts."""
-    if uri is not None:
-        return uri, None
-    storage.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
+    return default_address(storage) if uri is None else (uri, None)
 
 
 def start_tracking(tracker: Tracker, options: Options) -> None:

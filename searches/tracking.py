@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 
 from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State, Trial
 from searches.question import Plan
+from trainables.tracking import KIND
 
 PARENT = "mlflow.parentRunId"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of training runs, not those of chat traces
 
 
 class Tracker:

@@ -81,8 +81,9 @@ def load_pairs(config: RunConfig) -> PairSet:
     for table in judged_pairs(pairs_folder(config), config.thresholds, config.pairs_round):
         left = None if config.pairs_examples == "all" else config.pairs_examples - len(found.accepted)
         accepted = table.filter(pc.is_null(table["reason"])).slice(0, left).to_pylist()
-        hard = hard_negatives(table, math.ceil(config.negatives * len(accepted)))
-        found = PairSet(found.accepted + accepted, found.negatives + table.take(hard).to_pylist())
+        wanted = math.ceil(config.negatives * (len(found.accepted) + len(accepted))) - len(found.negatives)
+        hard = table.take(hard_negatives(table, wanted)).to_pylist()
+        found = PairSet(found.accepted + accepted, found.negatives + hard)
     return found
 
 

@@ -1,5 +1,6 @@
 """What is measured of a pair of sentences before anything is decided: lengths, shared words, numbers, the critic's opinion."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -36,13 +37,15 @@ _NUMBER = re.compile(r"(?<![\w.])\.\d+|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))
 
 
-def numbers(text: str) -> set[str]:
+@functools.lru_cache(maxsize=4096)  # a sentence is in a pair with each other one of its context
+def numbers(text: str) -> frozenset[str]:
     """The numbers that a text names, in digits: `1,000`, `1000.0` and `one thousand` are all `1000`.
 
     Words are read as the library text2num has it: `the second` is a 2 too. `one` is a pronoun as a rule, so alone it is not
     read; nor are signs, which look like hyphens.
     """
-    return {_plain(found) for found in _NUMBER.findall(alpha2digit(text.translate(_HYPHENS), "en", threshold=2))}
+    digits = alpha2digit(text.translate(_HYPHENS), "en", threshold=2)
+    return frozenset(_plain(found) for found in _NUMBER.findall(digits))
 
 
 def _plain(digits: str) -> str:

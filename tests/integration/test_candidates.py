@@ -1,0 +1,237 @@
+"""Candidate generation on real Ray with a toy that writes sentences: the same files whatever made them, none made twice."""
+
+import fcntl
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pytest
+
+from gpt2core.data.quora import load_quora
+from gpt2core.distill.config import GenerationConfig
+from gpt2core.errors import ConfigError, UserError, WeightsError
+from tests import distilling
+from trainables import candidates
+from trainables.candidates import write_results
+from trainables.pipeline import Job, Progress, manifest, run
+
+Make = Callable[..., Job]
+STAGES = ("contexts", "candidates", "pairs", "judged")
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes a job of a folder and some values."""
+    folder = tmp_path_factory.mktemp("toy")
+    model, data = distilling.writer(folder / "writer"), distilling.data(folder / "data")
+    return lambda out, **values: distilling.job(out, model, data, **values)
+
+
+@pytest.fixture(scope="module")
+def finished(make: Make, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of two workers that was run; no test changes its folder."""
+    job = make(tmp_path_factory.mktemp("finished") / "out", workers=2)
+    complete(job)
+    return job
+
+
+def complete(job: Job) -> Progress:
+    """Run a job with all that the command writes; return how it ended."""
+    seen: list[Progress] = []
+    run(job, seen.append)
+    write_results(job.folder, manifest(job.folder)["rounds"])
+    return seen[-1]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_leaves_the_same_folder(make: Make, finished: Job, tmp_path: Path, workers: int) -> None:
+    complete(make(tmp_path / "out", workers=workers))
+    there, here = distilling.contents(finished.folder), distilling.contents(tmp_path / "out")
+    assert {"manifest.json", "README.md", "course.tsv"} < there.keys()
+    assert there.keys() == here.keys()
+    assert [name for name in there if there[name] != here[name]] == []
+
+
+def test_the_manifest_and_the_files_say_the_same(finished: Job) -> None:
+    (entry,) = manifest(finished.folder)["rounds"]
+    assert entry["contexts"] == {"asked": 120, "made": 120}
+    assert entry["pairs"]["made"] == sum(entry["pairs"]["reasons"].values())
+    assert entry["accepted"] == entry["pairs"]["reasons"]["accepted"] > 20
+    assert entry["quarantined"]["rows"] > 0
+    assert entry["quarantined"]["rows"] + entry["candidates"]["made"] == 120 * 5
+    for stage in STAGES:
+        assert sorted(p.name for p in (finished.folder / stage).iterdir()) == sorted(entry["shards"][stage])
+        assert len(entry["shards"][stage]) == 3
+    for part in ("accepted", "negatives"):
+        assert pyarrow.dataset.dataset(finished.folder / part, format="parquet").count_rows() == entry[part] > 0
+    assert "a stand-in for entailment" in entry["stand_in"]
+    assert str(finished.out) not in json.dumps(entry)
+
+
+def test_it_loads_with_what_people_use(finished: Job, tmp_path: Path) -> None:
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    (entry,) = manifest(finished.folder)["rounds"]
+    files, cache = str(finished.folder / "accepted" / "*.parquet"), str(tmp_path / "cache")
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    assert loaded.column_names[:4] == ["id", "sentence1", "sentence2", "is_duplicate"]
+    assert set(loaded["is_duplicate"]) == {1}
+    assert len(loaded) == entry["accepted"]
+    by_card = datasets.load_dataset(str(finished.folder), "detection", split="train", cache_dir=cache)
+    assert len(by_card) == entry["accepted"] + entry["negatives"]
+    assert len(pandas.read_parquet(finished.folder / "accepted")) == entry["accepted"]
+
+
+def test_course_tsv_is_read_like_the_courses_own_files(make: Make, finished: Job, tmp_path: Path) -> None:
+    (entry,) = manifest(finished.folder)["rounds"]
+    for name in ("quora-train-partial.tsv", "quora-dev.csv"):
+        (tmp_path / name).write_bytes((finished.folder / "course.tsv").read_bytes())
+    corpus = load_quora(str(tmp_path))
+    assert not corpus.rejected
+    rows = corpus.splits["train"]
+    assert [row.label for row in rows] == [1] * entry["accepted"] + [0] * entry["negatives"]
+    table = pyarrow.dataset.dataset(finished.folder / "accepted", format="parquet").to_table()
+    pairs = {row["id"]: (row["sentence1"], row["sentence2"]) for row in table.to_pylist()}
+    assert {row.id: (row.text, row.second) for row in rows if row.label} == pairs
+
+
+def test_a_job_that_is_done_makes_nothing_again(finished: Job) -> None:
+    before = distilling.contents(finished.folder)
+    progress = complete(finished)
+    assert not progress.made
+    assert distilling.contents(finished.folder) == before
+
+
+def test_other_thresholds_judge_again_and_generate_nothing(make: Make, local_ray: None, tmp_path: Path) -> None:
+    job = make(tmp_path / "out", workers=2)
+    complete(job)
+    files, (loose,) = distilling.contents(job.folder), manifest(job.folder)["rounds"]
+    progress = complete(replace(job, thresholds=job.thresholds.but(tau=0.8)))
+    assert progress.made == {"judged": 3}
+    (strict,) = manifest(job.folder)["rounds"]
+    accepted = pyarrow.dataset.dataset(job.folder / "accepted", format="parquet").to_table()
+    assert len(accepted) == strict["accepted"] < loose["accepted"]
+    assert pc.min(accepted["critic"]).as_py() > 0.8
+    assert {path.name for path in (job.folder / "accepted").iterdir()} <= set(strict["shards"]["judged"])
+    assert not complete(job).made, "the first ones are still there"
+    again = distilling.contents(job.folder)
+    assert {name: again[name] for name in files} == files
+
+
+def test_more_contexts_and_other_candidates_keep_what_stays_the_same(
+    make: Make, local_ray: None, tmp_path: Path
+) -> None:
+    job = make(tmp_path / "out", contexts=50)
+    complete(job)
+    assert complete(replace(job, contexts=120)).made == dict.fromkeys(STAGES, 2)
+    (entry,) = manifest(job.folder)["rounds"]
+    assert entry["contexts"]["made"] == 120
+    warmer = replace(job, generation=job.generation.but(temperature=1.2))
+    assert complete(warmer).made == dict.fromkeys(("candidates", "pairs", "judged"), 1)
+    assert len(list((job.folder / "accepted").iterdir())) == 1, "of 50 contexts"
+
+
+def test_a_shard_that_is_cut_off_is_made_again(make: Make, finished: Job, tmp_path: Path) -> None:
+    job = make(tmp_path / "out")
+    complete(job)
+    victim = job.folder / "candidates" / manifest(job.folder)["rounds"][0]["shards"]["candidates"][1]
+    victim.write_bytes(victim.read_bytes()[:-20])
+    (job.folder / "candidates" / f".{victim.name}.abcdefgh").write_bytes(b"PAR1")
+    assert complete(job).made == {"candidates": 1}
+    assert distilling.contents(job.folder) == distilling.contents(finished.folder)
+
+
+def test_unusable_rows_are_put_aside_and_too_many_stop_the_job(make: Make, local_ray: None, tmp_path: Path) -> None:
+    generation = distilling.GENERATION.but(max_characters=25)
+    job = make(tmp_path / "out", generation=generation, max_quarantine=1.0)
+    run(job)
+    bad = manifest(job.folder)["rounds"][0]["quarantined"]
+    assert bad["rows"] == sum(bad["errors"].values()) > 30
+    table = pyarrow.dataset.dataset(job.folder / "quarantine", format="parquet").to_table()
+    assert len(table) == bad["rows"]
+    assert any("must have at most 25" in error for error in table["error"].to_pylist())
+    with pytest.raises(
+        UserError, match=r"rows are unusable, more than max_quarantine, 0\.01 of 600 .* times: it has"
+    ) as stop:
+        run(replace(job, max_quarantine=0.01, workers=2))
+    assert str(job.folder / "quarantine") in str(stop.value)
+
+
+def test_a_second_job_in_the_folder_is_refused(make: Make, local_ray: None, tmp_path: Path) -> None:
+    job = make(tmp_path)
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another job writes into this folder; wait for its end"):
+            run(job)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_what_an_actor_cannot_load_is_the_users_error(make: Make, local_ray: None, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="There is no model `nowhere`"):
+        run(replace(make(tmp_path / "a"), generator="nowhere"))
+    with pytest.raises(ConfigError, match="5 workers need 5 CPUs, but the cluster has 4"):
+        run(make(tmp_path / "b", workers=5))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tua", "1"], "Unknown flag `--tua`: did you mean `--tau`?"),
+        (["--tau", "7"], "The value of `tau` is 7.0, but must be less than or equal to 1"),
+        (["--contexts", "0"], "The value of `--contexts` is 0, but must be >= 1"),
+        (["--critic", "overlab"], "Unknown critic `overlab`: did you mean `overlap`?"),
+        (["--source", "sonet"], "Unknown source `sonet`: did you mean `sonnet`?"),
+        (["--set", "candidate_token=9"], "Unknown key `candidate_token`: did you mean `candidate_tokens`?"),
+        (["--set", "top_p"], "The value of `--set` is 'top_p', but must be KEY=VALUE"),
+        (["--max-quarantine", "2"], "must be a share, 0 to 1"),
+    ],
+)
+def test_bad_flags_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        candidates.main(flags)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_flags_and_settings_make_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = candidates.parse(["--out", "x", "--seed", "5", "--set", "top_p=0.8", "--set", "max_length_ratio=2"])
+    assert options.job.out == str(tmp_path / "x")
+    assert options.job.generation == GenerationConfig(seed=5, top_p=0.8, source="pretraining")
+    assert options.job.thresholds.max_length_ratio == 2
+    assert candidates.parse(["--data-dir", "d"]).job.generation.source == "paraphrase"
+    assert candidates.parse([]).job.out == str(tmp_path / "runs" / "candidates")
+    assert candidates.parse(["--rounds", "2", "--set", "epochs=1"]).student == {"epochs": "1"}
+
+
+def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    out = tmp_path / "out"
+    model, data = Path(finished.model), Path(str(finished.data_dir))
+    done = distilling.run(distilling.command(out, model, data))
+    assert done.returncode == 0, done.stderr
+    assert distilling.contents(out) == distilling.contents(finished.folder)
+    (entry,) = manifest(out)["rounds"]
+    for part in (
+        "shards judged",
+        "Round 1",
+        "forward",
+        f"{entry['accepted']:,} of {entry['pairs']['made']:,}",
+        str(out),
+    ):
+        assert part in done.stdout
+    assert "a stand-in for entailment" in done.stdout
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("candidates")
+    assert experiment is not None
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FINISHED"
+    assert record.data.tags["digest"] == entry["digest"]
+    assert record.data.params["tau"] == "0.5"
+    assert record.data.metrics["round_accepted"] == entry["accepted"]
+    assert {"contexts", "pairs_per_second", "rejected_forward"} <= record.data.metrics.keys()
