@@ -44,6 +44,7 @@ class RayEndedError(UserError):
 class Progress:
     """How far a round is. Counts are those of the files that are whole, made now or before."""
 
+    round: int
     shards: int
     workers: int
     ready: int = 0  # of `workers`: writers that have loaded their model
@@ -191,7 +192,7 @@ class _Round:
         self.job, self.listen = job, listen
         self.started = time.monotonic()
         self.ready_at: float | None = None
-        self.progress = Progress(job.count, job.workers)
+        self.progress = Progress(job.round, job.count, job.workers)
         self.identity: dict[str, Any] = {}
         self.unwritten, self.written = deque(range(job.count)), deque[int]()
         self.scoring = 0

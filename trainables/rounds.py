@@ -40,14 +40,14 @@ def run_rounds(
     """
     entry, student = run(job, listen), None
     for number in range(2, rounds + 1):
-        before = student
-        student = train_student(replace(job, round=number - 1), entry, settings)
-        say(f"round {number - 1}: yield {100 * good_share(entry):.2f}%, the student's dev loss {student.dev_loss:.4f}")
+        before, student = student, train_student(replace(job, round=number - 1), entry, settings)
+        share = good_share(entry)
+        say(f"round {number - 1}: yield {100 * share:.2f}%, the student's dev loss {student.dev_loss:.4f}")
         if before is not None and student.dev_loss >= before.dev_loss:
             say(f"stopped before round {number}: the student is no better than that of the round before")
             return
-        last, entry = entry, run(replace(job, round=number, generator=student.folder, rewrite=True), listen)
-        if good_share(entry) <= good_share(last) and number < rounds:
+        entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listen)
+        if good_share(entry) <= share and number < rounds:
             say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
             return
 

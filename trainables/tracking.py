@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # a server that is away must not keep the job for minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -40,19 +37,26 @@ class CandidatesRun:
         self.client: MlflowClient | None = None
         self.run_id = self.experiment_id = ""
         self.next = 0.0
+        self.round = 0  # the last one that is done
         self.warned = False
 
     def start(self, folder: Path, params: Mapping[str, Any]) -> None:
         """Find or make the run of a job that writes into `folder`."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # a server that is away must not hold the job up
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._try(lambda: self._open(folder, params))
 
     def __call__(self, progress: Progress) -> None:
-        """Log how far the job is, every few seconds; the step is the count of judged shards."""
-        if self.run_id and time.monotonic() >= self.next:
+        """Log how far the job is, every few seconds and when a round is done; the step is the count of judged shards."""
+        done = progress.done["judged"] == progress.shards and progress.round != self.round
+        if self.run_id and (done or time.monotonic() >= self.next):
             self.next = time.monotonic() + EVERY
-            self._try(lambda: self._log(measured(progress), progress.done["judged"]))
+            step = (progress.round - 1) * progress.shards + progress.done["judged"]
+            self._try(lambda: self._log(measured(progress), step))
+        if done:
+            self.round = progress.round
 
     def finish(self, status: str, rounds: list[dict[str, Any]], card: str) -> None:
         """Log the counts of each round (the step is its number) and the card, and end the run."""

@@ -1,0 +1,120 @@
+"""Whatever of candidate generation is killed, the same command ends with the same files and makes next to nothing twice.
+
+CANDIDATES_KILLS=10 in the environment kills ten times in place of three.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import distilling
+from tests.runs import ROOT
+from trainables.pipeline import IN_FLIGHT, STAGES
+
+KILLS = int(os.environ.get("CANDIDATES_KILLS", "3"))
+WORKERS = 2
+PATIENCE = 120  # seconds that anything may take
+EACH = 5  # shards for each kill, and for the end
+
+Stamps = dict[Path, tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    distilling.writer(folder / "writer")
+    distilling.data(folder / "data")
+    return folder
+
+
+def command(out: Path, toy: Path) -> list[str]:
+    contexts = str(50 * EACH * (KILLS + 1))
+    return distilling.command(out, toy / "writer", toy / "data", "--contexts", contexts)
+
+
+def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path) -> None:
+    undisturbed = distilling.run(command(tmp_path / "undisturbed", toy))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    out, draws = tmp_path / "killed", random.Random(11711)
+    process = start(out, toy)
+    seen: Stamps = {}
+    twice = 0
+    for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
+        wait_for(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
+        stamps = stamped(out)
+        twice += remade(seen, stamps)
+        seen = stamps
+        kill(what, process, draws)
+        if what != "worker":
+            status, errors = process.wait(PATIENCE), errors_of(out).read_text()
+            assert status == (-signal.SIGKILL if what == "driver" else 2)
+            assert "Traceback" not in errors
+            assert what == "driver" or "error: Ray ended" in errors
+            process = start(out, toy)
+    assert process.wait(PATIENCE) == 0, errors_of(out).read_text()
+    twice += remade(seen, stamped(out))
+
+    assert twice <= KILLS * IN_FLIGHT * WORKERS * len(STAGES)
+    there, here = distilling.contents(tmp_path / "undisturbed"), distilling.contents(out)
+    assert there.keys() == here.keys()
+    assert [name for name in there if there[name] != here[name]] == []
+
+
+def start(out: Path, toy: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with errors_of(out).open("w") as errors:
+        return subprocess.Popen(
+            command(out, toy), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment
+        )
+
+
+def errors_of(out: Path) -> Path:
+    return out.parent / "errors.txt"
+
+
+def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Ask again and again, for files tell nobody of their making; fail where the command ends before, or PATIENCE does."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # between two questions; what counts is the answer
+
+
+def judged(out: Path) -> int:
+    return len(list((out / "judged").glob("*.parquet")))
+
+
+def stamped(out: Path) -> Stamps:
+    """When each shard was made, and as which file."""
+    shards: Iterator[Path] = (path for stage in STAGES for path in (out / stage).glob("*.parquet"))
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
+
+
+def remade(before: Stamps, after: Stamps) -> int:
+    """How many shards that were there were made again."""
+    assert before.keys() <= after.keys()
+    return sum(after[path] != stamp for path, stamp in before.items())
+
+
+def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> None:
+    """Send SIGKILL to the driver, to one of its actors, or to all of its Ray."""
+    below = {child: child.cmdline()[:1] for child in psutil.Process(process.pid).children(recursive=True)}
+    actors = sorted(
+        c.pid for c, words in below.items() if words and words[0].startswith(("ray::Writer", "ray::Scorer"))
+    )
+    servers = [c.pid for c, words in below.items() if words and words[0].endswith(("/raylet", "/gcs_server"))]
+    assert actors
+    assert len(servers) == 2
+    victims = {"worker": [draws.choice(actors)], "driver": [process.pid], "ray": servers}[what]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)

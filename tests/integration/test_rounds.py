@@ -1,0 +1,117 @@
+"""Rounds on real Ray: each round's student writes the next one's candidates, from the first round's teacher and contexts on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.weights import load_model
+from tests import distilling
+from trainables import rounds
+from trainables.pipeline import Job, manifest
+from trainables.rounds import Student, good_share, run_rounds
+
+SETTINGS = {"lr": 3e-3, "epochs": 2, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Job:
+    folder = tmp_path_factory.mktemp("rounds")
+    model, data = distilling.writer(folder / "writer"), distilling.data(folder / "data")
+    return distilling.job(folder / "out", model, data, contexts=50)
+
+
+@pytest.fixture(scope="module")
+def said(job: Job) -> list[str]:
+    """What two rounds of that job say."""
+    lines: list[str] = []
+    run_rounds(job, 2, SETTINGS, lambda progress: None, lines.append)
+    return lines
+
+
+def test_the_student_of_the_first_round_rewrites_fresh_contexts(job: Job, said: list[str]) -> None:
+    first, second = manifest(job.folder)["rounds"]
+    assert (first["rewrite"], second["rewrite"]) == (False, True)
+    assert second["model"] == first["model"]
+    assert second["generator"] == f"students/{Path(second['generator']).parent.name}/model"
+    assert load_model(str(job.folder / second["generator"])).config == load_model(job.model).config
+    texts = [
+        {row["text"] for name in entry["shards"]["contexts"] for row in rows(job, "contexts", name)}
+        for entry in (first, second)
+    ]
+    assert texts[0] != texts[1]
+    pairs = [row for name in second["shards"]["pairs"] for row in rows(job, "pairs", name)]
+    assert {row["first"] for row in pairs} == {-1}
+    assert {row["sentence1"] for row in pairs} <= texts[1]
+    assert said[0].startswith("round 1: yield ")
+
+
+def rows(job: Job, stage: str, name: str) -> list[dict[str, object]]:
+    from gpt2core.distill.shards import read
+
+    return list(read(job.folder / stage / name).to_pylist())
+
+
+def test_the_same_command_again_makes_nothing_again(job: Job, said: list[str]) -> None:
+    before = distilling.contents(job.folder)
+    again: list[str] = []
+    run_rounds(job, 2, SETTINGS, lambda progress: None, again.append)
+    assert again == said
+    assert distilling.contents(job.folder) == before
+
+
+def test_other_settings_are_another_student(job: Job, said: list[str]) -> None:
+    run_rounds(job, 2, {**SETTINGS, "kl_weight": 0.5}, lambda progress: None, lambda text: None)
+    assert len(list((job.folder / "students").iterdir())) == 2
+    configs = [json.loads(path.read_text())["config"] for path in (job.folder / "students").glob("*/best/state.json")]
+    assert sorted(config["kl_weight"] for config in configs) == [0.1, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "losses", "ran", "last"),
+    [
+        ([1, 2, 3, 4], [0.9, 0.8, 0.7], 4, "round 3: yield 30.00%, the student's dev loss 0.7000"),
+        ([1, 1, 3, 4], [0.9, 0.8, 0.7], 2, "stopped after round 2: its yield, 10.00%, is no better than before"),
+        (
+            [1, 2, 3, 4],
+            [0.9, 0.9, 0.7],
+            2,
+            "stopped before round 3: the student is no better than that of the round before",
+        ),
+    ],
+)
+def test_rounds_end_when_they_stop_to_help(
+    monkeypatch: pytest.MonkeyPatch, accepted: list[int], losses: list[float], ran: int, last: str
+) -> None:
+    jobs: list[Job] = []
+
+    def run(job: Job, listen: object) -> dict[str, object]:
+        jobs.append(job)
+        return {"pairs": {"reasons": {"accepted": accepted[job.round - 1], "length": 10 - accepted[job.round - 1]}}}
+
+    def train_student(job: Job, entry: object, settings: object) -> Student:
+        return Student(folder=f"student-{job.round}", dev_loss=losses[job.round - 1])
+
+    monkeypatch.setattr(rounds, "run", run)
+    monkeypatch.setattr(rounds, "train_student", train_student)
+    lines: list[str] = []
+    run_rounds(distilling.job(Path("out"), Path("teacher"), Path("data")), 4, {}, lambda progress: None, lines.append)
+    assert [(job.round, job.model, job.generator, job.rewrite) for job in jobs] == [
+        (number, "teacher", f"student-{number - 1}" if number > 1 else "teacher", number > 1)
+        for number in range(1, ran + 1)
+    ]
+    assert lines[-1] == last
+
+
+def test_the_yield_counts_good_pairs_that_there_are_others_like() -> None:
+    reasons = {"accepted": 3, "duplicate": 2, "exact": 1, "near": 1, "length": 2, "rouge": 1}
+    assert good_share({"pairs": {"reasons": reasons}}) == 0.7
+    assert good_share({"pairs": {"reasons": {}}}) == 0
+
+
+def test_what_the_student_cannot_learn_from_is_said(job: Job, said: list[str]) -> None:
+    with pytest.raises(UserError, match=r"The student of round 1 could not be trained: The training loss is"):
+        run_rounds(job, 2, {**SETTINGS, "lr": 1e30}, lambda progress: None, lambda text: None)
+    with pytest.raises(ConfigError, match="The value of `epochs` is 0, but must be"):
+        run_rounds(job, 2, {"epochs": 0}, lambda progress: None, lambda text: None)
