@@ -3,9 +3,11 @@
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
@@ -65,6 +67,33 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"Unknown key `{key}`: {nearest(key, RunConfig.model_fields)}")
         values[key] = None if value == "none" else value
     return values
+
+
+def at_least(options: argparse.Namespace, least: float, *names: str) -> None:
+    """Raise ConfigError where a flag of a number was given and is below `least`."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be >= {least:g}")
+
+
+def absolute(path: str) -> str:
+    """A path that means the same in every folder: workers run in others."""
+    return str(Path(path).expanduser().resolve())
+
+
+def absolute_model(name: str) -> str:
+    """A model's name, or where it is a folder its absolute path."""
+    return absolute(name) if Path(name).expanduser().is_dir() else name
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:

@@ -34,3 +34,9 @@ class CheckpointError(UserError):
 
 class DivergedError(Exception):
     """The training loss is not finite: this run ends, others go on."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

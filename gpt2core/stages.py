@@ -22,7 +22,7 @@ from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build, train
-from gpt2core.weights import load_model, model_folder, shape_of
+from gpt2core.weights import digest, load_model, model_folder, shape_of
 
 #: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
 SHARED = {
@@ -83,11 +83,8 @@ def run_data(config: RunConfig) -> TaskData:
 
 
 def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
-    digest = hashlib.sha256(json.dumps([stage.identity(), data.corpus.digest], sort_keys=True).encode())
-    for name, tensor in base.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    deciding = [stage.identity(), data.corpus.digest, digest(base)]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2core.config import MODELS, ModelConfig
-from gpt2core.errors import ConfigError, HubError, WeightsError
+from gpt2core.errors import ConfigError, WeightsError, first_line
+from gpt2core.hub import download
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
 
@@ -64,27 +65,8 @@ def hub_name(name: str) -> str:
 
 
 def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     offline = "to run offline, give --model a folder, or the embedded gpt2-nano"
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, *TOKENIZER_FILES]))
-    except HFValidationError as error:
-        raise WeightsError(f"`{repository}` cannot be the name of a model: {_first_line(error)}") from None
-    except LocalEntryNotFoundError:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub, and the local cache has no copy; {offline}"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub ({_first_line(error)}); {offline}"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return download(repository, [*HUB_FILES, *TOKENIZER_FILES], offline)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -142,7 +124,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 tensors |= {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise WeightsError(f"{path}: is truncated or no safetensors file ({_first_line(error)})") from None
+            raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
     return tensors
 
 

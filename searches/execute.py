@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import signal
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from cluster.connect import connect
 from gpt2core.adapters import ADAPTERS
+from gpt2core.cli import interrupt_on_sigterm
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.errors import ConfigError, UserError
@@ -68,7 +68,7 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
-        signal.signal(signal.SIGTERM, _interrupt)  # after connecting, for Ray puts a handler of its own in place
+        interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder)
         status = "FINISHED"
@@ -86,11 +86,6 @@ def execute(options: Options, console: Console) -> int:
         ray.shutdown()
     show(summary, console)
     return conclude(summary, plan, folder, tracker, console)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """A preempted search ends as an interrupted one does."""
-    raise KeyboardInterrupt
 
 
 def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2core.cli import Parser, settings
+from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError
 from searches.question import Plan, Search, make_plan
 
@@ -80,11 +80,6 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     return p
 
 
-def absolute(path: str) -> str:
-    """A path that means the same in every folder."""
-    return str(Path(path).expanduser().resolve())
-
-
 def without(argv: Sequence[str], *flags: str) -> list[str]:
     """Return `argv` without some flags and their values."""
     kept: list[str] = []
@@ -120,16 +115,9 @@ def search_name(name: str) -> str:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
-    for flag in ("workers_per_trial", "max_concurrent", "trials"):
-        value = getattr(o, flag)
-        if value is not None and value < 1:
-            raise ConfigError(f"The value of `--{flag.replace('_', '-')}` is {value}, but must be >= 1")
-    if o.replicates is not None and o.replicates < 0:
-        raise ConfigError(f"The value of `--replicates` is {o.replicates}, but must be >= 0")
-    if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
-        raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
+    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials")
+    at_least(o, 0, "replicates", "gpus_per_worker")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
-    # Trials run in other folders than this one: a relative path would be lost on the way.
     fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
     name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
     if search.learns_from_pairs:
@@ -140,7 +128,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         smoke=o.smoke,
         settings=fixed,
         seed=o.seed,
-        model=absolute(o.model) if o.model and Path(o.model).expanduser().is_dir() else o.model,
+        model=absolute_model(o.model) if o.model else None,
         trials=o.trials,
         replicates=o.replicates,
     )

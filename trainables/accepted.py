@@ -33,8 +33,8 @@ COLUMNS = (
 def write_accepted(folder: Path, round: int, judged: Sequence[Shard], thresholds: Thresholds) -> dict[str, Any]:
     """Write accepted/ and negatives/ of a round, a file for each shard that has any; return counts and a digest.
 
-    Files of this round and later ones are removed first, so that all files together are always one data set. So is what killed processes left. One
-    shard is in memory at a time, and of the accepted pairs of all others what `final_reasons` says.
+    Files of this round and later ones are removed first, so that all files together are always one data set, and so is what
+    killed processes left. One shard is in memory at a time, and of the accepted pairs of all others what `final_reasons` says.
     """
     from gpt2core.distill.accepting import EXACT, NEAR, final_reasons
     from gpt2core.distill.detection import hard_negatives

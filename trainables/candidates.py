@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt2core.cli import Parser, run_or_explain
-from gpt2core.errors import ConfigError
+from gpt2core.cli import Parser, absolute, absolute_model, at_least, interrupt_on_sigterm, run_or_explain
+from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import nearest
 
 if TYPE_CHECKING:
@@ -81,12 +81,8 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser().parse(argv)
-    for flag in ("contexts", "rounds", "workers"):
-        value = getattr(o, flag)
-        if value is not None and value < 1:
-            raise ConfigError(f"The value of `--{flag}` is {value}, but must be >= 1")
-    if o.gpus_per_worker is not None and o.gpus_per_worker < 0:
-        raise ConfigError(f"The value of `--gpus-per-worker` is {o.gpus_per_worker:g}, but must be >= 0")
+    at_least(o, 1, "contexts", "rounds", "workers")
+    at_least(o, 0, "gpus_per_worker")
     if not 0 <= o.max_quarantine <= 1:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
@@ -103,7 +99,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     generation.setdefault("source", "paraphrase" if o.data_dir else "pretraining")
     lookup(TASKS, str(generation["source"]), "source")
     lookup(CRITICS, o.critic, "critic")
-    model = local(o.model)
+    model = absolute_model(o.model)
     job = Job(
         out=absolute(o.out) if o.out else str(default_storage() / "candidates"),
         contexts=o.contexts,
@@ -112,7 +108,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         generation=GenerationConfig.of(generation),
         thresholds=Thresholds.of(thresholds),
         critic=o.critic,
-        critic_model=local(o.critic_model) if o.critic_model else None,
+        critic_model=absolute_model(o.critic_model) if o.critic_model else None,
         data_dir=absolute(o.data_dir) if o.data_dir else None,
         max_quarantine=o.max_quarantine,
     )
@@ -153,16 +149,6 @@ def sorted_settings(values: dict[str, Any], *, rounds: int) -> tuple[dict[str, A
     return parts
 
 
-def absolute(path: str) -> str:
-    """A path that means the same in every folder: workers run in others."""
-    return str(Path(path).expanduser().resolve())
-
-
-def local(model: str) -> str:
-    """A model's name, or where it is a folder its absolute path."""
-    return absolute(model) if Path(model).expanduser().is_dir() else model
-
-
 def with_resources(options: Options) -> "Job":
     """The job with as many workers, and GPUs for each, as the flags say or the cluster has."""
     import ray
@@ -177,11 +163,9 @@ def with_resources(options: Options) -> "Job":
 
 def execute(options: Options, console: "Console") -> int:
     """Run or go on with the job; return the exit status. Raises UserError, KeyboardInterrupt."""
-    import signal
-
     import ray
 
-    from cluster.connect import connect, default_storage
+    from cluster.connect import default_storage
     from trainables.pipeline import RayEndedError, locked, manifest, ray_explained
     from trainables.screen import Screen, show
     from trainables.tracking import CandidatesRun, default_address
@@ -194,10 +178,8 @@ def execute(options: Options, console: "Console") -> int:
         rounds: list[dict[str, Any]] = []
         try:
             with ray_explained():
-                connect()
-                signal.signal(
-                    signal.SIGTERM, _interrupt
-                )  # after connecting, for Ray puts a handler of its own in place
+                _connect()
+                interrupt_on_sigterm()
                 job = with_resources(options)
                 tracker.start(folder, parameters(job, options))
                 with Screen(job, console) as screen:
@@ -259,9 +241,13 @@ def parameters(job: "Job", options: Options) -> dict[str, Any]:
     return {**values, **job.generation.model_dump(), **job.thresholds.model_dump()}
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """A preempted job ends as an interrupted one does."""
-    raise KeyboardInterrupt
+def _connect() -> None:
+    from cluster.connect import connect
+
+    try:
+        connect()
+    except ConnectionError as error:
+        raise UserError(f"Ray did not answer ({str(error).splitlines()[0]}); see $RAY_ADDRESS") from None
 
 
 def _leave(error: Exception, last: Callable[[], None]) -> NoReturn:

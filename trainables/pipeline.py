@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 
 from gpt2core.distill.shards import Shard
@@ -97,13 +98,22 @@ def check(job: Job) -> None:
 
 @contextmanager
 def ray_explained() -> Iterator[None]:
-    """Raise what an actor or a task raised as if it had been raised here, and RayEndedError where Ray itself failed."""
+    """Raise what an actor or a task raised as if it had been raised here, and RayEndedError where Ray itself failed.
+
+    Of errors that are no user's, those of files and memory become one; others keep Ray's account of where they were.
+    """
     try:
         yield
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
-        raise  # with Ray's account of where
+        if isinstance(error.cause, OSError):
+            raise UserError(f"A worker could not read or write: {error.cause}; all nodes must share --out") from None
+        if isinstance(error.cause, MemoryError | torch.OutOfMemoryError):
+            raise UserError(
+                f"A worker ran out of memory ({str(error.cause).splitlines()[0]}); take a smaller model or shorter texts"
+            ) from None
+        raise
     except RayError as error:
         raise _ended(error) from None
 
@@ -351,11 +361,14 @@ class Heartbeat:
         head, _, port = here.gcs_address.rpartition(":")
         self.node = (node["NodeManagerAddress"], node["NodeManagerPort"])
         self.head = (head, int(port))
-        self.seen = time.monotonic()
+        self.asked = self.seen = time.monotonic()
 
     def check(self) -> None:
         """Raise RayEndedError where this node's process is gone, or the head for longer than PATIENCE."""
         now = time.monotonic()
+        if now - self.asked < TICK:
+            return
+        self.asked = now
         if not _answers(self.node):
             raise _ended("its process on this node is gone")
         if _answers(self.head):

@@ -60,7 +60,7 @@ def line(progress: Progress) -> str:
 
 def _ready(progress: Progress) -> str:
     """What is waited for before the first writer is there."""
-    return "" if progress.ready else f"waiting for {progress.workers} workers to load the model"
+    return "" if progress.ready else f"waits for its workers ({progress.workers}) to load the model"
 
 
 def rates(progress: Progress) -> str:

@@ -40,12 +40,13 @@ def command(out: Path, toy: Path) -> list[str]:
     return distilling.command(out, toy / "writer", toy / "data", "--contexts", contexts)
 
 
-def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path) -> None:
+def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     undisturbed = distilling.run(command(tmp_path / "undisturbed", toy))
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     out, draws = tmp_path / "killed", random.Random(11711)
     process = start(out, toy)
+    request.addfinalizer(lambda: process.kill())
     seen: Stamps = {}
     twice = 0
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
@@ -108,13 +109,19 @@ def remade(before: Stamps, after: Stamps) -> int:
 
 def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> None:
     """Send SIGKILL to the driver, to one of its actors, or to all of its Ray."""
-    below = {child: child.cmdline()[:1] for child in psutil.Process(process.pid).children(recursive=True)}
-    actors = sorted(
-        c.pid for c, words in below.items() if words and words[0].startswith(("ray::Writer", "ray::Scorer"))
-    )
-    servers = [c.pid for c, words in below.items() if words and words[0].endswith(("/raylet", "/gcs_server"))]
+    below = {child.pid: name_of(child) for child in psutil.Process(process.pid).children(recursive=True)}
+    actors = sorted(pid for pid, name in below.items() if name.startswith(("ray::Writer", "ray::Scorer")))
+    servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
     assert actors
     assert len(servers) == 2
     victims = {"worker": [draws.choice(actors)], "driver": [process.pid], "ray": servers}[what]
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
+
+
+def name_of(process: psutil.Process) -> str:
+    """The first word of its command; Ray's actors put their names there. Nothing for one that has just ended."""
+    try:
+        return next(iter(process.cmdline()), "")
+    except psutil.Error:
+        return ""

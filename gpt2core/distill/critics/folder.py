@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt2core.errors import HubError, WeightsError
+from gpt2core.errors import WeightsError, first_line
+from gpt2core.hub import download
 
 #: What is read of a model: weights, configurations and tokenizers. So that is what is downloaded, and what the digest is of.
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+OFFLINE = "to run offline, give --critic-model a folder, or take a critic that needs no download"
 
 
 def critic_folder(name: str) -> Path:
@@ -22,7 +24,7 @@ def critic_folder(name: str) -> Path:
     if not path.is_dir():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise WeightsError(f"There is no critic's model `{name}`: it is no folder; one of the hub is owner/name")
-        path = _download(name)
+        path = download(name, FILES, OFFLINE)
     if not any(path.rglob("*.safetensors")):
         raise WeightsError(
             f"{path}: there is no safetensors file, and no other weights are read; load the model with transformers, "
@@ -40,31 +42,6 @@ def _names_code(file: Path) -> bool:
     except (OSError, ValueError):
         return False  # who reads it next says so
     return isinstance(values, dict) and "auto_map" in values
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    offline = "to run offline, give --critic-model a folder, or take a critic that needs no download"
-    try:
-        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
-    except HFValidationError as error:
-        raise WeightsError(f"`{repository}` cannot be the name of a model: {first_line(error)}") from None
-    except LocalEntryNotFoundError:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub, and the local cache has no copy; {offline}"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub ({first_line(error)}); {offline}"
-        ) from None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def model_digest(folder: Path) -> str:
