@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from gpt2core.distill.card import filter_rows, share
 from trainables.pipeline import Job, Progress
@@ -24,16 +26,17 @@ class Screen:
         self.job, self.console = job, console
         self.next = 0.0
         columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bars = Bars(*columns, TextColumn("{task.fields[words]}", markup=False), console=console, transient=True)
-        self.tasks = {stage: self.bars.add_task(word, total=job.count, words="") for stage, word in BARS.items()}
+        self.bars = Bars(*columns, console=console)
+        self.tasks = {stage: self.bars.add_task(f"shards {word}", total=job.count) for stage, word in BARS.items()}
+        self.live = Live(self.bars, console=console, transient=True)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.bars.start()
+            self.live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bars.stop()
+        self.live.stop()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -42,9 +45,10 @@ class Screen:
     def __call__(self, progress: Progress) -> None:
         """Show how far it is."""
         if self.console.is_terminal:
-            words = {"candidates": _ready(progress) or rates(progress), "judged": yields(progress)}
             for stage, task in self.tasks.items():
-                self.bars.update(task, completed=progress.done[stage], words=words[stage])
+                self.bars.update(task, completed=progress.done[stage])
+            words = _ready(progress) or f"{rates(progress)}\n{yields(progress)}"
+            self.live.update(Group(self.bars, Text(words)))
         elif time.monotonic() >= self.next or progress.done["judged"] == progress.shards:
             self.next = time.monotonic() + EVERY
             self.say(line(progress))

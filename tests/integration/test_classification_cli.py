@@ -8,7 +8,6 @@ import pytest
 from gpt2core.config import RunConfig
 from tests import course
 from tests.integration.test_gpt2core_cli import run
-from trainables import warm
 from trainables.trial import TrialSpec, payloads
 
 
@@ -94,6 +93,5 @@ def test_a_place_that_cannot_be_written_to_is_named(trained: Path, capsys: pytes
 def test_what_a_trial_reports_holds_the_tables(data: Path, tmp_path: Path) -> None:
     config = RunConfig(task="cfimdb", data_dir=str(data), epochs=1, adapter="last-linear")
     (payload,) = payloads(TrialSpec(name="0", run=config, folder=str(tmp_path)))
-    warm.task_data.cache_clear()
     assert payload["objective"] == payload["metrics"]["accuracy"]
     assert sum(map(sum, payload["tables"]["confusion"])) == 7
