@@ -14,7 +14,7 @@ from searches.ledger import Ledger
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
 from searches.runner import results
-from trainables.pipeline import Job, run
+from trainables.pipeline import Job, fitted, run
 from trainables.trial import TrialSpec
 
 
@@ -26,8 +26,9 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
     plan, folder = options.plan, results(options) / CANDIDATES
     if not plan.search.learns_from_pairs or plan.fixed["pairs"] != str(folder):
         return
-    for name, job in jobs(plan, folder, spec):
-        made = run(job)
+    for name, job in jobs(plan, folder):
+        workers = min(job.count, spec.concurrent * spec.workers)
+        made = run(fitted(job, workers=workers, gpus_per_worker=spec.gpus_per_worker))
         accepted = f"{made['accepted']} of {made['pairs']['made']} pairs pass the default thresholds"
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
         console.print(
@@ -39,7 +40,7 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
 RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
 
 
-def jobs(plan: Plan, folder: Path, spec: TrialSpec) -> Iterator[tuple[str, Job]]:
+def jobs(plan: Plan, folder: Path) -> Iterator[tuple[str, Job]]:
     """Name and job of each set of pairs; raise ConfigError for a setting of the profile that there is not."""
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
@@ -58,8 +59,6 @@ def jobs(plan: Plan, folder: Path, spec: TrialSpec) -> Iterator[tuple[str, Job]]
                 thresholds=Thresholds(),
                 critic=critic,
                 data_dir=plan.fixed.get("data_dir"),
-                workers=spec.concurrent * spec.workers,
-                gpus_per_worker=spec.gpus_per_worker,
             ),
         )
 

@@ -31,6 +31,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=4,
+        num_gpus=2,  # that nobody has: what runs on them computes on CPUs
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         log_to_driver=False,

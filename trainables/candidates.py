@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,11 +26,10 @@ The results are in --out: accepted/ and negatives/ (Parquet), course.tsv, manife
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The flags, validated as far as that needs no cluster. Without `workers` and `gpus`, what the cluster has decides."""
+    """The flags, validated as far as that needs no cluster; `resources` are arguments of `pipeline.fitted`."""
 
     job: "Job"
-    workers: int | None
-    gpus: float | None
+    resources: dict[str, Any]
     rounds: int
     student: dict[str, Any]
     tracking_uri: str | None
@@ -65,6 +64,10 @@ def parser() -> Parser:
     p.add_argument("--workers", type=int, help="models at work at once (default: as many as GPUs, or CPUs)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
     p.add_argument(
+        "--scorers", type=int, help="critics at work at once (default: as many as workers; beside GPUs, as CPUs)"
+    )
+    p.add_argument("--gpus-per-scorer", type=float, default=0.0, help="GPUs of a scorer (default: 0, it runs on a CPU)")
+    p.add_argument(
         "--max-quarantine",
         type=float,
         default=0.05,
@@ -81,8 +84,8 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser().parse(argv)
-    at_least(o, 1, "contexts", "rounds", "workers")
-    at_least(o, 0, "gpus_per_worker")
+    at_least(o, 1, "contexts", "rounds", "workers", "scorers")
+    at_least(o, 0, "gpus_per_worker", "gpus_per_scorer")
     if not 0 <= o.max_quarantine <= 1:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
@@ -114,8 +117,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     )
     return Options(
         job=job,
-        workers=o.workers,
-        gpus=o.gpus_per_worker,
+        resources={key: getattr(o, key) for key in ("workers", "gpus_per_worker", "scorers", "gpus_per_scorer")},
         rounds=o.rounds,
         student=student,
         tracking_uri=o.tracking_uri,
@@ -149,24 +151,12 @@ def sorted_settings(values: dict[str, Any], *, rounds: int) -> tuple[dict[str, A
     return parts
 
 
-def with_resources(options: Options) -> "Job":
-    """The job with as many workers, and GPUs for each, as the flags say or the cluster has."""
-    import ray
-
-    total = ray.cluster_resources()
-    gpus = options.gpus
-    if gpus is None:
-        gpus = 1.0 if total.get("GPU", 0.0) >= 1 else 0.0
-    fitting = int(total.get("GPU", 0.0) // gpus) if gpus else int(total.get("CPU", 1.0))
-    return replace(options.job, workers=options.workers or max(1, fitting), gpus_per_worker=gpus)
-
-
 def execute(options: Options, console: "Console") -> int:
     """Run or go on with the job; return the exit status. Raises UserError, KeyboardInterrupt."""
     import ray
 
     from cluster.connect import default_storage
-    from trainables.pipeline import RayEndedError, locked, manifest, ray_explained
+    from trainables.pipeline import RayEndedError, fitted, locked, manifest, ray_explained
     from trainables.screen import Screen, show
     from trainables.tracking import CandidatesRun, default_address
 
@@ -180,7 +170,7 @@ def execute(options: Options, console: "Console") -> int:
             with ray_explained():
                 _connect()
                 interrupt_on_sigterm()
-                job = with_resources(options)
+                job = fitted(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))
                 with Screen(job, console) as screen:
                     make(job, options, [screen, tracker], screen.say)

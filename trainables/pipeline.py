@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
 from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
-__all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "locked", "manifest", "run"]
+__all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "locked", "manifest", "run"]
 
 VERSION = 1  # of the manifest
 IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
-BACKLOG = 4  # written shards for each worker that may wait for scorers before writers wait too
+BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
 TICK = 0.5  # seconds between two looks at Ray
 PATIENCE = 30  # seconds that Ray's head may be away; Ray itself ends the process after 60
 MANIFEST = "manifest.json"
@@ -85,15 +85,47 @@ def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
 
 def check(job: Job) -> None:
     """Raise ConfigError for what no cluster can do, and for what this one cannot."""
-    for name, value, least in (("contexts", job.contexts, 1), ("workers", job.workers, 1), ("round", job.round, 1)):
-        if value < least:
-            raise ConfigError(f"The value of `{name}` is {value}, but must be >= {least}")
+    for name in ("contexts", "workers", "scorers", "round"):
+        if getattr(job, name) < 1:
+            raise ConfigError(f"The value of `{name}` is {getattr(job, name)}, but must be >= 1")
     if not 0 <= job.max_quarantine <= 1:
         raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
-    kind, need = ("GPU", job.workers * job.gpus_per_worker) if job.gpus_per_worker else ("CPU", float(job.workers))
-    there = ray.cluster_resources().get(kind, 0.0)
-    if need > there:
-        raise ConfigError(f"{job.workers} workers need {need:g} {kind}s, but the cluster has {there:g}")
+    total = ray.cluster_resources()
+    for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+        need = job.workers * job.writer_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
+        there = total.get(kind, 0.0)
+        if need > there + 1e-6:
+            raise ConfigError(
+                f"{job.workers} workers and {job.scorers} scorers need {need:g} {kind}s, but the cluster has {there:g}"
+            )
+
+
+def fitted(
+    job: Job,
+    *,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    scorers: int | None = None,
+    gpus_per_scorer: float = 0.0,
+) -> Job:
+    """The job with as many workers and scorers as asked for, else as many as the Ray that is connected has room for.
+
+    Without a number: a GPU for each worker where there are GPUs, and then a scorer for each CPU, so that no GPU waits for
+    filters; else a worker and a scorer for each CPU. Never more than there are shards.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = max(1, int(total.get("CPU", 1.0))), total.get("GPU", 0.0)
+    each = gpus_per_worker if gpus_per_worker is not None else 1.0 if gpus >= 1 else 0.0
+    room = int(gpus // (each + gpus_per_scorer)) if each else cpus
+    workers = workers or max(1, min(room, job.count))
+    beside = cpus if each and not gpus_per_scorer else workers
+    return replace(
+        job,
+        workers=workers,
+        gpus_per_worker=each,
+        scorers=scorers or min(beside, job.count),
+        gpus_per_scorer=gpus_per_scorer,
+    )
 
 
 @contextmanager
@@ -163,10 +195,10 @@ def manifest(folder: Path) -> dict[str, Any]:
 class _Pool:
     """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once."""
 
-    def __init__(self, kind: type, job: Job, resources: Mapping[str, float]) -> None:
+    def __init__(self, kind: type, job: Job, count: int, resources: Mapping[str, float]) -> None:
         # A killed process comes back and is asked again: it finds whole shards whole.
         remote = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(kind)
-        self.actors = [remote.remote(job) for _ in range(job.workers)]
+        self.actors = [remote.remote(job) for _ in range(count)]
         self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
         self.flying: dict[Any, tuple[Any, int | None]] = {a.identity.remote(): (a, None) for a in self.actors}
 
@@ -213,12 +245,12 @@ class _Round:
         pools: list[_Pool] = []
         try:
             ray_lives = Heartbeat()
-            gpus = self.job.gpus_per_worker
-            writers = _Pool(WriterActor, self.job, {"num_cpus": 0, "num_gpus": gpus} if gpus else {"num_cpus": 1})
+            job = self.job
+            writers = _Pool(WriterActor, job, job.workers, job.writer_resources)
             pools.append(writers)
-            scorers = _Pool(ScorerActor, self.job, {"num_cpus": 0})
+            scorers = _Pool(ScorerActor, job, job.scorers, job.scorer_resources)
             pools.append(scorers)
-            while self.progress.done["judged"] < self.job.count or not self.identified:
+            while self.progress.done["judged"] < job.count or not self.identified:
                 self._send(writers, scorers)
                 self._receive(writers, scorers)
                 ray_lives.check()
@@ -251,7 +283,7 @@ class _Round:
             scorers.send(actor, number, self._files(number))
 
     def _room(self) -> bool:
-        return len(self.written) + self.scoring < BACKLOG * self.job.workers
+        return len(self.written) + self.scoring < BACKLOG * self.job.scorers
 
     def _receive(self, writers: _Pool, scorers: _Pool) -> None:
         """Wait for an answer, but no longer than TICK, and take all that are there."""

@@ -31,6 +31,7 @@ STAGES = {
     "judged": JUDGED,
 }  # in order, with what they write
 SHARD = 50  # contexts of a shard: some seconds of work, so that little is lost with a process
+SCORER_SHARE = 0.1  # of a CPU, for the scorer beside a writer
 USABLE, ACCEPTED = "usable", "accepted"
 FINE = {"candidates": USABLE, "judged": ACCEPTED}  # what rows without a reason are counted as
 
@@ -59,8 +60,10 @@ class Job:
     critic: str = "overlap"
     critic_model: str | None = None
     data_dir: str | None = None
-    workers: int = 1
+    workers: int = 1  # writers at work at once
     gpus_per_worker: float = 0
+    scorers: int = 1  # critics at work at once
+    gpus_per_scorer: float = 0
     max_quarantine: float = 0.05  # share of the candidates that may be unusable before the job stops
 
     @property
@@ -77,6 +80,22 @@ class Job:
     def of_contexts(self) -> GenerationConfig:
         """What contexts are written by: all that does not decide them at its default, so that nothing else can."""
         return GenerationConfig(**{key: value for key, value in self.generation if key in CONTEXT_KEYS})
+
+    @property
+    def writer_resources(self) -> dict[str, float]:
+        """What Ray reserves for a writer: GPUs, or most of a CPU."""
+        gpus = self.gpus_per_worker
+        return {"num_cpus": 0, "num_gpus": gpus} if gpus else {"num_cpus": 1 - SCORER_SHARE}
+
+    @property
+    def scorer_resources(self) -> dict[str, float]:
+        """What Ray reserves for a scorer: GPUs, a CPU beside writers on GPUs, or what a writer leaves of its CPU.
+
+        Never nothing: that would bring it to a cluster's head, which has no CPUs for such work.
+        """
+        if self.gpus_per_scorer:
+            return {"num_cpus": 0, "num_gpus": self.gpus_per_scorer}
+        return {"num_cpus": 1 if self.gpus_per_worker else SCORER_SHARE}
 
     def size(self, number: int) -> int:
         """Contexts of a shard: the last one has the rest."""

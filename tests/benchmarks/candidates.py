@@ -71,6 +71,7 @@ def job_of(folder: Path, model: str, generation: GenerationConfig, contexts: int
         generation=generation,
         thresholds=Thresholds(),
         workers=workers,
+        scorers=workers,
     )
 
 

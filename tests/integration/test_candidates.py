@@ -17,7 +17,7 @@ from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
 from trainables import candidates
 from trainables.candidates import write_results
-from trainables.pipeline import Job, Progress, manifest, run
+from trainables.pipeline import Job, Progress, fitted, manifest, run
 
 Make = Callable[..., Job]
 STAGES = ("contexts", "candidates", "pairs", "judged")
@@ -34,7 +34,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 @pytest.fixture(scope="module")
 def finished(make: Make, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of two workers that was run; no test changes its folder."""
-    job = make(tmp_path_factory.mktemp("finished") / "out", workers=2)
+    job = make(tmp_path_factory.mktemp("finished") / "out", workers=2, scorers=2)
     complete(job)
     return job
 
@@ -47,9 +47,13 @@ def complete(job: Job) -> Progress:
     return seen[-1]
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_any_number_of_workers_leaves_the_same_folder(make: Make, finished: Job, tmp_path: Path, workers: int) -> None:
-    complete(make(tmp_path / "out", workers=workers))
+@pytest.mark.parametrize(
+    "workers", [{"workers": 1}, {"workers": 4, "scorers": 4}, {"workers": 2, "gpus_per_worker": 1.0, "scorers": 3}]
+)
+def test_any_number_of_workers_leaves_the_same_folder(
+    make: Make, finished: Job, tmp_path: Path, workers: dict[str, float]
+) -> None:
+    complete(make(tmp_path / "out", **workers))
     there, here = distilling.contents(finished.folder), distilling.contents(tmp_path / "out")
     assert {"manifest.json", "README.md", "course.tsv"} < there.keys()
     assert there.keys() == here.keys()
@@ -166,8 +170,24 @@ def test_a_second_job_in_the_folder_is_refused(make: Make, local_ray: None, tmp_
 def test_what_an_actor_cannot_load_is_the_users_error(make: Make, local_ray: None, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="There is no model `nowhere`"):
         run(replace(make(tmp_path / "a"), generator="nowhere"))
-    with pytest.raises(ConfigError, match="5 workers need 5 CPUs, but the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"5 workers and 1 scorers need 4\.6 CPUs, but the cluster has 4"):
         run(make(tmp_path / "b", workers=5))
+    with pytest.raises(ConfigError, match="2 workers and 1 scorers need 3 GPUs, but the cluster has 2"):
+        run(make(tmp_path / "c", workers=2, gpus_per_worker=1.0, gpus_per_scorer=1.0))
+
+
+def test_what_nobody_asked_for_is_what_the_cluster_has_room_for(make: Make, local_ray: None, tmp_path: Path) -> None:
+    job = make(tmp_path, contexts=1000)
+
+    def places(**asked: float) -> tuple[int, float, int]:
+        found = fitted(job, **asked)  # type: ignore[arg-type]
+        return found.workers, found.gpus_per_worker, found.scorers
+
+    assert places() == (2, 1.0, 4), "a worker for each GPU, a critic for each CPU beside them"
+    assert places(gpus_per_worker=0) == (4, 0, 4)
+    assert places(gpus_per_scorer=1.0) == (1, 1.0, 1)
+    assert places(workers=3, gpus_per_worker=0, scorers=1) == (3, 0, 1)
+    assert fitted(replace(job, contexts=50), gpus_per_worker=0).workers == 1, "no more than shards"
 
 
 @pytest.mark.parametrize(

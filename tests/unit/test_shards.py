@@ -119,7 +119,7 @@ def test_a_change_makes_what_it_decides_and_what_follows_anew() -> None:
 
 
 def test_what_does_not_decide_a_shard_does_not_name_it() -> None:
-    assert changed(replace(JOB, workers=8, gpus_per_worker=1.0, max_quarantine=0.5, data_dir="/else")) == []
+    assert changed(replace(JOB, workers=8, gpus_per_worker=1.0, scorers=3, max_quarantine=0.5, data_dir="/else")) == []
     longer = replace(JOB, contexts=1000)
     assert changed(longer) == changed(longer, number=1) == []
     assert changed(longer, number=2) == list(STAGES), "it had the rest, and has more now"
