@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,15 +56,15 @@ class Parser(argparse.ArgumentParser):
         return dict(found[0].choices) if found else {}
 
 
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key that no run has."""
+def settings(pairs: Sequence[str], known: Collection[str] = RunConfig.model_fields) -> dict[str, Any]:
+    """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key that is not `known`."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
-        if key not in RunConfig.model_fields:
-            raise ConfigError(f"Unknown key `{key}`: {nearest(key, RunConfig.model_fields)}")
+        if key not in known:
+            raise ConfigError(f"Unknown key `{key}`: {nearest(key, known)}")
         values[key] = None if value == "none" else value
     return values
 

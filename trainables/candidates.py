@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt2core.cli import Parser, absolute, absolute_model, at_least, interrupt_on_sigterm, run_or_explain
+from gpt2core.cli import Parser, absolute, absolute_model, at_least, interrupt_on_sigterm, run_or_explain, settings
 from gpt2core.errors import ConfigError, UserError
-from gpt2core.lookup import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +97,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
     flags = ("candidates", "temperature", "source", "seed", "tau", "max_rouge", "filters")
     given = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
-    generation, thresholds, student = sorted_settings({**given, **settings(o.set)}, rounds=o.rounds)
+    generation, thresholds, student = sorted_settings(o.set, given, rounds=o.rounds)
     generation.setdefault("source", "paraphrase" if o.data_dir else "pretraining")
     lookup(TASKS, str(generation["source"]), "source")
     lookup(CRITICS, o.critic, "critic")
@@ -124,30 +123,21 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     )
 
 
-def settings(pairs: Sequence[str]) -> dict[str, str]:
-    """The values of repeated `--set KEY=VALUE`; raise ConfigError for what is none."""
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
-        values[key] = value
-    return values
+def sorted_settings(
+    pairs: Sequence[str], given: dict[str, Any], *, rounds: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The values of flags and of `--set` as those of generation, thresholds and, where there are `rounds`, student.
 
-
-def sorted_settings(values: dict[str, Any], *, rounds: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Part settings into those of generation, thresholds and, where there are `rounds`, student; raise ConfigError."""
+    Raises ConfigError.
+    """
     from gpt2core.config import RunConfig
     from gpt2core.distill.config import GenerationConfig, Thresholds
 
-    kinds: list[set[str]] = [set(GenerationConfig.model_fields), set(Thresholds.model_fields)]
-    kinds.append(set(RunConfig.model_fields) if rounds > 1 else set())
+    student = set(RunConfig.model_fields) if rounds > 1 else set()
+    kinds = [set(GenerationConfig.model_fields), set(Thresholds.model_fields), student]
     parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
-    for key, value in values.items():
-        place = next((place for place, kind in enumerate(kinds) if key in kind), None)
-        if place is None:
-            raise ConfigError(f"Unknown key `{key}`: {nearest(key, set.union(*kinds))}")
-        parts[place][key] = value
+    for key, value in {**given, **settings(pairs, set.union(*kinds))}.items():
+        parts[next(place for place, kind in enumerate(kinds) if key in kind)][key] = value
     return parts
 
 
