@@ -95,6 +95,30 @@ def resume(folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.o
     return []
 
 
+def adopt(source: Path, target: Path, config: RunConfig) -> None:
+    """Let a new run of `config` go on from the newest whole checkpoint of another run; where it has one of its own, from that.
+
+    Raises CheckpointError where the other run has none. Whether its weights fit is seen when they are loaded.
+    """
+    if _epochs(target):
+        return
+    for path in reversed(_epochs(source)):
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8")) | {"config": config.model_dump()}
+            for folder in (source / BEST, path):  # the epoch last: where it is, all is
+                best = json.loads((folder / STATE).read_text(encoding="utf-8"))
+                with _whole_folder(target / folder.name) as part:
+                    for file in (WEIGHTS, OPTIMIZER):
+                        if (folder / file).exists():
+                            shutil.copyfile(folder / file, part / file)
+                    written = state if folder == path else best | {"config": config.model_dump()}
+                    (part / STATE).write_text(json.dumps(written, indent=2), encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        return
+    raise CheckpointError(f"{source}: there is no whole checkpoint to go on from")
+
+
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """What may not change when a run goes on: all but how many epochs there are, unless each trains on more than the last."""
     growing = config.get("growth", 1.0) > 1

@@ -37,9 +37,9 @@ from searches.pairs import make_pairs
 from searches.plots import plots
 from searches.question import Plan
 from searches.runner import results, storage_folder
-from searches.scheduler import make_scheduler
 from searches.screen import Screen, show
-from searches.searcher import OptunaSearcher, open_study
+from searches.searcher import StrategyScheduler, StrategySearcher
+from searches.strategy import AHEAD, Strategy, open_study
 from searches.tracking import Tracker
 from searches.verdict import summarise
 from trainables.tracking import default_address
@@ -192,12 +192,15 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
     function, resources = trainable(spec)
     scratch = folder / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
-    study = open_study(options.name, str(folder / "optuna.journal"), plan.direction, plan.seed)
+    if not ledger.state.lag:
+        ledger.record({"event": "lag", "trials": AHEAD * spec.concurrent})
+    strategy = Strategy(plan, ledger, open_study(options.name, folder / "optuna.journal", plan))
+    searcher = StrategySearcher(strategy, spec, str(folder / "trials"))
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials")),
-            scheduler=make_scheduler(plan, ledger.state),
+            search_alg=searcher,
+            scheduler=StrategyScheduler(searcher),
             num_samples=-1,
             max_concurrent_trials=spec.concurrent,
             reuse_actors=not spec.grouped,

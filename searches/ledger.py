@@ -12,32 +12,52 @@ from typing import IO, Any
 from gpt2core.errors import UserError
 
 Event = dict[str, Any]
-RUNNING, COMPLETED, STOPPED, FAILED, DIVERGED = "running", "completed", "stopped", "failed", "diverged"
+RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
+FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
 
 
 @dataclass
 class Trial:
-    """One trial as the ledger tells it. `of` names the trial that a replicate repeats with a fresh seed."""
+    """One trial as the ledger tells it. `of` names the trial that a replicate repeats with a fresh seed.
+
+    `parent` names the trial from whose last checkpoint it starts, `until` the epoch that it ends after. `stopped_at` is the
+    epoch at which a rule of the search, or a person, ended it; what it reported behind that does not count.
+    """
 
     name: str
     point: dict[str, Any]
     run: dict[str, Any]
-    origin: str  # baseline, study, sampler or replicate
+    origin: str  # baseline, study, sampler, population, clone or replicate
     of: str | None = None
     optuna: int | None = None
+    parent: str | None = None
+    until: int | None = None
     status: str = RUNNING
     reason: str | None = None
+    stopped_at: int | None = None
     reports: dict[int, Event] = field(default_factory=dict)  # by epoch
 
-    def best(self, objective: str, direction: str) -> Event | None:
-        """Return the report of the best epoch so far, or None before the first."""
+    @property
+    def counted(self) -> dict[int, Event]:
+        """The reports that count, in order."""
+        last = math.inf if self.stopped_at is None else self.stopped_at
+        return {epoch: report for epoch, report in sorted(self.reports.items()) if epoch <= last}
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it is to train in all, if nothing stops it."""
+        return int(self.until or self.run["epochs"])
+
+    def best(self, objective: str, direction: str, until: float = math.inf) -> Event | None:
+        """Return the report of the best epoch, up to `until`, or None before the first."""
         sign = 1 if direction == "max" else -1
-        scored = [r for r in self.reports.values() if math.isfinite(r["metrics"].get(objective, math.nan))]
+        reports = [report for epoch, report in self.counted.items() if epoch <= until]
+        scored = [r for r in reports if math.isfinite(r["metrics"].get(objective, math.nan))]
         return max(scored, key=lambda r: sign * r["metrics"][objective], default=None)
 
-    def score(self, objective: str, direction: str) -> float | None:
-        """Return the objective at the best epoch so far."""
-        best = self.best(objective, direction)
+    def score(self, objective: str, direction: str, until: float = math.inf) -> float | None:
+        """Return the objective at the best epoch, up to `until`."""
+        best = self.best(objective, direction, until)
         return None if best is None else float(best["metrics"][objective])
 
 
@@ -46,7 +66,9 @@ class State:
     """What a ledger's events add up to. `apply` is the only way to change it, live and on resume alike."""
 
     digest: str | None = None
+    lag: int = 0  # trials before a new one that it does not wait for
     trials: dict[str, Trial] = field(default_factory=dict)
+    searched: list[Trial] = field(default_factory=list)  # those of the search itself, in order: without replicates
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
     duplicates: int = 0
     seconds: float = 0.0
@@ -58,25 +80,32 @@ class State:
         match event["event"]:
             case "search":
                 self.digest = event["digest"]
+            case "lag":
+                self.lag = event["trials"]
             case "data":
                 self.data, self.floors = event["data"], event["floors"]
             case "proposed":
-                self.trials[event["trial"]["name"]] = Trial(**event["trial"])
+                trial = Trial(**event["trial"])
+                self.trials[trial.name] = trial
+                if trial.of is None:
+                    self.searched.append(trial)
             case "report":
                 self.trials[event["trial"]].reports.setdefault(event["epoch"], event)
+            case "stopped":
+                trial = self.trials[event["trial"]]
+                trial.stopped_at = min(event["epoch"], trial.stopped_at or event["epoch"])
+                trial.reason = event["reason"]
+                if trial.status == COMPLETED:  # the rule knew only later
+                    trial.status = STOPPED
             case "ended":
                 trial = self.trials[event["trial"]]
-                trial.status, trial.reason = event["status"], event.get("reason")
+                trial.status, trial.reason = event["status"], event.get("reason") or trial.reason
             case "duplicate":
                 self.duplicates += 1
             case "run":
                 self.runs[event["trial"]] = event["run_id"]
             case "time":
                 self.seconds += event["seconds"]
-
-    def of_search(self) -> list[Trial]:
-        """The trials of the search itself, without replicates."""
-        return [trial for trial in self.trials.values() if trial.of is None]
 
     def replicates(self, name: str) -> list[Trial]:
         """The repeats of a trial with fresh seeds."""

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError
+from gpt2core.lookup import lookup
+from searches.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.question import Plan, Search, make_plan
+from searches.samplers import SAMPLERS
+from searches.stopping import SCHEDULERS
 
 EPILOG = """\
 Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then
@@ -56,6 +60,32 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
     p.add_argument("--replicates", type=int, help="fresh seeds on which the best trial and the baseline run again")
+    p.add_argument("--confirm", type=int, help="how many of the best trials are repeated on fresh seeds (default: 1)")
+    p.add_argument(
+        "--sampler", default=DEFAULT.sampler, help=f"who proposes: {', '.join(SAMPLERS)} (default: {DEFAULT.sampler})"
+    )
+    p.add_argument(
+        "--scheduler",
+        default=DEFAULT.scheduler,
+        help=f"who stops early: {', '.join(SCHEDULERS)} (default: {DEFAULT.scheduler})",
+    )
+    p.add_argument(
+        "--plateau", type=int, metavar="EPOCHS", help="end a trial after so many epochs without a better score"
+    )
+    p.add_argument(
+        "--minimize",
+        action="append",
+        default=[],
+        metavar="COST",
+        help=f"a further objective: {', '.join(COSTS)}; may be repeated",
+    )
+    p.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help="what the winner must keep, such as memory_gb<=8; may be repeated",
+    )
     p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
     p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
@@ -115,22 +145,33 @@ def search_name(name: str) -> str:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
-    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials")
+    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "confirm", "plateau")
     at_least(o, 0, "replicates", "gpus_per_worker")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
     fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
     name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
     if search.learns_from_pairs:
         fixed = {"pairs": str(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
+    lookup(SAMPLERS, o.sampler, "sampler")
+    lookup(SCHEDULERS, o.scheduler, "scheduler")
+    method = Method(
+        sampler=o.sampler,
+        scheduler=o.scheduler,
+        minimize=objectives(o.minimize),
+        limits=tuple(map(limit, o.constraint)),
+        plateau=o.plateau,
+    )
     plan = make_plan(
         search,
         o.profile,
+        method=method,
         smoke=o.smoke,
         settings=fixed,
         seed=o.seed,
         model=absolute_model(o.model) if o.model else None,
         trials=o.trials,
         replicates=o.replicates,
+        confirm=o.confirm,
     )
     return Options(
         plan=plan,

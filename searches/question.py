@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup, nearest
+from searches.method import DEFAULT, Method
 
 Point = Mapping[str, Any]  # a value for each searched key
 
@@ -55,13 +56,14 @@ Space = Mapping[str, Domain]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How large a search is: its model, how many trials, the first epoch at which one may be stopped, fresh seeds of the
-    final comparison, and values of the run."""
+    """How large a search is: its model, how many trials, the first epoch at which one may be stopped, how many of the best
+    are confirmed on how many fresh seeds, and values of the run."""
 
     model: str
     trials: int
     grace: int
     replicates: int
+    confirm: int = 1
     run: Mapping[str, Any] = field(default_factory=dict)
     candidates: Mapping[str, Any] = field(
         default_factory=dict
@@ -126,6 +128,7 @@ class Plan:
     profile: Profile
     fixed: Point
     seed: int
+    method: Method = DEFAULT
 
     def __post_init__(self) -> None:
         for point in self.first_points():
@@ -186,6 +189,7 @@ class Plan:
             "first": self.first_points(),
             "baseline": self.config(self.search.baseline).identity(),
             "grace": self.profile.grace,
+            "method": self.method.to_dict(),
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -197,6 +201,7 @@ def make_plan(
     smoke: bool = False,
     settings: Point | None = None,
     seed: int = 11711,
+    method: Method = DEFAULT,
     **changes: Any,
 ) -> Plan:
     """Apply the flags to a search. `settings` are the values of `--set`; one of a searched key fixes it."""
@@ -210,4 +215,4 @@ def make_plan(
     for key in settings:
         if key in ("model", "seed"):
             raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")
-    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed)
+    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method)

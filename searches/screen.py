@@ -21,6 +21,14 @@ COLUMNS = {
 }
 
 
+#: What a plan says of each scheduler.
+SCHEDULERS_SAY = {
+    "asha": "ASHA stops from epoch {} on",
+    "none": "nothing is stopped early",
+    "pbt": "a population, of which every {} epochs the worst go on from the best",
+}
+
+
 class Screen:
     """Listens to a ledger and prints what happens, with what is left to do and about how long it takes."""
 
@@ -41,6 +49,8 @@ class Screen:
                 self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
             case "report":
                 self._line(event["trial"], self._epoch(event, state))
+            case "stopped" if state.trials[event["trial"]].status != RUNNING:
+                self._line(event["trial"], f"counts to epoch {event['epoch']} alone: {event['reason']}")
             case "ended":
                 self.ended += 1
                 reason = f": {event['reason']}" if event.get("reason") else ""
@@ -55,12 +65,12 @@ class Screen:
         interval = ""
         if f"{objective}_low" in metrics:
             interval = f" [{metrics[f'{objective}_low']:.2f}, {metrics[f'{objective}_high']:.2f}]"
-        epochs = state.trials[event["trial"]].run["epochs"]
+        epochs = state.trials[event["trial"]].epochs
         beside = "".join(f", {head} {metrics[m]:.{digits}f}" for m, (head, digits) in COLUMNS.items() if m in metrics)
         return f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}{beside}"
 
     def _progress(self, state: State) -> str:
-        replicates = 2 * self.plan.profile.replicates
+        replicates = (1 + self.plan.profile.confirm) * self.plan.profile.replicates
         total = self.plan.profile.trials + replicates
         done = sum(trial.status != RUNNING for trial in state.trials.values())
         left = (time.monotonic() - self.started) / max(1, self.ended) * max(0, total - done)
@@ -153,6 +163,15 @@ def _floors_table(floors: dict[str, Any]) -> Table:
     return table
 
 
+def objectives_text(plan: Plan) -> str:
+    """What is to be large or small, and what must be kept."""
+    others = "".join(f", {name} (min)" for name in plan.method.minimize)
+    limits = " and ".join(map(str, plan.method.limits))
+    return f"Objective: {plan.objective} ({plan.direction}){others}." + (
+        f" The winner keeps {limits}." if limits else ""
+    )
+
+
 def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
     """Print what would run."""
     console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
@@ -175,9 +194,10 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
         )
     console.print(
         f"{count(plan.profile.trials, 'trial')} of at most {count(plan.epochs, 'epoch')}: the baseline, up to "
-        f"{count(firsts - 1, 'point')} of the study, then Optuna's; ASHA stops from epoch {plan.profile.grace} on.\n"
-        f"Then {count(plan.profile.replicates, 'fresh seed')} for the best "
-        f"trial and for the baseline. Objective: {plan.objective} ({plan.direction}).\n{resources}\n"
+        f"{count(firsts - 1, 'point')} of the study, then those of {plan.method.sampler}; "
+        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.profile.grace)}.\n"
+        f"Then {count(plan.profile.replicates, 'fresh seed')} for the best {count(plan.profile.confirm, 'trial')} and for the "
+        f"baseline. {objectives_text(plan)}\n{resources}\n"
         f"Results go to {folder}. Nothing was started.",
         markup=False,
         highlight=False,

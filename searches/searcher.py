@@ -1,78 +1,59 @@
-"""A thin Tune searcher over Optuna's ask and tell: every point once, known points first, then a fair comparison.
+"""What Tune is to a search: hands that run what the strategy proposes, and end what it ends.
 
-Ray's own OptunaSearch tells the last value in place of the best, takes stopped trials for complete ones and hands
-out duplicates (ray#35319); this one keeps Optuna's storage and the ledger as its memory.
+Ray's own OptunaSearch tells the last value in place of the best, takes stopped trials for complete ones and hands out
+duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
 """
 
-import itertools
-import json
 from typing import Any
 
-import optuna
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
-from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Event, Ledger, Trial
-from searches.question import Choice, Domain, LogUniform, Plan
+from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, Event, Trial
+from searches.strategy import WAIT, Strategy
 from trainables.trial import TrialSpec
 
-ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
+KINDS = {"diverged": DIVERGED, "out_of_memory": OUT_OF_MEMORY}
+DIED = "its process died, or it raised an error that is no fault of its configuration: see Tune's log"
 
 
-class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Proposes the trials of a plan, then replicates of the best one and the baseline; writes all it learns to the ledger."""
+class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Hands out the trials of a strategy: first those that an earlier driver left unfinished."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, study: optuna.Study, spec: TrialSpec, trials_folder: str) -> None:
-        super().__init__(metric="objective", mode=plan.direction)
-        self.plan, self.ledger, self.study = plan, ledger, study
-        self.spec, self.trials_folder = spec, trials_folder
+    def __init__(self, strategy: Strategy, spec: TrialSpec, trials_folder: str) -> None:
+        super().__init__(metric="objective", mode=strategy.plan.direction)
+        self.strategy, self.spec, self.trials_folder = strategy, spec, trials_folder
+        self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
-        self.unfinished = [t for t in ledger.state.trials.values() if t.status == RUNNING]
-        self.distributions = {key: _distribution(domain) for key, domain in plan.space.items()}
-        self._reconcile()
-
-    # what Tune calls
+        self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
-        trial = self.unfinished.pop(0) if self.unfinished else self._next()
-        if trial is None:
-            waiting = any(t.status == RUNNING for t in self.ledger.state.trials.values())
-            return None if waiting else Searcher.FINISHED
+        trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
+        if not isinstance(trial, Trial):
+            return None if trial == WAIT else Searcher.FINISHED
         self.names[trial_id] = trial.name
-        spec = TrialSpec(
-            **{
-                **vars(self.spec),
-                "name": trial.name,
-                "run": RunConfig.of(trial.run),
-                "folder": f"{self.trials_folder}/{trial.name}",
-            }
-        )
-        return {"spec": spec.to_dict(), "whole": trial.origin != "sampler", "replicate": trial.of is not None}
+        changes = {
+            "name": trial.name,
+            "run": RunConfig.of(trial.run),
+            "folder": f"{self.trials_folder}/{trial.name}",
+            "parent": f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
+            "until": trial.until,
+        }
+        return {"spec": TrialSpec(**{**vars(self.spec), **changes}).to_dict()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note the report of an epoch."""
-        trial = self.ledger.state.trials[self.names[trial_id]]
-        if "failure/kind" in result or result["epoch"] in trial.reports:
-            return
-        report = _report(trial.name, result, repeat=trial.of is not None)
-        self.ledger.record(report)
-        if trial.optuna is not None:
-            asked = optuna.trial.Trial(self.study, self.study.trials[trial.optuna]._trial_id)
-            asked.report(self._score(trial), report["epoch"])
+        """Nothing to do: the scheduler hears of it first."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note how a trial ended and tell Optuna."""
-        trial = self.ledger.state.trials[self.names[trial_id]]
+        """Note how a trial ended."""
+        trial = self.trials[self.names[trial_id]]
         if trial.status != RUNNING:
             return
-        if result and not error:
-            self.on_trial_result(trial_id, result)
-        status, reason = self._outcome(trial, result, error)
-        self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
-        self._tell(trial)
+        if result and not error and "failure/kind" not in result:
+            self.strategy.report(trial, report_event(trial, result))
+        self.strategy.end(trial, *outcome(trial, result, error))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""
@@ -80,162 +61,43 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the ledger is the memory."""
 
-    # how it decides
 
-    def _next(self) -> Trial | None:
-        state = self.ledger.state
-        if len(state.of_search()) < self.plan.profile.trials:
-            trial = self._propose()
-            if trial is not None:
-                return trial
-        if any(trial.status == RUNNING for trial in state.of_search()):
-            return None
-        return self._replicate()
+class StrategyScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Passes reports on to the strategy, and ends the trials that it ends."""
 
-    def _propose(self) -> Trial | None:
-        state = self.ledger.state
-        known = {_identity(RunConfig.of(trial.run)) for trial in state.of_search()}
-        first = self.plan.first_points()
-        if len(state.of_search()) < len(first):
-            self.study.enqueue_trial(first[len(state.of_search())], skip_if_exists=True)
-        for attempt in range(ATTEMPTS):
-            if attempt and (untried := self._untried(known)) is not None:
-                if not untried:
-                    return None
-                self.study.enqueue_trial(untried[self.plan.seed % len(untried)])
-            asked = self.study.ask(self.distributions)
-            run = self.plan.config(asked.params)
-            if _identity(run) not in known:
-                origin = _origin(asked.params, self.plan)
-                return self._record(f"{len(state.of_search()):04d}", asked.params, run, origin, optuna=asked.number)
-            self.ledger.record({"event": "duplicate", "point": asked.params})
-            self.study.tell(asked, state=TrialState.FAIL)
-        return None
+    def __init__(self, searcher: StrategySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
 
-    def _untried(self, known: set[str]) -> list[dict[str, Any]] | None:
-        """Return the points of a finite space that no trial has had yet, or None where the space is not finite."""
-        domains = self.plan.space
-        if not all(isinstance(domain, Choice) for domain in domains.values()):
-            return None
-        values = [domain.values for domain in domains.values() if isinstance(domain, Choice)]
-        points = [dict(zip(domains, point, strict=True)) for point in itertools.product(*values)]
-        return [point for point in points if _identity(self.plan.config(point)) not in known]
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Note the report of an epoch. It may end its own trial, and others that waited for it."""
+        mine = self.searcher.trials[self.searcher.names[trial.trial_id]]
+        if "failure/kind" in result:
+            return str(TrialScheduler.CONTINUE)
+        stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+        for other in tune_controller.get_live_trials():
+            if other is not trial and self.searcher.names.get(other.trial_id) in stopped:
+                tune_controller.request_stop_trial(other)
+        return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
 
-    def _replicate(self) -> Trial | None:
-        for name in self.finalists():
-            original = self.ledger.state.trials[name]
-            for number in range(1, self.plan.profile.replicates + 1):
-                repeat = f"{name}-r{number}"
-                if repeat not in self.ledger.state.trials:
-                    run = self.plan.config(original.point, seed=self.plan.seed + number)
-                    return self._record(repeat, original.point, run, "replicate", of=name)
-        return None
-
-    def finalists(self) -> list[str]:
-        """The best trial that is not the baseline, and the baseline: those that are compared on fresh seeds."""
-        return finalists(self.ledger, self.plan)
-
-    def _record(
-        self,
-        name: str,
-        point: dict[str, Any],
-        run: RunConfig,
-        origin: str,
-        *,
-        of: str | None = None,
-        optuna: int | None = None,
-    ) -> Trial:
-        trial = Trial(name=name, point=dict(point), run=run.model_dump(), origin=origin, of=of, optuna=optuna)
-        fields = ("name", "point", "run", "origin", "of", "optuna")
-        self.ledger.record({"event": "proposed", "trial": {key: getattr(trial, key) for key in fields}})
-        return self.ledger.state.trials[name]
-
-    def _reconcile(self) -> None:
-        """Tell Optuna what a killed driver had written to the ledger but not told, and drop what it had asked in vain."""
-        known = {trial.optuna: trial for trial in self.ledger.state.of_search()}
-        for asked in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            trial = known.get(asked.number)
-            if trial is None:
-                self.study.tell(asked.number, state=TrialState.FAIL)
-            elif trial.status != RUNNING:
-                self._tell(trial)
-
-    def _score(self, trial: Trial) -> float:
-        score = trial.score(self.plan.objective, self.plan.direction)
-        return float("nan") if score is None else score
-
-    def _outcome(self, trial: Trial, result: dict[str, Any] | None, error: bool) -> tuple[str, str | None]:
-        if result and "failure/kind" in result:
-            kind = DIVERGED if result["failure/kind"] == DIVERGED else FAILED
-            return kind, result["failure/reason"]
-        if error or not trial.reports:
-            return (
-                FAILED,
-                "its process died, or it raised an error that is no fault of its configuration: see Tune's log",
-            )
-        done = max(trial.reports) >= trial.run["epochs"]
-        return (COMPLETED, None) if done else (STOPPED, None)
-
-    def _tell(self, trial: Trial) -> None:
-        """Tell Optuna the best score; a stopped or failed trial as pruned, so that its region counts as poor, not unknown."""
-        if trial.optuna is None:
-            return
-        if trial.status == COMPLETED:
-            self.study.tell(trial.optuna, self._score(trial))
-        else:
-            self.study.tell(trial.optuna, state=TrialState.PRUNED)
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
+        return {}
 
 
-def finalists(ledger: Ledger, plan: Plan) -> list[str]:
-    """The best finished trial that is not the baseline, then the baseline; empty where either has no score."""
-    sign = 1 if plan.direction == "max" else -1
-    scored = {
-        trial.name: score
-        for trial in ledger.state.of_search()
-        if trial.status in (COMPLETED, STOPPED) and (score := trial.score(plan.objective, plan.direction)) is not None
-    }
-    baseline = next((t.name for t in ledger.state.of_search() if t.origin == "baseline"), None)
-    others = {name: sign * score for name, score in scored.items() if name != baseline}
-    if baseline not in scored or not others:
-        return []
-    return [max(others, key=lambda name: others[name]), str(baseline)]
+def outcome(trial: Trial, result: dict[str, Any] | None, error: bool) -> tuple[str, str | None]:
+    """How a trial ended, by what it reported last, and why."""
+    if result and "failure/kind" in result:
+        return KINDS.get(result["failure/kind"], FAILED), result["failure/reason"]
+    if error or not trial.reports:
+        return FAILED, DIED
+    return COMPLETED, None
 
 
-def open_study(name: str, storage_path: str, direction: str, seed: int) -> optuna.Study:
-    """Open the Optuna study of a search, whose journal file outlives the driver."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = JournalFileBackend(storage_path)
-    study = optuna.create_study(
-        study_name=name,
-        storage=optuna.storages.JournalStorage(backend),
-        direction="maximize" if direction == "max" else "minimize",
-        load_if_exists=True,
-    )
-    # Seeded by how many were asked before, so that a resumed search does not repeat its first random points.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), constant_liar=True, n_startup_trials=8)
-    return study
-
-
-def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
-    if isinstance(domain, Choice):
-        return optuna.distributions.CategoricalDistribution(domain.values)
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
-
-
-def _identity(run: RunConfig) -> str:
-    return json.dumps(run.identity(), sort_keys=True)
-
-
-def _origin(params: dict[str, Any], plan: Plan) -> str:
-    first = plan.first_points()
-    if params not in first:
-        return "sampler"
-    return "baseline" if params == first[0] else "study"
-
-
-def _report(trial: str, result: dict[str, Any], *, repeat: bool) -> Event:
+def report_event(trial: Trial, result: dict[str, Any]) -> Event:
+    """The ledger's event of a result of Tune."""
     # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
-    statistics = result.get("statistics") if repeat else None
+    statistics = result.get("statistics") if trial.of is not None else None
 
     def part(name: str) -> dict[str, Any]:
         """A mapping that Tune has flattened."""
@@ -243,7 +105,7 @@ def _report(trial: str, result: dict[str, Any], *, repeat: bool) -> Event:
 
     return {
         "event": "report",
-        "trial": trial,
+        "trial": trial.name,
         "epoch": result["epoch"],
         "metrics": part("metrics"),
         "statistics": statistics,

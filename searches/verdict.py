@@ -1,5 +1,6 @@
 """What a search may claim: the winner against the baseline on fresh seeds, and both against the floors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
-from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
+from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, Ledger, Trial
+from searches.method import COSTS
+from searches.objectives import cost, feasible, ranked
 from searches.question import Choice, Plan
-from searches.searcher import finalists
+from searches.strategy import finalists
 from searches.words import count
 
 LEVEL = 0.05  # a difference whose p is above this is not called one
@@ -20,11 +23,14 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
     """Return what summary.json holds; the table on the screen is made from it and nothing else."""
     state, search = ledger.state, plan.search
     trials = [_row(trial, plan) for trial in state.trials.values()]
+    by_name = {row["id"]: row for row in trials}
     scored = [row for row in trials if row["score"] is not None and row["of"] is None]
     sign = 1 if plan.direction == "max" else -1
-    best = max(scored, key=lambda row: sign * row["score"], default=None)
+    best = next((by_name[trial.name] for trial in ranked(state.searched, plan)), None)
+    costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
+    allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
-    statuses = [trial.status for trial in state.of_search()]
+    statuses = [trial.status for trial in state.searched]
     return {
         "search": name,
         "question": search.question,
@@ -35,8 +41,9 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
         "trials": trials,
         "best": best,
         "baseline": baseline,
-        "costs": list(plan.search.costs),
-        "pareto": _pareto(scored, {plan.objective: sign, **dict.fromkeys(plan.search.costs, -1)}),
+        "method": plan.method.to_dict(),
+        "costs": costs,
+        "pareto": _pareto(allowed, {plan.objective: sign, **dict.fromkeys(costs, -1)}),
         "best_by": {
             key: _best_by(key, scored, sign)
             for key, domain in search.scientific.items()
@@ -49,6 +56,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
             "completed": statuses.count(COMPLETED),
             "stopped": statuses.count(STOPPED),
             "failed": statuses.count(FAILED),
+            "out_of_memory": statuses.count(OUT_OF_MEMORY),
             "diverged": statuses.count(DIVERGED),
             "unfinished": statuses.count(RUNNING),
             "replicates": len(trials) - len(statuses),
@@ -67,15 +75,22 @@ def _row(trial: Trial, plan: Plan) -> dict[str, Any]:
         "of": trial.of,
         "status": trial.status,
         "reason": trial.reason,
+        "parent": trial.parent,
+        "feasible": feasible(trial, plan),
         "point": trial.point,
         "config": trial.run,
-        "epochs": max(trial.reports, default=0),
+        "epochs": max(trial.counted, default=0),
         "best_epoch": best["epoch"] if best else None,
         "score": trial.score(plan.objective, plan.direction),
-        "metrics": best["metrics"] if best else {},
+        "metrics": {**(best["metrics"] if best else {}), **_costs(trial)},
         "data": best.get("data", {}) if best else {},
-        "curve": [{"epoch": epoch, **report["metrics"]} for epoch, report in sorted(trial.reports.items())],
+        "curve": [{"epoch": epoch, **report["metrics"]} for epoch, report in trial.counted.items()],
     }
+
+
+def _costs(trial: Trial) -> dict[str, float]:
+    found = {name: cost(trial, name) for name in COSTS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
@@ -105,33 +120,68 @@ def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str
 
 
 def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    """The best trials against the baseline on fresh seeds: the best of those that are surely better wins, else nobody.
+
+    p-values are corrected for how many are compared (Holm 1979).
+    """
     names = finalists(ledger, plan)
     if not names:
-        return {"winner": None, "text": "no winner: no trial beside the baseline has a score to compare"}
-    challenger, baseline = (_statistics(plan, ledger, name) for name in names)
-    if challenger is None or baseline is None:
+        return {"winner": None, "text": _no_score(plan, ledger)}
+    *challengers, baseline = names
+    found = {name: _statistics(plan, ledger, name) for name in names}
+    if any(statistics is None for statistics in found.values()):
         return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
-    result = paired(challenger, baseline, lookup(TASKS, plan.task, "task").score, seed=plan.seed)
-    better = result.estimate > 0 if plan.direction == "max" else result.estimate < 0
-    winner = (names[0] if better else names[1]) if result.p_value < LEVEL else None
+    compared = [_compare(plan, name, found[name], found[baseline]) for name in challengers]
+    for row, p in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
+        row["p_value"] = p
+    sign = 1 if plan.direction == "max" else -1
+    surely = {row["trial"]: row["p_value"] < LEVEL and sign * row["difference"] for row in compared}  # False: not sure
+    best = max(compared, key=lambda row: (surely[row["trial"]] > 0, sign * row["difference"]))
+    winner = best["trial"] if surely[best["trial"]] > 0 else None
+    if all(difference < 0 for difference in surely.values()):
+        winner = baseline
     head = f"trial {winner} wins" if winner else "no significant winner"
-    seeds = count(plan.profile.replicates, "fresh training seed")
-    texts = f"{count(challenger.shape[0], 'output')} of each of {challenger.shape[1]} examples"
+    rows = next(statistics for statistics in found.values() if statistics is not None)
     evidence = (
-        f"trial {names[0]} against the baseline {names[1]} on {plan.objective}: difference {result.estimate:+.2f} "
-        f"[{result.low:.2f}, {result.high:.2f}], p = {result.p_value:.3f}; {seeds} each, {texts}, paired bootstrap"
+        f"trial {best['trial']} against the baseline {baseline} on {plan.objective}: difference {best['difference']:+.2f} "
+        f"[{best['low']:.2f}, {best['high']:.2f}], p = {best['p_value']:.3f}"
+        + (f" (Holm, {len(compared)} compared)" if len(compared) > 1 else "")
+        + f"; {count(plan.profile.replicates, 'fresh training seed')} each, {count(rows.shape[0], 'output')} of each of "
+        f"{rows.shape[1]} examples, paired bootstrap"
     )
-    text = f"{head}. {evidence}."
-    floor = _floor(plan, ledger, ledger.state.trials[names[0]].score(plan.objective, plan.direction))
+    floor = _floor(plan, ledger, ledger.state.trials[best["trial"]].score(plan.objective, plan.direction))
     return {
         "winner": winner,
         "compared": names,
-        "difference": result.estimate,
-        "low": result.low,
-        "high": result.high,
-        "p_value": result.p_value,
-        "text": f"{text} {floor}".strip(),
+        **{key: best[key] for key in ("difference", "low", "high", "p_value")},
+        "comparisons": compared,
+        "text": f"{head}. {evidence}. {floor}".strip(),
     }
+
+
+def _no_score(plan: Plan, ledger: Ledger) -> str:
+    limits = " and ".join(map(str, plan.method.limits))
+    if limits and not any(feasible(trial, plan) for trial in ledger.state.searched):
+        return f"no winner: no trial keeps {limits}"
+    return "no winner: no trial beside the baseline has a score to compare"
+
+
+def _compare(plan: Plan, name: str, challenger: np.ndarray | None, baseline: np.ndarray | None) -> dict[str, Any]:
+    assert challenger is not None
+    assert baseline is not None
+    result = paired(challenger, baseline, lookup(TASKS, plan.task, "task").score, seed=plan.seed)
+    values = {"difference": result.estimate, "low": result.low, "high": result.high, "p_value": result.p_value}
+    return {"trial": name, **values}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their own order (Holm 1979): the family-wise error stays at the level."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:

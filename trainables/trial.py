@@ -23,11 +23,16 @@ RESTARTS = 2  # times that a trial goes on from its checkpoint after its process
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """What a trial needs to run anywhere: its stable name, its configuration, its folder on shared storage, its share."""
+    """What a trial needs to run anywhere: its stable name, its configuration, its folder on shared storage, its share.
+
+    `parent` is the folder of the run from whose last checkpoint it starts, `until` the epoch that it ends after.
+    """
 
     name: str
     run: RunConfig
     folder: str
+    parent: str | None = None
+    until: int | None = None
     workers: int = 1
     gpus_per_worker: float = 0
     cpus_per_worker: int = 1
@@ -55,6 +60,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     """
     import torch
 
+    from gpt2core.checkpoints import adopt
     from gpt2core.tasks import TASKS
     from gpt2core.training import Workers, train
     from trainables import warm
@@ -64,6 +70,8 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     epoch, score = 0, math.nan
     try:
         base, data = warm.inputs(spec.run)
+        if spec.parent is not None and rank == 0:
+            adopt(Path(spec.parent), Path(spec.folder), spec.run)
         for report in train(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size)):
             epoch, score = report.epoch, report.metrics.get(objective, math.nan)
             statistics = report.evaluation.statistics
@@ -76,6 +84,8 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
                 "tables": report.evaluation.tables,
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
             }
+            if epoch == spec.until:
+                return
     except (DivergedError, UserError, torch.OutOfMemoryError) as error:
         kind = DIVERGED if isinstance(error, DivergedError) else FAILED
         yield {"epoch": epoch, "objective": score, "failure": {"kind": kind, "reason": str(error).split("\n")[0]}}

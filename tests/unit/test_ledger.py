@@ -47,7 +47,7 @@ def test_a_reopened_ledger_has_the_same_state(tmp_path: Path) -> None:
     assert again.trials["0000"].score("score", "max") == 3.0
     assert again.trials["0000"].score("score", "min") == 1.0
     assert [trial.name for trial in again.replicates("0000")] == ["0000-r1"]
-    assert [trial.name for trial in again.of_search()] == ["0000"]
+    assert [trial.name for trial in again.searched] == ["0000"]
 
 
 def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:

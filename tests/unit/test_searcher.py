@@ -1,146 +1,100 @@
-"""The searcher over real Optuna: known points first, no configuration twice, then replicates of the finalists."""
+"""What Tune is told, and what of its answers is noted."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from searches.ledger import DIVERGED, Ledger
+from searches.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
 from searches.lora_rank import SEARCH
-from searches.question import Case, Choice, Plan, make_plan
-from searches.searcher import OptunaSearcher, open_study
+from searches.question import make_plan
+from searches.searcher import StrategyScheduler, StrategySearcher
+from searches.strategy import Strategy, new_study
 from trainables.trial import TrialSpec
-
-Searchers = Callable[[Plan], OptunaSearcher]
-
-
-@pytest.fixture
-def searcher(tmp_path: Path) -> Iterator[Searchers]:
-    """Make the searcher of a plan; the ledger is closed after the test."""
-    with ExitStack() as opened:
-
-        def make(plan: Plan) -> OptunaSearcher:
-            study = open_study("s", str(tmp_path / "optuna.journal"), "max", plan.seed)
-            spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(tmp_path))
-            ledger = opened.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
-            return OptunaSearcher(plan, ledger, study, spec, str(tmp_path / "trials"))
-
-        yield make
 
 
 def result(score: float, epoch: int = 2) -> dict[str, Any]:
     return {"epoch": epoch, "objective": score, "metrics/chrf_continuation": score, "statistics": None, "samples": []}
 
 
-def run_all(tune: OptunaSearcher, score: Any = lambda run: run["rank"] + run["lr"]) -> list[dict[str, Any]]:
-    """Ask and complete until the searcher is finished; return the configurations of the runs."""
-    runs = []
-    for number in range(1000):
-        config = tune.suggest(str(number))
-        if config == Searcher.FINISHED:
-            return runs
-        runs.append(config["spec"]["run"])
-        tune.on_trial_complete(str(number), result(score(runs[-1])))
-    raise AssertionError("the searcher never finished")
-
-
 @pytest.fixture
-def small() -> Plan:
-    """A space of 12 points, and more trials than points."""
-    space = {"rank": Choice(4, 8, 16), "batch_size": Choice(4, 8, 16, 32)}
-    search = dataclasses.replace(
-        SEARCH,
-        scientific=space,
-        nuisance={},
-        tasks={"sonnet": Case(study=[{"rank": 4, "batch_size": 8}])},
-        baseline={"rank": 8, "batch_size": 8},
-    )
-    return make_plan(search, "quick", trials=50, replicates=0)
+def searcher(tmp_path: Path) -> Iterator[StrategySearcher]:
+    """A searcher of four trials, some of which an earlier driver left running."""
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        yield made(ledger, tmp_path)
 
 
-def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(small: Plan, searcher: Searchers) -> None:
-    runs = run_all(searcher(small))
-    points = [(run["rank"], run["batch_size"]) for run in runs]
-    assert len(points) == len(set(points)) == 12
-    assert points[:2] == [(8, 8), (4, 8)]
+def made(ledger: Ledger, folder: Path) -> StrategySearcher:
+    plan = make_plan(SEARCH, "quick", trials=4, replicates=0, settings={"epochs": "9"})
+    ledger.record({"event": "lag", "trials": 4})
+    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
+    return StrategySearcher(Strategy(plan, ledger, new_study("s", None, plan)), spec, str(folder / "trials"))
 
 
-def test_duplicates_that_were_avoided_are_counted(small: Plan, searcher: Searchers) -> None:
-    tune = searcher(small)
-    run_all(tune)
-    assert tune.ledger.state.duplicates >= 1
+def test_a_trial_has_a_stable_name_and_folder(searcher: StrategySearcher, tmp_path: Path) -> None:
+    spec = TrialSpec.from_dict(searcher.suggest("a")["spec"])
+    assert (spec.name, spec.folder) == ("0000", str(tmp_path / "trials" / "0000"))
+    assert (spec.parent, spec.until) == (None, None)
 
 
-def test_two_ways_to_write_one_configuration_are_one_trial(searcher: Searchers) -> None:
-    search = dataclasses.replace(
-        SEARCH,
-        nuisance={"alpha": Choice(32.0, "2r")},
-        scientific={"rank": Choice(16)},
-        tasks={"sonnet": Case()},
-        baseline={"rank": 16, "alpha": "2r"},
-    )
-    runs = run_all(searcher(make_plan(search, "quick", trials=5, replicates=0)))
-    assert [run["alpha"] for run in runs] == ["2r"]
+def test_what_an_earlier_driver_left_running_is_handed_out_first(searcher: StrategySearcher, tmp_path: Path) -> None:
+    specs = [searcher.suggest(name)["spec"] for name in "ab"]
+    searcher.on_trial_complete("a", result(1.0, 9))
+    again = made(searcher.strategy.ledger, tmp_path)
+    assert again.suggest("c")["spec"] == specs[1]
+    assert again.suggest("d")["spec"]["name"] == "0002"
 
 
-def test_the_finalists_run_again_with_fresh_seeds_on_equal_terms(searcher: Searchers) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=6, replicates=2))
-    run_all(tune)
-    repeats = [trial for trial in tune.ledger.state.trials.values() if trial.of]
-    assert len(repeats) == 4
-    assert {trial.of for trial in repeats} == set(tune.finalists())
-    assert tune.finalists()[1] == "0000"
-    assert sorted(trial.run["seed"] for trial in repeats) == [11712, 11712, 11713, 11713]
+def test_it_waits_and_then_is_finished(searcher: StrategySearcher) -> None:
+    for name in "abcd":
+        assert searcher.suggest(name)["spec"]
+    assert searcher.suggest("e") is None
+    for name in "abcd":
+        searcher.on_trial_complete(name, result(1.0, 9))
+    assert searcher.suggest("f") == Searcher.FINISHED
 
 
-def test_a_resumed_searcher_hands_out_what_was_running_and_goes_on(searcher: Searchers) -> None:
-    plan = make_plan(SEARCH, "quick", trials=6, replicates=0)
-    first = searcher(plan)
-    first.suggest("a")
-    first.on_trial_complete("a", result(1.0))
-    running = first.suggest("b")["spec"]
-    first.ledger.close()
-
-    second = searcher(plan)
-    assert second.suggest("c")["spec"] == running
-    second.on_trial_complete("c", result(2.0))
-    names = [trial.name for trial in second.ledger.state.of_search()]
-    assert names == ["0000", "0001"]
-    run_all(second)
-    assert len(second.ledger.state.of_search()) == 6
-    assert all(trial.state.is_finished() for trial in second.study.trials)
+@pytest.mark.parametrize(
+    ("kind", "status"), [("diverged", DIVERGED), ("out_of_memory", OUT_OF_MEMORY), ("failed", "failed")]
+)
+def test_a_failure_has_its_kind_and_reason(searcher: StrategySearcher, kind: str, status: str) -> None:
+    searcher.suggest("a")
+    failure = {"epoch": 0, "objective": float("nan"), "failure/kind": kind, "failure/reason": "because"}
+    searcher.on_trial_complete("a", failure)
+    assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == (status, "because")
 
 
-def test_a_diverged_trial_ends_with_its_reason_and_the_search_goes_on(searcher: Searchers) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=2, replicates=0))
-    tune.suggest("a")
-    failure = {
-        "epoch": 0,
-        "objective": float("nan"),
-        "failure/kind": "diverged",
-        "failure/reason": "The training loss is nan",
-    }
-    tune.on_trial_complete("a", failure)
-    trial = tune.ledger.state.trials["0000"]
-    assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
-    assert tune.suggest("b")["spec"]["name"] == "0001"
+def test_a_trial_whose_process_died_is_failed_not_lost(searcher: StrategySearcher) -> None:
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", None, error=True)
+    assert searcher.trials["0000"].status == "failed"
+    assert "its process died" in str(searcher.trials["0000"].reason)
 
 
-def test_a_trial_whose_process_died_is_failed_not_lost(searcher: Searchers) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0))
-    tune.suggest("a")
-    tune.on_trial_complete("a", None, error=True)
-    assert tune.ledger.state.trials["0000"].status == "failed"
-    assert "its process died" in str(tune.ledger.state.trials["0000"].reason)
+def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySearcher) -> None:
+    scheduler, ended = StrategyScheduler(searcher), []
+    for name in "abcd":
+        searcher.suggest(name)
+    for trial in searcher.trials.values():
+        trial.origin = "sampler"
+    trials = {name: SimpleNamespace(trial_id=name) for name in "abcd"}
+    controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()), request_stop_trial=ended.append)
 
+    def report(name: str, score: float) -> str:
+        return scheduler.on_trial_result(controller, trials[name], result(score, 1))
 
-def test_optuna_is_told_the_best_epoch_not_the_last(searcher: Searchers) -> None:
-    tune = searcher(make_plan(SEARCH, "quick", trials=1, replicates=0))
-    tune.suggest("a")
-    tune.on_trial_result("a", result(5.0, 1))
-    tune.on_trial_complete("a", result(2.0, 2))
-    assert tune.study.trials[0].value == 5.0
+    assert report("a", 2.0) == TrialScheduler.CONTINUE
+    assert report("c", 1.0) == TrialScheduler.CONTINUE
+    assert ended == []
+    assert report("b", 3.0) == TrialScheduler.CONTINUE
+    assert ended == [trials["c"]], "that waited for what b has"
+    assert report("d", 1.5) == TrialScheduler.STOP
+    assert report("d", 1.5) == TrialScheduler.STOP, "an epoch that is told twice"
+    searcher.on_trial_complete("c")
+    searcher.on_trial_complete("d", result(1.5, 1))
+    assert [trial.status for trial in searcher.trials.values()] == ["running", "running", "stopped", "stopped"]

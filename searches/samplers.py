@@ -1,0 +1,149 @@
+"""Who proposes the next point. To add a sampler: a function like `Make`, a line in SAMPLERS.
+
+A sampler is made anew for each trial, seeded by the trial's number: what it proposes follows from the plan and from what it
+was told, not from how often the search was interrupted.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2core.errors import ConfigError
+from searches.question import Choice, Domain, LogUniform, Plan
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+STARTUP = 8  # random points before a model of the space is made
+GRID = 5  # values of a number on a grid
+LARGEST = 100_000  # points of a grid
+
+#: Plan, seed of this trial -> its sampler.
+Make = Callable[[Plan, int], "BaseSampler"]
+
+
+def tpe(plan: Plan, seed: int) -> "BaseSampler":
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), all keys together; running trials count as poor."""
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, constant_liar=True, n_startup_trials=STARTUP)
+
+
+def gp(plan: Plan, seed: int) -> "BaseSampler":
+    """Gaussian process with expected improvement, as Optuna has it."""
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+
+
+def random(plan: Plan, seed: int) -> "BaseSampler":
+    """Uniform draws."""
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+def grid(plan: Plan, seed: int) -> "BaseSampler":
+    """All combinations in an order of their own; a number between bounds has GRID values. The strategy hands out `points`."""
+    return random(plan, seed)
+
+
+def cmaes(plan: Plan, seed: int) -> "BaseSampler":
+    """Covariance matrix adaptation (Hansen & Ostermeier 2001) of the numbers; choices are drawn at random."""
+    from optuna.samplers import CmaEsSampler, RandomSampler
+
+    with _experimental():
+        return CmaEsSampler(
+            seed=seed,
+            independent_sampler=RandomSampler(seed),
+            warn_independent_sampling=False,
+            consider_pruned_trials=True,
+        )
+
+
+def qmc(plan: Plan, seed: int) -> "BaseSampler":
+    """A scrambled Sobol sequence: more even than random. It needs the same seed for all of its points."""
+    from optuna.samplers import QMCSampler, RandomSampler
+
+    with _experimental():
+        return QMCSampler(
+            seed=plan.seed, scramble=True, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
+        )
+
+
+def nsga2(plan: Plan, seed: int) -> "BaseSampler":
+    """Non-dominated sorting genetic algorithm II (Deb et al. 2002): for several objectives."""
+    from optuna.samplers import NSGAIISampler
+
+    size = max(4, min(50, plan.profile.trials // 4))
+    return NSGAIISampler(seed=seed, population_size=size)
+
+
+SAMPLERS: dict[str, Make] = {
+    "tpe": tpe,
+    "gp": gp,
+    "random": random,
+    "grid": grid,
+    "cma-es": cmaes,
+    "qmc": qmc,
+    "nsga2": nsga2,
+}
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Use what Optuna calls experimental; its version is pinned."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+#: Those that learn nothing from a limit; what is beyond it wins nothing all the same.
+UNCONSTRAINED = frozenset({"cma-es"})
+
+
+def distribution(domain: Domain) -> "BaseDistribution":
+    """A domain as Optuna has it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(domain.values)
+    return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
+
+
+def values(domain: Domain) -> list[Any]:
+    """The values of a domain on a grid, both ends among them."""
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    steps = [step / (GRID - 1) for step in range(GRID)]
+    if isinstance(domain, LogUniform):
+        inner = [domain.low * (domain.high / domain.low) ** step for step in steps[1:-1]]
+    else:
+        inner = [domain.low + (domain.high - domain.low) * step for step in steps[1:-1]]
+    return [domain.low, *inner, domain.high]
+
+
+def points(plan: Plan) -> list[dict[str, Any]] | None:
+    """All points of a grid, or of a space that has finitely many, shuffled; None for any other. Raises ConfigError.
+
+    Optuna's own GridSampler wants a loop of Optuna's own.
+    """
+    domains = plan.space
+    if plan.method.sampler != "grid" and not all(isinstance(domain, Choice) for domain in domains.values()):
+        return None
+    size = math.prod(len(values(domain)) for domain in domains.values())
+    if size > LARGEST:
+        if plan.method.sampler != "grid":
+            return None
+        raise ConfigError(f"The grid has {size:,} points, but at most {LARGEST:,} can be: fix some keys with --set")
+    found = [dict(zip(domains, point, strict=True)) for point in itertools.product(*map(values, domains.values()))]
+    np.random.default_rng(plan.seed).shuffle(found)
+    return found

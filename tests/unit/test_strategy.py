@@ -1,0 +1,325 @@
+"""The strategy over real Optuna: known points first, no configuration twice, and the same search whatever its workers do."""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from gpt2core.errors import ConfigError
+from searches.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
+from searches.lora_rank import SEARCH
+from searches.method import Method, limit
+from searches.question import Case, Choice, LogUniform, Plan, make_plan
+from searches.replay import Curve, Curves, MemoryLedger, simulate
+from searches.samplers import SAMPLERS
+from searches.strategy import DONE, WAIT, Strategy, finalists, new_study, open_study
+
+Open = Callable[[Plan], Strategy]
+OBJECTIVE = "chrf_continuation"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens the strategy of a plan, or opens it again as after a kill; ledgers are closed after the test."""
+    with ExitStack() as stack:
+
+        def make(plan: Plan) -> Strategy:
+            stack.close()
+            ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
+            return Strategy(plan, ledger, open_study("s", tmp_path / "optuna.journal", plan))
+
+        yield make
+
+
+def in_memory(plan: Plan) -> Strategy:
+    return Strategy(plan, MemoryLedger(), new_study("s", None, plan))
+
+
+def curves(seed: int = 0, epochs: int = 9) -> Curves:
+    """Curves that rise to a height that the learning rate and the rank decide; epochs take as long as `seed` says."""
+
+    def of(trial: Trial) -> Curve:
+        height = (
+            30 - 3 * abs(math.log10(trial.run["lr"]) + 3) + math.log2(trial.run["rank"]) + trial.run["seed"] % 7 / 10
+        )
+        scores = [height * (1 - 0.5**epoch) for epoch in range(1, epochs + 1)]
+        digest = hashlib.sha256(f"{seed} {trial.name}".encode()).digest()
+        times = np.random.default_rng(list(digest)).uniform(0.1, 10, size=epochs)
+        metrics = [{OBJECTIVE: s, "trainable_parameters": trial.run["rank"] * 100.0} for s in scores]
+        return Curve(metrics=metrics, seconds=times.tolist())
+
+    return of
+
+
+def plan_of(trials: int = 12, epochs: int = 9, method: Method | None = None, **changes: Any) -> Plan:
+    plan = make_plan(
+        SEARCH, "quick", settings={"epochs": str(epochs)}, trials=trials, method=method or Method(), **changes
+    )
+    return dataclasses.replace(plan, profile=dataclasses.replace(plan.profile, grace=1))
+
+
+def what_it_did(strategy: Strategy) -> list[Any]:
+    return [
+        (t.name, t.point, t.origin, t.parent, t.status, t.stopped_at, t.score(OBJECTIVE, "max"))
+        for t in strategy.ledger.state.trials.values()
+    ]
+
+
+def small_plan() -> Plan:
+    """A space of 12 points, and more trials than points."""
+    space = {"rank": Choice(4, 8, 16), "batch_size": Choice(4, 8, 16, 32)}
+    search = dataclasses.replace(
+        SEARCH,
+        scientific=space,
+        nuisance={},
+        tasks={"sonnet": Case(study=[{"rank": 4, "batch_size": 8}])},
+        baseline={"rank": 8, "batch_size": 8},
+    )
+    return make_plan(search, "quick", trials=50, replicates=0)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(sampler: str) -> None:
+    strategy = in_memory(dataclasses.replace(small_plan(), method=Method(sampler=sampler)))
+    simulate(strategy, curves(), workers=2)
+    points = [(trial.run["rank"], trial.run["batch_size"]) for trial in strategy.ledger.state.searched]
+    assert len(points) == len(set(points)) == 12
+    assert points[:2] == [(8, 8), (4, 8)]
+
+
+def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
+    search = dataclasses.replace(
+        SEARCH,
+        nuisance={"alpha": Choice(32.0, "2r")},
+        scientific={"rank": Choice(16)},
+        tasks={"sonnet": Case()},
+        baseline={"rank": 16, "alpha": "2r"},
+    )
+    strategy = in_memory(make_plan(search, "quick", trials=5, replicates=0))
+    simulate(strategy, curves(), workers=1)
+    assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
+    assert strategy.ledger.state.duplicates >= 1
+
+
+@pytest.mark.parametrize("confirm", [1, 3])
+def test_the_best_and_the_baseline_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
+    plan = plan_of(replicates=2, confirm=confirm)
+    strategy = in_memory(plan)
+    simulate(strategy, curves(), workers=3)
+    names = finalists(strategy.ledger, plan)
+    assert len(names) == confirm + 1
+    assert names[-1] == "0000"
+    scores = [strategy.ledger.state.trials[name].score(OBJECTIVE, "max") for name in names[:-1]]
+    assert scores == sorted(scores, reverse=True)
+    repeats = [trial for trial in strategy.ledger.state.trials.values() if trial.of]
+    assert sorted({trial.of for trial in repeats}) == sorted(names)
+    assert sorted(trial.run["seed"] for trial in repeats) == [11712] * (confirm + 1) + [11713] * (confirm + 1)
+    assert all(max(trial.reports) == plan.epochs for trial in repeats), "nothing stops a replicate"
+
+
+METHODS = [
+    *(Method(sampler=name) for name in SAMPLERS),
+    Method(scheduler="none"),
+    Method(scheduler="pbt", sampler="random"),
+    Method(minimize=("parameters",), sampler="nsga2"),
+    Method(minimize=("parameters",), sampler="tpe"),
+    Method(plateau=2, limits=(limit("parameters<=800"),)),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(method: Method, opened: Open) -> None:
+    plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method)
+    undisturbed = in_memory(plan)
+    simulate(undisturbed, curves(0), workers=3)
+    expected = what_it_did(undisturbed)
+    assert len(undisturbed.ledger.state.searched) == plan.profile.trials
+
+    slow = in_memory(plan)
+    slow.ledger.record({"event": "lag", "trials": undisturbed.ledger.state.lag})
+    simulate(slow, curves(1), workers=2)
+    assert what_it_did(slow) == expected
+
+    for kill in itertools.count(1):
+        strategy = opened(plan)
+        try:
+            simulate(strategy, killed(curves(kill), after=7 * kill), workers=3)
+        except KilledError:
+            continue
+        break
+    assert kill > 3
+    assert what_it_did(strategy) == expected
+
+
+def test_a_study_that_was_lost_is_made_again_from_the_ledger(opened: Open, tmp_path: Path) -> None:
+    plan = plan_of(10, replicates=0)
+    undisturbed = in_memory(plan)
+    simulate(undisturbed, curves(0), workers=2)
+    with pytest.raises(KilledError):
+        simulate(opened(plan), killed(curves(1), after=60), workers=2)
+    (tmp_path / "optuna.journal").unlink()
+    strategy = opened(plan)
+    simulate(strategy, curves(2), workers=2)
+    assert what_it_did(strategy) == what_it_did(undisturbed)
+
+
+class KilledError(Exception):
+    """What a kill is here."""
+
+
+def killed(found: Curves, after: int) -> Curves:
+    calls = itertools.count()
+
+    def of(trial: Trial) -> Curve:
+        if next(calls) > after:
+            raise KilledError
+        return found(trial)
+
+    return of
+
+
+def test_halving_spends_less_and_stops_no_known_point() -> None:
+    whole, halved = in_memory(plan_of(60, method=Method(scheduler="none"))), in_memory(plan_of(60))
+    spent = [simulate(strategy, curves(), workers=4).spent[-1] for strategy in (whole, halved)]
+    assert spent[1] < spent[0] / 2
+    stopped = [trial for trial in halved.ledger.state.searched if trial.stopped_at]
+    assert len(stopped) > 10
+    assert {trial.stopped_at for trial in stopped} <= {1, 3}
+    assert {trial.origin for trial in stopped} == {"sampler"}
+
+
+def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone() -> None:
+    search = dataclasses.replace(SEARCH, tasks={"sonnet": Case()})
+    strategy = in_memory(make_plan(search, "quick", settings={"epochs": "9"}, trials=3))
+    strategy.ledger.record({"event": "lag", "trials": 4})
+    baseline, slow, fast = (strategy.next() for _ in range(3))
+    assert isinstance(baseline, Trial)
+    assert isinstance(slow, Trial)
+    assert isinstance(fast, Trial)
+    assert strategy.report(baseline, report(baseline, 1, 20.0)) == []
+    assert strategy.report(fast, report(fast, 1, 10.0)) == []
+    assert strategy.report(fast, report(fast, 2, 30.0)) == [], "its rung waits for the trial before it"
+    assert strategy.report(slow, report(slow, 1, 25.0)) == [fast]
+    strategy.end(fast, COMPLETED, None)
+    assert (fast.status, fast.stopped_at, fast.score(OBJECTIVE, "max")) == ("stopped", 1, 10.0)
+
+
+def test_a_slow_trial_leaves_no_worker_idle_at_once() -> None:
+    strategy = in_memory(plan_of(12))
+    strategy.ledger.record({"event": "lag", "trials": 4})
+    first = strategy.next()
+    assert isinstance(first, Trial)
+    for _ in range(4):
+        other = strategy.next()
+        assert isinstance(other, Trial)
+        strategy.report(other, report(other, 9, 1.0))
+        strategy.end(other, COMPLETED, None)
+    assert strategy.next() == WAIT
+    strategy.report(first, report(first, 9, 1.0))
+    strategy.end(first, COMPLETED, None)
+    assert isinstance(strategy.next(), Trial)
+
+
+def report(trial: Trial, epoch: int, score: float, **metrics: float) -> dict[str, Any]:
+    return {"event": "report", "trial": trial.name, "epoch": epoch, "metrics": {OBJECTIVE: score, **metrics}}
+
+
+def test_optuna_is_told_the_best_epoch_not_the_last() -> None:
+    strategy = in_memory(plan_of(1, replicates=0))
+    trial = strategy.next()
+    assert isinstance(trial, Trial)
+    for epoch in range(1, 10):
+        strategy.report(trial, report(trial, epoch, 10.0 - epoch))
+    strategy.end(trial, COMPLETED, None)
+    assert strategy.next() == DONE
+    assert strategy.study.trials[0].value == 9.0
+
+
+def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
+    strategy = in_memory(plan_of(60, replicates=0))
+    while isinstance(trial := strategy.next(), Trial):
+        if trial.run["rank"] >= 16:
+            strategy.end(trial, OUT_OF_MEMORY, "no memory")
+        else:
+            for epoch in range(1, 10):
+                strategy.report(trial, report(trial, epoch, 10.0))
+            strategy.end(trial, COMPLETED, None)
+    told = [(trial.params["rank"], trial.constraints["out_of_memory"]) for trial in strategy.study.trials]
+    assert {constraint for rank, constraint in told[-30:] if rank >= 16} <= {1.0}
+    ranks = [trial.run["rank"] for trial in strategy.ledger.state.searched if trial.origin == "sampler"]
+    early, late = ranks[:20], ranks[-20:]
+    assert sum(rank >= 16 for rank in late) < sum(rank >= 16 for rank in early)
+
+
+def test_who_is_beyond_a_limit_wins_nothing() -> None:
+    plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
+    strategy = in_memory(plan)
+    simulate(strategy, curves(), workers=2)
+    best = strategy.ledger.state.trials[finalists(strategy.ledger, plan)[0]]
+    assert best.run["rank"] <= 8
+    highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, "max") or 0)
+    assert highest.run["rank"] > 8
+
+
+def test_a_plateau_ends_a_trial() -> None:
+    strategy = in_memory(plan_of(1, method=Method(plateau=2)))
+    trial = strategy.next()
+    assert isinstance(trial, Trial)
+    stops = [strategy.report(trial, report(trial, epoch, -epoch)) for epoch in (1, 2, 3)]
+    assert stops == [[], [], [trial]]
+    strategy.end(trial, COMPLETED, None)
+    assert (trial.status, trial.reason) == ("stopped", "no better for 2 epochs")
+
+
+def test_a_population_takes_over_what_is_better() -> None:
+    plan = plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0)
+    strategy = in_memory(plan)
+    simulate(strategy, curves(), workers=4)
+    trials = strategy.ledger.state.searched
+    assert [trial.until for trial in trials[::8]] == list(range(1, 10))
+    heirs = [trial for trial in trials if trial.parent and int(trial.parent) % 8 != int(trial.name) % 8]
+    assert len(heirs) >= 8
+    for heir in heirs:
+        parent = strategy.ledger.state.trials[str(heir.parent)]
+        assert parent.until == (heir.until or 0) - 1
+        assert heir.point["rank"] == parent.point["rank"], "what the weights have the shape of"
+        assert heir.point["lr"] in (parent.point["lr"] * 0.8, parent.point["lr"] * 1.25, 1e-5, 1e-2, 3e-2)
+
+
+def test_a_population_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has 9 generations of at least 2 trials each: give at least 18"):
+        in_memory(plan_of(10, method=Method(scheduler="pbt")))
+    search = dataclasses.replace(SEARCH, nuisance={}, baseline={"rank": 8}, tasks={"sonnet": Case()})
+    with pytest.raises(ConfigError, match=r"None of what this search varies \(rank\) may change while a run trains on"):
+        in_memory(make_plan(search, "quick", trials=50, method=Method(scheduler="pbt")))
+
+
+def test_a_diverged_trial_is_poor_not_unknown() -> None:
+    strategy = in_memory(plan_of(2, replicates=0))
+    trial = strategy.next()
+    assert isinstance(trial, Trial)
+    strategy.end(trial, DIVERGED, "The training loss is nan")
+    assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
+    while isinstance(other := strategy.next(), Trial):
+        strategy.end(other, DIVERGED, "The training loss is nan")
+    assert [one.state for one in strategy.study.trials] == [optuna.trial.TrialState.PRUNED] * 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> None:
+    search = dataclasses.replace(SEARCH, scientific={"rank": Choice(4, 8, 16, 32)}, nuisance={"lr": LogUniform(1e-4, 1e-2)},
+                                 baseline={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
+    method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
+    strategy = in_memory(make_plan(search, "quick", trials=18, method=method))
+    simulate(strategy, curves(), workers=2)
+    points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
+    assert len(points) == len(set(points)) == 18
+    assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)
