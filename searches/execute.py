@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
+from searches.control import Control, Mailbox
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.pairs import make_pairs
@@ -58,19 +60,20 @@ def execute(options: Options, console: Console) -> int:
     started = time.monotonic()
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), Screen(plan, console).warn)
+    screen = Screen(plan, console)
+    tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
     status = "FAILED"
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
-        ledger.listeners += [Screen(plan, console), tracker]
+        ledger.listeners += [screen, tracker]
         describe_data(plan, ledger, data)
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
-        run_tune(options, ledger, spec, folder)
+        run_tune(options, ledger, spec, folder, screen.say)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -186,7 +189,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     )
 
 
-def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) -> None:
+def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, say: Callable[[str], None]) -> None:
     """Let Tune run the trials that the searcher proposes."""
     plan = options.plan
     function, resources = trainable(spec)
@@ -196,11 +199,12 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
         ledger.record({"event": "lag", "trials": AHEAD * spec.concurrent})
     strategy = Strategy(plan, ledger, open_study(options.name, folder / "optuna.journal", plan))
     searcher = StrategySearcher(strategy, spec, str(folder / "trials"))
+    scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=StrategyScheduler(searcher),
+            scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=spec.concurrent,
             reuse_actors=not spec.grouped,
@@ -208,7 +212,11 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=RESTARTS)
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            callbacks=[Control(Mailbox(folder / "control"), scheduler, say)],
         ),
     )
     tuner.fit()

@@ -14,6 +14,7 @@ from gpt2core.errors import UserError
 Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
+CLONE = "clone"  # the origin of a trial that a person made
 
 
 @dataclass
@@ -68,7 +69,9 @@ class State:
     digest: str | None = None
     lag: int = 0  # trials before a new one that it does not wait for
     trials: dict[str, Trial] = field(default_factory=dict)
-    searched: list[Trial] = field(default_factory=list)  # those of the search itself, in order: without replicates
+    searched: list[Trial] = field(
+        default_factory=list
+    )  # those of the search itself, in order: no replicates, no clones
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
     duplicates: int = 0
     seconds: float = 0.0
@@ -87,13 +90,13 @@ class State:
             case "proposed":
                 trial = Trial(**event["trial"])
                 self.trials[trial.name] = trial
-                if trial.of is None:
+                if trial.of is None and trial.origin != CLONE:
                     self.searched.append(trial)
             case "report":
                 self.trials[event["trial"]].reports.setdefault(event["epoch"], event)
             case "stopped":
                 trial = self.trials[event["trial"]]
-                trial.stopped_at = min(event["epoch"], trial.stopped_at or event["epoch"])
+                trial.stopped_at = event["epoch"]
                 trial.reason = event["reason"]
                 if trial.status == COMPLETED:  # the rule knew only later
                     trial.status = STOPPED
@@ -106,6 +109,11 @@ class State:
                 self.runs[event["trial"]] = event["run_id"]
             case "time":
                 self.seconds += event["seconds"]
+
+    @property
+    def clones(self) -> list[Trial]:
+        """The trials that a person made of others."""
+        return [trial for trial in self.trials.values() if trial.origin == CLONE]
 
     def replicates(self, name: str) -> list[Trial]:
         """The repeats of a trial with fresh seeds."""

@@ -1,95 +1,234 @@
-"""Replay recorded learning curves under any sampler and scheduler: `python -m searches.replay FOLDER ...`.
+"""Replay recorded learning curves under any sampler and scheduler: `python -m searches.replay RECORD ...`.
 
-A record is every learning curve of a search, as many configurations as there are, none of them stopped. A configuration that is
-proposed and is not in the record is taken for the nearest one that is. Nothing is trained, so a method can be judged over many
-seeds in seconds: by the compute that it needs until it has what random search without stopping finds with all of its own.
+A record is the learning curves of a search that stopped nothing: the folder of its results, or a file that --save made of it. A
+configuration that is proposed and is not in the record is taken for the nearest one that is. Nothing is trained, so methods are
+compared over many seeds in seconds: by the compute that each needs to find what random search finds with all of its own.
 """
 
-import heapq
+import importlib
 import itertools
+import json
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
-from searches.ledger import COMPLETED, RUNNING, Event, Ledger, State, Trial
-from searches.strategy import AHEAD, Strategy
+from gpt2core.cli import Parser, at_least, run_or_explain
+from gpt2core.errors import DataError, first_line
+from gpt2core.files import write_json
+from gpt2core.lookup import lookup
+from searches.ledger import Trial
+from searches.method import Method
+from searches.question import Choice, LogUniform, Plan, Point, Search, Space, make_plan
+from searches.samplers import SAMPLERS
+from searches.simulation import Course, Curve, Curves, MemoryLedger, simulate
+from searches.stopping import SCHEDULERS
+from searches.strategy import Strategy, new_study
 
-
-class MemoryLedger(Ledger):
-    """A ledger that nobody needs behind the end of the process."""
-
-    def __init__(self) -> None:
-        self.state, self.listeners = State(), []
-
-    def record(self, event: Event) -> None:
-        """Take an event in."""
-        self.state.apply(event)
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What one configuration gives: the metrics after each epoch, and the seconds that each takes."""
-
-    metrics: Sequence[dict[str, float]]
-    seconds: Sequence[float]
-
-
-#: A trial -> its curve.
-Curves = Callable[[Trial], Curve]
+MORE = 5  # times the trials of random search that a method may start, as long as its compute lasts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """How a replayed search went: after each epoch of any trial, the seconds of compute so far and the best score so far."""
+class Record:
+    """Learning curves of a search: of which, on which task, for how many epochs, and what the model and the data were."""
 
-    spent: np.ndarray
-    best: np.ndarray
+    search: str
+    task: str
+    epochs: int
+    model: str
+    data: str
+    points: Sequence[dict[str, Any]]
+    curves: Sequence[Curve]
 
-    def needed(self, score: float, sign: int) -> float:
-        """The compute until the best score was as good as `score`; infinite where it never was."""
-        there = np.flatnonzero(sign * self.best >= sign * score)
-        return float(self.spent[there[0]]) if len(there) else math.inf
+    def plan(self, method: Method, *, trials: int, seed: int) -> Plan:
+        """The plan of a search like it, which confirms nothing."""
+        search: Search = importlib.import_module(f"searches.{self.search}").SEARCH
+        settings = {"task": self.task, "epochs": self.epochs}
+        return make_plan(search, "quick", settings=settings, seed=seed, method=method, trials=trials, replicates=0)
+
+    def nearest(self, plan: Plan) -> Curves:
+        """The curve of a trial: that of the recorded point that is nearest where each side of the space has length 1."""
+        recorded = np.array([_placed(point, plan.space) for point in self.points])
+        known: dict[str, Curve] = {}
+
+        def of(trial: Trial) -> Curve:
+            if trial.name not in known:
+                distances = np.abs(recorded - _placed(trial.point, plan.space)).sum(axis=1)
+                known[trial.name] = self.curves[int(distances.argmin())]
+            return known[trial.name]
+
+        return of
 
 
-def simulate(strategy: Strategy, curves: Curves, *, workers: int) -> Course:
-    """Run or go on with a search on `workers`, in a time of their own that curves have; its ledger has what it did."""
-    state, plan = strategy.ledger.state, strategy.plan
-    if not state.lag:
-        strategy.ledger.record({"event": "lag", "trials": AHEAD * workers})
-    sign = 1 if plan.direction == "max" else -1
-    now, spent, best, course = 0.0, 0.0, -math.inf, []
-    unfinished = [trial for trial in state.trials.values() if trial.status == RUNNING]
-    queue: list[tuple[float, int, Trial, int]] = []  # when an epoch is done, its number among all, trial, epoch
-    numbers = itertools.count()
+def _placed(point: Point, space: Space) -> list[float]:
+    """Where a point is: numbers from 0 to 1; two points that differ in a choice are 1 apart."""
+    place: list[float] = []
+    for key, domain in space.items():
+        if isinstance(domain, Choice):
+            place += [0.5 * (point[key] == value) for value in domain.values]
+        elif isinstance(domain, LogUniform):
+            place.append(math.log(point[key] / domain.low) / math.log(domain.high / domain.low))
+        else:
+            place.append((point[key] - domain.low) / (domain.high - domain.low))
+    return place
 
-    def start(trial: Trial, epoch: int) -> None:
-        heapq.heappush(queue, (now + curves(trial).seconds[epoch - 1], next(numbers), trial, epoch))
 
-    while True:
-        while len(queue) < workers:
-            trial = unfinished.pop(0) if unfinished else strategy.next()
-            if not isinstance(trial, Trial):
-                break
-            before = state.trials[trial.parent] if trial.parent else trial
-            start(trial, 1 + max({**before.counted, **trial.reports}, default=0))
-        if not queue:
-            break
-        now, _, trial, epoch = heapq.heappop(queue)
-        metrics = curves(trial).metrics[epoch - 1]
-        spent, best = spent + curves(trial).seconds[epoch - 1], max(best, sign * metrics[plan.objective])
-        course.append((spent, sign * best))
-        event = {"event": "report", "trial": trial.name, "epoch": epoch, "metrics": metrics, "statistics": None}
-        stopped = strategy.report(trial, event)
-        if epoch < trial.epochs and trial not in stopped:
-            start(trial, epoch + 1)
-        for other in stopped if epoch < trial.epochs else [trial, *(one for one in stopped if one is not trial)]:
-            queue = [entry for entry in queue if entry[2] is not other]
-            strategy.end(other, COMPLETED, None)
-        heapq.heapify(queue)
-    columns = np.array(course).reshape(-1, 2)
-    return Course(spent=columns[:, 0], best=columns[:, 1])
+def read(path: Path) -> Record:
+    """Read a record: the folder of a search, or a file of `save`. Raises DataError."""
+    try:
+        if path.is_dir():
+            return _of_summary(json.loads((path / "summary.json").read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        curves = [Curve(**curve) for curve in values.pop("curves")]
+        return Record(**values, curves=curves)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: is no record of learning curves ({first_line(error)}); give the folder of a search, runs/searches/NAME, "
+            "or a file that --save made"
+        ) from None
+
+
+def _of_summary(summary: dict[str, Any]) -> Record:
+    rows = [row for row in summary["trials"] if row["of"] is None and row["parent"] is None]
+    epochs = max(len(row["curve"]) for row in rows)
+    whole = [row for row in rows if len(row["curve"]) == epochs]
+    if len(whole) < len(rows) / 2:
+        raise ValueError(f"only {len(whole)} of {len(rows)} trials ran to epoch {epochs}: record with --scheduler none")
+    curves = []
+    for row in whole:
+        seconds = [epoch.get("train_seconds", 0.0) + epoch.get("eval_seconds", 0.0) for epoch in row["curve"]]
+        curves.append(
+            Curve(metrics=[{summary["objective"]: e[summary["objective"]]} for e in row["curve"]], seconds=seconds)
+        )
+    config = whole[0]["config"]
+    return Record(
+        search=summary["script"],
+        task=config["task"],
+        epochs=epochs,
+        model=config["model"],
+        data=str(summary["data"].get("data", "")),
+        points=[row["point"] for row in whole],
+        curves=curves,
+    )
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record to a file that `read` takes."""
+    write_json(path, {**vars(record), "curves": [vars(curve) for curve in record.curves]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a method needed, over seeds, in units of all of random search's compute: median, and 95% of the seeds."""
+
+    record: str
+    method: str
+    median: float
+    low: float
+    high: float
+    reached: int  # seeds on which it came there
+    seeds: int
+
+
+RANDOM = Method(sampler="random", scheduler="none")
+
+
+def compare(
+    record: Record,
+    methods: Mapping[str, Method],
+    *,
+    seeds: int,
+    workers: int,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Share]:
+    """How much of random search's compute each method needs to find what random search finds (the median of its seeds)."""
+    trials = len(record.points)
+
+    def course(method: Method, seed: int, trials: int, budget: float = math.inf) -> Course:
+        plan = record.plan(method, trials=trials, seed=seed)
+        strategy = Strategy(plan, MemoryLedger(), new_study("replay", None, plan))
+        progress()
+        return simulate(strategy, record.nearest(plan), workers=workers, budget=budget)
+
+    baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
+    plan = record.plan(RANDOM, trials=trials, seed=0)
+    target = float(np.median([found.best[-1] for found in baseline]))
+    whole = float(np.median([found.spent[-1] for found in baseline]))
+    rows = []
+    for name, method in methods.items():
+        courses = [course(method, seed, MORE * trials, whole) for seed in range(seeds)]
+        needed = np.array([found.needed(target, 1 if plan.direction == "max" else -1) for found in courses]) / whole
+        reached = int(np.isfinite(needed).sum())
+        low, median, high = np.quantile(np.minimum(needed, 1.0), [0.025, 0.5, 0.975], method="closest_observation")
+        rows.append(
+            Share(record=record.search, method=name, median=float(median), low=float(low), high=float(high),
+                  reached=reached, seeds=seeds)
+        )  # fmt: skip
+    return rows
+
+
+def table(rows: Sequence[Share]) -> Table:
+    """Shares, for the screen."""
+    title = "Compute to find what random search without stopping finds with all of its own"
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown.add_column("record")
+    shown.add_column("method")
+    for heading in ("median share", "95% of seeds", "times less", "seeds that found it"):
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        low, high = (f"{value:.3f}" if value < 1 else "more than 1" for value in (row.low, row.high))
+        median = f"{row.median:.3f}" if row.median < 1 else "more than 1"
+        less = f"{1 / row.median:.1f}" if row.median < 1 else ""
+        shown.add_row(row.record, row.method, median, f"{low} to {high}", less, f"{row.reached} of {row.seeds}")
+    return shown
+
+
+def parser() -> Parser:
+    """Return the parser."""
+    p = Parser(prog="python -m searches.replay", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    p.add_argument(
+        "records", nargs="+", metavar="RECORD", help="folder of a search (runs/searches/NAME), or a saved file"
+    )
+    p.add_argument("--samplers", default="random,tpe", help=f"with commas between: {', '.join(SAMPLERS)}")
+    p.add_argument("--schedulers", default="none,asha", help="with commas between: none, asha")
+    p.add_argument("--seeds", type=int, default=20, help="searches of each method (default: 20)")
+    p.add_argument("--workers", type=int, default=4, help="trials at once (default: 4)")
+    p.add_argument("--save", metavar="FILE", help="write the record to a file, and replay nothing")
+    return p
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Save a record, or replay and print the table."""
+    o = parser().parse(argv)
+    at_least(o, 1, "seeds", "workers")
+    records = [read(Path(name)) for name in o.records]
+    if o.save:
+        save(records[0], Path(o.save))
+        print(f"{len(records[0].points)} learning curves are in {o.save}")
+        return 0
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    methods = {}
+    for sampler, scheduler in itertools.product(o.samplers.split(","), o.schedulers.split(",")):
+        lookup(SAMPLERS, sampler, "sampler")
+        lookup(SCHEDULERS, scheduler, "scheduler")
+        methods[f"{sampler}, {scheduler}"] = Method(sampler=sampler, scheduler=scheduler)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    rows = []
+    with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(methods)))
+        for record in records:
+            rows += compare(record, methods, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
+    console.print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    run_or_explain(run, "")

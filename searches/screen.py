@@ -41,6 +41,10 @@ class Screen:
         """Print a warning."""
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
+    def say(self, text: str) -> None:
+        """Print what a person's command has done."""
+        self._line("control", text)
+
     def __call__(self, event: Event, state: State) -> None:
         """Print an event of the ledger."""
         match event["event"]:

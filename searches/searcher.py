@@ -4,6 +4,7 @@ Ray's own OptunaSearch tells the last value in place of the best, takes stopped 
 duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -27,9 +28,12 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
         self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
+        self.paused = False
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
+        if self.paused:
+            return None
         trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
         if not isinstance(trial, Trial):
             return None if trial == WAIT else Searcher.FINISHED
@@ -48,8 +52,11 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Note how a trial ended."""
-        trial = self.trials[self.names[trial_id]]
+        trial = self.trials[self.names.pop(trial_id)]
         if trial.status != RUNNING:
+            return
+        if self.paused and not result and trial.stopped_at is None:
+            self.unfinished.append(trial)
             return
         if result and not error and "failure/kind" not in result:
             self.strategy.report(trial, report_event(trial, result))
@@ -68,6 +75,17 @@ class StrategyScheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, searcher: StrategySearcher) -> None:
         super().__init__()
         self.searcher = searcher
+        self.controller: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Know who runs the trials."""
+        self.controller = tune_controller
+
+    def end(self, names: Collection[str]) -> None:
+        """Let Tune end trials of ours that run."""
+        for trial in self.controller.get_live_trials() if self.controller else []:
+            if self.searcher.names.get(trial.trial_id) in names:
+                self.controller.request_stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Note the report of an epoch. It may end its own trial, and others that waited for it."""
@@ -75,9 +93,7 @@ class StrategyScheduler(FIFOScheduler):  # type: ignore[misc]
         if "failure/kind" in result:
             return str(TrialScheduler.CONTINUE)
         stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
-        for other in tune_controller.get_live_trials():
-            if other is not trial and self.searcher.names.get(other.trial_id) in stopped:
-                tune_controller.request_stop_trial(other)
+        self.end(stopped - {mine.name})
         return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
 
     def __getstate__(self) -> dict[str, Any]:

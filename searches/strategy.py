@@ -6,7 +6,7 @@ trial is settled when it has ended and its stopping rule has nothing more to say
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
-from searches.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
+from searches.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
 from searches.objectives import excesses, ranked, values
 from searches.population import Population
 from searches.question import Plan
@@ -76,6 +76,15 @@ class Strategy:
         if trial.stopped_at is None or epoch < trial.stopped_at:
             self.ledger.record({"event": "stopped", "trial": trial.name, "epoch": epoch, "reason": reason})
             self.stopping.append(trial)
+
+    def clone(self, original: Trial, run: RunConfig, changes: Mapping[str, Any]) -> Trial:
+        """Note a trial that goes on from another's last checkpoint with other settings. It is beside the search: the sampler
+        does not learn of it, no rule stops it, but it may win."""
+        number = sum(
+            trial.parent == original.name and trial.origin == CLONE for trial in self.ledger.state.trials.values()
+        )
+        name = f"{original.name}-c{number + 1}"
+        return self._record(name, {**original.point, **changes}, run, CLONE, parent=original.name)
 
     def _plateau(self, trial: Trial) -> None:
         """Where it was asked for, end a trial that has not become better for so many epochs."""
@@ -180,7 +189,7 @@ class Strategy:
             for number in range(1, self.plan.profile.replicates + 1):
                 repeat = f"{name}-r{number}"
                 if repeat not in self.ledger.state.trials:
-                    run = self.plan.config(original.point, seed=self.plan.seed + number)
+                    run = RunConfig.of({**original.run, "seed": self.plan.seed + number})
                     return self._record(repeat, original.point, run, "replicate", of=name)
         running = any(trial.status == RUNNING for trial in self.ledger.state.trials.values())
         return WAIT if running else DONE
@@ -236,7 +245,7 @@ def finalists(ledger: Ledger, plan: Plan) -> list[str]:
     baseline = next((t for t in state.searched if t.origin == "baseline"), None)
     scored = baseline is not None and baseline.score(plan.objective, plan.direction) is not None
     # In a population, a trial and its successors are one.
-    ended = [t for t in state.searched if t.until is None or t.until >= plan.epochs]
+    ended = [t for t in [*state.searched, *state.clones] if t.until is None or t.until >= plan.epochs]
     best = [trial.name for trial in ranked(ended, plan) if trial is not baseline][: plan.profile.confirm]
     return [*best, baseline.name] if best and baseline is not None and scored else []
 

@@ -26,13 +26,14 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
     by_name = {row["id"]: row for row in trials}
     scored = [row for row in trials if row["score"] is not None and row["of"] is None]
     sign = 1 if plan.direction == "max" else -1
-    best = next((by_name[trial.name] for trial in ranked(state.searched, plan)), None)
+    best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
     costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
     allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
-    statuses = [trial.status for trial in state.searched]
+    statuses = [trial.status for trial in state.trials.values() if trial.of is None]
     return {
         "search": name,
+        "script": search.name,
         "question": search.question,
         "objective": plan.objective,
         "direction": plan.direction,

@@ -18,8 +18,8 @@ from searches.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
 from searches.lora_rank import SEARCH
 from searches.method import Method, limit
 from searches.question import Case, Choice, LogUniform, Plan, make_plan
-from searches.replay import Curve, Curves, MemoryLedger, simulate
 from searches.samplers import SAMPLERS
+from searches.simulation import Curve, Curves, MemoryLedger, simulate
 from searches.strategy import DONE, WAIT, Strategy, finalists, new_study, open_study
 
 Open = Callable[[Plan], Strategy]
