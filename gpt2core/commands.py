@@ -17,7 +17,6 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
 from gpt2core.cli import settings
 from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
-from gpt2core.data.corpus import NO_LABEL, Corpus
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable
@@ -27,11 +26,11 @@ from gpt2core.export import check_format
 from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
 from gpt2core.lookup import lookup
-from gpt2core.metrics.floors import GIVEN
 from gpt2core.model import GPT2
 from gpt2core.stages import run_data, starting_model
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.classification import Classification
+from gpt2core.tasks.gold import check_gold
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build
 from gpt2core.training import train as train_run
@@ -115,7 +114,7 @@ def evaluate(options: argparse.Namespace) -> None:
     config, model, words = _model(options)
     task, split = TASKS[config.task], options.split
     data = run_data(config)
-    _has_gold(data.corpus, split, config.task)
+    check_gold(data.corpus, split, config.task)
     CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
     with _of_a_diverged(options):
         evaluation = task.evaluate(model, data, config, split)
@@ -183,26 +182,6 @@ def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         rows.append((name.replace("_", " "), f"{value:.2f}{interval}" if interval else f"{value:.4g}"))
     return rows
-
-
-def _has_gold(corpus: Corpus, split: str, task: str) -> None:
-    """Raise DataError where a split is not there, has no labels, or where its texts are only the lines that are given."""
-    rows = corpus.splits.get(split)
-    if not rows:
-        filled = ", ".join(name for name, texts in corpus.splits.items() if texts)
-        raise DataError(f"{corpus.origin}: there is no {split} split of the {corpus.name}; valid: {filled}")
-    unknown = sum(row.label == NO_LABEL for row in rows) if isinstance(TASKS[task], Classification) else 0
-    if unknown:
-        raise DataError(
-            f"{corpus.origin}: {unknown} of the {split} split's {len(rows)} texts have no label, so there is no score; "
-            f"to predict them: python -m gpt2core predict --checkpoint RUN --split {split} --out FILE"
-        )
-    short = sum(row.text.count("\n") < GIVEN for row in rows) if task == "sonnet" else 0
-    if short:
-        raise DataError(
-            f"{corpus.origin}: {short} of the {split} split's {len(rows)} texts are the {GIVEN} given lines alone, "
-            "so there is nothing to score against; without --data-dir the package's whole sonnets are taken"
-        )
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ micro-batch). So a run that was resumed, or that is spread over several workers,
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
+
+RECENT = 10  # steps whose mean loss is watched
+EXPLODED = 2  # times the loss of a guess, from which on a run is given up
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,10 @@ class _Run:
             fused=True,
         )
         self.loss_sum: nn.Module = _LossSum(self.model, base, self.task, data, config)
+        self.guess = math.log(self.task.classes(config) or base.config.vocab_size)
+        # A contrastive loss, where there is one, is that of a choice among the batch.
+        self.limit = EXPLODED * self.guess + config.contrastive_weight * math.log(config.batch_size)
+        self.recent: deque[float] = deque(maxlen=RECENT)
         self.total = sum(parameter.numel() for parameter in self.model.parameters())
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
@@ -185,6 +193,7 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         losses, size = 0.0, self.sizes[epoch - 1]
+        self.recent.clear()  # a run that goes on from here sees what an uninterrupted one sees
         lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
         for number, batch in enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch)):
             losses += self._step(first_step + number, batch)
@@ -236,13 +245,24 @@ class _Run:
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
-        if not torch.isfinite(total):
-            raise DivergedError(f"The training loss is {total.item()} at step {step + 1} with lr {config.lr:g}")
+        self._check(total.item() / weight, step)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total.item()
+
+    def _check(self, loss: float, step: int) -> None:
+        """Raise DivergedError for a loss of a step that is not finite, or for RECENT of them that are high above a guess's."""
+        at = f"at step {step + 1} with lr {self.config.lr:g}"
+        if not math.isfinite(loss):
+            raise DivergedError(f"The training loss is {loss} {at}")
+        self.recent.append(loss)
+        mean = sum(self.recent) / len(self.recent)
+        if len(self.recent) == RECENT and mean > self.limit:
+            raise DivergedError(
+                f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, and a guess has {self.guess:.2f}, {at}"
+            )
 
     def _micro_loss(self, micro: np.ndarray, step: int, number: int) -> Tensor:
         seed = np.random.SeedSequence((self.config.seed, step, number)).generate_state(1, np.uint64)[0]

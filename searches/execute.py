@@ -32,7 +32,9 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
+from gpt2core.tasks.gold import check_gold
 from searches.control import Control, Mailbox
+from searches.final import final_test
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.pairs import make_pairs
@@ -55,6 +57,8 @@ def execute(options: Options, console: Console) -> int:
     """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt."""
     plan, storage = options.plan, storage_folder(options)
     data = check(plan)
+    if options.final_test:
+        check_gold(data.corpus, "test", plan.task)
     folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
@@ -74,6 +78,8 @@ def execute(options: Options, console: Console) -> int:
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder, screen.say)
+        if options.final_test:
+            final_test(plan, ledger, spec, str(folder / "trials"))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

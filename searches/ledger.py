@@ -73,6 +73,7 @@ class State:
         default_factory=list
     )  # those of the search itself, in order: no replicates, no clones
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
+    tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
     duplicates: int = 0
     seconds: float = 0.0
     floors: dict[str, Any] = field(default_factory=dict)
@@ -103,6 +104,8 @@ class State:
             case "ended":
                 trial = self.trials[event["trial"]]
                 trial.status, trial.reason = event["status"], event.get("reason") or trial.reason
+            case "test":
+                self.tests[event["trial"]] = event
             case "duplicate":
                 self.duplicates += 1
             case "run":

@@ -36,6 +36,7 @@ class Options:
     gpus_per_worker: float | None
     resume: str
     plan_only: bool
+    final_test: bool
     argv: list[str]
 
 
@@ -99,6 +100,9 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         default="auto",
         choices=("auto", "never", "must"),
         help="go on with an earlier search of that name: if there is one (auto), never, or only so (must)",
+    )
+    p.add_argument(
+        "--final-test", action="store_true", help="at the end, score winner and baseline on the test split: once"
     )
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
     p.add_argument(
@@ -183,5 +187,6 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         gpus_per_worker=o.gpus_per_worker,
         resume=o.resume,
         plan_only=o.plan,
+        final_test=o.final_test,
         argv=list(sys.argv[1:] if argv is None else argv),
     )

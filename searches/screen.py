@@ -99,6 +99,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
     console.print(f"Model: {summary['model']}", markup=False, highlight=False)
     console.print(f"Data: {summary['data'].get('data')}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    if summary["test"]:
+        console.print(summary["test"]["text"], style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def trials_table(summary: dict[str, Any]) -> Table:

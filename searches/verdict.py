@@ -9,6 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
+from searches import final
 from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, Ledger, Trial
 from searches.method import COSTS
 from searches.objectives import cost, feasible, ranked
@@ -28,6 +29,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
     sign = 1 if plan.direction == "max" else -1
     best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
     costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
+    verdict = _verdict(plan, ledger)
     allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
@@ -51,7 +53,8 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
             if key in plan.space and isinstance(domain, Choice)
         },
         "floors": state.floors,
-        "verdict": _verdict(plan, ledger),
+        "verdict": verdict,
+        "test": final.result(plan, ledger, verdict["winner"]),
         "counts": {
             "trials": len(statuses),
             "completed": statuses.count(COMPLETED),

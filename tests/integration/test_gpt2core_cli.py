@@ -19,6 +19,7 @@ from gpt2core.decoding import DECODERS
 from gpt2core.errors import DataError
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS
+from gpt2core.tasks.gold import check_gold
 from gpt2core.training import build
 from gpt2core.weights import load_model
 
@@ -207,7 +208,7 @@ def test_a_split_that_a_task_does_not_have_is_named(tmp_path: Path) -> None:
     plays = Corpus(name="plays", origin="somewhere", splits={"train": [Row(id="1", text="a")], "dev": []})
     for split in ("dev", "test"):
         with pytest.raises(DataError, match=f"somewhere: there is no {split} split of the plays; valid: train"):
-            commands._has_gold(plays, split, "pretraining")
+            check_gold(plays, split, "pretraining")
 
 
 def test_a_test_split_without_gold_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

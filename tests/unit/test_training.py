@@ -138,6 +138,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
         losses(toys.RUN.but(lr=1e30))
 
 
+def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() -> None:
+    with pytest.raises(
+        DivergedError, match=r"has exploded: \d+\.\d+ nats over 10 steps, and a guess has 5\.77, at step 10"
+    ):
+        losses(toys.RUN.but(lr=1.0, batch_size=1))
+    assert losses(toys.RUN.but(lr=0.1, batch_size=1))[-1] < 6
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_weights_that_the_last_step_of_an_epoch_broke_are_noticed_before_anything_is_kept(
     task: str, tmp_path: Path

@@ -1,0 +1,94 @@
+"""A search that runs is stopped in part, cloned, paused and resumed from another process."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2core.errors import UserError
+from searches.control import Mailbox, ask
+from searches.ledger import Event
+from tests import runs
+
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A search of trials that are long enough to be caught, one at a time."""
+    storage = tmp_path_factory.mktemp("storage")
+    flags = ["--smoke", "--trials", "3", "--max-concurrent", "1", "--scheduler", "none", "--set", "epochs=8"]
+    command = [*runs.LORA_RANK, "--storage", str(storage), "--replicates", "0", *flags]
+    process = subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    yield process, storage
+    process.kill()
+    process.communicate()
+
+
+def events(storage: Path, kind: str) -> list[Event]:
+    path = storage / "searches" / "lora_rank-smoke" / "ledger.jsonl"
+    return runs.events(storage, "lora_rank-smoke", kind) if path.exists() else []
+
+
+def wait_for(reached: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Ask again and again; fail where the search ends before, or PATIENCE does."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # between two questions; what counts is the answer
+
+
+def control(storage: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command that a person gives."""
+    command = [sys.executable, "-m", "searches", "control", "lora_rank-smoke", "--storage", str(storage), *words]
+    return subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> None:
+    process, storage = search
+    mailbox = Mailbox(storage / "searches" / "lora_rank-smoke" / "control")
+
+    def reported(trial: str) -> list[int]:
+        return [event["epoch"] for event in events(storage, "report") if event["trial"] == trial]
+
+    wait_for(lambda: reported("0000"), process)
+    assert "trial 0000-c1 starts from trial 0000" in control(storage, "clone", "0000", "--set", "lr=0.01").stdout
+    assert ask(mailbox, {"command": "stop", "trial": "0000"}) == "trial 0000 is stopped"
+    wait_for(lambda: len(events(storage, "ended")) == 1, process)
+
+    wait_for(lambda: reported("0000-c1"), process)
+    assert "the search is paused" in ask(mailbox, {"command": "pause"})
+    with pytest.raises(UserError, match="Unknown trial `0009`: did you mean `0000`"):
+        ask(mailbox, {"command": "stop", "trial": "0009"})
+    with pytest.raises(UserError, match="The value of `lr` is 'x', but must be a valid number"):
+        ask(mailbox, {"command": "clone", "trial": "0000", "set": {"lr": "x"}})
+    assert [event["trial"] for event in events(storage, "ended")] == ["0000"], "what is paused has not ended"
+    assert ask(mailbox, {"command": "resume"}) == "the search goes on"
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+
+    found = {row["id"]: row for row in runs.summary(storage, "lora_rank-smoke")["trials"]}
+    assert (found["0000"]["status"], found["0000"]["reason"]) == ("stopped", "stopped by hand")
+    assert found["0000"]["epochs"] < 8
+    assert found["0000-c1"]["status"] == "completed"
+    assert found["0000-c1"]["config"]["lr"] == 0.01
+    assert found["0000-c1"]["parent"] == "0000"
+    inherited = found["0000-c1"]["curve"][0]
+    assert inherited["train_loss"] == found["0000"]["curve"][0]["train_loss"], "it starts from those weights"
+    assert sorted(reported("0000-c1")) == list(range(1, 9)), "each epoch once"
+    assert found["0001"]["status"] == found["0002"]["status"] == "completed"
+    assert [event["command"] for event in events(storage, "control")] == ["clone", "stop", "pause", "resume"]
+
+
+def test_a_search_that_does_not_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searches.control.PATIENCE", 0.2)
+    with pytest.raises(
+        UserError, match=r"has not answered within 0.2 s: it does not run, or is busy. The command waits"
+    ):
+        ask(Mailbox(tmp_path), {"command": "pause"})

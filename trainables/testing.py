@@ -1,0 +1,36 @@
+"""Scores of finished trials on the test split, as Ray tasks. Nothing else in the project reads that split while it searches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.trial import RESTARTS, TrialSpec
+
+
+def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
+    """Score the best epoch of each trial; raise what scoring raised."""
+    import ray
+
+    resources = {"num_cpus": specs[0].cpus_per_worker, "num_gpus": specs[0].gpus_per_worker}
+    task = ray.remote(max_retries=RESTARTS, **resources)(_score)
+    found: list[dict[str, Any]] = ray.get([task.remote(spec.to_dict()) for spec in specs])
+    return found
+
+
+def _score(values: dict[str, Any]) -> dict[str, Any]:
+    """Metrics and counts of a trial's best epoch on the test split."""
+    import torch
+
+    from gpt2core import checkpoints
+    from gpt2core.tasks import TASKS
+    from gpt2core.training import build
+    from trainables import warm
+
+    spec = TrialSpec.from_dict(values)
+    torch.set_num_threads(spec.cpus_per_worker)
+    base, data = warm.inputs(spec.run)
+    model = build(spec.run, base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoints.load_best(Path(spec.folder), model)
+    evaluation = TASKS[spec.run.task].evaluate(model.train(False), data, spec.run, "test")
+    statistics = evaluation.statistics
+    return {"metrics": evaluation.metrics, "statistics": None if statistics is None else statistics.tolist()}
