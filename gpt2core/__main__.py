@@ -125,7 +125,7 @@ def _set(p: argparse.ArgumentParser) -> None:
 
 def _source(p: argparse.ArgumentParser) -> None:
     either = p.add_mutually_exclusive_group(required=True)
-    either.add_argument("--checkpoint", help="folder of a run: its best epoch")
+    either.add_argument("--checkpoint", help="folder of a run (its best epoch), of transformers or of peft")
     either.add_argument("--model", help=KEYS["model"])
 
 

@@ -37,20 +37,20 @@ def save(
     epoch = history[-1]["epoch"]
     target = folder / f"epoch-{epoch:04d}"
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
-    with _whole_folder(target) as part:
+    with whole_folder(target) as part:
         save_file(weights, part / WEIGHTS)
         save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
         state = {"config": config.model_dump(), "history": history}
         (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     if best:
-        with _whole_folder(folder / BEST) as part:
+        with whole_folder(folder / BEST) as part:
             save_file(weights, part / WEIGHTS)
             (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     for old in _epochs(folder)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-class _whole_folder:  # noqa: N801  # reads as a verb at its use
+class whole_folder:  # noqa: N801  # reads as a verb at its use
     """Give a new folder to fill; on success it takes `target`'s place by a rename."""
 
     def __init__(self, target: Path) -> None:

@@ -27,6 +27,7 @@ from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
+from gpt2core.promoted import is_model_folder, load_folder
 from gpt2core.stages import run_data, starting_model
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.classification import Classification
@@ -246,7 +247,10 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     if options.checkpoint is None:
         config = _config(options)
         return config, starting_model(config).to(device), config.model
-    folder = Path(options.checkpoint)
+    folder = Path(options.checkpoint).expanduser()
+    if is_model_folder(folder):
+        found = load_folder(folder)
+        return _config(options, **found.config.model_dump()), found.model.to(device), found.words
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
     model = build(trained, starting_model(trained), device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2core.config import MODELS, ModelConfig
 from gpt2core.errors import ConfigError, WeightsError, first_line
@@ -19,6 +19,7 @@ from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
 
 ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = ("gpt2-nano",)  # models that ship with the project
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 HUB_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
@@ -42,7 +43,7 @@ def model_folder(name: str) -> Path:
 
     Raises HubError where the hub cannot be reached and WeightsError where a folder or repository is none.
     """
-    if name == "gpt2-nano":
+    if name in EMBEDDED:
         return ASSETS / name
     path = Path(name).expanduser()
     if path.is_dir():
@@ -59,7 +60,7 @@ def model_folder(name: str) -> Path:
 
 def hub_name(name: str) -> str:
     """Return what transformers calls a model: a repository of the hub, or a local folder."""
-    if Path(name).expanduser().is_dir() or name == "gpt2-nano":
+    if Path(name).expanduser().is_dir() or name in EMBEDDED:
         return str(model_folder(name))
     return f"openai-community/{name}" if name in MODELS else name
 
@@ -96,13 +97,19 @@ def shape_of(name: str) -> ModelConfig:
     return MODELS[name] if name in MODELS else read_config(model_folder(name))
 
 
-def load_model(name: str) -> GPT2:
-    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails."""
+def load_model(name: str, *, with_head: bool = False) -> GPT2:
+    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails.
+
+    `with_head`: with the head of classes that a GPT2ForSequenceClassification has, where there is one.
+    """
     folder = model_folder(name)
     config = read_config(folder)
     model = without_weights(config)
+    tensors = _read_tensors(folder)
+    if with_head and THEIR_HEAD in tensors:
+        model.head = nn.Linear(config.n_embd, len(tensors[THEIR_HEAD]), bias=False, device="meta")
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    model.load_state_dict(_from_hugging_face(_read_tensors(folder), expected, folder), assign=True)
+    model.load_state_dict(_from_hugging_face(tensors, expected, folder), assign=True)
     return model.train(False)
 
 
@@ -176,7 +183,7 @@ def their_name(key: str) -> tuple[str, bool]:
     Query, key and value have the same: they are joined in it, in this order.
     """
     if not key.startswith("blocks."):
-        return key, False
+        return (THEIR_HEAD if key == HEAD else key), False
     _, number, rest = key.split(".", 2)
     part, kind = rest.rsplit(".", 1)
     theirs = "attn.c_attn" if part in _QKV else _PARTS[part]

@@ -152,6 +152,14 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
     return model
 
 
+def base_model(folder: Path) -> str:
+    """Return what the adapter in `folder` says that it belongs to; raise WeightsError where it says nothing."""
+    name = _read_config(folder).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise WeightsError(f"{folder / CONFIG}: `base_model_name_or_path` must name the model that the adapter is of")
+    return name
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:

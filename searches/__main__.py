@@ -1,0 +1,85 @@
+"""What can be done with a search that is there, by its name: `python -m searches COMMAND NAME`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gpt2core.cli import Parser, run_or_explain
+from gpt2core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: what it says of itself, its flags, and its function, which imports what is heavy and returns the status."""
+
+    help: str
+    flags: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _search(p: Parser) -> None:
+    """What every command is told: the search."""
+    p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
+    p.add_argument("--storage", help="where the search keeps its results, as it was told (default: ./runs)")
+
+
+def _promote_flags(p: Parser) -> None:
+    _search(p)
+    p.add_argument(
+        "--trial", help="a trial's number (default: the one that the verdict names, else that of the best score)"
+    )
+    p.add_argument("--out", help="folder to write (default: STORAGE/searches/NAME/promoted)")
+    p.add_argument(
+        "--format",
+        default="auto",
+        choices=("auto", "huggingface", "adapter"),
+        help="a whole model for transformers, or LoRA alone for peft; auto: LoRA alone where the model that it belongs to "
+        "can be had from the Hugging Face hub, else the whole model (default: auto)",
+    )
+    p.add_argument("--registered-name", help="name in MLflow's registry (default: gpt2-TASK-NAME)")
+    p.add_argument(
+        "--tracking-uri", help="MLflow's address, as the search was told (default: mlflow.db in the storage)"
+    )
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from searches.promote import promote
+
+    return promote(options)
+
+
+COMMANDS = {
+    "promote": Command(
+        help="write the winner as a model folder with its card and register it in MLflow",
+        flags=_promote_flags,
+        run=_promote,
+    ),
+}
+
+
+def parser() -> Parser:
+    """Return the parser of all commands."""
+    top = Parser(prog="python -m searches", description=__doc__, allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", parser_class=Parser, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.flags(commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 done in part as it says, 2 bad input, 130 interrupted."""
+
+    def command() -> int:
+        options = parser().parse(argv)
+        if options.command is None:
+            raise ConfigError(f"A command is missing; valid: {', '.join(COMMANDS)}")
+        return COMMANDS[options.command].run(options)
+
+    run_or_explain(command, f"python -m searches {shlex.join(sys.argv[1:] if argv is None else argv)}")
+
+
+if __name__ == "__main__":
+    main()

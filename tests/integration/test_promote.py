@@ -1,0 +1,343 @@
+"""A winner as its users get it: a folder for transformers or peft, a card, a version in MLflow's registry, our commands."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from gpt2core import checkpoints
+from gpt2core.config import RunConfig
+from gpt2core.decoding.generate import generate
+from gpt2core.model import GPT2
+from gpt2core.promoted import load_folder
+from gpt2core.training import build
+from gpt2core.weights import load_model
+from tests import course
+from tests.integration.test_gpt2core_cli import run
+from tests.promoting import ended, promote, python_blocks, searched
+from tests.runs import events, search, summary
+
+# peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+NAME = "lora_rank-smoke"
+MODEL = f"gpt2-sonnet-{NAME}"
+IDS = torch.arange(40).view(2, 20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_mlflow() -> Iterator[None]:
+    """Leave MLflow's address, which promoting sets for this process and those it starts, as it was."""
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real search of one trial."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = search(folder, "--smoke", "--trials", "1", "--replicates", "0", "--set", "epochs=1", "--set", "lr=0.01")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(storage: Path) -> Path:
+    """The model folder."""
+    assert promote(storage, NAME) == 0
+    return storage / "searches" / NAME / "promoted"
+
+
+@pytest.fixture(scope="module")
+def adapter(storage: Path, whole: Path) -> Path:
+    """The adapter folder, promoted after the model folder."""
+    assert promote(storage, NAME, "--format", "adapter", "--out", str(storage / "adapter")) == 0
+    return storage / "adapter"
+
+
+@pytest.fixture(scope="module")
+def ours(storage: Path) -> GPT2:
+    """The trial's model, as training left it."""
+    folder = storage / "searches" / NAME / "trials" / "0000"
+    model = build(checkpoints.run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    checkpoints.load_best(folder, model)
+    return model
+
+
+@torch.no_grad()
+def test_transformers_and_peft_and_we_compute_the_same(whole: Path, adapter: Path, ours: GPT2) -> None:
+    expected = ours.logits(ours(IDS))
+    base = load_model("gpt2-nano")
+    assert (base.logits(base(IDS)) - expected).abs().max() > 0.01, "what this test is about"
+    for theirs in (GPT2LMHeadModel.from_pretrained(whole), AutoPeftModelForCausalLM.from_pretrained(adapter)):
+        torch.testing.assert_close(theirs.train(False)(IDS).logits, expected, atol=1e-5, rtol=0)
+    for folder in (whole, adapter):
+        again = load_folder(folder).model
+        torch.testing.assert_close(again.logits(again(IDS)), expected, atol=1e-5, rtol=0)
+
+
+def test_transformers_writes_what_we_write(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer, theirs = AutoTokenizer.from_pretrained(whole), GPT2LMHeadModel.from_pretrained(whole)
+    inputs = tokenizer("Shall I compare thee", return_tensors="pt")
+    written = theirs.generate(**inputs, do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.eos_token_id)
+    loaded = load_folder(whole)
+    decoding = loaded.config.but(decoder="greedy", max_new_tokens=8).decoding
+    new = generate(loaded.model, inputs.input_ids.tolist(), decoding, seeds=[1], eos=tokenizer.eos_token_id)
+    assert written[0, inputs.input_ids.shape[1] :].tolist() == new[0]
+    argv = ["--prompt", "Shall I compare thee", "--decoder", "greedy", "--max-new-tokens", "8"]
+    assert run("generate", "--checkpoint", str(whole), *argv) == 0
+    assert capsys.readouterr().out.strip() == tokenizer.decode(written[0], skip_special_tokens=True).strip()
+
+
+def test_our_scores_of_a_folder_are_those_of_the_search(
+    storage: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = summary(storage, NAME)["best"]
+    assert run("evaluate", "--checkpoint", str(adapter)) == 0
+    printed = capsys.readouterr().out
+    assert f"Model: {adapter}, search {NAME}, trial 0000, epoch 1, data {best['data']['digest'][:12]}" in printed
+    assert f"chrf continuation {best['score']:.2f}" in re.sub(r"[\s│]+", " ", printed)
+
+
+def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None:
+    result, card = summary(storage, NAME), ModelCard.load(whole / "README.md")
+    data = card.data
+    assert (data.license, data.language, data.library_name, data.pipeline_tag) == (
+        "mit",
+        "en",
+        "transformers",
+        "text-generation",
+    )
+    scores = {score.metric_name: score for score in data.eval_results}
+    chrf = scores["chrf continuation"]
+    assert (chrf.metric_type, chrf.dataset_split) == ("chrf", "dev")
+    assert chrf.metric_value == pytest.approx(result["best"]["score"], abs=1e-4)
+    metrics = result["best"]["metrics"]
+    assert chrf.metric_args["low"] == pytest.approx(metrics["chrf_continuation_low"], abs=1e-4)
+    assert chrf.dataset_args == {"digest": result["data"]["digest"]}
+    floors = [floor["meaning"] for floor in result["floors"].values()]
+    for part in (
+        *(result["question"], result["verdict"]["text"], result["data"]["digest"], result["data"]["data"]),
+        *(result["versions"]["torch"], *floors, "small stand-in", "**dev** split", "It learnt from 16 training"),
+        *("public domain", f"{metrics['chrf_continuation_low']:.2f} to {metrics['chrf_continuation_high']:.2f}"),
+        *("The verdict names no trial", "It is not claimed to be better", "| `rank` | 8 |"),
+    ):
+        assert part in card.text, part
+
+
+def test_what_the_cards_tell_to_run_runs(
+    whole: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (whole, adapter):
+        monkeypatch.chdir(folder)
+        (code,) = python_blocks(Path("README.md").read_text())
+        exec(compile(code, "README.md", "exec"), {})
+        assert capsys.readouterr().out.startswith("Shall I compare thee to a summer's day?")
+
+
+def versions(storage: Path) -> list[ModelVersion]:
+    return list(MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").search_model_versions(f"name = '{MODEL}'"))
+
+
+def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
+    storage: Path, adapter: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (note,) = (event for event in events(storage, NAME, "run") if event["trial"] == "0000")
+    result = summary(storage, NAME)
+    first, second = sorted(versions(storage), key=lambda version: int(version.version))
+    assert first.run_id == second.run_id == note["run_id"]
+    assert (first.tags["format"], second.tags["format"]) == ("model", "adapter")
+    told = {"search": NAME, "trial": "0000", "epoch": "1", "data_digest": result["data"]["digest"]}
+    assert first.tags.items() >= (told | {"verdict": result["verdict"]["text"]}).items()
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    outputs = client.get_run(note["run_id"]).outputs.model_outputs
+    assert {first.source, second.source} == {f"models:/{output.model_id}" for output in outputs}
+    # The same again makes no third version, but takes the alias back.
+    assert client.get_model_version_by_alias(MODEL, "champion").version == second.version
+    capsys.readouterr()
+    assert promote(storage, NAME) == 0
+    assert f"version 1 of {MODEL}, alias champion" in capsys.readouterr().out
+    assert len(versions(storage)) == 2
+    assert client.get_model_version_by_alias(MODEL, "champion").version == first.version
+    mlflow.set_tracking_uri(client.tracking_uri)
+    fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@champion", dst_path=str(tmp_path)))
+    assert {path.name for path in fetched.iterdir()} == {path.name for path in whole.iterdir()}
+    assert (fetched / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["promote", "lora_rank-smok"], "did you mean `lora_rank-smoke`?; see --storage"),
+        (["promote", "../x"], "The value of `--name` is '../x', but must be letters"),
+        (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
+        (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
+        (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must be"),
+        (["promote", NAME, "--out", "."], "is there already and was not promoted from lora_rank-smoke"),
+        (["promote", NAME, "--out", f"{__file__}/x"], "must be a folder that can be written to (Not a directory)"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    argv: list[str], message: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert promote(storage, *argv[1:]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture(scope="module")
+def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a search for sentiment that MLflow never heard of: trial 0001 is LoRA, the verdict names it."""
+    folder = tmp_path_factory.mktemp("sentiment")
+    course.folder(folder / "data")
+    course.sentiment(folder / "data" / "sst" / "ids-sst-test-student.csv", [("x", " a fine film")])
+    base = RunConfig(task="sst", data_dir=str(folder / "data"), adapter="last-linear", lr=1e-3, epochs=1)
+    trials = {"0000": base, "0001": base.but(adapter="lora", rank=2, lr=1e-2)}
+    ended(
+        searched(folder, "films", trials), list(trials), {"winner": "0001", "text": "trial 0001 wins. By | how much."}
+    )
+    return folder
+
+
+@torch.no_grad()
+def test_a_head_of_classes_comes_along_in_both_forms(
+    sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = sentiment / "searches" / "films" / "trials" / "0001"
+    ours = build(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    checkpoints.load_best(trial, ours)
+    assert ours.head is not None
+    expected = ours.head(ours.last_hidden(IDS[:1], torch.tensor([20])))
+    for form in ("huggingface", "adapter"):
+        out = tmp_path / form
+        assert promote(sentiment, "films", "--format", form, "--out", str(out)) == 1
+        said = capsys.readouterr()
+        assert f"The verdict names it. Trial 0001, epoch 1: {out}" in said.out
+        assert "not registered: the search has noted no run of trial 0001 in MLflow" in said.err
+        again = load_folder(out).model
+        assert again.head is not None
+        torch.testing.assert_close(again.head(again(IDS[:1])[:, -1]), expected, atol=1e-5, rtol=0)
+        monkeypatch.chdir(out)
+        card = ModelCard.load("README.md")
+        assert (card.data.license, card.data.pipeline_tag) == ("other", "text-classification")
+        assert "belong to those who wrote them" in card.text
+        assert str(sentiment) not in (out / "run.json").read_text() + card.text, "a place of this machine"
+        (code,) = python_blocks(card.text)
+        exec(compile(code, "README.md", "exec"), {})
+        assert capsys.readouterr().out.strip() in ("very negative", "negative", "neutral", "positive", "very positive")
+        files = ["--data-dir", str(sentiment / "data")]
+        assert run("predict", "--checkpoint", str(out), "--out", "predictions.csv", *files) == 0
+        assert re.search(r"x, \d", Path("predictions.csv").read_text())
+        assert run("evaluate", "--checkpoint", str(out), *files) == 0
+        assert "accuracy" in capsys.readouterr().out
+    theirs = GPT2ForSequenceClassification.from_pretrained(tmp_path / "huggingface").train(False)
+    peft = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=5).train(False)
+    for model in (theirs, peft):
+        torch.testing.assert_close(model(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_a_search_without_an_end_has_no_verdict_and_the_best_score_is_taken(
+    sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sentiment / "searches" / "films"
+    text = (folder / "ledger.jsonl").read_text()
+    other = sentiment / "searches" / "cut"
+    (other / "trials").mkdir(parents=True)
+    for name in ("0000", "0001"):
+        (other / "trials" / name).symlink_to(folder / "trials" / name)
+    (other / "ledger.jsonl").write_text(text[: text.rindex('{"event": "ended"')] + '{"event": "repo')
+    ended(other, ["0000"], {"winner": "0000", "text": "what an earlier end said"})
+    out = tmp_path / "cut"
+    assert promote(sentiment, "cut", "--out", str(out)) == 1
+    assert "There is no verdict yet; this one has the best accuracy" in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    assert "no verdict yet: the search has not come to its end" in card
+    assert "1 trial had not ended" in card
+    assert "what an earlier end said" not in card
+    # Another trial of the search takes its place, and a folder of another search does not.
+    assert promote(sentiment, "cut", "--out", str(out), "--trial", "0000") == 1
+    assert promote(sentiment, "films", "--out", str(out)) == 2
+    assert "was not promoted from films" in capsys.readouterr().err
+
+
+def test_what_has_no_form_of_pefts_says_the_way_out(sentiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert promote(sentiment, "films", "--trial", "0000", "--format", "adapter") == 2
+    assert "The adapter `last-linear` has no form of peft's; take --format huggingface" in capsys.readouterr().err
+
+
+def test_an_mlflow_that_is_away_leaves_the_folder_and_says_so(
+    storage: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert promote(storage, NAME, "--out", str(out), "--tracking-uri", "http://127.0.0.1:9") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("warning: the folder is whole, but not registered: MLflow at http://127.0.0.1:9 did not")
+    assert error.count("\n") == 1
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.fixture
+def server(storage: Path, tmp_path: Path) -> Iterator[str]:
+    """Address of a server over the search's database."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    database, address = f"sqlite:///{storage / 'mlflow.db'}", f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(tmp_path / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=pipe,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        try:
+            for line in process.stderr:
+                said.append(line)
+                if "Uvicorn running on" in line:
+                    break
+            assert process.poll() is None, "".join(said)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_a_server_takes_it_too_and_once(
+    storage: Path, tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--tracking-uri", server, "--registered-name", "from a server", "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        assert promote(storage, NAME, *flags) == 0, capsys.readouterr().err
+        assert "version 1 of from a server, alias champion" in capsys.readouterr().out
+    client = MlflowClient(server, registry_uri=server)
+    version = client.get_model_version_by_alias("from a server", "champion")
+    fetched = Path(client.download_artifacts(version.run_id, "samples.md", str(tmp_path)))
+    assert fetched.is_file(), "its run is the trial's"
+    mlflow.set_tracking_uri(server)
+    mlflow.artifacts.download_artifacts("models:/from a server@champion", dst_path=str(tmp_path / "fetched"))
+    assert ModelCard.load(tmp_path / "fetched" / "README.md").data.model_name == "from a server"

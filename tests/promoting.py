@@ -1,0 +1,57 @@
+"""Searches to promote: a trial that is really trained, in a ledger that is really written, without Ray around it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2core.config import RunConfig
+from gpt2core.stages import run_data
+from gpt2core.tasks import TASKS
+from searches.__main__ import main
+from searches.ledger import COMPLETED, Ledger, Trial
+from trainables.trial import TrialSpec, payloads
+
+VERSIONS = {"torch": "9.9"}
+
+
+def promote(storage: Path, name: str, *flags: str) -> int:
+    """Run `python -m searches promote` in this process; return its status."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["promote", name, "--storage", str(storage), *flags])
+    return int(stopped.value.code or 0)
+
+
+def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
+    """Train a trial for each configuration, the first the baseline, and write them down as a search does; return its folder."""
+    folder = storage / "searches" / name
+    first = next(iter(configs.values()))
+    data = run_data(first)
+    floors = {key: vars(floor) for key, floor in TASKS[first.task].floors(data, "dev").items()}
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.record({"event": "search", "digest": "0", "name": name, "seed": 1})
+    described = {"data": data.describe(), "digest": data.corpus.digest}
+    ledger.record({"event": "data", "data": described, "floors": floors})
+    for trial, config in configs.items():
+        origin = "baseline" if config is first else "sampler"
+        proposed = Trial(name=trial, point={"lr": config.lr}, run=config.model_dump(), origin=origin)
+        values = {key: value for key, value in vars(proposed).items() if key != "reports"}
+        ledger.record({"event": "proposed", "trial": values})
+        for report in payloads(TrialSpec(name=trial, run=config, folder=str(folder / "trials" / trial))):
+            ledger.record({"event": "report", "trial": trial, **report})
+        ledger.record({"event": "ended", "trial": trial, "status": COMPLETED})
+    ledger.close()
+    return folder
+
+
+def ended(folder: Path, trials: list[str], verdict: dict[str, Any]) -> None:
+    """Write the summary of a search that came to its end with these trials."""
+    rows = [{"id": name, "status": COMPLETED} for name in trials]
+    summary = {"question": "Which is best?", "trials": rows, "verdict": verdict, "versions": VERSIONS}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def python_blocks(card: str) -> list[str]:
+    """The Python in a card."""
+    return [part.split("```")[0] for part in card.split("```python\n")[1:]]
