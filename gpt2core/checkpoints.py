@@ -107,7 +107,7 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
             state = json.loads((path / STATE).read_text(encoding="utf-8")) | {"config": config.model_dump()}
             for folder in (source / BEST, path):  # the epoch last: where it is, all is
                 best = json.loads((folder / STATE).read_text(encoding="utf-8"))
-                with _whole_folder(target / folder.name) as part:
+                with whole_folder(target / folder.name) as part:
                     for file in (WEIGHTS, OPTIMIZER):
                         if (folder / file).exists():
                             shutil.copyfile(folder / file, part / file)

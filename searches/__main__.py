@@ -51,7 +51,29 @@ def _promote(options: argparse.Namespace) -> int:
     return promote(options)
 
 
+def _control_flags(p: Parser) -> None:
+    _search(p)
+    p.add_argument(
+        "action", choices=("stop", "clone", "pause", "resume"), metavar="ACTION", help="stop, clone, pause or resume"
+    )
+    p.add_argument("trial", nargs="?", metavar="TRIAL", help="stop, clone: a trial's number")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="clone: change a value; may be repeated"
+    )
+
+
+def _control(options: argparse.Namespace) -> int:
+    from searches.control import control
+
+    return control(options)
+
+
 COMMANDS = {
+    "control": Command(
+        help="stop or clone a trial of a search that runs, pause or resume the search",
+        flags=_control_flags,
+        run=_control,
+    ),
     "promote": Command(
         help="write the winner as a model folder with its card and register it in MLflow",
         flags=_promote_flags,

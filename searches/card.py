@@ -135,9 +135,9 @@ def _verdict(p: Promotion) -> str:
 
 def _scores(p: Promotion) -> str:
     objective, found = p.found.objective, p.found
-    searched = count(len(found.state.of_search()), "trial")
+    searched = count(len(found.state.searched), "trial")
     want = "more is better" if found.direction == "max" else "less is better"
-    baseline = [t for t in found.state.of_search() if t.origin == "baseline" and t is not p.trial]
+    baseline = [t for t in found.state.searched if t.origin == "baseline" and t is not p.trial]
     rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, objective)]
     rows += [
         _trial_row(f"the same with fresh seed {t.run['seed']}", t, p) for t in found.state.replicates(p.trial.name)

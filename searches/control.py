@@ -4,6 +4,7 @@ A command is a file in the search's folder; the search carries it out between tw
 answer beside it. So it needs no port and no address, but the folder that search and person share.
 """
 
+import argparse
 import json
 import os
 import time
@@ -14,13 +15,16 @@ from typing import Any
 
 from ray import tune
 
+from gpt2core.cli import settings
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from searches.ledger import RUNNING, Trial
+from searches.options import search_name, storage_path
 from searches.searcher import StrategyScheduler
 
+MAILBOX = "control"  # the folder of commands, among the results of a search
 EVERY = 0.5  # seconds between two looks into the folder
 PATIENCE = 20.0  # seconds that a person waits for an answer
 
@@ -70,6 +74,23 @@ def ask(mailbox: Mailbox, command: Command) -> str:
     if text.startswith("error: "):
         raise UserError(text.removeprefix("error: "))
     return text
+
+
+def control(options: argparse.Namespace) -> int:
+    """Give a running search a command and print its answer; raise UserError."""
+    folder = storage_path(options.storage) / "searches" / search_name(options.name)
+    if not (folder / "ledger.jsonl").exists():
+        raise UserError(f"{folder}: there is no search; see NAME and --storage")
+    needs_trial = options.action in ("stop", "clone")
+    if needs_trial != (options.trial is not None):
+        rule = f"needs a trial: {options.action} TRIAL" if needs_trial else "takes no trial"
+        raise ConfigError(f"The command `{options.action}` {rule}")
+    print(
+        ask(
+            Mailbox(folder / MAILBOX), {"command": options.action, "trial": options.trial, "set": settings(options.set)}
+        )
+    )
+    return 0
 
 
 class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types

@@ -33,7 +33,7 @@ from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
-from searches.control import Control, Mailbox
+from searches.control import MAILBOX, Control, Mailbox
 from searches.final import final_test
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
@@ -222,7 +222,7 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, sa
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
-            callbacks=[Control(Mailbox(folder / "control"), scheduler, say)],
+            callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say)],
         ),
     )
     tuner.fit()

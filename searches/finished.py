@@ -117,15 +117,19 @@ def choose(found: Finished, asked: str | None) -> Chosen:
         return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
     if winner is not None:
         return Chosen(trial=trials[winner], why="The verdict names it", named=True)
+    best = found.summary["best"] if found.summary else None
+    if best is not None:
+        return Chosen(
+            trial=trials[best["id"]], why=f"The verdict names no trial; this one has the best {objective}", named=False
+        )
     sign = 1 if found.direction == "max" else -1
-    scores = [(trial.score(objective, found.direction), trial) for trial in found.state.of_search()]
+    scores = [(trial.score(objective, found.direction), trial) for trial in trials.values() if trial.of is None]
     scored = [(sign * score, trial) for score, trial in scores if score is not None]
     if not scored:
         reasons = sorted({trial.reason for trial in trials.values() if trial.reason})
         raise UserError(f"No trial of {found.name} has a score: {'; '.join(reasons) or 'none has ended an epoch'}")
-    _, best = max(scored, key=lambda entry: entry[0])
-    head = "The verdict names no trial" if found.summary else "There is no verdict yet"
-    return Chosen(trial=best, why=f"{head}; this one has the best {objective}", named=False)
+    _, highest = max(scored, key=lambda entry: entry[0])
+    return Chosen(trial=highest, why=f"There is no verdict yet; this one has the best {objective}", named=False)
 
 
 @dataclass(frozen=True, kw_only=True)
