@@ -142,7 +142,7 @@ def write(path: Path, found: list[Line], summaries: Mapping[tuple[str, str], Sum
     """Write the report as one HTML file that needs no other."""
     ran = {key: summary for key, summary in summaries.items() if not isinstance(summary, str)}
     environment = Environment(loader=PackageLoader("searches", "."), autoescape=select_autoescape(["html"]))
-    page = environment.get_template("report.html").render(
+    page = environment.get_template("study_report.html").render(
         lines=found,
         searches=[
             {"key": " on ".join(key), **summary, "plots": list(plots(summary).values())} for key, summary in ran.items()
