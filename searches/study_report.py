@@ -16,7 +16,7 @@ from gpt2core.config import MODELS, RunConfig
 from gpt2core.describe import describe
 from gpt2core.files import atomic_path
 from searches.ledger import COMPLETED
-from searches.plots import plots
+from searches.plots import curves, front
 from searches.published import TABLES, Figure
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "not reproduced", "not run"
@@ -145,7 +145,8 @@ def write(path: Path, found: list[Line], summaries: Mapping[tuple[str, str], Sum
     page = environment.get_template("study_report.html").render(
         lines=found,
         searches=[
-            {"key": " on ".join(key), **summary, "plots": list(plots(summary).values())} for key, summary in ran.items()
+            {"key": " on ".join(key), **summary, "plots": [curves(summary), front(summary)]}
+            for key, summary in ran.items()
         ],
         marks={mark: sum(line.mark == mark for line in found) for mark in (REPRODUCED, DIFFERS, NOT_RUN)},
         stand_in=any(
