@@ -99,7 +99,7 @@ class Tracker:
             for name, text in files.items():
                 self.client.log_text(self.parent, text, name)
         except (MlflowException, OSError) as error:
-            self.warn(f"MLflow at {self.uri} did not take the plots ({str(error).splitlines()[0]})")
+            self.warn(f"MLflow at {self.uri} did not take report and plots ({str(error).splitlines()[0]})")
 
     def describe(self, summary: dict[str, Any], page: Path) -> None:
         """Say on the page of the search's run what came out and where the report is."""
