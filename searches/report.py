@@ -94,10 +94,10 @@ def verdict(summary: Summary) -> dict[str, Any]:
     text, _, warning = found["text"].partition(" Beware:")
     claim, _, evidence = text.partition(". ")
     numbers = {}
-    if found.get("difference") is not None:
-        challenger, baseline = found["compared"]
+    if None not in [found.get(key) for key in ("compared", "difference", "low", "high", "p_value")]:
+        *others, baseline = found["compared"]
         numbers = {
-            "compared": f"trial {challenger} with the baseline, {baseline}",
+            "compared": f"trial {', '.join(others)} with the baseline, {baseline}",
             "difference": f"{found['difference']:+.2f}",
             "95% interval": f"{found['low']:+.2f} to {found['high']:+.2f}",
             "p": f"{found['p_value']:.3f}",
