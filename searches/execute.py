@@ -34,12 +34,14 @@ from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
 from searches.control import MAILBOX, Control, Mailbox
+from searches.facts import cluster, facts, machine
 from searches.final import final_test
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.pairs import make_pairs
 from searches.plots import plots
 from searches.question import Plan
+from searches.report import write
 from searches.runner import results, storage_folder
 from searches.screen import Screen, show
 from searches.searcher import StrategyScheduler, StrategySearcher
@@ -66,7 +68,7 @@ def execute(options: Options, console: Console) -> int:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     screen = Screen(plan, console)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
-    status = "FAILED"
+    status, environment = "FAILED", machine()
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
@@ -75,6 +77,7 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
+        environment |= cluster(ray.cluster_resources())
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder, screen.say)
@@ -88,6 +91,7 @@ def execute(options: Options, console: Console) -> int:
         ledger.listeners.clear()
         ledger.record({"event": "time", "seconds": time.monotonic() - started})
         summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+        summary |= facts(options, ledger, summary, environment)
         write_json(folder / "summary.json", summary)
         if tracker.experiment_id:
             tracker.finish(summary, status)
@@ -233,9 +237,21 @@ def _trial_name(trial: Any) -> str:
 
 
 def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker, console: Console) -> int:
-    """Export the winner, print where everything is, and return the exit status."""
+    """Write the report, export the winner, print where everything is, and return the exit status."""
+    drawn = plots(summary)
+    for file_name, svg in drawn.items():
+        (folder / file_name).write_text(svg, encoding="utf-8")
+    page, text = write(folder, summary)
+    tracker.attach({**drawn, **{path.name: path.read_text(encoding="utf-8") for path in (page, text)}})
+    tracker.describe(summary, page)
+    lines = [
+        f"Report: {page}",
+        f"Results: {', '.join(str(folder / file_name) for file_name in ('summary.json', text.name, *drawn))}",
+        f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
+    ]
     done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]
     if not done or summary["best"] is None:
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
         reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
         console.print(f"No trial succeeded: {'; '.join(reasons) or 'none was started'}", style="red", markup=False)
         return 1
@@ -244,14 +260,6 @@ def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
     export(plan.config(chosen["point"]), folder / "trials" / name, out)
-    drawn = plots(summary)
-    for file_name, svg in drawn.items():
-        (folder / file_name).write_text(svg, encoding="utf-8")
-    tracker.attach(drawn)
-    lines = [
-        f"Model folder of trial {name}: {out}",
-        f"Results: {', '.join(str(folder / file_name) for file_name in ('summary.json', *drawn))}",
-        f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
-    ]
+    lines.insert(1, f"Model folder of trial {name}: {out}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -1,158 +1,181 @@
-"""The report of the study: its figures, ours with their intervals, and the floors, side by side; each is marked.
+"""The report of a search: one HTML file that needs no other, and the same as Markdown, both from the summary alone."""
 
-A figure is called reproduced only where the study's own model was trained the study's way and the printed value lies in our
-95% interval; a stand-in's score is shown and never called a reproduction.
-"""
-
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
-from rich.table import Table
 
-from gpt2core.config import MODELS, RunConfig
-from gpt2core.describe import describe
 from gpt2core.files import atomic_path
-from searches.ledger import COMPLETED
-from searches.plots import plots
-from searches.published import TABLES, Figure
+from searches.importance import importance
+from searches.plots import curve_pictures, front_pictures, intervals, parallel
+from searches.report_tables import (
+    best_by_grid,
+    cost_grid,
+    facts_grid,
+    failures_grid,
+    floors_grid,
+    front_grid,
+    replicates_grid,
+    space_grid,
+    trials_grid,
+)
+from searches.words import count
 
-REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "not reproduced", "not run"
+FILES = ("report.html", "report.md")
+SECTIONS = {
+    "trials": "Trials",
+    "curves": "Curves",
+    "keys": "Keys",
+    "importance": "Importance",
+    "front": "Quality and cost",
+    "samples": "Texts",
+    "failures": "Failures",
+    "cost": "Cost",
+    "environment": "Environment",
+    "data": "Data",
+    "again": "Again",
+}
 
 Summary = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One printed figure beside ours."""
-
-    table: str
-    figure: Figure
-    mark: str
-    why: str = ""
-    ours: float | None = None
-    low: float | None = None
-    high: float | None = None
-    floor: str = ""
-
-    @property
-    def ours_text(self) -> str:
-        """Our value with its interval where there is one."""
-        if self.ours is None:
-            return ""
-        interval = "" if self.low is None else f" [{_number(self.low)}, {_number(self.high)}]"
-        return _number(self.ours) + interval
-
-    @property
-    def printed_text(self) -> str:
-        """The study's value."""
-        return _number(self.figure.value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return (
-        f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:g}"
-        if abs(value) < 0.001
-        else f"{value:.3f}"
-        if abs(value) < 10
-        else f"{value:.2f}"
+def write(folder: Path, summary: Summary) -> list[Path]:
+    """Write the report of a search into its results folder; return its files."""
+    environment = Environment(
+        loader=PackageLoader("searches", "."),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence}
+    found = view(summary)
+    for name in FILES:
+        with atomic_path(folder / name) as part:
+            part.write_text(environment.get_template(name).render(found), encoding="utf-8")
+    return [folder / name for name in FILES]
 
 
-def lines(tables: Iterable[str], summaries: Mapping[tuple[str, str], Summary | str]) -> list[Line]:
-    """Lay every figure of `tables` beside ours; a search that could not run is a reason in place of a summary."""
-    return [_line(table, figure, summaries) for table in tables for figure in TABLES[table]]
+def view(summary: Summary) -> dict[str, Any]:
+    """Return what the templates show: words, tables and pictures. A fact that the summary lacks is left out."""
+    shares, why = importance(summary)
+    said = verdict(summary)
+    best_by = [best_by_grid(key, summary) for key, rows in summary["best_by"].items() if len(rows) > 1]
+    beside = [*best_by, replicates_grid(summary)]
+    return {
+        "summary": summary,
+        "sections": [item for item in SECTIONS.items() if item[0] != "front" or summary["pareto"]],
+        "judged_by": _judged_by(summary),
+        "verdict": said,
+        "notes": list(filter(None, [said["warning"], *notes(summary)])),
+        "intervals": intervals(summary),
+        "grids": {
+            "trials": trials_grid(summary),
+            "floors": floors_grid(summary),
+            "beside": [table for table in beside if table],
+            "space": space_grid(summary),
+            "front": front_grid(summary),
+            "failures": failures_grid(summary),
+            "cost": cost_grid(summary),
+            "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
+        },
+        "curves": curve_pictures(summary),
+        "parallel": parallel(summary),
+        "importance": {"shares": shares, "why": why},
+        "fronts": front_pictures(summary),
+        "samples": samples(summary),
+        "commands": summary.get("commands", {}),
+    }
 
 
-def _line(table: str, figure: Figure, summaries: Mapping[tuple[str, str], Summary | str]) -> Line:
-    if figure.why_not:
-        return Line(table=table, figure=figure, mark=NOT_RUN, why=figure.why_not)
-    if figure.search == "describe":
-        return _described(table, figure)
-    summary = summaries[str(figure.search), figure.task]
-    if isinstance(summary, str):
-        return Line(table=table, figure=figure, mark=NOT_RUN, why=summary)
-    rows = [row for row in summary["trials"] if row["of"] is None and _answers(row["point"], figure.point)]
-    rows = [row for row in rows if row["status"] == COMPLETED and figure.metric in row["metrics"]]
-    if not rows:
-        return Line(
-            table=table, figure=figure, mark=NOT_RUN, why="its trial did not end well, or was not among the trials"
-        )
-    return _scored(table, figure, rows[0], summary)
+def verdict(summary: Summary) -> dict[str, Any]:
+    """The verdict in parts: its claim, the numbers behind it, and its warning."""
+    found = summary["verdict"]
+    text, _, warning = found["text"].partition(" Beware:")
+    claim, _, evidence = text.partition(". ")
+    numbers = {}
+    if None not in [found.get(key) for key in ("compared", "difference", "low", "high", "p_value")]:
+        *others, baseline = found["compared"]
+        numbers = {
+            "compared": f"trial {', '.join(others)} with the baseline, {baseline}",
+            "difference": f"{found['difference']:+.2f}",
+            "95% interval": f"{found['low']:+.2f} to {found['high']:+.2f}",
+            "p": f"{found['p_value']:.3f}",
+        }
+    return {
+        "won": found["winner"] is not None,
+        "claim": claim[:1].upper() + claim[1:].rstrip("."),
+        "evidence": evidence,
+        "numbers": numbers,
+        "warning": f"Beware:{warning}" if warning else "",
+    }
 
 
-def _answers(point: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    return all(key in point and point[key] == value for key, value in asked.items())
+def notes(summary: Summary) -> list[str]:
+    """What takes weight from the scores, said plainly: a smoke test, a stand-in, an unfinished search."""
+    said = []
+    if summary.get("smoke"):
+        said.append("This was a smoke test, on a few rows: its scores mean nothing.")
+    if "stand-in" in summary["model"]:
+        said.append(f"A stand-in model took part: {summary['model']}. Its scores say nothing of the real one.")
+    if "stand-in" in summary["data"].get("data", ""):
+        said.append(f"The data is a stand-in: {summary['data']['data']}.")
+    if summary["counts"].get("unfinished"):
+        said.append(f"{count(summary['counts']['unfinished'], 'trial')} had not ended when this was written.")
+    return said
 
 
-def _described(table: str, figure: Figure) -> Line:
-    """Counts need no training; memory is predicted by a formula."""
-    adapter = "full" if figure.point["adapter"] == "total" else figure.point["adapter"]
-    config = RunConfig(model=figure.model, adapter=adapter, rank=figure.point["rank"])
-    found = describe(config, "study" if adapter in ("lora", "freeze") else "plain")
-    if figure.metric == "predicted_gpu_memory_gb":
-        predicted = found["chosen"]["predicted_gpu_memory_gb"]
-        why = "predicted by a formula; no GPU has measured it"
-        return Line(table=table, figure=figure, mark=NOT_RUN, why=why, ours=predicted)
-    key = "total_parameters_with_pooler" if figure.point["adapter"] == "total" else "trainable_parameters"
-    mark = REPRODUCED if found[key] == figure.value else DIFFERS
-    return Line(table=table, figure=figure, mark=mark, ours=found[key])
+def samples(summary: Summary) -> list[dict[str, Any]]:
+    """Texts by example: what all trials share (what was given, the gold), then what each of them wrote."""
+    by_trial = summary.get("samples") or {}
+    examples: dict[str, dict[str, dict[str, str]]] = {}
+    for name, texts in by_trial.items():
+        for sample in texts:
+            examples.setdefault(sample["id"], {})[name] = {k: v for k, v in sample.items() if k != "id"}
+    return [{"id": example, "texts": _side_by_side(of_trials, summary)} for example, of_trials in examples.items()]
 
 
-def _scored(table: str, figure: Figure, row: dict[str, Any], summary: Summary) -> Line:
-    metrics, model = row["metrics"], row["config"]["model"]
-    low, high = (metrics.get(f"{figure.metric}_{end}") for end in ("low", "high"))
-    known = [f for f in summary["floors"].values() if figure.metric in f["scores"]]
-    best = max(known, key=lambda floor: floor["scores"][figure.metric][0], default=None)
-    floor = f"{best['scores'][figure.metric][0]:.2f} ({best['meaning']})" if best else ""
-    if model != figure.model:
-        mark, why = NOT_RUN, f"{model} stands in for {figure.model}; its score is no reproduction"
-    elif low is None or high is None:
-        mark, why = NOT_RUN, "this metric has no interval to judge by"
-    else:
-        mark, why = (REPRODUCED if low <= figure.value <= high else DIFFERS), ""
-    return Line(
-        table=table, figure=figure, mark=mark, why=why, ours=metrics[figure.metric], low=low, high=high, floor=floor
-    )
+def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> list[tuple[str, str]]:
+    keys = dict.fromkeys(key for texts in of_trials.values() for key in texts)
+    shared, own = [], []
+    for key in keys:
+        values = {name: texts[key] for name, texts in of_trials.items() if key in texts}
+        if (
+            len(of_trials) > 1
+            and len(values) == len(of_trials)
+            and len(set(values.values())) == 1
+            and key != "generated"
+        ):
+            shared.append((key, next(iter(values.values()))))
+        else:
+            own += [(f"{key}, {role(name, summary)}", value) for name, value in values.items()]
+    return [*shared, *own]
 
 
-def table(found: list[Line]) -> Table:
-    """The report for the screen."""
-    shown = Table(title="The study and this run", title_justify="left", header_style="bold")
-    for heading in ("table", "row", "metric"):
-        shown.add_column(heading)
-    for heading in ("study", "ours [95% interval]"):
-        shown.add_column(heading, justify="right")
-    for heading in ("highest floor", "mark"):
-        shown.add_column(heading)
-    for line in found:
-        mark = f"{line.mark}: {line.why}" if line.why else line.mark
-        figure = line.figure
-        shown.add_row(line.table, figure.label, figure.metric, line.printed_text, line.ours_text, line.floor, mark)
-    return shown
+def role(name: str, summary: Summary) -> str:
+    """A trial with what it is: winner, best score, baseline."""
+    best, baseline = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
+    roles = {"winner": summary["verdict"]["winner"], "best score": best, "baseline": baseline}
+    return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
 
 
-def write(path: Path, found: list[Line], summaries: Mapping[tuple[str, str], Summary | str]) -> None:
-    """Write the report as one HTML file that needs no other."""
-    ran = {key: summary for key, summary in summaries.items() if not isinstance(summary, str)}
-    environment = Environment(loader=PackageLoader("searches", "."), autoescape=select_autoescape(["html"]))
-    page = environment.get_template("report.html").render(
-        lines=found,
-        searches=[
-            {"key": " on ".join(key), **summary, "plots": list(plots(summary).values())} for key, summary in ran.items()
-        ],
-        marks={mark: sum(line.mark == mark for line in found) for mark in (REPRODUCED, DIFFERS, NOT_RUN)},
-        stand_in=any(
-            row["config"]["model"] not in MODELS or row["config"]["model"] == "gpt2-nano"
-            for s in ran.values()
-            for row in s["trials"]
-        ),
-    )
-    with atomic_path(path) as part:
-        part.write_text(page, encoding="utf-8")
+def markdown_cell(text: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    line = " ".join(str(text).split())
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>|~&]", lambda found: f"\\{found[0]}", line)
+
+
+def markdown_fence(text: str) -> str:
+    """Text as a block of code, whatever backticks it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _judged_by(summary: Summary) -> str:
+    wanted = "the higher the better" if summary.get("direction") != "min" else "the lower the better"
+    costs = f", and {', '.join(cost.replace('_', ' ') for cost in summary['costs'])}" if summary["costs"] else ""
+    return f"Judged by {summary['objective'].replace('_', ' ')} ({wanted}){costs}."
+
+
+def _versions(summary: Summary) -> dict[str, str]:
+    return dict(summary.get("versions") or {})

@@ -33,12 +33,12 @@ def main(argv: list[str]) -> int:
         summaries[search, task] = ask(search, task, f"{name}-{search}-{task}", argv, console)
     if asked.plan:
         return 0
-    from searches import report
+    from searches import study_report
 
     path = options.storage_path(asked.storage) / "searches" / f"{name}.html"
-    found = report.lines(tables, summaries)
-    report.write(path, found, summaries)
-    console.print(report.table(found))
+    found = study_report.lines(tables, summaries)
+    study_report.write(path, found, summaries)
+    console.print(study_report.table(found))
     console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0 if any(line.ours is not None for line in found) else 1
 

@@ -5,21 +5,24 @@ cannot be reached never stops a search: its entries wait and are sent with the n
 """
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State, Trial
+from searches.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 from searches.question import Plan
 from trainables.tracking import KIND
 
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
+TRAINING = "workflowType=machine_learning"  # the pages of training runs, not those of chat traces
 
 
 class Tracker:
@@ -32,10 +35,11 @@ class Tracker:
         self.client = MlflowClient(uri)
         self.pending: deque[tuple[Event, State]] = deque()
         self.silent = False
-        self.experiment_id = ""
+        self.experiment_id = self.name = ""
 
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Find or make the experiment and the search's run. Raises MlflowException: a wrong address is found at the start."""
+        self.name = name
         experiment = self.client.get_experiment_by_name(self.plan.task)
         if experiment is None:
             location = f"{self.artifacts}/{self.plan.task}" if self.artifacts else None
@@ -43,11 +47,12 @@ class Tracker:
         else:
             self.experiment_id = experiment.experiment_id
         if "" not in self.ledger.state.runs:
-            run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=tags | self._source())
             self.ledger.record({"event": "run", "trial": "", "run_id": run.info.run_id})
             self.client.log_batch(self.parent, params=[Param(k, str(v)) for k, v in params.items()])
         else:
             self.client.update_run(self.parent, status="RUNNING")
+        self._share_view()
 
     @property
     def parent(self) -> str:
@@ -94,15 +99,39 @@ class Tracker:
             for name, text in files.items():
                 self.client.log_text(self.parent, text, name)
         except (MlflowException, OSError) as error:
-            self.warn(f"MLflow at {self.uri} did not take the plots ({str(error).splitlines()[0]})")
+            self.warn(f"MLflow at {self.uri} did not take report and plots ({str(error).splitlines()[0]})")
+
+    def describe(self, summary: dict[str, Any], page: Path) -> None:
+        """Say on the page of the search's run what came out and where the report is."""
+        report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
+        note = (
+            f"[Report]({report}), also at `{page}`. [Trials, best first]({self.link().removeprefix('/')})\n\n"
+            f"**{_plain(summary['question'])}** Verdict: {_plain(summary['verdict']['text'])}"
+        )
+        try:
+            self.client.log_batch(self.parent, tags=[RunTag("report", str(page)), RunTag(NOTE, note)])
+        except (MlflowException, OSError) as error:
+            self.warn(f"MLflow at {self.uri} did not take the report ({str(error).splitlines()[0]})")
 
     def link(self) -> str:
-        """Path in the MLflow UI that shows the search's trials, best first."""
-        query = quote(f"tags.`{PARENT}` = '{self.parent}'", safe="")
-        order = quote(f"metrics.`best_{self.plan.objective}`", safe="")
-        ascending = str(self.plan.direction == "min").lower()
-        runs = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
-        return f"{runs}&searchFilter={query}&orderByKey={order}&orderByAsc={ascending}"
+        """Path in the MLflow UI that shows the search's trials, best first, with what was searched and the score."""
+        return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&viewStateShareKey={self.parent}"
+
+    def _share_view(self) -> None:
+        """Keep, as MLflow's own button for sharing a view does, what `link` shows; by itself it shows no score at all."""
+        best = f"metrics.`best_{self.plan.objective}`"
+        view = {
+            "searchFilter": f"tags.`{PARENT}` = '{self.parent}'",
+            "orderByKey": best,
+            "orderByAsc": self.plan.direction == "min",
+            "selectedColumns": [
+                best,
+                *(f"params.`{key}`" for key in self.plan.space),
+                "tags.`status`",
+                "tags.`origin`",
+            ],
+        }
+        self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.parent}", json.dumps(view))
 
     def _run_of(self, trial: Trial) -> str:
         """Return the trial's run; make it where there is none. A run whose making was not noted is found by its tag."""
@@ -115,10 +144,14 @@ class Tracker:
             if found:
                 run = found[0]
             else:
-                tags = {PARENT: parent, "trial": trial.name, "origin": trial.origin}
+                tags = {"trial": trial.name, "origin": trial.origin, "search": self.name, "status": RUNNING}
+                tags |= {PARENT: parent, **self._source()}
                 run = self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
             self.ledger.record({"event": "run", "trial": trial.name, "run_id": run.info.run_id})
         return runs[trial.name]
+
+    def _source(self) -> dict[str, str]:
+        return {"mlflow.source.name": f"searches/{self.plan.search.name}.py", "mlflow.source.type": "LOCAL"}
 
     def _proposed(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]["name"]]
@@ -164,3 +197,8 @@ def samples_text(samples: list[dict[str, str]]) -> str:
         values = {key: value.replace("\n", "  \n") for key, value in sample.items() if key != "id"}
         parts.append(f"## {sample['id']}\n\n" + "".join(f"### {key}\n\n{value}\n\n" for key, value in values.items()))
     return "".join(parts) or "This task writes no samples.\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"[\\`*_\[\]<>]", lambda found: f"\\{found[0]}", text)

@@ -31,6 +31,7 @@ def test_it_ends_well_and_prints_table_verdict_and_results(done: CompletedProces
     assert str(storage / "searches" / NAME / "summary.json") in done.stdout
     assert str(storage / "searches" / NAME / "curves.svg") in done.stdout
     assert (storage / "searches" / NAME / "curves.svg").read_text().startswith("<svg")
+    assert f"Report: {storage / 'searches' / NAME / 'report.html'}" in done.stdout
 
 
 def test_progress_is_shown_for_each_epoch_with_the_time_left(done: CompletedProcess[str]) -> None:
@@ -70,12 +71,17 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data_digest"] == result["data"]["digest"]
     assert parent.data.tags["verdict"] == result["verdict"]["text"]
-    assert "curves.svg" in [artifact.path for artifact in client.list_artifacts(parent.info.run_id)]
+    artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert artifacts >= {"curves.svg", "report.html", "report.md", "summary.json"}
+    assert parent.data.tags["report"] == str(storage / "searches" / NAME / "report.html")
+    assert result["verdict"]["text"].split(".")[0] in parent.data.tags["mlflow.note.content"]
     for row in result["trials"]:
         run = runs[row["id"]]
         above = runs[row["of"]] if row["of"] else parent
         assert run.data.tags["mlflow.parentRunId"] == above.info.run_id
         assert run.data.params["rank"] == str(row["point"]["rank"])
+        filters = {key: run.data.tags[key] for key in ("search", "origin", "status")}
+        assert filters == {"search": NAME, "origin": row["origin"], "status": row["status"]}
         history = client.get_metric_history(run.info.run_id, "chrf_continuation")
         assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
         assert run.data.metrics["best_chrf_continuation"] == row["score"]
@@ -118,3 +124,4 @@ def test_a_search_whose_trials_all_diverge_says_why_and_exits_1(tmp_path: Path) 
     assert result.returncode == 1, result.stderr
     assert "No trial succeeded: The training loss is nan" in result.stdout
     assert [row["status"] for row in summary(tmp_path, NAME)["trials"]] == ["diverged", "diverged"]
+    assert "The training loss is nan" in (tmp_path / "searches" / NAME / "report.html").read_text()

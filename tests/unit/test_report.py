@@ -1,95 +1,165 @@
-"""The report of the study: what may be called reproduced, and what a page shows."""
+"""The report of a search: everything in its place, nothing taken for markup, readable where facts are missing."""
 
+import copy
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
-from searches.published import TABLES, Figure
-from searches.report import DIFFERS, NOT_RUN, REPRODUCED, Line, lines, write
+from searches import report
+from searches.importance import importance
+from searches.plots import plots
+from tests.summaries import SCRIPT, summary
 
-
-def summary(model: str = "gpt2", status: str = "completed", **metrics: float) -> dict[str, Any]:
-    """A search on sonnets with one trial."""
-    point = {"attention": "dense", "pretrain": None, "lr": 1e-5, "pretrain_lr": 1e-5}
-    row = {
-        "id": "0001",
-        "of": None,
-        "status": status,
-        "point": point,
-        "config": {"model": model},
-        "score": 1.0,
-        "metrics": {"chrf_whole": 40.6, "chrf_whole_low": 39.0, "chrf_whole_high": 42.0, **metrics},
-        "curve": [{"epoch": epoch, "chrf_continuation": 20.0 + epoch, "train_loss": 4.0 - epoch} for epoch in (1, 2)],
-    }
-    floor = {"meaning": "random <lines>", "scores": {"chrf_whole": [43.19, 0.3]}}
-    return {
-        "trials": [row],
-        "best": row,
-        "floors": {"random": floor},
-        "pareto": ["0001"],
-        "objective": "chrf_continuation",
-        "question": "Do poems help?",
-        "model": model,
-        "data": {"data": "toy data"},
-        "wall_seconds": 3.0,
-        "verdict": {"text": "no significant winner"},
-    }
+ORDER = ["verdict", *report.SECTIONS]
 
 
-def first_of_table_4(found: dict[str, Any] | str) -> Line:
-    return lines(["4"], {("pretraining", "sonnet"): found})[0]
+class Page(HTMLParser):
+    """The headings, tags and ids of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(str(value))
 
 
-@pytest.mark.parametrize(
-    ("found", "mark", "why"),
-    [
-        (summary(), REPRODUCED, ""),
-        (summary(chrf_whole=45.0, chrf_whole_low=44.0, chrf_whole_high=46.0), DIFFERS, ""),
-        (summary(model="gpt2-nano"), NOT_RUN, "gpt2-nano stands in for gpt2; its score is no reproduction"),
-        (summary(status="failed"), NOT_RUN, "its trial did not end well, or was not among the trials"),
-        ("There is no data", NOT_RUN, "There is no data"),
-    ],
-)
-def test_a_figure_is_reproduced_by_the_studys_model_and_interval_alone(
-    found: dict[str, Any] | str, mark: str, why: str
-) -> None:
-    line = first_of_table_4(found)
-    assert (line.mark, line.why) == (mark, why)
-    assert line.figure.value == 40.517
+def written(folder: Path, found: dict[str, Any]) -> tuple[str, str]:
+    """Both files, from a summary as it is read from its file."""
+    page, text = report.write(folder, json.loads(json.dumps(found)))
+    return page.read_text(), text.read_text()
 
 
-def test_the_floor_is_laid_beside() -> None:
-    assert first_of_table_4(summary()).floor == "43.19 (random <lines>)"
+def test_sections_come_in_order_and_the_verdict_before_any_table(tmp_path: Path) -> None:
+    costs = {"costs": ["trainable_parameters"], "pareto": ["0000", "0003"]}
+    html, markdown = written(tmp_path, summary(**costs))
+    page = Page(html)
+    assert [name for name in page.ids if name in ORDER] == ORDER
+    assert page.ids.index("verdict") < html.index("<table")
+    assert html.index("No significant winner.") < html.index("<table")
+    assert markdown.index("## Verdict") < markdown.index("| trial |")
+    for text in ("+0.50", "-0.25 to +1.25", "0.210", "Beware: no better than random | lines.", "stand-in model"):
+        assert text in html
+    assert "python searches/toy.py --name toy-again" in html
+    assert "python searches/toy.py --name toy-again" in markdown
 
 
-def test_counts_are_reproduced_to_the_digit_and_memory_is_only_predicted() -> None:
-    found = lines(["6"], {})
-    assert {line.mark for line in found if line.figure.metric == "parameters"} == {REPRODUCED}
-    predicted = [line for line in found if line.figure.metric == "predicted_gpu_memory_gb"]
-    assert {line.mark for line in predicted} == {NOT_RUN}
-    assert all("no GPU has measured it" in line.why for line in predicted)
+def test_texts_of_trials_are_never_markup(tmp_path: Path) -> None:
+    html, markdown = written(tmp_path, summary())
+    assert "script" not in Page(html).tags
+    assert html.count("&lt;script&gt;alert(") >= 4, "in title, question, failures and samples"
+    shown = MarkdownIt("commonmark").enable("table").render(markdown)
+    assert "<script" not in shown
+    assert "random | lines" in shown, "a bar is no end of a cell"
+    assert f"0000 {SCRIPT}" in markdown, "in a fence longer than the backticks of the text"
 
 
-def test_every_figure_is_asked_by_a_search_or_says_why_not() -> None:
-    figures = [figure for table in TABLES.values() for figure in table]
-    assert all(bool(figure.search) != bool(figure.why_not) for figure in figures)
+def test_the_page_needs_nothing_else_and_holds_no_id_twice(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, summary(costs=["trainable_parameters"], pareto=["0000"]))
+    page = Page(html)
+    assert html.startswith("<!doctype html>")
+    assert all(address.startswith("#") for address in page.addresses), page.addresses
+    assert not re.search(r"url\((?!#)", html)
+    assert page.tags.count("svg") == 5, "intervals, two curves, parallel coordinates, front"
+    assert len(set(page.ids)) == len(page.ids)
 
 
-def test_the_page_shows_every_line_plots_and_no_markup_of_the_data(tmp_path: Any) -> None:
-    summaries: dict[tuple[str, str], dict[str, Any] | str] = {("pretraining", "sonnet"): summary(model="gpt2-nano")}
-    found = lines(["4"], summaries)
-    write(tmp_path / "report.html", found, summaries)
-    page = (tmp_path / "report.html").read_text()
-    for line in found:
-        assert line.figure.label in page
-    assert "A stand-in model took part" in page
-    assert page.count("<svg") == 1, "two curves in one picture; the trial has no costs to plot"
-    assert "random &lt;lines&gt;" in page
-    write(tmp_path / "again.html", found, summaries)
-    assert (tmp_path / "again.html").read_text() == page, "the same twice"
+def test_thousands_of_trials_are_written_soon_and_the_rest_is_counted(tmp_path: Path) -> None:
+    found = summary(3000)
+    started = time.monotonic()
+    html, markdown = written(tmp_path, found)
+    assert time.monotonic() - started < 30
+    assert len(html) < 3_000_000
+    for text in (html, markdown):
+        assert "The best 200 are shown; 2800 more are in summary.json." in text
+    assert "60 of 3000 trials, spread evenly from best to worst" in html
+    assert "200 of 2999 trials, spread evenly" in html
 
 
-def test_a_line_shows_numbers_in_their_digits() -> None:
-    figure = Figure(label="x", metric="m", value=775_669_760)
-    line = Line(table="1", figure=figure, mark=NOT_RUN, ours=1.5564, low=1.5, high=41.729)
-    assert (line.printed_text, line.ours_text) == ("775,669,760", "1.556 [1.500, 41.73]")
+def test_facts_that_an_older_summary_lacks_are_left_out(tmp_path: Path) -> None:
+    found = summary()
+    for missing in ("space", "samples", "environment", "commands"):
+        del found[missing]
+    html, markdown = written(tmp_path, found)
+    assert "None" not in re.sub("<svg.*?</svg>", "", html, flags=re.S)
+    assert "No commands were noted." in html
+    assert "This task writes no texts, or none was kept." in markdown
+
+
+def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
+    found = summary(2)
+    failed = found["trials"][1] | {"curve": []}
+    found |= {"trials": [failed], "best": None, "baseline": failed, "best_by": {}, "samples": {}}
+    found["verdict"] = {"winner": None, "text": "no winner: no trial beside the baseline has a score to compare"}
+    html, markdown = written(tmp_path, found)
+    for text in (html, markdown):
+        assert "No winner: no trial beside the baseline has a score to compare." in text
+        assert "GPU 0 out of memory" in text
+    assert plots(found) == {}
+
+
+def test_plan_and_fact_stand_side_by_side(tmp_path: Path) -> None:
+    plan = {"wall_seconds": {"low": 3000.0, "high": 4000.0}, "trials": 30, "usd": 1.5, "note": None, "sure": True}
+    _, markdown = written(tmp_path, summary(plan=plan))
+    assert "| wall seconds | low 3,000.0, high 4,000.0 | 3,600.0 |" in markdown
+    assert "| trials | 30 | 30 |" in markdown
+    assert "| usd | 1.5 |  |" in markdown
+    assert "| trial seconds |  | 96.0 |" in markdown
+    assert "| seconds lost to failures |  | 3 |" in markdown
+
+
+def test_failures_of_one_kind_are_one_line(tmp_path: Path) -> None:
+    found = summary(12)
+    for number in range(3, 12):
+        found["trials"][number] |= {"status": "diverged", "reason": f"The loss is nan at step {number}"}
+    _, markdown = written(tmp_path, found)
+    assert "| 9 | 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010 and 1 more | diverged |" in markdown
+
+
+def test_importance_names_the_key_that_decides_or_says_why_not() -> None:
+    shares, why = importance(summary(60))
+    assert next(iter(shares)) == "lr"
+    assert shares["lr"] > 0.5
+    assert sum(shares.values()) == pytest.approx(1)
+    assert why == "Over 59 trials, finished and stopped ones."
+    assert importance(summary(10)) == (
+        {},
+        "Too few trials: 9 ended with a score, and 20 are needed to tell the keys apart.",
+    )
+    assert importance(summary(space={}))[0] == {}
+
+
+def test_a_point_outside_the_space_is_weighed_and_drawn(tmp_path: Path) -> None:
+    found = summary(40)
+    found["trials"][5]["point"] |= {"lr": 0.9, "alpha": "2r"}
+    assert importance(found)[0].keys() == {"lr", "alpha", "rank"}
+    assert ">2r<" in plots(found)["parallel.svg"]
+
+
+def test_the_same_summary_gives_the_same_files_and_stays_as_it_was(tmp_path: Path) -> None:
+    found = summary()
+    before = copy.deepcopy(found)
+    assert written(tmp_path / "one", found) == written(tmp_path / "two", found)
+    assert found == before
+
+
+def test_lower_is_better_where_the_objective_says_so(tmp_path: Path) -> None:
+    found = summary(5, direction="min")
+    _, markdown = written(tmp_path, found)
+    scores = [row["score"] for row in found["trials"][:4]]
+    rows = [line.split(" | ") for line in markdown.splitlines() if re.match(r"\| 000\d \| \d", line)]
+    assert [row[1].split(" ")[0] for row in rows] == [f"{score:.2f}" for score in sorted(scores)]

@@ -1,0 +1,84 @@
+"""Parallel coordinates: an upright axis for each searched key and one for the score, a line for each trial."""
+
+import math
+from typing import Any
+
+from searches.words import value_text
+
+Row = dict[str, Any]
+Domain = dict[str, Any]
+
+
+class Axis:
+    """Where the values of a key stand on an axis from 0 to 1, and which of them are written beside it."""
+
+    def __init__(self, name: str, values: list[Any], domain: Domain) -> None:
+        self.name, self.kind = name, domain["kind"]
+        if self.kind == "choice":
+            self.choices = list(dict.fromkeys(map(value_text, [*domain["values"], *values])))
+            return
+        self.low, self.high = min(domain["low"], *values), max(domain["high"], *values)
+
+    def place(self, value: Any) -> float:
+        """Place of a value."""
+        if self.kind == "choice":
+            return (self.choices.index(value_text(value)) + 0.5) / len(self.choices)
+        low, high, value = (self._scaled(v) for v in (self.low, self.high, value))
+        return 0.5 if low == high else (value - low) / (high - low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and texts of what is written: every choice, powers of ten, or round numbers."""
+        if self.kind == "choice":
+            return [((number + 0.5) / len(self.choices), text) for number, text in enumerate(self.choices)]
+        if self.kind == "log-uniform" and self.low < self.high:
+            powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            values = [self.low, *(10.0**power for power in powers), self.high]
+            return _apart([(self.place(value), f"{value:.3g}") for value in values])
+        if self.low == self.high:
+            return [(0.5, f"{self.low:.4g}")]
+        values = [self.low + share * (self.high - self.low) for share in (0, 0.25, 0.5, 0.75, 1)]
+        return [(self.place(value), f"{value:.4g}") for value in values]
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.kind == "log-uniform" else float(value)
+
+
+def draw_parallel(axes: Any, rows: list[Row], space: dict[str, Domain], objective: str, named: dict[str, str]) -> None:
+    """Draw `rows`, worst first, so that the better lie above; `named` gives some trials a color of their own."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LinearSegmentedColormap
+
+    upright = [Axis(key, [row["point"][key] for row in rows], domain) for key, domain in space.items()]
+    scores = [row["score"] for row in rows]
+    upright.append(Axis(objective, scores, {"kind": "uniform", "low": min(scores), "high": max(scores)}))
+    shades = LinearSegmentedColormap.from_list("shades", ["#c3cedb", "#12408a"])
+    lines, colors, widths = [], [], []
+    for number, row in enumerate(sorted(rows, key=lambda row: row["id"] in named)):
+        values = [*(row["point"][key] for key in space), row["score"]]
+        lines.append(
+            [(place, axis.place(value)) for place, (axis, value) in enumerate(zip(upright, values, strict=True))]
+        )
+        colors.append(named.get(row["id"], shades(number / max(1, len(rows) - 1))))
+        widths.append(3.0 if row["id"] in named else 1.2)
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths))
+    for place, axis in enumerate(upright):
+        axes.axvline(place, color="#5b6673", lw=1)
+        for height, text in axis.ticks():
+            look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            axes.text(place + 0.04, height, text, fontsize=9, va="center", bbox=look, zorder=4)
+    axes.set_xticks(range(len(upright)), [axis.name for axis in upright])
+    axes.set_yticks([])
+    axes.set_xlim(-0.1, len(upright) - 0.6)
+    axes.set_ylim(-0.04, 1.04)
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _apart(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Leave out what would be written over the one below, but neither end."""
+    kept = [ticks[0]]
+    for tick in ticks[1:-1]:
+        if tick[0] - kept[-1][0] > 0.06 and ticks[-1][0] - tick[0] > 0.06:
+            kept.append(tick)
+    return [*kept, ticks[-1]]

@@ -1,0 +1,152 @@
+"""What a user sees of a finished search: the link that it prints, its run in MLflow, and the report that it left."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
+from tests.runs import search, summary
+
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
+
+NAME, PATIENCE = "lora_rank-smoke", 60  # seconds that a server or a page may take
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def printed(storage: Path) -> str:
+    done = search(storage, "--smoke", "--replicates", "0")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def mlflow(storage: Path, printed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of MLflow's pages over the search's database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    where = ["--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1]]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        *where,
+        "--backend-store-uri",
+        f"sqlite:///{storage / 'mlflow.db'}",
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = (tmp_path_factory.mktemp("mlflow") / "log").open("w+")
+    with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as server:
+        try:
+            wait_for(address, server)
+            yield address
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Ask until the server answers: it tells nobody that it is ready."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=5).close()
+            return
+        except OSError:
+            assert server.poll() is None, "MLflow did not start"
+            assert time.monotonic() < deadline, "MLflow did not answer"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+def link(printed: str, mlflow: str) -> str:
+    """The link that the search prints, at the server of this test."""
+    found = re.search(r"http://127\.0\.0\.1:5000(/\S+)", printed)
+    assert found
+    return mlflow + found[1]
+
+
+def cells(browser: Chrome, column: str) -> list[str]:
+    """The cells of a column of MLflow's table, from top to bottom."""
+    found = browser.find_elements(By.CSS_SELECTOR, f"[role=gridcell][col-id*='{column}']")
+    return [cell.text.split("\n")[-1] for cell in sorted(found, key=lambda cell: cell.location["y"])]
+
+
+def wait(browser: Chrome) -> WebDriverWait[Chrome]:
+    return WebDriverWait(browser, PATIENCE)
+
+
+def test_the_printed_link_shows_the_trials_best_first_with_score_and_values(
+    browser: Chrome, mlflow: str, printed: str, storage: Path
+) -> None:
+    trials = sorted(summary(storage, NAME)["trials"], key=lambda row: -row["score"])
+    show(browser, link(printed, mlflow), 1900)
+    wait(browser).until(lambda b: len(cells(b, "best_chrf_continuation")) == len(trials))
+    assert cells(browser, "Run Name") == [row["id"] for row in trials]
+    shown = [float(text.rstrip("…")) for text in cells(browser, "best_chrf_continuation")]
+    assert shown == pytest.approx([row["score"] for row in trials], abs=1e-4)
+    assert cells(browser, "rank") == [str(row["point"]["rank"]) for row in trials]
+    assert cells(browser, "origin") == [row["origin"] for row in trials]
+    photograph(browser, "mlflow-trials")
+
+
+def test_the_page_of_the_search_says_the_verdict_and_leads_to_the_report(
+    browser: Chrome, mlflow: str, printed: str, storage: Path
+) -> None:
+    parent = link(printed, mlflow).rsplit("=", 1)[1]
+    experiment = re.search(r"/experiments/(\d+)/", printed)
+    assert experiment
+    show(browser, f"{mlflow}/#/experiments/{experiment[1]}/runs/{parent}?workflowType=machine_learning", 1440, 1600)
+    found = wait(browser).until(lambda b: b.find_elements(By.LINK_TEXT, "Report"))
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert summary(storage, NAME)["verdict"]["text"] in text
+    assert str(storage / "searches" / NAME / "report.html") in text
+    for trial in ("0000", "0001", "0002"):
+        assert browser.find_element(By.LINK_TEXT, trial).is_displayed()
+    photograph(browser, "mlflow-search")
+    browser.get(str(found[0].get_attribute("href")))
+    wait(browser).until(lambda b: b.find_elements(By.TAG_NAME, "iframe"))
+    browser.switch_to.frame(0)
+    claim = wait(browser).until(lambda b: b.find_elements(By.CLASS_NAME, "claim"))
+    assert claim[0].text.startswith("No significant winner")
+    browser.switch_to.default_content()
+    photograph(browser, "mlflow-report")
+
+
+def test_the_report_of_the_search_opens_from_its_folder(browser: Chrome, printed: str, storage: Path) -> None:
+    path = storage / "searches" / NAME / "report.html"
+    assert f"Report: {path}" in printed
+    results = printed[printed.index("Verdict:") :].splitlines()
+    assert results[1].startswith("Report: "), "first among the results"
+    for width in (1280, 400):
+        show(browser, path.as_uri(), width)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert browser.get_log("browser") == []
+        assert requests(browser) == [path.as_uri()]
+        photograph(browser, f"search-{width}", whole=True)
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert "This was a smoke test" in text
+    assert f"python searches/lora_rank.py --storage {storage} --smoke --replicates 0 --name {NAME}-again" in text
+    assert f"python -m searches promote {NAME} --storage {storage}" in text

@@ -1,0 +1,78 @@
+"""What a report tells beside the trials."""
+
+import shlex
+from pathlib import Path
+
+from searches.facts import cluster, commands, facts, machine
+from searches.ledger import Ledger
+from searches.lora_rank import SEARCH
+from searches.options import Options, parse
+
+
+def options(*flags: str) -> Options:
+    return parse(SEARCH, list(flags))
+
+
+def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
+    found = commands(
+        options("--smoke", "--name", "mine", "--resume", "never", "--storage", "/two words", "--trials", "4")
+    )
+    assert found == {
+        "repeat it": "python searches/lora_rank.py --smoke --storage '/two words' --trials 4 --name mine-again",
+        "go on with it": "python searches/lora_rank.py --smoke --name mine --storage '/two words' --trials 4",
+        "promote the winner": "python -m searches promote mine --storage '/two words'",
+    }
+    for key in ("repeat it", "go on with it"):
+        script, *flags = shlex.split(found[key])[1:]
+        assert script == "searches/lora_rank.py"
+        assert parse(SEARCH, flags).plan == options("--smoke", "--trials", "4").plan
+
+
+def test_commands_without_flags_are_the_bare_script() -> None:
+    found = commands(options())
+    assert found["go on with it"] == "python searches/lora_rank.py"
+    assert found["promote the winner"] == "python -m searches promote lora_rank-quick"
+
+
+def test_a_password_is_not_handed_around() -> None:
+    found = commands(options("--tracking-uri", "http://me:secret@host:5000"))
+    assert "secret" not in str(found)
+    assert "http://me:PASSWORD@host:5000" in found["go on with it"]
+
+
+def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    trial = {"name": "0000", "point": {"rank": 8}, "run": {"epochs": 1}, "origin": "baseline", "of": None, "optuna": 0}
+    ledger.record({"event": "proposed", "trial": trial})
+    texts = [{"id": str(number), "generated": "rose " * 1000} for number in range(9)]
+    report = {"event": "report", "trial": "0000", "epoch": 1, "samples": texts}
+    ledger.record({**report, "metrics": {"chrf_continuation": 1.0}, "statistics": None})
+    ledger.close()
+    row = {"id": "0000"}
+    found = facts(
+        options("--smoke"), ledger, {"best": row, "baseline": row, "verdict": {"winner": None}}, {"Python": "3"}
+    )
+    assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
+    assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])
+    assert found["smoke"]
+    assert found["space"]["lr"] == {
+        "text": "1e-05 to 0.03, log-uniform",
+        "kind": "log-uniform",
+        "low": 1e-5,
+        "high": 0.03,
+        "role": "nuisance",
+    }
+    assert found["space"]["rank"]["values"] == [4, 8, 16, 32]
+
+
+def test_the_machine_and_the_cluster_are_named() -> None:
+    assert {"Python", "platform", "processor"} == machine().keys()
+    resources = {
+        "CPU": 16.0,
+        "GPU": 2.0,
+        "node:10.0.0.1": 1.0,
+        "node:__internal_head__": 1.0,
+        "accelerator_type:H100": 1.0,
+    }
+    assert cluster(resources) == {"cluster": "1 node, 16 CPUs, 2 GPUs (H100)"}
+    assert cluster({}) == {"cluster": "0 nodes, 0 CPUs, 0 GPUs"}
