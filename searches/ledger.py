@@ -14,6 +14,7 @@ from gpt2core.errors import UserError
 Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
+BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
 CLONE = "clone"  # the origin of a trial that a person made
 
 

@@ -108,6 +108,7 @@ def verdict(summary: Summary) -> dict[str, Any]:
         "evidence": evidence,
         "numbers": numbers,
         "warning": f"Beware:{warning}" if warning else "",
+        "test": (summary.get("test") or {}).get("text", ""),
     }
 
 
@@ -174,7 +175,10 @@ def markdown_fence(text: str) -> str:
 def _judged_by(summary: Summary) -> str:
     wanted = "the higher the better" if summary.get("direction") != "min" else "the lower the better"
     costs = f", and {', '.join(cost.replace('_', ' ') for cost in summary['costs'])}" if summary["costs"] else ""
-    return f"Judged by {summary['objective'].replace('_', ' ')} ({wanted}){costs}."
+    method = summary.get("method") or {}
+    how = f" Sampler {method['sampler']}, scheduler {method['scheduler']}." if method else ""
+    limits = f" The winner keeps {' and '.join(method['limits'])}." if method.get("limits") else ""
+    return f"Judged by {summary['objective'].replace('_', ' ')} ({wanted}){costs}.{limits}{how}"
 
 
 def _versions(summary: Summary) -> dict[str, str]:

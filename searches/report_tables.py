@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from searches.ledger import DIVERGED, FAILED
+from searches.ledger import BAD
 from searches.screen import COLUMNS
 from searches.words import point_text, value_text
 
@@ -128,13 +128,13 @@ def failures_grid(summary: Summary) -> Grid | None:
     """Why trials failed, each reason once; numbers in it do not tell two reasons apart."""
     reasons: dict[str, list[Row]] = defaultdict(list)
     for row in summary["trials"]:
-        if row["status"] in (FAILED, DIVERGED):
+        if row["status"] in BAD:
             reasons[re.sub(r"\d[\d.e+-]*", "N", row["reason"] or "no reason was noted")].append(row)
     if not reasons:
         return None
     groups = sorted(reasons.values(), key=len, reverse=True)
     return Grid(
-        caption="Trials that failed or diverged, by reason",
+        caption="Trials that failed, diverged or needed too much memory, by reason",
         headings=["trials", "which", "status", "reason, of the first", "its values"],
         rows=[
             [
@@ -170,7 +170,7 @@ def cost_grid(summary: Summary) -> Grid:
 def spent_numbers(summary: Summary) -> dict[str, Any]:
     """Counts and times of a search by name; those of trials are summed over all epochs that were reported."""
     seconds = {row["id"]: sum(_seconds(report) for report in row["curve"]) for row in summary["trials"]}
-    lost = sum(seconds[row["id"]] for row in summary["trials"] if row["status"] in (FAILED, DIVERGED))
+    lost = sum(seconds[row["id"]] for row in summary["trials"] if row["status"] in BAD)
     return {
         "wall_seconds": summary["wall_seconds"],
         "trial_seconds": round(sum(seconds.values()), 1),
