@@ -117,7 +117,7 @@ def choose(found: Finished, asked: str | None) -> Chosen:
         return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
     if winner is not None:
         return Chosen(trial=trials[winner], why="The verdict names it", named=True)
-    best = found.summary["best"] if found.summary else None
+    best = found.summary.get("best") if found.summary else None
     if best is not None:
         return Chosen(
             trial=trials[best["id"]], why=f"The verdict names no trial; this one has the best {objective}", named=False
