@@ -26,7 +26,7 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import interrupt_on_sigterm
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import UserError
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
@@ -34,12 +34,15 @@ from gpt2core.tasks import TASKS, TaskData
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.pairs import make_pairs
+from searches.planning import note_plan, plan_and_fact
 from searches.plots import plots
 from searches.question import Plan
 from searches.runner import results, storage_folder
 from searches.scheduler import make_scheduler
 from searches.screen import Screen, show
 from searches.searcher import OptunaSearcher, open_study
+from searches.shares import share
+from searches.stopping import BudgetStopper
 from searches.tracking import Tracker
 from searches.verdict import summarise
 from trainables.tracking import default_address
@@ -56,6 +59,7 @@ def execute(options: Options, console: Console) -> int:
     folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
+    ledger.record({"event": "started"})
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), Screen(plan, console).warn)
@@ -63,13 +67,14 @@ def execute(options: Options, console: Console) -> int:
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
-        ledger.listeners += [Screen(plan, console), tracker]
+        ledger.listeners += [Screen(plan, console, options.budget), tracker]
         describe_data(plan, ledger, data)
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
+        note_plan(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -79,6 +84,7 @@ def execute(options: Options, console: Console) -> int:
         ledger.listeners.clear()
         ledger.record({"event": "time", "seconds": time.monotonic() - started})
         summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+        summary |= plan_and_fact(options, ledger, folder)
         write_json(folder / "summary.json", summary)
         if tracker.experiment_id:
             tracker.finish(summary, status)
@@ -164,26 +170,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
     connect(dashboard=wants_group)
     total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
-    per_worker = options.gpus_per_worker
-    if per_worker is None:
-        per_worker = 1.0 if gpus >= 1 else 0.0
-    workers = options.workers_per_trial
-    if workers * per_worker > gpus or workers > cpus:
-        raise ConfigError(
-            f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}"
-        )
-    fitting = int(gpus // (workers * per_worker)) if per_worker else cpus // workers
-    concurrent = max(1, min(options.max_concurrent or fitting, fitting))
-    return TrialSpec(
-        name="",
-        run=options.plan.config(options.plan.search.baseline),
-        folder=str(folder),
-        workers=workers,
-        gpus_per_worker=per_worker,
-        cpus_per_worker=max(1, cpus // (concurrent * workers)),
-        concurrent=concurrent,
-    )
+    return share(options, folder, int(total.get("CPU", 1)), total.get("GPU", 0.0))
 
 
 def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) -> None:
@@ -193,10 +180,12 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
     scratch = folder / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
     study = open_study(options.name, str(folder / "optuna.journal"), plan.direction, plan.seed)
+    budget = BudgetStopper(options.budget, plan, ledger)
+    budget.begin(spec)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials")),
+            search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials"), budget),
             scheduler=make_scheduler(plan, ledger.state),
             num_samples=-1,
             max_concurrent_trials=spec.concurrent,
@@ -205,10 +194,15 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=RESTARTS)
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            stop=budget,
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     tuner.fit()
+    budget.close()
 
 
 def _trial_name(trial: Any) -> str:

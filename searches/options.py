@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError
+from searches.budget import Budget
 from searches.question import Plan, Search, make_plan
 
 EPILOG = """\
@@ -32,6 +33,7 @@ class Options:
     gpus_per_worker: float | None
     resume: str
     plan_only: bool
+    budget: Budget
     argv: list[str]
 
 
@@ -70,7 +72,19 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         choices=("auto", "never", "must"),
         help="go on with an earlier search of that name: if there is one (auto), never, or only so (must)",
     )
-    p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    p.add_argument(
+        "--budget-hours", type=float, help="hours of wall clock after which everything is stopped and reported"
+    )
+    p.add_argument(
+        "--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; a machine without GPUs spends 0"
+    )
+    p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")
+    p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
+    p.add_argument(
+        "--plan",
+        action="store_true",
+        help="time a few steps, print what would run and what it would take; start nothing",
+    )
     p.add_argument(
         "--smoke", action="store_true", help="the whole way in under a minute, on a few rows; the scores mean nothing"
     )
@@ -142,5 +156,11 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         gpus_per_worker=o.gpus_per_worker,
         resume=o.resume,
         plan_only=o.plan,
+        budget=Budget(
+            hours=o.budget_hours,
+            gpu_hours=o.budget_gpu_hours,
+            usd=o.budget_usd,
+            usd_per_gpu_hour=o.usd_per_gpu_hour,
+        ),
         argv=list(sys.argv[1:] if argv is None else argv),
     )

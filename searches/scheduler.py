@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from searches.ledger import RUNNING, State
-from searches.question import Plan
+from searches.question import REDUCTION, Plan
 
 
 class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
@@ -43,7 +43,7 @@ def make_scheduler(plan: Plan, state: State) -> Asha:
         mode=plan.direction,
         grace_period=min(plan.profile.grace, plan.epochs),
         max_t=max(plan.epochs, 1),
-        reduction_factor=3,
+        reduction_factor=REDUCTION,
     )
     scheduler.remember(state, plan.objective)
     return scheduler

@@ -14,8 +14,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
+from searches.budget import BUDGET
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Event, Ledger, Trial
 from searches.question import Choice, Domain, LogUniform, Plan
+from searches.stopping import BudgetStopper
 from trainables.trial import TrialSpec
 
 ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
@@ -24,10 +26,18 @@ ATTEMPTS = 100  # proposals in a row that may repeat known points before no more
 class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Proposes the trials of a plan, then replicates of the best one and the baseline; writes all it learns to the ledger."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, study: optuna.Study, spec: TrialSpec, trials_folder: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        study: optuna.Study,
+        spec: TrialSpec,
+        trials_folder: str,
+        budget: BudgetStopper | None = None,
+    ) -> None:
         super().__init__(metric="objective", mode=plan.direction)
         self.plan, self.ledger, self.study = plan, ledger, study
-        self.spec, self.trials_folder = spec, trials_folder
+        self.spec, self.trials_folder, self.budget = spec, trials_folder, budget
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
         self.unfinished = [t for t in ledger.state.trials.values() if t.status == RUNNING]
         self.distributions = {key: _distribution(domain) for key, domain in plan.space.items()}
@@ -37,6 +47,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
+        if self.budget and self.budget.over():
+            return Searcher.FINISHED
         trial = self.unfinished.pop(0) if self.unfinished else self._next()
         if trial is None:
             waiting = any(t.status == RUNNING for t in self.ledger.state.trials.values())
@@ -71,6 +83,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if result and not error:
             self.on_trial_result(trial_id, result)
         status, reason = self._outcome(trial, result, error)
+        if status == STOPPED and self.budget and trial_id in self.budget.stopped:
+            reason = BUDGET
         self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
         self._tell(trial)
 
@@ -84,7 +98,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def _next(self) -> Trial | None:
         state = self.ledger.state
-        if len(state.of_search()) < self.plan.profile.trials:
+        if len(state.of_search()) < self.plan.profile.trials and (self.budget is None or self.budget.searching()):
             trial = self._propose()
             if trial is not None:
                 return trial
@@ -122,10 +136,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         return [point for point in points if _identity(self.plan.config(point)) not in known]
 
     def _replicate(self) -> Trial | None:
-        for name in self.finalists():
-            original = self.ledger.state.trials[name]
-            for number in range(1, self.plan.profile.replicates + 1):
-                repeat = f"{name}-r{number}"
+        for number in range(1, self.plan.profile.replicates + 1):  # in pairs: a budget may end the search in between
+            for name in self.finalists():
+                original, repeat = self.ledger.state.trials[name], f"{name}-r{number}"
                 if repeat not in self.ledger.state.trials:
                     run = self.plan.config(original.point, seed=self.plan.seed + number)
                     return self._record(repeat, original.point, run, "replicate", of=name)
@@ -178,7 +191,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def _tell(self, trial: Trial) -> None:
         """Tell Optuna the best score; a stopped or failed trial as pruned, so that its region counts as poor, not unknown."""
-        if trial.optuna is None:
+        if trial.optuna is None or trial.reason == BUDGET:  # it goes on with a larger budget
             return
         if trial.status == COMPLETED:
             self.study.tell(trial.optuna, self._score(trial))

@@ -8,6 +8,7 @@ from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
+from searches.budget import BUDGET
 from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
 from searches.question import Choice, Plan
 from searches.searcher import finalists
@@ -115,7 +116,7 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     better = result.estimate > 0 if plan.direction == "max" else result.estimate < 0
     winner = (names[0] if better else names[1]) if result.p_value < LEVEL else None
     head = f"trial {winner} wins" if winner else "no significant winner"
-    seeds = count(plan.profile.replicates, "fresh training seed")
+    seeds = count(min(len(_counted(ledger, name)) for name in names), "fresh training seed")
     texts = f"{count(challenger.shape[0], 'output')} of each of {challenger.shape[1]} examples"
     evidence = (
         f"trial {names[0]} against the baseline {names[1]} on {plan.objective}: difference {result.estimate:+.2f} "
@@ -134,9 +135,14 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     }
 
 
+def _counted(ledger: Ledger, name: str) -> list[Trial]:
+    """A trial's replicates, but those that a budget cut short: they did not run on equal terms."""
+    return [repeat for repeat in ledger.state.replicates(name) if repeat.reason != BUDGET]
+
+
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
     """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
-    best = [r.best(plan.objective, plan.direction) for r in ledger.state.replicates(name)]
+    best = [r.best(plan.objective, plan.direction) for r in _counted(ledger, name)]
     found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
     return np.concatenate(found) if found else None
 
