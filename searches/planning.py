@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -252,5 +253,9 @@ def plan_and_fact(options: Options, ledger: Ledger, folder: Path) -> dict[str, A
 
 
 def folder_gb(folder: Path) -> float:
-    """What the files of a folder take on disk, in gigabytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
+    """What the files of a folder take on disk, in gigabytes; one that goes away meanwhile takes nothing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size / 1e9

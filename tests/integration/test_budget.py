@@ -6,14 +6,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray import tune
+from rich.console import Console
 
 from searches.budget import HOUR, Budget
 from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State
 from searches.lora_rank import SEARCH
+from searches.options import parse
+from searches.planning import note_plan
 from searches.question import Plan, make_plan
 from searches.scheduler import make_scheduler
 from searches.searcher import OptunaSearcher, open_study
+from searches.shares import share
 from searches.stopping import BudgetStopper
 from tests.runs import events, search, summary
 from trainables.trial import TrialSpec
@@ -81,11 +86,11 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
 
 
 def test_a_part_is_kept_for_the_replicates_so_that_there_is_a_verdict(local_ray: None, tmp_path: Path) -> None:
-    state = run(trains, plan(20), Budget(hours=2050 / HOUR), tmp_path, at_once=1)
+    state = run(trains, plan(20), Budget(hours=2150 / HOUR), tmp_path, at_once=1)
     assert 2 <= len(state.of_search()) < 20
     repeats = [trial for trial in state.trials.values() if trial.of]
     assert [trial.status for trial in repeats] == [COMPLETED, COMPLETED]
-    assert state.clock.wall <= 2050
+    assert state.clock.wall <= 2150
     assert {trial.reason for trial in state.of_search()} <= {None, "budget"}
 
 
@@ -128,6 +133,21 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
     assert fact["checkpoints, GB"] > 0
     for part in ("Plan and fact", "of the budget's hours", "CPU-hours so far"):
         assert part in larger.stdout
+
+
+def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_path: Path) -> None:
+    options = parse(
+        SEARCH, ["--smoke", "--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
+    )
+    spec = share(options, tmp_path, cpus=4, gpus=2)
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        note_plan(options, ledger, spec, Console(quiet=True))
+        rows = {row["what"]: row for row in ledger.state.plan["rows"]}
+        noted = dict(ledger.state.plan)
+        note_plan(options, ledger, spec, Console(quiet=True))
+        assert ledger.state.plan == noted, "it was timed again"
+    assert rows["USD"]["predicted"] == pytest.approx(3 * rows["GPU-hours"]["predicted"])
+    assert 0 < rows["GPU-hours"]["low"] < rows["GPU-hours"]["high"] < 1
 
 
 def test_plan_leaves_no_file_and_says_what_it_would_take(tmp_path: Path) -> None:
