@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import epoch_batches
+from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.ranges import Range, exactly
@@ -34,11 +35,39 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _fitting(config: RunConfig) -> Iterator[None]:
+    """Turn an exhausted GPU into a UserError that says what did not fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"`{config.model}` with adapter `{config.adapter}` and batches of {config.batch_size} does not fit the GPU; "
+            "--set accumulation=2 halves what is computed at once"
+        ) from None
+
+
+def gpu_count() -> int:
+    """How many GPUs this machine has."""
+    return torch.cuda.device_count()
+
+
+def timed_gpu_memory_gb() -> float | None:
+    """The most GPU memory that what was timed in this process has taken, in gigabytes; None without a GPU."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
 def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
     """Mean seconds of an optimizer step with its 95% interval; 0 where nothing trains. The first step warms up.
 
-    No step is begun once `patience` seconds are over, but two are timed whatever they take.
+    No step is begun once `patience` seconds are over, but two are timed whatever they take. Raises UserError for a GPU that is
+    too small.
     """
+    with _fitting(config):
+        return _step_seconds(config, base, data, patience)
+
+
+def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
     run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data, Workers())
     if not run.trainable:
         return exactly(0.0)
@@ -61,8 +90,14 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
     """Seconds of an evaluation on the dev split, from some of its examples.
 
     Where texts are written, they are at least taken to be as long as the dev split's longest and at most, which is also
-    what is expected, as long as they may get: a batch takes as long as its longest text.
+    what is expected, as long as they may get: a batch takes as long as its longest text. Raises UserError for a GPU that is
+    too small.
     """
+    with _fitting(config):
+        return _evaluation_seconds(config, base, data, patience)
+
+
+def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
     task, dev = lookup(TASKS, config.task, "task"), data.splits["dev"]
     part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
     model = build(config, base, torch.device("cuda" if torch.cuda.is_available() else "cpu")).train(False)

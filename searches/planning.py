@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from gpt2core.config import RunConfig
@@ -19,7 +18,7 @@ from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
 from gpt2core.memory import predicted_gpu_memory_gb, process_memory_gb
 from gpt2core.ranges import Range, exactly
-from gpt2core.speed import evaluation_seconds, step_seconds, threads
+from gpt2core.speed import evaluation_seconds, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.stages import first_stage
 from gpt2core.training import epoch_sizes
 from searches.budget import BUDGET, phase_of, spent
@@ -120,7 +119,7 @@ def explained(predict: Callable[[], T]) -> T | str:
     """What a prediction gives, or in one line why there is none: a search does not need it."""
     try:
         return predict()
-    except (UserError, DivergedError, torch.OutOfMemoryError) as error:
+    except (UserError, DivergedError) as error:
         return " ".join(str(error).split())
 
 
@@ -169,12 +168,13 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
 
 def _memory(run: RunConfig, trainable: int) -> Range:
     """Of a GPU by the formula, at most what a step was seen to take; without one, of a process: as much as this one holds."""
-    if not torch.cuda.is_available():
+    seen = timed_gpu_memory_gb()
+    if seen is None:
         held = process_memory_gb()
         return Range(value=held, low=held / WORKERS_MORE, high=held * WORKERS_MORE)
     total = sum(tensor.numel() for tensor in starting_model(run.model, None).parameters())
     predicted = predicted_gpu_memory_gb(total, trainable)
-    return Range(value=predicted, low=predicted, high=max(predicted, torch.cuda.max_memory_allocated() / 1e9))
+    return Range(value=predicted, low=predicted, high=max(predicted, seen))
 
 
 def _notes(plan: Plan, spec: TrialSpec) -> list[str]:

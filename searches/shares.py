@@ -33,6 +33,6 @@ def share(options: Options, folder: Path, cpus: int, gpus: float) -> TrialSpec:
 
 def local_share(options: Options, folder: Path) -> TrialSpec:
     """What every trial would get on this machine alone, without Ray; raise ConfigError as `share`."""
-    import torch
+    from gpt2core.speed import gpu_count  # PyTorch takes a second to import
 
-    return share(options, folder, os.cpu_count() or 1, torch.cuda.device_count())
+    return share(options, folder, os.cpu_count() or 1, gpu_count())
