@@ -79,14 +79,16 @@ def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
     assert options.budget == Budget(hours=3, gpu_hours=2, usd=9.5, usd_per_gpu_hour=2)
 
 
-def test_plan_prints_trials_space_and_resources_and_starts_nothing(
+def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, ["--plan", "--storage", str(tmp_path)])
+        main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     for part in ("rank", "scientific", "nuisance", "10 trials of at most", "trials at once", "Nothing was started"):
+        assert part in printed
+    for part in ("What it would take", "seconds of a whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
     assert not list(tmp_path.iterdir())
 
