@@ -1,4 +1,6 @@
-"""GPU memory that a run takes, predicted."""
+"""Memory that a run takes: of a GPU, predicted; of its process, measured."""
+
+import resource
 
 FORMULA = "4 * total + 12 * trainable bytes + 0.25 GB"
 
@@ -9,3 +11,8 @@ def predicted_gpu_memory_gb(total: int, trainable: int) -> float:
     The quarter of a gigabyte is what the study's table has beside them; activations of larger batches come on top.
     """
     return (4 * total + 12 * trainable) / 1e9 + 0.25
+
+
+def process_memory_gb() -> float:
+    """The most memory that this process has held so far, in gigabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -90,7 +90,7 @@ def train(
     record, so that a consumer sees each epoch once whatever happened before. Raises DivergedError where the loss is
     not finite, CheckpointError where the folder belongs to another configuration.
     """
-    run = _Run(config, base, data, workers)
+    run = Run(config, base, data, workers)
     history = checkpoints.resume(folder, config, run.model, run.optimizer) if folder else []
     for past in history:
         yield _reported_again(past)
@@ -150,7 +150,7 @@ class _LossSum(nn.Module):
         return task.training_losses(self.model, self.base[0], Batch(*batch), tokenizer, self.config).sum()
 
 
-class _Run:
+class Run:
     """Model, optimizer and batches of one run."""
 
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers) -> None:
@@ -196,7 +196,7 @@ class _Run:
         self.recent.clear()  # a run that goes on from here sees what an uninterrupted one sees
         lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
         for number, batch in enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch)):
-            losses += self._step(first_step + number, batch)
+            losses += self.step(first_step + number, batch)
         seconds = time.perf_counter() - started
         return {
             "train_loss": losses / int(self.weights[:size].sum()),
@@ -228,7 +228,7 @@ class _Run:
             raise DivergedError(f"The dev loss is not finite after step {step} with lr {self.config.lr:g}")
         return evaluation
 
-    def _step(self, step: int, batch: np.ndarray) -> float:
+    def step(self, step: int, batch: np.ndarray) -> float:
         """One optimizer step on the mean loss of the whole batch; return the loss's sum."""
         config, workers = self.config, self.workers
         weight = int(self.weights[batch].sum())

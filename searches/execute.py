@@ -27,24 +27,27 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import interrupt_on_sigterm
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import UserError
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
+from searches.budget_stop import BudgetStopper
 from searches.control import MAILBOX, Control, Mailbox
 from searches.facts import cluster, facts, machine
 from searches.final import final_test
 from searches.ledger import COMPLETED, STOPPED, Ledger
 from searches.options import Options
 from searches.pairs import make_pairs
+from searches.planning import note_plan, plan_and_fact
 from searches.plots import plots
 from searches.question import Plan
 from searches.report import write
 from searches.runner import results, storage_folder
 from searches.screen import Screen, show
 from searches.searcher import StrategyScheduler, StrategySearcher
+from searches.shares import share
 from searches.strategy import AHEAD, Strategy, open_study
 from searches.tracking import Tracker
 from searches.verdict import summarise
@@ -64,9 +67,10 @@ def execute(options: Options, console: Console) -> int:
     folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
+    ledger.record({"event": "started"})
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    screen = Screen(plan, console)
+    screen = Screen(plan, console, options.budget)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
     status, environment = "FAILED", machine()
     try:
@@ -80,6 +84,7 @@ def execute(options: Options, console: Console) -> int:
         environment |= cluster(ray.cluster_resources())
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
+        note_plan(options, ledger, spec, console)
         run_tune(options, ledger, spec, folder, screen.say)
         if options.final_test:
             final_test(plan, ledger, spec, str(folder / "trials"))
@@ -91,6 +96,7 @@ def execute(options: Options, console: Console) -> int:
         ledger.listeners.clear()
         ledger.record({"event": "time", "seconds": time.monotonic() - started})
         summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+        summary |= plan_and_fact(options, ledger, folder)
         summary |= facts(options, ledger, summary, environment)
         write_json(folder / "summary.json", summary)
         if tracker.experiment_id:
@@ -177,26 +183,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
     connect(dashboard=wants_group)
     total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
-    per_worker = options.gpus_per_worker
-    if per_worker is None:
-        per_worker = 1.0 if gpus >= 1 else 0.0
-    workers = options.workers_per_trial
-    if workers * per_worker > gpus or workers > cpus:
-        raise ConfigError(
-            f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}"
-        )
-    fitting = int(gpus // (workers * per_worker)) if per_worker else cpus // workers
-    concurrent = max(1, min(options.max_concurrent or fitting, fitting))
-    return TrialSpec(
-        name="",
-        run=options.plan.config(options.plan.search.baseline),
-        folder=str(folder),
-        workers=workers,
-        gpus_per_worker=per_worker,
-        cpus_per_worker=max(1, cpus // (concurrent * workers)),
-        concurrent=concurrent,
-    )
+    return share(options, folder, int(total.get("CPU", 1)), total.get("GPU", 0.0))
 
 
 def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, say: Callable[[str], None]) -> None:
@@ -205,10 +192,13 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, sa
     function, resources = trainable(spec)
     scratch = folder / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
+    budget = BudgetStopper(options.budget, plan, ledger)
+    budget.begin(spec)
     if not ledger.state.lag:
         ledger.record({"event": "lag", "trials": AHEAD * spec.concurrent})
-    strategy = Strategy(plan, ledger, open_study(options.name, folder / "optuna.journal", plan))
-    searcher = StrategySearcher(strategy, spec, str(folder / "trials"))
+    study = open_study(options.name, folder / "optuna.journal", plan)
+    strategy = Strategy(plan, ledger, study, budget.searching)
+    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
@@ -225,11 +215,13 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, sa
             name="tune",
             storage_path=str(folder),
             verbose=0,
+            stop=budget,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say)],
         ),
     )
     tuner.fit()
+    budget.close()
 
 
 def _trial_name(trial: Any) -> str:

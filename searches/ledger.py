@@ -4,12 +4,14 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from gpt2core.errors import UserError
+from searches.clock import Clock
 
 Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
@@ -79,9 +81,12 @@ class State:
     seconds: float = 0.0
     floors: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
+    clock: Clock = field(default_factory=Clock)
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
+        self.clock.tick(event)
         match event["event"]:
             case "search":
                 self.digest = event["digest"]
@@ -107,6 +112,11 @@ class State:
                 trial.status, trial.reason = event["status"], event.get("reason") or trial.reason
             case "test":
                 self.tests[event["trial"]] = event
+            case "reopened":
+                trial = self.trials[event["trial"]]
+                trial.status, trial.reason = RUNNING, None
+            case "plan":
+                self.plan = event["plan"]
             case "duplicate":
                 self.duplicates += 1
             case "run":
@@ -127,9 +137,9 @@ class State:
 class Ledger:
     """A search's ledger file and its state. Held by one process at a time; each event is on disk before it counts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self.now = path, now
         self.file = _locked(path)
         self.state = State()
         self.listeners: list[Callable[[Event, State], None]] = []
@@ -142,6 +152,7 @@ class Ledger:
 
     def record(self, event: Event) -> None:
         """Append an event, flush it to the disk, then tell the listeners."""
+        event = {**event, "time": self.now()}
         self.file.write(json.dumps(event) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())

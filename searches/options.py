@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
+from searches.budget import Budget
 from searches.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.question import Plan, Search, make_plan
 from searches.samplers import SAMPLERS
@@ -37,6 +38,7 @@ class Options:
     resume: str
     plan_only: bool
     final_test: bool
+    budget: Budget
     argv: list[str]
 
 
@@ -104,7 +106,19 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     p.add_argument(
         "--final-test", action="store_true", help="at the end, score winner and baseline on the test split: once"
     )
-    p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    p.add_argument(
+        "--budget-hours", type=float, help="hours of wall clock after which everything is stopped and reported"
+    )
+    p.add_argument(
+        "--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; a machine without GPUs spends 0"
+    )
+    p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")
+    p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
+    p.add_argument(
+        "--plan",
+        action="store_true",
+        help="time a few steps, print what would run and what it would take; start nothing",
+    )
     p.add_argument(
         "--smoke", action="store_true", help="the whole way in under a minute, on a few rows; the scores mean nothing"
     )
@@ -188,5 +202,11 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         resume=o.resume,
         plan_only=o.plan,
         final_test=o.final_test,
+        budget=Budget(
+            hours=o.budget_hours,
+            gpu_hours=o.budget_gpu_hours,
+            usd=o.budget_usd,
+            usd_per_gpu_hour=o.usd_per_gpu_hour,
+        ),
         argv=list(sys.argv[1:] if argv is None else argv),
     )

@@ -5,6 +5,7 @@ The words are those of google-research/tuning_playbook: scientific, nuisance and
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from gpt2core.lookup import lookup, nearest
 from searches.method import DEFAULT, Method
 
 Point = Mapping[str, Any]  # a value for each searched key
+REDUCTION = 3  # of successive halving: one in so many passes a rung
 
 
 class Choice:
@@ -161,6 +163,19 @@ class Plan:
         """The keys that are searched: those of the question that no flag has fixed."""
         both = {**self.search.scientific, **self.search.nuisance}
         return {key: domain for key, domain in both.items() if key not in self.fixed}
+
+    @property
+    def points(self) -> int | None:
+        """How many points the space has at most, or None where it is not finite."""
+        domains = self.space.values()
+        if not all(isinstance(domain, Choice) for domain in domains):
+            return None
+        return math.prod(len(domain.values) for domain in domains if isinstance(domain, Choice))
+
+    @property
+    def replicates(self) -> int:
+        """Runs of the final comparison: the best trials and the baseline on each fresh seed."""
+        return (1 + self.profile.confirm) * self.profile.replicates
 
     @property
     def epochs(self) -> int:

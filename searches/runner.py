@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpt2core.cli import run_or_explain
 from searches.options import Options, parse, storage_path
+from searches.plan_table import show_prediction
 from searches.question import Search
 from searches.screen import show_plan
 
@@ -24,6 +25,9 @@ def run(options: Options) -> int:
     """Run or plan a search; return the exit status."""
     if options.plan_only:
         show_plan(options.plan, resources(options), str(results(options)), console())
+        from searches.planning import foreseen  # PyTorch takes seconds to import
+
+        show_prediction(foreseen(options, results(options)), console())
         return 0
     from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
 

@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from searches.budget import Budget
 from searches.ledger import RUNNING, Event, State
+from searches.plan_table import progress, show_fact
 from searches.question import Plan
 from searches.words import count, point_text, value_text
 
@@ -32,10 +34,9 @@ SCHEDULERS_SAY = {
 class Screen:
     """Listens to a ledger and prints what happens, with what is left to do and about how long it takes."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self.plan, self.console = plan, console
+    def __init__(self, plan: Plan, console: Console, budget: Budget | None = None) -> None:
+        self.plan, self.console, self.budget = plan, console, budget or Budget()
         self.started = time.monotonic()
-        self.ended = 0
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -51,12 +52,13 @@ class Screen:
             case "proposed":
                 trial = event["trial"]
                 self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
+            case "reopened":
+                self._line(event["trial"], "goes on: the budget is larger")
             case "report":
                 self._line(event["trial"], self._epoch(event, state))
             case "stopped" if state.trials[event["trial"]].status != RUNNING:
                 self._line(event["trial"], f"counts to epoch {event['epoch']} alone: {event['reason']}")
             case "ended":
-                self.ended += 1
                 reason = f": {event['reason']}" if event.get("reason") else ""
                 self._line(event["trial"], f"{event['status']}{reason}  {self._progress(state)}")
 
@@ -74,11 +76,9 @@ class Screen:
         return f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}{beside}"
 
     def _progress(self, state: State) -> str:
-        replicates = (1 + self.plan.profile.confirm) * self.plan.profile.replicates
-        total = self.plan.profile.trials + replicates
+        total = self.plan.profile.trials + self.plan.replicates
         done = sum(trial.status != RUNNING for trial in state.trials.values())
-        left = (time.monotonic() - self.started) / max(1, self.ended) * max(0, total - done)
-        return f"({done} of {total} done, about {left:.0f}s left)"
+        return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
@@ -96,6 +96,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         )
     counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
     console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
+    show_fact(summary, console)
     console.print(f"Model: {summary['model']}", markup=False, highlight=False)
     console.print(f"Data: {summary['data'].get('data')}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
+from searches.budget import BUDGET
+from searches.budget_stop import BudgetStopper
 from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, Event, Trial
 from searches.strategy import WAIT, Strategy
 from trainables.trial import TrialSpec
@@ -22,9 +24,9 @@ DIED = "its process died, or it raised an error that is no fault of its configur
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Hands out the trials of a strategy: first those that an earlier driver left unfinished."""
 
-    def __init__(self, strategy: Strategy, spec: TrialSpec, trials_folder: str) -> None:
+    def __init__(self, strategy: Strategy, spec: TrialSpec, trials_folder: str, budget: BudgetStopper) -> None:
         super().__init__(metric="objective", mode=strategy.plan.direction)
-        self.strategy, self.spec, self.trials_folder = strategy, spec, trials_folder
+        self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
         self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
@@ -32,6 +34,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
+        if self.budget.over():
+            return Searcher.FINISHED
         if self.paused:
             return None
         trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
@@ -45,7 +49,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             "parent": f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
             "until": trial.until,
         }
-        return {"spec": TrialSpec(**{**vars(self.spec), **changes}).to_dict()}
+        spec = TrialSpec(**{**vars(self.spec), **changes})
+        return {"spec": spec.to_dict(), "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing to do: the scheduler hears of it first."""
@@ -60,7 +65,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return
         if result and not error and "failure/kind" not in result:
             self.strategy.report(trial, report_event(trial, result))
-        self.strategy.end(trial, *outcome(trial, result, error))
+        status, reason = outcome(trial, result, error)
+        self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""

@@ -12,9 +12,7 @@ from typing import Protocol
 
 from searches.ledger import RUNNING, Trial
 from searches.objectives import values
-from searches.question import Plan
-
-FACTOR = 3  # one trial in so many goes on from each rung
+from searches.question import REDUCTION, Plan
 
 
 class Rule(Protocol):
@@ -46,7 +44,7 @@ class Never:
 class Halving:
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in its form that stops.
 
-    At a rung, a trial goes on if fewer than one in FACTOR of the trials so far, itself among them, are better. With several
+    At a rung, a trial goes on if fewer than one in REDUCTION of the trials so far, itself among them, are better. With several
     objectives, better is who lies in an earlier front of non-dominated trials (as Schmucker et al. 2021, arXiv 2106.12639,
     rank them). Trials of known points run to their end, but others are measured by them.
     """
@@ -57,7 +55,7 @@ class Halving:
         rung = min(plan.profile.grace, epochs)
         while rung < epochs:
             self.rungs.append(rung)
-            rung *= FACTOR
+            rung *= REDUCTION
         self.scores: dict[int, Scores] = {rung: Scores() for rung in self.rungs}
         self.next = dict.fromkeys(self.rungs, 0)  # the trial that each rung waits for
 
@@ -83,7 +81,7 @@ class Halving:
         if found is None:
             return True
         better, count = self.scores[rung].add(found)
-        if better >= (count + 1) / FACTOR and count and trial.origin == "sampler":
+        if better >= (count + 1) / REDUCTION and count and trial.origin == "sampler":
             stop(trial, rung)
         return True
 

@@ -6,7 +6,7 @@ trial is settled when it has ended and its stopping rule has nothing more to say
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
+from searches.budget import BUDGET
 from searches.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
 from searches.objectives import excesses, ranked, values
 from searches.population import Population
@@ -35,8 +36,11 @@ Next = Trial | Literal["wait", "done"]
 class Strategy:
     """Proposes the trials of a plan, then replicates of the best ones and the baseline; writes all decisions to the ledger."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, study: optuna.Study) -> None:
+    def __init__(
+        self, plan: Plan, ledger: Ledger, study: optuna.Study, may_search: Callable[[], bool] = lambda: True
+    ) -> None:
         self.plan, self.ledger, self.study = plan, ledger, study
+        self.may_search = may_search  # whether the budget has room for more than replicates
         self.rule: Rule = SCHEDULERS[plan.method.scheduler](plan)
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.profile.trials
@@ -108,7 +112,7 @@ class Strategy:
         """Propose a trial, and note it; WAIT where that takes what is not known yet, DONE where there is nothing left to do."""
         trials = self.ledger.state.searched
         number = len(trials)
-        if number < self.wanted and not self.exhausted:
+        if number < self.wanted and not self.exhausted and self.may_search():
             if self.settled < self._needs(number):
                 return WAIT
             self._tell(trials[: self._needs(number)])
@@ -184,10 +188,11 @@ class Strategy:
 
     def _replicate(self) -> Next:
         """The next replicate of a finalist that there is not; WAIT while some run, DONE when all have ended."""
-        for name in finalists(self.ledger, self.plan):
-            original = self.ledger.state.trials[name]
-            for number in range(1, self.plan.profile.replicates + 1):
-                repeat = f"{name}-r{number}"
+        for number in range(
+            1, self.plan.profile.replicates + 1
+        ):  # side by side: a budget may end the search in between
+            for name in finalists(self.ledger, self.plan):
+                original, repeat = self.ledger.state.trials[name], f"{name}-r{number}"
                 if repeat not in self.ledger.state.trials:
                     run = RunConfig.of({**original.run, "seed": self.plan.seed + number})
                     return self._record(repeat, original.point, run, "replicate", of=name)
@@ -204,6 +209,8 @@ class Strategy:
     def _tell(self, trials: Sequence[Trial]) -> None:
         """Tell Optuna of trials, in order, that it was not told of."""
         for trial in trials[self.told :]:
+            if trial.reason == BUDGET:
+                return  # it goes on with a larger budget
             if trial.optuna is not None:
                 self._tell_one(trial, self.study.get_trials(deepcopy=False)[trial.optuna])
             self.told += 1

@@ -61,7 +61,7 @@ class Tracker:
 
     def __call__(self, event: Event, state: State) -> None:
         """Take an event of the ledger; deliver it and whatever waits."""
-        if event["event"] in ("proposed", "report", "ended", "data", "candidates"):
+        if event["event"] in ("proposed", "report", "ended", "reopened", "data", "candidates"):
             self.pending.append((event, state))
             self.flush()
 
@@ -180,6 +180,11 @@ class Tracker:
                 self.client.log_dict(run, {"rows are gold, columns predicted": rows}, f"{name}.json")
         self.client.log_batch(run, tags=[tag for tag in tags if tag.value])
         self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")
+
+    def _reopened(self, event: Event, state: State) -> None:
+        run = self._run_of(state.trials[event["trial"]])
+        self.client.update_run(run, status="RUNNING")
+        self.client.delete_tag(run, "reason")
 
     def _data(self, event: Event, state: State) -> None:
         self.client.log_batch(self.parent, params=[Param(f"data_{k}", v) for k, v in event["data"].items()])

@@ -10,6 +10,7 @@ from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
 from searches import final
+from searches.budget import BUDGET
 from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, Ledger, Trial
 from searches.method import COSTS
 from searches.objectives import cost, feasible, ranked
@@ -146,11 +147,12 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         winner = baseline
     head = f"trial {winner} wins" if winner else "no significant winner"
     rows = next(statistics for statistics in found.values() if statistics is not None)
+    seeds = count(min(len(_counted(ledger, name)) for name in names), "fresh training seed")
     evidence = (
         f"trial {best['trial']} against the baseline {baseline} on {plan.objective}: difference {best['difference']:+.2f} "
         f"[{best['low']:.2f}, {best['high']:.2f}], p = {best['p_value']:.3f}"
         + (f" (Holm, {len(compared)} compared)" if len(compared) > 1 else "")
-        + f"; {count(plan.profile.replicates, 'fresh training seed')} each, {count(rows.shape[0], 'output')} of each of "
+        + f"; {seeds} each, {count(rows.shape[0], 'output')} of each of "
         f"{rows.shape[1]} examples, paired bootstrap"
     )
     floor = _floor(plan, ledger, ledger.state.trials[best["trial"]].score(plan.objective, plan.direction))
@@ -188,9 +190,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def _counted(ledger: Ledger, name: str) -> list[Trial]:
+    """A trial's replicates, but those that a budget cut short: they did not run on equal terms."""
+    return [repeat for repeat in ledger.state.replicates(name) if repeat.reason != BUDGET]
+
+
 def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
     """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
-    best = [r.best(plan.objective, plan.direction) for r in ledger.state.replicates(name)]
+    best = [r.best(plan.objective, plan.direction) for r in _counted(ledger, name)]
     found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
     return np.concatenate(found) if found else None
 

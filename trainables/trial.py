@@ -61,6 +61,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     import torch
 
     from gpt2core.checkpoints import adopt
+    from gpt2core.memory import process_memory_gb
     from gpt2core.tasks import TASKS
     from gpt2core.training import Workers, train
     from trainables import warm
@@ -78,7 +79,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
             yield {
                 "epoch": epoch,
                 "objective": score,
-                "metrics": report.metrics,
+                "metrics": {**report.metrics, "process_memory_gb": process_memory_gb()},
                 "statistics": None if statistics is None else statistics.tolist(),
                 "samples": report.evaluation.samples,
                 "tables": report.evaluation.tables,

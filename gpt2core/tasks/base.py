@@ -70,6 +70,7 @@ class Task(Protocol):
     direction: Literal["max", "min"]
     encoding: str  # what `encode` does, in words that change when it does: tokens in the cache are found by them
     cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
+    generates: bool  # whether an evaluation writes texts, so that it takes as long as they get
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return the validated rows; raise DataError."""
@@ -112,6 +113,7 @@ class LanguageTask:
     """What tasks of causal language modelling share."""
 
     cuts = False
+    generates = False
 
     def classes(self, config: RunConfig) -> int:
         """No head beside the tied one."""

@@ -30,6 +30,7 @@ class Classification:
 
     name: str
     cuts = True
+    generates = False
     objective = "accuracy"
     direction: Literal["max", "min"] = "max"
     class_names: tuple[str, ...]

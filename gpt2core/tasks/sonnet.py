@@ -25,6 +25,7 @@ class Sonnet(LanguageTask):
     name = "sonnet"
     objective = "chrf_continuation"
     encoding = "text, EOS"
+    generates = True
     direction: Literal["max", "min"] = "max"
 
     def corpus(self, config: RunConfig) -> Corpus:

@@ -34,9 +34,10 @@ def test_it_ends_well_and_prints_table_verdict_and_results(done: CompletedProces
     assert f"Report: {storage / 'searches' / NAME / 'report.html'}" in done.stdout
 
 
-def test_progress_is_shown_for_each_epoch_with_the_time_left(done: CompletedProcess[str]) -> None:
+def test_progress_is_shown_for_each_epoch_with_the_time_left_and_the_cost_so_far(done: CompletedProcess[str]) -> None:
     assert "epoch 1/2: chrf_continuation" in done.stdout
-    assert "left)" in done.stdout
+    assert "s left; " in done.stdout
+    assert "CPU-hours so far)" in done.stdout
 
 
 def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str], storage: Path) -> None:

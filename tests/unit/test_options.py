@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core.errors import ConfigError, UserError
+from searches.budget import Budget
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
@@ -67,23 +68,27 @@ def test_a_key_that_is_set_is_searched_no_more() -> None:
 def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
     flags = (
         "--profile study --model gpt2 --data-dir d --trials 3 --max-concurrent 2 --workers-per-trial 2 --gpus-per-worker 0.5 "
-        "--replicates 1 --seed 5 --name n --storage /s --tracking-uri http://h --resume must --plan --smoke --set epochs=2"
+        "--replicates 1 --seed 5 --name n --storage /s --tracking-uri http://h --resume must --plan --smoke --set epochs=2 "
+        "--budget-hours 3 --budget-gpu-hours 2 --budget-usd 9.5 --usd-per-gpu-hour 2"
     )
     options = parse(SEARCH, flags.split())
     assert options.plan.profile.model == "gpt2"
     assert options.plan.profile.trials == 3
     assert options.plan.config(SEARCH.baseline).seed == 5
     assert options.resume == "must"
+    assert options.budget == Budget(hours=3, gpu_hours=2, usd=9.5, usd_per_gpu_hour=2)
 
 
-def test_plan_prints_trials_space_and_resources_and_starts_nothing(
+def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, ["--plan", "--storage", str(tmp_path)])
+        main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     for part in ("rank", "scientific", "nuisance", "10 trials of at most", "trials at once", "Nothing was started"):
+        assert part in printed
+    for part in ("What it would take", "seconds of a whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
     assert not list(tmp_path.iterdir())
 

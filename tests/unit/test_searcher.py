@@ -10,6 +10,8 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from searches.budget import Budget
+from searches.budget_stop import BudgetStopper
 from searches.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
@@ -33,7 +35,8 @@ def made(ledger: Ledger, folder: Path) -> StrategySearcher:
     plan = make_plan(SEARCH, "quick", trials=4, replicates=0, settings={"epochs": "9"})
     ledger.record({"event": "lag", "trials": 4})
     spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
-    return StrategySearcher(Strategy(plan, ledger, new_study("s", None, plan)), spec, str(folder / "trials"))
+    strategy = Strategy(plan, ledger, new_study("s", None, plan))
+    return StrategySearcher(strategy, spec, str(folder / "trials"), BudgetStopper(Budget(), plan, ledger))
 
 
 def test_a_trial_has_a_stable_name_and_folder(searcher: StrategySearcher, tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""How fast a run would be: a few of its real steps and evaluations, timed on the device and with the threads it would have."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import epoch_batches
+from gpt2core.errors import UserError
+from gpt2core.lookup import lookup
+from gpt2core.model import GPT2
+from gpt2core.ranges import Range, exactly
+from gpt2core.tasks import TASKS, TaskData
+from gpt2core.training import Run, Workers, build
+
+STEPS = 6  # timed, from short batches to long ones
+EXAMPLES, TOKENS = 64, 8192  # of the dev split, at most, in a timed evaluation
+SHORT, LONG = 4, 20  # new tokens of two timed generations: what a token takes is their difference
+HARMLESS = 1e-9  # learning rate: a timed step must not diverge
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, as a trial does that shares its machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _fitting(config: RunConfig) -> Iterator[None]:
+    """Turn an exhausted GPU into a UserError that says what did not fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"`{config.model}` with adapter `{config.adapter}` and batches of {config.batch_size} does not fit the GPU; "
+            "--set accumulation=2 halves what is computed at once"
+        ) from None
+
+
+def gpu_count() -> int:
+    """How many GPUs this machine has."""
+    return torch.cuda.device_count()
+
+
+def timed_gpu_memory_gb() -> float | None:
+    """The most GPU memory that what was timed in this process has taken, in gigabytes; None without a GPU."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
+def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
+    """Mean seconds of an optimizer step with its 95% interval; 0 where nothing trains. The first step warms up.
+
+    No step is begun once `patience` seconds are over, but two are timed whatever they take. Raises UserError for a GPU that is
+    too small.
+    """
+    with _fitting(config):
+        return _step_seconds(config, base, data, patience)
+
+
+def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
+    run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data, Workers())
+    if not run.trainable:
+        return exactly(0.0)
+    run.model.train()
+    lengths = run.tokens.lengths[: run.sizes[-1]]
+    batches = epoch_batches(lengths, config.batch_size, config.seed, epoch=1)
+    chosen = spread(sorted(batches, key=lambda batch: len(batch) * int(lengths[batch].max())))
+    run.step(0, chosen[0])
+    return mean_range(_timed([partial(run.step, 0, batch) for batch in chosen], patience))
+
+
+def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A few of sorted batches, evenly spread, the middle ones first: their mean is that of all."""
+    places = [(number + 0.5) / STEPS for number in range(STEPS)]
+    places.sort(key=lambda place: abs(place - 0.5))
+    return [batches[int(place * len(batches))] for place in places]
+
+
+def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
+    """Seconds of an evaluation on the dev split, from some of its examples.
+
+    Where texts are written, they are at least taken to be as long as the dev split's longest and at most, which is also
+    what is expected, as long as they may get: a batch takes as long as its longest text. Raises UserError for a GPU that is
+    too small.
+    """
+    with _fitting(config):
+        return _evaluation_seconds(config, base, data, patience)
+
+
+def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
+    task, dev = lookup(TASKS, config.task, "task"), data.splits["dev"]
+    part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
+    model = build(config, base, torch.device("cuda" if torch.cuda.is_available() else "cpu")).train(False)
+    scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
+
+    def evaluate(new_tokens: int) -> None:
+        task.evaluate(model, part, config.but(max_new_tokens=new_tokens), "dev")
+
+    evaluate(min(SHORT, config.max_new_tokens))
+    short, long = (min(count, config.max_new_tokens) for count in (SHORT, LONG))
+    brief = mean_range(_timed([partial(evaluate, short)] * 2, patience)) * scale
+    if not task.generates or long == short:
+        return brief
+    (slower,) = _timed([partial(evaluate, long)], patience)
+    token = max(0.0, slower * scale - brief.value) / (long - short)
+    usual = min(config.max_new_tokens, int(dev.lengths.max()))
+    return Range(
+        value=brief.value + token * (config.max_new_tokens - short),
+        low=brief.low + token * max(0, usual - short),
+        high=brief.high + token * (config.max_new_tokens - short),
+    )
+
+
+def _timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:
+    """Seconds of each call; once `patience` seconds are over, no more than two are made."""
+    seconds: list[float] = []
+    for call in calls:
+        if sum(seconds) > patience and len(seconds) >= 2:
+            break
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def mean_range(values: Sequence[float]) -> Range:
+    """The mean and its 95% interval by Student's t, never below the least value nor above twice the largest."""
+    mean, count = float(np.mean(values)), len(values)
+    half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(count)) if count > 2 else np.inf
+    return Range(value=mean, low=max(min(values), mean - half), high=min(2 * max(values), mean + half))

@@ -1,0 +1,150 @@
+"""Searches within a budget, in real Tune runs and from the command line: they end there, and a larger budget goes on."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from rich.console import Console
+from searches.scheduler import make_scheduler
+
+from searches.budget import HOUR, Budget
+from searches.budget_stop import BudgetStopper
+from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.lora_rank import SEARCH
+from searches.options import parse
+from searches.planning import note_plan
+from searches.question import Plan, make_plan
+from searches.searcher import OptunaSearcher, open_study
+from searches.shares import share
+from tests.runs import events, search, summary
+from trainables.trial import TrialSpec
+
+NAME = "lora_rank-smoke"
+EPOCHS = 3
+
+
+class Watch:
+    """A clock that reports move: each epoch takes 100 seconds."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self, event: Event, state: State) -> None:
+        if event["event"] == "report":
+            self.time += 100.0
+
+
+def report(config: dict[str, Any], epoch: int) -> None:
+    score = float(config["spec"]["run"]["rank"] + config["spec"]["run"]["seed"] % 7)
+    tune.report({"epoch": epoch, "objective": score, "metrics": {"chrf_continuation": score}, "statistics": None})
+
+
+def trains(config: dict[str, Any]) -> None:
+    """A trial that reports all its epochs."""
+    for epoch in range(1, EPOCHS + 1):
+        report(config, epoch)
+
+
+def never_ends(config: dict[str, Any]) -> None:
+    """A trial whose second epoch never ends."""
+    report(config, 1)
+    threading.Event().wait()
+
+
+def plan(trials: int) -> Plan:
+    return make_plan(SEARCH, "quick", trials=trials, replicates=1, settings={"epochs": EPOCHS})
+
+
+def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, folder: Path, at_once: int) -> State:
+    """Run a plan's trials, so many at once; return what the ledger knows then."""
+    watch = Watch()
+    with closing(Ledger(folder / "ledger.jsonl", now=lambda: watch.time)) as ledger:
+        watch.time = ledger.state.clock.last or 0.0
+        ledger.record({"event": "started"})
+        ledger.listeners.append(watch)
+        spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(folder), concurrent=at_once)
+        study = open_study("s", str(folder / "optuna.journal"), "max", plan.seed)
+        stopper = BudgetStopper(budget, plan, ledger)
+        stopper.begin(spec)
+        tune.Tuner(
+            tune.with_resources(function, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials"), stopper),
+                scheduler=make_scheduler(plan, ledger.state),
+                num_samples=-1,
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, stop=stopper),
+        ).fit()
+        stopper.close()
+        return ledger.state
+
+
+def test_a_part_is_kept_for_the_replicates_so_that_there_is_a_verdict(local_ray: None, tmp_path: Path) -> None:
+    state = run(trains, plan(20), Budget(hours=2150 / HOUR), tmp_path, at_once=1)
+    assert 2 <= len(state.searched) < 20
+    repeats = [trial for trial in state.trials.values() if trial.of]
+    assert [trial.status for trial in repeats] == [COMPLETED, COMPLETED]
+    assert state.clock.wall <= 2150
+    assert {trial.reason for trial in state.searched} <= {None, "budget"}
+
+
+def test_a_spent_budget_stops_an_epoch_that_never_ends_and_a_larger_one_goes_on(
+    local_ray: None, tmp_path: Path
+) -> None:
+    first = run(never_ends, plan(2), Budget(hours=150 / HOUR), tmp_path, at_once=2)
+    assert {name: (trial.status, trial.reason) for name, trial in first.trials.items()} == {
+        "0000": (STOPPED, "budget"),
+        "0001": (STOPPED, "budget"),
+    }
+    assert all(trial.score("chrf_continuation", "max") is not None for trial in first.trials.values())
+
+    second = run(trains, plan(2), Budget(hours=1), tmp_path, at_once=2)
+    assert [trial.status for trial in second.searched] == [COMPLETED, COMPLETED]
+    assert len(second.replicates("0000")) == len(second.replicates("0001")) == 1
+
+
+def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    flags = ("--smoke", "--replicates", "0", "--set", "epochs=1", "--max-concurrent", "1")
+    assert search(tmp_path, *flags, "--trials", "2").returncode == 0
+    spent = summary(tmp_path, NAME)["budget"]["spent"]["hours"]
+
+    over = search(tmp_path, *flags, "--trials", "3", "--budget-hours", str(spent))
+    assert over.returncode == 0, over.stdout + over.stderr
+    assert len(events(tmp_path, NAME, "proposed")) == 2
+    assert "it ended the search, and the same command with a larger one goes on" in over.stdout
+    assert "Verdict:" in over.stdout
+    assert summary(tmp_path, NAME)["budget"]["ended"]
+
+    larger = search(tmp_path, *flags, "--trials", "3", "--budget-hours", "10")
+    assert larger.returncode == 0, larger.stdout + larger.stderr
+    assert len(events(tmp_path, NAME, "proposed")) == 3
+    result = summary(tmp_path, NAME)
+    assert not result["budget"]["ended"]
+    fact = {row["what"]: row["actual"] for row in result["plan"]}
+    assert (fact["trials"], fact["epochs"], fact["GPU-hours"]) == (3, 3, 0)
+    assert fact["hours"] > spent
+    assert fact["most memory of a trial, GB"] > 0.1
+    assert fact["checkpoints, GB"] > 0
+    for part in ("Plan and fact", "of the budget's hours", "CPU-hours so far"):
+        assert part in larger.stdout
+
+
+def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_path: Path) -> None:
+    options = parse(
+        SEARCH, ["--smoke", "--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
+    )
+    spec = share(options, tmp_path, cpus=4, gpus=2)
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        note_plan(options, ledger, spec, Console(quiet=True))
+        rows = {row["what"]: row for row in ledger.state.plan["rows"]}
+        noted = dict(ledger.state.plan)
+        note_plan(options, ledger, spec, Console(quiet=True))
+        assert ledger.state.plan == noted, "it was timed again"
+    assert rows["USD"]["predicted"] == pytest.approx(3 * rows["GPU-hours"]["predicted"])
+    assert 0 < rows["GPU-hours"]["low"] < rows["GPU-hours"]["high"] < 1

@@ -1,0 +1,159 @@
+"""What a search takes: the arithmetic before it and while it runs, and timings of real steps on the toy."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2core.config import RunConfig
+from gpt2core.ranges import Range, exactly
+from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
+from gpt2core.training import epoch_sizes, train
+from searches.budget import HOUR
+from searches.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left
+from searches.ledger import COMPLETED, STOPPED, State
+from searches.lora_rank import SEARCH
+from searches.planning import Meter
+from searches.question import Plan, make_plan
+from tests import toys
+from tests.unit.test_budget import event, proposed, share_event
+from trainables.trial import TrialSpec
+
+FACTOR = 4  # within which a prediction on the toy must be right, on a machine that does other things as well
+
+sorted_three = st.lists(st.floats(0, 1e6), min_size=3, max_size=3).map(sorted)
+
+
+def plan(**changes: int) -> Plan:
+    return make_plan(SEARCH, "quick", settings={"epochs": 3}, **changes)
+
+
+def cost(memory: float = 1.0, disk: float = 0.5) -> TrialCost:
+    """Three epochs of 2 seconds each."""
+    return TrialCost(
+        steps=(10, 10, 10),
+        step=exactly(0.1),
+        evaluation=exactly(1.0),
+        before=exactly(0.0),
+        memory_gb=exactly(memory),
+        disk_gb=disk,
+    )
+
+
+def predicted(plan: Plan, outlook: Outlook, price: float | None = None, **spec: float) -> dict[str, Range]:
+    shape = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="", **spec)  # type: ignore[arg-type]
+    rows = predict(plan, outlook, shape, price)
+    return {row["what"]: Range(value=row["predicted"], low=row["low"], high=row["high"]) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("grace", "epochs", "expected"),
+    [(1, 1, 1), (1, 3, 1 + 2 / 3), (1, 9, 1 + 2 / 3 + 6 / 9), (2, 10, 2 + 4 / 3 + 4 / 9)],
+)
+def test_one_of_three_passes_each_rung(grace: int, epochs: int, expected: float) -> None:
+    assert expected_epochs(grace, epochs) == pytest.approx(expected)
+
+
+@given(grace=st.integers(1, 50), epochs=st.integers(1, 50))
+def test_a_trial_runs_to_its_first_rung_at_least_and_to_its_end_at_most(grace: int, epochs: int) -> None:
+    assert min(grace, epochs) <= expected_epochs(grace, epochs) + 1e-9 <= epochs + 1e-6
+
+
+@given(sorted_three, sorted_three, st.floats(0, 100))
+def test_ranges_stay_in_order(a: list[float], b: list[float], times: float) -> None:
+    first, second = (Range(low=low, value=value, high=high) for low, value, high in (a, b))
+    total = (first + second) * times
+    assert total.low <= total.value <= total.high
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8))
+def test_an_interval_of_a_mean_holds_it_and_is_above_0(values: list[float]) -> None:
+    found = mean_range(values)
+    assert 0 < found.low <= found.value * (1 + 1e-9)
+    assert found.value <= found.high * (1 + 1e-9)
+
+
+def test_epochs_lie_between_all_stopped_at_the_first_rung_and_none() -> None:
+    asked = plan(trials=10, replicates=2)  # 5 known points, 5 of the sampler, 4 replicates
+    rows = predicted(asked, Outlook(known=[cost()] * 5, drawn=[cost()] * 3, once=exactly(0.0)))
+    assert rows["trials"] == exactly(14)
+    assert (rows["epochs"].low, rows["epochs"].high) == (9 * 3 + 5 * 1, 14 * 3)
+    assert rows["epochs"].value == pytest.approx(27 + 5 * (1 + 2 / 3))
+    assert all(row.low <= row.value <= row.high for row in rows.values())
+
+
+def test_gpu_hours_and_money_count_the_gpus_of_each_trial() -> None:
+    asked = plan(trials=5, replicates=1)
+    outlook = Outlook(known=[cost()] * 5, drawn=[cost()], once=exactly(0.0))
+    rows = predicted(asked, outlook, price=2.0, workers=2, gpus_per_worker=1.0, concurrent=7)
+    assert rows["GPU-hours"].value == pytest.approx(2 * 7 * (6 + GROUP.value) / HOUR)
+    assert rows["USD"].high == pytest.approx(2.0 * rows["GPU-hours"].high)
+    without = predicted(asked, outlook, concurrent=1)
+    assert without["GPU-hours"] == exactly(0)
+    assert "USD" not in without
+
+
+def test_more_trials_at_once_take_less_wall_clock_and_the_same_work() -> None:
+    outlook = Outlook(known=[cost()] * 5, drawn=[cost()], once=exactly(0.0))
+    one, four = (predicted(plan(trials=8, replicates=2), outlook, concurrent=n) for n in (1, 4))
+    assert four["hours"].value < one["hours"].value
+    assert four["epochs"] == one["epochs"]
+
+
+def test_memory_is_that_of_the_largest_trial_and_disk_that_of_all() -> None:
+    known = [cost(memory=1.0, disk=0.5), cost(memory=3.0, disk=1.5)]
+    rows = predicted(plan(trials=2, replicates=0), Outlook(known=known, drawn=[cost()], once=exactly(0.0)))
+    assert rows["most memory of a trial, GB"] == Range(value=3.0, low=1.0, high=3.0)
+    assert (rows["checkpoints, GB"].low, rows["checkpoints, GB"].high) == (1.0, 3.0)
+
+
+def test_a_part_of_an_epoch_is_a_part_of_its_steps() -> None:
+    assert cost().seconds(1.5).value == pytest.approx(3.0)
+    assert cost().seconds(3).value == pytest.approx(6.0)
+
+
+def test_what_is_left_follows_the_plan_until_a_trial_has_ended_and_then_the_trials() -> None:
+    state = State()
+    seconds = {"value": 10.0, "low": 5.0, "high": 20.0}
+    for one in (
+        event("started", 0.0),
+        share_event(0.0, concurrent=2),
+        event("plan", 0.0, plan={"rows": [], "trial_seconds": seconds}),
+        proposed("0000", 0.0, origin="baseline"),
+    ):
+        state.apply(one)
+    asked = plan(trials=5, replicates=1)
+    assert seconds_left(asked, state, 0.0) == pytest.approx((5 * 10 + 2 * 20) / 2)
+    assert seconds_left(asked, state, 4.0) == pytest.approx((5 * 10 + 2 * 20 - 4) / 2)
+    state.apply(event("ended", 30.0, trial="0000", status=COMPLETED))
+    assert seconds_left(asked, state, 30.0) == pytest.approx((4 * 30 + 2 * 30) / 2)
+    state.apply(proposed("0001", 30.0))
+    state.apply(event("ended", 40.0, trial="0001", status=STOPPED))
+    assert seconds_left(asked, state, 40.0) == pytest.approx((3 * 20 + 2 * 30) / 2)
+
+
+def test_a_trial_of_the_toy_takes_what_was_timed_within_a_factor() -> None:
+    run, base, data = toys.RUN.but(batch_size=4, epochs=3), toys.model(), toys.data(train=60)
+    with threads(1):
+        step = step_seconds(run, base, data, patience=5)
+        evaluation = evaluation_seconds(run, base, data, patience=5)
+        started = time.perf_counter()
+        reports = list(train(run, base, data))
+        took = time.perf_counter() - started
+    steps = [size / run.batch_size for size in epoch_sizes(run, 60)]
+    foreseen = step * sum(steps) + evaluation * len(reports)
+    assert foreseen.low / FACTOR < took < foreseen.high * FACTOR
+
+
+def test_what_does_not_train_takes_no_steps() -> None:
+    frozen = toys.RUN.but(adapter="frozen")
+    assert step_seconds(frozen, toys.model(), toys.data(), patience=1) == exactly(0.0)
+
+
+def test_once_patience_is_over_the_nearest_timing_stands_in() -> None:
+    meter = Meter(workers=1, patience=0.0)
+    run = RunConfig(task="sonnet", adapter="full", train_examples=16, batch_size=8)
+    first = meter.step(run)
+    assert meter.step(run.but(batch_size=4)) is first
+    assert len(meter.steps) == 1
