@@ -18,12 +18,12 @@ def cost(trial: Trial, name: str, until: float = math.inf) -> float | None:
     match name:
         case "seconds":
             parts = [metrics.get(part, 0.0) for metrics in reports for part in ("train_seconds", "eval_seconds")]
-            return sum(parts) if parts else None
+            return sum(parts) or None
         case "memory_gb":
             found = [next((m[key] for key in MEMORY if key in m), None) for m in reports]
             return max((value for value in found if value is not None), default=None)
         case "parameters":
-            return next((float(metrics["trainable_parameters"]) for metrics in reports), None)
+            name = "trainable_parameters"
     return next((float(metrics[name]) for metrics in reversed(reports) if name in metrics), None)
 
 

@@ -88,6 +88,8 @@ def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySear
     trials = {name: SimpleNamespace(trial_id=name) for name in "abcd"}
     controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()), request_stop_trial=ended.append)
 
+    scheduler.on_trial_add(controller, trials["a"])
+
     def report(name: str, score: float) -> str:
         return scheduler.on_trial_result(controller, trials[name], result(score, 1))
 
