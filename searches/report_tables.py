@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searches.ledger import BAD
+from searches.plan_table import number_text
 from searches.screen import COLUMNS
 from searches.words import point_text, value_text
 
@@ -152,19 +153,18 @@ def failures_grid(summary: Summary) -> Grid | None:
 
 
 def cost_grid(summary: Summary) -> Grid:
-    """What the search took; beside it what was planned, where the summary has a plan."""
-    spent = spent_numbers(summary)
-    plan = {key: value for key, value in (summary.get("plan") or {}).items() if _plain(value)}
-    rows = [
-        [_words(key), *([_plain(plan.get(key))] if plan else []), _plain(spent.get(key))]
-        for key in dict.fromkeys([*spent, *plan])
-    ]
-    return Grid(
-        caption="What was planned, and what it took" if plan else "What it took",
-        headings=["", "plan", "fact"] if plan else ["", "fact"],
-        rows=rows,
-        numbers=frozenset({1, 2} if plan else {1}),
-    )
+    """What the search took."""
+    rows = [[_words(key), _plain(value)] for key, value in spent_numbers(summary).items()]
+    return Grid(caption="What it took", headings=["", "fact"], rows=rows, numbers=frozenset({1}))
+
+
+def plan_grid(summary: Summary) -> Grid | None:
+    """What was predicted before the search, beside what it came to; None where nothing was."""
+    keys = ("predicted", "low", "high", "actual")
+    rows = [[str(row["what"]), *(number_text(row.get(key)) for key in keys)] for row in summary.get("plan") or []]
+    if not rows:
+        return None
+    return Grid(caption="Plan and fact", headings=["", *keys], rows=rows, numbers=frozenset({1, 2, 3, 4}))
 
 
 def spent_numbers(summary: Summary) -> dict[str, Any]:
@@ -176,7 +176,6 @@ def spent_numbers(summary: Summary) -> dict[str, Any]:
         "trial_seconds": round(sum(seconds.values()), 1),
         **({"seconds_lost_to_failures": round(lost, 1)} if lost else {}),
         **{key: value for key, value in summary["counts"].items() if value or key == "trials"},
-        **(summary.get("fact") or {}),
     }
 
 
@@ -244,17 +243,10 @@ def _seconds(report: Row) -> float:
     return float(report.get("train_seconds", 0.0)) + float(report.get("eval_seconds", 0.0))
 
 
-def _plain(value: Any) -> str:
-    """A number, range or text of a plan or of the facts, or "" for what is none."""
-    if isinstance(value, dict):  # an estimate with its ends
-        return ", ".join(f"{_words(str(key))} {_plain(part)}" for key, part in value.items() if _plain(part))
-    if isinstance(value, bool) or value is None:
-        return ""
-    if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
-    if isinstance(value, list | tuple) and value and all(isinstance(v, int | float) for v in value):
-        return " to ".join(_plain(v) for v in value)
-    return value if isinstance(value, str) else ""
+def _plain(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _words(name: str) -> str:

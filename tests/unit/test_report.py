@@ -113,13 +113,17 @@ def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
 
 
 def test_plan_and_fact_stand_side_by_side(tmp_path: Path) -> None:
-    plan = {"wall_seconds": {"low": 3000.0, "high": 4000.0}, "trials": 30, "usd": 1.5, "note": None, "sure": True}
+    plan = [
+        {"what": "hours", "predicted": 1.25, "low": 0.5, "high": 3.0, "actual": 1.5},
+        {"what": "USD", "predicted": 1.5, "low": 1.0, "high": 2.0},
+    ]
     _, markdown = written(tmp_path, summary(plan=plan))
-    assert "| wall seconds | low 3,000.0, high 4,000.0 | 3,600.0 |" in markdown
-    assert "| trials | 30 | 30 |" in markdown
-    assert "| usd | 1.5 |  |" in markdown
-    assert "| trial seconds |  | 96.0 |" in markdown
-    assert "| seconds lost to failures |  | 3 |" in markdown
+    assert "|  | predicted | low | high | actual |" in markdown
+    assert "| hours | 1.25 | 0.5 | 3 | 1.5 |" in markdown
+    assert "| USD | 1.5 | 1 | 2 |  |" in markdown
+    assert "| wall seconds | 3,600.0 |" in markdown
+    assert "| trial seconds | 96.0 |" in markdown
+    assert "| seconds lost to failures | 3 |" in markdown
 
 
 def test_failures_of_one_kind_are_one_line(tmp_path: Path) -> None:
