@@ -70,7 +70,7 @@ def execute(options: Options, console: Console) -> int:
     ledger.record({"event": "started"})
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    screen = Screen(plan, console, options.budget)
+    screen = Screen(plan, console, options.budget, ledger.state)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
     status, environment = "FAILED", machine()
     try:
@@ -85,7 +85,8 @@ def execute(options: Options, console: Console) -> int:
         interrupt_on_sigterm()
         make_pairs(options, ledger, spec, console)
         note_plan(options, ledger, spec, console)
-        run_tune(options, ledger, spec, folder, screen.say)
+        with screen:
+            run_tune(options, ledger, spec, folder, screen.say)
         if options.final_test:
             final_test(plan, ledger, spec, str(folder / "trials"))
         status = "FINISHED"

@@ -1,13 +1,15 @@
 """What a search shows: a line for each event while it runs, and at the end a table made from its summary."""
 
 import time
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from searches.budget import Budget
 from searches.ledger import RUNNING, Event, State
+from searches.objectives import ranked
 from searches.plan_table import progress, show_fact
 from searches.question import Plan
 from searches.words import count, point_text, value_text
@@ -31,12 +33,27 @@ SCHEDULERS_SAY = {
 }
 
 
-class Screen:
-    """Listens to a ledger and prints what happens, with what is left to do and about how long it takes."""
+RUNNING_SHOWN = 20  # rows of the live table
 
-    def __init__(self, plan: Plan, console: Console, budget: Budget | None = None) -> None:
-        self.plan, self.console, self.budget = plan, console, budget or Budget()
+
+class Screen:
+    """Listens to a ledger and shows what happens, with what it cost so far and about how long it takes.
+
+    A line for each event; on a terminal, while it is entered, a table of what runs in place of most of them.
+    """
+
+    def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
+        self.plan, self.console, self.budget, self.state = plan, console, budget, state
         self.started = time.monotonic()
+        self.live = Live(console=console, get_renderable=self.table, refresh_per_second=1, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -49,6 +66,8 @@ class Screen:
     def __call__(self, event: Event, state: State) -> None:
         """Print an event of the ledger."""
         match event["event"]:
+            case "proposed" | "report" if self.live.is_started:
+                pass  # the table has it
             case "proposed":
                 trial = event["trial"]
                 self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
@@ -61,6 +80,30 @@ class Screen:
             case "ended":
                 reason = f": {event['reason']}" if event.get("reason") else ""
                 self._line(event["trial"], f"{event['status']}{reason}  {self._progress(state)}")
+
+    def table(self) -> Table:
+        """The trials that run and the best one so far; below, how far the search is."""
+        trials, objective = list(self.state.trials.values()), self.plan.objective
+        shown = [trial for trial in trials if trial.status == RUNNING][:RUNNING_SHOWN]
+        best = next(iter(ranked(trials, self.plan)), None)
+        table = Table(caption=self._progress(self.state), caption_justify="left", header_style="bold")
+        for heading in ("trial", "from", "point"):
+            table.add_column(heading)
+        for heading in ("epoch", f"best {objective}", "seconds"):
+            table.add_column(heading, justify="right")
+        seconds = self.state.clock.at(time.time()).trials
+        for trial in [*shown, *([best] if best else [])]:
+            score = trial.score(objective, self.plan.direction)
+            table.add_row(
+                trial.name,
+                trial.origin,
+                point_text(trial.point),
+                f"{max(trial.reports, default=0)}/{trial.epochs}",
+                "" if score is None else f"{score:.2f}",
+                f"{seconds.get(trial.name, 0.0):.0f}",
+                style="bold green" if trial is best else None,
+            )
+        return table
 
     def _line(self, name: str, text: str) -> None:
         seconds = time.monotonic() - self.started
