@@ -91,6 +91,7 @@ def interrupt_on_sigterm() -> None:
     """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
 
     def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not break the end that the first one begins
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

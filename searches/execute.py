@@ -1,6 +1,5 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
-import logging
 import os
 import shutil
 import time
@@ -8,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger and MLflow are written by this project
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runner's
@@ -31,7 +31,8 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
-from searches.ledger import COMPLETED, STOPPED, Ledger
+from searches.failures import Faults, explained
+from searches.ledger import COMPLETED, STOPPED, Ledger, LedgerError
 from searches.options import Options
 from searches.pairs import make_pairs
 from searches.plots import plots
@@ -42,6 +43,7 @@ from searches.screen import Screen, show
 from searches.searcher import OptunaSearcher, open_study
 from searches.tracking import Tracker
 from searches.verdict import summarise
+from trainables.heartbeat import leaving_when_ray_ends
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
 from trainables.warm import task_data
@@ -56,10 +58,13 @@ def execute(options: Options, console: Console) -> int:
     folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    interrupt_on_sigterm()
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), Screen(plan, console).warn)
     status = "FAILED"
+
+    def end() -> dict[str, Any]:
+        return wind_up(options, ledger, tracker, folder, status, time.monotonic() - started)
+
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
@@ -69,23 +74,47 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
         interrupt_on_sigterm()
-        make_pairs(options, ledger, spec, console)
-        run_tune(options, ledger, spec, folder)
+        with leaving_when_ray_ends(end) as heart:
+            make_pairs(options, ledger, spec, console)
+            run_tune(options, ledger, spec, folder, [Faults(heart, tracker.warn)])
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        ledger.listeners.clear()
-        ledger.record({"event": "time", "seconds": time.monotonic() - started})
-        summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
-        write_json(folder / "summary.json", summary)
-        if tracker.experiment_id:
-            tracker.finish(summary, status)
-        ledger.close()
+        summary = end()
         ray.shutdown()
     show(summary, console)
     return conclude(summary, plan, folder, tracker, console)
+
+
+def wind_up(
+    options: Options, ledger: Ledger, tracker: Tracker, folder: Path, status: str, seconds: float
+) -> dict[str, Any]:
+    """Write down how a search stands that ends, well or not; return its summary.
+
+    Raises UserError where a search that ended well could not be written down.
+    """
+    plan = options.plan
+    problem: UserError | None = None
+    ledger.listeners.clear()
+    try:
+        ledger.record({"event": "time", "seconds": seconds})
+    except LedgerError as error:
+        problem = error
+    summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+    try:
+        write_json(folder / "summary.json", summary)
+    except OSError as error:
+        problem = UserError(
+            f"{folder / 'summary.json'}: cannot be written ({error.strerror}); the same command goes on"
+        )
+    if tracker.experiment_id:
+        tracker.finish(summary, status)
+    ledger.close()
+    if problem is not None and status == "FINISHED":
+        raise problem
+    return summary
 
 
 def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
@@ -97,7 +126,8 @@ def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
         raise UserError(f"{folder}: there is a search already, and --resume is never; choose another --name")
     ledger = Ledger(folder / "ledger.jsonl")
     if ledger.state.digest is None:
-        ledger.record({"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed})
+        event = {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed}
+        ledger.record(event | {"id": uuid4().hex})
     elif ledger.state.digest != plan.digest:
         ledger.close()
         raise UserError(
@@ -186,7 +216,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     )
 
 
-def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) -> None:
+def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, callbacks: list[tune.Callback]) -> None:
     """Let Tune run the trials that the searcher proposes."""
     plan = options.plan
     function, resources = trainable(spec)
@@ -205,10 +235,15 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path) ->
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=RESTARTS)
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            callbacks=callbacks,
         ),
     )
-    tuner.fit()
+    with explained(ledger):
+        tuner.fit()
 
 
 def _trial_name(trial: Any) -> str:

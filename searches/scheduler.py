@@ -5,11 +5,12 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from searches.failures import NotesFailures
 from searches.ledger import RUNNING, State
 from searches.question import Plan
 
 
-class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
+class Asha(NotesFailures, AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934) over epochs."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
-from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Event, Ledger, Trial
+from searches import failures
+from searches.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
 from searches.question import Choice, Domain, LogUniform, Plan
 from trainables.trial import TrialSpec
 
@@ -70,7 +71,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return
         if result and not error:
             self.on_trial_result(trial_id, result)
-        status, reason = self._outcome(trial, result, error)
+        status, reason = failures.outcome(trial_id) if error else self._outcome(trial, result)
         self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
         self._tell(trial)
 
@@ -164,15 +165,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         score = trial.score(self.plan.objective, self.plan.direction)
         return float("nan") if score is None else score
 
-    def _outcome(self, trial: Trial, result: dict[str, Any] | None, error: bool) -> tuple[str, str | None]:
+    def _outcome(self, trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
         if result and "failure/kind" in result:
-            kind = DIVERGED if result["failure/kind"] == DIVERGED else FAILED
-            return kind, result["failure/reason"]
-        if error or not trial.reports:
-            return (
-                FAILED,
-                "its process died, or it raised an error that is no fault of its configuration: see Tune's log",
-            )
+            return result["failure/kind"], result["failure/reason"]
+        if not trial.reports:
+            return failures.UNKNOWN
         done = max(trial.reports) >= trial.run["epochs"]
         return (COMPLETED, None) if done else (STOPPED, None)
 

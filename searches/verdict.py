@@ -8,7 +8,7 @@ from gpt2core.config import RunConfig
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
 from gpt2core.tasks import TASKS
-from searches.ledger import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Trial
+from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, Ledger, Trial
 from searches.question import Choice, Plan
 from searches.searcher import finalists
 from searches.words import count
@@ -50,6 +50,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
             "stopped": statuses.count(STOPPED),
             "failed": statuses.count(FAILED),
             "diverged": statuses.count(DIVERGED),
+            "out_of_memory": statuses.count(OUT_OF_MEMORY),
             "unfinished": statuses.count(RUNNING),
             "replicates": len(trials) - len(statuses),
             "duplicates_avoided": state.duplicates,
