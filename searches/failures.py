@@ -43,8 +43,10 @@ class Faults(tune.Callback):  # type: ignore[misc]  # Ray ships no types
             self.say(f"trial {trial}: {note}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Raise RayEndedError where that is why a trial's process died."""
+        """Say that a trial goes on; raise RayEndedError where that is why its process died."""
         self.heart.check_node()
+        _, reason = _read(trial.error_file)
+        self.say(f"trial {trial}: {reason}; it goes on from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -92,5 +94,5 @@ def described(text: str, *, killed: bool) -> tuple[str, str]:
                 OUT_OF_MEMORY,
                 "its process died while the kernel killed processes of this machine for want of memory",
             )
-        return FAILED, "its process died, and again when it was started anew: see Tune's log"
+        return FAILED, "its process died"
     return (FAILED, f"it raised an error: {lines[-1]}") if lines else UNKNOWN
