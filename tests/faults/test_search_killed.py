@@ -62,10 +62,10 @@ def test_it_ends_as_if_nothing_had_happened(
     assert {path: stamp for path, stamp in stamped(search).items() if path in stamps} == stamps
     assert left(seen) == []
     there, here = undisturbed.summary(), search.summary()
+    in_mlflow_once(here, server.uri)
     assert rows(here) == rows(there)
     assert here["best"]["id"] == there["best"]["id"]
     assert here["verdict"]["winner"] == there["verdict"]["winner"]
-    in_mlflow_once(here, server.uri)
 
 
 def disturb(what: str, search: Search, server: Server, draws: random.Random) -> None:
