@@ -87,12 +87,16 @@ def absolute_model(name: str) -> str:
     return absolute(name) if Path(name).expanduser().is_dir() else name
 
 
+class PreemptedInterrupt(KeyboardInterrupt):
+    """SIGTERM: whoever sent it waits for the end of this process, and not for long."""
+
+
 def interrupt_on_sigterm() -> None:
     """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
 
     def interrupt(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not break the end that the first one begins
-        raise KeyboardInterrupt
+        raise PreemptedInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
 
@@ -104,6 +108,9 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
+        if isinstance(interrupt, PreemptedInterrupt):
+            sys.stdout.flush()
+            os._exit(130)  # Ray's own end lets a second SIGTERM in; its processes end with this one
         sys.exit(130)

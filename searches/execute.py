@@ -84,7 +84,8 @@ def execute(options: Options, console: Console) -> int:
         raise
     finally:
         summary = end()
-        ray.shutdown()
+        if status != "KILLED":  # else Ray ends with this process, without another second
+            ray.shutdown()
     show(summary, console)
     return conclude(summary, plan, folder, tracker, console)
 

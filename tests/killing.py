@@ -90,7 +90,8 @@ class Search:
 
     def ends(self, status: int) -> str:
         """Wait for its end, which is to be of that status; return what it wrote to stderr."""
-        assert self.process.wait(PATIENCE) == status, self.output.read_text() + self.errors.read_text()
+        found = self.process.wait(PATIENCE)
+        assert found == status, f"{found}: {self.output.read_text()}{self.errors.read_text()}"
         return self.errors.read_text()
 
     def end(self) -> None:
