@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,9 @@ from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import nearest
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
+
+
+_preempted = threading.Event()  # by SIGTERM: whoever sent it waits for the end of this process, and not for long
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,16 +91,13 @@ def absolute_model(name: str) -> str:
     return absolute(name) if Path(name).expanduser().is_dir() else name
 
 
-class PreemptedInterrupt(KeyboardInterrupt):
-    """SIGTERM: whoever sent it waits for the end of this process, and not for long."""
-
-
 def interrupt_on_sigterm() -> None:
     """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
 
     def interrupt(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not break the end that the first one begins
-        raise PreemptedInterrupt
+        _preempted.set()
+        raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
 
@@ -108,9 +109,9 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
-        if isinstance(interrupt, PreemptedInterrupt):
+        if _preempted.is_set():
             sys.stdout.flush()
             os._exit(130)  # Ray's own end lets a second SIGTERM in; its processes end with this one
         sys.exit(130)
