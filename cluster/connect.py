@@ -4,9 +4,11 @@ import logging
 import os
 from pathlib import Path
 
+from gpt2core.errors import UserError, first_line
+
 
 def connect(*, dashboard: bool = False) -> None:
-    """Use the Ray that is there, the cluster of $RAY_ADDRESS, or a new local one, on loopback.
+    """Use the Ray that is there, the cluster of $RAY_ADDRESS, or a new local one, on loopback. Raises UserError.
 
     "local" is said by name: a stale address file of an older cluster would break a plain `ray.init()`.
     """
@@ -17,7 +19,10 @@ def connect(*, dashboard: bool = False) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", **quiet)
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError as error:
+            raise UserError(f"Ray did not answer ({first_line(error)}); see $RAY_ADDRESS") from None
     else:
         ray.init(address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **quiet)
 

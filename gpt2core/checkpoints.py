@@ -1,22 +1,31 @@
-"""Checkpoints of a run: trained weights and optimizer state as safetensors, one folder per epoch, whole or absent."""
+"""Checkpoints of a run: trained weights and optimizer state as safetensors, one folder per epoch, whole or absent.
+
+The last two epochs are kept, so that a damaged one costs an epoch and not the run. `best` keeps the weights of the best one. Its
+files are replaced one by one, each whole; which epoch its weights are of is written in the weights themselves. So there is no
+moment at which a kill could take the best weights, and `resume` brings `best` up to date where one came in between.
+"""
 
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import CheckpointError, ConfigError
+from gpt2core.errors import CheckpointError, ConfigError, first_line
+from gpt2core.files import atomic_path, flush_folder, write_json
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST = "best"
+EPOCH = "epoch"  # in the metadata of weights: which one they are of
+KEPT = 2  # checkpoints of epochs
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -33,25 +42,33 @@ def save(
     *,
     best: bool,
 ) -> None:
-    """Write the checkpoint of the last epoch in `history`, then drop older ones; `best` keeps its weights apart as well."""
+    """Write the checkpoint of the last epoch in `history`, then drop older ones; `best` keeps its weights apart as well.
+
+    Raises CheckpointError where it cannot be written.
+    """
     epoch = history[-1]["epoch"]
-    target = folder / f"epoch-{epoch:04d}"
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
-    with whole_folder(target) as part:
-        save_file(weights, part / WEIGHTS)
-        save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
-        state = {"config": config.model_dump(), "history": history}
-        (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-    if best:
-        with whole_folder(folder / BEST) as part:
-            save_file(weights, part / WEIGHTS)
+    try:
+        _drop_unfinished(folder)
+        state = {"config": config.model_dump(), "history": [*history[:-1], {**history[-1], "best": best}]}
+        with whole_folder(_epoch_folder(folder, epoch)) as part:
+            weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
+            save_file(weights, part / WEIGHTS, {EPOCH: str(epoch)})
+            save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
             (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-    for old in _epochs(folder)[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+        if best:
+            _keep_best(folder, state, epoch)
+            flush_folder(folder)
+        for old in _epochs(folder)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: the checkpoint of epoch {epoch} cannot be written ({first_line(error)}); see that there is room, "
+            "and that the folder may be written to, or choose another one"
+        ) from None
 
 
 class whole_folder:  # noqa: N801  # reads as a verb at its use
-    """Give a new folder to fill; on success it takes `target`'s place by a rename."""
+    """Give a new folder to fill; on success it takes `target`'s place, which is free or holds what is damaged, by a rename."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -67,32 +84,109 @@ class whole_folder:  # noqa: N801  # reads as a verb at its use
             for path in self.part.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+            flush_folder(self.part)
             shutil.rmtree(self.target, ignore_errors=True)
             self.part.replace(self.target)
+            flush_folder(self.target.parent)
         shutil.rmtree(self.part, ignore_errors=True)
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written."""
+    for path in folder.glob(".epoch-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (folder / BEST).glob(".*"):
+        path.unlink(missing_ok=True)
+
+
+def _keep_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
+    """Make `best` hold the weights of an epoch whose checkpoint is there, and the history up to it."""
+    with atomic_path(folder / BEST / WEIGHTS) as part:
+        shutil.copyfile(_epoch_folder(folder, epoch) / WEIGHTS, part)
+    _tell_of_best(folder, state, epoch)
+
+
+def _tell_of_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
+    write_json(folder / BEST / STATE, {**state, "history": state["history"][:epoch]})
+
+
+def _epoch_of(folder: Path) -> int | None:
+    """The epoch that whole weights are of; None where they are damaged, or not there."""
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return int((file.metadata() or {})[EPOCH])
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
+
+
+def _epoch_folder(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch:04d}"
 
 
 def _epochs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", path.name))
 
 
-def resume(folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def resume(
+    folder: Path,
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    writes: bool = True,
+) -> list[dict[str, Any]]:
     """Load the newest checkpoint that is whole into model and optimizer; return its history, empty where there is none.
 
-    A damaged checkpoint is passed over. Raises CheckpointError where it belongs to another configuration.
+    A damaged checkpoint is passed over, and `say` told so. Only one of several workers `writes`: it mends `best`. Raises
+    CheckpointError where it belongs to another configuration.
     """
     for path in reversed(_epochs(folder)):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             weights, moments = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, SafetensorError) as error:
+            say(f"{path} is damaged ({first_line(error)}) and passed over")
             continue
         if _deciding(state["config"]) != _deciding(config.model_dump()):
             raise CheckpointError(f"{path}: belongs to another configuration; choose another folder or --name")
+        if not _best_is_there(folder, state):
+            say(f"{folder / BEST} is damaged: the run starts again")
+            return []
+        if writes:
+            _mend_best(folder, state)
         _load_weights(model, weights, path)
         _load_optimizer(model, optimizer, moments)
         return list(state["history"])
     return []
+
+
+def _best_is_there(folder: Path, state: dict[str, Any]) -> bool:
+    """Whether the best weights are kept, or can be from the epoch's own checkpoint.
+
+    Those of a later epoch will do: its checkpoint was damaged, and the run comes to it again.
+    """
+    best = _best_epoch(state)
+    return (_epoch_of(folder / BEST) or 0) >= best or _epoch_of(_epoch_folder(folder, best)) == best
+
+
+def _mend_best(folder: Path, state: dict[str, Any]) -> None:
+    """Bring `best` up to date where a kill came between an epoch's checkpoint and it, or where it was damaged."""
+    best, kept = _best_epoch(state), _epoch_of(folder / BEST) or 0
+    if kept < best:
+        _keep_best(folder, state, best)
+    elif kept == best:
+        try:
+            whole = _best_state(folder)["history"][-1]["epoch"] == best
+        except CheckpointError:
+            whole = False
+        if not whole:
+            _tell_of_best(folder, state, best)
+
+
+def _best_epoch(state: dict[str, Any]) -> int:
+    """The best epoch so far; 0 where the checkpoint does not say, for it was written before it did."""
+    return max((past["epoch"] for past in state["history"] if past.get("best")), default=0)
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
@@ -133,7 +227,7 @@ def load_best(folder: Path, model: nn.Module) -> int:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / BEST / WEIGHTS}: cannot be read ({error})") from None
     _load_weights(model, weights, folder)
-    return int(state["history"][-1]["epoch"])
+    return _epoch_of(folder / BEST) or int(state["history"][-1]["epoch"])
 
 
 def run_config(folder: Path) -> RunConfig:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,9 @@ from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import nearest
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
+
+
+_preempted = threading.Event()  # by SIGTERM: whoever sent it waits for the end of this process, and not for long
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,6 +95,8 @@ def interrupt_on_sigterm() -> None:
     """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
 
     def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not break the end that the first one begins
+        _preempted.set()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -104,5 +110,8 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr)
+        print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
+        if _preempted.is_set():
+            sys.stdout.flush()
+            os._exit(130)  # Ray's own end lets a second SIGTERM in; its processes end with this one
         sys.exit(130)

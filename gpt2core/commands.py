@@ -95,6 +95,8 @@ def train(options: argparse.Namespace) -> None:
     history = []
     try:
         for report in train_run(config, base, data, folder=out):
+            for note in report.notes:
+                CONSOLE.print(f"warning: {note}")
             seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]
             numbers = ", ".join(f"{name} {value}" for name, value in _readable(report.metrics))
             CONSOLE.print(f"epoch {report.epoch}/{config.epochs}: {numbers}, {seconds:.1f} s")

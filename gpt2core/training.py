@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class EpochReport:
     step: int
     metrics: dict[str, float]
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
+    notes: list[str] = field(default_factory=list)  # what happened before it that a person should know
 
 
 def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
@@ -87,13 +88,19 @@ def train(
     """Train for `config.epochs` epochs, yielding a report after each; with `folder`, go on from its last checkpoint.
 
     A checkpoint is on disk before its epoch is reported. Epochs that the checkpoint holds are reported again, from its
-    record, so that a consumer sees each epoch once whatever happened before. Raises DivergedError where the loss is
-    not finite, CheckpointError where the folder belongs to another configuration.
+    record, so that a consumer sees each epoch once whatever happened before; `notes` of the first one tell of damaged
+    checkpoints. Raises DivergedError where the loss is not finite, CheckpointError where the folder belongs to another
+    configuration or a checkpoint cannot be written.
     """
     run = Run(config, base, data, workers)
-    history = checkpoints.resume(folder, config, run.model, run.optimizer) if folder else []
+    notes: list[str] = []
+    history: list[dict[str, Any]] = []
+    if folder:
+        writes = workers.rank == 0
+        history = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
     for past in history:
-        yield _reported_again(past)
+        yield replace(_reported_again(past), notes=notes)
+        notes = []
     task = run.task
     for epoch in range(len(history) + 1, config.epochs + 1):
         trained = run.epoch(epoch)
@@ -104,10 +111,11 @@ def train(
         metrics = {**trained, "eval_seconds": time.perf_counter() - started, **evaluation.metrics}
         if "train_loss" in metrics and "dev_perplexity" in metrics:
             metrics["train_perplexity"] = perplexity(metrics["train_loss"])
-        report = EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation)
+        report = EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, notes=notes)
+        notes = []
         if folder and workers.rank == 0:
             best = _best(history, metrics, task.objective, task.direction)
-            history.append(_record(report))
+            history.append(_record(report) | {"best": best})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
         yield report
 

@@ -1,6 +1,5 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
-import logging
 import os
 import shutil
 import time
@@ -9,12 +8,14 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger and MLflow are written by this project
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runner's
 os.environ.setdefault(
     "RAY_AIR_NEW_OUTPUT", "0"
 )  # with verbose=0, Tune then prints nothing: the screen is this project's
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the screen says it in a line
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Train polls for reports this often
 
 import ray
@@ -25,6 +26,7 @@ from rich.console import Console
 from cluster.connect import connect
 from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import interrupt_on_sigterm
+from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.errors import UserError
@@ -36,8 +38,9 @@ from gpt2core.tasks.gold import check_gold
 from searches.budget_stop import BudgetStopper
 from searches.control import MAILBOX, Control, Mailbox
 from searches.facts import cluster, facts, machine
+from searches.failures import Faults, explained
 from searches.final import final_test
-from searches.ledger import COMPLETED, STOPPED, Ledger
+from searches.ledger import COMPLETED, STOPPED, Ledger, LedgerError
 from searches.options import Options
 from searches.pairs import make_pairs
 from searches.planning import note_plan, plan_and_fact
@@ -51,6 +54,7 @@ from searches.shares import share
 from searches.strategy import AHEAD, Strategy, open_study
 from searches.tracking import Tracker
 from searches.verdict import summarise
+from trainables.heartbeat import leaving_when_ray_ends
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
 from trainables.warm import task_data
@@ -68,11 +72,14 @@ def execute(options: Options, console: Console) -> int:
     ledger = open_ledger(folder, plan, options.resume)
     started = time.monotonic()
     ledger.record({"event": "started"})
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    interrupt_on_sigterm()
     screen = Screen(plan, console, options.budget, ledger.state)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
     status, environment = "FAILED", machine()
+
+    def end() -> dict[str, Any]:
+        return wind_up(options, ledger, tracker, status, environment, time.monotonic() - started)
+
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         start_tracking(tracker, options)
@@ -83,29 +90,54 @@ def execute(options: Options, console: Console) -> int:
         spec = connect_and_share(options, folder)
         environment |= cluster(ray.cluster_resources())
         interrupt_on_sigterm()
-        make_pairs(options, ledger, spec, console)
-        note_plan(options, ledger, spec, console)
-        with screen:
-            run_tune(options, ledger, spec, folder, screen.say)
-        if options.final_test:
-            final_test(plan, ledger, spec, str(folder / "trials"))
+        with leaving_when_ray_ends(end) as heart:
+            make_pairs(options, ledger, spec, console)
+            note_plan(options, ledger, spec, console)
+            with screen:
+                run_tune(options, ledger, spec, folder, screen.say, Faults(heart, tracker.warn))
+            if options.final_test:
+                final_test(plan, ledger, spec, str(folder / "trials"))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        ledger.listeners.clear()
-        ledger.record({"event": "time", "seconds": time.monotonic() - started})
-        summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
-        summary |= plan_and_fact(options, ledger, folder)
-        summary |= facts(options, ledger, summary, environment)
-        write_json(folder / "summary.json", summary)
-        if tracker.experiment_id:
-            tracker.finish(summary, status)
-        ledger.close()
-        ray.shutdown()
+        summary = end()
+        if status != "KILLED":  # else Ray ends with this process, without another second
+            ray.shutdown()
     show(summary, console)
-    return conclude(summary, plan, folder, tracker, console)
+    return conclude(summary, folder, tracker, console)
+
+
+def wind_up(
+    options: Options, ledger: Ledger, tracker: Tracker, status: str, environment: dict[str, str], seconds: float
+) -> dict[str, Any]:
+    """Write down how a search stands that ends, well or not; return its summary.
+
+    Raises UserError where a search that ended well could not be written down.
+    """
+    plan, folder = options.plan, results(options)
+    problem: UserError | None = None
+    ledger.listeners.clear()
+    try:
+        ledger.record({"event": "time", "seconds": seconds})
+    except LedgerError as error:
+        problem = error
+    summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
+    summary |= plan_and_fact(options, ledger, folder)
+    summary |= facts(options, ledger, summary, environment)
+    try:
+        write_json(folder / "summary.json", summary)
+    except OSError as error:
+        problem = UserError(
+            f"{folder / 'summary.json'}: cannot be written ({error.strerror}); the same command goes on"
+        )
+    if tracker.experiment_id:
+        tracker.finish(summary, status)
+    ledger.close()
+    if problem is not None and status == "FINISHED":
+        raise problem
+    return summary
 
 
 def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
@@ -117,7 +149,8 @@ def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
         raise UserError(f"{folder}: there is a search already, and --resume is never; choose another --name")
     ledger = Ledger(folder / "ledger.jsonl")
     if ledger.state.digest is None:
-        ledger.record({"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed})
+        event = {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed}
+        ledger.record(event | {"id": uuid4().hex})
     elif ledger.state.digest != plan.digest:
         ledger.close()
         raise UserError(
@@ -187,7 +220,9 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     return share(options, folder, int(total.get("CPU", 1)), total.get("GPU", 0.0))
 
 
-def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, say: Callable[[str], None]) -> None:
+def run_tune(
+    options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, say: Callable[[str], None], faults: Faults
+) -> None:
     """Let Tune run the trials that the searcher proposes."""
     plan = options.plan
     function, resources = trainable(spec)
@@ -218,10 +253,11 @@ def run_tune(options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, sa
             verbose=0,
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
-            callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say)],
+            callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say), faults],
         ),
     )
-    tuner.fit()
+    with explained(ledger):
+        tuner.fit()
     budget.close()
 
 
@@ -229,14 +265,14 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config["spec"]["name"])
 
 
-def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker, console: Console) -> int:
+def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: Console) -> int:
     """Write the report, export the winner, print where everything is, and return the exit status."""
     drawn = plots(summary)
     for file_name, svg in drawn.items():
         (folder / file_name).write_text(svg, encoding="utf-8")
     page, text = write(folder, summary)
-    tracker.attach({**drawn, **{path.name: path.read_text(encoding="utf-8") for path in (page, text)}})
-    tracker.describe(summary, page)
+    files = {**drawn, **{path.name: path.read_text(encoding="utf-8") for path in (page, text)}}
+    tracker.attach(files, summary, page)
     lines = [
         f"Report: {page}",
         f"Results: {', '.join(str(folder / file_name) for file_name in ('summary.json', text.name, *drawn))}",
@@ -252,7 +288,7 @@ def conclude(summary: dict[str, Any], plan: Plan, folder: Path, tracker: Tracker
     name = summary["verdict"]["winner"] or summary["best"]["id"]
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
-    export(plan.config(chosen["point"]), folder / "trials" / name, out)
+    export(RunConfig.of(chosen["config"]), folder / "trials" / name, out)
     lines.insert(1, f"Model folder of trial {name}: {out}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0

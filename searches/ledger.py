@@ -4,8 +4,10 @@ import fcntl
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +20,10 @@ RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
 BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
 CLONE = "clone"  # the origin of a trial that a person made
+
+
+class LedgerError(UserError):
+    """The ledger cannot be written: its disk is full, for instance."""
 
 
 @dataclass
@@ -71,6 +77,7 @@ class State:
 
     digest: str | None = None
     lag: int = 0  # trials before a new one that it does not wait for
+    id: str = ""  # of the search, by which its run in MLflow is found
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(
         default_factory=list
@@ -89,7 +96,7 @@ class State:
         self.clock.tick(event)
         match event["event"]:
             case "search":
-                self.digest = event["digest"]
+                self.digest, self.id = event["digest"], event.get("id", "")
             case "lag":
                 self.lag = event["trials"]
             case "data":
@@ -138,27 +145,52 @@ class Ledger:
     """A search's ledger file and its state. Held by one process at a time; each event is on disk before it counts."""
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.now = path, now
         self.file = _locked(path)
+        self.failure: LedgerError | None = None
         self.state = State()
+        self.lock = threading.RLock()  # events come from the search and from whoever delivers them
         self.listeners: list[Callable[[Event, State], None]] = []
         try:
             for event in _whole_events(self.file):
                 self.state.apply(event)
-        except UserError:
+            self.size = os.fstat(self.file.fileno()).st_size
+        except (OSError, UserError):
             self.close()
             raise
 
     def record(self, event: Event) -> None:
-        """Append an event, flush it to the disk, then tell the listeners."""
-        event = {**event, "time": self.now()}
-        self.file.write(json.dumps(event) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.state.apply(event)
-        for listener in self.listeners:
-            listener(event, self.state)
+        """Append an event with the time at which it happened, flush it to the disk, then tell the listeners.
+
+        Raises LedgerError where it cannot be written; then nothing of it is on the disk or in the state, and nothing more is
+        written.
+        """
+        with self.lock:
+            event = {**event, "time": self.now()}
+            self._append((json.dumps(event) + "\n").encode())
+            self.state.apply(event)
+            for listener in self.listeners:
+                listener(event, self.state)
+
+    def _append(self, line: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        left, handle = line, self.file.fileno()
+        try:
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        except BaseException as error:
+            with suppress(OSError):  # what stays is cut off when the ledger is opened again
+                os.ftruncate(handle, self.size)
+            if not isinstance(error, OSError):
+                raise
+            self.failure = LedgerError(
+                f"{self.path}: cannot be written ({error.strerror}); all before is kept, and when there is room the same "
+                "command goes on"
+            )
+            raise self.failure from None
+        self.size += len(line)
 
     def close(self) -> None:
         """Release the file."""
@@ -170,7 +202,11 @@ class Ledger:
 
 
 def _locked(path: Path) -> IO[str]:
-    file = path.open("a+", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror}); choose another --storage") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -11,14 +11,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
+from searches import failures
 from searches.budget import BUDGET
 from searches.budget_stop import BudgetStopper
-from searches.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, Event, Trial
+from searches.failures import NotesFailures
+from searches.ledger import COMPLETED, RUNNING, Event, Trial
 from searches.strategy import WAIT, Strategy
 from trainables.trial import TrialSpec
-
-KINDS = {"diverged": DIVERGED, "out_of_memory": OUT_OF_MEMORY}
-DIED = "its process died, or it raised an error that is no fault of its configuration: see Tune's log"
 
 
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -65,7 +64,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return
         if result and not error and "failure/kind" not in result:
             self.strategy.report(trial, report_event(trial, result))
-        status, reason = outcome(trial, result, error)
+        status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
         self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
 
     def save(self, checkpoint_path: str) -> None:
@@ -75,7 +74,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Nothing to restore: the ledger is the memory."""
 
 
-class StrategyScheduler(FIFOScheduler):  # type: ignore[misc]
+class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
     """Passes reports on to the strategy, and ends the trials that it ends."""
 
     def __init__(self, searcher: StrategySearcher) -> None:
@@ -107,13 +106,11 @@ class StrategyScheduler(FIFOScheduler):  # type: ignore[misc]
         return {}
 
 
-def outcome(trial: Trial, result: dict[str, Any] | None, error: bool) -> tuple[str, str | None]:
+def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
     """How a trial ended, by what it reported last, and why."""
     if result and "failure/kind" in result:
-        return KINDS.get(result["failure/kind"], FAILED), result["failure/reason"]
-    if error or not trial.reports:
-        return FAILED, DIED
-    return COMPLETED, None
+        return result["failure/kind"], result["failure/reason"]
+    return (COMPLETED, None) if trial.reports or trial.stopped_at is not None else failures.UNKNOWN
 
 
 def report_event(trial: Trial, result: dict[str, Any]) -> Event:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, interrupt_on_sigterm, run_or_explain, settings
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,8 +145,9 @@ def execute(options: Options, console: "Console") -> int:
     """Run or go on with the job; return the exit status. Raises UserError, KeyboardInterrupt."""
     import ray
 
-    from cluster.connect import default_storage
-    from trainables.pipeline import RayEndedError, fitted, locked, manifest, ray_explained
+    from cluster.connect import connect, default_storage
+    from trainables.heartbeat import RayEndedError, leave
+    from trainables.pipeline import fitted, locked, manifest, ray_explained
     from trainables.screen import Screen, show
     from trainables.tracking import CandidatesRun, default_address
 
@@ -158,7 +159,7 @@ def execute(options: Options, console: "Console") -> int:
         rounds: list[dict[str, Any]] = []
         try:
             with ray_explained():
-                _connect()
+                connect()
                 interrupt_on_sigterm()
                 job = fitted(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))
@@ -171,7 +172,7 @@ def execute(options: Options, console: "Console") -> int:
             status = "KILLED"
             raise
         except RayEndedError as error:
-            _leave(error, lambda: tracker.finish(status, rounds, card))
+            leave(error, lambda: tracker.finish(status, rounds, card))
         finally:
             tracker.finish(status, rounds, card)
             ray.shutdown()
@@ -219,25 +220,6 @@ def parameters(job: "Job", options: Options) -> dict[str, Any]:
     values = {key: getattr(job, key) for key in keys} | {"rounds": options.rounds}
     values |= {f"student_{key}": value for key, value in options.student.items()}
     return {**values, **job.generation.model_dump(), **job.thresholds.model_dump()}
-
-
-def _connect() -> None:
-    from cluster.connect import connect
-
-    try:
-        connect()
-    except ConnectionError as error:
-        raise UserError(f"Ray did not answer ({str(error).splitlines()[0]}); see $RAY_ADDRESS") from None
-
-
-def _leave(error: Exception, last: Callable[[], None]) -> NoReturn:
-    """End at once where Ray is gone: taking leave of it would wait for it, and then die of it."""
-    import os
-
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    last()
-    sys.stdout.flush()
-    os._exit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

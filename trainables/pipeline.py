@@ -6,7 +6,6 @@ Everything is deterministic but the order of the work: 1, 2 or 4 workers leave t
 
 import fcntl
 import json
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from gpt2core.distill.shards import Shard
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
+from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
 __all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "locked", "manifest", "run"]
@@ -29,16 +29,10 @@ __all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "loc
 VERSION = 1  # of the manifest
 IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
 BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
-TICK = 0.5  # seconds between two looks at Ray
-PATIENCE = 30  # seconds that Ray's head may be away; Ray itself ends the process after 60
 MANIFEST = "manifest.json"
 DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
 
 _HELD: set[Path] = set()  # folders that this process has locked
-
-
-class RayEndedError(UserError):
-    """Ray ended under the job."""
 
 
 @dataclass
@@ -147,7 +141,7 @@ def ray_explained() -> Iterator[None]:
             ) from None
         raise
     except RayError as error:
-        raise _ended(error) from None
+        raise ended(error) from None
 
 
 @contextmanager
@@ -338,7 +332,7 @@ class _Round:
     def _files(self, number: int) -> dict[str, Shard]:
         return shards(self.job, self.identity, number)
 
-    def _accept(self, earlier: dict[str, Any], scorers: _Pool, ray_lives: "Heartbeat") -> dict[str, Any]:
+    def _accept(self, earlier: dict[str, Any], scorers: _Pool, ray_lives: Heartbeat) -> dict[str, Any]:
         """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
@@ -384,47 +378,5 @@ class _Round:
         return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model
 
 
-class Heartbeat:
-    """Whether Ray lives: its process on this node, and its head. Ray itself takes 15 to 60 s to tell, and then ends this one."""
-
-    def __init__(self) -> None:
-        here = ray.get_runtime_context()
-        node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
-        head, _, port = here.gcs_address.rpartition(":")
-        self.node = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        self.head = (head, int(port))
-        self.asked = self.seen = time.monotonic()
-
-    def check(self) -> None:
-        """Raise RayEndedError where this node's process is gone, or the head for longer than PATIENCE."""
-        now = time.monotonic()
-        if now - self.asked < TICK:
-            return
-        self.asked = now
-        if not _answers(self.node):
-            raise _ended("its process on this node is gone")
-        if _answers(self.head):
-            self.seen = now
-        elif now - self.seen > PATIENCE:
-            raise _ended(f"its head has not answered for {PATIENCE} s")
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    """Whether somebody listens there; one who is merely slow does."""
-    try:
-        socket.create_connection(address, timeout=5).close()
-    except TimeoutError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 def _before(earlier: Mapping[str, Any], job: Job) -> list[dict[str, Any]]:
     return [entry for entry in earlier["rounds"] if entry["round"] < job.round]
-
-
-def _ended(why: object) -> RayEndedError:
-    return RayEndedError(
-        f"Ray ended: {str(why).splitlines()[0]}; what is finished is kept, and the same command goes on"
-    )

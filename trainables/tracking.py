@@ -26,6 +26,14 @@ def default_address(storage: Path) -> tuple[str, str]:
     return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
 
 
+def quick_and_quiet() -> None:
+    """Let no call of MLflow's client take long where its server is away, and none of it say more than we do."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # of errors, we say a line
+
+
 class CandidatesRun:
     """Writes what a job tells to its run. A job that goes on does so in the run that it had.
 
@@ -42,10 +50,7 @@ class CandidatesRun:
 
     def start(self, folder: Path, params: Mapping[str, Any]) -> None:
         """Find or make the run of a job that writes into `folder`."""
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # a server that is away must not hold the job up
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        quick_and_quiet()
         self._try(lambda: self._open(folder, params))
 
     def __call__(self, progress: Progress) -> None:

@@ -4,8 +4,8 @@
   tokens stay warm from trial to trial.
 - `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
 
-Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, and `failure` where the
-trial ended badly.
+Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, `notes`, and `failure`
+where the trial ended badly.
 """
 
 import math
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import DivergedError, UserError
+from trainables.failures import failure_of
 
-DIVERGED, FAILED = "diverged", "failed"
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -56,7 +55,8 @@ class TrialSpec:
 def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str, Any]]:
     """Train the trial's run and yield what is to be reported after each epoch.
 
-    An error that the configuration causes is reported, not raised: another attempt would end the same way.
+    An error that another attempt would end with as well is reported, not raised. Where one of several workers alone fails,
+    it is raised all the same, for the others wait: the group ends, and its driver reports it.
     """
     import torch
 
@@ -69,6 +69,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     torch.set_num_threads(spec.cpus_per_worker)
     objective = TASKS[spec.run.task].objective
     epoch, score = 0, math.nan
+    failure = None
     try:
         base, data = warm.inputs(spec.run)
         if spec.parent is not None and rank == 0:
@@ -84,12 +85,17 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
                 "samples": report.evaluation.samples,
                 "tables": report.evaluation.tables,
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
+                "notes": report.notes,
             }
             if epoch == spec.until:
                 return
-    except (DivergedError, UserError, torch.OutOfMemoryError) as error:
-        kind = DIVERGED if isinstance(error, DivergedError) else FAILED
-        yield {"epoch": epoch, "objective": score, "failure": {"kind": kind, "reason": str(error).split("\n")[0]}}
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None or (size > 1 and not failure.common):
+            raise
+    if failure is not None:  # here the error is forgotten, and with it the tensors that its frames held
+        torch.cuda.empty_cache()
+        yield {"epoch": epoch, "objective": score, "failure": failure.to_dict()}
 
 
 def function_trial(config: dict[str, Any]) -> None:
@@ -103,13 +109,14 @@ def function_trial(config: dict[str, Any]) -> None:
 def group_trial(config: dict[str, Any]) -> None:
     """Tune function: drive a Ray Train worker group that has the name of its trial."""
     import torch
-    from ray import train
+    from ray import train, tune
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import WorkerGroupError
     from ray.tune.integration.ray_train import TuneReportCallback
 
     spec = TrialSpec.from_dict(config["spec"])
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})
-    TorchTrainer(
+    trainer = TorchTrainer(
         _group_worker,
         train_loop_config=config,
         torch_config=train.torch.TorchConfig(backend=None if torch.cuda.is_available() else "gloo"),
@@ -122,7 +129,14 @@ def group_trial(config: dict[str, Any]) -> None:
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=RESTARTS),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        failure = next(filter(None, map(failure_of, error.worker_failures.values())), None)
+        if failure is None:
+            raise
+        tune.report({"epoch": 0, "objective": math.nan, "failure": failure.to_dict()})
 
 
 def _group_worker(config: dict[str, Any]) -> None:

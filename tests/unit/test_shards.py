@@ -17,9 +17,8 @@ from gpt2core.distill.shards import CONTEXTS, QUARANTINE, Shard, address, code_v
 from gpt2core.errors import UserError
 from gpt2core.weights import digest
 from tests import toys
-from trainables import pipeline
 from trainables.accepted import COLUMNS
-from trainables.pipeline import Heartbeat, Job, Progress, RayEndedError, manifest
+from trainables.pipeline import Job, Progress, manifest
 from trainables.screen import line
 from trainables.stages_on_ray import STAGES, Report
 from trainables.stages_on_ray import shards as files_of
@@ -149,28 +148,6 @@ def test_a_damaged_manifest_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"version": 99, "rounds": []}')
     with pytest.raises(UserError, match="its version is 99, but must be 1"):
         manifest(tmp_path)
-
-
-def test_ray_is_alive_as_long_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
-    heart = Heartbeat.__new__(Heartbeat)
-    with socket.create_server(("127.0.0.1", 0)) as node, socket.create_server(("127.0.0.1", 0)) as head:
-        heart.node, heart.head, heart.seen, heart.asked = node.getsockname(), head.getsockname(), 0.0, -1.0
-        heart.check()
-        head.close()
-        now[0] = pipeline.PATIENCE
-        heart.check()
-        now[0] += 1
-        with pytest.raises(
-            RayEndedError, match="Ray ended: its head has not answered for 30 s; what is finished is kept"
-        ):
-            heart.check()
-        node.close()
-        heart.check()
-        now[0] += pipeline.TICK
-        with pytest.raises(RayEndedError, match="its process on this node is gone"):
-            heart.check()
 
 
 def progress() -> Progress:

@@ -83,7 +83,7 @@ def test_the_best_epoch_is_kept_apart(tmp_path: Path) -> None:
     assert checkpoints.load_best(tmp_path, model) == scores.index(max(scores)) + 1
     state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())
     assert state["history"][-1]["metrics"]["chrf_continuation"] == max(scores)
-    assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0003"]
+    assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0002", "epoch-0003"]
 
 
 def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_path: Path) -> None:

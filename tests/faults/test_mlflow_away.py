@@ -1,0 +1,184 @@
+"""MLflow that is away, hangs or is locked holds nothing up, and has everything once in the end."""
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searches.ledger import COMPLETED, Event, Ledger
+from searches.question import Case, Choice, Plan, Profile, Search, make_plan
+from searches.tracking import Tracker
+from tests.server import Server
+
+SEARCH = Search(
+    name="toy",
+    question="Which rank?",
+    tasks={"sonnet": Case()},
+    scientific={"rank": Choice(4, 8)},
+    nuisance={},
+    fixed={"adapter": "lora"},
+    baseline={"rank": 4},
+    profiles={"quick": Profile(model="gpt2-nano", trials=2, grace=1, replicates=1, run={"epochs": 2})},
+)
+PLAN: Plan = make_plan(SEARCH, "quick")
+SUMMARY: dict[str, Any] = {"best": None, "verdict": {"text": "none"}}
+TRIALS = ("0000", "0001", "0001-r1")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.wait()
+    yield server
+    server.kill()
+
+
+class Tracked:
+    """A ledger that MLflow listens to."""
+
+    def __init__(self, folder: Path, uri: str, name: str) -> None:
+        self.warnings: list[str] = []
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        if not self.ledger.state.id:
+            self.ledger.record({"event": "search", "digest": "d", "id": name})
+        self.tracker = Tracker(PLAN, self.ledger, uri, (folder / "artifacts").as_uri(), self.warnings.append)
+        self.tracker.start(name, {"seed": 1}, {"search": name})
+        self.ledger.listeners.append(self.tracker)
+
+    def proposed(self, name: str) -> None:
+        of = name.partition("-")[0] if "-" in name else None
+        run = PLAN.config({"rank": 4}).model_dump()
+        trial = {"name": name, "point": {"rank": 4}, "run": run, "origin": "sampler", "of": of, "optuna": None}
+        self.ledger.record({"event": "proposed", "trial": trial})
+
+    def report(self, name: str, epoch: int) -> None:
+        metrics = {PLAN.objective: float(epoch), "dev_loss": 1.0}
+        event: Event = {"event": "report", "trial": name, "epoch": epoch, "metrics": metrics}
+        self.ledger.record(event | {"statistics": None, "samples": [], "tables": {}, "data": {"digest": "x"}})
+
+    def ended(self, name: str) -> None:
+        self.ledger.record({"event": "ended", "trial": name, "status": COMPLETED, "reason": None})
+
+    def whole(self, name: str) -> None:
+        self.proposed(name)
+        self.report(name, 1)
+        self.report(name, 2)
+        self.ended(name)
+
+    def end(self, status: str = "FINISHED") -> None:
+        self.tracker.finish(SUMMARY, status)
+        self.ledger.close()
+
+    def everything_is_there_once(self) -> None:
+        client, tracker = self.tracker.client, self.tracker
+        runs = client.search_runs([tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+        for run in list(runs):
+            runs += client.search_runs([tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+        assert sorted(run.data.tags["trial"] for run in runs) == list(TRIALS)
+        for run in runs:
+            for key in (PLAN.objective, "dev_loss"):
+                assert [m.step for m in client.get_metric_history(run.info.run_id, key)] == [1, 2]
+            assert run.info.status == "FINISHED"
+            assert run.data.params["rank"] == "4"
+            assert run.data.metrics[f"best_{PLAN.objective}"] == 2.0
+        name = self.ledger.state.id
+        searches = client.search_runs([tracker.experiment_id], f"tags.search = '{name}'")
+        assert [run.info.run_id for run in searches] == [tracker.parent]
+        assert searches[0].info.status == "FINISHED"
+
+
+def test_a_server_that_is_down_for_a_while_gets_everything_once(server: Server, tmp_path: Path) -> None:
+    tracked = Tracked(tmp_path, server.uri, "down")
+    tracked.whole("0000")
+    server.kill()
+    started = time.monotonic()
+    tracked.whole("0001")
+    tracked.whole("0001-r1")
+    assert time.monotonic() - started < 5, "the search waited for it"
+    server.start()
+    server.wait()
+    tracked.end()
+    tracked.everything_is_there_once()
+    assert any("did not answer" in text for text in tracked.warnings)
+    assert tracked.warnings[-1].endswith("answers again")
+
+
+def test_what_was_not_delivered_at_the_end_is_told_and_delivered_by_the_same_command(
+    server: Server, tmp_path: Path
+) -> None:
+    tracked = Tracked(tmp_path, server.uri, "late")
+    tracked.proposed("0000")
+    tracked.report("0000", 1)
+    assert tracked.tracker.delivery.finish(60) == 0
+    server.send(signal.SIGSTOP)  # it hangs: connections are taken, and nothing is answered
+    tracked.report("0000", 2)
+    tracked.ended("0000")
+    tracked.whole("0001")
+    started = time.monotonic()
+    tracked.end("KILLED")
+    assert time.monotonic() - started < 5
+    assert tracked.warnings[-1].endswith("the same command delivers them")
+    server.send(signal.SIGCONT)
+
+    again = Tracked(tmp_path, server.uri, "late")
+    again.whole("0001-r1")
+    again.end()
+    again.everything_is_there_once()
+    assert again.warnings == []
+
+
+def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = Tracked(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "lost")
+    client, lost = tracked.tracker.client, set[str]()
+
+    def losing(name: str) -> None:
+        """Let each call be done whose answer is then lost, the first time that it is made."""
+        real = getattr(client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = real(*args, **kwargs)
+            if (key := f"{name} {args} {kwargs}") not in lost:
+                lost.add(key)
+                raise OSError("connection reset")
+            return answer
+
+        monkeypatch.setattr(client, name, call)
+
+    monkeypatch.setattr("searches.delivery.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.delivery.LONGEST_PAUSE", 0.01)
+    for name in ("create_run", "log_batch", "log_text", "set_terminated"):
+        losing(name)
+    for name in TRIALS:
+        tracked.whole(name)
+    tracked.end()
+    tracked.everything_is_there_once()
+    assert len(lost) > 10
+
+
+def test_a_locked_database_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    tracked = Tracked(tmp_path, f"sqlite:///{path}", "locked")
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        for name in TRIALS:
+            tracked.whole(name)
+        assert time.monotonic() - started < 5, "the search waited for it"
+        other.rollback()
+    tracked.end()
+    tracked.everything_is_there_once()
+
+
+def test_at_another_address_everything_is_delivered_again(tmp_path: Path) -> None:
+    first = Tracked(tmp_path, f"sqlite:///{tmp_path / 'first.db'}", "moved")
+    for name in TRIALS:
+        first.whole(name)
+    first.end()
+    other = Tracked(tmp_path, f"sqlite:///{tmp_path / 'other.db'}", "moved")
+    other.end()
+    other.everything_is_there_once()

@@ -1,0 +1,64 @@
+"""One search that meets a second one of its name, a full disk and a preemption, and then ends well."""
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.killing import Search, left, make_toy
+
+EPOCHS = 80  # so that it is still running when the second one has started
+
+
+def test_it_says_what_happens_and_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    toy = make_toy(tmp_path / "toy")
+    search = Search(tmp_path / "runs", toy, "--trials", "2", "--replicates", "0", "--set", f"epochs={EPOCHS}")
+    request.addfinalizer(search.end)
+    assert search.wait_for(lambda: bool(search.events("proposed")))
+    second_is_refused(search)
+    disk_is_full(search)
+    search.start()
+    assert search.wait_for(lambda: len(search.events("report")) > search.reported)
+    preempted(search)
+    search.start()
+    search.ends(0)
+    ended = [event["trial"] for event in search.events("ended")]
+    assert len(ended) == len(set(ended)) == 2
+
+
+def second_is_refused(search: Search) -> None:
+    second = Search.__new__(Search)
+    second.__dict__.update(search.__dict__, starts=100)
+    second.start()
+    errors = second.ends(2)
+    assert errors == f"error: {search.folder}: another search is running under this name; choose another --name\n"
+
+
+def disk_is_full(search: Search) -> None:
+    """No file of the driver can grow: what it still reports does not fit."""
+    path = search.folder / "ledger.jsonl"
+    size = path.stat().st_size + 10
+    resource.prlimit(search.process.pid, resource.RLIMIT_FSIZE, (size, size))
+    errors = search.ends(2)
+    assert "Traceback" not in errors
+    assert errors.endswith(  # Ray's own log has met the limit too
+        f"error: {path}: cannot be written (File too large); all before is kept, and when there is room the same command "
+        "goes on\n"
+    )
+    assert path.read_text().endswith("}\n")
+
+
+def preempted(search: Search) -> None:
+    """Asked to end again and again, it writes down how it stands and says how to go on."""
+    below = search.below()
+    search.process.send_signal(signal.SIGTERM)
+    assert not search.wait_for(lambda: search.process.send_signal(signal.SIGTERM) is not None)
+    errors = search.ends(130)
+    assert "Interrupted. What is finished is kept; to go on: python searches/sentiment.py --storage" in errors
+    assert "Traceback" not in errors
+    assert search.events("time")
+    assert search.summary()["counts"]["trials"] == len(
+        [event for event in search.events("proposed") if event["trial"]["of"] is None]
+    )
+    assert left(below) == []

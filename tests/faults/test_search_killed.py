@@ -1,0 +1,140 @@
+"""Whatever of a search is killed, it ends as an undisturbed one does, and nothing is done twice.
+
+SEARCH_KILLS=20 in the environment kills twenty times in place of five.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.killing import EPOCHS, NAME, Search, kill, left, make_toy
+from tests.server import Server
+
+KILLS = int(os.environ.get("SEARCH_KILLS", "5"))
+TRIALS = 6 if KILLS <= 5 else 2 * KILLS
+REPORTS = 3 * EPOCHS + (TRIALS - 3) + 2 * EPOCHS  # at least: the known points and the replicates are never stopped
+EACH = REPORTS // (KILLS + 1)  # reports from one kill to the next
+
+Stamps = dict[Path, tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "server")
+    yield server
+    server.kill()
+
+
+def test_it_ends_as_if_nothing_had_happened(
+    toy: Path, server: Server, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    undisturbed = Search(tmp_path / "undisturbed", toy, "--trials", str(TRIALS))
+    request.addfinalizer(undisturbed.end)
+    undisturbed.ends(0)
+    server.wait()
+    search = Search(tmp_path / "killed", toy, "--trials", str(TRIALS), "--tracking-uri", server.uri)
+    request.addfinalizer(search.end)
+
+    draws, stamps, seen = random.Random(11711), dict[Path, tuple[int, int]](), set[int]()
+    for number, what in enumerate(islice(cycle(["trial", "driver", "server", "ray", "trial"]), KILLS)):
+        moment = max(1 + number * EACH + draws.randrange(EACH), search.reported + 1)
+        assert search.wait_for(lambda: len(search.events("report")) >= moment), "it ended too early"  # noqa: B023
+        seen |= search.below().keys()
+        stamps |= stamped(search)
+        disturb(what, search, server, draws)
+    seen |= search.below().keys()
+    search.ends(0)
+
+    ended = [event["trial"] for event in search.events("ended")]
+    assert len(ended) == len(set(ended)), "a finished trial ran again"
+    assert {path: stamp for path, stamp in stamped(search).items() if path in stamps} == stamps
+    assert left(seen) == []
+    there, here = undisturbed.summary(), search.summary()
+    in_mlflow_once(here, server.uri)
+    assert rows(here) == rows(there)
+    assert here["best"]["id"] == there["best"]["id"]
+    assert here["verdict"]["winner"] == there["verdict"]["winner"]
+
+
+def disturb(what: str, search: Search, server: Server, draws: random.Random) -> None:
+    """Kill a part, and start again what does not come back by itself."""
+    if what == "server":
+        server.kill()
+        server.start()
+        return
+    below = search.below()
+    trials = sorted(pid for pid, name in below.items() if name.startswith("ray::ImplicitFunc"))
+    servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
+    assert len(servers) == 2
+    if what == "trial":
+        kill([draws.choice(trials)])
+        return
+    kill([search.process.pid] if what == "driver" else servers)
+    errors = search.ends(-signal.SIGKILL if what == "driver" else 2)
+    assert "Traceback" not in errors
+    if what == "ray":
+        assert errors.startswith("error: Ray ended: ")
+        assert errors.endswith("; what is finished is kept, and the same command goes on\n")
+    assert left(below) == [], "it outlived its driver"
+    server.wait()
+    search.start()
+
+
+def stamped(search: Search) -> Stamps:
+    """Which files the checkpoints of finished trials are, and when each was written."""
+    folders = [search.folder / "trials" / event["trial"] for event in search.events("ended")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def rows(summary: dict[str, Any]) -> dict[str, Any]:
+    """What decides of each trial, and what it came to."""
+    return {row["id"]: (row["point"], row["config"], row["status"], row["score"]) for row in summary["trials"]}
+
+
+def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
+    """One run for the search, one for each trial below it, one for each replicate below that, and each epoch once."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("sst")
+    assert experiment is not None
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    (parent,) = (run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags)
+    assert parent.data.tags["search"] == NAME
+    assert parent.info.status == "FINISHED"
+    below = {run.data.tags["trial"]: run for run in runs.values() if run is not parent}
+    assert sorted(below) == sorted(row["id"] for row in summary["trials"])
+    assert len(runs) == 1 + len(below)
+    for row in summary["trials"]:
+        run = below[row["id"]]
+        assert run.data.tags["mlflow.parentRunId"] == (below[row["of"]] if row["of"] else parent).info.run_id
+        history = client.get_metric_history(run.info.run_id, summary["objective"])
+        assert sorted(metric.step for metric in history) == list(range(1, row["epochs"] + 1))
+        assert run.data.metrics[f"best_{summary['objective']}"] == row["score"]
+        assert run.info.status == "FINISHED"
+
+
+def test_a_worker_of_a_group_is_killed(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    search = Search(tmp_path, toy, "--trials", "1", "--replicates", "0", "--workers-per-trial", "2")
+    request.addfinalizer(search.end)
+    assert search.wait_for(lambda: bool(search.events("report")))
+    below = search.below()
+    workers = sorted(pid for pid, name in below.items() if "RayTrainWorker" in name)
+    assert len(workers) == 2, below
+    kill(workers[:1])
+    search.ends(0)
+    (row,) = search.summary()["trials"]
+    assert (row["status"], row["epochs"]) == ("completed", EPOCHS)
+    assert [event["epoch"] for event in search.events("report")] == list(range(1, EPOCHS + 1))
+    assert left(below) == []

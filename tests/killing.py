@@ -1,0 +1,127 @@
+"""A small real search as a process of its own, to be disturbed: a toy model, a toy corpus, some seconds for all its trials."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests import course, toys
+from tests.runs import ROOT
+
+NAME = "toy"
+PATIENCE = 240  # seconds that anything may take on a busy machine
+#: Ray gives its workers the lowest priority; on a busy machine a test would wait for them.
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+EPOCHS = 4
+SETTINGS = (f"epochs={EPOCHS}", "dev_examples=30")
+
+
+def make_toy(folder: Path) -> Path:
+    """The toy model and the corpus of a search."""
+    toys.folder(folder / "model")
+    for split, rows in (("train", 600), ("dev", 30)):
+        lines = [(f"{split}{n}", f"{course.FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
+        course.sentiment(folder / "data" / "sst" / f"ids-sst-{split}.csv", lines)
+    return folder
+
+
+def command(storage: Path, toy: Path, *flags: str) -> list[str]:
+    """The command of a search of six trials, two at once, and its two replicates, unless `flags` say otherwise."""
+    told = ["--storage", str(storage), "--model", str(toy / "model"), "--data-dir", str(toy / "data"), "--name", NAME]
+    size = ["--trials", "6", "--replicates", "1", "--max-concurrent", "2"]
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return [sys.executable, "searches/sentiment.py", *told, *size, *settings, *flags]
+
+
+class Search:
+    """A search that runs, and what it left."""
+
+    def __init__(self, storage: Path, toy: Path, *flags: str) -> None:
+        self.storage, self.words = storage, command(storage, toy, *flags)
+        self.folder = storage / "searches" / NAME
+        storage.mkdir(parents=True, exist_ok=True)
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start the command, or start it again."""
+        self.starts += 1
+        self.reported = len(self.events("report"))  # before this start
+        with self.output.open("w") as out, self.errors.open("w") as errors:
+            self.process = subprocess.Popen(self.words, cwd=ROOT, stdout=out, stderr=errors, env=ENVIRONMENT)
+
+    @property
+    def output(self) -> Path:
+        """What it last wrote to stdout."""
+        return self.storage / f"output-{self.starts}.txt"
+
+    @property
+    def errors(self) -> Path:
+        """What it last wrote to stderr."""
+        return self.storage / f"errors-{self.starts}.txt"
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """The whole events of some kinds in its ledger."""
+        path = self.folder / "ledger.jsonl"
+        text = path.read_text() if path.exists() else ""
+        events = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
+        return [event for event in events if event["event"] in kinds]
+
+    def summary(self) -> dict[str, Any]:
+        """What it came to."""
+        return dict(json.loads((self.folder / "summary.json").read_text()))
+
+    def wait_for(self, reached: Callable[[], bool]) -> bool:
+        """Ask again and again, for files tell nobody of their making; False where the search ended before."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, self.errors.read_text()
+            time.sleep(0.02)  # between two questions; what counts is the answer
+        return True
+
+    def ends(self, status: int) -> str:
+        """Wait for its end, which is to be of that status; return what it wrote to stderr."""
+        found = self.process.wait(PATIENCE)
+        assert found == status, f"{found}: {self.output.read_text()}{self.errors.read_text()}"
+        return self.errors.read_text()
+
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def below(self) -> dict[int, str]:
+        """Its processes and their names, without itself and Ray's agents, which look once a minute whether they are needed."""
+        names = {child.pid: name_of(child) for child in psutil.Process(self.process.pid).children(recursive=True)}
+        return {pid: name for pid, name in names.items() if not name.endswith("Agent")}
+
+
+def kill(pids: list[int]) -> None:
+    """Send SIGKILL to those that are still there."""
+    for pid in pids:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def left(pids: Iterable[int]) -> list[psutil.Process]:
+    """Those of some processes that are still there after a while."""
+    there = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [process for process in psutil.wait_procs(there, timeout=30)[1] if process.status() != "zombie"]
+
+
+def name_of(process: psutil.Process) -> str:
+    """The first word of its command; Ray's actors put their names there. Nothing for one that has just ended."""
+    try:
+        return next(iter(process.cmdline()), "")
+    except psutil.Error:
+        return ""

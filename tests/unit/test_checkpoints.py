@@ -1,0 +1,163 @@
+"""Checkpoints: a kill at any moment and a damaged file cost an epoch at most, and never the best weights."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt2core import checkpoints
+from gpt2core.errors import CheckpointError
+from gpt2core.training import build
+from tests import toys
+
+LORA = toys.RUN.but(adapter="lora", rank=2)
+BEST = {1: True, 2: False, 3: True, 4: False, 5: False}  # by epoch: whether its score is the best so far
+CPU = torch.device("cpu")
+
+
+class KilledError(BaseException):
+    """What a process does when it is killed: nothing more, no tidying up either."""
+
+
+class Run:
+    """A run whose weights after an epoch are the epoch's number."""
+
+    def __init__(self) -> None:
+        self.model = build(LORA, toys.model(), CPU)
+        self.parameters = checkpoints.trained(self.model)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=LORA.lr)
+        self.notes: list[str] = []
+
+    def until(self, last: int, folder: Path) -> int:
+        """Go on to an epoch; return the one that it started after."""
+        history = checkpoints.resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
+        if history:
+            assert self.weights() == {len(history)}
+        started = len(history)
+        for epoch in range(started + 1, last + 1):
+            self.step(epoch)
+            history.append({"epoch": epoch, "best": BEST[epoch]})
+            checkpoints.save(folder, LORA, self.model, self.optimizer, history, best=BEST[epoch])
+        return started
+
+    def step(self, epoch: int) -> None:
+        sum(parameter.sum() for parameter in self.parameters.values()).backward()  # type: ignore[union-attr]
+        self.optimizer.step()
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                parameter.fill_(epoch)
+
+    def weights(self) -> set[float]:
+        return {value for parameter in self.parameters.values() for value in parameter.unique().tolist()}
+
+    def best(self, folder: Path) -> int:
+        """The epoch of the best weights, which they are indeed of."""
+        epoch = checkpoints.load_best(folder, self.model)
+        assert self.weights() == {epoch}
+        assert checkpoints.run_config(folder) == LORA
+        return epoch
+
+
+class Killer:
+    """Lets so many steps on the file system be taken, and kills in place of the next one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+        self.left = steps
+        for module, names in ((os, ("replace", "mkdir", "unlink", "rmdir", "fsync")), (shutil, ("copyfile",))):
+            for name in names:
+                monkeypatch.setattr(module, name, self.counted(getattr(module, name)))
+        monkeypatch.setattr(checkpoints, "save_file", self.counted(checkpoints.save_file))
+
+    def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise KilledError
+            return step(*args, **kwargs)
+
+        return counting
+
+
+def test_a_kill_at_any_step_loses_no_more_than_the_epoch(tmp_path: Path) -> None:
+    """From every step of the epochs 3 (a new best) and 4 (none) on."""
+    Run().until(2, tmp_path / "start")
+    steps, killed = 0, True
+    while killed:
+        folder = tmp_path / str(steps)
+        shutil.copytree(tmp_path / "start", folder)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Killer(monkeypatch, steps)
+            try:
+                Run().until(4, folder)
+                killed = False
+            except KilledError:
+                pass
+        assert Run().best(folder) in (1, 3), steps
+        run = Run()
+        assert run.until(4, folder) >= 2, steps
+        assert run.best(folder) == 3, steps
+        assert run.notes == []
+        assert {path.name for path in folder.iterdir()} >= {"best", "epoch-0003", "epoch-0004"}
+        steps += 1
+    assert steps > 20, "no step was counted"
+
+
+FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("last", [3, 4])
+def test_a_truncated_newest_checkpoint_costs_one_epoch_and_is_told(file: str, last: int, tmp_path: Path) -> None:
+    Run().until(last, tmp_path)
+    truncate(tmp_path / f"epoch-{last:04d}" / file)
+    run = Run()
+    assert run.until(5, tmp_path) == last - 1
+    assert run.best(tmp_path) == 3
+    (note,) = run.notes
+    assert f"epoch-{last:04d} is damaged (" in note
+    assert note.endswith("and passed over")
+
+
+@pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
+@pytest.mark.parametrize("last", [3, 4])
+def test_a_truncated_best_is_made_again_from_its_epoch(file: str, last: int, tmp_path: Path) -> None:
+    Run().until(last, tmp_path)
+    truncate(tmp_path / "best" / file)
+    run = Run()
+    assert run.until(last, tmp_path) == last
+    assert run.best(tmp_path) == 3
+    assert json.loads((tmp_path / "best" / checkpoints.STATE).read_text())["history"][-1]["epoch"] == 3
+
+
+def test_a_run_whose_best_weights_are_lost_starts_again_and_says_so(tmp_path: Path) -> None:
+    Run().until(5, tmp_path)
+    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
+    run = Run()
+    assert run.until(5, tmp_path) == 0
+    assert run.best(tmp_path) == 3
+    assert run.notes == [f"{tmp_path / 'best'} is damaged: the run starts again"]
+
+
+def test_a_checkpoint_that_cannot_be_written_names_folder_and_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Run().until(2, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(CheckpointError, match=r"epoch 3 cannot be written .*No space left.*there is room") as error:
+            Run().until(3, tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert Run().until(3, tmp_path) == 2
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])

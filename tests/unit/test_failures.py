@@ -1,0 +1,97 @@
+"""Failures have a kind and a reason."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from ray.exceptions import OutOfMemoryError
+
+from gpt2core.errors import CheckpointError, ConfigError, DivergedError
+from searches import failures
+from searches.ledger import FAILED, OUT_OF_MEMORY
+from tests import toys
+from trainables import trial, warm
+from trainables.failures import failure_of
+from trainables.trial import TrialSpec
+
+
+def no_memory() -> Exception:
+    """What PyTorch really says on a CPU where there is no memory."""
+    try:
+        torch.empty(2**60)
+    except RuntimeError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DivergedError("The loss is nan"), "diverged"),
+        (ConfigError("The value of `rank` is 0"), "failed"),
+        (CheckpointError("folder: cannot be written"), "failed"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (OutOfMemoryError("Task was killed due to the node running low on memory"), "out_of_memory"),
+        (no_memory(), "out_of_memory"),
+    ],
+)
+def test_what_an_error_means(error: Exception, kind: str) -> None:
+    failure = failure_of(error)
+    assert failure is not None
+    assert failure.kind == kind
+
+
+def test_a_full_disk_is_named_with_the_way_out() -> None:
+    failure = failure_of(OSError(errno.ENOSPC, "No space left on device", "/shared/runs"))
+    assert failure is not None
+    assert failure.reason == "/shared/runs: is full (No space left on device); make room, or choose another --storage"
+
+
+def test_the_cause_counts_whatever_it_was_wrapped_in() -> None:
+    wrapped = RuntimeError("worker failed")
+    wrapped.__cause__ = MemoryError()
+    failure = failure_of(wrapped)
+    assert failure is not None
+    assert failure.kind == "out_of_memory"
+
+
+def test_an_error_that_may_pass_is_none() -> None:
+    assert failure_of(RuntimeError("connection closed by peer")) is None
+    assert failure_of(OSError(errno.EIO, "Input/output error")) is None
+
+
+def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*_: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(warm, "inputs", hungry)
+    (payload,) = trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path)))
+    assert payload["failure"]["kind"] == "out_of_memory"
+    assert payload["failure"]["reason"].startswith("out of memory: ")
+
+
+def test_one_worker_of_several_that_fails_alone_ends_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(warm, "inputs", hungry)
+    with pytest.raises(MemoryError):
+        list(trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path), workers=2), rank=1, size=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "killed", "status", "reason"),
+    [
+        ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", False, FAILED, "its process died"),
+        ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", True, OUT_OF_MEMORY, "the kernel"),
+        ("1\nray.exceptions.OutOfMemoryError: the node was low on memory\n", False, OUT_OF_MEMORY, "Ray killed"),
+        ("1\nTraceback\n  line\nKeyError: 'x'\n", False, FAILED, "it raised an error: KeyError: 'x'"),
+        ("", False, FAILED, "its process died, or it raised"),
+    ],
+)
+def test_what_tune_wrote_is_read(text: str, killed: bool, status: str, reason: str) -> None:
+    found = failures.described(text, killed=killed)
+    assert found[0] == status
+    assert reason in found[1]

@@ -1,0 +1,77 @@
+"""Why a trial failed: of what kind an error is, and what a person may do about it."""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2core.errors import CheckpointError, DivergedError, UserError, first_line
+
+DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
+
+#: How PyTorch and Ray say that there is no memory where they have no class of errors for that.
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "low on memory",
+)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a trial ended with, and whether all of its workers did."""
+
+    kind: str
+    reason: str
+    common: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What travels through Tune."""
+        return {"kind": self.kind, "reason": self.reason}
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """Return what an error means for its trial, or None where another attempt may end otherwise."""
+    import torch
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    for cause in _causes(error):
+        match cause:
+            case DivergedError():
+                return Failure(DIVERGED, first_line(cause), common=True)
+            case torch.OutOfMemoryError() | MemoryError() | OutOfMemoryError():
+                return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
+            case RuntimeError() if any(words in str(cause) for words in NO_MEMORY):
+                return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
+            case RayActorError() if any(words in str(cause) for words in NO_MEMORY):
+                return Failure(OUT_OF_MEMORY, "out of memory: its node had none left, and Ray killed its process")
+            case CheckpointError():
+                return Failure(FAILED, first_line(cause))
+            case UserError():
+                return Failure(FAILED, first_line(cause), common=True)
+            case OSError() if cause.errno in NO_ROOM:
+                where = cause.filename or "its disk"
+                return Failure(FAILED, f"{where}: is full ({cause.strerror}); make room, or choose another --storage")
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or wraps, as Ray's do."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
+
+
+def kernel_kills() -> int:
+    """How many processes of this machine the kernel has killed for want of memory; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
