@@ -136,7 +136,8 @@ def clone(scheduler: StrategyScheduler, command: Command) -> str:
     original, changes = _trial(scheduler, command), dict(command.get("set", {}))
     if not original.reports:
         raise ConfigError(f"Trial {original.name} has no checkpoint yet to start from: wait for its first epoch")
-    made = scheduler.searcher.strategy.clone(original, RunConfig.of({**original.run, **changes}), changes)
+    run = RunConfig.of({**original.run, **changes})
+    made = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
     scheduler.searcher.unfinished.append(made)
     return f"trial {made.name} starts from trial {original.name}"
 
