@@ -87,7 +87,7 @@ class Tracked:
             assert run.data.params["rank"] == "4"
             assert run.data.metrics[f"best_{PLAN.objective}"] == 2.0
         name = self.ledger.state.id
-        searches = client.search_runs([tracker.experiment_id], f"tags.search = '{name}'")
+        searches = client.search_runs([tracker.experiment_id], f"tags.search_id = '{name}'")
         assert [run.info.run_id for run in searches] == [tracker.parent]
         assert searches[0].info.status == "FINISHED"
 

@@ -59,6 +59,6 @@ def preempted(search: Search) -> None:
     assert "Traceback" not in errors
     assert search.events("time")
     assert search.summary()["counts"]["trials"] == len(
-        [event for event in search.events("proposed") if event["trial"]["of"] is None]
+        [event for event in search.events("proposed") if event["trial"].get("of") is None]
     )
     assert left(below) == []

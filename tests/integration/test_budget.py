@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from ray import tune
 from rich.console import Console
-from searches.scheduler import make_scheduler
 
 from searches.budget import HOUR, Budget
 from searches.budget_stop import BudgetStopper
@@ -18,8 +17,9 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.planning import note_plan
 from searches.question import Plan, make_plan
-from searches.searcher import OptunaSearcher, open_study
+from searches.searcher import StrategyScheduler, StrategySearcher
 from searches.shares import share
+from searches.strategy import Strategy, open_study
 from tests.runs import events, search, summary
 from trainables.trial import TrialSpec
 
@@ -67,14 +67,17 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         ledger.record({"event": "started"})
         ledger.listeners.append(watch)
         spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(folder), concurrent=at_once)
-        study = open_study("s", str(folder / "optuna.journal"), "max", plan.seed)
         stopper = BudgetStopper(budget, plan, ledger)
         stopper.begin(spec)
+        ledger.record({"event": "lag", "trials": 2 * at_once})
+        study = open_study("s", folder / "optuna.journal", plan)
+        strategy = Strategy(plan, ledger, study, stopper.searching)
+        searcher = StrategySearcher(strategy, spec, str(folder / "trials"), stopper)
         tune.Tuner(
             tune.with_resources(function, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaSearcher(plan, ledger, study, spec, str(folder / "trials"), stopper),
-                scheduler=make_scheduler(plan, ledger.state),
+                search_alg=searcher,
+                scheduler=StrategyScheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
