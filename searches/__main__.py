@@ -46,7 +46,7 @@ def _promote_flags(p: Parser) -> None:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from searches.promote import promote
+    from searches.promoting.promote import promote
 
     return promote(options)
 
@@ -63,7 +63,7 @@ def _control_flags(p: Parser) -> None:
 
 
 def _control(options: argparse.Namespace) -> int:
-    from searches.control import control
+    from searches.running.control import control
 
     return control(options)
 

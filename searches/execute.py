@@ -35,25 +35,25 @@ from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
-from searches.budget_stop import BudgetStopper
-from searches.control import MAILBOX, Control, Mailbox
-from searches.facts import cluster, facts, machine
-from searches.failures import Faults, explained
-from searches.final import final_test
-from searches.ledger import COMPLETED, STOPPED, Ledger, LedgerError
+from searches.deciding.final import final_test
+from searches.deciding.strategy import AHEAD, Strategy, open_study
+from searches.deciding.verdict import summarise
 from searches.options import Options
 from searches.pairs import make_pairs
-from searches.planning import note_plan, plan_and_fact
-from searches.plots import plots
+from searches.planning.measure import note_plan, plan_and_fact
 from searches.question import Plan
-from searches.report import write
 from searches.runner import results, storage_folder
-from searches.screen import Screen, show
-from searches.searcher import StrategyScheduler, StrategySearcher
-from searches.shares import share
-from searches.strategy import AHEAD, Strategy, open_study
-from searches.tracking import Tracker
-from searches.verdict import summarise
+from searches.running.budget_stop import BudgetStopper
+from searches.running.control import MAILBOX, Control, Mailbox
+from searches.running.failures import Faults, explained
+from searches.running.ledger import COMPLETED, STOPPED, Ledger, LedgerError
+from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.shares import share
+from searches.running.tracking import Tracker
+from searches.showing.facts import cluster, facts, machine
+from searches.showing.plots import plots
+from searches.showing.report import write
+from searches.showing.screen import Screen, show
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable

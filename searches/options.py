@@ -10,11 +10,11 @@ from pathlib import Path
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
-from searches.budget import Budget
-from searches.method import COSTS, DEFAULT, Method, limit, objectives
+from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
+from searches.deciding.samplers import SAMPLERS
+from searches.deciding.stopping import SCHEDULERS
 from searches.question import Plan, Search, make_plan
-from searches.samplers import SAMPLERS
-from searches.stopping import SCHEDULERS
+from searches.running.budget import Budget
 
 EPILOG = """\
 Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then

@@ -10,10 +10,10 @@ from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.dataset import temperature_name
 from gpt2core.errors import ConfigError
-from searches.ledger import Ledger
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
 from searches.runner import results
+from searches.running.ledger import Ledger
 from trainables.pipeline import Job, fitted, run
 from trainables.trial import TrialSpec
 

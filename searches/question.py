@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup, nearest
-from searches.method import DEFAULT, Method
+from searches.deciding.method import DEFAULT, Method
 
 Point = Mapping[str, Any]  # a value for each searched key
 REDUCTION = 3  # of successive halving: one in so many passes a rung

@@ -25,13 +25,13 @@ from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.errors import DataError, first_line
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
-from searches.ledger import Trial
-from searches.method import Method
+from searches.deciding.method import Method
+from searches.deciding.samplers import SAMPLERS
+from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, simulate
+from searches.deciding.stopping import SCHEDULERS
+from searches.deciding.strategy import Strategy, new_study
 from searches.question import Choice, LogUniform, Plan, Point, Search, Space, make_plan
-from searches.samplers import SAMPLERS
-from searches.simulation import Course, Curve, Curves, MemoryLedger, simulate
-from searches.stopping import SCHEDULERS
-from searches.strategy import Strategy, new_study
+from searches.running.ledger import Trial
 
 MORE = 5  # times the trials of random search that a method may start, as long as its compute lasts
 

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from gpt2core.cli import run_or_explain
 from searches.options import Options, parse, storage_path
-from searches.plan_table import show_prediction
+from searches.planning.plan_table import show_prediction
 from searches.question import Search
-from searches.screen import show_plan
+from searches.showing.screen import show_plan
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
@@ -25,7 +25,7 @@ def run(options: Options) -> int:
     """Run or plan a search; return the exit status."""
     if options.plan_only:
         show_plan(options.plan, resources(options), str(results(options)), console())
-        from searches.planning import foreseen  # PyTorch takes seconds to import
+        from searches.planning.measure import foreseen  # PyTorch takes seconds to import
 
         show_prediction(foreseen(options, results(options)), console())
         return 0

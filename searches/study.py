@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         summaries[search, task] = ask(search, task, f"{name}-{search}-{task}", argv, console)
     if asked.plan:
         return 0
-    from searches import study_report
+    from searches.showing import study_report
 
     path = options.storage_path(asked.storage) / "searches" / f"{name}.html"
     found = study_report.lines(tables, summaries)

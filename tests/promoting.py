@@ -10,7 +10,7 @@ from gpt2core.config import RunConfig
 from gpt2core.stages import run_data
 from gpt2core.tasks import TASKS
 from searches.__main__ import main
-from searches.ledger import COMPLETED, Ledger, Trial
+from searches.running.ledger import COMPLETED, Ledger, Trial
 from trainables.trial import TrialSpec, payloads
 
 VERSIONS = {"torch": "9.9"}

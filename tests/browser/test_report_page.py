@@ -6,7 +6,7 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from searches import report
+from searches.showing import report
 from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
 from tests.summaries import SCRIPT, summary
 

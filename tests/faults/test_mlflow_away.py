@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from searches.ledger import COMPLETED, Event, Ledger
 from searches.question import Case, Choice, Plan, Profile, Search, make_plan
-from searches.tracking import Tracker
+from searches.running.ledger import COMPLETED, Event, Ledger
+from searches.running.tracking import Tracker
 from tests.server import Server
 
 SEARCH = Search(
@@ -149,8 +149,8 @@ def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch
 
         monkeypatch.setattr(client, name, call)
 
-    monkeypatch.setattr("searches.delivery.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("searches.delivery.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.running.delivery.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.running.delivery.LONGEST_PAUSE", 0.01)
     for name in ("create_run", "log_batch", "log_text", "set_terminated"):
         losing(name)
     for name in TRIALS:

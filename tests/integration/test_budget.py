@@ -10,16 +10,16 @@ import pytest
 from ray import tune
 from rich.console import Console
 
-from searches.budget import HOUR, Budget
-from searches.budget_stop import BudgetStopper
-from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.deciding.strategy import Strategy, open_study
 from searches.lora_rank import SEARCH
 from searches.options import parse
-from searches.planning import note_plan
+from searches.planning.measure import note_plan
 from searches.question import Plan, make_plan
-from searches.searcher import StrategyScheduler, StrategySearcher
-from searches.shares import share
-from searches.strategy import Strategy, open_study
+from searches.running.budget import HOUR, Budget
+from searches.running.budget_stop import BudgetStopper
+from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.shares import share
 from tests.runs import events, search, summary
 from trainables.trial import TrialSpec
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gpt2core.errors import UserError
-from searches.control import Mailbox, ask
-from searches.ledger import Event
+from searches.running.control import Mailbox, ask
+from searches.running.ledger import Event
 from tests import runs
 
 PATIENCE = 120
@@ -87,7 +87,7 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
 
 
 def test_a_search_that_does_not_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searches.control.PATIENCE", 0.2)
+    monkeypatch.setattr("searches.running.control.PATIENCE", 0.2)
     with pytest.raises(
         UserError, match=r"has not answered within 0.2 s: it does not run, or is busy. The command waits"
     ):

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2core.errors import ConfigError
-from searches.budget import BUDGET, HOUR, Amount, Budget, phase, phase_of, reserve, share, spent
-from searches.clock import Clock
-from searches.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.deciding.verdict import summarise
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.question import make_plan
-from searches.verdict import summarise
+from searches.running.budget import BUDGET, HOUR, Amount, Budget, phase, phase_of, reserve, share, spent
+from searches.running.clock import Clock
+from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 
 PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, settings={"epochs": 2})
 seconds = st.floats(0, 1e6)

@@ -22,7 +22,7 @@ from gpt2core.tasks.paraphrase import Paraphrase, answer_tokens
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from gpt2core.training import train
 from gpt2core.weights import model_folder
-from searches.tracking import samples_text
+from searches.running.tracking import samples_text
 from tests import course, toys
 
 CPU = torch.device("cpu")

@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
-from searches.facts import cluster, commands, facts, machine
-from searches.ledger import Ledger
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
+from searches.running.ledger import Ledger
+from searches.showing.facts import cluster, commands, facts, machine
 
 
 def options(*flags: str) -> Options:

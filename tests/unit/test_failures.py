@@ -8,8 +8,8 @@ import torch
 from ray.exceptions import OutOfMemoryError
 
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
-from searches import failures
-from searches.ledger import FAILED, OUT_OF_MEMORY
+from searches.running import failures
+from searches.running.ledger import FAILED, OUT_OF_MEMORY
 from tests import toys
 from trainables import trial, warm
 from trainables.failures import failure_of

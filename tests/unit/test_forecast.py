@@ -10,12 +10,12 @@ from gpt2core.config import RunConfig
 from gpt2core.ranges import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
 from gpt2core.training import epoch_sizes, train
-from searches.budget import HOUR
-from searches.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left
-from searches.ledger import COMPLETED, STOPPED, State
 from searches.lora_rank import SEARCH
-from searches.planning import Meter
+from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left
+from searches.planning.measure import Meter
 from searches.question import Plan, make_plan
+from searches.running.budget import HOUR
+from searches.running.ledger import COMPLETED, STOPPED, State
 from tests import toys
 from tests.unit.test_budget import event, proposed, share_event
 from trainables.trial import TrialSpec

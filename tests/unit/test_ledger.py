@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core.errors import UserError
-from searches.ledger import COMPLETED, RUNNING, Event, Ledger, State
+from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State
 
 
 def proposed(name: str, **changes: object) -> Event:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from searches.ledger import Ledger, LedgerError
+from searches.running.ledger import Ledger, LedgerError
 from tests.runs import ROOT
 
 #: Appends until the file may grow no more, as on a full disk; then says what the ledger has in mind.
 APPENDING = """
 import resource, sys
 from pathlib import Path
-from searches.ledger import Ledger, LedgerError
+from searches.running.ledger import Ledger, LedgerError
 ledger = Ledger(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 heard = []

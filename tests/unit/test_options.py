@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gpt2core.errors import ConfigError, UserError
-from searches.budget import Budget
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
+from searches.running.budget import Budget
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 
 from gpt2core.errors import DataError
 from searches import replay
-from searches.method import Method
+from searches.deciding.method import Method
+from searches.deciding.simulation import Course, Curve
 from searches.replay import RANDOM, Record, compare, read, save
-from searches.simulation import Course, Curve
 
 OBJECTIVE = "chrf_continuation"
 

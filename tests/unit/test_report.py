@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from searches import report
-from searches.importance import importance
-from searches.plots import plots
+from searches.showing import report
+from searches.showing.importance import importance
+from searches.showing.plots import plots
 from tests.summaries import SCRIPT, summary
 
 ORDER = ["verdict", *report.SECTIONS]

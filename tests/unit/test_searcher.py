@@ -10,13 +10,13 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from searches.budget import Budget
-from searches.budget_stop import BudgetStopper
-from searches.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
+from searches.deciding.strategy import Strategy, new_study
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
-from searches.searcher import StrategyScheduler, StrategySearcher
-from searches.strategy import Strategy, new_study
+from searches.running.budget import Budget
+from searches.running.budget_stop import BudgetStopper
+from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
+from searches.running.searcher import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
 
 

@@ -14,13 +14,13 @@ import optuna
 import pytest
 
 from gpt2core.errors import ConfigError
-from searches.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
+from searches.deciding.method import Method, limit
+from searches.deciding.samplers import SAMPLERS
+from searches.deciding.simulation import Curve, Curves, MemoryLedger, simulate
+from searches.deciding.strategy import DONE, WAIT, Strategy, finalists, new_study, open_study
 from searches.lora_rank import SEARCH
-from searches.method import Method, limit
 from searches.question import Case, Choice, LogUniform, Plan, make_plan
-from searches.samplers import SAMPLERS
-from searches.simulation import Curve, Curves, MemoryLedger, simulate
-from searches.strategy import DONE, WAIT, Strategy, finalists, new_study, open_study
+from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
 
 Open = Callable[[Plan], Strategy]
 OBJECTIVE = "chrf_continuation"

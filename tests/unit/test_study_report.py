@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from searches.published import TABLES, Figure
-from searches.study_report import DIFFERS, NOT_RUN, REPRODUCED, Line, lines, write
+from searches.showing.study_report import DIFFERS, NOT_RUN, REPRODUCED, Line, lines, write
 
 
 def summary(model: str = "gpt2", status: str = "completed", **metrics: float) -> dict[str, Any]:

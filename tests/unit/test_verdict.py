@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from gpt2core.errors import UserError
-from searches import final
-from searches.final import final_test
-from searches.ledger import COMPLETED, Trial
-from searches.method import Method, limit
+from searches.deciding import final
+from searches.deciding.final import final_test
+from searches.deciding.method import Method, limit
+from searches.deciding.simulation import MemoryLedger
+from searches.deciding.strategy import Strategy, new_study
+from searches.deciding.verdict import holm, summarise
 from searches.question import Plan, make_plan
+from searches.running.ledger import COMPLETED, Trial
 from searches.sentiment import SEARCH
-from searches.simulation import MemoryLedger
-from searches.strategy import Strategy, new_study
-from searches.verdict import holm, summarise
 from trainables.trial import TrialSpec
 
 EXAMPLES = 300

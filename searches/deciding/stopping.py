@@ -1,0 +1,122 @@
+"""Which trials are stopped early. To add a rule: a class like `Rule`, a line in SCHEDULERS.
+
+A rule looks at the trials in their order, not in that in which their reports come in: what trial n does at a rung is decided by
+the trials before it, as soon as all of them are there or will never be. So the same search stops the same trials whatever its
+workers did, how many there were and how often it was killed. A trial that went on meanwhile is stopped later, and what it
+reported behind the rung does not count.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from searches.deciding.objectives import values
+from searches.question import REDUCTION, Plan
+from searches.running.ledger import RUNNING, Trial
+
+
+class Rule(Protocol):
+    """A stopping rule. `interval` is what a trial trains at least, in epochs."""
+
+    def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
+        """Take in what `trials`, in order, have reported by now, and call `stop` with trial and epoch where one is to end."""
+        ...
+
+    def decided(self, number: int) -> bool:
+        """Whether nothing that other trials do can stop trial `number` any more, if it has ended."""
+        ...
+
+
+class Never:
+    """Every trial runs to its end."""
+
+    def __init__(self, plan: Plan) -> None:
+        pass
+
+    def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
+        """Nothing is stopped."""
+
+    def decided(self, number: int) -> bool:
+        """Always."""
+        return True
+
+
+class Halving:
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in its form that stops.
+
+    At a rung, a trial goes on if fewer than one in REDUCTION of the trials so far, itself among them, are better. With several
+    objectives, better is who lies in an earlier front of non-dominated trials (as Schmucker et al. 2021, arXiv 2106.12639,
+    rank them). Trials of known points run to their end, but others are measured by them.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        epochs, self.rungs = max(plan.epochs, 1), []
+        rung = min(plan.profile.grace, epochs)
+        while rung < epochs:
+            self.rungs.append(rung)
+            rung *= REDUCTION
+        self.scores: dict[int, Scores] = {rung: Scores() for rung in self.rungs}
+        self.next = dict.fromkeys(self.rungs, 0)  # the trial that each rung waits for
+
+    def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
+        """Decide at each rung as far as its trials are there, the lower rungs first."""
+        for place, rung in enumerate(self.rungs):
+            last = self.next[self.rungs[place - 1]] if place else len(trials)
+            while self.next[rung] < last and self._passes(trials[self.next[rung]], rung, stop):
+                self.next[rung] += 1
+
+    def decided(self, number: int) -> bool:
+        """Whether each rung has had it, or will never see it."""
+        return all(self.next[rung] > number for rung in self.rungs)
+
+    def _passes(self, trial: Trial, rung: int, stop: Callable[[Trial, int], None]) -> bool:
+        """Judge a trial at a rung; False where it has yet to come there."""
+        stopped = trial.stopped_at is not None and trial.stopped_at < rung
+        if stopped or (trial.status != RUNNING and max(trial.reports, default=0) < rung):
+            return True
+        if max(trial.reports, default=0) < rung:
+            return False
+        found = values(trial, self.plan, rung)
+        if found is None:
+            return True
+        better, count = self.scores[rung].add(found)
+        if better >= (count + 1) / REDUCTION and count and trial.origin == "sampler":
+            stop(trial, rung)
+        return True
+
+
+class Scores:
+    """What earlier trials had at a rung: vectors in which small is good."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, ...]] = []  # sorted
+
+    def add(self, values: tuple[float, ...]) -> tuple[int, int]:
+        """Add a trial's; return how many of the others are better, and how many others there are."""
+        count = len(self.found)
+        better = bisect_left(self.found, values) if len(values) == 1 else self._in_earlier_fronts(values)
+        insort(self.found, values)
+        return better, count
+
+    def _in_earlier_fronts(self, mine: tuple[float, ...]) -> int:
+        """How many lie in earlier fronts of non-dominated vectors than `mine`, peeled off one front after the other."""
+        left, better = [*self.found, mine], 0
+        while True:
+            front = [one for one in left if not any(dominates(other, one) for other in left)]
+            if mine in front:
+                return better
+            better += len(front)
+            left = [one for one in left if one not in front]
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is nowhere larger, and somewhere smaller."""
+    return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+SCHEDULERS: dict[str, Callable[[Plan], Rule]] = {
+    "asha": Halving,
+    "none": Never,
+    "pbt": Never,  # whose trials are as long as a generation: `searches.deciding.population`
+}

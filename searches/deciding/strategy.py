@@ -1,0 +1,283 @@
+"""What a search does next, as a function of its plan and its ledger alone: no worker's speed and no kill changes it.
+
+Trial n is proposed when all trials but the last `State.lag` before it are settled, and its sampler was told just of those. A
+trial is settled when it has ended and its stopping rule has nothing more to say.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from gpt2core.config import RunConfig
+from searches.deciding.objectives import excesses, ranked, values
+from searches.deciding.population import Population
+from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, points
+from searches.deciding.stopping import SCHEDULERS, Rule
+from searches.question import Plan
+from searches.running.budget import BUDGET
+from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
+
+ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
+AHEAD = 2  # trials that a new one does not wait for, in units of trials at once: a slow trial leaves no worker idle
+
+WAIT: Literal["wait"] = "wait"
+DONE: Literal["done"] = "done"
+Next = Trial | Literal["wait", "done"]
+
+
+class Strategy:
+    """Proposes the trials of a plan, then replicates of the best ones and the baseline; writes all decisions to the ledger."""
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, study: optuna.Study, may_search: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.plan, self.ledger, self.study = plan, ledger, study
+        self.may_search = may_search  # whether the budget has room for more than replicates
+        self.rule: Rule = SCHEDULERS[plan.method.scheduler](plan)
+        self.population = Population(plan) if plan.method.scheduler == "pbt" else None
+        self.wanted = self.population.trials if self.population else plan.profile.trials
+        self.distributions = {key: distribution(domain) for key, domain in plan.space.items()}
+        self.points = points(plan)
+        self.stopping: list[Trial] = []  # what the last report has ended
+        self.settled = 0  # leading trials of the search that are
+        self.exhausted = False  # whether all points of the space have had a trial
+        self._advance()
+        self._restore()
+        asked = study.get_trials(deepcopy=False)
+        told = (t.optuna is None or asked[t.optuna].state.is_finished() for t in ledger.state.searched)
+        self.told = sum(1 for _ in itertools.takewhile(bool, told))
+        self.unnoted = self._unnoted()
+
+    # what happens
+
+    def report(self, trial: Trial, event: Event) -> list[Trial]:
+        """Note the report of an epoch; return the trials that are to stop now."""
+        if event["epoch"] in trial.reports:
+            return []
+        self.ledger.record(event)
+        self.stopping.clear()
+        self._plateau(trial)
+        self._advance()
+        return [stopped for stopped in self.stopping if stopped.status == RUNNING]
+
+    def end(self, trial: Trial, status: str, reason: str | None) -> None:
+        """Note how a trial ended."""
+        if status in (COMPLETED, STOPPED):
+            status = COMPLETED if trial.stopped_at is None and max(trial.reports) >= trial.epochs else STOPPED
+        self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
+        self._advance()
+
+    def stop(self, trial: Trial, epoch: int, reason: str) -> None:
+        """End a trial at an epoch, unless it was ended before that."""
+        if trial.stopped_at is None or epoch < trial.stopped_at:
+            self.ledger.record({"event": "stopped", "trial": trial.name, "epoch": epoch, "reason": reason})
+            self.stopping.append(trial)
+
+    def clone(self, original: Trial, run: RunConfig, changes: Mapping[str, Any]) -> Trial:
+        """Note a trial that goes on from another's last checkpoint with other settings. It is beside the search: the sampler
+        does not learn of it, no rule stops it, but it may win."""
+        number = sum(
+            trial.parent == original.name and trial.origin == CLONE for trial in self.ledger.state.trials.values()
+        )
+        name = f"{original.name}-c{number + 1}"
+        return self._record(name, {**original.point, **changes}, run, CLONE, parent=original.name)
+
+    def _plateau(self, trial: Trial) -> None:
+        """Where it was asked for, end a trial that has not become better for so many epochs."""
+        patience, best = self.plan.method.plateau, trial.best(self.plan.objective, self.plan.direction)
+        last = max(trial.counted)
+        if patience is not None and best is not None and last - best["epoch"] >= patience and last < trial.epochs:
+            self.stop(trial, last, f"no better for {patience} epochs")
+
+    def _advance(self) -> None:
+        """Let the rule decide what it can, and count the trials that are settled."""
+        trials = self.ledger.state.searched
+        self.rule.advance(trials, lambda trial, epoch: self.stop(trial, epoch, "not among the best at its rung"))
+        while self.settled < len(trials):
+            if trials[self.settled].status == RUNNING or not self.rule.decided(self.settled):
+                break
+            self.settled += 1
+
+    # what is next
+
+    def next(self) -> Next:
+        """Propose a trial, and note it; WAIT where that takes what is not known yet, DONE where there is nothing left to do."""
+        trials = self.ledger.state.searched
+        number = len(trials)
+        if number < self.wanted and not self.exhausted and self.may_search():
+            if self.settled < self._needs(number):
+                return WAIT
+            self._tell(trials[: self._needs(number)])
+            proposed = self._propose(trials)
+            if proposed is not None:
+                return proposed
+            self.exhausted = True
+        if self.settled < number:
+            return WAIT
+        self._tell(trials)
+        return self._replicate()
+
+    def _needs(self, number: int) -> int:
+        """How many of the first trials must be settled before trial `number`."""
+        if self.population is not None:
+            return self.population.needs(number)
+        return max(0, number - self.ledger.state.lag)
+
+    def _propose(self, trials: list[Trial]) -> Trial | None:
+        number = len(trials)
+        if self.population is not None and number >= self.population.size:
+            member = self.population.member(trials, number)
+            run = self.plan.config(member.point)
+            name = f"{number:04d}"
+            return self._record(name, member.point, run, "population", parent=member.parent, until=member.until)
+        known = {identity(RunConfig.of(trial.run)) for trial in trials}
+        first = self.plan.first_points()
+        if number < len(first):
+            self.study.enqueue_trial(first[number], skip_if_exists=True)
+        for attempt in range(ATTEMPTS):
+            if self.points is not None and number >= len(first) and (attempt or self.plan.method.sampler == "grid"):
+                untried = next((point for point in self.points if identity(self.plan.config(point)) not in known), None)
+                if untried is None:
+                    return None
+                self.study.enqueue_trial(untried)
+            asked = self._ask(number, attempt)
+            run = self.plan.config(asked.params)
+            if identity(run) not in known:
+                until = self.population.until(number) if self.population else None
+                origin = _origin(asked.params, self.plan)
+                return self._record(f"{number:04d}", asked.params, run, origin, optuna=asked.number, until=until)
+            self.ledger.record({"event": "duplicate", "point": asked.params})
+            self.study.tell(asked.number, state=TrialState.FAIL)
+        return None
+
+    def _restore(self) -> None:
+        """Give a study that was lost the trials of the ledger back, under the numbers that they had."""
+        noted = {trial.optuna: trial for trial in self.ledger.state.searched if trial.optuna is not None}
+        for number in range(len(self.study.get_trials(deepcopy=False)), max(noted, default=-1) + 1):
+            known = noted.get(number)
+            state = TrialState.RUNNING if known else TrialState.FAIL
+            params, space = (known.point, self.distributions) if known else ({}, {})
+            self.study.add_trial(optuna.trial.create_trial(state=state, params=params, distributions=space))
+
+    def _unnoted(self) -> list[optuna.trial.FrozenTrial]:
+        """Points that a killed driver had asked for and not noted; those that it had only half of are dropped."""
+        noted = {trial.optuna for trial in self.ledger.state.searched}
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        unnoted = [asked for asked in running if asked.number not in noted]
+        whole = [asked for asked in unnoted if asked.params.keys() == self.distributions.keys()]
+        for asked in unnoted:
+            if asked not in whole:
+                self.study.tell(asked.number, state=TrialState.FAIL)
+        return whole
+
+    def _ask(self, number: int, attempt: int) -> optuna.trial.FrozenTrial | optuna.Trial:
+        """The next point of the sampler, seeded by what it is for."""
+        if self.unnoted:
+            return self.unnoted.pop(0)
+        seed = np.random.SeedSequence((self.plan.seed, number, attempt)).generate_state(1)[0]
+        self.study.sampler = SAMPLERS[self.plan.method.sampler](self.plan, int(seed))
+        return self.study.ask(self.distributions)
+
+    def _replicate(self) -> Next:
+        """The next replicate of a finalist that there is not; WAIT while some run, DONE when all have ended."""
+        for number in range(
+            1, self.plan.profile.replicates + 1
+        ):  # side by side: a budget may end the search in between
+            for name in finalists(self.ledger, self.plan):
+                original, repeat = self.ledger.state.trials[name], f"{name}-r{number}"
+                if repeat not in self.ledger.state.trials:
+                    run = RunConfig.of({**original.run, "seed": self.plan.seed + number})
+                    return self._record(repeat, original.point, run, "replicate", of=name)
+        running = any(trial.status == RUNNING for trial in self.ledger.state.trials.values())
+        return WAIT if running else DONE
+
+    def _record(self, name: str, point: dict[str, Any], run: RunConfig, origin: str, **fields: Any) -> Trial:
+        trial = {"name": name, "point": dict(point), "run": run.model_dump(), "origin": origin, **fields}
+        self.ledger.record({"event": "proposed", "trial": trial})
+        return self.ledger.state.trials[name]
+
+    # what Optuna knows
+
+    def _tell(self, trials: Sequence[Trial]) -> None:
+        """Tell Optuna of trials, in order, that it was not told of."""
+        for trial in trials[self.told :]:
+            if trial.reason == BUDGET:
+                return  # it goes on with a larger budget
+            if trial.optuna is not None:
+                self._tell_one(trial, self.study.get_trials(deepcopy=False)[trial.optuna])
+            self.told += 1
+
+    def _tell_one(self, trial: Trial, asked: optuna.trial.FrozenTrial) -> None:
+        """Tell the best score; a stopped or failed trial is told as pruned: its region counts as poor, not as unknown.
+
+        With several objectives Optuna knows no pruning: a stopped trial has the values that it came to.
+        """
+        handle = optuna.trial.Trial(self.study, asked._trial_id)
+        for key, excess in excesses(trial, self.plan).items():
+            if key not in asked.constraints and self.plan.method.sampler not in UNCONSTRAINED:
+                handle.set_constraint(key, excess)
+        found = values(trial, self.plan)
+        if self.plan.method.minimize:
+            if found is None or trial.status not in (COMPLETED, STOPPED):
+                self.study.tell(asked.number, state=TrialState.FAIL)
+            else:
+                self.study.tell(asked.number, [self._told_score(trial), *found[1:]])
+            return
+        for epoch in trial.counted:
+            score = trial.score(self.plan.objective, self.plan.direction, epoch)
+            if score is not None and epoch not in asked.intermediate_values:
+                handle.report(score, epoch)
+        if trial.status == COMPLETED and found is not None:
+            self.study.tell(asked.number, self._told_score(trial))
+        else:
+            self.study.tell(asked.number, state=TrialState.PRUNED)
+
+    def _told_score(self, trial: Trial) -> float:
+        score = trial.score(self.plan.objective, self.plan.direction)
+        assert score is not None
+        return score
+
+
+def finalists(ledger: Ledger, plan: Plan) -> list[str]:
+    """The best trials that are not the baseline, `Profile.confirm` of them, then the baseline; none where either has no score."""
+    state = ledger.state
+    baseline = next((t for t in state.searched if t.origin == "baseline"), None)
+    scored = baseline is not None and baseline.score(plan.objective, plan.direction) is not None
+    # In a population, a trial and its successors are one.
+    ended = [t for t in [*state.searched, *state.clones] if t.until is None or t.until >= plan.epochs]
+    best = [trial.name for trial in ranked(ended, plan) if trial is not baseline][: plan.profile.confirm]
+    return [*best, baseline.name] if best and baseline is not None and scored else []
+
+
+def open_study(name: str, storage_path: Path, plan: Plan) -> optuna.Study:
+    """Open the Optuna study of a search, whose journal file outlives the driver; `optuna-dashboard` opens it too."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(storage_path)))
+    return new_study(name, storage, plan)
+
+
+def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:
+    """A study of a plan's objectives."""
+    quality = StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE
+    directions = [quality, *(StudyDirection.MINIMIZE for _ in plan.method.minimize)]
+    return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+
+
+def identity(run: RunConfig) -> str:
+    """What decides a run's result, as one text."""
+    return json.dumps(run.identity(), sort_keys=True)
+
+
+def _origin(params: dict[str, Any], plan: Plan) -> str:
+    first = plan.first_points()
+    if params not in first:
+        return "sampler"
+    return "baseline" if params == first[0] else "study"

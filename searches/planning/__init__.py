@@ -1,0 +1,1 @@
+"""What a search would take, predicted from a few timed steps, and what it took."""

@@ -1,0 +1,161 @@
+"""The arithmetic of what a search takes: before it, from what one step takes, and while it runs, from the trials that ended."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2core.ranges import Range, exactly
+from searches.question import REDUCTION, Plan
+from searches.running.budget import HOUR, whole_trial_seconds
+from searches.running.ledger import RUNNING, State
+from trainables.trial import TrialSpec
+
+#: Seconds before the first trial trains: Ray, MLflow, imports. Measured on two laptop cores.
+START = Range(value=15.0, low=5.0, high=40.0)
+#: Seconds until a process that trials run in has its imports and model: once for each trial that runs at once.
+PROCESS = Range(value=8.0, low=2.0, high=30.0)
+#: Seconds until a Ray Train worker group trains: in every trial that has one.
+GROUP = Range(value=20.0, low=10.0, high=30.0)
+
+MEANING = (
+    "low: each trial that may be stopped is stopped at its first rung, steps take the least of their measured 95% interval, "
+    "texts end as those of the data do; high: nothing is stopped, steps take the most, texts are as long as they may get"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialCost:
+    """What one configuration takes. `before` are seconds before its first epoch."""
+
+    steps: tuple[int, ...]  # of each epoch
+    step: Range  # seconds
+    evaluation: Range
+    before: Range
+    memory_gb: Range
+    disk_gb: float
+
+    def seconds(self, epochs: float) -> Range:
+        """Seconds of so many epochs; a part of one is a part of its steps."""
+        steps = float(np.interp(epochs, range(len(self.steps) + 1), np.cumsum([0, *self.steps])))
+        return self.before + self.step * steps + self.evaluation * epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What the trials of a plan take: the known points, points that the sampler may draw, and what all share."""
+
+    known: Sequence[TrialCost]
+    drawn: Sequence[TrialCost]
+    once: Range  # seconds of what is made once and shared
+
+
+def expected_epochs(grace: int, epochs: int) -> float:
+    """Epochs of a trial that successive halving may stop, where one in REDUCTION passes each rung: grace, grace * 3, ..."""
+    rung, passing, total = min(grace, epochs), 1.0, 0.0
+    reached = 0
+    while reached < epochs:
+        total += passing * (min(rung, epochs) - reached)
+        reached, rung, passing = min(rung, epochs), rung * REDUCTION, passing / REDUCTION
+    return total
+
+
+def epochs_of(plan: Plan) -> tuple[float, float, int]:
+    """Epochs of a trial that may be stopped: least, expected, most. Of a population each trial is a step alone."""
+    epochs, grace = plan.epochs, min(plan.profile.grace, plan.epochs)
+    match plan.method.scheduler:
+        case "asha":
+            return grace, expected_epochs(grace, epochs), epochs
+        case "pbt":
+            return grace, grace, grace
+    return epochs, epochs, epochs
+
+
+def mean(ranges: Sequence[Range]) -> Range:
+    """The mean of each bound."""
+    total = sum(ranges, exactly(0.0))
+    return total * (1 / max(1, len(ranges)))
+
+
+def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) -> list[dict[str, Any]]:
+    """Rows of what the whole search takes: `what`, `predicted`, `low`, `high`."""
+    trials, replicates = trials_of(plan), plan.replicates
+    known = outlook.known[:trials]
+    drawn = trials - len(known)
+    few, usual, most = epochs_of(plan)
+    whole = [cost.seconds(most) for cost in (*known, *outlook.drawn)]
+    of_drawn = Range(
+        value=mean([cost.seconds(usual) for cost in outlook.drawn]).value,
+        low=mean([cost.seconds(few) for cost in outlook.drawn]).low,
+        high=mean([cost.seconds(most) for cost in outlook.drawn]).high,
+    )
+    count = trials + replicates
+    start = GROUP if spec.grouped else PROCESS * (min(spec.concurrent, count) / count)  # of a trial, on average
+    search = sum((cost.seconds(most) for cost in known), of_drawn * drawn) + start * trials + outlook.once
+    again = known[0].seconds(most) * plan.profile.replicates + start * replicates
+    again = again + mean(whole) * (plan.profile.confirm * plan.profile.replicates)
+    running = search + again
+    wall = START + _side_by_side(search, whole[0], trials, spec) + _side_by_side(again, whole[0], replicates, spec)
+    disk = [cost.disk_gb for cost in (*known, *outlook.drawn)]
+    memory = [cost.memory_gb for cost in (*known, *outlook.drawn)]
+    hours = running * (1 / HOUR)
+    gpu_hours = hours * (spec.workers * spec.gpus_per_worker)
+    sure = (len(known) + replicates) * most
+    rows = {
+        "trials": exactly(count),
+        "epochs": Range(value=sure + drawn * usual, low=sure + drawn * few, high=count * most),
+        "seconds of a whole trial": _widest([seconds + start for seconds in whole]),
+        "hours": wall * (1 / HOUR),
+        "GPU-hours": gpu_hours,
+        "CPU-hours": hours * (spec.workers * spec.cpus_per_worker),
+        **({"USD": gpu_hours * price} if price else {}),
+        "most memory of a trial, GB": _largest(memory),
+        "checkpoints, GB": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,
+    }
+    return [{"what": w, "predicted": r.value, "low": r.low, "high": r.high} for w, r in rows.items()]
+
+
+def trials_of(plan: Plan) -> int:
+    """How many trials there will be: as asked for, or all points of a smaller space."""
+    return min(plan.profile.trials, plan.points or plan.profile.trials)
+
+
+def _side_by_side(total: Range, one: Range, count: int, spec: TrialSpec) -> Range:
+    """Seconds of wall clock of `count` trials; the last of them runs while other slots are empty."""
+    if not count:
+        return exactly(0.0)
+    rounds = math.ceil(count / spec.concurrent) / (count / spec.concurrent)
+    return Range(
+        value=max(one.value, total.value / spec.concurrent * rounds),
+        low=max(one.low, total.low / spec.concurrent),
+        high=max(one.high, total.high / spec.concurrent * rounds),
+    )
+
+
+def _widest(ranges: Sequence[Range]) -> Range:
+    """The mean, from the least of any to the most of any."""
+    return Range(value=mean(ranges).value, low=min(r.low for r in ranges), high=max(r.high for r in ranges))
+
+
+def _largest(ranges: Sequence[Range]) -> Range:
+    """The largest value, from the least of any to the most of any."""
+    return Range(value=max(r.value for r in ranges), low=min(r.low for r in ranges), high=max(r.high for r in ranges))
+
+
+def seconds_left(plan: Plan, state: State, now: float) -> float:
+    """About how long a running search still takes, by the trials that ended; before the first, by the plan."""
+    clock = state.clock.at(now)
+    search = state.searched
+    ended = [clock.trials.get(trial.name, 0.0) for trial in search if trial.status != RUNNING]
+    whole = whole_trial_seconds(state)
+    usual = float(np.mean(ended)) if ended else float(state.plan.get("trial_seconds", {}).get("value", whole))
+    begun = {True: 0.0, False: 0.0}  # whether of the search -> seconds that running trials have behind them
+    for trial in state.trials.values():
+        if trial.status == RUNNING:
+            begun[trial.of is None] += clock.trials.get(trial.name, 0.0)
+    again = sum(trial.of is not None and trial.status != RUNNING for trial in state.trials.values())
+    left = max(0.0, (trials_of(plan) - len(ended)) * usual - begun[True])
+    repeats = max(0.0, (plan.replicates - again) * whole - begun[False])
+    return (left + repeats) / clock.concurrent

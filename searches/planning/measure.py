@@ -1,0 +1,261 @@
+"""What a search will take, predicted from a few real steps and evaluations before it begins, and laid beside what it took."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from gpt2core.config import RunConfig
+from gpt2core.describe import count_trainable
+from gpt2core.errors import DivergedError, UserError
+from gpt2core.memory import predicted_gpu_memory_gb, process_memory_gb
+from gpt2core.ranges import Range, exactly
+from gpt2core.speed import evaluation_seconds, step_seconds, threads, timed_gpu_memory_gb
+from gpt2core.stages import first_stage
+from gpt2core.training import epoch_sizes
+from searches.options import Options
+from searches.planning.forecast import MEANING, Outlook, TrialCost, predict, trials_of
+from searches.planning.plan_table import show_prediction
+from searches.question import Choice, Domain, LogUniform, Plan
+from searches.running.budget import BUDGET, phase_of, spent
+from searches.running.ledger import COMPLETED, Ledger
+from searches.running.shares import local_share
+from trainables.trial import TrialSpec
+from trainables.warm import starting_model, task_data
+
+DRAWN = 32  # points of the space that stand for what the sampler will propose
+SHARED_STAGES = 3  # first stages up to which they are taken to be made once each, and not in every trial
+LAST, BEST = 12, 4  # bytes of a trained parameter in a trial's checkpoint: weight and two moments; the best weights
+IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
+WORKERS_MORE = 1.5  # how much more memory than this process a trial's may hold: what a longer run leaves behind
+
+#: What decides how long a step takes, and how long an evaluation takes.
+SHAPE_KEYS = (
+    "task",
+    "model",
+    "adapter",
+    "attention",
+    "attention_window",
+    "attention_restart",
+    "dora",
+    "paraphrase_head",
+)
+STEP_KEYS = (
+    *SHAPE_KEYS,
+    *("batch_size", "accumulation", "targets", "blocks", "train_examples", "contrastive_weight"),
+    *("cross_documents", "precision"),
+)
+EVALUATION_KEYS = (*SHAPE_KEYS, "decoder", "num_beams", "max_new_tokens", "decode_seeds", "no_repeat_ngram")
+
+Key = tuple[tuple[str, Any], ...]
+Measure = Callable[..., Range]
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """Times each kind of step and evaluation once, as long as `patience` seconds last; then the nearest kind's stands in."""
+
+    workers: int
+    patience: float
+    begun: float = field(default_factory=time.monotonic)
+    steps: dict[Key, Range] = field(default_factory=dict)
+    evaluations: dict[Key, Range] = field(default_factory=dict)
+
+    def step(self, config: RunConfig) -> Range:
+        """Seconds of an optimizer step of one of the trial's workers."""
+        part = config.but(batch_size=math.ceil(config.batch_size / self.workers))
+        return self._get(self.steps, STEP_KEYS, part, step_seconds)
+
+    def evaluation(self, config: RunConfig) -> Range:
+        """Seconds of an evaluation."""
+        return self._get(self.evaluations, EVALUATION_KEYS, config, evaluation_seconds)
+
+    def _get(self, known: dict[Key, Range], keys: tuple[str, ...], config: RunConfig, measure: Measure) -> Range:
+        deciding = config.identity()
+        key = tuple((name, deciding[name]) for name in keys if name in deciding)
+        if key in known:
+            return known[key]
+        of_task = [other for other in known if other[0] == key[0]]  # tasks differ too much to stand in for each other
+        if of_task and time.monotonic() - self.begun > self.patience:
+            return known[max(of_task, key=lambda other: len(set(other) & set(key)))]
+        known[key] = measure(config, starting_model(config.model, None), task_data(config), patience=self.patience / 4)
+        return known[key]
+
+
+def prediction(plan: Plan, spec: TrialSpec, price: float | None, *, patience: float) -> dict[str, Any]:
+    """Time the plan's configurations for about `patience` seconds; return rows of what the search takes, and their meaning.
+
+    Raises UserError where model or data cannot be had, DivergedError where the model gives no finite loss.
+    """
+    known = [_config(plan, point) for point in plan.first_points()]
+    random = np.random.default_rng(plan.seed)
+    drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
+    with threads(spec.cpus_per_worker):
+        outlook = _outlook(known, drawn, Meter(workers=spec.workers, patience=patience))
+    rows = predict(plan, outlook, spec, price)
+    whole = next(row for row in rows if row["what"] == "seconds of a whole trial")
+    notes = _notes(plan, spec)
+    starting_model.cache_clear()  # trials hold the weights; this process need not
+    return {
+        "rows": rows,
+        "meaning": MEANING,
+        "notes": notes,
+        "trials": trials_of(plan),
+        "replicates": plan.profile.replicates,
+        "trial_seconds": {"value": whole["predicted"], "low": whole["low"], "high": whole["high"]},
+    }
+
+
+def explained(predict: Callable[[], T]) -> T | str:
+    """What a prediction gives, or in one line why there is none: a search does not need it."""
+    try:
+        return predict()
+    except (UserError, DivergedError) as error:
+        return " ".join(str(error).split())
+
+
+def draw(domain: Domain, random: np.random.Generator) -> Any:
+    """A random value of a domain."""
+    if isinstance(domain, Choice):
+        return domain.values[int(random.integers(len(domain.values)))]
+    if isinstance(domain, LogUniform):
+        return float(np.exp(random.uniform(np.log(domain.low), np.log(domain.high))))
+    return float(random.uniform(domain.low, domain.high))
+
+
+def _config(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
+    """A point's run; where pairs are to be generated first, without them: nothing can be timed on what is not there yet."""
+    return plan.config(point, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
+
+
+def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Outlook:
+    """What the trials of the given runs take; the baseline, which comes first, is timed whatever it takes."""
+    stages = list(dict.fromkeys(stage for run in (*known, *drawn) if (stage := first_stage(run))))
+    shared = len(stages) <= SHARED_STAGES
+    once = sum((_cost(stage, exactly(0.0), meter).seconds(stage.epochs) for stage in stages if shared), exactly(0.0))
+
+    def cost(run: RunConfig) -> TrialCost:
+        stage = None if shared else first_stage(run)
+        before = _cost(stage, exactly(0.0), meter).seconds(stage.epochs) if stage else exactly(0.0)
+        return _cost(run, before, meter)
+
+    costs = [cost(run) for run in (*known, *drawn)]
+    return Outlook(known=costs[: len(known)], drawn=costs[len(known) :], once=once)
+
+
+def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
+    examples = len(task_data(run).splits["train"].first(run.train_examples))
+    trainable = count_trainable(run)
+    step = meter.step(run)
+    return TrialCost(
+        steps=tuple(math.ceil(size / run.batch_size) if trainable else 0 for size in epoch_sizes(run, examples)),
+        step=step,
+        evaluation=meter.evaluation(run),
+        before=before,
+        memory_gb=_memory(run, trainable),
+        disk_gb=(LAST + BEST) * trainable / 1e9,
+    )
+
+
+def _memory(run: RunConfig, trainable: int) -> Range:
+    """Of a GPU by the formula, at most what a step was seen to take; without one, of a process: as much as this one holds."""
+    seen = timed_gpu_memory_gb()
+    if seen is None:
+        held = process_memory_gb()
+        return Range(value=held, low=held / WORKERS_MORE, high=held * WORKERS_MORE)
+    total = sum(tensor.numel() for tensor in starting_model(run.model, None).parameters())
+    predicted = predicted_gpu_memory_gb(total, trainable)
+    return Range(value=predicted, low=predicted, high=max(predicted, seen))
+
+
+def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
+    """What a reader of the numbers must know."""
+    parameters = sum(
+        tensor.numel() for tensor in starting_model(plan.config(plan.search.baseline).model, None).parameters()
+    )
+    notes = [f"{spec.concurrent} trials at once, each with {spec.workers * spec.cpus_per_worker} CPUs"]
+    notes[0] += f" and {spec.workers * spec.gpus_per_worker:g} GPUs" if spec.gpus_per_worker else " and no GPU"
+    if not spec.gpus_per_worker:
+        notes.append("without GPUs, GPU-hours and money are 0, and memory is that of a process")
+    if spec.workers > 1:
+        notes.append("what the workers of a trial exchange is not in these numbers")
+    if plan.search.learns_from_pairs:
+        notes.append("neither the making of the pairs nor what trials learn from them is in these numbers")
+    return [*notes, f"the exported model takes {4 * parameters / 1e9:.2g} GB more"]
+
+
+def foreseen(options: Options, folder: Path) -> dict[str, Any] | str:
+    """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
+    price = options.budget.usd_per_gpu_hour
+    found = explained(lambda: prediction(options.plan, local_share(options, folder), price, patience=IN_A_PLAN))
+    if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
+        found["notes"].append(f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ")
+    return found
+
+
+def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
+    """Predict what a search takes and note it once, and again where more trials are asked for since; it costs seconds.
+
+    A GPU is timed where the trials will run, by a task that gives it back.
+    """
+    plan, noted = options.plan, ledger.state.plan
+    if noted and (noted["trials"], noted["replicates"]) == (trials_of(plan), plan.profile.replicates):
+        return
+    ask = partial(explained, partial(prediction, plan, spec, options.budget.usd_per_gpu_hour, patience=IN_A_SEARCH))
+    if spec.gpus_per_worker:
+        import ray
+
+        task = ray.remote(num_gpus=spec.gpus_per_worker, num_cpus=spec.cpus_per_worker, max_calls=1)(ask.func)
+        predicted = ray.get(task.remote(*ask.args))
+    else:
+        predicted = ask()
+    if isinstance(predicted, str):
+        show_prediction(predicted, console)
+    else:
+        ledger.record({"event": "plan", "plan": predicted})
+
+
+def plan_and_fact(options: Options, ledger: Ledger, folder: Path) -> dict[str, Any]:
+    """What a summary holds of the plan, beside what came of it, and of the budget."""
+    state, budget = ledger.state, options.budget
+    used = spent(budget, state)
+    whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]
+    memory = "gpu_memory_gb" if state.clock.gpus else "process_memory_gb"
+    held = [r["metrics"][memory] for t in state.trials.values() for r in t.reports.values() if memory in r["metrics"]]
+    actual = {
+        "trials": len(state.trials),
+        "epochs": sum(len(trial.reports) for trial in state.trials.values()),
+        "seconds of a whole trial": sum(whole) / len(whole) if whole else None,
+        "hours": used.hours,
+        "GPU-hours": used.gpu_hours,
+        "CPU-hours": used.cpu_hours,
+        "USD": used.usd,
+        "most memory of a trial, GB": max(held, default=None),
+        "checkpoints, GB": folder_gb(folder / "trials"),
+    }
+    ended = any(trial.reason == BUDGET for trial in state.trials.values()) or (
+        len(state.searched) < trials_of(options.plan) and phase_of(budget, options.plan, state) != "search"
+    )
+    limits = {"limits": budget.limits, "usd_per_gpu_hour": budget.usd_per_gpu_hour}
+    return {
+        "plan": [{**row, "actual": actual[row["what"]]} for row in state.plan.get("rows", [])],
+        "budget": {**limits, "spent": asdict(used), "ended": ended},
+    }
+
+
+def folder_gb(folder: Path) -> float:
+    """What the files of a folder take on disk, in gigabytes; one that goes away meanwhile takes nothing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size / 1e9

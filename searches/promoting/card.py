@@ -1,0 +1,264 @@
+"""The card of a promoted model, README.md with the front matter of the Hugging Face hub.
+
+Everything in it is from the search's ledger and summary; what they do not tell is said to be not known.
+"""
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from gpt2core.commands import COSTS
+from gpt2core.config import PATTERNED, RunConfig
+from gpt2core.promoted import PLACES, is_place
+from gpt2core.tasks import TASKS
+from gpt2core.weights import EMBEDDED, hub_name
+from searches.promoting.finished import Promotion
+from searches.promoting.terms import base_terms, hub_data, licence, text_terms
+from searches.promoting.usage import commands, python_code
+from searches.running.ledger import Trial
+from searches.words import count, point_text, value_text
+
+#: What the hub calls our metrics, where it has a name for them.
+HUB_METRICS = {
+    "chrf_continuation": "chrf",
+    "chrf_whole": "chrf",
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "f1": "f1",
+    "brier_score": "brier_score",
+    "dev_loss": "loss",
+    "dev_perplexity": "perplexity",
+}
+BOUNDS = ("_low", "_high")
+
+
+def model_card(p: Promotion, name: str) -> ModelCard:
+    """The card of a promotion that is registered as `name`."""
+    parts = [
+        f"# {name}",
+        _what(p),
+        _verdict(p),
+        _scores(p),
+        _training(p),
+        _use(p),
+        _limits(p),
+        _licences(p),
+        _versions(p),
+    ]
+    body = "\n\n".join(parts)
+    return ModelCard(f"---\n{_front(p, name).to_yaml()}\n---\n\n{body}\n")
+
+
+def _front(p: Promotion, name: str) -> ModelCardData:
+    config, results = p.config, _results(p)
+    further: dict[str, Any] = {**licence(config, p.data)}
+    if not _unpublished(config):
+        further["base_model"] = hub_name(config.model)
+        further["base_model_relation"] = "adapter" if p.format == "adapter" else "finetune"
+    kind = "text-classification" if TASKS[config.task].classes(config) else "text-generation"
+    return ModelCardData(
+        language="en",
+        pipeline_tag=kind,
+        library_name="peft" if p.format == "adapter" else "transformers",
+        datasets=hub_data(p.data) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)),
+        tags=["gpt2-search", config.task, config.adapter],
+        model_name=name,
+        eval_results=results,
+        **further,
+    )
+
+
+def _results(p: Promotion) -> list[EvalResult]:
+    """The scores that the hub has a name for, each with its interval where it has one."""
+    hubs, corpus = hub_data(p.data), p.data.split(":")[0]
+    kind = "text-classification" if TASKS[p.config.task].classes(p.config) else "text-generation"
+    return [
+        EvalResult(
+            task_type=kind,
+            dataset_type=hubs[0] if hubs else corpus,
+            dataset_name=corpus,
+            dataset_split="dev",
+            dataset_args={"digest": p.digest},
+            metric_type=HUB_METRICS[metric],
+            metric_name=_readable(metric),
+            metric_value=round(value, 4),
+            metric_args=_interval_args(p.metrics, metric),
+        )
+        for metric, value in p.metrics.items()
+        if metric in HUB_METRICS
+    ]
+
+
+def _interval_args(metrics: Mapping[str, float], metric: str) -> dict[str, float] | None:
+    if f"{metric}_low" not in metrics:
+        return None
+    low, high = (round(metrics[f"{metric}{end}"], 4) for end in BOUNDS)
+    return {"confidence_level": 0.95, "low": low, "high": high}
+
+
+def _unpublished(config: RunConfig) -> bool:
+    """Whether the base model has no name on the hub."""
+    return config.model in EMBEDDED or is_place(config.model)
+
+
+def _base(config: RunConfig) -> str:
+    if is_place(config.model):
+        return f"`{Path(config.model).name}`, a folder of the machine that the search ran on"
+    return f"`{hub_name(config.model) if config.model not in EMBEDDED else config.model}`"
+
+
+def _what(p: Promotion) -> str:
+    rank = f" of rank {p.config.rank}" if p.config.adapter == "lora" else ""
+    form = "LoRA alone, in peft's format" if p.format == "adapter" else "the whole model"
+    return (
+        f"GPT-2 ({_base(p.config)}) tuned for the task `{p.config.task}`, adapter `{p.config.adapter}`{rank}: {form}. "
+        f"It is trial {p.trial.name} of the hyperparameter search `{p.found.name}`, at epoch {p.epoch} of "
+        f"{p.config.epochs}, made with gpt2-search."
+    )
+
+
+def _verdict(p: Promotion) -> str:
+    found = p.found
+    question = found.summary["question"] if found.summary else "not known: the search has not come to its end"
+    left = f"\n\n{count(found.unfinished, 'trial')} had not ended when this was written." if found.unfinished else ""
+    claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
+    return (
+        f"## Question and verdict\n\n**Question:** {question}\n\n**Verdict:** {found.verdict}\n\n"
+        f"**Why this trial:** {p.chosen.why}.{claim}{left}"
+    )
+
+
+def _scores(p: Promotion) -> str:
+    objective, found = p.found.objective, p.found
+    searched = count(len(found.state.searched), "trial")
+    want = "more is better" if found.direction == "max" else "less is better"
+    baseline = [t for t in found.state.searched if t.origin == "baseline" and t is not p.trial]
+    rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, objective)]
+    rows += [
+        _trial_row(f"the same with fresh seed {t.run['seed']}", t, p) for t in found.state.replicates(p.trial.name)
+    ]
+    rows += [_trial_row(f"the baseline, trial {t.name}", t, p) for t in baseline]
+    rows += [
+        f"| floor, no model: {_cell(floor['meaning'])} | {floor['scores'][objective][0]:.2f} ± "
+        f"{floor['scores'][objective][1]:.2f} | |"
+        for floor in found.state.floors.values()
+        if objective in floor["scores"]
+    ]
+    others = [_score_row(_readable(metric), p.metrics, metric) for metric in _others(p)]
+    return "\n".join(
+        [
+            "## Scores\n",
+            f"All are of the **dev** split. The search looked at it to choose among {searched}, so the score of the chosen "
+            "one is too good by what that choice gave it; a test split was not scored for this card.\n",
+            f"| {_readable(objective)} ({want}) | score | 95% interval |\n|---|---:|---|",
+            *rows,
+            *(["\n| other measures of this model | value | 95% interval |\n|---|---:|---|", *others] if others else []),
+        ]
+    )
+
+
+def _others(p: Promotion) -> list[str]:
+    """Measures beside the objective, without intervals' bounds and what an epoch took."""
+    hidden = {*COSTS, "train_perplexity", p.found.objective}
+    bounds = {f"{metric}{end}" for metric in p.metrics for end in BOUNDS}
+    return [metric for metric in p.metrics if metric not in hidden | bounds]
+
+
+def _trial_row(label: str, trial: Trial, p: Promotion) -> str:
+    best = trial.best(p.found.objective, p.found.direction)
+    return _score_row(label, best["metrics"] if best else {}, p.found.objective)
+
+
+def _score_row(label: str, metrics: Mapping[str, float], metric: str) -> str:
+    if metric not in metrics:
+        return f"| {label} | none | |"
+    interval = (
+        f"{metrics[f'{metric}_low']:.2f} to {metrics[f'{metric}_high']:.2f}" if f"{metric}_low" in metrics else ""
+    )
+    value = f"{metrics[metric]:.2f}" if interval else f"{metrics[metric]:.4g}"
+    return f"| {label} | {value} | {interval} |"
+
+
+def _training(p: Promotion) -> str:
+    hidden = {*PLACES, "task", "epochs", *(["model"] if is_place(p.config.model) else [])}
+    values = {key: value for key, value in p.config.identity().items() if key not in hidden}
+    trainable = p.metrics.get("trainable_parameters")
+    return "\n".join(
+        [
+            "## Training\n",
+            f"- Data: {p.data}",
+            f"- SHA-256 of the data: `{p.digest}`",
+            f"- What the search varied: {point_text(p.trial.point) or 'nothing'}",
+            f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {_readable(p.found.objective)}",
+            *([f"- Parameters that trained: {int(trainable):,}"] if trainable is not None else []),
+            "\n| key | value |\n|---|---|",
+            *(f"| `{key}` | {_cell(value_text(value))} |" for key, value in sorted(values.items())),
+        ]
+    )
+
+
+def _use(p: Promotion) -> str:
+    lower = " Texts were stripped and put in lower case." if p.config.task in ("sst", "cfimdb") else ""
+    local = (
+        " Its `adapter_config.json` names the base model by a folder of the machine that wrote it: elsewhere, write there "
+        "where yours is."
+        if p.format == "adapter" and _unpublished(p.config)
+        else ""
+    )
+    return (
+        f"## Use\n\nWith {'peft' if p.format == 'adapter' else 'transformers'}.{lower}{local}\n\n"
+        f"```python\n{python_code(p.config, p.format)}\n```\n\n"
+        f"With gpt2-search, which reads task and decoding from `run.json`:\n\n```console\n{commands(p.config)}\n```"
+    )
+
+
+def _limits(p: Promotion) -> str:
+    lines = ["It says what is likely, not what is true, and repeats what its base model and texts hold, prejudice too."]
+    if p.config.model in EMBEDDED:
+        lines.append(
+            f"`{p.config.model}` is a small stand-in for GPT-2: its scores say nothing of how well GPT-2 can be tuned."
+        )
+    if "stand-in" in p.data:
+        lines.append("The data is a stand-in: the score is not one of the task that it stands in for.")
+    if p.config.train_examples or p.config.dev_examples:
+        lines.append("It was trained or scored on a part of the data alone; see `train_examples` and `dev_examples`.")
+    if not PATTERNED.isdisjoint(p.config.attention_config.names):
+        lines.append(
+            f"It was trained with `{p.config.attention}` attention. That of transformers is dense, so there it computes "
+            "something else; gpt2-search keeps it."
+        )
+    if sizes := re.search(r"(\d+) train", p.data):
+        learnt = min(int(sizes[1]), p.config.train_examples or int(sizes[1]))
+        lines.append(f"It learnt from {count(learnt, 'training example')}, all of them English.")
+    lines.append(
+        "The interval is over the examples of the dev split: other texts may be further from the training texts."
+    )
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _licences(p: Promotion) -> str:
+    texts = "\n".join(f"- Data: {terms}" for terms in text_terms(p.config, p.data))
+    return (
+        f"## Licences\n\n- Code: gpt2-search is under the MIT licence.\n- Base model: {base_terms(p.config)}\n{texts}\n"
+        "- This model: whoever passes it on keeps to all of these."
+    )
+
+
+def _versions(p: Promotion) -> str:
+    used: dict[str, Any] = p.found.summary["versions"] if p.found.summary else {}
+    ran = ", ".join(f"{package} {number}" for package, number in used.items()) or "not known"
+    return f"## Versions\n\n- The search ran with: {ran}\n- Promoted with: gpt2-search {version('gpt2-search')}"
+
+
+def _readable(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _cell(text: str) -> str:
+    """A text that a table's cell can hold."""
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,172 @@
+"""A search that is there, read without holding it up: it may have ended, been interrupted, or still be running."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2core.config import RunConfig
+from gpt2core.errors import UserError
+from gpt2core.export import Format
+from gpt2core.lookup import nearest
+from gpt2core.tasks import TASKS
+from searches.options import search_name, storage_path
+from searches.running.ledger import RUNNING, State, Trial
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A search's results. `summary` is that of its last end, None where it was never ended or has gone on since."""
+
+    name: str
+    storage: Path
+    folder: Path
+    state: State
+    summary: Summary | None
+
+    @property
+    def task(self) -> str:
+        """The task that all trials have."""
+        return str(next(iter(self.state.trials.values())).run["task"])
+
+    @property
+    def objective(self) -> str:
+        """The metric that decides."""
+        return str(TASKS[self.task].objective)
+
+    @property
+    def direction(self) -> str:
+        """Whether the objective is to be large or small."""
+        return str(TASKS[self.task].direction)
+
+    @property
+    def unfinished(self) -> int:
+        """How many trials are running, or were when the search was interrupted."""
+        return sum(trial.status == RUNNING for trial in self.state.trials.values())
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in full."""
+        if self.summary is not None:
+            return str(self.summary["verdict"]["text"])
+        return "no verdict yet: the search has not come to its end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A trial, why it is this one, and whether the verdict names it."""
+
+    trial: Trial
+    why: str
+    named: bool
+
+
+def open_finished(storage: str | None, name: str) -> Finished:
+    """Read the search `name`; raise UserError where there is none, or where it has no trial."""
+    root = storage_path(storage)
+    searches = root / "searches"
+    folder = searches / search_name(name)
+    if not (folder / "ledger.jsonl").is_file():
+        there = sorted(path.parent.name for path in searches.glob("*/ledger.jsonl"))
+        hint = nearest(name, there) if there else "there is none"
+        raise UserError(f"There is no search `{name}` in {searches}: {hint}; see --storage")
+    state = read_state(folder / "ledger.jsonl")
+    if not state.trials:
+        raise UserError(f"{folder}: the search has no trial yet")
+    return Finished(name=name, storage=root, folder=folder, state=state, summary=_summary(folder, state))
+
+
+def read_state(path: Path) -> State:
+    """Return what a ledger's events add up to, without locking it; a last line that is still being written is passed over."""
+    text = path.read_text(encoding="utf-8")
+    state = State()
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            state.apply(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
+    return state
+
+
+def _summary(folder: Path, state: State) -> Summary | None:
+    """The summary, if it is of the trials that the ledger has."""
+    try:
+        summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        known = {row["id"]: row["status"] for row in summary["trials"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return summary if known == {trial.name: trial.status for trial in state.trials.values()} else None
+
+
+def choose(found: Finished, asked: str | None) -> Chosen:
+    """Return the trial that was asked for, else the one that the verdict names, else that of the best score; raise UserError."""
+    objective, trials = found.objective, found.state.trials
+    winner = found.summary["verdict"]["winner"] if found.summary else None
+    if asked is not None:
+        if asked not in trials:
+            raise UserError(f"There is no trial `{asked}` in the search {found.name}: {nearest(asked, trials)}")
+        trial = trials[asked]
+        if trial.score(objective, found.direction) is None:
+            reason = f": {trial.reason}" if trial.reason else ""
+            raise UserError(
+                f"The trial {asked} has no score, so there is nothing to promote; it is {trial.status}{reason}"
+            )
+        return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
+    if winner is not None:
+        return Chosen(trial=trials[winner], why="The verdict names it", named=True)
+    best = found.summary.get("best") if found.summary else None
+    if best is not None:
+        return Chosen(
+            trial=trials[best["id"]], why=f"The verdict names no trial; this one has the best {objective}", named=False
+        )
+    sign = 1 if found.direction == "max" else -1
+    scores = [(trial.score(objective, found.direction), trial) for trial in trials.values() if trial.of is None]
+    scored = [(sign * score, trial) for score, trial in scores if score is not None]
+    if not scored:
+        reasons = sorted({trial.reason for trial in trials.values() if trial.reason})
+        raise UserError(f"No trial of {found.name} has a score: {'; '.join(reasons) or 'none has ended an epoch'}")
+    _, highest = max(scored, key=lambda entry: entry[0])
+    return Chosen(trial=highest, why=f"There is no verdict yet; this one has the best {objective}", named=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """All that is told of a promoted trial: where it is from, how it was configured, and what its exported epoch reported."""
+
+    found: Finished
+    chosen: Chosen
+    config: RunConfig
+    format: Format
+    epoch: int
+
+    @property
+    def trial(self) -> Trial:
+        """The trial."""
+        return self.chosen.trial
+
+    @property
+    def name(self) -> str:
+        """What the model is called, unless a name is given."""
+        return f"gpt2-{self.config.task}-{self.found.name}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the exported epoch measured, where it is a number."""
+        measured = self.trial.reports[self.epoch]["metrics"]
+        return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+    @property
+    def data(self) -> str:
+        """The data in one line, without the places of the machine."""
+        text = str(self.found.state.data.get("data", "not known"))
+        for place in filter(None, (self.config.data_dir, self.config.pairs)):
+            text = text.replace(place, Path(place).name)
+        return text
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the data."""
+        return str(self.found.state.data.get("digest", "not known"))

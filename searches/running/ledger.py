@@ -1,0 +1,229 @@
+"""The ledger: one append-only file of JSON lines from which everything else about a search can be rebuilt."""
+
+import fcntl
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2core.errors import UserError
+from searches.running.clock import Clock
+
+Event = dict[str, Any]
+RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
+FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
+BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
+CLONE = "clone"  # the origin of a trial that a person made
+
+
+class LedgerError(UserError):
+    """The ledger cannot be written: its disk is full, for instance."""
+
+
+@dataclass
+class Trial:
+    """One trial as the ledger tells it. `of` names the trial that a replicate repeats with a fresh seed.
+
+    `parent` names the trial from whose last checkpoint it starts, `until` the epoch that it ends after. `stopped_at` is the
+    epoch at which a rule of the search, or a person, ended it; what it reported behind that does not count.
+    """
+
+    name: str
+    point: dict[str, Any]
+    run: dict[str, Any]
+    origin: str  # baseline, study, sampler, population, clone or replicate
+    of: str | None = None
+    optuna: int | None = None
+    parent: str | None = None
+    until: int | None = None
+    status: str = RUNNING
+    reason: str | None = None
+    stopped_at: int | None = None
+    reports: dict[int, Event] = field(default_factory=dict)  # by epoch
+
+    @property
+    def counted(self) -> dict[int, Event]:
+        """The reports that count, in order."""
+        last = math.inf if self.stopped_at is None else self.stopped_at
+        return {epoch: report for epoch, report in sorted(self.reports.items()) if epoch <= last}
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it is to train in all, if nothing stops it."""
+        return int(self.until or self.run["epochs"])
+
+    def best(self, objective: str, direction: str, until: float = math.inf) -> Event | None:
+        """Return the report of the best epoch, up to `until`, or None before the first."""
+        sign = 1 if direction == "max" else -1
+        reports = [report for epoch, report in self.counted.items() if epoch <= until]
+        scored = [r for r in reports if math.isfinite(r["metrics"].get(objective, math.nan))]
+        return max(scored, key=lambda r: sign * r["metrics"][objective], default=None)
+
+    def score(self, objective: str, direction: str, until: float = math.inf) -> float | None:
+        """Return the objective at the best epoch, up to `until`."""
+        best = self.best(objective, direction, until)
+        return None if best is None else float(best["metrics"][objective])
+
+
+@dataclass
+class State:
+    """What a ledger's events add up to. `apply` is the only way to change it, live and on resume alike."""
+
+    digest: str | None = None
+    lag: int = 0  # trials before a new one that it does not wait for
+    id: str = ""  # of the search, by which its run in MLflow is found
+    trials: dict[str, Trial] = field(default_factory=dict)
+    searched: list[Trial] = field(
+        default_factory=list
+    )  # those of the search itself, in order: no replicates, no clones
+    runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
+    tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
+    duplicates: int = 0
+    seconds: float = 0.0
+    floors: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
+    clock: Clock = field(default_factory=Clock)
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        self.clock.tick(event)
+        match event["event"]:
+            case "search":
+                self.digest, self.id = event["digest"], event.get("id", "")
+            case "lag":
+                self.lag = event["trials"]
+            case "data":
+                self.data, self.floors = event["data"], event["floors"]
+            case "proposed":
+                trial = Trial(**event["trial"])
+                self.trials[trial.name] = trial
+                if trial.of is None and trial.origin != CLONE:
+                    self.searched.append(trial)
+            case "report":
+                self.trials[event["trial"]].reports.setdefault(event["epoch"], event)
+            case "stopped":
+                trial = self.trials[event["trial"]]
+                trial.stopped_at = event["epoch"]
+                trial.reason = event["reason"]
+                if trial.status == COMPLETED:  # the rule knew only later
+                    trial.status = STOPPED
+            case "ended":
+                trial = self.trials[event["trial"]]
+                trial.status, trial.reason = event["status"], event.get("reason") or trial.reason
+            case "test":
+                self.tests[event["trial"]] = event
+            case "reopened":
+                trial = self.trials[event["trial"]]
+                trial.status, trial.reason = RUNNING, None
+            case "plan":
+                self.plan = event["plan"]
+            case "duplicate":
+                self.duplicates += 1
+            case "run":
+                self.runs[event["trial"]] = event["run_id"]
+            case "time":
+                self.seconds += event["seconds"]
+
+    @property
+    def clones(self) -> list[Trial]:
+        """The trials that a person made of others."""
+        return [trial for trial in self.trials.values() if trial.origin == CLONE]
+
+    def replicates(self, name: str) -> list[Trial]:
+        """The repeats of a trial with fresh seeds."""
+        return [trial for trial in self.trials.values() if trial.of == name]
+
+
+class Ledger:
+    """A search's ledger file and its state. Held by one process at a time; each event is on disk before it counts."""
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self.path, self.now = path, now
+        self.file = _locked(path)
+        self.failure: LedgerError | None = None
+        self.state = State()
+        self.lock = threading.RLock()  # events come from the search and from whoever delivers them
+        self.listeners: list[Callable[[Event, State], None]] = []
+        try:
+            for event in _whole_events(self.file):
+                self.state.apply(event)
+            self.size = os.fstat(self.file.fileno()).st_size
+        except (OSError, UserError):
+            self.close()
+            raise
+
+    def record(self, event: Event) -> None:
+        """Append an event with the time at which it happened, flush it to the disk, then tell the listeners.
+
+        Raises LedgerError where it cannot be written; then nothing of it is on the disk or in the state, and nothing more is
+        written.
+        """
+        with self.lock:
+            event = {**event, "time": self.now()}
+            self._append((json.dumps(event) + "\n").encode())
+            self.state.apply(event)
+            for listener in self.listeners:
+                listener(event, self.state)
+
+    def _append(self, line: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        left, handle = line, self.file.fileno()
+        try:
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        except BaseException as error:
+            with suppress(OSError):  # what stays is cut off when the ledger is opened again
+                os.ftruncate(handle, self.size)
+            if not isinstance(error, OSError):
+                raise
+            self.failure = LedgerError(
+                f"{self.path}: cannot be written ({error.strerror}); all before is kept, and when there is room the same "
+                "command goes on"
+            )
+            raise self.failure from None
+        self.size += len(line)
+
+    def close(self) -> None:
+        """Release the file."""
+        self.file.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
+        return {}
+
+
+def _locked(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror}); choose another --storage") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise UserError(f"{path.parent}: another search is running under this name; choose another --name") from None
+    return file
+
+
+def _whole_events(file: IO[str]) -> Iterator[Event]:
+    """Yield all events; cut off a last line that a kill left half written."""
+    file.seek(0)
+    text = file.read()
+    whole = text[: text.rfind("\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file.name}, line {number}: is no JSON ({error.msg}); choose another --name") from None
+    if len(whole) < len(text):
+        file.truncate(len(whole.encode()))

@@ -1,0 +1,134 @@
+"""What Tune is to a search: hands that run what the strategy proposes, and end what it ends.
+
+Ray's own OptunaSearch tells the last value in place of the best, takes stopped trials for complete ones and hands out
+duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from gpt2core.config import RunConfig
+from searches.deciding.strategy import WAIT, Strategy
+from searches.running import failures
+from searches.running.budget import BUDGET
+from searches.running.budget_stop import BudgetStopper
+from searches.running.failures import NotesFailures
+from searches.running.ledger import COMPLETED, RUNNING, Event, Trial
+from trainables.trial import TrialSpec
+
+
+class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Hands out the trials of a strategy: first those that an earlier driver left unfinished."""
+
+    def __init__(self, strategy: Strategy, spec: TrialSpec, trials_folder: str, budget: BudgetStopper) -> None:
+        super().__init__(metric="objective", mode=strategy.plan.direction)
+        self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
+        self.trials = strategy.ledger.state.trials
+        self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
+        self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
+        self.paused = False
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the configuration of the next trial, None to wait, or FINISHED."""
+        if self.budget.over():
+            return Searcher.FINISHED
+        if self.paused:
+            return None
+        trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
+        if not isinstance(trial, Trial):
+            return None if trial == WAIT else Searcher.FINISHED
+        self.names[trial_id] = trial.name
+        changes = {
+            "name": trial.name,
+            "run": RunConfig.of(trial.run),
+            "folder": f"{self.trials_folder}/{trial.name}",
+            "parent": f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
+            "until": trial.until,
+        }
+        spec = TrialSpec(**{**vars(self.spec), **changes})
+        return {"spec": spec.to_dict(), "replicate": trial.of is not None}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing to do: the scheduler hears of it first."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Note how a trial ended."""
+        trial = self.trials[self.names.pop(trial_id)]
+        if trial.status != RUNNING:
+            return
+        if self.paused and not result and trial.stopped_at is None:
+            self.unfinished.append(trial)
+            return
+        if result and not error and "failure/kind" not in result:
+            self.strategy.report(trial, report_event(trial, result))
+        status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
+        self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the ledger is the memory."""
+
+
+class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
+    """Passes reports on to the strategy, and ends the trials that it ends."""
+
+    def __init__(self, searcher: StrategySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+        self.controller: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Know who runs the trials."""
+        self.controller = tune_controller
+
+    def end(self, names: Collection[str]) -> None:
+        """Let Tune end trials of ours that run."""
+        for trial in self.controller.get_live_trials() if self.controller else []:
+            if self.searcher.names.get(trial.trial_id) in names:
+                self.controller.request_stop_trial(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Note the report of an epoch. It may end its own trial, and others that waited for it."""
+        mine = self.searcher.trials[self.searcher.names[trial.trial_id]]
+        if "failure/kind" in result:
+            return str(TrialScheduler.CONTINUE)
+        stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+        self.end(stopped - {mine.name})
+        return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
+        return {}
+
+
+def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
+    """How a trial ended, by what it reported last, and why."""
+    if result and "failure/kind" in result:
+        return result["failure/kind"], result["failure/reason"]
+    return (COMPLETED, None) if trial.reports or trial.stopped_at is not None else failures.UNKNOWN
+
+
+def report_event(trial: Trial, result: dict[str, Any]) -> Event:
+    """The ledger's event of a result of Tune."""
+    # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
+    statistics = result.get("statistics") if trial.of is not None else None
+
+    def part(name: str) -> dict[str, Any]:
+        """A mapping that Tune has flattened."""
+        return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
+
+    return {
+        "event": "report",
+        "trial": trial.name,
+        "epoch": result["epoch"],
+        "metrics": part("metrics"),
+        "statistics": statistics,
+        "samples": result.get("samples", []),
+        "tables": part("tables"),
+        "data": part("data"),
+    }

@@ -1,0 +1,89 @@
+"""What a report tells beside the trials: the space, texts that the finalists wrote, the machine, and the commands."""
+
+import os
+import platform
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from searches.options import Options, without
+from searches.question import Choice, Domain, LogUniform, Plan
+from searches.running.ledger import Ledger
+from searches.words import count
+
+SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
+
+
+def facts(options: Options, ledger: Ledger, summary: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return what summary.json holds for the report alone."""
+    plan = options.plan
+    compared = [summary["best"], summary["baseline"]]
+    names = [summary["verdict"]["winner"], *(row["id"] for row in compared if row)]
+    return {
+        "task": plan.task,
+        "smoke": "--smoke" in options.argv,
+        "space": {key: _domain(domain) | {"role": _role(plan, key)} for key, domain in plan.space.items()},
+        "samples": {name: _samples(plan, ledger, name) for name in dict.fromkeys(filter(None, names))},
+        "environment": environment,
+        "commands": commands(options),
+    }
+
+
+def commands(options: Options) -> dict[str, str]:
+    """The commands that repeat a search, go on with it, and hand over its winner."""
+    script, argv = f"python searches/{options.plan.search.name}.py", options.argv
+    anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
+    storage = ["--storage", options.storage] if options.storage else []
+    return {
+        "repeat it": f"{script} {_words(anew)}",
+        "go on with it": f"{script} {_words(without(argv, '--resume'))}".strip(),
+        "promote the winner": f"python -m searches promote {_words([options.name, *storage])}",
+    }
+
+
+def machine() -> dict[str, str]:
+    """The interpreter and the machine of this process."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    processor = named[1] if named else platform.processor() or platform.machine()
+    return {
+        "Python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": f"{processor}, {count(os.cpu_count() or 1, 'CPU')}",
+    }
+
+
+def cluster(resources: Mapping[str, float]) -> dict[str, str]:
+    """What Ray had to give: nodes, CPUs, and GPUs by kind."""
+    nodes = [key for key in resources if key.startswith("node:") and not key.startswith("node:__")]
+    kinds = [key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")]
+    gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(kinds)})" if kinds else "")
+    return {"cluster": f"{count(len(nodes), 'node')}, {count(int(resources.get('CPU', 0)), 'CPU')}, {gpus}"}
+
+
+def _words(argv: list[str]) -> str:
+    """Flags as a shell reads them; the password of an address stays out of what is handed around."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", shlex.join(argv))
+
+
+def _domain(domain: Domain) -> dict[str, Any]:
+    if isinstance(domain, Choice):
+        return {"text": str(domain), "kind": "choice", "values": list(domain.values)}
+    kind = "log-uniform" if isinstance(domain, LogUniform) else "uniform"
+    return {"text": str(domain), "kind": kind, "low": domain.low, "high": domain.high}
+
+
+def _role(plan: Plan, key: str) -> str:
+    return "scientific" if key in plan.search.scientific else "nuisance"
+
+
+def _samples(plan: Plan, ledger: Ledger, name: str) -> list[dict[str, str]]:
+    best = ledger.state.trials[name].best(plan.objective, plan.direction)
+    shown = best["samples"][:SAMPLES] if best else []
+    return [{key: _cut(str(value)) for key, value in sample.items()} for sample in shown]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

@@ -1,0 +1,266 @@
+"""Plots of a search as SVG, made from its summary: files beside the results, and pictures of its report."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from searches.showing.parallel import draw_parallel
+
+Summary = dict[str, Any]
+Row = dict[str, Any]
+
+BEST, BASELINE, OTHER, FLOOR = "#0b6e4f", "#b3541e", "#8a94a0", "#a32020"
+CURVES, LINES, INTERVALS = 60, 200, 25  # trials that a picture shows at most; more would hide one another
+
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#5b6673",
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 11,
+    "text.color": "#1c2430",
+    "axes.labelcolor": "#1c2430",
+    "xtick.color": "#1c2430",
+    "ytick.color": "#1c2430",
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A plot with its words: `alt` for those who do not see it, `caption` for all."""
+
+    svg: str
+    alt: str
+    caption: str
+    wide: bool = False
+
+
+def plots(summary: Summary) -> dict[str, str]:
+    """All that a search has to show, by the name of a file."""
+    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
+    pictures = {"intervals.svg": intervals(summary), "parallel.svg": parallel(summary)}
+    drawn |= {name: picture.svg for name, picture in pictures.items() if picture}
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def curves(summary: Summary) -> str:
+    """The objective and the training loss of each trial by epoch; empty where no trial has two epochs."""
+    metrics = _curve_metrics(summary)
+
+    def draw(figure: Any) -> None:
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            _draw_curves(axes, summary, metric)
+
+    return _svg(draw, width=5.4 * len(metrics), name="curves") if metrics else ""
+
+
+def curve_pictures(summary: Summary) -> list[Picture]:
+    """The same, a picture for each metric."""
+    rows = _with_curves(summary)
+    drawn = spread(rows, summary, CURVES)
+    which = f"{len(drawn)} of {len(rows)} trials, spread evenly from best to worst" if len(drawn) < len(rows) else ""
+    return [
+        Picture(
+            svg=_svg(lambda figure, m=metric: _draw_curves(figure.subplots(), summary, m), name=f"curve-{metric}"),  # type: ignore[misc]
+            alt=f"{_words(metric)} by epoch, a line for each of {len(drawn)} trials",
+            caption=f"{_words(metric)} by epoch" + (f": {which}" if which else ""),
+        )
+        for metric in _curve_metrics(summary)
+    ]
+
+
+def front(summary: Summary) -> str:
+    """The objective against each cost with the Pareto front; empty where the search weighs no costs."""
+    costs = _front_costs(summary)
+
+    def draw(figure: Any) -> None:
+        for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+            _draw_front(axes, summary, cost)
+
+    return _svg(draw, width=5.4 * len(costs), name="front") if costs else ""
+
+
+def front_pictures(summary: Summary) -> list[Picture]:
+    """The same, a picture for each cost."""
+    objective = _words(summary["objective"])
+    return [
+        Picture(
+            svg=_svg(lambda figure, c=cost: _draw_front(figure.subplots(), summary, c), name=f"front-{cost}"),  # type: ignore[misc]
+            alt=f"{objective} against {_words(cost)}; {len(summary['pareto'])} trials are on the Pareto front",
+            caption=f"{objective} against {_words(cost)}; green, with their names: on the Pareto front of all costs",
+        )
+        for cost in _front_costs(summary)
+    ]
+
+
+def intervals(summary: Summary) -> Picture | None:
+    """The best trials with their 95% intervals beside the highest floor; None where no trial has a score."""
+    rows = sorted(_scored(summary), key=lambda row: _order(row, summary))
+    shown = rows[:INTERVALS] + [row for row in rows[INTERVALS:] if row["id"] == _id(summary, "baseline")]
+    if not shown:
+        return None
+    floor = highest_floor(summary)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, row in enumerate(shown):
+            low, high = (row["metrics"].get(f"{summary['objective']}_{end}") for end in ("low", "high"))
+            color = _color(row, summary)
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=color, lw=2)
+            axes.plot(row["score"], place, "o", color=color, ms=6)
+        if floor:
+            axes.axvline(floor[1], color=FLOOR, ls="--", label="highest floor")
+        axes.set_yticks(range(len(shown)), [_name(row, summary) for row in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel(_words(summary["objective"]))
+        if floor:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+
+    height = 1.2 + 0.26 * len(shown)
+    beside = f"; the dashed line is the highest floor, {floor[1]:.2f} ({floor[0]})" if floor else ""
+    less = f" of the best {INTERVALS} of {len(rows)} trials" if len(rows) > INTERVALS else ""
+    return Picture(
+        svg=_svg(draw, height=height, name="intervals"),
+        alt=f"Scores with 95% intervals of {len(shown)} trials, best first{beside}",
+        caption=f"Score and 95% interval{less}, best first{beside}",
+    )
+
+
+def parallel(summary: Summary) -> Picture | None:
+    """Parallel coordinates of the searched keys and the objective; None below two trials or without a recorded space."""
+    space = summary.get("space") or {}
+    rows = [row for row in _scored(summary) if space.keys() <= row["point"].keys()]
+    if len(rows) < 2 or not space:
+        return None
+    shown = spread(rows, summary, LINES)
+    which = f"{len(shown)} of {len(rows)} trials, spread evenly" if len(shown) < len(rows) else f"{len(rows)} trials"
+    ranked = sorted(shown, key=lambda row: _order(row, summary), reverse=True)
+    named = {i: color for i, color in ((_id(summary, "baseline"), BASELINE), (_id(summary, "best"), BEST)) if i}
+    objective = _words(summary["objective"])
+    return Picture(
+        svg=_svg(
+            lambda figure: draw_parallel(figure.subplots(), ranked, space, objective, named),
+            width=max(5.4, 1.7 * (len(space) + 1)),
+            height=4.2,
+            name="parallel",
+        ),
+        alt=f"Parallel coordinates of {', '.join(space)} and {objective}, a line for each trial",
+        caption=f"Each line is a trial ({which}): the darker, the better. Green is the best, orange the baseline.",
+        wide=True,
+    )
+
+
+def highest_floor(summary: Summary) -> tuple[str, float] | None:
+    """Meaning and score of the best that needs no model, by the objective."""
+    sign, objective = _sign(summary), summary["objective"]
+    known = [(f["meaning"], f["scores"][objective][0]) for f in summary["floors"].values() if objective in f["scores"]]
+    return max(known, key=lambda floor: sign * floor[1], default=None)
+
+
+def spread(rows: list[Row], summary: Summary, limit: int) -> list[Row]:
+    """At most `limit` trials, evenly from the best to the worst, the best and the baseline among them."""
+    ranked = sorted(rows, key=lambda row: _order(row, summary))
+    if len(ranked) <= limit:
+        return ranked
+    places = {round(place * (len(ranked) - 1) / (limit - 2)) for place in range(limit - 1)}
+    kept = (_id(summary, "baseline"), _id(summary, "best"))
+    return [row for place, row in enumerate(ranked) if place in places or row["id"] in kept][:limit]
+
+
+def _draw_curves(axes: Any, summary: Summary, metric: str) -> None:
+    best, baseline = _id(summary, "best"), _id(summary, "baseline")
+    rows, values, labelled = spread(_with_curves(summary), summary, CURVES), [], False
+    for row in sorted(rows, key=lambda row: (row["id"] == best, row["id"] == baseline)):
+        points = [(report["epoch"], report[metric]) for report in row["curve"] if metric in report]
+        if not points:
+            continue
+        named = row["id"] in (best, baseline)
+        label = _name(row, summary) if named else None if labelled else "others"
+        labelled |= not named
+        values += [value for _, value in points]
+        look = {"lw": 2.5 if named else 1, "ms": 4 if named else 2, "alpha": 1 if named else 0.7}
+        axes.plot(*zip(*points, strict=True), marker="o", color=_color(row, summary), label=label, **look)
+    if min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")  # else one bad trial would flatten all others
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(_words(metric))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, columnspacing=1)
+
+
+def _draw_front(axes: Any, summary: Summary, cost: str) -> None:
+    rows = [row for row in _scored(summary) if cost in row["metrics"]]
+    for on_front in (False, True):
+        some = [row for row in rows if (row["id"] in summary["pareto"]) == on_front]
+        color = BEST if on_front else OTHER
+        axes.scatter([row["metrics"][cost] for row in some], [row["score"] for row in some], color=color, zorder=3)
+        for row in some[:INTERVALS] if on_front else []:
+            place = (row["metrics"][cost], row["score"])
+            axes.annotate(row["id"], place, fontsize=9, xytext=(4, 4), textcoords="offset points")
+    found = [row["metrics"][cost] for row in rows]
+    if min(found) > 0 and max(found) > 10 * min(found):
+        axes.set_xscale("log")
+    axes.set_xlabel(_words(cost))
+    axes.set_ylabel(_words(summary["objective"]))
+
+
+def _svg(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    # The names of groups are the same in every plot, and a page may hold an id once; nothing refers to them.
+    return re.sub(r'<g id="[\w.]+">', "<g>", text[text.index("<svg") :])
+
+
+def _scored(summary: Summary) -> list[Row]:
+    return [row for row in summary["trials"] if row["of"] is None and row["score"] is not None]
+
+
+def _with_curves(summary: Summary) -> list[Row]:
+    return [row for row in summary["trials"] if row["of"] is None and len(row["curve"]) > 1]
+
+
+def _curve_metrics(summary: Summary) -> list[str]:
+    rows = _with_curves(summary)
+    return [m for m in (summary["objective"], "train_loss") if any(m in report for r in rows for report in r["curve"])]
+
+
+def _front_costs(summary: Summary) -> list[str]:
+    rows = _scored(summary) if summary["pareto"] else []
+    return [cost for cost in summary.get("costs", []) if any(cost in row["metrics"] for row in rows)]
+
+
+def _order(row: Row, summary: Summary) -> tuple[bool, float, str]:
+    return row["score"] is None, -_sign(summary) * (row["score"] or 0.0), row["id"]
+
+
+def _sign(summary: Summary) -> int:
+    return -1 if summary.get("direction") == "min" else 1
+
+
+def _id(summary: Summary, which: str) -> str | None:
+    return (summary.get(which) or {}).get("id")
+
+
+def _name(row: Row, summary: Summary) -> str:
+    roles = [word for which, word in (("best", "best"), ("baseline", "baseline")) if row["id"] == _id(summary, which)]
+    return " ".join([*roles, row["id"]])
+
+
+def _color(row: Row, summary: Summary) -> str:
+    return {_id(summary, "baseline"): BASELINE, _id(summary, "best"): BEST}.get(row["id"], OTHER)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

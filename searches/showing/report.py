@@ -1,0 +1,187 @@
+"""The report of a search: one HTML file that needs no other, and the same as Markdown, both from the summary alone."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from gpt2core.files import atomic_path
+from searches.showing.importance import importance
+from searches.showing.plots import curve_pictures, front_pictures, intervals, parallel
+from searches.showing.report_tables import (
+    best_by_grid,
+    cost_grid,
+    facts_grid,
+    failures_grid,
+    floors_grid,
+    front_grid,
+    plan_grid,
+    replicates_grid,
+    space_grid,
+    trials_grid,
+)
+from searches.words import count
+
+FILES = ("report.html", "report.md")
+SECTIONS = {
+    "trials": "Trials",
+    "curves": "Curves",
+    "keys": "Keys",
+    "importance": "Importance",
+    "front": "Quality and cost",
+    "samples": "Texts",
+    "failures": "Failures",
+    "cost": "Cost",
+    "environment": "Environment",
+    "data": "Data",
+    "again": "Again",
+}
+
+Summary = dict[str, Any]
+
+
+def write(folder: Path, summary: Summary) -> list[Path]:
+    """Write the report of a search into its results folder; return its files."""
+    environment = Environment(
+        loader=PackageLoader("searches.showing", "."),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence}
+    found = view(summary)
+    for name in FILES:
+        with atomic_path(folder / name) as part:
+            part.write_text(environment.get_template(name).render(found), encoding="utf-8")
+    return [folder / name for name in FILES]
+
+
+def view(summary: Summary) -> dict[str, Any]:
+    """Return what the templates show: words, tables and pictures. A fact that the summary lacks is left out."""
+    shares, why = importance(summary)
+    said = verdict(summary)
+    best_by = [best_by_grid(key, summary) for key, rows in summary["best_by"].items() if len(rows) > 1]
+    beside = [*best_by, replicates_grid(summary)]
+    return {
+        "summary": summary,
+        "sections": [item for item in SECTIONS.items() if item[0] != "front" or summary["pareto"]],
+        "judged_by": _judged_by(summary),
+        "verdict": said,
+        "notes": list(filter(None, [said["warning"], *notes(summary)])),
+        "intervals": intervals(summary),
+        "grids": {
+            "trials": trials_grid(summary),
+            "floors": floors_grid(summary),
+            "beside": [table for table in beside if table],
+            "space": space_grid(summary),
+            "front": front_grid(summary),
+            "failures": failures_grid(summary),
+            "cost": cost_grid(summary),
+            "plan": plan_grid(summary),
+            "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
+        },
+        "curves": curve_pictures(summary),
+        "parallel": parallel(summary),
+        "importance": {"shares": shares, "why": why},
+        "fronts": front_pictures(summary),
+        "samples": samples(summary),
+        "commands": summary.get("commands", {}),
+    }
+
+
+def verdict(summary: Summary) -> dict[str, Any]:
+    """The verdict in parts: its claim, the numbers behind it, and its warning."""
+    found = summary["verdict"]
+    text, _, warning = found["text"].partition(" Beware:")
+    claim, _, evidence = text.partition(". ")
+    numbers = {}
+    if None not in [found.get(key) for key in ("compared", "difference", "low", "high", "p_value")]:
+        *others, baseline = found["compared"]
+        numbers = {
+            "compared": f"trial {', '.join(others)} with the baseline, {baseline}",
+            "difference": f"{found['difference']:+.2f}",
+            "95% interval": f"{found['low']:+.2f} to {found['high']:+.2f}",
+            "p": f"{found['p_value']:.3f}",
+        }
+    return {
+        "won": found["winner"] is not None,
+        "claim": claim[:1].upper() + claim[1:].rstrip("."),
+        "evidence": evidence,
+        "numbers": numbers,
+        "warning": f"Beware:{warning}" if warning else "",
+        "test": (summary.get("test") or {}).get("text", ""),
+    }
+
+
+def notes(summary: Summary) -> list[str]:
+    """What takes weight from the scores, said plainly: a smoke test, a stand-in, an unfinished search."""
+    said = []
+    if summary.get("smoke"):
+        said.append("This was a smoke test, on a few rows: its scores mean nothing.")
+    if "stand-in" in summary["model"]:
+        said.append(f"A stand-in model took part: {summary['model']}. Its scores say nothing of the real one.")
+    if "stand-in" in summary["data"].get("data", ""):
+        said.append(f"The data is a stand-in: {summary['data']['data']}.")
+    if summary["counts"].get("unfinished"):
+        said.append(f"{count(summary['counts']['unfinished'], 'trial')} had not ended when this was written.")
+    return said
+
+
+def samples(summary: Summary) -> list[dict[str, Any]]:
+    """Texts by example: what all trials share (what was given, the gold), then what each of them wrote."""
+    by_trial = summary.get("samples") or {}
+    examples: dict[str, dict[str, dict[str, str]]] = {}
+    for name, texts in by_trial.items():
+        for sample in texts:
+            examples.setdefault(sample["id"], {})[name] = {k: v for k, v in sample.items() if k != "id"}
+    return [{"id": example, "texts": _side_by_side(of_trials, summary)} for example, of_trials in examples.items()]
+
+
+def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> list[tuple[str, str]]:
+    keys = dict.fromkeys(key for texts in of_trials.values() for key in texts)
+    shared, own = [], []
+    for key in keys:
+        values = {name: texts[key] for name, texts in of_trials.items() if key in texts}
+        if (
+            len(of_trials) > 1
+            and len(values) == len(of_trials)
+            and len(set(values.values())) == 1
+            and key != "generated"
+        ):
+            shared.append((key, next(iter(values.values()))))
+        else:
+            own += [(f"{key}, {role(name, summary)}", value) for name, value in values.items()]
+    return [*shared, *own]
+
+
+def role(name: str, summary: Summary) -> str:
+    """A trial with what it is: winner, best score, baseline."""
+    best, baseline = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
+    roles = {"winner": summary["verdict"]["winner"], "best score": best, "baseline": baseline}
+    return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
+
+
+def markdown_cell(text: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    line = " ".join(str(text).split())
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>|~&]", lambda found: f"\\{found[0]}", line)
+
+
+def markdown_fence(text: str) -> str:
+    """Text as a block of code, whatever backticks it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _judged_by(summary: Summary) -> str:
+    wanted = "the higher the better" if summary.get("direction") != "min" else "the lower the better"
+    costs = f", and {', '.join(cost.replace('_', ' ') for cost in summary['costs'])}" if summary["costs"] else ""
+    method = summary.get("method") or {}
+    how = f" Sampler {method['sampler']}, scheduler {method['scheduler']}." if method else ""
+    limits = f" The winner keeps {' and '.join(method['limits'])}." if method.get("limits") else ""
+    return f"Judged by {summary['objective'].replace('_', ' ')} ({wanted}){costs}.{limits}{how}"
+
+
+def _versions(summary: Summary) -> dict[str, str]:
+    return dict(summary.get("versions") or {})
