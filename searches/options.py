@@ -53,43 +53,59 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
+    p.add_argument("--plan", action="store_true", help="time a few steps, print what would run and take; start nothing")
+    p.add_argument("--smoke", action="store_true", help="the whole way in a minute, on a few rows; scores mean nothing")
+    _question(p.add_argument_group("what is searched"))
+    _method(p.add_argument_group("how it is searched"))
+    _resources(p.add_argument_group("what it may take"))
+    _results(p.add_argument_group("where it is kept"), name)
+    return p
+
+
+Group = argparse._ArgumentGroup
+
+
+def _question(p: Group) -> None:
     p.add_argument(
         "--model",
         help="gpt2-nano (ships with the project), gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
     )
     p.add_argument("--data-dir", help="folder with the course's files (default: what the installed packages hold)")
+    p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
+    )
+
+
+def _method(p: Group) -> None:
     p.add_argument("--trials", type=int, help="how many configurations to try")
+    p.add_argument("--replicates", type=int, help="fresh seeds on which the best trials and the baseline run again")
+    p.add_argument("--confirm", type=int, help="how many of the best trials run again on them (default: 1)")
+    p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
+    samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
+    p.add_argument("--sampler", default=DEFAULT.sampler, help=f"who proposes: {samplers} (default: {DEFAULT.sampler})")
+    p.add_argument(
+        "--scheduler", default=DEFAULT.scheduler, help=f"who stops early: {schedulers} (default: {DEFAULT.scheduler})"
+    )
+    p.add_argument("--plateau", type=int, metavar="EPOCHS", help="end a trial that was no better for so many epochs")
+    for flag, metavar, words in (
+        ("--minimize", "COST", f"a further objective: {', '.join(COSTS)}; may be repeated"),
+        ("--constraint", "LIMIT", "what the winner must keep, such as memory_gb<=8; may be repeated"),
+    ):
+        p.add_argument(flag, action="append", default=[], metavar=metavar, help=words)
+
+
+def _resources(p: Group) -> None:
     p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
     p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
-    p.add_argument("--replicates", type=int, help="fresh seeds on which the best trial and the baseline run again")
-    p.add_argument("--confirm", type=int, help="how many of the best trials are repeated on fresh seeds (default: 1)")
-    p.add_argument(
-        "--sampler", default=DEFAULT.sampler, help=f"who proposes: {', '.join(SAMPLERS)} (default: {DEFAULT.sampler})"
-    )
-    p.add_argument(
-        "--scheduler",
-        default=DEFAULT.scheduler,
-        help=f"who stops early: {', '.join(SCHEDULERS)} (default: {DEFAULT.scheduler})",
-    )
-    p.add_argument(
-        "--plateau", type=int, metavar="EPOCHS", help="end a trial after so many epochs without a better score"
-    )
-    p.add_argument(
-        "--minimize",
-        action="append",
-        default=[],
-        metavar="COST",
-        help=f"a further objective: {', '.join(COSTS)}; may be repeated",
-    )
-    p.add_argument(
-        "--constraint",
-        action="append",
-        default=[],
-        metavar="LIMIT",
-        help="what the winner must keep, such as memory_gb<=8; may be repeated",
-    )
-    p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
+    p.add_argument("--budget-hours", type=float, help="hours of wall clock after which all is stopped and reported")
+    p.add_argument("--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; without GPUs it spends 0")
+    p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")
+    p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
+
+
+def _results(p: Group, name: str) -> None:
     p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
         "--storage", help="absolute folder that all nodes share (default: ./runs, or ~/gpt2-search/runs in a job)"
@@ -103,29 +119,6 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         choices=("auto", "never", "must"),
         help="go on with an earlier search of that name: if there is one (auto), never, or only so (must)",
     )
-    p.add_argument(
-        "--final-test", action="store_true", help="at the end, score winner and baseline on the test split: once"
-    )
-    p.add_argument(
-        "--budget-hours", type=float, help="hours of wall clock after which everything is stopped and reported"
-    )
-    p.add_argument(
-        "--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; a machine without GPUs spends 0"
-    )
-    p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")
-    p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
-    p.add_argument(
-        "--plan",
-        action="store_true",
-        help="time a few steps, print what would run and what it would take; start nothing",
-    )
-    p.add_argument(
-        "--smoke", action="store_true", help="the whole way in under a minute, on a few rows; the scores mean nothing"
-    )
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
-    )
-    return p
 
 
 def without(argv: Sequence[str], *flags: str) -> list[str]:
