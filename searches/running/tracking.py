@@ -202,7 +202,9 @@ class Tracker:
     def _ended(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
         run = self._run_of(trial)
+        counted = "" if trial.stopped_at is None else str(trial.stopped_at)  # epochs behind it do not count
         tags = [RunTag("status", event["status"]), RunTag("reason", event.get("reason") or "")]
+        tags.append(RunTag("stopped_at", counted))
         objective = self.plan.objective
         best = trial.best(objective, self.plan.direction)
         if best:
