@@ -12,12 +12,15 @@ from gpt2core.errors import UserError
 from searches.running.ledger import FAILED, OUT_OF_MEMORY, Ledger
 from trainables.failures import NO_MEMORY, NO_ROOM, kernel_kills
 from trainables.heartbeat import Heartbeat
+from trainables.trial import RESTARTS
 
 UNKNOWN = (FAILED, "its process died, or it raised an error that is no fault of its configuration: see Tune's log")
+DIED = "its process died"
 DEATHS = ("ActorDiedError", "actor died", "actor is dead", "The actor is unavailable")
 
 _kills_before = kernel_kills()
 _noted: dict[str, tuple[str, str]] = {}  # by Tune's id of the trial
+_given_up: set[str] = set()  # those that Tune gave up before their process had died too often
 
 
 class NotesFailures:
@@ -25,7 +28,10 @@ class NotesFailures:
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take note, before the searcher is asked to."""
-        _noted[trial.trial_id] = _read(trial.error_file)
+        _noted[trial.trial_id] = status, reason = _read(trial.error_file)
+        # Tune does not let a trial go on whose process dies while it takes over another trial's.
+        if (status, reason) == (FAILED, DIED) and trial.num_failures <= RESTARTS:
+            _given_up.add(trial.trial_id)
         super().on_trial_error(tune_controller, trial)  # type: ignore[misc]
 
 
@@ -74,6 +80,11 @@ def outcome(trial_id: str) -> tuple[str, str]:
     return _noted.get(trial_id, UNKNOWN)
 
 
+def goes_on(trial_id: str) -> bool:
+    """Whether a trial that ended with an error is to be handed out again."""
+    return trial_id in _given_up
+
+
 def _read(error_file: str | None) -> tuple[str, str]:
     """What the last error says that Tune wrote to a file."""
     try:
@@ -94,5 +105,5 @@ def described(text: str, *, killed: bool) -> tuple[str, str]:
                 OUT_OF_MEMORY,
                 "its process died while the kernel killed processes of this machine for want of memory",
             )
-        return FAILED, "its process died"
+        return FAILED, DIED
     return (FAILED, f"it raised an error: {lines[-1]}") if lines else UNKNOWN

@@ -4,6 +4,7 @@ Ray's own OptunaSearch tells the last value in place of the best, takes stopped 
 duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -17,7 +18,7 @@ from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures
 from searches.running.ledger import COMPLETED, RUNNING, Event, Trial
-from trainables.trial import TrialSpec
+from trainables.trial import RESTARTS, TrialSpec
 
 
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -30,6 +31,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
         self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
         self.paused = False
+        self.deaths: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
@@ -59,13 +61,19 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         trial = self.trials[self.names.pop(trial_id)]
         if trial.status != RUNNING:
             return
-        if self.paused and not result and trial.stopped_at is None:
+        paused = self.paused and not result and trial.stopped_at is None
+        if paused or (error and failures.goes_on(trial_id) and self._again(trial)):
             self.unfinished.append(trial)
             return
         if result and not error and "failure/kind" not in result:
             self.strategy.report(trial, report_event(trial, result))
         status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
         self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
+
+    def _again(self, trial: Trial) -> bool:
+        """Whether a trial may be handed out once more after its process died."""
+        self.deaths[trial.name] += 1
+        return self.deaths[trial.name] <= RESTARTS
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""

@@ -46,11 +46,12 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
 
     out, draws = tmp_path / "killed", random.Random(11711)
     process = start(out, toy)
-    request.addfinalizer(lambda: process.kill())
+    request.addfinalizer(lambda: (process.kill(), process.wait()))
     seen: Stamps = {}
     twice = 0
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
         wait_for(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
+        wait_for(lambda: len(actors_of(process)) == 2 * WORKERS, process)  # noqa: B023  # they may just have been killed
         stamps = stamped(out)
         twice += remade(seen, stamps)
         seen = stamps
@@ -110,13 +111,19 @@ def remade(before: Stamps, after: Stamps) -> int:
 def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> None:
     """Send SIGKILL to the driver, to one of its actors, or to all of its Ray."""
     below = {child.pid: name_of(child) for child in psutil.Process(process.pid).children(recursive=True)}
-    actors = sorted(pid for pid, name in below.items() if name.startswith(("ray::Writer", "ray::Scorer")))
+    actors = actors_of(process)
     servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
     assert actors
     assert len(servers) == 2
     victims = {"worker": [draws.choice(actors)], "driver": [process.pid], "ray": servers}[what]
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
+
+
+def actors_of(process: subprocess.Popen[str]) -> list[int]:
+    """Process numbers of a command's writers and scorers."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return sorted(child.pid for child in below if name_of(child).startswith(("ray::Writer", "ray::Scorer")))
 
 
 def name_of(process: psutil.Process) -> str:

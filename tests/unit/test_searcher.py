@@ -79,6 +79,19 @@ def test_a_trial_whose_process_died_is_failed_not_lost(searcher: StrategySearche
     assert "its process died" in str(searcher.trials["0000"].reason)
 
 
+def test_a_trial_that_tune_gives_up_too_early_is_handed_out_again(searcher: StrategySearcher, tmp_path: Path) -> None:
+    scheduler = StrategyScheduler(searcher)
+    (tmp_path / "error.txt").write_text("Failure # 1\nray.exceptions.ActorDiedError: The actor died unexpectedly\n")
+    spec = searcher.suggest("a")["spec"]
+    for number, name in enumerate("abc"):
+        dead = SimpleNamespace(trial_id=name, error_file=str(tmp_path / "error.txt"), num_failures=2)
+        scheduler.on_trial_error(SimpleNamespace(), dead)
+        searcher.on_trial_complete(name, None, error=True)
+        if number < 2:
+            assert searcher.suggest("abc"[number + 1])["spec"] == spec
+    assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == ("failed", "its process died")
+
+
 def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySearcher) -> None:
     scheduler, ended = StrategyScheduler(searcher), []
     for name in "abcd":
