@@ -16,7 +16,7 @@ from searches.running.ledger import RUNNING, Trial
 
 
 class Rule(Protocol):
-    """A stopping rule. `interval` is what a trial trains at least, in epochs."""
+    """A stopping rule; made of a plan, it sees the trials of the search as they come."""
 
     def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
         """Take in what `trials`, in order, have reported by now, and call `stop` with trial and epoch where one is to end."""
