@@ -206,7 +206,7 @@ class RunConfig(DecodingKeys, PairKeys):
     pretrain_lr: Annotated[float, Field(gt=0)] = 1e-5
     pretrain_batch_size: Annotated[int, Field(ge=1)] = 4
     pretrain_epochs: Annotated[int, Field(ge=1)] = 10
-    pretrain_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many; None is all
+    pretrain_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many; None is all
     pretrain_seed: Annotated[int, Field(ge=0)] = 11711
 
     # which parameters train
@@ -238,11 +238,11 @@ class RunConfig(DecodingKeys, PairKeys):
     )
     kl_weight: Annotated[float, Field(ge=0)] = 0.1  # rewriting: of the divergence from the model as it was (lambda)
     cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
-    train_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the train split; None is all
+    train_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many of the train split; None is all
     growth: Annotated[float, Field(ge=1)] = (
         1.0  # each epoch trains on so many times the examples of the one before; the last on all
     )
-    dev_examples: Annotated[int, Field(ge=1)] | None = None  # the first so many of the dev split are scored
+    dev_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many of the dev split is scored
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     # how it is judged, beside the keys of DecodingKeys

@@ -164,7 +164,7 @@ class Run:
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers) -> None:
         self.config, self.workers = config, workers
         self.task = lookup(TASKS, config.task, "task")
-        self.tokens: Tokens = data.splits["train"].first(config.train_examples)
+        self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build(config, base, self.device)

@@ -64,12 +64,13 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
         texts = [lines(5 + number % 4, offset + number) for number in range(count)]
         rows[split] = [Row(id=str(number), text=text) for number, text in enumerate(texts)]
         ids = [[*i, words.eos] for i in words.encode(texts)]
-        offsets = np.cumsum([0, *map(len, ids)])
+        lengths = np.array([len(i) for i in ids])
         splits[split] = Tokens(
             ids=[r.id for r in rows[split]],
             texts=texts,
             values=np.concatenate(ids).astype(np.int32),
-            offsets=offsets,
+            starts=lengths.cumsum() - lengths,
+            lengths=lengths,
             labels=np.arange(count) % 2,
             given=np.zeros(count, dtype=int),
         )

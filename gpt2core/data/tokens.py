@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ class Example(NamedTuple):
     given: int = 0
 
 
+SAMPLE_SEED = 11711  # of the order of all samples; the seed of a run does not change what it learns from
+
 Encode = Callable[[Sequence[Row], Tokenizer], list[Example]]
 
 SCHEMA = pa.schema(
@@ -43,13 +45,14 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """One tokenised split. Example i has the tokens `values[offsets[i]:offsets[i + 1]]` and the class `labels[i]`; its first
+    """One tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on and the class `labels[i]`; its first
     `given[i]` tokens are not to be learnt."""
 
     ids: list[str]
     texts: list[str]
     values: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
     labels: np.ndarray
     given: np.ndarray
     truncated: int = 0  # examples whose text was cut
@@ -58,25 +61,24 @@ class Tokens:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
 
-    def first(self, count: int | None) -> "Tokens":
-        """Return the first `count` examples, or all for None."""
-        if count is None or count >= len(self):
-            return self
-        return Tokens(
-            ids=self.ids[:count],
-            texts=self.texts[:count],
-            values=self.values,
-            offsets=self.offsets[: count + 1],
-            labels=self.labels[:count],
-            given=self.given[:count],
+    def sample(self, count: int | None) -> "Tokens":
+        """Return `count` examples, or all for None, in an order that is drawn once for all runs.
+
+        So a part of them is a sample, whatever the file is sorted by (SST's is nearly sorted by sentiment), and a smaller
+        sample is the beginning of a larger one.
+        """
+        chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count]
+        return replace(
+            self,
+            ids=[self.ids[i] for i in chosen],
+            texts=[self.texts[i] for i in chosen],
+            starts=self.starts[chosen],
+            lengths=self.lengths[chosen],
+            labels=self.labels[chosen],
+            given=self.given[chosen],
         )
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of tokens of each example."""
-        return np.diff(self.offsets)
 
 
 def tokenised(
@@ -116,12 +118,14 @@ def _read(path: Path) -> Tokens:
         batch = pa.ipc.open_file(source).read_all().combine_chunks()
     lists = batch["input_ids"].combine_chunks()  # one array, also where a split has no rows and so no chunk
     offsets = lists.offsets.to_numpy()
+    lengths = np.diff(offsets)
     return Tokens(
         ids=batch["id"].to_pylist(),
         texts=batch["text"].to_pylist(),
         values=lists.values.to_numpy(),
-        offsets=offsets,
+        starts=offsets[:-1],
+        lengths=lengths,
         labels=batch["label"].to_numpy(),
         given=batch["given"].to_numpy(),
-        truncated=int((batch["whole"].to_numpy() > np.diff(offsets)).sum()),
+        truncated=int((batch["whole"].to_numpy() > lengths).sum()),
     )

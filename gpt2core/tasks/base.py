@@ -27,7 +27,7 @@ class TaskData:
     corpus: Corpus
     tokenizer: Tokenizer
     splits: Mapping[str, Tokens]
-    whole_dev: int = 0  # examples of the dev split where only the first are taken
+    whole_dev: int = 0  # examples of the dev split where only a sample of it is taken
 
     def describe(self) -> str:
         """One line: the corpus, and how many texts were cut to the model's context."""
@@ -37,14 +37,16 @@ class TaskData:
             [
                 self.corpus.describe(),
                 *([f"longer than the context and cut: {cut}"] if cut else []),
-                *([f"only the first {dev} of dev are scored"] if whole and dev < whole else []),
+                *([f"a sample of {dev} of dev is scored"] if whole else []),
             ]
         )
 
     def with_dev(self, count: int | None) -> "TaskData":
-        """The same data with the first `count` examples of the dev split, or all for None."""
+        """The same data with a sample of `count` examples of the dev split; all of it for None."""
         dev = self.splits["dev"]
-        return replace(self, splits={**self.splits, "dev": dev.first(count)}, whole_dev=len(dev))
+        if count is None or count >= len(dev):
+            return self
+        return replace(self, splits={**self.splits, "dev": dev.sample(count)}, whole_dev=len(dev))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,4 +48,4 @@ class Pretraining(PerplexityTask):
         if config.cross_documents:
             return tokens.lengths - 1
         ends = np.cumsum([0, *(tokens.values == tokenizer.eos)])
-        return np.asarray(tokens.lengths - 1 - (ends[tokens.offsets[1:] - 1] - ends[tokens.offsets[:-1]]))
+        return np.asarray(tokens.lengths - 1 - (ends[tokens.starts + tokens.lengths - 1] - ends[tokens.starts]))

@@ -153,7 +153,8 @@ def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Ou
 
 
 def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
-    examples = len(task_data(run).splits["train"].first(run.train_examples))
+    rows = len(task_data(run).splits["train"])
+    examples = min(rows, run.train_examples or rows)
     trainable = count_trainable(run)
     step = meter.step(run)
     return TrialCost(

@@ -167,7 +167,7 @@ def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) ->
     whole = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     part = whole.with_dev(3)
     assert len(part.splits["dev"]) == 3
-    assert part.describe().endswith("only the first 3 of dev are scored")
+    assert part.describe().endswith("a sample of 3 of dev is scored")
     assert whole.with_dev(None).describe() == whole.with_dev(10**6).describe() == whole.describe()
 
 

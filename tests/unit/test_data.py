@@ -137,6 +137,18 @@ def test_another_tokenizer_never_meets_the_tokens_of_the_first(cache: Path) -> N
     assert len(list((cache / "tokens").iterdir())) == 2
 
 
+def test_a_part_of_a_sorted_file_is_a_sample_of_it_and_of_any_larger_part(cache: Path) -> None:
+    rows = [Row(id=str(i), text=toys.lines(1 + i % 3, i), label=i // 100) for i in range(300)]
+    whole = tokenised("key", rows, toys.tokenizer(), encode)
+    small, large = whole.sample(60), whole.sample(200)
+    assert np.bincount(small.labels) == pytest.approx([20, 20, 20], abs=8)
+    assert small.ids == large.ids[:60] == whole.sample(60).ids
+    assert sorted(whole.sample(None).ids) == sorted(whole.ids) == sorted(whole.sample(10**6).ids)
+    for number, name in enumerate(small.ids):
+        assert (small.texts[number], small.labels[number]) == (rows[int(name)].text, rows[int(name)].label)
+        assert list(small[number]) == list(whole[int(name)])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.999])
 def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> None:
     rows, words = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)], toys.tokenizer()

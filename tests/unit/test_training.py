@@ -5,7 +5,6 @@ import json
 import math
 import multiprocessing
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,10 +67,8 @@ def test_a_training_set_that_grows_ends_whole_and_goes_on_where_it_was_cut(tmp_p
     whole = [report.metrics["train_loss"] for report in reports]
     assert losses(config, tmp_path, epochs=1) == whole[:1]
     assert losses(config, tmp_path) == whole
-    small = toys.data()
-    first = replace(small, splits={**small.splits, "train": small.splits["train"].first(4)})
-    alone = next(iter(train(config.but(epochs=1, growth=1.0), toys.model(), first)))
-    assert alone.metrics["train_loss"] == whole[0], "the first epoch trains on the first four alone"
+    (alone,) = train(config.but(epochs=1, growth=1.0, train_examples=4), toys.model(), toys.data())
+    assert alone.metrics["train_loss"] == whole[0], "the first epoch trains on a sample of four alone"
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         losses(config.but(epochs=4), tmp_path)
 

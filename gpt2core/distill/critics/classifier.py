@@ -89,7 +89,8 @@ class Classifier:
             ids=[example.id for example in examples],
             texts=[example.text for example in examples],
             values=np.array([token for example in examples for token in example.input_ids], dtype=np.int32),
-            offsets=np.concatenate([[0], lengths.cumsum()]),
+            starts=lengths.cumsum() - lengths,
+            lengths=lengths,
             labels=np.array([example.label for example in examples], dtype=np.int64),
             given=np.array([example.given for example in examples], dtype=np.int64),
         )
