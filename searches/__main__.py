@@ -68,6 +68,12 @@ def _control(options: argparse.Namespace) -> int:
     return control(options)
 
 
+def _report(options: argparse.Namespace) -> int:
+    from searches.showing.summary import report
+
+    return report(options)
+
+
 COMMANDS = {
     "control": Command(
         help="stop or clone a trial of a search that runs, pause or resume the search",
@@ -78,6 +84,11 @@ COMMANDS = {
         help="write the winner as a model folder with its card and register it in MLflow",
         flags=_promote_flags,
         run=_promote,
+    ),
+    "report": Command(
+        help="write the report of a search as it stands: one that runs, or was interrupted, too",
+        flags=_search,
+        run=_report,
     ),
 }
 

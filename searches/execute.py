@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -37,10 +36,9 @@ from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
 from searches.deciding.final import final_test
 from searches.deciding.strategy import AHEAD, Strategy, open_study
-from searches.deciding.verdict import summarise
-from searches.options import Options
+from searches.options import Options, without
 from searches.pairs import make_pairs
-from searches.planning.measure import note_plan, plan_and_fact
+from searches.planning.measure import note_plan
 from searches.question import Plan
 from searches.runner import results, storage_folder
 from searches.running.budget_stop import BudgetStopper
@@ -50,16 +48,14 @@ from searches.running.ledger import COMPLETED, STOPPED, Ledger, LedgerError
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
 from searches.running.tracking import Tracker
-from searches.showing.facts import cluster, facts, machine
-from searches.showing.plots import plots
+from searches.showing.facts import cluster, machine
 from searches.showing.report import write
 from searches.showing.screen import Screen, show
+from searches.showing.summary import model_line, summary_of
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
 from trainables.warm import task_data
-
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "peft", "sacrebleu", "tokenizers")
 
 
 def execute(options: Options, console: Console) -> int:
@@ -70,15 +66,15 @@ def execute(options: Options, console: Console) -> int:
         check_gold(data.corpus, "test", plan.task)
     folder = results(options)
     ledger = open_ledger(folder, plan, options.resume)
-    started = time.monotonic()
-    ledger.record({"event": "started"})
+    argv = without(options.argv, "--tracking-uri")  # which may hold a password
+    ledger.record({"event": "started", "argv": argv, "environment": machine()})
     interrupt_on_sigterm()
     screen = Screen(plan, console, options.budget, ledger.state)
     tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
-    status, environment = "FAILED", machine()
+    status = "FAILED"
 
     def end() -> dict[str, Any]:
-        return wind_up(options, ledger, tracker, status, environment, time.monotonic() - started)
+        return wind_up(options, ledger, tracker, status)
 
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
@@ -88,7 +84,7 @@ def execute(options: Options, console: Console) -> int:
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         spec = connect_and_share(options, folder)
-        environment |= cluster(ray.cluster_resources())
+        ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
         interrupt_on_sigterm()
         with leaving_when_ray_ends(end) as heart:
             make_pairs(options, ledger, spec, console)
@@ -109,23 +105,19 @@ def execute(options: Options, console: Console) -> int:
     return conclude(summary, folder, tracker, console)
 
 
-def wind_up(
-    options: Options, ledger: Ledger, tracker: Tracker, status: str, environment: dict[str, str], seconds: float
-) -> dict[str, Any]:
+def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> dict[str, Any]:
     """Write down how a search stands that ends, well or not; return its summary.
 
     Raises UserError where a search that ended well could not be written down.
     """
-    plan, folder = options.plan, results(options)
+    folder = results(options)
     problem: UserError | None = None
     ledger.listeners.clear()
     try:
-        ledger.record({"event": "time", "seconds": seconds})
+        ledger.record({"event": "left"})
     except LedgerError as error:
         problem = error
-    summary = summarise(plan, ledger, options.name, model_line(plan), {p: version(p) for p in PACKAGES})
-    summary |= plan_and_fact(options, ledger, folder)
-    summary |= facts(options, ledger, summary, environment)
+    summary = summary_of(options, ledger.state, folder)
     try:
         write_json(folder / "summary.json", summary)
     except OSError as error:
@@ -204,14 +196,6 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
         raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
 
 
-def model_line(plan: Plan) -> str:
-    """Which model a search used, in plain words."""
-    name = plan.config(plan.search.baseline).model
-    if name == "gpt2-nano":
-        return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
-    return name
-
-
 def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
@@ -267,15 +251,11 @@ def _trial_name(trial: Any) -> str:
 
 def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: Console) -> int:
     """Write the report, export the winner, print where everything is, and return the exit status."""
-    drawn = plots(summary)
-    for file_name, svg in drawn.items():
-        (folder / file_name).write_text(svg, encoding="utf-8")
-    page, text = write(folder, summary)
-    files = {**drawn, **{path.name: path.read_text(encoding="utf-8") for path in (page, text)}}
-    tracker.attach(files, summary, page)
+    page, *others = files = write(folder, summary)
+    tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, page)
     lines = [
         f"Report: {page}",
-        f"Results: {', '.join(str(folder / file_name) for file_name in ('summary.json', text.name, *drawn))}",
+        f"Results: {', '.join(map(str, [folder / 'summary.json', *others]))}",
         f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
     ]
     done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
-from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.lookup import lookup, nearest
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
@@ -151,6 +151,17 @@ def search_name(name: str) -> str:
             f"The value of `--name` is {name!r}, but must be letters, digits, dots, dashes and underscores"
         )
     return name
+
+
+def search_folder(storage: str | None, name: str) -> Path:
+    """The results of a search that is there; raise UserError where there is none of that name."""
+    searches = storage_path(storage) / "searches"
+    folder = searches / search_name(name)
+    if not (folder / "ledger.jsonl").is_file():
+        there = sorted(path.parent.name for path in searches.glob("*/ledger.jsonl"))
+        hint = nearest(name, there) if there else "there is none"
+        raise UserError(f"There is no search `{name}` in {searches}: {hint}; see --storage")
+    return folder
 
 
 def parse(search: Search, argv: list[str] | None = None) -> Options:

@@ -5,7 +5,6 @@ The words are those of google-research/tuning_playbook: scientific, nuisance and
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -163,14 +162,6 @@ class Plan:
         """The keys that are searched: those of the question that no flag has fixed."""
         both = {**self.search.scientific, **self.search.nuisance}
         return {key: domain for key, domain in both.items() if key not in self.fixed}
-
-    @property
-    def points(self) -> int | None:
-        """How many points the space has at most, or None where it is not finite."""
-        domains = self.space.values()
-        if not all(isinstance(domain, Choice) for domain in domains):
-            return None
-        return math.prod(len(domain.values) for domain in domains if isinstance(domain, Choice))
 
     @property
     def replicates(self) -> int:

@@ -22,7 +22,7 @@ def final_test(plan: Plan, ledger: Ledger, spec: TrialSpec, trials_folder: str) 
 
     Who is a finalist was decided on the dev split. Raises UserError where the split was touched for others before.
     """
-    trials = [trial for name in finalists(ledger, plan) for trial in repeats(ledger.state, name)]
+    trials = [trial for name in finalists(ledger.state, plan) for trial in repeats(ledger.state, name)]
     missing = [trial for trial in trials if trial.name not in ledger.state.tests]
     if ledger.state.tests and missing:
         known = ", ".join(ledger.state.tests)
@@ -43,9 +43,9 @@ def repeats(state: State, name: str) -> list[Trial]:
     return state.replicates(name) or [state.trials[name]]
 
 
-def result(plan: Plan, ledger: Ledger, winner: str | None) -> dict[str, Any] | None:
+def result(plan: Plan, state: State, winner: str | None) -> dict[str, Any] | None:
     """What the test split says of the winner, else of the best on dev, and of the baseline; None where it was not touched."""
-    state, names = ledger.state, finalists(ledger, plan)
+    names = finalists(state, plan)
     scored = {name: [state.tests.get(trial.name) for trial in repeats(state, name)] for name in names}
     if not scored or any(event is None for events in scored.values() for event in events):
         return None

@@ -131,19 +131,25 @@ def values(domain: Domain) -> list[Any]:
     return [domain.low, *inner, domain.high]
 
 
+def size(plan: Plan) -> int | None:
+    """How many points a grid has at most, or a space that has finitely many; None for any other. Raises ConfigError."""
+    domains, grid = plan.space.values(), plan.method.sampler == "grid"
+    if not grid and not all(isinstance(domain, Choice) for domain in domains):
+        return None
+    found = math.prod(len(values(domain)) for domain in domains)
+    if found > LARGEST and grid:
+        raise ConfigError(f"The grid has {found:,} points, but at most {LARGEST:,} can be: fix some keys with --set")
+    return found if found <= LARGEST else None
+
+
 def points(plan: Plan) -> list[dict[str, Any]] | None:
-    """All points of a grid, or of a space that has finitely many, shuffled; None for any other. Raises ConfigError.
+    """All points of such a plan, shuffled; None where there are not finitely many. Raises ConfigError.
 
     Optuna's own GridSampler wants a loop of Optuna's own.
     """
-    domains = plan.space
-    if plan.method.sampler != "grid" and not all(isinstance(domain, Choice) for domain in domains.values()):
+    if size(plan) is None:
         return None
-    size = math.prod(len(values(domain)) for domain in domains.values())
-    if size > LARGEST:
-        if plan.method.sampler != "grid":
-            return None
-        raise ConfigError(f"The grid has {size:,} points, but at most {LARGEST:,} can be: fix some keys with --set")
+    domains = plan.space
     found = [dict(zip(domains, point, strict=True)) for point in itertools.product(*map(values, domains.values()))]
     np.random.default_rng(plan.seed).shuffle(found)
     return found

@@ -23,7 +23,7 @@ from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, po
 from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.question import Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, Trial
+from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 
 ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
 AHEAD = 2  # trials that a new one does not wait for, in units of trials at once: a slow trial leaves no worker idle
@@ -191,7 +191,7 @@ class Strategy:
         for number in range(
             1, self.plan.profile.replicates + 1
         ):  # side by side: a budget may end the search in between
-            for name in finalists(self.ledger, self.plan):
+            for name in finalists(self.ledger.state, self.plan):
                 original, repeat = self.ledger.state.trials[name], f"{name}-r{number}"
                 if repeat not in self.ledger.state.trials:
                     run = RunConfig.of({**original.run, "seed": self.plan.seed + number})
@@ -229,26 +229,24 @@ class Strategy:
             if found is None or trial.status not in (COMPLETED, STOPPED):
                 self.study.tell(asked.number, state=TrialState.FAIL)
             else:
-                self.study.tell(asked.number, [self._told_score(trial), *found[1:]])
+                self.study.tell(asked.number, [self._score(found), *found[1:]])
             return
         for epoch in trial.counted:
             score = trial.score(self.plan.objective, self.plan.direction, epoch)
             if score is not None and epoch not in asked.intermediate_values:
                 handle.report(score, epoch)
         if trial.status == COMPLETED and found is not None:
-            self.study.tell(asked.number, self._told_score(trial))
+            self.study.tell(asked.number, self._score(found))
         else:
             self.study.tell(asked.number, state=TrialState.PRUNED)
 
-    def _told_score(self, trial: Trial) -> float:
-        score = trial.score(self.plan.objective, self.plan.direction)
-        assert score is not None
-        return score
+    def _score(self, values: Sequence[float]) -> float:
+        """The task's objective among `values`, as the task has it."""
+        return -values[0] if self.plan.direction == "max" else values[0]
 
 
-def finalists(ledger: Ledger, plan: Plan) -> list[str]:
+def finalists(state: State, plan: Plan) -> list[str]:
     """The best trials that are not the baseline, `Profile.confirm` of them, then the baseline; none where either has no score."""
-    state = ledger.state
     baseline = next((t for t in state.searched if t.origin == "baseline"), None)
     scored = baseline is not None and baseline.score(plan.objective, plan.direction) is not None
     # In a population, a trial and its successors are one.

@@ -15,22 +15,22 @@ from searches.deciding.objectives import cost, feasible, ranked
 from searches.deciding.strategy import finalists
 from searches.question import Choice, Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, Ledger, Trial
+from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, State, Trial
 from searches.words import count
 
 LEVEL = 0.05  # a difference whose p is above this is not called one
 
 
-def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[str, str]) -> dict[str, Any]:
+def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[str, str]) -> dict[str, Any]:
     """Return what summary.json holds; the table on the screen is made from it and nothing else."""
-    state, search = ledger.state, plan.search
+    search = plan.search
     trials = [_row(trial, plan) for trial in state.trials.values()]
     by_name = {row["id"]: row for row in trials}
     scored = [row for row in trials if row["score"] is not None and row["of"] is None]
     sign = 1 if plan.direction == "max" else -1
     best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
     costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
-    verdict = _verdict(plan, ledger)
+    verdict = _verdict(plan, state)
     allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
@@ -55,7 +55,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
         },
         "floors": state.floors,
         "verdict": verdict,
-        "test": final.result(plan, ledger, verdict["winner"]),
+        "test": final.result(plan, state, verdict["winner"]),
         "counts": {
             "trials": len(statuses),
             "completed": statuses.count(COMPLETED),
@@ -67,7 +67,7 @@ def summarise(plan: Plan, ledger: Ledger, name: str, model: str, versions: dict[
             "replicates": len(trials) - len(statuses),
             "duplicates_avoided": state.duplicates,
         },
-        "wall_seconds": round(state.seconds, 1),
+        "wall_seconds": round(state.clock.wall, 1),
         "versions": versions,
     }
 
@@ -124,16 +124,16 @@ def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str
     ]
 
 
-def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+def _verdict(plan: Plan, state: State) -> dict[str, Any]:
     """The best trials against the baseline on fresh seeds: the best of those that are surely better wins, else nobody.
 
     p-values are corrected for how many are compared (Holm 1979).
     """
-    names = finalists(ledger, plan)
+    names = finalists(state, plan)
     if not names:
-        return {"winner": None, "text": _no_score(plan, ledger)}
+        return {"winner": None, "text": _no_score(plan, state)}
     *challengers, baseline = names
-    found = {name: _statistics(plan, ledger, name) for name in names}
+    found = {name: _statistics(plan, state, name) for name in names}
     if any(statistics is None for statistics in found.values()):
         return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
     compared = [_compare(plan, name, found[name], found[baseline]) for name in challengers]
@@ -147,7 +147,7 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         winner = baseline
     head = f"trial {winner} wins" if winner else "no significant winner"
     rows = next(statistics for statistics in found.values() if statistics is not None)
-    seeds = count(min(len(_counted(ledger, name)) for name in names), "fresh training seed")
+    seeds = count(min(len(_counted(state, name)) for name in names), "fresh training seed")
     evidence = (
         f"trial {best['trial']} against the baseline {baseline} on {plan.objective}: difference {best['difference']:+.2f} "
         f"[{best['low']:.2f}, {best['high']:.2f}], p = {best['p_value']:.3f}"
@@ -155,7 +155,7 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         + f"; {seeds} each, {count(rows.shape[0], 'output')} of each of "
         f"{rows.shape[1]} examples, paired bootstrap"
     )
-    floor = _floor(plan, ledger, ledger.state.trials[best["trial"]].score(plan.objective, plan.direction))
+    floor = _floor(plan, state, state.trials[best["trial"]].score(plan.objective, plan.direction))
     return {
         "winner": winner,
         "compared": names,
@@ -165,9 +165,9 @@ def _verdict(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _no_score(plan: Plan, ledger: Ledger) -> str:
+def _no_score(plan: Plan, state: State) -> str:
     limits = " and ".join(map(str, plan.method.limits))
-    if limits and not any(feasible(trial, plan) for trial in ledger.state.searched):
+    if limits and not any(feasible(trial, plan) for trial in state.searched):
         return f"no winner: no trial keeps {limits}"
     return "no winner: no trial beside the baseline has a score to compare"
 
@@ -190,21 +190,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _counted(ledger: Ledger, name: str) -> list[Trial]:
+def _counted(state: State, name: str) -> list[Trial]:
     """A trial's replicates, but those that a budget cut short: they did not run on equal terms."""
-    return [repeat for repeat in ledger.state.replicates(name) if repeat.reason != BUDGET]
+    return [repeat for repeat in state.replicates(name) if repeat.reason != BUDGET]
 
 
-def _statistics(plan: Plan, ledger: Ledger, name: str) -> np.ndarray | None:
+def _statistics(plan: Plan, state: State, name: str) -> np.ndarray | None:
     """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
-    best = [r.best(plan.objective, plan.direction) for r in _counted(ledger, name)]
+    best = [r.best(plan.objective, plan.direction) for r in _counted(state, name)]
     found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
     return np.concatenate(found) if found else None
 
 
-def _floor(plan: Plan, ledger: Ledger, score: float | None) -> str:
+def _floor(plan: Plan, state: State, score: float | None) -> str:
     objective, sign = plan.objective, 1 if plan.direction == "max" else -1
-    known = {floor["meaning"]: floor["scores"][objective][0] for floor in ledger.state.floors.values()}
+    known = {floor["meaning"]: floor["scores"][objective][0] for floor in state.floors.values()}
     meaning, highest = max(known.items(), key=lambda item: sign * item[1], default=("", -sign * float("inf")))
     if score is None or sign * highest < sign * score:
         return ""

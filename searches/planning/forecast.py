@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2core.ranges import Range, exactly
+from searches.deciding.samplers import size
 from searches.question import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds
 from searches.running.ledger import RUNNING, State
@@ -119,7 +120,7 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
 
 def trials_of(plan: Plan) -> int:
     """How many trials there will be: as asked for, or all points of a smaller space."""
-    return min(plan.profile.trials, plan.points or plan.profile.trials)
+    return min(plan.profile.trials, size(plan) or plan.profile.trials)
 
 
 def _side_by_side(total: Range, one: Range, count: int, spec: TrialSpec) -> Range:

@@ -26,7 +26,7 @@ from searches.planning.forecast import MEANING, Outlook, TrialCost, predict, tri
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
-from searches.running.ledger import COMPLETED, Ledger
+from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.shares import local_share
 from trainables.trial import TrialSpec
 from trainables.warm import starting_model, task_data
@@ -225,9 +225,9 @@ def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Consol
         ledger.record({"event": "plan", "plan": predicted})
 
 
-def plan_and_fact(options: Options, ledger: Ledger, folder: Path) -> dict[str, Any]:
+def plan_and_fact(options: Options, state: State, folder: Path) -> dict[str, Any]:
     """What a summary holds of the plan, beside what came of it, and of the budget."""
-    state, budget = ledger.state, options.budget
+    budget = options.budget
     used = spent(budget, state)
     whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]
     memory = "gpu_memory_gb" if state.clock.gpus else "process_memory_gb"

@@ -154,11 +154,25 @@ def _scores(p: Promotion) -> str:
         [
             "## Scores\n",
             f"All are of the **dev** split. The search looked at it to choose among {searched}, so the score of the chosen "
-            "one is too good by what that choice gave it; a test split was not scored for this card.\n",
+            f"one is too good by what that choice gave it. {_test(p)}\n",
             f"| {_readable(objective)} ({want}) | score | 95% interval |\n|---|---:|---|",
             *rows,
             *(["\n| other measures of this model | value | 95% interval |\n|---|---:|---|", *others] if others else []),
         ]
+    )
+
+
+def _test(p: Promotion) -> str:
+    """What the search's one look at the test split said of this trial and the baseline."""
+    found = (p.found.summary or {}).get("test") or {"scores": {}}
+    if p.trial.name not in found["scores"]:
+        return "The test split was not scored for this trial."
+    shown = {name: f"{s['estimate']:.2f} ({s['low']:.2f} to {s['high']:.2f})" for name, s in found["scores"].items()}
+    mine = shown.pop(p.trial.name)
+    others = "".join(f", that of trial {name} {score}" for name, score in shown.items())
+    return (
+        f"On the **test** split, which was scored once, at the end, this configuration had {mine}{others} (95% intervals; "
+        "runs on fresh seeds where there were some)."
     )
 
 

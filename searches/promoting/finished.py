@@ -11,8 +11,8 @@ from gpt2core.errors import UserError
 from gpt2core.export import Format
 from gpt2core.lookup import nearest
 from gpt2core.tasks import TASKS
-from searches.options import search_name, storage_path
-from searches.running.ledger import RUNNING, State, Trial
+from searches.options import search_folder
+from searches.running.ledger import RUNNING, State, Trial, read_state
 
 Summary = dict[str, Any]
 
@@ -66,29 +66,13 @@ class Chosen:
 
 def open_finished(storage: str | None, name: str) -> Finished:
     """Read the search `name`; raise UserError where there is none, or where it has no trial."""
-    root = storage_path(storage)
-    searches = root / "searches"
-    folder = searches / search_name(name)
-    if not (folder / "ledger.jsonl").is_file():
-        there = sorted(path.parent.name for path in searches.glob("*/ledger.jsonl"))
-        hint = nearest(name, there) if there else "there is none"
-        raise UserError(f"There is no search `{name}` in {searches}: {hint}; see --storage")
+    folder = search_folder(storage, name)
     state = read_state(folder / "ledger.jsonl")
     if not state.trials:
         raise UserError(f"{folder}: the search has no trial yet")
-    return Finished(name=name, storage=root, folder=folder, state=state, summary=_summary(folder, state))
-
-
-def read_state(path: Path) -> State:
-    """Return what a ledger's events add up to, without locking it; a last line that is still being written is passed over."""
-    text = path.read_text(encoding="utf-8")
-    state = State()
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
-        try:
-            state.apply(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
-    return state
+    return Finished(
+        name=name, storage=folder.parent.parent, folder=folder, state=state, summary=_summary(folder, state)
+    )
 
 
 def _summary(folder: Path, state: State) -> Summary | None:

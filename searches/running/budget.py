@@ -72,7 +72,7 @@ def spent(budget: Budget, state: State, now: float | None = None) -> Spent:
     gpu_hours = clock.gpu / HOUR
     # A ledger from before events had times knows its seconds alone.
     return Spent(
-        hours=max(clock.wall, state.seconds) / HOUR,
+        hours=clock.wall / HOUR,
         gpu_hours=gpu_hours,
         usd=gpu_hours * budget.price,
         cpu_hours=clock.cpu / HOUR,

@@ -20,7 +20,7 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
-from searches.options import search_name, storage_path
+from searches.options import search_folder
 from searches.running.ledger import RUNNING, Trial
 from searches.running.searcher import StrategyScheduler
 
@@ -78,9 +78,7 @@ def ask(mailbox: Mailbox, command: Command) -> str:
 
 def control(options: argparse.Namespace) -> int:
     """Give a running search a command and print its answer; raise UserError."""
-    folder = storage_path(options.storage) / "searches" / search_name(options.name)
-    if not (folder / "ledger.jsonl").exists():
-        raise UserError(f"{folder}: there is no search; see NAME and --storage")
+    folder = search_folder(options.storage, options.name)
     needs_trial = options.action in ("stop", "clone")
     if needs_trial != (options.trial is not None):
         rule = f"needs a trial: {options.action} TRIAL" if needs_trial else "takes no trial"

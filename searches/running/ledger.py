@@ -78,6 +78,9 @@ class State:
     digest: str | None = None
     lag: int = 0  # trials before a new one that it does not wait for
     id: str = ""  # of the search, by which its run in MLflow is found
+    script: str = ""  # the search's module
+    argv: list[str] = field(default_factory=list)  # the flags of its last start
+    environment: dict[str, str] = field(default_factory=dict)  # the machine of its last start
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(
         default_factory=list
@@ -85,9 +88,9 @@ class State:
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
     tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
     duplicates: int = 0
-    seconds: float = 0.0
     floors: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, Any] = field(default_factory=dict)  # what was generated, by the name of the set
     plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
     clock: Clock = field(default_factory=Clock)
 
@@ -96,11 +99,17 @@ class State:
         self.clock.tick(event)
         match event["event"]:
             case "search":
-                self.digest, self.id = event["digest"], event.get("id", "")
+                self.digest, self.id, self.script = event["digest"], event.get("id", ""), event.get("name", "")
+            case "started":
+                self.argv, self.environment = event.get("argv", []), event.get("environment", {})
+            case "cluster":
+                self.environment |= event["cluster"]
             case "lag":
                 self.lag = event["trials"]
             case "data":
                 self.data, self.floors = event["data"], event["floors"]
+            case "candidates":
+                self.pairs[event["name"]] = event["made"]
             case "proposed":
                 trial = Trial(**event["trial"])
                 self.trials[trial.name] = trial
@@ -128,8 +137,6 @@ class State:
                 self.duplicates += 1
             case "run":
                 self.runs[event["trial"]] = event["run_id"]
-            case "time":
-                self.seconds += event["seconds"]
 
     @property
     def clones(self) -> list[Trial]:
@@ -199,6 +206,18 @@ class Ledger:
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
         return {}
+
+
+def read_state(path: Path) -> State:
+    """Return what a ledger's events add up to, without locking it; a last line that is still being written is passed over."""
+    text = path.read_text(encoding="utf-8")
+    state = State()
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            state.apply(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
+    return state
 
 
 def _locked(path: Path) -> IO[str]:

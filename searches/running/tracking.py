@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from searches.question import Plan
@@ -26,6 +26,8 @@ from trainables.tracking import KIND, quick_and_quiet
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
 TRAINING = "workflowType=machine_learning"  # the pages of training runs, not those of chat traces
+CONTEXT = "mlflow.data.context"
+DIGEST = 12  # characters of a digest that a person reads; MLflow takes no more than 36
 ENDED = ("FINISHED", "FAILED", "KILLED")
 GRACE, SHORT_GRACE = 20.0, 2.0  # seconds for what waits at the end of a search; and where it was interrupted
 
@@ -180,6 +182,8 @@ class Tracker:
             return
         if not run.data.params:
             self._log_params(trial)
+        if run.info.status in ENDED:
+            self._reopened({"trial": trial.name}, self.ledger.state)
         there = {metric.step for metric in self.client.get_metric_history(run.info.run_id, self.plan.objective)}
         for epoch in sorted(reports.keys() - there):
             self._report(reports[epoch], self.ledger.state)
@@ -190,8 +194,17 @@ class Tracker:
         self._log_params(state.trials[event["trial"]["name"]])
 
     def _log_params(self, trial: Trial) -> None:
+        self._log_data(self._run_of(trial))
         params = [Param(key, str(value)) for key, value in trial.run.items()]
         self.client.log_batch(self._run_of(trial), params=params)
+
+    def _log_data(self, run_id: str) -> None:
+        """Name the data among the datasets of a run, by which MLflow's table can be filtered."""
+        data = self.ledger.state.data
+        if data:
+            source = json.dumps({"uri": data["data"]})
+            dataset = Dataset(self.plan.task, data["digest"][:DIGEST], source_type="local", source=source)
+            self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])
 
     def _report(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
@@ -231,6 +244,7 @@ class Tracker:
         self.client.set_tag(run, "reason", "")
 
     def _data(self, event: Event, state: State) -> None:
+        self._log_data(self.parent)
         self.client.log_batch(self.parent, params=[Param(f"data_{k}", v) for k, v in event["data"].items()])
         self.client.log_text(self.parent, json.dumps(event["floors"], indent=2), "floors.json")
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
-from searches.running.ledger import Ledger
+from searches.running.ledger import State
 from searches.words import count
 
 SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
 
 
-def facts(options: Options, ledger: Ledger, summary: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, Any]:
     """Return what summary.json holds for the report alone."""
     plan = options.plan
     compared = [summary["best"], summary["baseline"]]
@@ -25,8 +25,9 @@ def facts(options: Options, ledger: Ledger, summary: dict[str, Any], environment
         "task": plan.task,
         "smoke": "--smoke" in options.argv,
         "space": {key: _domain(domain) | {"role": _role(plan, key)} for key, domain in plan.space.items()},
-        "samples": {name: _samples(plan, ledger, name) for name in dict.fromkeys(filter(None, names))},
-        "environment": environment,
+        "samples": {name: _samples(plan, state, name) for name in dict.fromkeys(filter(None, names))},
+        "pairs": {name: _made(made) for name, made in state.pairs.items()},
+        "environment": state.environment,
         "commands": commands(options),
     }
 
@@ -68,6 +69,13 @@ def _words(argv: list[str]) -> str:
     return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", shlex.join(argv))
 
 
+def _made(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What a set of generated pairs came to, who judged it, and its digest."""
+    counts = {key: made[key]["made"] for key in ("contexts", "candidates", "pairs")}
+    critic = {"critic": made["critic"]["critic"], "model": made["critic"]["model"], "stand_in": made["stand_in"]}
+    return {**counts, "accepted": made["accepted"], **critic, "digest": made["digest"]}
+
+
 def _domain(domain: Domain) -> dict[str, Any]:
     if isinstance(domain, Choice):
         return {"text": str(domain), "kind": "choice", "values": list(domain.values)}
@@ -79,8 +87,8 @@ def _role(plan: Plan, key: str) -> str:
     return "scientific" if key in plan.search.scientific else "nuisance"
 
 
-def _samples(plan: Plan, ledger: Ledger, name: str) -> list[dict[str, str]]:
-    best = ledger.state.trials[name].best(plan.objective, plan.direction)
+def _samples(plan: Plan, state: State, name: str) -> list[dict[str, str]]:
+    best = state.trials[name].best(plan.objective, plan.direction)
     shown = best["samples"][:SAMPLES] if best else []
     return [{key: _cut(str(value)) for key, value in sample.items()} for sample in shown]
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gpt2core.files import atomic_path
 from searches.showing.importance import importance
-from searches.showing.plots import curve_pictures, front_pictures, intervals, parallel
+from searches.showing.plots import curve_pictures, front_pictures, intervals, parallel, plots
 from searches.showing.report_tables import (
     best_by_grid,
     cost_grid,
@@ -16,6 +16,7 @@ from searches.showing.report_tables import (
     failures_grid,
     floors_grid,
     front_grid,
+    pairs_grid,
     plan_grid,
     replicates_grid,
     space_grid,
@@ -42,7 +43,7 @@ Summary = dict[str, Any]
 
 
 def write(folder: Path, summary: Summary) -> list[Path]:
-    """Write the report of a search into its results folder; return its files."""
+    """Write the report of a search into its results folder, with the plots of its Markdown; return its files, the page first."""
     environment = Environment(
         loader=PackageLoader("searches.showing", "."),
         autoescape=select_autoescape(["html"]),
@@ -51,10 +52,11 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     )
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence}
     found = view(summary)
-    for name in FILES:
+    texts = {name: environment.get_template(name).render(found) for name in FILES} | plots(summary)
+    for name, text in texts.items():
         with atomic_path(folder / name) as part:
-            part.write_text(environment.get_template(name).render(found), encoding="utf-8")
-    return [folder / name for name in FILES]
+            part.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
 
 
 def view(summary: Summary) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def view(summary: Summary) -> dict[str, Any]:
             "failures": failures_grid(summary),
             "cost": cost_grid(summary),
             "plan": plan_grid(summary),
+            "pairs": pairs_grid(summary),
             "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
         },
         "curves": curve_pictures(summary),
@@ -123,6 +126,11 @@ def notes(summary: Summary) -> list[str]:
         said.append(f"A stand-in model took part: {summary['model']}. Its scores say nothing of the real one.")
     if "stand-in" in summary["data"].get("data", ""):
         said.append(f"The data is a stand-in: {summary['data']['data']}.")
+    said += [
+        f"The critic of the generated pairs was {why}."
+        for why in dict.fromkeys(made["stand_in"] for made in (summary.get("pairs") or {}).values())
+        if why
+    ]
     if summary["counts"].get("unfinished"):
         said.append(f"{count(summary['counts']['unfinished'], 'trial')} had not ended when this was written.")
     return said

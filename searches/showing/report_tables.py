@@ -179,6 +179,28 @@ def spent_numbers(summary: Summary) -> dict[str, Any]:
     }
 
 
+def pairs_grid(summary: Summary) -> Grid | None:
+    """The sets of generated pairs that trials learnt from; None where there are none."""
+    keys = ("contexts", "candidates", "pairs", "accepted")
+    rows = [
+        [name, *(f"{made[key]:,}" for key in keys), _critic(made), made["digest"][:12]]
+        for name, made in (summary.get("pairs") or {}).items()
+    ]
+    if not rows:
+        return None
+    return Grid(
+        caption="Generated pairs",
+        headings=["set", *keys, "critic", "digest"],
+        rows=rows,
+        numbers=frozenset({1, 2, 3, 4}),
+        note="Accepted: by the default thresholds; a trial applies its own.",
+    )
+
+
+def _critic(made: dict[str, Any]) -> str:
+    return str(made["critic"]) + (f" ({made['model']})" if made["model"] != "none" else "")
+
+
 def facts_grid(facts: dict[str, str], *headings: str) -> Grid:
     """Names and values."""
     return Grid(caption="Where it ran", headings=list(headings), rows=[[k, str(v)] for k, v in facts.items()])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from searches.question import Case, Choice, Plan, Profile, Search, make_plan
-from searches.running.ledger import COMPLETED, Event, Ledger
+from searches.running.budget import BUDGET
+from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger
 from searches.running.tracking import Tracker
 from tests.server import Server
 
@@ -49,6 +50,8 @@ class Tracked:
         self.tracker = Tracker(PLAN, self.ledger, uri, (folder / "artifacts").as_uri(), self.warnings.append)
         self.tracker.start(name, {"seed": 1}, {"search": name})
         self.ledger.listeners.append(self.tracker)
+        if not self.ledger.state.data:
+            self.ledger.record({"event": "data", "data": {"data": "a few sonnets", "digest": "d" * 64}, "floors": {}})
 
     def proposed(self, name: str) -> None:
         of = name.partition("-")[0] if "-" in name else None
@@ -61,8 +64,8 @@ class Tracked:
         event: Event = {"event": "report", "trial": name, "epoch": epoch, "metrics": metrics}
         self.ledger.record(event | {"statistics": None, "samples": [], "tables": {}, "data": {"digest": "x"}})
 
-    def ended(self, name: str) -> None:
-        self.ledger.record({"event": "ended", "trial": name, "status": COMPLETED, "reason": None})
+    def ended(self, name: str, status: str = COMPLETED, reason: str | None = None) -> None:
+        self.ledger.record({"event": "ended", "trial": name, "status": status, "reason": reason})
 
     def whole(self, name: str) -> None:
         self.proposed(name)
@@ -84,6 +87,7 @@ class Tracked:
             for key in (PLAN.objective, "dev_loss"):
                 assert [m.step for m in client.get_metric_history(run.info.run_id, key)] == [1, 2]
             assert run.info.status == "FINISHED"
+            assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == ["d" * 12]
             assert run.data.params["rank"] == "4"
             assert run.data.metrics[f"best_{PLAN.objective}"] == 2.0
         name = self.ledger.state.id
@@ -132,6 +136,35 @@ def test_what_was_not_delivered_at_the_end_is_told_and_delivered_by_the_same_com
     assert again.warnings == []
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["told", "killed before it was told"])
+def test_a_trial_that_goes_on_with_a_larger_budget_does_so_in_its_run(tmp_path: Path, heard: bool) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracked = Tracked(tmp_path, uri, "budget")
+    tracked.proposed("0000")
+    tracked.report("0000", 1)
+    tracked.ended("0000", STOPPED, BUDGET)
+    tracked.end("KILLED")
+    run, client = tracked.ledger.state.runs["0000"], tracked.tracker.client
+    assert (client.get_run(run).info.status, client.get_run(run).data.tags["reason"]) == ("FINISHED", BUDGET)
+
+    tracked = Tracked(tmp_path, uri, "budget")
+    if not heard:
+        tracked.ledger.listeners.clear()
+    tracked.ledger.record({"event": "reopened", "trial": "0000"})
+    tracked.end("KILLED")
+    tracked = Tracked(tmp_path, uri, "budget")
+    tracked.end("KILLED")
+    assert (client.get_run(run).info.status, client.get_run(run).data.tags["reason"]) == ("RUNNING", "")
+
+    tracked = Tracked(tmp_path, uri, "budget")
+    tracked.report("0000", 2)
+    tracked.ended("0000")
+    tracked.whole("0001")
+    tracked.whole("0001-r1")
+    tracked.end()
+    tracked.everything_is_there_once()
+
+
 def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracked = Tracked(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "lost")
     client, lost = tracked.tracker.client, set[str]()
@@ -151,7 +184,7 @@ def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("searches.running.delivery.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("searches.running.delivery.LONGEST_PAUSE", 0.01)
-    for name in ("create_run", "log_batch", "log_text", "set_terminated"):
+    for name in ("create_run", "log_batch", "log_inputs", "log_text", "set_terminated"):
         losing(name)
     for name in TRIALS:
         tracked.whole(name)

@@ -57,7 +57,7 @@ def preempted(search: Search) -> None:
     errors = search.ends(130)
     assert "Interrupted. What is finished is kept; to go on: python searches/sentiment.py --storage" in errors
     assert "Traceback" not in errors
-    assert search.events("time")
+    assert search.events("left")
     assert search.summary()["counts"]["trials"] == len(
         [event for event in search.events("proposed") if event["trial"].get("of") is None]
     )

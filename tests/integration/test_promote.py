@@ -211,9 +211,9 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     course.sentiment(folder / "data" / "sst" / "ids-sst-test-student.csv", [("x", " a fine film")])
     base = RunConfig(task="sst", data_dir=str(folder / "data"), adapter="last-linear", lr=1e-3, epochs=1)
     trials = {"0000": base, "0001": base.but(adapter="lora", rank=2, lr=1e-2)}
-    ended(
-        searched(folder, "films", trials), list(trials), {"winner": "0001", "text": "trial 0001 wins. By | how much."}
-    )
+    verdict = {"winner": "0001", "text": "trial 0001 wins. By | how much."}
+    scores = {name: {"estimate": 40.0 + int(name), "low": 38.0, "high": 43.5} for name in trials}
+    ended(searched(folder, "films", trials), list(trials), verdict, {"scores": scores})
     return folder
 
 
@@ -239,6 +239,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         card = ModelCard.load("README.md")
         assert (card.data.license, card.data.pipeline_tag) == ("other", "text-classification")
         assert "belong to those who wrote them" in card.text
+        assert "had 41.00 (38.00 to 43.50), that of trial 0000 40.00 (38.00 to 43.50)" in card.text
         assert str(sentiment) not in (out / "run.json").read_text() + card.text, "a place of this machine"
         (code,) = python_blocks(card.text)
         exec(compile(code, "README.md", "exec"), {})

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gpt2core.weights import load_model
+from searches.__main__ import main
 from tests import course
 from tests.runs import ROOT, events, search, summary
 
@@ -71,6 +72,9 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     parent = runs[NAME]
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data_digest"] == result["data"]["digest"]
+    for run in runs.values():
+        (used,) = (entry.dataset for entry in run.inputs.dataset_inputs)
+        assert (used.name, used.digest) == ("sonnet", result["data"]["digest"][:12])
     assert parent.data.tags["verdict"] == result["verdict"]["text"]
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"curves.svg", "report.html", "report.md", "summary.json"}
@@ -87,6 +91,22 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
         assert run.data.metrics["best_chrf_continuation"] == row["score"]
         assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+
+
+def test_the_report_can_be_had_from_the_ledger_alone(
+    done: CompletedProcess[str], storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = storage / "searches" / NAME
+    before = {name: (folder / name).read_text() for name in ("report.md", "summary.json")}
+    for name in before:
+        (folder / name).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", NAME, "--storage", str(storage)])
+    assert not stopped.value.code
+    assert capsys.readouterr().out == f"Report: {folder / 'report.html'}\n"
+    sections = [text.split("## Cost")[0] for text in (before["report.md"], (folder / "report.md").read_text())]
+    assert sections[0] == sections[1]
+    (folder / "summary.json").write_text(before["summary.json"])
 
 
 def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:

@@ -67,7 +67,7 @@ def test_trials_count_while_they_run_and_the_search_from_its_start() -> None:
         proposed("0000", 110.0),
         proposed("0001", 120.0),
         event("ended", 150.0, trial="0000", status=COMPLETED),
-        event("time", 160.0, seconds=60.0),
+        event("left", 160.0),
     )
     assert state.clock.trials == {"0000": 40.0, "0001": 40.0}
     used = spent(Budget(usd_per_gpu_hour=3.0), state)
@@ -195,6 +195,6 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
             ledger.record(report(f"{name}-r1", 0.0))
         ledger.record(event("ended", 0.0, trial="0001-r1", status=COMPLETED))
         ledger.record(event("ended", 0.0, trial="0000-r1", status=STOPPED, reason=BUDGET))
-        verdict = summarise(PLAN, ledger, "s", "m", {})["verdict"]
+        verdict = summarise(PLAN, ledger.state, "s", "m", {})["verdict"]
     assert verdict["winner"] is None
     assert "were not repeated with fresh seeds" in verdict["text"]

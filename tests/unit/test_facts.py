@@ -42,6 +42,7 @@ def test_a_password_is_not_handed_around() -> None:
 
 def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.record({"event": "started", "argv": [], "environment": {"Python": "3"}})
     trial = {"name": "0000", "point": {"rank": 8}, "run": {"epochs": 1}, "origin": "baseline", "of": None, "optuna": 0}
     ledger.record({"event": "proposed", "trial": trial})
     texts = [{"id": str(number), "generated": "rose " * 1000} for number in range(9)]
@@ -49,9 +50,8 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
     ledger.record({**report, "metrics": {"chrf_continuation": 1.0}, "statistics": None})
     ledger.close()
     row = {"id": "0000"}
-    found = facts(
-        options("--smoke"), ledger, {"best": row, "baseline": row, "verdict": {"winner": None}}, {"Python": "3"}
-    )
+    found = facts(options("--smoke"), ledger.state, {"best": row, "baseline": row, "verdict": {"winner": None}})
+    assert found["environment"] == {"Python": "3"}
     assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])
     assert found["smoke"]

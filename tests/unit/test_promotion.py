@@ -17,10 +17,11 @@ from gpt2core.promoted import RUN, load_folder, portable, write_run
 from gpt2core.tasks import TASKS
 from gpt2core.weights import load_model, save_model
 from searches.__main__ import COMMANDS, main
-from searches.promoting.finished import choose, open_finished, read_state
+from searches.promoting.finished import choose, open_finished
 from searches.promoting.promote import _format
 from searches.promoting.terms import licence, text_terms
 from searches.promoting.usage import generation, python_code
+from searches.running.ledger import read_state
 from tests import toys
 
 SCORES = {"0000": 20.0, "0001": 30.0, "0002": 25.0}

@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 def written(folder: Path, found: dict[str, Any]) -> tuple[str, str]:
     """Both files, from a summary as it is read from its file."""
-    page, text = report.write(folder, json.loads(json.dumps(found)))
+    page, text, *_ = report.write(folder, json.loads(json.dumps(found)))
     return page.read_text(), text.read_text()
 
 
@@ -98,6 +98,16 @@ def test_facts_that_an_older_summary_lacks_are_left_out(tmp_path: Path) -> None:
     assert "None" not in re.sub("<svg.*?</svg>", "", html, flags=re.S)
     assert "No commands were noted." in html
     assert "This task writes no texts, or none was kept." in markdown
+
+
+def test_generated_pairs_are_named_with_their_critic_and_that_it_is_a_stand_in(tmp_path: Path) -> None:
+    made = {"contexts": 12, "candidates": 120, "pairs": 1500, "accepted": 7, "digest": "e" * 64}
+    made |= {"critic": "overlap", "model": "none", "stand_in": "lexical overlap, a stand-in"}
+    for text in written(tmp_path, summary(pairs={"temperature-0.7": made, "temperature-0.9": made})):
+        assert text.count("The critic of the generated pairs was lexical overlap, a stand-in.") == 1
+        assert "temperature-0.9" in text
+        assert "1,500" in text
+        assert "e" * 12 in text
 
 
 def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_best_and_the_baseline_run_again_with_fresh_seeds_on_equal_terms(con
     plan = plan_of(replicates=2, confirm=confirm)
     strategy = in_memory(plan)
     simulate(strategy, curves(), workers=3)
-    names = finalists(strategy.ledger, plan)
+    names = finalists(strategy.ledger.state, plan)
     assert len(names) == confirm + 1
     assert names[-1] == "0000"
     scores = [strategy.ledger.state.trials[name].score(OBJECTIVE, "max") for name in names[:-1]]
@@ -263,7 +263,7 @@ def test_who_is_beyond_a_limit_wins_nothing() -> None:
     plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
     strategy = in_memory(plan)
     simulate(strategy, curves(), workers=2)
-    best = strategy.ledger.state.trials[finalists(strategy.ledger, plan)[0]]
+    best = strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]]
     assert best.run["rank"] <= 8
     highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, "max") or 0)
     assert highest.run["rank"] > 8

@@ -41,7 +41,7 @@ def answers(share: float) -> list[list[list[float]]]:
 
 
 def summary(plan: Plan, strategy: Strategy) -> dict[str, Any]:
-    return summarise(plan, strategy.ledger, "s", "toy", {})
+    return summarise(plan, strategy.ledger.state, "s", "toy", {})
 
 
 def test_the_best_of_several_that_are_surely_better_wins() -> None:

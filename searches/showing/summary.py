@@ -1,0 +1,48 @@
+"""All that a search has found so far, from its flags and from what its ledger adds up to: what summary.json holds."""
+
+import argparse
+import importlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gpt2core.errors import UserError
+from searches.deciding.verdict import summarise
+from searches.options import Options, parse, search_folder
+from searches.planning.measure import plan_and_fact
+from searches.question import Plan
+from searches.running.ledger import State, read_state
+from searches.showing.facts import facts
+from searches.showing.report import write
+
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "peft", "sacrebleu", "tokenizers")
+
+
+def summary_of(options: Options, state: State, folder: Path) -> dict[str, Any]:
+    """What tables, plots and reports are made from; `folder` is that of the search's results."""
+    versions = {package: version(package) for package in PACKAGES}
+    summary = summarise(options.plan, state, options.name, model_line(options.plan), versions)
+    summary |= plan_and_fact(options, state, folder)
+    return summary | facts(options, state, summary)
+
+
+def model_line(plan: Plan) -> str:
+    """Which model a search used, in plain words."""
+    name = plan.config(plan.search.baseline).model
+    if name == "gpt2-nano":
+        return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
+    return name
+
+
+def report(asked: argparse.Namespace) -> int:
+    """Write the report of a search as it stands, whether it runs, was interrupted or has ended. Raises UserError."""
+    folder = search_folder(asked.storage, asked.name)
+    state = read_state(folder / "ledger.jsonl")
+    if not state.trials:
+        raise UserError(f"{folder}: the search has no trial yet")
+    storage = ["--storage", asked.storage] if asked.storage else []
+    flags = [*state.argv, "--name", asked.name, *storage]
+    options = parse(importlib.import_module(f"searches.{state.script}").SEARCH, flags)
+    page, *_ = write(folder, summary_of(options, state, folder))
+    print(f"Report: {page}")
+    return 0
