@@ -1,8 +1,15 @@
 """Memory that a run takes: of a GPU, predicted; of its process, measured."""
 
+import ctypes
+import gc
+import re
 import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 FORMULA = "4 * total + 12 * trainable bytes + 0.25 GB"
+PROCESS = Path("/proc/self")
 
 
 def predicted_gpu_memory_gb(total: int, trainable: int) -> float:
@@ -14,5 +21,26 @@ def predicted_gpu_memory_gb(total: int, trainable: int) -> float:
 
 
 def process_memory_gb() -> float:
-    """The most memory that this process has held so far, in gigabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory that this process has held since its start or the last `release_memory`, in gigabytes.
+
+    Where the kernel does not count anew (it is Linux that does), since its start.
+    """
+    with suppress(OSError):
+        peak = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text())
+        if peak:
+            return int(peak[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def release_memory() -> None:
+    """Give the machine back what this process holds and no longer needs, and count its peak anew.
+
+    glibc keeps freed memory for each thread that allocated it. A process whose every run has a thread of its own grew from
+    1 GB to 2 in thirty runs without this.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")

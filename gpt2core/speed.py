@@ -76,7 +76,7 @@ def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float
     batches = epoch_batches(lengths, config.batch_size, config.seed, epoch=1)
     chosen = spread(sorted(batches, key=lambda batch: len(batch) * int(lengths[batch].max())))
     run.step(0, chosen[0])
-    return mean_range(_timed([partial(run.step, 0, batch) for batch in chosen], patience))
+    return mean_range(timed([partial(run.step, 0, batch) for batch in chosen], patience))
 
 
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -108,10 +108,10 @@ def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience:
 
     evaluate(min(SHORT, config.max_new_tokens))
     short, long = (min(count, config.max_new_tokens) for count in (SHORT, LONG))
-    brief = mean_range(_timed([partial(evaluate, short)] * 2, patience)) * scale
+    brief = mean_range(timed([partial(evaluate, short)] * 2, patience)) * scale
     if not task.generates or long == short:
         return brief
-    (slower,) = _timed([partial(evaluate, long)], patience)
+    (slower,) = timed([partial(evaluate, long)], patience)
     token = max(0.0, slower * scale - brief.value) / (long - short)
     usual = min(config.max_new_tokens, int(dev.lengths.max()))
     return Range(
@@ -121,7 +121,7 @@ def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience:
     )
 
 
-def _timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:
+def timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:
     """Seconds of each call; once `patience` seconds are over, no more than two are made."""
     seconds: list[float] = []
     for call in calls:

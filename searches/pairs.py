@@ -23,10 +23,7 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
 
     Thresholds are no part of it: the trials apply their own to the scores that are stored here.
     """
-    plan, folder = options.plan, results(options) / CANDIDATES
-    if not plan.search.learns_from_pairs or plan.fixed["pairs"] != str(folder):
-        return
-    for name, job in jobs(plan, folder):
+    for name, job in jobs(options.plan, results(options)):
         workers = min(job.count, spec.concurrent * spec.workers)
         made = run(fitted(job, workers=workers, gpus_per_worker=spec.gpus_per_worker))
         accepted = f"{made['accepted']} of {made['pairs']['made']} pairs pass the default thresholds"
@@ -40,8 +37,12 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
 RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
 
 
-def jobs(plan: Plan, folder: Path) -> Iterator[tuple[str, Job]]:
-    """Name and job of each set of pairs; raise ConfigError for a setting of the profile that there is not."""
+def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
+    """Name and job of each set of pairs that a search generates; raise ConfigError for a setting of the profile that there
+    is not."""
+    folder = results / CANDIDATES
+    if not plan.search.learns_from_pairs or plan.fixed["pairs"] != str(folder):
+        return
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
     model = plan.config(plan.search.baseline).model

@@ -61,12 +61,13 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     import torch
 
     from gpt2core.checkpoints import adopt
-    from gpt2core.memory import process_memory_gb
+    from gpt2core.memory import process_memory_gb, release_memory
     from gpt2core.tasks import TASKS
     from gpt2core.training import Workers, train
     from trainables import warm
 
     torch.set_num_threads(spec.cpus_per_worker)
+    release_memory()  # of the trial before this one in a warm process
     objective = TASKS[spec.run.task].objective
     epoch, score = 0, math.nan
     failure = None

@@ -58,7 +58,7 @@ def cmaes(plan: Plan, seed: int) -> "BaseSampler":
     """Covariance matrix adaptation (Hansen & Ostermeier 2001) of the numbers; choices are drawn at random."""
     from optuna.samplers import CmaEsSampler, RandomSampler
 
-    with _experimental():
+    with experimental():
         return CmaEsSampler(
             seed=seed,
             independent_sampler=RandomSampler(seed),
@@ -71,7 +71,7 @@ def qmc(plan: Plan, seed: int) -> "BaseSampler":
     """A scrambled Sobol sequence: more even than random. It needs the same seed for all of its points."""
     from optuna.samplers import QMCSampler, RandomSampler
 
-    with _experimental():
+    with experimental():
         return QMCSampler(
             seed=plan.seed, scramble=True, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
         )
@@ -97,7 +97,7 @@ SAMPLERS: dict[str, Make] = {
 
 
 @contextmanager
-def _experimental() -> Iterator[None]:
+def experimental() -> Iterator[None]:
     """Use what Optuna calls experimental; its version is pinned."""
     from optuna.exceptions import ExperimentalWarning
 

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from gpt2core.config import RunConfig
 from searches.deciding.objectives import excesses, ranked, values
 from searches.deciding.population import Population
-from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, points
+from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, experimental, points
 from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.question import Plan
 from searches.running.budget import BUDGET
@@ -266,7 +266,11 @@ def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan
     """A study of a plan's objectives."""
     quality = StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE
     directions = [quality, *(StudyDirection.MINIMIZE for _ in plan.method.minimize)]
-    return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    if study.metric_names is None:  # what optuna-dashboard calls the axes
+        with experimental():
+            study.set_metric_names([plan.objective, *plan.method.minimize])
+    return study
 
 
 def identity(run: RunConfig) -> str:

@@ -20,6 +20,7 @@ START = Range(value=15.0, low=5.0, high=40.0)
 PROCESS = Range(value=8.0, low=2.0, high=30.0)
 #: Seconds until a Ray Train worker group trains: in every trial that has one.
 GROUP = Range(value=20.0, low=10.0, high=30.0)
+NOTHING = exactly(0.0)
 
 MEANING = (
     "low: each trial that may be stopped is stopped at its first rung, steps take the least of their measured 95% interval, "
@@ -46,11 +47,13 @@ class TrialCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What the trials of a plan take: the known points, points that the sampler may draw, and what all share."""
+    """What the trials of a plan take: the known points, points that the sampler may draw, and what all share; and how long
+    the pairs take that are generated before them."""
 
     known: Sequence[TrialCost]
     drawn: Sequence[TrialCost]
     once: Range  # seconds of what is made once and shared
+    pairs: Range = NOTHING  # seconds
 
 
 def expected_epochs(grace: int, epochs: int) -> float:
@@ -98,7 +101,12 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
     again = known[0].seconds(most) * plan.profile.replicates + start * replicates
     again = again + mean(whole) * (plan.profile.confirm * plan.profile.replicates)
     running = search + again
-    wall = START + _side_by_side(search, whole[0], trials, spec) + _side_by_side(again, whole[0], replicates, spec)
+    wall = (
+        START
+        + outlook.pairs
+        + _side_by_side(search, whole[0], trials, spec)
+        + _side_by_side(again, whole[0], replicates, spec)
+    )
     disk = [cost.disk_gb for cost in (*known, *outlook.drawn)]
     memory = [cost.memory_gb for cost in (*known, *outlook.drawn)]
     hours = running * (1 / HOUR)

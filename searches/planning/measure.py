@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,14 @@ from gpt2core.stages import first_stage
 from gpt2core.training import epoch_sizes
 from searches.options import Options
 from searches.planning.forecast import MEANING, Outlook, TrialCost, predict, trials_of
+from searches.planning.generation import pairs_seconds
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
+from searches.runner import results
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.shares import local_share
+from searches.words import count
 from trainables.trial import TrialSpec
 from trainables.warm import starting_model, task_data
 
@@ -91,9 +94,10 @@ class Meter:
         return known[key]
 
 
-def prediction(plan: Plan, spec: TrialSpec, price: float | None, *, patience: float) -> dict[str, Any]:
+def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, *, patience: float) -> dict[str, Any]:
     """Time the plan's configurations for about `patience` seconds; return rows of what the search takes, and their meaning.
 
+    `results` is the folder that the search has, or would have.
     Raises UserError where model or data cannot be had, DivergedError where the model gives no finite loss.
     """
     known = [_config(plan, point) for point in plan.first_points()]
@@ -101,6 +105,8 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, *, patience: fl
     drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
     with threads(spec.cpus_per_worker):
         outlook = _outlook(known, drawn, Meter(workers=spec.workers, patience=patience))
+    with threads(1):
+        outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
     rows = predict(plan, outlook, spec, price)
     whole = next(row for row in rows if row["what"] == "seconds of a whole trial")
     notes = _notes(plan, spec)
@@ -183,21 +189,25 @@ def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
     parameters = sum(
         tensor.numel() for tensor in starting_model(plan.config(plan.search.baseline).model, None).parameters()
     )
-    notes = [f"{spec.concurrent} trials at once, each with {spec.workers * spec.cpus_per_worker} CPUs"]
+    notes = [
+        f"{count(spec.concurrent, 'trial')} at once, each with {count(spec.workers * spec.cpus_per_worker, 'CPU')}"
+    ]
     notes[0] += f" and {spec.workers * spec.gpus_per_worker:g} GPUs" if spec.gpus_per_worker else " and no GPU"
     if not spec.gpus_per_worker:
         notes.append("without GPUs, GPU-hours and money are 0, and memory is that of a process")
     if spec.workers > 1:
         notes.append("what the workers of a trial exchange is not in these numbers")
     if plan.search.learns_from_pairs:
-        notes.append("neither the making of the pairs nor what trials learn from them is in these numbers")
+        notes.append(
+            "the pairs that trials learn from are not in their epochs: nobody knows yet how many there will be"
+        )
     return [*notes, f"the exported model takes {4 * parameters / 1e9:.2g} GB more"]
 
 
 def foreseen(options: Options, folder: Path) -> dict[str, Any] | str:
     """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
     price = options.budget.usd_per_gpu_hour
-    found = explained(lambda: prediction(options.plan, local_share(options, folder), price, patience=IN_A_PLAN))
+    found = explained(lambda: prediction(options.plan, local_share(options, folder), price, folder, patience=IN_A_PLAN))
     if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
         found["notes"].append(f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ")
     return found
@@ -211,7 +221,8 @@ def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Consol
     plan, noted = options.plan, ledger.state.plan
     if noted and (noted["trials"], noted["replicates"]) == (trials_of(plan), plan.profile.replicates):
         return
-    ask = partial(explained, partial(prediction, plan, spec, options.budget.usd_per_gpu_hour, patience=IN_A_SEARCH))
+    price = options.budget.usd_per_gpu_hour
+    ask = partial(explained, partial(prediction, plan, spec, price, results(options), patience=IN_A_SEARCH))
     if spec.gpus_per_worker:
         import ray
 

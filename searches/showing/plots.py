@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from searches.showing.parallel import draw_parallel
@@ -49,13 +50,7 @@ def plots(summary: Summary) -> dict[str, str]:
 
 def curves(summary: Summary) -> str:
     """The objective and the training loss of each trial by epoch; empty where no trial has two epochs."""
-    metrics = _curve_metrics(summary)
-
-    def draw(figure: Any) -> None:
-        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            _draw_curves(axes, summary, metric)
-
-    return _svg(draw, width=5.4 * len(metrics), name="curves") if metrics else ""
+    return _side_by_side(_curve_metrics(summary), partial(_draw_curves, summary), name="curves")
 
 
 def curve_pictures(summary: Summary) -> list[Picture]:
@@ -65,7 +60,7 @@ def curve_pictures(summary: Summary) -> list[Picture]:
     which = f"{len(drawn)} of {len(rows)} trials, spread evenly from best to worst" if len(drawn) < len(rows) else ""
     return [
         Picture(
-            svg=_svg(lambda figure, m=metric: _draw_curves(figure.subplots(), summary, m), name=f"curve-{metric}"),  # type: ignore[misc]
+            svg=_side_by_side([metric], partial(_draw_curves, summary), name=f"curve-{metric}"),
             alt=f"{_words(metric)} by epoch, a line for each of {len(drawn)} trials",
             caption=f"{_words(metric)} by epoch" + (f": {which}" if which else ""),
         )
@@ -75,13 +70,7 @@ def curve_pictures(summary: Summary) -> list[Picture]:
 
 def front(summary: Summary) -> str:
     """The objective against each cost with the Pareto front; empty where the search weighs no costs."""
-    costs = _front_costs(summary)
-
-    def draw(figure: Any) -> None:
-        for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
-            _draw_front(axes, summary, cost)
-
-    return _svg(draw, width=5.4 * len(costs), name="front") if costs else ""
+    return _side_by_side(_front_costs(summary), partial(_draw_front, summary), name="front")
 
 
 def front_pictures(summary: Summary) -> list[Picture]:
@@ -89,12 +78,20 @@ def front_pictures(summary: Summary) -> list[Picture]:
     objective = _words(summary["objective"])
     return [
         Picture(
-            svg=_svg(lambda figure, c=cost: _draw_front(figure.subplots(), summary, c), name=f"front-{cost}"),  # type: ignore[misc]
+            svg=_side_by_side([cost], partial(_draw_front, summary), name=f"front-{cost}"),
             alt=f"{objective} against {_words(cost)}; {len(summary['pareto'])} trials are on the Pareto front",
             caption=f"{objective} against {_words(cost)}; green, with their names: on the Pareto front of all costs",
         )
         for cost in _front_costs(summary)
     ]
+
+
+def _side_by_side(names: list[str], draw: Callable[[str, Any], None], *, name: str) -> str:
+    def draw_all(figure: Any) -> None:
+        for axes, one in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            draw(one, axes)
+
+    return _svg(draw_all, width=5.4 * len(names), name=name) if names else ""
 
 
 def intervals(summary: Summary) -> Picture | None:
@@ -172,7 +169,7 @@ def spread(rows: list[Row], summary: Summary, limit: int) -> list[Row]:
     return [row for place, row in enumerate(ranked) if place in places or row["id"] in kept][:limit]
 
 
-def _draw_curves(axes: Any, summary: Summary, metric: str) -> None:
+def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
     best, baseline = _id(summary, "best"), _id(summary, "baseline")
     rows, values, labelled = spread(_with_curves(summary), summary, CURVES), [], False
     for row in sorted(rows, key=lambda row: (row["id"] == best, row["id"] == baseline)):
@@ -193,7 +190,7 @@ def _draw_curves(axes: Any, summary: Summary, metric: str) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, columnspacing=1)
 
 
-def _draw_front(axes: Any, summary: Summary, cost: str) -> None:
+def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
     rows = [row for row in _scored(summary) if cost in row["metrics"]]
     for on_front in (False, True):
         some = [row for row in rows if (row["id"] in summary["pareto"]) == on_front]

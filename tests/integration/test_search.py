@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import optuna
 import pytest
 from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from gpt2core.weights import load_model
 from searches.__main__ import main
@@ -107,6 +111,16 @@ def test_the_report_can_be_had_from_the_ledger_alone(
     sections = [text.split("## Cost")[0] for text in (before["report.md"], (folder / "report.md").read_text())]
     assert sections[0] == sections[1]
     (folder / "summary.json").write_text(before["summary.json"])
+
+
+def test_optuna_reads_what_its_dashboard_shows(done: CompletedProcess[str], storage: Path) -> None:
+    journal = JournalStorage(JournalFileBackend(str(storage / "searches" / NAME / "optuna.journal")))
+    study, result = optuna.load_study(study_name=NAME, storage=journal), summary(storage, NAME)
+    assert study.metric_names == [result["objective"]]
+    rows = [row for row in result["trials"] if row["of"] is None]
+    assert [trial.params for trial in study.trials] == [row["point"] for row in rows]
+    ended = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    assert [trial.state for trial in study.trials] == [ended[row["status"]] for row in rows]
 
 
 def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:

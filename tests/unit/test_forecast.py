@@ -1,6 +1,8 @@
 """What a search takes: the arithmetic before it and while it runs, and timings of real steps on the toy."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,14 +12,20 @@ from gpt2core.config import RunConfig
 from gpt2core.ranges import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
 from gpt2core.training import epoch_sizes, train
+from searches import distillation
+from searches.deciding.method import Method
 from searches.lora_rank import SEARCH
-from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left
+from searches.options import CANDIDATES
+from searches.pairs import jobs
+from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left, trials_of
+from searches.planning.generation import pairs_seconds
 from searches.planning.measure import Meter
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR
 from searches.running.ledger import COMPLETED, STOPPED, State
-from tests import toys
+from tests import course, toys
 from tests.unit.test_budget import event, proposed, share_event
+from trainables.stages_on_ray import ScorerActor, WriterActor, shards
 from trainables.trial import TrialSpec
 
 FACTOR = 4  # within which a prediction on the toy must be right, on a machine that does other things as well
@@ -157,3 +165,29 @@ def test_once_patience_is_over_the_nearest_timing_stands_in() -> None:
     first = meter.step(run)
     assert meter.step(run.but(batch_size=4)) is first
     assert len(meter.steps) == 1
+
+
+def test_a_grid_has_as_many_trials_as_points_at_most() -> None:
+    fixed = {"epochs": 1, "rank": 4, "batch_size": 8}
+    for wanted, expected in ((100, 5 * 3), (7, 7)):  # values of lr, of alpha
+        grid = make_plan(SEARCH, "quick", settings=fixed, trials=wanted, method=Method(sampler="grid"))
+        assert trials_of(grid) == expected
+        assert trials_of(make_plan(SEARCH, "quick", settings=fixed, trials=wanted)) == wanted
+
+
+def test_pairs_are_timed_by_what_their_actors_do(tmp_path: Path) -> None:
+    data, spec = course.folder(tmp_path / "data"), TrialSpec(name="", run=toys.RUN, folder="")
+    pairs = tmp_path / "results" / CANDIDATES
+    settings = {"data_dir": str(data), "pairs": str(pairs), "pairs_temperature": 0.7}
+    asked = make_plan(distillation.SEARCH, "quick", smoke=True, settings=settings)
+    foreseen = pairs_seconds(asked, spec, tmp_path / "results", patience=1)
+    ((_, job),) = jobs(asked, tmp_path / "results")
+    writer, scorer = WriterActor(job), ScorerActor(job)
+    files = shards(job, writer.identity() | scorer.identity(), 0)
+    started = time.perf_counter()
+    writer.run(0, files)
+    scorer.run(0, files)
+    took = time.perf_counter() - started
+    assert foreseen.low / FACTOR < took < foreseen.high * FACTOR
+    assert pairs_seconds(asked, replace(spec, concurrent=4), tmp_path / "results", patience=0).value < took
+    assert pairs_seconds(asked, spec, tmp_path / "elsewhere", patience=1) == exactly(0.0), "the pairs are given"
