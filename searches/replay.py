@@ -2,7 +2,8 @@
 
 A record is the learning curves of a search that stopped nothing: the folder of its results, or a file that --save made of it. A
 configuration that is proposed and is not in the record is taken for the nearest one that is. Nothing is trained, so methods are
-compared over many seeds in seconds: by the compute that each needs to find what random search finds with all of its own.
+compared over many seeds in seconds: by the compute that each needs to find what random search finds with all of its own. That
+is asked twice: for just the same score, and for one that the dev split cannot tell from it.
 """
 
 import importlib
@@ -21,10 +22,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.errors import DataError, first_line
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
+from gpt2core.metrics.bootstrap import paired
+from gpt2core.tasks import TASKS
 from searches.deciding.method import Method
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, simulate
@@ -38,13 +42,17 @@ MORE = 5  # times the trials of random search that a method may start, as long a
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Learning curves of a search: of which, on which task, for how many epochs, and what the model and the data were."""
+    """Learning curves of a search: of which, on which task, for how many epochs, and what the model and the data were.
+
+    Two good scores that are `margin` apart are just so far apart that a paired test on the dev split tells one from the other.
+    """
 
     search: str
     task: str
     epochs: int
     model: str
     data: str
+    margin: float
     points: Sequence[dict[str, Any]]
     curves: Sequence[Curve]
 
@@ -85,7 +93,7 @@ def read(path: Path) -> Record:
     """Read a record: the folder of a search, or a file of `save`. Raises DataError."""
     try:
         if path.is_dir():
-            return _of_summary(json.loads((path / "summary.json").read_text(encoding="utf-8")))
+            return _of_search(path)
         values = json.loads(path.read_text(encoding="utf-8"))
         curves = [Curve(**curve) for curve in values.pop("curves")]
         return Record(**values, curves=curves)
@@ -96,7 +104,8 @@ def read(path: Path) -> Record:
         ) from None
 
 
-def _of_summary(summary: dict[str, Any]) -> Record:
+def _of_search(folder: Path) -> Record:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     rows = [row for row in summary["trials"] if row["of"] is None and row["parent"] is None]
     epochs = max(len(row["curve"]) for row in rows)
     whole = [row for row in rows if len(row["curve"]) == epochs]
@@ -115,9 +124,26 @@ def _of_summary(summary: dict[str, Any]) -> Record:
         epochs=epochs,
         model=config["model"],
         data=str(summary["data"].get("data", "")),
+        margin=_margin(folder, whole, config["task"]),
         points=[row["point"] for row in whole],
         curves=curves,
     )
+
+
+def _margin(folder: Path, rows: Sequence[dict[str, Any]], task_name: str) -> float:
+    """Half the width of the 95% interval of a difference between the best trial and another of the best quarter: the median."""
+    task = lookup(TASKS, task_name, "task")
+    sign = -1 if task.direction == "max" else 1
+    ranked = sorted((row for row in rows if row["score"] is not None), key=lambda row: sign * row["score"])
+    best, *others = (_statistics(folder / "trials" / row["id"]) for row in ranked[: 2 + len(ranked) // 4])
+    found = [paired(best, other, task.score) for other in others]
+    return float(np.median([(difference.high - difference.low) / 2 for difference in found]))
+
+
+def _statistics(trial: Path) -> np.ndarray:
+    """The counts (seeds, examples, S) of a trial's best epoch."""
+    state = json.loads((trial / "best" / STATE).read_text(encoding="utf-8"))
+    return np.asarray(state["history"][-1]["statistics"])
 
 
 def save(record: Record, path: Path) -> None:
@@ -129,13 +155,21 @@ def save(record: Record, path: Path) -> None:
 class Share:
     """What a method needed, over seeds, in units of all of random search's compute: median, and 95% of the seeds."""
 
-    record: str
-    method: str
     median: float
     low: float
     high: float
     reached: int  # seeds on which it came there
     seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a method needed on a record: for what random search finds, and for what cannot be told from it."""
+
+    record: str
+    method: str
+    same: Share
+    alike: Share
 
 
 RANDOM = Method(sampler="random", scheduler="none")
@@ -148,7 +182,7 @@ def compare(
     seeds: int,
     workers: int,
     progress: Callable[[], None] = lambda: None,
-) -> list[Share]:
+) -> list[Row]:
     """How much of random search's compute each method needs to find what random search finds (the median of its seeds)."""
     trials = len(record.points)
 
@@ -159,36 +193,42 @@ def compare(
         return simulate(strategy, record.nearest(plan), workers=workers, budget=budget)
 
     baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
-    plan = record.plan(RANDOM, trials=trials, seed=0)
+    sign = 1 if record.plan(RANDOM, trials=trials, seed=0).direction == "max" else -1
     target = float(np.median([found.best[-1] for found in baseline]))
     whole = float(np.median([found.spent[-1] for found in baseline]))
     rows = []
     for name, method in methods.items():
         courses = [course(method, seed, MORE * trials, whole) for seed in range(seeds)]
-        needed = np.array([found.needed(target, 1 if plan.direction == "max" else -1) for found in courses]) / whole
-        reached = int(np.isfinite(needed).sum())
-        low, median, high = np.quantile(np.minimum(needed, 1.0), [0.025, 0.5, 0.975], method="closest_observation")
-        rows.append(
-            Share(record=record.search, method=name, median=float(median), low=float(low), high=float(high),
-                  reached=reached, seeds=seeds)
-        )  # fmt: skip
+        same, alike = (
+            _share([found.needed(score, sign) / whole for found in courses])
+            for score in (target, target - sign * record.margin)
+        )
+        rows.append(Row(record=f"{record.search}, {record.task}", method=name, same=same, alike=alike))
     return rows
 
 
-def table(rows: Sequence[Share]) -> Table:
+def _share(needed: Sequence[float]) -> Share:
+    low, median, high = np.quantile(np.minimum(needed, 1.0), [0.025, 0.5, 0.975], method="closest_observation")
+    reached = int(np.isfinite(needed).sum())
+    return Share(median=float(median), low=float(low), high=float(high), reached=reached, seeds=len(needed))
+
+
+def table(rows: Sequence[Row]) -> Table:
     """Shares, for the screen."""
-    title = "Compute to find what random search without stopping finds with all of its own"
+    title = "Share of random search's compute to find what it finds with all of it: median [95% of seeds], seeds that found it"
     shown = Table(title=title, title_justify="left", header_style="bold")
     shown.add_column("record")
     shown.add_column("method")
-    for heading in ("median share", "95% of seeds", "times less", "seeds that found it"):
-        shown.add_column(heading, justify="right")
+    shown.add_column("the same score", justify="right")
+    shown.add_column("one that dev cannot tell from it", justify="right")
     for row in rows:
-        low, high = (f"{value:.3f}" if value < 1 else "more than 1" for value in (row.low, row.high))
-        median = f"{row.median:.3f}" if row.median < 1 else "more than 1"
-        less = f"{1 / row.median:.1f}" if row.median < 1 else ""
-        shown.add_row(row.record, row.method, median, f"{low} to {high}", less, f"{row.reached} of {row.seeds}")
+        shown.add_row(row.record, row.method, *map(_share_text, (row.same, row.alike)))
     return shown
+
+
+def _share_text(share: Share) -> str:
+    median, low, high = (f"{value:.3f}" if value < 1 else ">1" for value in (share.median, share.low, share.high))
+    return f"{median} [{low}, {high}], {share.reached} of {share.seeds}"
 
 
 def parser() -> Parser:

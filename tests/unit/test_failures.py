@@ -1,12 +1,14 @@
 """Failures have a kind and a reason."""
 
 import errno
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from ray.exceptions import OutOfMemoryError
 
+from gpt2core.checkpoints import WEIGHTS
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from searches.running import failures
 from searches.running.ledger import FAILED, OUT_OF_MEMORY
@@ -70,6 +72,21 @@ def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.M
     (payload,) = trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path)))
     assert payload["failure"]["kind"] == "out_of_memory"
     assert payload["failure"]["reason"].startswith("out of memory: ")
+
+
+def test_a_checkpoint_that_is_damaged_is_passed_over_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "inputs", lambda run: (toys.model(), toys.data()))
+    spec, said = TrialSpec(name="0007", run=toys.RUN, folder=str(tmp_path)), list[str]()
+    assert [payload["epoch"] for payload in islice(trial.payloads(spec), 2)] == [1, 2]
+    weights = tmp_path / "epoch-0002" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:100])
+    again = next(payload for payload in trial.payloads(spec) if payload["notes"])
+    callback = failures.Faults(heart=None, say=said.append)  # type: ignore[arg-type]
+    callback.on_trial_result(0, [], spec.name, again)
+    (line,) = said
+    assert line.startswith(f"trial 0007: {tmp_path / 'epoch-0002'} is damaged (")
 
 
 def test_one_worker_of_several_that_fails_alone_ends_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

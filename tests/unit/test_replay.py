@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def record() -> Record:
         height = 30 - 5 * abs(math.log10(lr) + 3)
         points.append(point)
         curves.append(Curve(metrics=[{OBJECTIVE: height - 4 / epoch} for epoch in range(1, 10)], seconds=[1.0] * 9))
-    return Record(search="lora_rank", task="sonnet", epochs=9, model="toy", data="", points=points, curves=curves)
+    about = {"search": "lora_rank", "task": "sonnet", "epochs": 9, "model": "toy", "data": "", "margin": 0.0}
+    return Record(**about, points=points, curves=curves)  # type: ignore[arg-type]
 
 
 def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
@@ -42,10 +44,17 @@ def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
 def test_better_methods_need_less(record: Record) -> None:
     methods = {"random": RANDOM, "halving": Method(sampler="random", scheduler="asha"), "both": Method()}
     found = {row.method: row for row in compare(record, methods, seeds=4, workers=4)}
-    assert found["halving"].median < 0.6 * found["random"].median
-    assert found["both"].median < found["random"].median
-    assert found["both"].reached == 4
-    assert all(row.low <= row.median <= row.high for row in found.values())
+    assert found["halving"].same.median < 0.6 * found["random"].same.median
+    assert found["both"].same.median < found["random"].same.median
+    assert found["both"].same.reached == 4
+    assert all(row.same.low <= row.same.median <= row.same.high for row in found.values())
+    assert all(row.alike == row.same for row in found.values()), "the margin is 0"
+
+
+def test_less_is_needed_for_what_is_not_to_be_told_apart(record: Record) -> None:
+    (row,) = compare(replace(record, margin=1.0), {"random": RANDOM}, seeds=4, workers=4)
+    assert row.alike.median < row.same.median
+    assert row.alike.reached == 4
 
 
 def test_a_proposal_is_taken_for_the_nearest_recorded_point(record: Record) -> None:
@@ -61,13 +70,22 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
     save(record, tmp_path / "curves.json")
     assert read(tmp_path / "curves.json") == record
     rows = [
-        {"of": None, "parent": None, "point": point, "config": {"task": "sonnet", "model": "toy"},
+        {"id": f"{number:04d}", "of": None, "parent": None, "point": point, "config": {"task": "poems", "model": "toy"},
+         "score": curve.metrics[-1][OBJECTIVE],
          "curve": [{"epoch": e, **m, "train_seconds": 0.75, "eval_seconds": 0.25} for e, m in enumerate(curve.metrics, 1)]}
-        for point, curve in zip(record.points, record.curves, strict=True)
+        for number, (point, curve) in enumerate(zip(record.points, record.curves, strict=True))
     ]  # fmt: skip
+    random = np.random.default_rng(1)
+    for row in rows:
+        losses = np.stack([random.normal(size=(1, 16)), np.ones((1, 16))], axis=-1)
+        best = tmp_path / "trials" / row["id"] / "best"
+        best.mkdir(parents=True)
+        (best / "state.json").write_text(json.dumps({"history": [{"statistics": losses.tolist()}]}))
     summary = {"script": "lora_rank", "objective": OBJECTIVE, "data": {"data": ""}, "trials": rows}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert read(tmp_path) == record
+    found = read(tmp_path)
+    assert replace(found, margin=0.0) == replace(record, task="poems")
+    assert found.margin == pytest.approx(1.96 * 2**0.5 * 0.25, rel=0.3), "means of 16 losses of deviation 1"
     for row in rows[:40]:
         del row["curve"][3:]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
