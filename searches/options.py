@@ -87,6 +87,12 @@ def _method(p: Group) -> None:
     p.add_argument(
         "--scheduler", default=DEFAULT.scheduler, help=f"who stops early: {schedulers} (default: {DEFAULT.scheduler})"
     )
+    p.add_argument(
+        "--grace",
+        type=int,
+        metavar="EPOCHS",
+        help="first epoch at which a trial may be stopped (default: the profile's)",
+    )
     p.add_argument("--plateau", type=int, metavar="EPOCHS", help="end a trial that was no better for so many epochs")
     for flag, metavar, words in (
         ("--minimize", "COST", f"a further objective: {', '.join(COSTS)}; may be repeated"),
@@ -167,7 +173,7 @@ def search_folder(storage: str | None, name: str) -> Path:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
-    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "confirm", "plateau")
+    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "confirm", "plateau", "grace")
     at_least(o, 0, "replicates", "gpus_per_worker")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
     fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
@@ -194,6 +200,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         trials=o.trials,
         replicates=o.replicates,
         confirm=o.confirm,
+        grace=o.grace,
     )
     return Options(
         plan=plan,

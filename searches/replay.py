@@ -11,8 +11,8 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
-from gpt2core.errors import DataError, first_line
+from gpt2core.errors import ConfigError, DataError, first_line
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.metrics.bootstrap import paired
@@ -37,6 +37,9 @@ from searches.deciding.strategy import Strategy, new_study
 from searches.question import Choice, LogUniform, Plan, Point, Search, Space, make_plan
 from searches.running.ledger import Trial
 
+REPLAYED = {
+    name: SCHEDULERS[name] for name in ("asha", "none")
+}  # a population's trials go on from each other's weights
 MORE = 5  # times the trials of random search that a method may start, as long as its compute lasts
 
 
@@ -56,11 +59,15 @@ class Record:
     points: Sequence[dict[str, Any]]
     curves: Sequence[Curve]
 
-    def plan(self, method: Method, *, trials: int, seed: int) -> Plan:
-        """The plan of a search like it, which confirms nothing."""
+    def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
+        """The plan of a search like it, which confirms nothing, and begins with the baseline alone: the study's points are the
+        same for each method, and say nothing of it."""
         search: Search = importlib.import_module(f"searches.{self.search}").SEARCH
+        search = replace(search, tasks={self.task: replace(search.tasks[self.task], study=())})
         settings = {"task": self.task, "epochs": self.epochs}
-        return make_plan(search, "quick", settings=settings, seed=seed, method=method, trials=trials, replicates=0)
+        return make_plan(
+            search, "quick", settings=settings, seed=seed, method=method, trials=trials, replicates=0, grace=grace
+        )
 
     def nearest(self, plan: Plan) -> Curves:
         """The curve of a trial: that of the recorded point that is nearest where each side of the space has length 1."""
@@ -172,38 +179,50 @@ class Row:
     alike: Share
 
 
-RANDOM = Method(sampler="random", scheduler="none")
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A sampler, a scheduler, and the first epoch at which it may stop a trial (None: as the search has it)."""
+
+    method: Method
+    grace: int | None = None
+
+    def __str__(self) -> str:
+        grace = "" if self.grace is None or self.method.scheduler == "none" else f" from epoch {self.grace}"
+        return f"{self.method.sampler}, {self.method.scheduler}{grace}"
+
+
+RANDOM = Contender(method=Method(sampler="random", scheduler="none"))
 
 
 def compare(
     record: Record,
-    methods: Mapping[str, Method],
+    contenders: Sequence[Contender],
     *,
     seeds: int,
     workers: int,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """How much of random search's compute each method needs to find what random search finds (the median of its seeds)."""
+    """How much of random search's compute each contender needs to find what random search finds (the median of its seeds)."""
     trials = len(record.points)
 
-    def course(method: Method, seed: int, trials: int, budget: float = math.inf) -> Course:
-        plan = record.plan(method, trials=trials, seed=seed)
+    def course(contender: Contender, seed: int, trials: int, budget: float = math.inf) -> Course:
+        plan = record.plan(contender.method, trials=trials, seed=seed, grace=contender.grace)
         strategy = Strategy(plan, MemoryLedger(), new_study("replay", None, plan))
         progress()
         return simulate(strategy, record.nearest(plan), workers=workers, budget=budget)
 
     baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
-    sign = 1 if record.plan(RANDOM, trials=trials, seed=0).direction == "max" else -1
+    sign = 1 if record.plan(RANDOM.method, trials=trials, seed=0).direction == "max" else -1
     target = float(np.median([found.best[-1] for found in baseline]))
     whole = float(np.median([found.spent[-1] for found in baseline]))
     rows = []
-    for name, method in methods.items():
-        courses = [course(method, seed, MORE * trials, whole) for seed in range(seeds)]
+    for contender in contenders:
+        courses = [course(contender, seed, MORE * trials, whole) for seed in range(seeds)]
         same, alike = (
             _share([found.needed(score, sign) / whole for found in courses])
             for score in (target, target - sign * record.margin)
         )
-        rows.append(Row(record=f"{record.search}, {record.task}", method=name, same=same, alike=alike))
+        rows.append(Row(record=f"{record.search}, {record.task}", method=str(contender), same=same, alike=alike))
     return rows
 
 
@@ -238,11 +257,31 @@ def parser() -> Parser:
         "records", nargs="+", metavar="RECORD", help="folder of a search (runs/searches/NAME), or a saved file"
     )
     p.add_argument("--samplers", default="random,tpe", help=f"with commas between: {', '.join(SAMPLERS)}")
-    p.add_argument("--schedulers", default="none,asha", help="with commas between: none, asha")
+    p.add_argument("--schedulers", default="none,asha", help=f"with commas between: {', '.join(REPLAYED)}")
+    p.add_argument("--graces", default="", help="with commas between: first epochs at which asha may stop a trial")
     p.add_argument("--seeds", type=int, default=20, help="searches of each method (default: 20)")
     p.add_argument("--workers", type=int, default=4, help="trials at once (default: 4)")
     p.add_argument("--save", metavar="FILE", help="write the record to a file, and replay nothing")
     return p
+
+
+def contenders(samplers: Sequence[str], schedulers: Sequence[str], graces: Sequence[str]) -> list[Contender]:
+    """All combinations. Raises UnknownNameError, ConfigError."""
+    for name in samplers:
+        lookup(SAMPLERS, name, "sampler")
+    for name in schedulers:
+        lookup(REPLAYED, name, "scheduler that can be replayed")
+    if not all(grace.isdecimal() and int(grace) for grace in graces):
+        raise ConfigError(
+            f"The value of `--graces` is {','.join(graces)!r}, but must be epochs with commas between, each >= 1"
+        )
+    pairs = [Method(sampler=sampler, scheduler=name) for sampler, name in itertools.product(samplers, schedulers)]
+    from_epochs: list[int | None] = [int(grace) for grace in graces] or [None]
+    return [
+        Contender(method=method, grace=grace)
+        for method in pairs
+        for grace in (from_epochs if method.scheduler == "asha" else [None])
+    ]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -255,17 +294,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"{len(records[0].points)} learning curves are in {o.save}")
         return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    methods = {}
-    for sampler, scheduler in itertools.product(o.samplers.split(","), o.schedulers.split(",")):
-        lookup(SAMPLERS, sampler, "sampler")
-        lookup(SCHEDULERS, scheduler, "scheduler")
-        methods[f"{sampler}, {scheduler}"] = Method(sampler=sampler, scheduler=scheduler)
+    asked = contenders(o.samplers.split(","), o.schedulers.split(","), o.graces.split(",") if o.graces else [])
     console = Console(width=None if sys.stdout.isatty() else 160)
     rows = []
     with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(methods)))
+        task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(asked)))
         for record in records:
-            rows += compare(record, methods, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
+            rows += compare(record, asked, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
     console.print(table(rows))
     return 0
 

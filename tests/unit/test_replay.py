@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2core.errors import DataError
+from gpt2core.errors import ConfigError, DataError, UnknownNameError
 from searches import replay
 from searches.deciding.method import Method
 from searches.deciding.simulation import Course, Curve
-from searches.replay import RANDOM, Record, compare, read, save
+from searches.replay import RANDOM, Record, compare, contenders, read, save
+from tests.benchmarks.replay import CURVES
 
 OBJECTIVE = "chrf_continuation"
 
@@ -42,17 +43,19 @@ def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
 
 
 def test_better_methods_need_less(record: Record) -> None:
-    methods = {"random": RANDOM, "halving": Method(sampler="random", scheduler="asha"), "both": Method()}
-    found = {row.method: row for row in compare(record, methods, seeds=4, workers=4)}
-    assert found["halving"].same.median < 0.6 * found["random"].same.median
-    assert found["both"].same.median < found["random"].same.median
-    assert found["both"].same.reached == 4
+    found = {
+        row.method: row
+        for row in compare(record, contenders(["random", "tpe"], ["none", "asha"], []), seeds=4, workers=4)
+    }
+    assert found["random, asha"].same.median < 0.6 * found["random, none"].same.median
+    assert found["tpe, asha"].same.median < found["random, none"].same.median
+    assert found["tpe, asha"].same.reached == 4
     assert all(row.same.low <= row.same.median <= row.same.high for row in found.values())
     assert all(row.alike == row.same for row in found.values()), "the margin is 0"
 
 
 def test_less_is_needed_for_what_is_not_to_be_told_apart(record: Record) -> None:
-    (row,) = compare(replace(record, margin=1.0), {"random": RANDOM}, seeds=4, workers=4)
+    (row,) = compare(replace(record, margin=1.0), [RANDOM], seeds=4, workers=4)
     assert row.alike.median < row.same.median
     assert row.alike.reached == 4
 
@@ -101,6 +104,33 @@ def test_what_is_no_record_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
         read(tmp_path / "x.json")
 
 
+def test_contenders_are_all_combinations_and_a_grace_is_of_halving_alone() -> None:
+    names = [str(one) for one in contenders(["random", "gp"], ["none", "asha"], ["1", "3"])]
+    assert names == [
+        *("random, none", "random, asha from epoch 1", "random, asha from epoch 3"),
+        *("gp, none", "gp, asha from epoch 1", "gp, asha from epoch 3"),
+    ]
+    with pytest.raises(UnknownNameError, match="scheduler that can be replayed"):
+        contenders(["random"], ["pbt"], [])
+    with pytest.raises(ConfigError, match="`--graces` is '0'"):
+        contenders(["random"], ["asha"], ["0"])
+
+
+def test_a_later_first_rung_spares_a_trial_that_begins_slowly(record: Record) -> None:
+    """The best begins as the worst: from epoch 1 on it is stopped, from epoch 3 on it is found."""
+    falls = [
+        replace(
+            curve,
+            metrics=[{OBJECTIVE: m[OBJECTIVE] if e > 1 else -m[OBJECTIVE]} for e, m in enumerate(curve.metrics, 1)],
+        )
+        for curve in record.curves
+    ]
+    early, late = compare(
+        replace(record, curves=falls), contenders(["random"], ["asha"], ["1", "3"]), seeds=6, workers=4
+    )
+    assert late.same.reached > early.same.reached
+
+
 def test_the_command_prints_a_table(record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(record, tmp_path / "curves.json")
     flags = ["--samplers", "random", "--schedulers", "none,asha", "--seeds", "2"]
@@ -109,3 +139,15 @@ def test_the_command_prints_a_table(record: Record, tmp_path: Path, capsys: pyte
     assert "random, none" in printed
     assert "random, asha" in printed
     assert "2 of 2" in printed
+
+
+@pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
+def test_the_recorded_curves_are_of_searches_that_there_are(path: Path) -> None:
+    record = read(path)
+    plan = record.plan(RANDOM.method, trials=3, seed=0)
+    assert len(record.points) >= 40
+    assert record.margin > 0
+    for point, curve in zip(record.points, record.curves, strict=True):
+        assert plan.config(point).epochs == record.epochs == len(curve.metrics) == len(curve.seconds)
+    (row,) = compare(replace(record, points=record.points[:5], curves=record.curves[:5]), [RANDOM], seeds=2, workers=2)
+    assert row.same.reached > 0
