@@ -52,6 +52,7 @@ from searches.showing.facts import cluster, machine
 from searches.showing.report import write
 from searches.showing.screen import Screen, show
 from searches.showing.summary import model_line, summary_of
+from searches.words import command_text
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
@@ -164,7 +165,7 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
         "seed": plan.seed,
         "space_digest": plan.digest,
     }
-    params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": " ".join(options.argv)}
+    params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": command_text(options.argv)}
     tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
     try:
         tracker.start(options.name, params, tags)

@@ -4,6 +4,7 @@ The words are those of google-research/tuning_playbook: scientific, nuisance and
 """
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,6 +199,17 @@ class Plan:
             "method": self.method.to_dict(),
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def search_of(script: str) -> Search:
+    """The search of a script in this folder, by the script's name; raise ConfigError where there is none."""
+    try:
+        if not script.isidentifier():  # it may be from a file
+            raise ImportError
+        search: Search = importlib.import_module(f"searches.{script}").SEARCH
+    except (ImportError, AttributeError):
+        raise ConfigError(f"There is no search script `{script}`") from None
+    return search
 
 
 def make_plan(

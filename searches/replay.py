@@ -6,7 +6,6 @@ compared over many seeds in seconds: by the compute that each needs to find what
 is asked twice: for just the same score, and for one that the dev split cannot tell from it.
 """
 
-import importlib
 import itertools
 import json
 import math
@@ -34,7 +33,7 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, simulate
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy, new_study
-from searches.question import Choice, LogUniform, Plan, Point, Search, Space, make_plan
+from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
 from searches.running.ledger import Trial
 
 REPLAYED = {
@@ -62,7 +61,7 @@ class Record:
     def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
         """The plan of a search like it, which confirms nothing, and begins with the baseline alone: the study's points are the
         same for each method, and say nothing of it."""
-        search: Search = importlib.import_module(f"searches.{self.search}").SEARCH
+        search = search_of(self.search)
         search = replace(search, tasks={self.task: replace(search.tasks[self.task], study=())})
         settings = {"task": self.task, "epochs": self.epochs}
         return make_plan(

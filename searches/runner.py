@@ -1,7 +1,6 @@
 """The way from a search script to its results; every script calls `main`."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -13,11 +12,12 @@ from searches.options import Options, parse, storage_path
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.showing.screen import show_plan
+from searches.words import command_text
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     """Run a search from the command line and exit: 0 done, 1 no trial succeeded, 2 bad input, 130 interrupted."""
-    again = f"python searches/{search.name}.py {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    again = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
     run_or_explain(lambda: run(parse(search, argv)), again)
 
 

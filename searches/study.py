@@ -1,6 +1,5 @@
 """The whole study: ask each of its tables again, and lay its figures, ours, their intervals and the floors side by side."""
 
-import importlib
 import json
 import shlex
 import sys
@@ -13,6 +12,7 @@ from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from searches import options, runner
 from searches.published import TABLES
+from searches.question import search_of
 
 QUESTION = "Which figures of the study does this run reproduce?"
 
@@ -47,7 +47,7 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
     """Run one search; return its summary, or in one line why it could not run."""
     flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
-        parsed = options.parse(importlib.import_module(f"searches.{search}").SEARCH, flags)
+        parsed = options.parse(search_of(search), flags)
         runner.run(parsed)
     except UserError as error:
         console.print(f"Not run: {error}", style="yellow", markup=False)

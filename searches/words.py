@@ -1,6 +1,8 @@
-"""Small phrases that screen and verdict share."""
+"""Small phrases that screen, verdict and report share."""
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -17,3 +19,8 @@ def point_text(point: Mapping[str, Any]) -> str:
 def value_text(value: Any) -> str:
     """A value as a table shows it."""
     return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """Flags as a shell reads them; the password of an address stays out of what is handed around."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", shlex.join(argv))

@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
-from searches.words import count
+from searches.words import command_text, count
 
 SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
 
@@ -38,9 +37,9 @@ def commands(options: Options) -> dict[str, str]:
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
     return {
-        "repeat it": f"{script} {_words(anew)}",
-        "go on with it": f"{script} {_words(without(argv, '--resume'))}".strip(),
-        "promote the winner": f"python -m searches promote {_words([options.name, *storage])}",
+        "repeat it": f"{script} {command_text(anew)}",
+        "go on with it": f"{script} {command_text(without(argv, '--resume'))}".strip(),
+        "promote the winner": f"python -m searches promote {command_text([options.name, *storage])}",
     }
 
 
@@ -62,11 +61,6 @@ def cluster(resources: Mapping[str, float]) -> dict[str, str]:
     kinds = [key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")]
     gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(kinds)})" if kinds else "")
     return {"cluster": f"{count(len(nodes), 'node')}, {count(int(resources.get('CPU', 0)), 'CPU')}, {gpus}"}
-
-
-def _words(argv: list[str]) -> str:
-    """Flags as a shell reads them; the password of an address stays out of what is handed around."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", shlex.join(argv))
 
 
 def _made(made: Mapping[str, Any]) -> dict[str, Any]:

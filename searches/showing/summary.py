@@ -1,7 +1,6 @@
 """All that a search has found so far, from its flags and from what its ledger adds up to: what summary.json holds."""
 
 import argparse
-import importlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from gpt2core.errors import UserError
 from searches.deciding.verdict import summarise
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import plan_and_fact
-from searches.question import Plan
+from searches.question import Plan, search_of
 from searches.running.ledger import State, read_state
 from searches.showing.facts import facts
 from searches.showing.report import write
@@ -42,7 +41,7 @@ def report(asked: argparse.Namespace) -> int:
         raise UserError(f"{folder}: the search has no trial yet")
     storage = ["--storage", asked.storage] if asked.storage else []
     flags = [*state.argv, "--name", asked.name, *storage]
-    options = parse(importlib.import_module(f"searches.{state.script}").SEARCH, flags)
+    options = parse(search_of(state.script), flags)
     page, *_ = write(folder, summary_of(options, state, folder))
     print(f"Report: {page}")
     return 0
