@@ -99,7 +99,7 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
 def test_what_is_no_record_is_said(record: Record, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no record of learning curves"):
         read(tmp_path / "nowhere.json")
-    with pytest.raises(ConfigError, match="There is no search script `os.path`"):
+    with pytest.raises(ConfigError, match="There is no search script `os"):
         replace(record, search="os.path").plan(Method(), trials=1, seed=0)
     (tmp_path / "x.json").write_text('{"search": 1}')
     with pytest.raises(DataError, match="is no record of learning curves"):
