@@ -72,11 +72,26 @@ class Meter:
     begun: float = field(default_factory=time.monotonic)
     steps: dict[Key, Range] = field(default_factory=dict)
     evaluations: dict[Key, Range] = field(default_factory=dict)
+    before: float = 0.0  # gigabytes that this process held before the first step
+    largest: int = 1  # batch size that was timed
 
     def step(self, config: RunConfig) -> Range:
         """Seconds of an optimizer step of one of the trial's workers."""
-        part = config.but(batch_size=math.ceil(config.batch_size / self.workers))
-        return self._get(self.steps, STEP_KEYS, part, step_seconds)
+        part, known = config.but(batch_size=math.ceil(config.batch_size / self.workers)), len(self.steps)
+        if not known:
+            _ = starting_model(part.model, None), task_data(part)
+            self.before = process_memory_gb()
+        seconds = self._get(self.steps, STEP_KEYS, part, step_seconds)
+        if len(self.steps) > known:
+            self.largest = max(self.largest, part.batch_size)
+        return seconds
+
+    def process_memory_gb(self, config: RunConfig) -> Range:
+        """What a trial's process holds: as much as this one does, and more where its batches are larger than any that was
+        timed."""
+        held, size = process_memory_gb(), math.ceil(config.batch_size / self.workers)
+        value = held + max(0.0, held - self.before) * (max(1.0, size / self.largest) - 1)
+        return Range(value=value, low=held / WORKERS_MORE, high=value * WORKERS_MORE)
 
     def evaluation(self, config: RunConfig) -> Range:
         """Seconds of an evaluation."""
@@ -162,23 +177,19 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
     rows = len(task_data(run).splits["train"])
     examples = min(rows, run.train_examples or rows)
     trainable = count_trainable(run)
-    step = meter.step(run)
+    step, evaluation, seen = meter.step(run), meter.evaluation(run), timed_gpu_memory_gb()
     return TrialCost(
         steps=tuple(math.ceil(size / run.batch_size) if trainable else 0 for size in epoch_sizes(run, examples)),
         step=step,
-        evaluation=meter.evaluation(run),
+        evaluation=evaluation,
         before=before,
-        memory_gb=_memory(run, trainable),
+        memory_gb=meter.process_memory_gb(run) if seen is None else _gpu_memory(run, trainable, seen),
         disk_gb=(LAST + BEST) * trainable / 1e9,
     )
 
 
-def _memory(run: RunConfig, trainable: int) -> Range:
-    """Of a GPU by the formula, at most what a step was seen to take; without one, of a process: as much as this one holds."""
-    seen = timed_gpu_memory_gb()
-    if seen is None:
-        held = process_memory_gb()
-        return Range(value=held, low=held / WORKERS_MORE, high=held * WORKERS_MORE)
+def _gpu_memory(run: RunConfig, trainable: int, seen: float) -> Range:
+    """By the formula, and at most what a step was seen to take."""
     total = sum(tensor.numel() for tensor in starting_model(run.model, None).parameters())
     predicted = predicted_gpu_memory_gb(total, trainable)
     return Range(value=predicted, low=predicted, high=max(predicted, seen))
