@@ -15,11 +15,10 @@ SEARCH = Search(
     baseline={"adapter": "full", "rank": 8, "lr": 5e-5},
     costs=["trainable_parameters", "predicted_gpu_memory_gb", "train_seconds"],
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=10, grace=1, replicates=1, run={"epochs": 2, "decode_seeds": 3}),
+        "quick": Profile(model="gpt2-nano", trials=10, replicates=1, run={"epochs": 2, "decode_seeds": 3}),
         "study": Profile(
             model="gpt2-large",
             trials=40,
-            grace=2,
             replicates=5,
             run={"epochs": 10, "decode_seeds": 5, "blocks": "study"},
         ),

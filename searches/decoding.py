@@ -28,14 +28,12 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=14,
-            grace=1,
             replicates=2,
             run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 3},
         ),
         "study": Profile(
             model="gpt2",
             trials=60,
-            grace=1,
             replicates=5,
             run={"pretrain_lr": 1e-5, "pretrain_epochs": 10, "decode_seeds": 10},
         ),

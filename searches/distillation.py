@@ -37,7 +37,6 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=6,
-            grace=1,
             replicates=2,
             run={"epochs": 3, "train_examples": 2000, "dev_examples": 1000, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
             candidates={"contexts": 400, "candidates": 20, "critic": "overlap"},
@@ -45,7 +44,6 @@ SEARCH = Search(
         "study": Profile(
             model="gpt2",
             trials=40,
-            grace=3,
             replicates=5,
             run={"epochs": 8, "pretrain_epochs": 4, "pretrain_lr": 1.5e-5, "pretrain_batch_size": 8},
             candidates={"contexts": 5_000, "candidates": 20, "samples": 100, "critic": "nli"},

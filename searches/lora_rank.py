@@ -23,11 +23,10 @@ SEARCH = Search(
     fixed={"adapter": "lora", "targets": "qkv", "lora_dropout": 0.1},
     baseline={"rank": 8, "lr": 1e-3, "alpha": "2r", "batch_size": 8},
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=10, grace=1, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
+        "quick": Profile(model="gpt2-nano", trials=10, replicates=2, run={"epochs": 2, "decode_seeds": 3}),
         "study": Profile(
             model="gpt2-large",
             trials=40,
-            grace=2,
             replicates=5,
             run={"epochs": 10, "decode_seeds": 5, "blocks": "0-11"},
         ),

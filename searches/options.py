@@ -91,7 +91,7 @@ def _method(p: Group) -> None:
         "--grace",
         type=int,
         metavar="EPOCHS",
-        help="first epoch at which a trial may be stopped (default: the profile's)",
+        help="first epoch at which a trial may be stopped (default: a third of its epochs)",
     )
     p.add_argument("--plateau", type=int, metavar="EPOCHS", help="end a trial that was no better for so many epochs")
     for flag, metavar, words in (

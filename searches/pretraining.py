@@ -23,14 +23,12 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=7,
-            grace=1,
             replicates=2,
             run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 3},
         ),
         "study": Profile(
             model="gpt2",
             trials=24,
-            grace=5,
             replicates=5,
             run={"epochs": 50, "pretrain_epochs": 10, "decode_seeds": 5},
         ),

@@ -58,14 +58,14 @@ Space = Mapping[str, Domain]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How large a search is: its model, how many trials, the first epoch at which one may be stopped, how many of the best
-    are confirmed on how many fresh seeds, and values of the run."""
+    """How large a search is: its model, how many trials, how many of the best are confirmed on how many fresh seeds, values
+    of the run, and the first epoch at which a trial may be stopped, where it is not `Plan.grace`'s."""
 
     model: str
     trials: int
-    grace: int
     replicates: int
     confirm: int = 1
+    grace: int | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
     candidates: Mapping[str, Any] = field(
         default_factory=dict
@@ -76,7 +76,6 @@ class Profile:
 SMOKE = Profile(
     model="gpt2-nano",
     trials=3,
-    grace=1,
     replicates=1,
     run={
         "epochs": 2,
@@ -174,6 +173,14 @@ class Plan:
         """Epochs of a trial that nothing stops."""
         return self.config(self.search.baseline).epochs
 
+    @property
+    def grace(self) -> int:
+        """The first epoch at which a trial may be stopped: a third of them.
+
+        Earlier, those that learn fast and end worse stop those that learn slowly: see `tests/benchmarks/replay.py`.
+        """
+        return min(self.epochs, self.profile.grace or max(1, self.epochs // REDUCTION))
+
     def first_points(self) -> list[dict[str, Any]]:
         """The baseline and the study's points, restricted to what is searched, without repeats."""
         points: list[dict[str, Any]] = []
@@ -195,7 +202,7 @@ class Plan:
             "space": {key: str(domain) for key, domain in self.space.items()},
             "first": self.first_points(),
             "baseline": self.config(self.search.baseline).identity(),
-            "grace": self.profile.grace,
+            "grace": self.grace,
             "method": self.method.to_dict(),
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -17,8 +17,8 @@ SEARCH = Search(
     fixed={"head_dropout": 0.3},
     baseline={"adapter": "full", "lr": 5e-5, "batch_size": 16},
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=4, grace=1, replicates=1, run={"epochs": 2, "train_examples": 300}),
-        "study": Profile(model="gpt2", trials=40, grace=2, replicates=5, run={"epochs": 10}),
+        "quick": Profile(model="gpt2-nano", trials=4, replicates=1, run={"epochs": 2, "train_examples": 300}),
+        "study": Profile(model="gpt2", trials=40, replicates=5, run={"epochs": 10}),
     },
 )
 

@@ -42,7 +42,7 @@ class Population:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.interval = max(1, min(plan.profile.grace, plan.epochs))
+        self.interval = plan.grace
         self.generations = math.ceil(plan.epochs / self.interval)
         self.size = plan.profile.trials // self.generations
         if self.size < 2:

@@ -51,9 +51,9 @@ class Halving:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        epochs, self.rungs = max(plan.epochs, 1), []
-        rung = min(plan.profile.grace, epochs)
-        while rung < epochs:
+        self.rungs: list[int] = []
+        rung = plan.grace
+        while rung < plan.epochs:
             self.rungs.append(rung)
             rung *= REDUCTION
         self.scores: dict[int, Scores] = {rung: Scores() for rung in self.rungs}

@@ -68,7 +68,7 @@ def expected_epochs(grace: int, epochs: int) -> float:
 
 def epochs_of(plan: Plan) -> tuple[float, float, int]:
     """Epochs of a trial that may be stopped: least, expected, most. Of a population each trial is a step alone."""
-    epochs, grace = plan.epochs, min(plan.profile.grace, plan.epochs)
+    epochs, grace = plan.epochs, plan.grace
     match plan.method.scheduler:
         case "asha":
             return grace, expected_epochs(grace, epochs), epochs

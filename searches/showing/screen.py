@@ -245,7 +245,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     console.print(
         f"{count(plan.profile.trials, 'trial')} of at most {count(plan.epochs, 'epoch')}: the baseline, up to "
         f"{count(firsts - 1, 'point')} of the study, then those of {plan.method.sampler}; "
-        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.profile.grace)}.\n"
+        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}.\n"
         f"Then {count(plan.profile.replicates, 'fresh seed')} for the best {count(plan.profile.confirm, 'trial')} and for the "
         f"baseline. {objectives_text(plan)}\n{resources}\n"
         f"Results go to {folder}. Nothing was started.",

@@ -113,3 +113,11 @@ def test_a_point_that_breaks_a_rule_is_found_before_anything_runs() -> None:
 
 def test_errors_are_of_the_kind_that_entry_points_print() -> None:
     assert issubclass(ConfigError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "flags", "grace"),
+    [(1, [], 1), (2, [], 1), (9, [], 3), (9, ["--grace", "1"], 1), (3, ["--grace", "9"], 3)],
+)
+def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags: list[str], grace: int) -> None:
+    assert parse(SEARCH, ["--set", f"epochs={epochs}", *flags]).plan.grace == grace

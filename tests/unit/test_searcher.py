@@ -32,7 +32,7 @@ def searcher(tmp_path: Path) -> Iterator[StrategySearcher]:
 
 
 def made(ledger: Ledger, folder: Path) -> StrategySearcher:
-    plan = make_plan(SEARCH, "quick", trials=4, replicates=0, settings={"epochs": "9"})
+    plan = make_plan(SEARCH, "quick", trials=4, replicates=0, grace=1, settings={"epochs": "9"})
     ledger.record({"event": "lag", "trials": 4})
     spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
     strategy = Strategy(plan, ledger, new_study("s", None, plan))

@@ -198,7 +198,7 @@ def test_halving_spends_less_and_stops_no_known_point() -> None:
 
 def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone() -> None:
     search = dataclasses.replace(SEARCH, tasks={"sonnet": Case()})
-    strategy = in_memory(make_plan(search, "quick", settings={"epochs": "9"}, trials=3))
+    strategy = in_memory(make_plan(search, "quick", settings={"epochs": "9"}, trials=3, grace=1))
     strategy.ledger.record({"event": "lag", "trials": 4})
     baseline, slow, fast = (strategy.next() for _ in range(3))
     assert isinstance(baseline, Trial)
