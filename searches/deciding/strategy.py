@@ -258,6 +258,9 @@ def finalists(state: State, plan: Plan) -> list[str]:
 def open_study(name: str, storage_path: Path, plan: Plan) -> optuna.Study:
     """Open the Optuna study of a search, whose journal file outlives the driver; `optuna-dashboard` opens it too."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A driver that was killed may have left its lock, and Optuna would wait half a minute for it; the ledger's own lock says
+    # that no other driver is there.
+    storage_path.with_name(f"{storage_path.name}.lock").unlink(missing_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(storage_path)))
     return new_study(name, storage, plan)
 

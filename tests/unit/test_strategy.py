@@ -323,3 +323,12 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
     points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 18
     assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)
+
+
+def test_the_lock_of_a_driver_that_was_killed_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan, journal = make_plan(SEARCH, "quick"), tmp_path / "optuna.journal"
+    open_study("s", journal, plan)
+    (tmp_path / "optuna.journal.lock").symlink_to(journal)
+    optuna.logging.enable_propagation()
+    assert open_study("s", journal, plan).metric_names == [OBJECTIVE]
+    assert "acquire the lock" not in caplog.text
