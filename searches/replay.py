@@ -36,9 +36,7 @@ from searches.deciding.strategy import Strategy, new_study
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
 from searches.running.ledger import Trial
 
-REPLAYED = {
-    name: SCHEDULERS[name] for name in ("asha", "none")
-}  # a population's trials go on from each other's weights
+REPLAYED = ("asha", "none")  # not pbt: the trials of a population go on from each other's weights
 MORE = 5  # times the trials of random search that a method may start, as long as its compute lasts
 
 
@@ -143,6 +141,8 @@ def _margin(folder: Path, rows: Sequence[dict[str, Any]], task_name: str) -> flo
     ranked = sorted((row for row in rows if row["score"] is not None), key=lambda row: sign * row["score"])
     best, *others = (_statistics(folder / "trials" / row["id"]) for row in ranked[: 2 + len(ranked) // 4])
     found = [paired(best, other, task.score) for other in others]
+    if not found:
+        raise ValueError("only one trial has a score")
     return float(np.median([(difference.high - difference.low) / 2 for difference in found]))
 
 
@@ -269,7 +269,7 @@ def contenders(samplers: Sequence[str], schedulers: Sequence[str], graces: Seque
     for name in samplers:
         lookup(SAMPLERS, name, "sampler")
     for name in schedulers:
-        lookup(REPLAYED, name, "scheduler that can be replayed")
+        lookup({key: SCHEDULERS[key] for key in REPLAYED}, name, "scheduler that can be replayed")
     if not all(grace.isdecimal() and int(grace) for grace in graces):
         raise ConfigError(
             f"The value of `--graces` is {','.join(graces)!r}, but must be epochs with commas between, each >= 1"

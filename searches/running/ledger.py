@@ -103,7 +103,7 @@ class State:
             case "started":
                 self.argv, self.environment = event.get("argv", []), event.get("environment", {})
             case "cluster":
-                self.environment |= event["cluster"]
+                self.environment = self.environment | event["cluster"]
             case "lag":
                 self.lag = event["trials"]
             case "data":

@@ -58,12 +58,8 @@ class Tracker:
             self.experiment_id = experiment.experiment_id
         state = self.ledger.state
         key = {"search_id": state.id or state.runs.get("", "")}
-        tags = (
-            tags
-            | key
-            | self._source()
-            | {NOTE: f"**{_plain(self.plan.search.question)}** The verdict comes at the end."}
-        )
+        note = f"**{_plain(self.plan.search.question)}** The verdict comes at the end."
+        tags = {**tags, **key, **self._source(), NOTE: note}
         run = self._run("", key, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
             self.client.update_run(self.parent, status="RUNNING")

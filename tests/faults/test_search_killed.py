@@ -124,7 +124,9 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
         steps = sorted(metric.step for metric in history)
         assert steps == list(range(1, len(steps) + 1)), "an epoch is there twice, or is missing"
         assert len(steps) >= row["epochs"], "one that heard of its end later has more, which do not count"
-        assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], "one that diverged at once has none"
+        assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], (
+            "one that diverged at once has none"
+        )
         assert run.info.status == ("FINISHED" if row["status"] in (COMPLETED, STOPPED) else "FAILED")
 
 
