@@ -5,7 +5,7 @@ The curves in curves/ are of gpt2-nano on parts of the study's data, nine epochs
 
 - searches/learning_rate.py --trials 50 --set task=poems --set train_examples=40 --set dev_examples=32
 - searches/lora_rank.py --trials 60 --set train_examples=64 --set decode_seeds=2 (42 trials ran to their end)
-- searches/sentiment.py --trials 44 --set task=sst --set train_examples=800
+- searches/sentiment.py --trials 44 --set task=sst --set train_examples=800 (42 trials: two diverged)
 """
 
 import sys
