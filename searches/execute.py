@@ -88,8 +88,8 @@ def execute(options: Options, console: Console) -> int:
         ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
         interrupt_on_sigterm()
         with leaving_when_ray_ends(end) as heart:
-            make_pairs(options, ledger, spec, console)
             note_plan(options, ledger, spec, console)
+            make_pairs(options, ledger, spec, console)
             with screen:
                 run_tune(options, ledger, spec, folder, screen.say, Faults(heart, tracker.warn))
             if options.final_test:

@@ -314,6 +314,12 @@ def _prefixes(generation: GenerationConfig, data_dir: str | None) -> list[str]:
     return prefixes_of(source.corpus(RunConfig(task=source.name, data_dir=data_dir)).splits["train"], generation)
 
 
+def forget() -> None:
+    """Drop the models, the critic and the texts that this process has loaded."""
+    for loaded in (_writer, _prefixes, _critic):
+        loaded.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _critic(name: str, model: str | None) -> Critic:
     from gpt2core.distill.critics import CRITICS

@@ -9,7 +9,7 @@ from gpt2core.ranges import Range, exactly
 from gpt2core.speed import mean_range, timed
 from searches.pairs import jobs
 from searches.question import Plan
-from trainables.stages_on_ray import Job, ScorerActor, WriterActor, shards
+from trainables.stages_on_ray import Job, ScorerActor, WriterActor, forget, shards
 from trainables.trial import TrialSpec
 
 CONTEXTS, SHARDS = 8, 3  # contexts of a timed shard, and how many are timed
@@ -19,6 +19,7 @@ def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float
     """Seconds until all pairs that a search generates are there; 0 where it generates none. Raises UserError."""
     wanted = list(jobs(plan, results))
     seconds = sum((_seconds(job, patience / len(wanted)) for _, job in wanted), exactly(0.0))
+    forget()  # the workers hold the models; this process need not
     return seconds * (1 / (spec.concurrent * spec.workers))
 
 

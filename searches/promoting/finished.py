@@ -12,7 +12,7 @@ from gpt2core.export import Format
 from gpt2core.lookup import nearest
 from gpt2core.tasks import TASKS
 from searches.options import search_folder
-from searches.running.ledger import RUNNING, State, Trial, read_state
+from searches.running.ledger import RUNNING, State, Trial, read_search
 
 Summary = dict[str, Any]
 
@@ -67,9 +67,7 @@ class Chosen:
 def open_finished(storage: str | None, name: str) -> Finished:
     """Read the search `name`; raise UserError where there is none, or where it has no trial."""
     folder = search_folder(storage, name)
-    state = read_state(folder / "ledger.jsonl")
-    if not state.trials:
-        raise UserError(f"{folder}: the search has no trial yet")
+    state = read_search(folder)
     return Finished(
         name=name, storage=folder.parent.parent, folder=folder, state=state, summary=_summary(folder, state)
     )

@@ -220,6 +220,14 @@ def read_state(path: Path) -> State:
     return state
 
 
+def read_search(folder: Path) -> State:
+    """Return how the search of a folder stands, whether it runs or not; raise UserError where it has no trial yet."""
+    state = read_state(folder / "ledger.jsonl")
+    if not state.trials:
+        raise UserError(f"{folder}: the search has no trial yet")
+    return state
+
+
 def _locked(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
