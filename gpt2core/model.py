@@ -7,13 +7,14 @@ Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and ca
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import LinearCrossEntropyOptions, functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from gpt2core.attention import Attend, kernels
 from gpt2core.config import AttentionConfig, ModelConfig
@@ -21,6 +22,7 @@ from gpt2core.errors import ConfigError
 
 DENSE = AttentionConfig()
 IGNORE = -100  # the label of a position that carries no loss
+LOGITS = 256  # positions whose logits are alive at once
 
 
 class KVCache:
@@ -116,14 +118,24 @@ class Attention(nn.Module):
         self.dense = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
+        q, k, v = (self.heads(project(x)) for project in (self.query, self.key, self.value))
         if cache is not None:
             k, v = cache.extend(block, k, v)
-        out = self.attend(q, k, v, segments, self.dropout if self.training else 0.0)
-        return cast(Tensor, self.dense(out.transpose(1, 2).flatten(2)))
+        return cast(Tensor, self.dense(self.among(q, k, v, segments)))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+    def last(self, x: Tensor, segments: Tensor) -> Tensor:
+        """The same for the last token alone: (B, T, C), padded on the left with tokens of another segment -> (B, 1, C)."""
+        q, k, v = self.heads(self.query(x[:, -1:])), self.heads(self.key(x)), self.heads(self.value(x))
+        return cast(Tensor, self.dense(self.among(q, k, v, segments)))
+
+    def among(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+        """What the heads give, side by side: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, T, C)."""
+        out = self.attend(q, k, v, segments, self.dropout if self.training else 0.0)
+        return out.transpose(1, 2).flatten(2)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, H, T, D)."""
+        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -139,10 +151,38 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        x = x + self.drop(self.attention(self.ln_1(x), segments, cache, block))
+        return self._mlp(x + self.drop(self.attention(self.ln_1(x), segments, cache, block)))
+
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Only what becomes of the last real token of each text: (B, T, C) padded on the right, lengths (B,) -> (B, C)."""
+        x, segments = self.padded_left(x, lengths)
+        return self._mlp(x[:, -1:] + self.drop(self.attention.last(self.ln_1(x), segments)))[:, 0]
+
+    @staticmethod
+    def padded_left(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the padding of (B, T, C) to the left, for a kernel's queries are the last tokens; return segments too."""
+        batch, t, _ = x.shape
+        index = torch.arange(t, device=x.device) - (t - lengths[:, None])
+        rows = torch.arange(batch, device=x.device)[:, None] * t
+        return x.flatten(0, 1).index_select(0, (rows + index % t).flatten()).view_as(x), (index >= 0).long()
+
+    def _mlp(self, x: Tensor) -> Tensor:
         # The tanh form: with the erf form, logits leave those of the released weights by 1e-3.
         hidden = functional.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
         return cast(Tensor, x + self.drop(self.mlp_out(hidden)))
+
+
+class Reading(NamedTuple):
+    """What the trunk is to make of texts: tokens (B, T), padded on the right, and their segments (B, T), if any.
+
+    With `lengths` (B,), the hidden states of their last real tokens alone. With `below`, from there on: what comes out of
+    the blocks below the model's `entry`, (B, T, C); of a model whose trunk is frozen, and with `lengths`, (B, C).
+    """
+
+    input_ids: Tensor
+    segments: Tensor | None = None
+    lengths: Tensor | None = None
+    below: Tensor | None = None
 
 
 class GPT2(nn.Module):
@@ -157,6 +197,10 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, attend, dropout) for attend in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # of classes, where a task has them
+        self.entry = 0  # the first block that trains; all blocks below stay as they are, the embeddings with them
+        self.recompute = (
+            False  # whether training keeps what comes into a block alone, and computes the rest of it twice
+        )
         #: Of a model whose weights stay as they are: hidden states and cache of the prompts that it continued last.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
 
@@ -169,40 +213,73 @@ class GPT2(nn.Module):
         Raises ConfigError where the context grows beyond the model's `n_positions`.
         """
         past = cache.length if cache else 0
-        if past + input_ids.shape[1] > self.config.n_positions:
-            raise ConfigError(
-                f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
-                f"{self.config.n_positions}, the model's n_positions"
-            )
         if cache is not None:
             segments = cache.remember(segments, input_ids.shape[1])
-        positions = _positions(input_ids, segments, past)
-        x = self.drop(self.wte(input_ids) + self.wpe(positions))
+        x = self.embed(input_ids, segments, past)
         for number, block in enumerate(self.blocks):
             x = block(x, segments, cache, number)
         if cache is not None:
             cache.length += input_ids.shape[1]
         return cast(Tensor, self.ln_f(x))
 
+    def embed(self, input_ids: Tensor, segments: Tensor | None, past: int = 0) -> Tensor:
+        """What the first block reads (B, T, C) of tokens (B, T) that `past` others go before; raise ConfigError as `forward`."""
+        if past + input_ids.shape[1] > self.config.n_positions:
+            raise ConfigError(
+                f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
+                f"{self.config.n_positions}, the model's n_positions"
+            )
+        return cast(Tensor, self.drop(self.wte(input_ids) + self.wpe(_positions(input_ids, segments, past))))
+
+    def read(self, reading: Reading) -> Tensor:
+        """Return the last hidden states of a reading: (B, T, C), or with its `lengths` (B, C)."""
+        first = 0 if reading.below is None else self.entry
+        x = self.embed(reading.input_ids, reading.segments) if reading.below is None else reading.below
+        return cast(Tensor, self.ln_f(self.through(x, reading, first, len(self.blocks))))
+
+    def through(self, x: Tensor, reading: Reading, first: int, end: int) -> Tensor:
+        """What comes out of the blocks `first` to `end` - 1 of what comes in, (B, T, C); shapes as in `read`."""
+        for number in range(first, end):
+            block = cast(Block, self.blocks[number])
+            if number + 1 == len(self.blocks) and reading.lengths is not None:
+                x = block.last(x, reading.lengths)
+            elif self.recompute and self.training:
+                x = cast(Tensor, checkpoint(block, x, reading.segments, None, number, use_reentrant=False))
+            else:
+                x = block(x, reading.segments, None, number)
+        return x
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., C)."""
         return functional.linear(hidden, self.wte.weight)
 
-    def last_hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states (B, C) of the last real token of each text; (B, T) tokens padded on the right, lengths (B,)."""
-        rows = torch.arange(len(input_ids), device=input_ids.device)
-        return cast(Tensor, self(input_ids)[rows, lengths - 1])
-
-    def losses(self, input_ids: Tensor, labels: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Sums (B,) of the next-token cross-entropies, in nats, of each of (B, T) texts padded on the right.
+    def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Sums (B,) of the next-token cross-entropies, in nats, of each of B texts with hidden states (B, T, C).
 
         Position t is scored against `labels[:, t + 1]`; labels of IGNORE carry no loss, and no logits are made for them.
         """
-        hidden = self(input_ids, segments)[:, :-1]
-        targets = labels[:, 1:]
-        keep = targets != IGNORE
-        losses = functional.cross_entropy(self.logits(hidden[keep]).float(), targets[keep], reduction="none")
-        return losses.new_zeros(len(input_ids)).index_add(0, keep.nonzero()[:, 0], losses)
+        kept, targets, keep = _scored(hidden, labels)
+        pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
+        losses = [functional.cross_entropy(widened(self.logits(h)), t, reduction="none") for h, t in pieces]
+        return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, keep.nonzero()[:, 0], torch.cat(losses))
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The sum of `losses`, to be trained on: the logits of LOGITS positions are alive at once, and so are their gradients."""
+        kept, targets, _ = _scored(hidden, labels)
+        options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="accurate")
+        weight = self.wte.weight
+        return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
+
+
+def widened(x: Tensor) -> Tensor:
+    """A tensor in float32, if its own type is no wider: what a sum over many numbers wants."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _scored(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The hidden states (N, C) of positions that carry loss, their targets (N,), and where they are (B, T - 1)."""
+    keep = labels[:, 1:] != IGNORE
+    return hidden[:, :-1][keep], labels[:, 1:][keep], keep
 
 
 def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:

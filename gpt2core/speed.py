@@ -16,7 +16,7 @@ from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.ranges import Range, exactly
 from gpt2core.tasks import TASKS, TaskData
-from gpt2core.training import Run, Workers, build
+from gpt2core.training import Run, build
 
 STEPS = 6  # timed, from short batches to long ones
 EXAMPLES, TOKENS = 64, 8192  # of the dev split, at most, in a timed evaluation
@@ -68,7 +68,7 @@ def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: flo
 
 
 def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
-    run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data, Workers())
+    run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data)
     if not run.trainable:
         return exactly(0.0)
     run.model.train()

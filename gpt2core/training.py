@@ -1,5 +1,8 @@
 """THE training loop. A run is a generator of one report per epoch: whoever consumes it decides when to stop.
 
+The loop itself asks for each optimizer step. `train` takes them one after the other; `gpt2core.packing` takes those of several
+runs together.
+
 What a run gives depends on its configuration alone: batches follow from (seed, epoch), dropout from (seed, step,
 micro-batch). So a run that was resumed, or that is spread over several workers, has the same losses.
 """
@@ -7,11 +10,11 @@ micro-batch). So a run that was resumed, or that is spread over several workers,
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +44,9 @@ class Workers:
 
     rank: int = 0
     size: int = 1
+
+
+ALONE = Workers()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +84,12 @@ def add_head(model: GPT2, config: RunConfig) -> None:
     """Give `model` the head of the task's classes, if it has any: no bias, N(0, 0.02) by torch's global generator."""
     classes = lookup(TASKS, config.task, "task").classes(config)
     if classes:
-        model.head = nn.Linear(model.config.n_embd, classes, bias=False)
+        model.head = nn.Linear(model.config.n_embd, classes, bias=False, dtype=model.wte.weight.dtype)
         nn.init.normal_(model.head.weight, std=0.02)
 
 
 def train(
-    config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None = None, workers: Workers = Workers()
+    config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None = None, workers: Workers = ALONE
 ) -> Iterator[EpochReport]:
     """Train for `config.epochs` epochs, yielding a report after each; with `folder`, go on from its last checkpoint.
 
@@ -92,6 +98,70 @@ def train(
     checkpoints. Raises DivergedError where the loss is not finite, CheckpointError where the folder belongs to another
     configuration or a checkpoint cannot be written.
     """
+    yield from alone(loop(config, base, data, folder=folder, workers=workers))
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step that a run waits for: its number from 0 on, and the examples of its batch (B,)."""
+
+    run: "Run"
+    number: int
+    batch: np.ndarray
+
+    def alone(self) -> "Done | Exception":
+        """Take it; return what came of it, which may be an error."""
+        started = time.perf_counter()
+        try:
+            loss = self.run.step(self.number, self.batch)
+        except Exception as error:
+            return error
+        return Done(loss, time.perf_counter() - started)
+
+
+class Done(NamedTuple):
+    """A step that was taken: the sum of its losses in nats, and the seconds that it cost."""
+
+    loss: float
+    seconds: float
+
+
+R = TypeVar("R")
+
+#: What came of a step.
+Answer = Done | Exception | None
+
+#: Steps that are to be answered, and between them a report of each epoch.
+Events = Generator[Step | R, Answer, None]
+
+
+def answered(events: Events[R], answer: Answer) -> Step | R | None:
+    """Tell a run what came of its step, None where it is at a report or begins; return what comes next, None at the end.
+
+    A run raises the error that its step ended with, where it says no better.
+    """
+    try:
+        return events.send(answer)
+    except StopIteration:
+        return None
+
+
+def alone(events: Events[R]) -> Iterator[R]:
+    """Take a run's steps one after the other; yield its reports."""
+    event = answered(events, None)
+    while event is not None:
+        answer: Answer = None
+        if isinstance(event, Step):
+            answer = event.alone()
+        else:
+            yield event
+        event = answered(events, answer)
+
+
+def loop(
+    config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None, workers: Workers = ALONE
+) -> Events[EpochReport]:
+    """The run that `train` describes, step by step; raise as it does."""
     run = Run(config, base, data, workers)
     notes: list[str] = []
     history: list[dict[str, Any]] = []
@@ -103,7 +173,7 @@ def train(
         notes = []
     task = run.task
     for epoch in range(len(history) + 1, config.epochs + 1):
-        trained = run.epoch(epoch)
+        trained = yield from run.epoch(epoch)
         started = time.perf_counter()
         run.model.train(False)  # scores are without dropout
         step = int(run.first_steps[epoch])
@@ -154,15 +224,16 @@ class _LossSum(nn.Module):
         self.base = [base]  # in a list, so that it is no part of this module
 
     def forward(self, *batch: Tensor) -> Tensor:
-        task, tokenizer = self.task, self.data.tokenizer
-        return task.training_losses(self.model, self.base[0], Batch(*batch), tokenizer, self.config).sum()
+        task, tokenizer, read = self.task, self.data.tokenizer, Batch(*batch)
+        hidden = self.model.read(task.reading(read, tokenizer, self.config))
+        return task.training_loss(self.model, self.base[0], hidden, read, tokenizer, self.config)
 
 
 class Run:
     """Model, optimizer and batches of one run."""
 
-    def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers) -> None:
-        self.config, self.workers = config, workers
+    def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
+        self.config, self.base, self.data, self.workers = config, base, data, workers
         self.task = lookup(TASKS, config.task, "task")
         self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
@@ -192,20 +263,22 @@ class Run:
         )
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
-    def epoch(self, epoch: int) -> dict[str, float]:
+    def epoch(self, epoch: int) -> Generator[Step, "Answer", dict[str, float]]:
         """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""
         if not self.trainable:
             return {"trainable_parameters": 0}
-        config, started = self.config, time.perf_counter()
+        config = self.config
         self.model.train()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        losses, size = 0.0, self.sizes[epoch - 1]
+        losses, seconds, size = 0.0, 0.0, self.sizes[epoch - 1]
         self.recent.clear()  # a run that goes on from here sees what an uninterrupted one sees
         lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
         for number, batch in enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch)):
-            losses += self.step(first_step + number, batch)
-        seconds = time.perf_counter() - started
+            done = yield Step(self, first_step + number, batch)
+            if not isinstance(done, Done):
+                raise done or RuntimeError("nobody took the step")
+            losses, seconds = losses + done.loss, seconds + done.seconds
         return {
             "train_loss": losses / int(self.weights[:size].sum()),
             "train_examples": size,
@@ -238,11 +311,7 @@ class Run:
 
     def step(self, step: int, batch: np.ndarray) -> float:
         """One optimizer step on the mean loss of the whole batch; return the loss's sum."""
-        config, workers = self.config, self.workers
-        weight = int(self.weights[batch].sum())
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(config, step, int(self.first_steps[-1]))
-        micros = np.array_split(batch, config.accumulation * workers.size)
+        workers, weight, micros = self.workers, self.weight(batch), self.micros(batch)
         mine = range(workers.rank, len(micros), workers.size)
         total = torch.zeros((), device=self.device)
         for micro in mine:
@@ -253,12 +322,26 @@ class Run:
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
-        self._check(total.item() / weight, step)
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), config.clip_norm)
+        self.update(step, total.item() / weight)
+        return total.item()
+
+    def weight(self, batch: np.ndarray) -> int:
+        """What the mean loss of a batch is a mean over."""
+        return int(self.weights[batch].sum())
+
+    def micros(self, batch: np.ndarray) -> list[np.ndarray]:
+        """The parts of a batch whose gradients are added up, by turns those of each worker."""
+        return np.array_split(batch, self.config.accumulation * self.workers.size)
+
+    def update(self, step: int, loss: float) -> None:
+        """Change what trains by the gradients that are there, and forget these; raise DivergedError for a bad mean loss."""
+        self._check(loss, step)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(checkpoints.trained(self.model).values(), self.config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["factor"] * learning_rate(self.config, step, int(self.first_steps[-1]))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total.item()
 
     def _check(self, loss: float, step: int) -> None:
         """Raise DivergedError for a loss of a step that is not finite, or for RECENT of them that are high above a guess's."""
@@ -273,12 +356,16 @@ class Run:
             )
 
     def _micro_loss(self, micro: np.ndarray, step: int, number: int) -> Tensor:
-        seed = np.random.SeedSequence((self.config.seed, step, number)).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(seed) & 0x7FFF_FFFF_FFFF_FFFF)
+        torch.manual_seed(self.dropout_seed(step, number))
         # A worker left without a row still takes part in DDP's exchange, with a loss that weighs nothing.
         with self.autocast:
             loss: Tensor = self.loss_sum(*collate(self.tokens, micro if len(micro) else [0], self.device))
         return loss if len(micro) else loss * 0.0
+
+    def dropout_seed(self, step: int, micro: int) -> int:
+        """Of all that is drawn in a part of a step."""
+        seed = np.random.SeedSequence((self.config.seed, step, micro)).generate_state(1, np.uint64)[0]
+        return int(seed) & 0x7FFF_FFFF_FFFF_FFFF
 
     def _no_sync(self, *, last: bool) -> Any:
         if isinstance(self.loss_sum, DistributedDataParallel) and not last:

@@ -54,6 +54,7 @@ from searches.showing.screen import Screen, show
 from searches.showing.summary import model_line, summary_of
 from searches.words import command_text
 from trainables.heartbeat import leaving_when_ray_ends
+from trainables.packs import Packs
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, TrialSpec, trainable
 from trainables.warm import task_data
@@ -219,7 +220,8 @@ def run_tune(
         ledger.record({"event": "lag", "trials": AHEAD * spec.concurrent})
     study = open_study(options.name, folder / "optuna.journal", plan)
     strategy = Strategy(plan, ledger, study, budget.searching)
-    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget)
+    packs = Packs(spec, options.name) if spec.pack > 1 else None
+    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget, packs)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
@@ -241,8 +243,12 @@ def run_tune(
             callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say), faults],
         ),
     )
-    with explained(ledger):
-        tuner.fit()
+    try:
+        with explained(ledger):
+            tuner.fit()
+    finally:
+        if packs is not None:
+            packs.close()
     budget.close()
 
 

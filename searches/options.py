@@ -35,6 +35,7 @@ class Options:
     max_concurrent: int | None
     workers_per_trial: int
     gpus_per_worker: float | None
+    pack: str
     resume: str
     plan_only: bool
     final_test: bool
@@ -103,6 +104,12 @@ def _method(p: Group) -> None:
 
 def _resources(p: Group) -> None:
     p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
+    p.add_argument(
+        "--pack",
+        default="auto",
+        metavar="auto|off|K",
+        help="trials that share a process, and a forward pass where they are of LoRA (auto: 4 on GPUs, else off)",
+    )
     p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
     p.add_argument("--budget-hours", type=float, help="hours of wall clock after which all is stopped and reported")
@@ -148,6 +155,13 @@ def storage_path(storage: str | None) -> Path:
     if "://" in storage and not storage.startswith("file://"):
         raise ConfigError(f"The value of `--storage` is {storage!r}, but must be a folder that all nodes share")
     return Path(storage.removeprefix("file://")).expanduser().absolute()
+
+
+def pack(text: str) -> str:
+    """Return `auto`, `off` or a number of at least 2; raise ConfigError for anything else."""
+    if text not in ("auto", "off") and not (text.isdecimal() and int(text) > 1):
+        raise ConfigError(f"The value of `--pack` is {text!r}, but must be auto, off, or a number >= 2")
+    return text
 
 
 def search_name(name: str) -> str:
@@ -210,6 +224,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         max_concurrent=o.max_concurrent,
         workers_per_trial=o.workers_per_trial,
         gpus_per_worker=o.gpus_per_worker,
+        pack=pack(o.pack),
         resume=o.resume,
         plan_only=o.plan,
         final_test=o.final_test,

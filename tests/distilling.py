@@ -38,7 +38,7 @@ def writer(folder: Path) -> Path:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(250):
         ids = torch.tensor([row + [tokenizer.eos] * (64 - len(row)) for row in rows[step % 25 :: 25]])
-        loss = model.losses(ids, ids).sum() / ids.numel()
+        loss = model.losses(model(ids), ids).sum() / ids.numel()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

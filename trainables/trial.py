@@ -1,10 +1,11 @@
-"""A trial on Ray. Two executors around one loop, chosen by what the trial needs:
+"""A trial on Ray. Three executors around one loop, chosen by what the trial needs:
 
 - `function_trial`: a Tune function for one worker without a GPU. With `reuse_actors` its process, imports, base weights and
   tokens stay warm from trial to trial.
 - `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
+- `packed_trial`: passes on what a process reports that trains several trials together (`trainables.packs`).
 
-Both report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, `notes`, and `failure`
+All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, `notes`, and `failure`
 where the trial ended badly.
 """
 
@@ -12,10 +13,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig
 from trainables.failures import failure_of
+
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from gpt2core.training import Events
 
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
@@ -36,11 +40,23 @@ class TrialSpec:
     gpus_per_worker: float = 0
     cpus_per_worker: int = 1
     concurrent: int = 1  # trials of this shape at once
+    pack: int = 1  # trials that share a process, and what is said above of a trial
+    process: str | None = None  # the name of that process, where there are several trials to it
 
     @property
     def grouped(self) -> bool:
         """Whether this trial needs a Ray Train worker group."""
-        return self.workers > 1 or self.gpus_per_worker > 0
+        return self.pack == 1 and (self.workers > 1 or self.gpus_per_worker > 0)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that the trial holds, or its part of them."""
+        return self.workers * self.gpus_per_worker / self.pack
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that the trial holds, or its part of them."""
+        return self.workers * self.cpus_per_worker / self.pack
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, which is what travels through Tune."""
@@ -52,8 +68,18 @@ class TrialSpec:
         return cls(**(values | {"run": RunConfig.of(values["run"])}))
 
 
-def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str, Any]]:
-    """Train the trial's run and yield what is to be reported after each epoch.
+Payload = dict[str, Any]
+
+
+def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]:
+    """Train the trial's run and yield what is to be reported after each epoch."""
+    from gpt2core.training import alone
+
+    yield from alone(events(spec, rank, size))
+
+
+def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
+    """The trial's run, step by step, and what is to be reported after each epoch.
 
     An error that another attempt would end with as well is reported, not raised. Where one of several workers alone fails,
     it is raised all the same, for the others wait: the group ends, and its driver reports it.
@@ -63,7 +89,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
     from gpt2core.checkpoints import adopt
     from gpt2core.memory import process_memory_gb, release_memory
     from gpt2core.tasks import TASKS
-    from gpt2core.training import Workers, train
+    from gpt2core.training import Step, Workers, answered, loop
     from trainables import warm
 
     torch.set_num_threads(spec.cpus_per_worker)
@@ -75,7 +101,12 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
         base, data = warm.inputs(spec.run)
         if spec.parent is not None and rank == 0:
             adopt(Path(spec.parent), Path(spec.folder), spec.run)
-        for report in train(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size)):
+        run = loop(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size))
+        report = answered(run, None)
+        while report is not None:
+            if isinstance(report, Step):
+                report = answered(run, (yield report))
+                continue
             epoch, score = report.epoch, report.metrics.get(objective, math.nan)
             statistics = report.evaluation.statistics
             yield {
@@ -90,6 +121,7 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[dict[str
             }
             if epoch == spec.until:
                 return
+            report = answered(run, None)
     except Exception as error:
         failure = failure_of(error)
         if failure is None or (size > 1 and not failure.common):
@@ -149,10 +181,19 @@ def _group_worker(config: dict[str, Any]) -> None:
         train.report(payload)
 
 
+def packed_trial(config: dict[str, Any]) -> None:
+    """Tune function: let a process that has several trials train this one as well."""
+    from ray import tune
+
+    from trainables.packs import reports
+
+    for payload in reports(TrialSpec.from_dict(config["spec"])):
+        tune.report(payload)
+
+
 def trainable(spec: TrialSpec) -> tuple[Callable[[dict[str, Any]], None], dict[str, float]]:
     """Return the executor for trials of this shape and the resources that Tune reserves for each."""
-    if spec.grouped:
-        return group_trial, {
-            "memory": 1
-        }  # a byte: Train reserves the CPUs, and a share of one here would leave too few
+    if spec.grouped or spec.pack > 1:
+        # A byte: others reserve the CPUs, and a share of one here would leave too few.
+        return (group_trial if spec.grouped else packed_trial), {"memory": 1}
     return function_trial, {"cpu": spec.cpus_per_worker}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.data.tokens import Tokens
+from gpt2core.data.tokens import Activations, Tokens
 from gpt2core.model import IGNORE
 
 POOL = 32  # batches whose examples are sorted together; the rest of the order stays random
@@ -26,12 +26,16 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 class Batch(NamedTuple):
-    """Examples padded on the right: tokens (B, T), how many of each are real (B,), classes (B,), and how many are given (B,)."""
+    """Examples padded on the right: tokens (B, T), how many of each are real (B,), classes (B,), and how many are given (B,).
+
+    Where there are activations of a frozen part of the model, `below` are those of the tokens, or of the texts.
+    """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor
     given: Tensor
+    below: Tensor | None = None
 
     def next_tokens(self) -> Tensor:
         """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded or given."""
@@ -47,4 +51,16 @@ def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.dev
     for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
         input_ids[row, :length] = tokens[number]
     labels, given = (column[index].astype(np.int64) for column in (tokens.labels, tokens.given))
-    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, lengths, labels, given)))
+    below = None if tokens.below is None else _activations(tokens.below, index, lengths).to(device)
+    ids, counts, classes, offset = (torch.from_numpy(a).to(device) for a in (input_ids, lengths, labels, given))
+    return Batch(ids, counts, classes, offset, below)
+
+
+def _activations(below: Activations, index: Sequence[int] | np.ndarray, lengths: np.ndarray) -> Tensor:
+    """Those of texts (B, C), or of their tokens (B, T, C) padded with zeros."""
+    if below.of_texts:
+        return torch.from_numpy(below.values[index])
+    padded = np.zeros((len(index), int(lengths.max()), below.values.shape[1]), dtype=below.values.dtype)
+    for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
+        padded[row, :length] = below.values[below.starts[number] : below.starts[number] + length]
+    return torch.from_numpy(padded)

@@ -43,6 +43,17 @@ SCHEMA = pa.schema(
 )
 
 
+class Activations(NamedTuple):
+    """What the frozen part of a model makes of examples: of each text a row of C channels, or of each of its tokens.
+
+    Example i has the rows of `values` (R, C) from `starts[i]` on.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    of_texts: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """One tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on and the class `labels[i]`; its first
@@ -56,6 +67,7 @@ class Tokens:
     labels: np.ndarray
     given: np.ndarray
     truncated: int = 0  # examples whose text was cut
+    below: Activations | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +90,7 @@ class Tokens:
             lengths=self.lengths[chosen],
             labels=self.labels[chosen],
             given=self.given[chosen],
+            below=None,
         )
 
 

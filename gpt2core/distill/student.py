@@ -7,20 +7,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.model import GPT2, IGNORE
+from gpt2core.model import GPT2, IGNORE, widened
 
 CONTRAST_TEMPERATURE = 0.3  # that of Gunel et al.
 
 
-def student_losses(model: GPT2, teacher: GPT2, input_ids: Tensor, labels: Tensor, weight: float) -> Tensor:
+def student_losses(
+    model: GPT2, hidden: Tensor, teacher: GPT2, input_ids: Tensor, labels: Tensor, weight: float
+) -> Tensor:
     """Return (B,) sums over tokens of CE(y | x) + weight * KL(student || teacher), in nats (Jung et al. 2023, section 3.3).
 
-    `input_ids` and `labels` are (B, T); position t is scored against `labels[:, t + 1]`, and those of IGNORE (x, padding)
-    carry no loss of either kind. The teacher is frozen: it gets no gradient, whatever its parameters say.
+    `hidden` (B, T, C) is what the student `model` made of `input_ids` (B, T); `labels` are (B, T). Position t is scored
+    against `labels[:, t + 1]`, and those of IGNORE (x, padding) carry no loss of either kind. The teacher is frozen: it gets
+    no gradient, whatever its parameters say.
     """
     keep = labels[:, 1:] != IGNORE
     targets = labels[:, 1:][keep]
-    student = model.logits(model(input_ids)[:, :-1][keep]).float().log_softmax(dim=-1)
+    student = widened(model.logits(hidden[:, :-1][keep])).log_softmax(dim=-1)
     losses = functional.nll_loss(student, targets, reduction="none")
     if weight:
         losses = losses + weight * _divergence(student, _teacher_logits(teacher, input_ids, keep))
@@ -34,7 +37,7 @@ def _teacher_logits(teacher: GPT2, input_ids: Tensor, keep: Tensor) -> Tensor:
     was_training = teacher.training
     hidden = teacher.train(False)(input_ids)[:, :-1][keep]
     teacher.train(was_training)
-    return teacher.logits(hidden).float().log_softmax(dim=-1)
+    return widened(teacher.logits(hidden)).log_softmax(dim=-1)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CON
     Texts of one class are drawn together, others pushed apart, by the cosine of their states; as Gunel et al. 2021
     (arXiv 2011.01403) use it beside cross-entropy. A text that has no other of its class in the batch has none.
     """
-    states = functional.normalize(hidden.float(), dim=-1)
+    states = functional.normalize(widened(hidden), dim=-1)
     itself = torch.eye(len(states), dtype=torch.bool, device=states.device)
     similarity = (states @ states.T / temperature).masked_fill(itself, -torch.inf)
     log_share = similarity.log_softmax(dim=-1)

@@ -16,7 +16,7 @@ from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.floors import Floor
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, Reading
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -90,8 +90,17 @@ class Task(Protocol):
         """Return the loss (B,) of each example in nats: of a text, the sum over its predicted tokens."""
         ...
 
-    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Return what training makes small, (B,): `losses`, or these and more. `base` is the model that the run started from."""
+    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+        """Return what the trunk of a model is to make of a batch."""
+        ...
+
+    def training_loss(
+        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
+    ) -> Tensor:
+        """Return the sum that training makes small: of `losses`, or of these and more.
+
+        `hidden` is what `model` read of the batch, `base` the model that the run started from.
+        """
         ...
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
@@ -123,11 +132,22 @@ class LanguageTask:
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Next-token cross-entropy of all real tokens but the given ones."""
-        return model.losses(batch.input_ids, batch.next_tokens())
+        hidden = model.read(self.reading(batch, tokenizer, config))
+        return model.losses(hidden, self.labels(batch, tokenizer, config))
 
-    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+        """All tokens, of one segment."""
+        return Reading(batch.input_ids, below=batch.below)
+
+    def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """The tokens (B, T) that are to be predicted, IGNORE elsewhere."""
+        return batch.next_tokens()
+
+    def training_loss(
+        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
+    ) -> Tensor:
         """The cross-entropy alone."""
-        return self.losses(model, batch, tokenizer, config)
+        return model.loss(hidden, self.labels(batch, tokenizer, config))
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Each token behind the given ones, and behind the first, is predicted."""

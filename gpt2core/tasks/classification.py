@@ -17,7 +17,7 @@ from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1
 from gpt2core.metrics.floors import Floor
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, Reading, widened
 from gpt2core.tasks.base import Evaluation, TaskData
 from gpt2core.tokenizer import Tokenizer
 
@@ -42,7 +42,11 @@ class Classification:
 
     def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Scores (B, K) of the classes; raise ConfigError as `read`."""
-        return self.read(model, model.last_hidden(batch.input_ids, batch.lengths), tokenizer, config)
+        return self.read(model, model.read(self.reading(batch, tokenizer, config)), tokenizer, config)
+
+    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+        """The last token of each text."""
+        return Reading(batch.input_ids, lengths=batch.lengths, below=batch.below)
 
     def read(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Scores (B, K) of the classes from the hidden states (B, C) of last tokens; in training with dropout before the head.
@@ -55,23 +59,24 @@ class Classification:
                 f"The model has no head for the {len(self.class_names)} classes; give one trained on them"
             )
         logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
-        return logits.float()
+        return widened(logits)
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Cross-entropy of the gold classes."""
         return functional.cross_entropy(self.logits(model, batch, tokenizer, config), batch.labels, reduction="none")
 
-    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def training_loss(
+        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
+    ) -> Tensor:
         """Cross-entropy, and with `config.contrastive_weight` that share of the contrast between the classes.
 
         The contrast is within the examples that one worker sees at once, so it depends on `accumulation` and on workers.
         """
-        if not config.contrastive_weight:
-            return self.losses(model, batch, tokenizer, config)
-        hidden = model.last_hidden(batch.input_ids, batch.lengths)
         logits = self.read(model, hidden, tokenizer, config)
-        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-        return losses.lerp(contrastive_losses(hidden, batch.labels), config.contrastive_weight)
+        loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+        if not config.contrastive_weight:
+            return loss
+        return loss.lerp(contrastive_losses(hidden, batch.labels).sum(), config.contrastive_weight)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Each example weighs the same."""

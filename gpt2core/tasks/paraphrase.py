@@ -13,7 +13,7 @@ from gpt2core.data.tokens import Example
 from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.classification import brier_score, calibration_error, f1_scores
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, widened
 from gpt2core.tasks.classification import Classification
 from gpt2core.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ class Paraphrase(Classification):
         """Scores (B, 2) of no and yes; raise ConfigError where the tokenizer has no such tokens."""
         if config.paraphrase_head == "binary":
             return super().read(model, hidden, tokenizer, config)
-        return functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]).float()
+        return widened(functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]))
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:
         """F1 of duplicates in percent; calibration error and Brier score of their probability, 0 to 1."""

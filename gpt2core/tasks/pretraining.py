@@ -10,7 +10,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example, Tokens
-from gpt2core.model import GPT2, IGNORE
+from gpt2core.model import IGNORE, Reading
 from gpt2core.tasks.base import PerplexityTask
 from gpt2core.tokenizer import Tokenizer
 
@@ -34,14 +34,20 @@ class Pretraining(PerplexityTask):
         stream = list(chain.from_iterable([*ids, tokenizer.eos] for ids in tokenizer.encode([r.text for r in rows])))
         return [Example(str(i), "", stream[i : i + BLOCK]) for i in range(0, len(stream) - BLOCK + 1, BLOCK - 1)]
 
-    def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Next-token cross-entropy; unless `config.cross_documents`, no token sees, or is predicted from, another text."""
-        labels = batch.next_tokens()
+    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+        """Unless `config.cross_documents`, each text is a segment of its own: no token sees another text."""
         if config.cross_documents:
-            return model.losses(batch.input_ids, labels)
+            return Reading(batch.input_ids, below=batch.below)
         ends = (batch.input_ids == tokenizer.eos).long()
-        labels[:, 1:][ends[:, :-1].bool()] = IGNORE
-        return model.losses(batch.input_ids, labels, ends.cumsum(dim=-1) - ends)  # EOS belongs to the text that it ends
+        # EOS belongs to the text that it ends.
+        return Reading(batch.input_ids, ends.cumsum(dim=-1) - ends, below=batch.below)
+
+    def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Unless `config.cross_documents`, no token is predicted from another text."""
+        labels = batch.next_tokens()
+        if not config.cross_documents:
+            labels[:, 1:][batch.input_ids[:, :-1] == tokenizer.eos] = IGNORE
+        return labels
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Each token but the first of a block, and of a text unless they are crossed, is predicted."""

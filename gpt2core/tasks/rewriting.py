@@ -35,6 +35,9 @@ class Rewriting(PerplexityTask):
             for row, prompt, answer in zip(rows, prompts, answers, strict=True)
         ]
 
-    def training_losses(self, model: GPT2, base: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def training_loss(
+        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
+    ) -> Tensor:
         """Cross-entropy and `config.kl_weight` times the divergence from `base`."""
-        return student_losses(model, base, batch.input_ids, batch.next_tokens(), config.kl_weight)
+        labels = self.labels(batch, tokenizer, config)
+        return student_losses(model, hidden, base, batch.input_ids, labels, config.kl_weight).sum()

@@ -110,7 +110,7 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
     disk = [cost.disk_gb for cost in (*known, *outlook.drawn)]
     memory = [cost.memory_gb for cost in (*known, *outlook.drawn)]
     hours = running * (1 / HOUR)
-    gpu_hours = hours * (spec.workers * spec.gpus_per_worker)
+    gpu_hours = hours * spec.gpus
     sure = (len(known) + replicates) * most
     rows = {
         "trials": exactly(count),
@@ -118,7 +118,7 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
         "seconds of a whole trial": _widest([seconds + start for seconds in whole]),
         "hours": wall * (1 / HOUR),
         "GPU-hours": gpu_hours,
-        "CPU-hours": hours * (spec.workers * spec.cpus_per_worker),
+        "CPU-hours": hours * spec.cpus,
         **({"USD": gpu_hours * price} if price else {}),
         "most memory of a trial, GB": _largest(memory),
         "checkpoints, GB": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,

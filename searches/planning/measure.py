@@ -68,6 +68,7 @@ class Meter:
     """Times each kind of step and evaluation once, as long as `patience` seconds last; then the nearest kind's stands in."""
 
     workers: int
+    pack: int = 1  # trials that take turns, or go together, which takes no less
     patience: float
     begun: float = field(default_factory=time.monotonic)
     steps: dict[Key, Range] = field(default_factory=dict)
@@ -105,7 +106,8 @@ class Meter:
         of_task = [other for other in known if other[0] == key[0]]  # tasks differ too much to stand in for each other
         if of_task and time.monotonic() - self.begun > self.patience:
             return known[max(of_task, key=lambda other: len(set(other) & set(key)))]
-        known[key] = measure(config, starting_model(config.model, None), task_data(config), patience=self.patience / 4)
+        base, data = starting_model(config.model, None), task_data(config)
+        known[key] = measure(config, base, data, patience=self.patience / 4) * self.pack
         return known[key]
 
 
@@ -119,7 +121,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     random = np.random.default_rng(plan.seed)
     drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
     with threads(spec.cpus_per_worker):
-        outlook = _outlook(known, drawn, Meter(workers=spec.workers, patience=patience))
+        outlook = _outlook(known, drawn, Meter(workers=spec.workers, pack=spec.pack, patience=patience))
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
     rows = predict(plan, outlook, spec, price)
@@ -201,7 +203,8 @@ def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
         tensor.numel() for tensor in starting_model(plan.config(plan.search.baseline).model, None).parameters()
     )
     notes = [
-        f"{count(spec.concurrent, 'trial')} at once, each with {count(spec.workers * spec.cpus_per_worker, 'CPU')}"
+        f"{count(spec.concurrent, 'trial')} at once, {'each' if spec.pack == 1 else f'every {spec.pack} of them'} with "
+        f"{count(spec.workers * spec.cpus_per_worker, 'CPU')}"
     ]
     notes[0] += f" and {spec.workers * spec.gpus_per_worker:g} GPUs" if spec.gpus_per_worker else " and no GPU"
     if not spec.gpus_per_worker:

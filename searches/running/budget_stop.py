@@ -37,8 +37,7 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
 
     def begin(self, spec: TrialSpec) -> None:
         """Note what each trial holds from now on; let trials that a smaller budget stopped go on, where this one allows it."""
-        gpus, cpus = spec.workers * spec.gpus_per_worker, spec.workers * spec.cpus_per_worker
-        self.ledger.record({"event": "share", "gpus": gpus, "cpus": cpus, "concurrent": spec.concurrent})
+        self.ledger.record({"event": "share", "gpus": spec.gpus, "cpus": spec.cpus, "concurrent": spec.concurrent})
         for trial in list(self.ledger.state.trials.values()):
             may = self.searching() if trial.of is None else not self.over()
             if trial.reason == BUDGET and may:

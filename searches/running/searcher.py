@@ -18,14 +18,23 @@ from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures
 from searches.running.ledger import COMPLETED, RUNNING, Event, Trial
+from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 
 
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Hands out the trials of a strategy: first those that an earlier driver left unfinished."""
 
-    def __init__(self, strategy: Strategy, spec: TrialSpec, trials_folder: str, budget: BudgetStopper) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        spec: TrialSpec,
+        trials_folder: str,
+        budget: BudgetStopper,
+        packs: Packs | None = None,
+    ) -> None:
         super().__init__(metric="objective", mode=strategy.plan.direction)
+        self.packs = packs
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
@@ -51,6 +60,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             "until": trial.until,
         }
         spec = TrialSpec(**{**vars(self.spec), **changes})
+        if self.packs is not None:
+            spec = self.packs.place(spec)
         return {"spec": spec.to_dict(), "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -59,6 +70,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Note how a trial ended."""
         trial = self.trials[self.names.pop(trial_id)]
+        if self.packs is not None:
+            self.packs.leave(trial.name)
         if trial.status != RUNNING:
             return
         paused = self.paused and not result and trial.stopped_at is None

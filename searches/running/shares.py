@@ -7,6 +7,8 @@ from gpt2core.errors import ConfigError
 from searches.options import Options
 from trainables.trial import TrialSpec
 
+PACKED = 4  # trials of a pack where nobody says how many
+
 
 def share(options: Options, folder: Path, cpus: int, gpus: float) -> TrialSpec:
     """What every trial gets of `cpus` and `gpus`; raise ConfigError where that is not enough for one."""
@@ -18,17 +20,31 @@ def share(options: Options, folder: Path, cpus: int, gpus: float) -> TrialSpec:
         raise ConfigError(
             f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}"
         )
-    fitting = int(gpus // (workers * per_worker)) if per_worker else cpus // workers
-    concurrent = max(1, min(options.max_concurrent or fitting, fitting))
+    pack = _packed(options, bool(per_worker))
+    fitting = int(gpus // (workers * per_worker)) if per_worker else max(1, cpus // (workers * pack))
+    processes = max(1, min(-(-(options.max_concurrent or cpus * pack) // pack), fitting))
     return TrialSpec(
         name="",
         run=options.plan.config(options.plan.search.baseline),
         folder=str(folder),
         workers=workers,
         gpus_per_worker=per_worker,
-        cpus_per_worker=max(1, cpus // (concurrent * workers)),
-        concurrent=concurrent,
+        cpus_per_worker=max(1, cpus // (processes * workers)),
+        concurrent=min(processes * pack, options.max_concurrent or processes * pack),
+        pack=pack,
     )
+
+
+def _packed(options: Options, gpu: bool) -> int:
+    """Trials that share a process; raise ConfigError where a trial is to have several."""
+    if options.pack == "off" or (options.pack == "auto" and (options.workers_per_trial > 1 or not gpu)):
+        return 1
+    if options.workers_per_trial > 1:
+        raise ConfigError(
+            f"The value of `--pack` is {options.pack}, but trials of {options.workers_per_trial} workers have a group of "
+            "processes each; leave one of the two flags out"
+        )
+    return PACKED if options.pack == "auto" else int(options.pack)
 
 
 def local_share(options: Options, folder: Path) -> TrialSpec:

@@ -18,7 +18,7 @@ from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.attention.reference import reference
 from gpt2core.config import PATTERNED, AttentionConfig, ModelConfig, RunConfig
 from gpt2core.errors import ConfigError, UnknownNameError
-from gpt2core.model import GPT2, KVCache, initialise
+from gpt2core.model import GPT2, KVCache, Reading, initialise
 from gpt2core.training import train
 from tests import toys
 
@@ -266,7 +266,7 @@ def test_gradients_reach_every_parameter(spec: str, precision: str) -> None:
     gpt2 = model(spec).train()
     ids = torch.randint(SHAPE.vocab_size, (2, 90), generator=torch.Generator().manual_seed(7))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        loss = gpt2.losses(ids, ids).sum()
+        loss = gpt2.losses(gpt2(ids), ids).sum()
     loss.backward()
     for name, parameter in gpt2.named_parameters():
         assert parameter.grad is not None, name
@@ -333,3 +333,15 @@ def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
         assert run.identity() != run.but(attention_window=4).identity()
         assert run.but(attention_window=4).attention_config.window == 4
     assert set(ATTENTION) >= PATTERNED
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(ATTENTION))
+def test_the_last_tokens_alone_are_what_they_are_among_all(name: str) -> None:
+    """Classification reads no others, so the last block computes no others."""
+    gpt2 = model(name, window=3)
+    lengths = torch.tensor([9, 1, 30, 17])
+    ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))
+    every = gpt2.read(Reading(ids))
+    alone = gpt2.read(Reading(ids, lengths=lengths))
+    torch.testing.assert_close(alone, every[torch.arange(4), lengths - 1])

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHea
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, Reading
 from gpt2core.promoted import load_folder
 from gpt2core.training import build
 from gpt2core.weights import load_model
@@ -225,7 +225,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
     ours = build(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(trial, ours)
     assert ours.head is not None
-    expected = ours.head(ours.last_hidden(IDS[:1], torch.tensor([20])))
+    expected = ours.head(ours.read(Reading(IDS[:1], lengths=torch.tensor([20]))))
     for form in ("huggingface", "adapter"):
         out = tmp_path / form
         assert promote(sentiment, "films", "--format", form, "--out", str(out)) == 1

@@ -20,6 +20,7 @@ from gpt2core.distill.critics.folder import critic_folder, model_digest
 from gpt2core.distill.critics.nli import Nli, entailment_label
 from gpt2core.distill.critics.overlap import Overlap
 from gpt2core.errors import CheckpointError, ConfigError, HubError, WeightsError
+from gpt2core.model import Reading
 from gpt2core.stages import starting_model
 from gpt2core.tasks.paraphrase import PROMPT
 from gpt2core.training import build
@@ -303,7 +304,7 @@ def test_the_classifier_gives_the_probability_of_a_duplicate_in_the_prompt_of_it
     for premise, hypothesis in PAIRS:
         ids = torch.tensor(critic.tokenizer.encode([PROMPT.format(premise, hypothesis)]))
         with torch.no_grad():
-            expected = model.head(model.last_hidden(ids, torch.tensor([ids.shape[1]]))).softmax(-1)[0, 1]
+            expected = model.head(model.read(Reading(ids, lengths=torch.tensor([ids.shape[1]])))).softmax(-1)[0, 1]
         assert critic.entailment([premise], [hypothesis]) == pytest.approx([expected.item()], abs=1e-5)
 
 

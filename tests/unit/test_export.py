@@ -19,7 +19,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, WeightsError
 from gpt2core.export import export
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, Reading
 from gpt2core.tasks import TASKS
 from gpt2core.training import build, parameter_groups
 from gpt2core.weights import hub_name, load_model
@@ -64,7 +64,7 @@ def logits(model: GPT2) -> Tensor:
 
 def same(theirs: Tensor, ours: Tensor, base: Tensor) -> None:
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
-    assert (ours - base).abs().max() > 0.05, "what this test is about"
+    assert (ours - base).abs().max() > 0.03, "what this test is about"
 
 
 @pytest.mark.parametrize("config", LANGUAGE.values(), ids=LANGUAGE.keys())
@@ -92,7 +92,7 @@ def test_peft_gives_the_same_logits_and_so_do_we(
     same(theirs(IDS).logits, logits(ours), logits(untouched))
     again = load_adapter(tmp_path / "adapter", load_model(str(base)))
     assert set(again.state_dict()) == set(untouched.state_dict())
-    same(again.losses(IDS, IDS) / IDS.numel(), ours.losses(IDS, IDS) / IDS.numel(), untouched.losses(IDS, IDS))
+    same(*(model.losses(model(IDS), IDS) / IDS.numel() for model in (again, ours, untouched)))
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def test_a_head_of_classes_becomes_transformers_own(adapter: str, task: str, bas
     lengths = batch.lengths - 1  # without the EOS of the toy texts
     real = torch.arange(batch.input_ids.shape[1]) < lengths[:, None]
     padded = batch.input_ids.where(real, theirs.config.pad_token_id)
-    expected = ours.head(ours.last_hidden(batch.input_ids, lengths))  # type: ignore[misc]
+    expected = ours.head(ours.read(Reading(batch.input_ids, lengths=lengths)))  # type: ignore[misc]
     torch.testing.assert_close(theirs(padded, attention_mask=real.long()).logits, expected, atol=1e-5, rtol=0)
     assert len(set(lengths.tolist())) > 1, "what this test is about"
     torch.testing.assert_close(load_model(str(tmp_path / "model"))(IDS), ours(IDS), atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
     export(config, tmp_path / "run", tmp_path / "adapter", "adapter")
     trunk = GPT2ForSequenceClassification.from_pretrained(base, num_labels=5)
     theirs = PeftModel.from_pretrained(trunk, tmp_path / "adapter").train(False)
-    expected = ours.head(ours.last_hidden(IDS[:1], torch.tensor([15])))  # type: ignore[misc]
+    expected = ours.head(ours.read(Reading(IDS[:1], lengths=torch.tensor([15]))))  # type: ignore[misc]
     torch.testing.assert_close(theirs(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
     again = load_adapter(tmp_path / "adapter", load_model(str(base)))
     torch.testing.assert_close(again.head(again(IDS)), ours.head(ours(IDS)), atol=1e-5, rtol=0)  # type: ignore[misc]

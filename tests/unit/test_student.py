@@ -32,14 +32,14 @@ def slow(student: GPT2, teacher: GPT2, weight: float) -> list[float]:
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
 def test_the_losses_are_those_of_the_formula(weight: float) -> None:
     student, teacher = toys.model(1), toys.model(2)
-    losses = student_losses(student, teacher, IDS, BATCH.next_tokens(), weight)
+    losses = student_losses(student, student(IDS), teacher, IDS, BATCH.next_tokens(), weight)
     assert losses.tolist() == pytest.approx(slow(student, teacher, weight), rel=1e-5)
 
 
 def test_a_student_that_is_its_teacher_has_no_divergence() -> None:
     model = toys.model(1)
-    alone = model.losses(IDS, BATCH.next_tokens())
-    torch.testing.assert_close(student_losses(model, toys.model(1), IDS, BATCH.next_tokens(), 5.0), alone)
+    alone = model.losses(model(IDS), BATCH.next_tokens())
+    torch.testing.assert_close(student_losses(model, model(IDS), toys.model(1), IDS, BATCH.next_tokens(), 5.0), alone)
 
 
 def test_what_is_given_and_padding_carry_no_loss() -> None:
@@ -52,7 +52,7 @@ def test_what_is_given_and_padding_carry_no_loss() -> None:
 
 def test_the_teacher_gets_no_gradient_and_keeps_its_mode() -> None:
     student, teacher = toys.model(1), toys.model(2).train()
-    student_losses(student, teacher, IDS, BATCH.next_tokens(), 1.0).sum().backward()
+    student_losses(student, student(IDS), teacher, IDS, BATCH.next_tokens(), 1.0).sum().backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert student.wte.weight.grad is not None
     assert teacher.training

@@ -1,0 +1,254 @@
+"""Several runs in one forward pass over the base that they share.
+
+Runs of LoRA change nothing of their base. So their batches go through its matrices as one, side by side, while each text keeps
+its own pairs, attention, dropout and loss. A run's numbers are those that it has alone, up to how sums are rounded: nothing of
+one run's texts meets another's.
+
+Legend: `N` tokens of all runs together; of one run, `B` texts of `T` tokens with `C` channels, a run's share of the N.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gpt2core.adapters.lora import ADAPTER
+from gpt2core.config import RunConfig
+from gpt2core.data.batches import collate
+from gpt2core.errors import DivergedError
+from gpt2core.model import GPT2, Attention, Block, Reading
+from gpt2core.training import Done, Step
+
+Parts = list[Tensor]  # of each run: (B, T, C)
+
+
+class Stream:
+    """The random numbers of one run: what is drawn inside `drawing` goes on where it left off, whatever is drawn elsewhere."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        gpu = device.type == "cuda"
+        self.generator = torch.cuda.default_generators[device.index or 0] if gpu else torch.default_generator
+        self.state = self.generator.manual_seed(seed).get_state()
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let PyTorch draw from this stream."""
+        self.generator.set_state(self.state)
+        yield
+        self.state = self.generator.get_state()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run's part of a pass: its model, what it is to read, its random numbers."""
+
+    model: GPT2
+    reading: Reading
+    stream: Stream
+
+
+def packs(config: RunConfig) -> bool:
+    """Whether a run changes nothing of its base, and adds to it: DoRA scales the sum, PiSSA takes its start off the base."""
+    return config.adapter == "lora" and not config.dora and config.lora_init == "default"
+
+
+def read_together(members: Sequence[Member]) -> list[Tensor]:
+    """What `GPT2.read` gives of each member: last hidden states (B, T, C), or (B, C) of last tokens alone.
+
+    The models must be of one base. Where a member's reading has activations `below`, it joins in at its model's entry.
+    """
+    entries = [0 if member.reading.below is None else member.model.entry for member in members]
+    states: dict[int, Tensor] = {}
+    for number in range(len(members[0].model.blocks) + 1):
+        for place, member in enumerate(members):
+            if entries[place] == number:
+                with member.stream.drawing():
+                    states[place] = _entrance(member)
+        if number < len(members[0].model.blocks) and states:
+            places = sorted(states)
+            found = _through([members[place] for place in places], [states[place] for place in places], number)
+            states = dict(zip(places, found, strict=True))
+    return [cast(Tensor, member.model.ln_f(states[place])) for place, member in enumerate(members)]
+
+
+def _entrance(member: Member) -> Tensor:
+    reading = member.reading
+    return member.model.embed(reading.input_ids, reading.segments) if reading.below is None else reading.below
+
+
+def _through(members: Sequence[Member], xs: Parts, number: int) -> Parts:
+    """What comes out of block `number`."""
+    blocks = [cast(Block, member.model.blocks[number]) for member in members]
+    last = number + 1 == len(members[0].model.blocks)
+    ends = [member.reading.lengths if last else None for member in members]
+    segments = [member.reading.segments for member in members]
+    for place, lengths in enumerate(ends):
+        if lengths is not None:
+            xs[place], segments[place] = Block.padded_left(xs[place], lengths)
+    ys = _split(blocks[0].ln_1(_flat(xs)), xs)
+    heads = _attended(members, [block.attention for block in blocks], ys, segments, ends)
+    xs = [x if lengths is None else x[:, -1:] for x, lengths in zip(xs, ends, strict=True)]
+    xs = _added(members, blocks, xs, _projected(members, [block.attention.dense for block in blocks], heads))
+    ys = _split(blocks[0].ln_2(_flat(xs)), xs)
+    inner = _projected(members, [block.mlp_in for block in blocks], ys)
+    inner = _split(functional.gelu(_flat(inner), approximate="tanh"), inner)
+    xs = _added(members, blocks, xs, _projected(members, [block.mlp_out for block in blocks], inner))
+    return [x if lengths is None else x[:, 0] for x, lengths in zip(xs, ends, strict=True)]
+
+
+def _attended(
+    members: Sequence[Member],
+    layers: Sequence[Attention],
+    ys: Parts,
+    segments: Sequence[Tensor | None],
+    ends: Sequence[Tensor | None],
+) -> Parts:
+    """What the heads of each member give, side by side: the queries are all its tokens, or the last of each text."""
+    askers = [y if lengths is None else y[:, -1:] for y, lengths in zip(ys, ends, strict=True)]
+    queries = _projected(members, [layer.query for layer in layers], askers)
+    keys = _projected(members, [layer.key for layer in layers], ys)
+    values = _projected(members, [layer.value for layer in layers], ys)
+    found = []
+    for place, (member, layer) in enumerate(zip(members, layers, strict=True)):
+        with member.stream.drawing():
+            q, k, v = (layer.heads(ys[place]) for ys in (queries, keys, values))
+            found.append(layer.among(q, k, v, segments[place]))
+    return found
+
+
+def _projected(members: Sequence[Member], layers: Sequence[nn.Module], xs: Parts) -> Parts:
+    """What one projection gives: that of the base to all at once, and to each member what its own pair adds."""
+    base = cast(nn.Module, getattr(layers[0], "base_layer", layers[0]))
+    outs = _split(base(_flat(xs)), xs)
+    for place, (member, layer) in enumerate(zip(members, layers, strict=True)):
+        if layer is not base and hasattr(layer, "base_layer"):
+            with member.stream.drawing():
+                outs[place] = outs[place] + _pair(layer, xs[place])
+    return outs
+
+
+def _pair(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a LoRA layer adds to its base's output."""
+    dropout, down, up = (cast(nn.ModuleDict, getattr(layer, n))[ADAPTER] for n in ("lora_dropout", "lora_A", "lora_B"))
+    return cast(Tensor, up(down(dropout(x)))) * cast(Mapping[str, float], layer.scaling)[ADAPTER]
+
+
+def _added(members: Sequence[Member], blocks: Sequence[Block], xs: Parts, ys: Parts) -> Parts:
+    """The residual sum, each member with its dropout."""
+    sums = []
+    for member, block, x, y in zip(members, blocks, xs, ys, strict=True):
+        with member.stream.drawing():
+            sums.append(x + block.drop(y))
+    return sums
+
+
+def _flat(xs: Parts) -> Tensor:
+    return torch.cat([x.flatten(0, 1) for x in xs])  # (N, C)
+
+
+def _split(flat: Tensor, like: Parts) -> Parts:
+    sizes = [x.shape[0] * x.shape[1] for x in like]
+    return [y.view(*x.shape[:2], -1) for x, y in zip(like, flat.split(sizes), strict=True)]
+
+
+# -- steps
+
+
+class Packer:
+    """Takes the steps of runs together where that can be, and so many at once as the memory of a GPU allows."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None  # runs of a pass; known once there was no memory for more
+
+    def take(self, steps: Sequence[Step]) -> list[Done | Exception]:
+        """Return what came of each step, in their order."""
+        answers: list[Done | Exception | None] = [None] * len(steps)
+        groups: dict[object, list[int]] = {}
+        for place, step in enumerate(steps):
+            run = step.run
+            key = (id(run.base), run.config.precision) if packs(run.config) else place
+            groups.setdefault(key, []).append(place)
+        for places in groups.values():
+            found = self._together([steps[place] for place in places])
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return cast(list[Done | Exception], answers)
+
+    def _together(self, steps: Sequence[Step]) -> list[Done | Exception]:
+        most = self.most or len(steps)
+        if len(steps) > most:
+            parts = [self._together(steps[start : start + most]) for start in range(0, len(steps), most)]
+            return [answer for part in parts for answer in part]
+        if len(steps) == 1:
+            return [steps[0].alone()]
+        try:
+            return step_together(steps)
+        except torch.OutOfMemoryError:
+            self.most = len(steps) // 2
+        for step in steps:
+            step.run.optimizer.zero_grad()  # of a pass that was broken off
+        torch.cuda.empty_cache()
+        return self._together(steps)
+
+
+def step_together(steps: Sequence[Step]) -> list[Done | Exception]:
+    """Take the steps of several runs of one base, each of which `packs`; return what came of each, in their order.
+
+    The seconds are shared out by the tokens of each. A run that diverges takes nothing from the others.
+    """
+    started = time.perf_counter()
+    totals = _gradients(steps)
+    errors = [_updated(step, total) for step, total in zip(steps, totals, strict=True)]
+    tokens = np.array([int(step.run.tokens.lengths[step.batch].sum()) for step in steps])
+    shares = (time.perf_counter() - started) * tokens / tokens.sum()
+    return [error or Done(total, float(share)) for error, total, share in zip(errors, totals, shares, strict=True)]
+
+
+def _gradients(steps: Sequence[Step]) -> list[float]:
+    """Add up the gradients of each run's mean loss over its batch; return the sums of the losses."""
+    totals = [torch.zeros((), device=step.run.device) for step in steps]
+    parts = [step.run.micros(step.batch) for step in steps]
+    for number in range(max(map(len, parts))):
+        now = [place for place, micros in enumerate(parts) if number < len(micros) and len(micros[number])]
+        losses = _losses([steps[place] for place in now], [parts[place][number] for place in now], number)
+        weights = [steps[place].run.weight(steps[place].batch) for place in now]
+        torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()
+        for place, loss in zip(now, losses, strict=True):
+            totals[place] += loss.detach()
+    return [total.item() for total in totals]
+
+
+def _losses(steps: Sequence[Step], micros: Sequence[np.ndarray], number: int) -> list[Tensor]:
+    """The sums of the losses of part `number` of each step's batch."""
+    members, batches = [], []
+    for step, micro in zip(steps, micros, strict=True):
+        run = step.run
+        batch = collate(run.tokens, micro, run.device)
+        stream = Stream(run.dropout_seed(step.number, number), run.device)
+        members.append(Member(run.model, run.task.reading(batch, run.data.tokenizer, run.config), stream))
+        batches.append(batch)
+    losses = []
+    with steps[0].run.autocast:
+        hidden = read_together(members)
+        for step, member, batch, states in zip(steps, members, batches, hidden, strict=True):
+            run = step.run
+            with member.stream.drawing():
+                losses.append(
+                    run.task.training_loss(run.model, run.base, states, batch, run.data.tokenizer, run.config)
+                )
+    return losses
+
+
+def _updated(step: Step, loss: float) -> Exception | None:
+    """Update a run by its gradients; return the error that this ends with."""
+    try:
+        step.run.update(step.number, loss / step.run.weight(step.batch))
+    except DivergedError as error:
+        return error
+    return None

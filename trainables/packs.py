@@ -1,0 +1,139 @@
+"""Processes that train several trials at once, in one forward pass where that can be (`gpt2core.packing`).
+
+To Tune, each is a trial like any other: a light process of its own passes on what the pack reports of it. A trial joins a pack
+when it begins, or when the pack was killed and is started again, and goes on from its last checkpoint; it leaves when it has
+ended. It is never ahead of what was reported: its next epoch begins once the last report was taken and nobody ended it.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trainables.trial import RESTARTS, Payload, TrialSpec, events
+
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from gpt2core.training import Events, Step
+
+JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits in one
+
+
+@dataclass
+class _Member:
+    """A trial in a pack. `event` is what it waits with: a step that is to be taken, or a payload that is to be fetched."""
+
+    events: "Events[Payload]"
+    event: "Step | Payload | None" = None
+    wanted: bool = True  # whether somebody waits for what it reports next
+    error: Exception | None = None
+
+
+class Pack:
+    """One process's trials; an actor of Ray. A thread of its own trains, while calls come and go."""
+
+    def __init__(self) -> None:
+        from gpt2core.packing import Packer
+
+        self.members: dict[str, _Member] = {}
+        self.changed = threading.Condition()
+        self.packer = Packer()
+        threading.Thread(target=self._train, daemon=True).start()
+
+    def next(self, values: dict[str, Any], *, joins: bool) -> Payload | None:
+        """Return the next report of the trial of a spec, None at its end. It `joins` first; so does one that is not known."""
+        spec = TrialSpec.from_dict(values)
+        with self.changed:
+            if joins or spec.name not in self.members:
+                self.members[spec.name] = _Member(events(spec))
+            member = self.members[spec.name]
+            member.wanted = True
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: not member.wanted or member is not self.members.get(spec.name))
+        if member.error is not None:
+            raise member.error
+        return member.event if isinstance(member.event, dict) else None
+
+    def leave(self, name: str) -> None:
+        """Forget a trial."""
+        with self.changed:
+            self.members.pop(name, None)
+            self.changed.notify_all()
+
+    def _train(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: any(member.wanted for member in self.members.values()))
+                working = [member for member in self.members.values() if member.wanted]
+            self._turn(working)
+
+    def _turn(self, working: list[_Member]) -> None:
+        """Take one step of each trial that waits for one, and let the others go on to one, or to a report."""
+        from gpt2core.training import Step
+
+        steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
+        for member in working:
+            if not isinstance(member.event, Step):
+                self._advance(member, None)
+        answers = self.packer.take([step for _, step in steps])
+        for (member, _), answer in zip(steps, answers, strict=True):
+            self._advance(member, answer)
+
+    def _advance(self, member: _Member, answer: Any) -> None:
+        """Tell a trial what came of its step, and let those know who wait for its report."""
+        from gpt2core.training import Step, answered
+
+        try:
+            member.event = answered(member.events, answer)
+        except Exception as error:
+            member.error = error
+        if member.error is not None or not isinstance(member.event, Step):
+            with self.changed:
+                member.wanted = False
+                self.changed.notify_all()
+
+
+def reports(spec: TrialSpec) -> Iterator[Payload]:
+    """Join the trial's pack and yield its reports; raise what its process ended with."""
+    import ray
+
+    pack = ray.get_actor(spec.process)
+    payload = ray.get(pack.next.remote(spec.to_dict(), joins=True))
+    while payload is not None:
+        yield payload
+        payload = ray.get(pack.next.remote(spec.to_dict(), joins=False))
+
+
+class Packs:
+    """The packs of a search, as its driver sees them: which trial is where."""
+
+    def __init__(self, spec: TrialSpec, name: str) -> None:
+        import ray
+
+        shared = {"num_cpus": spec.cpus_per_worker, "num_gpus": spec.gpus_per_worker, "max_concurrency": JOINED_AT_MOST}
+        again = {"max_restarts": -1, "max_task_retries": RESTARTS}
+        actor, count = ray.remote(Pack), -(-spec.concurrent // spec.pack)
+        names = [f"{name}-pack-{number}" for number in range(count)]
+        self.actors = {name: actor.options(name=name, **shared, **again).remote() for name in names}
+        self.places: dict[str, str] = {}  # of each trial that runs, its pack
+
+    def place(self, spec: TrialSpec) -> TrialSpec:
+        """Say in which pack a trial is to run: the one with the fewest."""
+        taken = list(self.places.values())
+        self.places[spec.name] = min(self.actors, key=taken.count)
+        return replace(spec, process=self.places[spec.name])
+
+    def leave(self, name: str) -> None:
+        """Let a trial's pack forget it."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        with suppress(RayActorError):  # a pack that died has forgotten it
+            ray.get(self.actors[self.places.pop(name)].leave.remote(name))
+
+    def close(self) -> None:
+        """End the processes."""
+        import ray
+
+        for actor in self.actors.values():
+            ray.kill(actor)
