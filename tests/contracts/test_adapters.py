@@ -15,7 +15,7 @@ from gpt2core.describe import count_trainable, describe
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS
-from gpt2core.training import Run, build, learning_rate, train
+from gpt2core.training import Run, alone, build, learning_rate, train
 from tests import toys
 
 CPU = torch.device("cpu")
@@ -168,7 +168,7 @@ def test_the_scale_is_alpha_by_rank_or_by_its_root(keys: dict[str, object], scal
 def test_lora_plus_lets_b_learn_faster() -> None:
     config = LORA.but(lora_plus=16.0, schedule="cosine", warmup_steps=2)
     run = Run(config, toys.model(), toys.data())
-    run.epoch(1)
+    assert list(alone(run.epoch(1))) == [], "all that it asks for are steps"
     rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
     rate = learning_rate(config, run.first_steps[1] - 1, run.first_steps[-1])
     for name, parameter in trained(run.model).items():

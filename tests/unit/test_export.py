@@ -64,7 +64,7 @@ def logits(model: GPT2) -> Tensor:
 
 def same(theirs: Tensor, ours: Tensor, base: Tensor) -> None:
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
-    assert (ours - base).abs().max() > 0.03, "what this test is about"
+    assert (ours - base).abs().max() > 0.05, "what this test is about"
 
 
 @pytest.mark.parametrize("config", LANGUAGE.values(), ids=LANGUAGE.keys())
@@ -92,7 +92,7 @@ def test_peft_gives_the_same_logits_and_so_do_we(
     same(theirs(IDS).logits, logits(ours), logits(untouched))
     again = load_adapter(tmp_path / "adapter", load_model(str(base)))
     assert set(again.state_dict()) == set(untouched.state_dict())
-    same(*(model.losses(model(IDS), IDS) / IDS.numel() for model in (again, ours, untouched)))
+    same(logits(again), logits(ours), logits(untouched))
 
 
 @torch.no_grad()
