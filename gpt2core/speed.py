@@ -75,8 +75,17 @@ def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float
     lengths = run.tokens.lengths[: run.sizes[-1]]
     batches = epoch_batches(lengths, config.batch_size, config.seed, epoch=1)
     chosen = spread(sorted(batches, key=lambda batch: len(batch) * int(lengths[batch].max())))
+    chosen = _alone(run, chosen)
     run.step(0, chosen[0])
     return mean_range(timed([partial(run.step, 0, batch) for batch in chosen], patience))
+
+
+def _alone(run: Run, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave a run the examples of some batches, so that only theirs are read by what is frozen; return their new numbers."""
+    examples = np.concatenate(batches)
+    run.tokens, run.weights = run.tokens.take(examples), run.weights[examples]
+    run.start_above(evaluates=False)
+    return np.split(np.arange(len(examples)), np.cumsum([len(batch) for batch in batches])[:-1])
 
 
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2core import checkpoints
+from gpt2core.activations import Frozen
 from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
@@ -163,6 +164,7 @@ def loop(
 ) -> Events[EpochReport]:
     """The run that `train` describes, step by step; raise as it does."""
     run = Run(config, base, data, workers)
+    run.start_above()
     notes: list[str] = []
     history: list[dict[str, Any]] = []
     if folder:
@@ -177,7 +179,7 @@ def loop(
         started = time.perf_counter()
         run.model.train(False)  # scores are without dropout
         step = int(run.first_steps[epoch])
-        evaluation = run.evaluate(data, step=step)
+        evaluation = run.evaluate(step=step)
         metrics = {**trained, "eval_seconds": time.perf_counter() - started, **evaluation.metrics}
         if "train_loss" in metrics and "dev_perplexity" in metrics:
             metrics["train_perplexity"] = perplexity(metrics["train_loss"])
@@ -238,6 +240,10 @@ class Run:
         self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = config.precision == "bfloat16" or (
+            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
         self.model = build(config, base, self.device)
         self.sizes = epoch_sizes(config, len(self.tokens))
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
@@ -258,10 +264,15 @@ class Run:
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
             self.loss_sum = DistributedDataParallel(self.loss_sum)
-        wanted = config.precision == "bfloat16" or (
-            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def start_above(self, *, evaluates: bool = True) -> None:
+        """Leave out what lies below the first block that trains: take what it makes of the texts from the cache."""
+        part = Frozen(self.model, self.base, self.task, self.data.tokenizer, self.config)
+        self.tokens = part.read(self.tokens, self.autocast)
+        if evaluates and self.workers.rank == 0:
+            exact = torch.autocast(self.device.type, enabled=False)  # as evaluations are
+            dev = part.read(self.data.splits["dev"], exact)
+            self.data = replace(self.data, splits={**self.data.splits, "dev": dev})
 
     def epoch(self, epoch: int) -> Generator[Step, "Answer", dict[str, float]]:
         """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""
@@ -295,12 +306,12 @@ class Run:
             return {}
         return {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
 
-    def evaluate(self, data: TaskData, *, step: int) -> Evaluation:
+    def evaluate(self, *, step: int) -> Evaluation:
         """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""
         evaluation, diverged = Evaluation(metrics={}), torch.zeros((), device=self.device)
         if self.workers.rank == 0:
             try:
-                evaluation = self.task.evaluate(self.model, data, self.config, "dev")
+                evaluation = self.task.evaluate(self.model, self.data, self.config, "dev")
             except DivergedError:
                 diverged += 1
         if self.workers.size > 1:

@@ -81,7 +81,10 @@ class Tokens:
         So a part of them is a sample, whatever the file is sorted by (SST's is nearly sorted by sentiment), and a smaller
         sample is the beginning of a larger one.
         """
-        chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count]
+        return self.take(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count])
+
+    def take(self, chosen: np.ndarray) -> "Tokens":
+        """Return the examples of those numbers, in that order."""
         return replace(
             self,
             ids=[self.ids[i] for i in chosen],
@@ -92,6 +95,10 @@ class Tokens:
             given=self.given[chosen],
             below=None,
         )
+
+    def with_below(self, below: Activations) -> "Tokens":
+        """The same examples with what a frozen part of a model makes of them."""
+        return replace(self, below=below)
 
 
 def tokenised(

@@ -1,16 +1,21 @@
 """Runs that are packed have the losses, gradients and weights that they have one by one, which is the slow, obvious way."""
 
 import itertools
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from gpt2core import packing
 from gpt2core.config import RunConfig
+from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2
-from gpt2core.packing import step_together
+from gpt2core.packing import Packer, step_together
 from gpt2core.tasks import TaskData
-from gpt2core.training import Done, Run, Step
+from gpt2core.training import Answer, Done, Run, Step, train
+from gpt2core.weights import digest
 from tests import toys
 
 LORA = toys.RUN.but(adapter="lora", rank=4, lora_dropout=0.1, dropout=0.2, lr=3e-3, epochs=50)
@@ -26,20 +31,18 @@ RUNS = [
 ]
 
 
-def steps_of(config: RunConfig, base: GPT2, data: TaskData) -> "Script":
-    return Script(config, base, data)
-
-
 class Script:
     """A run that waits at its next step; its evaluations are passed over."""
 
-    def __init__(self, config: RunConfig, base: GPT2, data: TaskData) -> None:
+    def __init__(self, config: RunConfig, base: GPT2, data: TaskData, above: bool = False) -> None:
         self.run = Run(config, base, data)
+        if above:
+            self.run.start_above()
         self.steps = self._steps()
         self.waits: Step = next(self.steps)
         self.losses: list[float] = []
 
-    def _steps(self):  # type: ignore[no-untyped-def]
+    def _steps(self) -> Generator[Step, Answer, None]:
         for epoch in itertools.count(1):
             yield from self.run.epoch(epoch)
 
@@ -53,8 +56,10 @@ class Script:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
 def test_thirty_steps_together_are_those_of_each_alone(dtype: torch.dtype, tolerance: float) -> None:
+    """In float32, those whose lower block is frozen start above it; activations are kept in no wider type."""
     base, data = toys.model().to(dtype), toys.data()
-    alone, packed = ([Script(config, base, data) for config in RUNS] for _ in range(2))
+    alone = [Script(config, base, data) for config in RUNS]
+    packed = [Script(config, base, data, above=dtype == torch.float32) for config in RUNS]
     for _ in range(30):
         for script in alone:
             done = script.waits.alone()
@@ -68,3 +73,55 @@ def test_thirty_steps_together_are_those_of_each_alone(dtype: torch.dtype, toler
         assert one.losses[-1] != one.losses[0]
         for name, weight in other.trained().items():
             torch.testing.assert_close(weight, one.trained()[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, data, packer = toys.model(), toys.data(), Packer()
+    configs = [config.but(accumulation=3, batch_size=6) for config in RUNS[:4]]
+    alone, packed = ([Script(config, base, data) for config in configs] for _ in range(2))
+    whole, sizes = packing._losses, []
+
+    def short_of_memory(steps: Sequence[Step], *rest: Any) -> list[Tensor]:
+        losses = whole(steps, *rest)
+        sizes.append(len(steps))
+        if len(sizes) == 2:  # when the gradients of the first part of each batch are there
+            raise torch.OutOfMemoryError
+        return losses
+
+    monkeypatch.setattr(packing, "_losses", short_of_memory)
+    for _ in range(2):
+        for script, done in zip(packed, packer.take([script.waits for script in packed]), strict=True):
+            assert isinstance(done, Done)
+            script.took(done)
+    assert sizes == [4, 4, *[2] * 12]
+    for one, other in zip(alone, packed, strict=True):
+        for _ in range(2):
+            done = one.waits.alone()
+            assert isinstance(done, Done)
+            one.took(done)
+        assert other.losses == pytest.approx(one.losses, rel=1e-5)
+
+
+def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
+    base, data = toys.model(), toys.data()
+    one, other = Script(LORA, base, data), Script(LORA.but(lr=1e30, seed=2), base, data)
+    for _ in range(3):
+        done, broken = step_together([one.waits, other.waits])
+        assert isinstance(done, Done)
+        one.took(done)
+        if isinstance(broken, Done):
+            other.took(broken)
+    assert isinstance(broken, DivergedError)
+
+
+def test_the_base_is_as_it_was() -> None:
+    base, data = toys.model(), toys.data()
+    before = digest(base)
+    scripts = [Script(config, base, data) for config in RUNS]
+    for _ in range(2):
+        for script, done in zip(scripts, step_together([script.waits for script in scripts]), strict=True):
+            assert isinstance(done, Done)
+            script.took(done)
+    for adapter in ("full", "freeze", "last-linear", "lora"):
+        list(train(toys.RUN.but(adapter=adapter, epochs=1, task="sst"), base, data))
+    assert digest(base) == before
