@@ -213,9 +213,9 @@ def step_together(steps: Sequence[Step]) -> list[Done | Exception]:
 def _gradients(steps: Sequence[Step]) -> list[float]:
     """Add up the gradients of each run's mean loss over its batch; return the sums of the losses."""
     totals = [torch.zeros((), device=step.run.device) for step in steps]
-    parts = [step.run.micros(step.batch) for step in steps]
+    parts = [[micro for micro in step.run.micros(step.batch) if len(micro)] for step in steps]
     for number in range(max(map(len, parts))):
-        now = [place for place, micros in enumerate(parts) if number < len(micros) and len(micros[number])]
+        now = [place for place, micros in enumerate(parts) if number < len(micros)]
         losses = _losses([steps[place] for place in now], [parts[place][number] for place in now], number)
         weights = [steps[place].run.weight(steps[place].batch) for place in now]
         torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()

@@ -93,7 +93,8 @@ def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatc
         for script, done in zip(packed, packer.take([script.waits for script in packed]), strict=True):
             assert isinstance(done, Done)
             script.took(done)
-    assert sizes == [4, 4, *[2] * 12]
+    assert sizes[:2] == [4, 4]
+    assert max(sizes[2:]) == 2
     for one, other in zip(alone, packed, strict=True):
         for _ in range(2):
             done = one.waits.alone()
