@@ -34,6 +34,7 @@ from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
+from gpt2core.timing import spent
 
 RECENT = 10  # steps whose mean loss is watched
 EXPLODED = 2  # times the loss of a guess, from which on a run is given up
@@ -59,6 +60,7 @@ class EpochReport:
     metrics: dict[str, float]
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
     notes: list[str] = field(default_factory=list)  # what happened before it that a person should know
+    seconds: dict[str, float] = field(default_factory=dict)  # by part of the work, since the report before
 
 
 def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
@@ -163,6 +165,7 @@ def loop(
     config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None, workers: Workers = ALONE
 ) -> Events[EpochReport]:
     """The run that `train` describes, step by step; raise as it does."""
+    started = time.perf_counter()
     run = Run(config, base, data, workers)
     run.start_above()
     notes: list[str] = []
@@ -170,26 +173,22 @@ def loop(
     if folder:
         writes = workers.rank == 0
         history = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
+    seconds = {"data": time.perf_counter() - started}
     for past in history:
         yield replace(_reported_again(past), notes=notes)
         notes = []
-    task = run.task
     for epoch in range(len(history) + 1, config.epochs + 1):
         trained = yield from run.epoch(epoch)
-        started = time.perf_counter()
-        run.model.train(False)  # scores are without dropout
-        step = int(run.first_steps[epoch])
-        evaluation = run.evaluate(step=step)
-        metrics = {**trained, "eval_seconds": time.perf_counter() - started, **evaluation.metrics}
-        if "train_loss" in metrics and "dev_perplexity" in metrics:
-            metrics["train_perplexity"] = perplexity(metrics["train_loss"])
-        report = EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, notes=notes)
-        notes = []
+        report = replace(run.judged(epoch, trained), notes=notes)
+        seconds |= report.seconds
         if folder and workers.rank == 0:
-            best = _best(history, metrics, task.objective, task.direction)
+            started = time.perf_counter()
+            best = _best(history, report.metrics, run.task.objective, run.task.direction)
             history.append(_record(report) | {"best": best})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
-        yield report
+            seconds["checkpoint"] = time.perf_counter() - started
+        yield replace(report, seconds=seconds)
+        notes, seconds = [], {}
 
 
 def _record(report: EpochReport) -> dict[str, Any]:
@@ -305,6 +304,19 @@ class Run:
         if self.device.type != "cuda":
             return {}
         return {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
+
+    def judged(self, epoch: int, trained: dict[str, float]) -> EpochReport:
+        """The report of an epoch that gave `trained`; raise DivergedError."""
+        started, generated = time.perf_counter(), spent("generate")
+        self.model.train(False)  # scores are without dropout
+        step = int(self.first_steps[epoch])
+        evaluation = self.evaluate(step=step)
+        evaluated, generated = time.perf_counter() - started, spent("generate") - generated
+        metrics = {**trained, "eval_seconds": evaluated, **evaluation.metrics}
+        if "train_loss" in metrics and "dev_perplexity" in metrics:
+            metrics["train_perplexity"] = perplexity(metrics["train_loss"])
+        parts = {"train": trained.get("train_seconds", 0.0), "evaluate": evaluated - generated, "generate": generated}
+        return EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, seconds=parts)
 
     def evaluate(self, *, step: int) -> Evaluation:
         """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""

@@ -36,6 +36,7 @@ class Options:
     workers_per_trial: int
     gpus_per_worker: float | None
     pack: str
+    trace: bool
     resume: str
     plan_only: bool
     final_test: bool
@@ -109,6 +110,11 @@ def _resources(p: Group) -> None:
         default="auto",
         metavar="auto|off|K",
         help="trials that share a process, and a forward pass where they are of LoRA (auto: 4 on GPUs, else off)",
+    )
+    p.add_argument(
+        "--trace",
+        action="store_true",
+        help="write a trace of some steps of each trial, trace.json.gz beside its checkpoints",
     )
     p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
@@ -225,6 +231,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         workers_per_trial=o.workers_per_trial,
         gpus_per_worker=o.gpus_per_worker,
         pack=pack(o.pack),
+        trace=o.trace,
         resume=o.resume,
         plan_only=o.plan,
         final_test=o.final_test,

@@ -10,6 +10,8 @@ where the trial ended badly.
 """
 
 import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ class TrialSpec:
     concurrent: int = 1  # trials of this shape at once
     pack: int = 1  # trials that share a process, and what is said above of a trial
     process: str | None = None  # the name of that process, where there are several trials to it
+    trace: bool = False  # whether some of its steps are traced into `trace.json.gz` in its folder
 
     @property
     def grouped(self) -> bool:
@@ -89,9 +92,11 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     from gpt2core.checkpoints import adopt
     from gpt2core.memory import process_memory_gb, release_memory
     from gpt2core.tasks import TASKS
+    from gpt2core.tracing import traced
     from gpt2core.training import Step, Workers, answered, loop
     from trainables import warm
 
+    began = time.time()
     torch.set_num_threads(spec.cpus_per_worker)
     release_memory()  # of the trial before this one in a warm process
     objective = TASKS[spec.run.task].objective
@@ -99,9 +104,12 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     failure = None
     try:
         base, data = warm.inputs(spec.run)
+        before = {"data": time.time() - began}
         if spec.parent is not None and rank == 0:
             adopt(Path(spec.parent), Path(spec.folder), spec.run)
         run = loop(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size))
+        if spec.trace and rank == 0:
+            run = traced(run, Path(spec.folder) / "trace.json.gz")
         report = answered(run, None)
         while report is not None:
             if isinstance(report, Step):
@@ -118,7 +126,10 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
                 "tables": report.evaluation.tables,
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
                 "notes": report.notes,
+                "seconds": dict(Counter(before) + Counter(report.seconds)),
+                "began": began,
             }
+            before = {}
             if epoch == spec.until:
                 return
             report = answered(run, None)

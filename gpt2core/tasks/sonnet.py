@@ -16,6 +16,7 @@ from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
 from gpt2core.metrics.form import form
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
+from gpt2core.timing import spending
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -45,7 +46,8 @@ class Sonnet(LanguageTask):
         loss = float(mean_loss(loss_statistics(self, model, data, config, split).sum(axis=0)))
         gold = data.splits[split].texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
-        written = continuations(model, data.tokenizer, given, config)
+        with spending("generate"):
+            written = continuations(model, data.tokenizer, given, config)
         statistics = np.stack([sentence_statistics(texts, references) for texts in written])
         found = interval(statistics, self.score)
         lengths = [

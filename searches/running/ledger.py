@@ -46,6 +46,7 @@ class Trial:
     reason: str | None = None
     stopped_at: int | None = None
     reports: dict[int, Event] = field(default_factory=dict)  # by epoch
+    proposed: float | None = None  # time at which it was
 
     @property
     def counted(self) -> dict[int, Event]:
@@ -111,7 +112,7 @@ class State:
             case "candidates":
                 self.pairs[event["name"]] = event["made"]
             case "proposed":
-                trial = Trial(**event["trial"])
+                trial = Trial(**event["trial"], proposed=event.get("time"))
                 self.trials[trial.name] = trial
                 if trial.of is None and trial.origin != CLONE:
                     self.searched.append(trial)

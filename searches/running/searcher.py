@@ -152,4 +152,6 @@ def report_event(trial: Trial, result: dict[str, Any]) -> Event:
         "samples": result.get("samples", []),
         "tables": part("tables"),
         "data": part("data"),
+        "seconds": part("seconds"),
+        "began": result.get("began"),
     }

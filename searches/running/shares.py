@@ -32,12 +32,21 @@ def share(options: Options, folder: Path, cpus: int, gpus: float) -> TrialSpec:
         cpus_per_worker=max(1, cpus // (processes * workers)),
         concurrent=min(processes * pack, options.max_concurrent or processes * pack),
         pack=pack,
+        trace=options.trace,
     )
 
 
 def _packed(options: Options, gpu: bool) -> int:
     """Trials that share a process; raise ConfigError where a trial is to have several."""
-    if options.pack == "off" or (options.pack == "auto" and (options.workers_per_trial > 1 or not gpu)):
+    if options.trace and options.pack not in ("auto", "off"):
+        raise ConfigError(
+            f"The value of `--pack` is {options.pack}, but with --trace it must be off: a process traces one trial at a time"
+        )
+    if (
+        options.trace
+        or options.pack == "off"
+        or (options.pack == "auto" and (options.workers_per_trial > 1 or not gpu))
+    ):
         return 1
     if options.workers_per_trial > 1:
         raise ConfigError(

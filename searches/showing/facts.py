@@ -12,6 +12,17 @@ from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
 from searches.words import command_text, count
 
+#: Parts of a trial's time, and what is in them.
+PARTS = {
+    "start": "until its process has its imports",
+    "data": "model, tokens, what a frozen part makes of them",
+    "train": "optimizer steps",
+    "evaluate": "scores, without what follows",
+    "generate": "texts that are scored",
+    "checkpoint": "weights and optimizer on the disk",
+    "report": "reports on their way, and turns that others have",
+}
+
 SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
 
 
@@ -24,6 +35,7 @@ def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, 
         "task": plan.task,
         "smoke": "--smoke" in options.argv,
         "space": {key: _domain(domain) | {"role": _role(plan, key)} for key, domain in plan.space.items()},
+        "time": time_by_part(state),
         "samples": {name: _samples(plan, state, name) for name in dict.fromkeys(filter(None, names))},
         "pairs": {name: _made(made) for name, made in state.pairs.items()},
         "environment": state.environment,
@@ -61,6 +73,20 @@ def cluster(resources: Mapping[str, float]) -> dict[str, str]:
     kinds = [key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")]
     gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(kinds)})" if kinds else "")
     return {"cluster": f"{count(len(nodes), 'node')}, {count(int(resources.get('CPU', 0)), 'CPU')}, {gpus}"}
+
+
+def time_by_part(state: State) -> dict[str, float]:
+    """Seconds of all trials together by part, from when each was proposed to its end."""
+    parts = dict.fromkeys(PARTS, 0.0)
+    for trial in state.trials.values():
+        reports = [report for _, report in sorted(trial.reports.items()) if report.get("began")]
+        if reports and trial.proposed is not None:
+            parts["start"] += max(0.0, reports[0]["began"] - trial.proposed)
+        for report in reports:
+            for part, seconds in report["seconds"].items():
+                parts[part] += seconds
+    parts["report"] = max(0.0, sum(state.clock.trials.values()) - sum(parts.values()))
+    return parts
 
 
 def _made(made: Mapping[str, Any]) -> dict[str, Any]:

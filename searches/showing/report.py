@@ -20,6 +20,7 @@ from searches.showing.report_tables import (
     plan_grid,
     replicates_grid,
     space_grid,
+    time_grid,
     trials_grid,
 )
 from searches.words import count
@@ -81,6 +82,7 @@ def view(summary: Summary) -> dict[str, Any]:
             "failures": failures_grid(summary),
             "cost": cost_grid(summary),
             "plan": plan_grid(summary),
+            "time": time_grid(summary),
             "pairs": pairs_grid(summary),
             "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
         },

@@ -7,6 +7,7 @@ from typing import Any
 
 from searches.planning.plan_table import number_text
 from searches.running.ledger import BAD
+from searches.showing.facts import PARTS
 from searches.showing.screen import COLUMNS
 from searches.words import point_text, value_text
 
@@ -156,6 +157,20 @@ def cost_grid(summary: Summary) -> Grid:
     """What the search took."""
     rows = [[_words(key), _plain(value)] for key, value in spent_numbers(summary).items()]
     return Grid(caption="What it took", headings=["", "fact"], rows=rows, numbers=frozenset({1}))
+
+
+def time_grid(summary: Summary) -> Grid | None:
+    """Where the time of the trials went; None where none was reported."""
+    parts = summary.get("time") or {}
+    total = sum(parts.values())
+    if not total:
+        return None
+    return Grid(
+        caption="Where the time of the trials went",
+        headings=["part", "seconds", "share", "what it is"],
+        rows=[[part, _plain(s), f"{100 * s / total:.1f}%", PARTS.get(part, "")] for part, s in parts.items()],
+        numbers=frozenset({1, 2}),
+    )
 
 
 def plan_grid(summary: Summary) -> Grid | None:

@@ -139,6 +139,10 @@ def show(summary: dict[str, Any], console: Console) -> None:
         )
     counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
     console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
+    total = sum(summary["time"].values())
+    if total:
+        shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary["time"].items())
+        console.print(f"Time of the trials: {shares}", markup=False, highlight=False)
     show_fact(summary, console)
     console.print(f"Model: {summary['model']}", markup=False, highlight=False)
     console.print(f"Data: {summary['data'].get('data')}", markup=False, highlight=False, soft_wrap=True)

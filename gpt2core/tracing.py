@@ -1,0 +1,35 @@
+"""What a run's first steps do, operation by operation: a trace that https://ui.perfetto.dev and chrome://tracing open."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from torch.profiler import profile, schedule
+
+from gpt2core.files import atomic_path
+from gpt2core.training import Events, Step, answered
+
+BEFORE, STEPS = 2, 3  # steps that are passed over, for the first ones are not like the rest, and steps that are traced
+
+R = TypeVar("R")
+
+
+def traced(events: Events[R], path: Path) -> Events[R]:
+    """The same run; a trace of some of its steps is written to `path`. One run of a process can be traced at a time."""
+
+    def write(found: profile) -> None:
+        with atomic_path(path) as part:
+            packed = part.with_name(f"{part.name}.gz")  # by whose end the profiler knows
+            found.export_chrome_trace(str(packed))
+            packed.replace(part)
+
+    order = schedule(wait=BEFORE - 1, warmup=1, active=STEPS, repeat=1)
+    with profile(schedule=order, on_trace_ready=write, record_shapes=True) as tracer:
+        event, left = answered(events, None), BEFORE + STEPS
+        while event is not None and left:
+            answer = yield event
+            if isinstance(event, Step):
+                tracer.step()
+                left -= 1
+            event = answered(events, answer)
+    while event is not None:
+        event = answered(events, (yield event))
