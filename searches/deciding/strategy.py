@@ -6,6 +6,7 @@ trial is settled when it has ended and its stopping rule has nothing more to say
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +46,9 @@ class Strategy:
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.profile.trials
         self.distributions = {key: distribution(domain) for key, domain in plan.space.items()}
-        self.points = points(plan)
+        finite = points(plan)
+        self.points = None if finite is None else deque(finite)  # known ones are dropped as they come to the front
+        self.known = {identity(RunConfig.of(trial.run)) for trial in ledger.state.searched}
         self.stopping: list[Trial] = []  # what the last report has ended
         self.settled = 0  # leading trials of the search that are
         self.exhausted = False  # whether all points of the space have had a trial
@@ -138,19 +141,20 @@ class Strategy:
             run = self.plan.config(member.point)
             name = f"{number:04d}"
             return self._record(name, member.point, run, "population", parent=member.parent, until=member.until)
-        known = {identity(RunConfig.of(trial.run)) for trial in trials}
         first = self.plan.first_points()
         if number < len(first):
             self.study.enqueue_trial(first[number], skip_if_exists=True)
         for attempt in range(ATTEMPTS):
             if self.points is not None and number >= len(first) and (attempt or self.plan.method.sampler == "grid"):
-                untried = next((point for point in self.points if identity(self.plan.config(point)) not in known), None)
-                if untried is None:
+                while self.points and identity(self.plan.config(self.points[0])) in self.known:
+                    self.points.popleft()
+                if not self.points:
                     return None
-                self.study.enqueue_trial(untried)
+                self.study.enqueue_trial(self.points[0])
             asked = self._ask(number, attempt)
             run = self.plan.config(asked.params)
-            if identity(run) not in known:
+            if identity(run) not in self.known:
+                self.known.add(identity(run))
                 until = self.population.until(number) if self.population else None
                 origin = _origin(asked.params, self.plan)
                 return self._record(f"{number:04d}", asked.params, run, origin, optuna=asked.number, until=until)
