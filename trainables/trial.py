@@ -17,6 +17,9 @@ from typing import Any
 from gpt2core.config import RunConfig
 from trainables.failures import failure_of
 
+#: A Tune function, and what Tune reserves for each trial that it runs.
+Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
+
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -149,8 +152,8 @@ def _group_worker(config: dict[str, Any]) -> None:
         train.report(payload)
 
 
-def trainable(spec: TrialSpec) -> tuple[Callable[[dict[str, Any]], None], dict[str, float]]:
-    """Return the executor for trials of this shape and the resources that Tune reserves for each."""
+def trainable(spec: TrialSpec) -> Executor:
+    """Return the executor for trials of this shape."""
     if spec.grouped:
         return group_trial, {
             "memory": 1
