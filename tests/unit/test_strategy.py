@@ -169,11 +169,12 @@ def test_what_a_study_has_lost_is_made_again_from_the_ledger(opened: Open, tmp_p
     journal = tmp_path / "optuna.journal"
     if lost is None:
         journal.unlink()
-    else:  # its last lines, within a point or what was told of one
+    else:  # its last lines: a part of a point, and of the point before it
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-lost]))
     strategy = opened(plan)
     simulate(strategy, curves(2), workers=2)
     assert what_it_did(strategy) == what_it_did(undisturbed)
+    assert [trial.params for trial in strategy.study.trials] == [t.point for t in strategy.ledger.state.searched]
 
 
 class KilledError(Exception):
