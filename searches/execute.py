@@ -56,7 +56,7 @@ from searches.words import command_text
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.packs import Packs
 from trainables.tracking import default_address
-from trainables.trial import RESTARTS, TrialSpec, trainable
+from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
 from trainables.warm import task_data
 
 
@@ -92,7 +92,7 @@ def execute(options: Options, console: Console) -> int:
             note_plan(options, ledger, spec, console)
             make_pairs(options, ledger, spec, console)
             with screen:
-                run_tune(options, ledger, spec, folder, screen.say, Faults(heart, tracker.warn))
+                run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
             if options.final_test:
                 final_test(plan, ledger, spec, str(folder / "trials"))
         status = "FINISHED"
@@ -207,11 +207,17 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
 
 
 def run_tune(
-    options: Options, ledger: Ledger, spec: TrialSpec, folder: Path, say: Callable[[str], None], faults: Faults
+    options: Options,
+    ledger: Ledger,
+    spec: TrialSpec,
+    executor: Executor,
+    folder: Path,
+    say: Callable[[str], None],
+    faults: Faults,
 ) -> None:
     """Let Tune run the trials that the searcher proposes."""
     plan = options.plan
-    function, resources = trainable(spec)
+    function, resources = executor
     scratch = folder / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
     budget = BudgetStopper(options.budget, plan, ledger)

@@ -23,6 +23,9 @@ from trainables.failures import failure_of
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.training import Events
 
+#: A Tune function, and what Tune reserves for each trial that it runs.
+Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
+
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -202,8 +205,8 @@ def packed_trial(config: dict[str, Any]) -> None:
         tune.report(payload)
 
 
-def trainable(spec: TrialSpec) -> tuple[Callable[[dict[str, Any]], None], dict[str, float]]:
-    """Return the executor for trials of this shape and the resources that Tune reserves for each."""
+def trainable(spec: TrialSpec) -> Executor:
+    """Return the executor for trials of this shape."""
     if spec.grouped or spec.pack > 1:
         # A byte: others reserve the CPUs, and a share of one here would leave too few.
         return (group_trial if spec.grouped else packed_trial), {"memory": 1}

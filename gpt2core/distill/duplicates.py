@@ -4,9 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from datasketch import MinHash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gpt2core.distill.text import words
 
@@ -27,6 +24,8 @@ def bands(sentence1s: Sequence[str], sentence2s: Sequence[str]) -> np.ndarray:
     keys with its sentences swapped. Sets of Jaccard similarity s share a key with probability 1 - (1 - s^8)^16: 0.06 at
     s = 0.5, 0.61 at 0.7, 0.95 at 0.8, 1.00 at 0.9. Keys are the same in every process and on every machine.
     """
+    from datasketch import MinHash  # it brings most of SciPy, nearly a second, to every process that knows the tasks
+
     keys = np.empty((len(sentence1s), BANDS), dtype=np.uint64)
     shingles = (_shingles(*pair) for pair in zip(sentence1s, sentence2s, strict=True))
     sketches = MinHash.generator(shingles, num_perm=BANDS * ROWS, seed=_SEED, scheme="affine32")
@@ -78,5 +77,8 @@ def components(count: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return the number (count,) of each node's connected component; edge e joins nodes starts[e] and ends[e]."""
     if not count:
         return np.zeros(0, dtype=np.int64)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(count, count))
     return np.asarray(connected_components(graph.tocsr(), directed=False)[1], dtype=np.int64)

@@ -6,6 +6,7 @@ trial is settled when it has ended and its stopping rule has nothing more to say
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -45,7 +47,9 @@ class Strategy:
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.profile.trials
         self.distributions = {key: distribution(domain) for key, domain in plan.space.items()}
-        self.points = points(plan)
+        finite = points(plan)
+        self.points = None if finite is None else deque(finite)  # known ones are dropped as they come to the front
+        self.known = {identity(RunConfig.of(trial.run)) for trial in ledger.state.searched}
         self.stopping: list[Trial] = []  # what the last report has ended
         self.settled = 0  # leading trials of the search that are
         self.exhausted = False  # whether all points of the space have had a trial
@@ -138,19 +142,20 @@ class Strategy:
             run = self.plan.config(member.point)
             name = f"{number:04d}"
             return self._record(name, member.point, run, "population", parent=member.parent, until=member.until)
-        known = {identity(RunConfig.of(trial.run)) for trial in trials}
         first = self.plan.first_points()
         if number < len(first):
             self.study.enqueue_trial(first[number], skip_if_exists=True)
         for attempt in range(ATTEMPTS):
             if self.points is not None and number >= len(first) and (attempt or self.plan.method.sampler == "grid"):
-                untried = next((point for point in self.points if identity(self.plan.config(point)) not in known), None)
-                if untried is None:
+                while self.points and identity(self.plan.config(self.points[0])) in self.known:
+                    self.points.popleft()
+                if not self.points:
                     return None
-                self.study.enqueue_trial(untried)
+                self.study.enqueue_trial(self.points[0])
             asked = self._ask(number, attempt)
             run = self.plan.config(asked.params)
-            if identity(run) not in known:
+            if identity(run) not in self.known:
+                self.known.add(identity(run))
                 until = self.population.until(number) if self.population else None
                 origin = _origin(asked.params, self.plan)
                 return self._record(f"{number:04d}", asked.params, run, origin, optuna=asked.number, until=until)
@@ -159,9 +164,16 @@ class Strategy:
         return None
 
     def _restore(self) -> None:
-        """Give a study that was lost the trials of the ledger back, under the numbers that they had."""
+        """Give a study the trials of the ledger back that it has lost, under the numbers that they had, or a part of."""
         noted = {trial.optuna: trial for trial in self.ledger.state.searched if trial.optuna is not None}
-        for number in range(len(self.study.get_trials(deepcopy=False)), max(noted, default=-1) + 1):
+        kept = self.study.get_trials(deepcopy=False)
+        for asked in kept:
+            whole = noted[asked.number].point if asked.number in noted else {}
+            for key in [] if asked.state.is_finished() else whole.keys() - asked.params.keys():
+                domain = self.distributions[key]
+                value = domain.to_internal_repr(whole[key])
+                self.study._storage.set_trial_param(asked._trial_id, key, value, domain)
+        for number in range(len(kept), max(noted, default=-1) + 1):
             known = noted.get(number)
             state = TrialState.RUNNING if known else TrialState.FAIL
             params, space = (known.point, self.distributions) if known else ({}, {})
@@ -255,13 +267,26 @@ def finalists(state: State, plan: Plan) -> list[str]:
     return [*best, baseline.name] if best and baseline is not None and scored else []
 
 
+class Journal(JournalFileBackend):
+    """Optuna's journal without its flush to the disk for each value of a point, which took most of a proposal's time.
+
+    It outlives this process all the same, and what a machine that goes down loses of it, the ledger gives back.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write in one piece."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        with get_lock_file(self._lock), Path(self._file_path).open("ab") as file:
+            file.write("".join(lines).encode())
+
+
 def open_study(name: str, storage_path: Path, plan: Plan) -> optuna.Study:
     """Open the Optuna study of a search, whose journal file outlives the driver; `optuna-dashboard` opens it too."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A driver that was killed may have left its lock, and Optuna would wait half a minute for it; the ledger's own lock says
     # that no other driver is there.
     storage_path.with_name(f"{storage_path.name}.lock").unlink(missing_ok=True)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(storage_path)))
+    storage = optuna.storages.JournalStorage(Journal(str(storage_path)))
     return new_study(name, storage, plan)
 
 

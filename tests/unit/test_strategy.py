@@ -159,16 +159,22 @@ def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(method: Meth
     assert what_it_did(strategy) == expected
 
 
-def test_a_study_that_was_lost_is_made_again_from_the_ledger(opened: Open, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [1, 3, 7, None])
+def test_what_a_study_has_lost_is_made_again_from_the_ledger(opened: Open, tmp_path: Path, lost: int | None) -> None:
     plan = plan_of(10, replicates=0)
     undisturbed = in_memory(plan)
     simulate(undisturbed, curves(0), workers=2)
     with pytest.raises(KilledError):
         simulate(opened(plan), killed(curves(1), after=60), workers=2)
-    (tmp_path / "optuna.journal").unlink()
+    journal = tmp_path / "optuna.journal"
+    if lost is None:
+        journal.unlink()
+    else:  # its last lines: a part of a point, and of the point before it
+        journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-lost]))
     strategy = opened(plan)
     simulate(strategy, curves(2), workers=2)
     assert what_it_did(strategy) == what_it_did(undisturbed)
+    assert [trial.params for trial in strategy.study.trials] == [t.point for t in strategy.ledger.state.searched]
 
 
 class KilledError(Exception):

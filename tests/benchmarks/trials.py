@@ -1,0 +1,121 @@
+"""What a search costs beside its training: trials that report at once, beside Ray Tune alone: python -m tests.benchmarks.trials.
+
+Here are this project's searcher, scheduler, ledger (on the disk before a trial goes on), Optuna's journal and callbacks, as a
+search has them; beside it Tune with its stock searchers and scheduler, which keep nothing of that. Both run the same function, as
+often, with samplers of the same kind, two at once in processes that stay; neither writes Tune's own logs of results. What is
+measured is the time from the report of the first trial to that of the last, over the trials in between: no start, no end.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster.connect import connect
+from searches.execute import run_tune
+from searches.lora_rank import SEARCH
+from searches.options import Options, parse
+from searches.running.failures import Faults
+from searches.running.ledger import COMPLETED, Ledger
+from searches.running.shares import share
+from tests.benchmarks.compare import Comparison, differs, show
+from trainables.heartbeat import Heartbeat
+
+AT_ONCE = 2
+OBJECTIVE = "chrf_continuation"
+SAMPLERS = ("random", "tpe")
+
+
+def at_once(config: dict[str, Any]) -> None:
+    """A trial without training: one report, of a score that the learning rate decides."""
+    run = config["spec"]["run"] if "spec" in config else config
+    score = 30 + run["lr"]
+    tune.report({"epoch": 1, "objective": score, "metrics": {OBJECTIVE: score, "now": time.time()}})
+
+
+def each(times: Sequence[float], trials: int) -> float:
+    """Milliseconds from one trial to the next, by the times of their reports; ends the benchmark where one is missing."""
+    if len(times) != trials:
+        raise differs(f"{trials} trials")
+    return 1e3 * (max(times) - min(times)) / (trials - 1)
+
+
+def ours(trials: int, sampler: str) -> float:
+    """Milliseconds a trial of a search of this project."""
+    with tempfile.TemporaryDirectory() as storage:
+        options = options_of(trials, sampler, storage)
+        folder = Path(storage)
+        spec = share(options, folder, AT_ONCE, 0)
+        with closing(Ledger(folder / "ledger.jsonl")) as ledger:
+            run_tune(options, ledger, spec, (at_once, {"cpu": 1}), folder, print, Faults(Heartbeat(), print))
+            completed = [trial for trial in ledger.state.searched if trial.status == COMPLETED]
+    return each([trial.reports[1]["metrics"]["now"] for trial in completed], trials)
+
+
+def options_of(trials: int, sampler: str, storage: str) -> Options:
+    """The flags of the search."""
+    method = ["--sampler", sampler, "--scheduler", "asha", "--set", "epochs=1", "--replicates", "0"]
+    return parse(SEARCH, ["--trials", str(trials), "--max-concurrent", str(AT_ONCE), "--storage", storage, *method])
+
+
+def theirs(trials: int, sampler: str) -> float:
+    """Milliseconds a trial of Tune alone, over the same space."""
+    space: dict[str, Any] = {
+        "rank": tune.choice([4, 8, 16, 32]),
+        "lr": tune.loguniform(1e-5, 3e-2),
+        "alpha": tune.choice(["32", "r", "2r"]),
+        "batch_size": tune.choice([4, 8, 16]),
+    }
+    goal = {"metric": "objective", "mode": "max"}
+    with tempfile.TemporaryDirectory() as storage:
+        tuner = tune.Tuner(
+            tune.with_resources(at_once, {"cpu": 1}),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(**goal) if sampler == "tpe" else None,
+                scheduler=ASHAScheduler(**goal),
+                num_samples=trials,
+                max_concurrent_trials=AT_ONCE,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="tune", storage_path=storage, verbose=0),
+        )
+        found = tuner.fit()
+    return each([result.metrics["metrics"]["now"] for result in found if result.metrics], trials)
+
+
+def comparison(trials: int, sampler: str) -> Comparison:
+    """One number of trials, by one sampler."""
+    ways: list[Callable[[], float]] = [partial(way, trials, sampler) for way in (ours, theirs)]
+    return Comparison(
+        what=f"{trials:,} trials, {sampler}",
+        peer=f"Ray Tune alone, {'OptunaSearch' if sampler == 'tpe' else 'random search'}, ASHA",
+        ours=ways[0],
+        theirs=ways[1],
+        reach=1,
+        unit="ms a trial",
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 300], help="1000 10000 takes half an hour")
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
+    parser.add_argument("--repeats", type=int, default=1)
+    chosen = parser.parse_args()
+    connect()
+    rows = [comparison(trials, sampler) for sampler in chosen.samplers for trials in chosen.trials]
+    show("what a trial costs beside its training", rows, chosen.repeats, warm=False)
+
+
+if __name__ == "__main__":
+    main()
