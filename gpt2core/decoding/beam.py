@@ -47,11 +47,11 @@ def beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
     done = torch.zeros_like(first, dtype=torch.bool)
     hidden = batch.hidden[:, -1].repeat_interleave(beams, dim=0)
     for step, end in enumerate(range(batch.width, batch.tokens.shape[1])):
-        logits = model.logits(hidden).float() / columns["temperature"]
+        logits = model.logits(hidden).float().div_(columns["temperature"])
         seen = live.tokens[..., :end].flatten(0, 1)
         next_scores = penalise(logits.log_softmax(dim=-1), seen, columns).view(rows, beams, -1)
         # Twice as many as beams: even if half of them end, enough go on.
-        scores, index = (live.scores[..., None] + next_scores).flatten(1).topk(2 * beams, dim=-1)
+        scores, index = next_scores.add_(live.scores[..., None]).flatten(1).topk(2 * beams, dim=-1)
         parents, token = first + index // vocabulary, index % vocabulary
         candidates = _Beams(scores, live.tokens.flatten(0, 1)[parents])
         candidates.tokens[..., end] = token

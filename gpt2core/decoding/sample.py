@@ -14,6 +14,10 @@ from gpt2core.decoding.stop import Stop
 from gpt2core.model import GPT2
 
 LEAVING = 16  # rows that are done leave the batch when there are so many of them, or when they are half of it
+TOGETHER = 2**20  # probabilities that are filtered at once: so many stay in a processor's cache
+
+#: A strategy, places of rows that it is for, and their parameters.
+Part = tuple[str, Tensor, Columns]
 
 
 def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = None, stop: Stop | None = None) -> Tensor:
@@ -26,15 +30,13 @@ def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = Non
     draws = torch.from_numpy(np.stack(streams)).to(tokens.device)
     rows = torch.arange(len(tokens), device=tokens.device)  # those still in the batch
     alive = torch.ones_like(rows, dtype=torch.bool)
-    filters = _filters(batch, rows)
+    parts = _parts(batch, rows, columns, model.config.vocab_size)
     hidden = batch.hidden[:, -1]
     for step, end in enumerate(range(batch.width, tokens.shape[1])):
         scores = penalise(model.logits(hidden).float(), tokens[rows, :end], columns, suppress)
-        probabilities = scores.div_(columns["temperature"]).softmax(dim=-1)
-        token = draw(_kept(probabilities, columns, filters), draws[rows, step])
+        token, surprise = _drawn(scores, draws[rows, step], columns, parts)
         tokens[rows, end] = token.where(alive, model.config.vocab_size)
-        columns["drawn"] = columns["drawn"] + 1
-        columns["surprise"] = columns["surprise"] - probabilities.gather(-1, token[:, None]).log2()
+        columns |= {"drawn": columns["drawn"] + 1, "surprise": columns["surprise"] + surprise}
         alive &= (token != eos) & (step + 1 < batch.limits[rows])
         if stop is not None:
             alive &= ~stop.ended(tokens[rows, batch.width : end + 1], alive)
@@ -45,28 +47,32 @@ def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = Non
             stay = cache.keep(alive)
             rows, token, alive = rows[stay], token[stay], alive[stay]
             columns = {key: column[stay] for key, column in columns.items()}
-            filters = _filters(batch, rows)
+            parts = _parts(batch, rows, columns, model.config.vocab_size)
         hidden = model(token[:, None], None, cache)[:, -1]
     new = tokens[:, batch.width :]
     return new.where(new < model.config.vocab_size, eos)
 
 
-def _filters(batch: Batch, rows: Tensor) -> list[tuple[str, Tensor]]:
-    """The filters in use, each with the places among `rows` that it is for."""
+def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:
+    """The rows of each strategy, no more of them in a part than are filtered at once."""
     names = [batch.requests[row].config.strategy for row in rows.tolist()]
-    groups = {name: [place for place, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
-    return [(name, torch.tensor(places, device=rows.device)) for name, places in groups.items()]
+    size = max(1, TOGETHER // vocabulary)
+    parts: list[Part] = []
+    for name in dict.fromkeys(names):
+        places = torch.tensor([place for place, other in enumerate(names) if other == name], device=rows.device)
+        parts += [(name, part, {key: column[part] for key, column in columns.items()}) for part in places.split(size)]
+    return parts
 
 
-def _kept(probabilities: Tensor, columns: Columns, filters: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """Filter the rows (B, V) of each strategy together."""
-    if len(filters) == 1:
-        return FILTERS[filters[0][0]](probabilities, columns)
-    kept = torch.empty_like(probabilities)
-    for name, places in filters:
-        own = {key: column[places] for key, column in columns.items()}
-        kept[places] = FILTERS[name](probabilities[places], own)
-    return kept
+def _drawn(scores: Tensor, uniform: Tensor, columns: Columns, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+    """Tokens (B,) drawn from logits (B, V) by uniform numbers (B,), and their surprise (B, 1) in bits."""
+    token, surprise = scores.new_empty(len(scores), dtype=torch.long), scores.new_empty(len(scores), 1)
+    for name, places, own in parts:
+        so_far = {key: columns[key][places] for key in ("drawn", "surprise")}
+        probabilities = scores[places].div_(own["temperature"]).softmax(dim=-1)
+        drawn = draw(FILTERS[name](probabilities, {**own, **so_far}), uniform[places])
+        token[places], surprise[places] = drawn, -probabilities.gather(-1, drawn[:, None]).log2()
+    return token, surprise
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
