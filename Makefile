@@ -18,7 +18,7 @@ search: setup
 	$(BIN)/python searches/lora_rank.py $(ARGS)
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

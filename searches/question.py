@@ -83,6 +83,7 @@ SMOKE = Profile(
         "train_examples": 16,
         "dev_examples": 100,
         "pretrain_examples": 16,
+        "pretrain_epochs": 1,
         "max_new_tokens": 24,
         "tau": 0.2,  # of the few pairs of a smoke test, hardly one is a paraphrase
         "min_length_ratio": 0.2,

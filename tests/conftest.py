@@ -9,6 +9,8 @@ import pytest
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(
     OMP_NUM_THREADS="1",
+    OMP_WAIT_POLICY="PASSIVE",  # threads of a trial that wait for each other leave the cores to other tests
+    RAY_worker_niceness="0",  # Ray gives its workers the lowest priority; they would wait for other tests
     RAY_USAGE_STATS_ENABLED="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_DISABLE_SIGINT_HANDLER="1",  # else Tune keeps Ctrl-C for itself after its run

@@ -17,8 +17,7 @@ from tests.runs import ROOT
 
 NAME = "toy"
 PATIENCE = 240  # seconds that anything may take on a busy machine
-#: Ray gives its workers the lowest priority; on a busy machine a test would wait for them.
-ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
 EPOCHS = 4
 SETTINGS = (f"epochs={EPOCHS}", "dev_examples=30")
 

@@ -1,5 +1,6 @@
 """chrF (Popović 2015) by sacrebleu, kept as counts so that any resample of the examples is scored without counting again."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +20,13 @@ def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str]) ->
         raise ValueError(
             f"There are {len(hypotheses)} hypotheses and {len(references)} references, but chrF needs pairs"
         )
-    scorer = CHRF(references=[references])
-    return np.asarray(scorer._extract_corpus_statistics(hypotheses, None), dtype=np.float64)
+    return np.asarray(_scorer(tuple(references))._extract_corpus_statistics(hypotheses, None), dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=8)
+def _scorer(references: tuple[str, ...]) -> CHRF:
+    """A scorer that has counted its references: each evaluation, and each way of the floors, is held against the same."""
+    return CHRF(references=[references])
 
 
 def chrf_from_statistics(statistics: np.ndarray) -> np.ndarray:
