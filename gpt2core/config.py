@@ -244,6 +244,9 @@ class RunConfig(DecodingKeys, PairKeys):
     )
     dev_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many of the dev split is scored
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = (
+        "auto"  # compute blocks twice and keep less; auto: models like gpt2-xl
+    )
 
     # how it is judged, beside the keys of DecodingKeys
     decoder: str = "top-p"
@@ -268,6 +271,11 @@ class RunConfig(DecodingKeys, PairKeys):
         return PRESETS[preset].get(self.adapter, "all") if preset else self.blocks
 
     @property
+    def packs(self) -> bool:
+        """Whether the run only adds to its base: DoRA scales the sum, and PiSSA takes its start off the base."""
+        return self.adapter == "lora" and not self.dora and self.lora_init == "default"
+
+    @property
     def attention_config(self) -> AttentionConfig:
         """The attention part of this run."""
         return AttentionConfig(schedule=self.attention, window=self.attention_window, restart=self.attention_restart)
@@ -286,7 +294,7 @@ class RunConfig(DecodingKeys, PairKeys):
         strategy = self.decoding.resolved().strategy
         read = {*DECODER_READS.get(strategy, DecodingKeys.model_fields), *ALWAYS_READ}
         unread = (*unread, *(set(DecodingKeys.model_fields) - read))
-        values = self.model_dump(exclude=set(unread)) | {"decoder": strategy}
+        values = self.model_dump(exclude={*unread, "gradient_checkpointing"}) | {"decoder": strategy}
         if "blocks" in values:
             values["blocks"] = self.block_spec
         if "alpha" in values:

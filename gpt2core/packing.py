@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpt2core.adapters.lora import ADAPTER
-from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, Attention, Block, Reading
@@ -51,11 +50,6 @@ class Member:
     model: GPT2
     reading: Reading
     stream: Stream
-
-
-def packs(config: RunConfig) -> bool:
-    """Whether a run changes nothing of its base, and adds to it: DoRA scales the sum, PiSSA takes its start off the base."""
-    return config.adapter == "lora" and not config.dora and config.lora_init == "default"
 
 
 def read_together(members: Sequence[Member]) -> list[Tensor]:
@@ -172,7 +166,8 @@ class Packer:
         groups: dict[object, list[int]] = {}
         for place, step in enumerate(steps):
             run = step.run
-            key = (id(run.base), run.config.precision) if packs(run.config) else place
+            packed = run.config.packs and not run.model.recompute
+            key = (id(run.base), run.config.precision) if packed else place
             groups.setdefault(key, []).append(place)
         for places in groups.values():
             found = self._together([steps[place] for place in places])
@@ -198,7 +193,7 @@ class Packer:
 
 
 def step_together(steps: Sequence[Step]) -> list[Done | Exception]:
-    """Take the steps of several runs of one base, each of which `packs`; return what came of each, in their order.
+    """Take the steps of several runs of one base, whose configurations say `packs`; return what came of each, in their order.
 
     The seconds are shared out by the tokens of each. A run that diverges takes nothing from the others.
     """

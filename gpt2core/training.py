@@ -37,6 +37,7 @@ from gpt2core.tasks.base import perplexity
 from gpt2core.timing import spent
 
 RECENT = 10  # steps whose mean loss is watched
+LARGE = 10**9  # parameters from which on activations are computed twice: gpt2-xl has 1.6
 EXPLODED = 2  # times the loss of a guess, from which on a run is given up
 
 
@@ -244,6 +245,9 @@ class Run:
         )
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
         self.model = build(config, base, self.device)
+        self.total = sum(parameter.numel() for parameter in self.model.parameters())
+        wanted = config.gradient_checkpointing
+        self.model.recompute = self.total >= LARGE if wanted == "auto" else wanted
         self.sizes = epoch_sizes(config, len(self.tokens))
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
         self.first_steps = np.cumsum([0, *steps])  # of each epoch; the last is how many there are in all
@@ -259,7 +263,6 @@ class Run:
         # A contrastive loss, where there is one, is that of a choice among the batch.
         self.limit = EXPLODED * self.guess + config.contrastive_weight * math.log(config.batch_size)
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.total = sum(parameter.numel() for parameter in self.model.parameters())
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
             self.loss_sum = DistributedDataParallel(self.loss_sum)

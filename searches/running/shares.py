@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gpt2core.errors import ConfigError
 from searches.options import Options
+from searches.question import Plan
 from trainables.trial import TrialSpec
 
 PACKED = 4  # trials of a pack where nobody says how many
@@ -42,11 +43,8 @@ def _packed(options: Options, gpu: bool) -> int:
         raise ConfigError(
             f"The value of `--pack` is {options.pack}, but with --trace it must be off: a process traces one trial at a time"
         )
-    if (
-        options.trace
-        or options.pack == "off"
-        or (options.pack == "auto" and (options.workers_per_trial > 1 or not gpu))
-    ):
+    fit = gpu and options.workers_per_trial == 1 and _all_pack(options.plan)
+    if options.trace or options.pack == "off" or (options.pack == "auto" and not fit):
         return 1
     if options.workers_per_trial > 1:
         raise ConfigError(
@@ -54,6 +52,12 @@ def _packed(options: Options, gpu: bool) -> int:
             "processes each; leave one of the two flags out"
         )
     return PACKED if options.pack == "auto" else int(options.pack)
+
+
+def _all_pack(plan: Plan) -> bool:
+    """Whether whatever is proposed is of LoRA that packs: other trials would each have weights of their own on the GPU."""
+    deciding = {"adapter", "dora", "lora_init"} & set(plan.space)
+    return not deciding and plan.config(plan.search.baseline).packs
 
 
 def local_share(options: Options, folder: Path) -> TrialSpec:

@@ -11,6 +11,7 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
+from searches.running.shares import share
 
 
 @pytest.mark.parametrize(
@@ -121,3 +122,36 @@ def test_errors_are_of_the_kind_that_entry_points_print() -> None:
 )
 def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags: list[str], grace: int) -> None:
     assert parse(SEARCH, ["--set", f"epochs={epochs}", *flags]).plan.grace == grace
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "expected"),
+    [
+        ("", 0, (1, 4, 1)),
+        ("", 2, (4, 8, 2)),
+        ("--pack off", 2, (1, 2, 2)),
+        ("--trace", 2, (1, 2, 2)),
+        ("--pack 3", 0, (3, 3, 4)),
+        ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
+        ("--set dora=true", 2, (1, 2, 2)),
+    ],
+)
+def test_trials_share_a_process_where_that_pays_or_was_asked_for(
+    flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Trials of a process, trials at once, and CPUs of a process, of four."""
+    spec = share(parse(SEARCH, flags.split()), tmp_path, 4, gpus)
+    assert (spec.pack, spec.concurrent, spec.cpus_per_worker) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--pack 1", "The value of `--pack` is '1', but must be auto, off, or a number >= 2"),
+        ("--pack 2 --workers-per-trial 2", "but trials of 2 workers have a group of processes each"),
+        ("--pack 2 --trace", "with --trace it must be off: a process traces one trial at a time"),
+    ],
+)
+def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        share(parse(SEARCH, flags.split()), tmp_path, 4, 0)

@@ -12,9 +12,10 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
+from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, DivergedError
 from gpt2core.tasks import TASKS
-from gpt2core.training import Workers, build, learning_rate, train
+from gpt2core.training import Run, Workers, build, learning_rate, train
 from tests import toys
 
 ALONE = Workers()
@@ -90,6 +91,21 @@ def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_pat
     checkpoints.load_best(tmp_path, model)
     again = TASKS[config.task].evaluate(model.train(False), data, config, "dev")
     assert {name: report.metrics[name] for name in again.metrics} == pytest.approx(again.metrics, rel=1e-6)
+
+
+@pytest.mark.parametrize("config", [toys.RUN, LORA], ids=lambda c: c.adapter)
+def test_checkpointing_of_activations_keeps_less_and_changes_nothing(config: RunConfig) -> None:
+    whole, kept = losses(config), losses(config.but(gradient_checkpointing=True))
+    assert kept == whole
+
+    def saved(config: RunConfig) -> int:
+        run, numbers = Run(config, toys.model(), toys.data()), []
+        run.model.train()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: numbers.append(t.numel()) or t, lambda t: t):
+            run.loss_sum(*collate(run.tokens, range(4), run.device))
+        return sum(numbers)
+
+    assert saved(config.but(gradient_checkpointing=True)) < saved(config) / 2
 
 
 def test_accumulation_changes_nothing_but_rounding() -> None:
