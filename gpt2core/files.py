@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -24,6 +25,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def flush_folder(folder: Path) -> None:

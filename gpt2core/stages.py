@@ -4,18 +4,14 @@ The first stage (`RunConfig.pretrain`) is a run like any other. It is made once 
 that decides it, so every trial that starts from it shares it.
 """
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from gpt2core import checkpoints
 from gpt2core.config import PairKeys, RunConfig
-from gpt2core.files import cache_folder
+from gpt2core.files import cache_folder, locked
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, TaskData
@@ -65,7 +61,7 @@ def trained_first(stage: RunConfig) -> GPT2:
     """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
     folder = cache_folder() / "stages" / _address(stage, base, data)
-    with _locked(folder):
+    with locked(folder / ".lock"):
         for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record
     model = build(stage, base, torch.device("cpu"))
@@ -85,12 +81,3 @@ def run_data(config: RunConfig) -> TaskData:
 def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
     deciding = [stage.identity(), data.corpus.digest, digest(base)]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process of this machine make a stage, and the others wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
