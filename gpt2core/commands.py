@@ -248,7 +248,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.checkpoint is None:
         config = _config(options)
-        return config, starting_model(config).to(device), config.model
+        return config, starting_model(config).requires_grad_(False).to(device), config.model
     folder = Path(options.checkpoint).expanduser()
     if is_model_folder(folder):
         found = load_folder(folder)
@@ -257,7 +257,11 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     config = _config(options, **trained.model_dump())
     model = build(trained, starting_model(trained), device)
     epoch = checkpoints.load_best(folder, model)
-    return config, model.train(False), f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}"
+    return (
+        config,
+        model.train(False).requires_grad_(False),
+        f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}",
+    )
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

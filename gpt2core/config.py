@@ -148,6 +148,12 @@ class DecodingConfig(DecodingKeys):
             return self.model_copy(update={"strategy": "greedy", "temperature": 1.0})
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """The strategy and the keys that it reads: two configurations with the same identity write the same texts."""
+        found = self.resolved()
+        read = DECODER_READS.get(found.strategy, tuple(DecodingKeys.model_fields))
+        return found.model_dump(include={"strategy", *read, *ALWAYS_READ})
+
 
 class Thresholds(Config):
     """Which scored pairs are accepted. They are applied on stored scores: changing one generates nothing again."""
@@ -291,10 +297,9 @@ class RunConfig(DecodingKeys, PairKeys):
         if PATTERNED.isdisjoint(self.attention_config.names):
             unread = (*unread, "attention_window", "attention_restart")
         unread = (*unread, *CLASSIFICATION_UNREAD.get(self.task, ()), *self._unread_pairs())
-        strategy = self.decoding.resolved().strategy
-        read = {*DECODER_READS.get(strategy, DecodingKeys.model_fields), *ALWAYS_READ}
-        unread = (*unread, *(set(DecodingKeys.model_fields) - read))
-        values = self.model_dump(exclude={*unread, "gradient_checkpointing"}) | {"decoder": strategy}
+        decoding = self.decoding.identity()
+        unread = (*unread, *(DecodingKeys.model_fields.keys() - decoding.keys()))
+        values = self.model_dump(exclude={*unread, "gradient_checkpointing"}) | {"decoder": decoding["strategy"]}
         if "blocks" in values:
             values["blocks"] = self.block_spec
         if "alpha" in values:

@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process of this machine do something, and the others wait for it; `path` is a file for that alone."""
+    """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import epoch_batches
+from gpt2core.decoding.cache import decoding_anew
 from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
@@ -102,7 +103,7 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
     what is expected, as long as they may get: a batch takes as long as its longest text. Raises UserError for a GPU that is
     too small.
     """
-    with _fitting(config):
+    with _fitting(config), decoding_anew():
         return _evaluation_seconds(config, base, data, patience)
 
 

@@ -31,6 +31,6 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     base, data = warm.inputs(spec.run)
     model = build(spec.run, base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoints.load_best(Path(spec.folder), model)
-    evaluation = TASKS[spec.run.task].evaluate(model.train(False), data, spec.run, "test")
+    evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
     statistics = evaluation.statistics
     return {"metrics": evaluation.metrics, "statistics": None if statistics is None else statistics.tolist()}

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
 
 from gpt2core.data.corpus import NO_LABEL, Row
-from gpt2core.files import atomic_path, cache_folder
+from gpt2core.files import atomic_path, cache_folder, locked
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -54,13 +54,38 @@ class Activations(NamedTuple):
     of_texts: bool
 
 
+class Strings(Sequence[str]):
+    """Strings of an Arrow column or a list, in any order; each is made when it is asked for, as few of them ever are."""
+
+    def __init__(self, column: Sequence[str] | pa.Array, order: np.ndarray | None = None) -> None:
+        self.column = column
+        self.order = np.arange(len(column)) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Strings": ...
+    def __getitem__(self, place: int | slice) -> "str | Strings":
+        if isinstance(place, slice):
+            return Strings(self.column, self.order[place])
+        return str(self.column[int(self.order[place])])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """One tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on and the class `labels[i]`; its first
     `given[i]` tokens are not to be learnt."""
 
-    ids: list[str]
-    texts: list[str]
+    ids: Sequence[str]
+    texts: Sequence[str]
     values: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
@@ -87,8 +112,8 @@ class Tokens:
         """Return the examples of those numbers, in that order."""
         return replace(
             self,
-            ids=[self.ids[i] for i in chosen],
-            texts=[self.texts[i] for i in chosen],
+            ids=Strings(self.ids, chosen),
+            texts=Strings(self.texts, chosen),
             starts=self.starts[chosen],
             lengths=self.lengths[chosen],
             labels=self.labels[chosen],
@@ -108,15 +133,20 @@ def tokenised(
 
     `key` says what decides the content beside the tokenizer and the limit: corpus digest, split and the encoding's
     name. The file is named by the hash of all of it, so a changed source never meets an old file. A damaged file is
-    made again.
+    made again. Of the processes of a machine that want it at once, one makes it and the others wait.
     """
     address = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{address}.arrow"
-    try:
-        return _read(path)
-    except (OSError, pa.ArrowInvalid, KeyError):
-        _write(path, encode(rows, tokenizer), limit)
-        return _read(path)
+    found = _read(path)
+    if found is None:
+        with locked(cache_folder() / "locks" / address):
+            found = _read(path)
+            if found is None:
+                _write(path, encode(rows, tokenizer), limit)
+                found = _read(path)
+    if found is None:
+        raise OSError(f"{path}: cannot be read, though it has just been written")
+    return found
 
 
 def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
@@ -133,19 +163,27 @@ def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
         writer.write_table(table.combine_chunks())
 
 
-def _read(path: Path) -> Tokens:
-    with pa.memory_map(str(path)) as source:
-        batch = pa.ipc.open_file(source).read_all().combine_chunks()
-    lists = batch["input_ids"].combine_chunks()  # one array, also where a split has no rows and so no chunk
+def _read(path: Path) -> Tokens | None:
+    """Map a file into memory, which reads none of its tokens or texts yet; None where it is damaged, or not there."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).read_all()
+        return _mapped({name: batch[name].combine_chunks() for name in SCHEMA.names})
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return None
+
+
+def _mapped(columns: dict[str, pa.Array]) -> Tokens:
+    lists = columns["input_ids"]
     offsets = lists.offsets.to_numpy()
     lengths = np.diff(offsets)
     return Tokens(
-        ids=batch["id"].to_pylist(),
-        texts=batch["text"].to_pylist(),
+        ids=Strings(columns["id"]),
+        texts=Strings(columns["text"]),
         values=lists.values.to_numpy(),
         starts=offsets[:-1],
         lengths=lengths,
-        labels=batch["label"].to_numpy(),
-        given=batch["given"].to_numpy(),
-        truncated=int((batch["whole"].to_numpy() > lengths).sum()),
+        labels=columns["label"].to_numpy(),
+        given=columns["given"].to_numpy(),
+        truncated=int((columns["whole"].to_numpy() > lengths).sum()),
     )

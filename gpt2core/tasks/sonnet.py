@@ -9,7 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
-from gpt2core.decoding.generate import generate
+from gpt2core.decoding.cache import generate_once
 from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
@@ -93,6 +93,6 @@ def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], confi
         for seed in range(config.decode_seeds)
         for number in range(len(given))
     ]
-    new = generate(model, prompts * config.decode_seeds, config.decoding, seeds=seeds, eos=tokenizer.eos)
+    new = generate_once(model, prompts * config.decode_seeds, config.decoding, seeds=seeds, eos=tokenizer.eos)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]

@@ -1,101 +1,218 @@
 """How fast text is generated, beside transformers on the same weights: `python -m tests.benchmarks.generation`.
 
-Both ways of a row take turns, after one turn each that does not count; the table has the medians. Greedy tokens, and those of
-beam search, are compared before anything is timed.
+`small` is GPT-2 small and `mini` has its vocabulary and 6 blocks of 256 (17.6M parameters without the positions), both at
+random weights, whose nucleus is half the vocabulary: the hardest case. Any other name or folder is a model with its own
+weights. The prompts are the first lines of sonnets. Greedy tokens, and those of beam search, are compared before anything
+is timed, in float32. Rows in bfloat16 have their weights cast, on both sides, and are left out where a CPU has no bfloat16.
+
+On a CPU it is one thread, as a trial has it, and time is that of the processor. `--full` takes longer texts; each row says its
+size.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
-from gpt2core.config import DecodingConfig
+from gpt2core.config import DecodingConfig, ModelConfig
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.decoding.generate import generate
 from gpt2core.metrics.floors import split_given
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, initialise
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder, save_model
+from tests.benchmarks.compare import Comparison, differs, show
 
 NEVER = 10**9  # an EOS that no model draws: all texts are of the same length
-CONSOLE = Console()
+SHAPES = {"small": ModelConfig(), "mini": ModelConfig(n_embd=256, n_layer=6, n_head=4)}
+PEER = "transformers.generate"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much each row writes, in new tokens, and with how many decoding settings."""
+
+    tokens: int = 128
+    beam: int = 128
+    alone: int = 128
+    loop: int = 128
+    settings: int = 8
+    by_setting: int = 64
+
+
+FULL = {"small": Size(), "mini": Size(settings=16, by_setting=32)}
+SHORT = {
+    "small": Size(tokens=64, beam=8, alone=8, loop=8, by_setting=8),
+    "mini": Size(beam=32, alone=32, loop=32, settings=16, by_setting=16),
+}
+
+#: Times as fast as the peer, by row.
+REACH: dict[str, dict[str, float]] = {
+    "small": {"top-p": 1.5, "beam": 1.4, "settings": 2.3, "settings bfloat16": 4.0, "loop": 20.0},
+    "mini": {"top-p": 2.5, "beam": 1.1, "settings": 3.5, "settings bfloat16": 5.0, "loop": 20.0},
+}
 
 
 def main() -> None:
-    """Compare, then time; print one table."""
+    """Compare, then time; print a table for each model."""
     logging.disable_progress_bar()
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--prompts", type=int, default=12)
-    options.add_argument("--tokens", type=int, default=128)
-    options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--model", default="gpt2-nano")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    chosen = options.parse_args()
-    ours, theirs = models(chosen.model, chosen.device)
-    rows = load_sonnets(None).splits["train"][: chosen.prompts]
-    prompts = Tokenizer.load(model_folder(chosen.model)).encode([split_given(row.text)[0] + "\n" for row in rows])
-    shape = ours.config
-    table = Table(
-        "what",
-        title=f"{chosen.prompts} prompts x {chosen.tokens} tokens, {shape.n_layer} layers of {shape.n_embd}, {chosen.device}",
-    )
-    for heading in ("here, s", "beside it, s", "times as fast"):
-        table.add_column(heading, justify="right")
-    for name, here, beside in comparisons(ours, theirs, prompts, chosen.tokens):
-        if name.startswith(("greedy", "beam")) and here() != beside():
-            raise SystemExit(f"{name}: the tokens differ")
-        first, second = medians(here, beside, chosen.repeats)
-        table.add_row(name, f"{first:.3f}", f"{second:.3f}", f"{second / first:.2f}")
-    CONSOLE.print(table)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=list(SHAPES), help="small, mini, or names of models")
+    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each way (default: 2)")
+    parser.add_argument("--full", action="store_true", help="longer texts")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    given = [split_given(row.text)[0] for row in load_sonnets(None).splits["train"][: chosen.prompts]]
+    prompts = Tokenizer.load(model_folder("gpt2-nano")).encode([f"{text}\n" for text in given])
+    for name in chosen.model:
+        ours, theirs = models(name, chosen.device)
+        shape, size = ours.config, (FULL if chosen.full else SHORT).get(name, Size())
+        title = f"{name}: {shape.n_layer} blocks of {shape.n_embd}, vocabulary {shape.vocab_size}, {chosen.device}"
+        pair = Pair(ours, theirs, prompts, size, REACH.get(name, {}))
+        rows = (replace(row, ours=timed(row.ours), theirs=timed(row.theirs)) for row in comparisons(pair))
+        show(title, rows, chosen.repeats, warm=False)
 
 
 def models(name: str, device: str) -> tuple[GPT2, GPT2LMHeadModel]:
     """The same weights here and in transformers."""
-    ours = load_model(name)
+    if name in SHAPES:
+        ours = GPT2(SHAPES[name])
+        initialise(ours, seed=0)
+    else:
+        ours = load_model(name)
     with tempfile.TemporaryDirectory() as folder:
         save_model(ours, Path(folder))
         theirs = GPT2LMHeadModel.from_pretrained(folder)
     return ours.train(False).to(device), theirs.train(False).to(device)
 
 
-def comparisons(
-    ours: GPT2, theirs: GPT2LMHeadModel, prompts: list[list[int]], tokens: int
-) -> list[tuple[str, Callable[[], Any], Callable[[], Any]]]:
-    """Name, our way and the other way of each row."""
-    many = [
-        DecodingConfig(temperature=0.7 + 0.1 * (n % 4), top_p=0.8 + 0.05 * (n // 4), max_new_tokens=tokens)
-        for n in range(16)
-    ]
+def timed(way: Callable[[], object]) -> Callable[[], float]:
+    """A way that returns its seconds: of the processor, but with a GPU those that pass."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
-    def here(**keys: object) -> Callable[[], list[list[int]]]:
+    def run() -> float:
+        started = clock()
+        way()
+        return clock() - started
+
+    return run
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models, and what they are to write."""
+
+    ours: GPT2
+    theirs: GPT2LMHeadModel
+    prompts: list[list[int]]
+    size: Size
+    reach: Mapping[str, float]
+
+    def cast(self) -> "Pair":
+        """The same in bfloat16."""
+        return replace(self, ours=deepcopy(self.ours).bfloat16(), theirs=deepcopy(self.theirs).bfloat16())
+
+    def here(self, tokens: int, **keys: object) -> list[list[int]]:
+        """Our new tokens of all prompts."""
         config = DecodingConfig.of({"max_new_tokens": tokens, **keys})
-        return lambda: generate(ours, prompts, config, seeds=range(len(prompts)), eos=NEVER)
+        return generate(self.ours, self.prompts, config, seeds=range(len(self.prompts)), eos=NEVER)
 
-    def beside(**keys: object) -> Callable[[], list[list[int]]]:
-        return lambda: by_transformers(theirs, prompts, tokens, **keys)
+    def beside(self, tokens: int, **keys: Any) -> list[list[int]]:
+        """Those of transformers."""
+        return by_transformers(self.theirs, self.prompts, tokens, **keys)
 
-    def one_call() -> list[list[int]]:
-        configs = [config for config in many for _ in prompts]
-        return generate(ours, prompts * len(many), configs, seeds=range(len(configs)), eos=NEVER)
+    def same(self, tokens: int, ours: Mapping[str, object], theirs: Mapping[str, object]) -> Callable[[], None]:
+        """A check that both give the same tokens."""
 
-    def call_by_call() -> list[list[list[int]]]:
-        return [generate(ours, prompts, one, seeds=range(len(prompts)), eos=NEVER) for one in many]
+        def check() -> None:
+            if self.here(tokens, **ours) != self.beside(tokens, **theirs):
+                raise differs(f"{ours}")
 
-    return [
-        ("greedy, beside transformers", here(strategy="greedy"), beside()),
-        ("top-p 0.9, beside transformers", here(), beside(do_sample=True, top_p=0.9, top_k=0)),
-        ("beam 5, beside transformers", here(strategy="beam"), beside(num_beams=5)),
-        ("16 settings in a call, beside a call each", one_call, call_by_call),
-    ]
+        return check
+
+
+def comparisons(pair: Pair) -> Iterator[Comparison]:
+    """All rows of a model."""
+    size, reach = pair.size, pair.reach
+    texts = f"{len(pair.prompts)} prompts x"
+    yield Comparison(
+        what=f"top-p 0.9, {texts} {size.tokens} tokens",
+        peer=f"{PEER}, one batch",
+        ours=lambda: pair.here(size.tokens),
+        theirs=lambda: pair.beside(size.tokens, do_sample=True, top_p=0.9, top_k=0),
+        reach=reach.get("top-p"),
+        check=pair.same(16, {"strategy": "greedy"}, {}),
+    )
+    yield Comparison(
+        what=f"beam 5, {texts} {size.beam} tokens",
+        peer=f"{PEER}, one batch",
+        ours=lambda: pair.here(size.beam, strategy="beam"),
+        theirs=lambda: pair.beside(size.beam, num_beams=5),
+        reach=reach.get("beam"),
+        check=pair.same(min(size.beam, 16), {"strategy": "beam"}, {"num_beams": 5}),
+    )
+    yield Comparison(
+        what=f"top-p 0.9, {texts} {size.alone} tokens",
+        peer="this project, one prompt at a time",
+        ours=lambda: pair.here(size.alone),
+        theirs=lambda: [replace(pair, prompts=[prompt]).here(size.alone) for prompt in pair.prompts],
+    )
+    yield Comparison(
+        what=f"top-p 0.9, {texts} {size.loop} tokens",
+        peer="the course's loop: one prompt at a time, no cache",
+        ours=lambda: pair.here(size.loop),
+        theirs=lambda: [without_cache(pair.ours, prompt, size.loop) for prompt in pair.prompts],
+        reach=reach.get("loop"),
+        check=lambda: check_loop(pair),
+        repeats=1,
+    )
+    yield settings(pair, len(pair.prompts))
+    yield settings(pair, 1)
+    if pair.ours.wte.weight.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
+        yield from in_bfloat16(pair.cast())
+
+
+def in_bfloat16(pair: Pair) -> Iterator[Comparison]:
+    """The rows of weights that are cast, beside transformers' cast ones."""
+    yield Comparison(
+        what=f"top-p 0.9, {len(pair.prompts)} prompts x {pair.size.tokens} tokens, bfloat16",
+        peer=f"{PEER}, one batch, bfloat16",
+        ours=lambda: pair.here(pair.size.tokens),
+        theirs=lambda: pair.beside(pair.size.tokens, do_sample=True, top_p=0.9, top_k=0),
+        reach=pair.reach.get("top-p"),
+    )
+    yield settings(pair, len(pair.prompts), " bfloat16")
+    yield settings(pair, 1, " bfloat16")
+
+
+def settings(pair: Pair, prompts: int, kind: str = "") -> Comparison:
+    """Many decoding settings in one batch that computes each prompt once, beside a call for each setting."""
+    size, first = pair.size, replace(pair, prompts=pair.prompts[:prompts])
+    many = [{"temperature": 0.7 + 0.1 * (n % 4), "top_p": 0.8 + 0.05 * (n // 4)} for n in range(size.settings)]
+
+    def at_once() -> list[list[int]]:
+        configs = [DecodingConfig.of({"max_new_tokens": size.by_setting, **one}) for one in many]
+        rows = [(prompt, config) for config in configs for prompt in first.prompts]
+        texts, each = zip(*rows, strict=True)
+        return generate(pair.ours, texts, each, seeds=range(len(rows)), eos=NEVER)
+
+    return Comparison(
+        what=f"{size.settings} settings x {prompts} prompt{'s' * (prompts > 1)} x {size.by_setting} tokens, one batch{kind}",
+        peer=f"{PEER}, a call for each setting{kind}",
+        ours=at_once,
+        theirs=lambda: [first.beside(size.by_setting, do_sample=True, top_k=0, **one) for one in many],
+        reach=pair.reach.get(f"settings{kind}"),
+    )
 
 
 @torch.inference_mode()
@@ -112,15 +229,24 @@ def by_transformers(model: GPT2LMHeadModel, prompts: Sequence[list[int]], tokens
     return rows
 
 
-def medians(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median seconds of two ways that take turns."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats + 1):
-        for way, times in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
-            way()
-            times.append(time.perf_counter() - start)
-    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
+@torch.inference_mode()
+def without_cache(model: GPT2, prompt: Sequence[int], tokens: int, top_p: float = 0.9) -> list[int]:
+    """The new tokens of one prompt the plain way: for each, the whole text again, logits of every place, a sorted vocabulary."""
+    text = torch.tensor([prompt], device=model.wte.weight.device)
+    for _ in range(tokens):
+        probabilities = model.logits(model(text))[:, -1].softmax(dim=-1)
+        ordered, index = probabilities.sort(dim=-1, descending=True)
+        kept = ordered * (ordered.cumsum(dim=-1) - ordered < top_p)
+        text = torch.cat([text, index.gather(-1, kept.multinomial(1))], dim=1)
+    new: list[int] = text[0, len(prompt) :].tolist()
+    return new
+
+
+def check_loop(pair: Pair) -> None:
+    """A nucleus of one token makes the loop greedy: it must give what greedy decoding gives."""
+    greedy = pair.here(4, strategy="greedy")
+    if [without_cache(pair.ours, prompt, 4, top_p=1e-9) for prompt in pair.prompts] != greedy:
+        raise differs("the loop without a cache")
 
 
 if __name__ == "__main__":

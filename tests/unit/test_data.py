@@ -1,6 +1,9 @@
 """From files to batches: what is read, what is rejected and why, what is cached."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from gpt2core.data.corpus import Row, read_text
 from gpt2core.data.shakespeare import load_plays, load_sonnets, package_texts
 from gpt2core.data.tokens import Example, tokenised
 from gpt2core.errors import DataError
+from gpt2core.files import locked
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from tests import toys
 
@@ -112,6 +116,34 @@ def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path
     tokenised("other key", rows, words, counted)
     assert calls == [3, 3]
     assert len(list((cache / "tokens").iterdir())) == 2, "nothing half-written is left"
+
+
+def test_of_those_who_want_the_same_tokens_at_once_one_makes_them(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, words, calls = [Row(id="1", text=toys.lines(2, 1))], toys.tokenizer(), []
+    encoding, wanted, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def slowly(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+        calls.append(len(rows))
+        encoding.set()
+        assert go_on.wait(30)
+        return encode(rows, tokenizer)
+
+    @contextmanager
+    def told(path: Path) -> Iterator[None]:
+        wanted.release()
+        with locked(path):
+            yield
+
+    monkeypatch.setattr("gpt2core.data.tokens.locked", told)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(tokenised, "key", rows, words, slowly)
+        assert encoding.wait(30)
+        assert wanted.acquire(timeout=30)
+        second = pool.submit(tokenised, "key", rows, words, slowly)
+        assert wanted.acquire(timeout=30)  # it has seen that there is no file, and comes to the lock
+        go_on.set()
+        assert list(first.result()[0]) == list(second.result()[0]) == words.encode([rows[0].text])[0]
+    assert calls == [1]
 
 
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:

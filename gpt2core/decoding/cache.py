@@ -1,0 +1,112 @@
+"""Texts that were written before: what is asked again of the same weights is looked up, not decoded.
+
+They are in one SQLite file, shared by the processes of a machine. A text is found by the hash of all that decides it: weights,
+attention, prompt, seed, EOS, and the decoding keys that its strategy reads.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from gpt2core.config import DecodingConfig
+from gpt2core.decoding.generate import generate
+from gpt2core.files import cache_folder
+from gpt2core.model import GPT2
+from gpt2core.weights import digest
+
+FORMAT = 1  # raised when decoding comes to write other tokens of the same request
+MOST = 64 * 2**20  # bytes of tokens that are kept; the oldest leave first
+SECONDS = 10.0  # that a process waits for another one's writing
+
+T = TypeVar("T")
+
+_anew = ContextVar("_anew", default=False)
+
+
+@contextmanager
+def decoding_anew() -> Iterator[None]:
+    """Look nothing up and keep nothing, where what counts is how long decoding takes."""
+    token = _anew.set(True)
+    try:
+        yield
+    finally:
+        _anew.reset(token)
+
+
+def generate_once(
+    model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, *, seeds: Sequence[int], eos: int
+) -> list[list[int]]:
+    """As `generate`, but texts that the same weights have written on this machine come from the cache.
+
+    While a model trains, nothing is looked up or kept: its weights of this moment are never seen again.
+    """
+    if _anew.get() or any(parameter.requires_grad for parameter in model.parameters()):
+        return generate(model, prompts, config, seeds=seeds, eos=eos)
+    keys = _keys(model, prompts, config, seeds, eos)
+    found = _with_store(lambda store: _read(store, keys)) or {}
+    rows = [row for row, key in enumerate(keys) if key not in found]
+    if rows:
+        texts = generate(model, [prompts[row] for row in rows], config, seeds=[seeds[row] for row in rows], eos=eos)
+        new = {keys[row]: text for row, text in zip(rows, texts, strict=True)}
+        _with_store(lambda store: _write(store, new))
+        found |= new
+    return [found[key] for key in keys]
+
+
+def _keys(
+    model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, seeds: Sequence[int], eos: int
+) -> list[str]:
+    scales = [scale for part in model.modules() if (scale := getattr(part, "scaling", None))]  # of LoRA, no tensor
+    shared = [FORMAT, torch.__version__, model.wte.weight.device.type, digest(model), scales, eos, config.identity()]
+    start = hashlib.sha256(json.dumps([*shared, model.attention.model_dump()], sort_keys=True).encode())
+    keys = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        row = start.copy()
+        row.update(json.dumps([list(prompt), seed]).encode())
+        keys.append(row.hexdigest())
+    return keys
+
+
+def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
+    """What `use` gives of the cache; a damaged one is made again, and one that cannot be had is done without."""
+    path = cache_folder() / "texts.sqlite"
+    for _ in range(2):
+        try:
+            with closing(_opened(path)) as store, store:
+                return use(store)
+        except (sqlite3.OperationalError, OSError):
+            return None
+        except sqlite3.DatabaseError:
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = sqlite3.connect(path, timeout=SECONDS)
+    store.execute("CREATE TABLE IF NOT EXISTS texts (number INTEGER PRIMARY KEY, key TEXT UNIQUE, tokens BLOB)")
+    return store
+
+
+def _read(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[int]]:
+    marks = ", ".join("?" * len(keys))
+    rows = store.execute(f"SELECT key, tokens FROM texts WHERE key IN ({marks})", keys)
+    return {key: np.frombuffer(tokens, np.int32).tolist() for key, tokens in rows}
+
+
+def _write(store: sqlite3.Connection, texts: dict[str, list[int]]) -> None:
+    rows = [(key, np.array(ids, np.int32).tobytes()) for key, ids in texts.items()]
+    store.executemany("INSERT OR IGNORE INTO texts (key, tokens) VALUES (?, ?)", rows)
+    store.execute(
+        "DELETE FROM texts WHERE number IN (SELECT number FROM "
+        "(SELECT number, sum(length(tokens)) OVER (ORDER BY number DESC) AS upto FROM texts) WHERE upto > ?)",
+        [MOST],
+    )

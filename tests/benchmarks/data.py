@@ -1,0 +1,126 @@
+"""How fast pairs are tokenised and read back, beside `datasets.map` and transformers: `python -m tests.benchmarks.data`.
+
+As many pairs as Quora's training split has, in the prompt of paraphrase detection: Quora's own with --data-dir, else of the
+same length, 11 words each, from Shakespeare's plays. All ways use the same tokenizer, gpt2-nano's, and all write an Arrow file.
+That both give the same tokens is seen first.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import datasets
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from gpt2core.data.corpus import Row
+from gpt2core.data.quora import load_quora
+from gpt2core.data.shakespeare import load_plays
+from gpt2core.data.tokens import Tokens, tokenised
+from gpt2core.tasks import TASKS
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import model_folder
+from tests.benchmarks.compare import Comparison, differs, show
+
+QUORA = 141_506  # pairs of the training split
+WORDS = 11  # of a question of Quora, on average
+READS = 20  # of one sample, which takes a millisecond or less
+
+
+def main() -> None:
+    """Compare, then time; print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=QUORA)
+    parser.add_argument("--repeats", type=int, default=1, help="turns of each way (default: 1)")
+    parser.add_argument("--data-dir", help="folder with the course's files")
+    chosen = parser.parse_args()
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    rows = load_quora(chosen.data_dir).splits["train"][: chosen.pairs] if chosen.data_dir else pairs(chosen.pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GPT2_SEARCH_CACHE"] = folder
+        show(
+            f"{len(rows):,} pairs, {os.cpu_count()} cores", comparisons(rows, Path(folder)), chosen.repeats, warm=False
+        )
+
+
+def pairs(number: int) -> list[Row]:
+    """So many different pairs of neighbouring passages of the plays."""
+    words = [word for rows in load_plays().splits.values() for row in rows for word in row.text.split()]
+    step = (len(words) - 2 * WORDS) / number
+    starts = [int(place * step) for place in range(number)]
+    return [
+        Row(
+            id=str(n),
+            text=" ".join(words[s : s + WORDS]),
+            second=" ".join(words[s + WORDS : s + 2 * WORDS]),
+            label=n % 2,
+        )
+        for n, s in enumerate(starts)
+    ]
+
+
+def comparisons(rows: Sequence[Row], folder: Path) -> Iterator[Comparison]:
+    """Tokenising beside both ways of `datasets.map`, and reading back beside tokenising."""
+    task, nano = TASKS["paraphrase"], model_folder("gpt2-nano")
+    tokenizer, fast = Tokenizer.load(nano), PreTrainedTokenizerFast(tokenizer_file=str(nano / "tokenizer.json"))
+    texts = [example.text for example in task.encode(rows, tokenizer)]
+    numbers = count()
+
+    def fresh() -> Tokens:
+        return tokenised(f"{next(numbers)}", rows, tokenizer, task.encode)
+
+    def mapped(*, batched: bool) -> datasets.Dataset:
+        return datasets.Dataset.from_dict({"text": texts}).map(
+            lambda row: {"input_ids": fast(row["text"])["input_ids"]},
+            batched=batched,
+            cache_file_name=str(folder / f"{next(numbers)}.arrow"),
+            load_from_cache_file=False,
+        )
+
+    def check() -> None:
+        ours, theirs = fresh(), mapped(batched=True)["input_ids"]
+        if any(list(ours[place]) != theirs[place] for place in range(0, len(rows), 97)):
+            raise differs("tokenising")
+
+    def read() -> Tokens:
+        return tokenised("kept", rows, tokenizer, task.encode)
+
+    read()
+    yield Comparison(
+        what="tokenised and written",
+        peer="datasets.map, one by one",
+        ours=fresh,
+        theirs=lambda: mapped(batched=False),
+        check=check,
+    )
+    yield Comparison(
+        what="tokenised and written", peer="datasets.map, in batches", ours=fresh, theirs=lambda: mapped(batched=True)
+    )
+    yield Comparison(what="read back", peer="tokenised and written", ours=mean(read), theirs=fresh, reach=1000)
+    yield Comparison(
+        what="read back, each token looked at",
+        peer="tokenised and written",
+        ours=mean(lambda: read().values.sum()),
+        theirs=fresh,
+    )
+
+
+def mean(way: Callable[[], object]) -> Callable[[], float]:
+    """A way that is taken several times and returns its mean seconds."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        for _ in range(READS):
+            way()
+        return (time.perf_counter() - started) / READS
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

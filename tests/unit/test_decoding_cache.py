@@ -1,0 +1,115 @@
+"""Texts that a fixed model wrote before are looked up; whatever decides them makes others."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2core.config import RunConfig
+from gpt2core.decoding import cache
+from gpt2core.model import GPT2
+from gpt2core.tasks.sonnet import continuations
+from tests import toys
+
+GIVEN = [toys.lines(3, seed) for seed in range(3)]
+
+
+class Decoder:
+    """Real decoding that counts the rows that it is asked for."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def generate(self, model: GPT2, prompts: Sequence[Sequence[int]], *rest: object, **keys: object) -> list[list[int]]:
+        self.rows += len(prompts)
+        return generate(model, prompts, *rest, **keys)  # type: ignore[arg-type]
+
+    def asked(self) -> int:
+        """Rows since this was last called."""
+        rows, self.rows = self.rows, 0
+        return rows
+
+
+generate = cache.generate
+
+
+@pytest.fixture
+def decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decoder:
+    monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
+    counted = Decoder()
+    monkeypatch.setattr(cache, "generate", counted.generate)
+    return counted
+
+
+def fixed(seed: int = 0) -> GPT2:
+    return toys.model(seed).requires_grad_(False)
+
+
+def write(model: GPT2, config: RunConfig = toys.RUN) -> list[list[str]]:
+    return continuations(model, toys.tokenizer(), GIVEN, config)
+
+
+def test_the_same_weights_write_the_same_texts_once(decoder: Decoder) -> None:
+    first = write(fixed())
+    assert decoder.asked() == 6
+    assert write(fixed()) == first
+    assert write(fixed(), toys.RUN.but(top_k=7, num_beams=9, lr=0.5)) == first  # no key that top-p reads
+    assert decoder.asked() == 0
+    more = write(fixed(), toys.RUN.but(decode_seeds=3))
+    assert (decoder.asked(), more[:2]) == (3, first)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"top_p": 0.5}, {"max_new_tokens": 11}, {"decoder": "min-p"}], ids=str)
+def test_another_seed_or_setting_is_decoded(decoder: Decoder, change: dict[str, object]) -> None:
+    first = write(fixed())
+    assert write(fixed(), toys.RUN.but(**change)) != first
+    assert decoder.asked() == 12
+
+
+def test_other_weights_and_prompts_are_decoded(decoder: Decoder) -> None:
+    model = fixed()
+    first = write(model)
+    with torch.no_grad():
+        model.blocks[0].mlp_in.weight[0, 0] += 1.0
+    write(model)
+    continuations(model, toys.tokenizer(), [text + " rose" for text in GIVEN], toys.RUN)
+    assert write(fixed(1)) != first
+    assert decoder.asked() == 24
+
+
+def test_a_model_that_trains_and_what_is_timed_is_never_looked_up(decoder: Decoder) -> None:
+    write(fixed())
+    write(toys.model())
+    with cache.decoding_anew():
+        write(fixed())
+    assert decoder.asked() == 18
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.9])
+def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path, share: float) -> None:
+    first = write(fixed())
+    path = tmp_path / "texts.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert write(fixed()) == first
+    assert decoder.asked() == 12
+    assert write(fixed()) == first
+    assert decoder.asked() == 0
+
+
+def test_the_oldest_leave_where_there_is_no_more_room(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "MOST", 6 * 12 * 4)  # bytes of the tokens of one evaluation
+    config = toys.RUN.but(decoder="greedy")
+    write(fixed(0), config)
+    write(fixed(1), config)
+    decoder.asked()
+    write(fixed(1), config)
+    assert decoder.asked() == 0
+    write(fixed(0), config)
+    assert decoder.asked() > 0
+    with sqlite3.connect(tmp_path / "texts.sqlite") as store:
+        assert store.execute("SELECT sum(length(tokens)) FROM texts").fetchone()[0] <= cache.MOST
