@@ -60,8 +60,11 @@ from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
 from trainables.warm import task_data
 
 
-def execute(options: Options, console: Console) -> int:
-    """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt."""
+def execute(options: Options, console: Console, *, keep_ray: bool = False) -> int:
+    """Run or resume the search that `options` describe; return the exit status. Raises UserError, KeyboardInterrupt.
+
+    With `keep_ray`, Ray is left to the next search of this process; it ends with the process.
+    """
     plan, storage = options.plan, storage_folder(options)
     data = check(plan)
     if options.final_test:
@@ -101,7 +104,7 @@ def execute(options: Options, console: Console) -> int:
         raise
     finally:
         summary = end()
-        if status != "KILLED":  # else Ray ends with this process, without another second
+        if status != "KILLED" and not keep_ray:  # else Ray ends with this process, without another second
             ray.shutdown()
     show(summary, console)
     return conclude(summary, folder, tracker, console)

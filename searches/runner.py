@@ -21,8 +21,8 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     run_or_explain(lambda: run(parse(search, argv)), again)
 
 
-def run(options: Options) -> int:
-    """Run or plan a search; return the exit status."""
+def run(options: Options, *, keep_ray: bool = False) -> int:
+    """Run or plan a search; return the exit status. With `keep_ray`, Ray is left to the next search of this process."""
     if options.plan_only:
         show_plan(options.plan, resources(options), str(results(options)), console())
         from searches.planning.measure import foreseen  # PyTorch takes seconds to import
@@ -31,7 +31,7 @@ def run(options: Options) -> int:
         return 0
     from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
 
-    return execute(options, console())
+    return execute(options, console(), keep_ray=keep_ray)
 
 
 def console() -> Console:

@@ -48,7 +48,7 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
     flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
         parsed = options.parse(search_of(search), flags)
-        runner.run(parsed)
+        runner.run(parsed, keep_ray=True)
     except UserError as error:
         console.print(f"Not run: {error}", style="yellow", markup=False)
         return " ".join(str(error).split())

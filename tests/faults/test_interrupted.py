@@ -2,8 +2,7 @@
 
 import signal
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from tests.runs import events, search, search_until, summary
 
@@ -11,29 +10,29 @@ FLAGS = ("--smoke", "--trials", "3", "--max-concurrent", "1")
 NAME = "lora_rank-smoke"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    storage = tmp_path_factory.mktemp("undisturbed")
-    assert search(storage, *FLAGS).returncode == 0
-    return summary(storage, NAME)
+def test_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    assert search(tmp_path / "undisturbed", *FLAGS).returncode == 0
+    storage = tmp_path / "interrupted"
+    interrupted(storage, signal.SIGINT, "0001", *FLAGS)
+    interrupted(storage, signal.SIGTERM, "0002", *FLAGS, "--resume", "must")
 
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_goes_on_to_the_same_end(number: signal.Signals, tmp_path: Path, undisturbed: dict[str, object]) -> None:
-    status, errors = search_until(tmp_path, "0001     epoch 1/2", number, *FLAGS)
-    assert status == 130
-    assert "to go on: python searches/lora_rank.py --storage" in errors
-    finished = {event["trial"] for event in events(tmp_path, NAME, "ended")}
-    assert "0000" in finished
-
-    again = search(tmp_path, *FLAGS, "--resume", "must")
+    again = search(storage, *FLAGS, "--resume", "must")
     assert again.returncode == 0, again.stderr
-    result = summary(tmp_path, NAME)
-    ended = [event["trial"] for event in events(tmp_path, NAME, "ended")]
+    ended = [event["trial"] for event in events(storage, NAME, "ended")]
     assert len(ended) == len(set(ended)), "a finished trial ran again"
-    assert _scores(result) == _scores(undisturbed)
-    assert result["best"]["id"] == undisturbed["best"]["id"]  # type: ignore[index]
+    undisturbed, result = summary(tmp_path / "undisturbed", NAME), summary(storage, NAME)
+    assert scores(result) == scores(undisturbed)
+    assert result["best"]["id"] == undisturbed["best"]["id"]
 
 
-def _scores(result: dict[str, object]) -> dict[str, tuple[str, float]]:
-    return {row["id"]: (row["status"], row["score"]) for row in result["trials"]}  # type: ignore[attr-defined]
+def interrupted(storage: Path, number: signal.Signals, trial: str, *flags: str) -> None:
+    """Run a search until it gets a signal, in the middle of one of its trials."""
+    status, errors = search_until(storage, f"{trial}     epoch 1/2", number, *flags)
+    assert status == 130, errors
+    assert "to go on: python searches/lora_rank.py --storage" in errors
+    finished = {event["trial"] for event in events(storage, NAME, "ended")}
+    assert finished >= {f"{before:04}" for before in range(int(trial))}
+
+
+def scores(result: dict[str, Any]) -> dict[str, tuple[str, float]]:
+    return {row["id"]: (row["status"], row["score"]) for row in result["trials"]}
