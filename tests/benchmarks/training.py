@@ -22,27 +22,15 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
 from gpt2core.adapters.lora import ADAPTER, lora_layers
-from gpt2core.config import MODELS, ModelConfig, RunConfig
+from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate, epoch_batches
-from gpt2core.data.corpus import Corpus
-from gpt2core.data.tokens import Tokens
-from gpt2core.model import GPT2, initialise
-from gpt2core.tasks import TaskData
-from gpt2core.tokenizer import Tokenizer
+from gpt2core.model import GPT2
 from gpt2core.training import Run
-from gpt2core.weights import model_folder, save_model, to_hugging_face
+from gpt2core.weights import save_model, to_hugging_face
 from tests.benchmarks.attention import peak_bytes
 from tests.benchmarks.compare import Comparison, differs, show
+from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_texts
 
-SHAPES = {
-    "17.5M": ModelConfig(vocab_size=8192, n_positions=512, n_embd=384, n_layer=8, n_head=6),
-    "small": MODELS["gpt2"],
-}
-#: Tokens of a text of the training split: the least, and what 5, 10, ... 100% of the texts have at most.
-LENGTHS = {
-    "sst": (2, 6, 9, 11, 13, 14, 16, 17, 19, 20, 22, 23, 25, 26, 28, 30, 32, 35, 38, 43, 76),
-    "paraphrase": (28, 35, 36, 38, 39, 40, 41, 41, 42, 43, 44, 46, 47, 48, 50, 52, 55, 58, 63, 71, 329),
-}
 EXAMPLES = 4096  # of an epoch
 BATCHES = {"17.5M": 8, "small": 2}  # of an epoch that are timed, from short ones to long ones
 TOLERANCE = 1e-4  # of the largest gradient of a tensor
@@ -65,8 +53,7 @@ def main() -> None:
 
 def comparisons(name: str, dropout: float) -> Iterator[Comparison]:
     """The rows of one model."""
-    base = GPT2(SHAPES[name])
-    initialise(base, 0)
+    base = random_model(name)
     for task, batch_size in (("sst", 32), ("paraphrase", 16)):
         yield from epochs(name, base, RunConfig(task=task, batch_size=batch_size, dropout=dropout))
     config = RunConfig(batch_size=8, dropout=dropout, lora_dropout=dropout)
@@ -195,31 +182,6 @@ def make_alike(model: GPT2, peer: Any) -> None:
         for part, third in zip(("query", "key", "value"), up.chunk(3), strict=True):
             layers[f"blocks.{block}.attention.{part}"].lora_A[ADAPTER].weight.copy_(down)
             layers[f"blocks.{block}.attention.{part}"].lora_B[ADAPTER].weight.copy_(third)
-
-
-def random_texts(lengths: np.ndarray, shape: ModelConfig) -> TaskData:
-    """Texts of random tokens, none of which is the last of the vocabulary, and of classes 0 and 1."""
-    random = np.random.default_rng(0)
-    names = [str(number) for number in range(len(lengths))]
-    tokens = Tokens(
-        ids=names,
-        texts=names,
-        values=random.integers(0, shape.vocab_size - 1, lengths.sum(), dtype=np.int32),
-        starts=lengths.cumsum() - lengths,
-        lengths=lengths,
-        labels=random.integers(0, 2, len(lengths)),
-        given=np.zeros(len(lengths), dtype=int),
-    )
-    tokenizer = Tokenizer.load(model_folder("gpt2-nano"))  # that a run has one: none of its words are read
-    corpus = Corpus(name="random", origin="random tokens", splits={})
-    return TaskData(corpus=corpus, tokenizer=tokenizer, splits={"train": tokens})
-
-
-def lengths_of(task: str, count: int) -> np.ndarray:
-    """Tokens of `count` texts, drawn as they are in a task's training split."""
-    known = LENGTHS[task]
-    places = np.random.default_rng(1).random(count)
-    return np.interp(places, np.linspace(0, 1, len(known)), known).round().astype(int)
 
 
 # -- rows
