@@ -72,7 +72,7 @@ def alternate(steps: Mapping[Case, Step], repeats: int) -> dict[Case, list[float
     return {case: [samples[case] for samples in rounds] for case in steps}
 
 
-def peak_bytes(run: Step) -> int:
+def peak_bytes(run: Callable[[], object]) -> int:
     """The most bytes that a step holds at once."""
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
