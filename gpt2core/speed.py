@@ -17,7 +17,7 @@ from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.ranges import Range, exactly
 from gpt2core.tasks import TASKS, TaskData
-from gpt2core.training import Run, build
+from gpt2core.training import Run, build, device
 
 STEPS = 6  # timed, from short batches to long ones
 EXAMPLES, TOKENS = 64, 8192  # of the dev split, at most, in a timed evaluation
@@ -110,7 +110,7 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
 def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
     task, dev = lookup(TASKS, config.task, "task"), data.splits["dev"]
     part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
-    model = build(config, base, torch.device("cuda" if torch.cuda.is_available() else "cpu")).train(False)
+    model = build(config, base, device()).train(False)
     scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
 
     def evaluate(new_tokens: int) -> None:

@@ -64,6 +64,11 @@ class EpochReport:
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the work, since the report before
 
 
+def device() -> torch.device:
+    """Where this process computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def build(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     """Return a model of `config` on `device` that starts at `base`'s weights.
 
@@ -239,7 +244,7 @@ class Run:
         self.task = lookup(TASKS, config.task, "task")
         self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         wanted = config.precision == "bfloat16" or (
             config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )

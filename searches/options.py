@@ -109,7 +109,7 @@ def _resources(p: Group) -> None:
         "--pack",
         default="auto",
         metavar="auto|off|K",
-        help="trials that share a process, and LoRA a forward pass (auto: 4 on GPUs where all are of LoRA, else off)",
+        help="trials that share a process, and LoRA a forward pass (auto: 4 where nothing trains, or LoRA on GPUs; else off)",
     )
     p.add_argument(
         "--trace",

@@ -5,16 +5,22 @@ when it begins, or when the pack was killed and is started again, and goes on fr
 ended. It is never ahead of what was reported: its next epoch begins once the last report was taken and nobody ended it.
 """
 
+import json
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from gpt2core.config import DecodingKeys, RunConfig
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.training import Events, Step
+
+#: Keys in which runs may differ whose texts are written together.
+DECODING_KEYS = {*DecodingKeys.model_fields, "decoder", "decode_seeds", "seed"}
 
 JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits in one
 
@@ -23,6 +29,7 @@ JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits 
 class _Member:
     """A trial in a pack. `event` is what it waits with: a step that is to be taken, or a payload that is to be fetched."""
 
+    spec: TrialSpec
     events: "Events[Payload]"
     event: "Step | Payload | None" = None
     wanted: bool = True  # whether somebody waits for what it reports next
@@ -45,7 +52,7 @@ class Pack:
         spec = TrialSpec.from_dict(values)
         with self.changed:
             if joins or spec.name not in self.members:
-                self.members[spec.name] = _Member(events(spec))
+                self.members[spec.name] = _Member(spec, events(spec))
             member = self.members[spec.name]
             member.wanted = True
             self.changed.notify_all()
@@ -72,6 +79,7 @@ class Pack:
         from gpt2core.training import Step
 
         steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
+        _write_ahead([member.spec.run for member in working if member.event is None])
         for member in working:
             if not isinstance(member.event, Step):
                 self._advance(member, None)
@@ -91,6 +99,24 @@ class Pack:
             with self.changed:
                 member.wanted = False
                 self.changed.notify_all()
+
+
+def _write_ahead(runs: Sequence[RunConfig]) -> None:
+    """Write in one batch what runs that train nothing, and differ in decoding alone, are judged by."""
+    from gpt2core.tasks import sonnet
+    from gpt2core.training import build, device
+    from trainables import warm
+
+    groups = defaultdict(list)
+    for run in runs:
+        if run.adapter == "frozen" and run.task == "sonnet":
+            shared = {key: value for key, value in run.identity().items() if key not in DECODING_KEYS}
+            groups[json.dumps(shared, sort_keys=True)].append(run)
+    for alike in groups.values():
+        if len(alike) > 1:
+            with suppress(Exception):  # each says for itself what is wrong with it
+                base, data = warm.inputs(alike[0])
+                sonnet.write_ahead(build(alike[0], base, device()), data, alike, "dev")
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:

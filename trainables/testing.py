@@ -23,13 +23,13 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
 
     from gpt2core import checkpoints
     from gpt2core.tasks import TASKS
-    from gpt2core.training import build
+    from gpt2core.training import build, device
     from trainables import warm
 
     spec = TrialSpec.from_dict(values)
     torch.set_num_threads(spec.cpus_per_worker)
     base, data = warm.inputs(spec.run)
-    model = build(spec.run, base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build(spec.run, base, device())
     checkpoints.load_best(Path(spec.folder), model)
     evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
     statistics = evaluation.statistics

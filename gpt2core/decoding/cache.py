@@ -24,6 +24,7 @@ from gpt2core.weights import digest
 
 FORMAT = 1  # raised when decoding comes to write other tokens of the same request
 MOST = 64 * 2**20  # bytes of tokens that are kept; the oldest leave first
+TOGETHER = 256  # rows of a batch, whose keys and values of attention must have room
 SECONDS = 10.0  # that a process waits for another one's writing
 
 T = TypeVar("T")
@@ -42,7 +43,12 @@ def decoding_anew() -> Iterator[None]:
 
 
 def generate_once(
-    model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, *, seeds: Sequence[int], eos: int
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    config: DecodingConfig | Sequence[DecodingConfig],
+    *,
+    seeds: Sequence[int],
+    eos: int,
 ) -> list[list[int]]:
     """As `generate`, but texts that the same weights have written on this machine come from the cache.
 
@@ -50,11 +56,15 @@ def generate_once(
     """
     if _anew.get() or any(parameter.requires_grad for parameter in model.parameters()):
         return generate(model, prompts, config, seeds=seeds, eos=eos)
-    keys = _keys(model, prompts, config, seeds, eos)
+    configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
+    keys = _keys(model, prompts, configs, seeds, eos)
     found = _with_store(lambda store: _read(store, keys)) or {}
     rows = [row for row, key in enumerate(keys) if key not in found]
     if rows:
-        texts = generate(model, [prompts[row] for row in rows], config, seeds=[seeds[row] for row in rows], eos=eos)
+        texts: list[list[int]] = []
+        for part in (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)):
+            asked = ([prompts[row] for row in part], [configs[row] for row in part])
+            texts += generate(model, *asked, seeds=[seeds[row] for row in part], eos=eos)
         new = {keys[row]: text for row, text in zip(rows, texts, strict=True)}
         _with_store(lambda store: _write(store, new))
         found |= new
@@ -62,15 +72,19 @@ def generate_once(
 
 
 def _keys(
-    model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, seeds: Sequence[int], eos: int
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    configs: Sequence[DecodingConfig],
+    seeds: Sequence[int],
+    eos: int,
 ) -> list[str]:
     scales = [scale for part in model.modules() if (scale := getattr(part, "scaling", None))]  # of LoRA, no tensor
-    shared = [FORMAT, torch.__version__, model.wte.weight.device.type, digest(model), scales, eos, config.identity()]
+    shared = [FORMAT, torch.__version__, model.wte.weight.device.type, digest(model), scales, eos]
     start = hashlib.sha256(json.dumps([*shared, model.attention.model_dump()], sort_keys=True).encode())
     keys = []
-    for prompt, seed in zip(prompts, seeds, strict=True):
+    for prompt, config, seed in zip(prompts, configs, seeds, strict=True):
         row = start.copy()
-        row.update(json.dumps([list(prompt), seed]).encode())
+        row.update(json.dumps([list(prompt), config.identity(), seed], sort_keys=True).encode())
         keys.append(row.hexdigest())
     return keys
 

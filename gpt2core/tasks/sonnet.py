@@ -85,14 +85,31 @@ class Sonnet(LanguageTask):
         return sonnet_floors([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
 
 
+def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
+    """Write the texts that several evaluations of one frozen model want in one batch; each finds its own in the cache."""
+    given = [split_given(text)[0] for text in data.splits[split].texts]
+    prompts, decodings, seeds = [], [], []
+    for config in configs:
+        for prompt, seed in _requests(data.tokenizer, given, config):
+            prompts.append(prompt)
+            decodings.append(config.decoding)
+            seeds.append(seed)
+    generate_once(model, prompts, decodings, seeds=seeds, eos=data.tokenizer.eos)
+
+
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text `config.decode_seeds` times, all in one batch; return the new texts by seed."""
-    prompts = tokenizer.encode([f"{text}\n" for text in given])
-    seeds = [
-        int(np.random.SeedSequence((config.seed, seed, number)).generate_state(1)[0])
-        for seed in range(config.decode_seeds)
-        for number in range(len(given))
-    ]
-    new = generate_once(model, prompts * config.decode_seeds, config.decoding, seeds=seeds, eos=tokenizer.eos)
+    prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
+    new = generate_once(model, prompts, config.decoding, seeds=seeds, eos=tokenizer.eos)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
+
+
+def _requests(tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[tuple[list[int], int]]:
+    """Prompt and seed of each text that an evaluation writes, by decoding seed."""
+    prompts = tokenizer.encode([f"{text}\n" for text in given])
+    return [
+        (prompt, int(np.random.SeedSequence((config.seed, seed, number)).generate_state(1)[0]))
+        for seed in range(config.decode_seeds)
+        for number, prompt in enumerate(prompts)
+    ]

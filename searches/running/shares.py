@@ -43,7 +43,7 @@ def _packed(options: Options, gpu: bool) -> int:
         raise ConfigError(
             f"The value of `--pack` is {options.pack}, but with --trace it must be off: a process traces one trial at a time"
         )
-    fit = gpu and options.workers_per_trial == 1 and _all_pack(options.plan)
+    fit = options.workers_per_trial == 1 and _all_pack(options.plan, gpu)
     if options.trace or options.pack == "off" or (options.pack == "auto" and not fit):
         return 1
     if options.workers_per_trial > 1:
@@ -54,10 +54,11 @@ def _packed(options: Options, gpu: bool) -> int:
     return PACKED if options.pack == "auto" else int(options.pack)
 
 
-def _all_pack(plan: Plan) -> bool:
-    """Whether whatever is proposed is of LoRA that packs: other trials would each have weights of their own on the GPU."""
-    deciding = {"adapter", "dora", "lora_init"} & set(plan.space)
-    return not deciding and plan.config(plan.search.baseline).packs
+def _all_pack(plan: Plan, gpu: bool) -> bool:
+    """Whether that pays for whatever is proposed: where nothing trains, and on a GPU for LoRA that packs; other trials would
+    each have weights of their own there."""
+    run, deciding = plan.config(plan.search.baseline), {"adapter", "dora", "lora_init"} & set(plan.space)
+    return not deciding and (run.adapter == "frozen" or (gpu and run.packs))
 
 
 def local_share(options: Options, folder: Path) -> TrialSpec:

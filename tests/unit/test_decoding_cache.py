@@ -10,7 +10,8 @@ import torch
 from gpt2core.config import RunConfig
 from gpt2core.decoding import cache
 from gpt2core.model import GPT2
-from gpt2core.tasks.sonnet import continuations
+from gpt2core.tasks.sonnet import continuations, write_ahead
+from gpt2core.training import train
 from tests import toys
 
 GIVEN = [toys.lines(3, seed) for seed in range(3)]
@@ -113,3 +114,19 @@ def test_the_oldest_leave_where_there_is_no_more_room(
     assert decoder.asked() > 0
     with sqlite3.connect(tmp_path / "texts.sqlite") as store:
         assert store.execute("SELECT sum(length(tokens)) FROM texts").fetchone()[0] <= cache.MOST
+
+
+def test_several_settings_are_written_in_one_batch_and_each_finds_its_own(decoder: Decoder) -> None:
+    frozen = toys.RUN.but(adapter="frozen", epochs=1)
+    configs = [frozen, frozen.but(decoder="greedy"), frozen.but(temperature=0.5, seed=3)]
+
+    def written(config: RunConfig) -> list[dict[str, str]]:
+        return next(train(config, toys.model(), toys.data())).evaluation.samples
+
+    with cache.decoding_anew():
+        plain = [written(config) for config in configs]
+    decoder.asked()
+    write_ahead(toys.model().requires_grad_(False), toys.data(), configs, "dev")
+    assert decoder.asked() == 3 * 2 * 4, "settings, seeds, texts"
+    assert [written(config) for config in configs] == plain
+    assert decoder.asked() == 0
