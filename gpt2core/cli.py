@@ -1,6 +1,7 @@
 """What all command lines share: flags whose errors are one line, KEY=VALUE settings, and the one way to fail."""
 
 import argparse
+import atexit
 import gc
 import os
 import re
@@ -110,6 +111,7 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     times more as it ends, which together takes seconds; here, it looks less often, and not at the end.
     """
     gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     try:
         sys.exit(command())
     except UserError as error:
@@ -121,5 +123,3 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
             sys.stdout.flush()
             os._exit(130)  # Ray's own end lets a second SIGTERM in; its processes end with this one
         sys.exit(130)
-    finally:
-        gc.freeze()
