@@ -35,7 +35,7 @@ nano: setup
 	$(BIN)/python -m gpt2core.nano
 
 bench: setup
-	set -e; for name in $(or $(NAME),attention generation candidates replay trials); do $(BIN)/python -m tests.benchmarks.$$name; done
+	set -e; for name in $(or $(NAME),attention generation candidates replay search trials start scaling); do $(BIN)/python -m tests.benchmarks.$$name; done
 
 clean:
 	rm -rf .venv build *.egg-info
