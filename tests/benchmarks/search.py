@@ -19,6 +19,7 @@ Both are run once, without a turn that does not count: a start is a part of what
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray import tune
+from transformers.utils import logging
 
 from cluster.connect import connect
 from gpt2core.config import RunConfig
@@ -263,6 +265,9 @@ def main() -> None:
         outcomes = {"ours": ours, "theirs": theirs}[way](Path(folder), chosen.epochs)
         (Path(folder) / "outcomes.json").write_text(json.dumps([vars(one) for one in outcomes]), encoding="utf-8")
     else:
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune then prints no more than the table does
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         show("searches and trials from start to end", comparisons(chosen.epochs), 1, warm=False)
 
 
