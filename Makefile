@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := $(CURDIR)/runs
+BENCHMARKS := training packing activations generation data attention candidates search start trials scaling replay
 
 .PHONY: setup search test lint ui job nano bench clean
 
@@ -35,7 +36,7 @@ nano: setup
 	$(BIN)/python -m gpt2core.nano
 
 bench: setup
-	set -e; for name in $(or $(NAME),attention generation data candidates replay trials); do $(BIN)/python -m tests.benchmarks.$$name; done
+	set -e; for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m tests.benchmarks.$$name; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -40,10 +40,12 @@ Curves = Callable[[Trial], Curve]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a replayed search went: after each epoch of any trial, the seconds of compute so far and the best score so far."""
+    """How a replayed search went: after each epoch of any trial, the seconds of compute so far and the best score so far; and
+    how long it took."""
 
     spent: np.ndarray
     best: np.ndarray
+    seconds: float = 0.0  # from its start, or from where it went on
 
     def needed(self, score: float, sign: int) -> float:
         """The compute until the best score was as good as `score`; infinite where it never was."""
@@ -90,4 +92,4 @@ def simulate(strategy: Strategy, curves: Curves, *, workers: int, budget: float 
             strategy.end(other, COMPLETED, None)
         heapq.heapify(queue)
     columns = np.array(course).reshape(-1, 2)
-    return Course(spent=columns[:, 0], best=columns[:, 1])
+    return Course(spent=columns[:, 0], best=columns[:, 1], seconds=now)

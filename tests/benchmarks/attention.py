@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from statistics import median, quantiles
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from gpt2core.attention import ATTENTION, Attend
 from gpt2core.attention.pattern import offsets
 from gpt2core.attention.reference import reference
+from tests.benchmarks.fit import Power, power
 
 HEADS, CHANNELS = 12, 64
 LENGTHS = (128, 512, 1024, 2048, 4096, 8192)
@@ -82,11 +82,10 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def exponent(values: Mapping[int, float]) -> str:
-    """The power of the length that `values` grow with, by least squares on logarithms, and its standard error."""
+def exponent(values: Mapping[int, float]) -> Power:
+    """The power of the length that `values` grow with."""
     fitted = {length: value for length, value in values.items() if length >= FITTED_FROM}
-    (slope, _), covariance = np.polyfit(np.log(list(fitted)), np.log(list(fitted.values())), 1, cov=True)
-    return f"{slope:.3f} ± {math.sqrt(covariance[0, 0]):.3f}"
+    return power(list(fitted), list(fitted.values()))
 
 
 def measured(lengths: Sequence[int], repeats: int) -> tuple[Table, dict[str, dict[int, float]]]:
