@@ -28,6 +28,7 @@ from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
+from gpt2core.precision import in_bfloat16
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
 
@@ -187,10 +188,7 @@ class Run:
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         if workers.size > 1 and self.trainable:
             self.loss_sum = DistributedDataParallel(self.loss_sum)
-        wanted = config.precision == "bfloat16" or (
-            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16(config, self.device))
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""

@@ -15,6 +15,7 @@ from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
 from gpt2core.metrics.form import form
 from gpt2core.model import GPT2
+from gpt2core.precision import for_writing
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
 from gpt2core.tokenizer import Tokenizer
 
@@ -91,6 +92,7 @@ def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], confi
         for seed in range(config.decode_seeds)
         for number in range(len(given))
     ]
-    new = generate_once(model, prompts * config.decode_seeds, config.decoding, seeds=seeds, eos=tokenizer.eos)
+    writer = for_writing(model, config)
+    new = generate_once(writer, prompts * config.decode_seeds, config.decoding, seeds=seeds, eos=tokenizer.eos)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
