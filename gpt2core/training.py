@@ -32,6 +32,7 @@ from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
+from gpt2core.precision import in_bfloat16
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
 from gpt2core.timing import spent
@@ -245,10 +246,7 @@ class Run:
         self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = device()
-        wanted = config.precision == "bfloat16" or (
-            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16(config, self.device))
         self.model = build(config, base, self.device)
         self.total = sum(parameter.numel() for parameter in self.model.parameters())
         wanted = config.gradient_checkpointing

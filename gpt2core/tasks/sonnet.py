@@ -15,6 +15,7 @@ from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
 from gpt2core.metrics.form import form
 from gpt2core.model import GPT2
+from gpt2core.precision import for_writing
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
 from gpt2core.timing import spending
 from gpt2core.tokenizer import Tokenizer
@@ -94,13 +95,13 @@ def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split
             prompts.append(prompt)
             decodings.append(config.decoding)
             seeds.append(seed)
-    generate_once(model, prompts, decodings, seeds=seeds, eos=data.tokenizer.eos)
+    generate_once(for_writing(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.eos)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text `config.decode_seeds` times, all in one batch; return the new texts by seed."""
     prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
-    new = generate_once(model, prompts, config.decoding, seeds=seeds, eos=tokenizer.eos)
+    new = generate_once(for_writing(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.eos)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
 

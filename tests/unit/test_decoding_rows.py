@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from gpt2core.config import DecodingConfig
+from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, KVCache
+from gpt2core.tasks.sonnet import continuations
 from gpt2core.training import build
 from tests import toys
 
@@ -144,3 +145,17 @@ def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: 
     first = generate(frozen, PROMPTS, configs[0], seeds=[1, 2, 3], eos=NEVER)
     monkeypatch.setattr("gpt2core.decoding.batch._computed", None)  # computing again would fail
     assert [first, *(generate(frozen, PROMPTS, c, seeds=[1, 2, 3], eos=NEVER) for c in configs[1:])] == expected
+
+
+@pytest.mark.parametrize(
+    "run", [toys.RUN, toys.RUN.but(adapter="lora"), toys.RUN.but(adapter="frozen")], ids=lambda r: r.adapter
+)
+def test_a_run_in_bfloat16_is_written_by_cast_weights_and_keeps_its_own(run: RunConfig) -> None:
+    given = [toys.lines(3, seed) for seed in range(4)]
+    run = run.but(max_new_tokens=40)
+    made, cast = (build(run, toys.model(seed=5), torch.device("cpu")) for _ in range(2))
+    plain = continuations(made, toys.tokenizer(), given, run)
+    texts = continuations(made, toys.tokenizer(), given, run.but(precision="bfloat16"))
+    assert texts == continuations(cast.bfloat16(), toys.tokenizer(), given, run) != plain
+    assert {parameter.dtype for parameter in made.parameters()} == {torch.float32}
+    assert continuations(made, toys.tokenizer(), given, run) == plain
