@@ -14,6 +14,9 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runne
 os.environ.setdefault(
     "RAY_AIR_NEW_OUTPUT", "0"
 )  # with verbose=0, Tune then prints nothing: the screen is this project's
+os.environ.setdefault(
+    "TUNE_GLOBAL_CHECKPOINT_S", "inf"
+)  # Tune's snapshots of all trials are never read: see the ledger
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the screen says it in a line
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Train polls for reports this often
 

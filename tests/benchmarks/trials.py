@@ -1,12 +1,14 @@
 """What a search costs beside its training: trials that report at once, beside Ray Tune alone: python -m tests.benchmarks.trials.
 
 Here are this project's searcher, scheduler, ledger (on the disk before a trial goes on), Optuna's journal and callbacks, as a
-search has them; beside it Tune with its stock searchers and scheduler, which keep nothing of that. Both run the same function, as
-often, with samplers of the same kind, two at once in processes that stay; neither writes Tune's own logs of results. What is
-measured is the time from the report of the first trial to that of the last, over the trials in between: no start, no end.
+search has them; beside it Tune with its stock searchers and scheduler, which keep nothing of that but Tune's own snapshots. Both
+run the same function, as often, with samplers of the same kind, two at once in processes that stay; neither writes Tune's logs of
+results. What is measured is the time from the report of the first trial to that of the last, over the trials in between: no
+start, no end.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +52,7 @@ def each(times: Sequence[float], trials: int) -> float:
 
 def ours(trials: int, sampler: str) -> float:
     """Milliseconds a trial of a search of this project."""
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # as `searches.execute` has it
     with tempfile.TemporaryDirectory() as storage:
         options = options_of(trials, sampler, storage)
         folder = Path(storage)
@@ -74,6 +77,7 @@ def theirs(trials: int, sampler: str) -> float:
         "alpha": tune.choice(["32", "r", "2r"]),
         "batch_size": tune.choice([4, 8, 16]),
     }
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "auto"
     goal = {"metric": "objective", "mode": "max"}
     with tempfile.TemporaryDirectory() as storage:
         tuner = tune.Tuner(
