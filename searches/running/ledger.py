@@ -112,7 +112,7 @@ class State:
             case "candidates":
                 self.pairs[event["name"]] = event["made"]
             case "proposed":
-                trial = Trial(**event["trial"], proposed=event.get("time"))
+                trial = Trial(**{**event["trial"], "proposed": event.get("time")})
                 self.trials[trial.name] = trial
                 if trial.of is None and trial.origin != CLONE:
                     self.searched.append(trial)
