@@ -34,7 +34,7 @@ def main() -> None:
     data = random_texts(lengths_of("sst", chosen.texts), shape)
     data = replace(data, splits={"train": data.splits["train"], "dev": data.splits["train"].sample(chosen.texts // 8)})
     run = RunConfig(task="sst", adapter="last-linear", epochs=chosen.epochs, batch_size=32)
-    rates = np.geomspace(1e-4, 1e-1, chosen.trials)
+    rates = np.geomspace(1e-4, 1e-2, chosen.trials)
 
     def trials(count: int = chosen.trials) -> list[float]:
         return [
