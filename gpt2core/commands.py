@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +32,7 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.training import build
+from gpt2core.training import build, device
 from gpt2core.training import train as train_run
 from gpt2core.weights import hub_name, model_folder
 
@@ -245,17 +244,16 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     for key in settings(getattr(options, "set", [])):
         if key not in JUDGED:
             raise ConfigError(f"The key `{key}` cannot be `--set` for a trained model; valid: {', '.join(JUDGED)}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.checkpoint is None:
         config = _config(options)
-        return config, starting_model(config).requires_grad_(False).to(device), config.model
+        return config, starting_model(config).requires_grad_(False).to(device()), config.model
     folder = Path(options.checkpoint).expanduser()
     if is_model_folder(folder):
         found = load_folder(folder)
-        return _config(options, **found.config.model_dump()), found.model.to(device), found.words
+        return _config(options, **found.config.model_dump()), found.model.to(device()), found.words
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
-    model = build(trained, starting_model(trained), device)
+    model = build(trained, starting_model(trained), device())
     epoch = checkpoints.load_best(folder, model)
     return (
         config,

@@ -30,13 +30,12 @@ class Classifier:
     )
 
     def __init__(self, model: str | None = None) -> None:
-        import torch
 
         from gpt2core import checkpoints
         from gpt2core.stages import starting_model
         from gpt2core.tasks.paraphrase import Paraphrase
         from gpt2core.tokenizer import Tokenizer
-        from gpt2core.training import build
+        from gpt2core.training import build, device
         from gpt2core.weights import model_folder
 
         if model is None:
@@ -50,9 +49,8 @@ class Classifier:
                 f"{folder}: is a run of the task `{self.config.task}`, but --critic-model must be one of "
                 f"`{Paraphrase.name}`: {MAKE_ONE}"
             )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task, self.tokenizer = Paraphrase(), Tokenizer.load(model_folder(self.config.model))
-        self.model = build(self.config, starting_model(self.config), device)
+        self.model = build(self.config, starting_model(self.config), device())
         checkpoints.load_best(folder, self.model)
         self.model.train(False)
         self.identity: Mapping[str, str] = {
