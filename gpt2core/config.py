@@ -278,8 +278,8 @@ class RunConfig(DecodingKeys, PairKeys):
 
     @property
     def packs(self) -> bool:
-        """Whether the run only adds to its base: DoRA scales the sum, and PiSSA takes its start off the base."""
-        return self.adapter == "lora" and not self.dora and self.lora_init == "default"
+        """Whether the run leaves its base as it is: PiSSA takes its start off the base."""
+        return self.adapter == "lora" and self.lora_init == "default"
 
     @property
     def attention_config(self) -> AttentionConfig:

@@ -8,7 +8,7 @@ Legend: `N` tokens of all runs together; of one run, `B` texts of `T` tokens wit
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gpt2core.adapters.lora import ADAPTER
+from gpt2core.adapters.lora import LoRALinear
 from gpt2core.data.batches import collate
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, Attention, Block, Reading
@@ -118,19 +118,13 @@ def _attended(
 
 def _projected(members: Sequence[Member], layers: Sequence[nn.Module], xs: Parts) -> Parts:
     """What one projection gives: that of the base to all at once, and to each member what its own pair adds."""
-    base = cast(nn.Module, getattr(layers[0], "base_layer", layers[0]))
+    base = layers[0].base if isinstance(layers[0], LoRALinear) else layers[0]
     outs = _split(base(_flat(xs)), xs)
     for place, (member, layer) in enumerate(zip(members, layers, strict=True)):
-        if layer is not base and hasattr(layer, "base_layer"):
+        if isinstance(layer, LoRALinear):
             with member.stream.drawing():
-                outs[place] = outs[place] + _pair(layer, xs[place])
+                outs[place] = layer.beside(outs[place], xs[place])
     return outs
-
-
-def _pair(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a LoRA layer adds to its base's output."""
-    dropout, down, up = (cast(nn.ModuleDict, getattr(layer, n))[ADAPTER] for n in ("lora_dropout", "lora_A", "lora_B"))
-    return cast(Tensor, up(down(dropout(x)))) * cast(Mapping[str, float], layer.scaling)[ADAPTER]
 
 
 def _added(members: Sequence[Member], blocks: Sequence[Block], xs: Parts, ys: Parts) -> Parts:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gpt2core.adapters.lora import ADAPTER, lora_layers
+from gpt2core.adapters.lora import Pair, lora_layers
 from gpt2core.errors import WeightsError
 from gpt2core.model import GPT2
 from gpt2core.weights import THEIR_HEAD, their_name
@@ -27,35 +27,14 @@ PREFIX = "base_model.model."
 _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What LoRA adds to a weight (out, in): scale * up @ down, of down (r, in) and up (out, r); DoRA's magnitude (out,)."""
-
-    down: Tensor
-    up: Tensor
-    scale: float
-    magnitude: Tensor | None = None
-
-    def minus(self, start: "Pair") -> "Pair":
-        """Return the difference, a pair of rank 2r: what PiSSA adds to the weight that it started from."""
-        return replace(self, down=torch.cat([self.down, start.down]), up=torch.cat([self.up, -start.up], dim=1))
-
-    def applied_to(self, weight: Tensor) -> Tensor:
-        """Return the adapted weight (out, in)."""
-        adapted = weight + self.scale * self.up @ self.down
-        return adapted if self.magnitude is None else adapted * (self.magnitude / adapted.norm(dim=1))[:, None]
-
-
 @torch.no_grad()
 def pairs(model: GPT2) -> dict[str, Pair]:
     """Return copies of a model's pairs, by projection, such as `blocks.0.attention.query`."""
     found = {}
     for name, layer in lora_layers(model):
-        tensors = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
-        if ADAPTER in layer.lora_magnitude_vector:
-            tensors.append(layer.lora_magnitude_vector[ADAPTER].weight)
-        down, up, *magnitude = (tensor.detach().cpu().clone() for tensor in tensors)
-        found[name] = Pair(down, up, layer.scaling[ADAPTER], *magnitude)
+        pair = layer.pair()
+        magnitude = None if pair.magnitude is None else pair.magnitude.cpu().clone()
+        found[name] = Pair(pair.down.cpu().clone(), pair.up.cpu().clone(), pair.scale, magnitude)
     return found
 
 

@@ -1,9 +1,13 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants, through peft; the only importer of peft."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants."""
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from gpt2core.config import RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
@@ -15,7 +19,66 @@ TARGETS = {
     "qkv+dense": ["query", "key", "value", "dense"],
     "all": ["query", "key", "value", "dense", "mlp_in", "mlp_out"],
 }
-ADAPTER = "default"  # peft's name of a module's first adapter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What LoRA adds to a weight (out, in): scale * up @ down, of down (r, in) and up (out, r); DoRA's magnitude (out,)."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    magnitude: Tensor | None = None
+
+    def minus(self, start: "Pair") -> "Pair":
+        """Return the difference, a pair of rank 2r: what PiSSA adds to the weight that it started from."""
+        return replace(self, down=torch.cat([self.down, start.down]), up=torch.cat([self.up, -start.up], dim=1))
+
+    def applied_to(self, weight: Tensor) -> Tensor:
+        """Return the adapted weight (out, in)."""
+        adapted = weight + self.scale * self.up @ self.down
+        return adapted if self.magnitude is None else adapted * (self.magnitude / adapted.norm(dim=1))[:, None]
+
+
+class LoRALinear(nn.Module):
+    """A projection and the pair beside it: base(x) + scale * B A x, of A (r, in) and B (out, r).
+
+    With DoRA the adapted weight W + scale * B A is made as long in each row as `lora_magnitude` (out,) says, which trains too;
+    the length that it had is taken as a constant, as the paper's section 4.3 does.
+
+    The same seed gives the A that peft gives it. peft itself is not asked, for to import it takes three seconds of each process.
+    """
+
+    def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
+        super().__init__()
+        weight = base.weight
+        self.base, self.scale = base, scale
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.lora_A, self.lora_B = nn.Linear(base.in_features, rank, False), nn.Linear(rank, base.out_features, False)
+        self.lora_A.reset_parameters()  # drawn again, as peft does
+        nn.init.zeros_(self.lora_B.weight)
+        self.lora_magnitude = nn.Parameter(weight.detach().norm(dim=1)) if dora else None
+        self.to(weight.device, weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.beside(cast(Tensor, self.base(x)), x)
+
+    def beside(self, out: Tensor, x: Tensor) -> Tensor:
+        """What comes of x (..., in), where `out` (..., out) is what the base makes of it."""
+        dropped = self.dropout(x)
+        inner = self.lora_A(dropped)
+        if self.lora_magnitude is None:
+            rows, pairs = out.flatten(0, -2), inner.flatten(0, -2)
+            return torch.addmm(rows, pairs, self.lora_B.weight.T, alpha=self.scale).view_as(out)
+        length = (self.base.weight + self.scale * self.lora_B.weight @ self.lora_A.weight).norm(dim=1).detach()
+        ratio = self.lora_magnitude / length
+        plain = out - self.base.bias if dropped is x else functional.linear(dropped, self.base.weight)
+        return cast(Tensor, out + (ratio - 1) * plain + ratio * self.scale * self.lora_B(inner)).to(out.dtype)
+
+    def pair(self) -> Pair:
+        """The pair as it is."""
+        magnitude = None if self.lora_magnitude is None else self.lora_magnitude.detach()
+        return Pair(self.lora_A.weight.detach(), self.lora_B.weight.detach(), self.scale, magnitude)
 
 
 def lora(model: GPT2, config: RunConfig) -> None:
@@ -31,24 +94,15 @@ def lora(model: GPT2, config: RunConfig) -> None:
 
     `lora_plus` is of the optimizer (`gpt2core.training`). Raises ConfigError as `lora_blocks`.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     blocks = lora_blocks(model, config)
     model.requires_grad_(False)
-    inject_adapter_in_model(
-        LoraConfig(
-            r=config.rank,
-            lora_alpha=config.lora_alpha,  # peft annotates int and computes with any number
-            lora_dropout=config.lora_dropout,
-            target_modules=TARGETS[config.targets],
-            layers_to_transform=blocks,
-            layers_pattern="blocks",
-            use_rslora=config.rslora,
-            use_dora=config.dora,
-        ),
-        model,
-        adapter_name=ADAPTER,
-    )
+    scale = config.lora_alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
+    for number in blocks:
+        block = f"blocks.{number}."
+        for name, part in list(model.get_submodule(block[:-1]).named_modules()):
+            if name.split(".")[-1] in TARGETS[config.targets] and isinstance(part, nn.Linear):
+                adapted = LoRALinear(part, rank=config.rank, scale=scale, dropout=config.lora_dropout, dora=config.dora)
+                model.set_submodule(block + name, adapted)
     if config.lora_init == "pissa":
         for _, layer in lora_layers(model):
             _start_at_singular_directions(layer)
@@ -68,33 +122,32 @@ def lora_blocks(model: GPT2, config: RunConfig) -> list[int]:
 
 
 @torch.no_grad()
-def _start_at_singular_directions(layer: Any) -> None:
+def _start_at_singular_directions(layer: LoRALinear) -> None:
     """Move the largest singular directions of a weight (out, in) into its pair: A (r, in), B (out, r).
 
     In float64, so that what is left is the same in float32 on every device, and a checkpoint need not hold it: in float32,
     each device mixes directions of nearly equal singular values in its own way.
     """
-    down, up, base = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.get_base_layer().weight
-    rank, scale = layer.r[ADAPTER], layer.scaling[ADAPTER]
+    down, up, base, scale = layer.lora_A.weight, layer.lora_B.weight, layer.base.weight, layer.scale
+    rank = len(down)
     left, values, right = torch.linalg.svd(base.double(), full_matrices=False)
     root = (values[:rank] / scale).sqrt()
-    down.data.copy_(root[:, None] * right[:rank])
-    up.data.copy_(left[:, :rank] * root)
+    down.copy_(root[:, None] * right[:rank])
+    up.copy_(left[:, :rank] * root)
     base.data = (base.double() - scale * up.double() @ down.double()).float()  # a copy: models share their base
 
 
-def lora_layers(model: GPT2) -> Iterator[tuple[str, Any]]:
+def lora_layers(model: GPT2) -> Iterator[tuple[str, LoRALinear]]:
     """Yield name and layer of every projection that LoRA adapts, such as `blocks.0.attention.query`."""
-    from peft.tuners.lora import LoraLayer
-
     for name, part in model.named_modules():
-        if isinstance(part, LoraLayer):
+        if isinstance(part, LoRALinear):
             yield name, part
 
 
+@torch.no_grad()
 def merge_lora(model: GPT2) -> GPT2:
     """Fold every LoRA pair of `model` into the projection that it adapts, in place; a plain GPT2 is left."""
     for name, layer in list(lora_layers(model)):
-        layer.merge(safe_merge=True)
-        model.set_submodule(name, layer.get_base_layer())
+        layer.base.weight.data = layer.pair().applied_to(layer.base.weight)  # a copy: models share their base
+        model.set_submodule(name, layer.base)
     return model

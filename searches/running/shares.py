@@ -57,7 +57,7 @@ def _packed(options: Options, gpu: bool) -> int:
 def _all_pack(plan: Plan, gpu: bool) -> bool:
     """Whether that pays for whatever is proposed: where nothing trains, and on a GPU for LoRA that packs; other trials would
     each have weights of their own there."""
-    run, deciding = plan.config(plan.search.baseline), {"adapter", "dora", "lora_init"} & set(plan.space)
+    run, deciding = plan.config(plan.search.baseline), {"adapter", "lora_init"} & set(plan.space)
     return not deciding and (run.adapter == "frozen" or (gpu and run.packs))
 
 

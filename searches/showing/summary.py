@@ -13,7 +13,7 @@ from searches.running.ledger import State, read_search
 from searches.showing.facts import facts
 from searches.showing.report import write
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "peft", "sacrebleu", "tokenizers")
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "sacrebleu", "tokenizers")
 
 
 def summary_of(options: Options, state: State, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
-from gpt2core.adapters.lora import ADAPTER, lora_layers
+from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate, epoch_batches
 from gpt2core.model import GPT2
@@ -136,8 +136,8 @@ def gradients(model: GPT2) -> dict[str, Tensor]:
     found = {}
     for block in range(len(model.blocks)):
         trio = [layers[f"blocks.{block}.attention.{part}"] for part in ("query", "key", "value")]
-        found[f"{block} A"] = sum(layer.lora_A[ADAPTER].weight.grad for layer in trio)
-        found[f"{block} B"] = torch.cat([layer.lora_B[ADAPTER].weight.grad for layer in trio])
+        found[f"{block} A"] = sum(layer.lora_A.weight.grad for layer in trio)
+        found[f"{block} B"] = torch.cat([layer.lora_B.weight.grad for layer in trio])
     return found
 
 
@@ -179,11 +179,11 @@ def make_alike(model: GPT2, peer: Any) -> None:
     """Let three pairs here do what one does there: the A of all three are its A, their B the thirds of its B."""
     layers = dict(lora_layers(model))
     for block, theirs in enumerate(peer.base_model.model.transformer.h):
-        down, up = (getattr(theirs.attn.c_attn, part)[ADAPTER].weight for part in ("lora_A", "lora_B"))
+        down, up = (getattr(theirs.attn.c_attn, part)["default"].weight for part in ("lora_A", "lora_B"))
         up.normal_(std=0.02)
         for part, third in zip(("query", "key", "value"), up.chunk(3), strict=True):
-            layers[f"blocks.{block}.attention.{part}"].lora_A[ADAPTER].weight.copy_(down)
-            layers[f"blocks.{block}.attention.{part}"].lora_B[ADAPTER].weight.copy_(third)
+            layers[f"blocks.{block}.attention.{part}"].lora_A.weight.copy_(down)
+            layers[f"blocks.{block}.attention.{part}"].lora_B.weight.copy_(third)
 
 
 # -- rows

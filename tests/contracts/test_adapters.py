@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt2core.adapters import ADAPTERS
-from gpt2core.adapters.lora import ADAPTER, TARGETS, lora_layers, merge_lora
+from gpt2core.adapters.lora import TARGETS, lora_layers, merge_lora
 from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
@@ -162,7 +162,7 @@ def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
 @pytest.mark.parametrize(("keys", "scale"), [({}, 8.0), ({"rslora": True}, 16.0), ({"alpha": "2r"}, 2.0)], ids=str)
 def test_the_scale_is_alpha_by_rank_or_by_its_root(keys: dict[str, object], scale: float) -> None:
     model = build(LORA.but(rank=4, **keys), toys.model(), CPU)
-    assert {layer.scaling[ADAPTER] for _, layer in lora_layers(model)} == {scale}
+    assert {layer.scale for _, layer in lora_layers(model)} == {scale}
 
 
 def test_lora_plus_lets_b_learn_faster() -> None:
@@ -182,8 +182,8 @@ def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
     for name, layer in lora_layers(model):
         weight = base.get_submodule(name).weight
         values = torch.linalg.svdvals(weight)
-        rest = layer.get_base_layer().weight
-        torch.testing.assert_close(rest + layer.get_delta_weight(ADAPTER), weight, atol=1e-6, rtol=0)
+        rest = layer.base.weight
+        torch.testing.assert_close(layer.pair().applied_to(rest), weight, atol=1e-6, rtol=0)
         torch.testing.assert_close(torch.linalg.svdvals(rest)[:-3], values[3:], atol=1e-5, rtol=0)
 
 

@@ -53,5 +53,5 @@ def test_the_losses_are_those_that_were_stored() -> None:
 
 
 if __name__ == "__main__":
-    versions = {package: version(package) for package in ("torch", "peft", "tokenizers")}
+    versions = {package: version(package) for package in ("torch", "tokenizers")}
     STORED.write_text(json.dumps({"command": COMMAND, "versions": versions, "losses": measured()}, indent=2) + "\n")

@@ -9,10 +9,9 @@ ROOMS = {
     "gpt2core": {"ray", "optuna", "mlflow", "searches", "trainables", "cluster"},
     "trainables": {"optuna", "searches"},
     "cluster": {"optuna", "mlflow", "searches", "trainables"},
-    "searches": {"torch", "peft", "sacrebleu"},
+    "searches": {"torch", "sacrebleu"},
 }
 ONLY_HERE = {
-    "peft": ("gpt2core/adapters",),
     "sacrebleu": ("gpt2core/metrics",),
     "transformers": ("gpt2core/distill/critics",),
     "sentence_transformers": ("gpt2core/distill/critics",),

@@ -133,7 +133,8 @@ def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags
         ("--trace", 2, (1, 2, 2)),
         ("--pack 3", 0, (3, 3, 4)),
         ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
-        ("--set dora=true", 2, (1, 2, 2)),
+        ("--set dora=true", 2, (4, 8, 2)),
+        ("--set lora_init=pissa", 2, (1, 2, 2)),
     ],
 )
 def test_trials_share_a_process_where_that_pays_or_was_asked_for(

@@ -27,6 +27,7 @@ RUNS = [
     LORA.but(rank=8, weight_decay=0.1, batch_size=7, accumulation=3, blocks="1", lora_dropout=0.0),
     LORA.but(rslora=True, lora_plus=4.0, targets="qkv+dense", schedule="cosine", warmup_steps=5, dropout=0.0),
     LORA.but(task="sst", head_dropout=0.3, contrastive_weight=0.4),
+    LORA.but(dora=True, rank=2, targets="all"),
     LORA.but(attention="dense,logsparse", attention_window=2, batch_size=1, blocks="0"),
 ]
 

@@ -1,0 +1,82 @@
+"""LoRA as it is here, beside peft's."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+
+from gpt2core.adapters.lora import TARGETS, lora, lora_layers, merge_lora
+from gpt2core.model import GPT2
+from tests import toys
+
+IDS = torch.arange(30).view(2, 15)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"rslora": True},
+    "dropout": {"lora_dropout": 0.3},
+    "dora": {"dora": True},
+    "dora, dropout": {"dora": True, "lora_dropout": 0.3},
+}
+
+
+def both(keys: dict[str, Any]) -> tuple[GPT2, GPT2]:
+    """One model with our pairs and one with peft's, of the same seed, in float64."""
+    config = toys.RUN.but(adapter="lora", rank=3, targets="all", blocks="1", **keys)
+    theirs = LoraConfig(
+        r=config.rank,
+        lora_alpha=int(config.lora_alpha),
+        lora_dropout=config.lora_dropout,
+        target_modules=TARGETS[config.targets],
+        layers_to_transform=[1],
+        layers_pattern="blocks",
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+    )
+    one, other = toys.model().double(), toys.model().double()
+    torch.manual_seed(5)
+    lora(one, config)
+    torch.manual_seed(5)
+    inject_adapter_in_model(theirs, other)
+    return one, other
+
+
+def pairs(model: GPT2) -> dict[str, torch.nn.Parameter]:
+    """What trains, by names without those that peft puts in."""
+    named = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".lora_" in name}
+    return {name.replace("_magnitude_vector.weight", "_magnitude"): parameter for name, parameter in named.items()}
+
+
+@pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
+def test_pairs_start_and_learn_as_pefts_do(keys: dict[str, Any]) -> None:
+    one, other = both(keys)
+    assert {name for name, p in one.named_parameters() if p.requires_grad} == set(pairs(one))
+    for _ in range(3):
+        here, there = pairs(one), pairs(other)
+        assert here.keys() == there.keys()
+        for name, parameter in here.items():
+            torch.testing.assert_close(parameter, there[name], rtol=1e-10, atol=1e-10, msg=name)
+        losses = []
+        for model, parameters in ((one, here), (other, there)):
+            torch.manual_seed(7)
+            loss = model.losses(model.train()(IDS), IDS).sum()
+            loss.backward()
+            losses.append(loss.detach())
+            with torch.no_grad():
+                for parameter in parameters.values():
+                    parameter -= 1e-2 * parameter.grad  # type: ignore[operator]
+                    parameter.grad = None
+        torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
+def test_merging_leaves_the_base_of_others_as_it_was(keys: dict[str, Any]) -> None:
+    model, _ = both(keys)
+    for _, layer in lora_layers(model):
+        layer.lora_B.weight.normal_()
+    bases = {name: (layer.base.weight.data, layer.base.weight.clone()) for name, layer in lora_layers(model)}
+    expected = model.train(False)(IDS)
+    torch.testing.assert_close(merge_lora(model)(IDS), expected, rtol=1e-10, atol=1e-10)
+    assert bases
+    assert all(torch.equal(shared, kept) for shared, kept in bases.values())
