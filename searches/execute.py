@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -86,12 +87,14 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
 
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
-        start_tracking(tracker, options)
+        console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
+        with ThreadPoolExecutor(1) as beside:  # a new database takes seconds, and Ray waits for its processes
+            tracked = beside.submit(start_tracking, tracker, options)
+            spec = connect_and_share(options, folder)
+            tracked.result()
         ledger.listeners += [screen, tracker]
         describe_data(plan, ledger, data)
-        console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
-        spec = connect_and_share(options, folder)
         ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
         interrupt_on_sigterm()
         with leaving_when_ray_ends(end) as heart:
@@ -107,10 +110,11 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         raise
     finally:
         summary = end()
-        if status != "KILLED" and not keep_ray:  # else Ray ends with this process, without another second
-            ray.shutdown()
     show(summary, console)
-    return conclude(summary, folder, tracker, console)
+    status_code = conclude(summary, folder, tracker, console)
+    if not keep_ray:
+        ray.shutdown()
+    return status_code
 
 
 def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> dict[str, Any]:

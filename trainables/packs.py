@@ -49,9 +49,12 @@ class Pack:
 
     def next(self, values: dict[str, Any], *, joins: bool) -> Payload | None:
         """Return the next report of the trial of a spec, None at its end. It `joins` first; so does one that is not known."""
+        from gpt2core.memory import release_memory
+
         spec = TrialSpec.from_dict(values)
         with self.changed:
             if joins or spec.name not in self.members:
+                release_memory()  # of those that left
                 self.members[spec.name] = _Member(spec, events(spec))
             member = self.members[spec.name]
             member.wanted = True

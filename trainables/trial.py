@@ -9,6 +9,7 @@ All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples
 where the trial ended badly.
 """
 
+import gc
 import math
 import time
 from collections import Counter
@@ -93,7 +94,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     import torch
 
     from gpt2core.checkpoints import adopt
-    from gpt2core.memory import process_memory_gb, release_memory
+    from gpt2core.memory import process_memory_gb
     from gpt2core.tasks import TASKS
     from gpt2core.tracing import traced
     from gpt2core.training import Step, Workers, answered, loop
@@ -101,7 +102,6 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
 
     began = time.time()
     torch.set_num_threads(spec.cpus_per_worker)
-    release_memory()  # of the trial before this one in a warm process
     objective = TASKS[spec.run.task].objective
     epoch, score = 0, math.nan
     failure = None
@@ -149,6 +149,10 @@ def function_trial(config: dict[str, Any]) -> None:
     """Tune function: the whole trial in this process."""
     from ray import tune
 
+    from gpt2core.memory import release_memory
+
+    release_memory()  # of the trial before this one
+    gc.freeze()  # modules, weights and data stay; to search them for garbage took a tenth of a short trial
     for payload in payloads(TrialSpec.from_dict(config["spec"])):
         tune.report(payload)
 

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,13 @@ class Tracker:
     ) -> None:
         quick_and_quiet()
         self.plan, self.ledger, self.uri, self.artifacts, self.warn = plan, ledger, uri, artifacts, warn
-        self.client = MlflowClient(uri)
         self.delivery = Delivery(uri, warn)
         self.experiment_id = self.name = ""
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow; to open it makes the database, where there is none."""
+        return MlflowClient(self.uri)
 
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Find or make the experiment and the search's run, then deliver what MLflow lacks of an earlier start.
