@@ -53,6 +53,11 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def gpu_memory_gb() -> float | None:
+    """The memory of this process's GPU, in gigabytes; None without one."""
+    return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
+
+
 def timed_gpu_memory_gb() -> float | None:
     """The most GPU memory that what was timed in this process has taken, in gigabytes; None without a GPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from searches.runner import results, storage_folder
 from searches.running.budget_stop import BudgetStopper
 from searches.running.control import MAILBOX, Control, Mailbox
 from searches.running.failures import Faults, explained
+from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import COMPLETED, STOPPED, Ledger, LedgerError
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
@@ -99,6 +100,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         interrupt_on_sigterm()
         with leaving_when_ray_ends(end) as heart:
             note_plan(options, ledger, spec, console)
+            spec = sharing_gpus(options, folder, spec, ledger)
             make_pairs(options, ledger, spec, console)
             with screen:
                 run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
@@ -212,8 +214,21 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
     connect(dashboard=wants_group)
+    return share_of_cluster(options, folder)
+
+
+def share_of_cluster(options: Options, folder: Path) -> TrialSpec:
+    """What every trial gets of the cluster; raise ConfigError as `share`."""
     total = ray.cluster_resources()
     return share(options, folder, int(total.get("CPU", 1)), total.get("GPU", 0.0))
+
+
+def sharing_gpus(options: Options, folder: Path, spec: TrialSpec, ledger: Ledger) -> TrialSpec:
+    """Let trials share a GPU where, by the plan, its memory has room for several and nobody said how many there are to be."""
+    several = trials_of_a_gpu(ledger.state.plan)
+    if not spec.grouped or spec.workers > 1 or options.gpus_per_worker is not None or several == 1:
+        return spec
+    return share_of_cluster(replace(options, gpus_per_worker=1 / several), folder)
 
 
 def run_tune(
@@ -237,7 +252,8 @@ def run_tune(
     study = open_study(options.name, folder / "optuna.journal", plan)
     strategy = Strategy(plan, ledger, study, budget.searching)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
-    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget, packs)
+    sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
+    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget, packs, sharing)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),

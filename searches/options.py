@@ -117,7 +117,11 @@ def _resources(p: Group) -> None:
         help="write a trace of some steps of each trial, trace.json.gz beside its checkpoints",
     )
     p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
-    p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
+    p.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        help="GPUs of a worker (default: 1 where there are GPUs, or as little of one as its memory allows; else 0)",
+    )
     p.add_argument("--budget-hours", type=float, help="hours of wall clock after which all is stopped and reported")
     p.add_argument("--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; without GPUs it spends 0")
     p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")

@@ -18,7 +18,7 @@ from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
 from gpt2core.memory import predicted_gpu_memory_gb, process_memory_gb
 from gpt2core.ranges import Range, exactly
-from gpt2core.speed import evaluation_seconds, step_seconds, threads, timed_gpu_memory_gb
+from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.stages import first_stage
 from gpt2core.training import epoch_sizes
 from searches.options import Options
@@ -132,6 +132,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
         "rows": rows,
         "meaning": MEANING,
         "notes": notes,
+        "gpu_gb": gpu_memory_gb(),
         "trials": trials_of(plan),
         "replicates": plan.profile.replicates,
         "trial_seconds": {"value": whole["predicted"], "low": whole["low"], "high": whole["high"]},

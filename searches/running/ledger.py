@@ -77,6 +77,7 @@ class State:
     """What a ledger's events add up to. `apply` is the only way to change it, live and on resume alike."""
 
     digest: str | None = None
+    gpu_part: float = 0.0  # of a trial, at least: what was seen to be too little is not given again
     lag: int = 0  # trials before a new one that it does not wait for
     id: str = ""  # of the search, by which its run in MLflow is found
     script: str = ""  # the search's module
@@ -107,6 +108,8 @@ class State:
                 self.environment = self.environment | event["cluster"]
             case "lag":
                 self.lag = event["trials"]
+            case "gpu_part":
+                self.gpu_part = event["part"]
             case "data":
                 self.data, self.floors = event["data"], event["floors"]
             case "candidates":

@@ -17,7 +17,8 @@ from searches.running import failures
 from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures
-from searches.running.ledger import COMPLETED, RUNNING, Event, Trial
+from searches.running.gpu_sharing import Sharing
+from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, RUNNING, Event, Trial
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 
@@ -32,9 +33,10 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         trials_folder: str,
         budget: BudgetStopper,
         packs: Packs | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         super().__init__(metric="objective", mode=strategy.plan.direction)
-        self.packs = packs
+        self.packs, self.sharing = packs, sharing
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
@@ -46,7 +48,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Return the configuration of the next trial, None to wait, or FINISHED."""
         if self.budget.over():
             return Searcher.FINISHED
-        if self.paused:
+        if self.paused or (self.sharing is not None and not self.sharing.has_room()):
             return None
         trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
         if not isinstance(trial, Trial):
@@ -62,6 +64,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         spec = TrialSpec(**{**vars(self.spec), **changes})
         if self.packs is not None:
             spec = self.packs.place(spec)
+        if self.sharing is not None:
+            spec = self.sharing.place(spec)
         return {"spec": spec.to_dict(), "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -72,10 +76,12 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         trial = self.trials[self.names.pop(trial_id)]
         if self.packs is not None:
             self.packs.leave(trial.name)
+        kind = failures.outcome(trial_id)[0] if error else (result or {}).get("failure/kind")
+        wants_more = self.sharing is not None and self.sharing.leave(trial.name, ran_out=kind == OUT_OF_MEMORY)
         if trial.status != RUNNING:
             return
         paused = self.paused and not result and trial.stopped_at is None
-        if paused or (error and failures.goes_on(trial_id) and self._again(trial)):
+        if paused or wants_more or (error and failures.goes_on(trial_id) and self._again(trial)):
             self.unfinished.append(trial)
             return
         if result and not error and "failure/kind" not in result:
@@ -118,6 +124,8 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
         mine = self.searcher.trials[self.searcher.names[trial.trial_id]]
         if "failure/kind" in result:
             return str(TrialScheduler.CONTINUE)
+        if self.searcher.sharing is not None:
+            self.searcher.sharing.saw(mine.name, result.get("metrics/gpu_memory_gb", 0.0))
         stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
         self.end(stopped - {mine.name})
         return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)

@@ -71,6 +71,8 @@ class Screen:
             case "proposed":
                 trial = event["trial"]
                 self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
+            case "gpu_part":
+                self._line(event["trial"], f"{event['reason']}: from now on a trial has {event['part']:g} of one")
             case "reopened":
                 self._line(event["trial"], "goes on: the budget is larger")
             case "report":

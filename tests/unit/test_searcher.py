@@ -15,6 +15,7 @@ from searches.lora_rank import SEARCH
 from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
+from searches.running.gpu_sharing import MEMORY, Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
@@ -31,12 +32,20 @@ def searcher(tmp_path: Path) -> Iterator[StrategySearcher]:
         yield made(ledger, tmp_path)
 
 
-def made(ledger: Ledger, folder: Path) -> StrategySearcher:
+def made(ledger: Ledger, folder: Path, part: float = 0.0) -> StrategySearcher:
     plan = make_plan(SEARCH, "quick", trials=4, replicates=0, grace=1, settings={"epochs": "9"})
     ledger.record({"event": "lag", "trials": 4})
-    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
+    spec = TrialSpec(
+        name="",
+        run=plan.config(plan.search.baseline),
+        folder="",
+        gpus_per_worker=part,
+        concurrent=round(1 / (part or 1)),
+    )
     strategy = Strategy(plan, ledger, new_study("s", None, plan))
-    return StrategySearcher(strategy, spec, str(folder / "trials"), BudgetStopper(Budget(), plan, ledger))
+    sharing = Sharing(spec, ledger) if part else None
+    budget = BudgetStopper(Budget(), plan, ledger)
+    return StrategySearcher(strategy, spec, str(folder / "trials"), budget, sharing=sharing)
 
 
 def test_a_trial_has_a_stable_name_and_folder(searcher: StrategySearcher, tmp_path: Path) -> None:
@@ -116,3 +125,55 @@ def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySear
     searcher.on_trial_complete("c")
     searcher.on_trial_complete("d", result(1.5, 1))
     assert [trial.status for trial in searcher.trials.values()] == ["running", "running", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "several"),
+    [
+        ({}, 1),
+        ({"gpu_gb": None, "rows": [{"what": MEMORY, "high": 1.0}]}, 1),
+        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 1.0}]}, 4),
+        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 30.0}]}, 2),
+        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 60.0}]}, 1),
+        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 100.0}]}, 1),
+    ],
+)
+def test_as_many_trials_share_a_gpu_as_its_memory_has_room_for(plan: dict[str, Any], several: int) -> None:
+    assert trials_of_a_gpu(plan) == several
+
+
+def test_a_trial_whose_part_of_a_gpu_was_too_small_is_tried_again_with_more(tmp_path: Path) -> None:
+    def gpus(answer: Any) -> tuple[str, float]:
+        spec = TrialSpec.from_dict(answer["spec"])
+        return spec.name, spec.gpus_per_worker
+
+    none_left = {"epoch": 0, "failure/kind": "out_of_memory", "failure/reason": "no memory left"}
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        searcher = made(ledger, tmp_path, part=0.25)
+        handed = [gpus(searcher.suggest(name)) for name in "abcd"]
+        assert handed == [(f"000{number}", 0.25) for number in range(4)]
+        assert searcher.suggest("e") is None, "a GPU has no more parts"
+        searcher.on_trial_complete("a", none_left)
+        assert searcher.suggest("e") is None, "a quarter is free, and half of a GPU is wanted"
+        searcher.on_trial_complete("b", none_left)
+        assert gpus(searcher.suggest("e")) == ("0000", 0.5)
+        searcher.on_trial_complete("e", none_left)
+        for name in "cd":
+            searcher.on_trial_complete(name, result(1.0, 9))
+        assert gpus(searcher.suggest("f")) == ("0001", 1.0)
+        assert gpus(made(ledger, tmp_path, part=0.25).suggest("g"))[1] == 1.0, "it was forgotten"
+        searcher.on_trial_complete("f", none_left)
+        assert searcher.trials["0001"].status == OUT_OF_MEMORY, "there is no more to give"
+
+
+def test_a_trial_that_holds_more_than_its_part_of_a_gpu_leaves_those_after_it_more(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        ledger.record({"event": "plan", "plan": {"gpu_gb": 40.0, "rows": []}})
+        searcher = made(ledger, tmp_path, part=0.25)
+        scheduler = StrategyScheduler(searcher)
+        for name, held, part in (("a", 9.0, 0.25), ("b", 9.8, 0.5)):
+            searcher.suggest(name)
+            report = {**result(1.0, 1), "metrics/gpu_memory_gb": held}
+            scheduler.on_trial_result(None, SimpleNamespace(trial_id=name), report)
+            assert TrialSpec.from_dict(searcher.suggest(f"{name}2")["spec"]).gpus_per_worker == part
+            searcher.on_trial_complete(f"{name}2", result(1.0, 9))
