@@ -22,7 +22,7 @@ from gpt2core.adapters.lora import LoRALinear
 from gpt2core.data.batches import collate
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, Attention, Block, Reading
-from gpt2core.training import Done, Step
+from gpt2core.steps import Done, Step
 
 Parts = list[Tensor]  # of each run: (B, T, C)
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch.profiler import profile, schedule
 
 from gpt2core.files import atomic_path
-from gpt2core.training import Events, Step, answered
+from gpt2core.steps import Events, Step, answered
 
 BEFORE, STEPS = 2, 3  # steps that are passed over, for the first ones are not like the rest, and steps that are traced
 

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
 from gpt2core.precision import in_bfloat16
+from gpt2core.steps import Answer, Done, Events, Step, alone
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import perplexity
 from gpt2core.timing import spent
@@ -109,63 +110,6 @@ def train(
     configuration or a checkpoint cannot be written.
     """
     yield from alone(loop(config, base, data, folder=folder, workers=workers))
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step that a run waits for: its number from 0 on, and the examples of its batch (B,)."""
-
-    run: "Run"
-    number: int
-    batch: np.ndarray
-
-    def alone(self) -> "Done | Exception":
-        """Take it; return what came of it, which may be an error."""
-        started = time.perf_counter()
-        try:
-            loss = self.run.step(self.number, self.batch)
-        except Exception as error:
-            return error
-        return Done(loss, time.perf_counter() - started)
-
-
-class Done(NamedTuple):
-    """A step that was taken: the sum of its losses in nats, and the seconds that it cost."""
-
-    loss: float
-    seconds: float
-
-
-R = TypeVar("R")
-
-#: What came of a step.
-Answer = Done | Exception | None
-
-#: Steps that are to be answered, and between them a report of each epoch.
-Events = Generator[Step | R, Answer, None]
-
-
-def answered(events: Events[R], answer: Answer) -> Step | R | None:
-    """Tell a run what came of its step, None where it is at a report or begins; return what comes next, None at the end.
-
-    A run raises the error that its step ended with, where it says no better.
-    """
-    try:
-        return events.send(answer)
-    except StopIteration:
-        return None
-
-
-def alone(events: Events[R]) -> Iterator[R]:
-    """Take a run's steps one after the other; yield its reports."""
-    event = answered(events, None)
-    while event is not None:
-        answer: Answer = None
-        if isinstance(event, Step):
-            answer = event.alone()
-        else:
-            yield event
-        event = answered(events, answer)
 
 
 def loop(
@@ -279,7 +223,7 @@ class Run:
             dev = part.read(self.data.splits["dev"], exact)
             self.data = replace(self.data, splits={**self.data.splits, "dev": dev})
 
-    def epoch(self, epoch: int) -> Generator[Step, "Answer", dict[str, float]]:
+    def epoch(self, epoch: int) -> Generator[Step, Answer, dict[str, float]]:
         """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""
         if not self.trainable:
             return {"trainable_parameters": 0}

@@ -17,7 +17,7 @@ from gpt2core.config import DecodingKeys, RunConfig
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
-    from gpt2core.training import Events, Step
+    from gpt2core.steps import Events, Step
 
 #: Keys in which runs may differ whose texts are written together.
 DECODING_KEYS = {*DecodingKeys.model_fields, "decoder", "decode_seeds", "seed"}
@@ -79,7 +79,7 @@ class Pack:
 
     def _turn(self, working: list[_Member]) -> None:
         """Take one step of each trial that waits for one, and let the others go on to one, or to a report."""
-        from gpt2core.training import Step
+        from gpt2core.steps import Step
 
         steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
         _write_ahead([member.spec.run for member in working if member.event is None])
@@ -92,7 +92,7 @@ class Pack:
 
     def _advance(self, member: _Member, answer: Any) -> None:
         """Tell a trial what came of its step, and let those know who wait for its report."""
-        from gpt2core.training import Step, answered
+        from gpt2core.steps import Step, answered
 
         try:
             member.event = answered(member.events, answer)

@@ -22,7 +22,7 @@ from gpt2core.config import RunConfig
 from trainables.failures import failure_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
-    from gpt2core.training import Events
+    from gpt2core.steps import Events
 
 #: A Tune function, and what Tune reserves for each trial that it runs.
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
@@ -80,7 +80,7 @@ Payload = dict[str, Any]
 
 def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]:
     """Train the trial's run and yield what is to be reported after each epoch."""
-    from gpt2core.training import alone
+    from gpt2core.steps import alone
 
     yield from alone(events(spec, rank, size))
 
@@ -95,9 +95,10 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
 
     from gpt2core.checkpoints import adopt
     from gpt2core.memory import process_memory_gb
+    from gpt2core.steps import Step, answered
     from gpt2core.tasks import TASKS
     from gpt2core.tracing import traced
-    from gpt2core.training import Step, Workers, answered, loop
+    from gpt2core.training import Workers, loop
     from trainables import warm
 
     began = time.time()

@@ -19,7 +19,8 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import epoch_batches
 from gpt2core.memory import PROCESS, process_memory_gb
 from gpt2core.packing import step_together
-from gpt2core.training import Done, Run, Step
+from gpt2core.steps import Done, Step
+from gpt2core.training import Run
 from tests.benchmarks.compare import Comparison, differs, show
 from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_texts
 

@@ -3,7 +3,7 @@
 from searches.question import Case, Choice, Profile, Search
 from searches.runner import main
 
-RANKS, RATES = (4, 8, 16, 32), (3e-4, 1e-3, 3e-3, 1e-2)
+RANKS, RATES = (4, 8, 16, 32), (1e-4, 3e-4, 1e-3, 3e-3)
 ALPHA = 2  # in units of the rank
 DEV, BATCH = 8, 4  # examples of 256 tokens
 

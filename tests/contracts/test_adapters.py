@@ -14,8 +14,9 @@ from gpt2core.data.batches import Batch, collate
 from gpt2core.describe import count_trainable, describe
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
+from gpt2core.steps import alone
 from gpt2core.tasks import TASKS
-from gpt2core.training import Run, alone, build, learning_rate, train
+from gpt2core.training import Run, build, learning_rate, train
 from tests import toys
 
 CPU = torch.device("cpu")

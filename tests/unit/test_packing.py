@@ -13,8 +13,9 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer, step_together
+from gpt2core.steps import Answer, Done, Step
 from gpt2core.tasks import TaskData
-from gpt2core.training import Answer, Done, Run, Step, train
+from gpt2core.training import Run, train
 from gpt2core.weights import digest
 from tests import toys
 

@@ -4,8 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
+from gpt2core.steps import alone
 from gpt2core.tracing import STEPS, traced
-from gpt2core.training import alone, loop
+from gpt2core.training import loop
 from tests import toys
 
 
