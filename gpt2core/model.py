@@ -266,7 +266,7 @@ class GPT2(nn.Module):
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The sum of `losses`, to be trained on: the logits of LOGITS positions are alive at once, and so are their gradients."""
         kept, targets, _ = _scored(hidden, labels)
-        options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="accurate")
+        options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
 

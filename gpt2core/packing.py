@@ -24,6 +24,9 @@ from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, Attention, Block, Reading
 from gpt2core.steps import Done, Step
 
+#: Of a pass on a CPU, from which on no other run joins: more are no faster there, and what they leave behind is held at once.
+TOKENS = 512
+
 Parts = list[Tensor]  # of each run: (B, T, C)
 
 
@@ -170,10 +173,21 @@ class Packer:
         return cast(list[Done | Exception], answers)
 
     def _together(self, steps: Sequence[Step]) -> list[Done | Exception]:
-        most = self.most or len(steps)
-        if len(steps) > most:
-            parts = [self._together(steps[start : start + most]) for start in range(0, len(steps), most)]
-            return [answer for part in parts for answer in part]
+        answers: list[Done | Exception] = []
+        while len(answers) < len(steps):
+            answers += self._pass(self._fitting(steps[len(answers) :]))
+        return answers
+
+    def _fitting(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The first steps, as many as one pass is to take."""
+        count, tokens = 0, 0
+        for step in steps[: self.most]:
+            if tokens >= TOKENS and step.run.device.type == "cpu":
+                break
+            count, tokens = count + 1, tokens + step.tokens
+        return steps[:count]
+
+    def _pass(self, steps: Sequence[Step]) -> list[Done | Exception]:
         if len(steps) == 1:
             return [steps[0].alone()]
         try:
@@ -194,7 +208,7 @@ def step_together(steps: Sequence[Step]) -> list[Done | Exception]:
     started = time.perf_counter()
     totals = _gradients(steps)
     errors = [_updated(step, total) for step, total in zip(steps, totals, strict=True)]
-    tokens = np.array([int(step.run.tokens.lengths[step.batch].sum()) for step in steps])
+    tokens = np.array([step.tokens for step in steps])
     shares = (time.perf_counter() - started) * tokens / tokens.sum()
     return [error or Done(total, float(share)) for error, total, share in zip(errors, totals, shares, strict=True)]
 

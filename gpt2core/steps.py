@@ -19,6 +19,11 @@ class Step:
     number: int
     batch: np.ndarray
 
+    @property
+    def tokens(self) -> int:
+        """How many it reads."""
+        return int(self.run.tokens.lengths[self.batch].sum())
+
     def alone(self) -> "Done | Exception":
         """Take it; return what came of it, which may be an error."""
         started = time.perf_counter()

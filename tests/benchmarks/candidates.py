@@ -50,7 +50,7 @@ def main() -> None:
     options.add_argument("--contexts", type=int, default=400, help="of the pipeline")
     options.add_argument("--loop-contexts", type=int, default=30, help="of the loop, the first ones of the pipeline's")
     options.add_argument("--candidates", type=int, default=10)
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--repeats", type=int, default=1)
     options.add_argument("--model", default="gpt2-nano")
     options.add_argument("--memory", action="store_true")
     options.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000], help="contexts, with --memory")

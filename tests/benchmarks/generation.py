@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=list(SHAPES), help="small, mini, or names of models")
     parser.add_argument("--prompts", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=2, help="turns of each way (default: 2)")
+    parser.add_argument("--repeats", type=int, default=1, help="turns of each way (default: 1)")
     parser.add_argument("--full", action="store_true", help="longer texts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args()

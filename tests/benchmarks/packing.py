@@ -18,7 +18,7 @@ import torch
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import epoch_batches
 from gpt2core.memory import PROCESS, process_memory_gb
-from gpt2core.packing import step_together
+from gpt2core.packing import Packer
 from gpt2core.steps import Done, Step
 from gpt2core.training import Run
 from tests.benchmarks.compare import Comparison, differs, show
@@ -83,13 +83,13 @@ class Trials:
         configs = [shared.but(rank=4 * (1 + number % 4), lr=1e-4 * (1 + number)) for number in numbers]
         self.runs = [Run(config, base, data) for config in configs]
         self.batches = epoch_batches(self.runs[0].tokens.lengths, shared.batch_size, shared.seed, epoch=1)
-        self.taken = 0
+        self.taken, self.packer = 0, Packer()
         for run in self.runs:
             run.model.train()
 
     def together(self) -> list[list[float]]:
         """The next STEPS steps of all, packed; the losses of each trial."""
-        return [losses_of(step_together(steps)) for steps in self._next()]
+        return [losses_of(self.packer.take(steps)) for steps in self._next()]
 
     def one_by_one(self) -> list[list[float]]:
         """The same, each trial alone: all its steps, then those of the next trial."""

@@ -140,7 +140,7 @@ def attentions(lengths: Sequence[int], repeats: int) -> list[Curve]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, nargs="+", default=[50, 100, 200, 400], help="through Tune")
+    parser.add_argument("--trials", type=int, nargs="+", default=[50, 100, 200], help="through Tune")
     parser.add_argument("--strategy-trials", type=int, nargs="+", default=[100, 300, 1_000, 3_000])
     parser.add_argument("--contexts", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--repeats", type=int, default=1)

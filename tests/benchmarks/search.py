@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("EXAMPLES", "EPOCHS"), help="of each trial of a search"
     )
-    sizes = parser.parse_args().size or [(8, 1), (EXAMPLES, EPOCHS)]
+    sizes = parser.parse_args().size or [(8, 1)]
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune then prints no more than the table does
     logging.disable_progress_bar()
     logging.set_verbosity_error()

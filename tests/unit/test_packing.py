@@ -91,6 +91,7 @@ def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatc
         return losses
 
     monkeypatch.setattr(packing, "_losses", short_of_memory)
+    monkeypatch.setattr(packing, "TOKENS", 10**9)
     for _ in range(2):
         for script, done in zip(packed, packer.take([script.waits for script in packed]), strict=True):
             assert isinstance(done, Done)
@@ -103,6 +104,24 @@ def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatc
             assert isinstance(done, Done)
             one.took(done)
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
+
+
+def test_a_pass_on_a_cpu_takes_no_more_runs_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, data = toys.model(), toys.data()
+    scripts = [Script(LORA.but(seed=seed), base, data) for seed in range(5)]
+    steps = [script.waits for script in scripts]
+    whole, sizes = packing._losses, []
+
+    def noted(steps: Sequence[Step], *rest: Any) -> list[Tensor]:
+        sizes.append(len(steps))
+        return whole(steps, *rest)
+
+    monkeypatch.setattr(packing, "_losses", noted)
+    monkeypatch.setattr(packing, "TOKENS", min(step.tokens for step in steps) + 1)
+    losses = [done.loss for done in Packer().take(steps) if isinstance(done, Done)]
+    assert sizes == [2, 2], "and the last one alone"
+    expected = [Script(LORA.but(seed=seed), base, data).waits.alone() for seed in range(5)]
+    assert losses == pytest.approx([done.loss for done in expected if isinstance(done, Done)], rel=1e-5)
 
 
 def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
