@@ -112,6 +112,8 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         raise
     finally:
         summary = end()
+        if status == "FAILED" and not keep_ray:  # else it ends later, and so that the last line says what went wrong
+            ray.shutdown()
     show(summary, console)
     status_code = conclude(summary, folder, tracker, console)
     if not keep_ray:
