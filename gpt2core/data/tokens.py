@@ -167,10 +167,15 @@ def _read(path: Path) -> Tokens | None:
     """Map a file into memory, which reads none of its tokens or texts yet; None where it is damaged, or not there."""
     try:
         with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).read_all()
-        return _mapped({name: batch[name].combine_chunks() for name in SCHEMA.names})
+            table = pa.ipc.open_file(source).read_all()
+        return _mapped({name: _whole(table[name]) for name in SCHEMA.names})
     except (OSError, pa.ArrowInvalid, KeyError):
         return None
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, which is not copied where it is one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _mapped(columns: dict[str, pa.Array]) -> Tokens:
