@@ -47,7 +47,7 @@ def main() -> None:
     """Time, or measure memory; print one table."""
     logging.disable_progress_bar()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--contexts", type=int, default=400, help="of the pipeline")
+    options.add_argument("--contexts", type=int, default=200, help="of the pipeline")
     options.add_argument("--loop-contexts", type=int, default=30, help="of the loop, the first ones of the pipeline's")
     options.add_argument("--candidates", type=int, default=10)
     options.add_argument("--repeats", type=int, default=1)

@@ -33,7 +33,7 @@ from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_tex
 
 EXAMPLES = 4096  # of an epoch
 BATCHES = {"17.5M": 4, "small": 2}  # of an epoch that are timed, from short ones to long ones
-REPEATS = {"17.5M": 3, "small": 1}  # of a row
+REPEATS = {"17.5M": 2, "small": 1}  # of a row
 TOLERANCE = 1e-4  # of the largest gradient of a tensor
 
 Step = Callable[[np.ndarray], None]
@@ -43,7 +43,7 @@ def main() -> None:
     """Print one table."""
     logging.disable_progress_bar(), logging.set_verbosity_error()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, help="of each row (default: 3, of the small model 1)")
+    options.add_argument("--repeats", type=int, help="of each row (default: 2, of the small model 1)")
     options.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     chosen = options.parse_args()
     for name in chosen.models:
