@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 100, 200], help="through Tune")
     parser.add_argument("--strategy-trials", type=int, nargs="+", default=[100, 300, 1_000, 3_000])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[50, 100])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--repeats", type=int, default=1)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
