@@ -26,7 +26,7 @@ def main() -> None:
     """Compare; print one table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--trials", type=int, default=20)
-    options.add_argument("--texts", type=int, default=160, help="SST has 8,544")
+    options.add_argument("--texts", type=int, default=100, help="SST has 8,544")
     options.add_argument("--epochs", type=int, default=3)
     options.add_argument("--model", default="17.5M", choices=SHAPES)
     chosen = options.parse_args()

@@ -114,7 +114,7 @@ def measured(lengths: Sequence[int], repeats: int) -> tuple[Table, dict[str, dic
 def main() -> None:
     """Print the table and the exponents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=4, help="samples of each kernel at each length (default: 4)")
+    parser.add_argument("--repeats", type=int, default=3, help="samples of each kernel at each length (default: 3)")
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     check()
