@@ -21,6 +21,7 @@ PROCESS = Range(value=8.0, low=2.0, high=30.0)
 #: Seconds until a Ray Train worker group trains: in every trial that has one.
 GROUP = Range(value=20.0, low=10.0, high=30.0)
 NOTHING = exactly(0.0)
+MEMORY = "most memory of a trial, GB"  # the row by which trials share a GPU
 
 MEANING = (
     "low: each trial that may be stopped is stopped at its first rung, steps take the least of their measured 95% interval, "
@@ -120,7 +121,7 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
         "GPU-hours": gpu_hours,
         "CPU-hours": hours * spec.cpus,
         **({"USD": gpu_hours * price} if price else {}),
-        "most memory of a trial, GB": _largest(memory),
+        MEMORY: _largest(memory),
         "checkpoints, GB": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,
     }
     return [{"what": w, "predicted": r.value, "low": r.low, "high": r.high} for w, r in rows.items()]

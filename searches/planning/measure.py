@@ -22,7 +22,7 @@ from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, thre
 from gpt2core.stages import first_stage
 from gpt2core.training import epoch_sizes
 from searches.options import Options
-from searches.planning.forecast import MEANING, Outlook, TrialCost, predict, trials_of
+from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
 from searches.planning.generation import pairs_seconds
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
@@ -266,7 +266,7 @@ def plan_and_fact(options: Options, state: State, folder: Path) -> dict[str, Any
         "GPU-hours": used.gpu_hours,
         "CPU-hours": used.cpu_hours,
         "USD": used.usd,
-        "most memory of a trial, GB": max(held, default=None),
+        MEMORY: max(held, default=None),
         "checkpoints, GB": folder_gb(folder / "trials"),
     }
     ended = any(trial.reason == BUDGET for trial in state.trials.values()) or (

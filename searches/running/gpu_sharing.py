@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from searches.planning.forecast import MEMORY
 from searches.running.ledger import Ledger
 from trainables.trial import TrialSpec
 
 CONTEXT = 0.6  # gigabytes that a process holds of a GPU beside its tensors
 USABLE = 0.9  # of a GPU's memory: the rest is lost between tensors
 AT_MOST = 4  # trials of a GPU, for they take turns in computing
-MEMORY = "most memory of a trial, GB"  # the row of a plan
 
 
 def trials_of_a_gpu(plan: Mapping[str, Any]) -> int:

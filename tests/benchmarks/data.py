@@ -109,7 +109,11 @@ def comparisons(rows: Sequence[Row], folder: Path) -> Iterator[Comparison]:
     written = "tokenised and written"
     yield Comparison(what="read back", peer=written, ours=mean(read), theirs=fresh, reach=1000)
     yield Comparison(
-        what="read back, each token looked at", peer=written, ours=mean(lambda: read().values.sum()), theirs=fresh
+        what="read back, each token looked at",
+        peer=written,
+        ours=mean(lambda: read().values.sum()),
+        theirs=fresh,
+        reach=1000,
     )
 
 

@@ -12,10 +12,11 @@ from ray.tune.search import Searcher
 
 from searches.deciding.strategy import Strategy, new_study
 from searches.lora_rank import SEARCH
+from searches.planning.forecast import MEMORY
 from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
-from searches.running.gpu_sharing import MEMORY, Sharing, trials_of_a_gpu
+from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
