@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import nearest
+from gpt2core.storage import is_address
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
 
@@ -84,8 +85,8 @@ def at_least(options: argparse.Namespace, least: float, *names: str) -> None:
 
 
 def absolute(path: str) -> str:
-    """A path that means the same in every folder: workers run in others."""
-    return str(Path(path).expanduser().resolve())
+    """A path that means the same in every folder, for workers run in others; an address does so as it is."""
+    return path if is_address(path) else str(Path(path).expanduser().resolve())
 
 
 def absolute_model(name: str) -> str:

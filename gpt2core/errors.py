@@ -32,6 +32,10 @@ class CheckpointError(UserError):
     """A training checkpoint that cannot be resumed from."""
 
 
+class StorageError(UserError):
+    """The storage behind an address did not answer or refused; another attempt may find it back."""
+
+
 class DivergedError(Exception):
     """The training loss is not finite: this run ends, others go on."""
 

@@ -17,6 +17,7 @@ from gpt2core.errors import ConfigError, WeightsError, first_line
 from gpt2core.hub import download
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
+from gpt2core.storage import fetch, is_address, local
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("gpt2-nano",)  # models that ship with the project
@@ -45,7 +46,8 @@ def model_folder(name: str) -> Path:
     """
     if name in EMBEDDED:
         return ASSETS / name
-    path = Path(name).expanduser()
+    path = local(name)
+    fetch(path)
     if path.is_dir():
         return path
     if name in MODELS:
@@ -60,7 +62,7 @@ def model_folder(name: str) -> Path:
 
 def hub_name(name: str) -> str:
     """Return what transformers calls a model: a repository of the hub, or a local folder."""
-    if Path(name).expanduser().is_dir() or name in EMBEDDED:
+    if is_address(name) or Path(name).expanduser().is_dir() or name in EMBEDDED:
         return str(model_folder(name))
     return f"openai-community/{name}" if name in MODELS else name
 

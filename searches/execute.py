@@ -26,16 +26,17 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
-from cluster.connect import connect
+from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import interrupt_on_sigterm
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
-from gpt2core.errors import UserError
+from gpt2core.errors import StorageError, UserError
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
+from gpt2core.storage import address, fetch, send
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
 from searches.deciding.final import final_test
@@ -50,6 +51,7 @@ from searches.running.control import MAILBOX, Control, Mailbox
 from searches.running.failures import Faults, explained
 from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import COMPLETED, STOPPED, Ledger, LedgerError
+from searches.running.offsite import refresh
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
 from searches.running.tracking import Tracker
@@ -75,7 +77,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     if options.final_test:
         check_gold(data.corpus, "test", plan.task)
     folder = results(options)
-    ledger = open_ledger(folder, plan, options.resume)
+    ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
     argv = without(options.argv, "--tracking-uri")  # which may hold a password
     ledger.record({"event": "started", "argv": argv, "environment": machine()})
     interrupt_on_sigterm()
@@ -105,7 +107,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
             with screen:
                 run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
             if options.final_test:
-                final_test(plan, ledger, spec, str(folder / "trials"))
+                final_test(plan, ledger, spec, address(folder / "trials"))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -136,6 +138,9 @@ def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> 
     summary = summary_of(options, ledger.state, folder)
     try:
         write_json(folder / "summary.json", summary)
+        send(folder / "summary.json")
+    except StorageError as error:
+        problem = error
     except OSError as error:
         problem = UserError(
             f"{folder / 'summary.json'}: cannot be written ({error.strerror}); the same command goes on"
@@ -148,21 +153,22 @@ def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> 
     return summary
 
 
-def open_ledger(folder: Path, plan: Plan, resume: str) -> Ledger:
+def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None]) -> Ledger:
     """Open the ledger by the rule of `--resume`; raise UserError where the rule or the earlier search forbids it."""
+    refresh(folder)
     exists = (folder / "ledger.jsonl").exists()
     if resume == "must" and not exists:
-        raise UserError(f"{folder}: there is no search to go on with, but --resume is must")
+        raise UserError(f"{address(folder)}: there is no search to go on with, but --resume is must")
     if resume == "never" and exists:
-        raise UserError(f"{folder}: there is a search already, and --resume is never; choose another --name")
-    ledger = Ledger(folder / "ledger.jsonl")
+        raise UserError(f"{address(folder)}: there is a search already, and --resume is never; choose another --name")
+    ledger = Ledger(folder / "ledger.jsonl", say=say)
     if ledger.state.digest is None:
         event = {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed}
         ledger.record(event | {"id": uuid4().hex})
     elif ledger.state.digest != plan.digest:
         ledger.close()
         raise UserError(
-            f"{folder}: the search there has another space or other settings; choose another --name, or the flags it had"
+            f"{address(folder)}: the search there has another space or other settings; choose another --name, or the flags it had"
         )
     return ledger
 
@@ -216,6 +222,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
     """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
     connect(dashboard=wants_group)
+    check_shared(folder)
     return share_of_cluster(options, folder)
 
 
@@ -255,7 +262,7 @@ def run_tune(
     strategy = Strategy(plan, ledger, study, budget.searching)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
     sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
-    searcher = StrategySearcher(strategy, spec, str(folder / "trials"), budget, packs, sharing)
+    searcher = StrategySearcher(strategy, spec, address(folder / "trials"), budget, packs, sharing)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
@@ -270,7 +277,7 @@ def run_tune(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(folder),
+            storage_path=address(folder),
             verbose=0,
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
@@ -293,10 +300,12 @@ def _trial_name(trial: Any) -> str:
 def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: Console) -> int:
     """Write the report, export the winner, print where everything is, and return the exit status."""
     page, *others = files = write(folder, summary)
+    for path in files:
+        send(path)
     tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, page)
     lines = [
-        f"Report: {page}",
-        f"Results: {', '.join(map(str, [folder / 'summary.json', *others]))}",
+        f"Report: {address(page)}",
+        f"Results: {', '.join(map(address, [folder / 'summary.json', *others]))}",
         f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
     ]
     done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]
@@ -309,7 +318,9 @@ def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: C
     name = summary["verdict"]["winner"] or summary["best"]["id"]
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
+    fetch(folder / "trials" / name)
     export(RunConfig.of(chosen["config"]), folder / "trials" / name, out)
-    lines.insert(1, f"Model folder of trial {name}: {out}")
+    send(out)
+    lines.insert(1, f"Model folder of trial {name}: {address(out)}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -10,11 +10,13 @@ from pathlib import Path
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import lookup, nearest
+from gpt2core.storage import address, folders, local
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.question import Plan, Search, make_plan
 from searches.running.budget import Budget
+from searches.running.offsite import refresh
 
 EPILOG = """\
 Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then
@@ -131,10 +133,13 @@ def _resources(p: Group) -> None:
 def _results(p: Group, name: str) -> None:
     p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
-        "--storage", help="absolute folder that all nodes share (default: ./runs, or ~/gpt2-search/runs in a job)"
+        "--storage",
+        help="folder that all nodes share, or s3://BUCKET/FOLDER "
+        "(default: $GPT2_SEARCH_STORAGE, ./runs, or in a job ~/gpt2-search/runs)",
     )
     p.add_argument(
-        "--tracking-uri", help="MLflow server or sqlite:////absolute/path.db (default: mlflow.db in the storage)"
+        "--tracking-uri",
+        help="MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI; mlflow.db in the storage)",
     )
     p.add_argument(
         "--resume",
@@ -157,14 +162,10 @@ def without(argv: Sequence[str], *flags: str) -> list[str]:
 
 
 def storage_path(storage: str | None) -> Path:
-    """The folder that `--storage` means; raise ConfigError for an address that this version cannot write to."""
+    """The folder that `--storage` means, on this machine; raise ConfigError for an address that cannot be used."""
     from cluster.connect import default_storage
 
-    if storage is None:
-        return default_storage()
-    if "://" in storage and not storage.startswith("file://"):
-        raise ConfigError(f"The value of `--storage` is {storage!r}, but must be a folder that all nodes share")
-    return Path(storage.removeprefix("file://")).expanduser().absolute()
+    return default_storage() if storage is None else local(storage)
 
 
 def pack(text: str) -> str:
@@ -187,10 +188,11 @@ def search_folder(storage: str | None, name: str) -> Path:
     """The results of a search that is there; raise UserError where there is none of that name."""
     searches = storage_path(storage) / "searches"
     folder = searches / search_name(name)
+    refresh(folder)
     if not (folder / "ledger.jsonl").is_file():
-        there = sorted(path.parent.name for path in searches.glob("*/ledger.jsonl"))
+        there = folders(searches)
         hint = nearest(name, there) if there else "there is none"
-        raise UserError(f"There is no search `{name}` in {searches}: {hint}; see --storage")
+        raise UserError(f"There is no search `{name}` in {address(searches)}: {hint}; see --storage")
     return folder
 
 
@@ -203,7 +205,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
     name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
     if search.learns_from_pairs:
-        fixed = {"pairs": str(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
+        fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
     lookup(SAMPLERS, o.sampler, "sampler")
     lookup(SCHEDULERS, o.scheduler, "scheduler")
     method = Method(

@@ -10,6 +10,7 @@ from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.dataset import temperature_name
 from gpt2core.errors import ConfigError
+from gpt2core.storage import address
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
 from searches.runner import results
@@ -41,7 +42,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
     """Name and job of each set of pairs that a search generates; raise ConfigError for a setting of the profile that there
     is not."""
     folder = results / CANDIDATES
-    if not plan.search.learns_from_pairs or plan.fixed["pairs"] != str(folder):
+    if not plan.search.learns_from_pairs or plan.fixed["pairs"] != address(folder):
         return
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
@@ -52,7 +53,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
         yield (
             name,
             Job(
-                out=str(folder / name),
+                out=address(folder / name),
                 contexts=contexts,
                 model=model,
                 generator=model,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from gpt2core.distill.config import Thresholds
 from gpt2core.distill.shards import PAIRS, Shard, read, remove_parts, write
 from gpt2core.files import atomic_path
+from gpt2core.storage import fetch, send
 from trainables.stages_on_ray import ACCEPTED, Tables
 
 NEGATIVES = "negatives"
@@ -40,8 +41,12 @@ def write_accepted(folder: Path, round: int, judged: Sequence[Shard], thresholds
     from gpt2core.distill.detection import hard_negatives
     from gpt2core.distill.filters import applied
 
+    for part in PARTS:
+        fetch(folder / part)
     remove_parts(folder)
     remove_from(folder, round)
+    for shard in judged:
+        shard.whole()  # fetches those that other machines judged
     tables = Tables([shard.path for shard in judged])
     reasons: Counter[str] = Counter()
     sizes: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
@@ -59,6 +64,8 @@ def write_accepted(folder: Path, round: int, judged: Sequence[Shard], thresholds
                 write(folder / part / shard.path.name, labelled(rows, PARTS[part]))
         for row in accepted.select(["id", "sentence1", "sentence2"]).to_pylist():
             digest.update(json.dumps(list(row.values())).encode())
+    for part in PARTS:
+        send(folder / part)
     in_order = {reason: reasons[reason] for reason in (*applied(thresholds), EXACT, NEAR, ACCEPTED)}
     return {"reasons": in_order, **sizes, "digest": digest.hexdigest(), "examples": dict(sorted(examples.items()))}
 

@@ -73,9 +73,12 @@ def parser() -> Parser:
         help="unusable rows that may be, as a share of all candidates, before the job stops (default: 0.05)",
     )
     p.add_argument(
-        "--out", help="folder that all nodes share (default: runs/candidates, in the home folder for a Ray job)"
+        "--out",
+        help="folder that all nodes share, or s3://BUCKET/FOLDER (default: candidates in $GPT2_SEARCH_STORAGE or runs)",
     )
-    p.add_argument("--tracking-uri", help="MLflow server or sqlite:////path.db (default: mlflow.db in runs)")
+    p.add_argument(
+        "--tracking-uri", help="MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI; mlflow.db in runs)"
+    )
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a setting; may be repeated")
     return p
 
@@ -92,6 +95,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     from gpt2core.distill.config import GenerationConfig, Thresholds
     from gpt2core.distill.critics import CRITICS
     from gpt2core.lookup import lookup
+    from gpt2core.storage import address
     from gpt2core.tasks import TASKS
     from trainables.pipeline import Job
 
@@ -103,7 +107,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     lookup(CRITICS, o.critic, "critic")
     model = absolute_model(o.model)
     job = Job(
-        out=absolute(o.out) if o.out else str(default_storage() / "candidates"),
+        out=absolute(o.out) if o.out else address(default_storage() / "candidates"),
         contexts=o.contexts,
         model=model,
         generator=model,
@@ -203,14 +207,20 @@ def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:
     from gpt2core.distill.card import card, measure
     from gpt2core.distill.shards import read
     from gpt2core.files import atomic_path
-    from trainables.accepted import examples_of, files, write_course
+    from gpt2core.storage import fetch, send
+    from trainables.accepted import NEGATIVES, examples_of, files, write_course
+    from trainables.pipeline import DERIVED
     from trainables.stages_on_ray import ACCEPTED
 
+    for stage in (ACCEPTED, NEGATIVES, "judged"):
+        fetch(folder / stage)
     write_course(folder)
     measures = measure(map(read, files(folder, ACCEPTED)))
     text = card(rounds, measures, [examples_of(folder, entry) for entry in rounds])
     with atomic_path(folder / "README.md") as part:
         part.write_text(text, encoding="utf-8")
+    for name in DERIVED:
+        send(folder / name)
     return text
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2core.errors import CheckpointError, DivergedError, UserError, first_line
+from gpt2core.errors import CheckpointError, DivergedError, StorageError, UserError, first_line
 
 DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
 
@@ -49,6 +49,8 @@ def failure_of(error: BaseException) -> Failure | None:
                 return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
             case RayActorError() if any(words in str(cause) for words in NO_MEMORY):
                 return Failure(OUT_OF_MEMORY, "out of memory: its node had none left, and Ray killed its process")
+            case StorageError():
+                return None
             case CheckpointError():
                 return Failure(FAILED, first_line(cause))
             case UserError():

@@ -21,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from gpt2core.distill.shards import Shard
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
+from gpt2core.storage import fetch, local, send
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
@@ -175,6 +176,7 @@ def locked(folder: Path) -> Iterator[None]:
 def manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a folder; one without rounds where there is none. Raises UserError for one that is damaged."""
     path = folder / MANIFEST
+    fetch(path)
     if not path.exists():
         return {"version": VERSION, "rounds": []}
     try:
@@ -256,8 +258,13 @@ class _Round:
             for pool in pools:
                 pool.stop()
         entry = self._entry(accepted)
-        write_json(self.job.folder / MANIFEST, {"version": VERSION, "rounds": [*_before(earlier, self.job), entry]})
+        self._note([*_before(earlier, self.job), entry])
         return entry
+
+    def _note(self, rounds: list[dict[str, Any]]) -> None:
+        path = self.job.folder / MANIFEST
+        write_json(path, {"version": VERSION, "rounds": rounds})
+        send(path)
 
     @property
     def identified(self) -> bool:
@@ -326,7 +333,7 @@ class _Round:
             common = "; ".join(f"{count} times: {error}" for error, count in errors.most_common(3))
             raise UserError(
                 f"{errors.total()} rows are unusable, more than max_quarantine, {job.max_quarantine:g} of {whole} "
-                f"candidates, allows; the commonest errors: {common}. They are in {job.folder / 'quarantine'}"
+                f"candidates, allows; the commonest errors: {common}. They are in {job.out}/quarantine"
             )
 
     def _files(self, number: int) -> dict[str, Shard]:
@@ -336,7 +343,7 @@ class _Round:
         """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
-            write_json(folder / MANIFEST, {"version": VERSION, "rounds": _before(earlier, self.job)})
+            self._note(_before(earlier, self.job))
         for name in DERIVED:
             (folder / name).unlink(missing_ok=True)
         judged = [self._files(number)["judged"] for number in range(self.job.count)]
@@ -374,7 +381,7 @@ class _Round:
 
     def _name(self, model: str) -> str:
         """A model's name; for a student in the folder itself the way from there, so that folders can be compared."""
-        path = Path(model)
+        path = local(model)
         return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model
 
 

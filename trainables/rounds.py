@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from gpt2core.config import RunConfig
 from gpt2core.distill.accepting import EXACT, NEAR
 from gpt2core.errors import UserError
+from gpt2core.storage import address, local, send
 from trainables.pipeline import Job, Progress, run
 from trainables.stages_on_ray import ACCEPTED
 from trainables.trial import RESTARTS, TrialSpec, payloads
@@ -68,13 +68,15 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
     values = {"model": job.model, "pairs": job.out, "pairs_round": job.round, "seed": job.generation.seed}
     config = RunConfig.of({**STUDENT, **values, **job.thresholds.model_dump(), **settings})
     deciding = json.dumps([config.identity() | {"pairs": None}, entry["digest"]], sort_keys=True)
-    folder = Path(job.out) / "students" / f"r{job.round}-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}"
-    spec = TrialSpec(name=f"student-{job.round}", run=config, folder=str(folder), gpus_per_worker=job.gpus_per_worker)
+    folder = job.folder / "students" / f"r{job.round}-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}"
+    spec = TrialSpec(
+        name=f"student-{job.round}", run=config, folder=address(folder), gpus_per_worker=job.gpus_per_worker
+    )
     task = ray.remote(num_cpus=1, num_gpus=job.gpus_per_worker, max_retries=RESTARTS)(_train)
     found = ray.get(task.remote(spec.to_dict()))
     if isinstance(found, str):
         raise UserError(f"The student of round {job.round} could not be trained: {found}")
-    return Student(folder=str(folder / "model"), dev_loss=found)
+    return Student(folder=address(folder / "model"), dev_loss=found)
 
 
 def _train(spec: dict[str, Any]) -> float | str:
@@ -86,6 +88,7 @@ def _train(spec: dict[str, Any]) -> float | str:
     failure = next((report["failure"]["reason"] for report in reports if "failure" in report), None)
     if failure is not None:
         return str(failure)
-    folder = Path(trial.folder)
+    folder = local(trial.folder)
     export(trial.run, folder, folder / "model")
+    send(folder / "model")
     return min(float(report["objective"]) for report in reports)

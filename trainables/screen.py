@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2core.distill.card import filter_rows, share
+from gpt2core.storage import address
 from trainables.pipeline import Job, Progress
 
 EVERY = 3.0  # seconds between two lines where there is no terminal
@@ -101,7 +102,10 @@ def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) ->
     warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
     console.print(f"Critic: {named}{warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"Results: {folder}, the data card {folder / 'README.md'}", markup=False, highlight=False, soft_wrap=True
+        f"Results: {address(folder)}, the data card {folder / 'README.md'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -23,6 +23,7 @@ from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import Critic
 from gpt2core.distill.shards import CANDIDATES, CONTEXTS, JUDGED, PAIRS, Shard, address, code_version, read
 from gpt2core.distill.writing import Writer
+from gpt2core.storage import local
 
 STAGES = {
     "contexts": CONTEXTS,
@@ -68,8 +69,8 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The folder of all results."""
-        return Path(self.out)
+        """The folder of all results, on this machine."""
+        return local(self.out)
 
     @property
     def count(self) -> int:
@@ -141,7 +142,7 @@ def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shar
     for stage, values in deciding.items():
         where = {"input": above, "round": job.round, "number": number}
         above = address(stage, **_written_by(stage, job.critic), **where, **values)
-        made[stage] = Shard(job.folder, stage, job.round, number, above)
+        made[stage] = Shard(job.out, stage, job.round, number, above)
     return made
 
 

@@ -1,9 +1,9 @@
 """Scores of finished trials on the test split, as Ray tasks. Nothing else in the project reads that split while it searches."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from gpt2core.storage import fetch, local
 from trainables.trial import RESTARTS, TrialSpec
 
 
@@ -30,7 +30,9 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec.cpus_per_worker)
     base, data = warm.inputs(spec.run)
     model = build(spec.run, base, device())
-    checkpoints.load_best(Path(spec.folder), model)
+    folder = local(spec.folder)
+    fetch(folder / checkpoints.BEST)
+    checkpoints.load_best(folder, model)
     evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
     statistics = evaluation.statistics
     return {"metrics": evaluation.metrics, "statistics": None if statistics is None else statistics.tolist()}

@@ -13,6 +13,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from gpt2core.distill.card import filter_rows
+from gpt2core.storage import address
 from trainables.pipeline import Progress
 
 EXPERIMENT = "candidates"
@@ -20,8 +21,10 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of tra
 EVERY, REST = 5.0, 60.0  # seconds between two entries, and after one that MLflow did not take
 
 
-def default_address(storage: Path) -> tuple[str, str]:
-    """MLflow's address where none is given: the database in the storage folder, and the folder of its artifacts."""
+def default_address(storage: Path) -> tuple[str, str | None]:
+    """MLflow's address where no flag gives one: $MLFLOW_TRACKING_URI, else a database and a folder in the storage."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return os.environ["MLFLOW_TRACKING_URI"], None
     storage.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
 
@@ -73,13 +76,13 @@ class CandidatesRun:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         location = f"{self.artifacts}/{EXPERIMENT}" if self.artifacts else None
         self.experiment_id = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, location, KIND)
-        job = hashlib.sha256(f"{folder}\0{sorted(params.items())}".encode()).hexdigest()
+        job = hashlib.sha256(f"{address(folder)}\0{sorted(params.items())}".encode()).hexdigest()
         runs = self.client.search_runs([self.experiment_id], f"tags.job = '{job}'", max_results=1)
         if runs:
             self.run_id = runs[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
             return
-        tags = {"job": job, "folder": str(folder)}
+        tags = {"job": job, "folder": address(folder)}
         run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         self.client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         self.run_id = run.info.run_id

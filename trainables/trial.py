@@ -15,10 +15,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig
+from gpt2core.storage import fetch, local, send
 from trainables.failures import failure_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
@@ -109,16 +109,21 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     try:
         base, data = warm.inputs(spec.run)
         before = {"data": time.time() - began}
+        folder = local(spec.folder)
+        fetch(folder)
         if spec.parent is not None and rank == 0:
-            adopt(Path(spec.parent), Path(spec.folder), spec.run)
-        run = loop(spec.run, base, data, folder=Path(spec.folder), workers=Workers(rank, size))
+            fetch(local(spec.parent))
+            adopt(local(spec.parent), folder, spec.run)
+        run = loop(spec.run, base, data, folder=folder, workers=Workers(rank, size))
         if spec.trace and rank == 0:
-            run = traced(run, Path(spec.folder) / "trace.json.gz")
+            run = traced(run, folder / "trace.json.gz")
         report = answered(run, None)
         while report is not None:
             if isinstance(report, Step):
                 report = answered(run, (yield report))
                 continue
+            if rank == 0:
+                send(folder)
             epoch, score = report.epoch, report.metrics.get(objective, math.nan)
             statistics = report.evaluation.statistics
             yield {
@@ -177,7 +182,7 @@ def group_trial(config: dict[str, Any]) -> None:
         ),
         run_config=train.RunConfig(
             name=spec.name,
-            storage_path=str(Path(spec.folder) / "train"),
+            storage_path=f"{spec.folder}/train",
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=RESTARTS),
         ),

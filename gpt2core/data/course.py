@@ -8,11 +8,13 @@ from pathlib import Path
 
 from gpt2core.data.corpus import NO_LABEL, Row, read_text, unique
 from gpt2core.errors import DataError
+from gpt2core.storage import fetch, local
 
 
 def course_folder(data_dir: str, name: str) -> Path:
     """Return the folder `name` of `data_dir`, or `data_dir` itself; raise DataError where there is none."""
-    folder = Path(data_dir).expanduser()
+    folder = local(data_dir)
+    fetch(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; --data-dir must hold the course's files")
     return folder / name if (folder / name).is_dir() else folder

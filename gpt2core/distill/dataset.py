@@ -19,6 +19,7 @@ from gpt2core.distill.filters import judge
 from gpt2core.distill.sentences import clean
 from gpt2core.distill.shards import read
 from gpt2core.errors import DataError
+from gpt2core.storage import fetch, local
 
 MANIFEST = "manifest.json"
 HELD_OUT = 20  # one context in so many is for the dev split of a student
@@ -45,9 +46,12 @@ def pairs_folder(config: RunConfig) -> Path:
     """The folder of the generated pairs that a run learns from; raise DataError where there is none."""
     if config.pairs is None:
         raise DataError(f"The task `{config.task}` learns from generated pairs: --set pairs=FOLDER; {MAKE}")
-    folder = Path(config.pairs).expanduser()
+    folder = local(config.pairs)
+    fetch(folder, recursive=False)
     if config.pairs_temperature is not None and not (folder / MANIFEST).is_file():
         folder = folder / temperature_name(config.pairs_temperature)
+    for part in (folder / MANIFEST, folder / "pairs"):
+        fetch(part)
     return folder
 
 

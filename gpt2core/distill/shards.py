@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt2core.files import atomic_path
+from gpt2core.storage import fetch, local, send
 
 CONTEXTS = pa.schema([("context", pa.string()), ("prefix", pa.string()), ("text", pa.string())])
 
@@ -73,7 +74,7 @@ def code_version(*modules: ModuleType) -> str:
 class Shard:
     """A place for the result of one stage on one part of the work."""
 
-    folder: Path
+    place: str  # a folder, or the address of one: of the job's results
     stage: str
     round: int
     number: int
@@ -82,15 +83,18 @@ class Shard:
     @property
     def path(self) -> Path:
         """Where its rows are."""
-        return self.folder / self.stage / f"r{self.round}-{self.number:05d}-{self.address[:16]}.parquet"
+        return local(self.place) / self.stage / f"r{self.round}-{self.number:05d}-{self.address[:16]}.parquet"
 
     @property
     def quarantine(self) -> Path:
         """Where the rows are that the stage could not use; there is no file where there is none."""
-        return self.folder / "quarantine" / f"{self.stage}-{self.path.name}"
+        return local(self.place) / "quarantine" / f"{self.stage}-{self.path.name}"
 
     def whole(self) -> bool:
-        """Whether it is there and can be read."""
+        """Whether it is there and can be read; it is fetched where another machine wrote it."""
+        if not is_whole(self.path):
+            fetch(self.quarantine)
+            fetch(self.path)
         return is_whole(self.path)
 
     def write(
@@ -99,7 +103,9 @@ class Shard:
         """Write the quarantine first: where the shard is there, all that belongs to it is."""
         if bad:
             write(self.quarantine, pa.Table.from_pylist(list(bad), QUARANTINE))
+            send(self.quarantine)
         write(self.path, rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema))
+        send(self.path)
 
     def read(self) -> pa.Table:
         """Its rows."""

@@ -4,7 +4,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from gpt2core.memory import predicted_gpu_memory_gb, process_memory_gb
 from gpt2core.ranges import Range, exactly
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.stages import first_stage
+from gpt2core.storage import size
 from gpt2core.training import epoch_sizes
 from searches.options import Options
 from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
@@ -267,7 +267,7 @@ def plan_and_fact(options: Options, state: State, folder: Path) -> dict[str, Any
         "CPU-hours": used.cpu_hours,
         "USD": used.usd,
         MEMORY: max(held, default=None),
-        "checkpoints, GB": folder_gb(folder / "trials"),
+        "checkpoints, GB": size(folder / "trials") / 1e9,
     }
     ended = any(trial.reason == BUDGET for trial in state.trials.values()) or (
         len(state.searched) < trials_of(options.plan) and phase_of(budget, options.plan, state) != "search"
@@ -277,12 +277,3 @@ def plan_and_fact(options: Options, state: State, folder: Path) -> dict[str, Any
         "plan": [{**row, "actual": actual[row["what"]]} for row in state.plan.get("rows", [])],
         "budget": {**limits, "spent": asdict(used), "ended": ended},
     }
-
-
-def folder_gb(folder: Path) -> float:
-    """What the files of a folder take on disk, in gigabytes; one that goes away meanwhile takes nothing."""
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            size += path.stat().st_size if path.is_file() else 0
-    return size / 1e9

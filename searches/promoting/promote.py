@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from gpt2core.checkpoints import whole_folder
-from gpt2core.cli import absolute
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError
 from gpt2core.export import Format, check_format, export
 from gpt2core.promoted import is_place, read_run, write_run
+from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
 from searches.promoting.card import model_card
 from searches.promoting.finished import Chosen, Finished, Promotion, choose, open_finished
@@ -25,10 +25,12 @@ def promote(options: argparse.Namespace) -> int:
     chosen = choose(found, options.trial)
     config = RunConfig.of(chosen.trial.run)
     format = _format(options.format, config)
-    out = Path(absolute(options.out)) if options.out else found.folder / "promoted"
+    out = local(options.out) if options.out else found.folder / "promoted"
+    fetch(out)
     before = _replaceable(out, found)
     promotion = write(found, chosen, config, format, out, options.registered_name)
-    print(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {out}")
+    send(out)
+    print(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}")
     print(f"Verdict: {found.verdict}")
     if before not in (None, chosen.trial.name):
         print(f"It has taken the place of trial {before}, which was promoted before.")
@@ -47,6 +49,7 @@ def promote(options: argparse.Namespace) -> int:
 def write(found: Finished, chosen: Chosen, config: RunConfig, format: Format, out: Path, name: str | None) -> Promotion:
     """Write weights, card and run.json into `out`, which is whole or as it was. Raises UserError."""
     trial = chosen.trial
+    fetch(found.folder / "trials" / trial.name)
     try:
         with whole_folder(out) as part:
             epoch = export(config, found.folder / "trials" / trial.name, part, format)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from gpt2core.errors import ConfigError
 from searches.question import Plan
-from searches.running.ledger import COMPLETED, STOPPED, State
+from searches.running.ledger import COMPLETED, STOPPED, State, Trial
 
 BUDGET = "budget"  # the reason of a trial that was stopped for it
 HOUR = 3600.0
@@ -81,8 +81,8 @@ def spent(budget: Budget, state: State, now: float | None = None) -> Spent:
 
 def whole_trial_seconds(state: State) -> float:
     """Seconds of a trial that nothing stops: the longest so far, or what the plan says at most before the first; else 0."""
-    seen = [state.clock.trials.get(t.name, 0.0) for t in state.trials.values() if t.status == COMPLETED]
-    return max(seen) if seen else float(state.plan.get("trial_seconds", {}).get("high", 0.0))
+    longest = state.clock.longest
+    return float(state.plan.get("trial_seconds", {}).get("high", 0.0)) if longest is None else longest
 
 
 def reserve(budget: Budget, state: State, replicates: int, epochs: int) -> Amount:
@@ -117,9 +117,14 @@ def share(budget: Budget, used: Amount) -> tuple[str, float]:
 
 def comparable(plan: Plan, state: State) -> bool:
     """Whether replicates would have something to compare: the baseline and another trial have ended with a score."""
-    ended = [trial for trial in state.searched if trial.status in (COMPLETED, STOPPED)]
-    scored = {t.origin == "baseline" for t in ended if t.score(plan.objective, plan.direction) is not None}
-    return len(scored) == 2
+
+    def scored(trial: Trial) -> bool:
+        return trial.status in (COMPLETED, STOPPED) and trial.score(plan.objective, plan.direction) is not None
+
+    baseline = next((trial for trial in state.searched if trial.origin == "baseline"), None)
+    if baseline is None or not scored(baseline):
+        return False
+    return any(scored(trial) for trial in state.searched if trial is not baseline)
 
 
 def phase_of(budget: Budget, plan: Plan, state: State, now: float | None = None) -> Phase:

@@ -39,8 +39,7 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
         """Note what each trial holds from now on; let trials that a smaller budget stopped go on, where this one allows it."""
         self.ledger.record({"event": "share", "gpus": spec.gpus, "cpus": spec.cpus, "concurrent": spec.concurrent})
         for trial in list(self.ledger.state.trials.values()):
-            may = self.searching() if trial.of is None else not self.over()
-            if trial.reason == BUDGET and may:
+            if trial.reason == BUDGET and (self.searching() if trial.of is None else not self.over()):
                 self.ledger.record({"event": "reopened", "trial": trial.name})
 
     def close(self) -> None:

@@ -17,15 +17,16 @@ from ray import tune
 
 from gpt2core.cli import settings
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import ConfigError, StorageError, UserError
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
+from gpt2core.storage import fetch, is_copy, send
 from searches.options import search_folder
 from searches.running.ledger import RUNNING, Trial
 from searches.running.searcher import StrategyScheduler
 
 MAILBOX = "control"  # the folder of commands, among the results of a search
-EVERY = 0.5  # seconds between two looks into the folder
+EVERY, FAR = 0.5, 3.0  # seconds between two looks into the folder, and into one of a storage that answers slowly
 PATIENCE = 20.0  # seconds that a person waits for an answer
 
 Command = dict[str, Any]
@@ -42,10 +43,12 @@ class Mailbox:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.json"
         write_json(path, command)
+        send(path)
         return path.with_suffix(".answer")
 
     def waiting(self) -> Iterator[tuple[Path, Command]]:
         """Commands that have no answer, the oldest first."""
+        fetch(self.folder)
         for path in sorted(self.folder.glob("*.json")):
             try:
                 yield path, dict(json.loads(path.read_text(encoding="utf-8")))
@@ -56,13 +59,14 @@ class Mailbox:
         """Write an answer, and remove the command."""
         write_json(path.with_suffix(".answer"), {"text": text})
         path.unlink(missing_ok=True)
+        send(self.folder)
 
 
 def ask(mailbox: Mailbox, command: Command) -> str:
     """Give a command and wait for its answer; raise UserError where there is none, or it is an error."""
     place = mailbox.send(command)
     deadline = time.monotonic() + PATIENCE
-    while not place.exists():
+    while not _there(place):
         if time.monotonic() > deadline:
             raise UserError(
                 f"The search has not answered within {PATIENCE:g} s: it does not run, or is busy. The command waits in "
@@ -71,9 +75,15 @@ def ask(mailbox: Mailbox, command: Command) -> str:
         time.sleep(0.1)  # between two looks; what counts is the answer
     text = str(json.loads(place.read_text(encoding="utf-8"))["text"])
     place.unlink()
+    send(place)
     if text.startswith("error: "):
         raise UserError(text.removeprefix("error: "))
     return text
+
+
+def _there(place: Path) -> bool:
+    fetch(place)
+    return place.exists()
 
 
 def control(options: argparse.Namespace) -> int:
@@ -102,8 +112,12 @@ class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         """Look for commands, every now and then."""
         if time.monotonic() < self.next:
             return
-        self.next = time.monotonic() + EVERY
-        for path, command in self.mailbox.waiting():
+        self.next = time.monotonic() + (FAR if is_copy(self.mailbox.folder) else EVERY)
+        try:
+            commands = list(self.mailbox.waiting())
+        except StorageError:
+            return  # the next look may find it back
+        for path, command in commands:
             try:
                 text = lookup(COMMANDS, str(command.get("command")), "command")(self.scheduler, command)
                 self.scheduler.searcher.strategy.ledger.record({"event": "control", **command})

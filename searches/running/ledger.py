@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from gpt2core.errors import UserError
+from gpt2core.errors import StorageError, UserError
+from gpt2core.storage import is_copy
 from searches.running.clock import Clock
+from searches.running.offsite import Offsite
 
 Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
@@ -153,19 +155,29 @@ class State:
 
 
 class Ledger:
-    """A search's ledger file and its state. Held by one process at a time; each event is on disk before it counts."""
+    """A search's ledger file and its state. Held by one process at a time; each event is on disk before it counts.
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+    Of a folder in storage behind an address, the storage has it too. `say` is told what a person waits for.
+    """
+
+    def __init__(
+        self, path: Path, now: Callable[[], float] = time.time, say: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.path, self.now = path, now
         self.file = _locked(path)
+        self.offsite: Offsite | None = None
         self.failure: LedgerError | None = None
         self.state = State()
         self.lock = threading.RLock()  # events come from the search and from whoever delivers them
         self.listeners: list[Callable[[Event, State], None]] = []
         try:
+            if is_copy(path):
+                self.offsite = Offsite(path, say)
+                self.offsite.open(self.file)
             for event in _whole_events(self.file):
                 self.state.apply(event)
             self.size = os.fstat(self.file.fileno()).st_size
+            self._tell_offsite(wait=False)
         except (OSError, UserError):
             self.close()
             raise
@@ -179,6 +191,7 @@ class Ledger:
         with self.lock:
             event = {**event, "time": self.now()}
             self._append((json.dumps(event) + "\n").encode())
+            self._tell_offsite(wait=event["event"] == "proposed")
             self.state.apply(event)
             for listener in self.listeners:
                 listener(event, self.state)
@@ -203,8 +216,19 @@ class Ledger:
             raise self.failure from None
         self.size += len(line)
 
+    def _tell_offsite(self, *, wait: bool) -> None:
+        if self.offsite is None:
+            return
+        try:
+            self.offsite.tell(self.size, wait=wait)
+        except StorageError as error:
+            self.failure = LedgerError(str(error))
+            raise self.failure from None
+
     def close(self) -> None:
         """Release the file."""
+        if self.offsite is not None:
+            self.offsite.close()
         self.file.close()
 
     def __getstate__(self) -> dict[str, Any]:

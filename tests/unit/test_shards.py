@@ -32,7 +32,7 @@ ROW = {"context": "r1-00000-000", "prefix": "Shall I", "text": "Shall I go?"}
 
 
 def shard(folder: Path) -> Shard:
-    return Shard(folder, "contexts", 1, 7, address("contexts", seed=1))
+    return Shard(str(folder), "contexts", 1, 7, address("contexts", seed=1))
 
 
 def test_a_shard_is_there_when_it_is_whole(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Wri
     assert len(rows) + len(bad) == 120
     assert len(bad) > 10
     assert not any("\ufffd" in row["text"] for row in rows)
-    shard = shards.Shard(tmp_path, "candidates", 0, 0, "0" * 64)
+    shard = shards.Shard(str(tmp_path), "candidates", 0, 0, "0" * 64)
     shard.write(rows, shards.CANDIDATES, bad)
     assert shard.read().to_pylist() == rows
     assert shards.read(shard.quarantine).to_pylist() == bad

@@ -1,0 +1,198 @@
+"""A ledger in storage behind an address, for the day on which its machine is gone.
+
+An object cannot be appended to. So what is new of the ledger goes into an object of its own, named by the place of its first
+byte, within a second; a proposal waits for that, so no trial runs that only this machine knows of. What else is lost with a
+machine, the trials report again. Who writes is in `owner.json`, renewed every few seconds.
+"""
+
+import fcntl
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+from gpt2core.errors import StorageError, UserError
+from gpt2core.files import atomic_path, write_json
+from gpt2core.storage import address, fetch, is_copy, send
+
+RENEWAL = 5.0  # seconds between two signs of life
+LEASE = 30.0  # seconds without one after which an owner is taken for dead
+PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
+PAUSE = 1.0  # seconds between two tries
+
+
+class Offsite:
+    """Sends a ledger's events while its process holds it. `say` is told what a person waits for."""
+
+    def __init__(self, ledger: Path, say: Callable[[str], None]) -> None:
+        self.ledger, self.folder, self.say = ledger, ledger.with_suffix(""), say
+        self.owner = self.folder / "owner.json"
+        self.me = {"id": uuid4().hex, "machine": f"{socket.gethostname()}, {ledger}"}
+        self.written = self.sent = 0
+        self.lost = self.closing = False
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._work, name="offsite", daemon=True)
+
+    def open(self, file: IO[str]) -> None:
+        """Own the ledger, and bring the locked `file` up to date; raise UserError where another machine is at work on it."""
+        self._claim()
+        self.sent = bring(self.ledger, file)
+        self.thread.start()
+
+    def tell(self, size: int, *, wait: bool) -> None:
+        """Say that the ledger has `size` bytes now, and with `wait` return when the storage has them too.
+
+        Raises StorageError where it does not take them, or another machine has taken the search over.
+        """
+        with self.changed:
+            self.written = size
+            self.changed.notify_all()
+            there = not wait or self.changed.wait_for(lambda: self.sent >= size or self.lost, PATIENCE)
+            if self.lost:
+                raise StorageError(f"{address(self.ledger)}: another machine has taken this search over")
+            if not there:
+                raise StorageError(
+                    f"{address(self.folder)}: took nothing for {PATIENCE:g} s; nothing is lost, and when it answers the same "
+                    "command goes on"
+                )
+
+    def close(self, seconds: float = PATIENCE) -> None:
+        """Send the rest as one object, and own the ledger no more."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        self.thread.join(seconds)
+        try:
+            if self.thread.is_alive():
+                raise StorageError(f"{address(self.folder)}: does not answer")
+            if not self.lost:
+                self._join()
+        except StorageError as error:
+            self.say(f"{error}; the end of the ledger is on this machine alone, and the same command here sends it")
+
+    def _claim(self) -> None:
+        seen, since = None, time.monotonic()
+        while (found := self._owner()) is not None and found["machine"] != self.me["machine"]:
+            if seen is None:
+                seen = found
+                self.say(f"Another machine had this search ({found['machine']}); waiting {LEASE:g} s for a sign of it")
+            if found != seen:
+                raise UserError(
+                    f"{address(self.ledger.parent)}: a search of this name runs on another machine ({found['machine']}); "
+                    "choose another --name"
+                )
+            if time.monotonic() - since > LEASE:
+                break
+            time.sleep(PAUSE)  # between two looks; what counts is what is there
+        self._renew()
+
+    def _owner(self) -> dict[str, Any] | None:
+        fetch(self.owner)
+        try:
+            return dict(json.loads(self.owner.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    def _renew(self) -> None:
+        write_json(self.owner, {**self.me, "time": time.time()})
+        send(self.owner)
+        self.renewed = time.monotonic()
+
+    def _work(self) -> None:
+        while not self.lost:
+            with self.changed:
+                self.changed.wait_for(lambda: self.closing or self.written > self.sent, RENEWAL)
+                done = self.closing and self.written == self.sent
+            if done:
+                return
+            try:
+                self._keep()
+                self._send()
+            except StorageError:
+                with self.changed:
+                    self.changed.wait(PAUSE)
+
+    def _keep(self) -> None:
+        """Give a sign of life when one is due; where the storage names another owner, be none."""
+        if time.monotonic() - self.renewed < RENEWAL:
+            return
+        owner = self._owner()
+        if owner is not None and owner["id"] != self.me["id"]:
+            with self.changed:
+                self.lost = True
+                self.changed.notify_all()
+            return
+        self._renew()
+
+    def _send(self) -> None:
+        written = self.written
+        if written == self.sent or self.lost:
+            return
+        with self.ledger.open("rb") as file:
+            file.seek(self.sent)
+            self._put(self.sent, file.read(written - self.sent))
+        with self.changed:
+            self.sent = written
+            self.changed.notify_all()
+
+    def _put(self, place: int, events: bytes) -> None:
+        path = self.folder / f"{place:015d}.jsonl"
+        with atomic_path(path) as part:
+            part.write_bytes(events)
+        send(path)
+
+    def _join(self) -> None:
+        """Make one object of all, then remove the others, and the sign of life."""
+        self._put(0, self.ledger.read_bytes()[: self.written])
+        for path in _pieces(self.folder)[1:]:
+            path.unlink()
+        self.owner.unlink(missing_ok=True)
+        send(self.folder)
+
+
+def bring(ledger: Path, file: IO[str]) -> int:
+    """Make a ledger's open and locked `file` what the storage has, unless it has more than that; return the bytes of that.
+
+    Raises UserError where a piece is missing.
+    """
+    folder = ledger.with_suffix("")
+    fetch(folder)
+    there = b""
+    for path in _pieces(folder):
+        place = int(path.stem)
+        if place > len(there):
+            raise UserError(
+                f"{address(folder)}: the ledger's bytes {len(there)} to {place} are missing; choose another --name"
+            )
+        there = there[:place] + path.read_bytes()
+    if not ledger.read_bytes().startswith(there):
+        file.truncate(0)
+        file.write(there.decode())
+        file.flush()
+    return len(there)
+
+
+def refresh(folder: Path) -> None:
+    """Bring the ledger and the summary of a search from the storage to this machine, unless it runs here."""
+    ledger = folder / "ledger.jsonl"
+    if not is_copy(ledger):
+        return
+    if not ledger.exists():
+        fetch(ledger.with_suffix(""))
+        if not _pieces(ledger.with_suffix("")):
+            return
+    with ledger.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        bring(ledger, file)
+        fetch(folder / "summary.json")
+
+
+def _pieces(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.jsonl"))
