@@ -1,5 +1,7 @@
 """Checkpoints of a run: trained weights and optimizer state as safetensors, one folder per epoch, whole or absent.
 
+What is trained of an epoch is saved only where its machine is about to be taken away: in `part`, which the epoch's end removes.
+
 The last two epochs are kept, so that a damaged one costs an epoch and not the run. `best` keeps the weights of the best one. Its
 files are replaced one by one, each whole; which epoch its weights are of is written in the weights themselves. So there is no
 moment at which a kill could take the best weights, and `resume` brings `best` up to date where one came in between.
@@ -23,7 +25,7 @@ from gpt2core.errors import CheckpointError, ConfigError, first_line
 from gpt2core.files import atomic_path, flush_folder, write_json
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
-BEST = "best"
+BEST, PART = "best", "part"
 EPOCH = "epoch"  # in the metadata of weights: which one they are of
 KEPT = 2  # checkpoints of epochs
 
@@ -50,21 +52,63 @@ def save(
     try:
         _drop_unfinished(folder)
         state = {"config": config.model_dump(), "history": [*history[:-1], {**history[-1], "best": best}]}
-        with whole_folder(_epoch_folder(folder, epoch)) as part:
-            weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
-            save_file(weights, part / WEIGHTS, {EPOCH: str(epoch)})
-            save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
-            (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        _write(_epoch_folder(folder, epoch), epoch, model, optimizer, state)
         if best:
             _keep_best(folder, state, epoch)
             flush_folder(folder)
-        for old in _epochs(folder)[:-KEPT]:
+        for old in (*_epochs(folder)[:-KEPT], folder / PART):
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: the checkpoint of epoch {epoch} cannot be written ({first_line(error)}); see that there is room, "
-            "and that the folder may be written to, or choose another one"
-        ) from None
+        raise _unwritten(folder, epoch, error) from None
+
+
+def save_part(
+    folder: Path,
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    begun: dict[str, Any],
+) -> None:
+    """Write what is trained of an epoch, and in `begun` how far that is; raise CheckpointError where it cannot be written."""
+    try:
+        _write(folder / PART, epoch, model, optimizer, {"config": config.model_dump(), "begun": begun})
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, epoch, error) from None
+
+
+def resume_part(
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+) -> dict[str, Any] | None:
+    """Load what was trained of an epoch into model and optimizer; return how far that is, None where there is nothing of it."""
+    part = folder / PART
+    if _epoch_of(part) != epoch:
+        return None
+    try:
+        state = json.loads((part / STATE).read_text(encoding="utf-8"))
+        weights, moments = load_file(part / WEIGHTS), load_file(part / OPTIMIZER)
+    except (OSError, ValueError, SafetensorError):
+        return None
+    if _deciding(state["config"]) != _deciding(config.model_dump()):
+        return None
+    _load_weights(model, weights, part)
+    _load_optimizer(model, optimizer, moments)
+    return dict(state["begun"])
+
+
+def _write(target: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    with whole_folder(target) as part:
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
+        save_file(weights, part / WEIGHTS, {EPOCH: str(epoch)})
+        save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
+        (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+
+def _unwritten(folder: Path, epoch: int, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: the checkpoint of epoch {epoch} cannot be written ({first_line(error)}); see that there is room, "
+        "and that the folder may be written to, or choose another one"
+    )
 
 
 class whole_folder:  # noqa: N801  # reads as a verb at its use
@@ -93,7 +137,7 @@ class whole_folder:  # noqa: N801  # reads as a verb at its use
 
 def _drop_unfinished(folder: Path) -> None:
     """Remove what killed processes left half written."""
-    for path in folder.glob(".epoch-*"):
+    for path in (*folder.glob(".epoch-*"), *folder.glob(f".{PART}.*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in (folder / BEST).glob(".*"):
         path.unlink(missing_ok=True)

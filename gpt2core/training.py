@@ -10,9 +10,10 @@ micro-batch). So a run that was resumed, or that is spread over several workers,
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,18 @@ def train(
 
 
 def loop(
-    config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None, workers: Workers = ALONE
+    config: RunConfig,
+    base: GPT2,
+    data: TaskData,
+    *,
+    folder: Path | None,
+    workers: Workers = ALONE,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """The run that `train` describes, step by step; raise as it does."""
+    """The run that `train` describes, step by step; raise as it does.
+
+    Where `leaving` says after a step that the machine is about to be taken away, what is trained of the epoch is saved.
+    """
     started = time.perf_counter()
     run = Run(config, base, data, workers)
     run.start_above()
@@ -129,7 +139,7 @@ def loop(
         yield replace(_reported_again(past), notes=notes)
         notes = []
     for epoch in range(len(history) + 1, config.epochs + 1):
-        trained = yield from run.epoch(epoch)
+        trained = yield from run.epoch(epoch, folder, leaving)
         report = replace(run.judged(epoch, trained), notes=notes)
         seconds |= report.seconds
         if folder and workers.rank == 0:
@@ -165,6 +175,16 @@ def _reported_again(past: dict[str, Any]) -> EpochReport:
 def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: str, direction: str) -> bool:
     sign = 1 if direction == "max" else -1
     return all(sign * metrics[objective] > sign * past["metrics"][objective] for past in history)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How far an epoch is: steps that are taken, the sum of their losses, what they cost, and the last mean losses."""
+
+    steps: int = 0
+    losses: float = 0.0
+    seconds: float = 0.0
+    recent: Sequence[float] = ()
 
 
 class _LossSum(nn.Module):
@@ -223,22 +243,34 @@ class Run:
             dev = part.read(self.data.splits["dev"], exact)
             self.data = replace(self.data, splits={**self.data.splits, "dev": dev})
 
-    def epoch(self, epoch: int) -> Generator[Step, Answer, dict[str, float]]:
-        """Train one epoch; return its mean loss in nats, per token or example as the task has it, and what it cost."""
+    def epoch(
+        self, epoch: int, folder: Path | None, leaving: Callable[[], bool]
+    ) -> Generator[Step, Answer, dict[str, float]]:
+        """Train one epoch, or the rest of it; return its mean loss in nats, per token or example as the task has it, and what
+        it cost."""
         if not self.trainable:
             return {"trainable_parameters": 0}
         config = self.config
         self.model.train()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        losses, seconds, size = 0.0, 0.0, self.sizes[epoch - 1]
+        size, begun = self.sizes[epoch - 1], Begun()
+        if folder:
+            found = checkpoints.resume_part(folder, config, self.model, self.optimizer, epoch)
+            begun = Begun(**found) if found else begun
         self.recent.clear()  # a run that goes on from here sees what an uninterrupted one sees
+        self.recent.extend(begun.recent)
+        losses, seconds = begun.losses, begun.seconds
         lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
-        for number, batch in enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch)):
+        batches = enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch))
+        for number, batch in islice(batches, begun.steps, None):
             done = yield Step(self, first_step + number, batch)
             if not isinstance(done, Done):
                 raise done or RuntimeError("nobody took the step")
             losses, seconds = losses + done.loss, seconds + done.seconds
+            if folder and self.workers.rank == 0 and leaving():
+                begun = Begun(number + 1, losses, seconds, tuple(self.recent))
+                checkpoints.save_part(folder, config, self.model, self.optimizer, epoch, asdict(begun))
         return {
             "train_loss": losses / int(self.weights[:size].sum()),
             "train_examples": size,

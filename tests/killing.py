@@ -31,7 +31,7 @@ def make_toy(folder: Path) -> Path:
     return folder
 
 
-def command(storage: Path, toy: Path, *flags: str) -> list[str]:
+def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:
     """The command of a search of six trials, two at once, and its two replicates, unless `flags` say otherwise."""
     told = ["--storage", str(storage), "--model", str(toy / "model"), "--data-dir", str(toy / "data"), "--name", NAME]
     size = ["--trials", "6", "--replicates", "1", "--max-concurrent", "2"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,23 +16,38 @@ import psutil
 PATIENCE = 120  # seconds that a server may take to start
 
 
-class Server:
-    """A server with sqlite, on a port that is its own through all its lives."""
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
-    def __init__(self, folder: Path) -> None:
+
+class Server:
+    """A server on a port that is its own through all its lives; with a database and a folder of its own, unless told others."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database: str | None = None,
+        artifacts: str | None = None,
+        environment: Mapping[str, str] = {},
+        workers: int = 1,
+        app: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.folder, self.environment, self.workers, self.app = folder, environment, workers, app
+        self.database = database or f"sqlite:///{folder / 'mlflow.db'}"
+        self.artifacts = artifacts or str(folder / "artifacts")
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
         """Start it; it is not there at once."""
-        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        store += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self.workers), *self.app]
+        store = ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
         with (self.folder / "log.txt").open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *where, *store], stdout=log, stderr=log, env=environment

@@ -100,6 +100,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     from gpt2core.tracing import traced
     from gpt2core.training import Workers, loop
     from trainables import warm
+    from trainables.preemption import Leaving
 
     began = time.time()
     torch.set_num_threads(spec.cpus_per_worker)
@@ -114,13 +115,17 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         if spec.parent is not None and rank == 0:
             fetch(local(spec.parent))
             adopt(local(spec.parent), folder, spec.run)
-        run = loop(spec.run, base, data, folder=folder, workers=Workers(rank, size))
+        leaving = Leaving(size)
+        run = loop(spec.run, base, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
         report = answered(run, None)
         while report is not None:
             if isinstance(report, Step):
                 report = answered(run, (yield report))
+                if leaving.saved:
+                    send(folder)
+                    leaving.saved = False
                 continue
             if rank == 0:
                 send(folder)

@@ -14,8 +14,9 @@ from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, DivergedError
+from gpt2core.steps import Step, answered
 from gpt2core.tasks import TASKS
-from gpt2core.training import Run, Workers, build, learning_rate, train
+from gpt2core.training import Run, Workers, build, learning_rate, loop, train
 from tests import toys
 
 ALONE = Workers()
@@ -44,6 +45,33 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_pa
     assert losses(config, tmp_path, epochs=2) == whole[:2]
     assert losses(config, tmp_path) == whole
     assert losses(config, tmp_path) == whole, "a finished run reports its epochs again"
+
+
+@pytest.mark.parametrize("stop", [2, 5, 11])
+def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, tmp_path: Path) -> None:
+    config = LORA.but(batch_size=3)  # five steps an epoch
+    whole = losses(config)
+    steps = itertools.count()
+    told = loop(
+        config, toys.model(), toys.data(), folder=tmp_path, leaving=lambda: next(steps) == stop
+    )  # after the step of that number, from 0 on
+    taken, event = 0, answered(told, None)
+    while taken <= stop + 1:  # the machine is gone one step later
+        answer = event.alone() if isinstance(event, Step) else None
+        taken += isinstance(event, Step)
+        event = answered(told, answer)
+    told.close()
+
+    rest = loop(config, toys.model(), toys.data(), folder=tmp_path)
+    taken, found, event = 0, [], answered(rest, None)
+    while event is not None:
+        answer = event.alone() if isinstance(event, Step) else None
+        found += [] if isinstance(event, Step) else [event.metrics["train_loss"]]
+        taken += isinstance(event, Step)
+        event = answered(rest, answer)
+    assert found == whole
+    assert taken == 15 - (stop + 1), "only what was not saved is trained again"
+    assert not (tmp_path / checkpoints.PART).exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:

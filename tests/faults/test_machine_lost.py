@@ -1,0 +1,122 @@
+"""A machine is gone, with its disk and the driver of a search on it: another goes on from what the storage has.
+
+The storage is a store that speaks S3, the records are on an MLflow server with PostgreSQL. A machine is stood in for by a cache
+folder of its own: nothing else on this machine's disk is read or written by a search in such a storage.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gpt2core.storage import fetch, local
+from searches.running.ledger import State, read_state
+from searches.running.offsite import refresh
+from tests.faults.test_search_killed import in_mlflow_once
+from tests.killing import EPOCHS, NAME, command, kill, make_toy
+from tests.runs import ROOT
+from tests.server import Server
+from tests.services import BUCKET, PostgreSQL, Store, started
+
+STORAGE = f"s3://{BUCKET}/team"
+FOLDER = f"{STORAGE}/searches/{NAME}"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What every machine of the team has set; this process too, with a cache of its own."""
+    with started(PostgreSQL) as database, started(lambda: Store(tmp_path)) as store:
+        artifacts = f"s3://{BUCKET}/mlflow"
+        server = Server(tmp_path / "server", database=database.uri, artifacts=artifacts, environment=store.environment)
+        server.wait()
+        told = {**store.environment, "MLFLOW_TRACKING_URI": server.uri}
+        for key, value in {**told, "GPT2_SEARCH_CACHE": str(tmp_path / "mine")}.items():
+            monkeypatch.setenv(key, value)
+        yield told
+        server.kill()
+
+
+class Machine:
+    """A search on a machine of its own."""
+
+    def __init__(self, folder: Path, toy: Path, told: dict[str, str]) -> None:
+        self.folder = folder
+        environment = {**os.environ, **told, "PYTHONPATH": str(ROOT), "GPT2_SEARCH_CACHE": str(folder)}
+        folder.mkdir()
+        with (folder / "output.txt").open("w") as output:
+            self.process = subprocess.Popen(
+                command(STORAGE, toy), cwd=ROOT, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    def lose(self) -> None:
+        """Kill all that runs on it, and remove all that is on its disk."""
+        everything = [
+            self.process.pid,
+            *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True)),
+        ]
+        kill(everything)
+        assert self.process.wait() == -signal.SIGKILL
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stored() -> State:
+    """How the search stands by what the storage has."""
+    ledger = local(FOLDER) / "ledger.jsonl"
+    ledger.unlink(missing_ok=True)
+    refresh(ledger.parent)
+    return read_state(ledger) if ledger.exists() else State()
+
+
+def reports(state: State) -> dict[tuple[str, int], float]:
+    """When each epoch of each trial was reported."""
+    return {
+        (trial.name, epoch): event["time"] for trial in state.trials.values() for epoch, event in trial.reports.items()
+    }
+
+
+def test_another_machine_goes_on_from_what_the_storage_has(
+    toy: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first = Machine(tmp_path / "first", toy, environment)
+    request.addfinalizer(first.process.kill)
+    while len(before := reports(stored())) < EPOCHS + 2:
+        assert first.process.poll() is None, first.output
+    first.lose()
+    before = reports(stored())
+
+    second = Machine(tmp_path / "second", toy, environment)
+    request.addfinalizer(second.process.kill)
+    assert second.process.wait(timeout=300) == 0, second.output
+    assert "Another machine had this search" in second.output
+    assert f": {FOLDER}/best" in second.output
+
+    state = stored()
+    after = reports(state)
+    assert before.items() <= after.items(), "what was reported was trained again"
+    assert all(sorted(trial.reports) == list(range(1, max(trial.reports) + 1)) for trial in state.trials.values())
+    in_mlflow_once(summary(), environment["MLFLOW_TRACKING_URI"])
+    best = f"{FOLDER}/best"
+    fetch(local(best))
+    assert (local(best) / "model.safetensors").is_file()
+
+
+def summary() -> dict[str, Any]:
+    path = local(f"{FOLDER}/summary.json")
+    fetch(path)
+    return dict(json.loads(path.read_text()))
