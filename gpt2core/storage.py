@@ -131,15 +131,25 @@ def _explained(done: str, path: Path) -> Iterator[None]:
         ) from None
 
 
-@lru_cache
 def _filesystem(scheme: str, bucket: str) -> Any:
     """Arrow's filesystem of a bucket. Keys and place are the environment's, as for every program that speaks to S3."""
+    if scheme == "gs":
+        return _google()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _amazon(bucket, endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"))
+
+
+@lru_cache
+def _google() -> Any:
     from pyarrow import fs
 
-    if scheme == "gs":
-        return fs.GcsFileSystem()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return fs.GcsFileSystem()
+
+
+@lru_cache
+def _amazon(bucket: str, endpoint: str | None, region: str | None) -> Any:
+    from pyarrow import fs
+
     return fs.S3FileSystem(
         endpoint_override=endpoint,
         region=region or (None if endpoint else fs.resolve_s3_region(bucket)),

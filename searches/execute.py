@@ -61,6 +61,7 @@ from searches.showing.screen import Screen, show
 from searches.showing.summary import model_line, summary_of
 from searches.words import command_text
 from trainables.heartbeat import leaving_when_ray_ends
+from trainables.machines import grows, machines
 from trainables.packs import Packs
 from trainables.tracking import default_address
 from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
@@ -228,8 +229,7 @@ def connect_and_share(options: Options, folder: Path) -> TrialSpec:
 
 def share_of_cluster(options: Options, folder: Path) -> TrialSpec:
     """What every trial gets of the cluster; raise ConfigError as `share`."""
-    total = ray.cluster_resources()
-    return share(options, folder, int(total.get("CPU", 1)), total.get("GPU", 0.0))
+    return share(options, folder, machines(), grows=grows())
 
 
 def sharing_gpus(options: Options, folder: Path, spec: TrialSpec, ledger: Ledger) -> TrialSpec:
@@ -262,6 +262,9 @@ def run_tune(
     strategy = Strategy(plan, ledger, study, budget.searching)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
     sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
+    # Where machines come, what they have room for is proposed; a group waits in a process, so no more of them than fit.
+    open_end = grows() and not options.max_concurrent and not spec.grouped and spec.pack == 1
+    at_once = ledger.state.lag if open_end else spec.concurrent
     searcher = StrategySearcher(strategy, spec, address(folder / "trials"), budget, packs, sharing)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
@@ -270,7 +273,7 @@ def run_tune(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=spec.concurrent,
+            max_concurrent_trials=at_once,
             reuse_actors=not spec.grouped,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

@@ -25,7 +25,8 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
     Thresholds are no part of it: the trials apply their own to the scores that are stored here.
     """
     for name, job in jobs(options.plan, results(options)):
-        workers = min(job.count, spec.concurrent * spec.workers)
+        room = fitted(job, gpus_per_worker=spec.gpus_per_worker).workers
+        workers = min(room, spec.concurrent * spec.workers)
         made = run(fitted(job, workers=workers, gpus_per_worker=spec.gpus_per_worker))
         accepted = f"{made['accepted']} of {made['pairs']['made']} pairs pass the default thresholds"
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""

@@ -16,19 +16,21 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gpt2core.distill.shards import Shard
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
 from gpt2core.storage import fetch, local, send
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
+from trainables.machines import grows
 from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
 __all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "locked", "manifest", "run"]
 
 VERSION = 1  # of the manifest
 IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
+LOSSES = 5  # times that a process may die at a shard: machines go, but a shard that kills each is no accident
 BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
 MANIFEST = "manifest.json"
 DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
@@ -79,12 +81,14 @@ def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
 
 
 def check(job: Job) -> None:
-    """Raise ConfigError for what no cluster can do, and for what this one cannot."""
+    """Raise ConfigError for what no cluster can do, and for what this one cannot, if it does not grow."""
     for name in ("contexts", "workers", "scorers", "round"):
         if getattr(job, name) < 1:
             raise ConfigError(f"The value of `{name}` is {getattr(job, name)}, but must be >= 1")
     if not 0 <= job.max_quarantine <= 1:
         raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
+    if grows():
+        return  # what it has no room for now waits for machines; the screen shows how many workers are ready
     total = ray.cluster_resources()
     for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         need = job.workers * job.writer_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
@@ -189,14 +193,33 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 class _Pool:
-    """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once."""
+    """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once.
+
+    One that dies is replaced as soon as there is room for another, and its work is for whoever is ready: on what is left of
+    a cluster, no shard waits for a machine that does not come back.
+    """
 
     def __init__(self, kind: type, job: Job, count: int, resources: Mapping[str, float]) -> None:
-        # A killed process comes back and is asked again: it finds whole shards whole.
-        remote = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(kind)
-        self.actors = [remote.remote(job) for _ in range(count)]
+        self.job, self.remote = job, ray.remote(max_restarts=0, max_task_retries=0, **resources)(kind)
+        self.actors: list[Any] = []
         self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
-        self.flying: dict[Any, tuple[Any, int | None]] = {a.identity.remote(): (a, None) for a in self.actors}
+        self.flying: dict[Any, tuple[Any, int | None]] = {}
+        self.losses: Counter[int] = Counter()  # of each shard
+        for _ in range(count):
+            self._add()
+
+    def _add(self) -> None:
+        actor = self.remote.remote(self.job)
+        self.actors.append(actor)
+        self.flying[actor.identity.remote()] = (actor, None)
+
+    def replace(self, actor: Any) -> None:
+        """Put another in the place of an actor that died; nothing where that was done."""
+        if actor in self.actors:
+            ray.kill(actor)  # one that only could not be reached must not go on
+            self.actors.remove(actor)
+            self.busy.pop(actor, None)
+            self._add()
 
     def free(self) -> Any:
         """The actor with the fewest calls, or None where all have enough."""
@@ -208,10 +231,23 @@ class _Pool:
         self.busy[actor] += 1
         self.flying[actor.run.remote(number, files)] = (actor, number)
 
-    def take(self, call: Any) -> dict[str, Any] | Report:
-        """Return the answer to a call: an identity or a report; raise what the call raised."""
+    def take(self, call: Any) -> dict[str, Any] | Report | int | None:
+        """Return the answer to a call: an identity or a report; the shard that it was for, if any, where its actor died.
+
+        Raises what the call raised, and UserError for a shard at which actors die again and again.
+        """
         actor, number = self.flying.pop(call)
-        answer: dict[str, Any] | Report = ray.get(call)
+        try:
+            answer: dict[str, Any] | Report = ray.get(call)
+        except RayActorError:
+            self.replace(actor)
+            if number is not None:
+                self.losses[number] += 1
+                if self.losses[number] > LOSSES:
+                    raise UserError(
+                        f"The process at work on shard {number} died {LOSSES + 1} times: see the memory of the machines"
+                    ) from None
+            return number
         self.busy[actor] = 0 if number is None else self.busy[actor] - 1
         return answer
 
@@ -250,7 +286,7 @@ class _Round:
                 self._send(writers, scorers)
                 self._receive(writers, scorers)
                 ray_lives.check()
-            accepted = self._accept(earlier, scorers, ray_lives)
+            accepted = self._accept(earlier, writers, scorers, ray_lives)
         except RayEndedError:
             pools.clear()  # there is nobody left who could stop them
             raise
@@ -295,8 +331,10 @@ class _Round:
             answer = pool.take(call)
             if isinstance(answer, Report):
                 self._count(answer)
-            else:
+            elif isinstance(answer, dict):
                 self._learn(answer)
+            elif answer is not None:
+                self._take_back(pool is writers, answer)
         self.progress.ready = len(writers.busy)
         if self.ready_at is None and self.identified:
             self.ready_at = time.monotonic()
@@ -307,6 +345,14 @@ class _Round:
         self.progress.seconds = now - self.started
         self.progress.working = now - (self.ready_at or now)
         self.listen(self.progress)
+
+    def _take_back(self, unwritten: bool, number: int) -> None:
+        """Let another do what an actor did not come to the end of."""
+        if unwritten:
+            self.unwritten.appendleft(number)
+        else:
+            self.scoring -= 1
+            self.written.appendleft(number)
 
     def _learn(self, identity: dict[str, Any]) -> None:
         """Take an actor's identity; raise UserError where another one's differs, for they would not write the same."""
@@ -339,7 +385,7 @@ class _Round:
     def _files(self, number: int) -> dict[str, Shard]:
         return shards(self.job, self.identity, number)
 
-    def _accept(self, earlier: dict[str, Any], scorers: _Pool, ray_lives: Heartbeat) -> dict[str, Any]:
+    def _accept(self, earlier: dict[str, Any], writers: _Pool, scorers: _Pool, ray_lives: Heartbeat) -> dict[str, Any]:
         """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
@@ -347,12 +393,19 @@ class _Round:
         for name in DERIVED:
             (folder / name).unlink(missing_ok=True)
         judged = [self._files(number)["judged"] for number in range(self.job.count)]
-        call = next(iter(scorers.busy)).accept.remote(judged)
-        while not ray.wait([call], timeout=TICK)[0]:
-            ray_lives.check()
-            self._tell()
-        accepted: dict[str, Any] = ray.get(call)
-        return accepted
+        while True:
+            while not scorers.busy:
+                self._receive(writers, scorers)
+                ray_lives.check()
+            actor = next(iter(scorers.busy))
+            call = actor.accept.remote(judged)
+            while not ray.wait([call], timeout=TICK)[0]:
+                ray_lives.check()
+                self._tell()
+            try:
+                return dict(ray.get(call))
+            except RayActorError:
+                scorers.replace(actor)
 
     def _entry(self, accepted: dict[str, Any]) -> dict[str, Any]:
         """What the manifest says of this round. No times and no worker counts: it is the same for all."""

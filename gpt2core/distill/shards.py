@@ -109,6 +109,7 @@ class Shard:
 
     def read(self) -> pa.Table:
         """Its rows."""
+        self.whole()  # where another machine wrote it, it is fetched
         return read(self.path)
 
 

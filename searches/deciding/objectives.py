@@ -1,10 +1,12 @@
 """What a trial is worth: its objective, what it costs, and whether it keeps the limits."""
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, STOPPED, Trial
+from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, STOPPED, Event, State, Trial
 
 if TYPE_CHECKING:
     from searches.question import Plan
@@ -59,12 +61,44 @@ def feasible(trial: Trial, plan: "Plan") -> bool:
 
 def ranked(trials: Sequence[Trial], plan: "Plan") -> list[Trial]:
     """The trials that ended well, have a score and keep the limits, the best by the task's objective first."""
-    sign = -1 if plan.direction == "max" else 1
-    scored = [
-        (sign * score, trial.name, trial)
-        for trial in trials
-        if trial.status in (COMPLETED, STOPPED)
-        and (score := trial.score(plan.objective, plan.direction)) is not None
-        and feasible(trial, plan)
-    ]
-    return [trial for *_, trial in sorted(scored, key=lambda entry: entry[:2])]
+    entries = [(entry, trial) for trial in trials if (entry := _entry(trial, plan)) is not None]
+    return [trial for _, trial in sorted(entries, key=itemgetter(0))]
+
+
+def _entry(trial: Trial, plan: "Plan") -> tuple[float, str] | None:
+    """What a trial is ranked by; None where it is not."""
+    if trial.status not in (COMPLETED, STOPPED):
+        return None
+    score = trial.score(plan.objective, plan.direction)
+    if score is None or not feasible(trial, plan):
+        return None
+    return (-score if plan.direction == "max" else score, trial.name)
+
+
+class Ranking:
+    """What `ranked` says of some trials of a state, kept up to date event by event: it listens to a ledger."""
+
+    def __init__(self, plan: "Plan", state: State, among: Callable[[Trial], bool] = lambda trial: True) -> None:
+        self.plan, self.state, self.among = plan, state, among
+        self.entries: list[tuple[float, str]] = []  # sorted
+        self.of: dict[str, tuple[float, str]] = {}  # the same by trial
+        for trial in state.trials.values():
+            self._place(trial)
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Take an event of the ledger in."""
+        if event["event"] in ("report", "stopped", "ended", "reopened"):
+            self._place(state.trials[event["trial"]])
+
+    def __iter__(self) -> Iterator[Trial]:
+        """The trials, the best first."""
+        return (self.state.trials[name] for _, name in self.entries)
+
+    def _place(self, trial: Trial) -> None:
+        before = self.of.pop(trial.name, None)
+        if before is not None:
+            del self.entries[bisect_left(self.entries, before)]
+        entry = _entry(trial, self.plan)
+        if entry is not None and self.among(trial):
+            self.of[trial.name] = entry
+            insort(self.entries, entry)

@@ -45,6 +45,8 @@ class Population:
         self.interval = plan.grace
         self.generations = math.ceil(plan.epochs / self.interval)
         self.size = plan.profile.trials // self.generations
+        self.best_first: list[Trial] = []  # of the generation that begins with trial `ranked_from`
+        self.ranked_from: int | None = None
         if self.size < 2:
             raise ConfigError(
                 f"The value of `--trials` is {plan.profile.trials}, but population-based training of {plan.epochs} epochs in "
@@ -73,9 +75,9 @@ class Population:
     def member(self, trials: Sequence[Trial], number: int) -> Member:
         """Trial `number` of a generation behind the first; `trials` are all of the search, in order."""
         first = self.needs(number) - self.size
-        before = list(trials[first : first + self.size])
-        best_first = ranked(before, self.plan)
-        own = before[number % self.size]
+        if self.ranked_from != first:  # once for all members: that generation has ended
+            self.best_first, self.ranked_from = ranked(trials[first : first + self.size], self.plan), first
+        best_first, own = self.best_first, trials[first + number % self.size]
         count = max(1, len(best_first) // QUARTER)
         survivors = best_first[: max(count, len(best_first) - count)]
         if own in survivors or not best_first:

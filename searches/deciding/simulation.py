@@ -19,8 +19,10 @@ class MemoryLedger(Ledger):
         self.state, self.listeners = State(), []
 
     def record(self, event: Event) -> None:
-        """Take an event in."""
+        """Take an event in, then tell the listeners."""
         self.state.apply(event)
+        for listener in self.listeners:
+            listener(event, self.state)
 
     def close(self) -> None:
         """Nothing to release."""

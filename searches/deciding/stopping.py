@@ -90,24 +90,35 @@ class Scores:
     """What earlier trials had at a rung: vectors in which small is good."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[float, ...]] = []  # sorted
+        self.count = 0
+        self.found: list[tuple[float, ...]] = []  # of one objective, sorted
+        # Of several: the vectors that no other dominates, then those that only these dominate, and so on.
+        self.fronts: list[list[tuple[float, ...]]] = []
 
     def add(self, values: tuple[float, ...]) -> tuple[int, int]:
         """Add a trial's; return how many of the others are better, and how many others there are."""
-        count = len(self.found)
-        better = bisect_left(self.found, values) if len(values) == 1 else self._in_earlier_fronts(values)
+        self.count += 1
+        if len(values) > 1:
+            return self._add_to_fronts(values), self.count - 1
+        better = bisect_left(self.found, values)
         insort(self.found, values)
-        return better, count
+        return better, self.count - 1
 
-    def _in_earlier_fronts(self, mine: tuple[float, ...]) -> int:
-        """How many lie in earlier fronts of non-dominated vectors than `mine`, peeled off one front after the other."""
-        left, better = [*self.found, mine], 0
-        while True:
-            front = [one for one in left if not any(dominates(other, one) for other in left)]
-            if mine in front:
-                return better
-            better += len(front)
-            left = [one for one in left if one not in front]
+    def _add_to_fronts(self, mine: tuple[float, ...]) -> int:
+        """Add a vector to the first front in which none dominates it; return how many lie in earlier ones.
+
+        What is dominated by a vector that enters its front moves to the next one, as do those that it dominates there in turn
+        (the update of Li et al. 2017, ENLU).
+        """
+        place = bisect_left(self.fronts, True, key=lambda front: not any(dominates(other, mine) for other in front))
+        better, entering = sum(map(len, self.fronts[:place])), [mine]
+        while entering:
+            front = self.fronts[place] if place < len(self.fronts) else []
+            leaving = {other for other in front if any(dominates(one, other) for one in entering)}
+            self.fronts[place : place + 1] = [[other for other in front if other not in leaving] + entering]
+            entering = [other for other in front if other in leaving]
+            place += 1
+        return better
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -7,7 +7,7 @@ trial is settled when it has ended and its stopping rule has nothing more to say
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
-from searches.deciding.objectives import excesses, ranked, values
+from searches.deciding.objectives import Ranking, excesses, ranked, values
 from searches.deciding.population import Population
-from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, experimental, points
+from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, experimental, inherit_space, points
 from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.question import Plan
 from searches.running.budget import BUDGET
@@ -53,6 +53,8 @@ class Strategy:
         self.stopping: list[Trial] = []  # what the last report has ended
         self.settled = 0  # leading trials of the search that are
         self.exhausted = False  # whether all points of the space have had a trial
+        self.ranking = Ranking(plan, ledger.state, lambda trial: _may_win(trial, plan))
+        ledger.listeners.append(self.ranking)
         self._advance()
         self._restore()
         asked = study.get_trials(deepcopy=False)
@@ -119,14 +121,14 @@ class Strategy:
         if number < self.wanted and not self.exhausted and self.may_search():
             if self.settled < self._needs(number):
                 return WAIT
-            self._tell(trials[: self._needs(number)])
+            self._tell(self._needs(number))
             proposed = self._propose(trials)
             if proposed is not None:
                 return proposed
             self.exhausted = True
         if self.settled < number:
             return WAIT
-        self._tell(trials)
+        self._tell(number)
         return self._replicate()
 
     def _needs(self, number: int) -> int:
@@ -195,7 +197,9 @@ class Strategy:
         if self.unnoted:
             return self.unnoted.pop(0)
         seed = np.random.SeedSequence((self.plan.seed, number, attempt)).generate_state(1)[0]
-        self.study.sampler = SAMPLERS[self.plan.method.sampler](self.plan, int(seed))
+        sampler = SAMPLERS[self.plan.method.sampler](self.plan, int(seed))
+        inherit_space(sampler, self.study.sampler)
+        self.study.sampler = sampler
         return self.study.ask(self.distributions)
 
     def _replicate(self) -> Next:
@@ -203,13 +207,12 @@ class Strategy:
         for number in range(
             1, self.plan.profile.replicates + 1
         ):  # side by side: a budget may end the search in between
-            for name in finalists(self.ledger.state, self.plan):
+            for name in _with_baseline(self.ranking, self.ledger.state, self.plan):
                 original, repeat = self.ledger.state.trials[name], f"{name}-r{number}"
                 if repeat not in self.ledger.state.trials:
                     run = RunConfig.of({**original.run, "seed": self.plan.seed + number})
                     return self._record(repeat, original.point, run, "replicate", of=name)
-        running = any(trial.status == RUNNING for trial in self.ledger.state.trials.values())
-        return WAIT if running else DONE
+        return WAIT if self.ledger.state.clock.running else DONE
 
     def _record(self, name: str, point: dict[str, Any], run: RunConfig, origin: str, **fields: Any) -> Trial:
         trial = {"name": name, "point": dict(point), "run": run.model_dump(), "origin": origin, **fields}
@@ -218,14 +221,20 @@ class Strategy:
 
     # what Optuna knows
 
-    def _tell(self, trials: Sequence[Trial]) -> None:
-        """Tell Optuna of trials, in order, that it was not told of."""
-        for trial in trials[self.told :]:
+    def _tell(self, number: int) -> None:
+        """Tell Optuna of the first `number` trials, in order, where it was not told of them."""
+        while self.told < number:
+            trial = self.ledger.state.searched[self.told]
             if trial.reason == BUDGET:
                 return  # it goes on with a larger budget
             if trial.optuna is not None:
-                self._tell_one(trial, self.study.get_trials(deepcopy=False)[trial.optuna])
+                self._tell_one(trial, self._asked(trial.optuna))
             self.told += 1
+
+    def _asked(self, number: int) -> optuna.trial.FrozenTrial:
+        """A trial of the study; its own list of them all is made anew each time."""
+        storage = self.study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def _tell_one(self, trial: Trial, asked: optuna.trial.FrozenTrial) -> None:
         """Tell the best score; a stopped or failed trial is told as pruned: its region counts as poor, not as unknown.
@@ -259,12 +268,21 @@ class Strategy:
 
 def finalists(state: State, plan: Plan) -> list[str]:
     """The best trials that are not the baseline, `Profile.confirm` of them, then the baseline; none where either has no score."""
-    baseline = next((t for t in state.searched if t.origin == "baseline"), None)
-    scored = baseline is not None and baseline.score(plan.objective, plan.direction) is not None
-    # In a population, a trial and its successors are one.
-    ended = [t for t in [*state.searched, *state.clones] if t.until is None or t.until >= plan.epochs]
-    best = [trial.name for trial in ranked(ended, plan) if trial is not baseline][: plan.profile.confirm]
-    return [*best, baseline.name] if best and baseline is not None and scored else []
+    return _with_baseline(ranked([t for t in state.trials.values() if _may_win(t, plan)], plan), state, plan)
+
+
+def _may_win(trial: Trial, plan: Plan) -> bool:
+    """Whether a trial is of the search or a clone, and the last of its kind: in a population it and its successors are one."""
+    return trial.of is None and (trial.until is None or trial.until >= plan.epochs)
+
+
+def _with_baseline(best_first: Iterable[Trial], state: State, plan: Plan) -> list[str]:
+    baseline = next((trial for trial in state.searched if trial.origin == "baseline"), None)
+    if baseline is None or baseline.score(plan.objective, plan.direction) is None:
+        return []
+    others = (trial.name for trial in best_first if trial is not baseline)
+    best = list(itertools.islice(others, plan.profile.confirm))
+    return [*best, baseline.name] if best else []
 
 
 class Journal(JournalFileBackend):

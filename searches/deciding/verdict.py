@@ -1,6 +1,8 @@
 """What a search may claim: the winner against the baseline on fresh seeds, and both against the floors."""
 
+import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from gpt2core.tasks import TASKS
 from searches.deciding import final
 from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible, ranked
+from searches.deciding.stopping import dominates
 from searches.deciding.strategy import finalists
 from searches.question import Choice, Plan
 from searches.running.budget import BUDGET
@@ -47,7 +50,7 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         "baseline": baseline,
         "method": plan.method.to_dict(),
         "costs": costs,
-        "pareto": _pareto(allowed, {plan.objective: sign, **dict.fromkeys(costs, -1)}),
+        "pareto": pareto(allowed, {plan.objective: sign, **dict.fromkeys(costs, -1)}),
         "best_by": {
             key: _best_by(key, scored, sign)
             for key, domain in search.scientific.items()
@@ -98,17 +101,20 @@ def _costs(trial: Trial) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
+def pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
     """Names of the trials that no other trial beats in one of several metrics and equals in the rest; none for one metric."""
-    known = [row for row in scored if all(metric in row["metrics"] for metric in signs)]
-    values = {row["id"]: [sign * row["metrics"][metric] for metric, sign in signs.items()] for row in known}
     if len(signs) < 2:
         return []
-    return [
-        name
-        for name, mine in values.items()
-        if not any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in values.values())
-    ]
+    small_is_good = {
+        row["id"]: tuple(-sign * row["metrics"].get(metric, math.nan) for metric, sign in signs.items())
+        for row in scored
+    }
+    known = {name: vector for name, vector in small_is_good.items() if not any(map(math.isnan, vector))}
+    front: dict[str, tuple[float, ...]] = {}
+    for name, mine in sorted(known.items(), key=itemgetter(1)):  # none is dominated by one that comes later
+        if not any(dominates(other, mine) for other in front.values()):
+            front[name] = mine
+    return [name for name in known if name in front]
 
 
 def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from gpt2core.ranges import Range, exactly
 from searches.deciding.samplers import size
 from searches.question import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds
-from searches.running.ledger import RUNNING, State
+from searches.running.ledger import State
 from trainables.trial import TrialSpec
 
 #: Seconds before the first trial trains: Ray, MLflow, imports. Measured on two laptop cores.
@@ -157,15 +157,13 @@ def _largest(ranges: Sequence[Range]) -> Range:
 def seconds_left(plan: Plan, state: State, now: float) -> float:
     """About how long a running search still takes, by the trials that ended; before the first, by the plan."""
     clock = state.clock.at(now)
-    search = state.searched
-    ended = [clock.trials.get(trial.name, 0.0) for trial in search if trial.status != RUNNING]
+    ended, again = clock.ended["search"], clock.ended["replicate"]
     whole = whole_trial_seconds(state)
-    usual = float(np.mean(ended)) if ended else float(state.plan.get("trial_seconds", {}).get("value", whole))
-    begun = {True: 0.0, False: 0.0}  # whether of the search -> seconds that running trials have behind them
-    for trial in state.trials.values():
-        if trial.status == RUNNING:
-            begun[trial.of is None] += clock.trials.get(trial.name, 0.0)
-    again = sum(trial.of is not None and trial.status != RUNNING for trial in state.trials.values())
-    left = max(0.0, (trials_of(plan) - len(ended)) * usual - begun[True])
-    repeats = max(0.0, (plan.replicates - again) * whole - begun[False])
+    planned = float(state.plan.get("trial_seconds", {}).get("value", whole))
+    usual = ended.seconds / ended.count if ended.count else planned
+    begun = {True: 0.0, False: 0.0}  # whether a replicate -> seconds that running trials have behind them
+    for name in clock.running:
+        begun[clock.kinds[name] == "replicate"] += clock.trials.get(name, 0.0)
+    left = max(0.0, (trials_of(plan) - ended.count) * usual - begun[False])
+    repeats = max(0.0, (plan.replicates - again.count) * whole - begun[True])
     return (left + repeats) / clock.concurrent

@@ -238,13 +238,15 @@ class Ledger:
 
 def read_state(path: Path) -> State:
     """Return what a ledger's events add up to, without locking it; a last line that is still being written is passed over."""
-    text = path.read_text(encoding="utf-8")
     state = State()
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
-        try:
-            state.apply(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                state.apply(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
     return state
 
 
@@ -273,12 +275,13 @@ def _locked(path: Path) -> IO[str]:
 def _whole_events(file: IO[str]) -> Iterator[Event]:
     """Yield all events; cut off a last line that a kill left half written."""
     file.seek(0)
-    text = file.read()
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
+    whole = 0  # bytes
+    for number, line in enumerate(file, start=1):
+        if not line.endswith("\n"):
+            file.truncate(whole)
+            return
+        whole += len(line.encode())
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{file.name}, line {number}: is no JSON ({error.msg}); choose another --name") from None
-    if len(whole) < len(text):
-        file.truncate(len(whole.encode()))

@@ -1,37 +1,52 @@
 """What a trial gets of the CPUs and GPUs that there are, and how many trials run at once."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2core.errors import ConfigError
 from searches.options import Options
 from searches.question import Plan
+from trainables.machines import Machine
 from trainables.trial import TrialSpec
 
 PACKED = 4  # trials of a pack where nobody says how many
 
 
-def share(options: Options, folder: Path, cpus: int, gpus: float) -> TrialSpec:
-    """What every trial gets of `cpus` and `gpus`; raise ConfigError where that is not enough for one."""
-    per_worker = options.gpus_per_worker
+def share(options: Options, folder: Path, machines: Sequence[Machine], *, grows: bool = False) -> TrialSpec:
+    """What every trial gets of the machines; raise ConfigError where that is not enough for one.
+
+    To a cluster that `grows`, machines may come that are not there yet, for as many trials as --max-concurrent says.
+    """
+    cpus, gpus = sum(machine.cpus for machine in machines), sum(machine.gpus for machine in machines)
+    workers, per_worker = options.workers_per_trial, options.gpus_per_worker
     if per_worker is None:
-        per_worker = 1.0 if gpus >= 1 else 0.0
-    workers = options.workers_per_trial
-    if workers * per_worker > gpus or workers > cpus:
-        raise ConfigError(
-            f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}"
-        )
+        per_worker = 1.0 if any(machine.gpus >= 1 for machine in machines) else 0.0
+
+    def fitting(each: int) -> int:
+        """How many trials fit with so many CPUs for each worker."""
+        return sum(machine.fits(each, per_worker) for machine in machines) // workers
+
+    asked = options.max_concurrent
+    if not fitting(1):
+        if not (grows and asked and options.gpus_per_worker is not None):
+            raise ConfigError(
+                f"A trial needs {workers} CPUs and {workers * per_worker:g} GPUs, but the cluster has {cpus} and {gpus:g}; "
+                "of one that grows, --gpus-per-worker and --max-concurrent say what it is to grow to"
+            )
+        return share(options, folder, [Machine(workers, workers * per_worker)] * asked, grows=True)
     pack = _packed(options, bool(per_worker))
-    fitting = int(gpus // (workers * per_worker)) if per_worker else max(1, cpus // (workers * pack))
-    processes = max(1, min(-(-(options.max_concurrent or cpus * pack) // pack), fitting))
+    most = fitting(1) if per_worker else max(1, fitting(pack))
+    processes = max(1, min(-(-(asked or cpus * pack) // pack), most))
+    at_once = processes * pack
     return TrialSpec(
         name="",
         run=options.plan.config(options.plan.search.baseline),
         folder=str(folder),
         workers=workers,
         gpus_per_worker=per_worker,
-        cpus_per_worker=max(1, cpus // (processes * workers)),
-        concurrent=min(processes * pack, options.max_concurrent or processes * pack),
+        cpus_per_worker=next((each for each in range(cpus, 1, -1) if fitting(each) >= processes), 1),
+        concurrent=asked if grows and asked else min(at_once, asked or at_once),
         pack=pack,
         trace=options.trace,
     )
@@ -65,4 +80,4 @@ def local_share(options: Options, folder: Path) -> TrialSpec:
     """What every trial would get on this machine alone, without Ray; raise ConfigError as `share`."""
     from gpt2core.speed import gpu_count  # PyTorch takes a second to import
 
-    return share(options, folder, os.cpu_count() or 1, gpu_count())
+    return share(options, folder, [Machine(os.cpu_count() or 1, gpu_count())])

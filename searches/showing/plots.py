@@ -13,7 +13,7 @@ Summary = dict[str, Any]
 Row = dict[str, Any]
 
 BEST, BASELINE, OTHER, FLOOR = "#0b6e4f", "#b3541e", "#8a94a0", "#a32020"
-CURVES, LINES, INTERVALS = 60, 200, 25  # trials that a picture shows at most; more would hide one another
+CURVES, LINES, INTERVALS, POINTS = 60, 200, 25, 1000  # trials that a picture shows at most; more would hide one another
 
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -80,10 +80,24 @@ def front_pictures(summary: Summary) -> list[Picture]:
         Picture(
             svg=_side_by_side([cost], partial(_draw_front, summary), name=f"front-{cost}"),
             alt=f"{objective} against {_words(cost)}; {len(summary['pareto'])} trials are on the Pareto front",
-            caption=f"{objective} against {_words(cost)}; green, with their names: on the Pareto front of all costs",
+            caption=f"{objective} against {_words(cost)}; green, with their names: on the Pareto front of all costs"
+            + _points_said(summary, cost),
         )
         for cost in _front_costs(summary)
     ]
+
+
+def _points_said(summary: Summary, cost: str) -> str:
+    """How many trials a picture of the front shows, where it leaves some out."""
+    groups = _front_and_others(summary, cost)
+    drawn, every = sum(min(POINTS, len(rows)) for rows in groups), sum(map(len, groups))
+    return f"; {drawn} of {every} trials, spread evenly from best to worst" if drawn < every else ""
+
+
+def _front_and_others(summary: Summary, cost: str) -> tuple[list[Row], list[Row]]:
+    on_front = set(summary["pareto"])
+    rows = [row for row in _scored(summary) if cost in row["metrics"]]
+    return [row for row in rows if row["id"] in on_front], [row for row in rows if row["id"] not in on_front]
 
 
 def _side_by_side(names: list[str], draw: Callable[[str, Any], None], *, name: str) -> str:
@@ -191,15 +205,14 @@ def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
 
 
 def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
-    rows = [row for row in _scored(summary) if cost in row["metrics"]]
-    for on_front in (False, True):
-        some = [row for row in rows if (row["id"] in summary["pareto"]) == on_front]
-        color = BEST if on_front else OTHER
+    front, others = _front_and_others(summary, cost)
+    for rows, color in ((others, OTHER), (front, BEST)):
+        some = spread(rows, summary, POINTS) if len(rows) > POINTS else rows
         axes.scatter([row["metrics"][cost] for row in some], [row["score"] for row in some], color=color, zorder=3)
-        for row in some[:INTERVALS] if on_front else []:
-            place = (row["metrics"][cost], row["score"])
-            axes.annotate(row["id"], place, fontsize=9, xytext=(4, 4), textcoords="offset points")
-    found = [row["metrics"][cost] for row in rows]
+    for row in front[:INTERVALS]:
+        place = (row["metrics"][cost], row["score"])
+        axes.annotate(row["id"], place, fontsize=9, xytext=(4, 4), textcoords="offset points")
+    found = [row["metrics"][cost] for row in (*front, *others)]
     if min(found) > 0 and max(found) > 10 * min(found):
         axes.set_xscale("log")
     axes.set_xlabel(_words(cost))

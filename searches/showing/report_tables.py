@@ -8,10 +8,10 @@ from typing import Any
 from searches.planning.plan_table import number_text
 from searches.running.ledger import BAD
 from searches.showing.facts import PARTS
-from searches.showing.screen import COLUMNS
+from searches.showing.screen import COLUMNS, MOST, left_out
 from searches.words import point_text, value_text
 
-MOST, REASONS = 200, 50  # rows of the trials, and of the failures, that a page shows
+REASONS = 50  # rows of the failures that a page shows
 
 Summary = dict[str, Any]
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ class Grid:
 def trials_grid(summary: Summary) -> Grid:
     """The trials of the search, best first."""
     rows = ranked(summary)
-    shown, more = rows[:MOST], len(rows) - MOST
+    shown = rows[:MOST]
     keys, columns = _keys(rows), _columns(summary, rows)
     best = (summary["best"] or {}).get("id")
     first = 2 + len(keys)  # column of the numbers beside the score
@@ -43,7 +43,7 @@ def trials_grid(summary: Summary) -> Grid:
         rows=[_cells(row, summary, keys, list(columns.values())) for row in shown],
         numbers=frozenset({1, *range(first, first + 1 + len(columns))}),
         marked=frozenset(place for place, row in enumerate(shown) if row["id"] == best),
-        note=f"The best {MOST} are shown; {more} more are in summary.json." if more > 0 else "",
+        note=left_out(len(rows)),
     )
 
 
@@ -105,7 +105,8 @@ def space_grid(summary: Summary) -> Grid | None:
 
 def front_grid(summary: Summary) -> Grid | None:
     """The trials that no other beats in the objective and all costs."""
-    rows = [row for row in ranked(summary) if row["id"] in summary["pareto"]]
+    on_front = set(summary["pareto"])
+    rows = [row for row in ranked(summary) if row["id"] in on_front]
     if not rows:
         return None
     costs = summary["costs"]

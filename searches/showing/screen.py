@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from searches.deciding.objectives import ranked
+from searches.deciding.objectives import Ranking
 from searches.planning.plan_table import progress, show_fact
 from searches.question import Plan
 from searches.running.budget import Budget
@@ -34,6 +34,7 @@ SCHEDULERS_SAY = {
 
 
 RUNNING_SHOWN = 20  # rows of the live table
+MOST = 200  # trials that the table at the end, or a report, shows
 
 
 class Screen:
@@ -45,6 +46,7 @@ class Screen:
     def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
         self.plan, self.console, self.budget, self.state = plan, console, budget, state
         self.started = time.monotonic()
+        self.ranking = Ranking(plan, state)
         self.live = Live(console=console, get_renderable=self.table, refresh_per_second=1, transient=True)
 
     def __enter__(self) -> Self:
@@ -65,6 +67,7 @@ class Screen:
 
     def __call__(self, event: Event, state: State) -> None:
         """Print an event of the ledger."""
+        self.ranking(event, state)
         match event["event"]:
             case "proposed" | "report" if self.live.is_started:
                 pass  # the table has it
@@ -85,9 +88,10 @@ class Screen:
 
     def table(self) -> Table:
         """The trials that run and the best one so far; below, how far the search is."""
-        trials, objective = list(self.state.trials.values()), self.plan.objective
-        shown = [trial for trial in trials if trial.status == RUNNING][:RUNNING_SHOWN]
-        best = next(iter(ranked(trials, self.plan)), None)
+        objective = self.plan.objective
+        names = list(self.state.clock.running)[:RUNNING_SHOWN]
+        shown = [self.state.trials[name] for name in names if name in self.state.trials]  # it may just be noted
+        best = next(iter(self.ranking), None)
         table = Table(caption=self._progress(self.state), caption_justify="left", header_style="bold")
         for heading in ("trial", "from", "point"):
             table.add_column(heading)
@@ -122,7 +126,7 @@ class Screen:
 
     def _progress(self, state: State) -> str:
         total = self.plan.profile.trials + self.plan.replicates
-        done = sum(trial.status != RUNNING for trial in state.trials.values())
+        done = len(state.trials) - len(state.clock.running)
         return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
 
 
@@ -154,19 +158,22 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 
 def trials_table(summary: dict[str, Any]) -> Table:
-    """One row a trial, best first, replicates at the end."""
+    """One row a trial, best first, replicates at the end; of many trials the best alone."""
     objective = summary["objective"]
     sign = -1 if summary["direction"] == "max" else 1
-    rows = sorted(
+    every = sorted(
         summary["trials"],
         key=lambda row: (row["of"] is not None, row["score"] is None, sign * (row["score"] or 0), row["id"]),
     )
+    searched = [row for row in every if row["of"] is None]
+    rows = [*searched[:MOST], *every[len(searched) :]]
     keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
     shown = COLUMNS | {
         cost: (cost.replace("_", " "), 0 if cost.endswith("parameters") else 2) for cost in summary["costs"]
     }
     columns = {name: shape for name, shape in shown.items() if any(name in row["metrics"] for row in rows)}
     table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
+    table.caption, table.caption_justify = left_out(len(searched)) or None, "left"
     for heading in ("trial", "from", *keys):
         table.add_column(heading)
     for heading in (f"{objective} [95% interval]", *(heading for heading, _ in columns.values()), "epochs"):
@@ -188,6 +195,11 @@ def trials_table(summary: dict[str, Any]) -> Table:
             style="bold green" if best else None,
         )
     return table
+
+
+def left_out(trials: int) -> str:
+    """What a table that shows the best MOST of so many trials says of the others; nothing where there are none."""
+    return f"The best {MOST} are shown; {trials - MOST} more are in summary.json." if trials > MOST else ""
 
 
 def _score_text(row: dict[str, Any], objective: str) -> str:

@@ -30,6 +30,7 @@ from searches.running.ledger import COMPLETED, Ledger
 from searches.running.shares import share
 from tests.benchmarks.compare import Comparison, differs, show
 from trainables.heartbeat import Heartbeat
+from trainables.machines import Machine
 
 AT_ONCE = 2
 OBJECTIVE = "chrf_continuation"
@@ -56,7 +57,7 @@ def ours(trials: int, sampler: str) -> float:
     with tempfile.TemporaryDirectory() as storage:
         options = options_of(trials, sampler, storage)
         folder = Path(storage)
-        spec = share(options, folder, AT_ONCE, 0)
+        spec = share(options, folder, [Machine(AT_ONCE)])
         with closing(Ledger(folder / "ledger.jsonl")) as ledger:
             run_tune(options, ledger, spec, (at_once, {"cpu": 1}), folder, print, Faults(Heartbeat(), print))
             completed = [trial for trial in ledger.state.searched if trial.status == COMPLETED]

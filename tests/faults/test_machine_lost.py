@@ -17,13 +17,12 @@ import psutil
 import pytest
 
 from gpt2core.storage import fetch, local
-from searches.running.ledger import State, read_state
-from searches.running.offsite import refresh
 from tests.faults.test_search_killed import in_mlflow_once
 from tests.killing import EPOCHS, NAME, command, kill, make_toy
 from tests.runs import ROOT
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
+from tests.stored import reports, stored
 
 STORAGE = f"s3://{BUCKET}/team"
 FOLDER = f"{STORAGE}/searches/{NAME}"
@@ -75,30 +74,15 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def stored() -> State:
-    """How the search stands by what the storage has."""
-    ledger = local(FOLDER) / "ledger.jsonl"
-    ledger.unlink(missing_ok=True)
-    refresh(ledger.parent)
-    return read_state(ledger) if ledger.exists() else State()
-
-
-def reports(state: State) -> dict[tuple[str, int], float]:
-    """When each epoch of each trial was reported."""
-    return {
-        (trial.name, epoch): event["time"] for trial in state.trials.values() for epoch, event in trial.reports.items()
-    }
-
-
 def test_another_machine_goes_on_from_what_the_storage_has(
     toy: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first = Machine(tmp_path / "first", toy, environment)
     request.addfinalizer(first.process.kill)
-    while len(before := reports(stored())) < EPOCHS + 2:
+    while len(before := reports(stored(FOLDER))) < EPOCHS + 2:
         assert first.process.poll() is None, first.output
     first.lose()
-    before = reports(stored())
+    before = reports(stored(FOLDER))
 
     second = Machine(tmp_path / "second", toy, environment)
     request.addfinalizer(second.process.kill)
@@ -106,7 +90,7 @@ def test_another_machine_goes_on_from_what_the_storage_has(
     assert "Another machine had this search" in second.output
     assert f": {FOLDER}/best" in second.output
 
-    state = stored()
+    state = stored(FOLDER)
     after = reports(state)
     assert before.items() <= after.items(), "what was reported was trained again"
     assert all(sorted(trial.reports) == list(range(1, max(trial.reports) + 1)) for trial in state.trials.values())

@@ -21,6 +21,7 @@ from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
 from tests.runs import events, search, summary
+from trainables.machines import Machine
 from trainables.trial import TrialSpec
 
 NAME = "lora_rank-smoke"
@@ -142,7 +143,7 @@ def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_p
     options = parse(
         SEARCH, ["--smoke", "--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
     )
-    spec = share(options, tmp_path, cpus=4, gpus=2)
+    spec = share(options, tmp_path, [Machine(4, 2)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         note_plan(options, ledger, spec, Console(quiet=True))
         rows = {row["what"]: row for row in ledger.state.plan["rows"]}

@@ -12,6 +12,7 @@ from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
 from searches.running.shares import share
+from trainables.machines import Machine
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_trials_share_a_process_where_that_pays_or_was_asked_for(
     flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
 ) -> None:
     """Trials of a process, trials at once, and CPUs of a process, of four."""
-    spec = share(parse(SEARCH, flags.split()), tmp_path, 4, gpus)
+    spec = share(parse(SEARCH, flags.split()), tmp_path, [Machine(4, gpus)])
     assert (spec.pack, spec.concurrent, spec.cpus_per_worker) == expected
 
 
@@ -156,4 +157,4 @@ def test_trials_share_a_process_where_that_pays_or_was_asked_for(
 )
 def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        share(parse(SEARCH, flags.split()), tmp_path, 4, 0)
+        share(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])

@@ -1,0 +1,120 @@
+"""What a search of many trials costs beside them: python -m tests.benchmarks.many_trials.
+
+The ledgers are of searches that never trained (`tests/ledgers.py`): real decisions, reports as large as those of the sonnets.
+Each is read by a process of its own, as a resumed search would read it. There is no peer: what counts is how a figure grows with
+the number of trials. What Ray Tune takes for a trial is in `tests/benchmarks/trials.py`.
+"""
+
+import argparse
+import io
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from searches.deciding.strategy import Strategy, open_study
+from searches.options import Options
+from searches.running.budget_stop import BudgetStopper
+from searches.running.ledger import Ledger, Trial
+from searches.showing.report import write
+from searches.showing.screen import Screen
+from searches.showing.summary import summary_of
+from tests.benchmarks.compare import CONSOLE
+from tests.ledgers import options_of, write_ledger
+
+AT_ONCE = 6  # proposals that need none of the others to have ended; the first does not count
+REFRESHES = 20
+T = TypeVar("T")
+
+
+def timed(do: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that something takes, and what it returns."""
+    started = time.perf_counter()
+    found = do()
+    return time.perf_counter() - started, found
+
+
+def further(trials: int, folder: Path, sampler: str) -> Options:
+    """The flags by which such a search goes on."""
+    return options_of(trials + 100, folder, "--sampler", sampler, "--budget-hours", "1e6")
+
+
+def figures(trials: int, folder: Path) -> list[tuple[str, str]]:
+    """All that is measured of the ledger of a folder, by name."""
+    return list(_figures(trials, folder))
+
+
+def _figures(trials: int, folder: Path) -> Iterator[tuple[str, str]]:
+    options = further(trials, folder, "random")
+    seconds, ledger = timed(lambda: Ledger(folder / "ledger.jsonl"))
+    with closing(ledger):
+        yield "the ledger, MB", f"{(folder / 'ledger.jsonl').stat().st_size / 1e6:.1f}"
+        yield "to open the ledger, s", f"{seconds:.2f}"
+        seconds, strategy = timed(lambda: _strategy(options, ledger, folder))
+        yield "then to open the strategy, s", f"{seconds:.2f}"
+        yield "a proposal, random, ms", f"{1e3 * _proposal(strategy):.1f}"
+        strategy = _strategy(further(trials, folder, "tpe"), ledger, folder)
+        yield "a proposal, TPE, ms", f"{1e3 * _proposal(strategy):.1f}"
+        yield "a refresh of the live table, ms", f"{1e3 * _refresh(options, ledger):.2f}"
+        seconds, summary = timed(lambda: summary_of(options, ledger.state, folder))
+        yield "the summary, s", f"{seconds:.2f}"
+        seconds, (page, *_) = timed(lambda: write(folder, summary))
+        yield "the report, s", f"{seconds:.2f}"
+        yield "its page, MB", f"{page.stat().st_size / 1e6:.2f}"
+        yield "most memory, MB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f}"
+
+
+def _strategy(options: Options, ledger: Ledger, folder: Path) -> Strategy:
+    study = open_study("many", folder / "optuna.journal", options.plan)
+    return Strategy(options.plan, ledger, study, BudgetStopper(options.budget, options.plan, ledger).searching)
+
+
+def _proposal(strategy: Strategy) -> float:
+    """Seconds of a proposal, with its event on the disk."""
+    strategy.next()
+    seconds, proposed = timed(lambda: [strategy.next() for _ in range(AT_ONCE - 1)])
+    if not all(isinstance(one, Trial) for one in proposed):
+        raise SystemExit("a proposal waits for other trials: this does not measure it")
+    return seconds / len(proposed)
+
+
+def _refresh(options: Options, ledger: Ledger) -> float:
+    console = Console(file=io.StringIO(), width=160)
+    screen = Screen(options.plan, console, options.budget, ledger.state)
+    seconds, _ = timed(lambda: [console.print(screen.table()) for _ in range(REFRESHES)])
+    return seconds / REFRESHES
+
+
+def measured(trials: int) -> list[tuple[str, str]]:
+    """The figures of one size, from a process that has done nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, options = Path(name), options_of(trials, Path(name))
+        study = write_ledger(options, folder)
+        open_study("many", folder / "optuna.journal", options.plan).add_trials(study.get_trials(deepcopy=False))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(figures, (trials, folder))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000])
+    sizes = parser.parse_args().trials
+    columns = [dict(measured(trials)) for trials in sizes]
+    table = Table(title="what a search of many trials costs beside them")
+    for heading in ("", *(f"{trials:,} trials" for trials in sizes)):
+        table.add_column(heading, justify="right" if heading else "left")
+    for what in columns[0]:
+        table.add_row(what, *(column[what] for column in columns))
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A cluster of several nodes on this machine. Each has a cache of its own, so that nothing but the storage is shared."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+from tests.runs import ROOT
+
+PATIENCE = 240  # seconds that anything may take on a busy machine
+
+
+class Nodes:
+    """A head that has no CPUs for trials, and nodes that have."""
+
+    def __init__(self, folder: Path, told: dict[str, str]) -> None:
+        self.folder, self.told = folder, told
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "env_vars": self._environment("head")}
+        )
+        self.nodes: dict[str, Any] = {}
+        self.commands: list[Command] = []
+
+    def _environment(self, name: str) -> dict[str, str]:
+        return {**self.told, "GPT2_SEARCH_CACHE": str(self.folder / name)}
+
+    def add(self, name: str, **resources: int) -> None:
+        """Let a node join."""
+        self.nodes[name] = self.cluster.add_node(env_vars=self._environment(name), **resources)
+
+    def kill(self, name: str) -> None:
+        """Let a node be gone, all its processes at once."""
+        self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+
+    def drain(self, name: str, seconds: int) -> None:
+        """Tell a node that it will be taken away."""
+        why = [
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "spot",
+            "--deadline-remaining-seconds",
+            str(seconds),
+        ]
+        words = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
+        subprocess.run([*words, "--node-id", self.nodes[name].node_id, *why], check=True, capture_output=True)
+
+    def trials(self, name: str) -> set[str]:
+        """Trials that were on a node, by their folders in its cache."""
+        return {path.name for path in (self.folder / name).glob("storage/s3/*/*/searches/*/trials/*") if path.is_dir()}
+
+    def shutdown(self) -> None:
+        """End all nodes, and what runs there."""
+        for command in self.commands:
+            command.process.kill()
+            command.process.wait()
+        self.cluster.shutdown()
+
+    def start(self, words: list[str]) -> "Command":
+        """Start a command on the head."""
+        environment = {
+            **os.environ,
+            **self._environment("head"),
+            "RAY_ADDRESS": self.cluster.address,
+            "PYTHONPATH": str(ROOT),
+        }
+        self.commands.append(Command(words, environment, self.folder / "output.txt"))
+        return self.commands[-1]
+
+
+class Command:
+    """A command that runs."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], output: Path) -> None:
+        self.file = output
+        with output.open("w") as file:
+            self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    @property
+    def output(self) -> str:
+        """What it has written."""
+        return self.file.read_text()
+
+    def wait_for(self, reached: Callable[[], bool]) -> None:
+        """Ask again and again, for nodes tell nobody; fail where it ends before."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)  # between two questions; what counts is the answer
+
+    def ends(self) -> str:
+        """Wait for a good end; return what it wrote."""
+        assert self.process.wait(timeout=PATIENCE) == 0, self.output
+        return self.output

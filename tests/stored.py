@@ -1,0 +1,20 @@
+"""How a search stands by what a storage behind an address has of it."""
+
+from gpt2core.storage import local
+from searches.running.ledger import State, read_state
+from searches.running.offsite import refresh
+
+
+def stored(folder: str) -> State:
+    """The state of the search in a folder of the storage; an empty one where there is none yet."""
+    ledger = local(folder) / "ledger.jsonl"
+    ledger.unlink(missing_ok=True)
+    refresh(ledger.parent)
+    return read_state(ledger) if ledger.exists() else State()
+
+
+def reports(state: State) -> dict[tuple[str, int], float]:
+    """When each epoch of each trial was reported."""
+    return {
+        (trial.name, epoch): event["time"] for trial in state.trials.values() for epoch, event in trial.reports.items()
+    }
