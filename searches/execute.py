@@ -28,11 +28,11 @@ from rich.console import Console
 
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
-from gpt2core.cli import interrupt_on_sigterm
+from gpt2core.cli import command_text, interrupt_on_sigterm, without_passwords
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
-from gpt2core.errors import StorageError, UserError
+from gpt2core.errors import StorageError, UserError, first_line
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
@@ -59,7 +59,6 @@ from searches.showing.facts import cluster, machine
 from searches.showing.report import write
 from searches.showing.screen import Screen, show
 from searches.showing.summary import model_line, summary_of
-from searches.words import command_text
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.machines import grows, machines
 from trainables.packs import Packs
@@ -193,7 +192,7 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
         tracker.start(options.name, params, tags)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"MLflow at {tracker.uri} did not answer: {str(error).splitlines()[0]}; see --tracking-uri"
+            without_passwords(f"MLflow at {tracker.uri} did not answer: {first_line(error)}; see --tracking-uri")
         ) from None
 
 
@@ -309,7 +308,7 @@ def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: C
     lines = [
         f"Report: {address(page)}",
         f"Results: {', '.join(map(address, [folder / 'summary.json', *others]))}",
-        f"MLflow: `make ui`, then http://127.0.0.1:5000{tracker.link()}",
+        f"MLflow: {tracker.page()}",
     ]
     done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]
     if not done or summary["best"] is None:

@@ -7,12 +7,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from gpt2core.cli import run_or_explain
+from gpt2core.cli import command_text, run_or_explain
 from searches.options import Options, parse, storage_path
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.showing.screen import show_plan
-from searches.words import command_text
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:

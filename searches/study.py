@@ -1,13 +1,12 @@
 """The whole study: ask each of its tables again, and lay its figures, ours, their intervals and the floors side by side."""
 
 import json
-import shlex
 import sys
 from typing import Any
 
 from rich.console import Console
 
-from gpt2core.cli import run_or_explain
+from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from searches import options, runner
@@ -56,4 +55,4 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(sys.argv[1:]), f"python searches/study.py {shlex.join(sys.argv[1:])}")
+    run_or_explain(lambda: main(sys.argv[1:]), f"python searches/study.py {command_text(sys.argv[1:])}")

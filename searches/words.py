@@ -1,8 +1,6 @@
 """Small phrases that screen, verdict and report share."""
 
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -19,8 +17,3 @@ def point_text(point: Mapping[str, Any]) -> str:
 def value_text(value: Any) -> str:
     """A value as a table shows it."""
     return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
-def command_text(argv: Sequence[str]) -> str:
-    """Flags as a shell reads them; the password of an address stays out of what is handed around."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", shlex.join(argv))

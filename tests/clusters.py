@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,14 @@ class Nodes:
         """Let a node be gone, all its processes at once."""
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
 
-    def drain(self, name: str, seconds: int) -> None:
-        """Tell a node that it will be taken away."""
-        why = [
-            "--reason",
-            "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message",
-            "spot",
-            "--deadline-remaining-seconds",
-            str(seconds),
-        ]
-        words = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
-        subprocess.run([*words, "--node-id", self.nodes[name].node_id, *why], check=True, capture_output=True)
+    def take_away(self, name: str, cloud: "Cloud") -> None:
+        """Let the cloud say that it takes a node away, to the node's own watcher."""
+        cloud.told = True
+        words = [sys.executable, "-m", "cluster.preemption", "watch", self.nodes[name].node_id]
+        told = {"GPT2_SEARCH_METADATA": cloud.address, "RAY_ADDRESS": self.cluster.address, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert done.stdout == "aws takes this machine away within 120 s\n"
 
     def trials(self, name: str) -> set[str]:
         """Trials that were on a node, by their folders in its cache."""
@@ -71,6 +69,40 @@ class Nodes:
         }
         self.commands.append(Command(words, environment, self.folder / "output.txt"))
         return self.commands[-1]
+
+
+class Cloud:
+    """The metadata service of AWS, version 2, as a spot machine sees it."""
+
+    def __init__(self) -> None:
+        self.told, cloud = False, self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:  # named by the library
+                self._answer(200 if self.path == "/latest/api/token" else 404, b"a token")
+
+            def do_GET(self) -> None:
+                asked = self.path == "/latest/meta-data/spot/instance-action" and cloud.told
+                known = self.headers["X-aws-ec2-metadata-token"] == "a token"
+                self._answer(200 if asked and known else 404, b'{"action": "terminate"}')
+
+            def _answer(self, status: int, text: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """End it."""
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class Command:

@@ -1,14 +1,22 @@
 """Generate paraphrases by Impossible Distillation on Ray: `python -m trainables.candidates`, or as a Ray job."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt2core.cli import Parser, absolute, absolute_model, at_least, interrupt_on_sigterm, run_or_explain, settings
+from gpt2core.cli import (
+    Parser,
+    absolute,
+    absolute_model,
+    at_least,
+    command_text,
+    interrupt_on_sigterm,
+    run_or_explain,
+    settings,
+)
 from gpt2core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -242,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         return execute(options, Console(width=None if sys.stdout.isatty() else 200))
 
-    run_or_explain(command, f"python -m trainables.candidates {shlex.join(words)}")
+    run_or_explain(command, f"python -m trainables.candidates {command_text(words)}")
 
 
 if __name__ == "__main__":

@@ -113,9 +113,8 @@ class CandidatesRun:
         except (MlflowException, OSError) as error:
             self.next = time.monotonic() + REST
             if not self.warned:
-                self.warn(
-                    f"MLflow at {self.uri} did not answer ({str(error).splitlines()[0]}); the job goes on without"
-                )
+                told = f"MLflow at {self.uri} did not answer ({first_line(error)}); the job goes on without"
+                self.warn(without_passwords(told))
             self.warned = True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from mlflow.exceptions import MlflowException
 
+from gpt2core.cli import without_passwords
 from gpt2core.errors import UserError, first_line
 
 Send = Callable[[], None]
@@ -21,7 +22,7 @@ class Delivery:
     """Sends what is put into it. `say` is told, once each time, that nothing gets through and that it does again."""
 
     def __init__(self, address: str, say: Callable[[str], None]) -> None:
-        self.address, self.say = address, say
+        self.address, self.say = without_passwords(address), say
         self.waiting: deque[Send] = deque()
         self.changed = threading.Condition()
         self.hurried = self.stopped = False

