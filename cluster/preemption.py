@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2core.errors import ConfigError, UserError, first_line
+from gpt2core.errors import ConfigError, UserError
 
 USAGE = "usage: python -m cluster.preemption watch [NODE] | leave SECONDS [NODE]"
 EVERY = 5.0  # seconds between two questions
@@ -68,7 +68,7 @@ def drain(seconds: int, node: str | None) -> None:
     command += ["--node-id", node] if node else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"Ray did not drain the node: {first_line(done.stderr or done.stdout)}")
+        raise UserError(f"Ray did not drain the node: {' '.join((done.stderr or done.stdout).split())[-300:]}")
 
 
 def _ask(address: str, headers: dict[str, str], method: str = "GET") -> str | None:
@@ -86,10 +86,14 @@ def main(argv: list[str]) -> int:
     """Run one command; return its exit status."""
     try:
         match argv:
-            case ["watch", *node] if len(node) < 2:
-                return watch(*node or [None])
-            case ["leave", seconds, *node] if len(node) < 2 and seconds.isdecimal():
-                return leave(int(seconds), *node or [None])
+            case ["watch"]:
+                return watch(None)
+            case ["watch", node]:
+                return watch(node)
+            case ["leave", seconds] if seconds.isdecimal():
+                return leave(int(seconds), None)
+            case ["leave", seconds, node] if seconds.isdecimal():
+                return leave(int(seconds), node)
         raise ConfigError(USAGE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

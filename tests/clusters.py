@@ -72,7 +72,7 @@ class Nodes:
 
 
 class Cloud:
-    """The metadata service of AWS, version 2, as a spot machine sees it."""
+    """The metadata services of AWS, version 2, and of Google Cloud, as a spot machine sees them."""
 
     def __init__(self) -> None:
         self.told, cloud = False, self
@@ -82,6 +82,10 @@ class Cloud:
                 self._answer(200 if self.path == "/latest/api/token" else 404, b"a token")
 
             def do_GET(self) -> None:
+                if self.path == "/computeMetadata/v1/instance/preempted":
+                    known = self.headers["Metadata-Flavor"] == "Google"
+                    self._answer(200 if known else 403, b"TRUE" if cloud.told else b"FALSE")
+                    return
                 asked = self.path == "/latest/meta-data/spot/instance-action" and cloud.told
                 known = self.headers["X-aws-ec2-metadata-token"] == "a token"
                 self._answer(200 if asked and known else 404, b'{"action": "terminate"}')

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from gpt2core.cli import without_passwords
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
@@ -110,7 +111,8 @@ class Tracker:
         left = self.delivery.finish(seconds)
         if left:
             self.warn(
-                f"MLflow at {without_passwords(self.uri)} did not take {left} entries within {seconds:g} s; the same command delivers them"
+                f"MLflow at {without_passwords(self.uri)} did not take {left} entries within {seconds:g} s; the same command "
+                "delivers them"
             )
 
     def _finish(self, summary: dict[str, Any], status: str) -> None:

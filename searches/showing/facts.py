@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2core.cli import command_text
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State

@@ -49,5 +49,5 @@ def test_trials_at_once_and_what_each_worker_gets(
     ],
 )
 def test_what_no_machine_has_room_for_is_an_error(machines: list[Machine], flags: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="A trial needs .* but the cluster has"):
+    with pytest.raises(ConfigError, match=r"A trial needs .* but the cluster has"):
         share(parse(SEARCH, flags.split()), tmp_path, machines, grows=True)
