@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import ConfigError, UserError, without_passwords
 from gpt2core.lookup import nearest
 from gpt2core.storage import is_address
 
@@ -93,11 +93,6 @@ def absolute(path: str) -> str:
 def absolute_model(name: str) -> str:
     """A model's name, or where it is a folder its absolute path."""
     return absolute(name) if Path(name).expanduser().is_dir() else name
-
-
-def without_passwords(text: str) -> str:
-    """A text with the passwords of addresses left out, for whatever is printed, stored or handed around."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", text)
 
 
 def command_text(argv: Sequence[str]) -> str:

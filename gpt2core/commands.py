@@ -28,6 +28,7 @@ from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.promoted import is_model_folder, load_folder
 from gpt2core.stages import run_data, starting_model
+from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
@@ -201,10 +202,11 @@ def generate(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write a run's best epoch as a Hugging Face folder."""
-    config = checkpoints.run_config(Path(options.checkpoint))
+    folder = _fetched(options.checkpoint)
+    config = checkpoints.run_config(folder)
     check_format(config, options.format)
     out = _folder_to_write(options.out)
-    epoch = export_run(config, Path(options.checkpoint), out, options.format)
+    epoch = export_run(config, folder, out, options.format)
     classes = TASKS[config.task].classes(config)
     kind = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
     if options.format == "adapter":
@@ -247,7 +249,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     if options.checkpoint is None:
         config = _config(options)
         return config, starting_model(config).requires_grad_(False).to(device()), config.model
-    folder = Path(options.checkpoint).expanduser()
+    folder = _fetched(options.checkpoint)
     if is_model_folder(folder):
         found = load_folder(folder)
         return _config(options, **found.config.model_dump()), found.model.to(device()), found.words
@@ -270,3 +272,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": generate,
     "export": export,
 }
+
+
+def _fetched(place: str) -> Path:
+    """The folder of a run; of one that is behind an address, its copy."""
+    folder = local(place)
+    fetch(folder)
+    return folder

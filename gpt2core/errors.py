@@ -3,6 +3,8 @@
 Every class takes the message alone, so that Ray can pickle it between processes.
 """
 
+import re
+
 
 class UserError(Exception):
     """Bad input. Entry points print it as one line and exit with status 2."""
@@ -38,6 +40,11 @@ class StorageError(UserError):
 
 class DivergedError(Exception):
     """The training loss is not finite: this run ends, others go on."""
+
+
+def without_passwords(text: str) -> str:
+    """A text with the passwords of addresses left out, for whatever is printed, stored or handed around."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", text)
 
 
 def first_line(error: Exception) -> str:

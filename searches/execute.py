@@ -28,11 +28,11 @@ from rich.console import Console
 
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
-from gpt2core.cli import command_text, interrupt_on_sigterm, without_passwords
+from gpt2core.cli import command_text, interrupt_on_sigterm
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
-from gpt2core.errors import StorageError, UserError, first_line
+from gpt2core.errors import StorageError, UserError, first_line, without_passwords
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup

@@ -12,9 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from gpt2core.cli import without_passwords
 from gpt2core.distill.card import filter_rows
-from gpt2core.errors import first_line
+from gpt2core.errors import first_line, without_passwords
 from gpt2core.storage import address
 from trainables.pipeline import Progress
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 from mlflow.exceptions import MlflowException
 
-from gpt2core.cli import without_passwords
-from gpt2core.errors import UserError, first_line
+from gpt2core.errors import UserError, first_line, without_passwords
 
 Send = Callable[[], None]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries

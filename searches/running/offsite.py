@@ -61,7 +61,9 @@ class Offsite:
                 )
 
     def close(self, seconds: float = PATIENCE) -> None:
-        """Send the rest as one object, and own the ledger no more."""
+        """Send the rest as one object, and own the ledger no more; nothing where it could not be opened."""
+        if self.thread.ident is None:
+            return
         with self.changed:
             self.closing = True
             self.changed.notify_all()

@@ -1,0 +1,144 @@
+"""A ledger that the storage has too: all of it, with one owner, and nothing of a trial that the storage does not know of."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt2core import storage
+from gpt2core.errors import UserError
+from gpt2core.storage import address, fetch, local, send
+from searches.running import offsite
+from searches.running.ledger import Ledger, LedgerError, read_state
+from searches.running.offsite import refresh
+from tests.services import BUCKET, Store, started
+from tests.unit.test_storage import become
+
+FOLDER = "searches/lora_rank"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
+        yield store
+
+
+@pytest.fixture
+def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a ledger that is not there yet; this process is the first machine."""
+    for key, value in store.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(offsite, "LEASE", 0.3)
+    monkeypatch.setattr(offsite, "RENEWAL", 0.1)
+    monkeypatch.setattr(offsite, "PAUSE", 0.05)
+    become(monkeypatch, tmp_path / "first")
+    return f"s3://{BUCKET}/{tmp_path.name}/{FOLDER}/ledger.jsonl"
+
+
+def proposed(number: int) -> dict[str, object]:
+    """An event that others act on."""
+    return {"event": "proposed", "trial": {"name": f"{number:04d}", "point": {}, "run": {}, "origin": "sampler"}}
+
+
+def die(ledger: Ledger) -> None:
+    """Be gone without a word: no last event, no end of the ownership."""
+    assert ledger.offsite is not None
+    with ledger.offsite.changed:
+        ledger.offsite.lost = True
+        ledger.offsite.changed.notify_all()
+    ledger.offsite.thread.join()
+    ledger.file.close()
+
+
+def test_another_machine_goes_on_with_what_was_recorded(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Ledger(local(place))
+    for number in range(5):
+        first.record(proposed(number))
+    die(first)
+    become(monkeypatch, tmp_path / "second")
+    said: list[str] = []
+    second = Ledger(local(place), say=said.append)
+    assert list(second.state.trials) == [f"{number:04d}" for number in range(5)]
+    assert said[0].startswith("Another machine had this search")
+    second.record(proposed(5))
+    second.close()
+
+    become(monkeypatch, tmp_path / "third")
+    refresh(local(place).parent)
+    assert len(read_state(local(place)).trials) == 6
+    pieces = sorted(path.name for path in local(place).with_suffix("").iterdir())
+    assert pieces == ["000000000000000.jsonl"], "one object at the end, and no owner"
+
+
+def test_a_search_that_runs_on_another_machine_is_left_alone(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Ledger(local(place))
+    first.record(proposed(0))
+    cache, known = tmp_path / "first", storage._in_storage
+    become(monkeypatch, tmp_path / "second")
+    monkeypatch.setattr(offsite, "LEASE", 60.0)
+    owner = local(place).with_suffix("") / "owner.json"
+    fetch(owner)
+    seen = json.loads(owner.read_text())
+
+    def renewed(seconds: float) -> None:
+        """What the first machine does meanwhile."""
+        owner.write_text(json.dumps(seen | {"time": seen["time"] + 5}))
+        send(owner)
+
+    monkeypatch.setattr(offsite.time, "sleep", renewed)
+    with pytest.raises(
+        UserError, match=f"{address(local(place).parent)}: a search of this name runs on another machine"
+    ):
+        Ledger(local(place))
+    monkeypatch.undo()
+    monkeypatch.setenv("GPT2_SEARCH_CACHE", str(cache))
+    monkeypatch.setattr(storage, "_in_storage", known)
+    die(first)
+
+
+def test_one_that_was_taken_over_writes_no_more(place: str) -> None:
+    ledger = Ledger(local(place))
+    ledger.record(proposed(0))
+    owner = local(place).with_suffix("") / "owner.json"
+    owner.write_text(json.dumps({"id": "another", "machine": "another", "time": 0.0}))
+    send(owner)
+    assert ledger.offsite is not None
+    with ledger.offsite.changed:
+        assert ledger.offsite.changed.wait_for(lambda: ledger.offsite.lost, 30)
+    with pytest.raises(LedgerError, match="another machine has taken this search over"):
+        ledger.record(proposed(1))
+    ledger.close()
+
+
+def test_no_trial_begins_that_the_storage_does_not_know_of(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(local(place))
+    endpoint = "http://127.0.0.1:9"
+    monkeypatch.setattr(offsite, "PATIENCE", 0.3)
+    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(LedgerError, match=r"took nothing for 0.3 s; nothing is lost, .* the same command goes on"):
+            ledger.record(proposed(0))
+        assert ledger.state.trials == {}
+    die(ledger)
+    again = Ledger(local(place))
+    assert list(again.state.trials) == ["0000"], "it was on this machine's disk, and no worker had heard of it"
+    again.close()
+
+
+def test_a_ledger_with_a_hole_is_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(local(place))
+    for number in range(3):
+        ledger.record(proposed(number))
+    pieces = sorted(local(place).with_suffix("").glob("0*.jsonl"))
+    pieces[1].unlink()
+    send(local(place).with_suffix(""))
+    die(ledger)
+    become(monkeypatch, tmp_path / "second")
+    with pytest.raises(UserError, match=r"the ledger's bytes \d+ to \d+ are missing"):
+        Ledger(local(place))

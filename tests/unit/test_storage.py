@@ -1,0 +1,137 @@
+"""Files behind an address: what is sent is what is fetched, in an order that a kill may cut, and no name leads out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt2core import storage
+from gpt2core.errors import ConfigError, StorageError
+from gpt2core.storage import address, fetch, folders, is_copy, local, send, size
+from tests.services import BUCKET, Store, started
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
+        yield store
+
+
+@pytest.fixture
+def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The copy, on a machine of its own, of a folder that has nothing yet."""
+    for key, value in store.environment.items():
+        monkeypatch.setenv(key, value)
+    become(monkeypatch, tmp_path / "one")
+    return local(f"s3://{BUCKET}/{tmp_path.name}")
+
+
+def become(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Be a machine with another disk."""
+    monkeypatch.setenv("GPT2_SEARCH_CACHE", str(cache))
+    monkeypatch.setattr(storage, "_in_storage", {})
+
+
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """All files of a folder that are no hidden ones."""
+    files = [path for path in folder.rglob("[!.]*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def elsewhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder on another machine."""
+    place = address(folder)
+    become(monkeypatch, tmp_path / "two")
+    return local(place)
+
+
+def test_another_machine_fetches_what_was_sent_and_forgets_what_was_removed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(folder / "a", "first")
+    written(folder / "below" / "b", "second")
+    written(folder / ".part", "being written")
+    send(folder)
+    (folder / "a").unlink()
+    written(folder / "below" / "b", "SECOND")  # of the same length
+    send(folder)
+    there = elsewhere(folder, tmp_path, monkeypatch)
+    written(there / "old", "of an earlier life")
+    fetch(there)
+    assert texts(there) == {"below/b": "SECOND"}
+    assert (folders(there), size(there)) == (["below"], 6)
+
+
+def test_files_alone_leave_folders_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(folder / "a", "first")
+    written(folder / "below" / "b", "second")
+    send(folder)
+    there = elsewhere(folder, tmp_path, monkeypatch)
+    written(there / "below" / "mine", "kept")
+    fetch(there, recursive=False)
+    assert texts(there) == {"a": "first", "below/mine": "kept"}
+    fetch(there / "below" / "b")
+    assert texts(there)["below/b"] == "second"
+
+
+def test_what_a_kill_leaves_is_what_was_here_a_moment_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    upload = storage._upload
+
+    def note(file: Path) -> None:
+        sent.append(file.name)
+        upload(file)
+
+    monkeypatch.setattr(storage, "_upload", note)
+    for name in ("weights", "optimizer", "a-state"):
+        written(folder / name, name)
+    send(folder)
+    assert sent == ["weights", "optimizer", "a-state"]
+    written(folder / "weights", "newer")
+    send(folder)
+    send(folder)
+    assert sent[3:] == ["weights"], "what the storage has is not sent again"
+
+
+def test_a_folder_of_this_machine_is_left_as_it_is(tmp_path: Path) -> None:
+    file = written(tmp_path / "a", "mine")
+    fetch(tmp_path)
+    send(tmp_path)
+    assert (file.read_text(), is_copy(file), address(file)) == ("mine", False, str(file))
+    assert local(str(file)) == local(file.as_uri()) == file
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://",
+        "s3://bucket//x",
+        "s3://bucket/../x",
+        "s3://bucket/.hidden",
+        "s3://key:secret@bucket/x",
+        "ftp://host/x",
+        "s3://b/x?y",
+    ],
+)
+def test_an_address_that_leads_elsewhere_is_refused(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"):
+        local(place)
+    with pytest.raises(ConfigError) as refused:
+        local(place)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_storage_that_is_away_or_refuses_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(local("s3://no-such-bucket/x/a"), "lost")
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x/a: cannot be sent \(.*; see AWS_ENDPOINT_URL"):
+        send(file)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    with pytest.raises(StorageError, match="cannot be fetched"):
+        fetch(folder)
