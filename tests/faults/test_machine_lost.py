@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gpt2core.storage import fetch, local
+from gpt2core.storage import fetch, folders, local
 from tests.faults.test_search_killed import in_mlflow_once
 from tests.killing import EPOCHS, NAME, command, kill, make_toy
 from tests.runs import ROOT
@@ -89,6 +90,18 @@ def test_another_machine_goes_on_from_what_the_storage_has(
     assert second.process.wait(timeout=300) == 0, second.output
     assert "Another machine had this search" in second.output
     assert f": {FOLDER}/best" in second.output
+
+    promoted = subprocess.run(
+        [sys.executable, "-m", "searches", "promote", NAME, "--storage", STORAGE, "--registered-name", "winner"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert promoted.returncode == 0, promoted.stderr
+    assert f": {FOLDER}/promoted" in promoted.stdout
+    assert "MLflow: version 1 of winner" in promoted.stdout
+    assert set(folders(local(FOLDER))) >= {"best", "promoted", "trials"}
 
     state = stored(FOLDER)
     after = reports(state)

@@ -1,19 +1,32 @@
-"""`make job`'s way: a local head behind a token, and the search as a Ray job with its logs followed."""
+"""Searches as Ray jobs on a local head behind a token: what is uploaded, logs, a stop, and the same search as another job."""
 
 import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import pytest
+import yaml
 
-from tests.runs import ROOT, summary
+from searches.running.ledger import State, read_state
+from tests.faults.test_search_killed import in_mlflow_once
+from tests.killing import EPOCHS, NAME, PATIENCE, command, make_toy
+from tests.runs import ROOT, events, summary
+from tests.stored import reports
 
 Environment = dict[str, str]
+RUNTIME_ENV = "cluster/runtime_env.yaml"
+UPLOAD = ("--working-dir", ".", "--runtime-env", RUNTIME_ENV)
+SCRIPTS = sorted(path for path in (ROOT / "searches").glob("*.py") if "\nSEARCH = " in path.read_text())
+PACKAGES = ("cluster", "gpt2core", "searches", "trainables")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +77,87 @@ def test_another_token_is_told_that_the_port_is_taken(head: Environment, tmp_pat
     stranger = local({**head, "HOME": str(tmp_path)}, "up")
     assert stranger.returncode == 1
     assert "refuses the token" in stranger.stderr
+
+
+def job(head: Environment, *words: str) -> str:
+    """Run one of Ray's own commands about jobs; return what it writes."""
+    ours = {
+        "RAY_ADDRESS": f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": f"{head['HOME']}/.ray/auth_token",
+    }
+    ray = [str(Path(sys.executable).with_name("ray")), "job", *words]
+    done = subprocess.run(ray, cwd=ROOT, env=head | ours, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def state_of(storage: Path) -> State:
+    """How the search stands, by its ledger."""
+    ledger = storage / "searches" / NAME / "ledger.jsonl"
+    return read_state(ledger) if ledger.exists() else State()
+
+
+def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_path: Path) -> None:
+    toy, storage = make_toy(tmp_path / "toy"), tmp_path / "storage"
+    search = ["python", *command(storage, toy)[1:]]  # the head's Python
+    job(head, "submit", *UPLOAD, "--submission-id", "first", "--no-wait", "--", *search)
+    deadline = time.monotonic() + PATIENCE
+    while len(reports(state_of(storage))) < EPOCHS + 2:
+        assert time.monotonic() < deadline, job(head, "logs", "first")
+        time.sleep(0.1)  # between two questions; what counts is the answer
+    job(head, "stop", "first")
+    assert "STOPPED" in job(head, "status", "first") or "stopped" in job(head, "status", "first")
+    assert "Interrupted. What is finished is kept; to go on: " in job(head, "logs", "first")
+    before = state_of(storage)
+    assert len(before.trials) > len(events(storage, NAME, "ended")) > 0, "it was stopped in the middle"
+
+    job(head, "submit", *UPLOAD, "--submission-id", "second", "--", *search)
+    assert "Verdict:" in job(head, "logs", "second")
+    after = state_of(storage)
+    assert reports(before).items() <= reports(after).items(), "an epoch was trained again"
+    assert before.runs.items() <= after.runs.items(), "a trial got another run of MLflow"
+    assert twice(events(storage, NAME, "report"), "trial", "epoch") == []
+    assert twice(events(storage, NAME, "ended"), "trial") == [], "a finished trial ran again"
+    in_mlflow_once(summary(storage, NAME), f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def twice(found: list[dict[str, Any]], *keys: str) -> list[tuple[Any, ...]]:
+    """What is in more than one event."""
+    return [what for what, count in Counter(tuple(event[key] for key in keys) for event in found).items() if count > 1]
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a job finds in its working folder, packed and unpacked as Ray does it."""
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path_factory.mktemp("package") / "package.zip"
+    excludes = yaml.safe_load((ROOT / RUNTIME_ENV).read_text())["excludes"]
+    create_package(str(ROOT), package, include_gitignore=True, excludes=excludes)
+    with ZipFile(package) as packed:
+        packed.extractall(package.parent / "unpacked")
+    return package.parent / "unpacked"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_search_starts_from_what_is_uploaded(script: Path, upload: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(upload)}  # as Ray sets it for a job
+    help_of = [sys.executable, f"searches/{script.name}", "--help"]
+    shown = subprocess.run(help_of, cwd=upload, env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "--storage" in shown.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_of_a_package_stays_behind(package: str, upload: Path) -> None:
+    """Where a module is imported late, or a file read late, `--help` does not miss it."""
+    assert files(ROOT / package) - files(upload / package) == set()
+
+
+def files(folder: Path) -> set[Path]:
+    """All files below a folder, but those that Python makes itself."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
 def test_a_wrong_command_gets_the_usage(environment: Environment) -> None:

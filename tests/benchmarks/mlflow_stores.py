@@ -1,0 +1,124 @@
+"""Eight processes that log to MLflow at once, by where it keeps the records: `python -m tests.benchmarks.mlflow_stores`.
+
+Each makes a run and logs batches of 20 metrics as fast as they are taken: into the SQLite file itself, as searches on one machine do;
+to a server on such a file; and to a server on PostgreSQL, as a team's is. The stores take turns, each with a turn that does not count.
+All that was taken must be there in the end, once.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from rich.table import Table
+
+from tests.benchmarks.compare import CONSOLE, differs
+from tests.server import Server
+from tests.services import PostgreSQL, started
+from trainables.tracking import quick_and_quiet
+
+METRICS = 20  # of a batch: about as many as an epoch of a trial has
+
+
+def log(uri: str, experiment: str, seconds: float) -> tuple[str, int, float]:
+    """Log batches for some seconds, when all processes are there; return the run, their count and the seconds they took."""
+    quick_and_quiet()
+    client = MlflowClient(uri)
+    run = client.create_run(experiment).info.run_id
+    gate.wait()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        values = [Metric(f"metric_{name}", float(count), count, count) for name in range(METRICS)]
+        client.log_batch(run, metrics=values)
+        count += 1
+    return run, count, time.perf_counter() - begin
+
+
+def keep(barrier: Any) -> None:
+    """Keep what all processes start at."""
+    global gate
+    gate = barrier
+
+
+class Store:
+    """A place for records, and how many batches a second it took in each turn."""
+
+    def __init__(self, what: str, uri: str) -> None:
+        self.what, self.client, self.rates = what, MlflowClient(uri), list[float]()
+        self.turn = partial(log, uri, self.client.create_experiment("speed"))
+
+    def measure(self, processes: ProcessPoolExecutor, count: int, seconds: float) -> None:
+        """Let all processes log, and check that everything arrived."""
+        logged = [future.result() for future in [processes.submit(self.turn, seconds) for _ in range(count)]]
+        self.rates.append(sum(batches / took for _, batches, took in logged))
+        for run, batches, _ in logged:
+            for name in ("metric_0", f"metric_{METRICS - 1}"):
+                history = self.client.get_metric_history(run, name)
+                if sorted(entry.step for entry in history) != list(range(batches)):
+                    raise differs(self.what)
+
+
+def stores(folder: Path, stack: ExitStack) -> Sequence[Store]:
+    """All stores, with the servers that they need; PostgreSQL first to be asked for, for it may not be installed."""
+    database = stack.enter_context(started(PostgreSQL))
+    servers = [Server(folder / "sqlite"), Server(folder / "postgresql", database=database.uri)]
+    for server in servers:
+        stack.callback(server.kill)
+    for server in servers:
+        server.wait()
+    return (
+        Store("SQLite, the file itself", f"sqlite:///{folder / 'direct.db'}"),
+        Store("a server on SQLite", servers[0].uri),
+        Store("a server on PostgreSQL", servers[1].uri),
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=4, help="of a turn")
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args()
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    quick_and_quiet()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name])  # what takes seconds to import is imported once
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        barrier = context.Barrier(chosen.processes)
+        processes = stack.enter_context(ProcessPoolExecutor(chosen.processes, context, keep, (barrier,)))
+        found = stores(folder, stack)
+        for _ in range(1 + chosen.repeats):
+            for store in found:
+                store.measure(processes, chosen.processes, chosen.seconds)
+    CONSOLE.print(table(found, f"{chosen.processes} processes, {METRICS} metrics a batch, {os.cpu_count()} cores"))
+
+
+def table(found: Sequence[Store], title: str) -> Table:
+    """Batches a second of each store, and how many times as many as the first takes."""
+    shown = Table("records in", title=title)
+    for heading in ("batches/s of all [least, most]", "times the first", "arrived"):
+        shown.add_column(heading, justify="right")
+    first = statistics.median(found[0].rates[1:])
+    for store in found:
+        rates = sorted(store.rates[1:])
+        middle = statistics.median(rates)
+        shown.add_row(
+            store.what, f"{middle:.1f} [{rates[0]:.1f}, {rates[-1]:.1f}]", f"{middle / first:.2f}", "all, once"
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()
