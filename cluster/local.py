@@ -34,6 +34,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # by itself Ray kills after three, and a search writes everything down first
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 

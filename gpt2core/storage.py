@@ -91,7 +91,7 @@ def send(path: Path, *, recursive: bool = True) -> None:
             if _in_storage.get(file) != version:
                 _upload(file)
                 _in_storage[file] = version
-        for file in [known for known in _in_storage if _holds(path, known, recursive) and known not in files]:
+        for file in [known for known in list(_in_storage) if _holds(path, known, recursive) and known not in files]:
             _remove(file)
             del _in_storage[file]
 

@@ -15,10 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig
-from gpt2core.storage import fetch, local, send
+from gpt2core.storage import fetch, folders, is_copy, local, send
 from trainables.failures import failure_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
 #: A Tune function, and what Tune reserves for each trial that it runs.
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
 
+TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -93,7 +95,6 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     """
     import torch
 
-    from gpt2core.checkpoints import adopt
     from gpt2core.memory import process_memory_gb
     from gpt2core.steps import Step, answered
     from gpt2core.tasks import TASKS
@@ -110,11 +111,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     try:
         base, data = warm.inputs(spec.run)
         before = {"data": time.time() - began}
-        folder = local(spec.folder)
-        fetch(folder)
-        if spec.parent is not None and rank == 0:
-            fetch(local(spec.parent))
-            adopt(local(spec.parent), folder, spec.run)
+        folder = _checkpoints(spec, rank, size)
         leaving = Leaving(size)
         run = loop(spec.run, base, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
         if spec.trace and rank == 0:
@@ -156,6 +153,33 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         yield {"epoch": epoch, "objective": score, "failure": failure.to_dict()}
 
 
+def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
+    """The folder of the trial's checkpoints, with those of an earlier process, or of the run that it starts from."""
+    import torch.distributed as dist
+
+    from gpt2core.checkpoints import adopt
+
+    folder = local(spec.folder)
+    if rank == 0:
+        _fetch_checkpoints(folder)
+        if spec.parent is not None:
+            _fetch_checkpoints(local(spec.parent))
+            adopt(local(spec.parent), folder, spec.run)
+            send(folder)
+    if size > 1 and is_copy(folder):  # the others may be on other machines, or have the same copy
+        dist.barrier()
+        if rank:
+            _fetch_checkpoints(folder)
+    return folder
+
+
+def _fetch_checkpoints(folder: Path) -> None:
+    if is_copy(folder):
+        for name in folders(folder):
+            if name != TRAIN:
+                fetch(folder / name)
+
+
 def function_trial(config: dict[str, Any]) -> None:
     """Tune function: the whole trial in this process."""
     from ray import tune
@@ -187,7 +211,7 @@ def group_trial(config: dict[str, Any]) -> None:
         ),
         run_config=train.RunConfig(
             name=spec.name,
-            storage_path=f"{spec.folder}/train",
+            storage_path=f"{spec.folder}/{TRAIN}",
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=RESTARTS),
         ),

@@ -11,6 +11,7 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from gpt2core.errors import first_line, without_passwords
 from searches.promoting.finished import Promotion
 from trainables.tracking import default_address
 
@@ -25,11 +26,10 @@ class NotRegisteredError(Exception):
 
 def address(uri: str | None, storage: Path) -> str:
     """MLflow's address; raise NotRegisteredError where none is given and the storage has no database."""
-    if uri is not None:
-        return uri
-    if not (storage / "mlflow.db").is_file():
+    told = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if told is None and not (storage / "mlflow.db").is_file():
         raise NotRegisteredError(f"there is no database {storage / 'mlflow.db'}; see --tracking-uri")
-    return default_address(storage)[0]
+    return told or default_address(storage)[0]
 
 
 def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVersion:
@@ -50,7 +50,7 @@ def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVer
         mlflow.set_tracking_uri(uri)  # the registry looks a logged model up there
         return _register(MlflowClient(uri, registry_uri=uri), p, folder, name, run)
     except (MlflowException, OSError) as error:
-        raise NotRegisteredError(f"MLflow at {uri} did not take it ({str(error).splitlines()[0]})") from None
+        raise NotRegisteredError(without_passwords(f"MLflow at {uri} did not take it ({first_line(error)})")) from None
 
 
 def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: str) -> ModelVersion:

@@ -67,6 +67,22 @@ def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, tmp_path: Path) -
     assert told in nodes.trials("first") | nodes.trials("second"), "the trial that was told to leave went on elsewhere"
 
 
+def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, tmp_path: Path) -> None:
+    flags = ["--trials", "1", "--replicates", "0", "--workers-per-trial", "2", "--set", "batch_size=4"]
+    search = nodes.start(command(STORAGE, make_toy(tmp_path / "toy"), *flags))
+    search.wait_for(lambda: bool(reports(stored(FOLDER))))
+    before = reports(stored(FOLDER))
+    nodes.kill("second")
+    nodes.add("late", num_cpus=1)
+    search.ends()
+
+    after = reports(stored(FOLDER))
+    assert sorted(after) == [("0000", epoch) for epoch in range(1, EPOCHS + 1)]
+    assert before.items() <= after.items()
+    assert nodes.trials("first")
+    assert nodes.trials("late")
+
+
 def saved() -> list[str]:
     """The trials of which the storage has a part of an epoch."""
     trials = local(f"{FOLDER}/trials")
