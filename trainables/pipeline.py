@@ -24,13 +24,12 @@ from gpt2core.files import write_json
 from gpt2core.storage import fetch, local, send
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.machines import grows
+from trainables.pool import Pool
 from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
 __all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "locked", "manifest", "run"]
 
 VERSION = 1  # of the manifest
-IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
-LOSSES = 5  # times that a process may die at a shard: machines go, but a shard that kills each is no accident
 BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
 MANIFEST = "manifest.json"
 DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
@@ -192,73 +191,6 @@ def manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged; remove it, and the same command makes it again") from None
 
 
-class _Pool:
-    """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once.
-
-    One that dies is replaced as soon as there is room for another, and its work is for whoever is ready: on what is left of
-    a cluster, no shard waits for a machine that does not come back.
-    """
-
-    def __init__(self, kind: type, job: Job, count: int, resources: Mapping[str, float]) -> None:
-        self.job, self.remote = job, ray.remote(max_restarts=0, max_task_retries=0, **resources)(kind)
-        self.actors: list[Any] = []
-        self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
-        self.flying: dict[Any, tuple[Any, int | None]] = {}
-        self.losses: Counter[int] = Counter()  # of each shard
-        for _ in range(count):
-            self._add()
-
-    def _add(self) -> None:
-        actor = self.remote.remote(self.job)
-        self.actors.append(actor)
-        self.flying[actor.identity.remote()] = (actor, None)
-
-    def replace(self, actor: Any) -> None:
-        """Put another in the place of an actor that died; nothing where that was done."""
-        if actor in self.actors:
-            ray.kill(actor)  # one that only could not be reached must not go on
-            self.actors.remove(actor)
-            self.busy.pop(actor, None)
-            self._add()
-
-    def free(self) -> Any:
-        """The actor with the fewest calls, or None where all have enough."""
-        actor = min(self.busy, key=lambda one: self.busy[one], default=None)
-        return actor if actor is not None and self.busy[actor] < IN_FLIGHT else None
-
-    def send(self, actor: Any, number: int, files: dict[str, Shard]) -> None:
-        """Ask for a shard."""
-        self.busy[actor] += 1
-        self.flying[actor.run.remote(number, files)] = (actor, number)
-
-    def take(self, call: Any) -> dict[str, Any] | Report | int | None:
-        """Return the answer to a call: an identity or a report; the shard that it was for, if any, where its actor died.
-
-        Raises what the call raised, and UserError for a shard at which actors die again and again.
-        """
-        actor, number = self.flying.pop(call)
-        try:
-            answer: dict[str, Any] | Report = ray.get(call)
-        except RayActorError:
-            self.replace(actor)
-            if number is not None:
-                self.losses[number] += 1
-                if self.losses[number] > LOSSES:
-                    raise UserError(
-                        f"The process at work on shard {number} died {LOSSES + 1} times: see the memory of the machines"
-                    ) from None
-            return number
-        self.busy[actor] = 0 if number is None else self.busy[actor] - 1
-        return answer
-
-    def stop(self) -> None:
-        """End the processes of all actors. Ray would promise to repeat calls under way, were they not called off first."""
-        for call in self.flying:
-            ray.cancel(call)
-        for actor in self.actors:
-            ray.kill(actor)
-
-
 class _Round:
     """A round that runs: what waits, what is under way, and what is known."""
 
@@ -274,13 +206,13 @@ class _Round:
     def run(self) -> dict[str, Any]:
         """Make all shards, then the accepted pairs and the manifest."""
         earlier = manifest(self.job.folder)
-        pools: list[_Pool] = []
+        pools: list[Pool] = []
         try:
             ray_lives = Heartbeat()
             job = self.job
-            writers = _Pool(WriterActor, job, job.workers, job.writer_resources)
+            writers = Pool(WriterActor, job, job.workers, job.writer_resources)
             pools.append(writers)
-            scorers = _Pool(ScorerActor, job, job.scorers, job.scorer_resources)
+            scorers = Pool(ScorerActor, job, job.scorers, job.scorer_resources)
             pools.append(scorers)
             while self.progress.done["judged"] < job.count or not self.identified:
                 self._send(writers, scorers)
@@ -307,7 +239,7 @@ class _Round:
         """Whether a writer and a scorer have told what they work with, which the names of all shards need."""
         return {"model", "critic"} <= self.identity.keys()
 
-    def _send(self, writers: _Pool, scorers: _Pool) -> None:
+    def _send(self, writers: Pool, scorers: Pool) -> None:
         """Give work to all who can take some: writers unless too much of theirs waits, scorers what was written."""
         if not self.identified:
             return
@@ -322,7 +254,7 @@ class _Round:
     def _room(self) -> bool:
         return len(self.written) + self.scoring < BACKLOG * self.job.scorers
 
-    def _receive(self, writers: _Pool, scorers: _Pool) -> None:
+    def _receive(self, writers: Pool, scorers: Pool) -> None:
         """Wait for an answer, but no longer than TICK, and take all that are there."""
         calls = [*writers.flying, *scorers.flying]
         done, _ = ray.wait(calls, num_returns=1, timeout=TICK)
@@ -385,7 +317,7 @@ class _Round:
     def _files(self, number: int) -> dict[str, Shard]:
         return shards(self.job, self.identity, number)
 
-    def _accept(self, earlier: dict[str, Any], writers: _Pool, scorers: _Pool, ray_lives: Heartbeat) -> dict[str, Any]:
+    def _accept(self, earlier: dict[str, Any], writers: Pool, scorers: Pool, ray_lives: Heartbeat) -> dict[str, Any]:
         """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():

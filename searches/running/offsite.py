@@ -23,6 +23,7 @@ RENEWAL = 5.0  # seconds between two signs of life
 LEASE = 30.0  # seconds without one after which an owner is taken for dead
 PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
 PAUSE = 1.0  # seconds between two tries
+LAST = 20.0  # seconds that the end of a search waits for it
 
 
 class Offsite:
@@ -60,7 +61,7 @@ class Offsite:
                     "command goes on"
                 )
 
-    def close(self, seconds: float = PATIENCE) -> None:
+    def close(self, seconds: float = LAST) -> None:
         """Send the rest as one object, and own the ledger no more; nothing where it could not be opened."""
         if self.thread.ident is None:
             return
