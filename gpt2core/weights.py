@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def model_folder(name: str) -> Path:
     Raises HubError where the hub cannot be reached and WeightsError where a folder or repository is none.
     """
     if name in EMBEDDED:
-        return ASSETS / name
+        return _embedded(name)
     path = local(name)
     fetch(path)
     if path.is_dir():
@@ -58,6 +60,21 @@ def model_folder(name: str) -> Path:
         f"There is no model `{name}`: it is no folder and no known name ({nearest(name, MODELS)}); "
         "a model of the hub is written owner/name"
     )
+
+
+def _embedded(name: str) -> Path:
+    """The folder of a model that ships with the project; a job's upload leaves its weights out, an installation has them."""
+    here = ASSETS / name
+    if (here / "model.safetensors").is_file():
+        return here
+    with suppress(PackageNotFoundError):
+        installed = distribution("gpt2-search")
+        origin = json.loads(installed.read_text("direct_url.json") or "{}").get("url", "")
+        roots = [Path(str(installed.locate_file(""))), local(origin)]
+        for root in roots:
+            if (root / "gpt2core" / "assets" / name / "model.safetensors").is_file():
+                return root / "gpt2core" / "assets" / name
+    return here
 
 
 def hub_name(name: str) -> str:

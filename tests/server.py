@@ -70,9 +70,11 @@ class Server:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to all its processes."""
-        for process in (psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.process.pid)
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.send_signal(number)
 
     def kill(self) -> None:
         """Kill it with all its processes."""

@@ -30,6 +30,19 @@ def default_address(storage: Path) -> tuple[str, str | None]:
     return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
 
 
+def experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """Id of an experiment, which is made where there is none; another search may make it at the same moment."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, f"{artifacts}/{name}" if artifacts else None, KIND))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
 def quick_and_quiet() -> None:
     """Let no call of MLflow's client take long where its server is away, and none of it say more than we do."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -74,9 +87,7 @@ class CandidatesRun:
 
     def _open(self, folder: Path, params: Mapping[str, Any]) -> None:
         self.client = MlflowClient(self.uri)
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        location = f"{self.artifacts}/{EXPERIMENT}" if self.artifacts else None
-        self.experiment_id = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, location, KIND)
+        self.experiment_id = experiment(self.client, EXPERIMENT, self.artifacts)
         job = hashlib.sha256(f"{address(folder)}\0{sorted(params.items())}".encode()).hexdigest()
         runs = self.client.search_runs([self.experiment_id], f"tags.job = '{job}'", max_results=1)
         if runs:

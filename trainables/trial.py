@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
 
 TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
+# Bytes that the process takes which waits for a group or a pack, with those that Ray Train starts beside it. It asks for no
+# CPU, for others reserve those; and Ray would put all that ask for nothing on one machine.
+GROUP_DRIVER, PACK_DRIVER = 600 * 2**20, 120 * 2**20
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -246,7 +249,8 @@ def packed_trial(config: dict[str, Any]) -> None:
 
 def trainable(spec: TrialSpec) -> Executor:
     """Return the executor for trials of this shape."""
-    if spec.grouped or spec.pack > 1:
-        # A byte: others reserve the CPUs, and a share of one here would leave too few.
-        return (group_trial if spec.grouped else packed_trial), {"memory": 1}
+    if spec.grouped:
+        return group_trial, {"memory": GROUP_DRIVER}
+    if spec.pack > 1:
+        return packed_trial, {"memory": PACK_DRIVER}
     return function_trial, {"cpu": spec.cpus_per_worker}

@@ -22,7 +22,7 @@ from gpt2core.errors import without_passwords
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
-from trainables.tracking import KIND, quick_and_quiet
+from trainables.tracking import experiment, quick_and_quiet
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
@@ -55,12 +55,7 @@ class Tracker:
         Raises MlflowException: a wrong address is found at the start.
         """
         self.name = name
-        experiment = self.client.get_experiment_by_name(self.plan.task)
-        if experiment is None:
-            location = f"{self.artifacts}/{self.plan.task}" if self.artifacts else None
-            self.experiment_id = self.client.create_experiment(self.plan.task, location, KIND)
-        else:
-            self.experiment_id = experiment.experiment_id
+        self.experiment_id = experiment(self.client, self.plan.task, self.artifacts)
         state = self.ledger.state
         key = {"search_id": state.id or state.runs.get("", "")}
         note = f"**{_plain(self.plan.search.question)}** The verdict comes at the end."

@@ -47,7 +47,7 @@ def measure(way: Callable[[], Any]) -> float:
 def show(title: str, comparisons: Iterable[Comparison], repeats: int, *, warm: bool = True) -> None:
     """Check, then measure; print the table. Each way has a turn that does not count, where it is `warm`."""
     table = Table("what", "beside", title=title)
-    for heading in ("here", "beside it", "ratio [least, most]", "to reach"):
+    for heading in ("here", "beside it", r"ratio \[least, most]", "to reach"):
         table.add_column(heading, justify="right")
     for row in comparisons:
         if row.check:

@@ -38,7 +38,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     rounds = [[measure(lambda: start(command)) for command in COMMANDS] for _ in range(repeats + 1)]  # noqa: B023
     table = Table("command", title="time to an answer")
-    for heading in ("seconds [least, most]", "at most"):
+    for heading in (r"seconds \[least, most]", "at most"):
         table.add_column(heading, justify="right")
     for (command, bound), seconds in zip(COMMANDS.items(), zip(*rounds[1:], strict=True), strict=True):
         middle = statistics.median(seconds)
