@@ -31,7 +31,7 @@ Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
 TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
 # Bytes that the process takes which waits for a group or a pack, with those that Ray Train starts beside it. It asks for no
 # CPU, for others reserve those; and Ray would put all that ask for nothing on one machine.
-GROUP_DRIVER, PACK_DRIVER = 600 * 2**20, 120 * 2**20
+GROUP_DRIVER, PACK_DRIVER = 800 * 2**20, 120 * 2**20
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 

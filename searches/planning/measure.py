@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
+from gpt2core.checkpoints import KEPT
 from gpt2core.config import RunConfig
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
@@ -36,7 +37,10 @@ from trainables.warm import starting_model, task_data
 
 DRAWN = 32  # points of the space that stand for what the sampler will propose
 SHARED_STAGES = 3  # first stages up to which they are taken to be made once each, and not in every trial
-LAST, BEST = 12, 4  # bytes of a trained parameter in a trial's checkpoint: weight and two moments; the best weights
+EPOCH, BEST = (
+    12,
+    4,
+)  # bytes of a trained parameter in checkpoints: of each epoch weight and two moments; the best weights
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
 WORKERS_MORE = 1.5  # how much more memory than this process a trial's may hold: what a longer run leaves behind
 
@@ -187,7 +191,7 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
         evaluation=evaluation,
         before=before,
         memory_gb=meter.process_memory_gb(run) if seen is None else _gpu_memory(run, trainable, seen),
-        disk_gb=(LAST + BEST) * trainable / 1e9,
+        disk_gb=(EPOCH * min(KEPT, run.epochs) + BEST) * trainable / 1e9,
     )
 
 

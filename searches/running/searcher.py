@@ -115,6 +115,8 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
 
     def end(self, names: Collection[str]) -> None:
         """Let Tune end trials of ours that run."""
+        if not names:
+            return
         for trial in self.controller.get_live_trials() if self.controller else []:
             if self.searcher.names.get(trial.trial_id) in names:
                 self.controller.request_stop_trial(trial)
