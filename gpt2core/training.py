@@ -244,7 +244,7 @@ class Run:
             self.data = replace(self.data, splits={**self.data.splits, "dev": dev})
 
     def epoch(
-        self, epoch: int, folder: Path | None, leaving: Callable[[], bool]
+        self, epoch: int, folder: Path | None = None, leaving: Callable[[], bool] = lambda: False
     ) -> Generator[Step, Answer, dict[str, float]]:
         """Train one epoch, or the rest of it; return its mean loss in nats, per token or example as the task has it, and what
         it cost."""

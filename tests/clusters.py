@@ -37,7 +37,11 @@ class Nodes:
 
     def kill(self, name: str) -> None:
         """Let a node be gone, all its processes at once."""
-        self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+        node = self.nodes.pop(name)
+        processes = processes_of(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+        for process in processes:
+            process.wait()
 
     def take_away(self, name: str, cloud: "Cloud") -> None:
         """Let the cloud say that it takes a node away, to the node's own watcher."""
@@ -57,7 +61,10 @@ class Nodes:
         for command in self.commands:
             command.process.kill()
             command.process.wait()
+        processes = [process for node in self.cluster.list_all_nodes() for process in processes_of(node)]
         self.cluster.shutdown()
+        for process in processes:
+            process.wait()
 
     def start(self, words: list[str]) -> "Command":
         """Start a command on the head."""
@@ -69,6 +76,11 @@ class Nodes:
         }
         self.commands.append(Command(words, environment, self.folder / "output.txt"))
         return self.commands[-1]
+
+
+def processes_of(node: Any) -> list[subprocess.Popen[bytes]]:
+    """All that a node has started."""
+    return [info.process for infos in node.all_processes.values() for info in infos]
 
 
 class Cloud:

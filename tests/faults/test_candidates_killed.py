@@ -51,7 +51,7 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
     twice = 0
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
         wait_for(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
-        wait_for(lambda: len(actors_of(process)) == 2 * WORKERS, process)  # noqa: B023  # they may just have been killed
+        wait_for(lambda: len(actors_of(process)) > 1, process)  # noqa: B023  # some may just have been killed
         stamps = stamped(out)
         twice += remade(seen, stamps)
         seen = stamps
