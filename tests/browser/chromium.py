@@ -10,6 +10,7 @@ from typing import Any
 
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.runs import ROOT
 
@@ -49,6 +50,8 @@ def show(browser: Chrome, address: str, width: int, height: int = 900) -> None:
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(address)
+    # On a busy machine the driver has been seen to return before the page was whole.
+    WebDriverWait(browser, 60).until(lambda page: page.execute_script("return document.readyState") == "complete")
 
 
 def requests(browser: Chrome) -> list[str]:
