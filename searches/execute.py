@@ -28,6 +28,7 @@ from rich.console import Console
 
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
+from gpt2core.checkpoints import BEST
 from gpt2core.cli import command_text, interrupt_on_sigterm
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
@@ -302,8 +303,6 @@ def _trial_name(trial: Any) -> str:
 def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: Console) -> int:
     """Write the report, export the winner, print where everything is, and return the exit status."""
     page, *others = files = write(folder, summary)
-    for path in files:
-        send(path)
     tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, page)
     lines = [
         f"Report: {address(page)}",
@@ -320,7 +319,7 @@ def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: C
     name = summary["verdict"]["winner"] or summary["best"]["id"]
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
-    fetch(folder / "trials" / name)
+    fetch(folder / "trials" / name / BEST)
     export(RunConfig.of(chosen["config"]), folder / "trials" / name, out)
     send(out)
     lines.insert(1, f"Model folder of trial {name}: {address(out)}")

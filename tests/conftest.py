@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import Store, started
+
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -47,3 +49,10 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def root() -> Path:
     """The folder of the project."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that speaks S3, for the tests of a file."""
+    with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
+        yield store

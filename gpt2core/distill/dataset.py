@@ -47,11 +47,11 @@ def pairs_folder(config: RunConfig) -> Path:
     if config.pairs is None:
         raise DataError(f"The task `{config.task}` learns from generated pairs: --set pairs=FOLDER; {MAKE}")
     folder = local(config.pairs)
-    fetch(folder, recursive=False)
+    fetch(folder / MANIFEST)
     if config.pairs_temperature is not None and not (folder / MANIFEST).is_file():
         folder = folder / temperature_name(config.pairs_temperature)
-    for part in (folder / MANIFEST, folder / "pairs"):
-        fetch(part)
+        fetch(folder / MANIFEST)
+    fetch(folder / "pairs")
     return folder
 
 

@@ -37,10 +37,8 @@ from trainables.warm import starting_model, task_data
 
 DRAWN = 32  # points of the space that stand for what the sampler will propose
 SHARED_STAGES = 3  # first stages up to which they are taken to be made once each, and not in every trial
-EPOCH, BEST = (
-    12,
-    4,
-)  # bytes of a trained parameter in checkpoints: of each epoch weight and two moments; the best weights
+# Bytes of a trained parameter in checkpoints: of each epoch weight and two moments; the best weights.
+EPOCH, BEST = 12, 4
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
 WORKERS_MORE = 1.5  # how much more memory than this process a trial's may hold: what a longer run leaves behind
 

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from gpt2core.checkpoints import whole_folder
+from gpt2core.checkpoints import BEST, whole_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError
 from gpt2core.export import Format, check_format, export
@@ -49,7 +49,7 @@ def promote(options: argparse.Namespace) -> int:
 def write(found: Finished, chosen: Chosen, config: RunConfig, format: Format, out: Path, name: str | None) -> Promotion:
     """Write weights, card and run.json into `out`, which is whole or as it was. Raises UserError."""
     trial = chosen.trial
-    fetch(found.folder / "trials" / trial.name)
+    fetch(found.folder / "trials" / trial.name / BEST)
     try:
         with whole_folder(out) as part:
             epoch = export(config, found.folder / "trials" / trial.name, part, format)

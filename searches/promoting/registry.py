@@ -26,10 +26,12 @@ class NotRegisteredError(Exception):
 
 def address(uri: str | None, storage: Path) -> str:
     """MLflow's address; raise NotRegisteredError where none is given and the storage has no database."""
-    told = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if told is None and not (storage / "mlflow.db").is_file():
+    if uri is not None:
+        return uri
+    found, own = default_address(storage)
+    if own and not (storage / "mlflow.db").is_file():
         raise NotRegisteredError(f"there is no database {storage / 'mlflow.db'}; see --tracking-uri")
-    return told or default_address(storage)[0]
+    return found
 
 
 def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVersion:

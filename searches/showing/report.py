@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gpt2core.files import atomic_path
+from gpt2core.storage import send
 from searches.showing.importance import importance
 from searches.showing.plots import curve_pictures, front_pictures, intervals, parallel, plots
 from searches.showing.report_tables import (
@@ -57,6 +58,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     for name, text in texts.items():
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")
+        send(folder / name)
     return [folder / name for name in texts]
 
 

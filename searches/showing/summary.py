@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpt2core.storage import address, send
+from gpt2core.storage import address
 from searches.deciding.verdict import summarise
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import plan_and_fact
@@ -40,8 +40,6 @@ def report(asked: argparse.Namespace) -> int:
     storage = ["--storage", asked.storage] if asked.storage else []
     flags = [*state.argv, "--name", asked.name, *storage]
     options = parse(search_of(state.script), flags)
-    page, *_ = files = write(folder, summary_of(options, state, folder))
-    for path in files:
-        send(path)
+    page, *_ = write(folder, summary_of(options, state, folder))
     print(f"Report: {address(page)}")
     return 0

@@ -42,16 +42,8 @@ def cloud() -> Iterator[Cloud]:
 
 
 def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, tmp_path: Path) -> None:
-    flags = [
-        "--trials",
-        "8",
-        "--scheduler",
-        "none",
-        "--set",
-        "adapter=full",
-        "--set",
-        "batch_size=1",
-    ]  # seconds an epoch
+    seconds_an_epoch = ["--set", "adapter=full", "--set", "batch_size=1"]
+    flags = ["--trials", "8", "--scheduler", "none", *seconds_an_epoch]
     search = nodes.start(command(STORAGE, make_toy(tmp_path / "toy"), *flags))
     search.wait_for(lambda: bool(nodes.trials("first") and nodes.trials("second")))
 

@@ -1,7 +1,6 @@
 """A ledger that the storage has too: all of it, with one owner, and nothing of a trial that the storage does not know of."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,10 @@ from gpt2core.storage import address, fetch, local, send
 from searches.running import offsite
 from searches.running.ledger import Ledger, LedgerError, read_state
 from searches.running.offsite import refresh
-from tests.services import BUCKET, Store, started
+from tests.services import BUCKET, Store
 from tests.unit.test_storage import become
 
 FOLDER = "searches/lora_rank"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
-        yield store
 
 
 @pytest.fixture

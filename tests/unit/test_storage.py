@@ -1,6 +1,5 @@
 """Files behind an address: what is sent is what is fetched, in an order that a kill may cut, and no name leads out."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,13 +7,7 @@ import pytest
 from gpt2core import storage
 from gpt2core.errors import ConfigError, StorageError
 from gpt2core.storage import address, fetch, folders, is_copy, local, send, size
-from tests.services import BUCKET, Store, started
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
-        yield store
+from tests.services import BUCKET, Store
 
 
 @pytest.fixture
