@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import get_lock_file
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -288,24 +287,27 @@ def _with_baseline(best_first: Iterable[Trial], state: State, plan: Plan) -> lis
 class Journal(JournalFileBackend):
     """Optuna's journal without its flush to the disk for each value of a point, which took most of a proposal's time.
 
-    It outlives this process all the same, and what a machine that goes down loses of it, the ledger gives back.
+    It outlives this process all the same, and what a machine that goes down loses of it, the ledger gives back. Nor does it take
+    Optuna's lock: the ledger's own says that no other driver is there, and nothing is left behind by one that is killed.
     """
+
+    def __init__(self, path: Path):
+        """Open or create; a last line that was written in part is as good as lost."""
+        super().__init__(str(path))
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write in one piece."""
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        with get_lock_file(self._lock), Path(self._file_path).open("ab") as file:
+        with Path(self._file_path).open("ab") as file:
             file.write("".join(lines).encode())
 
 
 def open_study(name: str, storage_path: Path, plan: Plan) -> optuna.Study:
     """Open the Optuna study of a search, whose journal file outlives the driver; `optuna-dashboard` opens it too."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A driver that was killed may have left its lock, and Optuna would wait half a minute for it; the ledger's own lock says
-    # that no other driver is there.
-    storage_path.with_name(f"{storage_path.name}.lock").unlink(missing_ok=True)
-    storage = optuna.storages.JournalStorage(Journal(str(storage_path)))
-    return new_study(name, storage, plan)
+    return new_study(name, optuna.storages.JournalStorage(Journal(storage_path)), plan)
 
 
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:
