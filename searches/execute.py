@@ -43,7 +43,7 @@ from gpt2core.tasks.gold import check_gold
 from searches.deciding.final import final_test
 from searches.deciding.strategy import AHEAD, Strategy, open_study
 from searches.options import Options, without
-from searches.pairs import make_pairs
+from searches.pairs import jobs, make_pairs
 from searches.planning.measure import note_plan
 from searches.question import Plan
 from searches.runner import results, storage_folder
@@ -78,6 +78,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     if options.final_test:
         check_gold(data.corpus, "test", plan.task)
     folder = results(options)
+    list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
     ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
     argv = without(options.argv, "--tracking-uri")  # which may hold a password
     ledger.record({"event": "started", "argv": argv, "environment": machine()})

@@ -1,6 +1,7 @@
 """A cluster of several nodes on this machine. Each has a cache of its own, so that nothing but the storage is shared."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -56,11 +57,18 @@ class Nodes:
         """Trials that were on a node, by their folders in its cache."""
         return {path.name for path in (self.folder / name).glob("storage/s3/*/*/searches/*/trials/*") if path.is_dir()}
 
-    def shutdown(self) -> None:
-        """End all nodes, and what runs there."""
+    def clear(self) -> None:
+        """End what runs, let all nodes but the head be gone, and forget what they had."""
         for command in self.commands:
             command.process.kill()
             command.process.wait()
+        for name in list(self.nodes):
+            self.kill(name)
+        for folder in self.folder.glob("*/storage"):
+            shutil.rmtree(folder)
+
+    def shutdown(self) -> None:
+        """End all nodes."""
         processes = [process for node in self.cluster.list_all_nodes() for process in processes_of(node)]
         self.cluster.shutdown()
         for process in processes:

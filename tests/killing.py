@@ -39,6 +39,15 @@ def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:
     return [sys.executable, "searches/sentiment.py", *told, *size, *settings, *flags]
 
 
+def finished(storage: Path, toy: Path, *flags: str) -> str:
+    """Run the search to its good end; return what it printed."""
+    done = subprocess.run(
+        command(storage, toy, *flags), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 class Search:
     """A search that runs, and what it left."""
 

@@ -1,8 +1,6 @@
 """Run a search script as its users do, and read what it left."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,23 +14,6 @@ def search(storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run searches/lora_rank.py to its end."""
     command = [*LORA_RANK, "--storage", str(storage), *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-
-
-def search_until(storage: Path, word: str, number: signal.Signals, *flags: str) -> tuple[int, str]:
-    """Start a search, send it a signal when a line with `word` appears; return its status and what it wrote to stderr."""
-    command = [*LORA_RANK, "--storage", str(storage), *flags]
-    pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if word in line:
-                process.send_signal(number)
-                break
-        process.stdout.read()
-        errors = process.stderr.read()
-    return process.returncode, errors
 
 
 def summary(storage: Path, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A real MLflow server on loopback, that can be killed and started again."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,9 +18,11 @@ PATIENCE = 120  # seconds that a server may take to start
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """A port of loopback that nobody listens on, and below those that a system gives to connections: it is taken later."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Server:

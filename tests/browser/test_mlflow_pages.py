@@ -1,13 +1,6 @@
 """What a user sees of a finished search: the link that it prints, its run in MLflow, and the report that it left."""
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +11,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
 from tests.runs import search, summary
+from tests.server import Server
 
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
 
-NAME, PATIENCE = "lora_rank-smoke", 60  # seconds that a server or a page may take
+NAME, PATIENCE = "lora_rank-smoke", 60  # seconds that a page may take
 
 
 @pytest.fixture(scope="module")
@@ -39,40 +33,10 @@ def printed(storage: Path) -> str:
 @pytest.fixture(scope="module")
 def mlflow(storage: Path, printed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of MLflow's pages over the search's database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    where = ["--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1]]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        *where,
-        "--backend-store-uri",
-        f"sqlite:///{storage / 'mlflow.db'}",
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = (tmp_path_factory.mktemp("mlflow") / "log").open("w+")
-    with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as server:
-        try:
-            wait_for(address, server)
-            yield address
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-
-
-def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    """Ask until the server answers: it tells nobody that it is ready."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=5).close()
-            return
-        except OSError:
-            assert server.poll() is None, "MLflow did not start"
-            assert time.monotonic() < deadline, "MLflow did not answer"
-            time.sleep(0.2)
+    server = Server(tmp_path_factory.mktemp("mlflow"), database=f"sqlite:///{storage / 'mlflow.db'}")
+    server.wait()
+    yield server.uri
+    server.kill()
 
 
 @pytest.fixture(scope="module")

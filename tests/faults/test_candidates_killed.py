@@ -22,7 +22,7 @@ from trainables.pipeline import STAGES
 KILLS = int(os.environ.get("CANDIDATES_KILLS", "3"))
 WORKERS = 2
 PATIENCE = 120  # seconds that anything may take
-EACH = 5  # shards for each kill, and for the end
+EACH = 3  # shards for each kill, and for the end
 
 Stamps = dict[Path, tuple[int, int]]
 

@@ -27,6 +27,7 @@ from tests.stored import reports, stored
 
 STORAGE = f"s3://{BUCKET}/team"
 FOLDER = f"{STORAGE}/searches/{NAME}"
+SIZE = ("--trials", "3", "--replicates", "0")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,12 @@ class Machine:
         folder.mkdir()
         with (folder / "output.txt").open("w") as output:
             self.process = subprocess.Popen(
-                command(STORAGE, toy), cwd=ROOT, stdout=output, stderr=output, env=environment, start_new_session=True
+                command(STORAGE, toy, *SIZE),
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
             )
 
     @property

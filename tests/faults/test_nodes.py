@@ -1,6 +1,5 @@
 """Searches and candidate jobs on several nodes that come, go and are told to go. The nodes share a store that speaks S3 alone."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,27 +10,38 @@ from gpt2core import storage
 from gpt2core.checkpoints import PART
 from gpt2core.storage import folders, local, size
 from searches.running.ledger import COMPLETED, DIVERGED
+from tests import distilling
 from tests.clusters import Cloud, Nodes
 from tests.killing import EPOCHS, NAME, command, make_toy
 from tests.services import BUCKET, Store, started
 from tests.stored import reports, stored
 from trainables.pipeline import SHARD, manifest
 
-STORAGE = f"s3://{BUCKET}/team"
-FOLDER = f"{STORAGE}/searches/{NAME}"
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A head without nodes; this process sees the storage too."""
+    folder = tmp_path_factory.mktemp("nodes")
+    with started(lambda: Store(folder)) as store, pytest.MonkeyPatch.context() as monkeypatch:
+        for key, value in {**store.environment, "GPT2_SEARCH_CACHE": str(folder / "mine")}.items():
+            monkeypatch.setenv(key, value)
+        cluster = Nodes(folder, store.environment)
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture
-def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    """A head and two nodes of one CPU; this process sees the storage too."""
-    with started(lambda: Store(tmp_path)) as store:
-        for key, value in {**store.environment, "GPT2_SEARCH_CACHE": str(tmp_path / "mine")}.items():
-            monkeypatch.setenv(key, value)
-        nodes = Nodes(tmp_path, store.environment)
-        nodes.add("first", num_cpus=1)
-        nodes.add("second", num_cpus=1)
-        yield nodes
-        nodes.shutdown()
+def nodes(cluster: Nodes) -> Iterator[Nodes]:
+    """Two nodes of one CPU, and what a test adds."""
+    cluster.add("first", num_cpus=1)
+    cluster.add("second", num_cpus=1)
+    yield cluster
+    cluster.clear()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture
@@ -41,25 +51,26 @@ def cloud() -> Iterator[Cloud]:
     cloud.close()
 
 
-def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, tmp_path: Path) -> None:
+def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, toy: Path) -> None:
+    storage, folder = place("spread")
     seconds_an_epoch = ["--set", "adapter=full", "--set", "batch_size=1"]
-    flags = ["--trials", "8", "--scheduler", "none", *seconds_an_epoch]
-    search = nodes.start(command(STORAGE, make_toy(tmp_path / "toy"), *flags))
+    flags = ["--trials", "5", "--replicates", "0", "--max-concurrent", "3", "--scheduler", "none", *seconds_an_epoch]
+    search = nodes.start(command(storage, toy, *flags))
     search.wait_for(lambda: bool(nodes.trials("first") and nodes.trials("second")))
 
     nodes.add("late", num_cpus=1)
     search.wait_for(lambda: bool(nodes.trials("late")))
 
     nodes.take_away("late", cloud)
-    search.wait_for(lambda: bool(saved()))
-    (told,) = saved()
+    search.wait_for(lambda: bool(saved(folder)))
+    (told,) = saved(folder)
     nodes.kill("late")
 
-    before = reports(stored(FOLDER))
+    before = reports(stored(folder))
     nodes.kill("second")
     search.ends()
 
-    state = stored(FOLDER)
+    state = stored(folder)
     whole = {trial.name: sorted(trial.reports) for trial in state.trials.values() if trial.status == COMPLETED}
     others = {trial.name: trial.reason for trial in state.trials.values() if trial.status not in (COMPLETED, DIVERGED)}
     assert others == {}
@@ -68,34 +79,40 @@ def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, tmp_path: Path) -
     assert told in nodes.trials("first") | nodes.trials("second"), "the trial that was told to leave went on elsewhere"
 
 
-def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, toy: Path) -> None:
+    storage, folder = place("group")
     flags = ["--trials", "1", "--replicates", "0", "--workers-per-trial", "2", "--set", "batch_size=4"]
-    search = nodes.start(command(STORAGE, make_toy(tmp_path / "toy"), *flags))
-    search.wait_for(lambda: bool(reports(stored(FOLDER))))
-    before = reports(stored(FOLDER))
+    search = nodes.start(command(storage, toy, *flags))
+    search.wait_for(lambda: bool(reports(stored(folder))))
+    before = reports(stored(folder))
     nodes.kill("second")
     nodes.add("late", num_cpus=1)
     search.ends()
 
-    after = reports(stored(FOLDER))
+    after = reports(stored(folder))
     assert sorted(after) == [("0000", epoch) for epoch in range(1, EPOCHS + 1)]
     assert before.items() <= after.items()
     assert nodes.trials("first")
     assert nodes.trials("late")
 
 
-def saved() -> list[str]:
+def place(name: str) -> tuple[str, str]:
+    """A storage of a test's own, and the folder of its search."""
+    storage = f"s3://{BUCKET}/{name}"
+    return storage, f"{storage}/searches/{NAME}"
+
+
+def saved(folder: str) -> list[str]:
     """The trials of which the storage has a part of an epoch."""
-    trials = local(f"{FOLDER}/trials")
+    trials = local(f"{folder}/trials")
     return [name for name in folders(trials) if PART in folders(trials / name)]
 
 
 def test_a_candidate_job_goes_on_where_its_node_was_killed(nodes: Nodes, tmp_path: Path) -> None:
-    out = f"{STORAGE}/candidates"
-    words = [sys.executable, "-m", "trainables.candidates", "--contexts", "500", "--candidates", "3", "--out", out]
-    job = nodes.start(
-        [*words, "--workers", "2", "--scorers", "2", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    )
+    out = f"s3://{BUCKET}/candidates"
+    writer, data = distilling.writer(tmp_path / "writer"), distilling.data(tmp_path / "data")
+    records = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    job = nodes.start(distilling.command(out, writer, data, "--contexts", "500", "--scorers", "2", *records))
     judged = local(f"{out}/judged")
     job.wait_for(lambda: size(judged) > 0)
     before = written(judged)

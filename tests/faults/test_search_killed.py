@@ -1,4 +1,4 @@
-"""Whatever of a search is killed, it ends as an undisturbed one does, and nothing is done twice.
+"""Whatever of a search is killed, or who interrupts it, it ends as an undisturbed one does, and nothing is done twice.
 
 SEARCH_KILLS=20 in the environment kills twenty times in place of five.
 """
@@ -49,7 +49,7 @@ def test_it_ends_as_if_nothing_had_happened(
     request.addfinalizer(search.end)
 
     draws, stamps, seen = random.Random(11711), dict[Path, tuple[int, int]](), set[int]()
-    for number, what in enumerate(islice(cycle(["trial", "driver", "server", "ray", "trial"]), KILLS)):
+    for number, what in enumerate(islice(cycle(["trial", "driver", "server", "ray", "interrupt"]), KILLS)):
         moment = max(1 + number * EACH + draws.randrange(EACH), search.reported + 1)
         assert search.wait_for(lambda: len(search.events("report")) >= moment), "it ended too early"  # noqa: B023
         seen |= search.below().keys()
@@ -70,7 +70,7 @@ def test_it_ends_as_if_nothing_had_happened(
 
 
 def disturb(what: str, search: Search, server: Server, draws: random.Random) -> None:
-    """Kill a part, and start again what does not come back by itself."""
+    """Kill a part, or press Ctrl-C, and start again what does not come back by itself."""
     if what == "server":
         server.kill()
         server.start()
@@ -82,12 +82,17 @@ def disturb(what: str, search: Search, server: Server, draws: random.Random) -> 
     if what == "trial":
         kill([draws.choice(trials)])
         return
-    kill([search.process.pid] if what == "driver" else servers)
-    errors = search.ends(-signal.SIGKILL if what == "driver" else 2)
+    if what == "interrupt":
+        search.process.send_signal(signal.SIGINT)
+    else:
+        kill([search.process.pid] if what == "driver" else servers)
+    errors = search.ends({"driver": -signal.SIGKILL, "ray": 2, "interrupt": 130}[what])
     assert "Traceback" not in errors
     if what == "ray":
         assert errors.startswith("error: Ray ended: ")
         assert errors.endswith("; what is finished is kept, and the same command goes on\n")
+    if what == "interrupt":
+        assert "Interrupted. What is finished is kept; to go on: python searches/sentiment.py --storage" in errors
     assert left(below) == [], "it outlived its driver"
     server.wait()
     search.start()
@@ -128,18 +133,3 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
             "one that diverged at once has none"
         )
         assert run.info.status == ("FINISHED" if row["status"] in (COMPLETED, STOPPED) else "FAILED")
-
-
-def test_a_worker_of_a_group_is_killed(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    search = Search(tmp_path, toy, "--trials", "1", "--replicates", "0", "--workers-per-trial", "2")
-    request.addfinalizer(search.end)
-    assert search.wait_for(lambda: bool(search.events("report")))
-    below = search.below()
-    workers = sorted(pid for pid, name in below.items() if "RayTrainWorker" in name)
-    assert len(workers) == 2, below
-    kill(workers[:1])
-    search.ends(0)
-    (row,) = search.summary()["trials"]
-    assert (row["status"], row["epochs"]) == ("completed", EPOCHS)
-    assert [event["epoch"] for event in search.events("report")] == list(range(1, EPOCHS + 1))
-    assert left(below) == []

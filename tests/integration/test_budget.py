@@ -20,11 +20,11 @@ from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
-from tests.runs import events, search, summary
+from tests.killing import NAME, finished, make_toy
+from tests.runs import events, summary
 from trainables.machines import Machine
 from trainables.trial import TrialSpec
 
-NAME = "lora_rank-smoke"
 EPOCHS = 3
 
 
@@ -114,19 +114,18 @@ def test_a_spent_budget_stops_an_epoch_that_never_ends_and_a_larger_one_goes_on(
 
 
 def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_goes_on(tmp_path: Path) -> None:
-    flags = ("--smoke", "--replicates", "0", "--set", "epochs=1", "--max-concurrent", "1")
-    assert search(tmp_path, *flags, "--trials", "2").returncode == 0
+    toy = make_toy(tmp_path / "toy")
+    flags = ("--replicates", "0", "--set", "epochs=1", "--max-concurrent", "1")
+    finished(tmp_path, toy, *flags, "--trials", "2")
     spent = summary(tmp_path, NAME)["budget"]["spent"]["hours"]
 
-    over = search(tmp_path, *flags, "--trials", "3", "--budget-hours", str(spent))
-    assert over.returncode == 0, over.stdout + over.stderr
+    over = finished(tmp_path, toy, *flags, "--trials", "3", "--budget-hours", str(spent))
     assert len(events(tmp_path, NAME, "proposed")) == 2
-    assert "it ended the search, and the same command with a larger one goes on" in over.stdout
-    assert "Verdict:" in over.stdout
+    assert "it ended the search, and the same command with a larger one goes on" in over
+    assert "Verdict:" in over
     assert summary(tmp_path, NAME)["budget"]["ended"]
 
-    larger = search(tmp_path, *flags, "--trials", "3", "--budget-hours", "10")
-    assert larger.returncode == 0, larger.stdout + larger.stderr
+    larger = finished(tmp_path, toy, *flags, "--trials", "3", "--budget-hours", "10")
     assert len(events(tmp_path, NAME, "proposed")) == 3
     result = summary(tmp_path, NAME)
     assert not result["budget"]["ended"]
@@ -136,7 +135,7 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
     assert fact["most memory of a trial, GB"] > 0.1
     assert fact["checkpoints, GB"] > 0
     for part in ("Plan and fact", "of the budget's hours", "CPU-hours so far"):
-        assert part in larger.stdout
+        assert part in larger
 
 
 def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_path: Path) -> None:

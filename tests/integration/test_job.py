@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +16,11 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
-from searches.running.ledger import State, read_state
+from searches.running.ledger import COMPLETED, State, read_state
 from tests.faults.test_search_killed import in_mlflow_once
-from tests.killing import EPOCHS, NAME, PATIENCE, command, make_toy
+from tests.killing import NAME, PATIENCE, command, make_toy
 from tests.runs import ROOT, events, summary
+from tests.server import free_port
 from tests.stored import reports
 
 Environment = dict[str, str]
@@ -33,10 +33,7 @@ PACKAGES = ("cluster", "gpt2core", "searches", "trainables")
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """A home and a port of their own, so that no head and no token of this machine is touched."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return {**os.environ, "HOME": str(tmp_path_factory.mktemp("home")), "GPT2_SEARCH_PORT": str(port)}
+    return {**os.environ, "HOME": str(tmp_path_factory.mktemp("home")), "GPT2_SEARCH_PORT": str(free_port())}
 
 
 def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
@@ -110,10 +107,10 @@ def state_of(storage: Path) -> State:
 
 def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_path: Path) -> None:
     toy, storage = make_toy(tmp_path / "toy"), tmp_path / "storage"
-    search = ["python", *command(storage, toy)[1:]]  # the head's Python
+    search = ["python", *command(storage, toy, "--trials", "4", "--replicates", "0")[1:]]  # the head's Python
     job(head, "submit", *UPLOAD, "--submission-id", "first", "--no-wait", "--", *search)
     deadline = time.monotonic() + PATIENCE
-    while len(reports(state_of(storage))) < EPOCHS + 2:
+    while not any(trial.status == COMPLETED for trial in state_of(storage).trials.values()):
         assert time.monotonic() < deadline, job(head, "logs", "first")
         time.sleep(0.1)  # between two questions; what counts is the answer
     ask(head, "first/stop", "POST")  # as `ray job stop` does, whose start may take longer than the rest of the search

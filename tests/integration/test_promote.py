@@ -1,11 +1,6 @@
 """A winner as its users get it: a folder for transformers or peft, a card, a version in MLflow's registry, our commands."""
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +24,7 @@ from tests import course
 from tests.integration.test_gpt2core_cli import run
 from tests.promoting import ended, promote, python_blocks, searched
 from tests.runs import events, search, summary
+from tests.server import Server
 
 # peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -298,34 +294,10 @@ def test_an_mlflow_that_is_away_leaves_the_folder_and_says_so(
 @pytest.fixture
 def server(storage: Path, tmp_path: Path) -> Iterator[str]:
     """Address of a server over the search's database."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    database, address = f"sqlite:///{storage / 'mlflow.db'}", f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database, "--artifacts-destination", str(tmp_path / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=pipe,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        start_new_session=True,
-    ) as process:
-        assert process.stderr is not None
-        said = []
-        try:
-            for line in process.stderr:
-                said.append(line)
-                if "Uvicorn running on" in line:
-                    break
-            assert process.poll() is None, "".join(said)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
+    server = Server(tmp_path / "server", database=f"sqlite:///{storage / 'mlflow.db'}")
+    server.wait()
+    yield server.uri
+    server.kill()
 
 
 def test_a_server_takes_it_too_and_once(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests import course
+from tests import course, toys
 from tests.runs import ROOT
 
 
@@ -24,7 +24,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_path: Path) -> None:
     data = course.folder(tmp_path)
     course.sonnets(tmp_path / "sonnets")
-    flags = ["--smoke", "--trials", "1", "--replicates", "0", "--data-dir", str(data), "--storage", str(storage)]
+    model = str(toys.folder(tmp_path / "model"))
+    size = ["--smoke", "--trials", "1", "--replicates", "0", "--max-concurrent", "1"]
+    flags = [*size, "--model", model, "--data-dir", str(data), "--storage", str(storage)]
     done = study("--tables", "2,4,5,6,figure-1", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     report = storage / "searches" / "study-smoke.html"
