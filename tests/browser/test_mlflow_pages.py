@@ -25,7 +25,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(storage: Path) -> str:
-    done = search(storage, "--smoke", "--replicates", "0")
+    done = search(storage, "--smoke", "--trials", "3", "--max-concurrent", "1", "--replicates", "0")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -146,17 +146,23 @@ def test_another_search_never_mixes_with_it(done: CompletedProcess[str], storage
     assert not (storage / "searches" / "absent").exists()
 
 
-def test_a_relative_data_folder_reaches_the_trials(tmp_path: Path) -> None:
-    relative = os.path.relpath(course.sonnets(tmp_path / "sonnets"), ROOT)
-    flags = ["--smoke", "--trials", "1", "--replicates", "0", "--data-dir", relative]
-    result = search(tmp_path / "runs", *flags)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert f"the course's files in {tmp_path / 'sonnets'}" in result.stdout
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """A folder with data, where it is told relatively, and a search on it whose trials diverge."""
+    folder = tmp_path_factory.mktemp("diverged")
+    relative = os.path.relpath(course.sonnets(folder / "sonnets"), ROOT)
+    size = ["--smoke", "--trials", "2", "--max-concurrent", "1"]
+    return folder, search(folder, *size, "--data-dir", relative, "--set", "lr=1e30")
 
 
-def test_a_search_whose_trials_all_diverge_says_why_and_exits_1(tmp_path: Path) -> None:
-    result = search(tmp_path, "--smoke", "--trials", "2", "--set", "lr=1e30")
+def test_a_relative_data_folder_reaches_the_trials(diverged: tuple[Path, CompletedProcess[str]]) -> None:
+    folder, result = diverged
+    assert f"the course's files in {folder / 'sonnets'}" in result.stdout
+    assert [row["status"] for row in summary(folder, NAME)["trials"]] == ["diverged", "diverged"], "they trained"
+
+
+def test_a_search_whose_trials_all_diverge_says_why_and_exits_1(diverged: tuple[Path, CompletedProcess[str]]) -> None:
+    folder, result = diverged
     assert result.returncode == 1, result.stderr
     assert "No trial succeeded: The training loss is nan" in result.stdout
-    assert [row["status"] for row in summary(tmp_path, NAME)["trials"]] == ["diverged", "diverged"]
-    assert "The training loss is nan" in (tmp_path / "searches" / NAME / "report.html").read_text()
+    assert "The training loss is nan" in (folder / "searches" / NAME / "report.html").read_text()
