@@ -69,9 +69,7 @@ def fetch(path: Path, *, recursive: bool = True) -> None:
     if not is_copy(path):
         return
     with _explained("fetched", path), locked(path.with_name(f".{path.name}.lock")):
-        there = _stored(path, recursive)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(_download, there))
+        there = _downloaded(path, recursive)
         for file in set(_written(path, recursive)) - set(there):
             file.unlink()
             _in_storage.pop(file, None)
@@ -195,6 +193,19 @@ def _version(file: Path) -> Version:
 
 def _holds(path: Path, file: Path, recursive: bool) -> bool:
     return file == path or (file.is_relative_to(path) if recursive else file.parent == path)
+
+
+def _downloaded(path: Path, recursive: bool, again: int = ATTEMPTS) -> Sequence[Path]:
+    """Download what the storage has at or in a place; where some of it is removed meanwhile, what it has then."""
+    there = _stored(path, recursive)
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(_download, there))
+    except FileNotFoundError:
+        if not again:
+            raise
+        return _downloaded(path, recursive, again - 1)
+    return there
 
 
 def _download(file: Path) -> None:

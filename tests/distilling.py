@@ -74,7 +74,7 @@ def command(out: Path | str, model: Path, data_dir: Path, *flags: str) -> list[s
     return [
         *(sys.executable, "-m", "trainables.candidates", "--out", str(out), "--model", str(model)),
         *("--data-dir", str(data_dir), "--contexts", "120", "--candidates", "5", "--temperature", "1"),
-        *("--tau", "0.5", "--max-rouge", "0.9", "--max-quarantine", "0.2", "--workers", "2"),
+        *("--tau", "0.5", "--max-rouge", "0.9", "--max-quarantine", "0.2", "--workers", "2", "--scorers", "1"),
         *("--tracking-uri", f"sqlite:///{Path(out).parent / 'mlflow.db'}"),
         *(f"--set={key}={value}" for key, value in settings.items()),
         *flags,

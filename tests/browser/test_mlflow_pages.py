@@ -18,6 +18,9 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
 NAME, PATIENCE = "lora_rank-smoke", 60  # seconds that a page may take
 
 
+FLAGS = ("--smoke", "--trials", "3", "--max-concurrent", "1", "--replicates", "0")
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -25,7 +28,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(storage: Path) -> str:
-    done = search(storage, "--smoke", "--trials", "3", "--max-concurrent", "1", "--replicates", "0")
+    done = search(storage, *FLAGS)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -112,5 +115,5 @@ def test_the_report_of_the_search_opens_from_its_folder(browser: Chrome, printed
         photograph(browser, f"search-{width}", whole=True)
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "This was a smoke test" in text
-    assert f"python searches/lora_rank.py --storage {storage} --smoke --replicates 0 --name {NAME}-again" in text
+    assert f"python searches/lora_rank.py --storage {storage} {' '.join(FLAGS)} --name {NAME}-again" in text
     assert f"python -m searches promote {NAME} --storage {storage}" in text

@@ -70,6 +70,11 @@ class Machine:
     def output(self) -> str:
         return (self.folder / "output.txt").read_text()
 
+    def end(self) -> None:
+        """Kill the search, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+
     def lose(self) -> None:
         """Kill all that runs on it, and remove all that is on its disk."""
         everything = [
@@ -85,14 +90,14 @@ def test_another_machine_goes_on_from_what_the_storage_has(
     toy: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first = Machine(tmp_path / "first", toy, environment)
-    request.addfinalizer(first.process.kill)
+    request.addfinalizer(first.end)
     while len(before := reports(stored(FOLDER))) < EPOCHS + 2:
         assert first.process.poll() is None, first.output
     first.lose()
     before = reports(stored(FOLDER))
 
     second = Machine(tmp_path / "second", toy, environment)
-    request.addfinalizer(second.process.kill)
+    request.addfinalizer(second.end)
     assert second.process.wait(timeout=300) == 0, second.output
     assert "Another machine had this search" in second.output
     assert f": {FOLDER}/best" in second.output

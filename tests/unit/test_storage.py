@@ -61,6 +61,28 @@ def test_another_machine_fetches_what_was_sent_and_forgets_what_was_removed(
     assert (folders(there), size(there)) == (["below"], 6)
 
 
+def test_what_is_removed_while_it_is_fetched_is_not_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(folder / "a", "stays")
+    written(folder / "b", "goes")
+    send(folder)
+    there = elsewhere(folder, tmp_path, monkeypatch)
+    whole, fetched = storage._download, []
+
+    def download(file: Path) -> None:
+        if not fetched:
+            storage._remove(there / "b")
+        fetched.append(file.name)
+        whole(file)
+
+    monkeypatch.setattr(storage, "_download", download)
+    monkeypatch.setattr(storage, "AT_ONCE", 1)
+    fetch(there)
+    assert texts(there) == {"a": "stays"}
+    assert fetched == ["a", "b", "a"]
+
+
 def test_files_alone_leave_folders_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(folder / "a", "first")
     written(folder / "below" / "b", "second")
