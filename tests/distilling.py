@@ -68,14 +68,14 @@ def job(out: Path, model: Path, data_dir: Path, **values: object) -> Job:
     return Job(out=str(out), model=str(model), generator=str(model), data_dir=str(data_dir), **plain)  # type: ignore[arg-type]
 
 
-def command(out: Path | str, model: Path, data_dir: Path, *flags: str) -> list[str]:
-    """The command that is `job`."""
+def command(out: Path | str, model: Path, data_dir: Path, *flags: str, records: Path | None = None) -> list[str]:
+    """The command that is `job`; MLflow's records are beside what it makes, or in the folder `records`."""
     settings = {"context_tokens": 40, "candidate_tokens": 20, "no_repeat_ngram": 0}
     return [
         *(sys.executable, "-m", "trainables.candidates", "--out", str(out), "--model", str(model)),
         *("--data-dir", str(data_dir), "--contexts", "120", "--candidates", "5", "--temperature", "1"),
         *("--tau", "0.5", "--max-rouge", "0.9", "--max-quarantine", "0.2", "--workers", "2", "--scorers", "1"),
-        *("--tracking-uri", f"sqlite:///{Path(out).parent / 'mlflow.db'}"),
+        *("--tracking-uri", f"sqlite:///{(records or Path(out).parent) / 'mlflow.db'}"),
         *(f"--set={key}={value}" for key, value in settings.items()),
         *flags,
     ]

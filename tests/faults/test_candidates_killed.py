@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests import distilling
+from tests.killing import name_of
 from tests.runs import ROOT
 from trainables.pipeline import STAGES
 
@@ -124,11 +125,3 @@ def actors_of(process: subprocess.Popen[str]) -> list[int]:
     """Process numbers of a command's writers and scorers."""
     below = psutil.Process(process.pid).children(recursive=True)
     return sorted(child.pid for child in below if name_of(child).startswith(("ray::Writer", "ray::Scorer")))
-
-
-def name_of(process: psutil.Process) -> str:
-    """The first word of its command; Ray's actors put their names there. Nothing for one that has just ended."""
-    try:
-        return next(iter(process.cmdline()), "")
-    except psutil.Error:
-        return ""

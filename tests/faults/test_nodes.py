@@ -111,8 +111,8 @@ def saved(folder: str) -> list[str]:
 def test_a_candidate_job_goes_on_where_its_node_was_killed(nodes: Nodes, tmp_path: Path) -> None:
     out = f"s3://{BUCKET}/candidates"
     writer, data = distilling.writer(tmp_path / "writer"), distilling.data(tmp_path / "data")
-    records = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    job = nodes.start(distilling.command(out, writer, data, "--contexts", "500", "--scorers", "2", *records))
+    flags = ["--contexts", "500", "--scorers", "2"]
+    job = nodes.start(distilling.command(out, writer, data, *flags, records=tmp_path))
     judged = local(f"{out}/judged")
     job.wait_for(lambda: size(judged) > 0)
     before = written(judged)

@@ -133,3 +133,18 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
             "one that diverged at once has none"
         )
         assert run.info.status == ("FINISHED" if row["status"] in (COMPLETED, STOPPED) else "FAILED")
+
+
+def test_a_worker_of_a_group_is_killed(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    search = Search(tmp_path, toy, "--trials", "1", "--replicates", "0", "--workers-per-trial", "2")
+    request.addfinalizer(search.end)
+    assert search.wait_for(lambda: bool(search.events("report")))
+    below = search.below()
+    workers = sorted(pid for pid, name in below.items() if "RayTrainWorker" in name)
+    assert len(workers) == 2, below
+    kill(workers[:1])
+    search.ends(0)
+    (row,) = search.summary()["trials"]
+    assert (row["status"], row["epochs"]) == ("completed", EPOCHS)
+    assert [event["epoch"] for event in search.events("report")] == list(range(1, EPOCHS + 1))
+    assert left(below) == []
