@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := $(CURDIR)/runs
-BENCHMARKS := training packing activations generation data attention candidates search start trials many_trials at_once scaling replay mlflow_stores
+BENCHMARKS := training packing activations generation data attention candidates search start trials many_trials at_once scaling replay mlflow_stores verdict
 
 .PHONY: setup search test lint audit ui job nano bench clean
 

@@ -145,9 +145,43 @@ def _drop_unfinished(folder: Path) -> None:
 
 def _keep_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
     """Make `best` hold the weights of an epoch whose checkpoint is there, and the history up to it."""
-    with atomic_path(folder / BEST / WEIGHTS) as part:
-        shutil.copyfile(_epoch_folder(folder, epoch) / WEIGHTS, part)
+    _copy_best(folder, _epoch_folder(folder, epoch))
     _tell_of_best(folder, state, epoch)
+
+
+def _copy_best(folder: Path, source: Path) -> None:
+    with atomic_path(folder / BEST / WEIGHTS) as part:
+        shutil.copyfile(source / WEIGHTS, part)
+
+
+def keep_best_of(source: Path, folder: Path, config: RunConfig, history: list[dict[str, Any]]) -> None:
+    """Make `best` of `folder` hold the last epoch in `history` of the run of `config` whose checkpoints are in `source`.
+
+    Where it holds that epoch or a later one, it stays. Where that epoch is kept no more, it is what `source` has as its own best.
+    Raises CheckpointError where `folder` belongs to another configuration, or cannot be written to.
+    """
+    epoch = history[-1]["epoch"]
+    state: dict[str, Any] = {"config": config.model_dump(), "history": history}
+    kept, told = _epoch_of(folder / BEST) or 0, _told_of_best(folder)
+    if told and _deciding(told["config"]) != _deciding(state["config"]):
+        raise CheckpointError(f"{folder / BEST}: belongs to another configuration; choose another folder or --name")
+    try:
+        if kept < epoch:
+            there = _epoch_of(_epoch_folder(source, epoch)) == epoch
+            _copy_best(folder, _epoch_folder(source, epoch) if there else source / BEST)
+        if kept < epoch or (kept == epoch and (told is None or told["history"][-1]["epoch"] != epoch)):
+            _tell_of_best(folder, state, epoch)
+            flush_folder(folder)
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, epoch, error) from None
+
+
+def _told_of_best(folder: Path) -> dict[str, Any] | None:
+    """What is written beside the best weights; None where it is damaged, or not there."""
+    try:
+        return _best_state(folder)
+    except CheckpointError:
+        return None
 
 
 def _tell_of_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
@@ -220,11 +254,8 @@ def _mend_best(folder: Path, state: dict[str, Any]) -> None:
     if kept < best:
         _keep_best(folder, state, best)
     elif kept == best:
-        try:
-            whole = _best_state(folder)["history"][-1]["epoch"] == best
-        except CheckpointError:
-            whole = False
-        if not whole:
+        told = _told_of_best(folder)
+        if told is None or told["history"][-1]["epoch"] != best:
             _tell_of_best(folder, state, best)
 
 
@@ -255,6 +286,19 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
             continue
         return
     raise CheckpointError(f"{source}: there is no whole checkpoint to go on from")
+
+
+def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
+    """Let `target` have another run's best weights as those of a run of `config`, unless it has some; raise CheckpointError."""
+    if (target / BEST).exists():
+        return
+    try:
+        state = _best_state(source) | {"config": config.model_dump()}
+        with whole_folder(target / BEST) as part:
+            shutil.copyfile(source / BEST / WEIGHTS, part / WEIGHTS)
+            (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{source / BEST}: cannot be taken over ({first_line(error)})") from None
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,19 @@ from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.export import check_format
 from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
+from gpt2core.folds import train as train_run
 from gpt2core.lookup import lookup
+from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.promoted import is_model_folder, load_folder
-from gpt2core.stages import run_data, starting_model
+from gpt2core.stages import run_data, shared_starts, starting_model
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
+from gpt2core.tasks.base import objective_of
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build, device
-from gpt2core.training import train as train_run
 from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
@@ -87,27 +90,36 @@ def _attention_line(cost: Mapping[str, Any]) -> str:
 def train(options: argparse.Namespace) -> None:
     """Train one run, a line for each epoch."""
     config = _config(options)
-    task = TASKS[config.task]
+    objective = objective_of(TASKS[config.task], config)
     count_trainable(config)  # where attention or adapter cannot be applied, it says so before anything is loaded
-    base, data = starting_model(config), run_data(config)
+    start, data = shared_starts(), run_data(config)
+    start(config)  # a first stage is trained before anything is written
     out = _folder_to_write(options.out)
     CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.describe()}")
-    history = []
+    history: list[dict[str, Any]] = []
     try:
-        for report in train_run(config, base, data, folder=out):
+        for report in train_run(config, start, data, folder=out):
             for note in report.notes:
                 CONSOLE.print(f"warning: {note}")
             seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]
-            numbers = ", ".join(f"{name} {value}" for name, value in _readable(report.metrics))
+            known = TASKS[config.task].metrics.values()
+            readable = _readable(report.metrics, known, "dev", sure={objective.name})
+            if report.judged:
+                judged = _readable(report.judged.metrics, known, "dev", sure={objective.name})
+                readable += [(f"judged {name}", value) for name, value in judged]
+            numbers = ", ".join(f"{name} {value}" for name, value in readable)
             CONSOLE.print(f"epoch {report.epoch}/{config.epochs}: {numbers}, {seconds:.1f} s")
-            history.append({"epoch": report.epoch, **report.metrics})
+            apart = {"judged": report.judged.metrics} if report.judged else {}
+            history.append({"epoch": report.epoch, **report.metrics, **apart})
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
     write_json(out / "metrics.json", {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
-    sign = 1 if task.direction == "max" else -1
-    best = max(history, key=lambda epoch: sign * epoch[task.objective])
+    name, sign = objective.name, 1 if objective.direction == "max" else -1
+    best = max((e for e in history if math.isfinite(e[name])), key=lambda e: sign * e[name], default=None)
+    if best is None:
+        raise ConfigError(f"The {name} of no epoch is a finite number, so none is the best; choose another `objective`")
     CONSOLE.print(
-        f"Best by {task.objective}: epoch {best['epoch']}, in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}"
+        f"Best by {name}: epoch {best['epoch']}, in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}"
     )
     CONSOLE.print(f"As a model folder: python -m gpt2core export --checkpoint {out} --out FOLDER")
 
@@ -122,11 +134,12 @@ def evaluate(options: argparse.Namespace) -> None:
     with _of_a_diverged(options):
         evaluation = task.evaluate(model, data, config, split)
     table = Table("", "value, with its 95% interval where there is one", header_style="bold")
-    for name, value in _readable(evaluation.metrics):
+    for name, value in _readable(evaluation.metrics, task.metrics.values(), split):
         table.add_row(name, value)
+    digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
     for floor in task.floors(data, split).values():
-        text = ", ".join(f"{key.replace('_', ' ')} {mean:.2f} ± {sd:.2f}" for key, (mean, sd) in floor.scores.items())
-        table.add_row(f"floor, no model: {floor.meaning}", text)
+        text = ", ".join(_of_floor(name, *score, digits.get(name, 2)) for name, score in floor.scores.items())
+        table.add_row(f"floor: {floor.meaning}", text)
     CONSOLE.print(table)
 
 
@@ -173,18 +186,30 @@ COSTS = (
 )
 
 
-def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Name and value of what a person wants to read: intervals beside their estimates, no timings."""
+def _readable(
+    metrics: Mapping[str, float], known: Iterable[Metric], split: str, sure: Container[str] | None = None
+) -> list[tuple[str, str]]:
+    """Name and value of what a person wants to read: intervals beside their estimates, or those of `sure` alone; no timings."""
     hidden = {*COSTS, "train_perplexity"}
+    digits = {metric.on(split): metric.digits for metric in known}
     rows = []
     for name, value in metrics.items():
         bound = any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))
         if name in hidden or bound:
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-        interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-        rows.append((name.replace("_", " "), f"{value:.2f}{interval}" if interval else f"{value:.4g}"))
+        places = digits.get(name)
+        text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
+        if low is not None and high is not None and (sure is None or name in sure):
+            text += f" [{low:,.{places or 2}f}, {high:,.{places or 2}f}]"
+        rows.append((name.replace("_", " "), text))
     return rows
+
+
+def _of_floor(name: str, mean: float, deviation: float, digits: int) -> str:
+    """One score of a floor, and how it varies where it does."""
+    varies = f" ± {deviation:.{digits}f}" if deviation else ""
+    return f"{name.replace('_', ' ')} {mean:.{digits}f}{varies}"
 
 
 def generate(options: argparse.Namespace) -> None:

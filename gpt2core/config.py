@@ -98,6 +98,9 @@ CLASSIFICATION_UNREAD: dict[str, tuple[str, ...]] = {
 #: The tasks that learn from generated pairs.
 PAIRED = frozenset({"paraphrase", "rewriting"})
 
+#: Keys that an identity has only where they are set: it is that of a version without them.
+LEFT_OUT = ("objective", "dev_part", "folds", "fold", "scored_on", "judged")
+
 COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
 
 #: The keys that a strategy reads, beside ALWAYS_READ; one that is not named here reads all of them.
@@ -254,10 +257,67 @@ class RunConfig(DecodingKeys, PairKeys):
         "auto"  # compute blocks twice and keep less; auto: models like gpt2-xl
     )
 
-    # how it is judged, beside the keys of DecodingKeys
+    # which texts choose the best epoch and the best run, and which judge them
+    dev_part: Literal["all", "search"] = "all"  # search: half of dev alone is scored, the rest is for judging
+    folds: Annotated[int, Field(ge=1)] = 1  # cross-validation: a sub-run for each fold of the training texts
+    fold: Annotated[int, Field(ge=1)] | None = None  # of a sub-run: the fold that it does not train on
+    scored_on: Literal["dev", "folds"] = "dev"  # what chooses; with folds, the other one judges
+    judged: bool = False  # whether the texts that chose nothing are scored as well
+
+    # how it is scored, beside the keys of DecodingKeys
+    objective: str | None = None  # the metric by which the best epoch is chosen; None is the task's own
     decoder: str = "top-p"
     max_new_tokens: Annotated[int, Field(ge=1)] = 200
-    decode_seeds: Annotated[int, Field(ge=1)] = 3
+    decode_seeds: Annotated[int, Field(ge=0)] = (
+        3  # texts that are written from each prompt; 0: only losses are measured
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        """Raise ConfigError where keys of choosing and judging contradict each other."""
+        if self.fold is not None and (self.folds == 1 or self.fold > self.folds):
+            raise ConfigError(
+                f"The value of `fold` is {self.fold}, but must be one of {self.folds} `folds`, of two or more"
+            )
+        if self.folds == 1 and self.scored_on == "folds":
+            raise ConfigError("The value of `scored_on` is 'folds', but must be 'dev' where `folds` is 1")
+        if self.dev_part == "search" and self.scored_on == "folds":
+            raise ConfigError(
+                "The value of `dev_part` is 'search', but must be 'all' where `scored_on` is 'folds': all of dev judges then"
+            )
+        if self.judged and self.folds == 1 and self.dev_part == "all":
+            raise ConfigError(
+                "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search', or `folds` to 2 or more"
+            )
+        if self.folds > 1 and self.learns_from_pairs and not PAIRED.isdisjoint({self.task, self.pretrain}):
+            raise ConfigError(
+                f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`: they are made of texts of all folds"
+            )
+
+    @property
+    def sub_runs(self) -> list["RunConfig"]:
+        """The runs that this one consists of: one for each fold in a round of cross-validation, else itself."""
+        if self.folds == 1 or self.fold is not None:
+            return [self]
+        return [self.but(fold=fold) for fold in range(1, self.folds + 1)]
+
+    @property
+    def is_round(self) -> bool:
+        """Whether this is a round of cross-validation, and no single run."""
+        return self.folds > 1 and self.fold is None
+
+    @property
+    def choosing(self) -> str:
+        """The part of a single run's data that chooses its best epoch."""
+        return "fold" if self.scored_on == "folds" else "dev"
+
+    @property
+    def judging(self) -> str | None:
+        """The part of a single run's data that judges it and chose nothing; None where none is to be scored."""
+        if not self.judged:
+            return None
+        if self.folds == 1:
+            return "confirmation"
+        return "dev" if self.scored_on == "folds" else "fold"
 
     @property
     def lora_alpha(self) -> float:
@@ -306,6 +366,8 @@ class RunConfig(DecodingKeys, PairKeys):
             values["alpha"] = self.lora_alpha
         if self.task in PAIRED and not self.learns_from_pairs:
             values["pairs_examples"] = 0
+        defaults = {key: type(self).model_fields[key].default for key in LEFT_OUT}
+        values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
         if self.first_task is None:
             values = {key: value for key, value in values.items() if not key.startswith("pretrain")}
         return values

@@ -4,8 +4,10 @@ The first stage (`RunConfig.pretrain`) is a run like any other. It is made once 
 that decides it, so every trial that starts from it shares it.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 
 import torch
 
@@ -32,12 +34,21 @@ SHARED = {
     *PairKeys.model_fields,
 }
 
+#: What it has in common as well where it is of the run's own task: else it would read, or be chosen by, texts that judge.
+DIVIDING = {"dev_part", "dev_examples", "folds", "fold", "scored_on"}
+
 
 def first_stage(config: RunConfig) -> RunConfig | None:
-    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None where it names none."""
+    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None where it names none.
+
+    Each sub-run of a round of cross-validation has its own; that of the round is the first one's, whose weights are kept.
+    """
     if config.first_task is None:
         return None
-    shared = {key: value for key, value in config if key in SHARED or key.startswith("attention_")}
+    config, *_ = config.sub_runs
+    divided = config.first_task == config.task and (config.dev_part != "all" or config.folds > 1)
+    keys = SHARED | DIVIDING if divided else SHARED
+    shared = {key: value for key, value in config if key in keys or key.startswith("attention_")}
     stage = RunConfig(
         **shared,
         task=config.first_task,
@@ -53,8 +64,17 @@ def first_stage(config: RunConfig) -> RunConfig | None:
 
 def starting_model(config: RunConfig) -> GPT2:
     """Return the model that `config` starts from, after its first stage where it has one; raise UserError, DivergedError."""
-    stage = first_stage(config)
-    return load_model(config.model) if stage is None else trained_first(stage)
+    return _starting_model(config.model, first_stage(config))
+
+
+def shared_starts() -> Callable[[RunConfig], GPT2]:
+    """Return `starting_model` with a memory of one model: sub-runs that start from the same one share it."""
+    remembered = functools.lru_cache(maxsize=1)(_starting_model)
+    return lambda config: remembered(config.model, first_stage(config))
+
+
+def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
+    return load_model(model) if stage is None else trained_first(stage)
 
 
 def trained_first(stage: RunConfig) -> GPT2:
@@ -79,5 +99,6 @@ def run_data(config: RunConfig) -> TaskData:
 
 
 def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
-    deciding = [stage.identity(), data.corpus.digest, digest(base)]
+    # All keys, which `first_stage` has made canonical: a record of a version with other keys cannot be gone on from.
+    deciding = [stage.model_dump(), data.corpus.digest, digest(base)]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -1,14 +1,26 @@
 """Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (transformers itself takes 4 s to import)."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 
 from gpt2core.errors import WeightsError
 
 EOS = "<|endoftext|>"
+
+
+def _letters() -> dict[str, int]:
+    """The byte that each letter of a byte-level token stands for: those that print stand for themselves, as in GPT-2's."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _letters()
 
 
 class Tokenizer:
@@ -44,6 +56,22 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token numbers, without special tokens."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
+    @functools.cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each token's text, which those of a text are joined from; none of a special token."""
+        added = self.backend.get_added_tokens_decoder()
+        plain = {number: b"" if token.special else token.content.encode() for number, token in added.items()}
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        found = [b""] * (max(vocabulary.values()) + 1)
+        for token, number in vocabulary.items():
+            found[number] = plain[number] if number in plain else bytes(_BYTES.get(letter, 0) for letter in token)
+        return found
+
+    @functools.cached_property
+    def characters(self) -> np.ndarray:
+        """How many UTF-8 characters begin in each token (V,), so that those of a text are a sum over its tokens."""
+        return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces])
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json into `folder`."""

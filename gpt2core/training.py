@@ -10,7 +10,7 @@ micro-batch). So a run that was resumed, or that is spread over several workers,
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -32,11 +32,14 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
+from gpt2core.metrics import counts
+from gpt2core.metrics.losses import perplexity
+from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2, without_weights
 from gpt2core.precision import in_bfloat16
 from gpt2core.steps import Answer, Done, Events, Step, alone
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
-from gpt2core.tasks.base import perplexity
+from gpt2core.tasks.base import objective_of
 from gpt2core.timing import spent
 
 RECENT = 10  # steps whose mean loss is watched
@@ -57,12 +60,13 @@ ALONE = Workers()
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch gave. `metrics` holds train_loss (nats per token) and all that the task's evaluation measured."""
+    """What one epoch gave. `metrics` holds train_loss (nats per token) and all that was measured on the texts that choose."""
 
     epoch: int
     step: int
     metrics: dict[str, float]
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
+    judged: Evaluation | None = None  # of the texts that chose nothing, where they are scored
     notes: list[str] = field(default_factory=list)  # what happened before it that a person should know
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the work, since the report before
 
@@ -107,8 +111,8 @@ def train(
 
     A checkpoint is on disk before its epoch is reported. Epochs that the checkpoint holds are reported again, from its
     record, so that a consumer sees each epoch once whatever happened before; `notes` of the first one tell of damaged
-    checkpoints. Raises DivergedError where the loss is not finite, CheckpointError where the folder belongs to another
-    configuration or a checkpoint cannot be written.
+    checkpoints. Raises DivergedError where the loss is not finite, ConfigError for an objective that the task does not have,
+    CheckpointError where the folder belongs to another configuration or a checkpoint cannot be written.
     """
     yield from alone(loop(config, base, data, folder=folder, workers=workers))
 
@@ -122,11 +126,13 @@ def loop(
     workers: Workers = ALONE,
     leaving: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """The run that `train` describes, step by step; raise as it does.
+    """The run that `train` describes, step by step; raise as it does. A round of cross-validation is `gpt2core.folds`'s.
 
     Where `leaving` says after a step that the machine is about to be taken away, what is trained of the epoch is saved.
     """
     started = time.perf_counter()
+    if config.is_round:
+        raise ValueError("a round of cross-validation is no single run")
     run = Run(config, base, data, workers)
     run.start_above()
     notes: list[str] = []
@@ -140,11 +146,11 @@ def loop(
         notes = []
     for epoch in range(len(history) + 1, config.epochs + 1):
         trained = yield from run.epoch(epoch, folder, leaving)
-        report = replace(run.judged(epoch, trained), notes=notes)
+        report = replace(run.report(epoch, trained), notes=notes)
         seconds |= report.seconds
         if folder and workers.rank == 0:
             started = time.perf_counter()
-            best = _best(history, report.metrics, run.task.objective, run.task.direction)
+            best = is_best(history, report.metrics, run.objective)
             history.append(_record(report) | {"best": best})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
             seconds["checkpoint"] = time.perf_counter() - started
@@ -153,28 +159,45 @@ def loop(
 
 
 def _record(report: EpochReport) -> dict[str, Any]:
-    statistics = report.evaluation.statistics
     return {
         "epoch": report.epoch,
         "step": report.step,
         "metrics": report.metrics,
-        "statistics": None if statistics is None else statistics.tolist(),
-        "samples": report.evaluation.samples,
-        "tables": report.evaluation.tables,
+        **_scores(report.evaluation),
+        "judged": report.judged and {"metrics": report.judged.metrics, **_scores(report.judged)},
     }
 
 
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    statistics = counts.to_json(evaluation.statistics)
+    return {"statistics": statistics, "samples": evaluation.samples, "tables": evaluation.tables}
+
+
 def _reported_again(past: dict[str, Any]) -> EpochReport:
-    statistics = None if past["statistics"] is None else np.asarray(past["statistics"])
-    evaluation = Evaluation(
-        metrics=past["metrics"], statistics=statistics, samples=past["samples"], tables=past["tables"]
+    judged = past.get("judged")
+    return EpochReport(
+        epoch=past["epoch"],
+        step=past["step"],
+        metrics=past["metrics"],
+        evaluation=_evaluation(past),
+        judged=judged and _evaluation(judged),
     )
-    return EpochReport(epoch=past["epoch"], step=past["step"], metrics=past["metrics"], evaluation=evaluation)
 
 
-def _best(history: list[dict[str, Any]], metrics: dict[str, float], objective: str, direction: str) -> bool:
-    sign = 1 if direction == "max" else -1
-    return all(sign * metrics[objective] > sign * past["metrics"][objective] for past in history)
+def _evaluation(past: dict[str, Any]) -> Evaluation:
+    return Evaluation(
+        metrics=past["metrics"],
+        statistics=counts.from_json(past["statistics"]),
+        samples=past["samples"],
+        tables=past["tables"],
+    )
+
+
+def is_best(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], objective: Metric) -> bool:
+    """Whether an epoch is better than all before it; never by a metric that is not finite."""
+    value = metrics.get(objective.name, math.nan)
+    before = [past["metrics"].get(objective.name, math.nan) for past in history]
+    return math.isfinite(value) and all(objective.better(value, b) for b in before if math.isfinite(b))
 
 
 @dataclass(frozen=True)
@@ -205,9 +228,10 @@ class Run:
     """Model, optimizer and batches of one run."""
 
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
-        self.config, self.base, self.data, self.workers = config, base, data, workers
+        self.config, self.base, self.data, self.workers = config, base, data.divided(config), workers
         self.task = lookup(TASKS, config.task, "task")
-        self.tokens: Tokens = data.splits["train"].sample(config.train_examples)
+        self.objective = objective_of(self.task, config)
+        self.tokens: Tokens = self.data.splits["train"].sample(config.train_examples)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.device = device()
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16(config, self.device))
@@ -240,8 +264,9 @@ class Run:
         self.tokens = part.read(self.tokens, self.autocast)
         if evaluates and self.workers.rank == 0:
             exact = torch.autocast(self.device.type, enabled=False)  # as evaluations are
-            dev = part.read(self.data.splits["dev"], exact)
-            self.data = replace(self.data, splits={**self.data.splits, "dev": dev})
+            scored = filter(None, (self.config.choosing, self.config.judging))
+            read = {name: part.read(self.data.splits[name], exact) for name in scored}
+            self.data = replace(self.data, splits={**self.data.splits, **read})
 
     def epoch(
         self, epoch: int, folder: Path | None = None, leaving: Callable[[], bool] = lambda: False
@@ -287,32 +312,47 @@ class Run:
             return {}
         return {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
 
-    def judged(self, epoch: int, trained: dict[str, float]) -> EpochReport:
+    def report(self, epoch: int, trained: dict[str, float]) -> EpochReport:
         """The report of an epoch that gave `trained`; raise DivergedError."""
         started, generated = time.perf_counter(), spent("generate")
         self.model.train(False)  # scores are without dropout
         step = int(self.first_steps[epoch])
-        evaluation = self.evaluate(step=step)
+        evaluation, judged = self.evaluate(step=step)
         evaluated, generated = time.perf_counter() - started, spent("generate") - generated
         metrics = {**trained, "eval_seconds": evaluated, **evaluation.metrics}
         if "train_loss" in metrics and "dev_perplexity" in metrics:
             metrics["train_perplexity"] = perplexity(metrics["train_loss"])
         parts = {"train": trained.get("train_seconds", 0.0), "evaluate": evaluated - generated, "generate": generated}
-        return EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, seconds=parts)
+        return EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, judged=judged, seconds=parts)
 
-    def evaluate(self, *, step: int) -> Evaluation:
-        """Let worker 0 evaluate on the dev split. If the model has diverged, all workers raise, so that none waits."""
-        evaluation, diverged = Evaluation(metrics={}), torch.zeros((), device=self.device)
+    def evaluate(self, *, step: int) -> tuple[Evaluation, Evaluation | None]:
+        """Let worker 0 score the texts that choose, and those that judge where they are wanted and there are any.
+
+        If the model has diverged, all workers raise, so that none waits.
+        """
+        evaluation, judged = Evaluation(metrics={}), None
+        diverged = torch.zeros((), device=self.device)
         if self.workers.rank == 0:
+            choosing, judging = self.config.choosing, self.config.judging
             try:
-                evaluation = self.task.evaluate(self.model, self.data, self.config, "dev")
+                evaluation = self._scored(choosing, self.config)
+                judged = self._scored(judging, self._judge()) if judging and len(self.data.splits[judging]) else None
             except DivergedError:
                 diverged += 1
         if self.workers.size > 1:
             dist.broadcast(diverged, src=0)
         if diverged:
             raise DivergedError(f"The dev loss is not finite after step {step} with lr {self.config.lr:g}")
-        return evaluation
+        return evaluation, judged
+
+    def _scored(self, part: str, config: RunConfig) -> Evaluation:
+        """Scores on a part of the data, called as those of the dev split are."""
+        return self.task.evaluate(self.model, self.data.scored_on(part), config, "dev")
+
+    def _judge(self) -> RunConfig:
+        """How texts are scored that judge: where the loss decides, nothing is written, which would take most of the time."""
+        by_loss = objective_of(self.task, self.config).counts == "loss"
+        return self.config.but(decode_seeds=0) if by_loss else self.config
 
     def step(self, step: int, batch: np.ndarray) -> float:
         """One optimizer step on the mean loss of the whole batch; return the loss's sum."""

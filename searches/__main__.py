@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from gpt2core.cli import Parser, command_text, run_or_explain
 from gpt2core.errors import ConfigError
+from searches import power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ def _search(p: Parser) -> None:
 def _promote_flags(p: Parser) -> None:
     _search(p)
     p.add_argument(
-        "--trial", help="a trial's number (default: the one that the verdict names, else that of the best score)"
+        "--trial", help="a trial's number (default: the winner, else the best mean on fresh seeds, else the best score)"
     )
     p.add_argument("--out", help="folder to write (default: STORAGE/searches/NAME/promoted)")
     p.add_argument(
@@ -78,6 +79,11 @@ COMMANDS = {
         help="stop or clone a trial of a search that runs, pause or resume the search",
         flags=_control_flags,
         run=_control,
+    ),
+    "power": Command(
+        help="simulate searches: what so many seeds can tell, and how often they err",
+        flags=power.flags,
+        run=power.power,
     ),
     "promote": Command(
         help="write the winner as a model folder with its card and register it in MLflow",

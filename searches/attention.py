@@ -12,6 +12,7 @@ SEARCH = Search(
         "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),  # Table 4
         "paraphrase": Case(fixed={"batch_size": 16, "epochs": 10}, study=STUDY),  # Figure 1
     },
+    factor=["attention"],
     scientific={"attention": Choice("dense", "logsparse", "dense,logsparse")},
     nuisance={"lr": LogUniform(1e-6, 3e-3)},
     fixed={"adapter": "full"},
@@ -20,7 +21,7 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=6,
-            replicates=2,
+            replicates=3,
             run={"epochs": 2, "train_examples": 1000, "dev_examples": 1000, "decode_seeds": 3},
         ),
         "study": Profile(model="gpt2", trials=24, replicates=5, run={"decode_seeds": 5}),

@@ -22,13 +22,21 @@ SEARCH = Search(
         "top_p": Uniform(0.5, 1.0),
         "repetition_penalty": Uniform(1.0, 1.3),
     },
-    fixed={"adapter": "frozen", "epochs": 1, "num_beams": 5, "pretrain": "sonnet", "pretrain_batch_size": 8},
+    # The loss does not see how a model writes.
+    fixed={
+        "objective": "chrf_continuation",
+        "adapter": "frozen",
+        "epochs": 1,
+        "num_beams": 5,
+        "pretrain": "sonnet",
+        "pretrain_batch_size": 8,
+    },
     baseline={"decoder": "top-p", "temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
     profiles={
         "quick": Profile(
             model="gpt2-nano",
             trials=14,
-            replicates=2,
+            replicates=3,
             run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 3},
         ),
         "study": Profile(

@@ -18,6 +18,7 @@ SEARCH = Search(
     name="distillation",
     question="Do generated paraphrases help to detect paraphrases?",
     tasks={"paraphrase": Case(study=[APPROACH_1, APPROACH_2, {"lr": 1e-5}])},
+    factor=["pairs_examples"],
     scientific={
         "pairs_examples": Choice(0, "all"),
         "tau": Uniform(0.5, 0.95),
@@ -37,7 +38,7 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=6,
-            replicates=2,
+            replicates=3,
             run={"epochs": 3, "train_examples": 2000, "dev_examples": 1000, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
             candidates={"contexts": 400, "candidates": 20, "critic": "overlap"},
         ),

@@ -40,8 +40,10 @@ from gpt2core.lookup import lookup
 from gpt2core.storage import address, fetch, send
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.gold import check_gold
+from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
-from searches.deciding.strategy import AHEAD, Strategy, open_study
+from searches.deciding.strategy import Strategy
+from searches.deciding.views import open_storage
 from searches.options import Options, without
 from searches.pairs import jobs, make_pairs
 from searches.planning.measure import note_plan
@@ -75,7 +77,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     """
     plan, storage = options.plan, storage_folder(options)
     data = check(plan)
-    if options.final_test:
+    if options.final_test or plan.comparing.on == "test":
         check_gold(data.corpus, "test", plan.task)
     folder = results(options)
     list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
@@ -99,6 +101,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
             tracked.result()
         ledger.listeners += [screen, tracker]
         describe_data(plan, ledger, data)
+        fix_design(plan, ledger)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
         interrupt_on_sigterm()
@@ -108,7 +111,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
             make_pairs(options, ledger, spec, console)
             with screen:
                 run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
-            if options.final_test:
+            if options.final_test or plan.comparing.on == "test":
                 final_test(plan, ledger, spec, address(folder / "trials"))
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -215,9 +218,27 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     if noted is None:
         description = {"data": data.describe(), "digest": data.corpus.digest}
         floors = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
-        ledger.record({"event": "data", "data": description, "floors": floors})
+        ledger.record(
+            {"event": "data", "data": description, "floors": floors, "judges": asdict(judges_of(plan.comparing, data))}
+        )
     elif noted != data.corpus.digest:
         raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
+
+
+def fix_design(plan: Plan, ledger: Ledger) -> None:
+    """Note how finalists are compared, before the first look; raise UserError where another comparison has been looked at."""
+    looks = list(plan.design.looks) if plan.design else []
+    design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm}
+    state = ledger.state
+    looked_at = any(trial.of is not None for trial in state.trials.values())
+    if state.design and state.design != design and looked_at:
+        raise UserError(
+            f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other "
+            "--replicates, --until or --confirm would make its error rate unknown: give those it had, or another --name "
+            "(with --until decided, seeds are added as long as they are needed)"
+        )
+    if state.design != design:
+        ledger.record({"event": "design", "design": design})
 
 
 def connect_and_share(options: Options, folder: Path) -> TrialSpec:
@@ -258,9 +279,13 @@ def run_tune(
     budget = BudgetStopper(options.budget, plan, ledger)
     budget.begin(spec)
     if not ledger.state.lag:
-        ledger.record({"event": "lag", "trials": AHEAD * spec.concurrent})
-    study = open_study(options.name, folder / "optuna.journal", plan)
-    strategy = Strategy(plan, ledger, study, budget.searching)
+        ledger.record({"event": "lag", "trials": plan.profile.ahead})
+    if spec.concurrent > ledger.state.lag + 1:
+        say(
+            f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {ledger.state.lag} before it, so at "
+            f"most {ledger.state.lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
+        )
+    strategy = Strategy(plan, ledger, open_storage(folder / "optuna.journal"), budget.searching)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
     sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
     # Where machines come, what they have room for is proposed; a group waits in a process, so no more of them than fit.
@@ -316,8 +341,7 @@ def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: C
         reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
         console.print(f"No trial succeeded: {'; '.join(reasons) or 'none was started'}", style="red", markup=False)
         return 1
-    # The trial that the comparison on fresh seeds named; where it named none, the one with the highest score.
-    name = summary["verdict"]["winner"] or summary["best"]["id"]
+    name = summary["answer"]["chosen"]
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
     fetch(folder / "trials" / name / BEST)

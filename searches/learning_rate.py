@@ -23,7 +23,7 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=6,
-            replicates=2,
+            replicates=3,
             run={"epochs": 2, "train_examples": 1000, "dev_examples": 1000, "decode_seeds": 3},
         ),
         "study": Profile(model="gpt2", trials=20, replicates=5, run={"decode_seeds": 5}),

@@ -11,6 +11,7 @@ from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import lookup, nearest
 from gpt2core.storage import address, folders, local
+from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
@@ -61,6 +62,7 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     p.add_argument("--smoke", action="store_true", help="the whole way in a minute, on a few rows; scores mean nothing")
     _question(p.add_argument_group("what is searched"))
     _method(p.add_argument_group("how it is searched"))
+    _comparison(p.add_argument_group("how what it finds is compared"))
     _resources(p.add_argument_group("what it may take"))
     _results(p.add_argument_group("where it is kept"), name)
     return p
@@ -79,12 +81,16 @@ def _question(p: Group) -> None:
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
     )
+    p.add_argument("--objective", metavar="METRIC", help="metric of the task that decides (default: the task's own)")
 
 
 def _method(p: Group) -> None:
-    p.add_argument("--trials", type=int, help="how many configurations to try")
-    p.add_argument("--replicates", type=int, help="fresh seeds on which the best trials and the baseline run again")
-    p.add_argument("--confirm", type=int, help="how many of the best trials run again on them (default: 1)")
+    p.add_argument(
+        "--trials", type=int, help="configurations to try; with a factor, rounded up to as many for each of its values"
+    )
+    p.add_argument(
+        "--ahead", type=int, help="trials before a new one that it does not wait for, so most at once (default: 8)"
+    )
     p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
     samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
     p.add_argument("--sampler", default=DEFAULT.sampler, help=f"who proposes: {samplers} (default: {DEFAULT.sampler})")
@@ -103,6 +109,39 @@ def _method(p: Group) -> None:
         ("--constraint", "LIMIT", "what the winner must keep, such as memory_gb<=8; may be repeated"),
     ):
         p.add_argument(flag, action="append", default=[], metavar=metavar, help=words)
+
+
+def _comparison(p: Group) -> None:
+    p.add_argument(
+        "--confirm",
+        metavar="each|N",
+        help="settings that run again on fresh seeds: the best of each value of the factor, or the best N trials and the "
+        "reference (default: each where there is a factor, else 1)",
+    )
+    p.add_argument("--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most")
+    p.add_argument(
+        "--until",
+        metavar="decided|seeds:N",
+        help="add seeds until the question is decided, from 3 to --replicates, at levels that allow for looking again; or "
+        "compare once after N seeds (default: once)",
+    )
+    p.add_argument(
+        "--margin", type=float, metavar="D", help="a difference that does not matter (default: the metric's)"
+    )
+    p.add_argument(
+        "--confirm-on",
+        default="dev",
+        choices=("dev", "test"),
+        help="texts that judge: those of dev that chose nothing (of a small dev split: folds of the training texts), or the "
+        "test split, once (default: dev)",
+    )
+    p.add_argument(
+        "--folds",
+        type=int,
+        default=1,
+        metavar="K",
+        help="score each trial by K-fold cross-validation over the training texts",
+    )
 
 
 def _resources(p: Group) -> None:
@@ -175,6 +214,30 @@ def pack(text: str) -> str:
     return text
 
 
+def confirm(text: str | None) -> int | None:
+    """Return how many of the best trials are compared; None for `each` or nothing; raise ConfigError for anything else."""
+    if text in (None, "each"):
+        return None
+    if not (text.isdecimal() and int(text)):
+        raise ConfigError(f"The value of `--confirm` is {text!r}, but must be each, or a number >= 1")
+    return int(text)
+
+
+def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]:
+    """Return whether seeds are added until the question is decided, and how many there are at most; None as the profile has it.
+
+    Raises ConfigError.
+    """
+    if text in (None, "decided"):
+        return (None if text is None else True), seeds
+    number = text.removeprefix("seeds:")
+    if not (text.startswith("seeds:") and number.isdecimal() and int(number)):
+        raise ConfigError(f"The value of `--until` is {text!r}, but must be decided, or seeds:N with N >= 1")
+    if seeds is not None and seeds != int(number):
+        raise ConfigError(f"`--until {text}` and `--replicates {seeds}` say two things; leave one of them out")
+    return False, int(number)
+
+
 def search_name(name: str) -> str:
     """Return a name that cannot leave its folder; raise ConfigError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -199,7 +262,7 @@ def search_folder(storage: str | None, name: str) -> Path:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
-    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "confirm", "plateau", "grace")
+    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker")
     fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
     fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
@@ -215,18 +278,24 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         limits=tuple(map(limit, o.constraint)),
         plateau=o.plateau,
     )
+    until_decided, replicates = until(o.until, o.replicates)
     plan = make_plan(
         search,
         o.profile,
         method=method,
+        comparing=Comparing(
+            objective=o.objective, margin=o.margin, each=o.confirm == "each", on=o.confirm_on, folds=o.folds
+        ),
         smoke=o.smoke,
         settings=fixed,
         seed=o.seed,
         model=absolute_model(o.model) if o.model else None,
         trials=o.trials,
-        replicates=o.replicates,
-        confirm=o.confirm,
+        replicates=replicates,
+        confirm=confirm(o.confirm),
+        until_decided=until_decided,
         grace=o.grace,
+        ahead=o.ahead,
     )
     return Options(
         plan=plan,

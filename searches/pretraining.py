@@ -15,6 +15,7 @@ SEARCH = Search(
             ]
         )
     },
+    factor=["attention", "pretrain"],
     scientific={"attention": Choice("dense", "logsparse"), "pretrain": Choice(None, "poems")},
     nuisance={"lr": LogUniform(1e-6, 3e-3), "pretrain_lr": Choice(1e-5, 1e-4, 1e-3)},
     fixed={"adapter": "full", "batch_size": 8, "pretrain_batch_size": 4},
@@ -23,7 +24,7 @@ SEARCH = Search(
         "quick": Profile(
             model="gpt2-nano",
             trials=7,
-            replicates=2,
+            replicates=3,
             run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 3},
         ),
         "study": Profile(

@@ -5,19 +5,30 @@ The words are those of google-research/tuning_playbook: scientific, nuisance and
 
 import hashlib
 import importlib
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup, nearest
+from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
+from searches.words import setting_text
+
+if TYPE_CHECKING:  # these take seconds to import: not for --help
+    from gpt2core.metrics.metric import Metric
+    from searches.deciding.decision import Design
 
 Point = Mapping[str, Any]  # a value for each searched key
 REDUCTION = 3  # of successive halving: one in so many passes a rung
+MOST_LEVELS = (
+    8  # values of a factor that are compared with each other; of more, the best trials are compared with the reference
+)
 
 
 class Choice:
@@ -58,14 +69,21 @@ Space = Mapping[str, Domain]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How large a search is: its model, how many trials, how many of the best are confirmed on how many fresh seeds, values
-    of the run, and the first epoch at which a trial may be stopped, where it is not `Plan.grace`'s."""
+    """How large a search is: its model, its trials, the fresh seeds on which its best ones are compared, and values of the run.
+
+    `confirm` says how many of the best trials are compared with the reference; None: the best of each value of the factor, or
+    the best trial where there is no factor. `until_decided`: `replicates` are the most seeds, and fewer are run where they
+    decide. `grace` is the first epoch at which a trial may be stopped, where it is not `Plan.grace`'s. `ahead` is how many
+    trials before a new one it does not wait for, so it bounds the trials that run at once.
+    """
 
     model: str
     trials: int
     replicates: int
-    confirm: int = 1
+    confirm: int | None = None
+    until_decided: bool = False
     grace: int | None = None
+    ahead: int = 8
     run: Mapping[str, Any] = field(default_factory=dict)
     candidates: Mapping[str, Any] = field(
         default_factory=dict
@@ -108,7 +126,11 @@ class Case:
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A question, judged by the objective of its task. `baseline` is trial 0; the points of the published study follow;
-    then the sampler proposes."""
+    then the sampler proposes.
+
+    `factor` names the scientific keys whose values the question is about. Where they have up to MOST_LEVELS values together, each
+    value gets the same number of trials and a sampler of its own, and the best of each are compared.
+    """
 
     name: str
     question: str
@@ -118,8 +140,26 @@ class Search:
     fixed: Point
     baseline: Point
     profiles: Mapping[str, Profile]
+    factor: Sequence[str] = ()
     learns_from_pairs: bool = False  # then pairs are generated before the first trial, as `Profile.candidates` says
     costs: Sequence[str] = ()  # metrics to be small: beside the objective they make the Pareto front
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One value of the factor. `point` has all keys of the factor, `value` those that this value reads: full tuning has no rank.
+
+    `active` are the other searched keys that it reads. A search without a factor has one level, whose value is empty.
+    """
+
+    point: Point
+    value: Point
+    active: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The value in words, such as `rank 8`."""
+        return ", ".join(setting_text(key, value) for key, value in self.value.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +171,17 @@ class Plan:
     fixed: Point
     seed: int
     method: Method = DEFAULT
+    comparing: Comparing = AS_PLANNED
 
     def __post_init__(self) -> None:
         for point in self.first_points():
             self.config(point)
         if self.profile.trials < 1:
             raise ConfigError(f"The value of `--trials` is {self.profile.trials}, but must be >= 1")
+        if self.comparing.each and len(self.levels) < 2:
+            raise ConfigError(
+                f"The value of `--confirm` is each, but this search has no factor of 2 to {MOST_LEVELS} values; give a number"
+            )
 
     @property
     def task(self) -> str:
@@ -144,19 +189,35 @@ class Plan:
         return str(self.fixed["task"])
 
     @cached_property
-    def objective(self) -> str:
-        """The metric that decides."""
-        return str(self._task().objective)
-
-    @cached_property
-    def direction(self) -> Literal["max", "min"]:
-        """Whether the objective is to be large or small."""
-        return "max" if self._task().direction == "max" else "min"
-
-    def _task(self) -> Any:
+    def metrics(self) -> "Mapping[str, Metric]":
+        """All metrics of the task."""
         from gpt2core.tasks import TASKS  # PyTorch takes a second to import: not for --help
 
-        return lookup(TASKS, self.task, "task")
+        metrics: Mapping[str, Metric] = lookup(TASKS, self.task, "task").metrics
+        return metrics
+
+    @cached_property
+    def metric(self) -> "Metric":
+        """The metric that decides; raise ConfigError for a name that the task has not."""
+        from gpt2core.tasks import TASKS
+        from gpt2core.tasks.base import objective_of
+
+        return objective_of(lookup(TASKS, self.task, "task"), self.config(self.search.baseline))
+
+    @property
+    def objective(self) -> str:
+        """The name of the metric that decides."""
+        return self.metric.name
+
+    @property
+    def direction(self) -> Literal["max", "min"]:
+        """Whether the objective is to be large or small."""
+        return self.metric.direction
+
+    @property
+    def margin(self) -> float:
+        """A difference of the objective that does not matter."""
+        return self.metric.margin if self.comparing.margin is None else self.comparing.margin
 
     @property
     def space(self) -> dict[str, Domain]:
@@ -164,10 +225,73 @@ class Plan:
         both = {**self.search.scientific, **self.search.nuisance}
         return {key: domain for key, domain in both.items() if key not in self.fixed}
 
+    @cached_property
+    def levels(self) -> list[Level]:
+        """The values of the factor, in its own order; a single one where there is no factor of 2 to MOST_LEVELS values."""
+        space, factor = self.space, [key for key in self.search.factor if key in self.space]
+        alone = [Level(point={}, value={}, active=tuple(space))]
+        domains = [domain.values for key in factor if isinstance(domain := space[key], Choice)]
+        if not factor or len(domains) < len(factor):
+            return alone
+        found: dict[str, Level] = {}
+        for values in itertools.product(*domains):
+            point = dict(zip(factor, values, strict=True))
+            read = self.config({**self.search.baseline, **point}).identity()
+            value = {key: point[key] for key in factor if key in read or point[key] is None}
+            active = tuple(key for key in space if key in read and key not in factor)
+            found.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
+        return list(found.values()) if 2 <= len(found) <= MOST_LEVELS else alone
+
+    def level_of(self, point: Point) -> Level:
+        """The value of the factor that a point has."""
+        if len(self.levels) == 1:
+            return self.levels[0]
+        return next(level for level in self.levels if all(point[key] == value for key, value in level.value.items()))
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether the question is about a factor with values to compare."""
+        return len(self.levels) > 1
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each value of the factor gets the same number of trials: where there are enough, and no population."""
+        return self.has_factor and self.method.scheduler != "pbt" and self.profile.trials >= len(self.levels)
+
+    @property
+    def per_level(self) -> int:
+        """How many trials each value of the factor gets."""
+        return math.ceil(self.profile.trials / len(self.levels))
+
+    @property
+    def trials(self) -> int:
+        """How many trials there are: as asked for, or so many more that each value of the factor has the same number."""
+        return self.per_level * len(self.levels) if self.balanced else self.profile.trials
+
+    @property
+    def compares_each(self) -> bool:
+        """Whether the best of each value of the factor are compared with each other, not the best trials with the reference."""
+        return self.has_factor and self.profile.confirm is None
+
+    @property
+    def compared(self) -> int:
+        """How many settings are compared."""
+        return len(self.levels) if self.compares_each else 1 + (self.profile.confirm or 1)
+
+    @cached_property
+    def design(self) -> "Design | None":
+        """On how many fresh seeds they are, and when it is looked at; None where nothing is to be compared."""
+        from searches.deciding.decision import Design  # SciPy takes half a second to import
+
+        most = self.profile.replicates
+        if not most:
+            return None
+        return Design.until_decided(most) if self.profile.until_decided else Design.fixed(most)
+
     @property
     def replicates(self) -> int:
-        """Runs of the final comparison: the best trials and the baseline on each fresh seed."""
-        return (1 + self.profile.confirm) * self.profile.replicates
+        """Runs of the final comparison, at most."""
+        return self.compared * self.profile.replicates
 
     @property
     def epochs(self) -> int:
@@ -183,13 +307,30 @@ class Plan:
         return min(self.epochs, self.profile.grace or max(1, self.epochs // REDUCTION))
 
     def first_points(self) -> list[dict[str, Any]]:
-        """The baseline and the study's points, restricted to what is searched, without repeats."""
+        """The reference, its settings with each other value of the factor, and the study's points, without repeats.
+
+        They hold the searched keys alone.
+        """
+        others = [level.point for level in self.levels] if self.balanced else []
         points: list[dict[str, Any]] = []
-        for point in [self.search.baseline, *self.search.tasks[self.task].study]:
+        runs: list[dict[str, Any]] = []
+        for point in [self.search.baseline, *others, *self.search.tasks[self.task].study]:
             searched = {key: {**self.search.baseline, **point}[key] for key in self.space}
-            if searched not in points:
+            run = self.config(searched).identity()
+            if run not in runs:
                 points.append(searched)
+                runs.append(run)
         return points
+
+    def origin(self, number: int, point: Point) -> str:
+        """Where the point of trial `number` is from: the reference (`baseline`), the study, the reference's settings with another
+        value of the factor (`default`), or the sampler."""
+        if number == 0:
+            return "baseline"
+        if point not in self.first_points():
+            return "sampler"
+        study = [{**self.search.baseline, **one} for one in self.search.tasks[self.task].study]
+        return "study" if any(all(one[key] == value for key, value in point.items()) for one in study) else "default"
 
     def config(self, point: Point, **changes: Any) -> RunConfig:
         """The validated configuration of a point of the space; raise ConfigError."""
@@ -205,6 +346,8 @@ class Plan:
             "baseline": self.config(self.search.baseline).identity(),
             "grace": self.grace,
             "method": self.method.to_dict(),
+            "factor": [level.name for level in self.levels],
+            "ahead": self.profile.ahead,
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -228,6 +371,7 @@ def make_plan(
     settings: Point | None = None,
     seed: int = 11711,
     method: Method = DEFAULT,
+    comparing: Comparing = AS_PLANNED,
     **changes: Any,
 ) -> Plan:
     """Apply the flags to a search. `settings` are the values of `--set`; one of a searched key fixes it."""
@@ -237,8 +381,13 @@ def make_plan(
         raise ConfigError(f"The task `{task}` is none of this search: {nearest(str(task), search.tasks)}")
     chosen = SMOKE if smoke else lookup(search.profiles, profile, "profile")
     chosen = Profile(**{**chosen.__dict__, **{k: v for k, v in changes.items() if v is not None}})
-    fixed = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model, **settings}
+    if comparing.each:
+        chosen = replace(chosen, confirm=None)
+    asked = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model}
+    fixed = {**asked, **comparing.of_trials(), **settings}
     for key in settings:
-        if key in ("model", "seed"):
+        if key in ("model", "seed", "objective", "folds"):
             raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")
-    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method)
+        if key in ("fold", "judged", "scored_on", "dev_part"):
+            raise ConfigError(f"The key `{key}` cannot be `--set`: the search sets it; see --folds and --confirm-on")
+    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)

@@ -20,19 +20,25 @@ import optuna
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from scipy.stats import t as student
 
 from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
+from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, DataError, first_line
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
-from gpt2core.metrics.bootstrap import paired
+from gpt2core.metrics.comparison import runs_of
+from gpt2core.metrics.counts import from_json
+from gpt2core.metrics.metric import Metric
 from gpt2core.tasks import TASKS
+from gpt2core.tasks.base import objective_of
+from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, simulate
 from searches.deciding.stopping import SCHEDULERS
-from searches.deciding.strategy import Strategy, new_study
+from searches.deciding.strategy import Strategy
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
 from searches.running.ledger import Trial
 
@@ -49,6 +55,7 @@ class Record:
 
     search: str
     task: str
+    objective: str
     epochs: int
     model: str
     data: str
@@ -57,13 +64,21 @@ class Record:
     curves: Sequence[Curve]
 
     def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
-        """The plan of a search like it, which confirms nothing, and begins with the baseline alone: the study's points are the
-        same for each method, and say nothing of it."""
+        """The plan of a search like it over its whole space, which confirms nothing and begins with the reference alone: known
+        points are the same for each method, and say nothing of it."""
         search = search_of(self.search)
-        search = replace(search, tasks={self.task: replace(search.tasks[self.task], study=())})
+        search = replace(search, factor=(), tasks={self.task: replace(search.tasks[self.task], study=())})
         settings = {"task": self.task, "epochs": self.epochs}
         return make_plan(
-            search, "quick", settings=settings, seed=seed, method=method, trials=trials, replicates=0, grace=grace
+            search,
+            "quick",
+            settings=settings,
+            seed=seed,
+            method=method,
+            comparing=Comparing(objective=self.objective),
+            trials=trials,
+            replicates=0,
+            grace=grace,
         )
 
     def nearest(self, plan: Plan) -> Curves:
@@ -125,31 +140,40 @@ def _of_search(folder: Path) -> Record:
     return Record(
         search=summary["script"],
         task=config["task"],
+        objective=summary["objective"],
         epochs=epochs,
         model=config["model"],
         data=str(summary["data"].get("data", "")),
-        margin=_margin(folder, whole, config["task"]),
+        margin=_margin(folder, whole, RunConfig.of(config)),
         points=[row["point"] for row in whole],
         curves=curves,
     )
 
 
-def _margin(folder: Path, rows: Sequence[dict[str, Any]], task_name: str) -> float:
-    """Half the width of the 95% interval of a difference between the best trial and another of the best quarter: the median."""
-    task = lookup(TASKS, task_name, "task")
-    sign = -1 if task.direction == "max" else 1
+def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> float:
+    """Half the width of the 95% interval, over texts, of a difference between the best trial and another of the best quarter: the
+    median."""
+    metric = objective_of(lookup(TASKS, run.task, "task"), run)
+    sign = -1 if metric.direction == "max" else 1
     ranked = sorted((row for row in rows if row["score"] is not None), key=lambda row: sign * row["score"])
-    best, *others = (_statistics(folder / "trials" / row["id"]) for row in ranked[: 2 + len(ranked) // 4])
-    found = [paired(best, other, task.score) for other in others]
-    if not found:
+    best, *others = (_influence(folder / "trials" / row["id"], metric) for row in ranked[: 2 + len(ranked) // 4])
+    reach = [student.ppf(0.975, len(best) - 1) * (best - other).std(ddof=1) / math.sqrt(len(best)) for other in others]
+    if not reach:
         raise ValueError("only one trial has a score")
-    return float(np.median([(difference.high - difference.low) / 2 for difference in found]))
+    return float(np.median(reach))
 
 
-def _statistics(trial: Path) -> np.ndarray:
-    """The counts (seeds, examples, S) of a trial's best epoch."""
+def _influence(trial: Path, metric: Metric) -> np.ndarray:
+    """What each dev example (N,) adds to the score of a trial's best epoch."""
     state = json.loads((trial / "best" / STATE).read_text(encoding="utf-8"))
-    return np.asarray(state["history"][-1]["statistics"])
+    statistics = from_json(state["history"][-1]["statistics"])
+    found = None
+    if metric.counts is not None and metric.score is not None:
+        counts = statistics[metric.counts].astype(np.float64).sum(axis=0)
+        found = runs_of(counts[None], metric.score).influence
+    if found is None:
+        raise ValueError(f"{metric.name} is no sum over examples")
+    return found
 
 
 def save(record: Record, path: Path) -> None:
@@ -206,7 +230,7 @@ def compare(
 
     def course(contender: Contender, seed: int, trials: int, budget: float = math.inf) -> Course:
         plan = record.plan(contender.method, trials=trials, seed=seed, grace=contender.grace)
-        strategy = Strategy(plan, MemoryLedger(), new_study("replay", None, plan))
+        strategy = Strategy(plan, MemoryLedger())
         progress()
         return simulate(strategy, record.nearest(plan), workers=workers, budget=budget)
 

@@ -1,4 +1,4 @@
-"""The whole study: ask each of its tables again, and lay its figures, ours, their intervals and the floors side by side."""
+"""The whole study: ask each of its tables again, judge its claims by our runs, and lay its figures and ours side by side."""
 
 import json
 import sys
@@ -10,10 +10,10 @@ from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from searches import options, runner
-from searches.published import TABLES
+from searches.published import CLAIMS, TABLES
 from searches.question import search_of
 
-QUESTION = "Which figures of the study does this run reproduce?"
+QUESTION = "Which claims of the study do our runs support, and which of its figures do they reproduce?"
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     asked = p.parse(argv)
     tables = asked.tables.split(",")
     figures = [figure for name in tables for figure in lookup(TABLES, name, "table")]
-    needed = list(dict.fromkeys((f.search, f.task) for f in figures if f.search and f.search != "describe"))
+    asked_by = [(figure.search, figure.task) for figure in figures]
+    asked_by += [(claim.search, claim.task) for claim in CLAIMS if claim.table in tables]
+    needed = [(search, task) for search, task in dict.fromkeys(asked_by) if search and search != "describe"]
     name = asked.name or f"study-{'smoke' if asked.smoke else asked.profile}"
     console = runner.console()
     summaries: dict[Any, Any] = {}
@@ -32,18 +34,21 @@ def main(argv: list[str]) -> int:
         summaries[search, task] = ask(search, task, f"{name}-{search}-{task}", argv, console)
     if asked.plan:
         return 0
+    from searches.deciding.figures import lines  # PyTorch and SciPy take seconds to import
     from searches.showing import study_report
 
     path = options.storage_path(asked.storage) / "searches" / f"{name}.html"
-    found = study_report.lines(tables, summaries)
-    study_report.write(path, found, summaries)
-    console.print(study_report.table(found))
+    judged, found = study_report.judged(tables, summaries), lines(tables, summaries)
+    study_report.write(path, judged, found, summaries)
+    if judged:
+        console.print(study_report.claims_table(judged))
+    console.print(study_report.figures_table(found))
     console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0 if any(line.ours is not None for line in found) else 1
 
 
 def ask(search: str, task: str, name: str, argv: list[str], console: Console) -> dict[str, Any] | str:
-    """Run one search; return its summary, or in one line why it could not run."""
+    """Run one search; return its summary, with what judged and where its report is, or in one line why it could not run."""
     flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
         parsed = options.parse(search_of(search), flags)
@@ -51,7 +56,10 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
     except UserError as error:
         console.print(f"Not run: {error}", style="yellow", markup=False)
         return " ".join(str(error).split())
-    return {} if parsed.plan_only else dict(json.loads((runner.results(parsed) / "summary.json").read_text()))
+    if parsed.plan_only:
+        return {}
+    summary = json.loads((runner.results(parsed) / "summary.json").read_text())
+    return {**summary, "judged_on": parsed.plan.comparing.on, "report": f"{name}/report.html"}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small phrases that screen, verdict and report share."""
+"""Small phrases that screen, answer and report share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,3 +17,8 @@ def point_text(point: Mapping[str, Any]) -> str:
 def value_text(value: Any) -> str:
     """A value as a table shows it."""
     return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def setting_text(key: str, value: Any) -> str:
+    """A key with its value, such as `rank 8`."""
+    return f"{key.replace('_', ' ')} {value_text(value)}"

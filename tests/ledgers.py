@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import optuna
 
+from gpt2core.metrics.counts import to_json
 from searches.deciding.simulation import Curve, MemoryLedger, simulate
-from searches.deciding.strategy import Strategy, new_study
+from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.planning.forecast import MEMORY
@@ -63,7 +64,7 @@ class WrittenLedger(MemoryLedger):
             {"id": str(number), "given": self.texts[number], "generated": text, "gold": self.texts[number - 1]}
             for number, text in enumerate(self.texts)
         ]
-        statistics = random.integers(1, 50, size=(1, EXAMPLES, 18)).astype(float).tolist()
+        statistics = to_json({"chrf": random.integers(1, 50, size=(1, EXAMPLES, 18))})
         return {
             "statistics": statistics if trial.of else None,
             "samples": samples,
@@ -77,7 +78,7 @@ class WrittenLedger(MemoryLedger):
 def options_of(trials: int, storage: Path, *flags: str) -> Options:
     """The flags of such a search."""
     always = ["--trials", str(trials), "--storage", str(storage), "--set", f"epochs={EPOCHS}", "--replicates", "2"]
-    return parse(SEARCH, [*always, *(flags or ["--sampler", "random"])])
+    return parse(SEARCH, [*always, "--objective", OBJECTIVE, *(flags or ["--sampler", "random"])])
 
 
 def curve(trial: Trial) -> Curve:
@@ -113,9 +114,11 @@ def _metrics(trial: Trial, epoch: int, score: float, seconds: float) -> dict[str
     }
 
 
-def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> optuna.Study:
-    """Let a strategy run the search of `options`, with `texts` texts in a report; return its study, which is in memory."""
-    plan, study = options.plan, new_study(options.name, None, options.plan)
+def write_ledger(
+    options: Options, folder: Path, *, texts: int = EXAMPLES, storage: optuna.storages.BaseStorage | None = None
+) -> None:
+    """Let a strategy run the search of `options`, with `texts` texts in a report; its studies are in `storage`, or in memory."""
+    plan = options.plan
     known: dict[str, Curve] = {}
 
     def of(trial: Trial) -> Curve:
@@ -126,9 +129,8 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> op
     with closing(WrittenLedger(folder / "ledger.jsonl", [lines(10, seed) for seed in range(texts)])) as ledger:
         for event in _begin(options):
             ledger.record(event)
-        simulate(Strategy(plan, ledger, study), of, workers=WORKERS)
+        simulate(Strategy(plan, ledger, storage), of, workers=WORKERS)
         ledger.record({"event": "left"})
-    return study
 
 
 def _begin(options: Options) -> list[Event]:

@@ -112,14 +112,15 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
 
     groups = defaultdict(list)
     for run in runs:
-        if run.adapter == "frozen" and run.task == "sonnet":
+        if run.adapter == "frozen" and run.task == "sonnet" and run.folds == 1:
             shared = {key: value for key, value in run.identity().items() if key not in DECODING_KEYS}
             groups[json.dumps(shared, sort_keys=True)].append(run)
     for alike in groups.values():
         if len(alike) > 1:
             with suppress(Exception):  # each says for itself what is wrong with it
                 base, data = warm.inputs(alike[0])
-                sonnet.write_ahead(build(alike[0], base, device()), data, alike, "dev")
+                model, dev = build(alike[0], base, device()), data.divided(alike[0])
+                sonnet.write_ahead(model, dev, alike, "dev")
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:

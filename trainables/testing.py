@@ -22,6 +22,7 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from gpt2core import checkpoints
+    from gpt2core.metrics import counts
     from gpt2core.tasks import TASKS
     from gpt2core.training import build, device
     from trainables import warm
@@ -34,5 +35,4 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     fetch(folder / checkpoints.BEST)
     checkpoints.load_best(folder, model)
     evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
-    statistics = evaluation.statistics
-    return {"metrics": evaluation.metrics, "statistics": None if statistics is None else statistics.tolist()}
+    return {"metrics": evaluation.metrics, "statistics": counts.to_json(evaluation.statistics)}

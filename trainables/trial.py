@@ -5,11 +5,13 @@
 - `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
 - `packed_trial`: passes on what a process reports that trains several trials together (`trainables.packs`).
 
-All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `samples`, `tables`, `data`, `notes`, and `failure`
-where the trial ended badly.
+All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`, and
+`failure` where the trial ended badly. Tune flattens mappings, so counts are JSON in one string: `statistics` is what
+`gpt2core.metrics.counts.to_json` gives, and `judged` an object of such `statistics` and of `metrics`, or None.
 """
 
 import gc
+import json
 import math
 import time
 from collections import Counter
@@ -24,6 +26,7 @@ from trainables.failures import failure_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
+    from gpt2core.tasks import Evaluation
 
 #: A Tune function, and what Tune reserves for each trial that it runs.
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
@@ -98,25 +101,27 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     """
     import torch
 
+    from gpt2core import folds
     from gpt2core.memory import process_memory_gb
     from gpt2core.steps import Step, answered
     from gpt2core.tasks import TASKS
+    from gpt2core.tasks.base import objective_of
     from gpt2core.tracing import traced
-    from gpt2core.training import Workers, loop
+    from gpt2core.training import Workers
     from trainables import warm
     from trainables.preemption import Leaving
 
     began = time.time()
     torch.set_num_threads(spec.cpus_per_worker)
-    objective = TASKS[spec.run.task].objective
     epoch, score = 0, math.nan
     failure = None
     try:
-        base, data = warm.inputs(spec.run)
+        objective = objective_of(TASKS[spec.run.task], spec.run).name
+        _, data = warm.inputs(spec.run)
         before = {"data": time.time() - began}
         folder = _checkpoints(spec, rank, size)
         leaving = Leaving(size)
-        run = loop(spec.run, base, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
+        run = folds.loop(spec.run, warm.start, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
         report = answered(run, None)
@@ -130,12 +135,12 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
             if rank == 0:
                 send(folder)
             epoch, score = report.epoch, report.metrics.get(objective, math.nan)
-            statistics = report.evaluation.statistics
             yield {
                 "epoch": epoch,
                 "objective": score,
                 "metrics": {**report.metrics, "process_memory_gb": process_memory_gb()},
-                "statistics": None if statistics is None else statistics.tolist(),
+                "statistics": json.dumps(_scores(report.evaluation)["statistics"]),
+                "judged": report.judged and json.dumps(_scores(report.judged)),
                 "samples": report.evaluation.samples,
                 "tables": report.evaluation.tables,
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
@@ -156,11 +161,18 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         yield {"epoch": epoch, "objective": score, "failure": failure.to_dict()}
 
 
+def _scores(evaluation: "Evaluation") -> dict[str, Any]:
+    """Metrics and counts as values of JSON."""
+    from gpt2core.metrics import counts
+
+    return {"metrics": evaluation.metrics, "statistics": counts.to_json(evaluation.statistics)}
+
+
 def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
     """The folder of the trial's checkpoints, with those of an earlier process, or of the run that it starts from."""
     import torch.distributed as dist
 
-    from gpt2core.checkpoints import adopt
+    from gpt2core.folds import adopt
 
     folder = local(spec.folder)
     if rank == 0:

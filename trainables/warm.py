@@ -8,7 +8,7 @@ from gpt2core.stages import first_stage, run_data, trained_first
 from gpt2core.tasks import TaskData
 from gpt2core.weights import load_model
 
-#: What decides a run's data.
+#: What decides a run's data. What chooses and what judges is divided in memory.
 DATA_KEYS = {"task", "data_dir", "model", "dev_examples", *PairKeys.model_fields}
 
 
@@ -28,7 +28,11 @@ def task_data(config: RunConfig) -> TaskData:
     return _data(RunConfig(**{key: value for key, value in config if key in DATA_KEYS}))
 
 
+def start(config: RunConfig) -> GPT2:
+    """Return the model that a run starts from; that of a round of cross-validation is its first sub-run's."""
+    return starting_model(config.model, first_stage(config))
+
+
 def inputs(config: RunConfig) -> tuple[GPT2, TaskData]:
     """Return the model that a run starts from, and its data."""
-    base = starting_model(config.model, first_stage(config))
-    return base, task_data(config)
+    return start(config), task_data(config)

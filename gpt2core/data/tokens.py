@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -99,6 +100,12 @@ class Tokens:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """SHA-256 (N,) of each example's tokens, as bytes: equal texts have equal ones, whatever their labels."""
+        found = [hashlib.sha256(self[number].astype("<i4").tobytes()).digest() for number in range(len(self))]
+        return np.array(found, dtype=object)
 
     def sample(self, count: int | None) -> "Tokens":
         """Return `count` examples, or all for None, in an order that is drawn once for all runs.

@@ -1,18 +1,21 @@
-"""Floors: chrF scores of sonnets that no model is needed for. A model's score says something only above them.
+"""Floors: scores that no neural model is needed for. A model's score says something only beside them.
 
 chrF here is corpus chrF without whitespace, so line ends and indentation do not count. `whole` scores the given lines
-too; `continuation` scores what follows them alone.
+too; `continuation` scores the 11 lines alone that follow them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpt2core.metrics.chrf import corpus_chrf
-from gpt2core.metrics.form import rhyme_share
+from gpt2core.metrics.form import GIVEN, LINES, first_lines, rhyme_share
+from gpt2core.metrics.losses import LOSSES
+from gpt2core.metrics.ngram import ngram_losses
 
-GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
+COUNTED = 2_000_000  # training tokens that an n-gram model looks at, the first ones
+ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
 
 #: (number of the sonnet, its given text, all training texts, random numbers) -> a continuation.
 Writer = Callable[[str, Sequence[str], np.random.Generator], str]
@@ -20,7 +23,7 @@ Writer = Callable[[str, Sequence[str], np.random.Generator], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """What one way that needs no model scores: for each metric its mean and standard deviation over seeds."""
+    """What one such way scores: for each metric, by its name in `Evaluation.metrics`, mean and standard deviation over seeds."""
 
     meaning: str
     scores: dict[str, tuple[float, float]]
@@ -65,18 +68,55 @@ def sonnet_floors(
     given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20
 ) -> dict[str, Floor]:
     """Score every way of WRITERS on sonnets `gold` whose first lines are `given`, over `seeds` random seeds."""
-    references = [split_given(text)[1] for text in gold]
+    references = asked_for([split_given(text)[1] for text in gold])
     result = {}
     for name, (meaning, write) in WRITERS.items():
         whole, continuation, rhymes = [], [], []
         for seed in range(seeds if name not in ("given_only", "last_line_repeated") else 1):
             random = np.random.default_rng(seed)
             texts = [write(text, train, random) for text in given]
-            sonnets = [f"{g}\n{t}" for g, t in zip(given, texts, strict=True)]
-            whole.append(corpus_chrf(sonnets, gold))
-            rhymes.append(rhyme_share(sonnets))
-            continuation.append(corpus_chrf(texts, references))
+            whole.append(corpus_chrf([f"{g}\n{t}" for g, t in zip(given, texts, strict=True)], gold))
+            continuation.append(corpus_chrf(asked_for(texts), references))
+            rhymes.append(rhyme_share(given, texts))
         scores = {"chrf_continuation": continuation, "chrf_whole": whole, "form_rhyme": rhymes}
         found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
         result[name] = Floor(meaning=meaning, scores=found)
     return result
+
+
+def asked_for(continuations: Sequence[str]) -> list[str]:
+    """Continuations without what follows the 11 lines that were asked for."""
+    return [first_lines(text, LINES - GIVEN) for text in continuations]
+
+
+def ngram_floors(
+    train: Iterable[np.ndarray],
+    held_out: Sequence[np.ndarray],
+    scored: Sequence[np.ndarray],
+    characters: np.ndarray,
+    split: str,
+) -> dict[str, Floor]:
+    """Score n-gram models of training texts on held-out ones, by the losses of LOSSES.
+
+    Texts are tokens (T,); `scored[i]` (T,) says which tokens of held-out text i count, `characters` (V,) how many
+    characters each token has. Of the training texts, the first COUNTED tokens are looked at.
+    """
+    texts = list(_first(train, COUNTED))
+    found = {}
+    for name, order in ORDERS.items():
+        losses = ngram_losses(texts, held_out, len(characters), order)
+        nats = sum(float(own[chosen].sum()) for own, chosen in zip(losses, scored, strict=True))
+        tokens = np.concatenate([text[chosen] for text, chosen in zip(held_out, scored, strict=True)])
+        counts = np.array([nats, len(tokens), characters[tokens].sum()])
+        scores = {m.on(split): (float(m.score(counts)), 0.0) for m in LOSSES.values() if m.score is not None}
+        found[name] = Floor(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
+    return found
+
+
+def _first(texts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """Texts of `count` tokens together, the last of them cut."""
+    for text in texts:
+        if count <= 0:
+            return
+        yield text[:count]
+        count -= len(text)

@@ -1,51 +1,98 @@
 """The form of a sonnet, which chrF does not see: 14 lines, rhymes ABAB CDCD EFEF GG, about ten syllables a line.
 
 Rhyme and syllables follow the CMU Pronouncing Dictionary 0.7b, in the PyPI package `pronouncing`. What it does not know counts
-neither way.
+neither way. Only what was written counts, not what was given: a writer that is silent scores 0.
 """
 
 import functools
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from gpt2core.errors import DataError
+from gpt2core.metrics.metric import Metric, named, share
 
-LINES = 14
+GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
 RHYMES = ((0, 2), (1, 3), (4, 6), (5, 7), (8, 10), (9, 11), (12, 13))  # lines that rhyme in Shakespeare's scheme
 SYLLABLES = range(9, 12)  # of a pentameter, with one more or one less
 
 Phones = tuple[str, ...]
 
 
-def form(sonnets: Sequence[str], train: Iterable[str]) -> dict[str, float]:
-    """Shares from 0 to 1, over all of some whole sonnets.
+def _of_form(name: str, direction: Literal["max", "min"]) -> Metric:
+    return Metric(name=name, direction=direction, unit="", margin=0.05, counts=name, score=share, bounds=(0.0, 1.0))
 
-    `form_lines`: sonnets of 14 lines. `form_rhyme`: rhyming pairs of lines, of those whose last words are known.
-    `form_metre`: lines of 9 to 11 syllables, of those whose words are known. `distinct_2`: different pairs of words that
-    follow each other, of all such pairs. `copied_lines`: lines that stand so in a training text.
+
+#: Shares from 0 to 1, each of the counts of its own name.
+FORM = named(
+    _of_form("form_rhyme", "max"),
+    _of_form("form_metre", "max"),
+    _of_form("form_lines", "max"),
+    _of_form("copied_lines", "min"),
+)
+
+
+def form_counts(given: Sequence[str], written: Sequence[Sequence[str]], train: Iterable[str]) -> dict[str, np.ndarray]:
+    """Counts (outputs, N, 2) of the form of continuations, for `share`: how many have a property, and how many there are.
+
+    `given` are the first lines of N sonnets, `written[i]` the N continuations of output i. Lines without a character are no
+    lines; a word that the dictionary does not know leaves its pair or line out.
+
+    `form_lines`: whole sonnets of 14 lines.
+    `form_rhyme`: pairs of lines that rhyme, of the pairs whose second line was to be written; a missing line is no rhyme.
+    `form_metre`: lines of 9 to 11 syllables, of the 11 that were asked for; a missing line is none of them.
+    `copied_lines`: written lines that stand so in a training text.
     """
-    lines = [_lines(text) for text in sonnets]
     known = {line for text in train for line in _lines(text)}
-    metres = [syllables(line) for own in lines for line in own]
-    bigrams = [pair for own in lines for pair in pairwise(_words("\n".join(own)))]
-    return {
-        "form_lines": float(np.mean([len(own) == LINES for own in lines])),
-        "form_rhyme": rhyme_share(sonnets),
-        "form_metre": _share([not counts.isdisjoint(SYLLABLES) for counts in metres if counts]),
-        "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
-        "copied_lines": _share([line in known for own in lines for line in own]),
+    rows: dict[str, list[list[tuple[int, int]]]] = {
+        "form_lines": [],
+        "form_rhyme": [],
+        "form_metre": [],
+        "copied_lines": [],
     }
+    for texts in written:
+        pairs = [(_lines(first), _lines(text)) for first, text in zip(given, texts, strict=True)]
+        rows["form_lines"].append([(int(len(first) + len(own) == LINES), 1) for first, own in pairs])
+        rows["form_rhyme"].append([_rhymes([*first, *own], len(first)) for first, own in pairs])
+        rows["form_metre"].append([_metre(own[: LINES - GIVEN]) for _, own in pairs])
+        rows["copied_lines"].append([(sum(line in known for line in own), len(own)) for _, own in pairs])
+    return {name: np.array(counts, dtype=np.int64) for name, counts in rows.items()}
 
 
-def rhyme_share(sonnets: Sequence[str]) -> float:
-    """`form_rhyme` alone: the share of the pairs of lines in Shakespeare's scheme that rhyme."""
-    rhymes = [rhyme(own[a], own[b]) for own in map(_lines, sonnets) for a, b in RHYMES if b < len(own)]
-    return _share([found for found in rhymes if found is not None])
+def rhyme_share(given: Sequence[str], texts: Sequence[str]) -> float:
+    """`form_rhyme` alone, of one continuation of each sonnet."""
+    pairs = [(_lines(first), _lines(text)) for first, text in zip(given, texts, strict=True)]
+    return float(share(np.array([_rhymes([*first, *own], len(first)) for first, own in pairs]).sum(axis=0)))
+
+
+def first_lines(text: str, count: int) -> str:
+    """A text up to its `count`-th line with a character."""
+    places = [place for place, line in enumerate(text.split("\n")) if line.strip()]
+    return text if len(places) <= count else "\n".join(text.split("\n")[: places[count - 1] + 1])
+
+
+def _rhymes(lines: Sequence[str], given: int) -> tuple[int, int]:
+    """Pairs of Shakespeare's scheme that rhyme, and pairs that count, of those whose second line is behind the `given` ones."""
+    found = [_rhyme_of(lines, a, b) for a, b in RHYMES if b >= given]
+    return sum(one is True for one in found), sum(one is not None for one in found)
+
+
+def _rhyme_of(lines: Sequence[str], a: int, b: int) -> bool | None:
+    """Whether two of some lines rhyme; not where one is missing or has no word, None where a last word is not known."""
+    if b >= len(lines) or not (_words(lines[a]) and _words(lines[b])):
+        return False
+    return rhyme(lines[a], lines[b])
+
+
+def _metre(lines: Sequence[str]) -> tuple[int, int]:
+    """Lines of 9 to 11 syllables, and how many of the 11 that were asked for count: all but those with an unknown word."""
+    sums = [syllables(line) for line in lines]
+    unknown = sum(not found and bool(_words(line)) for found, line in zip(sums, lines, strict=True))
+    return sum(not found.isdisjoint(SYLLABLES) for found in sums), LINES - GIVEN - unknown
 
 
 def rhyme(a: str, b: str) -> bool | None:
@@ -102,7 +149,3 @@ def _lines(text: str) -> list[str]:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("\u2019", "'"))
-
-
-def _share(values: Sequence[bool]) -> float:
-    return float(np.mean(values)) if values else 0.0

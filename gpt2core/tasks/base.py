@@ -1,9 +1,8 @@
 """What every task gives: rows, training examples, a loss, an evaluation and the name of its objective."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,11 +11,15 @@ from torch import Tensor
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.dividing import halves, without_fold
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
-from gpt2core.metrics.bootstrap import interval
-from gpt2core.metrics.floors import Floor
-from gpt2core.model import GPT2, Reading
+from gpt2core.lookup import nearest
+from gpt2core.metrics.floors import Floor, ngram_floors
+from gpt2core.metrics.intervals import interval
+from gpt2core.metrics.losses import LOSSES
+from gpt2core.metrics.metric import Metric
+from gpt2core.model import GPT2, IGNORE, Reading
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -48,18 +51,44 @@ class TaskData:
             return self
         return replace(self, splits={**self.splits, "dev": dev.sample(count)}, whole_dev=len(dev))
 
+    def search_part(self) -> Tokens:
+        """The texts of the dev split that a search may see where others are to confirm what it found."""
+        return halves(self.splits["dev"])[0]
+
+    def confirmation_part(self) -> Tokens:
+        """The other texts of the dev split; none where there are too few to divide."""
+        return halves(self.splits["dev"])[1]
+
+    def divided(self, config: RunConfig) -> "TaskData":
+        """The data as a single run of `config` has it; raise ConfigError for more folds than texts.
+
+        With `dev_part="search"`, `dev` is what the search sees of it, and `confirmation` the rest. With a `fold`, `train` lacks
+        it and `fold` is what it lacks.
+        """
+        splits = dict(self.splits)
+        if config.dev_part == "search":
+            splits["dev"], splits["confirmation"] = self.search_part(), self.confirmation_part()
+        if config.fold is not None:
+            splits["train"], splits["fold"] = without_fold(self.splits["train"], config.folds, config.fold)
+        return replace(self, splits=splits)
+
+    def scored_on(self, part: str) -> "TaskData":
+        """The same data with another part of it as the dev split."""
+        return replace(self, splits={**self.splits, "dev": self.splits[part]})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores of one model on one split.
 
-    `metrics` are numbers by name. `statistics` (seeds, examples, S) are counts of which the task's `score` makes its
-    objective after summing over examples: what a paired test needs. `samples` are texts that a person would like to read,
-    each a mapping of a name to what it says; `tables` are matrices by name, such as a confusion matrix.
+    `metrics` are numbers by name. `statistics` are counts by name, each (outputs, examples, S) with the examples in the
+    order of the split's tokens, and one output where nothing is drawn: of their sums a `Metric` makes its number, and from
+    them runs are compared. `samples` are texts that a person would like to read, each a mapping of a name to what it says;
+    `tables` are matrices by name, such as a confusion matrix.
     """
 
     metrics: dict[str, float]
-    statistics: np.ndarray | None = None
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
     tables: dict[str, list[list[float]]] = field(default_factory=dict)
 
@@ -68,8 +97,8 @@ class Task(Protocol):
     """A task is stateless: everything it needs comes with the call."""
 
     name: str
-    objective: str  # the metric that a search looks at
-    direction: Literal["max", "min"]
+    metrics: Mapping[str, Metric]  # by name, those that can be an objective
+    objective: str  # the one of them by which runs are judged where nothing else is said
     encoding: str  # what `encode` does, in words that change when it does: tokens in the cache are found by them
     cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
     generates: bool  # whether an evaluation writes texts, so that it takes as long as they get
@@ -111,20 +140,46 @@ class Task(Protocol):
         """Score `model` on a split."""
         ...
 
-    def score(self, statistics: np.ndarray) -> np.ndarray:
-        """Return the objective (...) of summed counts (..., S)."""
-        ...
-
     def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
         """Return what a score must be laid beside: scores that no model is needed for."""
         ...
 
 
+def objective_of(task: Task, config: RunConfig) -> Metric:
+    """Return the metric that decides between runs of `config`, and between their epochs; raise ConfigError."""
+    name = config.objective or task.objective
+    if name not in task.metrics:
+        raise ConfigError(
+            f"The value of `objective` is {name!r}, but must be a metric of the task `{task.name}`: "
+            f"{nearest(name, task.metrics)}"
+        )
+    return task.metrics[name]
+
+
+def measured(metrics: Mapping[str, Metric], statistics: Mapping[str, np.ndarray], split: str) -> dict[str, float]:
+    """Each metric that counts (outputs, examples, S) are there for, with `NAME_low` and `NAME_high` where they are known.
+
+    These are the 95% interval of one run over its examples, within the metric's bounds.
+    """
+    found = {}
+    for metric in metrics.values():
+        if metric.counts is None or metric.counts not in statistics or metric.score is None:
+            continue
+        name, one = metric.on(split), interval(statistics[metric.counts], metric.score)
+        found[name] = one.estimate
+        if one.low is not None and one.high is not None:
+            least, most = metric.bounds or (-np.inf, np.inf)
+            found[f"{name}_low"], found[f"{name}_high"] = max(one.low, least), min(one.high, most)
+    return found
+
+
 class LanguageTask:
     """What tasks of causal language modelling share."""
 
+    name: str
     cuts = False
     generates = False
+    objective = "dev_loss"
 
     def classes(self, config: RunConfig) -> int:
         """No head beside the tied one."""
@@ -153,6 +208,38 @@ class LanguageTask:
         """Each token behind the given ones, and behind the first, is predicted."""
         return np.asarray(tokens.lengths - np.maximum(tokens.given, 1))
 
+    def first_scored(self, text: np.ndarray, tokenizer: Tokenizer) -> int:
+        """The first of a text's tokens (T,) that its score may look at: learning looks at all."""
+        return 1
+
+    def scored(
+        self, tokens: Tokens, index: np.ndarray, tokenizer: Tokenizer, config: RunConfig, device: torch.device
+    ) -> tuple[Batch, Tensor]:
+        """The examples of those numbers as a batch, and the tokens (B, T) by which they are scored, IGNORE elsewhere."""
+        batch = collate(tokens, index, device)
+        first = torch.tensor([self.first_scored(tokens[int(i)], tokenizer) for i in index], device=device)
+        place = torch.arange(batch.input_ids.shape[1], device=device)
+        return batch, self.labels(batch, tokenizer, config).masked_fill(place < first[:, None], IGNORE)
+
+    def loss_floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+        """N-gram models of the training texts, on what a model is scored by where no key says otherwise."""
+        train, held_out = data.splits["train"], data.splits[split]
+        if not len(held_out):
+            return {}
+        everything = np.arange(len(held_out))
+        chosen = [np.zeros(0, dtype=bool)] * len(held_out)
+        for index in np.array_split(everything, max(1, len(held_out) // 64)):
+            _, labels = self.scored(held_out, index, data.tokenizer, RunConfig(), torch.device("cpu"))
+            for number, row in zip(index, (labels != IGNORE).numpy(), strict=True):
+                chosen[number] = row[: held_out.lengths[number]]
+        return ngram_floors(
+            (train[i] for i in range(len(train))),
+            [held_out[int(i)] for i in everything],
+            chosen,
+            data.tokenizer.characters,
+            split,
+        )
+
 
 def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: int) -> TaskData:
     """Read, validate and tokenise a task's corpus; raise DataError, or ConfigError where an example exceeds the context."""
@@ -179,56 +266,40 @@ def by_length(tokens: Tokens, batch_size: int) -> list[np.ndarray]:
 
 @torch.inference_mode()
 def loss_statistics(
-    task: Task, model: GPT2, data: TaskData, config: RunConfig, split: str, *, batch_size: int = 16
+    task: LanguageTask, model: GPT2, data: TaskData, config: RunConfig, split: str, *, batch_size: int = 16
 ) -> np.ndarray:
-    """Return (N, 2): the loss of each example of a split in nats, and what it is a sum over.
+    """Return (N, 3) for each example of a split: its loss in nats, the tokens that it is a sum over, and their characters.
 
-    Raises DivergedError where it is not finite: nothing can be generated from such a model; DataError for no examples.
+    Characters are those of UTF-8 that begin in these tokens; EOS has none. Raises DivergedError where a loss is not finite:
+    nothing can be generated from such a model; DataError for no examples.
     """
-    tokens = data.splits[split]
+    tokens, device = data.splits[split], model.wte.weight.device
     if not len(tokens):
         raise DataError(f"{data.corpus.origin}: there is no example in the {split} split to score")
-    losses = np.zeros(len(tokens))
+    characters = torch.as_tensor(data.tokenizer.characters, device=device)
+    counts = np.zeros((len(tokens), 3))
     for index in by_length(tokens, batch_size):
-        batch = collate(tokens, index, model.wte.weight.device)
-        losses[index] = task.losses(model, batch, data.tokenizer, config).double().cpu().numpy()
-    if not np.isfinite(losses).all():
-        raise DivergedError(f"The cross-entropy is {losses.sum()}")
-    return np.stack([losses, task.weights(tokens, data.tokenizer, config)], axis=1)
-
-
-def mean_loss(statistics: np.ndarray) -> np.ndarray:
-    """Mean loss (...) of summed statistics (..., 2)."""
-    return np.asarray(statistics[..., 0] / np.maximum(statistics[..., 1], 1))
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats per token; of one too large for it, a large number."""
-    return math.exp(min(loss, 700.0))
+        batch, labels = task.scored(tokens, index, data.tokenizer, config, device)
+        losses = model.losses(model.read(task.reading(batch, data.tokenizer, config)), labels)
+        there = labels != IGNORE
+        lengths = characters[labels.where(there, 0)].where(there, 0)
+        columns = (losses, there.sum(dim=1), lengths.sum(dim=1))
+        counts[index] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+    if not np.isfinite(counts).all():
+        raise DivergedError(f"The cross-entropy is {counts[:, 0].sum()}")
+    return counts
 
 
 class PerplexityTask(LanguageTask):
     """A task that is judged by how well it predicts held-out texts."""
 
-    objective = "dev_loss"
-    direction: Literal["max", "min"] = "min"
+    metrics: Mapping[str, Metric] = LOSSES
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """Cross-entropy (nats per token) with a 95% bootstrap interval over examples, and perplexity."""
-        statistics = loss_statistics(cast(Task, self), model, data, config, split)[None]
-        found = interval(statistics, self.score)
-        metrics = {
-            f"{split}_loss": found.estimate,
-            f"{split}_loss_low": found.low,
-            f"{split}_loss_high": found.high,
-            f"{split}_perplexity": perplexity(found.estimate),
-        }
-        return Evaluation(metrics=metrics, statistics=statistics)
-
-    def score(self, statistics: np.ndarray) -> np.ndarray:
-        """Nats per token."""
-        return mean_loss(statistics)
+        """Cross-entropy in nats per token, perplexity, and bits per character of the predicted tokens."""
+        statistics = {"loss": loss_statistics(self, model, data, config, split)[None]}
+        return Evaluation(metrics=measured(self.metrics, statistics, split), statistics=statistics)
 
     def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
-        """Nothing to lay beside a perplexity."""
-        return {}
+        """What n-gram models predict."""
+        return self.loss_floors(data, split)

@@ -1,7 +1,7 @@
 """What tasks of classification share: a loss over classes, accuracy with its interval, the majority class as floor."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,15 +14,39 @@ from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
 from gpt2core.distill.student import contrastive_losses
 from gpt2core.errors import ConfigError, DataError, DivergedError
-from gpt2core.metrics.bootstrap import interval
-from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1
+from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
 from gpt2core.metrics.floors import Floor
+from gpt2core.metrics.losses import mean_loss
+from gpt2core.metrics.metric import Metric, Score, named
 from gpt2core.model import GPT2, Reading, widened
-from gpt2core.tasks.base import Evaluation, TaskData
+from gpt2core.tasks.base import Evaluation, TaskData, measured
 from gpt2core.tokenizer import Tokenizer
 
 ROWS, TOKENS = 64, 16384  # at most, of a batch that is scored
 SAMPLES = 20
+
+
+def in_percent(name: str, score: Score) -> Metric:
+    """A metric in percent that is made of a confusion matrix."""
+    return Metric(
+        name=name, direction="max", unit="points", margin=1.0, counts="confusion", score=score, bounds=(0.0, 100.0)
+    )
+
+
+CLASSIFIED = named(
+    in_percent("accuracy", accuracy),
+    in_percent("macro_f1", macro_f1),
+    Metric(
+        name="dev_loss",
+        direction="min",
+        unit="nats",
+        margin=0.01,
+        digits=3,
+        counts="loss",
+        score=mean_loss,
+        bounds=(0.0, math.inf),
+    ),
+)
 
 
 class Classification:
@@ -31,8 +55,8 @@ class Classification:
     name: str
     cuts = True
     generates = False
+    metrics: Mapping[str, Metric] = CLASSIFIED
     objective = "accuracy"
-    direction: Literal["max", "min"] = "max"
     class_names: tuple[str, ...]
     column: str  # what a submission calls the predicted class
 
@@ -95,32 +119,30 @@ class Classification:
         return found
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """Accuracy with a 95% bootstrap interval over examples and macro-F1, in percent; cross-entropy in nats."""
+        """Accuracy and macro-F1 in percent, and cross-entropy in nats, each with its 95% interval over examples."""
         tokens = data.splits[split]
         gold = tokens.labels
         if not len(gold) or (gold == NO_LABEL).any():
             raise DataError(f"{data.corpus.origin}: the {split} split has no labels to score against")
         log_probabilities = self.log_probabilities(model, tokens, data.tokenizer, config)
         losses, predicted = -log_probabilities[np.arange(len(gold)), gold], log_probabilities.argmax(axis=1)
-        confusion = confusion_matrix(gold, predicted, len(self.class_names))
-        statistics = np.stack([predicted == gold, np.ones(len(gold))], axis=1)[None]
-        found = interval(statistics, self.score)
-        metrics = {
-            f"{split}_loss": float(losses.mean()),
-            "accuracy": found.estimate,
-            "accuracy_low": found.low,
-            "accuracy_high": found.high,
-            "macro_f1": macro_f1(confusion),
-            **self.further(np.exp(log_probabilities), gold, confusion),
+        counts, numbers = self.further(np.exp(log_probabilities), gold)
+        statistics = {
+            "confusion": one_hot(gold, predicted, len(self.class_names)),
+            "loss": np.stack([losses, np.ones(len(gold))], axis=1)[None],
+            **counts,
         }
-        samples = self._samples(tokens, predicted, losses)
+        confusion = confusion_matrix(gold, predicted, len(self.class_names))
         return Evaluation(
-            metrics=metrics, statistics=statistics, samples=samples, tables={"confusion": confusion.tolist()}
+            metrics={**measured(self.metrics, statistics, split), **numbers},
+            statistics=statistics,
+            samples=self._samples(tokens, predicted, losses),
+            tables={"confusion": confusion.tolist()},
         )
 
-    def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:
-        """Metrics of one task alone, from probabilities (N, K), gold classes (N,) and the confusion matrix (K, K)."""
-        return {}
+    def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Counts (1, N, S) and numbers of one task alone, from probabilities (N, K) and gold classes (N,)."""
+        return {}, {}
 
     def predict(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """The likeliest class (N,) of each example."""
@@ -131,16 +153,18 @@ class Classification:
         lines = [f"{name}, {number} \n" for name, number in zip(ids, classes, strict=True)]
         return f"id \t {self.column} \n" + "".join(lines)
 
-    def score(self, statistics: np.ndarray) -> np.ndarray:
-        """Accuracy in percent, of counts of right answers and of answers."""
-        return np.asarray(100.0 * statistics[..., 0] / np.maximum(statistics[..., 1], 1))
-
     def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
-        """The most frequent class of the training split, for every text."""
+        """The most frequent class of the training split for every text, or how frequent each is as its probability."""
         gold, classes = data.splits[split].labels, len(self.class_names)
-        majority = int(np.bincount(data.splits["train"].labels, minlength=classes).argmax())
-        confusion = confusion_matrix(gold, np.full(len(gold), majority), classes)
-        scores = {"accuracy": (accuracy(confusion), 0.0), "macro_f1": (macro_f1(confusion), 0.0)}
+        frequencies = np.bincount(data.splits["train"].labels, minlength=classes)
+        majority = int(frequencies.argmax())
+        confusion = confusion_matrix(gold, np.full(len(gold), majority), classes).ravel()
+        smooth = (frequencies + 1) / (frequencies.sum() + classes)  # a class that training lacks is not impossible
+        scores = {
+            "accuracy": (float(accuracy(confusion)), 0.0),
+            "macro_f1": (float(macro_f1(confusion)), 0.0),
+            self.metrics["dev_loss"].on(split): (float(-np.log(smooth[gold]).mean()), 0.0),
+        }
         meaning = f"always `{self.class_names[majority]}`, the most frequent class in training"
         return {"majority_class": Floor(meaning=meaning, scores=scores)}
 

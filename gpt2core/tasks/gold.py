@@ -2,7 +2,7 @@
 
 from gpt2core.data.corpus import NO_LABEL, Corpus
 from gpt2core.errors import DataError
-from gpt2core.metrics.floors import GIVEN
+from gpt2core.metrics.form import GIVEN
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.classification import Classification
 

@@ -12,9 +12,11 @@ from gpt2core.data.quora import load_quora
 from gpt2core.data.tokens import Example
 from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
-from gpt2core.metrics.classification import brier_score, calibration_error, f1_scores
+from gpt2core.metrics.classification import calibration_error, second_f1, squared_distances
+from gpt2core.metrics.losses import mean_loss
+from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, widened
-from gpt2core.tasks.classification import Classification
+from gpt2core.tasks.classification import CLASSIFIED, Classification, in_percent
 from gpt2core.tokenizer import Tokenizer
 
 #: The only prompt, of training and of all scores. It ends with a line, so that an answer is a token without a space.
@@ -26,6 +28,23 @@ class Paraphrase(Classification):
     """`config.paraphrase_head` says what answers: `binary`, a head of its own, or `cloze`, the tied head's `yes` and `no`."""
 
     name = "paraphrase"
+    metrics: Mapping[str, Metric] = {
+        **CLASSIFIED,
+        **named(
+            in_percent("f1", second_f1),  # of duplicates
+            Metric(
+                name="brier_score",
+                direction="min",
+                unit="",
+                margin=0.005,
+                digits=3,
+                counts="brier",
+                score=mean_loss,
+                bounds=(0.0, 1.0),
+            ),
+            Metric(name="calibration_error", direction="min", unit="", margin=0.01, digits=3, bounds=(0.0, 1.0)),
+        ),
+    }
     class_names = ANSWERS
     column = "Predicted_Is_Paraphrase"
     encoding = PROMPT
@@ -50,13 +69,11 @@ class Paraphrase(Classification):
             return super().read(model, hidden, tokenizer, config)
         return widened(functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]))
 
-    def further(self, probabilities: np.ndarray, gold: np.ndarray, confusion: np.ndarray) -> Mapping[str, float]:
-        """F1 of duplicates in percent; calibration error and Brier score of their probability, 0 to 1."""
-        return {
-            "f1": float(f1_scores(confusion)[1]),
-            "calibration_error": calibration_error(probabilities, gold),
-            "brier_score": brier_score(probabilities[:, 1], gold),
-        }
+    def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Squared distances of the probability of a duplicate; the calibration error, 0 to 1."""
+        distances = squared_distances(probabilities[:, 1], gold)
+        counts = {"brier": np.stack([distances, np.ones(len(gold))], axis=1)[None]}
+        return counts, {"calibration_error": calibration_error(probabilities, gold)}
 
 
 def answer_tokens(tokenizer: Tokenizer) -> list[int]:

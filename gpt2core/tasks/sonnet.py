@@ -1,7 +1,6 @@
 """Sonnet generation: the last 11 lines of a sonnet from its first 3."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,25 +9,47 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
 from gpt2core.decoding.cache import generate_once
-from gpt2core.metrics.bootstrap import interval
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
-from gpt2core.metrics.floors import Floor, sonnet_floors, split_given
-from gpt2core.metrics.form import form
+from gpt2core.metrics.diversity import distinct_n
+from gpt2core.metrics.floors import Floor, asked_for, sonnet_floors, split_given
+from gpt2core.metrics.form import FORM, GIVEN, form_counts
+from gpt2core.metrics.losses import LOSSES
+from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2
 from gpt2core.precision import for_writing
-from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, mean_loss, perplexity
+from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
 from gpt2core.timing import spending
 from gpt2core.tokenizer import Tokenizer
 
 
+def _chrf(name: str, counts: str) -> Metric:
+    return Metric(
+        name=name,
+        direction="max",
+        unit="chrF",
+        margin=1.0,
+        counts=counts,
+        score=chrf_from_statistics,
+        bounds=(0.0, 100.0),
+    )
+
+
 class Sonnet(LanguageTask):
-    """Judged by chrF of the continuation: of the whole sonnet, chrF mostly measures the 3 lines that were given."""
+    """Judged by how well the last 11 lines are predicted: chrF of texts that were written does not tell models apart.
+
+    chrF is of at most 11 written lines, for more of them are paid for; or, as in the study, of the whole sonnet with the 3
+    lines that were given.
+    """
 
     name = "sonnet"
-    objective = "chrf_continuation"
     encoding = "text, EOS"
     generates = True
-    direction: Literal["max", "min"] = "max"
+    metrics: Mapping[str, Metric] = {
+        **LOSSES,
+        **named(_chrf("chrf_continuation", "chrf"), _chrf("chrf_whole", "chrf_whole")),
+        **FORM,
+        **named(Metric(name="distinct_2", direction="max", unit="", margin=0.05, bounds=(0.0, 1.0))),
+    }
 
     def corpus(self, config: RunConfig) -> Corpus:
         """The sonnets in the study's splits."""
@@ -39,36 +60,38 @@ class Sonnet(LanguageTask):
         encoded = tokenizer.encode([row.text for row in rows])
         return [Example(row.id, row.text, [*ids, tokenizer.eos]) for row, ids in zip(rows, encoded, strict=True)]
 
-    def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """Cross-entropy and perplexity per token; chrF, whole and of the continuation, over several decoding seeds.
+    def first_scored(self, text: np.ndarray, tokenizer: Tokenizer) -> int:
+        """The first token that begins behind the given lines and their line end; EOS where nothing else does."""
+        lines = np.cumsum([tokenizer.pieces[token].count(b"\n") for token in text])
+        return min(int(np.searchsorted(lines, GIVEN)) + 1, len(text) - 1)
 
-        The interval is a 95% bootstrap over sonnets and decoding seeds. A length ratio of 1 means as long as the gold.
+    def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
+        """The loss of the continuation's tokens; chrF and form of what is written, over several decoding seeds, if any.
+
+        A length ratio of 1 means as long as the gold. `distinct_2` is the share of different pairs of words that follow each
+        other.
         """
-        loss = float(mean_loss(loss_statistics(self, model, data, config, split).sum(axis=0)))
+        loss = loss_statistics(self, model, data, config, split)
+        if not config.decode_seeds:
+            return Evaluation(
+                metrics=measured(self.metrics, {"loss": loss[None]}, split), statistics={"loss": loss[None]}
+            )
         gold = data.splits[split].texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
         with spending("generate"):
             written = continuations(model, data.tokenizer, given, config)
-        statistics = np.stack([sentence_statistics(texts, references) for texts in written])
-        found = interval(statistics, self.score)
-        lengths = [
-            len(text) / max(1, len(reference))
-            for texts in written
-            for text, reference in zip(texts, references, strict=True)
-        ]
         sonnets = [[f"{g}\n{t}" for g, t in zip(given, texts, strict=True)] for texts in written]
-        whole = interval(np.stack([sentence_statistics(texts, gold) for texts in sonnets]), self.score)
+        wanted = asked_for(references)
+        statistics = {
+            "loss": loss[None],
+            "chrf": np.stack([sentence_statistics(asked_for(texts), wanted) for texts in written]),
+            "chrf_whole": np.stack([sentence_statistics(texts, gold) for texts in sonnets]),
+            **form_counts(given, written, data.splits["train"].texts),
+        }
         metrics = {
-            f"{split}_loss": loss,
-            f"{split}_perplexity": perplexity(loss),
-            "chrf_continuation": found.estimate,
-            "chrf_continuation_low": found.low,
-            "chrf_continuation_high": found.high,
-            "chrf_whole": whole.estimate,
-            "chrf_whole_low": whole.low,
-            "chrf_whole_high": whole.high,
-            "length_ratio": float(np.mean(lengths)),
-            **form([text for texts in sonnets for text in texts], data.splits["train"].texts),
+            **measured(self.metrics, statistics, split),
+            "length_ratio": float(np.mean([_ratios(texts, references) for texts in written])),
+            "distinct_2": distinct_n([text for texts in sonnets for text in texts], 2),
         }
         samples = [
             {"id": name, "given": g, "generated": t, "gold": r}
@@ -76,14 +99,16 @@ class Sonnet(LanguageTask):
         ]
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples)
 
-    def score(self, statistics: np.ndarray) -> np.ndarray:
-        """The chrF of n-gram counts."""
-        return chrf_from_statistics(statistics)
-
     def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
-        """Sonnets written from the given lines and training lines alone."""
+        """Sonnets written from the given lines and training lines alone, and what n-gram models predict."""
         gold = data.splits[split].texts
-        return sonnet_floors([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
+        written = sonnet_floors([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
+        return written | self.loss_floors(data, split)
+
+
+def _ratios(texts: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Characters of each text in units of those of its reference."""
+    return [len(text) / max(1, len(reference)) for text, reference in zip(texts, references, strict=True)]
 
 
 def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:

@@ -3,14 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
-from gpt2core.lookup import lookup
-from gpt2core.metrics.bootstrap import interval, paired
-from gpt2core.tasks import TASKS
+from gpt2core.metrics.comparison import Mean, mean_of
+from searches.deciding.answering import runs_of_metric
 from searches.deciding.strategy import finalists
+from searches.deciding.wording import Words
 from searches.question import Plan
 from searches.running.ledger import Ledger, State, Trial
 from trainables.testing import score_all
@@ -43,27 +41,28 @@ def repeats(state: State, name: str) -> list[Trial]:
     return state.replicates(name) or [state.trials[name]]
 
 
-def result(plan: Plan, state: State, winner: str | None) -> dict[str, Any] | None:
-    """What the test split says of the winner, else of the best on dev, and of the baseline; None where it was not touched."""
+def result(plan: Plan, state: State) -> dict[str, Any] | None:
+    """What the test split says of the settings that were compared; None where it was not touched, or judged them already."""
     names = finalists(state, plan)
-    scored = {name: [state.tests.get(trial.name) for trial in repeats(state, name)] for name in names}
-    if not scored or any(event is None for events in scored.values() for event in events):
+    tested = {name: [state.tests.get(trial.name) for trial in repeats(state, name)] for name in names}
+    if (
+        plan.comparing.on == "test"
+        or not tested
+        or any(event is None for events in tested.values() for event in events)
+    ):
         return None
-    score = lookup(TASKS, plan.task, "task").score
-    counts = {
-        name: np.concatenate([np.asarray(event["statistics"]) for event in events if event is not None])
-        for name, events in scored.items()
-    }
-    rows = {name: vars(interval(found, score)) for name, found in counts.items()}
-    best, baseline = winner if winner in names[:-1] else names[0], names[-1]
-    difference = paired(counts[best], counts[baseline], score, seed=plan.seed)
+    metric, words = plan.metric, Words(plan.metric)
+    on_test = replace(metric, name=metric.on("test"))
+    runs = {name: runs_of_metric([event for event in events if event], on_test) for name, events in tested.items()}
+    scores = {name: mean_of(side) for name, side in runs.items() if side is not None}
+    told = ", ".join(f"trial {name} {_with_interval(score, words)}" for name, score in scores.items())
     return {
-        "scores": rows,
-        **vars(difference),
-        "text": (
-            f"On the test split, touched once: {plan.objective} of trial {best} {rows[best]['estimate']:.2f} "
-            f"[{rows[best]['low']:.2f}, {rows[best]['high']:.2f}], of the baseline {baseline} "
-            f"{rows[baseline]['estimate']:.2f} [{rows[baseline]['low']:.2f}, {rows[baseline]['high']:.2f}]; difference "
-            f"{difference.estimate:+.2f} [{difference.low:.2f}, {difference.high:.2f}], p = {difference.p_value:.3f}."
-        ),
+        "scores": {name: vars(score) for name, score in scores.items()},
+        "text": f"On the test split, touched once: {words.name} of {told}.",
     }
+
+
+def _with_interval(score: Mean, words: Words) -> str:
+    if score.low is None or score.high is None:
+        return words.number(score.estimate)
+    return f"{words.number(score.estimate)} [{words.number(score.low)}, {words.number(score.high)}]"

@@ -7,7 +7,7 @@ was told, not from how often the search was interrupted.
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def nsga2(plan: Plan, seed: int) -> "BaseSampler":
     """Non-dominated sorting genetic algorithm II (Deb et al. 2002): for several objectives."""
     from optuna.samplers import NSGAIISampler
 
-    size = max(4, min(50, plan.profile.trials // 4))
+    size = max(4, min(50, plan.trials // 4))
     return NSGAIISampler(seed=seed, population_size=size)
 
 
@@ -141,9 +141,9 @@ def values(domain: Domain) -> list[Any]:
     return [domain.low, *inner, domain.high]
 
 
-def size(plan: Plan) -> int | None:
+def size(plan: Plan, space: Mapping[str, Domain]) -> int | None:
     """How many points a grid has at most, or a space that has finitely many; None for any other. Raises ConfigError."""
-    domains, grid = plan.space.values(), plan.method.sampler == "grid"
+    domains, grid = space.values(), plan.method.sampler == "grid"
     if not grid and not all(isinstance(domain, Choice) for domain in domains):
         return None
     found = math.prod(len(values(domain)) for domain in domains)
@@ -152,14 +152,13 @@ def size(plan: Plan) -> int | None:
     return found if found <= LARGEST else None
 
 
-def points(plan: Plan) -> list[dict[str, Any]] | None:
-    """All points of such a plan, shuffled; None where there are not finitely many. Raises ConfigError.
+def points(plan: Plan, space: Mapping[str, Domain]) -> list[dict[str, Any]] | None:
+    """All points of such a space, shuffled; None where there are not finitely many. Raises ConfigError.
 
     Optuna's own GridSampler wants a loop of Optuna's own.
     """
-    if size(plan) is None:
+    if size(plan, space) is None:
         return None
-    domains = plan.space
-    found = [dict(zip(domains, point, strict=True)) for point in itertools.product(*map(values, domains.values()))]
+    found = [dict(zip(space, point, strict=True)) for point in itertools.product(*map(values, space.values()))]
     np.random.default_rng(plan.seed).shuffle(found)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from searches.deciding.strategy import AHEAD, Strategy
+from searches.deciding.strategy import Strategy
 from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, Trial
 
 
@@ -62,7 +62,7 @@ def simulate(strategy: Strategy, curves: Curves, *, workers: int, budget: float 
     """
     state, plan = strategy.ledger.state, strategy.plan
     if not state.lag:
-        strategy.ledger.record({"event": "lag", "trials": AHEAD * workers})
+        strategy.ledger.record({"event": "lag", "trials": strategy.plan.profile.ahead})
     sign = 1 if plan.direction == "max" else -1
     now, spent, best, course = 0.0, 0.0, -math.inf, []
     unfinished = [trial for trial in state.trials.values() if trial.status == RUNNING]

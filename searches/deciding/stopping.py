@@ -7,6 +7,7 @@ reported behind the rung does not count.
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -46,7 +47,8 @@ class Halving:
 
     At a rung, a trial goes on if fewer than one in REDUCTION of the trials so far, itself among them, are better. With several
     objectives, better is who lies in an earlier front of non-dominated trials (as Schmucker et al. 2021, arXiv 2106.12639,
-    rank them). Trials of known points run to their end, but others are measured by them.
+    rank them). Trials of known points run to their end, but others are measured by them. Where the question is about a factor, a
+    trial is measured beside those of its own value alone: each value has the same budget.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -56,7 +58,7 @@ class Halving:
         while rung < plan.epochs:
             self.rungs.append(rung)
             rung *= REDUCTION
-        self.scores: dict[int, Scores] = {rung: Scores() for rung in self.rungs}
+        self.scores: dict[tuple[int, str], Scores] = defaultdict(Scores)  # of each rung and value of the factor
         self.next = dict.fromkeys(self.rungs, 0)  # the trial that each rung waits for
 
     def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
@@ -80,7 +82,8 @@ class Halving:
         found = values(trial, self.plan, rung)
         if found is None:
             return True
-        better, count = self.scores[rung].add(found)
+        level = self.plan.level_of(trial.point).name if self.plan.balanced else ""
+        better, count = self.scores[rung, level].add(found)
         if better >= (count + 1) / REDUCTION and count and trial.origin == "sampler":
             stop(trial, rung)
         return True

@@ -1,4 +1,4 @@
-"""What a search may claim: the winner against the baseline on fresh seeds, and both against the floors."""
+"""What a search has found: its trials, what was compared on fresh seeds, and the answer to its question."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.config import RunConfig
-from gpt2core.lookup import lookup
-from gpt2core.metrics.bootstrap import paired
-from gpt2core.tasks import TASKS
-from searches.deciding import final
+from gpt2core.metrics.comparison import Mean, Runs, mean_of
+from searches.deciding import final, wording
+from searches.deciding.answering import Finding, find, reliability, replicates, rows
+from searches.deciding.comparing import Judges
+from searches.deciding.decision import UNDECIDED, Decision
+from searches.deciding.effects import effects
 from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible, ranked
 from searches.deciding.stopping import dominates
 from searches.deciding.strategy import finalists
-from searches.question import Choice, Plan
-from searches.running.budget import BUDGET
+from searches.question import Plan
 from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, State, Trial
 from searches.words import count
-
-LEVEL = 0.05  # a difference whose p is above this is not called one
 
 
 def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[str, str]) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
     sign = 1 if plan.direction == "max" else -1
     best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
     costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
-    verdict = _verdict(plan, state)
+    answer, exploration = _answer(plan, state, best, scored)
     allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
@@ -51,14 +49,15 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         "method": plan.method.to_dict(),
         "costs": costs,
         "pareto": pareto(allowed, {plan.objective: sign, **dict.fromkeys(costs, -1)}),
-        "best_by": {
-            key: _best_by(key, scored, sign)
-            for key, domain in search.scientific.items()
-            if key in plan.space and isinstance(domain, Choice)
-        },
         "floors": state.floors,
-        "verdict": verdict,
-        "test": final.result(plan, state, verdict["winner"]),
+        "answer": answer,
+        "effects": exploration,
+        "reliability": reliability(plan, state, finalists(state, plan)),
+        "metrics": {
+            name: {"direction": of.direction, "unit": of.unit, "digits": of.digits, "margin": of.margin}
+            for name, of in plan.metrics.items()
+        },
+        "test": final.result(plan, state),
         "counts": {
             "trials": len(statuses),
             "completed": statuses.count(COMPLETED),
@@ -117,104 +116,166 @@ def pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
     return [name for name in known if name in front]
 
 
-def _best_by(key: str, scored: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
-    """For each value of a scientific key, the best score that any nuisance setting gave it."""
-    scored = [row for row in scored if key in RunConfig.of(row["config"]).identity()]  # full tuning has no rank
-    values: dict[Any, dict[str, Any]] = {}
-    for row in sorted(scored, key=lambda row: sign * row["score"]):
-        values[row["point"][key]] = row  # the last one, the best, stays
-    tried = {value: sum(row["point"][key] == value for row in scored) for value in values}
-    return [
-        {"value": value, "trials": tried[value], "score": row["score"], "best_trial": row["id"]}
-        for value, row in sorted(values.items(), key=lambda item: str(item[0]).zfill(12))
-    ]
-
-
-def _verdict(plan: Plan, state: State) -> dict[str, Any]:
-    """The best trials against the baseline on fresh seeds: the best of those that are surely better wins, else nobody.
-
-    p-values are corrected for how many are compared (Holm 1979).
-    """
-    names = finalists(state, plan)
-    if not names:
-        return {"winner": None, "text": _no_score(plan, state)}
-    *challengers, baseline = names
-    found = {name: _statistics(plan, state, name) for name in names}
-    if any(statistics is None for statistics in found.values()):
-        return {"winner": None, "text": "no significant winner: the finalists were not repeated with fresh seeds"}
-    compared = [_compare(plan, name, found[name], found[baseline]) for name in challengers]
-    for row, p in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
-        row["p_value"] = p
-    sign = 1 if plan.direction == "max" else -1
-    surely = {row["trial"]: row["p_value"] < LEVEL and sign * row["difference"] for row in compared}  # False: not sure
-    best = max(compared, key=lambda row: (surely[row["trial"]] > 0, sign * row["difference"]))
-    winner = best["trial"] if surely[best["trial"]] > 0 else None
-    if all(difference < 0 for difference in surely.values()):
-        winner = baseline
-    head = f"trial {winner} wins" if winner else "no significant winner"
-    rows = next(statistics for statistics in found.values() if statistics is not None)
-    seeds = count(min(len(_counted(state, name)) for name in names), "fresh training seed")
-    evidence = (
-        f"trial {best['trial']} against the baseline {baseline} on {plan.objective}: difference {best['difference']:+.2f} "
-        f"[{best['low']:.2f}, {best['high']:.2f}], p = {best['p_value']:.3f}"
-        + (f" (Holm, {len(compared)} compared)" if len(compared) > 1 else "")
-        + f"; {seeds} each, {count(rows.shape[0], 'output')} of each of "
-        f"{rows.shape[1]} examples, paired bootstrap"
+def _answer(
+    plan: Plan, state: State, best: dict[str, Any] | None, scored: list[dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The answer, and the exploration of what else mattered."""
+    finding = find(plan, state, finalists(state, plan))
+    decision = (
+        finding.decision if finding else Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_nothing(plan, state))
     )
-    floor = _floor(plan, state, state.trials[best["trial"]].score(plan.objective, plan.direction))
+    metric, table = plan.metric, rows(plan, state, finding)
+    factor = list(plan.levels[0].point) if plan.has_factor else []
+    name = listed_keys(factor)
+    exploration = effects(
+        [row for row in scored if row["status"] in (COMPLETED, STOPPED)], plan.space, plan.direction, factor
+    )
+    scope = _scope(plan, state, finding)
+    text = _sentences(plan, state, finding, decision, table, name)
+    if mattered := wording.mattered(exploration, metric, factor):
+        text.append(mattered)
+    winner = finding.trials[decision.winner] if finding and decision.winner else None
     return {
+        "text": " ".join(text),
+        "outcome": decision.outcome,
+        "factor": {"name": name, "keys": factor} if plan.compares_each else None,
+        "metric": {
+            "name": metric.name,
+            "direction": metric.direction,
+            "unit": metric.unit,
+            "margin": plan.margin,
+            "digits": metric.digits,
+        },
+        "rows": table,
+        "pairs": [
+            {
+                "a": pair.a,
+                "b": pair.b,
+                "difference": pair.difference.estimate,
+                "low": pair.difference.low,
+                "high": pair.difference.high,
+                "p_value": pair.p_value,
+            }
+            for pair in decision.pairs
+        ],
+        "test": {"p_value": decision.p_value, "level": decision.level, "anova": decision.anova},
+        "excluded": decision.excluded,
+        "decided": decision.outcome != UNDECIDED,
+        "seeds": decision.seeds,
+        "looks": list(plan.design.looks) if plan.design else [],
+        "seeds_needed": decision.needed,
+        "needs_texts": decision.needs_texts,
         "winner": winner,
-        "compared": names,
-        **{key: best[key] for key in ("difference", "low", "high", "p_value")},
-        "comparisons": compared,
-        "text": f"{head}. {evidence}. {floor}".strip(),
-    }
+        "chosen": _chosen(plan, table, winner, best),
+        "best": list(decision.best),
+        "reference": next((trial.name for trial in state.searched if trial.origin == "baseline"), None),
+        "scope": scope,
+        "notes": _notes(plan, state, finding, table, best),
+        "evidence": wording.evidence(decision, metric, scope) if finding else [],
+    }, exploration
 
 
-def _no_score(plan: Plan, state: State) -> str:
+def listed_keys(keys: Sequence[str]) -> str:
+    """The keys of a factor as its name."""
+    return " and ".join(key.replace("_", " ") for key in keys)
+
+
+def _sentences(
+    plan: Plan, state: State, finding: Finding | None, decision: Decision, table: list[dict[str, Any]], name: str
+) -> list[str]:
+    if plan.compares_each:
+        found = wording.about_factor(name, decision, table, plan.metric, plan.margin)
+    elif finding is None or finding.reference is None:
+        found = [f"Not decided: {decision.reason}."]
+    else:
+        points = {title: state.trials[trial].point for title, trial in finding.trials.items()}
+        found = wording.about_best(decision, table, points, finding.reference, plan.metric, plan.margin)
+    if finding and decision.outcome == UNDECIDED and decision.seeds > 1:
+        found.append(wording.visible(table, plan.metric, decision.seeds, len(decision.pairs)))
+    return [sentence for sentence in found if sentence]
+
+
+def _nothing(plan: Plan, state: State) -> str:
+    """Why nothing could be compared."""
     limits = " and ".join(map(str, plan.method.limits))
     if limits and not any(feasible(trial, plan) for trial in state.searched):
-        return f"no winner: no trial keeps {limits}"
-    return "no winner: no trial beside the baseline has a score to compare"
+        return f"no trial keeps {limits}"
+    if not finalists(state, plan):
+        return "there are no two settings with a score to compare"
+    return "nothing was run again on fresh seeds"
 
 
-def _compare(plan: Plan, name: str, challenger: np.ndarray | None, baseline: np.ndarray | None) -> dict[str, Any]:
-    assert challenger is not None
-    assert baseline is not None
-    result = paired(challenger, baseline, lookup(TASKS, plan.task, "task").score, seed=plan.seed)
-    values = {"difference": result.estimate, "low": result.low, "high": result.high, "p_value": result.p_value}
-    return {"trial": name, **values}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in their own order (Holm 1979): the family-wise error stays at the level."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
-    return corrected
-
-
-def _counted(state: State, name: str) -> list[Trial]:
-    """A trial's replicates, but those that a budget cut short: they did not run on equal terms."""
-    return [repeat for repeat in state.replicates(name) if repeat.reason != BUDGET]
-
-
-def _statistics(plan: Plan, state: State, name: str) -> np.ndarray | None:
-    """The counts (seeds, examples, S) of a trial's replicates, each at its own best epoch."""
-    best = [r.best(plan.objective, plan.direction) for r in _counted(state, name)]
-    found = [np.asarray(report["statistics"]) for report in best if report and report["statistics"]]
-    return np.concatenate(found) if found else None
-
-
-def _floor(plan: Plan, state: State, score: float | None) -> str:
-    objective, sign = plan.objective, 1 if plan.direction == "max" else -1
-    known = {floor["meaning"]: floor["scores"][objective][0] for floor in state.floors.values()}
-    meaning, highest = max(known.items(), key=lambda item: sign * item[1], default=("", -sign * float("inf")))
-    if score is None or sign * highest < sign * score:
+def _scope(plan: Plan, state: State, finding: Finding | None) -> str:
+    if finding is None:
         return ""
-    return (
-        f"Beware: even the best score, {score:.2f}, is no better than what no model is needed for "
-        f"({meaning}: {highest:.2f})."
+    seeds = finding.decision.seeds
+    fresh = f"{count(seeds, 'fresh seed')} each" if seeds else "no complete set of seeds"
+    judging = state.judges
+    texts = Judges(**judging).words if judging else "the dev texts"
+    return wording.scope_text(finding.decision, texts, fresh)
+
+
+def _chosen(plan: Plan, table: list[dict[str, Any]], winner: str | None, best: dict[str, Any] | None) -> str | None:
+    """The trial of the model folder: the winner, else the best mean on fresh seeds, else the best score."""
+    sign = 1 if plan.direction == "max" else -1
+    confirmed = [row for row in table if row["stable"] and row["mean"] is not None]
+    leading = max(confirmed, key=lambda row: sign * row["mean"], default=None)
+    return winner or (leading["trial"] if leading else None) or (best["id"] if best else None)
+
+
+def _notes(
+    plan: Plan, state: State, finding: Finding | None, table: list[dict[str, Any]], best: dict[str, Any] | None
+) -> list[str]:
+    """What takes weight from the answer, each in a sentence."""
+    notes = []
+    for row in table:
+        if row["failed"]:
+            reasons = "; ".join(
+                sorted({state.trials[name].reason or state.trials[name].status for name in row["failed"]})
+            )
+            runs = count(len(row["failed"]), "run")
+            notes.append(f"{row['name']} is unstable: {runs} on a fresh seed failed ({reasons}), so it cannot win.")
+    if finding and plan.design and finding.decision.seeds < plan.design.looks[0]:
+        planned = count(plan.design.looks[0], "seed")
+        notes.append(f"The comparison was planned for {planned} each; this is how it stands before that.")
+    one = plan.config(plan.search.baseline)
+    if finding and one.adapter == "frozen" and one.first_task is None:
+        notes.append(
+            f"There is one tuned model, and {count(finding.decision.seeds, 'sampling seed')}: other trainings may differ."
+        )
+    notes += [note for note in [_baseline_note(plan, state, finding, table, best)] if note]
+    return notes
+
+
+def _baseline_note(
+    plan: Plan, state: State, finding: Finding | None, table: list[dict[str, Any]], best: dict[str, Any] | None
+) -> str:
+    """Whether even the best is no better than a trivial baseline; nothing where it surely is."""
+    metric, sign = plan.metric, 1 if plan.direction == "max" else -1
+    known = {floor["meaning"]: floor["scores"].get(metric.name) for floor in state.floors.values()}
+    meaning, value = max(
+        ((words, score[0]) for words, score in known.items() if score),
+        key=lambda item: sign * item[1],
+        default=("", math.nan),
     )
+    if best is None or not math.isfinite(value):
+        return ""
+    score = _on_dev(plan, state, _chosen(plan, table, None, best)) or Mean(estimate=best["score"])
+    ends = [score.estimate if end is None else end for end in (score.low, score.high)]
+    words = wording.Words(metric)
+    shown = words.number(score.estimate) + (
+        "" if score.low is None else f" [{words.number(ends[0])}, {words.number(ends[1])}]"
+    )
+    beside = f"a trivial baseline ({meaning}: {words.number(value)})"
+    if sign * score.estimate <= sign * value:
+        return f"Even the best, {words.name} {shown}, is no better than {beside}."
+    if min(sign * end for end in ends) <= sign * value:
+        return f"The best, {words.name} {shown}, is not surely better than {beside}."
+    return ""
+
+
+def _on_dev(plan: Plan, state: State, name: str | None) -> Mean | None:
+    """The mean of a trial's replicates on the dev texts that chose their epochs, with its interval over seeds."""
+    again = replicates(state, name) if name else {}
+    scores = [score for trial in again.values() if (score := trial.score(plan.objective, plan.direction)) is not None]
+    return mean_of(Runs(scores=np.array(scores))) if scores else None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,14 @@ def mean(ranges: Sequence[Range]) -> Range:
     return total * (1 / max(1, len(ranges)))
 
 
-def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) -> list[dict[str, Any]]:
-    """Rows of what the whole search takes: `what`, `predicted`, `low`, `high`."""
+def predict(
+    plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None, again_cost: float = 1.0
+) -> list[dict[str, Any]]:
+    """Rows of what the whole search takes: `what`, `predicted`, `low`, `high`.
+
+    `again_cost` is what a run on a fresh seed takes in units of a trial. With `--until decided`, the least is what the first look
+    takes, the most what the last one does.
+    """
     trials, replicates = trials_of(plan), plan.replicates
     known = outlook.known[:trials]
     drawn = trials - len(known)
@@ -99,8 +105,9 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
     count = trials + replicates
     start = GROUP if spec.grouped else PROCESS * (min(spec.concurrent, count) / count)  # of a trial, on average
     search = sum((cost.seconds(most) for cost in known), of_drawn * drawn) + start * trials + outlook.once
-    again = known[0].seconds(most) * plan.profile.replicates + start * replicates
-    again = again + mean(whole) * (plan.profile.confirm * plan.profile.replicates)
+    again = (mean(whole) * again_cost + start) * replicates
+    if plan.design:
+        again = replace(again, low=again.low * plan.design.looks[0] / plan.design.most)
     running = search + again
     wall = (
         START
@@ -129,7 +136,10 @@ def predict(plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None) 
 
 def trials_of(plan: Plan) -> int:
     """How many trials there will be: as asked for, or all points of a smaller space."""
-    return min(plan.profile.trials, size(plan) or plan.profile.trials)
+    if not plan.balanced:
+        return min(plan.trials, size(plan, plan.space) or plan.trials)
+    spaces = [{key: plan.space[key] for key in level.active} for level in plan.levels]
+    return sum(min(plan.per_level, size(plan, space) or plan.per_level) for space in spaces)
 
 
 def _side_by_side(total: Range, one: Range, count: int, spec: TrialSpec) -> Range:

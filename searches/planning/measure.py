@@ -22,6 +22,7 @@ from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, thre
 from gpt2core.stages import first_stage
 from gpt2core.storage import size
 from gpt2core.training import epoch_sizes
+from searches.deciding.comparing import judges_of
 from searches.options import Options
 from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
 from searches.planning.generation import pairs_seconds
@@ -124,9 +125,12 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
     with threads(spec.cpus_per_worker):
         outlook = _outlook(known, drawn, Meter(workers=spec.workers, pack=spec.pack, patience=patience))
+    if (folds := plan.comparing.folds) > 1:
+        known_costs, drawn_costs = ([_in_folds(one, folds) for one in part] for part in (outlook.known, outlook.drawn))
+        outlook = replace(outlook, known=known_costs, drawn=drawn_costs)
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
-    rows = predict(plan, outlook, spec, price)
+    rows = predict(plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0])).cost)
     whole = next(row for row in rows if row["what"] == "seconds of a whole trial")
     notes = _notes(plan, spec)
     starting_model.cache_clear()  # trials hold the weights; this process need not
@@ -159,8 +163,14 @@ def draw(domain: Domain, random: np.random.Generator) -> Any:
 
 
 def _config(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
-    """A point's run; where pairs are to be generated first, without them: nothing can be timed on what is not there yet."""
-    return plan.config(point, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
+    """A point's run without folds, and without pairs that are to be generated first: they cannot be timed before they exist."""
+    alone = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
+    return plan.config(point, **alone, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
+
+
+def _in_folds(cost: TrialCost, folds: int) -> TrialCost:
+    """What a trial takes that is scored by cross-validation: each fold is trained on all the others."""
+    return replace(cost, step=cost.step * (folds - 1), evaluation=cost.evaluation * folds, disk_gb=cost.disk_gb * folds)
 
 
 def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Outlook:

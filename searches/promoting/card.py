@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gpt2core.commands import COSTS
 from gpt2core.config import PATTERNED, RunConfig
+from gpt2core.metrics.metric import Metric
 from gpt2core.promoted import PLACES, is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
@@ -20,6 +21,7 @@ from searches.promoting.finished import Promotion
 from searches.promoting.terms import base_terms, hub_data, licence, text_terms
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
+from searches.showing.numbers import with_interval
 from searches.words import count, point_text, value_text
 
 #: What the hub calls our metrics, where it has a name for them.
@@ -41,7 +43,7 @@ def model_card(p: Promotion, name: str) -> ModelCard:
     parts = [
         f"# {name}",
         _what(p),
-        _verdict(p),
+        _answer(p),
         _scores(p),
         _training(p),
         _use(p),
@@ -122,52 +124,76 @@ def _what(p: Promotion) -> str:
     )
 
 
-def _verdict(p: Promotion) -> str:
-    found = p.found
+def _answer(p: Promotion) -> str:
+    found, answer = p.found, p.found.answer or {}
     question = found.summary["question"] if found.summary else "not known: the search has not come to its end"
     left = f"\n\n{count(found.unfinished, 'trial')} had not ended when this was written." if found.unfinished else ""
     claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
+    scope = answer.get("scope", "")
+    lines = [line for line in answer.get("evidence", []) if line != scope]
+    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    holds = f"\n\n**Scope:** {scope}" if scope else ""
+    notes = "".join(f"\n\n**Note:** {note}" for note in answer.get("notes", []))
     return (
-        f"## Question and verdict\n\n**Question:** {question}\n\n**Verdict:** {found.verdict}\n\n"
+        f"## Question and answer\n\n**Question:** {question}\n\n**Answer:** {found.answer_text}{evidence}{holds}{notes}\n\n"
         f"**Why this trial:** {p.chosen.why}.{claim}{left}"
     )
 
 
 def _scores(p: Promotion) -> str:
-    objective, found = p.found.objective, p.found
+    metric, found = p.found.metric, p.found
     searched = count(len(found.state.searched), "trial")
-    want = "more is better" if found.direction == "max" else "less is better"
-    baseline = [t for t in found.state.searched if t.origin == "baseline" and t is not p.trial]
-    rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, objective)]
+    want = "more is better" if metric.direction == "max" else "less is better"
+    reference = [t for t in found.state.searched if t.origin == "baseline" and t is not p.trial]
+    rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, metric)]
     rows += [
         _trial_row(f"the same with fresh seed {t.run['seed']}", t, p) for t in found.state.replicates(p.trial.name)
     ]
-    rows += [_trial_row(f"the baseline, trial {t.name}", t, p) for t in baseline]
-    rows += [
-        f"| floor, no model: {_cell(floor['meaning'])} | {floor['scores'][objective][0]:.2f} ± "
-        f"{floor['scores'][objective][1]:.2f} | |"
-        for floor in found.state.floors.values()
-        if objective in floor["scores"]
-    ]
-    others = [_score_row(_readable(metric), p.metrics, metric) for metric in _others(p)]
+    rows += [_trial_row(f"the reference, trial {t.name}", t, p) for t in reference]
+    rows += [_baseline_row(floor, metric) for floor in found.state.floors.values() if metric.name in floor["scores"]]
+    others = [_score_row(_readable(name), p.metrics, _metric(p, name)) for name in _others(p)]
     return "\n".join(
         [
             "## Scores\n",
             f"All are of the **dev** split. The search looked at it to choose among {searched}, so the score of the chosen "
-            f"one is too good by what that choice gave it. {_test(p)}\n",
-            f"| {_readable(objective)} ({want}) | score | 95% interval |\n|---|---:|---|",
+            f"one is too good by what that choice gave it. Intervals are over texts. {_fresh(p)}{_test(p)}\n",
+            f"| {_readable(metric.name)} ({want}) | score | 95% interval |\n|---|---:|---|",
             *rows,
             *(["\n| other measures of this model | value | 95% interval |\n|---|---:|---|", *others] if others else []),
         ]
     )
 
 
+def _metric(p: Promotion, name: str) -> Metric | str:
+    """A metric of the task, or the name of what is none."""
+    return TASKS[p.config.task].metrics.get(name, name)
+
+
+def _baseline_row(floor: Mapping[str, Any], metric: Metric) -> str:
+    mean, sd = floor["scores"][metric.name]
+    spread = f" ± {sd:.{metric.digits}f}" if sd else ""
+    return f"| trivial baseline: {_cell(floor['meaning'])} | {mean:.{metric.digits}f}{spread} | |"
+
+
+def _fresh(p: Promotion) -> str:
+    """The mean of the configuration's runs on fresh seeds, as the answer has it."""
+    rows = (p.found.answer or {}).get("rows", [])
+    row = next((row for row in rows if row["trial"] == p.trial.name and row["mean"] is not None), None)
+    if row is None:
+        return ""
+    score = with_interval(row["mean"], row["low"], row["high"], p.found.metric.digits)
+    return (
+        f"On texts that the search did not use, {count(len(row['runs']), 'run')} on fresh seeds had a mean of {score}. "
+    )
+
+
 def _test(p: Promotion) -> str:
-    """What the search's one look at the test split said of this trial and the baseline."""
+    """What the search's one look at the test split said of this trial and the others."""
     found = (p.found.summary or {}).get("test") or {"scores": {}}
     if p.trial.name not in found["scores"]:
         return "The test split was not scored for this trial."
-    shown = {name: f"{s['estimate']:.2f} ({s['low']:.2f} to {s['high']:.2f})" for name, s in found["scores"].items()}
+    digits = p.found.metric.digits
+    shown = {name: with_interval(s["estimate"], s["low"], s["high"], digits) for name, s in found["scores"].items()}
     mine = shown.pop(p.trial.name)
     others = "".join(f", that of trial {name} {score}" for name, score in shown.items())
     return (
@@ -185,16 +211,17 @@ def _others(p: Promotion) -> list[str]:
 
 def _trial_row(label: str, trial: Trial, p: Promotion) -> str:
     best = trial.best(p.found.objective, p.found.direction)
-    return _score_row(label, best["metrics"] if best else {}, p.found.objective)
+    return _score_row(label, best["metrics"] if best else {}, p.found.metric)
 
 
-def _score_row(label: str, metrics: Mapping[str, float], metric: str) -> str:
-    if metric not in metrics:
+def _score_row(label: str, metrics: Mapping[str, float], metric: Metric | str) -> str:
+    name = metric if isinstance(metric, str) else metric.name
+    if name not in metrics:
         return f"| {label} | none | |"
-    interval = (
-        f"{metrics[f'{metric}_low']:.2f} to {metrics[f'{metric}_high']:.2f}" if f"{metric}_low" in metrics else ""
-    )
-    value = f"{metrics[metric]:.2f}" if interval else f"{metrics[metric]:.4g}"
+    digits = 2 if isinstance(metric, str) else metric.digits
+    low, high = (metrics.get(f"{name}{end}") for end in BOUNDS)
+    interval = "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    value = f"{metrics[name]:.4g}" if isinstance(metric, str) and not interval else f"{metrics[name]:.{digits}f}"
     return f"| {label} | {value} | {interval} |"
 
 

@@ -10,7 +10,9 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
 from gpt2core.export import Format
 from gpt2core.lookup import nearest
+from gpt2core.metrics.metric import Metric
 from gpt2core.tasks import TASKS
+from gpt2core.tasks.base import objective_of
 from searches.options import search_folder
 from searches.running.ledger import RUNNING, State, Trial, read_search
 
@@ -33,14 +35,20 @@ class Finished:
         return str(next(iter(self.state.trials.values())).run["task"])
 
     @property
+    def metric(self) -> Metric:
+        """The metric that decides; raise ConfigError for one that the task has not."""
+        first = next(iter(self.state.trials.values()))
+        return objective_of(TASKS[self.task], RunConfig.of(first.run))
+
+    @property
     def objective(self) -> str:
-        """The metric that decides."""
-        return str(TASKS[self.task].objective)
+        """The name of the metric that decides."""
+        return self.metric.name
 
     @property
     def direction(self) -> str:
         """Whether the objective is to be large or small."""
-        return str(TASKS[self.task].direction)
+        return self.metric.direction
 
     @property
     def unfinished(self) -> int:
@@ -48,16 +56,19 @@ class Finished:
         return sum(trial.status == RUNNING for trial in self.state.trials.values())
 
     @property
-    def verdict(self) -> str:
-        """The verdict in full."""
-        if self.summary is not None:
-            return str(self.summary["verdict"]["text"])
-        return "no verdict yet: the search has not come to its end"
+    def answer(self) -> Summary | None:
+        """The answer; None where the search has not come to its end."""
+        return None if self.summary is None else self.summary["answer"]
+
+    @property
+    def answer_text(self) -> str:
+        """The answer in full."""
+        return "not known yet: the search has not come to its end" if self.answer is None else str(self.answer["text"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A trial, why it is this one, and whether the verdict names it."""
+    """A trial, why it is this one, and whether the answer names it as the winner."""
 
     trial: Trial
     why: str
@@ -84,9 +95,10 @@ def _summary(folder: Path, state: State) -> Summary | None:
 
 
 def choose(found: Finished, asked: str | None) -> Chosen:
-    """Return the trial that was asked for, else the one that the verdict names, else that of the best score; raise UserError."""
+    """Return the trial that was asked for, else the winner, else the one that the answer chose; raise UserError."""
     objective, trials = found.objective, found.state.trials
-    winner = found.summary["verdict"]["winner"] if found.summary else None
+    answer = found.answer or {}
+    winner = answer.get("winner")
     if asked is not None:
         if asked not in trials:
             raise UserError(f"There is no trial `{asked}` in the search {found.name}: {nearest(asked, trials)}")
@@ -98,12 +110,12 @@ def choose(found: Finished, asked: str | None) -> Chosen:
             )
         return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
     if winner is not None:
-        return Chosen(trial=trials[winner], why="The verdict names it", named=True)
-    best = found.summary.get("best") if found.summary else None
-    if best is not None:
-        return Chosen(
-            trial=trials[best["id"]], why=f"The verdict names no trial; this one has the best {objective}", named=False
-        )
+        return Chosen(trial=trials[winner], why="It is the winner", named=True)
+    name = answer.get("chosen")
+    if name is not None:
+        again = any(row["trial"] == name and row["mean"] is not None for row in answer["rows"])
+        what = f"mean {objective} on fresh seeds" if again else objective
+        return Chosen(trial=trials[name], why=f"There is no winner; this trial has the best {what}", named=False)
     sign = 1 if found.direction == "max" else -1
     scores = [(trial.score(objective, found.direction), trial) for trial in trials.values() if trial.of is None]
     scored = [(sign * score, trial) for score, trial in scores if score is not None]
@@ -111,7 +123,7 @@ def choose(found: Finished, asked: str | None) -> Chosen:
         reasons = sorted({trial.reason for trial in trials.values() if trial.reason})
         raise UserError(f"No trial of {found.name} has a score: {'; '.join(reasons) or 'none has ended an epoch'}")
     _, highest = max(scored, key=lambda entry: entry[0])
-    return Chosen(trial=highest, why=f"There is no verdict yet; this one has the best {objective}", named=False)
+    return Chosen(trial=highest, why=f"There is no answer yet; this trial has the best {objective}", named=False)
 
 
 @dataclass(frozen=True, kw_only=True)

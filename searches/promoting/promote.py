@@ -31,7 +31,7 @@ def promote(options: argparse.Namespace) -> int:
     promotion = write(found, chosen, config, format, out, options.registered_name)
     send(out)
     print(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}")
-    print(f"Verdict: {found.verdict}")
+    print(f"Answer: {found.answer_text}")
     if before not in (None, chosen.trial.name):
         print(f"It has taken the place of trial {before}, which was promoted before.")
     name = options.registered_name or promotion.name

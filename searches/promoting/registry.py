@@ -61,7 +61,7 @@ def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: 
     found = next((v for v in client.search_model_versions(f"name = '{name}'") if _same(v, run, tags)), None)
     if found is None:
         found = _new_version(client, p, folder, name, run, tags)
-    else:  # the verdict may have changed since
+    else:  # the answer may have changed since
         client.log_model_artifact(found.source.removeprefix("models:/"), str(folder / "README.md"))
         client.update_model_version(name, found.version, _description(p))
         for key, value in tags.items():
@@ -111,7 +111,8 @@ def _tags(p: Promotion) -> dict[str, str]:
         "epoch": str(p.epoch),
         "format": p.format,
         "data_digest": p.digest,
-        "verdict": p.found.verdict,
+        "answer": p.found.answer_text,
+        "outcome": str((p.found.answer or {}).get("outcome", "unknown")),
         "chosen": p.chosen.why,
         "objective": objective,
         "score": f"{p.metrics[objective]:.4f}",
@@ -121,6 +122,6 @@ def _tags(p: Promotion) -> dict[str, str]:
 
 def _description(p: Promotion) -> str:
     return (
-        f"Trial {p.trial.name} of `{p.found.name}`, epoch {p.epoch}. {p.chosen.why}. Verdict: {p.found.verdict}\n\n"
+        f"Trial {p.trial.name} of `{p.found.name}`, epoch {p.epoch}. {p.chosen.why}. Answer: {p.found.answer_text}\n\n"
         "The model's README.md is its card, and says how to load it."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt2core.errors import ConfigError
+from searches.deciding.comparing import Judges
 from searches.question import Plan
 from searches.running.ledger import COMPLETED, STOPPED, State, Trial
 
@@ -92,7 +93,10 @@ def reserve(budget: Budget, state: State, replicates: int, epochs: int) -> Amoun
     """
     if not replicates:
         return Amount()
-    seconds, clock = whole_trial_seconds(state), state.clock
+    clock = state.clock
+    again = clock.ended["replicate"].count  # the longest trial is one of them, then
+    cost = 1.0 if again or not state.judges else Judges(**state.judges).cost
+    seconds = whole_trial_seconds(state) * cost
     gpu_hours = (replicates + clock.concurrent / epochs) * seconds * clock.gpus / HOUR
     hours = (math.ceil(replicates / clock.concurrent) + 1 / epochs) * seconds / HOUR
     need = {"hours": hours, "gpu_hours": gpu_hours, "usd": gpu_hours * budget.price}
@@ -116,11 +120,14 @@ def share(budget: Budget, used: Amount) -> tuple[str, float]:
 
 
 def comparable(plan: Plan, state: State) -> bool:
-    """Whether replicates would have something to compare: the baseline and another trial have ended with a score."""
+    """Whether replicates would have something to compare: two values of the factor, or the reference and another trial, have
+    ended with a score."""
 
     def scored(trial: Trial) -> bool:
         return trial.status in (COMPLETED, STOPPED) and trial.score(plan.objective, plan.direction) is not None
 
+    if plan.compares_each:
+        return len({plan.level_of(trial.point).name for trial in state.searched if scored(trial)}) > 1
     baseline = next((trial for trial in state.searched if trial.origin == "baseline"), None)
     if baseline is None or not scored(baseline):
         return False

@@ -93,6 +93,8 @@ class State:
     tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
     duplicates: int = 0
     floors: dict[str, Any] = field(default_factory=dict)
+    judges: dict[str, Any] = field(default_factory=dict)  # the texts that judge what is compared, see comparing.py
+    design: dict[str, Any] = field(default_factory=dict)  # how it is compared, fixed before the first look
     data: dict[str, str] = field(default_factory=dict)
     pairs: dict[str, Any] = field(default_factory=dict)  # what was generated, by the name of the set
     plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
@@ -114,6 +116,9 @@ class State:
                 self.gpu_part = event["part"]
             case "data":
                 self.data, self.floors = event["data"], event["floors"]
+                self.judges = event.get("judges", {})
+            case "design":
+                self.design = event["design"]
             case "candidates":
                 self.pairs[event["name"]] = event["made"]
             case "proposed":

@@ -4,6 +4,7 @@ Ray's own OptunaSearch tells the last value in place of the best, takes stopped 
 duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
 """
 
+import json
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
@@ -147,7 +148,10 @@ def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | Non
 def report_event(trial: Trial, result: dict[str, Any]) -> Event:
     """The ledger's event of a result of Tune."""
     # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
-    statistics = result.get("statistics") if trial.of is not None else None
+    statistics = json.loads(result.get("statistics") or "null") if trial.of is not None else None
+    judged = json.loads(result.get("judged") or "null")
+    if judged is not None:  # the texts that chose nothing are what is compared
+        statistics = judged["statistics"]
 
     def part(name: str) -> dict[str, Any]:
         """A mapping that Tune has flattened."""
@@ -159,6 +163,7 @@ def report_event(trial: Trial, result: dict[str, Any]) -> Event:
         "epoch": result["epoch"],
         "metrics": part("metrics"),
         "statistics": statistics,
+        **({"judged": judged["metrics"]} if judged is not None else {}),
         "samples": result.get("samples", []),
         "tables": part("tables"),
         "data": part("data"),

@@ -58,7 +58,7 @@ class Tracker:
         self.experiment_id = experiment(self.client, self.plan.task, self.artifacts)
         state = self.ledger.state
         key = {"search_id": state.id or state.runs.get("", "")}
-        note = f"**{_plain(self.plan.search.question)}** The verdict comes at the end."
+        note = f"**{_plain(self.plan.search.question)}** The answer comes at the end."
         tags = {**tags, **key, **self._source(), NOTE: note}
         run = self._run("", key, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
@@ -98,7 +98,8 @@ class Tracker:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
         note = (
             f"[Report]({report}), also at `{page}`. [Trials, best first]({self._link().removeprefix('/')})\n\n"
-            f"**{_plain(summary['question'])}** Verdict: {_plain(summary['verdict']['text'])}"
+            f"**{_plain(summary['question'])}** {_plain(summary['answer']['text'])}"
+            + "".join(f"\n\n{_plain(line)}" for line in summary["answer"].get("evidence", []))
         )
         self.client.log_batch(self.parent, tags=[RunTag("report", str(page)), RunTag(NOTE, note)])
 
@@ -111,12 +112,13 @@ class Tracker:
             )
 
     def _finish(self, summary: dict[str, Any], status: str) -> None:
-        best = summary["best"]
-        if best:
-            metrics = [Metric(f"best_{k}", v, int(time.time() * 1000), 0) for k, v in best["metrics"].items()]
-            self.client.log_batch(self.parent, metrics=metrics)
+        now, answer = int(time.time() * 1000), summary["answer"]
+        best = {f"best_{key}": value for key, value in (summary["best"] or {"metrics": {}})["metrics"].items()}
+        metrics = [Metric(key, value, now, 0) for key, value in (best | answer_numbers(answer)).items()]
+        told = {"answer": answer["text"], "outcome": answer.get("outcome"), "winner": answer.get("winner")}
+        tags = [RunTag(key, str(value)) for key, value in told.items() if value]
+        self.client.log_batch(self.parent, metrics=metrics, tags=tags)
         self.client.log_dict(self.parent, summary, "summary.json")
-        self.client.set_tag(self.parent, "verdict", summary["verdict"]["text"])
         self.client.set_terminated(self.parent, status)
 
     def page(self) -> str:
@@ -260,6 +262,17 @@ class Tracker:
     def _candidates(self, event: Event, state: State) -> None:
         self.client.log_dict(self.parent, event["made"], f"{event['name']}.json")
         self.client.log_batch(self.parent, tags=[RunTag(f"{event['name']}_digest", event["made"]["digest"])])
+
+
+def answer_numbers(answer: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an answer that a search's run is found by: what of them is known."""
+    differences = [abs(pair["difference"]) for pair in answer.get("pairs", []) if pair["difference"] is not None]
+    found = {
+        "answer/p_value": answer.get("test", {}).get("p_value"),
+        "answer/excluded": answer.get("excluded"),
+        "answer/largest_difference": max(differences, default=None),
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _milliseconds(event: Event) -> int:

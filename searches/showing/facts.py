@@ -31,7 +31,7 @@ def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, 
     """Return what summary.json holds for the report alone."""
     plan = options.plan
     compared = [summary["best"], summary["baseline"]]
-    names = [summary["verdict"]["winner"], *(row["id"] for row in compared if row)]
+    names = [summary["answer"]["chosen"], *(row["id"] for row in compared if row)]
     return {
         "task": plan.task,
         "smoke": "--smoke" in options.argv,
@@ -45,14 +45,14 @@ def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, 
 
 
 def commands(options: Options) -> dict[str, str]:
-    """The commands that repeat a search, go on with it, and hand over its winner."""
+    """The commands that repeat a search, go on with it, and hand over its model."""
     script, argv = f"python searches/{options.plan.search.name}.py", options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
     return {
         "repeat it": f"{script} {command_text(anew)}",
         "go on with it": f"{script} {command_text(without(argv, '--resume'))}".strip(),
-        "promote the winner": f"python -m searches promote {command_text([options.name, *storage])}",
+        "promote the chosen trial": f"python -m searches promote {command_text([options.name, *storage])}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Plots of a search as SVG, made from its summary: files beside the results, and pictures of its report."""
+"""Plots of a search as SVG, made from its summary."""
 
 import io
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from searches.showing.numbers import digits_of
 from searches.showing.parallel import draw_parallel
 
 Summary = dict[str, Any]
@@ -38,14 +39,6 @@ class Picture:
     alt: str
     caption: str
     wide: bool = False
-
-
-def plots(summary: Summary) -> dict[str, str]:
-    """All that a search has to show, by the name of a file."""
-    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
-    pictures = {"intervals.svg": intervals(summary), "parallel.svg": parallel(summary)}
-    drawn |= {name: picture.svg for name, picture in pictures.items() if picture}
-    return {name: svg for name, svg in drawn.items() if svg}
 
 
 def curves(summary: Summary) -> str:
@@ -105,41 +98,49 @@ def _side_by_side(names: list[str], draw: Callable[[str, Any], None], *, name: s
         for axes, one in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             draw(one, axes)
 
-    return _svg(draw_all, width=5.4 * len(names), name=name) if names else ""
+    return svg_of(draw_all, width=5.4 * len(names), name=name) if names else ""
 
 
 def intervals(summary: Summary) -> Picture | None:
-    """The best trials with their 95% intervals beside the highest floor; None where no trial has a score."""
+    """The best trials with their intervals over texts beside the best trivial baseline; None where no trial has a score."""
     rows = sorted(_scored(summary), key=lambda row: _order(row, summary))
     shown = rows[:INTERVALS] + [row for row in rows[INTERVALS:] if row["id"] == _id(summary, "baseline")]
     if not shown:
         return None
-    floor = highest_floor(summary)
+    baseline, digits = best_baseline(summary), digits_of(summary).get(summary["objective"], 2)
+    ends = {row["id"]: _ends(row, summary["objective"]) for row in shown}
+    values = [value for row in shown for value in (row["score"], *ends[row["id"]]) if value is not None]
+    span = max(values) - min(values)
+    near = baseline is not None and min(values) - span <= baseline[1] <= max(values) + span
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for place, row in enumerate(shown):
-            low, high = (row["metrics"].get(f"{summary['objective']}_{end}") for end in ("low", "high"))
+            low, high = ends[row["id"]]
             color = _color(row, summary)
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=color, lw=2)
             axes.plot(row["score"], place, "o", color=color, ms=6)
-        if floor:
-            axes.axvline(floor[1], color=FLOOR, ls="--", label="highest floor")
+        if baseline and near:
+            axes.axvline(baseline[1], color=FLOOR, ls="--", label="best trivial baseline")
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes.set_yticks(range(len(shown)), [_name(row, summary) for row in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel(_words(summary["objective"]))
-        if floor:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
     height = 1.2 + 0.26 * len(shown)
-    beside = f"; the dashed line is the highest floor, {floor[1]:.2f} ({floor[0]})" if floor else ""
+    where = "the dashed line is" if near else "outside the picture is"
+    beside = f"; {where} the best trivial baseline, {baseline[1]:.{digits}f} ({baseline[0]})" if baseline else ""
     less = f" of the best {INTERVALS} of {len(rows)} trials" if len(rows) > INTERVALS else ""
     return Picture(
-        svg=_svg(draw, height=height, name="intervals"),
-        alt=f"Scores with 95% intervals of {len(shown)} trials, best first{beside}",
-        caption=f"Score and 95% interval{less}, best first{beside}",
+        svg=svg_of(draw, height=height, name="intervals"),
+        alt=f"Scores with 95% intervals over texts of {len(shown)} trials, best first{beside}",
+        caption=f"Score and 95% interval over texts{less}, best first{beside}",
     )
+
+
+def _ends(row: Row, objective: str) -> tuple[float | None, float | None]:
+    return row["metrics"].get(f"{objective}_low"), row["metrics"].get(f"{objective}_high")
 
 
 def parallel(summary: Summary) -> Picture | None:
@@ -154,27 +155,27 @@ def parallel(summary: Summary) -> Picture | None:
     named = {i: color for i, color in ((_id(summary, "baseline"), BASELINE), (_id(summary, "best"), BEST)) if i}
     objective = _words(summary["objective"])
     return Picture(
-        svg=_svg(
+        svg=svg_of(
             lambda figure: draw_parallel(figure.subplots(), ranked, space, objective, named),
             width=max(5.4, 1.7 * (len(space) + 1)),
             height=4.2,
             name="parallel",
         ),
         alt=f"Parallel coordinates of {', '.join(space)} and {objective}, a line for each trial",
-        caption=f"Each line is a trial ({which}): the darker, the better. Green is the best, orange the baseline.",
+        caption=f"Each line is a trial ({which}): the darker, the better. Green is the best, orange the reference.",
         wide=True,
     )
 
 
-def highest_floor(summary: Summary) -> tuple[str, float] | None:
-    """Meaning and score of the best that needs no model, by the objective."""
+def best_baseline(summary: Summary) -> tuple[str, float] | None:
+    """Meaning and score of the best trivial baseline, by the objective; None where none has such a score."""
     sign, objective = _sign(summary), summary["objective"]
-    known = [(f["meaning"], f["scores"][objective][0]) for f in summary["floors"].values() if objective in f["scores"]]
-    return max(known, key=lambda floor: sign * floor[1], default=None)
+    known = [(f["meaning"], f["scores"].get(objective)) for f in summary["floors"].values()]
+    return max(((m, score[0]) for m, score in known if score), key=lambda one: sign * one[1], default=None)
 
 
 def spread(rows: list[Row], summary: Summary, limit: int) -> list[Row]:
-    """At most `limit` trials, evenly from the best to the worst, the best and the baseline among them."""
+    """At most `limit` trials, evenly from the best to the worst, the best and the reference among them."""
     ranked = sorted(rows, key=lambda row: _order(row, summary))
     if len(ranked) <= limit:
         return ranked
@@ -219,7 +220,8 @@ def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
     axes.set_ylabel(_words(summary["objective"]))
 
 
-def _svg(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:
+def svg_of(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:
+    """A picture as SVG, the same for the same name and drawing."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -264,7 +266,7 @@ def _id(summary: Summary, which: str) -> str | None:
 
 
 def _name(row: Row, summary: Summary) -> str:
-    roles = [word for which, word in (("best", "best"), ("baseline", "baseline")) if row["id"] == _id(summary, which)]
+    roles = [word for which, word in (("best", "best"), ("baseline", "reference")) if row["id"] == _id(summary, which)]
     return " ".join([*roles, row["id"]])
 
 

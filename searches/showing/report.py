@@ -8,17 +8,21 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
-from searches.showing.importance import importance
-from searches.showing.plots import curve_pictures, front_pictures, intervals, parallel, plots
+from searches.showing.answer_picture import answer_picture, expected_picture
+from searches.showing.answers import claim_and_rest, numbers
+from searches.showing.plots import curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import (
-    best_by_grid,
+    answer_grid,
+    answer_pairs_grid,
+    baselines_grid,
     cost_grid,
+    effects_grid,
     facts_grid,
     failures_grid,
-    floors_grid,
     front_grid,
     pairs_grid,
     plan_grid,
+    reliability_grid,
     replicates_grid,
     space_grid,
     time_grid,
@@ -28,17 +32,19 @@ from searches.words import count
 
 FILES = ("report.html", "report.md")
 SECTIONS = {
+    "comparison": "Comparison",
     "trials": "Trials",
-    "curves": "Curves",
-    "keys": "Keys",
-    "importance": "Importance",
+    "curves": "Learning curves",
+    "hyperparameters": "Hyperparameters",
+    "effects": "What mattered",
+    "metrics": "Metrics",
     "front": "Quality and cost",
     "samples": "Texts",
     "failures": "Failures",
     "cost": "Cost",
     "environment": "Environment",
     "data": "Data",
-    "again": "Again",
+    "reproduce": "Reproduce",
 }
 
 Summary = dict[str, Any]
@@ -62,61 +68,67 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     return [folder / name for name in texts]
 
 
+def plots(summary: Summary) -> dict[str, str]:
+    """All pictures of a search, by the name of a file."""
+    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
+    pictures = {
+        "answer.svg": answer_picture(summary),
+        "expected.svg": expected_picture(summary),
+        "intervals.svg": intervals(summary),
+        "parallel.svg": parallel(summary),
+    }
+    drawn |= {name: picture.svg for name, picture in pictures.items() if picture}
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
 def view(summary: Summary) -> dict[str, Any]:
     """Return what the templates show: words, tables and pictures. A fact that the summary lacks is left out."""
-    shares, why = importance(summary)
-    said = verdict(summary)
-    best_by = [best_by_grid(key, summary) for key, rows in summary["best_by"].items() if len(rows) > 1]
-    beside = [*best_by, replicates_grid(summary)]
+    grids = {
+        "answer": answer_grid(summary),
+        "pairs_compared": answer_pairs_grid(summary),
+        "trials": trials_grid(summary),
+        "baselines": baselines_grid(summary),
+        "replicates": replicates_grid(summary),
+        "space": space_grid(summary),
+        "effects": effects_grid(summary),
+        "reliability": reliability_grid(summary),
+        "front": front_grid(summary),
+        "failures": failures_grid(summary),
+        "cost": cost_grid(summary),
+        "plan": plan_grid(summary),
+        "time": time_grid(summary),
+        "pairs": pairs_grid(summary),
+        "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
+    }
+    shown = {"front": bool(summary["pareto"]), "metrics": grids["reliability"] is not None}
     return {
         "summary": summary,
-        "sections": [item for item in SECTIONS.items() if item[0] != "front" or summary["pareto"]],
+        "sections": [item for item in SECTIONS.items() if shown.get(item[0], True)],
         "judged_by": _judged_by(summary),
-        "verdict": said,
-        "notes": list(filter(None, [said["warning"], *notes(summary)])),
+        "answer": answer(summary),
+        "notes": [*summary["answer"]["notes"], *notes(summary)],
+        "pictures": {"answer": answer_picture(summary), "expected": expected_picture(summary)},
         "intervals": intervals(summary),
-        "grids": {
-            "trials": trials_grid(summary),
-            "floors": floors_grid(summary),
-            "beside": [table for table in beside if table],
-            "space": space_grid(summary),
-            "front": front_grid(summary),
-            "failures": failures_grid(summary),
-            "cost": cost_grid(summary),
-            "plan": plan_grid(summary),
-            "time": time_grid(summary),
-            "pairs": pairs_grid(summary),
-            "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
-        },
+        "grids": grids,
         "curves": curve_pictures(summary),
         "parallel": parallel(summary),
-        "importance": {"shares": shares, "why": why},
+        "effects_why": (summary.get("effects") or {}).get("why", "Nothing was recorded to tell it from."),
         "fronts": front_pictures(summary),
         "samples": samples(summary),
         "commands": summary.get("commands", {}),
     }
 
 
-def verdict(summary: Summary) -> dict[str, Any]:
-    """The verdict in parts: its claim, the numbers behind it, and its warning."""
-    found = summary["verdict"]
-    text, _, warning = found["text"].partition(" Beware:")
-    claim, _, evidence = text.partition(". ")
-    numbers = {}
-    if None not in [found.get(key) for key in ("compared", "difference", "low", "high", "p_value")]:
-        *others, baseline = found["compared"]
-        numbers = {
-            "compared": f"trial {', '.join(others)} with the baseline, {baseline}",
-            "difference": f"{found['difference']:+.2f}",
-            "95% interval": f"{found['low']:+.2f} to {found['high']:+.2f}",
-            "p": f"{found['p_value']:.3f}",
-        }
+def answer(summary: Summary) -> dict[str, Any]:
+    """The answer in parts: its claim, what it rests on, and what it holds for."""
+    found = summary["answer"]
+    claim, rest = claim_and_rest(found["text"])
     return {
-        "won": found["winner"] is not None,
-        "claim": claim[:1].upper() + claim[1:].rstrip("."),
-        "evidence": evidence,
-        "numbers": numbers,
-        "warning": f"Beware:{warning}" if warning else "",
+        "decided": found["decided"],
+        "claim": claim,
+        "rest": rest,
+        "numbers": numbers(found),
+        "scope": found["scope"],
         "test": (summary.get("test") or {}).get("text", ""),
     }
 
@@ -168,9 +180,9 @@ def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> lis
 
 
 def role(name: str, summary: Summary) -> str:
-    """A trial with what it is: winner, best score, baseline."""
-    best, baseline = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
-    roles = {"winner": summary["verdict"]["winner"], "best score": best, "baseline": baseline}
+    """A trial with what it is: winner, best score, reference."""
+    best, reference = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
+    roles = {"winner": summary["answer"]["winner"], "best score": best, "reference": reference}
     return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
 
 

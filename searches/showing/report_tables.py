@@ -7,8 +7,19 @@ from typing import Any
 
 from searches.planning.plan_table import number_text
 from searches.running.ledger import BAD
+from searches.showing.answers import pairs_cells, pairs_headings, pairs_note, rows_cells, rows_headings, rows_title
 from searches.showing.facts import PARTS
-from searches.showing.screen import COLUMNS, MOST, left_out
+from searches.showing.numbers import digits_of, number, percent, words
+from searches.showing.screen import (
+    MOST,
+    OVER_TEXTS,
+    baseline_metrics,
+    baseline_text,
+    columns_of,
+    left_out,
+    origin_text,
+    score_text,
+)
 from searches.words import point_text, value_text
 
 REASONS = 50  # rows of the failures that a page shows
@@ -33,59 +44,152 @@ def trials_grid(summary: Summary) -> Grid:
     """The trials of the search, best first."""
     rows = ranked(summary)
     shown = rows[:MOST]
-    keys, columns = _keys(rows), _columns(summary, rows)
+    keys, columns = _keys(rows), columns_of(summary, rows)
     best = (summary["best"] or {}).get("id")
     first = 2 + len(keys)  # column of the numbers beside the score
     return Grid(
         caption="Trials, best first",
-        headings=["trial", _score_heading(summary), *keys, *columns, "best epoch", "status", "from"]
+        headings=[
+            "trial",
+            _score_heading(summary),
+            *keys,
+            *(head for head, _ in columns.values()),
+            "best epoch",
+            "status",
+            "from",
+        ]
         + (["front"] if summary["pareto"] else []),
-        rows=[_cells(row, summary, keys, list(columns.values())) for row in shown],
+        rows=[_cells(row, summary, keys, columns) for row in shown],
         numbers=frozenset({1, *range(first, first + 1 + len(columns))}),
         marked=frozenset(place for place, row in enumerate(shown) if row["id"] == best),
-        note=left_out(len(rows)),
+        note=f"{left_out(len(rows))} {OVER_TEXTS}".strip(),
     )
 
 
 def replicates_grid(summary: Summary) -> Grid | None:
-    """The finalists again, on fresh seeds: what the verdict compares."""
+    """The runs of the compared settings on fresh seeds."""
     rows = [row for row in summary["trials"] if row["of"] is not None]
     if not rows:
         return None
     return Grid(
-        caption="The finalists on fresh seeds, which the verdict compares",
+        caption="The runs on fresh seeds, by their scores on the texts that the search chose by",
         headings=["run", "of trial", "seed", _score_heading(summary), "status"],
         rows=[
             [row["id"], row["of"], str(row["config"].get("seed", "")), score_text(row, summary), row["status"]]
             for row in sorted(rows, key=lambda row: row["id"])
         ],
         numbers=frozenset({2, 3}),
+        note="The answer compares them on texts that the search did not use.",
     )
 
 
-def best_by_grid(key: str, summary: Summary) -> Grid:
-    """The best score of each value of a key that is compared."""
+def answer_grid(summary: Summary) -> Grid | None:
+    """The compared settings, with their fresh runs."""
+    answer = summary["answer"]
+    if not answer["rows"]:
+        return None
+    headings = rows_headings(answer)
+    winner = [place for place, row in enumerate(answer["rows"]) if row["trial"] and row["trial"] == answer["winner"]]
     return Grid(
-        caption=f"Best of each {key}, searched and not yet confirmed",
-        headings=[key, "trials", f"best {_words(summary['objective'])}", "trial"],
-        rows=[
-            [value_text(row["value"]), str(row["trials"]), f"{row['score']:.2f}", row["best_trial"]]
-            for row in summary["best_by"][key]
-        ],
-        numbers=frozenset({1, 2}),
+        caption=rows_title(answer),
+        headings=headings,
+        rows=rows_cells(answer),
+        numbers=frozenset(range(1, headings.index("status"))),
+        marked=frozenset(winner),
     )
 
 
-def floors_grid(summary: Summary) -> Grid | None:
-    """What no model is needed for."""
-    floors = list(summary["floors"].values())
-    metrics = list(dict.fromkeys(metric for floor in floors for metric in floor["scores"]))
+def answer_pairs_grid(summary: Summary) -> Grid | None:
+    """Each compared pair with its difference; None where nothing was compared."""
+    answer = summary["answer"]
+    if not answer["pairs"]:
+        return None
+    return Grid(
+        caption="Differences",
+        headings=pairs_headings(answer),
+        rows=pairs_cells(answer),
+        numbers=frozenset({2, 3, 4}),
+        note=pairs_note(answer),
+    )
+
+
+def effects_grid(summary: Summary) -> Grid | None:
+    """Which settings mattered, as an exploration; None where it is not known."""
+    effects = summary.get("effects") or {"rows": []}
+    if not effects["rows"]:
+        return None
+    digits = digits_of(summary).get(summary["objective"], 2)
+    unit = (summary.get("metrics") or {}).get(summary["objective"], {}).get("unit", "")
+    return Grid(
+        caption="Exploratory: each setting's share of the explained variance",
+        headings=[
+            "setting",
+            "share",
+            "95% interval",
+            "best",
+            "worst",
+            "difference of these" + (f", {unit}" if unit else ""),
+            "95% simultaneous interval",
+        ],
+        rows=[
+            [
+                row["key"],
+                percent(round(row["share"], 2)),
+                f"{percent(round(row['low'], 2))} to {percent(round(row['high'], 2))}",
+                str(row["best"]),
+                str(row["worst"]),
+                f"{row['difference']:.{digits}f}",
+                f"{row['difference_low']:.{digits}f} to {row['difference_high']:.{digits}f}",
+            ]
+            for row in effects["rows"]
+        ],
+        numbers=frozenset({1, 2, 3, 4, 5, 6}),
+    )
+
+
+def reliability_grid(summary: Summary) -> Grid | None:
+    """How well each metric tells settings apart; None where no two settings ran again."""
+    rows = summary.get("reliability") or []
+    if not rows:
+        return None
+    digits = digits_of(summary)
+    return Grid(
+        caption="How well each metric tells the compared settings apart",
+        headings=["metric", "sd between settings", "sd between runs of one", "reliability"],
+        rows=[
+            [
+                words(row["metric"]),
+                _sd(row["between"], row["metric"], digits),
+                _sd(row["within"], row["metric"], digits),
+                "" if row["reliability"] is None else f"{row['reliability']:.2f}",
+            ]
+            for row in rows
+        ],
+        numbers=frozenset({1, 2, 3}),
+        note=(
+            f"Reliability: the share of the variance of runs that is between settings; at 0, a metric shows chance alone, at 1 "
+            f"none. From {rows[0]['settings']} settings with {rows[0]['runs']} runs each, so it is rough."
+        ),
+    )
+
+
+def _sd(variance: float | None, metric: str, digits: dict[str, int]) -> str:
+    """A variance as a standard deviation, one digit finer than the metric."""
+    return "" if variance is None else f"{variance**0.5:.{digits.get(metric, 2) + 1}f}"
+
+
+def baselines_grid(summary: Summary) -> Grid | None:
+    """The trivial baselines; None where there is none."""
+    floors, metrics = list(summary["floors"].values()), baseline_metrics(summary)
     if not floors:
         return None
     return Grid(
-        caption="Floors: what no model is needed for, mean and standard deviation over seeds",
-        headings=["prediction", *map(_words, metrics)],
-        rows=[[floor["meaning"], *(_floor_text(floor["scores"].get(m)) for m in metrics)] for floor in floors],
+        caption="Trivial baselines (mean ± sd over seeds)",
+        headings=["prediction", *map(words, metrics)],
+        rows=[
+            [floor["meaning"], *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics)]
+            for floor in floors
+        ],
         numbers=frozenset(range(1, len(metrics) + 1)),
     )
 
@@ -97,8 +201,8 @@ def space_grid(summary: Summary) -> Grid | None:
         return None
     meaning = {"scientific": "compared", "nuisance": "tuned along, so that the comparison is fair"}
     return Grid(
-        caption="The searched keys",
-        headings=["key", "values", "role"],
+        caption="The searched hyperparameters",
+        headings=["hyperparameter", "values", "role"],
         rows=[[key, of["text"], meaning.get(of.get("role", ""), "")] for key, of in space.items()],
     )
 
@@ -112,12 +216,12 @@ def front_grid(summary: Summary) -> Grid | None:
     costs = summary["costs"]
     return Grid(
         caption="The Pareto front: no trial is better in one of these and as good in the rest",
-        headings=["trial", _score_heading(summary), *map(_words, costs), "values"],
+        headings=["trial", _score_heading(summary), *map(words, costs), "values"],
         rows=[
             [
                 row["id"],
                 score_text(row, summary),
-                *(_metric_text(cost, row["metrics"].get(cost)) for cost in costs),
+                *(number(row["metrics"].get(cost), cost, digits_of(summary)) for cost in costs),
                 point_text(row["point"]),
             ]
             for row in rows[:MOST]
@@ -156,7 +260,7 @@ def failures_grid(summary: Summary) -> Grid | None:
 
 def cost_grid(summary: Summary) -> Grid:
     """What the search took."""
-    rows = [[_words(key), _plain(value)] for key, value in spent_numbers(summary).items()]
+    rows = [[words(key), _plain(value)] for key, value in spent_numbers(summary).items()]
     return Grid(caption="What it took", headings=["", "fact"], rows=rows, numbers=frozenset({1}))
 
 
@@ -229,23 +333,16 @@ def ranked(summary: Summary) -> list[Row]:
     return sorted(rows, key=lambda row: (row["score"] is None, -sign * (row["score"] or 0.0), row["id"]))
 
 
-def score_text(row: Row, summary: Summary) -> str:
-    """The score of a trial with its interval."""
-    if row["score"] is None:
-        return "none"
-    low, high = (row["metrics"].get(f"{summary['objective']}_{end}") for end in ("low", "high"))
-    return f"{row['score']:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
-
-
-def _cells(row: Row, summary: Summary, keys: list[str], metrics: list[str]) -> list[str]:
+def _cells(row: Row, summary: Summary, keys: list[str], columns: dict[str, tuple[str, int]]) -> list[str]:
+    digits = digits_of(summary)
     return [
         row["id"],
         score_text(row, summary),
         *(value_text(row["point"][key]) if key in row["point"] else "" for key in keys),
-        *(_metric_text(name, row["metrics"].get(name)) for name in metrics),
+        *(number(row["metrics"].get(name), name, digits, few) for name, (_, few) in columns.items()),
         f"{row['best_epoch'] or 0} of {row['epochs']}",
         row["status"],
-        row["origin"],
+        origin_text(row["origin"]),
         *(["on it" if row["id"] in summary["pareto"] else ""] if summary["pareto"] else []),
     ]
 
@@ -254,23 +351,8 @@ def _keys(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row["point"]))
 
 
-def _columns(summary: Summary, rows: list[Row]) -> dict[str, str]:
-    """Heading and metric of what is shown beside the score, where a trial has it."""
-    heads = {name: head for name, (head, _) in COLUMNS.items()} | {cost: _words(cost) for cost in summary["costs"]}
-    return {head: name for name, head in heads.items() if any(name in row["metrics"] for row in rows)}
-
-
 def _score_heading(summary: Summary) -> str:
-    return f"{_words(summary['objective'])} [95% interval]"
-
-
-def _metric_text(name: str, value: float | None) -> str:
-    digits = COLUMNS[name][1] if name in COLUMNS else 0 if name.endswith("parameters") else 2
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _floor_text(score: Any) -> str:
-    return "" if score is None else f"{score[0]:.2f} ± {score[1]:.2f}"
+    return f"{words(summary['objective'])} [95% interval over texts]"
 
 
 def _some(names: list[str], most: int = 8) -> str:
@@ -285,7 +367,3 @@ def _plain(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

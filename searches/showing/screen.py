@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from searches.deciding.objectives import Ranking
@@ -12,6 +13,8 @@ from searches.planning.plan_table import progress, show_fact
 from searches.question import Plan
 from searches.running.budget import Budget
 from searches.running.ledger import RUNNING, Event, State
+from searches.showing.answers import rows_cells, rows_headings, rows_title
+from searches.showing.numbers import digits_of, number, with_interval, words
 from searches.words import count, point_text, value_text
 
 #: Metric -> heading and digits, where a task has it.
@@ -33,6 +36,7 @@ SCHEDULERS_SAY = {
 }
 
 
+OVER_TEXTS = "The interval of a single trial is over other texts alone; another seed would move its score too."
 RUNNING_SHOWN = 20  # rows of the live table
 MOST = 200  # trials that the table at the end, or a report, shows
 
@@ -46,6 +50,7 @@ class Screen:
     def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
         self.plan, self.console, self.budget, self.state = plan, console, budget, state
         self.started = time.monotonic()
+        self.digits = {name: metric.digits for name, metric in plan.metrics.items()}
         self.ranking = Ranking(plan, state)
         self.live = Live(console=console, get_renderable=self.table, refresh_per_second=1, transient=True)
 
@@ -73,7 +78,7 @@ class Screen:
                 pass  # the table has it
             case "proposed":
                 trial = event["trial"]
-                self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
+                self._line(trial["name"], f"starts ({origin_text(trial['origin'])}): {point_text(trial['point'])}")
             case "gpu_part":
                 self._line(event["trial"], f"{event['reason']}: from now on a trial has {event['part']:g} of one")
             case "reopened":
@@ -102,10 +107,10 @@ class Screen:
             score = trial.score(objective, self.plan.direction)
             table.add_row(
                 trial.name,
-                trial.origin,
+                origin_text(trial.origin),
                 point_text(trial.point),
                 f"{max(trial.reports, default=0)}/{trial.epochs}",
-                "" if score is None else f"{score:.2f}",
+                number(score, objective, self.digits),
                 f"{seconds.get(trial.name, 0.0):.0f}",
                 style="bold green" if trial is best else None,
             )
@@ -117,12 +122,15 @@ class Screen:
 
     def _epoch(self, event: Event, state: State) -> str:
         metrics, objective = event["metrics"], self.plan.objective
-        interval = ""
-        if f"{objective}_low" in metrics:
-            interval = f" [{metrics[f'{objective}_low']:.2f}, {metrics[f'{objective}_high']:.2f}]"
+        low, high = (metrics.get(f"{objective}_{end}") for end in ("low", "high"))
+        score = with_interval(metrics[objective], low, high, self.digits[objective])
         epochs = state.trials[event["trial"]].epochs
-        beside = "".join(f", {head} {metrics[m]:.{digits}f}" for m, (head, digits) in COLUMNS.items() if m in metrics)
-        return f"epoch {event['epoch']}/{epochs}: {objective} {metrics[objective]:.2f}{interval}{beside}"
+        beside = "".join(
+            f", {head} {number(metrics[name], name, self.digits, digits)}"
+            for name, (head, digits) in COLUMNS.items()
+            if name in metrics and name != objective
+        )
+        return f"epoch {event['epoch']}/{epochs}: {objective} {score}{beside}"
 
     def _progress(self, state: State) -> str:
         total = self.plan.profile.trials + self.plan.replicates
@@ -131,35 +139,48 @@ class Screen:
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
-    """Print the table, the floors and the verdict of a summary."""
+    """Print the tables of a summary, what the search took, and last its answer."""
+    answer = summary["answer"]
     console.print(trials_table(summary))
-    for key, values in summary["best_by"].items():
-        if len(values) > 1:
-            console.print(_by_table(key, values, summary["objective"]))
+    if answer["rows"]:
+        console.print(_answer_table(summary))
     if summary["floors"]:
-        console.print(_floors_table(summary["floors"]))
+        console.print(_baselines_table(summary))
     if summary["pareto"]:
-        against = ", ".join(cost.replace("_", " ") for cost in summary["costs"])
+        against = ", ".join(map(words, summary["costs"]))
         console.print(
             f"Front: no trial is better in {summary['objective']} and no dearer in {against}", highlight=False
         )
-    counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in summary["counts"].items() if value)
+    counts = ", ".join(f"{value} {words(key)}" for key, value in summary["counts"].items() if value)
     console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
     total = sum(summary["time"].values())
     if total:
         shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary["time"].items())
         console.print(f"Time of the trials: {shares}", markup=False, highlight=False)
     show_fact(summary, console)
-    console.print(f"Model: {summary['model']}", markup=False, highlight=False)
-    console.print(f"Data: {summary['data'].get('data')}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Verdict: {summary['verdict']['text']}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    if summary["test"]:
-        console.print(summary["test"]["text"], style="bold", markup=False, highlight=False, soft_wrap=True)
+    _line(console, f"Model: {summary['model']}")
+    _line(console, f"Data: {summary['data'].get('data')}")
+    _line(console, f"Answer: {answer['text']}", style="bold")
+    for line in answer["evidence"]:
+        _line(console, line)
+    if summary.get("test"):
+        _line(console, summary["test"]["text"])
+    for note in answer["notes"]:
+        _line(console, f"Note: {note}", style="yellow")
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def origin_text(origin: str) -> str:
+    """Where a trial's point is from, as a person reads it: the ledger calls the reference the baseline."""
+    return "reference" if origin == "baseline" else origin
 
 
 def trials_table(summary: dict[str, Any]) -> Table:
     """One row a trial, best first, replicates at the end; of many trials the best alone."""
-    objective = summary["objective"]
+    objective, digits = summary["objective"], digits_of(summary)
     sign = -1 if summary["direction"] == "max" else 1
     every = sorted(
         summary["trials"],
@@ -168,15 +189,12 @@ def trials_table(summary: dict[str, Any]) -> Table:
     searched = [row for row in every if row["of"] is None]
     rows = [*searched[:MOST], *every[len(searched) :]]
     keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
-    shown = COLUMNS | {
-        cost: (cost.replace("_", " "), 0 if cost.endswith("parameters") else 2) for cost in summary["costs"]
-    }
-    columns = {name: shape for name, shape in shown.items() if any(name in row["metrics"] for row in rows)}
+    columns = columns_of(summary, rows)
     table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
-    table.caption, table.caption_justify = left_out(len(searched)) or None, "left"
+    table.caption, table.caption_justify = f"{left_out(len(searched))} {OVER_TEXTS}".strip(), "left"
     for heading in ("trial", "from", *keys):
         table.add_column(heading)
-    for heading in (f"{objective} [95% interval]", *(heading for heading, _ in columns.values()), "epochs"):
+    for heading in (f"{objective} [95% interval over texts]", *(heading for heading, _ in columns.values()), "epochs"):
         table.add_column(heading, justify="right")
     table.add_column("status")
     if summary["pareto"]:
@@ -185,10 +203,10 @@ def trials_table(summary: dict[str, Any]) -> Table:
         best = summary["best"] is not None and row["id"] == summary["best"]["id"]
         table.add_row(
             row["id"],
-            row["origin"],
+            origin_text(row["origin"]),
             *(value_text(row["point"].get(key)) for key in keys),
-            _score_text(row, objective),
-            *(f"{row['metrics'][n]:,.{d}f}" if n in row["metrics"] else "" for n, (_, d) in columns.items()),
+            score_text(row, summary),
+            *(number(row["metrics"].get(name), name, digits, few) for name, (_, few) in columns.items()),
             f"{row['best_epoch'] or 0} of {row['epochs']}",
             row["status"],
             *(["on it" if row["id"] in summary["pareto"] else ""] if summary["pareto"] else []),
@@ -197,38 +215,65 @@ def trials_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def columns_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """Heading and digits, where no metric says them, of what is shown beside the score of these trials."""
+    shown = COLUMNS | {cost: (words(cost), 2) for cost in summary["costs"]}
+    return {
+        name: shape
+        for name, shape in shown.items()
+        if name != summary["objective"] and any(name in row["metrics"] for row in rows)
+    }
+
+
 def left_out(trials: int) -> str:
     """What a table that shows the best MOST of so many trials says of the others; nothing where there are none."""
     return f"The best {MOST} are shown; {trials - MOST} more are in summary.json." if trials > MOST else ""
 
 
-def _score_text(row: dict[str, Any], objective: str) -> str:
+def score_text(row: dict[str, Any], summary: dict[str, Any]) -> str:
+    """The score of a trial with its interval over texts."""
     if row["score"] is None:
         return "none"
+    objective = summary["objective"]
     low, high = (row["metrics"].get(f"{objective}_{end}") for end in ("low", "high"))
-    return f"{row['score']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    return with_interval(row["score"], low, high, digits_of(summary).get(objective, 2))
 
 
-def _by_table(key: str, values: list[dict[str, Any]], objective: str) -> Table:
-    table = Table(title=f"Best of each {key} (searched, not yet confirmed)", title_justify="left", header_style="bold")
-    for heading in (key, "trials", f"best {objective}", "trial"):
-        table.add_column(heading, justify="right")
-    for row in values:
-        table.add_row(str(row["value"]), str(row["trials"]), f"{row['score']:.2f}", row["best_trial"])
+def _answer_table(summary: dict[str, Any]) -> Table:
+    answer = summary["answer"]
+    table = Table(title=rows_title(answer), title_justify="left", header_style="bold")
+    for heading in rows_headings(answer):
+        table.add_column(heading)
+    for row, cells in zip(answer["rows"], rows_cells(answer), strict=True):
+        winner = row["trial"] is not None and row["trial"] == answer["winner"]
+        table.add_row(*map(escape, cells), style="bold green" if winner else None)
     return table
 
 
-def _floors_table(floors: dict[str, Any]) -> Table:
-    table = Table(title="Floors: what no model is needed for", title_justify="left", header_style="bold")
+def _baselines_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="Trivial baselines", title_justify="left", header_style="bold")
+    metrics = baseline_metrics(summary)
     table.add_column("prediction")
-    metrics = list(dict.fromkeys(metric for floor in floors.values() for metric in floor["scores"]))
     for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
-    for floor in floors.values():
-        table.add_row(
-            floor["meaning"], *(f"{floor['scores'][m][0]:.2f} ± {floor['scores'][m][1]:.2f}" for m in metrics)
-        )
+        table.add_column(words(metric), justify="right")
+    for floor in summary["floors"].values():
+        table.add_row(escape(floor["meaning"]), *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics))
     return table
+
+
+def baseline_metrics(summary: dict[str, Any]) -> list[str]:
+    """The metrics that any trivial baseline has a score for, the objective first."""
+    found = dict.fromkeys(metric for floor in summary["floors"].values() for metric in floor["scores"])
+    return sorted(found, key=lambda metric: metric != summary["objective"])
+
+
+def baseline_text(score: Any, metric: str, summary: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds; the mean alone where nothing is drawn, nothing where there is no such score."""
+    if score is None:
+        return ""
+    digits = digits_of(summary)
+    spread = f" ± {number(score[1], metric, digits)}" if score[1] else ""
+    return f"{number(score[0], metric, digits)}{spread}"
 
 
 def objectives_text(plan: Plan) -> str:
@@ -251,28 +296,42 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     for key, value in plan.fixed.items():
         table.add_row(key, "fixed", str(value))
     console.print(table)
-    firsts = len(plan.first_points())
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
-        console.print(
-            f"First, pairs are generated into {plan.fixed['pairs']}, a set for each temperature: {sizes}.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(
-        f"{count(plan.profile.trials, 'trial')} of at most {count(plan.epochs, 'epoch')}: the baseline, up to "
-        f"{count(firsts - 1, 'point')} of the study, then those of {plan.method.sampler}; "
-        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}.\n"
-        f"Then {count(plan.profile.replicates, 'fresh seed')} for the best {count(plan.profile.confirm, 'trial')} and for the "
-        f"baseline. {objectives_text(plan)}\n{resources}\n"
-        f"Results go to {folder}. Nothing was started.",
-        markup=False,
-        highlight=False,
+        _line(console, f"First, pairs are generated into {plan.fixed['pairs']}, a set for each temperature: {sizes}.")
+    for line in (searched_text(plan), compared_text(plan), objectives_text(plan), resources):
+        _line(console, line)
+    _line(console, f"Results go to {folder}. Nothing was started.")
+    for place, point in enumerate(plan.first_points()[: plan.trials]):
+        _line(console, f"  {place:04d} {'study' if place else 'reference'}: {point_text(point)}")
+
+
+def searched_text(plan: Plan) -> str:
+    """Which trials there are, and how they are stopped."""
+    each = f" ({plan.per_level} for each of {len(plan.levels)} values of {_factor(plan)})" if plan.balanced else ""
+    return (
+        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, up to "
+        f"{count(len(plan.first_points()) - 1, 'point')} of the study, then those of {plan.method.sampler}; "
+        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}."
     )
-    for number, point in enumerate(plan.first_points()[: plan.profile.trials]):
-        console.print(
-            f"  {number:04d} {'baseline' if number == 0 else 'study'}: {point_text(point)}",
-            markup=False,
-            highlight=False,
-        )
+
+
+def compared_text(plan: Plan) -> str:
+    """Which settings run again on how many fresh seeds, and what counts as a difference."""
+    if plan.design is None:
+        return "Nothing runs again on fresh seeds, so nothing is decided."
+    best = "trial runs" if plan.compared == 2 else f"{plan.compared - 1} trials run"
+    who = f"the best trial of each value of {_factor(plan)} runs" if plan.compares_each else f"the best {best}"
+    beside = "" if plan.compares_each else ", and so does the reference"
+    looks = plan.design.looks
+    seeds = (
+        f"{looks[0]} to {looks[-1]} fresh seeds each, until it is decided"
+        if len(looks) > 1
+        else (f"{count(looks[0], 'fresh seed')} each")
+    )
+    margin = f"{number(plan.margin, plan.objective, {plan.objective: plan.metric.digits})} {plan.metric.unit}".strip()
+    return f"Then {who} again, on {seeds}{beside}. A difference below {margin} is taken not to matter."
+
+
+def _factor(plan: Plan) -> str:
+    return " and ".join(words(key) for key in plan.levels[0].point)

@@ -43,7 +43,8 @@ from rich.table import Table
 
 from gpt2core.storage import local
 from searches.deciding.simulation import simulate
-from searches.deciding.strategy import Strategy, new_study, open_study
+from searches.deciding.strategy import Strategy
+from searches.deciding.views import open_storage
 from searches.execute import run_tune
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
@@ -160,7 +161,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
     tracker.start("at once", {}, {})
     refreshes: list[float] = []
     known: dict[str, Any] = {}
-    strategy = Timed(plan, ledger, open_study("at once", folder / "optuna.journal", plan))
+    strategy = Timed(plan, ledger, open_storage(folder / "optuna.journal"))
     ledger.listeners += [screen, tracker]
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -423,7 +424,7 @@ def far_ledger(round_trip: float) -> Figures:
         with closing(LargeReports(folder / "ledger.jsonl")) as ledger:
             plan = simulated_options(1000, folder, "--sampler", "random").plan
             ledger.record({"event": "lag", "trials": 1000})
-            strategy = Strategy(plan, ledger, new_study("far", None, plan))
+            strategy = Strategy(plan, ledger)
             strategy.next()
             with Meanwhile(far) as alone:
                 proposed = [strategy.next() for _ in range(PROPOSALS)]

@@ -19,7 +19,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from searches.deciding.strategy import Strategy, open_study
+from searches.deciding.strategy import Strategy
+from searches.deciding.views import open_storage
 from searches.options import Options
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import Ledger, Trial
@@ -72,8 +73,8 @@ def _figures(trials: int, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _strategy(options: Options, ledger: Ledger, folder: Path) -> Strategy:
-    study = open_study("many", folder / "optuna.journal", options.plan)
-    return Strategy(options.plan, ledger, study, BudgetStopper(options.budget, options.plan, ledger).searching)
+    storage = open_storage(folder / "optuna.journal")
+    return Strategy(options.plan, ledger, storage, BudgetStopper(options.budget, options.plan, ledger).searching)
 
 
 def _proposal(strategy: Strategy) -> float:
@@ -96,8 +97,8 @@ def measured(trials: int) -> list[tuple[str, str]]:
     """The figures of one size, from a process that has done nothing else."""
     with tempfile.TemporaryDirectory() as name:
         folder, options = Path(name), options_of(trials, Path(name))
-        study = write_ledger(options, folder)
-        open_study("many", folder / "optuna.journal", options.plan).add_trials(study.get_trials(deepcopy=False))
+        folder.mkdir(exist_ok=True)
+        write_ledger(options, folder, storage=open_storage(folder / "optuna.journal"))
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(figures, (trials, folder))
 

@@ -36,8 +36,9 @@ from transformers.utils import logging
 
 from cluster.connect import connect
 from gpt2core.config import RunConfig
+from gpt2core.metrics.losses import mean_loss
 from gpt2core.tasks import TASKS
-from gpt2core.tasks.base import loss_statistics, mean_loss
+from gpt2core.tasks.base import loss_statistics
 from tests.benchmarks.compare import CONSOLE, Comparison, differs, show
 from tests.benchmarks.poems import BATCH, RANKS, RATES, SEARCH
 from trainables.trial import TrialSpec, function_trial, group_trial

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core.config import RunConfig
+from gpt2core.metrics.comparison import LEAST
 from gpt2core.tasks import TASKS
 from searches.question import Search, make_plan
 
@@ -34,7 +35,8 @@ def test_it_is_short_and_named_after_its_file(name: str) -> None:
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_the_baseline_and_the_points_of_the_study_come_first_and_are_valid(name: str, task: str, profile: str) -> None:
     plan = make_plan(search(name), profile, settings={"task": task})
-    assert (plan.objective, plan.direction) == (TASKS[task].objective, TASKS[task].direction)
+    metric = TASKS[task].metrics[plan.fixed.get("objective", TASKS[task].objective)]
+    assert (plan.objective, plan.direction) == (metric.name, metric.direction)
     points = plan.first_points()
     assert len(points) >= 2
     assert points[0] == dict(plan.search.baseline)
@@ -51,3 +53,14 @@ def test_what_it_compares_lies_in_its_space(name: str) -> None:
     assert plan.search.scientific
     assert not plan.search.scientific.keys() & plan.search.nuisance.keys()
     assert not plan.space.keys() & plan.search.fixed.keys()
+
+
+@pytest.mark.parametrize("profile", ["quick", "study"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_its_factor_gets_equal_numbers_of_trials_and_enough_seeds_to_name_a_winner(name: str, profile: str) -> None:
+    plan = make_plan(search(name), profile)
+    assert set(plan.search.factor) <= plan.search.scientific.keys()
+    assert plan.has_factor == bool(plan.search.factor)
+    assert not plan.has_factor or (plan.balanced and plan.compares_each and plan.trials % len(plan.levels) == 0)
+    assert plan.design is not None
+    assert plan.design.most >= LEAST

@@ -1,7 +1,10 @@
 """What every task promises; a new entry of TASKS is tested without another line."""
 
+import json
 import math
+import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,11 @@ import torch
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
-from gpt2core.errors import DivergedError
+from gpt2core.errors import ConfigError, DivergedError
+from gpt2core.metrics.counts import from_json, to_json
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, Task, sonnet
-from gpt2core.tasks.base import LanguageTask, load_data, loss_statistics
+from gpt2core.tasks.base import LanguageTask, load_data, loss_statistics, objective_of
 from gpt2core.tokenizer import Tokenizer
 from tests import course, generated, toys
 
@@ -72,13 +76,73 @@ def test_padding_has_no_loss(task: Task, model: GPT2) -> None:
         torch.testing.assert_close(alone[0], together[number])
 
 
-def test_the_objective_is_the_score_of_the_statistics(task: Task, model: GPT2) -> None:
-    evaluation = task.evaluate(model, toys.data(), toys.RUN, "dev")
-    assert evaluation.statistics is not None
-    score = task.score(evaluation.statistics.sum(axis=1)).mean()
-    assert evaluation.metrics[task.objective] == pytest.approx(score)
-    low, high = (evaluation.metrics[f"{task.objective}_{end}"] for end in ("low", "high"))
-    assert low <= score <= high
+def test_every_metric_is_the_score_of_its_counts_and_lies_in_its_interval(task: Task, model: GPT2) -> None:
+    data = toys.data()
+    evaluation = task.evaluate(model, data, toys.RUN, "dev")
+    for name, metric in task.metrics.items():
+        assert metric.name == name
+        assert math.isfinite(evaluation.metrics[name]), name
+        assert (metric.counts is None) == (metric.score is None)
+        if metric.counts is None or metric.score is None:
+            assert f"{name}_low" not in evaluation.metrics
+            continue
+        counts = evaluation.statistics[metric.counts]
+        assert counts.shape[1] == len(data.splits["dev"])
+        assert evaluation.metrics[name] == pytest.approx(metric.score(counts.sum(axis=(0, 1)))), name
+        low, high = (evaluation.metrics[f"{name}_{end}"] for end in ("low", "high"))
+        least, most = metric.bounds or (-math.inf, math.inf)
+        assert least <= low <= evaluation.metrics[name] <= high <= most, name
+
+
+def test_its_metrics_travel_between_processes_and_one_is_the_objective(task: Task) -> None:
+    assert pickle.loads(pickle.dumps(dict(task.metrics))) == task.metrics
+    assert objective_of(task, toys.RUN) is task.metrics[task.objective]
+    for name, metric in task.metrics.items():
+        assert objective_of(task, toys.RUN.but(objective=name)) is metric
+        better, worse = (2.0, 1.0) if metric.direction == "max" else (1.0, 2.0)
+        assert metric.better(better, worse)
+        assert not any(metric.better(a, b) for a, b in ((worse, better), (1.0, 1.0), (math.nan, 1.0), (1.0, math.nan)))
+        assert metric.margin > 0
+
+
+def test_an_objective_that_the_task_does_not_have_is_refused(task: Task) -> None:
+    wrong = toys.RUN.but(objective=f"{task.objective}s")
+    with pytest.raises(ConfigError, match=f"`objective` is '{task.objective}s', but must be .* `{task.objective}`"):
+        objective_of(task, wrong)
+
+
+def test_the_counts_survive_a_file(task: Task, model: GPT2) -> None:
+    statistics = task.evaluate(model, toys.data(), toys.RUN, "dev").statistics
+    again = from_json(json.loads(json.dumps(to_json(statistics))))
+    assert again.keys() == statistics.keys()
+    for name, counts in statistics.items():
+        np.testing.assert_array_equal(again[name], counts)
+
+
+def test_floors_are_scores_of_metrics(task: Task) -> None:
+    floors = task.floors(toys.data(), "dev")
+    assert floors
+    assert any(task.objective in floor.scores for floor in floors.values())
+    for floor in floors.values():
+        assert floor.scores.keys() <= task.metrics.keys()
+        assert all(math.isfinite(number) for score in floor.scores.values() for number in score)
+
+
+def test_the_test_split_has_a_test_loss(task: Task, model: GPT2) -> None:
+    data = toys.data()
+    data = replace(data, splits={**data.splits, "test": data.splits["dev"]})
+    metrics = task.evaluate(model, data, toys.RUN, "test").metrics
+    assert not any(name.startswith("dev_") for name in metrics)
+    assert (
+        metrics["test_loss_low"]
+        <= metrics["test_loss"]
+        == task.evaluate(model, data, toys.RUN, "dev").metrics["dev_loss"]
+    )
+
+
+def test_one_example_has_no_interval(task: Task, model: GPT2) -> None:
+    metrics = task.evaluate(model, toys.data(dev=1), toys.RUN, "dev").metrics
+    assert not any(name.endswith(("_low", "_high")) for name in metrics)
 
 
 def test_a_model_that_has_diverged_is_said_to_have(task: Task, model: GPT2) -> None:
@@ -124,9 +188,8 @@ def test_a_perfect_continuation_scores_100_and_an_empty_one_0(monkeypatch: pytes
 
     write(gold)
     perfect = TASKS["sonnet"].evaluate(model, data, toys.RUN, "dev").metrics
-    assert (
-        perfect["chrf_continuation"] == perfect["chrf_whole"] == perfect["chrf_continuation_low"] == pytest.approx(100)
-    )
+    scores = [perfect[name] for name in ("chrf_continuation", "chrf_whole", "chrf_continuation_low")]
+    assert scores == pytest.approx([100, 100, 100])
     assert perfect["length_ratio"] == pytest.approx(1)
     write([""] * len(gold))
     empty = TASKS["sonnet"].evaluate(model, data, toys.RUN, "dev").metrics
@@ -134,7 +197,56 @@ def test_a_perfect_continuation_scores_100_and_an_empty_one_0(monkeypatch: pytes
     assert empty["chrf_whole"] > 0
 
 
-def test_statistics_hold_one_row_for_each_seed_and_example() -> None:
+def test_statistics_hold_one_row_for_each_output_and_example() -> None:
     statistics = TASKS["sonnet"].evaluate(toys.model(), toys.data(), toys.RUN, "dev").statistics
-    assert isinstance(statistics, np.ndarray)
-    assert statistics.shape == (toys.RUN.decode_seeds, 4, 18)
+    outputs = toys.RUN.decode_seeds
+    shapes = {name: counts.shape for name, counts in statistics.items()}
+    assert shapes == {
+        "loss": (1, 4, 3),
+        "chrf": (outputs, 4, 18),
+        "chrf_whole": (outputs, 4, 18),
+        **dict.fromkeys(("form_lines", "form_rhyme", "form_metre", "copied_lines"), (outputs, 4, 2)),
+    }
+
+
+def test_the_loss_of_a_sonnet_is_that_of_what_follows_the_given_lines() -> None:
+    model, data = toys.model(), toys.data()
+    tokens, words = data.splits["dev"], data.tokenizer
+    found = loss_statistics(TASKS["sonnet"], model, data, toys.RUN, "dev")
+    for number, text in enumerate(tokens.texts):
+        rest = "\n".join(text.split("\n")[3:])
+        new = [*words.encode([rest])[0], words.eos]
+        ids = torch.tensor(tokens[number]).long()
+        assert ids[-len(new) :].tolist() == new
+        with torch.no_grad():
+            logits = model.logits(model(ids[None]))[0, -len(new) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, ids[-len(new) :], reduction="sum")
+        assert found[number].tolist() == pytest.approx([float(expected), len(new), len(rest)], rel=1e-5)
+
+
+def test_what_is_written_behind_the_last_line_that_was_asked_for_does_not_change_chrf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data, config = toys.model(), toys.data(), toys.RUN.but(decode_seeds=1)
+
+    def score(tail: str) -> dict[str, float]:
+        texts = [f"{toys.lines(11, number)}{tail}" for number in range(4)]
+        monkeypatch.setattr(sonnet, "continuations", lambda m, t, given, c: [texts])
+        return TASKS["sonnet"].evaluate(model, data, config, "dev").metrics
+
+    short, long = score(""), score(f"\n\n{toys.lines(9, 77)}")
+    assert short["chrf_continuation"] == long["chrf_continuation"]
+    assert short["chrf_whole"] != long["chrf_whole"]
+    assert (short["form_lines"], long["form_lines"]) == (1, 0)
+
+
+def test_a_model_that_predicts_evenly_has_the_bits_of_its_vocabulary() -> None:
+    model, data = toys.model(), toys.data()
+    model.wte.weight.data.zero_()
+    metrics = TASKS["poems"].evaluate(model, data, toys.RUN, "dev").metrics
+    dev, words = data.splits["dev"], data.tokenizer
+    characters = sum(len(text) - len(words.decode(dev[number][:1])) for number, text in enumerate(dev.texts))
+    assert metrics["dev_loss"] == pytest.approx(math.log(320))
+    assert metrics["dev_perplexity"] == pytest.approx(320)
+    bits = (dev.lengths - 1).sum() * math.log2(320) / characters
+    assert metrics["bits_per_character"] == pytest.approx(bits)

@@ -10,7 +10,8 @@ import pytest
 from ray import tune
 from rich.console import Console
 
-from searches.deciding.strategy import Strategy, open_study
+from searches.deciding.strategy import Strategy
+from searches.deciding.views import open_storage
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.planning.measure import note_plan
@@ -71,7 +72,7 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         stopper = BudgetStopper(budget, plan, ledger)
         stopper.begin(spec)
         ledger.record({"event": "lag", "trials": 2 * at_once})
-        study = open_study("s", folder / "optuna.journal", plan)
+        study = open_storage(folder / "optuna.journal")
         strategy = Strategy(plan, ledger, study, stopper.searching)
         searcher = StrategySearcher(strategy, spec, str(folder / "trials"), stopper)
         tune.Tuner(

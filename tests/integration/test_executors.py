@@ -58,8 +58,11 @@ class Keep(FIFOScheduler):  # type: ignore[misc]
         return {}
 
 
-def test_function_and_worker_group_give_the_same_losses(local_ray: None, model: str, tmp_path: Path) -> None:
-    config = RunConfig.of({**SONNETS, "model": model, "adapter": "lora", "rank": 4, "accumulation": 2})
+@pytest.mark.parametrize("judging", [{}, {"folds": 2, "judged": True}], ids=["one run", "a round"])
+def test_function_and_worker_group_give_the_same_losses(
+    local_ray: None, model: str, tmp_path: Path, judging: dict[str, Any]
+) -> None:
+    config = RunConfig.of({**SONNETS, "model": model, "adapter": "lora", "rank": 4, "accumulation": 2, **judging})
     function = run(config, tmp_path / "function")
     group = run(config.but(accumulation=1), tmp_path / "group", workers=2)
     assert len(function) == len(group) == 2

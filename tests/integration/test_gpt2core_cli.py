@@ -56,7 +56,8 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
         "epoch 3/3: train loss ",
         "dev loss ",
         "chrf continuation ",
-        "Best by chrf_continuation: epoch ",
+        "bits per character ",
+        "Best by dev_loss: epoch ",
         "python -m gpt2core export",
     ):
         assert part in printed
@@ -72,8 +73,11 @@ def test_evaluate_lays_scores_beside_the_floors(trained: Path, capsys: pytest.Ca
         "gpt2-nano, adapter lora, epoch ",
         "95% interval",
         "test perplexity",
-        "floor, no model: given lines and 11 random training lines",
+        "bits per character",
+        "floor: given lines and 11 random training lines",
         "continuation 2",
+        "floor: a bigram model of the training texts (Kneser-Ney)",
+        "test loss 5.",
     ):
         assert part in printed
 

@@ -75,6 +75,7 @@ def test_packed_trials_join_leave_survive_a_kill_and_report_what_they_would_alon
         "00003": run.but(epochs=2, targets="all"),  # joins when one of the others has left
         "00004": run.but(epochs=2, adapter="freeze"),  # takes its turns beside the pass of the others
         "00005": run.but(epochs=2, lr=1e30),
+        "00006": run.but(epochs=2, folds=2, judged=True),
     }
     shape = TrialSpec(name="", run=run, folder="", concurrent=2, pack=2)
     packs = Packs(shape, "toy")
@@ -105,7 +106,7 @@ def test_packed_trials_join_leave_survive_a_kill_and_report_what_they_would_alon
     assert (failures.pop("00005") or {}).get("kind") == "diverged", "it alone"
     assert not any(failures.values())
     assert sorted(watch.losses["00002"]) == [1, 2]
-    for spec in specs[:4]:
+    for spec in (*specs[:4], specs[5]):
         alone = [losses(p["metrics"]) for p in payloads(replace(spec, folder=f"{spec.folder}-alone"))]
         for epoch, found in watch.losses[spec.name].items():
             assert found == pytest.approx(alone[epoch - 1], rel=1e-4), (spec.name, epoch)

@@ -34,6 +34,16 @@ def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_pat
     page = report.read_text()
     for part in ("SST, full", "Quora, logsparse", "logsparse, poems first", "top-k-p", "775,669,760", "reproduced"):
         assert part in page
+    for mark in ("undecided", "stand-in"):
+        assert f">{mark}</span>" in page
+    assert "Top-p sampling is the best of the five decoders." in page
+    assert "not run again on fresh seeds" in page
+    assert "with model in place of gpt2" in page
+    assert "give --final-test" in page
+    assert "The study's claims" in done.stdout
+    link = "study-smoke-sentiment-sst/report.html"
+    assert f'href="{link}"' in page
+    assert (storage / "searches" / link).is_file()
     assert "<svg" in page
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("sst")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2core.errors import ConfigError
+from searches.deciding.comparing import Comparing
 from searches.deciding.verdict import summarise
 from searches.lora_rank import SEARCH
 from searches.options import parse
@@ -16,7 +17,8 @@ from searches.running.budget import BUDGET, HOUR, Amount, Budget, phase, phase_o
 from searches.running.clock import Clock
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 
-PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, settings={"epochs": 2})
+BY_CHRF = Comparing(objective="chrf_continuation")
+PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings={"epochs": 2}, comparing=BY_CHRF)
 seconds = st.floats(0, 1e6)
 
 
@@ -31,7 +33,7 @@ def proposed(name: str, time: float, **changes: object) -> Event:
 
 
 def report(name: str, time: float, epoch: int = 1, score: float = 1.0) -> Event:
-    values = {"metrics": {"chrf_continuation": score}, "statistics": [[[1.0] * 18] * 3], "samples": []}
+    values = {"metrics": {"chrf_continuation": score}, "statistics": None, "samples": []}
     return event("report", time, trial=name, epoch=epoch, **values)
 
 
@@ -195,6 +197,6 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
             ledger.record(report(f"{name}-r1", 0.0))
         ledger.record(event("ended", 0.0, trial="0001-r1", status=COMPLETED))
         ledger.record(event("ended", 0.0, trial="0000-r1", status=STOPPED, reason=BUDGET))
-        verdict = summarise(PLAN, ledger.state, "s", "m", {})["verdict"]
-    assert verdict["winner"] is None
-    assert "were not repeated with fresh seeds" in verdict["text"]
+        answer = summarise(PLAN, ledger.state, "s", "m", {})["answer"]
+    assert answer["winner"] is None
+    assert answer["text"] == "Not decided: nothing was run again on fresh seeds."

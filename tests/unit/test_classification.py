@@ -98,11 +98,13 @@ def test_the_evaluation_holds_a_confusion_matrix_statistics_and_samples(task: Cl
     evaluation = task.evaluate(model(task), data, toys.RUN, "dev")
     confusion = np.array(evaluation.tables["confusion"])
     assert confusion.sum(axis=1).tolist() == [25, 25] + [0] * (len(task.class_names) - 2)
-    assert metrics.accuracy(confusion) == pytest.approx(evaluation.metrics["accuracy"])
-    assert evaluation.statistics is not None
-    assert evaluation.statistics.shape == (1, 50, 2)
+    assert metrics.accuracy(confusion.ravel()) == pytest.approx(evaluation.metrics["accuracy"])
+    counts = evaluation.statistics["confusion"]
+    assert (counts.shape, counts.dtype) == ((1, 50, len(task.class_names) ** 2), np.uint8)
+    assert counts.sum(axis=(0, 1)).tolist() == confusion.ravel().tolist()
     predicted = task.predict(model(task), data.splits["dev"], data.tokenizer, toys.RUN)
-    assert (predicted == data.splits["dev"].labels).tolist() == evaluation.statistics[0, :, 0].astype(bool).tolist()
+    cells = data.splits["dev"].labels * len(task.class_names) + predicted
+    assert counts[0].argmax(axis=1).tolist() == cells.tolist()
     assert len(evaluation.samples) == 20
     for sample in evaluation.samples:
         number = int(sample["id"])
@@ -118,6 +120,8 @@ def test_the_floor_is_the_most_frequent_class_of_training(task: Classification) 
     assert f"always `{task.class_names[0]}`" in floor.meaning
     assert floor.scores["accuracy"] == (pytest.approx(400 / 7), 0)
     assert floor.scores["macro_f1"] == (pytest.approx(100 * (8 / 11) / 2), 0)
+    chances = np.array([8, 7]) / (13 + len(task.class_names))
+    assert floor.scores["dev_loss"] == (pytest.approx(-(np.log(chances) * [4, 3]).sum() / 7), 0)
 
 
 def test_a_split_without_labels_has_no_score(task: Classification) -> None:
@@ -222,18 +226,25 @@ def random_answers(classes: int) -> tuple[np.ndarray, np.ndarray]:
 def test_f1_and_brier_agree_with_scikit_learn(classes: int) -> None:
     gold, probabilities = random_answers(classes)
     predicted = probabilities.argmax(axis=1)
-    confusion = metrics.confusion_matrix(gold, predicted, classes)
+    confusion = metrics.confusion_matrix(gold, predicted, classes).ravel()
+    assert metrics.one_hot(gold, predicted, classes).sum(axis=(0, 1)).tolist() == confusion.tolist()
     assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score(gold, predicted, average="macro"))
     assert metrics.f1_scores(confusion) == pytest.approx(100 * f1_score(gold, predicted, average=None))
     assert metrics.accuracy(confusion) == pytest.approx(100 * (gold == predicted).mean())
     if classes == 2:
-        assert metrics.brier_score(probabilities[:, 1], gold) == pytest.approx(
-            brier_score_loss(gold, probabilities[:, 1])
-        )
+        assert metrics.second_f1(confusion) == pytest.approx(100 * f1_score(gold, predicted))
+        distances = metrics.squared_distances(probabilities[:, 1], gold)
+        assert distances.mean() == pytest.approx(brier_score_loss(gold, probabilities[:, 1]))
+
+
+def test_scores_of_many_confusion_matrices_are_those_of_each() -> None:
+    counts = np.random.default_rng(0).integers(0, 4, size=(3, 7, 25))
+    for score in (metrics.accuracy, metrics.macro_f1, metrics.second_f1):
+        assert score(counts).tolist() == [[float(score(one)) for one in row] for row in counts]
 
 
 def test_f1_of_classes_that_are_nowhere_is_not_counted() -> None:
-    confusion = metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 5)
+    confusion = metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 5).ravel()
     assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score([0, 0, 1], [0, 1, 1], average="macro"))
 
 

@@ -20,6 +20,18 @@ from gpt2core.errors import ConfigError
         ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
         ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
         ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
+        ({"fold": 1}, "The value of `fold` is 1, but must be one of 1 `folds`, of two or more"),
+        ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be one of 3 `folds`, of two or more"),
+        ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' where `folds` is 1"),
+        (
+            {"folds": 3, "scored_on": "folds", "dev_part": "search"},
+            "The value of `dev_part` is 'search', but must be 'all'",
+        ),
+        ({"judged": True}, "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search'"),
+        (
+            {"task": "paraphrase", "pairs": "/p", "folds": 2},
+            "The value of `folds` is 2, but must be 1 with generated `pairs`",
+        ),
     ],
 )
 def test_wrong_values_are_explained(values: dict[str, object], message: str) -> None:
@@ -82,6 +94,12 @@ def test_identity_is_what_decides_the_result() -> None:
     assert full.identity() == full.but(tau=0.5, kl_weight=0.5, contrastive_weight=0.5).identity()
     greedy = RunConfig(decoder="greedy")
     assert greedy.identity() == greedy.but(top_p=0.5, top_k=3).identity()
+    assert "objective" not in full.identity()
+    assert full.identity().keys().isdisjoint({"dev_part", "folds", "fold", "scored_on", "judged"})
+    judged = {"folds": 3, "fold": 2, "scored_on": "folds", "judged": True}
+    assert full.but(**judged).identity() == full.identity() | judged
+    assert full.but(dev_part="search").identity() == full.identity() | {"dev_part": "search"}
+    assert full.but(objective="chrf_whole").identity() == full.identity() | {"objective": "chrf_whole"}
 
 
 @pytest.mark.parametrize("kind", [getattr(errors, name) for name in dir(errors) if name.endswith("Error")])

@@ -20,7 +20,7 @@ def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
     assert found == {
         "repeat it": "python searches/lora_rank.py --smoke --storage '/two words' --trials 4 --name mine-again",
         "go on with it": "python searches/lora_rank.py --smoke --name mine --storage '/two words' --trials 4",
-        "promote the winner": "python -m searches promote mine --storage '/two words'",
+        "promote the chosen trial": "python -m searches promote mine --storage '/two words'",
     }
     for key in ("repeat it", "go on with it"):
         script, *flags = shlex.split(found[key])[1:]
@@ -31,7 +31,7 @@ def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
 def test_commands_without_flags_are_the_bare_script() -> None:
     found = commands(options())
     assert found["go on with it"] == "python searches/lora_rank.py"
-    assert found["promote the winner"] == "python -m searches promote lora_rank-quick"
+    assert found["promote the chosen trial"] == "python -m searches promote lora_rank-quick"
 
 
 def test_a_password_is_not_handed_around() -> None:
@@ -47,10 +47,10 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
     ledger.record({"event": "proposed", "trial": trial})
     texts = [{"id": str(number), "generated": "rose " * 1000} for number in range(9)]
     report = {"event": "report", "trial": "0000", "epoch": 1, "samples": texts}
-    ledger.record({**report, "metrics": {"chrf_continuation": 1.0}, "statistics": None})
+    ledger.record({**report, "metrics": {"dev_loss": 1.0}, "statistics": None})
     ledger.close()
     row = {"id": "0000"}
-    found = facts(options("--smoke"), ledger.state, {"best": row, "baseline": row, "verdict": {"winner": None}})
+    found = facts(options("--smoke"), ledger.state, {"best": row, "baseline": row, "answer": {"chosen": None}})
     assert found["environment"] == {"Python": "3"}
     assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])

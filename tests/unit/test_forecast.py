@@ -34,7 +34,7 @@ sorted_three = st.lists(st.floats(0, 1e6), min_size=3, max_size=3).map(sorted)
 
 
 def plan(**changes: int) -> Plan:
-    return make_plan(SEARCH, "quick", settings={"epochs": 3}, **changes)
+    return make_plan(replace(SEARCH, factor=()), "quick", settings={"epochs": 3}, **changes)
 
 
 def cost(memory: float = 1.0, disk: float = 0.5) -> TrialCost:
@@ -89,6 +89,17 @@ def test_epochs_lie_between_all_stopped_at_the_first_rung_and_none() -> None:
     assert (rows["epochs"].low, rows["epochs"].high) == (9 * 3 + 5 * 1, 14 * 3)
     assert rows["epochs"].value == pytest.approx(27 + 5 * (1 + 2 / 3))
     assert all(row.low <= row.value <= row.high for row in rows.values())
+
+
+def test_each_value_of_a_factor_is_counted_and_runs_that_judge_may_take_more() -> None:
+    asked = make_plan(SEARCH, "quick", settings={"epochs": 3}, trials=10, replicates=3)
+    outlook = Outlook(known=[cost()] * 5, drawn=[cost()] * 3, once=exactly(0.0))
+    assert predicted(asked, outlook)["trials"] == exactly(12 + 4 * 3), (
+        "of each of four ranks three trials, and the best again"
+    )
+    shape = TrialSpec(name="", run=asked.config(asked.search.baseline), folder="")
+    once, twice = ({row["what"]: row for row in predict(asked, outlook, shape, None, n)} for n in (1.0, 2.0))
+    assert twice["CPU-hours"]["predicted"] - once["CPU-hours"]["predicted"] == pytest.approx(12 * 6 / HOUR)
 
 
 def test_gpu_hours_and_money_count_the_gpus_of_each_trial() -> None:

@@ -1,5 +1,6 @@
 """The form of sonnets: rhyme separates real ones from random lines, where chrF does not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,24 +9,67 @@ import pytest
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError
 from gpt2core.metrics import form as module
-from gpt2core.metrics.form import form, rhyme, syllables
+from gpt2core.metrics.floors import split_given
+from gpt2core.metrics.form import first_lines, form_counts, rhyme, rhyme_share, syllables
+from gpt2core.metrics.metric import share
 
 
 def sonnets(split: str) -> list[str]:
     return [row.text for row in load_sonnets(None).splits[split]]
 
 
-def test_real_sonnets_rhyme_and_random_lines_do_not() -> None:
+def parts(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The first lines of sonnets, and their continuations."""
+    given, rest = zip(*map(split_given, texts), strict=True)
+    return list(given), list(rest)
+
+
+def form(given: Sequence[str], texts: Sequence[str], train: Sequence[str] = ()) -> dict[str, float]:
+    """Each share of one continuation of each sonnet."""
+    return {name: float(share(counts.sum(axis=(0, 1)))) for name, counts in form_counts(given, [texts], train).items()}
+
+
+def test_real_sonnets_rhyme_and_random_lines_and_silence_do_not() -> None:
     train = sonnets("train")
+    given, rest = parts(sonnets("dev"))
     lines = [line for text in train for line in text.split("\n")]
     random = np.random.default_rng(0)
-    shuffled = ["\n".join(lines[i] for i in random.integers(len(lines), size=14)) for _ in range(100)]
-    real, false = form(sonnets("dev"), train), form(shuffled, train)
-    assert real["form_rhyme"] > 0.85
-    assert false["form_rhyme"] < 0.03
+    many = given * 10
+    shuffled = ["\n".join(lines[i] for i in random.integers(len(lines), size=11)) for _ in many]
+    tails = [split_given(train[i])[1] for i in random.integers(len(train), size=len(many))]
+    real, false, other = form(given, rest, train), form(many, shuffled, train), form(many, tails, train)
+    empty = form(given, [""] * len(given), train)
+    assert 0.80 < real["form_rhyme"] < 0.92
+    assert 0.55 < other["form_rhyme"] < 0.75, "two of six pairs have a line of each sonnet"
+    assert false["form_rhyme"] < 0.06
+    assert set(empty.values()) == {0.0}
     assert real["form_metre"] > 0.95
     assert (real["form_lines"], real["copied_lines"], false["copied_lines"]) == (1.0, 0.0, 1.0)
-    assert real["distinct_2"] > false["distinct_2"]
+
+
+def test_missing_lines_count_and_unknown_words_do_not() -> None:
+    given = "a\nthe day\nb"
+    whole = form_counts([given], [["the way\nthe moon\nthe king\nthe june"]], [])
+    assert whole["form_rhyme"].tolist() == [[[2, 6]]], "day and way, moon and june; a missing line is no rhyme"
+    unknown = form_counts([given], [["the way\nthe moon\nthe king\nthe xyzzyq"]], [])
+    assert unknown["form_rhyme"].tolist() == [[[1, 5]]]
+    assert unknown["form_metre"].tolist() == [[[0, 10]]]
+    wordless = form_counts([given], [["...\n---"]], [])
+    assert (wordless["form_rhyme"].tolist(), wordless["form_metre"].tolist()) == ([[[0, 6]]], [[[0, 11]]])
+
+
+def test_each_output_and_sonnet_has_its_own_counts() -> None:
+    given, rest = parts(sonnets("dev"))
+    counts = form_counts(given, [rest, [""] * len(given)], sonnets("train"))
+    assert {found.shape for found in counts.values()} == {(2, len(given), 2)}
+    assert counts["form_lines"][..., 0].tolist() == [[1] * len(given), [0] * len(given)]
+    assert float(share(counts["form_rhyme"][0].sum(axis=0))) == pytest.approx(rhyme_share(given, rest))
+
+
+def test_lines_are_cut_behind_the_last_one_that_counts() -> None:
+    assert first_lines("a\n\n b\nc\n", 2) == "a\n\n b"
+    assert first_lines("a\nb", 2) == "a\nb"
+    assert first_lines("a\n\n", 3) == "a\n\n"
 
 
 @pytest.mark.parametrize(
@@ -48,10 +92,6 @@ def test_syllables_are_all_that_the_words_may_have() -> None:
     assert 10 in syllables("Shall I compare thee to a summer's day?")
     assert {len(syllables(line)) for line in ("", "xyzzyq day", "12 ;")} == {0}
     assert syllables("fire " * 200) == set(range(200, 401)), "two ways to say it, and no more than sums are kept"
-
-
-def test_texts_without_a_word_have_no_form() -> None:
-    assert set(form(["", "\n\n"], []).values()) == {0.0}
 
 
 def test_a_missing_dictionary_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings, strategies
 from sacrebleu.metrics.chrf import CHRF
 
-from gpt2core.metrics.bootstrap import PairedResult, interval, paired
-from gpt2core.metrics.chrf import chrf_from_statistics, corpus_chrf, sentence_statistics
-from gpt2core.metrics.floors import sonnet_floors, split_given
-from gpt2core.tasks.base import mean_loss
+from gpt2core.config import RunConfig
+from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
+from gpt2core.metrics.floors import ngram_floors, sonnet_floors, split_given
+from gpt2core.metrics.ngram import ngram_losses
+from gpt2core.stages import run_data
+from gpt2core.tasks import TASKS
 from tests import toys
 
 TEXTS = strategies.lists(
@@ -34,28 +36,6 @@ def counts(values: np.ndarray) -> np.ndarray:
     return np.stack([values, np.ones_like(values)], axis=1)[None]
 
 
-def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
-    random = np.random.default_rng(0)
-    held = 0
-    for trial in range(200):
-        sample = random.normal(3.0, 1.0, size=50)
-        found = interval(counts(sample), mean_loss, resamples=400, seed=trial)
-        held += found.low <= 3.0 <= found.high
-    assert 180 <= held <= 199
-
-
-def test_the_paired_test_finds_a_difference_where_there_is_one_and_turns_with_its_sides() -> None:
-    random = np.random.default_rng(1)
-    base = random.normal(0, 5, size=40)
-    better = base + random.normal(1.0, 0.5, size=40)
-    a, b = counts(better), counts(base)
-    found, turned = paired(a, b, mean_loss), paired(b, a, mean_loss)
-    assert found.low > 0
-    assert found.p_value < 0.01
-    assert turned.estimate == -found.estimate
-    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
-
-
 def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
     """Counts of texts of which a share of the lines is the gold's."""
     random = np.random.default_rng(seed)
@@ -68,43 +48,6 @@ def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
         for _ in range(copies)
     ]
     return np.stack([sentence_statistics(text, ["\n".join(lines) for lines in gold]) for text in texts])
-
-
-def test_chrf_systems_are_compared_over_examples_and_seeds() -> None:
-    good, same, bad = statistics(0, share=0.7), statistics(1, share=0.7), statistics(2, share=0.2)
-    assert paired(good, bad, chrf_from_statistics).p_value < 0.01
-    assert paired(good, bad, chrf_from_statistics).estimate > 0
-    assert paired(good, same, chrf_from_statistics).p_value > 0.05
-    assert paired(good, good, chrf_from_statistics).p_value == 1.0
-    found = interval(good, chrf_from_statistics)
-    assert found.low < found.estimate < found.high
-    assert interval(good, chrf_from_statistics) == found, "the same twice"
-
-
-def test_the_comparison_of_chrf_turns_with_its_sides() -> None:
-    good, bad = statistics(0, share=0.7), statistics(2, share=0.4)
-    found, turned = paired(good, bad, chrf_from_statistics), paired(bad, good, chrf_from_statistics)
-    assert turned.estimate == -found.estimate < 0
-    assert (turned.low, turned.high) == (-found.high, -found.low)
-    assert turned.p_value == found.p_value
-
-
-def test_a_system_does_not_differ_from_itself() -> None:
-    random = np.random.default_rng(2).normal(size=30)
-    result = paired(counts(random), counts(random), mean_loss)
-    nothing = PairedResult(estimate=0.0, low=0.0, high=0.0, p_value=1.0)
-    assert result == nothing
-    assert paired(statistics(0), statistics(0), chrf_from_statistics) == nothing
-
-
-def test_one_decoding_seed_is_enough_for_an_interval() -> None:
-    found = interval(statistics(0, copies=1), chrf_from_statistics)
-    assert found.low < found.estimate < found.high
-
-
-def test_systems_on_unlike_examples_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="a paired test needs the same ones"):
-        paired(statistics(0), statistics(0)[:, :5], chrf_from_statistics)
 
 
 def test_floors_are_the_same_twice_and_lie_in_the_expected_order() -> None:
@@ -136,3 +79,33 @@ def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
     for name, whole in expected.items():
         assert found[name].scores["chrf_whole"][0] == pytest.approx(whole, abs=0.5)
     assert found["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
+    longer = found["random_lines_15"].scores["chrf_continuation"][0]
+    assert longer == pytest.approx(26.84, abs=0.5), "lines that nobody asked for are not paid for"
+    rhyme = {name: floor.scores["form_rhyme"][0] for name, floor in found.items()}
+    assert rhyme["given_only"] == rhyme["last_line_repeated"] == 0
+    assert 0.55 < rhyme["other_tail"] < 0.75
+    assert max(rhyme["random_lines"], rhyme["random_lines_15"]) < 0.06
+
+
+def test_ngram_floors_count_the_scored_tokens_alone() -> None:
+    random = np.random.default_rng(0)
+    train, held_out = ([random.integers(0, 5, size=30) for _ in range(8)] for _ in range(2))
+    scored = [np.arange(30) >= 20] * 8
+    characters = np.array([1, 1, 2, 2, 3])
+    found = ngram_floors(iter(train), held_out, scored, characters, "test")
+    assert list(found) == ["unigram", "bigram", "trigram"]
+    for order, floor in enumerate(found.values(), start=1):
+        losses = [own[20:] for own in ngram_losses(train, held_out, 5, order)]
+        nats = float(np.concatenate(losses).sum())
+        length = sum(characters[text[20:]].sum() for text in held_out)
+        assert floor.scores["test_loss"] == (pytest.approx(nats / 80), 0.0)
+        assert floor.scores["test_perplexity"] == (pytest.approx(np.exp(nats / 80)), 0.0)
+        assert floor.scores["bits_per_character"] == (pytest.approx(nats / np.log(2) / length), 0.0)
+
+
+def test_a_model_of_words_is_not_better_than_one_of_their_neighbours_too() -> None:
+    """On the real sonnets, with the tokenizer that is embedded."""
+    floors = TASKS["sonnet"].floors(run_data(RunConfig(task="sonnet")), "dev")
+    loss = {name: floor.scores["dev_loss"][0] for name, floor in floors.items() if "dev_loss" in floor.scores}
+    assert loss["unigram"] == pytest.approx(6.26, abs=0.15)
+    assert loss["bigram"] == pytest.approx(5.51, abs=0.25)

@@ -28,12 +28,13 @@ SCORES = {"0000": 20.0, "0001": 30.0, "0002": 25.0}
 ABOUT = {"search": "s", "trial": "0001", "epoch": 1, "data": "d"}
 
 
-def ledger(storage: Path, scores: dict[str, float], task: str = "sonnet") -> Path:
+def ledger(storage: Path, scores: dict[str, float], objective: str = "chrf_continuation") -> Path:
     """A search's ledger of trials with these scores; the last of them is still running."""
+    config = RunConfig(task="sonnet", objective=objective)
     lines: list[dict[str, object]] = []
     for name, score in scores.items():
-        trial = {"name": name, "point": {}, "run": RunConfig(task=task).model_dump(), "origin": "sampler"}
-        metrics = {TASKS[task].objective: score}
+        trial = {"name": name, "point": {}, "run": config.model_dump(), "origin": "sampler"}
+        metrics = {objective: score}
         lines += [{"event": "proposed", "trial": trial}]
         lines += [{"event": "report", "trial": name, "epoch": 1, "metrics": metrics}]
         lines += [{"event": "ended", "trial": name, "status": "completed"}]
@@ -45,38 +46,39 @@ def ledger(storage: Path, scores: dict[str, float], task: str = "sonnet") -> Pat
 
 def summarised(folder: Path, winner: str | None, statuses: dict[str, str]) -> None:
     rows = [{"id": name, "status": status} for name, status in statuses.items()]
-    (folder / "summary.json").write_text(json.dumps({"trials": rows, "verdict": {"winner": winner, "text": "told"}}))
+    answer = {"winner": winner, "chosen": winner or "0001", "text": "told", "rows": [{"trial": "0001", "mean": 4.0}]}
+    (folder / "summary.json").write_text(json.dumps({"trials": rows, "answer": answer}))
 
 
 RAN = {"0000": "completed", "0001": "completed", "0002": "running"}
 
 
 @pytest.mark.parametrize(
-    ("winner", "statuses", "expected", "verdict"),
+    ("winner", "statuses", "expected", "answer"),
     [
         ("0000", RAN, "0000", "told"),
         (None, RAN, "0001", "told"),
-        ("0000", RAN | {"0001": "running"}, "0001", "no verdict yet: the search has not come to its end"),
-        ("0000", {"0000": "completed"}, "0001", "no verdict yet: the search has not come to its end"),
+        ("0000", RAN | {"0001": "running"}, "0001", "not known yet: the search has not come to its end"),
+        ("0000", {"0000": "completed"}, "0001", "not known yet: the search has not come to its end"),
     ],
     ids=["named", "none named", "one has ended since", "trials were added since"],
 )
-def test_the_verdict_names_the_trial_as_long_as_it_is_of_these_trials(
-    winner: str | None, statuses: dict[str, str], expected: str, verdict: str, tmp_path: Path
+def test_the_answer_names_the_trial_as_long_as_it_is_of_these_trials(
+    winner: str | None, statuses: dict[str, str], expected: str, answer: str, tmp_path: Path
 ) -> None:
     summarised(ledger(tmp_path, SCORES), winner, statuses)
     found = open_finished(str(tmp_path), "s")
     chosen = choose(found, None)
-    assert (chosen.trial.name, chosen.named, found.verdict) == (
+    assert (chosen.trial.name, chosen.named, found.answer_text) == (
         expected,
-        verdict == "told" and winner is not None,
-        verdict,
+        answer == "told" and winner is not None,
+        answer,
     )
     assert choose(found, "0002").trial.name == "0002"
 
 
 def test_less_is_better_where_it_is(tmp_path: Path) -> None:
-    ledger(tmp_path, SCORES, task="poems")
+    ledger(tmp_path, SCORES, objective="dev_loss")
     assert choose(open_finished(str(tmp_path), "s"), None).trial.name == "0000"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2core.errors import ConfigError, DataError, UnknownNameError
+from gpt2core.metrics.counts import to_json
 from searches import replay
 from searches.deciding.method import Method
 from searches.deciding.simulation import Course, Curve
@@ -21,7 +22,7 @@ OBJECTIVE = "chrf_continuation"
 
 @pytest.fixture(scope="module")
 def record() -> Record:
-    """Sixty configurations of lora_rank whose scores the learning rate decides, and all epochs know it."""
+    """Sixty configurations of a search whose scores the learning rate decides, and all epochs know it."""
     random = np.random.default_rng(0)
     points, curves = [], []
     for _ in range(60):
@@ -30,7 +31,15 @@ def record() -> Record:
         height = 30 - 5 * abs(math.log10(lr) + 3)
         points.append(point)
         curves.append(Curve(metrics=[{OBJECTIVE: height - 4 / epoch} for epoch in range(1, 10)], seconds=[1.0] * 9))
-    about = {"search": "lora_rank", "task": "sonnet", "epochs": 9, "model": "toy", "data": "", "margin": 0.0}
+    about = {
+        "search": "lora_rank",
+        "task": "sonnet",
+        "objective": OBJECTIVE,
+        "epochs": 9,
+        "model": "toy",
+        "data": "",
+        "margin": 0.0,
+    }
     return Record(**about, points=points, curves=curves)  # type: ignore[arg-type]
 
 
@@ -45,11 +54,11 @@ def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
 def test_better_methods_need_less(record: Record) -> None:
     found = {
         row.method: row
-        for row in compare(record, contenders(["random", "tpe"], ["none", "asha"], []), seeds=4, workers=4)
+        for row in compare(record, contenders(["random", "tpe"], ["none", "asha"], []), seeds=10, workers=4)
     }
     assert found["random, asha"].same.median < 0.6 * found["random, none"].same.median
     assert found["tpe, asha"].same.median < found["random, none"].same.median
-    assert found["tpe, asha"].same.reached == 4
+    assert found["tpe, asha"].same.reached == 10
     assert all(row.same.low <= row.same.median <= row.same.high for row in found.values())
     assert all(row.alike == row.same for row in found.values()), "the margin is 0"
 
@@ -73,21 +82,31 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
     save(record, tmp_path / "curves.json")
     assert read(tmp_path / "curves.json") == record
     rows = [
-        {"id": f"{number:04d}", "of": None, "parent": None, "point": point, "config": {"task": "poems", "model": "toy"},
-         "score": curve.metrics[-1][OBJECTIVE],
-         "curve": [{"epoch": e, **m, "train_seconds": 0.75, "eval_seconds": 0.25} for e, m in enumerate(curve.metrics, 1)]}
+        {
+            "id": f"{number:04d}",
+            "of": None,
+            "parent": None,
+            "point": point,
+            "config": {"task": "poems", "model": "toy", "epochs": 9},
+            "score": -curve.metrics[-1][OBJECTIVE],
+            "curve": [
+                {"epoch": epoch, "dev_loss": metrics[OBJECTIVE], "train_seconds": 0.75, "eval_seconds": 0.25}
+                for epoch, metrics in enumerate(curve.metrics, 1)
+            ],
+        }
         for number, (point, curve) in enumerate(zip(record.points, record.curves, strict=True))
-    ]  # fmt: skip
+    ]
     random = np.random.default_rng(1)
     for row in rows:
-        losses = np.stack([random.normal(size=(1, 16)), np.ones((1, 16))], axis=-1)
+        losses = np.stack([random.normal(size=(1, 16)), np.ones((1, 16)), np.ones((1, 16))], axis=-1)
         best = tmp_path / "trials" / row["id"] / "best"
         best.mkdir(parents=True)
-        (best / "state.json").write_text(json.dumps({"history": [{"statistics": losses.tolist()}]}))
-    summary = {"script": "lora_rank", "objective": OBJECTIVE, "data": {"data": ""}, "trials": rows}
+        (best / "state.json").write_text(json.dumps({"history": [{"statistics": to_json({"loss": losses})}]}))
+    summary = {"script": "lora_rank", "objective": "dev_loss", "data": {"data": ""}, "trials": rows}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     found = read(tmp_path)
-    assert replace(found, margin=0.0) == replace(record, task="poems")
+    losses = [replace(c, metrics=[{"dev_loss": m[OBJECTIVE]} for m in c.metrics]) for c in record.curves]
+    assert replace(found, margin=0.0) == replace(record, task="poems", objective="dev_loss", curves=losses)
     assert found.margin == pytest.approx(1.96 * 2**0.5 * 0.25, rel=0.3), "means of 16 losses of deviation 1"
     for row in rows[:40]:
         del row["curve"][3:]

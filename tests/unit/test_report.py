@@ -1,6 +1,7 @@
 """The report of a search: everything in its place, nothing taken for markup, readable where facts are missing."""
 
 import copy
+import io
 import json
 import re
 import time
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
+from rich.console import Console
 
 from searches.showing import report
-from searches.showing.importance import importance
-from searches.showing.plots import plots
-from tests.summaries import SCRIPT, summary
+from searches.showing.answer_picture import answer_picture, expected_picture
+from searches.showing.answers import claim_and_rest, numbers, rows_cells
+from searches.showing.report import plots
+from searches.showing.screen import show
+from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary
 
-ORDER = ["verdict", *report.SECTIONS]
+ORDER = ["answer", *report.SECTIONS]
 
 
 class Page(HTMLParser):
@@ -44,18 +48,143 @@ def written(folder: Path, found: dict[str, Any]) -> tuple[str, str]:
     return page.read_text(), text.read_text()
 
 
-def test_sections_come_in_order_and_the_verdict_before_any_table(tmp_path: Path) -> None:
+def shown(found: dict[str, Any]) -> str:
+    """What the screen says at the end."""
+    console = Console(file=io.StringIO(), width=250, record=True)
+    show({"plan": [], **found}, console)
+    return console.export_text()
+
+
+def decided(outcome: str, trials: int = 30) -> dict[str, Any]:
+    """A summary whose answer has an outcome."""
+    found = summary(trials)
+    return found | {"answer": about_factor([row for row in found["trials"] if row["of"] is None], outcome)}
+
+
+def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) -> None:
     costs = {"costs": ["trainable_parameters"], "pareto": ["0000", "0003"]}
     html, markdown = written(tmp_path, summary(**costs))
     page = Page(html)
     assert [name for name in page.ids if name in ORDER] == ORDER
-    assert page.ids.index("verdict") < html.index("<table")
-    assert html.index("No significant winner.") < html.index("<table")
-    assert markdown.index("## Verdict") < markdown.index("| trial |")
-    for text in ("+0.50", "-0.25 to +1.25", "0.210", "Beware: no better than random | lines.", "stand-in model"):
+    assert html.index("No effect of rank was found") < html.index("<table")
+    assert markdown.index("## Answer") < markdown.index("| rank | trials |") < markdown.index("| trial |")
+    for text in (
+        "not decided",
+        "about 7 each",
+        "3 each",
+        "0.050 nats per token",
+        "a trivial baseline (random | lines).",
+    ):
         assert text in html
+    assert "stand-in model" in html
     assert "python searches/toy.py --name toy-again" in html
     assert "python searches/toy.py --name toy-again" in markdown
+
+
+@pytest.mark.parametrize("outcome", ["undecided", "equivalent", "difference"])
+def test_the_claim_is_the_first_sentence_and_the_box_says_whether_it_is_decided(outcome: str, tmp_path: Path) -> None:
+    found = decided(outcome)
+    claim, rest = claim_and_rest(found["answer"]["text"])
+    assert f"{claim} {rest}" == found["answer"]["text"]
+    html, _ = written(tmp_path, found)
+    assert f'<p class="claim">{claim}</p>' in html
+    assert ('<section class="answer decided"' in html) == (outcome != "undecided")
+    assert ('<tr class="marked"><th scope="row">16</th>' in html) == (outcome == "difference")
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("Yes: a by 0.031 [0.020, 0.042] nats. rank 4 is next.", "Yes: a by 0.031 [0.020, 0.042] nats."),
+        ("One sentence alone", "One sentence alone"),
+        ("", ""),
+    ],
+)
+def test_points_inside_numbers_end_no_sentence(text: str, claim: str) -> None:
+    assert claim_and_rest(text)[0] == claim
+
+
+def test_the_larger_side_of_a_difference_is_the_better_one_of_its_metric() -> None:
+    answer = summary()["answer"]
+    answer["pairs"] = [{"a": "rank 4", "b": "rank 8", "difference": 0.031, "low": 0.02, "high": 0.042, "p_value": 0.01}]
+    assert numbers(answer)["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+    answer["metric"]["direction"] = "max"
+    assert numbers(answer)["Largest difference"] == "rank 4 before rank 8 by 0.031 [0.020, 0.042] nats per token"
+    answer["pairs"][0] |= {"difference": -0.031, "low": -0.042, "high": -0.02}
+    assert numbers(answer)["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+
+
+def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> None:
+    found = summary()
+    text = shown(found)
+    answer = found["answer"]
+    tail = text[text.index("Answer: ") :].splitlines()
+    assert tail == [f"Answer: {answer['text']}", *answer["evidence"], *(f"Note: {note}" for note in answer["notes"])]
+    for part in (
+        "Trivial baselines",
+        "Each rank at its best other settings",
+        "dev_loss [95% interval over texts]",
+        "reference",
+    ):
+        assert part in text
+    assert "baseline " not in text.split("Trivial baselines")[0]
+    assert f"{found['best']['score']:.3f} [" in text, "with the digits of the metric"
+
+
+def test_what_became_of_each_value_is_said() -> None:
+    answer = about_factor([row for row in summary(8)["trials"] if row["of"] is None], "difference")
+    answer["rows"][0] |= {"failed": ["0000-r2"], "stable": False}
+    answer["rows"][1] |= {"trial": None, "runs": [], "mean": None, "score": None}
+    answer["rows"][3] |= {"runs": [], "mean": None}
+    place = 6
+    assert [cells[place] for cells in rows_cells(answer)] == [
+        "unstable: 1 run failed",
+        "no score",
+        "better than all others",
+        "not run again",
+    ]
+
+
+def test_a_search_without_a_factor_shows_its_best_trial_beside_the_reference(tmp_path: Path) -> None:
+    found = summary(12)
+    found["answer"] = about_best(found["trials"])
+    html, markdown = written(tmp_path, found)
+    assert "The best trials and the reference" in html
+    assert "trial 0000, the reference" in markdown
+    assert expected_picture(found) is None
+    assert not (tmp_path / "expected.svg").exists()
+    assert "The best trials and the reference" in shown(found)
+
+
+def test_a_trivial_baseline_is_a_line_where_it_is_near_and_else_in_the_caption() -> None:
+    found = summary()
+    picture = answer_picture(found)
+    assert picture
+    assert "Outside the picture: the best trivial baseline, 5.510 (a bigram model" in picture.caption
+    found["floors"]["bigram"]["scores"]["dev_loss"] = [4.6, 0.0]
+    picture = answer_picture(found)
+    assert picture
+    assert "Dashed line: the best trivial baseline, 4.600" in picture.caption
+    assert "best trivial baseline<" in picture.svg
+
+
+def test_a_diverged_trial_does_not_flatten_the_picture_and_is_counted() -> None:
+    found = summary()
+    found["trials"][4]["score"] = 400.0
+    picture = answer_picture(found)
+    assert picture
+    assert "Triangles: 1 trial lies outside the picture." in picture.caption
+    assert ">400" not in picture.svg
+
+
+def test_the_pictures_say_their_numbers_to_those_who_do_not_see_them() -> None:
+    found = decided("difference")
+    picture, curves = answer_picture(found), expected_picture(found)
+    assert picture
+    assert curves
+    row = found["answer"]["rows"][2]
+    assert f"rank 16: 3 fresh runs, mean {row['mean']:.3f} (95% interval {row['low']:.3f} to" in picture.alt
+    assert "rank 16: " in curves.alt
 
 
 def test_texts_of_trials_are_never_markup(tmp_path: Path) -> None:
@@ -74,7 +203,7 @@ def test_the_page_needs_nothing_else_and_holds_no_id_twice(tmp_path: Path) -> No
     assert html.startswith("<!doctype html>")
     assert all(address.startswith("#") for address in page.addresses), page.addresses
     assert not re.search(r"url\((?!#)", html)
-    assert page.tags.count("svg") == 5, "intervals, two curves, parallel coordinates, front"
+    assert page.tags.count("svg") == 7, "answer, expected, intervals, two curves, parallel, front"
     assert len(set(page.ids)) == len(page.ids)
 
 
@@ -92,7 +221,7 @@ def test_thousands_of_trials_are_written_soon_and_the_rest_is_counted(tmp_path: 
 
 def test_facts_that_an_older_summary_lacks_are_left_out(tmp_path: Path) -> None:
     found = summary()
-    for missing in ("space", "samples", "environment", "commands"):
+    for missing in ("space", "samples", "environment", "commands", "effects", "reliability", "metrics"):
         del found[missing]
     html, markdown = written(tmp_path, found)
     assert "None" not in re.sub("<svg.*?</svg>", "", html, flags=re.S)
@@ -113,12 +242,13 @@ def test_generated_pairs_are_named_with_their_critic_and_that_it_is_a_stand_in(t
 def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
     found = summary(2)
     failed = found["trials"][1] | {"curve": []}
-    found |= {"trials": [failed], "best": None, "baseline": failed, "best_by": {}, "samples": {}}
-    found["verdict"] = {"winner": None, "text": "no winner: no trial beside the baseline has a score to compare"}
+    found |= {"trials": [failed], "best": None, "baseline": failed, "samples": {}}
+    found["answer"] = nothing_compared("there are no two settings with a score to compare")
+    found["effects"] = {"trials": 0, "why": "0 trials ended with a score.", "rows": []}
     html, markdown = written(tmp_path, found)
-    for text in (html, markdown):
-        assert "No winner: no trial beside the baseline has a score to compare." in text
-        assert "GPU 0 out of memory" in text
+    for text in (html, markdown, shown(found)):
+        assert "Not decided: there are no two settings with a score to compare." in text
+        assert "GPU 0 out of memory" in text or "failed" in text
     assert plots(found) == {}
 
 
@@ -132,7 +262,7 @@ def test_plan_and_fact_stand_side_by_side(tmp_path: Path) -> None:
     assert "| hours | 1.25 | 0.5 | 3 | 1.5 |" in markdown
     assert "| USD | 1.5 | 1 | 2 |  |" in markdown
     assert "| wall seconds | 3,600.0 |" in markdown
-    assert "| trial seconds | 96.0 |" in markdown
+    assert "| trial seconds | 126.0 |" in markdown
     assert "| seconds lost to failures | 3 |" in markdown
 
 
@@ -144,23 +274,31 @@ def test_failures_of_one_kind_are_one_line(tmp_path: Path) -> None:
     assert "| 9 | 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010 and 1 more | diverged |" in markdown
 
 
-def test_importance_names_the_key_that_decides_or_says_why_not() -> None:
-    shares, why = importance(summary(60))
-    assert next(iter(shares)) == "lr"
-    assert shares["lr"] > 0.5
-    assert sum(shares.values()) == pytest.approx(1)
-    assert why == "Over 59 trials, finished and stopped ones."
-    assert importance(summary(10)) == (
-        {},
-        "Too few trials: 9 ended with a score, and 20 are needed to tell the keys apart.",
-    )
-    assert importance(summary(space={}))[0] == {}
+def test_what_mattered_is_called_exploratory_and_has_intervals(tmp_path: Path) -> None:
+    for text in written(tmp_path, summary()):
+        assert "Which settings mattered (exploratory)" in text
+        assert "40% to 96%" in text
+        assert "0.160 to 0.260" in text
+        assert "Exploratory, over 30 trials" in text
 
 
-def test_a_point_outside_the_space_is_weighed_and_drawn(tmp_path: Path) -> None:
+def test_the_reliability_of_each_metric_is_told_in_its_own_digits(tmp_path: Path) -> None:
+    _, markdown = written(tmp_path, summary())
+    assert "| dev loss | 0.0200 | 0.0045 | 0.95 |" in markdown
+    assert "| chrf continuation | 0.000 | 0.447 | 0.00 |" in markdown
+    html, _ = written(tmp_path, summary(reliability=[]))
+    assert 'href="#metrics"' not in html
+
+
+def test_a_trivial_baseline_without_a_score_of_a_metric_has_an_empty_cell(tmp_path: Path) -> None:
+    _, markdown = written(tmp_path, summary())
+    assert "| a bigram model of the training texts | 5.510 |  |" in markdown
+    assert r"| random \| lines |  | 29.18 ± 0.30 |" in markdown
+
+
+def test_a_point_outside_the_space_is_drawn() -> None:
     found = summary(40)
     found["trials"][5]["point"] |= {"lr": 0.9, "alpha": "2r"}
-    assert importance(found)[0].keys() == {"lr", "alpha", "rank"}
     assert ">2r<" in plots(found)["parallel.svg"]
 
 
@@ -171,9 +309,13 @@ def test_the_same_summary_gives_the_same_files_and_stays_as_it_was(tmp_path: Pat
     assert found == before
 
 
-def test_lower_is_better_where_the_objective_says_so(tmp_path: Path) -> None:
-    found = summary(5, direction="min")
+def test_higher_is_better_where_the_objective_says_so(tmp_path: Path) -> None:
+    found = summary(5, direction="max")
     _, markdown = written(tmp_path, found)
     scores = [row["score"] for row in found["trials"][:4]]
-    rows = [line.split(" | ") for line in markdown.splitlines() if re.match(r"\| 000\d \| \d", line)]
-    assert [row[1].split(" ")[0] for row in rows] == [f"{score:.2f}" for score in sorted(scores)]
+    rows = [
+        line.split(" | ")
+        for line in markdown.split("**Trials, best first**")[1].splitlines()
+        if re.match(r"\| 000\d \| \d", line)
+    ]
+    assert [row[1].split(" ")[0] for row in rows] == [f"{score:.3f}" for score in sorted(scores, reverse=True)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from searches.deciding.strategy import Strategy, new_study
-from searches.lora_rank import SEARCH
+from searches.deciding.comparing import Comparing
+from searches.deciding.strategy import Strategy
+from searches.lora_rank import SEARCH as OF_A_FACTOR
 from searches.planning.forecast import MEMORY
 from searches.question import make_plan
 from searches.running.budget import Budget
@@ -20,6 +22,8 @@ from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
+
+SEARCH = replace(OF_A_FACTOR, factor=())  # whose rungs measure all trials together
 
 
 def result(score: float, epoch: int = 2) -> dict[str, Any]:
@@ -34,7 +38,8 @@ def searcher(tmp_path: Path) -> Iterator[StrategySearcher]:
 
 
 def made(ledger: Ledger, folder: Path, part: float = 0.0) -> StrategySearcher:
-    plan = make_plan(SEARCH, "quick", trials=4, replicates=0, grace=1, settings={"epochs": "9"})
+    by_chrf = Comparing(objective="chrf_continuation")
+    plan = make_plan(SEARCH, "quick", trials=4, replicates=0, grace=1, settings={"epochs": "9"}, comparing=by_chrf)
     ledger.record({"event": "lag", "trials": 4})
     spec = TrialSpec(
         name="",
@@ -43,7 +48,7 @@ def made(ledger: Ledger, folder: Path, part: float = 0.0) -> StrategySearcher:
         gpus_per_worker=part,
         concurrent=round(1 / (part or 1)),
     )
-    strategy = Strategy(plan, ledger, new_study("s", None, plan))
+    strategy = Strategy(plan, ledger)
     sharing = Sharing(spec, ledger) if part else None
     budget = BudgetStopper(Budget(), plan, ledger)
     return StrategySearcher(strategy, spec, str(folder / "trials"), budget, sharing=sharing)

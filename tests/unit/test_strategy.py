@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,16 +15,21 @@ import optuna
 import pytest
 
 from gpt2core.errors import ConfigError
+from searches.adapters import SEARCH as ADAPTERS
+from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.simulation import Curve, Curves, MemoryLedger, simulate
-from searches.deciding.strategy import DONE, WAIT, Strategy, finalists, new_study, open_study
-from searches.lora_rank import SEARCH
-from searches.question import Case, Choice, LogUniform, Plan, make_plan
+from searches.deciding.strategy import DONE, WAIT, Strategy, finalists
+from searches.deciding.views import open_storage
+from searches.lora_rank import SEARCH as OF_A_FACTOR
+from searches.question import Case, Choice, LogUniform, Plan, Search, make_plan
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
 
 Open = Callable[[Plan], Strategy]
 OBJECTIVE = "chrf_continuation"
+BY_CHRF = Comparing(objective=OBJECTIVE)
+SEARCH = dataclasses.replace(OF_A_FACTOR, factor=())  # one sampler for the whole space
 
 
 @pytest.fixture
@@ -34,13 +40,13 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         def make(plan: Plan) -> Strategy:
             stack.close()
             ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
-            return Strategy(plan, ledger, open_study("s", tmp_path / "optuna.journal", plan))
+            return Strategy(plan, ledger, open_storage(tmp_path / "optuna.journal"))
 
         yield make
 
 
 def in_memory(plan: Plan) -> Strategy:
-    return Strategy(plan, MemoryLedger(), new_study("s", None, plan))
+    return Strategy(plan, MemoryLedger())
 
 
 def curves(seed: int = 0, epochs: int = 9) -> Curves:
@@ -59,9 +65,12 @@ def curves(seed: int = 0, epochs: int = 9) -> Curves:
     return of
 
 
-def plan_of(trials: int = 12, epochs: int = 9, method: Method | None = None, **changes: Any) -> Plan:
+def plan_of(
+    trials: int = 12, epochs: int = 9, method: Method | None = None, search: Search = SEARCH, **changes: Any
+) -> Plan:
+    settings = {"epochs": str(epochs)}
     plan = make_plan(
-        SEARCH, "quick", settings={"epochs": str(epochs)}, trials=trials, method=method or Method(), **changes
+        search, "quick", settings=settings, trials=trials, method=method or Method(), comparing=BY_CHRF, **changes
     )
     return dataclasses.replace(plan, profile=dataclasses.replace(plan.profile, grace=1))
 
@@ -83,7 +92,7 @@ def small_plan() -> Plan:
         tasks={"sonnet": Case(study=[{"rank": 4, "batch_size": 8}])},
         baseline={"rank": 8, "batch_size": 8},
     )
-    return make_plan(search, "quick", trials=50, replicates=0)
+    return make_plan(search, "quick", comparing=BY_CHRF, trials=50, replicates=0)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
@@ -103,10 +112,85 @@ def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
         tasks={"sonnet": Case()},
         baseline={"rank": 16, "alpha": "2r"},
     )
-    strategy = in_memory(make_plan(search, "quick", trials=5, replicates=0))
+    strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0))
     simulate(strategy, curves(), workers=1)
     assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
     assert strategy.ledger.state.duplicates >= 1
+
+
+def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own() -> None:
+    strategy = in_memory(plan_of(22, search=OF_A_FACTOR))
+    simulate(strategy, curves(), workers=3)
+    trials = strategy.ledger.state.searched
+    assert Counter(trial.run["rank"] for trial in trials) == {4: 6, 8: 6, 16: 6, 32: 6}, "22 is rounded up"
+    assert [trial.run["rank"] for trial in trials[:8]] == [8, 4, 16, 32, 4, 8, 16, 32], "known points first"
+    assert {trial.origin for trial in trials[:4]} == {"baseline", "default"}
+    assert {trial.origin for trial in trials[4:8]} == {"study"}
+    assert [trial.run["rank"] for trial in trials[-4:]] == [4, 8, 16, 32]
+    for view in strategy.views.values():
+        points = [trial.params for trial in view.study.trials]
+        assert len(points) == 6
+        assert all("rank" not in point for point in points)
+    drawn = [[trial.point["lr"] for trial in trials if trial.run["rank"] == rank][2:] for rank in (4, 8, 16, 32)]
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3], "no value is luckier in what is drawn at random"
+
+
+def test_rungs_measure_a_value_of_the_factor_beside_itself() -> None:
+    """Else a value that learns slowly would have a smaller budget than others."""
+
+    def of(trial: Trial) -> Curve:
+        scores = [trial.run["rank"] + epoch + trial.point["lr"] for epoch in range(1, 10)]
+        return Curve(metrics=[{OBJECTIVE: score} for score in scores], seconds=[1.0] * 9)
+
+    strategy = in_memory(plan_of(60, search=OF_A_FACTOR, method=Method(sampler="random")))
+    simulate(strategy, of, workers=4)
+    stopped = Counter(trial.run["rank"] for trial in strategy.ledger.state.searched if trial.stopped_at)
+    assert set(stopped) == {4, 8, 16, 32}
+    assert min(stopped.values()) >= 6, "the lowest rank would have none that goes on, beside the others"
+
+
+def test_a_value_reads_its_own_keys_alone() -> None:
+    """Full tuning has no rank, so it is one value beside those of LoRA; its sampler is not asked for a rank."""
+    plan = plan_of(12, search=ADAPTERS)
+    assert [level.name for level in plan.levels] == [
+        "adapter full",
+        "adapter freeze",
+        *(f"adapter lora, rank {rank}" for rank in (4, 8, 16, 32)),
+    ]
+    strategy = in_memory(plan)
+    simulate(strategy, curves(), workers=2)
+    counts = Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched)
+    assert set(counts.values()) == {2}
+    assert set(strategy.views["adapter full"].space) == {"lr"}
+
+
+def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
+    search = dataclasses.replace(
+        OF_A_FACTOR,
+        nuisance={"alpha": Choice(8.0, "r", "2r")},
+        baseline={"rank": 8, "alpha": "r"},
+        tasks={"sonnet": Case()},
+    )
+    strategy = in_memory(plan_of(40, search=search))  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
+    simulate(strategy, curves(), workers=2)
+    assert Counter(trial.run["rank"] for trial in strategy.ledger.state.searched) == {4: 2, 8: 2, 16: 3, 32: 3}
+
+
+def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
+    plan = plan_of(12, search=OF_A_FACTOR, replicates=2)
+    strategy = in_memory(plan)
+    simulate(strategy, curves(), workers=3)
+    state = strategy.ledger.state
+    names = finalists(state, plan)
+    assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
+    for name in names:
+        same = [t for t in state.searched if t.run["rank"] == state.trials[name].run["rank"] and t.status == COMPLETED]
+        assert state.trials[name].score(OBJECTIVE, "max") == max(t.score(OBJECTIVE, "max") or 0 for t in same)
+    repeats = [trial for trial in state.trials.values() if trial.of]
+    assert sorted((trial.of, trial.run["seed"]) for trial in repeats) == [
+        (name, 11711 + k) for name in sorted(names) for k in (1, 2)
+    ]
+    assert {trial.run["pretrain_seed"] for trial in repeats} == {11712, 11713}, "the first stage is trained anew too"
 
 
 @pytest.mark.parametrize("confirm", [1, 3])
@@ -135,18 +219,21 @@ METHODS = [
 ]
 
 
+@pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(method: Method, opened: Open) -> None:
-    plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method)
+def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(
+    method: Method, search: Search, opened: Open
+) -> None:
+    plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)
     undisturbed = in_memory(plan)
     simulate(undisturbed, curves(0), workers=3)
     expected = what_it_did(undisturbed)
-    assert len(undisturbed.ledger.state.searched) == plan.profile.trials
+    assert len(undisturbed.ledger.state.searched) == plan.trials
 
-    slow = in_memory(plan)
-    slow.ledger.record({"event": "lag", "trials": undisturbed.ledger.state.lag})
-    simulate(slow, curves(1), workers=2)
-    assert what_it_did(slow) == expected
+    for workers in (1, 2, 8):
+        other = in_memory(plan)
+        simulate(other, curves(workers), workers=workers)
+        assert what_it_did(other) == expected
 
     for kill in itertools.count(1):
         strategy = opened(plan)
@@ -177,7 +264,9 @@ def test_what_a_study_has_lost_is_made_again_from_the_ledger(opened: Open, tmp_p
     strategy = opened(plan)
     simulate(strategy, curves(2), workers=2)
     assert what_it_did(strategy) == what_it_did(undisturbed)
-    assert [trial.params for trial in strategy.study.trials] == [t.point for t in strategy.ledger.state.searched]
+    assert [trial.params for trial in strategy.views[""].study.trials] == [
+        t.point for t in strategy.ledger.state.searched
+    ]
 
 
 class KilledError(Exception):
@@ -198,7 +287,7 @@ def killed(found: Curves, after: int) -> Curves:
 def test_halving_spends_less_and_stops_no_known_point() -> None:
     whole, halved = in_memory(plan_of(60, method=Method(scheduler="none"))), in_memory(plan_of(60))
     spent = [simulate(strategy, curves(), workers=4).spent[-1] for strategy in (whole, halved)]
-    assert spent[1] < spent[0] / 2
+    assert spent[1] < 0.55 * spent[0]
     stopped = [trial for trial in halved.ledger.state.searched if trial.stopped_at]
     assert len(stopped) > 10
     assert {trial.stopped_at for trial in stopped} <= {1, 3}
@@ -207,7 +296,7 @@ def test_halving_spends_less_and_stops_no_known_point() -> None:
 
 def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone() -> None:
     search = dataclasses.replace(SEARCH, tasks={"sonnet": Case()})
-    strategy = in_memory(make_plan(search, "quick", settings={"epochs": "9"}, trials=3, grace=1))
+    strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, settings={"epochs": "9"}, trials=3, grace=1))
     strategy.ledger.record({"event": "lag", "trials": 4})
     baseline, slow, fast = (strategy.next() for _ in range(3))
     assert isinstance(baseline, Trial)
@@ -249,7 +338,7 @@ def test_optuna_is_told_the_best_epoch_not_the_last() -> None:
         strategy.report(trial, report(trial, epoch, 10.0 - epoch))
     strategy.end(trial, COMPLETED, None)
     assert strategy.next() == DONE
-    assert strategy.study.trials[0].value == 9.0
+    assert strategy.views[""].study.trials[0].value == 9.0
 
 
 def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
@@ -261,7 +350,7 @@ def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
             for epoch in range(1, 10):
                 strategy.report(trial, report(trial, epoch, 10.0))
             strategy.end(trial, COMPLETED, None)
-    told = [(trial.params["rank"], trial.constraints["out_of_memory"]) for trial in strategy.study.trials]
+    told = [(trial.params["rank"], trial.constraints["out_of_memory"]) for trial in strategy.views[""].study.trials]
     assert {constraint for rank, constraint in told[-30:] if rank >= 16} <= {1.0}
     ranks = [trial.run["rank"] for trial in strategy.ledger.state.searched if trial.origin == "sampler"]
     early, late = ranks[:20], ranks[-20:]
@@ -308,7 +397,7 @@ def test_a_population_that_cannot_be_is_refused() -> None:
         in_memory(plan_of(10, method=Method(scheduler="pbt")))
     search = dataclasses.replace(SEARCH, nuisance={}, baseline={"rank": 8}, tasks={"sonnet": Case()})
     with pytest.raises(ConfigError, match=r"None of what this search varies \(rank\) may change while a run trains on"):
-        in_memory(make_plan(search, "quick", trials=50, method=Method(scheduler="pbt")))
+        in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=50, method=Method(scheduler="pbt")))
 
 
 def test_a_diverged_trial_is_poor_not_unknown() -> None:
@@ -319,7 +408,7 @@ def test_a_diverged_trial_is_poor_not_unknown() -> None:
     assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
     while isinstance(other := strategy.next(), Trial):
         strategy.end(other, DIVERGED, "The training loss is nan")
-    assert [one.state for one in strategy.study.trials] == [optuna.trial.TrialState.PRUNED] * 2
+    assert [one.state for one in strategy.views[""].study.trials] == [optuna.trial.TrialState.PRUNED] * 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -327,7 +416,7 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
     search = dataclasses.replace(SEARCH, scientific={"rank": Choice(4, 8, 16, 32)}, nuisance={"lr": LogUniform(1e-4, 1e-2)},
                                  baseline={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
     method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
-    strategy = in_memory(make_plan(search, "quick", trials=18, method=method))
+    strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method))
     simulate(strategy, curves(), workers=2)
     points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 18
@@ -335,9 +424,9 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
 
 
 def test_the_lock_of_a_driver_that_was_killed_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan, journal = make_plan(SEARCH, "quick"), tmp_path / "optuna.journal"
-    open_study("s", journal, plan)
+    journal = tmp_path / "optuna.journal"
+    open_storage(journal)
     (tmp_path / "optuna.journal.lock").symlink_to(journal)
     optuna.logging.enable_propagation()
-    assert open_study("s", journal, plan).ask().number == 0
+    assert optuna.create_study(storage=open_storage(journal)).ask().number == 0
     assert "acquire the lock" not in caplog.text

@@ -57,3 +57,13 @@ def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path: Path) -> None:
     tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(WeightsError, match="has no <|endoftext|> token".replace("|", r"\|")):
         Tokenizer.load(tmp_path)
+
+
+def test_characters_of_a_text_are_a_sum_over_its_tokens() -> None:
+    for words in (toys.tokenizer(), Tokenizer.load(model_folder("gpt2-nano"))):
+        for text in ("thy love", "\n  naïve \u2019tis — 愛 🌹\n\n\u00a0x\t\0", ""):
+            (ids,) = words.encode([text])
+            assert b"".join(words.pieces[token] for token in ids) == text.encode()
+            assert words.characters[ids].sum() == len(text)
+        assert words.pieces[words.eos] == b""
+        assert len(words.pieces) == words.backend.get_vocab_size()

@@ -13,9 +13,10 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
-from gpt2core.errors import CheckpointError, DivergedError
+from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.steps import Step, answered
-from gpt2core.tasks import TASKS
+from gpt2core.tasks import TASKS, Evaluation
+from gpt2core.tasks.base import objective_of
 from gpt2core.training import Run, Workers, build, learning_rate, loop, train
 from tests import toys
 
@@ -102,14 +103,46 @@ def test_a_training_set_that_grows_ends_whole_and_goes_on_where_it_was_cut(tmp_p
         losses(config.but(epochs=4), tmp_path)
 
 
-def test_the_best_epoch_is_kept_apart(tmp_path: Path) -> None:
-    reports = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
-    scores = [report.metrics["chrf_continuation"] for report in reports]
-    model = build(toys.RUN, toys.model(), torch.device("cpu"))
-    assert checkpoints.load_best(tmp_path, model) == scores.index(max(scores)) + 1
+@pytest.mark.parametrize("name", [None, "chrf_continuation", "distinct_2", "dev_perplexity"])
+def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_path: Path) -> None:
+    config = toys.RUN.but(objective=name)
+    reports = list(train(config, toys.model(), toys.data(), folder=tmp_path))
+    metric = objective_of(TASKS["sonnet"], config)
+    assert metric.name == (name or "dev_loss")
+    scores = [report.metrics[metric.name] for report in reports]
+    best = max(scores) if metric.direction == "max" else min(scores)
+    model = build(config, toys.model(), torch.device("cpu"))
+    assert checkpoints.load_best(tmp_path, model) == scores.index(best) + 1
     state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())
-    assert state["history"][-1]["metrics"]["chrf_continuation"] == max(scores)
+    assert state["history"][-1]["metrics"][metric.name] == best
     assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0002", "epoch-0003"]
+
+
+def test_an_epoch_whose_objective_is_not_finite_is_never_the_best(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = iter([math.nan, 3.0, -math.inf, 2.0, math.nan])
+    monkeypatch.setattr(
+        type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}), raising=True
+    )
+    list(train(toys.RUN.but(epochs=5), toys.model(), toys.data(), folder=tmp_path))
+    assert checkpoints.load_best(tmp_path, build(toys.RUN, toys.model(), torch.device("cpu"))) == 4
+
+
+def test_an_objective_that_the_task_does_not_have_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`objective` is 'acuracy', but must be a metric of the task `sonnet`: valid"):
+        next(train(toys.RUN.but(objective="acuracy"), toys.model(), toys.data(), folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_counts_of_an_epoch_are_reported_again_as_they_were(tmp_path: Path) -> None:
+    first = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
+    again = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
+    for one, two in zip(first, again, strict=True):
+        assert one.metrics == two.metrics
+        assert one.evaluation.statistics.keys() == two.evaluation.statistics.keys()
+        for name, counts in one.evaluation.statistics.items():
+            assert counts.tolist() == two.evaluation.statistics[name].tolist()
 
 
 def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_path: Path) -> None:

@@ -1,107 +1,254 @@
-"""What a search may claim: several finalists against the baseline, limits, and the test split that is touched once."""
+"""The answer of a search: what was compared, decided by its runs, in words that hold the values; and the test split."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpt2core.errors import UserError
+from gpt2core.metrics.counts import to_json
+from gpt2core.metrics.losses import LOSSES
 from searches.deciding import final
+from searches.deciding.answering import expected_best
+from searches.deciding.comparing import Comparing
+from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED
 from searches.deciding.final import final_test
 from searches.deciding.method import Method, limit
 from searches.deciding.simulation import MemoryLedger
-from searches.deciding.strategy import Strategy, new_study
-from searches.deciding.verdict import holm, summarise
-from searches.question import Plan, make_plan
-from searches.running.ledger import COMPLETED, Trial
-from searches.sentiment import SEARCH
+from searches.deciding.strategy import Strategy
+from searches.deciding.verdict import summarise
+from searches.learning_rate import SEARCH as OF_NO_FACTOR
+from searches.lora_rank import SEARCH as OF_RANK
+from searches.question import Plan, Search, make_plan
+from searches.running.ledger import COMPLETED, DIVERGED, Trial
 from trainables.trial import TrialSpec
 
-EXAMPLES = 300
+TEXTS, TOKENS = 40, 100
+RUN_SD, TEXT_SD = 0.01, 0.02
+
+#: The expected dev loss of a trial.
+Losses = Callable[[Trial], float]
 
 
-def searched(accuracy: Mapping[str, float], *, confirm: int = 2, method: Method | None = None) -> tuple[Plan, Strategy]:
-    """A finished search whose trials, and their replicates, answer so many of 300 questions right."""
-    plan = make_plan(SEARCH, "quick", trials=len(accuracy), replicates=2, confirm=confirm, method=method or Method())
-    strategy = Strategy(plan, MemoryLedger(), new_study("s", None, plan))
+def counts(loss: float, seed: str) -> dict[str, Any]:
+    """Counts of a run: nats, tokens and characters of each text; runs and texts vary, texts the same way for all runs."""
+    of_run = np.random.default_rng(list(seed.encode()))
+    of_text = np.random.default_rng(0).normal(0, 0.5, TEXTS)
+    losses = loss + of_run.normal(0, RUN_SD) + of_text + of_run.normal(0, TEXT_SD, TEXTS)
+    return {"loss": np.stack([losses * TOKENS, np.full(TEXTS, TOKENS), np.full(TEXTS, 4 * TOKENS)], axis=1)[None]}
+
+
+def searched(
+    losses: Losses, search: Search = OF_RANK, fails: str = "", ended: str = DIVERGED, **changes: Any
+) -> tuple[Plan, Strategy]:
+    """A finished search whose trials have the losses that they are given, and whose replicate `fails` ended badly."""
+    plan = make_plan(search, "quick", **{"trials": 8, "replicates": 3, **changes})
+    strategy = Strategy(plan, MemoryLedger())
     strategy.ledger.record({"event": "lag", "trials": 1})
     while isinstance(trial := strategy.next(), Trial):
-        share = accuracy[trial.of or trial.name]
-        event = {"event": "report", "trial": trial.name, "epoch": trial.epochs, "statistics": answers(share)}
-        metrics = {"accuracy": 100 * share, "trainable_parameters": 1000 * share}
-        strategy.report(trial, {**event, "metrics": metrics})
+        if trial.name == fails:
+            strategy.end(trial, ended, "the loss is nan")
+            continue
+        made = counts(losses(trial), trial.name)
+        scores = {name: float(of.score(made["loss"].sum(axis=(0, 1)))) for name, of in LOSSES.items() if of.score}
+        scores["trainable_parameters"] = 1000.0 * trial.run["rank"]
+        report = {"event": "report", "trial": trial.name, "epoch": trial.epochs, "statistics": to_json(made)}
+        strategy.report(trial, {**report, "metrics": scores})
         strategy.end(trial, COMPLETED, None)
     return plan, strategy
-
-
-def answers(share: float) -> list[list[list[float]]]:
-    right = np.arange(EXAMPLES) < round(share * EXAMPLES)
-    return np.stack([right, np.ones(EXAMPLES)], axis=1)[None].tolist()  # type: ignore[no-any-return]
 
 
 def summary(plan: Plan, strategy: Strategy) -> dict[str, Any]:
     return summarise(plan, strategy.ledger.state, "s", "toy", {})
 
 
-def test_the_best_of_several_that_are_surely_better_wins() -> None:
-    found = summary(*searched({"0000": 0.5, "0001": 0.7, "0002": 0.8}))["verdict"]
-    assert found["winner"] == "0002"
-    assert found["compared"] == ["0002", "0001", "0000"]
-    assert [row["trial"] for row in found["comparisons"]] == ["0002", "0001"]
-    assert all(row["p_value"] < 0.05 < row["difference"] for row in found["comparisons"])
-    assert "(Holm, 2 compared)" in found["text"]
+def answer(losses: Losses, **changes: Any) -> dict[str, Any]:
+    return dict(summary(*searched(losses, **changes))["answer"])
 
 
-def test_equals_have_no_winner_and_a_baseline_that_beats_all_wins() -> None:
-    assert summary(*searched({"0000": 0.7, "0001": 0.7, "0002": 0.7}))["verdict"]["winner"] is None
-    worse = summary(*searched({"0000": 0.9, "0001": 0.7, "0002": 0.6}))["verdict"]
+def by_rank(losses: Mapping[int, float]) -> Losses:
+    """Losses that the rank decides alone."""
+    return lambda trial: losses[trial.run["rank"]]
+
+
+SAME = by_rank(dict.fromkeys((4, 8, 16, 32), 4.3))
+
+
+def test_a_factor_that_matters_is_answered_with_its_values() -> None:
+    found = answer(by_rank({4: 4.5, 8: 4.5, 16: 4.5, 32: 4.3}))
+    assert found["outcome"] == DIFFERENCE
+    assert found["decided"]
+    assert found["text"].startswith("Yes, rank matters: rank 32 is best on dev loss, by 0.")
+    assert [row["name"] for row in found["rows"]] == ["rank 4", "rank 8", "rank 16", "rank 32"]
+    assert found["winner"] == found["rows"][3]["trial"] == found["chosen"]
+    assert found["best"] == ["rank 32"]
+    assert len(found["pairs"]) == 6
+    assert found["test"]["p_value"] < 0.05
+    assert [len(row["runs"]) for row in found["rows"]] == [3] * 4
+
+
+def test_values_that_tie_are_said_to_tie() -> None:
+    found = answer(by_rank({4: 4.6, 8: 4.6, 16: 4.3, 32: 4.3}))
+    assert found["winner"] is None
+    assert set(found["best"]) == {"rank 16", "rank 32"}
+    assert "cannot be told apart" in found["text"]
+    assert found["chosen"] in {row["trial"] for row in found["rows"][2:]}
+
+
+def test_a_factor_that_does_not_matter_is_said_to_be_within_the_margin() -> None:
+    found = answer(SAME, comparing=Comparing(margin=0.2), replicates=5)
+    assert found["outcome"] == EQUIVALENT
+    assert found["text"].startswith("No, rank makes no difference that matters:")
+    assert found["excluded"] < 0.2
+    assert found["winner"] is None
+
+
+def test_what_is_not_decided_says_how_many_seeds_it_would_take() -> None:
+    found = answer(by_rank({4: 4.3, 8: 4.3, 16: 4.29, 32: 4.3}), comparing=Comparing(margin=0.004))
+    assert found["outcome"] == UNDECIDED
+    assert not found["decided"]
+    assert found["text"].startswith("No effect of rank was found:")
+    assert found["seeds_needed"] is None or found["seeds_needed"] > 3
+    assert "are seen in 80% of cases" in found["text"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_name_nobody(seeds: int) -> None:
+    found = answer(by_rank({4: 9.0, 8: 9.0, 16: 9.0, 32: 4.3}), replicates=seeds)
+    assert found["winner"] is None
+    assert found["outcome"] == UNDECIDED
+    assert ("nothing can be said of chance" if seeds == 1 else "3 runs each are needed") in found["text"]
+    assert (found["test"]["p_value"] is None) == (seeds == 1)
+    assert "rank 32 is ahead so far" in found["text"]
+
+
+def test_a_value_with_a_diverged_run_cannot_win_and_is_named() -> None:
+    losses = by_rank({4: 4.5, 8: 4.5, 16: 4.5, 32: 4.0})
+    best = next(row["trial"] for row in answer(losses)["rows"] if row["name"] == "rank 32")
+    found = answer(losses, fails=f"{best}-r2")
+    row = found["rows"][3]
+    assert (row["stable"], row["failed"]) == (False, [f"{best}-r2"])
+    assert found["winner"] != best
+    assert found["chosen"] != best
+    assert "rank 32 is unstable: 1 run on a fresh seed failed (the loss is nan), so it cannot win." in found["notes"]
+    assert all("rank 32" not in (pair["a"], pair["b"]) for pair in found["pairs"])
+
+
+def test_seeds_are_added_until_it_is_decided_and_no_longer() -> None:
+    plan, strategy = searched(by_rank({4: 4.1, 8: 4.5, 16: 4.5, 32: 4.5}), replicates=6, until_decided=True)
+    found = summary(plan, strategy)["answer"]
+    assert found["looks"] == [3, 4, 5, 6]
+    assert found["seeds"] == 3
+    assert found["outcome"] == DIFFERENCE
+    assert found["test"]["level"] < 0.01, "the first look has little of the whole level"
+    undecided = answer(SAME, comparing=Comparing(margin=0.001), replicates=4, until_decided=True)
+    assert undecided["seeds"] == 4
+    assert undecided["outcome"] == UNDECIDED
+
+
+def one_rate(good: float) -> Losses:
+    return lambda trial: 4.3 if trial.point["lr"] != 5e-5 else 4.3 + good
+
+
+def test_without_a_factor_the_best_is_compared_with_the_reference() -> None:
+    changes = {"search": OF_NO_FACTOR, "trials": 4}
+    better = answer(one_rate(0.3), **changes)
+    assert better["factor"] is None
+    assert better["winner"] == better["rows"][0]["trial"] != "0000"
+    assert "is better than the reference (lr 5e-05) by 0." in better["text"]
+    worse = answer(one_rate(-0.3), **changes)
     assert worse["winner"] == "0000"
-    assert worse["text"].startswith("trial 0000 wins")
+    assert worse["text"].startswith("The reference (lr 5e-05) is better on dev loss")
+    assert answer(one_rate(0.0), **changes)["winner"] is None
+    several = answer(one_rate(0.3), **changes, confirm=2)
+    assert [row["name"] for row in several["rows"]][-1] == "trial 0000"
+    assert len(several["pairs"]) == 2
 
 
 def test_what_keeps_no_limit_is_not_compared() -> None:
-    method = Method(limits=(limit("parameters<=750"),))
-    plan, strategy = searched({"0000": 0.5, "0001": 0.7, "0002": 0.8}, method=method)
+    method = Method(limits=(limit("parameters<=8000"),))
+    plan, strategy = searched(by_rank({4: 4.5, 8: 4.4, 16: 4.3, 32: 4.2}), method=method)
     found = summary(plan, strategy)
-    assert found["verdict"]["compared"] == ["0001", "0000"]
-    assert found["best"]["id"] == "0001"
-    assert [row["feasible"] for row in found["trials"][:3]] == [True, True, False]
+    assert [row["name"] for row in found["answer"]["rows"] if row["trial"]] == ["rank 4", "rank 8"]
+    assert found["best"]["point"]["rank"] == 8
     nobody = Method(limits=(limit("parameters<=1"),))
-    assert (
-        "no trial keeps parameters<=1"
-        in summary(*searched({"0000": 0.5, "0001": 0.7}, method=nobody))["verdict"]["text"]
-    )
+    assert "no trial keeps parameters<=1" in answer(SAME, method=nobody)["text"]
 
 
-def test_holm_keeps_the_order_and_is_never_below_what_it_corrects() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([0.02]) == [0.02]
+def test_even_the_best_is_laid_beside_a_trivial_baseline() -> None:
+    plan, strategy = searched(SAME)
+    strategy.ledger.state.floors = {"bigram": {"meaning": "a bigram model", "scores": {"dev_loss": [4.1, 0.0]}}}
+    (note,) = summary(plan, strategy)["answer"]["notes"]
+    assert note.startswith("Even the best, dev loss 4.")
+    assert note.endswith("is no better than a trivial baseline (a bigram model: 4.100).")
+    strategy.ledger.state.floors["bigram"]["scores"]["dev_loss"][0] = 6.0
+    assert summary(plan, strategy)["answer"]["notes"] == []
+
+
+def test_each_metric_says_how_well_it_tells_settings_apart() -> None:
+    plan, strategy = searched(by_rank({4: 5.0, 8: 4.8, 16: 4.6, 32: 4.4}))
+    found = {row["metric"]: row for row in summary(plan, strategy)["reliability"]}
+    assert found["dev_loss"]["reliability"] > 0.9
+    same = {row["metric"]: row for row in summary(*searched(SAME))["reliability"]}
+    assert same["dev_loss"]["reliability"] < 0.9
+
+
+def test_the_expected_best_of_k_trials_is_the_mean_of_the_best_of_all_draws() -> None:
+    scores = [3.0, 1.0, 2.0]
+    best_of_two = np.mean([max(a, b) for a in scores for b in scores])
+    assert expected_best(scores, "max") == pytest.approx([2.0, best_of_two, 2.667], abs=1e-3)
+    assert expected_best(scores, "min")[0] == pytest.approx(2.0)
+    assert expected_best(scores, "min")[-1] < 1.5
 
 
 def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, strategy = searched({"0000": 0.5, "0001": 0.7}, confirm=1)
+    plan, strategy = searched(one_rate(0.3), search=OF_NO_FACTOR, trials=2)
     spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
     asked: list[list[str]] = []
 
     def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
         asked.append([one.name for one in specs])
-        shares = {"0000": 0.55, "0001": 0.65}
-        return [{"metrics": {}, "statistics": answers(shares[one.name[:4]])} for one in specs]
+        return [
+            {"metrics": {}, "statistics": to_json(counts({"0000": 4.8}.get(one.name[:4], 4.4), one.name))}
+            for one in specs
+        ]
 
     monkeypatch.setattr(final, "score_all", score_all)
     assert summary(plan, strategy)["test"] is None
     final_test(plan, strategy.ledger, spec, "trials")
     final_test(plan, strategy.ledger, spec, "trials")
-    assert asked == [["0001-r1", "0001-r2", "0000-r1", "0000-r2"]]
+    assert asked == [[f"{name}-r{number}" for name in ("0001", "0000") for number in (1, 2, 3)]]
     found = summary(plan, strategy)["test"]
-    assert found["scores"]["0001"]["estimate"] == pytest.approx(65)
-    assert found["estimate"] == pytest.approx(10)
-    assert "On the test split, touched once: accuracy of trial 0001 65.00" in found["text"]
+    assert found["scores"]["0001"]["estimate"] == pytest.approx(4.4, abs=0.2)
+    assert "On the test split, touched once: dev loss of trial 0001 4." in found["text"]
 
     strategy.ledger.state.tests.pop("0001-r1")
-    with pytest.raises(
-        UserError, match="The test split was scored before, for 0001-r2, 0000-r1, 0000-r2, and it can be"
-    ):
+    with pytest.raises(UserError, match="The test split was scored before, for 0001-r2, 0001-r3, 0000-r1"):
         final_test(plan, strategy.ledger, spec, "trials")
+
+
+def test_the_test_split_judges_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, strategy = searched(one_rate(0.0), search=OF_NO_FACTOR, trials=2, comparing=Comparing(on="test"))
+    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
+
+    def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
+        return [
+            {"metrics": {}, "statistics": to_json(counts(4.8 if one.name[:4] == "0000" else 4.4, one.name))}
+            for one in specs
+        ]
+
+    monkeypatch.setattr(final, "score_all", score_all)
+    final_test(plan, strategy.ledger, spec, "trials")
+    found = summary(plan, strategy)
+    assert found["answer"]["winner"] == "0001", "dev says that they are the same"
+    assert found["test"] is None
+
+
+def test_a_plan_says_what_it_compares() -> None:
+    plan = make_plan(OF_RANK, "quick", trials=10, replicates=3)
+    assert (plan.compares_each, plan.compared, plan.trials, plan.replicates) == (True, 4, 12, 12)
+    two = make_plan(OF_RANK, "quick", confirm=2, replicates=3)
+    assert (two.compares_each, two.compared) == (False, 3)
+    assert dataclasses.asdict(plan.design) == {"looks": (3,)} if plan.design else False

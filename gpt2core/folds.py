@@ -1,0 +1,184 @@
+"""Cross-validation: a run for each fold of the training texts, side by side, reported as one.
+
+Each sub-run trains on all folds but one, which it is scored on, so that each training text is scored once, by a run that has
+not seen it. A sub-run is a run like any other, with checkpoints of its own in `fold-1`, `fold-2` and so on: whatever cuts the
+round, each goes on by itself. Of the best epoch, the weights of the first sub-run are kept in `best`.
+
+Legend: of counts, `P` outputs of each of the K sub-runs on `N` texts, and of a text `S` numbers.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2core import checkpoints, training
+from gpt2core.config import RunConfig
+from gpt2core.lookup import lookup
+from gpt2core.memory import predicted_gpu_memory_gb
+from gpt2core.metrics.losses import perplexity
+from gpt2core.metrics.metric import Metric
+from gpt2core.model import GPT2
+from gpt2core.steps import Answer, Events, Step, alone, answered
+from gpt2core.tasks import TASKS, Evaluation, TaskData
+from gpt2core.tasks.base import measured, objective_of
+from gpt2core.training import ALONE, EpochReport, Workers, is_best
+
+#: Gives the model that a run starts from: with a first stage on the run's own texts, each sub-run has another.
+Start = Callable[[RunConfig], GPT2]
+
+SUMMED = ("train_seconds", "eval_seconds")  # of the sub-runs; other numbers are averaged
+
+
+def train(
+    config: RunConfig, start: Start, data: TaskData, *, folder: Path | None = None, workers: Workers = ALONE
+) -> Iterator[EpochReport]:
+    """Train a run, or all sub-runs of a round, and yield a report after each epoch; raise as `training.train` does."""
+    yield from alone(loop(config, start, data, folder=folder, workers=workers))
+
+
+def loop(
+    config: RunConfig,
+    start: Start,
+    data: TaskData,
+    *,
+    folder: Path | None,
+    workers: Workers = ALONE,
+    leaving: Callable[[], bool] = lambda: False,
+) -> Events[EpochReport]:
+    """The same, step by step. A single run is `training.loop`'s; of a round, an epoch is that of all its sub-runs.
+
+    In a round, each sub-run takes its epoch before any takes the next. Raises ConfigError for more folds than there are
+    different training texts.
+    """
+    if not config.is_round:
+        yield from training.loop(config, start(config), data, folder=folder, workers=workers, leaving=leaving)
+        return
+    metrics = lookup(TASKS, config.task, "task").metrics
+    objective = objective_of(TASKS[config.task], config)
+    runs = [_sub_run(part, start, data, folder, workers, leaving) for part in config.sub_runs]
+    history: list[dict[str, Any]] = []
+    while True:
+        parts = []
+        for run in runs:
+            parts.append((yield from _epoch(run)))
+        reports = [part for part in parts if part is not None]
+        if len(reports) < len(runs):
+            return
+        report = joined(config, reports, metrics)
+        best = is_best(history, report.metrics, objective)
+        history.append({"epoch": report.epoch, "step": report.step, "metrics": report.metrics, "best": best})
+        if best and folder and workers.rank == 0:
+            first, *_ = config.sub_runs
+            checkpoints.keep_best_of(_folder(folder, first), folder, first, history)
+        yield report
+
+
+def adopt(source: Path, target: Path, config: RunConfig) -> None:
+    """Let a run of `config` go on from another's newest whole checkpoints, a round fold by fold; raise as `checkpoints.adopt`."""
+    if not config.is_round:
+        checkpoints.adopt(source, target, config)
+        return
+    first, *_ = config.sub_runs
+    checkpoints.adopt_best(source, target, first)
+    for part in config.sub_runs:
+        checkpoints.adopt(_folder(source, part), _folder(target, part), part)
+
+
+def _folder(folder: Path, part: RunConfig) -> Path:
+    return folder / f"fold-{part.fold}"
+
+
+def _sub_run(
+    part: RunConfig,
+    start: Start,
+    data: TaskData,
+    folder: Path | None,
+    workers: Workers,
+    leaving: Callable[[], bool],
+) -> Events[EpochReport]:
+    """A sub-run; what it starts from is asked for when it begins."""
+    own = folder and _folder(folder, part)
+    yield from training.loop(part, start(part), data, folder=own, workers=workers, leaving=leaving)
+
+
+def _epoch(run: Events[EpochReport]) -> Generator[Step, Answer, EpochReport | None]:
+    """Let a sub-run ask for its steps up to its next report; None where there is none."""
+    event = answered(run, None)
+    while isinstance(event, Step):
+        event = answered(run, (yield event))
+    return event
+
+
+def joined(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[str, Metric]) -> EpochReport:
+    """One report of the same epoch of all sub-runs, in the order of the folds: of its counts, metrics are made anew."""
+    evaluations = [report.evaluation for report in reports]
+    evaluation = _evaluation(evaluations, metrics, by_fold=config.scored_on == "folds")
+    judged = [report.judged for report in reports if report.judged is not None]
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        seconds.update(report.seconds)
+    return EpochReport(
+        epoch=reports[0].epoch,
+        step=sum(report.step for report in reports),
+        metrics=_numbers([r.metrics for r in reports], measured(metrics, evaluation.statistics, "dev")),
+        evaluation=evaluation,
+        judged=_evaluation(judged, metrics, by_fold=config.scored_on == "dev") if len(judged) == len(reports) else None,
+        notes=list(chain.from_iterable(report.notes for report in reports)),
+        seconds=dict(seconds),
+    )
+
+
+def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, by_fold: bool) -> Evaluation:
+    """The scores of all sub-runs as one run's: on the same texts as further outputs, `by_fold` on further texts.
+
+    What only some have is left out: of several workers, one alone has scores that are no record's.
+    """
+    statistics = {
+        name: _counts([part.statistics[name] for part in parts], by_fold=by_fold)
+        for name in parts[0].statistics
+        if all(name in part.statistics for part in parts)
+    }
+    return Evaluation(
+        metrics=_mean([part.metrics for part in parts], measured(metrics, statistics, "dev")),
+        statistics=statistics,
+        samples=list(chain.from_iterable(part.samples for part in parts)) if by_fold else parts[0].samples,
+        tables={
+            name: np.sum([part.tables[name] for part in parts], axis=0).tolist()
+            for name in parts[0].tables
+            if all(name in part.tables for part in parts)
+        },
+    )
+
+
+def _counts(parts: Sequence[np.ndarray], *, by_fold: bool) -> np.ndarray:
+    """Counts (P, N_k, S) of each fold as (P, N_1 + ... + N_K, S), or (P, N, S) of the same texts as (K P, N, S)."""
+    return np.concatenate([part.astype(np.float64) for part in parts], axis=1 if by_fold else 0)
+
+
+def _mean(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that were made `anew`, with no other interval of theirs, and the mean of each other number that all have."""
+    intervals = {f"{name}_{end}" for name in anew for end in ("low", "high")}
+    common = [name for name in parts[0] if name not in intervals and all(name in part for part in parts)]
+    return {name: math.fsum(part[name] for part in parts) / len(parts) for name in common} | dict(anew)
+
+
+def _numbers(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
+    """What the epoch of all sub-runs took and gave: seconds are summed, and they hold their memory side by side."""
+    found = _mean(parts, anew)
+    found |= {name: found[name] * len(parts) for name in SUMMED if name in found}
+    if "tokens_per_second" in found:
+        tokens = math.fsum(part["tokens_per_second"] * part["train_seconds"] for part in parts)
+        found["tokens_per_second"] = tokens / found["train_seconds"]
+    if "train_perplexity" in found:
+        found["train_perplexity"] = perplexity(found["train_loss"])
+    if "gpu_memory_gb" in found:
+        found["gpu_memory_gb"] = max(part["gpu_memory_gb"] for part in parts)
+    if "predicted_gpu_memory_gb" in found:
+        trained = round(found["trainable_parameters"] * (len(parts) - 1))
+        found["predicted_gpu_memory_gb"] += predicted_gpu_memory_gb(trained, trained) - predicted_gpu_memory_gb(0, 0)
+    return found

@@ -1,0 +1,92 @@
+"""Counts of an evaluation as JSON: for each name an array's shape, its type, and its bytes, packed and in base64."""
+
+import base64
+import binascii
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpt2core.errors import DataError
+
+UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
+DTYPES = (*UNSIGNED, "float64")
+LARGEST = 10**8  # numbers in one array
+AXES = 8  # of one array
+
+
+def to_json(statistics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return plain values for `from_json`: whole numbers from 0 on in the smallest type that holds them, others as float64."""
+    return {name: _packed(array) for name, array in statistics.items()}
+
+
+def from_json(values: object) -> dict[str, np.ndarray]:
+    """Return the arrays by name, each in the type that it was stored in; raise DataError for whatever `to_json` never wrote.
+
+    Whole numbers are unsigned: sum them, or make them float64, before one is taken off another.
+    """
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise DataError(f"The counts are {_short(values)}, but must be a mapping of names to arrays")
+    return {name: _unpacked(_short(name), value) for name, value in values.items()}
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    array = np.asarray(array)
+    small = array.astype(_smallest(array))
+    data = zlib.compress(small.astype(small.dtype.newbyteorder("<")).tobytes())
+    return {"shape": list(small.shape), "dtype": small.dtype.name, "data": base64.b64encode(data).decode()}
+
+
+def _smallest(array: np.ndarray) -> str:
+    """The first of DTYPES that holds all numbers as they are."""
+    if array.dtype.kind == "f":
+        whole = bool((np.isfinite(array) & (array == np.floor(array)) & (array < 2.0**53)).all())
+    else:
+        whole = array.dtype.kind in "bui"
+    if not whole or (array < 0).any():
+        return "float64"
+    most = int(array.max(initial=0))
+    return next(name for name in UNSIGNED if most <= np.iinfo(name).max)
+
+
+def _unpacked(name: str, value: object) -> np.ndarray:
+    match value:
+        case {"shape": list(shape), "dtype": str(dtype), "data": str(data), **rest} if not rest:
+            pass
+        case _:
+            raise DataError(
+                f"The counts {name} are {_short(value)}, but must have a `shape`, a `dtype` and `data` alone"
+            )
+    if dtype not in DTYPES:
+        raise DataError(f"The type of the counts {name} is {_short(dtype)}, but must be one of {', '.join(DTYPES)}")
+    if len(shape) > AXES or not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
+        raise DataError(
+            f"The shape of the counts {name} is {_short(shape)}, but must be at most {AXES} numbers from 0 on"
+        )
+    if math.prod(shape) > LARGEST:
+        raise DataError(
+            f"The shape of the counts {name} is {_short(shape)}, but must be of at most {LARGEST:,} numbers"
+        )
+    kind = np.dtype(dtype)
+    raw = _inflated(name, data, math.prod(shape) * kind.itemsize)
+    return np.frombuffer(raw, dtype=kind.newbyteorder("<")).astype(kind).reshape(shape)
+
+
+def _inflated(name: str, data: str, size: int) -> bytes:
+    """The bytes that are packed in `data`, of which there must be `size`; no more than one above are ever made."""
+    packer = zlib.decompressobj()
+    try:
+        raw = packer.decompress(base64.b64decode(data, validate=True), size + 1)
+    except (binascii.Error, ValueError, zlib.error) as error:
+        raise DataError(f"The data of the counts {name} must be zlib's bytes in base64 ({error})") from None
+    if len(raw) != size or not packer.eof or packer.unused_data:
+        raise DataError(f"The data of the counts {name} must be {size:,} bytes, as their shape and type say")
+    return raw
+
+
+def _short(value: object) -> str:
+    """A value in few words, in one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

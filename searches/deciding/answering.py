@@ -1,0 +1,191 @@
+"""The answer of a search: which settings were compared on fresh seeds, what their runs say, and in which words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2core.metrics.comparison import Runs, mean_of, runs_of
+from gpt2core.metrics.counts import from_json
+from gpt2core.metrics.metric import Metric
+from searches.deciding.decision import Decision, Design, Side, decide
+from searches.question import Plan
+from searches.running.budget import BUDGET
+from searches.running.ledger import BAD, COMPLETED, STOPPED, Event, State, Trial
+
+ENDED = (COMPLETED, STOPPED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was compared, by name, and what came out; `trials` says which trial stands for each name."""
+
+    sides: Sequence[Side]
+    trials: Mapping[str, str]
+    decision: Decision
+    reference: str | None  # its name where the others are compared with it
+
+
+def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = None) -> Finding | None:
+    """Compare trials by `names` on the fresh seeds that all of them have, at most `seeds`; None where there are none."""
+    if len(names) < 2:
+        return None
+    rounds = _rounds(state, names)
+    rounds = rounds if seeds is None else min(rounds, seeds)
+    if not rounds:
+        return None
+    titles = [_title(plan, state, name) for name in names]
+    sides = [_side(plan, state, name, title, rounds) for name, title in zip(names, titles, strict=True)]
+    reference = None if plan.compares_each else titles[-1]
+    decision = decide(
+        sides,
+        margin=plan.margin,
+        maximize=plan.direction == "max",
+        design=plan.design or Design.fixed(rounds),
+        reference=reference,
+    )
+    return Finding(sides=sides, trials=dict(zip(titles, names, strict=True)), decision=decision, reference=reference)
+
+
+def is_decided(plan: Plan, state: State, names: Sequence[str], seeds: int) -> bool:
+    """Whether the comparison of so many seeds has decided, so that no more are needed."""
+    found = find(plan, state, names, seeds)
+    return found is not None and found.decision.complete
+
+
+def runs_of_metric(events: Sequence[Event], metric: Metric) -> Runs | None:
+    """The runs whose best epochs `events` are, by a metric; None where one of them has no such score."""
+    if metric.counts is None or metric.score is None:
+        scores = [(event.get("judged") or event["metrics"]).get(metric.name) for event in events]
+        known = [float(score) for score in scores if score is not None]
+        return Runs(scores=np.array(known)) if known and len(known) == len(events) else None
+    found = [from_json(event["statistics"] or {}).get(metric.counts) for event in events]
+    counts = [one.astype(np.float64).sum(axis=0) for one in found if one is not None]
+    return runs_of(np.stack(counts), metric.score) if counts and len(counts) == len(events) else None
+
+
+def replicates(state: State, name: str) -> dict[int, Trial]:
+    """A trial's replicates by the number of their seed, but those that a budget cut short: they did not run on equal terms."""
+    numbered = {int(trial.name.rpartition("-r")[2]): trial for trial in state.replicates(name)}
+    return {number: trial for number, trial in sorted(numbered.items()) if trial.reason != BUDGET}
+
+
+def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Event]:
+    """A report for each of a trial's replicates on the first `seeds` seeds: of its best epoch by the texts that choose."""
+    events = []
+    for number, trial in replicates(state, name).items():
+        best = trial.best(plan.objective, plan.direction)
+        if number <= seeds and trial.status in ENDED and best is not None:
+            events.append(state.tests.get(trial.name, best) if plan.comparing.on == "test" else best)
+    return events
+
+
+def _rounds(state: State, names: Sequence[str]) -> int:
+    """How many seeds all trials have ended on, well or not."""
+    ended = [{n for n, trial in replicates(state, name).items() if trial.status in (*ENDED, *BAD)} for name in names]
+    common = set.intersection(*ended) if ended else set()
+    return next((n for n in range(len(common) + 1) if n + 1 not in common), 0)
+
+
+def _title(plan: Plan, state: State, name: str) -> str:
+    """What a compared trial is called: the value of the factor that it stands for, else its number."""
+    return plan.level_of(state.trials[name].point).name if plan.compares_each else f"trial {name}"
+
+
+def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
+    failed = [
+        trial.name for number, trial in replicates(state, name).items() if number <= rounds and trial.status in BAD
+    ]
+    return Side(name=title, runs=runs_of_metric(judged(plan, state, name, rounds), plan.metric), failed=failed)
+
+
+def expected_best(scores: Sequence[float], direction: str) -> list[float]:
+    """The expected best of k scores drawn from these, for k from 1 to their number (Dodge et al. 2019, arXiv 1909.03004)."""
+    ordered = np.sort(np.asarray(scores)) if direction == "max" else -np.sort(-np.asarray(scores))
+    n = len(ordered)
+    shares = np.arange(n + 1) / n
+    return [float((ordered * (shares[1:] ** k - shares[:-1] ** k)).sum()) for k in range(1, n + 1)]
+
+
+def rows(plan: Plan, state: State, finding: Finding | None) -> list[dict[str, Any]]:
+    """A row for each value of the factor in its own order, or for each compared trial: its trials, its fresh runs, their mean."""
+    found = []
+    for title, value, trials, chosen in _groups(plan, state, finding):
+        side = next((side for side in finding.sides if side.name == title), None) if finding else None
+        scores = [score for trial in trials if (score := trial.score(plan.objective, plan.direction)) is not None]
+        mean = mean_of(side.runs) if side and side.runs else None
+        found.append(
+            {
+                "name": title,
+                "value": value,
+                "trial": chosen,
+                "point": state.trials[chosen].point if chosen else {},
+                "trials": len(trials),
+                "score": state.trials[chosen].score(plan.objective, plan.direction) if chosen else None,
+                "runs": side.runs.scores.tolist() if side and side.runs else [],
+                "mean": mean.estimate if mean else None,
+                "low": mean.low if mean else None,
+                "high": mean.high if mean else None,
+                "failed": list(side.failed) if side else [],
+                "stable": side.stable if side else False,
+                "expected": expected_best(scores, plan.direction) if scores else [],
+            }
+        )
+    return found
+
+
+def _groups(
+    plan: Plan, state: State, finding: Finding | None
+) -> list[tuple[str, Mapping[str, Any], list[Trial], str | None]]:
+    """Title, value, trials of the search, and the one that was compared, of each row."""
+    named = finding.trials if finding else {}
+    if not plan.compares_each:
+        return [(title, {}, [state.trials[name]], name) for title, name in named.items()]
+    return [
+        (
+            level.name,
+            level.value,
+            [trial for trial in state.searched if plan.level_of(trial.point).name == level.name],
+            named.get(level.name),
+        )
+        for level in plan.levels
+    ]
+
+
+def _runs_anywhere(events: Sequence[Event], metric: Metric) -> Runs | None:
+    """Runs by a metric on the texts that judge; on those that chose, where these were not scored by it."""
+    scores = [event["metrics"].get(metric.name) for event in events]
+    chosen = [float(score) for score in scores if score is not None]
+    on_dev = Runs(scores=np.array(chosen)) if chosen and len(chosen) == len(events) else None
+    return runs_of_metric(events, metric) or on_dev
+
+
+def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[dict[str, Any]]:
+    """How well each metric tells settings apart: variance between settings over that and the variance of a setting's runs.
+
+    From the compared settings on the seeds that they share, by one-way analysis of variance; 0 is chance alone, 1 no chance.
+    """
+    rounds = _rounds(state, names) if len(names) > 1 else 0
+    found = []
+    for metric in plan.metrics.values() if rounds else ():
+        groups = [_runs_anywhere(judged(plan, state, name, rounds), metric) for name in names]
+        scores = [group.scores for group in groups if group is not None and np.isfinite(group.scores).all()]
+        if len(scores) < 2:
+            continue
+        runs = min(map(len, scores))
+        within = float(np.mean([one.var(ddof=1) for one in scores])) if runs > 1 else None
+        spread = float(np.var([one.mean() for one in scores], ddof=1))
+        between = max(0.0, spread - (within or 0.0) / runs)
+        total = between + (within or 0.0)
+        found.append(
+            {
+                "metric": metric.name,
+                "between": between,
+                "within": within,
+                "reliability": None if within is None or not total else between / total,
+                "settings": len(scores),
+                "runs": runs,
+            }
+        )
+    return found

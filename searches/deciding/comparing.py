@@ -1,0 +1,93 @@
+"""How the settings that a search finds are compared: by which metric, on which texts. Fixed by the plan, before anything runs."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpt2core.tasks import TaskData
+
+SMALL_FOLDS = 3  # of the training texts, where the dev split is too small to be divided
+
+On = Literal["dev", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """What `--objective`, `--margin`, `--confirm each`, `--confirm-on` and `--folds` say; None is as the task has it.
+
+    Trials are chosen by the search part of dev, or with `folds` by cross-validation over the training texts. What is found is
+    judged on other texts: the rest of dev, folds of the training texts where dev is small, or the test split.
+    """
+
+    objective: str | None = None
+    margin: float | None = None
+    each: bool = False
+    on: On = "dev"
+    folds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not self.margin > 0:
+            raise ConfigError(f"The value of `--margin` is {self.margin:g}, but must be > 0")
+
+    def of_trials(self) -> dict[str, Any]:
+        """Values of the runs of all trials."""
+        values: dict[str, Any] = {} if self.objective is None else {"objective": self.objective}
+        if self.folds > 1:
+            return {**values, "folds": self.folds, "scored_on": "folds"}
+        return values if self.on == "test" else {**values, "dev_part": "search"}
+
+
+AS_PLANNED = Comparing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """The texts that judge what was found, none of which chose it: their number, and the values of a run that scores them."""
+
+    on: Literal["dev", "folds", "test"]
+    texts: int
+    run: dict[str, Any]
+
+    @property
+    def cost(self) -> float:
+        """What a run takes that scores them, in units of a run that does not: K folds are K trainings on K - 1 of K parts."""
+        return max(1.0, float(self.run.get("folds", 1)) - 1.0)
+
+    @property
+    def words(self) -> str:
+        """Which texts they are."""
+        folds = self.run.get("folds", 1)
+        of = {
+            "dev": f"{self.texts} dev texts that the search did not see",
+            "folds": f"{self.texts} training texts, each by a run that did not learn it ({folds} folds)",
+            "test": f"the {self.texts} texts of the test split",
+        }
+        return of[self.on]
+
+
+def judges_of(comparing: Comparing, data: "TaskData") -> Judges:
+    """Return which texts judge; raise ConfigError where there are none."""
+    size = {split: len(tokens) for split, tokens in data.splits.items()}
+    confirmation = len(data.confirmation_part())
+    return judges(comparing, dev=size["dev"], confirmation=confirmation, train=size["train"], test=size.get("test", 0))
+
+
+def judges(comparing: Comparing, *, dev: int, confirmation: int, train: int, test: int) -> Judges:
+    """Return which texts judge, from the sizes of the splits; `confirmation` is that of the part of dev that the search does not
+    see. Raises ConfigError where there are none."""
+    if comparing.on == "test":
+        if not test:
+            raise ConfigError("The value of `--confirm-on` is test, but there is no test split that can be scored")
+        return Judges(on="test", texts=test, run={})
+    if comparing.folds > 1:
+        return Judges(on="dev", texts=dev, run={"judged": True})
+    if confirmation:
+        return Judges(on="dev", texts=confirmation, run={"judged": True})
+    folds = min(SMALL_FOLDS, train)
+    if folds < 2:
+        raise ConfigError(
+            f"There are {dev} dev texts and {train} training texts: too few to judge on others than chose"
+        )
+    return Judges(on="folds", texts=train, run={"judged": True, "folds": folds})
