@@ -219,7 +219,7 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
         description = {"data": data.describe(), "digest": data.corpus.digest}
         floors = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
         ledger.record(
-            {"event": "data", "data": description, "floors": floors, "judges": asdict(judges_of(plan.comparing, data))}
+            {"event": "data", "data": description, "floors": floors, "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds))}
         )
     elif noted != data.corpus.digest:
         raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")

@@ -24,7 +24,13 @@ SEARCH = Search(
     fixed={"adapter": "lora", "targets": "qkv", "lora_dropout": 0.1},
     baseline={"rank": 8, "lr": 1e-3, "alpha": "2r", "batch_size": 8},
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=10, replicates=3, run={"epochs": 2, "decode_seeds": 3}),
+        "quick": Profile(
+            model="gpt2-nano",
+            trials=12,
+            replicates=3,
+            folds=2,
+            run={"epochs": 2, "train_examples": 64, "decode_seeds": 1},
+        ),
         "study": Profile(
             model="gpt2-large",
             trials=40,

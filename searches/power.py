@@ -5,6 +5,7 @@ for, how often its intervals hold the truth, how often it rightly or wrongly say
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from searches.question import Search
 
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
+FEW = 500  # simulations of each number of seeds where it is looked for how many are needed
 MOST = {"seeds": 200, "examples": 10**6, "outputs": 10**6, "trials": 10**4, "simulations": 10**6, "finalists": 20}
 COMPONENTS = ("sd_run", "sd_example", "sd_interaction", "sd_output", "examples", "outputs")
 #: What is assumed where nothing is known: standard deviations in units of the metric's margin.
@@ -115,7 +117,7 @@ def _asked(o: argparse.Namespace) -> Asked:
         components=parts,
         design=designs[0],
         margin=margin,
-        finalists=_finalists(o, judged.search),
+        finalists=judged.finalists if o.finalists is None else o.finalists,
         reference=o.reference or not judged.each,
         trials=o.trials,
         setting=o.sd_setting or 0.0,
@@ -180,20 +182,22 @@ def _designs(o: argparse.Namespace) -> "tuple[Design, ...]":
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A search, what it is judged by, the components of its recorded runs, and whether it compares its values with each other."""
+    """A search, what it is judged by, the components of its recorded runs, and how many settings it compares: in all pairs, or
+    each with a reference."""
 
     search: "Search"
     task: str
     metric: "Metric"
+    finalists: int
+    each: bool
     recorded: "tuple[Components, int] | None" = None
-    each: bool = True
 
 
 def _judged_by(o: argparse.Namespace) -> Judged:
     """What is to be judged; raise UserError."""
     from gpt2core.lookup import lookup, nearest
     from gpt2core.tasks import TASKS
-    from searches.question import search_of
+    from searches.question import Choice, search_of
 
     if o.name is not None:
         return _recorded(o)
@@ -203,7 +207,11 @@ def _judged_by(o: argparse.Namespace) -> Judged:
         raise ConfigError(f"The task `{name}` is none of this search: {nearest(name, search.tasks)}")
     task = lookup(TASKS, name, "task")
     metric = lookup(task.metrics, o.objective or task.objective, "metric")
-    return Judged(search=search, task=name, metric=metric)
+    domain = next(
+        iter(search.scientific.values()), None
+    )  # its values are compared; of a range, the best trial with trial 0
+    finalists = min(len(domain.values), MOST["finalists"]) if isinstance(domain, Choice) else 1
+    return Judged(search=search, task=name, metric=metric, finalists=finalists, each=finalists > 1)
 
 
 def _recorded(o: argparse.Namespace) -> Judged:
@@ -231,7 +239,15 @@ def _recorded(o: argparse.Namespace) -> Judged:
             f"The search `{o.name}` has no setting with two or more replicates that are judged by {metric.name}; "
             "give --sd-run and others"
         ) from None
-    return Judged(search=plan.search, task=plan.task, metric=metric, recorded=recorded, each=plan.compares_each)
+    finalists = plan.compared if plan.compares_each else plan.compared - 1
+    return Judged(
+        search=plan.search,
+        task=plan.task,
+        metric=metric,
+        finalists=min(finalists, MOST["finalists"]),
+        each=plan.compares_each,
+        recorded=recorded,
+    )
 
 
 def _of_components(
@@ -258,21 +274,12 @@ def _of_components(
     )
 
 
-def _finalists(o: argparse.Namespace, search: "Search") -> int:
-    """As told, else one of each value of the first scientific key, two where it has a range."""
-    from searches.question import Choice
-
-    if o.finalists is not None:
-        return int(o.finalists)
-    domain = next(iter(search.scientific.values()), None)
-    return max(2, min(len(domain.values), MOST["finalists"])) if isinstance(domain, Choice) else 2
-
-
 def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
     """All that is printed, as plain values."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from searches.deciding.decision import POWER, Design
     from searches.deciding.simulated import seeds_for_power, simulate
 
     console = Console(stderr=True)
@@ -288,15 +295,16 @@ def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
             none, effect = rates(case), rates(replace(case, effect=asked.effect))
             edge = effect if asked.effect == case.margin else rates(replace(case, effect=case.margin))
             rows.append(_row(design, none, effect, edge))
+        few = min(o.simulations, FEW)
+
+        @functools.cache
+        def with_seeds(seeds: int) -> "Rates":
+            case = replace(asked.case, design=Design.fixed(seeds), effect=asked.effect)
+            return simulate(case, few, seed=o.seed, advance=lambda: progress.advance(bar))
+
         needed = {
-            name: seeds_for_power(
-                replace(asked.case, effect=asked.effect),
-                max(1, o.simulations // 2),
-                seed=o.seed,
-                rate=rate,
-                advance=lambda: progress.advance(bar),
-            )
-            for name, rate in (("seeds", lambda r: r.right), ("student", lambda r: r.student_right))
+            "seeds": seeds_for_power(lambda seeds: with_seeds(seeds).right),
+            "student": seeds_for_power(lambda seeds: with_seeds(seeds).student_right),
         }
     case = asked.case
     return {
@@ -317,7 +325,7 @@ def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
         "simulations": o.simulations,
         "seed": o.seed,
         "rows": rows,
-        "needed_for_power": {"power": 0.8, **needed},
+        "needed_for_power": {"power": POWER, **needed},
     }
 
 

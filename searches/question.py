@@ -73,8 +73,9 @@ class Profile:
 
     `confirm` says how many of the best trials are compared with the reference; None: the best of each value of the factor, or
     the best trial where there is no factor. `until_decided`: `replicates` are the most seeds, and fewer are run where they
-    decide. `grace` is the first epoch at which a trial may be stopped, where it is not `Plan.grace`'s. `ahead` is how many
-    trials before a new one it does not wait for, so it bounds the trials that run at once.
+    decide. `folds` are those of the training texts that judge where the dev split is too small to be divided. `grace` is the
+    first epoch at which a trial may be stopped, where it is not `Plan.grace`'s. `ahead` is how many trials before a new one it
+    does not wait for, so it bounds the trials that run at once.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Profile:
     replicates: int
     confirm: int | None = None
     until_decided: bool = False
+    folds: int = 3
     grace: int | None = None
     ahead: int = 8
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -95,6 +97,7 @@ SMOKE = Profile(
     model="gpt2-nano",
     trials=3,
     replicates=1,
+    folds=2,
     run={
         "epochs": 2,
         "decode_seeds": 1,

@@ -8,8 +8,6 @@ from gpt2core.errors import ConfigError
 if TYPE_CHECKING:
     from gpt2core.tasks import TaskData
 
-SMALL_FOLDS = 3  # of the training texts, where the dev split is too small to be divided
-
 On = Literal["dev", "test"]
 
 
@@ -67,16 +65,19 @@ class Judges:
         return of[self.on]
 
 
-def judges_of(comparing: Comparing, data: "TaskData") -> Judges:
-    """Return which texts judge; raise ConfigError where there are none."""
+def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
+    """Return which texts judge; raise ConfigError where there are none.
+
+    Where the dev split is too small to be divided, they are the training texts, in so many `folds`.
+    """
     size = {split: len(tokens) for split, tokens in data.splits.items()}
     confirmation = len(data.confirmation_part())
-    return judges(comparing, dev=size["dev"], confirmation=confirmation, train=size["train"], test=size.get("test", 0))
+    sizes = {"dev": size["dev"], "confirmation": confirmation, "train": size["train"], "test": size.get("test", 0)}
+    return judges(comparing, folds, **sizes)
 
 
-def judges(comparing: Comparing, *, dev: int, confirmation: int, train: int, test: int) -> Judges:
-    """Return which texts judge, from the sizes of the splits; `confirmation` is that of the part of dev that the search does not
-    see. Raises ConfigError where there are none."""
+def judges(comparing: Comparing, folds: int, *, dev: int, confirmation: int, train: int, test: int) -> Judges:
+    """As `judges_of`, from the sizes of the splits; `confirmation` is that of the part of dev that the search does not see."""
     if comparing.on == "test":
         if not test:
             raise ConfigError("The value of `--confirm-on` is test, but there is no test split that can be scored")
@@ -85,7 +86,7 @@ def judges(comparing: Comparing, *, dev: int, confirmation: int, train: int, tes
         return Judges(on="dev", texts=dev, run={"judged": True})
     if confirmation:
         return Judges(on="dev", texts=confirmation, run={"judged": True})
-    folds = min(SMALL_FOLDS, train)
+    folds = min(folds, train)
     if folds < 2:
         raise ConfigError(
             f"There are {dev} dev texts and {train} training texts: too few to judge on others than chose"

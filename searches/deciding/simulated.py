@@ -8,7 +8,7 @@ outputs. What an example does to all settings alike is in no difference between 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -303,22 +303,14 @@ def _two_sided(t: np.ndarray, df: int) -> list[float]:
     return [float(p) for p in 2 * stdtr(df, -np.abs(t))]
 
 
-def seeds_for_power(
-    case: Case,
-    simulations: int,
-    *,
-    seed: int = 0,
-    rate: Callable[[Rates], float | None] = lambda rates: rates.right,
-    advance: Callable[[], None] = lambda: None,
-) -> int | None:
-    """The fewest seeds, all run before the one look, with which `rate` is POWER; None for more than MOST_NEEDED.
+def seeds_for_power(power: Callable[[int], float | None]) -> int | None:
+    """The fewest seeds, from 2 on, with which `power` is POWER; None for more than MOST_NEEDED.
 
-    Found by halves, on simulations of its own: it errs by a seed or two where power grows slowly.
+    Found by halves: where power is simulated and grows slowly, it errs by some seeds.
     """
 
     def enough(seeds: int) -> bool:
-        rates = simulate(replace(case, design=Design.fixed(seeds)), simulations, seed=seed, advance=advance)
-        return (rate(rates) or 0.0) >= POWER
+        return (power(seeds) or 0.0) >= POWER
 
     tried = [2]
     while not enough(tried[-1]):

@@ -130,7 +130,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
         outlook = replace(outlook, known=known_costs, drawn=drawn_costs)
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
-    rows = predict(plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0])).cost)
+    rows = predict(plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0]), plan.profile.folds).cost)
     whole = next(row for row in rows if row["what"] == "seconds of a whole trial")
     notes = _notes(plan, spec)
     starting_model.cache_clear()  # trials hold the weights; this process need not
