@@ -38,14 +38,16 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.storage import address, fetch, send
-from gpt2core.tasks import TASKS, TaskData
+from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
+from searches.deciding.answering import fix_design
 from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
 from searches.deciding.strategy import Strategy
 from searches.deciding.views import open_storage
 from searches.options import Options, without
 from searches.pairs import jobs, make_pairs
+from searches.planning.baselines import baselines
 from searches.planning.measure import note_plan
 from searches.question import Plan
 from searches.runner import results, storage_folder
@@ -208,37 +210,27 @@ def check(plan: Plan) -> TaskData:
         lookup(ADAPTERS, config.adapter, "adapter")
         lookup(DECODERS, config.decoder, "decoder")
         count_trainable(config)  # applies attention and adapter to the model's shape
-    return task_data(config)
+    data = task_data(config)
+    judges_of(plan.comparing, data, plan.profile.folds)
+    return data
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     """Note the data's digest and floors once; raise UserError where the data has changed since."""
-    task = lookup(TASKS, plan.task, "task")
     noted = ledger.state.data.get("digest")
     if noted is None:
         description = {"data": data.describe(), "digest": data.corpus.digest}
-        floors = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
+        floors = baselines(plan, data)
         ledger.record(
-            {"event": "data", "data": description, "floors": floors, "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds))}
+            {
+                "event": "data",
+                "data": description,
+                "floors": floors,
+                "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
+            }
         )
     elif noted != data.corpus.digest:
         raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
-
-
-def fix_design(plan: Plan, ledger: Ledger) -> None:
-    """Note how finalists are compared, before the first look; raise UserError where another comparison has been looked at."""
-    looks = list(plan.design.looks) if plan.design else []
-    design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm}
-    state = ledger.state
-    looked_at = any(trial.of is not None for trial in state.trials.values())
-    if state.design and state.design != design and looked_at:
-        raise UserError(
-            f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other "
-            "--replicates, --until or --confirm would make its error rate unknown: give those it had, or another --name "
-            "(with --until decided, seeds are added as long as they are needed)"
-        )
-    if state.design != design:
-        ledger.record({"event": "design", "design": design})
 
 
 def connect_and_share(options: Options, folder: Path) -> TrialSpec:

@@ -275,7 +275,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         sampler=o.sampler,
         scheduler=o.scheduler,
         minimize=objectives(o.minimize),
-        limits=tuple(map(limit, o.constraint)),
+        limits=tuple(map(limit, o.constraint or search.constraints)),
         plateau=o.plateau,
     )
     until_decided, replicates = until(o.until, o.replicates)

@@ -146,6 +146,7 @@ class Search:
     factor: Sequence[str] = ()
     learns_from_pairs: bool = False  # then pairs are generated before the first trial, as `Profile.candidates` says
     costs: Sequence[str] = ()  # metrics to be small: beside the objective they make the Pareto front
+    constraints: Sequence[str] = ()  # what the winner must keep, where no --constraint says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import Runs, mean_of, runs_of
 from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import Decision, Design, Side, decide
 from searches.question import Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import BAD, COMPLETED, STOPPED, Event, State, Trial
+from searches.running.ledger import BAD, COMPLETED, STOPPED, Event, Ledger, State, Trial
 
 ENDED = (COMPLETED, STOPPED)
 
@@ -25,6 +26,22 @@ class Finding:
     trials: Mapping[str, str]
     decision: Decision
     reference: str | None  # its name where the others are compared with it
+
+
+def fix_design(plan: Plan, ledger: Ledger) -> None:
+    """Note how finalists are compared, before the first look; raise UserError where another comparison has been looked at."""
+    looks = list(plan.design.looks) if plan.design else []
+    design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm}
+    state = ledger.state
+    looked_at = any(trial.of is not None for trial in state.trials.values())
+    if state.design and state.design != design and looked_at:
+        raise UserError(
+            f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other "
+            "--replicates, --until or --confirm would make its error rate unknown: give those it had, or another --name "
+            "(with --until decided, seeds are added as long as they are needed)"
+        )
+    if state.design != design:
+        ledger.record({"event": "design", "design": design})
 
 
 def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = None) -> Finding | None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +13,19 @@ from gpt2core.errors import UserError
 from gpt2core.metrics.counts import to_json
 from gpt2core.metrics.losses import LOSSES
 from searches.deciding import final
-from searches.deciding.answering import expected_best
+from searches.deciding.answering import expected_best, fix_design
 from searches.deciding.comparing import Comparing
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED
 from searches.deciding.final import final_test
 from searches.deciding.method import Method, limit
 from searches.deciding.simulation import MemoryLedger
-from searches.deciding.strategy import Strategy
+from searches.deciding.strategy import DONE, Strategy
 from searches.deciding.verdict import summarise
+from searches.deciding.views import open_storage
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
-from searches.running.ledger import COMPLETED, DIVERGED, Trial
+from searches.running.ledger import COMPLETED, DIVERGED, RUNNING, Ledger, Trial
 from trainables.trial import TrialSpec
 
 TEXTS, TOKENS = 40, 100
@@ -51,13 +54,18 @@ def searched(
         if trial.name == fails:
             strategy.end(trial, ended, "the loss is nan")
             continue
-        made = counts(losses(trial), trial.name)
-        scores = {name: float(of.score(made["loss"].sum(axis=(0, 1)))) for name, of in LOSSES.items() if of.score}
-        scores["trainable_parameters"] = 1000.0 * trial.run["rank"]
-        report = {"event": "report", "trial": trial.name, "epoch": trial.epochs, "statistics": to_json(made)}
-        strategy.report(trial, {**report, "metrics": scores})
-        strategy.end(trial, COMPLETED, None)
+        finish(strategy, trial, losses)
     return plan, strategy
+
+
+def finish(strategy: Strategy, trial: Trial, losses: Losses) -> None:
+    """Let a trial report the losses that it is given, and end."""
+    made = counts(losses(trial), trial.name)
+    scores = {name: float(of.score(made["loss"].sum(axis=(0, 1)))) for name, of in LOSSES.items() if of.score}
+    scores["trainable_parameters"] = 1000.0 * trial.run["rank"]
+    report = {"event": "report", "trial": trial.name, "epoch": trial.epochs, "statistics": to_json(made)}
+    strategy.report(trial, {**report, "metrics": scores})
+    strategy.end(trial, COMPLETED, None)
 
 
 def summary(plan: Plan, strategy: Strategy) -> dict[str, Any]:
@@ -146,6 +154,35 @@ def test_seeds_are_added_until_it_is_decided_and_no_longer() -> None:
     undecided = answer(SAME, comparing=Comparing(margin=0.001), replicates=4, until_decided=True)
     assert undecided["seeds"] == 4
     assert undecided["outcome"] == UNDECIDED
+
+
+def test_kills_and_resumes_change_nothing_of_a_comparison_that_looks_again(tmp_path: Path) -> None:
+    losses = by_rank({4: 4.5, 8: 4.5, 16: 4.5, 32: 4.47})
+    plan = make_plan(OF_RANK, "quick", trials=8, replicates=6, until_decided=True)
+    expected = summary(*searched(losses, replicates=6, until_decided=True))["answer"]
+    assert 3 < expected["seeds"] <= 6
+    for kills in range(200):
+        with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+            strategy = Strategy(plan, ledger, open_storage(tmp_path / "optuna.journal"))
+            fix_design(plan, ledger)
+            left = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
+            for _ in range(1 + kills % 3):
+                trial = left.pop() if left else strategy.next()
+                if isinstance(trial, Trial) and kills % 2:  # else it is killed before its report
+                    finish(strategy, trial, losses)
+            if strategy.next() == DONE:
+                break
+    assert kills > 10
+    assert summarise(plan, ledger.state, "s", "toy", {})["answer"] == expected
+
+
+def test_a_comparison_that_has_begun_is_not_planned_anew(tmp_path: Path) -> None:
+    plan, strategy = searched(SAME)
+    fix_design(plan, strategy.ledger)
+    fix_design(plan, strategy.ledger)
+    more = make_plan(OF_RANK, "quick", trials=8, replicates=5)
+    with pytest.raises(UserError, match=r"planned with looks after \[3\] seeds, and has begun; other --replicates"):
+        fix_design(more, strategy.ledger)
 
 
 def one_rate(good: float) -> Losses:

@@ -1,0 +1,36 @@
+"""What a score is laid beside: trivial baselines, and the model as it is before any training."""
+
+from dataclasses import asdict
+from typing import Any
+
+from gpt2core.errors import DivergedError
+from gpt2core.lookup import lookup
+from gpt2core.tasks import TASKS, TaskData
+from gpt2core.tasks.base import LanguageTask
+from gpt2core.training import device
+from searches.question import Plan
+from trainables.warm import starting_model
+
+TEXTS = 200  # of dev, at most, that the model before training is scored on
+LARGEST = 2 * 10**8  # parameters of a model that a driver without a GPU scores
+
+
+def baselines(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
+    """Return for each baseline what it is, and its scores on dev by metric: mean and standard deviation over seeds."""
+    task = lookup(TASKS, plan.task, "task")
+    found = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
+    return found | _untrained(plan, data) if isinstance(task, LanguageTask) else found
+
+
+def _untrained(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
+    """The losses of the model that all trials start from; nothing where that would take this process long."""
+    run = plan.config(plan.search.baseline).but(decode_seeds=0)
+    model, part = starting_model(run.model, None), data.with_dev(TEXTS)
+    if device().type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
+        return {}
+    try:
+        scores = lookup(TASKS, plan.task, "task").evaluate(model.to(device()), part, run, "dev").metrics
+    except DivergedError:
+        return {}
+    known = {name: (scores[name], 0.0) for name in plan.metrics if name in scores}
+    return {"untrained": {"meaning": f"{run.model} before any training", "scores": known}}

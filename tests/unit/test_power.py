@@ -1,0 +1,256 @@
+"""Simulated searches, and the command that prints them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2core.metrics.comparison import runs_of
+from gpt2core.metrics.counts import to_json
+from gpt2core.metrics.losses import mean_loss
+from searches.__main__ import main
+from searches.deciding import simulated
+from searches.deciding.decision import Design
+from searches.deciding.simulated import Case, Components, components, seeds_for_power, simulate
+
+ALWAYS = ("power", "--search", "lora_rank", "--simulations", "40")
+
+
+def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
+    """Status, output and errors of the command."""
+    with pytest.raises(SystemExit) as ended:
+        main([*ALWAYS, *flags])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
+    status, out, _ = run(capsys, "--json", *flags)
+    assert status == 0
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_the_command_prints_a_line_for_each_number_of_seeds_and_says_what_it_assumed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, _ = run(capsys, "--seeds", "2,4")
+    assert status == 0
+    assert "ASSUMED in units of the margin, not measured" in out
+    assert "4 finalists, in all pairs" in out
+    assert "For 80% power" in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == ["2", "4"]
+
+
+def test_the_json_has_everything_and_is_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (
+        "--seeds",
+        "3",
+        "--sd-run",
+        "0.02",
+        "--finalists",
+        "2",
+        "--reference",
+        "--trials",
+        "5",
+        "--sd-setting",
+        "0.01",
+    )
+    found = as_json(capsys, *flags)
+    assert found == as_json(capsys, *flags)
+    assert found != as_json(capsys, *flags, "--seed", "1")
+    assert found["components"]["run"] == 0.02
+    assert (found["finalists"], found["reference"], found["trials"], found["sd_setting"]) == (2, True, 5, 0.01)
+    assert found["margin"] == found["effect"] == 0.05
+    assert found["linear"] is True
+    (row,) = found["rows"]
+    assert row.keys() == {
+        *("seeds", "looks", "seeds_used", "false_winners", "difference_named", "p_below_level", "power", "p_power"),
+        *("coverage", "equivalent_rightly", "equivalent_wrongly", "student"),
+    }
+    assert found["needed_for_power"].keys() == {"power", "seeds", "student"}
+
+
+def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--finalists", "2", "--sd-run", "0.01")
+    until = as_json(capsys, *flags, "--until", "decided", "--seeds", "6")["rows"][0]
+    assert until["looks"] == [3, 4, 5, 6]
+    assert until["seeds_used"]["effect"] < 5
+    given = as_json(capsys, *flags, "--looks", "3,6")["rows"][0]
+    assert (given["looks"], given["seeds"]) == ([3, 6], 6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--seeds", "2,x"), "--seeds` is '2,x', but must be numbers from 1 to 200"),
+        (("--seeds", "5,3"), "that grow"),
+        (("--looks", "1,3"), "--looks` is '1,3', but must be numbers from 2"),
+        (("--looks", "3", "--seeds", "3"), "Both --looks and --seeds"),
+        (("--sd-run", "nan"), "--sd-run` is nan, but must be a number >= 0"),
+        (("--sd-run", "-1"), "--sd-run` is -1, but must be a number >= 0"),
+        (("--sd-run", "0"), "Nothing differs by chance"),
+        (("--margin", "0"), "--margin` is 0, but must be a number > 0"),
+        (("--effect", "inf"), "--effect` is inf"),
+        (("--examples", "0"), "--examples` is 0, but must be >= 1"),
+        (("--examples", "10000000"), "--examples` is 10000000, but must be <= 1000000"),
+        (("--finalists", "1"), "--finalists` is 1, but must be >= 2"),
+        (("--objective", "chrf"), "did you mean `chrf_"),
+        (("--task", "sst"), "is none of this search"),
+        (("--from", "x", "--sd-run", "1"), "Both --from and --sd-run"),
+        (("--from", "x", "--storage", "/nowhere"), "There is no search `x`"),
+        (("--search", "nothing"), "There is no search script `nothing`"),
+    ],
+)
+def test_bad_input_is_one_line(flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, error = run(capsys, *flags)
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert said in error
+
+
+def test_without_a_search_it_is_said_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["power"])
+    assert ended.value.code == 2
+    assert "give --search SCRIPT, or --from NAME" in capsys.readouterr().err
+
+
+def write_search(storage: Path, settings: int, seeds: int) -> None:
+    """The ledger of a search whose replicates differ by known effects."""
+    random, texts = np.random.default_rng(7), 200
+    tokens = np.ones((1, texts, 1))
+    events: list[dict[str, Any]] = [
+        {"event": "search", "digest": "d", "id": "i", "name": "lora_rank"},
+        {"event": "started", "argv": [], "environment": {}},
+    ]
+    for number in range(settings):
+        name, of_examples = f"{number:04d}", random.normal(0, 0.5, (1, texts, 1))
+        point, values = {"rank": 4}, {"task": "sonnet", "epochs": 1}
+        trial = {"name": name, "point": point, "run": values, "origin": "sampler", "of": None}
+        events.append({"event": "proposed", "trial": trial})
+        for seed in range(1, seeds + 1):
+            losses = 4 + random.normal(0, 0.1) + of_examples + random.normal(0, 1.0, (1, texts, 1))
+            counts = to_json({"loss": np.concatenate([losses, tokens, tokens], axis=-1)})
+            again = {"name": f"{name}-r{seed}", "origin": "replicate", "of": name}
+            about = {"trial": again["name"], "epoch": 1, "metrics": {"dev_loss": float(losses.mean())}}
+            events += [
+                {"event": "proposed", "trial": trial | again},
+                {"event": "report", "statistics": counts, **about},
+                {"event": "ended", "trial": again["name"], "status": "completed"},
+            ]
+    path = storage / "searches" / "known" / "ledger.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"time": 1.0, **event}) + "\n" for event in events), encoding="utf-8")
+
+
+def from_ledger(storage: Path) -> int:
+    flags = ["--seeds", "3", "--simulations", "20", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["power", "--from", "known", "--storage", str(storage), *flags])
+    return int(ended.value.code or 0)
+
+
+def test_components_are_estimated_from_the_replicates_of_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, settings=4, seeds=12)
+    assert from_ledger(tmp_path) == 0
+    found = json.loads(capsys.readouterr().out)
+    parts = found["components"]
+    assert (parts["run"], parts["example"], parts["interaction"]) == pytest.approx((0.1, 0.5, 1.0), rel=0.25)
+    assert (parts["examples"], found["search"], found["metric"]) == (200, "lora_rank", "dev_loss")
+    assert found["components_from"] == "estimated from the replicates of 4 settings of known"
+
+
+@pytest.mark.parametrize(("settings", "seeds"), [(3, 1), (2, 0)])
+def test_without_replicates_there_is_nothing_to_estimate_from(
+    settings: int, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, settings, seeds)
+    assert from_ledger(tmp_path) == 2
+    assert "has no setting with two or more replicates that are judged by dev_loss" in capsys.readouterr().err
+
+
+PARTS = Components(run=0.3, example=2.0, interaction=1.5, output=1.0, outputs=3, examples=100)
+CASE = Case(components=PARTS, design=Design(looks=(3, 5)), margin=1.0, finalists=3, effect=0.8)
+
+
+def test_many_examples_are_judged_as_if_each_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    for bound in (0, 10**9):
+        monkeypatch.setattr(simulated, "BY_COUNTS", bound)
+        rates.append(simulate(CASE, 1500, seed=3))
+    fast, slow = rates
+    for name in ("wrong", "right", "p_right", "covered", "equivalent", "student_right", "student_wrong"):
+        a, b = getattr(fast, name), getattr(slow, name)
+        error = (2 * max(a * (1 - a), b * (1 - b), 0.005) / 1500) ** 0.5
+        assert abs(a - b) < 4 * error, name
+    assert fast.seeds == pytest.approx(slow.seeds, abs=0.15)
+
+
+def test_moments_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over many draws of all that a comparison reads, at both looks."""
+    means = []
+    for bound in (0, 10**9):
+        monkeypatch.setattr(simulated, "BY_COUNTS", bound)
+        random, rows = np.random.default_rng(4), []
+        for _ in range(600):
+            _, runs = simulated.draw(CASE, random)
+            early, late = runs(3), runs(5)
+            rows.append(
+                [
+                    *(side.interaction for side in (early[0], late[0])),
+                    *(
+                        float(side.influence @ side.influence)
+                        for side in (early[0], late[0])
+                        if side.influence is not None
+                    ),
+                    float((early[0].influence - late[0].influence).var()),  # type: ignore[operator]
+                    float((early[0].influence - late[1].influence).var()),  # type: ignore[operator]
+                    late[0].run_variance,
+                    float(late[1].scores.mean() ** 2),
+                ]
+            )
+        means.append((np.mean(rows, axis=0), np.std(rows, axis=0) / 600**0.5))
+    (a, error_a), (b, error_b) = means
+    assert (np.abs(a - b) < 4.5 * np.hypot(error_a, error_b)).all()
+
+
+def test_the_texts_that_chose_must_not_judge() -> None:
+    parts = Components(run=0.05, example=2.0, examples=275)
+    case = Case(components=parts, design=Design.fixed(5), margin=0.01, finalists=1, reference=True, trials=40)
+    assert simulate(case, 300, seed=5).wrong <= 0.09
+    assert simulate(replace(case, same_texts=True), 300, seed=5).wrong >= 0.15
+
+
+def test_a_setting_whose_run_failed_never_wins() -> None:
+    case = Case(
+        components=Components(run=0.1, examples=1), design=Design.fixed(3), margin=0.01, finalists=3, effect=9.0
+    )
+    assert simulate(case, 50).right == 1.0
+    failed = simulate(replace(case, diverged=1), 50)
+    assert failed.right == failed.unstable == 0.0
+
+
+def test_components_are_found_again() -> None:
+    random = np.random.default_rng(6)
+    parts = Components(run=0.5, example=2.0, interaction=3.0, examples=400)
+    case = Case(components=parts, design=Design.fixed(40), margin=1.0, finalists=6)
+    _, runs = simulated.draw(case, random)
+    found, settings = components(runs(40))
+    assert settings == 6
+    assert found.examples == 400
+    assert (found.run, found.example, found.interaction) == pytest.approx((0.5, 2.0, 3.0), rel=0.15)
+    alone = runs_of(np.ones((1, 5, 2)), mean_loss)
+    with pytest.raises(ValueError, match="two runs"):
+        components([alone])
+
+
+def test_the_seeds_for_80_percent() -> None:
+    assert seeds_for_power(lambda seeds: seeds / 10) == 8
+    assert seeds_for_power(lambda seeds: 1.0) == 2
+    assert seeds_for_power(lambda seeds: seeds / 250) == 200
+    assert seeds_for_power(lambda seeds: None) is None
