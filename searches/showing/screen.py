@@ -303,7 +303,8 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
         _line(console, line)
     _line(console, f"Results go to {folder}. Nothing was started.")
     for place, point in enumerate(plan.first_points()[: plan.trials]):
-        _line(console, f"  {place:04d} {'study' if place else 'reference'}: {point_text(point)}")
+        origin = plan.origin(place, point)
+        _line(console, f"  {place:04d} {'reference' if origin == 'baseline' else origin}: {point_text(point)}")
 
 
 def searched_text(plan: Plan) -> str:

@@ -77,7 +77,8 @@ def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.M
 def test_a_checkpoint_that_is_damaged_is_passed_over_and_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm, "inputs", lambda run: (toys.model(), toys.data()))
+    monkeypatch.setattr(warm, "start", lambda run: toys.model())
+    monkeypatch.setattr(warm, "task_data", lambda run: toys.data())
     spec, said = TrialSpec(name="0007", run=toys.RUN, folder=str(tmp_path)), list[str]()
     assert [payload["epoch"] for payload in islice(trial.payloads(spec), 2)] == [1, 2]
     weights = tmp_path / "epoch-0002" / WEIGHTS

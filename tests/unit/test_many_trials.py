@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from searches.deciding.comparing import Comparing
 from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.stopping import Scores, dominates
 from searches.deciding.strategy import finalists
@@ -29,7 +30,10 @@ from searches.showing.summary import summary_of
 from tests.ledgers import OBJECTIVE, options_of, write_ledger
 
 TRIALS = 1500
-PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, settings={"epochs": 3})
+REPLICATES = 2 * 4  # fresh seeds of the best trial of each value of the rank
+COMPARING = Comparing(objective=OBJECTIVE)
+PLAN = make_plan(SEARCH, "quick", trials=8, replicates=1, settings={"epochs": 3}, comparing=COMPARING)
+BEST_FIRST = make_plan(SEARCH, "quick", trials=8, replicates=1, confirm=1, comparing=COMPARING)  # beside the reference
 RUN = PLAN.config(PLAN.search.baseline).model_dump()
 
 
@@ -55,7 +59,8 @@ def test_every_trial_is_counted_once(search: tuple[State, dict[str, Any], Path])
     state, summary, _ = search
     counts, trials = summary["counts"], list(state.trials.values())
     assert counts["trials"] == TRIALS
-    assert counts["replicates"] == len(trials) - TRIALS == 4
+    assert counts["replicates"] == len(trials) - TRIALS == REPLICATES
+    assert [row["trials"] for row in summary["answer"]["rows"]] == [TRIALS // 4] * 4
     for status in (COMPLETED, STOPPED, *BAD):
         assert counts[status] == sum(trial.status == status for trial in state.searched) > 0
     assert sum(counts[status] for status in (COMPLETED, STOPPED, *BAD)) == TRIALS
@@ -113,13 +118,14 @@ def test_the_live_table_shows_the_best_trial_and_how_far_the_search_is(
     console = Console(file=io.StringIO(), width=250, record=True)
     console.print(Screen(options.plan, console, Budget(), state).table())
     text = console.export_text()
-    assert f"({TRIALS + 4} of {TRIALS + 4} done" in text
+    assert f"({TRIALS + REPLICATES} of {TRIALS + REPLICATES} done" in text
     assert ranked(list(state.trials.values()), options.plan)[0].name in text
 
 
 # what is counted event by event
 
-NAMES = ("0000", "0001", "0001-c1", "0001-r1")
+NAMES = ("0000", "0001", "0002", "0002-c1", "0002-r1")
+RANKS = {"0000": 8, "0001": 8, "0002": 4}
 actions = st.lists(
     st.tuples(
         st.sampled_from(NAMES),
@@ -153,7 +159,8 @@ def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[
 def proposed(name: str) -> dict[str, Any]:
     origin = "baseline" if name == "0000" else CLONE if "-c" in name else "replicate" if "-r" in name else "sampler"
     of = name.split("-")[0] if origin == "replicate" else None
-    return {"name": name, "point": dict(PLAN.search.baseline), "run": RUN, "origin": origin, "of": of}
+    point = {**PLAN.search.baseline, "rank": RANKS[name.split("-")[0]]}
+    return {"name": name, "point": point, "run": RUN, "origin": origin, "of": of}
 
 
 @given(actions)
@@ -171,7 +178,8 @@ def test_what_is_counted_event_by_event_is_what_a_recount_finds(
         assert list(everything) == ranked(trials, PLAN) == list(Ranking(PLAN, state))
         assert list(may_win) == ranked([trial for trial in trials if trial.of is None], PLAN)
         assert whole_trial_seconds(state) == slow_whole_trial_seconds(state)
-        assert comparable(PLAN, state) == slow_comparable(state)
+        assert comparable(PLAN, state) == (len({RANKS[trial.name] for trial in scored(state)}) > 1)
+        assert comparable(BEST_FIRST, state) == (len({trial.origin for trial in scored(state)}) > 1)
         now = event["time"] + 1.0
         assert seconds_left(PLAN, state, now) == pytest.approx(slow_seconds_left(state, now), abs=1e-6)
 
@@ -180,9 +188,10 @@ def slow_whole_trial_seconds(state: State) -> float:
     return max((state.clock.trials.get(t.name, 0.0) for t in state.trials.values() if t.status == COMPLETED), default=0)
 
 
-def slow_comparable(state: State) -> bool:
+def scored(state: State) -> list[Trial]:
+    """The trials of the search that have ended with a score: a baseline and two others, of two ranks."""
     ended = [trial for trial in state.searched if trial.status in (COMPLETED, STOPPED)]
-    return len({t.origin == "baseline" for t in ended if t.score(OBJECTIVE, "max") is not None}) == 2
+    return [trial for trial in ended if trial.score(OBJECTIVE, "max") is not None]
 
 
 def slow_seconds_left(state: State, now: float) -> float:

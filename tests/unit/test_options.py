@@ -89,7 +89,16 @@ def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
         main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for part in ("rank", "scientific", "nuisance", "12 trials of at most", "trials at once", "Nothing was started"):
+    for part in ("rank", "scientific", "nuisance", "trials at once", "Nothing was started"):
+        assert part in printed
+    for part in (
+        "12 trials (3 for each of 4 values of rank) of at most 2 epochs",
+        "the best trial of each value of rank runs again, on 1 fresh seed each",
+        "Objective: dev_loss (min)",
+        "0000 reference: rank 8, lr 0.001",
+        "0001 default: rank 4, lr 0.001",
+        "0004 study: rank 4, lr 1e-05",
+    ):
         assert part in printed
     for part in ("What it would take", "seconds of a whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
