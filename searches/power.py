@@ -367,9 +367,13 @@ def _show(asked: Asked, found: Mapping[str, Any]) -> None:
 
 def _assumptions(asked: Asked, found: Mapping[str, Any]) -> list[str]:
     """What was simulated, in words."""
+    from searches.words import count
+
     case, parts, unit = asked.case, asked.case.components, asked.metric.unit
     outputs = f" (of each of {parts.outputs} outputs {parts.output:.3g})" if parts.output else ""
-    compared = f"{case.finalists} finalists, " + ("each against a baseline" if case.reference else "in all pairs")
+    compared = f"{count(case.finalists, 'finalist')}, " + (
+        "each against a baseline" if case.reference else "in all pairs"
+    )
     chosen = (
         f"; each is the best of {case.trials} trials whose true scores differ by {case.setting:.3g}, judged on "
         + ("the SAME texts" if case.same_texts else "other texts")

@@ -45,10 +45,10 @@ def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
     return folder
 
 
-def ended(folder: Path, trials: list[str], verdict: dict[str, Any], test: dict[str, Any] | None = None) -> None:
+def ended(folder: Path, trials: list[str], answer: dict[str, Any], test: dict[str, Any] | None = None) -> None:
     """Write the summary of a search that came to its end with these trials."""
     rows = [{"id": name, "status": COMPLETED} for name in trials]
-    summary = {"question": "Which is best?", "trials": rows, "verdict": verdict, "versions": VERSIONS, "test": test}
+    summary = {"question": "Which is best?", "trials": rows, "answer": answer, "versions": VERSIONS, "test": test}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

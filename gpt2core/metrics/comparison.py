@@ -22,7 +22,7 @@ LEVEL = 0.05  # a difference whose p is above this is not called one
 MIXED = 0.6
 LEAST = 3  # runs on each side below which nobody is named the better
 
-ONE_RUN = "one run each: nothing can be said of chance"
+ONE_RUN = "with one run each, nothing can be said of chance"
 NOTHING_VARIES = "neither runs nor examples vary, so there is no chance to measure the difference by"
 NOT_FINITE = "a score is not a finite number"
 
@@ -154,14 +154,15 @@ def difference(a: Runs, b: Runs, *, confidence: float = 1 - LEVEL) -> Difference
 
 
 def _of_runs(a: Runs, b: Runs) -> tuple[float, float]:
-    """Vs, and its degrees of freedom: Welch's (1947, with n + 1 and -2, unbiased for few runs), kept between the fewest runs less
-    one and all less two. Of two runs a side, variances cannot be told apart and are taken as equal."""
+    """Vs, and its degrees of freedom: Welch's (1947, with n + 1 and -2, which is unbiased for few runs; here -1.75, else 3 runs a
+    side would lose a quarter of the power), kept between the fewest runs less one and all less two. Of two runs a side, variances
+    cannot be told apart and are taken as equal."""
     parts = [side.run_variance / side.count for side in (a, b)]
     most, fewest = a.count + b.count - 2, min(a.count, b.count)
     total = sum(parts)
     if fewest == 2 or not total:
         return total, float(most)
-    welch = total**2 / sum(part**2 / (side.count + 1) for part, side in zip(parts, (a, b), strict=True)) - 2
+    welch = total**2 / sum(part**2 / (side.count + 1) for part, side in zip(parts, (a, b), strict=True)) - 1.75
     return total, float(min(max(welch, fewest - 1), most))
 
 
@@ -170,7 +171,7 @@ def _freedom(variance: float, runs: float, texts: float, both: float, of_runs: f
 
     The interaction is in Vs and in Ve. Left in both, it counts as if few runs had measured it, and intervals are too wide where
     there is nothing else; taken off, as if it were known, and they are too narrow where runs vary more. MIXED of the first way
-    keeps errors between 2% and 6.5% whatever varies: `python -m tests.benchmarks.verdict` measures that.
+    keeps errors between 1% and 7% whatever varies: `python -m tests.benchmarks.verdict` measures that.
     """
     left_in = runs**2 / of_runs + (texts**2 / of_texts if texts else 0.0)
     taken_off = max(runs - both, 0.0) ** 2 / of_runs
@@ -183,7 +184,7 @@ def _fewer(runs: float, texts: float, count: int, of_runs: float) -> float:
     """By what the degrees of freedom are fewer: Satterthwaite's err where few runs and many texts vary alike, the more the
     stricter the level, as it is for one of several pairs. With 6 pairs of 3 runs a side, 7% were wrong without it."""
     share = runs / (runs + texts)
-    return 1 - min(1.0, 3 / count) * 4 * share * (1 - share) / of_runs
+    return 1 - 15 / max(count, 3) * share * (1 - share) / of_runs
 
 
 def _of_texts(a: Runs, b: Runs) -> float:

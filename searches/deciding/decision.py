@@ -98,7 +98,7 @@ def decide(
     """Decide between sides, all pairs of them, or each against the `reference` by name.
 
     Rules: a side with a failed run is unstable, is compared with nobody and cannot win. One run a side: no p, no interval. Two:
-    both, and nobody wins. Sides are equivalent where two one-sided tests (Lakens 2017) keep every difference within `margin`, a
+    both for a single pair, and nobody wins. Sides are equivalent where two one-sided tests (Lakens 2017) keep every difference within `margin`, a
     sure one too: settings that were tuned with few trials differ by the luck of that. Any other difference counts at the level of
     the design's last look.
     """
@@ -111,6 +111,8 @@ def decide(
     else:
         wanted = None if reference is None else [(name, reference) for name in stable if name != reference]
         pairs = pairwise(stable, wanted, level=level)
+    if seeds < LEAST and len(pairs) > 1:  # by simulation, the tails are not known well enough
+        pairs = [_without_p(pair) for pair in pairs]
     decision = Decision(outcome=UNDECIDED, seeds=seeds, level=level, pairs=pairs, unstable=unstable)
     if not pairs:
         return replace(decision, reason="there are no two sides whose runs all ended well")
@@ -139,6 +141,14 @@ def decide(
         return replace(decision, outcome=DIFFERENCE, winner=winner, complete=complete)
     needed, texts = seeds_needed(tested, seeds, margin, level)
     return replace(decision, needed=needed, needs_texts=texts)
+
+
+def _without_p(pair: Pair) -> Pair:
+    """A pair whose difference alone is told; why it is not more stands with it."""
+    one = pair.difference
+    reason = one.reason or f"{LEAST} runs each are needed to compare several settings"
+    alone = replace(one, low=None, high=None, p_value=None, reason=reason)
+    return replace(pair, difference=alone, p_value=None, low_90=None, high_90=None)
 
 
 def _within(pair: Pair, margin: float) -> bool:

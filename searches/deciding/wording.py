@@ -104,7 +104,7 @@ def _leading(rows: Sequence[Row], words: Words) -> list[str]:
         return []
     sign = -1 if words.metric.direction == "min" else 1
     best = max(known, key=lambda row: sign * row["mean"])
-    return [f"{best['name']} is ahead so far, with {words.name} {words.number(best['mean'])}."]
+    return [f"So far {best['name']} is ahead, with {words.name} {words.number(best['mean'])}."]
 
 
 def _needed(decision: Decision) -> list[str]:

@@ -310,9 +310,11 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
 def searched_text(plan: Plan) -> str:
     """Which trials there are, and how they are stopped."""
     each = f" ({plan.per_level} for each of {len(plan.levels)} values of {_factor(plan)})" if plan.balanced else ""
+    origins = [plan.origin(place, point) for place, point in enumerate(plan.first_points())]
+    default = f"its settings with each other value of {_factor(plan)}, " if "default" in origins else ""
     return (
-        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, up to "
-        f"{count(len(plan.first_points()) - 1, 'point')} of the study, then those of {plan.method.sampler}; "
+        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}up to "
+        f"{count(origins.count('study'), 'point')} of the study, then those of {plan.method.sampler}; "
         f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}."
     )
 

@@ -26,6 +26,7 @@ from gpt2core.metrics.floors import asked_for, split_given
 from gpt2core.metrics.losses import mean_loss
 from searches.deciding.decision import Design, detectable
 from searches.deciding.simulated import Case, Components, Draw, Drawn, Random, Rates, draw, simulate
+from searches.words import count
 from tests.benchmarks.compare import CONSOLE
 
 SEEDS = (2, 3, 5, 10)
@@ -134,7 +135,7 @@ def several() -> Iterator[Cell]:
     for n in SEEDS:
         for finalists in (1, 2, 3):
             case = _case(n, runs=0.5, examples=0.25, both=0.25, finalists=finalists, reference=True)
-            yield Cell(name=f"{finalists} finalists, the reference, Holm", case=case)
+            yield Cell(name=f"{count(finalists, 'finalist')}, the reference, Holm", case=case)
         for name, (runs, examples, both) in MIXES.items():
             case = _case(n, runs=runs, examples=examples, both=both, finalists=4)
             yield Cell(name=f"4 values in 6 pairs: {name}", case=case)

@@ -27,7 +27,7 @@ SEARCH = Search(
     profiles={"quick": Profile(model="gpt2-nano", trials=2, grace=1, replicates=1, run={"epochs": 2})},
 )
 PLAN: Plan = make_plan(SEARCH, "quick")
-SUMMARY: dict[str, Any] = {"best": None, "verdict": {"text": "none"}}
+SUMMARY: dict[str, Any] = {"best": None, "answer": {"text": "none"}}
 TRIALS = ("0000", "0001", "0001-r1")
 
 

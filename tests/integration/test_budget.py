@@ -26,7 +26,7 @@ from tests.runs import events, summary
 from trainables.machines import Machine
 from trainables.trial import TrialSpec
 
-EPOCHS = 3
+EPOCHS, OBJECTIVE = 3, "dev_loss"
 
 
 class Watch:
@@ -42,7 +42,7 @@ class Watch:
 
 def report(config: dict[str, Any], epoch: int) -> None:
     score = float(config["spec"]["run"]["rank"] + config["spec"]["run"]["seed"] % 7)
-    tune.report({"epoch": epoch, "objective": score, "metrics": {"chrf_continuation": score}, "statistics": None})
+    tune.report({"epoch": epoch, "objective": score, "metrics": {OBJECTIVE: score}, "statistics": None})
 
 
 def trains(config: dict[str, Any]) -> None:
@@ -90,12 +90,13 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         return ledger.state
 
 
-def test_a_part_is_kept_for_the_replicates_so_that_there_is_a_verdict(local_ray: None, tmp_path: Path) -> None:
-    state = run(trains, plan(20), Budget(hours=2150 / HOUR), tmp_path, at_once=1)
-    assert 2 <= len(state.searched) < 20
+def test_a_part_is_kept_for_the_replicates_so_that_there_is_an_answer(local_ray: None, tmp_path: Path) -> None:
+    state = run(trains, plan(20), Budget(hours=2750 / HOUR), tmp_path, at_once=1)
+    assert 4 <= len(state.searched) < 20
     repeats = [trial for trial in state.trials.values() if trial.of]
-    assert [trial.status for trial in repeats] == [COMPLETED, COMPLETED]
-    assert state.clock.wall <= 2150
+    assert [trial.status for trial in repeats] == [COMPLETED] * 4, "one for each value of the rank"
+    assert {trial.point["rank"] for trial in repeats} == {4, 8, 16, 32}
+    assert state.clock.wall <= 2750
     assert {trial.reason for trial in state.searched} <= {None, "budget"}
 
 
@@ -107,7 +108,7 @@ def test_a_spent_budget_stops_an_epoch_that_never_ends_and_a_larger_one_goes_on(
         "0000": (STOPPED, "budget"),
         "0001": (STOPPED, "budget"),
     }
-    assert all(trial.score("chrf_continuation", "max") is not None for trial in first.trials.values())
+    assert all(trial.score(OBJECTIVE, "min") is not None for trial in first.trials.values())
 
     second = run(trains, plan(2), Budget(hours=1), tmp_path, at_once=2)
     assert [trial.status for trial in second.searched] == [COMPLETED, COMPLETED]
@@ -120,18 +121,18 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
     finished(tmp_path, toy, *flags, "--trials", "2")
     spent = summary(tmp_path, NAME)["budget"]["spent"]["hours"]
 
-    over = finished(tmp_path, toy, *flags, "--trials", "3", "--budget-hours", str(spent))
+    over = finished(tmp_path, toy, *flags, "--trials", "4", "--budget-hours", str(spent))
     assert len(events(tmp_path, NAME, "proposed")) == 2
     assert "it ended the search, and the same command with a larger one goes on" in over
-    assert "Verdict:" in over
+    assert "Answer:" in over
     assert summary(tmp_path, NAME)["budget"]["ended"]
 
-    larger = finished(tmp_path, toy, *flags, "--trials", "3", "--budget-hours", "10")
-    assert len(events(tmp_path, NAME, "proposed")) == 3
+    larger = finished(tmp_path, toy, *flags, "--trials", "4", "--budget-hours", "10")
+    assert len(events(tmp_path, NAME, "proposed")) == 4
     result = summary(tmp_path, NAME)
     assert not result["budget"]["ended"]
     fact = {row["what"]: row["actual"] for row in result["plan"]}
-    assert (fact["trials"], fact["epochs"], fact["GPU-hours"]) == (3, 3, 0)
+    assert (fact["trials"], fact["epochs"], fact["GPU-hours"]) == (4, 4, 0)
     assert fact["hours"] > spent
     assert fact["most memory of a trial, GB"] > 0.1
     assert fact["checkpoints, GB"] > 0

@@ -54,7 +54,7 @@ def test_a_search_is_submitted_as_a_job_and_its_logs_are_followed(head: Environm
     flags = ["--smoke", "--trials", "1", "--replicates", "0", "--storage", str(tmp_path)]
     job = local(head, "submit", "--", "python", "searches/lora_rank.py", *flags)
     assert job.returncode == 0, job.stdout + job.stderr
-    assert "Verdict:" in job.stdout
+    assert "Answer:" in job.stdout
     assert summary(tmp_path, "lora_rank-smoke")["counts"]["completed"] == 1
 
 
@@ -123,7 +123,7 @@ def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_pa
     assert len(before.trials) > len(events(storage, NAME, "ended")) > 0, "it was stopped in the middle"
 
     job(head, "submit", *UPLOAD, "--submission-id", "second", "--", *search)
-    assert "Verdict:" in job(head, "logs", "second")
+    assert "Answer:" in job(head, "logs", "second")
     after = state_of(storage)
     assert reports(before).items() <= reports(after).items(), "an epoch was trained again"
     assert before.runs.items() <= after.runs.items(), "a trial got another run of MLflow"

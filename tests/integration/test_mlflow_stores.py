@@ -137,7 +137,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     for event in events_of(search):
         ledger.record(event)
     assert tracker.delivery.finish(PATIENCE) == 0
-    tracker.finish({"best": None, "verdict": {"text": f"verdict of {search}"}}, "FINISHED")
+    tracker.finish({"best": None, "answer": {"text": f"answer of {search}"}}, "FINISHED")
     ledger.close()
     return warnings
 
@@ -188,9 +188,9 @@ def test_eight_searches_at_once_lose_nothing(server: TeamServer, client: MlflowC
 def check_parent(search: int, run: Run, store: Store) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"seed": str(search), "data_data": f"data of {search}", "data_digest": "d" * 64}
-    assert run.data.tags["verdict"] == f"verdict of {search}"
+    assert run.data.tags["answer"] == f"answer of {search}"
     assert json.loads(artifact(store, run, "floors.json")) == {"floor": search}
-    assert json.loads(artifact(store, run, "summary.json"))["verdict"]["text"] == f"verdict of {search}"
+    assert json.loads(artifact(store, run, "summary.json"))["answer"]["text"] == f"answer of {search}"
 
 
 def check_trial(search: int, run: Run, parent: Run, server: TeamServer) -> None:

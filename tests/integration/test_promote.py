@@ -105,7 +105,7 @@ def test_our_scores_of_a_folder_are_those_of_the_search(
     assert run("evaluate", "--checkpoint", str(adapter)) == 0
     printed = capsys.readouterr().out
     assert f"Model: {adapter}, search {NAME}, trial 0000, epoch 1, data {best['data']['digest'][:12]}" in printed
-    assert f"chrf continuation {best['score']:.2f}" in re.sub(r"[\s│]+", " ", printed)
+    assert f"dev loss {best['score']:.3f}" in re.sub(r"[\s│]+", " ", printed)
 
 
 def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None:
@@ -118,18 +118,23 @@ def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None
         "text-generation",
     )
     scores = {score.metric_name: score for score in data.eval_results}
-    chrf = scores["chrf continuation"]
-    assert (chrf.metric_type, chrf.dataset_split) == ("chrf", "dev")
-    assert chrf.metric_value == pytest.approx(result["best"]["score"], abs=1e-4)
     metrics = result["best"]["metrics"]
-    assert chrf.metric_args["low"] == pytest.approx(metrics["chrf_continuation_low"], abs=1e-4)
-    assert chrf.dataset_args == {"digest": result["data"]["digest"]}
-    floors = [floor["meaning"] for floor in result["floors"].values()]
+    assert metrics["dev_loss"] == result["best"]["score"]
+    for name, kind in (("dev_loss", "loss"), ("chrf_continuation", "chrf")):
+        score = scores[name.replace("_", " ")]
+        assert (score.metric_type, score.dataset_split) == (kind, "dev")
+        assert score.metric_value == pytest.approx(metrics[name], abs=1e-4)
+        assert score.metric_args["low"] == pytest.approx(metrics[f"{name}_low"], abs=1e-4)
+        assert score.dataset_args == {"digest": result["data"]["digest"]}
+    floors = [floor["meaning"] for floor in result["floors"].values() if "dev_loss" in floor["scores"]]
+    assert len(floors) == 4
     for part in (
-        *(result["question"], result["verdict"]["text"], result["data"]["digest"], result["data"]["data"]),
+        *(result["question"], result["answer"]["text"], result["data"]["digest"], result["data"]["data"]),
+        *result["answer"]["notes"],
         *(result["versions"]["torch"], *floors, "small stand-in", "**dev** split", "It learnt from 16 training"),
-        *("public domain", f"{metrics['chrf_continuation_low']:.2f} to {metrics['chrf_continuation_high']:.2f}"),
-        *("The verdict names no trial", "It is not claimed to be better", "| `rank` | 8 |"),
+        *("public domain", f"{metrics['dev_loss_low']:.3f} to {metrics['dev_loss_high']:.3f}"),
+        f"{metrics['chrf_continuation_low']:.2f} to {metrics['chrf_continuation_high']:.2f}",
+        *("There is no winner; this trial has the best dev_loss", "It is not claimed to be better", "| `rank` | 8 |"),
     ):
         assert part in card.text, part
 
@@ -157,7 +162,7 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
     assert first.run_id == second.run_id == note["run_id"]
     assert (first.tags["format"], second.tags["format"]) == ("model", "adapter")
     told = {"search": NAME, "trial": "0000", "epoch": "1", "data_digest": result["data"]["digest"]}
-    assert first.tags.items() >= (told | {"verdict": result["verdict"]["text"]}).items()
+    assert first.tags.items() >= (told | {"answer": result["answer"]["text"], "outcome": "undecided"}).items()
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     outputs = client.get_run(note["run_id"]).outputs.model_outputs
     assert {first.source, second.source} == {f"models:/{output.model_id}" for output in outputs}
@@ -201,15 +206,17 @@ def test_bad_input_is_one_line_and_changes_nothing(
 
 @pytest.fixture(scope="module")
 def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a search for sentiment that MLflow never heard of: trial 0001 is LoRA, the verdict names it."""
+    """The storage of a search for sentiment that MLflow never heard of: trial 0001 is LoRA, the answer names it."""
     folder = tmp_path_factory.mktemp("sentiment")
     course.folder(folder / "data")
     course.sentiment(folder / "data" / "sst" / "ids-sst-test-student.csv", [("x", " a fine film")])
     base = RunConfig(task="sst", data_dir=str(folder / "data"), adapter="last-linear", lr=1e-3, epochs=1)
     trials = {"0000": base, "0001": base.but(adapter="lora", rank=2, lr=1e-2)}
-    verdict = {"winner": "0001", "text": "trial 0001 wins. By | how much."}
+    row = {"trial": "0001", "runs": [41.0, 42.0], "mean": 41.5, "low": 40.25, "high": 42.75}
+    answer = {"winner": "0001", "chosen": "0001", "text": "trial 0001 wins. By | how much.", "rows": [row]}
+    answer |= {"evidence": ["Better by 1.5.", "Measured by 2."], "scope": "Measured by 2.", "notes": ["It is small."]}
     scores = {name: {"estimate": 40.0 + int(name), "low": 38.0, "high": 43.5} for name in trials}
-    ended(searched(folder, "films", trials), list(trials), verdict, {"scores": scores})
+    ended(searched(folder, "films", trials), list(trials), answer, {"scores": scores})
     return folder
 
 
@@ -226,7 +233,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         out = tmp_path / form
         assert promote(sentiment, "films", "--format", form, "--out", str(out)) == 1
         said = capsys.readouterr()
-        assert f"The verdict names it. Trial 0001, epoch 1: {out}" in said.out
+        assert f"It is the winner. Trial 0001, epoch 1: {out}\nAnswer: trial 0001 wins. By | how much.\n" in said.out
         assert "not registered: the search has noted no run of trial 0001 in MLflow" in said.err
         again = load_folder(out).model
         assert again.head is not None
@@ -235,7 +242,12 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         card = ModelCard.load("README.md")
         assert (card.data.license, card.data.pipeline_tag) == ("other", "text-classification")
         assert "belong to those who wrote them" in card.text
-        assert "had 41.00 (38.00 to 43.50), that of trial 0000 40.00 (38.00 to 43.50)" in card.text
+        assert "had 41.00 [38.00, 43.50], that of trial 0000 40.00 [38.00, 43.50]" in card.text
+        assert "2 runs on fresh seeds had a mean of 41.50 [40.25, 42.75]" in card.text
+        for part in ("**Answer:** trial 0001 wins. By | how much.", "- Better by 1.5.", "**Note:** It is small."):
+            assert part in card.text
+        assert card.text.count("Measured by 2.") == 1
+        assert "It is not claimed to be better" not in card.text
         assert str(sentiment) not in (out / "run.json").read_text() + card.text, "a place of this machine"
         (code,) = python_blocks(card.text)
         exec(compile(code, "README.md", "exec"), {})
@@ -251,7 +263,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         torch.testing.assert_close(model(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
 
 
-def test_a_search_without_an_end_has_no_verdict_and_the_best_score_is_taken(
+def test_a_search_without_an_end_has_no_answer_and_the_best_score_is_taken(
     sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = sentiment / "searches" / "films"
@@ -261,12 +273,12 @@ def test_a_search_without_an_end_has_no_verdict_and_the_best_score_is_taken(
     for name in ("0000", "0001"):
         (other / "trials" / name).symlink_to(folder / "trials" / name)
     (other / "ledger.jsonl").write_text(text[: text.rindex('{"event": "ended"')] + '{"event": "repo')
-    ended(other, ["0000"], {"winner": "0000", "text": "what an earlier end said"})
+    ended(other, ["0000"], {"winner": "0000", "chosen": "0000", "text": "what an earlier end said", "rows": []})
     out = tmp_path / "cut"
     assert promote(sentiment, "cut", "--out", str(out)) == 1
-    assert "There is no verdict yet; this one has the best accuracy" in capsys.readouterr().out
+    assert "There is no answer yet; this trial has the best accuracy" in capsys.readouterr().out
     card = (out / "README.md").read_text()
-    assert "no verdict yet: the search has not come to its end" in card
+    assert "**Answer:** not known yet: the search has not come to its end" in card
     assert "1 trial had not ended" in card
     assert "what an earlier end said" not in card
     # Another trial of the search takes its place, and a folder of another search does not.

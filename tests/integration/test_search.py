@@ -17,6 +17,7 @@ from tests import course
 from tests.runs import ROOT, events, search, summary
 
 NAME = "lora_rank-smoke"
+FLAGS = ("--smoke", "--trials", "4", "--set", "epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -26,44 +27,55 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(storage: Path) -> CompletedProcess[str]:
-    return search(storage, "--smoke", "--trials", "4")
+    return search(storage, *FLAGS)
 
 
-def test_it_ends_well_and_prints_table_verdict_and_results(done: CompletedProcess[str], storage: Path) -> None:
+def test_it_ends_well_and_prints_table_answer_and_results(done: CompletedProcess[str], storage: Path) -> None:
     assert done.returncode == 0, done.stderr
-    for part in ("chrf_continuation", "Floors", "Verdict:", "gpt2-nano", "sonnets: 131 train, 12 dev", "baseline"):
+    said = summary(storage, NAME)["answer"]
+    for part in ("dev_loss", "Trivial baselines", "gpt2-nano", "sonnets: 131 train, 12 dev", "reference"):
         assert part in done.stdout
+    assert f"Answer: {said['text']}\n{said['scope']}\n" in done.stdout
     assert str(storage / "searches" / NAME / "summary.json") in done.stdout
-    assert str(storage / "searches" / NAME / "curves.svg") in done.stdout
-    assert (storage / "searches" / NAME / "curves.svg").read_text().startswith("<svg")
+    assert str(storage / "searches" / NAME / "answer.svg") in done.stdout
+    assert (storage / "searches" / NAME / "answer.svg").read_text().startswith("<svg")
     assert f"Report: {storage / 'searches' / NAME / 'report.html'}" in done.stdout
 
 
 def test_progress_is_shown_for_each_epoch_with_the_time_left_and_the_cost_so_far(done: CompletedProcess[str]) -> None:
-    assert "epoch 1/2: chrf_continuation" in done.stdout
+    assert "epoch 1/1: dev_loss" in done.stdout
     assert "s left; " in done.stdout
     assert "CPU-hours so far)" in done.stdout
 
 
 def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str], storage: Path) -> None:
     result = summary(storage, NAME)
-    assert (result["objective"], result["direction"]) == ("chrf_continuation", "max")
+    assert (result["objective"], result["direction"]) == ("dev_loss", "min")
     counts = result["counts"]
     assert counts["trials"] == 4
     assert counts["completed"] + counts["stopped"] == 4
-    assert counts["replicates"] == 2
-    assert result["best"]["score"] == max(row["score"] for row in result["trials"] if row["of"] is None)
+    assert counts["replicates"] == 4
+    assert result["best"]["score"] == min(row["score"] for row in result["trials"] if row["of"] is None)
     assert result["baseline"]["point"] == {"rank": 8, "lr": 0.001, "alpha": "2r", "batch_size": 8}
     assert set(result["floors"]) >= {"given_only", "random_lines"}
-    assert result["verdict"]["compared"][1] == result["baseline"]["id"]
+    answer, trials = result["answer"], {row["id"]: row for row in result["trials"]}
+    assert answer["factor"] == {"name": "rank", "keys": ["rank"]}
+    assert [row["name"] for row in answer["rows"]] == ["rank 4", "rank 8", "rank 16", "rank 32"]
+    for row in answer["rows"]:
+        assert (row["trials"], len(row["runs"]), row["stable"]) == (1, 1, True)
+        assert row["value"] == {"rank": trials[row["trial"]]["point"]["rank"]}
+        assert row["score"] == trials[row["trial"]]["score"]
+    assert (answer["outcome"], answer["winner"]) == ("undecided", None), "one run each says nothing of chance"
+    means = {row["trial"]: row["mean"] for row in answer["rows"]}
+    assert answer["chosen"] == min(means, key=means.__getitem__)
+    assert answer["reference"] == result["baseline"]["id"]
     assert result["wall_seconds"] > 0
 
 
-def test_baseline_is_trial_0_and_the_points_of_the_study_follow(done: CompletedProcess[str], storage: Path) -> None:
+def test_the_reference_is_trial_0_and_its_settings_with_each_other_rank_follow(done: CompletedProcess[str], storage: Path) -> None:
     trials = [row for row in summary(storage, NAME)["trials"] if row["of"] is None]
-    assert [row["origin"] for row in trials] == ["baseline", "study", "study", "study"]
-    assert [row["point"]["rank"] for row in trials[1:]] == [4, 8, 16]
-    assert all(row["point"]["lr"] == 1e-5 for row in trials[1:])
+    assert [row["origin"] for row in trials] == ["baseline", "default", "default", "default"]
+    assert [row["point"] for row in trials] == [{**trials[0]["point"], "rank": rank} for rank in (8, 4, 16, 32)]
 
 
 def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str], storage: Path) -> None:
@@ -79,11 +91,15 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     for run in runs.values():
         (used,) = (entry.dataset for entry in run.inputs.dataset_inputs)
         assert (used.name, used.digest) == ("sonnet", result["data"]["digest"][:12])
-    assert parent.data.tags["verdict"] == result["verdict"]["text"]
+    assert parent.data.tags["answer"] == result["answer"]["text"]
+    assert parent.data.tags["outcome"] == "undecided"
+    assert "winner" not in parent.data.tags
+    differences = [abs(pair["difference"]) for pair in result["answer"]["pairs"]]
+    assert parent.data.metrics["answer/largest_difference"] == max(differences)
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"curves.svg", "report.html", "report.md", "summary.json"}
+    assert artifacts >= {"answer.svg", "report.html", "report.md", "summary.json"}
     assert parent.data.tags["report"] == str(storage / "searches" / NAME / "report.html")
-    assert result["verdict"]["text"].split(".")[0] in parent.data.tags["mlflow.note.content"]
+    assert result["answer"]["text"].split(".")[0] in parent.data.tags["mlflow.note.content"]
     for row in result["trials"]:
         run = runs[row["id"]]
         above = runs[row["of"]] if row["of"] else parent
@@ -91,9 +107,9 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert run.data.params["rank"] == str(row["point"]["rank"])
         filters = {key: run.data.tags[key] for key in ("search", "origin", "status")}
         assert filters == {"search": NAME, "origin": row["origin"], "status": row["status"]}
-        history = client.get_metric_history(run.info.run_id, "chrf_continuation")
+        history = client.get_metric_history(run.info.run_id, "dev_loss")
         assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
-        assert run.data.metrics["best_chrf_continuation"] == row["score"]
+        assert run.data.metrics["best_dev_loss"] == row["score"]
         assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 
@@ -115,12 +131,14 @@ def test_the_report_can_be_had_from_the_ledger_alone(
 
 def test_optuna_reads_what_its_dashboard_shows(done: CompletedProcess[str], storage: Path) -> None:
     journal = JournalStorage(JournalFileBackend(str(storage / "searches" / NAME / "optuna.journal")))
-    study, result = optuna.load_study(study_name=NAME, storage=journal), summary(storage, NAME)
-    assert study.metric_names == [result["objective"]]
-    rows = [row for row in result["trials"] if row["of"] is None]
-    assert [trial.params for trial in study.trials] == [row["point"] for row in rows]
-    ended = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
-    assert [trial.state for trial in study.trials] == [ended[row["status"]] for row in rows]
+    result, ended = summary(storage, NAME), {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    for row in result["trials"][:4]:  # a study for each rank, each of one trial
+        rank = row["point"]["rank"]
+        study = optuna.load_study(study_name=f"lora_rank rank {rank}", storage=journal)
+        assert study.metric_names == [result["objective"]]
+        (trial,) = study.trials
+        assert {**trial.params, "rank": rank} == row["point"]
+        assert (trial.state, trial.value) == (ended[row["status"]], row["score"])
 
 
 def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:
@@ -130,14 +148,14 @@ def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path
 
 def test_asked_again_it_runs_nothing_again(done: CompletedProcess[str], storage: Path) -> None:
     before = events(storage, NAME, "proposed")
-    again = search(storage, "--smoke", "--trials", "4", "--resume", "must")
+    again = search(storage, *FLAGS, "--resume", "must")
     assert again.returncode == 0, again.stderr
     assert events(storage, NAME, "proposed") == before
 
 
 def test_another_search_never_mixes_with_it(done: CompletedProcess[str], storage: Path) -> None:
     never = search(storage, "--smoke", "--resume", "never")
-    other = search(storage, "--smoke", "--set", "epochs=1")
+    other = search(storage, "--smoke", "--set", "epochs=3")
     absent = search(storage, "--smoke", "--name", "absent", "--resume", "must")
     assert [never.returncode, other.returncode, absent.returncode] == [2, 2, 2]
     assert "choose another --name" in never.stderr
