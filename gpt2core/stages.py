@@ -58,6 +58,7 @@ def first_stage(config: RunConfig) -> RunConfig | None:
         train_examples=config.pretrain_examples,
         seed=config.pretrain_seed,
         adapter="full",
+        decode_seeds=0,  # its loss chooses its epoch: no text need be written
     )
     return RunConfig(**stage.identity())  # so that runs which differ in what it does not read share it
 
