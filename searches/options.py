@@ -24,6 +24,7 @@ Any value of a run can be fixed with --set, for instance --set epochs=5 --set de
 searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
 """
 
+MOST_SEEDS = 8  # that `--until decided` runs where nothing else is said
 CANDIDATES = "candidates"  # the folder, among the results of a search, of the pairs that it generates
 
 
@@ -62,7 +63,7 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     p.add_argument("--smoke", action="store_true", help="the whole way in a minute, on a few rows; scores mean nothing")
     _question(p.add_argument_group("what is searched"))
     _method(p.add_argument_group("how it is searched"))
-    _comparison(p.add_argument_group("how what it finds is compared"))
+    _comparison(p.add_argument_group("how settings are compared"))
     _resources(p.add_argument_group("what it may take"))
     _results(p.add_argument_group("where it is kept"), name)
     return p
@@ -89,7 +90,10 @@ def _method(p: Group) -> None:
         "--trials", type=int, help="configurations to try; with a factor, rounded up to as many for each of its values"
     )
     p.add_argument(
-        "--ahead", type=int, help="trials before a new one that it does not wait for, so most at once (default: 8)"
+        "--ahead",
+        type=int,
+        metavar="N",
+        help="a proposal does not wait for the last N trials before it, so at most N + 1 run at once (default: 8)",
     )
     p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
     samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
@@ -118,7 +122,7 @@ def _comparison(p: Group) -> None:
         help="settings that run again on fresh seeds: the best of each value of the factor, or the best N trials and the "
         "reference (default: each where there is a factor, else 1)",
     )
-    p.add_argument("--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most")
+    p.add_argument("--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most (default: 8)")
     p.add_argument(
         "--until",
         metavar="decided|seeds:N",
@@ -228,8 +232,10 @@ def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]
 
     Raises ConfigError.
     """
-    if text in (None, "decided"):
-        return (None if text is None else True), seeds
+    if text is None:
+        return None, seeds
+    if text == "decided":
+        return True, seeds or MOST_SEEDS
     number = text.removeprefix("seeds:")
     if not (text.startswith("seeds:") and number.isdecimal() and int(number)):
         raise ConfigError(f"The value of `--until` is {text!r}, but must be decided, or seeds:N with N >= 1")

@@ -98,9 +98,9 @@ def decide(
     """Decide between sides, all pairs of them, or each against the `reference` by name.
 
     Rules: a side with a failed run is unstable, is compared with nobody and cannot win. One run a side: no p, no interval. Two:
-    both for a single pair, and nobody wins. Sides are equivalent where two one-sided tests (Lakens 2017) keep every difference within `margin`, a
-    sure one too: settings that were tuned with few trials differ by the luck of that. Any other difference counts at the level of
-    the design's last look.
+    both for a single pair, and nobody wins. Sides are equivalent where two one-sided tests (Lakens 2017) keep every difference
+    within `margin`, a sure one too: settings that were tuned with few trials differ by the luck of that. Any other difference
+    counts at the level of the design's last look.
     """
     stable = {side.name: side.runs for side in sides if side.stable and side.runs is not None}
     unstable = tuple(side.name for side in sides if not side.stable)

@@ -29,6 +29,7 @@ SEARCH = Search(
 PLAN: Plan = make_plan(SEARCH, "quick")
 SUMMARY: dict[str, Any] = {"best": None, "answer": {"text": "none"}}
 TRIALS = ("0000", "0001", "0001-r1")
+LOSSES = {1: 2.0, 2: 1.5}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ class Tracked:
         self.ledger.record({"event": "proposed", "trial": trial})
 
     def report(self, name: str, epoch: int) -> None:
-        metrics = {PLAN.objective: float(epoch), "dev_loss": 1.0}
+        metrics = {PLAN.objective: LOSSES[epoch], "train_loss": 1.0}
         event: Event = {"event": "report", "trial": name, "epoch": epoch, "metrics": metrics}
         self.ledger.record(event | {"statistics": None, "samples": [], "tables": {}, "data": {"digest": "x"}})
 
@@ -84,12 +85,12 @@ class Tracked:
             runs += client.search_runs([tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
         assert sorted(run.data.tags["trial"] for run in runs) == list(TRIALS)
         for run in runs:
-            for key in (PLAN.objective, "dev_loss"):
+            for key in (PLAN.objective, "train_loss"):
                 assert [m.step for m in client.get_metric_history(run.info.run_id, key)] == [1, 2]
             assert run.info.status == "FINISHED"
             assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == ["d" * 12]
             assert run.data.params["rank"] == "4"
-            assert run.data.metrics[f"best_{PLAN.objective}"] == 2.0
+            assert run.data.metrics[f"best_{PLAN.objective}"] == min(LOSSES.values())
         name = self.ledger.state.id
         searches = client.search_runs([tracker.experiment_id], f"tags.search_id = '{name}'")
         assert [run.info.run_id for run in searches] == [tracker.parent]

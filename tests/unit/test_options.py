@@ -168,3 +168,40 @@ def test_trials_share_a_process_where_that_pays_or_was_asked_for(
 def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         share(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "looks"),
+    [
+        ([], (3,)),
+        (["--replicates", "5"], (5,)),
+        (["--until", "seeds:4"], (4,)),
+        (["--until", "decided"], (3, 4, 5, 6, 7, 8)),
+        (["--until", "decided", "--replicates", "5"], (3, 4, 5)),
+        (["--until", "decided", "--replicates", "2"], (2,)),
+    ],
+)
+def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
+    design = parse(SEARCH, flags).plan.design
+    assert design is not None
+    assert design.looks == looks
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--until", "dawn"], "The value of `--until` is 'dawn', but must be decided, or seeds:N with N >= 1"),
+        (["--until", "seeds:0"], "The value of `--until` is 'seeds:0', but must be decided"),
+        (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` say two things"),
+        (["--confirm", "all"], "The value of `--confirm` is 'all', but must be each, or a number >= 1"),
+        (["--confirm", "each", "--set", "rank=8"], "The value of `--confirm` is each, but this search has no factor"),
+        (["--margin", "0"], "The value of `--margin` is 0, but must be > 0"),
+        (["--folds", "0"], "The value of `--folds` is 0, but must be >= 1"),
+        (["--objective", "beauty"], "The value of `objective` is 'beauty', but must be a metric of the task `sonnet`"),
+        (["--set", "judged=true"], "The key `judged` cannot be `--set`: the search sets it"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        _ = parse(SEARCH, flags).plan.objective
+    assert str(error.value).startswith(message)
