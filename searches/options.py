@@ -122,7 +122,9 @@ def _comparison(p: Group) -> None:
         help="settings that run again on fresh seeds: the best of each value of the factor, or the best N trials and the "
         "reference (default: each where there is a factor, else 1)",
     )
-    p.add_argument("--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most (default: 8)")
+    p.add_argument(
+        "--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most (default: 8)"
+    )
     p.add_argument(
         "--until",
         metavar="decided|seeds:N",

@@ -8,6 +8,7 @@ import importlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -325,6 +326,18 @@ class Plan:
                 points.append(searched)
                 runs.append(run)
         return points
+
+    def known_points(self) -> list[dict[str, Any]]:
+        """The first points that there are trials for: of each value of the factor no more than it gets."""
+        if not self.balanced:
+            return self.first_points()[: self.trials]
+        kept: list[dict[str, Any]] = []
+        trials: Counter[str] = Counter()
+        for point in self.first_points():
+            name = self.level_of(point).name
+            trials[name] += 1
+            kept += [point] if trials[name] <= self.per_level else []
+        return kept
 
     def origin(self, number: int, point: Point) -> str:
         """Where the point of trial `number` is from: the reference (`baseline`), the study, the reference's settings with another

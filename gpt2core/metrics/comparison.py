@@ -184,7 +184,7 @@ def _fewer(runs: float, texts: float, count: int, of_runs: float) -> float:
     """By what the degrees of freedom are fewer: Satterthwaite's err where few runs and many texts vary alike, the more the
     stricter the level, as it is for one of several pairs. With 6 pairs of 3 runs a side, 7% were wrong without it."""
     share = runs / (runs + texts)
-    return 1 - 15 / max(count, 3) * share * (1 - share) / of_runs
+    return 1 - 12 / max(count, 3) * share * (1 - share) / of_runs
 
 
 def _of_texts(a: Runs, b: Runs) -> float:

@@ -46,6 +46,7 @@ class Strategy:
         self.views = {level.name if level else "": View(plan, level, ledger.state, storage) for level in levels}
         self.count = Counter(self._view(trial.point).name for trial in ledger.state.searched)  # trials of each view
         self.known = {identity(RunConfig.of(trial.run)) for trial in ledger.state.searched}
+        self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
         self.stopping: list[Trial] = []  # what the last report has ended
         self.settled = 0  # leading trials of the search that are
         self.exhausted = False  # whether all points of the space have had a trial
@@ -137,8 +138,7 @@ class Strategy:
             run = self.plan.config(member.point)
             name = f"{number:04d}"
             return self._record(name, member.point, run, "population", parent=member.parent, until=member.until)
-        first = self.plan.first_points()
-        known = first[number] if number < len(first) else None
+        known = next((point for point, run in self.first if run not in self.known), None)
         views = [self._view(known)] if known else sorted(self._unfinished(), key=lambda view: self.count[view.name])
         for view in views:
             found = view.propose(self.count[view.name], known, self.known, self._duplicate)

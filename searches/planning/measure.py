@@ -120,7 +120,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     `results` is the folder that the search has, or would have.
     Raises UserError where model or data cannot be had, DivergedError where the model gives no finite loss.
     """
-    known = [_config(plan, point) for point in plan.first_points()]
+    known = [_config(plan, point) for point in plan.known_points()]
     random = np.random.default_rng(plan.seed)
     drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
     with threads(spec.cpus_per_worker):

@@ -302,7 +302,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     for line in (searched_text(plan), compared_text(plan), objectives_text(plan), resources):
         _line(console, line)
     _line(console, f"Results go to {folder}. Nothing was started.")
-    for place, point in enumerate(plan.first_points()[: plan.trials]):
+    for place, point in enumerate(plan.known_points()):
         origin = plan.origin(place, point)
         _line(console, f"  {place:04d} {'reference' if origin == 'baseline' else origin}: {point_text(point)}")
 
@@ -310,7 +310,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
 def searched_text(plan: Plan) -> str:
     """Which trials there are, and how they are stopped."""
     each = f" ({plan.per_level} for each of {len(plan.levels)} values of {_factor(plan)})" if plan.balanced else ""
-    origins = [plan.origin(place, point) for place, point in enumerate(plan.first_points())]
+    origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
     default = f"its settings with each other value of {_factor(plan)}, " if "default" in origins else ""
     return (
         f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}up to "

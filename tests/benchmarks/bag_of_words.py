@@ -43,8 +43,8 @@ def scores(train: Sequence[Row], dev: Sequence[Row], classes: int, strength: flo
         "majority class": np.full(len(gold), np.bincount(labels).argmax()),
         "bag of words": model.predict(vectorizer.transform(dev)),
     }
-    confusions = {name: confusion_matrix(gold, predicted, classes) for name, predicted in answers.items()}
-    return {name: (accuracy(confusion), macro_f1(confusion)) for name, confusion in confusions.items()}
+    counts = {name: confusion_matrix(gold, predicted, classes).ravel() for name, predicted in answers.items()}
+    return {name: (float(accuracy(count)), float(macro_f1(count))) for name, count in counts.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -68,18 +68,18 @@ def wait(browser: Chrome) -> WebDriverWait[Chrome]:
 def test_the_printed_link_shows_the_trials_best_first_with_score_and_values(
     browser: Chrome, mlflow: str, printed: str, storage: Path
 ) -> None:
-    trials = sorted(summary(storage, NAME)["trials"], key=lambda row: -row["score"])
+    trials = sorted(summary(storage, NAME)["trials"], key=lambda row: row["score"])
     show(browser, link(printed, mlflow), 1900)
-    wait(browser).until(lambda b: len(cells(b, "best_chrf_continuation")) == len(trials))
+    wait(browser).until(lambda b: len(cells(b, "best_dev_loss")) == len(trials))
     assert cells(browser, "Run Name") == [row["id"] for row in trials]
-    shown = [float(text.rstrip("…")) for text in cells(browser, "best_chrf_continuation")]
+    shown = [float(text.rstrip("…")) for text in cells(browser, "best_dev_loss")]
     assert shown == pytest.approx([row["score"] for row in trials], abs=1e-4)
     assert cells(browser, "rank") == [str(row["point"]["rank"]) for row in trials]
     assert cells(browser, "origin") == [row["origin"] for row in trials]
     photograph(browser, "mlflow-trials")
 
 
-def test_the_page_of_the_search_says_the_verdict_and_leads_to_the_report(
+def test_the_page_of_the_search_says_the_answer_and_leads_to_the_report(
     browser: Chrome, mlflow: str, printed: str, storage: Path
 ) -> None:
     parent = link(printed, mlflow).rsplit("=", 1)[1]
@@ -88,7 +88,7 @@ def test_the_page_of_the_search_says_the_verdict_and_leads_to_the_report(
     show(browser, f"{mlflow}/#/experiments/{experiment[1]}/runs/{parent}?workflowType=machine_learning", 1440, 1600)
     found = wait(browser).until(lambda b: b.find_elements(By.LINK_TEXT, "Report"))
     text = browser.find_element(By.TAG_NAME, "body").text
-    assert summary(storage, NAME)["verdict"]["text"] in text
+    assert summary(storage, NAME)["answer"]["text"] in text
     assert str(storage / "searches" / NAME / "report.html") in text
     for trial in ("0000", "0001", "0002"):
         assert browser.find_element(By.LINK_TEXT, trial).is_displayed()
@@ -97,7 +97,7 @@ def test_the_page_of_the_search_says_the_verdict_and_leads_to_the_report(
     wait(browser).until(lambda b: b.find_elements(By.TAG_NAME, "iframe"))
     browser.switch_to.frame(0)
     claim = wait(browser).until(lambda b: b.find_elements(By.CLASS_NAME, "claim"))
-    assert claim[0].text.startswith("No significant winner")
+    assert claim[0].text.startswith("Not decided whether rank matters")
     browser.switch_to.default_content()
     photograph(browser, "mlflow-report")
 
@@ -105,8 +105,11 @@ def test_the_page_of_the_search_says_the_verdict_and_leads_to_the_report(
 def test_the_report_of_the_search_opens_from_its_folder(browser: Chrome, printed: str, storage: Path) -> None:
     path = storage / "searches" / NAME / "report.html"
     assert f"Report: {path}" in printed
-    results = printed[printed.index("Verdict:") :].splitlines()
-    assert results[1].startswith("Report: "), "first among the results"
+    results = printed[printed.index("Answer: ") :].splitlines()
+    notes = summary(storage, NAME)["answer"]["notes"]
+    assert results[1 : 1 + len(notes)] == [f"Note: {note}" for note in notes]
+    assert results[1 + len(notes)].startswith("Report: "), "first among the results"
+    assert str(path.with_name("curves.svg")) in printed
     for width in (1280, 400):
         show(browser, path.as_uri(), width)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")

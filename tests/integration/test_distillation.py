@@ -42,15 +42,16 @@ def storage(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
     return folder
 
 
-def test_the_baseline_then_the_study_s_two_approaches(storage: Path) -> None:
-    summary = runs.summary(storage, "distillation-smoke")
-    baseline, one, two = summary["trials"]
-    assert [row["status"] for row in (baseline, one, two)] == ["completed"] * 3
-    assert [row["point"]["pairs_examples"] for row in (baseline, one, two)] == [0, "all", "all"]
-    assert [row["point"]["filters"] for row in (one, two)] == ["basic", "all"]
-    assert "generated_pairs" not in baseline["data"]
-    assert one["data"]["generated_pairs"] > two["data"]["generated_pairs"] > 0
-    assert one["data"]["generated_digest"] != two["data"]["generated_digest"]
+def test_as_many_trials_with_pairs_as_without_the_study_s_among_them(storage: Path) -> None:
+    trials = runs.summary(storage, "distillation-smoke")["trials"]
+    assert [row["status"] for row in trials] == ["completed"] * 4, "three were asked for"
+    assert [row["origin"] for row in trials] == ["baseline", "default", "study", "study"]
+    assert [row["point"]["pairs_examples"] for row in trials] == [0, "all", "all", 0]
+    reference, default, approach, plain = trials
+    assert [row["point"]["filters"] for row in (default, approach)] == ["all", "basic"]
+    assert not any("generated_pairs" in row["data"] for row in (reference, plain))
+    assert approach["data"]["generated_pairs"] > default["data"]["generated_pairs"] > 0
+    assert approach["data"]["generated_digest"] != default["data"]["generated_digest"]
 
 
 def test_mlflow_says_of_each_trial_what_it_learnt_from(storage: Path) -> None:
@@ -68,10 +69,15 @@ def test_mlflow_says_of_each_trial_what_it_learnt_from(storage: Path) -> None:
 def test_going_on_generates_nothing_again(storage: Path, data_dir: str) -> None:
     shards = {path: path.stat().st_mtime_ns for path in storage.rglob("candidates/*/*/*.parquet")}
     assert shards
-    done = search(storage, "--data-dir", data_dir, "--trials", "4")
+    done = search(storage, "--data-dir", data_dir, "--trials", "6")
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
-    assert len(runs.summary(storage, "distillation-smoke")["trials"]) == 4
+    trials = runs.summary(storage, "distillation-smoke")["trials"]
+    assert len(trials) == 6
+    (approach,) = (row for row in trials[4:] if row["origin"] == "study")
+    assert (approach["point"]["filters"], approach["point"]["clean_text"]) == ("all", False), (
+        "of the study, left so far"
+    )
 
 
 def test_pairs_that_are_there_are_taken(tmp_path: Path, data_dir: str) -> None:

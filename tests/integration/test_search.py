@@ -72,7 +72,9 @@ def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str]
     assert result["wall_seconds"] > 0
 
 
-def test_the_reference_is_trial_0_and_its_settings_with_each_other_rank_follow(done: CompletedProcess[str], storage: Path) -> None:
+def test_the_reference_is_trial_0_and_its_settings_with_each_other_rank_follow(
+    done: CompletedProcess[str], storage: Path
+) -> None:
     trials = [row for row in summary(storage, NAME)["trials"] if row["of"] is None]
     assert [row["origin"] for row in trials] == ["baseline", "default", "default", "default"]
     assert [row["point"] for row in trials] == [{**trials[0]["point"], "rank": rank} for rank in (8, 4, 16, 32)]

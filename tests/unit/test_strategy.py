@@ -135,6 +135,23 @@ def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own(
     assert drawn[0] == drawn[1] == drawn[2] == drawn[3], "no value is luckier in what is drawn at random"
 
 
+def test_the_points_of_the_study_leave_each_value_the_same_trials(opened: Open) -> None:
+    """They may be of one value alone; those that few trials have no room for are tried when there are more."""
+    study = [{"rank": 4, "lr": lr} for lr in (1e-4, 1e-5, 1e-2)]
+    search = dataclasses.replace(
+        OF_A_FACTOR, scientific={"rank": Choice(4, 8)}, tasks={"sonnet": Case(study=[*study, {"lr": 1e-5}])}
+    )
+    ran: dict[int, list[tuple[int, float, str]]] = {}
+    for trials in (4, 10):
+        strategy = opened(plan_of(trials, search=search, replicates=0))
+        simulate(strategy, curves(), workers=2)
+        ran[trials] = [(t.point["rank"], t.point["lr"], t.origin) for t in strategy.ledger.state.searched]
+    assert ran[4] == [(8, 1e-3, "baseline"), (4, 1e-3, "default"), (4, 1e-4, "study"), (8, 1e-5, "study")]
+    assert ran[10][:6] == [*ran[4], (4, 1e-5, "study"), (4, 1e-2, "study")]
+    assert Counter(rank for rank, *_ in ran[10]) == {4: 5, 8: 5}
+    assert {origin for *_, origin in ran[10][6:]} == {"sampler"}
+
+
 def test_rungs_measure_a_value_of_the_factor_beside_itself() -> None:
     """Else a value that learns slowly would have a smaller budget than others."""
 
