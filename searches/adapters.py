@@ -16,7 +16,7 @@ SEARCH = Search(
     baseline={"adapter": "full", "rank": 8, "lr": 5e-5},
     costs=["trainable_parameters", "predicted_gpu_memory_gb", "train_seconds"],
     profiles={
-        "quick": Profile(model="gpt2-nano", trials=10, replicates=3, run={"epochs": 2, "decode_seeds": 3}),
+        "quick": Profile(model="gpt2-nano", trials=10, replicates=3, folds=2, run={"epochs": 2, "decode_seeds": 1}),
         "study": Profile(
             model="gpt2-large",
             trials=40,

@@ -38,6 +38,7 @@ SEARCH = Search(
             model="gpt2-nano",
             trials=14,
             replicates=3,
+            folds=2,
             run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 3},
         ),
         "study": Profile(

@@ -25,7 +25,8 @@ SEARCH = Search(
             model="gpt2-nano",
             trials=7,
             replicates=3,
-            run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 3},
+            folds=2,
+            run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 1},
         ),
         "study": Profile(
             model="gpt2",
