@@ -50,18 +50,23 @@ def about_factor(name: str, decision: Decision, rows: Sequence[Row], metric: Met
         return _differs(name, decision, words)
     if decision.outcome == EQUIVALENT and decision.excluded is not None:
         return [
-            f"No, {name} makes no difference that matters: {tuned}, {values} come within "
+            f"No, {name} {_verb(name, 'make')} no difference that matters: {tuned}, {values} come within "
             f"{words.amount(min(margin, decision.excluded))} of each other on {words.name} (what matters begins at "
             f"{words.number(margin)}).",
             *_small(decision, words),
         ]
     if decision.excluded is None or decision.seeds < LEAST:
-        return [f"Not decided whether {name} matters: {decision.reason}.", *_leading(rows, words)]
+        return [f"Not decided whether {name} {_verb(name, 'matter')}: {decision.reason}.", *_leading(rows, words)]
     return [
         f"No effect of {name} was found: {tuned}, {values} differ by at most {words.amount(decision.excluded)} on "
         f"{words.name}. That is not yet less than what matters ({words.number(margin)}).",
         *_needed(decision),
     ]
+
+
+def _verb(name: str, verb: str) -> str:
+    """A verb for a factor of one key, or of several."""
+    return verb if " and " in name else f"{verb}s"
 
 
 def _small(decision: Decision, words: Words) -> list[str]:
@@ -79,10 +84,10 @@ def _differs(name: str, decision: Decision, words: Words) -> list[str]:
     if decision.winner is not None:
         won = [pair for pair in sure if decision.winner in (pair.a, pair.b)]
         by = [(words.advantage(pair)[1], words.advantage(pair)[2]) for pair in won]
-        return [f"Yes, {name} matters: {decision.winner} is best on {words.name}, by {_each_by(by)}."]
+        return [f"Yes, {name} {_verb(name, 'matter')}: {decision.winner} is best on {words.name}, by {_each_by(by)}."]
     better, worse, by_much = words.advantage(largest)
     tied = f" {listed(list(decision.best))} cannot be told apart." if len(decision.best) > 1 else ""
-    return [f"Yes, {name} matters: {better} is better than {worse} by {by_much} on {words.name}.{tied}"]
+    return [f"Yes, {name} {_verb(name, 'matter')}: {better} is better than {worse} by {by_much} on {words.name}.{tied}"]
 
 
 def _each_by(pairs: Sequence[tuple[str, str]]) -> str:
