@@ -24,7 +24,7 @@ Any value of a run can be fixed with --set, for instance --set epochs=5 --set de
 searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
 """
 
-MOST_SEEDS = 8  # that `--until decided` runs where nothing else is said
+LEAST, MOST_SEEDS = 3, 8  # seeds that `--until decided` runs, at most where nothing else is said
 CANDIDATES = "candidates"  # the folder, among the results of a search, of the pairs that it generates
 
 
@@ -237,7 +237,9 @@ def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]
     if text is None:
         return None, seeds
     if text == "decided":
-        return True, seeds or MOST_SEEDS
+        if seeds is not None and seeds < LEAST:
+            raise ConfigError(f"`--until decided` looks first after {LEAST} seeds, but `--replicates` is {seeds}")
+        return True, MOST_SEEDS if seeds is None else seeds
     number = text.removeprefix("seeds:")
     if not (text.startswith("seeds:") and number.isdecimal() and int(number)):
         raise ConfigError(f"The value of `--until` is {text!r}, but must be decided, or seeds:N with N >= 1")

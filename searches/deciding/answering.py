@@ -13,7 +13,7 @@ from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import Decision, Design, Side, decide
 from searches.question import Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import BAD, COMPLETED, STOPPED, Event, Ledger, State, Trial
+from searches.running.ledger import BAD, BY_HAND, COMPLETED, STOPPED, Event, Ledger, State, Trial
 
 ENDED = (COMPLETED, STOPPED)
 
@@ -31,14 +31,14 @@ class Finding:
 def fix_design(plan: Plan, ledger: Ledger) -> None:
     """Note how finalists are compared, before the first look; raise UserError where another comparison has been looked at."""
     looks = list(plan.design.looks) if plan.design else []
-    design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm}
+    design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm, "margin": plan.margin}
     state = ledger.state
     looked_at = any(trial.of is not None for trial in state.trials.values())
     if state.design and state.design != design and looked_at:
         raise UserError(
             f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other "
-            "--replicates, --until or --confirm would make its error rate unknown: give those it had, or another --name "
-            "(with --until decided, seeds are added as long as they are needed)"
+            "--replicates, --until, --confirm or --margin would make its error rate unknown: give those it had, or another "
+            "--name (with --until decided, seeds are added as long as they are needed)"
         )
     if state.design != design:
         ledger.record({"event": "design", "design": design})
@@ -54,6 +54,8 @@ def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = Non
         return None
     titles = [_title(plan, state, name) for name in names]
     sides = [_side(plan, state, name, title, rounds) for name, title in zip(names, titles, strict=True)]
+    if plan.compares_each:  # a value of which no trial has a score cannot be judged
+        sides += [Side(name=level.name) for level in plan.levels if level.name not in titles]
     reference = None if plan.compares_each else titles[-1]
     decision = decide(
         sides,
@@ -111,8 +113,12 @@ def _title(plan: Plan, state: State, name: str) -> str:
 
 
 def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
+    """A setting with its runs; one that a person ended did not run on equal terms, and one without a score has failed."""
     failed = [
-        trial.name for number, trial in replicates(state, name).items() if number <= rounds and trial.status in BAD
+        trial.name
+        for number, trial in replicates(state, name).items()
+        if number <= rounds
+        and (trial.status in BAD or trial.reason == BY_HAND or trial.score(plan.objective, plan.direction) is None)
     ]
     return Side(name=title, runs=runs_of_metric(judged(plan, state, name, rounds), plan.metric), failed=failed)
 
@@ -125,10 +131,10 @@ def expected_best(scores: Sequence[float], direction: str) -> list[float]:
     return [float((ordered * (shares[1:] ** k - shares[:-1] ** k)).sum()) for k in range(1, n + 1)]
 
 
-def rows(plan: Plan, state: State, finding: Finding | None) -> list[dict[str, Any]]:
+def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each value of the factor in its own order, or for each compared trial: its trials, its fresh runs, their mean."""
     found = []
-    for title, value, trials, chosen in _groups(plan, state, finding):
+    for title, value, trials, chosen in _groups(plan, state, finding, finalists):
         side = next((side for side in finding.sides if side.name == title), None) if finding else None
         scores = [score for trial in trials if (score := trial.score(plan.objective, plan.direction)) is not None]
         mean = mean_of(side.runs) if side and side.runs else None
@@ -153,10 +159,10 @@ def rows(plan: Plan, state: State, finding: Finding | None) -> list[dict[str, An
 
 
 def _groups(
-    plan: Plan, state: State, finding: Finding | None
+    plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Any], list[Trial], str | None]]:
     """Title, value, trials of the search, and the one that was compared, of each row."""
-    named = finding.trials if finding else {}
+    named = finding.trials if finding else {_title(plan, state, name): name for name in finalists}
     if not plan.compares_each:
         return [(title, {}, [state.trials[name]], name) for title, name in named.items()]
     return [

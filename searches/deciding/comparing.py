@@ -1,5 +1,6 @@
 """How the settings that a search finds are compared: by which metric, on which texts. Fixed by the plan, before anything runs."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +27,8 @@ class Comparing:
     folds: int = 1
 
     def __post_init__(self) -> None:
-        if self.margin is not None and not self.margin > 0:
-            raise ConfigError(f"The value of `--margin` is {self.margin:g}, but must be > 0")
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise ConfigError(f"The value of `--margin` is {self.margin:g}, but must be > 0 and finite")
 
     def of_trials(self) -> dict[str, Any]:
         """Values of the runs of all trials."""
@@ -71,6 +72,11 @@ def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
     Where the dev split is too small to be divided, they are the training texts, in so many `folds`.
     """
     size = {split: len(tokens) for split, tokens in data.splits.items()}
+    different = len(set(data.splits["train"].digests))
+    if comparing.folds > different:
+        raise ConfigError(
+            f"The value of `--folds` is {comparing.folds}, but there are {different} different training texts to divide"
+        )
     confirmation = len(data.confirmation_part())
     sizes = {"dev": size["dev"], "confirmation": confirmation, "train": size["train"], "test": size.get("test", 0)}
     return judges(comparing, folds, **sizes)

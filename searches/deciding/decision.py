@@ -111,16 +111,19 @@ def decide(
     else:
         wanted = None if reference is None else [(name, reference) for name in stable if name != reference]
         pairs = pairwise(stable, wanted, level=level)
-    if seeds < LEAST and len(pairs) > 1:  # by simulation, the tails are not known well enough
-        pairs = [_without_p(pair) for pair in pairs]
+    if 1 < seeds < design.looks[0]:  # else looking before the plan allows it would cost nothing
+        early = f"the comparison is planned for {design.looks[0]} seeds each, and {seeds} are there"
+        pairs = [_without_p(pair, early) for pair in pairs]
+    elif seeds < LEAST and len(pairs) > 1:  # the tails of two runs are not known well enough for several pairs
+        pairs = [_without_p(pair, f"{LEAST} runs each are needed to compare several settings") for pair in pairs]
     decision = Decision(outcome=UNDECIDED, seeds=seeds, level=level, pairs=pairs, unstable=unstable)
     if not pairs:
-        return replace(decision, reason="there are no two sides whose runs all ended well")
+        lost = f"{reference} failed" if reference in unstable else "there are no two settings whose runs all ended well"
+        return replace(decision, reason=lost)
     tested = [pair for pair in pairs if pair.p_value is not None]
     order = sorted(stable, key=lambda name: -stable[name].mean if maximize else stable[name].mean)
-    if len(tested) < len(pairs):
-        reason = next(pair.difference.reason for pair in pairs if pair.p_value is None)
-        return replace(decision, reason=reason, best=order)
+    if not tested:
+        return replace(decision, reason=pairs[0].difference.reason, best=order)
     p_value = min(pair.p_value for pair in tested if pair.p_value is not None)
     bounds = [abs(end) for pair in tested for end in (pair.difference.low, pair.difference.high) if end is not None]
     decision = replace(
@@ -132,8 +135,11 @@ def decide(
     )
     if seeds < LEAST:
         return replace(decision, reason=f"{LEAST} runs each are needed to name a winner")
-    winner = _winner(order, tested, level, maximize)
-    if all(_within(pair, margin) for pair in tested):
+    winner = _winner(order, pairs, level, maximize, reference)
+    if all(_within(pair, margin) for pair in pairs):
+        if unstable:
+            reason = f"{', '.join(unstable)} could not be judged"
+            return replace(decision, winner=winner, complete=True, reason=reason)
         return replace(decision, outcome=EQUIVALENT, winner=winner, complete=True)
     if p_value < level:
         left = [pair for pair in tested if {pair.a, pair.b} <= set(decision.best)]
@@ -143,17 +149,19 @@ def decide(
     return replace(decision, needed=needed, needs_texts=texts)
 
 
-def _without_p(pair: Pair) -> Pair:
+def _without_p(pair: Pair, reason: str) -> Pair:
     """A pair whose difference alone is told; why it is not more stands with it."""
     one = pair.difference
-    reason = one.reason or f"{LEAST} runs each are needed to compare several settings"
-    alone = replace(one, low=None, high=None, p_value=None, reason=reason)
+    alone = replace(one, low=None, high=None, p_value=None, reason=one.reason or reason)
     return replace(pair, difference=alone, p_value=None, low_90=None, high_90=None)
 
 
 def _within(pair: Pair, margin: float) -> bool:
-    """Whether a difference is surely within the margin: its interval of 90% (of less, at an early look) is."""
+    """Whether a difference is surely within the margin: its interval of 90% (of less, at an early look) is. Two sides of which
+    nothing varies are where they are the same."""
     low, high = pair.low_90, pair.high_90
+    if pair.p_value is None:
+        return pair.difference.estimate == 0
     return low is not None and high is not None and -margin < low and high < margin
 
 
@@ -173,9 +181,14 @@ def _unbeaten(order: Sequence[str], pairs: Sequence[Pair], level: float, maximiz
     return [name for name in order if name not in beaten]
 
 
-def _winner(order: Sequence[str], pairs: Sequence[Pair], level: float, maximize: bool) -> str | None:
-    """The best side by its mean, where it surely beats whatever it was compared with."""
-    beaten, best = _beaten(pairs, level, maximize), order[0]
+def _winner(
+    order: Sequence[str], pairs: Sequence[Pair], level: float, maximize: bool, reference: str | None
+) -> str | None:
+    """The best side by its mean, where it surely beats whatever it was compared with; beside a reference, the best of those that
+    surely beat it."""
+    beaten = _beaten(pairs, level, maximize)
+    sure = [name for name in order if name in beaten.get(reference or "", ())]
+    best = sure[0] if sure else order[0]
     against = [pair.b if pair.a == best else pair.a for pair in pairs if best in (pair.a, pair.b)]
     return best if against and all(best in beaten.get(name, ()) for name in against) else None
 

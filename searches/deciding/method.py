@@ -1,5 +1,6 @@
 """How a search looks for the best trial: sampler, stopping rule, further objectives, limits. The question does not change."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def limit(text: str) -> Limit:
     """Read `memory_gb<=8`; raise ConfigError."""
     found = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
     try:
-        if found is None:
+        if found is None or not math.isfinite(float(found[3])):
             raise ValueError
         return Limit(metric=found[1], sign=found[2], bound=float(found[3]))
     except ValueError:

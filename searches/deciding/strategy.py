@@ -170,6 +170,8 @@ class Strategy:
         """
         state, design = self.ledger.state, self.plan.design
         names = _finalists(self.ranking, state, self.plan)
+        if design and names and not state.finalists:
+            self.ledger.record({"event": "finalists", "trials": names})
         for number in range(1, design.most + 1 if design and names else 1):
             if design and number > design.looks[0]:  # all before it have been looked at
                 if state.clock.running:
@@ -211,7 +213,7 @@ def finalists(state: State, plan: Plan) -> list[str]:
     """The trials that are compared on fresh seeds.
 
     With a factor, the best of each of its values; else the best trials, `Profile.confirm` of them, then the reference (trial 0).
-    Empty where there are no two of them.
+    They stay the same from the first fresh seed on. Empty where there are no two of them.
     """
     return _finalists(ranked([t for t in state.trials.values() if _may_win(t, plan)], plan), state, plan)
 
@@ -222,6 +224,8 @@ def _may_win(trial: Trial, plan: Plan) -> bool:
 
 
 def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[str]:
+    if state.finalists:  # who is better since then would be chosen by a look
+        return state.finalists
     if plan.compares_each:
         best: dict[str, str] = {}
         for trial in best_first:

@@ -124,7 +124,7 @@ def _answer(
     decision = (
         finding.decision if finding else Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_nothing(plan, state))
     )
-    metric, table = plan.metric, rows(plan, state, finding)
+    metric, table = plan.metric, rows(plan, state, finding, finalists(state, plan))
     factor = list(plan.levels[0].point) if plan.has_factor else []
     name = listed_keys(factor)
     exploration = effects(
@@ -190,8 +190,8 @@ def _sentences(
     else:
         points = {title: state.trials[trial].point for title, trial in finding.trials.items()}
         found = wording.about_best(decision, table, points, finding.reference, plan.metric, plan.margin)
-    if finding and decision.outcome == UNDECIDED and decision.seeds > 1:
-        found.append(wording.visible(table, plan.metric, decision.seeds, len(decision.pairs)))
+    if finding and decision.outcome == UNDECIDED and not decision.complete:
+        found.append(wording.visible(decision, plan.metric))
     return [sentence for sentence in found if sentence]
 
 
@@ -202,6 +202,8 @@ def _nothing(plan: Plan, state: State) -> str:
         return f"no trial keeps {limits}"
     if not finalists(state, plan):
         return "there are no two settings with a score to compare"
+    if any(trial.of for trial in state.trials.values()):
+        return "no fresh seed has been run for all settings yet"
     return "nothing was run again on fresh seeds"
 
 
@@ -235,6 +237,13 @@ def _notes(
             )
             runs = count(len(row["failed"]), "run")
             notes.append(f"{row['name']} is unstable: {runs} on a fresh seed failed ({reasons}), so it cannot win.")
+    if plan.compares_each:
+        notes += [f"No trial of {row['name']} ended with a score." for row in table if finding and row["trial"] is None]
+    late = best is not None and state.finalists and best["score"] is not None and best["id"] not in state.finalists
+    if late and best is not None and not plan.compares_each:
+        notes.append(
+            f"Trial {best['id']} has a better score, but it ended when the comparison had begun, and is not in it."
+        )
     if finding and plan.design and finding.decision.seeds < plan.design.looks[0]:
         planned = count(plan.design.looks[0], "seed")
         notes.append(f"The comparison was planned for {planned} each; this is how it stands before that.")

@@ -1,11 +1,12 @@
 """The answer in words: the first sentence answers the question, with values; no number of a trial where a value says more."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt2core.metrics.comparison import LEAST, Pair
+from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
-from searches.deciding.decision import DIFFERENCE, EQUIVALENT, Decision, detectable
+from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
 from searches.words import count, point_text, setting_text, value_text
 
 Row = Mapping[str, Any]
@@ -55,11 +56,13 @@ def about_factor(name: str, decision: Decision, rows: Sequence[Row], metric: Met
             f"{words.number(margin)}).",
             *_small(decision, words),
         ]
-    if decision.excluded is None or decision.seeds < LEAST:
-        return [f"Not decided whether {name} {_verb(name, 'matter')}: {decision.reason}.", *_leading(rows, words)]
+    if decision.reason:
+        among = [f"Among {values} no difference matters."] if decision.complete else _leading(rows, words)
+        return [f"Not decided whether {name} {_verb(name, 'matter')}: {decision.reason}.", *among]
+    bound = words.amount(decision.excluded or 0.0)
     return [
-        f"No effect of {name} was found: {tuned}, {values} differ by at most {words.amount(decision.excluded)} on "
-        f"{words.name}. That is not yet less than what matters ({words.number(margin)}).",
+        f"No effect of {name} was found on {words.name}: {tuned}, differences of up to {bound} between {values} are not "
+        f"excluded, and what matters begins at {words.number(margin)}.",
         *_needed(decision),
     ]
 
@@ -104,7 +107,7 @@ def _values(rows: Sequence[Row]) -> str:
 
 
 def _leading(rows: Sequence[Row], words: Words) -> list[str]:
-    known = [row for row in rows if row["mean"] is not None]
+    known = [row for row in rows if row["stable"] and row["mean"] is not None and math.isfinite(row["mean"])]
     if not known:
         return []
     sign = -1 if words.metric.direction == "min" else 1
@@ -167,12 +170,15 @@ def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:
     """At most three lines: the largest difference, the test over all, what it holds for."""
     words, lines = Words(metric), []
     known = [pair for pair in decision.pairs if pair.difference.low is not None]
+    sure = [pair for pair in known if pair.p_value is not None and pair.p_value < decision.level]
     if known:
-        pair = max(known, key=lambda one: abs(one.difference.estimate))
+        pair = max(sure or known, key=lambda one: abs(one.difference.estimate))
         better, worse, much = words.advantage(pair)
         p = "" if pair.p_value is None else f", {_p_text(pair.p_value)}"
-        many = f", corrected for {len(known)} comparisons" if len(known) > 1 else ""
-        lines.append(f"Largest difference: {better} before {worse} by {much} on {words.name}{p}{many}.")
+        many = f", corrected for {len(decision.pairs)} comparisons" if len(decision.pairs) > 1 else ""
+        lines.append(
+            f"Largest {'sure ' if sure else ''}difference: {better} before {worse} by {much} on {words.name}{p}{many}."
+        )
     if decision.excluded is not None:
         lines.append(
             f"Differences of more than {words.amount(decision.excluded)} are excluded at the level {decision.level:.3g}."
@@ -187,22 +193,25 @@ def _p_text(p: float) -> str:
 def scope_text(decision: Decision, texts: str, fresh: str) -> str:
     """What a comparison holds for."""
     measured = f"Measured by {fresh} on {texts}"
-    if not any(pair.difference.runs or pair.difference.texts for pair in decision.pairs):
+    if decision.outcome == UNDECIDED:
         return f"{measured}."
     several = any(pair.difference.texts for pair in decision.pairs)
     return f"{measured}; it holds for {'other seeds and other texts' if several else 'other seeds on these texts'}."
 
 
-def visible(rows: Sequence[Row], metric: Metric, seeds: int, pairs: int) -> str:
-    """What so many seeds can see, from the spread of the runs that there are; nothing where it is not known."""
-    import numpy as np
-
-    variances = [float(np.var(row["runs"], ddof=1)) for row in rows if len(row["runs"]) > 1]
-    if not variances:
+def visible(decision: Decision, metric: Metric) -> str:
+    """What so many seeds on these texts can see, by the widest interval; nothing where no interval is known."""
+    confidence = 1 - decision.level / max(1, len(decision.pairs))
+    found = [
+        (quantile(confidence, one.df) + quantile(2 * POWER - 1, one.df)) * one.se
+        for pair in decision.pairs
+        if (one := pair.difference).se is not None and one.df is not None and pair.p_value is not None
+    ]
+    if not found or decision.seeds < LEAST:
         return ""
-    sd = float(np.sqrt(np.mean(variances)))
-    least = detectable(sd, seeds, pairs=pairs)
-    return f"With {count(seeds, 'seed')} each, differences from about {Words(metric).amount(least)} on are seen in 80% of cases."
+    least = Words(metric).amount(max(found))
+    seeds = count(decision.seeds, "seed")
+    return f"With {seeds} each on these texts, differences from about {least} on are seen in 80% of cases."
 
 
 def mattered(effects: Mapping[str, Any], metric: Metric, factor: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.storage import fetch, is_copy, send
 from searches.options import search_folder
-from searches.running.ledger import RUNNING, Trial
+from searches.running.ledger import BY_HAND, RUNNING, Trial
 from searches.running.searcher import StrategyScheduler
 
 MAILBOX = "control"  # the folder of commands, among the results of a search
@@ -135,7 +135,7 @@ def stop(scheduler: StrategyScheduler, command: Command) -> str:
     trial = _trial(scheduler, command)
     if trial.status != RUNNING:
         raise ConfigError(f"Trial {trial.name} does not run: it is {trial.status}")
-    scheduler.searcher.strategy.stop(trial, max(trial.reports, default=0), "stopped by hand")
+    scheduler.searcher.strategy.stop(trial, max(trial.reports, default=0), BY_HAND)
     if trial in scheduler.searcher.unfinished:
         scheduler.searcher.unfinished.remove(trial)
         scheduler.searcher.strategy.end(trial, "stopped", None)

@@ -21,6 +21,7 @@ Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
 BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
+BY_HAND = "stopped by hand"  # the reason of a trial that a person has ended
 CLONE = "clone"  # the origin of a trial that a person made
 
 
@@ -95,6 +96,7 @@ class State:
     floors: dict[str, Any] = field(default_factory=dict)
     judges: dict[str, Any] = field(default_factory=dict)  # the texts that judge what is compared, see comparing.py
     design: dict[str, Any] = field(default_factory=dict)  # how it is compared, fixed before the first look
+    finalists: list[str] = field(default_factory=list)  # what is compared, fixed with the first fresh seed
     data: dict[str, str] = field(default_factory=dict)
     pairs: dict[str, Any] = field(default_factory=dict)  # what was generated, by the name of the set
     plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
@@ -119,6 +121,8 @@ class State:
                 self.judges = event.get("judges", {})
             case "design":
                 self.design = event["design"]
+            case "finalists":
+                self.finalists = event["trials"]
             case "candidates":
                 self.pairs[event["name"]] = event["made"]
             case "proposed":

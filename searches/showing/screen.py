@@ -292,9 +292,9 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     for heading in ("key", "role", "values"):
         table.add_column(heading)
     for key, domain in plan.space.items():
-        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", str(domain))
+        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", escape(str(domain)))
     for key, value in plan.fixed.items():
-        table.add_row(key, "fixed", str(value))
+        table.add_row(key, "fixed", escape(str(value)))
     console.print(table)
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())

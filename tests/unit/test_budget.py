@@ -199,4 +199,4 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
         ledger.record(event("ended", 0.0, trial="0000-r1", status=STOPPED, reason=BUDGET))
         answer = summarise(PLAN, ledger.state, "s", "m", {})["answer"]
     assert answer["winner"] is None
-    assert answer["text"] == "Not decided: nothing was run again on fresh seeds."
+    assert answer["text"] == "Not decided: no fresh seed has been run for all settings yet."

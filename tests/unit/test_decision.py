@@ -80,7 +80,7 @@ def test_a_side_with_a_failed_run_cannot_win_and_is_compared_with_nobody() -> No
     assert [(pair.a, pair.b) for pair in found.pairs] == [("a", "c")]
     alone = said(side("a", 0), side("b", 99, failed=["b-r5"]))
     assert (alone.outcome, alone.winner, alone.pairs) == (UNDECIDED, None, [])
-    assert "no two sides" in alone.reason
+    assert "no two settings" in alone.reason
     lost = said(side("a", 0), side("b", 9), side("r", 5, failed=["r-r1"]), reference="r")
     assert (lost.outcome, lost.pairs) == (UNDECIDED, [])
     assert runs_by_name([side("a", 0), Side(name="gone", failed=["x"])]).keys() == {"a"}

@@ -178,7 +178,6 @@ def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: 
         (["--until", "seeds:4"], (4,)),
         (["--until", "decided"], (3, 4, 5, 6, 7, 8)),
         (["--until", "decided", "--replicates", "5"], (3, 4, 5)),
-        (["--until", "decided", "--replicates", "2"], (2,)),
     ],
 )
 def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
@@ -193,6 +192,12 @@ def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[in
         (["--until", "dawn"], "The value of `--until` is 'dawn', but must be decided, or seeds:N with N >= 1"),
         (["--until", "seeds:0"], "The value of `--until` is 'seeds:0', but must be decided"),
         (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` say two things"),
+        (
+            ["--until", "decided", "--replicates", "2"],
+            "`--until decided` looks first after 3 seeds, but `--replicates` is 2",
+        ),
+        (["--margin", "inf"], "The value of `--margin` is inf, but must be > 0 and finite"),
+        (["--constraint", "chrf>=nan"], "The value of `--constraint` is 'chrf>=nan', but must be"),
         (["--confirm", "all"], "The value of `--confirm` is 'all', but must be each, or a number >= 1"),
         (["--confirm", "each", "--set", "rank=8"], "The value of `--confirm` is each, but this search has no factor"),
         (["--margin", "0"], "The value of `--margin` is 0, but must be > 0"),

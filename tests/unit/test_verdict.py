@@ -117,7 +117,7 @@ def test_what_is_not_decided_says_how_many_seeds_it_would_take() -> None:
     found = answer(by_rank({4: 4.3, 8: 4.3, 16: 4.29, 32: 4.3}), comparing=Comparing(margin=0.004))
     assert found["outcome"] == UNDECIDED
     assert not found["decided"]
-    assert found["text"].startswith("No effect of rank was found:")
+    assert found["text"].startswith("No effect of rank was found on dev loss:")
     assert found["seeds_needed"] is None or found["seeds_needed"] > 3
     assert "are seen in 80% of cases" in found["text"]
 
