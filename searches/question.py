@@ -281,7 +281,7 @@ class Plan:
     @property
     def compared(self) -> int:
         """How many settings are compared."""
-        return len(self.levels) if self.compares_each else 1 + (self.profile.confirm or 1)
+        return min(len(self.levels), self.trials) if self.compares_each else 1 + (self.profile.confirm or 1)
 
     @cached_property
     def design(self) -> "Design | None":

@@ -30,6 +30,15 @@ class Comparing:
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise ConfigError(f"The value of `--margin` is {self.margin:g}, but must be > 0 and finite")
 
+    @property
+    def words(self) -> str:
+        """On which texts settings are judged, before the data is known."""
+        if self.on == "test":
+            return "the test split, once"
+        if self.folds > 1:
+            return "the dev split, which chose nothing"
+        return "the half of dev that the search does not see (of a small dev split: on folds of the training texts)"
+
     def of_trials(self) -> dict[str, Any]:
         """Values of the runs of all trials."""
         values: dict[str, Any] = {} if self.objective is None else {"objective": self.objective}

@@ -333,7 +333,8 @@ def compared_text(plan: Plan) -> str:
         else (f"{count(looks[0], 'fresh seed')} each")
     )
     margin = f"{number(plan.margin, plan.objective, {plan.objective: plan.metric.digits})} {plan.metric.unit}".strip()
-    return f"Then {who} again, on {seeds}{beside}. A difference below {margin} is taken not to matter."
+    judged = f"Then {who} again, on {seeds}{beside}; they are judged on {plan.comparing.words}."
+    return f"{judged} A difference below {margin} is taken not to matter."
 
 
 def _factor(plan: Plan) -> str:
