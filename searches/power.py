@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
 FEW = 500  # simulations of each number of seeds where it is looked for how many are needed
 MOST = {"seeds": 200, "examples": 10**6, "outputs": 10**6, "trials": 10**4, "simulations": 10**6, "finalists": 20}
+LARGEST = 1e100  # of a standard deviation: squares must be numbers
 COMPONENTS = ("sd_run", "sd_example", "sd_interaction", "sd_output", "examples", "outputs")
 #: What is assumed where nothing is known: standard deviations in units of the metric's margin.
 ASSUMED = {"run": 0.5, "example": 2.0, "interaction": 2.0}
@@ -146,7 +147,7 @@ def _check(o: argparse.Namespace) -> None:
             raise ConfigError(f"The value of `--{name}` is {value}, but must be <= {most}")
     for name in ("sd_run", "sd_example", "sd_interaction", "sd_output", "sd_setting", "effect", "margin"):
         value, positive = getattr(o, name), name in ("effect", "margin")
-        if value is not None and not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
+        if value is not None and not (value <= LARGEST and (value > 0 if positive else value >= 0)):
             rule = "a number > 0" if positive else "a number >= 0"
             raise ConfigError(f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be {rule}")
     given = next((name for name in COMPONENTS if getattr(o, name) is not None), None)
