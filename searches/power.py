@@ -149,7 +149,9 @@ def _check(o: argparse.Namespace) -> None:
         value, positive = getattr(o, name), name in ("effect", "margin")
         if value is not None and not (value <= LARGEST and (value > 0 if positive else value >= 0)):
             rule = "a number > 0" if positive else "a number >= 0"
-            raise ConfigError(f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be {rule}")
+            raise ConfigError(
+                f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be {rule}, and <= {LARGEST:g}"
+            )
     given = next((name for name in COMPONENTS if getattr(o, name) is not None), None)
     if o.name is not None and given is not None:
         raise ConfigError(f"Both --from and --{given.replace('_', '-')} say how scores differ; give one of them")
