@@ -351,8 +351,7 @@ class Run:
 
     def _judge(self) -> RunConfig:
         """How texts are scored that judge: where the loss decides, nothing is written, which would take most of the time."""
-        by_loss = objective_of(self.task, self.config).counts == "loss"
-        return self.config.but(decode_seeds=0) if by_loss else self.config
+        return self.config.but(decode_seeds=0) if self.objective.counts == "loss" else self.config
 
     def step(self, step: int, batch: np.ndarray) -> float:
         """One optimizer step on the mean loss of the whole batch; return the loss's sum."""

@@ -79,7 +79,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     """
     plan, storage = options.plan, storage_folder(options)
     data = check(plan)
-    if options.final_test or plan.comparing.on == "test":
+    if options.scores_test:
         check_gold(data.corpus, "test", plan.task)
     folder = results(options)
     list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
@@ -113,7 +113,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
             make_pairs(options, ledger, spec, console)
             with screen:
                 run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
-            if options.final_test or plan.comparing.on == "test":
+            if options.scores_test:
                 final_test(plan, ledger, spec, address(folder / "trials"))
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -47,6 +47,11 @@ class Options:
     budget: Budget
     argv: list[str]
 
+    @property
+    def scores_test(self) -> bool:
+        """Whether the test split is scored at the end, to judge or beside what judges."""
+        return self.final_test or self.plan.comparing.on == "test"
+
 
 def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     """Return the parser of a script in searches/."""

@@ -234,7 +234,7 @@ class Plan:
     def levels(self) -> list[Level]:
         """The values of the factor, in its own order; a single one where there is no factor of 2 to MOST_LEVELS values."""
         space, factor = self.space, [key for key in self.search.factor if key in self.space]
-        alone = [Level(point={}, value={}, active=tuple(space))]
+        alone = [self._whole_space]
         domains = [domain.values for key in factor if isinstance(domain := space[key], Choice)]
         if not factor or len(domains) < len(factor):
             return alone
@@ -247,9 +247,13 @@ class Plan:
             found.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
         return list(found.values()) if 2 <= len(found) <= MOST_LEVELS else alone
 
+    @property
+    def _whole_space(self) -> Level:
+        return Level(point={}, value={}, active=tuple(self.space))
+
     def level_of(self, point: Point) -> Level:
         """The value of the factor that a point has."""
-        if len(self.levels) == 1:
+        if not self.has_factor:
             return self.levels[0]
         return next(level for level in self.levels if all(point[key] == value for key, value in level.value.items()))
 
@@ -259,19 +263,39 @@ class Plan:
         return len(self.levels) > 1
 
     @property
+    def factor(self) -> list[str]:
+        """The keys of the factor; none where the question is not about one."""
+        return list(self.levels[0].point)
+
+    @property
+    def factor_name(self) -> str:
+        """The factor in words, such as `rank`."""
+        return " and ".join(key.replace("_", " ") for key in self.factor)
+
+    @property
     def balanced(self) -> bool:
         """Whether each value of the factor gets the same number of trials: where there are enough, and no population."""
         return self.has_factor and self.method.scheduler != "pbt" and self.profile.trials >= len(self.levels)
 
+    @cached_property
+    def views(self) -> list[Level]:
+        """What is searched apart, each part with as many trials, a sampler and rungs of its own: the values of the factor where
+        they are balanced, else the whole space."""
+        return self.levels if self.balanced else [self._whole_space]
+
+    def view_of(self, point: Point) -> Level:
+        """The one of them that a point is in."""
+        return self.level_of(point) if self.balanced else self.views[0]
+
     @property
-    def per_level(self) -> int:
-        """How many trials each value of the factor gets."""
-        return math.ceil(self.profile.trials / len(self.levels))
+    def per_view(self) -> int:
+        """How many trials each of them gets."""
+        return math.ceil(self.profile.trials / len(self.views))
 
     @property
     def trials(self) -> int:
-        """How many trials there are: as asked for, or so many more that each value of the factor has the same number."""
-        return self.per_level * len(self.levels) if self.balanced else self.profile.trials
+        """How many trials there are: as asked for, or so many more that each of the views has the same number."""
+        return self.per_view * len(self.views)
 
     @property
     def compares_each(self) -> bool:
@@ -316,6 +340,10 @@ class Plan:
 
         They hold the searched keys alone.
         """
+        return list(self._first_points)
+
+    @cached_property
+    def _first_points(self) -> list[dict[str, Any]]:
         others = [level.point for level in self.levels] if self.balanced else []
         points: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
@@ -328,15 +356,13 @@ class Plan:
         return points
 
     def known_points(self) -> list[dict[str, Any]]:
-        """The first points that there are trials for: of each value of the factor no more than it gets."""
-        if not self.balanced:
-            return self.first_points()[: self.trials]
+        """The first points that there are trials for: of each view no more than it gets."""
         kept: list[dict[str, Any]] = []
         trials: Counter[str] = Counter()
         for point in self.first_points():
-            name = self.level_of(point).name
+            name = self.view_of(point).name
             trials[name] += 1
-            kept += [point] if trials[name] <= self.per_level else []
+            kept += [point] if trials[name] <= self.per_view else []
         return kept
 
     def origin(self, number: int, point: Point) -> str:

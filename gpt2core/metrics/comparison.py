@@ -115,7 +115,7 @@ class Difference:
             return self
         runs, both = self.runs * seeds / more, self.both * seeds / more
         texts = max(self.texts - self.both, 0.0) + both
-        variance = max(runs + texts - both, runs, texts)
+        variance = _total(runs, texts, both)
         of_runs = 2.0 * more - 2
         df = _freedom(variance, runs, texts, both, of_runs, self.examples - 1)
         df *= _fewer(runs, texts, both, more, of_runs, 1 - LEVEL)
@@ -144,7 +144,7 @@ def difference(a: Runs, b: Runs, *, confidence: float = 1 - LEVEL) -> Difference
     runs, freedom = _of_runs(a, b)
     texts = _of_texts(a, b)
     both = a.interaction / (a.count * a.examples) + b.interaction / (b.count * b.examples) if a.examples else 0.0
-    variance = max(runs + texts - both, runs, texts)
+    variance = _total(runs, texts, both)
     if not variance > (1e-12 * max(abs(a.mean), abs(b.mean))) ** 2:
         return Difference(estimate=estimate, reason=NOTHING_VARIES)
     df, se = _freedom(variance, runs, texts, both, freedom, a.examples - 1), math.sqrt(variance)
@@ -165,6 +165,11 @@ def _of_runs(a: Runs, b: Runs) -> tuple[float, float]:
         return total, float(most)
     welch = total**2 / sum(part**2 / (side.count + 1) for part, side in zip(parts, (a, b), strict=True)) - 1.75
     return total, float(min(max(welch, fewest - 1), most))
+
+
+def _total(runs: float, texts: float, both: float) -> float:
+    """V: both parts, less the interaction, which is in both; never less than either, as it is estimated too."""
+    return max(runs + texts - both, runs, texts)
 
 
 def _freedom(variance: float, runs: float, texts: float, both: float, of_runs: float, of_texts: float) -> float:
@@ -213,7 +218,7 @@ def mean_of(side: Runs, *, confidence: float = 1 - LEVEL) -> Mean:
     runs = 0.0 if side.count < 2 else side.run_variance / side.count
     texts = 0.0 if side.influence is None else float(side.influence.var(ddof=1) / side.examples)
     both = side.interaction / (side.count * side.examples) if side.examples and side.count > 1 else 0.0
-    variance = max(runs + texts - both, runs, texts)
+    variance = _total(runs, texts, both)
     if not variance:
         return Mean(estimate=side.mean)
     df = _freedom(variance, runs, texts, both, max(1, side.count - 1), side.examples - 1)

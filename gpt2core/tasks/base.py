@@ -51,12 +51,8 @@ class TaskData:
             return self
         return replace(self, splits={**self.splits, "dev": dev.sample(count)}, whole_dev=len(dev))
 
-    def search_part(self) -> Tokens:
-        """The texts of the dev split that a search may see where others are to confirm what it found."""
-        return halves(self.splits["dev"])[0]
-
     def confirmation_part(self) -> Tokens:
-        """The other texts of the dev split; none where there are too few to divide."""
+        """The texts of the dev split that a search does not see, to confirm what it found; none where there are too few."""
         return halves(self.splits["dev"])[1]
 
     def divided(self, config: RunConfig) -> "TaskData":
@@ -67,7 +63,7 @@ class TaskData:
         """
         splits = dict(self.splits)
         if config.dev_part == "search":
-            splits["dev"], splits["confirmation"] = self.search_part(), self.confirmation_part()
+            splits["dev"], splits["confirmation"] = halves(self.splits["dev"])
         if config.fold is not None:
             splits["train"], splits["fold"] = without_fold(self.splits["train"], config.folds, config.fold)
         return replace(self, splits=splits)

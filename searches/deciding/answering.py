@@ -76,12 +76,18 @@ def is_decided(plan: Plan, state: State, names: Sequence[str], seeds: int) -> bo
 def runs_of_metric(events: Sequence[Event], metric: Metric) -> Runs | None:
     """The runs whose best epochs `events` are, by a metric; None where one of them has no such score."""
     if metric.counts is None or metric.score is None:
-        scores = [(event.get("judged") or event["metrics"]).get(metric.name) for event in events]
-        known = [float(score) for score in scores if score is not None]
-        return Runs(scores=np.array(known)) if known and len(known) == len(events) else None
-    found = [from_json(event["statistics"] or {}).get(metric.counts) for event in events]
-    counts = [one.astype(np.float64).sum(axis=0) for one in found if one is not None]
-    return runs_of(np.stack(counts), metric.score) if counts and len(counts) == len(events) else None
+        return _runs_of_numbers([(event.get("judged") or event["metrics"]).get(metric.name) for event in events])
+    packed = [(event["statistics"] or {}).get(metric.counts) for event in events]
+    if not packed or any(one is None for one in packed):
+        return None
+    counts = [from_json({metric.counts: one})[metric.counts].astype(np.float64).sum(axis=0) for one in packed]
+    return runs_of(np.stack(counts), metric.score)
+
+
+def _runs_of_numbers(scores: Sequence[float | None]) -> Runs | None:
+    """Runs of which only the scores are known; None where one is missing."""
+    known = [float(score) for score in scores if score is not None]
+    return Runs(scores=np.array(known)) if known and len(known) == len(scores) else None
 
 
 def replicates(state: State, name: str) -> dict[int, Trial]:
@@ -178,10 +184,7 @@ def _groups(
 
 def _runs_anywhere(events: Sequence[Event], metric: Metric) -> Runs | None:
     """Runs by a metric on the texts that judge; on those that chose, where these were not scored by it."""
-    scores = [event["metrics"].get(metric.name) for event in events]
-    chosen = [float(score) for score in scores if score is not None]
-    on_dev = Runs(scores=np.array(chosen)) if chosen and len(chosen) == len(events) else None
-    return runs_of_metric(events, metric) or on_dev
+    return runs_of_metric(events, metric) or _runs_of_numbers([e["metrics"].get(metric.name) for e in events])
 
 
 def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2core.metrics.comparison import LEAST, LEVEL, Pair, Runs, difference, pairwise
 from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
-from searches.deciding.wording import listed
+from searches.deciding.wording import listed, p_text
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
 from searches.words import count
 
@@ -291,10 +291,9 @@ def _why(one: Compared, mark: Mark, summary: Summary) -> str:
         return f"{first} and {second} differ by less than what matters ({margin})"
     if one.advantage is None or one.p_value is None:
         return ""
-    p = f"p = {one.p_value:.3f}" if one.p_value >= 0.001 else "p < 0.001"
     where = "" if one.texts else ", on these texts"
     better = "better" if one.advantage > 0 else "worse"
-    return f"{first} is surely {better} than {second} ({p}, {count(one.seeds, 'run')} each{where})"
+    return f"{first} is surely {better} than {second} ({p_text(one.p_value)}, {count(one.seeds, 'run')} each{where})"
 
 
 def _open(one: Compared) -> str:

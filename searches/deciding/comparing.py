@@ -81,8 +81,7 @@ def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
     Where the dev split is too small to be divided, they are the training texts, in so many `folds`.
     """
     size = {split: len(tokens) for split, tokens in data.splits.items()}
-    different = len(set(data.splits["train"].digests))
-    if comparing.folds > different:
+    if comparing.folds > 1 and comparing.folds > (different := len(set(data.splits["train"].digests))):
         raise ConfigError(
             f"The value of `--folds` is {comparing.folds}, but there are {different} different training texts to divide"
         )

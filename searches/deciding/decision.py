@@ -19,8 +19,6 @@ Outcome = Literal["difference", "equivalent", "undecided"]
 MOST_NEEDED = 200  # runs; what would take more is not said in numbers
 POWER = 0.8
 
-UNSTABLE = "failed"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Design:

@@ -58,7 +58,7 @@ class Halving:
         while rung < plan.epochs:
             self.rungs.append(rung)
             rung *= REDUCTION
-        self.scores: dict[tuple[int, str], Scores] = defaultdict(Scores)  # of each rung and value of the factor
+        self.scores: dict[tuple[int, str], Scores] = defaultdict(Scores)  # of each rung and view
         self.next = dict.fromkeys(self.rungs, 0)  # the trial that each rung waits for
 
     def advance(self, trials: Sequence[Trial], stop: Callable[[Trial, int], None]) -> None:
@@ -82,8 +82,7 @@ class Halving:
         found = values(trial, self.plan, rung)
         if found is None:
             return True
-        level = self.plan.level_of(trial.point).name if self.plan.balanced else ""
-        better, count = self.scores[rung, level].add(found)
+        better, count = self.scores[rung, self.plan.view_of(trial.point).name].add(found)
         if better >= (count + 1) / REDUCTION and count and trial.origin == "sampler":
             stop(trial, rung)
         return True

@@ -18,7 +18,7 @@ from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.deciding.views import View, identity
-from searches.question import Level, Plan
+from searches.question import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 
@@ -42,8 +42,7 @@ class Strategy:
         self.rule: Rule = SCHEDULERS[plan.method.scheduler](plan)
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.trials
-        levels = plan.levels if plan.balanced else [None]
-        self.views = {level.name if level else "": View(plan, level, ledger.state, storage) for level in levels}
+        self.views = {level.name: View(plan, level, ledger.state, storage) for level in plan.views}
         self.count = Counter(self._view(trial.point).name for trial in ledger.state.searched)  # trials of each view
         self.known = {identity(RunConfig.of(trial.run)) for trial in ledger.state.searched}
         self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
@@ -154,11 +153,11 @@ class Strategy:
 
     def _unfinished(self) -> list[View]:
         """The views that may have more trials, in the factor's order."""
-        most = self.plan.per_level if self.plan.balanced else self.wanted
+        most = self.plan.per_view
         return [view for view in self.views.values() if not view.exhausted and self.count[view.name] < most]
 
     def _view(self, point: Mapping[str, Any]) -> View:
-        return self.views[self.plan.level_of(point).name if self.plan.balanced else ""]
+        return self.views[self.plan.view_of(point).name]
 
     def _duplicate(self, point: Mapping[str, Any]) -> None:
         self.ledger.record({"event": "duplicate", "point": dict(point)})
@@ -238,8 +237,3 @@ def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[st
     others = (trial.name for trial in best_first if trial is not baseline)
     names = list(itertools.islice(others, plan.profile.confirm or 1))
     return [*names, baseline.name] if names else []
-
-
-def level_of(state: State, plan: Plan, name: str) -> Level:
-    """The value of the factor that a trial has."""
-    return plan.level_of(state.trials[name].point)

@@ -31,7 +31,8 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
     sign = 1 if plan.direction == "max" else -1
     best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
     costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
-    answer, exploration = _answer(plan, state, best, scored)
+    names = finalists(state, plan)
+    answer, exploration = _answer(plan, state, names, best, scored)
     allowed = [row for row in scored if row["feasible"]]
     baseline = next((row for row in trials if row["origin"] == "baseline"), None)
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
@@ -52,7 +53,7 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         "floors": state.floors,
         "answer": answer,
         "effects": exploration,
-        "reliability": reliability(plan, state, finalists(state, plan)),
+        "reliability": reliability(plan, state, names),
         "metrics": {
             name: {"direction": of.direction, "unit": of.unit, "digits": of.digits, "margin": of.margin}
             for name, of in plan.metrics.items()
@@ -117,16 +118,21 @@ def pareto(scored: list[dict[str, Any]], signs: dict[str, int]) -> list[str]:
 
 
 def _answer(
-    plan: Plan, state: State, best: dict[str, Any] | None, scored: list[dict[str, Any]]
+    plan: Plan,
+    state: State,
+    names: Sequence[str],
+    best: dict[str, Any] | None,
+    scored: list[dict[str, Any]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The answer, and the exploration of what else mattered."""
-    finding = find(plan, state, finalists(state, plan))
+    finding = find(plan, state, names)
     decision = (
-        finding.decision if finding else Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_nothing(plan, state))
+        finding.decision
+        if finding
+        else Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_nothing(plan, state, names))
     )
-    metric, table = plan.metric, rows(plan, state, finding, finalists(state, plan))
-    factor = list(plan.levels[0].point) if plan.has_factor else []
-    name = listed_keys(factor)
+    metric, table = plan.metric, rows(plan, state, finding, names)
+    factor, name = plan.factor, plan.factor_name
     exploration = effects(
         [row for row in scored if row["status"] in (COMPLETED, STOPPED)], plan.space, plan.direction, factor
     )
@@ -175,11 +181,6 @@ def _answer(
     }, exploration
 
 
-def listed_keys(keys: Sequence[str]) -> str:
-    """The keys of a factor as its name."""
-    return " and ".join(key.replace("_", " ") for key in keys)
-
-
 def _sentences(
     plan: Plan, state: State, finding: Finding | None, decision: Decision, table: list[dict[str, Any]], name: str
 ) -> list[str]:
@@ -195,12 +196,12 @@ def _sentences(
     return [sentence for sentence in found if sentence]
 
 
-def _nothing(plan: Plan, state: State) -> str:
+def _nothing(plan: Plan, state: State, names: Sequence[str]) -> str:
     """Why nothing could be compared."""
     limits = " and ".join(map(str, plan.method.limits))
     if limits and not any(feasible(trial, plan) for trial in state.searched):
         return f"no trial keeps {limits}"
-    if not finalists(state, plan):
+    if not names:
         return "there are no two settings with a score to compare"
     if any(trial.of for trial in state.trials.values()):
         return "no fresh seed has been run for all settings yet"

@@ -32,22 +32,18 @@ class Proposal:
 
 
 class View:
-    """Proposes points of one value of the factor, or of the whole space for None, from what the trials that have it gave."""
+    """Proposes points of one of `Plan.views`, from what the trials in it gave."""
 
-    def __init__(
-        self, plan: Plan, level: Level | None, state: State, storage: optuna.storages.BaseStorage | None
-    ) -> None:
-        self.plan, self.level = plan, level
-        self.name = level.name if level else ""
+    def __init__(self, plan: Plan, level: Level, state: State, storage: optuna.storages.BaseStorage | None) -> None:
+        self.plan, self.level, self.name = plan, level, level.name
         self.study = new_study(f"{plan.search.name} {self.name}".strip(), storage, plan)
         space = plan.space
-        keys = level.active if level else tuple(space)
-        self.space = {key: space[key] for key in keys}
+        self.space = {key: space[key] for key in level.active}
         self.distributions = {key: distribution(domain) for key, domain in self.space.items()}
         finite = points(plan, self.space)
         self.points = None if finite is None else deque(finite)  # known ones are dropped as they come to the front
         self.exhausted = False  # whether all of its points have had a trial
-        mine = [trial for trial in state.searched if level is None or plan.level_of(trial.point).name == level.name]
+        mine = [trial for trial in state.searched if plan.view_of(trial.point).name == level.name]
         self._restore(mine)
         self.unnoted = self._unnoted(mine)
 
@@ -70,13 +66,13 @@ class View:
                     return None
                 self.study.enqueue_trial(self.points[0])
             asked = self._ask(number, attempt)
-            run = self._run(asked.params)
-            if identity(run) not in seen:
-                whole = self._whole(asked.params)
-                return Proposal(
-                    dict(known) if known and identity(self._run(known)) == identity(run) else whole, run, asked.number
-                )
-            duplicate(self._whole(asked.params))
+            point = self._whole(asked.params)
+            run = self.plan.config(point)
+            key = identity(run)
+            if key not in seen:
+                is_known = known is not None and key == identity(self._run(known))
+                return Proposal(dict(known) if known and is_known else point, run, asked.number)
+            duplicate(point)
             self.study.tell(asked.number, state=TrialState.FAIL)
         return None
 
@@ -113,7 +109,7 @@ class View:
 
     def _whole(self, params: Point) -> dict[str, Any]:
         """A point of the whole space: keys that this value of the factor does not read are the reference's."""
-        point = {**self.plan.search.baseline, **(self.level.point if self.level else {}), **params}
+        point = {**self.plan.search.baseline, **self.level.point, **params}
         return {key: point[key] for key in self.plan.space}
 
     def _run(self, params: Point) -> RunConfig:

@@ -38,9 +38,9 @@ class Words:
         return winner, loser, f"{self.number(abs(one.estimate))}{interval} {self.metric.unit}".strip()
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a sentence."""
-    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def about_factor(name: str, decision: Decision, rows: Sequence[Row], metric: Metric, margin: float) -> list[str]:
@@ -174,7 +174,7 @@ def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:
     if known:
         pair = max(sure or known, key=lambda one: abs(one.difference.estimate))
         better, worse, much = words.advantage(pair)
-        p = "" if pair.p_value is None else f", {_p_text(pair.p_value)}"
+        p = "" if pair.p_value is None else f", {p_text(pair.p_value)}"
         many = f", corrected for {len(decision.pairs)} comparisons" if len(decision.pairs) > 1 else ""
         lines.append(
             f"Largest {'sure ' if sure else ''}difference: {better} before {worse} by {much} on {words.name}{p}{many}."
@@ -186,7 +186,7 @@ def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:
     return [*lines, scope]
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 

@@ -136,10 +136,8 @@ def predict(
 
 def trials_of(plan: Plan) -> int:
     """How many trials there will be: as asked for, or all points of a smaller space."""
-    if not plan.balanced:
-        return min(plan.trials, size(plan, plan.space) or plan.trials)
-    spaces = [{key: plan.space[key] for key in level.active} for level in plan.levels]
-    return sum(min(plan.per_level, size(plan, space) or plan.per_level) for space in spaces)
+    spaces = [{key: plan.space[key] for key in view.active} for view in plan.views]
+    return sum(min(plan.per_view, size(plan, space) or plan.per_view) for space in spaces)
 
 
 def _side_by_side(total: Range, one: Range, count: int, spec: TrialSpec) -> Range:

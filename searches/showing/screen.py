@@ -309,9 +309,9 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
 
 def searched_text(plan: Plan) -> str:
     """Which trials there are, and how they are stopped."""
-    each = f" ({plan.per_level} for each of {len(plan.levels)} values of {_factor(plan)})" if plan.balanced else ""
+    each = f" ({plan.per_view} for each of {len(plan.views)} values of {plan.factor_name})" if plan.balanced else ""
     origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
-    default = f"its settings with each other value of {_factor(plan)}, " if "default" in origins else ""
+    default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
     return (
         f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}up to "
         f"{count(origins.count('study'), 'point')} of the study, then those of {plan.method.sampler}; "
@@ -324,7 +324,7 @@ def compared_text(plan: Plan) -> str:
     if plan.design is None:
         return "Nothing runs again on fresh seeds, so nothing is decided."
     best = "trial runs" if plan.compared == 2 else f"{plan.compared - 1} trials run"
-    who = f"the best trial of each value of {_factor(plan)} runs" if plan.compares_each else f"the best {best}"
+    who = f"the best trial of each value of {plan.factor_name} runs" if plan.compares_each else f"the best {best}"
     beside = "" if plan.compares_each else ", and so does the reference"
     looks = plan.design.looks
     seeds = (
@@ -335,7 +335,3 @@ def compared_text(plan: Plan) -> str:
     margin = f"{number(plan.margin, plan.objective, {plan.objective: plan.metric.digits})} {plan.metric.unit}".strip()
     judged = f"Then {who} again, on {seeds}{beside}; they are judged on {plan.comparing.words}."
     return f"{judged} A difference below {margin} is taken not to matter."
-
-
-def _factor(plan: Plan) -> str:
-    return " and ".join(words(key) for key in plan.levels[0].point)
