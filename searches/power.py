@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
     from searches.deciding.simulated import Case, Components, Rates
-    from searches.question import Search
+    from searches.question import Plan, Search
 
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
 FEW = 500  # simulations of each number of seeds where it is looked for how many are needed
@@ -198,23 +198,28 @@ class Judged:
 
 def _judged_by(o: argparse.Namespace) -> Judged:
     """What is to be judged; raise UserError."""
-    from gpt2core.lookup import lookup, nearest
-    from gpt2core.tasks import TASKS
-    from searches.question import Choice, search_of
+    from searches.question import make_plan, search_of
 
     if o.name is not None:
         return _recorded(o)
     search = search_of(o.search)
-    name = o.task or next(iter(search.tasks))
-    if name not in search.tasks:
-        raise ConfigError(f"The task `{name}` is none of this search: {nearest(name, search.tasks)}")
-    task = lookup(TASKS, name, "task")
-    metric = lookup(task.metrics, o.objective or task.objective, "metric")
-    domain = next(
-        iter(search.scientific.values()), None
-    )  # its values are compared; of a range, the best trial with trial 0
-    finalists = min(len(domain.values), MOST["finalists"]) if isinstance(domain, Choice) else 1
-    return Judged(search=search, task=name, metric=metric, finalists=finalists, each=finalists > 1)
+    settings = {} if o.task is None else {"task": o.task}
+    return _of_plan(make_plan(search, next(iter(search.profiles)), settings=settings), o)
+
+
+def _of_plan(plan: "Plan", o: argparse.Namespace, recorded: "tuple[Components, int] | None" = None) -> Judged:
+    """What a plan compares, by its metric or another of its task."""
+    from gpt2core.lookup import lookup
+
+    finalists = plan.compared if plan.compares_each else plan.compared - 1
+    return Judged(
+        search=plan.search,
+        task=plan.task,
+        metric=lookup(plan.metrics, o.objective or plan.objective, "metric"),
+        finalists=min(finalists, MOST["finalists"]),
+        each=plan.compares_each,
+        recorded=recorded,
+    )
 
 
 def _recorded(o: argparse.Namespace) -> Judged:
@@ -242,15 +247,7 @@ def _recorded(o: argparse.Namespace) -> Judged:
             f"The search `{o.name}` has no setting with two or more replicates that are judged by {metric.name}; "
             "give --sd-run and others"
         ) from None
-    finalists = plan.compared if plan.compares_each else plan.compared - 1
-    return Judged(
-        search=plan.search,
-        task=plan.task,
-        metric=metric,
-        finalists=min(finalists, MOST["finalists"]),
-        each=plan.compares_each,
-        recorded=recorded,
-    )
+    return _of_plan(plan, o, recorded)
 
 
 def _of_components(
@@ -375,7 +372,7 @@ def _assumptions(asked: Asked, found: Mapping[str, Any]) -> list[str]:
     case, parts, unit = asked.case, asked.case.components, asked.metric.unit
     outputs = f" (of each of {parts.outputs} outputs {parts.output:.3g})" if parts.output else ""
     compared = f"{count(case.finalists, 'finalist')}, " + (
-        "each against a baseline" if case.reference else "in all pairs"
+        "each against the reference" if case.reference else "in all pairs"
     )
     chosen = (
         f"; each is the best of {case.trials} trials whose true scores differ by {case.setting:.3g}, judged on "
