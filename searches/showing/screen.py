@@ -1,5 +1,6 @@
 """What a search shows: a line for each event while it runs, and at the end a table made from its summary."""
 
+import math
 import time
 from typing import Any, Self
 
@@ -334,4 +335,16 @@ def compared_text(plan: Plan) -> str:
     )
     margin = f"{number(plan.margin, plan.objective, {plan.objective: plan.metric.digits})} {plan.metric.unit}".strip()
     judged = f"Then {who} again, on {seeds}{beside}; they are judged on {plan.comparing.words}."
-    return f"{judged} A difference below {margin} is taken not to matter."
+    return f"{judged} A difference below {margin} is taken not to matter. {_seen_text(plan, looks[-1])}".rstrip()
+
+
+def _seen_text(plan: Plan, seeds: int) -> str:
+    """What so many seeds can see."""
+    from gpt2core.metrics.comparison import LEAST  # SciPy takes half a second to import: not for --help
+    from searches.deciding.decision import detectable
+
+    if seeds < LEAST:
+        return f"Fewer than {LEAST} seeds name no winner."
+    pairs = math.comb(plan.compared, 2) if plan.compares_each else plan.compared - 1
+    sds = detectable(1.0, seeds, pairs=pairs)
+    return f"With {seeds} seeds, a difference of {sds:.1f} standard deviations of a run is seen in 80% of cases."
