@@ -103,6 +103,7 @@ def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
         assert part in printed
     for part in ("What it would take", "seconds of a whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
+    assert "Fewer than 3 seeds name no winner" in printed
     assert not list(tmp_path.iterdir())
 
 
