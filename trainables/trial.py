@@ -2,7 +2,7 @@
 
 - `function_trial`: a Tune function for one worker without a GPU. With `reuse_actors` its process, imports, base weights and
   tokens stay warm from trial to trial.
-- `group_trial`: a driver that starts a Ray Train worker group, for GPUs or several workers.
+- `group_trial`: passes on what a Ray Train worker group reports, for GPUs or several workers (`trainables.groups`).
 - `packed_trial`: passes on what a process reports that trains several trials together (`trainables.packs`).
 
 All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`, and
@@ -208,45 +208,13 @@ def function_trial(config: dict[str, Any]) -> None:
 
 
 def group_trial(config: dict[str, Any]) -> None:
-    """Tune function: drive a Ray Train worker group that has the name of its trial."""
-    import torch
-    from ray import train, tune
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
-    from ray.tune.integration.ray_train import TuneReportCallback
+    """Tune function: let a Ray Train worker group train the trial."""
+    from ray import tune
 
-    spec = TrialSpec.from_dict(config["spec"])
-    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})
-    trainer = TorchTrainer(
-        _group_worker,
-        train_loop_config=config,
-        torch_config=train.torch.TorchConfig(backend=None if torch.cuda.is_available() else "gloo"),
-        scaling_config=train.ScalingConfig(
-            num_workers=spec.workers, use_gpu=spec.gpus_per_worker > 0, resources_per_worker=resources
-        ),
-        run_config=train.RunConfig(
-            name=spec.name,
-            storage_path=f"{spec.folder}/{TRAIN}",
-            callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=RESTARTS),
-        ),
-    )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        failure = next(filter(None, map(failure_of, error.worker_failures.values())), None)
-        if failure is None:
-            raise
-        tune.report({"epoch": 0, "objective": math.nan, "failure": failure.to_dict()})
+    from trainables.groups import reports
 
-
-def _group_worker(config: dict[str, Any]) -> None:
-    from ray import train
-
-    context = train.get_context()
-    spec = TrialSpec.from_dict(config["spec"])
-    for payload in payloads(spec, context.get_world_rank(), context.get_world_size()):
-        train.report(payload)
+    for payload in reports(TrialSpec.from_dict(config["spec"])):
+        tune.report(payload)
 
 
 def packed_trial(config: dict[str, Any]) -> None:

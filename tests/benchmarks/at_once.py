@@ -291,17 +291,16 @@ def _control(process: psutil.Process) -> bool:
 
 def group(config: dict[str, Any]) -> None:
     """The driver of a trial on a GPU, whose worker trains nothing."""
-    from trainables import trial
+    from trainables import groups, trial
 
-    trial._group_worker = holding
+    groups._worker = holding
     trial.group_trial(config)
 
 
-def holding(config: dict[str, Any]) -> None:
+def holding(spec: dict[str, Any]) -> None:
     """A worker that waits until all are there and have been measured."""
     from ray import train
 
-    spec = config["spec"]
     wait_for_all(spec)
     while not (Path(spec["folder"]).parents[1] / "measured").exists():
         time.sleep(0.2)

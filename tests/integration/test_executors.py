@@ -1,15 +1,18 @@
 """The two executors around the one loop, on real Ray: whatever runs a trial, its losses are the same."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.util.queue import Queue
 
 from gpt2core.config import RunConfig
 from gpt2core.weights import save_model
 from tests import toys
+from trainables.groups import to_the_end
 from trainables.trial import TrialSpec, trainable
 
 SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 1, "max_new_tokens": 8, "lr": 1e-3}
@@ -70,6 +73,24 @@ def test_function_and_worker_group_give_the_same_losses(
         assert one.keys() == two.keys()
         for key, value in one.items():
             assert value == pytest.approx(two[key], rel=1e-4), key
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no such worker")], ids=["ended", "failed"])
+def test_what_a_group_reports_last_arrives_although_it_ends_at_once(local_ray: None, error: Exception | None) -> None:
+    queue = Queue(1, actor_options={"num_cpus": 0})
+
+    class Group:
+        def fit(self) -> None:
+            for epoch in (1, 2, 3):
+                queue.put({"epoch": epoch})
+            if error:
+                raise error
+
+    seen = []
+    with pytest.raises(ValueError, match="no such worker") if error else nullcontext():
+        for payload in to_the_end(Group(), queue):
+            seen.append(payload["epoch"])
+    assert seen == [1, 2, 3]
 
 
 def test_a_trial_that_its_configuration_breaks_reports_why(local_ray: None, model: str, tmp_path: Path) -> None:
