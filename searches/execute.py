@@ -33,6 +33,7 @@ from gpt2core.cli import command_text, interrupt_on_sigterm
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
+from gpt2core.distill.critics.folder import model_digest
 from gpt2core.errors import StorageError, UserError, first_line, without_passwords
 from gpt2core.export import export
 from gpt2core.files import write_json
@@ -40,6 +41,7 @@ from gpt2core.lookup import lookup
 from gpt2core.storage import address, fetch, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
+from gpt2core.weights import model_folder
 from searches.deciding.answering import fix_design
 from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
@@ -216,10 +218,11 @@ def check(plan: Plan) -> TaskData:
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
-    """Note the data's digest and floors once; raise UserError where the data has changed since."""
-    noted = ledger.state.data.get("digest")
-    if noted is None:
-        description = {"data": data.describe(), "digest": data.corpus.digest}
+    """Note the digests of data and model, and the floors, once; raise UserError where one of the two has changed since."""
+    noted = ledger.state.data
+    model = model_digest(model_folder(plan.config(plan.search.baseline).model))
+    description = {"data": data.describe(), "digest": data.corpus.digest, "model": model}
+    if not noted:
         floors = baselines(plan, data)
         ledger.record(
             {
@@ -229,8 +232,13 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
                 "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
             }
         )
-    elif noted != data.corpus.digest:
-        raise UserError(f"The data has changed since this search began (digest {noted[:12]}); choose another --name")
+        return
+    for key, what in (("digest", "data"), ("model", "model")):
+        if noted.get(key) != description[key]:
+            raise UserError(
+                f"The {what} has changed since this search began: its digest is {description[key][:12]}, and was "
+                f"{str(noted.get(key))[:12]}; choose another --name"
+            )
 
 
 def connect_and_share(options: Options, folder: Path) -> TrialSpec:

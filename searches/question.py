@@ -32,11 +32,14 @@ MOST_LEVELS = (
 )
 
 
+@dataclass(frozen=True, init=False)
 class Choice:
     """One of some values."""
 
+    values: tuple[Any, ...]
+
     def __init__(self, *values: Any) -> None:
-        self.values = values
+        object.__setattr__(self, "values", values)
 
     def __str__(self) -> str:
         return "one of " + ", ".join(str(value) for value in self.values)
@@ -384,9 +387,14 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of what decides the trials; how many there are may grow, so it is not part of it."""
         values = {
-            "space": {key: str(domain) for key, domain in self.space.items()},
+            "space": {key: repr(domain) for key, domain in self.space.items()},
             "first": self.first_points(),
-            "baseline": self.config(self.search.baseline).identity(),
+            # All keys, for a point may read one that the reference does not. Where files lie decides nothing: what is in them
+            # is noted with the data.
+            "run": self.config(self.search.baseline).model_dump(
+                exclude={"data_dir", "pairs", "gradient_checkpointing"}
+            ),
+            "candidates": dict(self.profile.candidates) if self.search.learns_from_pairs else {},
             "grace": self.grace,
             "method": self.method.to_dict(),
             "factor": [level.name for level in self.levels],

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.files import cache_folder
@@ -78,7 +79,7 @@ def _keys(
     seeds: Sequence[int],
     eos: int,
 ) -> list[str]:
-    scales = [scale for part in model.modules() if (scale := getattr(part, "scaling", None))]  # of LoRA, no tensor
+    scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # no tensor, so no part of the digest
     shared = [FORMAT, torch.__version__, model.wte.weight.device.type, digest(model), scales, eos]
     start = hashlib.sha256(json.dumps([*shared, model.attention.model_dump()], sort_keys=True).encode())
     keys = []
