@@ -10,6 +10,23 @@ from pathlib import Path
 
 FORMULA = "4 * total + 12 * trainable bytes + 0.25 GB"
 PROCESS = Path("/proc/self")
+#: How PyTorch and Ray say that there is no memory where they have no class of errors for that.
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "low on memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that this process, or its GPU, has no memory left."""
+    import torch  # takes a second to import
+
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
+        return True
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def predicted_gpu_memory_gb(total: int, trainable: int) -> float:

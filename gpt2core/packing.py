@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from gpt2core.adapters.lora import LoRALinear
 from gpt2core.data.batches import collate
-from gpt2core.errors import DivergedError
+from gpt2core.memory import is_out_of_memory
 from gpt2core.model import GPT2, Attention, Block, Reading
 from gpt2core.steps import Done, Step
 
@@ -190,20 +190,33 @@ class Packer:
     def _pass(self, steps: Sequence[Step]) -> list[Done | Exception]:
         if len(steps) == 1:
             return [steps[0].alone()]
+        answers: list[Done | Exception] = [UntakenError()] * len(steps)
         try:
-            return step_together(steps)
-        except torch.OutOfMemoryError:
-            self.most = len(steps) // 2
-        for step in steps:
-            step.run.optimizer.zero_grad()  # of a pass that was broken off
-        torch.cuda.empty_cache()
-        return self._together(steps)
+            answers = step_together(steps)
+        except Exception as error:  # in what they share: nobody has taken a step
+            if is_out_of_memory(error):
+                self.most = len(steps) // 2
+        again = [place for place, answer in enumerate(answers) if isinstance(answer, UntakenError)]
+        for place in again:
+            steps[place].run.optimizer.zero_grad()  # of a pass that was broken off
+        if again:
+            torch.cuda.empty_cache()
+        if len(again) > (self.most or len(steps)):  # it has just become smaller
+            return self._together(steps)
+        for place in again:
+            answers[place] = steps[place].alone()
+        return answers
+
+
+class UntakenError(Exception):
+    """A step was not taken, for want of memory or for an error elsewhere, and nothing has changed: it can be taken again."""
 
 
 def step_together(steps: Sequence[Step]) -> list[Done | Exception]:
     """Take the steps of several runs of one base, whose configurations say `packs`; return what came of each, in their order.
 
-    The seconds are shared out by the tokens of each. A run that diverges takes nothing from the others.
+    The seconds are shared out by the tokens of each. A run that diverges, or whose update fails, takes nothing from the
+    others. What is raised is an error of the pass that they share: then nobody has taken a step.
     """
     started = time.perf_counter()
     totals = _gradients(steps)
@@ -249,9 +262,10 @@ def _losses(steps: Sequence[Step], micros: Sequence[np.ndarray], number: int) ->
 
 
 def _updated(step: Step, loss: float) -> Exception | None:
-    """Update a run by its gradients; return the error that this ends with."""
+    """Update a run by its gradients; return the error that this ends with, UntakenError where memory failed before a change."""
     try:
+        before = step.run.updates()
         step.run.update(step.number, loss / step.run.weight(step.batch))
-    except DivergedError as error:
-        return error
+    except Exception as error:
+        return UntakenError() if is_out_of_memory(error) and step.run.updates() == before else error
     return None

@@ -13,16 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step that a run waits for: its number from 0 on, and the examples of its batch (B,)."""
+    """An optimizer step that a run waits for: its number from 0 on, the examples of its batch (B,), and how many tokens
+    these have."""
 
     run: "Run"
     number: int
     batch: np.ndarray
-
-    @property
-    def tokens(self) -> int:
-        """How many it reads."""
-        return int(self.run.tokens.lengths[self.batch].sum())
+    tokens: int
 
     def alone(self) -> "Done | Exception":
         """Take it; return what came of it, which may be an error."""

@@ -289,7 +289,7 @@ class Run:
         lengths, first_step = self.tokens.lengths[:size], int(self.first_steps[epoch - 1])
         batches = enumerate(epoch_batches(lengths, config.batch_size, config.seed, epoch))
         for number, batch in islice(batches, begun.steps, None):
-            done = yield Step(self, first_step + number, batch)
+            done = yield self.asked(first_step + number, batch)
             if not isinstance(done, Done):
                 raise done or RuntimeError("nobody took the step")
             losses, seconds = losses + done.loss, seconds + done.seconds
@@ -369,6 +369,10 @@ class Run:
         self.update(step, total.item() / weight)
         return total.item()
 
+    def asked(self, number: int, batch: np.ndarray) -> Step:
+        """The step that is to be taken on a batch."""
+        return Step(self, number, batch, int(self.tokens.lengths[batch].sum()))
+
     def weight(self, batch: np.ndarray) -> int:
         """What the mean loss of a batch is a mean over."""
         return int(self.weights[batch].sum())
@@ -386,15 +390,21 @@ class Run:
             group["lr"] = group["factor"] * learning_rate(self.config, step, int(self.first_steps[-1]))
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.recent.append(loss)
+
+    def updates(self) -> list[float]:
+        """How many times each group of what trains was changed."""
+        firsts = [self.optimizer.state.get(one) for group in self.optimizer.param_groups for one in group["params"][:1]]
+        return [float(first["step"]) if first else 0.0 for first in firsts]
 
     def _check(self, loss: float, step: int) -> None:
         """Raise DivergedError for a loss of a step that is not finite, or for RECENT of them that are high above a guess's."""
         at = f"at step {step + 1} with lr {self.config.lr:g}"
         if not math.isfinite(loss):
             raise DivergedError(f"The training loss is {loss} {at}")
-        self.recent.append(loss)
-        mean = sum(self.recent) / len(self.recent)
-        if len(self.recent) == RECENT and mean > self.limit:
+        recent = [*self.recent, loss][-RECENT:]
+        mean = sum(recent) / len(recent)
+        if len(recent) == RECENT and mean > self.limit:
             raise DivergedError(
                 f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, and a guess has {self.guess:.2f}, {at}"
             )

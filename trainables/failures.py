@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.errors import CheckpointError, DivergedError, StorageError, UserError, first_line
+from gpt2core.memory import NO_MEMORY, is_out_of_memory
 
 DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
 
-#: How PyTorch and Ray say that there is no memory where they have no class of errors for that.
-NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "low on memory",
-)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,16 +29,13 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure | None:
     """Return what an error means for its trial, or None where another attempt may end otherwise."""
-    import torch
     from ray.exceptions import OutOfMemoryError, RayActorError
 
     for cause in _causes(error):
         match cause:
             case DivergedError():
                 return Failure(DIVERGED, first_line(cause), common=True)
-            case torch.OutOfMemoryError() | MemoryError() | OutOfMemoryError():
-                return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
-            case RuntimeError() if any(words in str(cause) for words in NO_MEMORY):
+            case _ if isinstance(cause, OutOfMemoryError) or is_out_of_memory(cause):
                 return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
             case RayActorError() if any(words in str(cause) for words in NO_MEMORY):
                 return Failure(OUT_OF_MEMORY, "out of memory: its node had none left, and Ray killed its process")

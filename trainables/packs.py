@@ -54,6 +54,7 @@ class Pack:
         spec = TrialSpec.from_dict(values)
         with self.changed:
             if joins or spec.name not in self.members:
+                self.members.pop(spec.name, None)
                 release_memory()  # of those that left
                 self.members[spec.name] = _Member(spec, events(spec))
             member = self.members[spec.name]
@@ -75,7 +76,14 @@ class Pack:
             with self.changed:
                 self.changed.wait_for(lambda: any(member.wanted for member in self.members.values()))
                 working = [member for member in self.members.values() if member.wanted]
-            self._turn(working)
+            try:
+                self._turn(working)
+            except BaseException as error:  # whoever waits is told, and begins again at its checkpoint
+                with self.changed:
+                    for member in working:
+                        if member.wanted:
+                            member.error, member.wanted = RuntimeError(f"its process failed: {error!r}"), False
+                    self.changed.notify_all()
 
     def _turn(self, working: list[_Member]) -> None:
         """Take one step of each trial that waits for one, and let the others go on to one, or to a report."""

@@ -100,7 +100,7 @@ class Trials:
         numbers = range(self.taken, self.taken + STEPS)
         self.taken += STEPS
         return [
-            [Step(run, number, self.batches[number % len(self.batches)]) for run in self.runs] for number in numbers
+            [run.asked(number, self.batches[number % len(self.batches)]) for run in self.runs] for number in numbers
         ]
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer, step_together
 from gpt2core.steps import Answer, Done, Step
-from gpt2core.tasks import TaskData
+from gpt2core.tasks import TASKS, TaskData
 from gpt2core.training import Run, train
 from gpt2core.weights import digest
 from tests import toys
@@ -122,6 +122,88 @@ def test_a_pass_on_a_cpu_takes_no_more_runs_than_are_of_use(monkeypatch: pytest.
     assert sizes == [2, 2], "and the last one alone"
     expected = [Script(LORA.but(seed=seed), base, data).waits.alone() for seed in range(5)]
     assert losses == pytest.approx([done.loss for done in expected if isinstance(done, Done)], rel=1e-5)
+
+
+def fails_once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, *, after: bool = False
+) -> None:
+    """Let the second call of a function raise an error, before or after what it does."""
+    whole, calls = getattr(owner, name), itertools.count(1)
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        number = next(calls)
+        if number == 2 and not after:
+            raise error
+        found = whole(*arguments, **more)
+        if number == 2:
+            raise error
+        return found
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+PASSING = [
+    (packing, "collate", OSError("a file of the cache is gone")),
+    (packing, "read_together", RuntimeError("an illegal instruction")),
+    (packing, "_projected", torch.OutOfMemoryError("no memory")),
+    (packing, "_losses", RuntimeError("DefaultCPUAllocator: not enough memory")),
+    (TASKS["sonnet"], "training_loss", ValueError("a bug")),
+    (Run, "update", torch.OutOfMemoryError("no memory")),
+    (torch.nn.utils, "clip_grad_norm_", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
+    (torch.optim.AdamW, "step", MemoryError()),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "error"), PASSING, ids=lambda part: getattr(part, "__name__", str(part)))
+def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
+) -> None:
+    base, data, packer = toys.model(), toys.data(), Packer()
+    configs = [config.but(accumulation=2, batch_size=6, clip_norm=0.5) for config in RUNS[:4]]
+    alone, packed = ([Script(config, base, data) for config in configs] for _ in range(2))
+    for script in alone:
+        for _ in range(3):
+            done = script.waits.alone()
+            assert isinstance(done, Done)
+            script.took(done)
+    monkeypatch.setattr(packing, "TOKENS", 10**9)
+    fails_once(monkeypatch, owner, name, error)
+    for _ in range(3):
+        for script, answer in zip(packed, packer.take([script.waits for script in packed]), strict=True):
+            assert isinstance(answer, Done), answer
+            script.took(answer)
+    for one, other in zip(alone, packed, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "after"),
+    [
+        (Run, "update", RuntimeError("a bug"), False),
+        (Run, "update", OSError("an input or output error"), True),
+        (torch.optim.AdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
+    ],
+)
+def test_an_update_that_fails_for_good_ends_its_own_run_alone(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, after: bool
+) -> None:
+    base, data, packer = toys.model(), toys.data(), Packer()
+    alone, packed = ([Script(config, base, data) for config in RUNS[:4]] for _ in range(2))
+    for script in alone:
+        for _ in range(2):
+            done = script.waits.alone()
+            assert isinstance(done, Done)
+            script.took(done)
+    monkeypatch.setattr(packing, "TOKENS", 10**9)
+    fails_once(monkeypatch, owner, name, error, after=after)
+    answers = packer.take([script.waits for script in packed])
+    assert [answer is error for answer in answers] == [False, True, False, False]
+    going = [place for place in range(4) if place != 1]
+    for place in going:
+        packed[place].took(cast(Done, answers[place]))
+    for place, answer in zip(going, packer.take([packed[place].waits for place in going]), strict=True):
+        packed[place].took(cast(Done, answer))
+        assert packed[place].losses == pytest.approx(alone[place].losses, rel=1e-5)
 
 
 def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
