@@ -54,7 +54,7 @@ class Frozen:
         shape = (len(tokens) if of_texts else int(tokens.lengths.sum()), model.config.n_embd)
         if 4 * math.prod(shape) > LARGEST:
             return tokens
-        path = cache_folder() / "activations" / f"{self._address(tokens, autocast)}.arrow"
+        path = cache_folder("activations") / f"{self._address(tokens, autocast)}.arrow"
         with locked(path.with_suffix(".lock")):
             if _read(path, shape) is None:
                 made = Activations(np.empty(shape, np.float32), starts, of_texts)

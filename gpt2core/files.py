@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from gpt2core.errors import ConfigError
 
 
 @contextmanager
@@ -30,8 +33,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); give it to this user, or set GPT2_SEARCH_CACHE to a folder of yours"
+        ) from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -51,6 +60,28 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
 
 
-def cache_folder() -> Path:
-    """Return where tokens and other things that can be made again are kept: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
-    return Path(os.environ.get("GPT2_SEARCH_CACHE") or Path.home() / ".cache" / "gpt2-search")
+def home() -> Path:
+    """The user's folder; raise ConfigError where nothing names one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(f"The user {os.getuid()} has no name and no home: set HOME to a folder of yours") from None
+
+
+def cache_place() -> Path:
+    """Where tokens and other things that can be made again are kept: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
+    return Path(os.environ.get("GPT2_SEARCH_CACHE") or home() / ".cache" / "gpt2-search")
+
+
+def cache_folder(part: str = "") -> Path:
+    """A folder in the cache, made where there is none; raise ConfigError where it cannot be written to."""
+    folder = cache_place() / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the cache cannot be written to ({error.strerror}); set GPT2_SEARCH_CACHE, or HOME, to a folder of yours"
+        ) from None
+    return folder

@@ -82,7 +82,7 @@ def main() -> None:
     initialise(base, CONFIG.seed)
     # Named by what decides the result, so that an interrupted run goes on and a changed one starts anew.
     name = hashlib.sha256(f"{CONFIG}{shape}{tokenizer.digest}{plays.digest}".encode()).hexdigest()[:16]
-    work = cache_folder() / "nano" / name
+    work = cache_folder("nano") / name
     for report in train(CONFIG, base, data, folder=work):
         m = report.metrics
         print(

@@ -81,7 +81,7 @@ def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
 def trained_first(stage: RunConfig) -> GPT2:
     """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
-    folder = cache_folder() / "stages" / _address(stage, base, data)
+    folder = cache_folder("stages") / _address(stage, base, data)
     with locked(folder / ".lock"):
         for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record

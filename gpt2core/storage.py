@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.errors import ConfigError, StorageError, first_line, without_passwords
-from gpt2core.files import atomic_path, cache_folder, locked
+from gpt2core.files import atomic_path, cache_place, locked
 
 SCHEMES = ("s3", "gs")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")  # of a bucket or a folder in it: none leads out of where it is
@@ -115,7 +115,7 @@ def size(path: Path) -> int:
 
 
 def _copies() -> Path:
-    return cache_folder().absolute() / "storage"
+    return cache_place().absolute() / "storage"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger and MLflow are written by this project
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the runner's
-os.environ.setdefault(
-    "RAY_AIR_NEW_OUTPUT", "0"
-)  # with verbose=0, Tune then prints nothing: the screen is this project's
-os.environ.setdefault(
-    "TUNE_GLOBAL_CHECKPOINT_S", "inf"
-)  # Tune's snapshots of all trials are never read: see the ledger
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the screen says it in a line
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Train polls for reports this often
 
 import ray
 from mlflow.exceptions import MlflowException
@@ -101,7 +89,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
         with ThreadPoolExecutor(1) as beside:  # a new database takes seconds, and Ray waits for its processes
             tracked = beside.submit(start_tracking, tracker, options)
-            spec = connect_and_share(options, folder)
+            spec = connect_and_share(options, folder, screen.warn)
             tracked.result()
         ledger.listeners += [screen, tracker]
         describe_data(plan, ledger, data)
@@ -241,10 +229,10 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
             )
 
 
-def connect_and_share(options: Options, folder: Path) -> TrialSpec:
+def connect_and_share(options: Options, folder: Path, say: Callable[[str], None]) -> TrialSpec:
     """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
     wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
-    connect(dashboard=wants_group)
+    connect(dashboard=wants_group, say=say)
     check_shared(folder)
     return share_of_cluster(options, folder)
 

@@ -7,11 +7,14 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from cluster.environment import settle
 from gpt2core.cli import command_text, run_or_explain
+from gpt2core.machine import cpus
 from searches.options import Options, parse, storage_path
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.showing.screen import show_plan
+from searches.words import count
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
@@ -22,6 +25,8 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
 def run(options: Options, *, keep_ray: bool = False) -> int:
     """Run or plan a search; return the exit status. With `keep_ray`, Ray is left to the next search of this process."""
+    for line in settle():
+        console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     if options.plan_only:
         show_plan(options.plan, resources(options), str(results(options)), console())
         from searches.planning.measure import foreseen  # PyTorch takes seconds to import
@@ -53,7 +58,7 @@ def resources(options: Options) -> str:
     where = (
         f"the cluster at {os.environ['RAY_ADDRESS']}"
         if os.environ.get("RAY_ADDRESS")
-        else f"this machine, {os.cpu_count()} CPUs"
+        else f"this machine, {count(cpus(), 'CPU')}"
     )
     gpus = (
         "1 GPU a worker where there are GPUs"

@@ -16,7 +16,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_DISABLE_SIGINT_HANDLER="1",  # else Tune keeps Ctrl-C for itself after its run
-    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     HF_HUB_OFFLINE="1",
 )
 

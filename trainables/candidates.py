@@ -158,20 +158,26 @@ def execute(options: Options, console: "Console") -> int:
     import ray
 
     from cluster.connect import connect, default_storage
+    from cluster.environment import settle
     from trainables.heartbeat import RayEndedError, leave
     from trainables.pipeline import fitted, locked, manifest, ray_explained
     from trainables.screen import Screen, show
     from trainables.tracking import CandidatesRun, default_address
 
+    def warn(text: str) -> None:
+        console.print(f"warning: {text}", markup=False, soft_wrap=True)
+
+    for line in settle():
+        warn(line)
     folder = options.job.folder
     uri, artifacts = (options.tracking_uri, None) if options.tracking_uri else default_address(default_storage())
     with locked(folder):
-        tracker = CandidatesRun(uri, artifacts, lambda text: console.print(f"warning: {text}", markup=False))
+        tracker = CandidatesRun(uri, artifacts, warn)
         status, card = "FAILED", ""
         rounds: list[dict[str, Any]] = []
         try:
             with ray_explained():
-                connect()
+                connect(say=warn)
                 interrupt_on_sigterm()
                 job = fitted(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))

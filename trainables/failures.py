@@ -35,7 +35,7 @@ def failure_of(error: BaseException) -> Failure | None:
         match cause:
             case DivergedError():
                 return Failure(DIVERGED, first_line(cause), common=True)
-            case _ if isinstance(cause, OutOfMemoryError) or is_out_of_memory(cause):
+            case Exception() if isinstance(cause, OutOfMemoryError) or is_out_of_memory(cause):
                 return Failure(OUT_OF_MEMORY, f"out of memory: {first_line(cause)}")
             case RayActorError() if any(words in str(cause) for words in NO_MEMORY):
                 return Failure(OUT_OF_MEMORY, "out of memory: its node had none left, and Ray killed its process")

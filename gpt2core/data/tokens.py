@@ -143,10 +143,10 @@ def tokenised(
     made again. Of the processes of a machine that want it at once, one makes it and the others wait.
     """
     address = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
-    path = cache_folder() / "tokens" / f"{address}.arrow"
+    path = cache_folder("tokens") / f"{address}.arrow"
     found = _read(path)
     if found is None:
-        with locked(cache_folder() / "locks" / address):
+        with locked(cache_folder("locks") / address):
             found = _read(path)
             if found is None:
                 _write(path, encode(rows, tokenizer), limit)

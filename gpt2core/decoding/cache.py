@@ -19,7 +19,7 @@ import torch
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding.generate import generate
-from gpt2core.files import cache_folder
+from gpt2core.files import cache_place
 from gpt2core.model import GPT2
 from gpt2core.weights import digest
 
@@ -92,7 +92,7 @@ def _keys(
 
 def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
     """What `use` gives of the cache; a damaged one is made again, and one that cannot be had is done without."""
-    path = cache_folder() / "texts.sqlite"
+    path = cache_place() / "texts.sqlite"
     for _ in range(2):
         try:
             with closing(_opened(path)) as store, store:

@@ -9,8 +9,9 @@ from typing import Any
 from ray import tune
 
 from gpt2core.errors import UserError
+from gpt2core.memory import NO_MEMORY
 from searches.running.ledger import FAILED, OUT_OF_MEMORY, Ledger
-from trainables.failures import NO_MEMORY, NO_ROOM, kernel_kills
+from trainables.failures import NO_ROOM, kernel_kills
 from trainables.heartbeat import Heartbeat
 from trainables.trial import RESTARTS
 

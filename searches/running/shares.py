@@ -1,10 +1,10 @@
 """What a trial gets of the CPUs and GPUs that there are, and how many trials run at once."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2core.errors import ConfigError
+from gpt2core.machine import cpus
 from searches.options import Options
 from searches.question import Plan
 from trainables.machines import Machine
@@ -80,4 +80,4 @@ def local_share(options: Options, folder: Path) -> TrialSpec:
     """What every trial would get on this machine alone, without Ray; raise ConfigError as `share`."""
     from gpt2core.speed import gpu_count  # PyTorch takes a second to import
 
-    return share(options, folder, [Machine(os.cpu_count() or 1, gpu_count())])
+    return share(options, folder, [Machine(cpus(), gpu_count())])

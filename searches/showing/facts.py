@@ -1,6 +1,5 @@
 """What a report tells beside the trials: the space, texts that the finalists wrote, the machine, and the commands."""
 
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.cli import command_text
+from gpt2core.machine import cpus
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
@@ -64,7 +64,7 @@ def machine() -> dict[str, str]:
     return {
         "Python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": f"{processor}, {count(os.cpu_count() or 1, 'CPU')}",
+        "processor": f"{processor}, {count(cpus(), 'CPU')}",
     }
 
 

@@ -41,6 +41,7 @@ from ray import tune
 from rich.console import Console
 from rich.table import Table
 
+from cluster.environment import settle
 from gpt2core.storage import local
 from searches.deciding.simulation import simulate
 from searches.deciding.strategy import Strategy
@@ -310,7 +311,7 @@ def holding(spec: dict[str, Any]) -> None:
 
 def groups(count: int) -> Figures:
     """Trials on GPUs, all at once: their processes beside the worker."""
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # as `searches.execute` has it
+    settle()
     found: list[tuple[float, Counter[str], Counter[str], int]] = []
     proposed: list[float] = []
 

@@ -22,6 +22,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster.connect import connect
+from cluster.environment import settle
 from searches.execute import run_tune
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
@@ -53,7 +54,7 @@ def each(times: Sequence[float], trials: int) -> float:
 
 def ours(trials: int, sampler: str) -> float:
     """Milliseconds a trial of a search of this project."""
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # as `searches.execute` has it
+    settle()
     with tempfile.TemporaryDirectory() as storage:
         options = options_of(trials, sampler, storage)
         folder = Path(storage)

@@ -1,0 +1,42 @@
+"""What this process may use of its machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+
+
+def cpus() -> int:
+    """CPUs that this process may use: by its affinity, and by the quotas of its control groups; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *(int(quota) for quota in _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """The CPUs that each control group above this process allows; of the second version and of the first."""
+    for folder in _groups():
+        try:
+            if (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            if quota.isdecimal() and int(period) > 0:
+                yield int(quota) / int(period)
+        except (OSError, ValueError):
+            continue
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of the control groups that this process is in, those above each, and the root, as a container sees its own."""
+    try:
+        lines = [line.split(":", 2) for line in OWN.read_text().splitlines()]
+    except OSError:
+        return
+    for _, kinds, place in (line for line in lines if len(line) == 3):
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        root = GROUPS / kinds
+        inside = root / place.lstrip("/")
+        yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(root))
