@@ -17,12 +17,15 @@ from typing import Any, NoReturn
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError, without_passwords
 from gpt2core.lookup import nearest
+from gpt2core.output import steady_output
 from gpt2core.storage import is_address
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
 
 
-_preempted = threading.Event()  # by SIGTERM: whoever sent it waits for the end of this process, and not for long
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, whoever preempts, a terminal that is closed
+
+_interrupted = threading.Event()  # by one of them: whoever sent it waits for the end of this process, and not for long
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,15 +103,19 @@ def command_text(argv: Sequence[str]) -> str:
     return without_passwords(shlex.join(argv))
 
 
-def interrupt_on_sigterm() -> None:
-    """Let a preempted command end as an interrupted one does. To be called after connecting to Ray, which has its own way."""
+def interrupt_on_signals() -> None:
+    """Let a command that is to end do so as one that Ctrl-C ends, once. Ray has its own way with SIGTERM: call it after connecting
+    too."""
 
     def interrupt(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not break the end that the first one begins
-        _preempted.set()
+        for later in ENDING:
+            signal.signal(later, signal.SIG_IGN)  # a second one must not break the end that the first one begins
+        _interrupted.set()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in ENDING:
+        if not _interrupted.is_set() and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
 
 
 def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
@@ -119,14 +126,16 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     """
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
-    try:
-        sys.exit(command())
-    except UserError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
-        if _preempted.is_set():
-            sys.stdout.flush()
-            os._exit(130)  # Ray's own end lets a second SIGTERM in; its processes end with this one
-        sys.exit(130)
+    with steady_output():
+        try:
+            interrupt_on_signals()
+            sys.exit(command())
+        except UserError as error:
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
+            if _interrupted.is_set():
+                sys.stdout.flush()
+                os._exit(130)  # Ray's own end lets a second signal in; its processes end with this one
+            sys.exit(130)

@@ -4,7 +4,8 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,15 @@ from gpt2core.errors import ConfigError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path to write; on success it takes `path`'s place, on any error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    part = Path(name)
     try:
         yield part
         with part.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # who wrote has put a file of its own there
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         part.replace(path)
         flush_folder(path.parent)
@@ -33,16 +37,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end."""
+    lock = _lock_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); give it to this user, or set GPT2_SEARCH_CACHE to a folder of yours"
-        ) from None
-    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # another user has made it
+            return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        hint = ", or set GPT2_SEARCH_CACHE to a folder of yours" if path.is_relative_to(cache_folder()) else ""
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give it to this user{hint}") from None
 
 
 def flush_folder(folder: Path) -> None:

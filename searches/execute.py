@@ -1,6 +1,7 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -10,19 +11,18 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
 from gpt2core.checkpoints import BEST
-from gpt2core.cli import command_text, interrupt_on_sigterm
+from gpt2core.cli import command_text, interrupt_on_signals
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
-from gpt2core.errors import StorageError, UserError, first_line, without_passwords
+from gpt2core.errors import StorageError, UserError, without_passwords
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
@@ -57,9 +57,11 @@ from searches.showing.summary import model_line, summary_of
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.machines import grows, machines
 from trainables.packs import Packs
-from trainables.tracking import default_address
+from trainables.tracking import mlflow_address, why
 from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
 from trainables.warm import task_data
+
+PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
 
 
 def execute(options: Options, console: Console, *, keep_ray: bool = False) -> int:
@@ -76,9 +78,9 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
     argv = without(options.argv, "--tracking-uri")  # which may hold a password
     ledger.record({"event": "started", "argv": argv, "environment": machine()})
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     screen = Screen(plan, console, options.budget, ledger.state)
-    tracker = Tracker(plan, ledger, *tracking(options.tracking_uri, storage), screen.warn)
+    tracker = Tracker(plan, ledger, mlflow_address(options.tracking_uri, storage), screen.warn)
     status = "FAILED"
 
     def end() -> dict[str, Any]:
@@ -96,7 +98,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         fix_design(plan, ledger)
         console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
         ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
-        interrupt_on_sigterm()
+        interrupt_on_signals()
         with leaving_when_ray_ends(end) as heart:
             note_plan(options, ledger, spec, console)
             spec = sharing_gpus(options, folder, spec, ledger)
@@ -170,11 +172,6 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
     return ledger
 
 
-def tracking(uri: str | None, storage: Path) -> tuple[str, str | None]:
-    """Return MLflow's address and, where the project owns the database, the folder of its artifacts."""
-    return default_address(storage) if uri is None else (uri, None)
-
-
 def start_tracking(tracker: Tracker, options: Options) -> None:
     """Open MLflow; raise UserError where its address does not answer at the start."""
     plan = options.plan
@@ -185,12 +182,17 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
     }
     params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": command_text(options.argv)}
     tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
-    try:
-        tracker.start(options.name, params, tags)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            without_passwords(f"MLflow at {tracker.uri} did not answer: {first_line(error)}; see --tracking-uri")
-        ) from None
+    for pause in (*PAUSES, None):
+        try:
+            tracker.start(options.name, params, tags)
+            return
+        except UserError:
+            raise
+        except Exception as error:  # of MLflow, of its database, of the network: it may only just have been started
+            if pause is None:
+                where = without_passwords(tracker.uri)
+                raise UserError(f"MLflow at {where} did not answer: {why(error)}; see --tracking-uri") from None
+            time.sleep(pause)
 
 
 def check(plan: Plan) -> TaskData:

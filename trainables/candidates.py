@@ -13,7 +13,7 @@ from gpt2core.cli import (
     absolute_model,
     at_least,
     command_text,
-    interrupt_on_sigterm,
+    interrupt_on_signals,
     run_or_explain,
     settings,
 )
@@ -162,7 +162,7 @@ def execute(options: Options, console: "Console") -> int:
     from trainables.heartbeat import RayEndedError, leave
     from trainables.pipeline import fitted, locked, manifest, ray_explained
     from trainables.screen import Screen, show
-    from trainables.tracking import CandidatesRun, default_address
+    from trainables.tracking import CandidatesRun, mlflow_address
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False, soft_wrap=True)
@@ -170,15 +170,15 @@ def execute(options: Options, console: "Console") -> int:
     for line in settle():
         warn(line)
     folder = options.job.folder
-    uri, artifacts = (options.tracking_uri, None) if options.tracking_uri else default_address(default_storage())
+    uri = mlflow_address(options.tracking_uri, default_storage())
     with locked(folder):
-        tracker = CandidatesRun(uri, artifacts, warn)
+        tracker = CandidatesRun(uri, warn)
         status, card = "FAILED", ""
         rounds: list[dict[str, Any]] = []
         try:
             with ray_explained():
                 connect(say=warn)
-                interrupt_on_sigterm()
+                interrupt_on_signals()
                 job = fitted(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))
                 with Screen(job, console) as screen:

@@ -3,17 +3,24 @@
 import hashlib
 import logging
 import os
+import shlex
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from gpt2core.distill.card import filter_rows
-from gpt2core.errors import first_line, without_passwords
+from gpt2core.errors import UserError, first_line, without_passwords
+from gpt2core.files import atomic_path, locked
 from gpt2core.storage import address
 from trainables.pipeline import Progress
 
@@ -22,25 +29,105 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of tra
 EVERY, REST = 5.0, 60.0  # seconds between two entries, and after one that MLflow did not take
 
 
-def default_address(storage: Path) -> tuple[str, str | None]:
-    """MLflow's address where no flag gives one: $MLFLOW_TRACKING_URI, else a database and a folder in the storage."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return os.environ["MLFLOW_TRACKING_URI"], None
-    storage.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{storage / 'mlflow.db'}", (storage / "mlartifacts").as_uri()
+ARTIFACTS = "mlartifacts"  # the folder of artifacts, beside a database that is a file
+#: Where such a database says that artifacts are: table -> column.
+PLACES = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+#: What SQLite says -> what is said of it.
+SAID = {
+    "readonly database": "its database may only be read",
+    "unable to open database": "its database cannot be opened; see that its folder may be written to",
+}
 
 
-def experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """Id of an experiment, which is made where there is none; another search may make it at the same moment."""
+def mlflow_address(uri: str | None, storage: Path) -> str:
+    """MLflow's address: that of a flag, else $MLFLOW_TRACKING_URI, else a database in the storage."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage / "mlflow.db")
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of a database that is a file. SQLAlchemy decodes it; MLflow makes a folder of what it does not decode."""
+    plain = str(path)
+    return f"sqlite+pysqlite:///{quote(plain)}" if {"%", "?"} & set(plain) else f"sqlite:///{plain}"
+
+
+def database_of(uri: str) -> Path | None:
+    """The file that an address names; None where it is a server's, or no file."""
+    try:
+        name = make_url(uri).database if uri.startswith("sqlite") else None
+    except ArgumentError:
+        return None
+    return None if name is None or name == ":memory:" or name.startswith("file:") else Path(name).absolute()
+
+
+def open_client(uri: str) -> MlflowClient:
+    """MLflow at an address. Where it is a file, one process at a time makes it, whole or not at all, or sees that its artifacts
+    are those beside it."""
+    database = database_of(uri)
+    if database is None:
+        return MlflowClient(uri)
+    with locked(database.with_name(f".{database.name}.lock")):
+        if database.exists() and database.stat().st_size:
+            _take_artifacts_along(database)
+        else:
+            with atomic_path(database) as part:
+                MlflowClient(sqlite_address(part))
+    return MlflowClient(uri)
+
+
+def _take_artifacts_along(database: Path) -> None:
+    """Let a database that was moved, or is a copy, have its artifacts beside it, and leave those of the former place alone."""
+    here = (database.parent / ARTIFACTS).as_uri()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        known = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        tails = [(place, f"/{ARTIFACTS}/{name}") for name, place in known]
+        former = {place[: -len(tail)] + f"/{ARTIFACTS}" for place, tail in tails if place and place.endswith(tail)}
+        for there in former - {here}:
+            if not _same_folder(there, database.parent / ARTIFACTS):
+                for table, column in PLACES.items():
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                        (here, len(there) + 1, len(there) + 1, f"{there}/"),
+                    )
+
+
+def _same_folder(uri: str, folder: Path) -> bool:
+    there = Path(unquote(urlparse(uri).path))
+    return there.exists() and folder.exists() and there.samefile(folder)
+
+
+def experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment, which is made where there is none; another search may make it at the same moment.
+
+    Raises UserError for one that was deleted: MLflow keeps its name.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
+        database = database_of(client.tracking_uri)
+        place = None if database is None else f"{(database.parent / ARTIFACTS).as_uri()}/{name}"
         try:
-            return str(client.create_experiment(name, f"{artifacts}/{name}" if artifacts else None, KIND))
+            return str(client.create_experiment(name, place, KIND))
         except MlflowException as error:
             found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
             if found is None:
                 raise
+    if found.lifecycle_stage != "active":
+        uri = shlex.quote(without_passwords(client.tracking_uri))
+        raise UserError(
+            f"MLflow's experiment `{name}` is deleted; get it back with `MLFLOW_TRACKING_URI={uri} mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`, or give another --tracking-uri"
+        )
     return str(found.experiment_id)
+
+
+def why(error: Exception) -> str:
+    """Why MLflow did not do something, in a line without passwords."""
+    text = str(error)
+    return next((said for sign, said in SAID.items() if sign in text), without_passwords(first_line(error)))
 
 
 def quick_and_quiet() -> None:
@@ -57,8 +144,8 @@ class CandidatesRun:
     Counts are sums from the job's start, so an entry that could not be sent is made good by the next one.
     """
 
-    def __init__(self, uri: str, artifacts: str | None, warn: Callable[[str], None]) -> None:
-        self.uri, self.artifacts, self.warn = uri, artifacts, warn
+    def __init__(self, uri: str, warn: Callable[[str], None]) -> None:
+        self.uri, self.warn = uri, warn
         self.client: MlflowClient | None = None
         self.run_id = self.experiment_id = ""
         self.next = 0.0
@@ -82,12 +169,16 @@ class CandidatesRun:
 
     def finish(self, status: str, rounds: list[dict[str, Any]], card: str) -> None:
         """Log the counts of each round (the step is its number) and the card, and end the run."""
-        if self.run_id:
-            self._try(lambda: self._finish(status, rounds, card))
+        client, run = self.client, self.run_id
+        if client is not None and run:
+            self._try(lambda: self._rounds(rounds))
+            if rounds:
+                self._try(lambda: client.log_text(run, card, "README.md"))
+            self._try(lambda: client.set_terminated(run, status))
 
     def _open(self, folder: Path, params: Mapping[str, Any]) -> None:
-        self.client = MlflowClient(self.uri)
-        self.experiment_id = experiment(self.client, EXPERIMENT, self.artifacts)
+        self.client = open_client(self.uri)
+        self.experiment_id = experiment(self.client, EXPERIMENT)
         job = hashlib.sha256(f"{address(folder)}\0{sorted(params.items())}".encode()).hexdigest()
         runs = self.client.search_runs([self.experiment_id], f"tags.job = '{job}'", max_results=1)
         if runs:
@@ -104,7 +195,7 @@ class CandidatesRun:
         assert self.client is not None
         self.client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
 
-    def _finish(self, status: str, rounds: list[dict[str, Any]], card: str) -> None:
+    def _rounds(self, rounds: list[dict[str, Any]]) -> None:
         assert self.client is not None
         for entry in rounds:
             values = {f"round_rejected_{name}": rejected for name, rejected, _ in filter_rows(entry)}
@@ -116,17 +207,16 @@ class CandidatesRun:
             tags |= {"critic_model": rounds[-1]["critic"]["model"], "stand_in": rounds[-1]["stand_in"]}
             for key, value in tags.items():
                 self.client.set_tag(self.run_id, key, value)
-            self.client.log_text(self.run_id, card, "README.md")
-        self.client.set_terminated(self.run_id, status)
 
     def _try(self, send: Callable[[], None]) -> None:
         try:
             send()
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # of the database, of a store of artifacts: each has errors of its own
             self.next = time.monotonic() + REST
             if not self.warned:
-                told = f"MLflow at {self.uri} did not answer ({first_line(error)}); the job goes on without"
-                self.warn(without_passwords(told))
+                self.warn(
+                    f"MLflow at {without_passwords(self.uri)} did not answer ({why(error)}); the job goes on without"
+                )
             self.warned = True
 
 

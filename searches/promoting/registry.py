@@ -11,9 +11,9 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from gpt2core.errors import first_line, without_passwords
+from gpt2core.errors import without_passwords
 from searches.promoting.finished import Promotion
-from trainables.tracking import default_address
+from trainables.tracking import database_of, mlflow_address, open_client, why
 
 ALIAS = "champion"
 #: Tags that two versions of one model cannot have in common.
@@ -25,12 +25,11 @@ class NotRegisteredError(Exception):
 
 
 def address(uri: str | None, storage: Path) -> str:
-    """MLflow's address; raise NotRegisteredError where none is given and the storage has no database."""
-    if uri is not None:
-        return uri
-    found, own = default_address(storage)
-    if own and not (storage / "mlflow.db").is_file():
-        raise NotRegisteredError(f"there is no database {storage / 'mlflow.db'}; see --tracking-uri")
+    """MLflow's address; raise NotRegisteredError where it is a database that is not there."""
+    found = mlflow_address(uri, storage)
+    database = database_of(found)
+    if database is not None and not database.is_file():
+        raise NotRegisteredError(f"there is no database {database}; see --tracking-uri")
     return found
 
 
@@ -50,9 +49,10 @@ def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVer
     uri = address(uri, p.found.storage)
     try:
         mlflow.set_tracking_uri(uri)  # the registry looks a logged model up there
+        open_client(uri)
         return _register(MlflowClient(uri, registry_uri=uri), p, folder, name, run)
-    except (MlflowException, OSError) as error:
-        raise NotRegisteredError(without_passwords(f"MLflow at {uri} did not take it ({first_line(error)})")) from None
+    except Exception as error:  # of MLflow, of its database, of a store of files
+        raise NotRegisteredError(f"MLflow at {without_passwords(uri)} did not take it ({why(error)})") from None
 
 
 def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: str) -> ModelVersion:
@@ -82,7 +82,7 @@ def _new_version(
         source = f"models:/{model}"
         made = client.create_model_version(name, source, run, tags, description=_description(p), model_id=model)
         client.log_outputs(run, [LoggedModelOutput(model, p.epoch)])
-    except (MlflowException, OSError):
+    except Exception:
         client.delete_logged_model(model)
         raise
     return made

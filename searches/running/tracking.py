@@ -2,12 +2,13 @@
 
 The ledger keeps which run belongs to which trial, so a resumed search goes on in the same runs. A tracking server that cannot be
 reached never stops a search, nor holds it up: its entries wait (`delivery.py`), and what is still missing when the search is
-started again is delivered from the ledger. Entries have the time of their event, and MLflow keeps one of several that are alike,
-so whatever is sent twice is there once.
+started again is delivered from the ledger. A run that something was refused of says so by its tag `lacks`. Entries have the time
+of their event, and MLflow keeps one of several that are alike, so whatever is sent twice is there once.
 """
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -22,7 +23,8 @@ from gpt2core.errors import without_passwords
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
-from trainables.tracking import experiment, quick_and_quiet
+from searches.words import count
+from trainables.tracking import database_of, experiment, open_client, quick_and_quiet
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
@@ -30,46 +32,51 @@ TRAINING = "workflowType=machine_learning"  # the pages of training runs, not th
 CONTEXT = "mlflow.data.context"
 DIGEST = 12  # characters of a digest that a person reads; MLflow takes no more than 36
 ENDED = ("FINISHED", "FAILED", "KILLED")
+LACKS = "lacks"  # a tag: why a part of the run was not taken
+REASONS = 3  # that are told at the end
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow takes
 GRACE, SHORT_GRACE = 20.0, 2.0  # seconds for what waits at the end of a search; and where it was interrupted
 
 
 class Tracker:
     """Listens to a ledger and writes what it hears to MLflow."""
 
-    def __init__(
-        self, plan: Plan, ledger: Ledger, uri: str, artifacts: str | None, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger, uri: str, warn: Callable[[str], None]) -> None:
         quick_and_quiet()
-        self.plan, self.ledger, self.uri, self.artifacts, self.warn = plan, ledger, uri, artifacts, warn
-        self.delivery = Delivery(uri, warn)
+        self.plan, self.ledger, self.uri, self.warn = plan, ledger, uri, warn
+        self.delivery = Delivery(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
         self.experiment_id = self.name = ""
+        self.told = 0  # refusals that a person knows of
 
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow; to open it makes the database, where there is none."""
-        return MlflowClient(self.uri)
+        return open_client(self.uri)
 
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Find or make the experiment and the search's run, then deliver what MLflow lacks of an earlier start.
 
-        Raises MlflowException: a wrong address is found at the start.
+        Raises UserError for a deleted experiment, and whatever MLflow raises: a wrong address is found at the start.
         """
         self.name = name
-        self.experiment_id = experiment(self.client, self.plan.task, self.artifacts)
+        self.experiment_id = experiment(self.client, self.plan.task)
         state = self.ledger.state
-        key = {"search_id": state.id or state.runs.get("", "")}
+        known = {"search_id": state.id or state.runs.get("", "")}
         note = f"**{_plain(self.plan.search.question)}** The answer comes at the end."
-        tags = {**tags, **key, **self._source(), NOTE: note}
-        run = self._run("", key, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
+        tags = {key: _cut(value, LONGEST_TAG) for key, value in {**tags, **known, **self._source(), NOTE: note}.items()}
+        run = self._run("", known, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
-            self.client.update_run(self.parent, status="RUNNING")
+            self.delivery.put(partial(self.client.update_run, self.parent, status="RUNNING"))
         if not run.data.params:
-            self.client.log_batch(self.parent, params=[Param(k, str(v)) for k, v in params.items()])
-        if state.data and "data_digest" not in run.data.params:
-            self.delivery.put(partial(self._data, {"data": state.data, "floors": state.floors}, state))
-        self._share_view()
+            self.delivery.put(partial(self.client.log_batch, self.parent, params=_params(params)))
+        lacks = LACKS in run.data.tags
+        if lacks:
+            self.delivery.put(partial(self.client.delete_tag, self.parent, LACKS))
+        if state.data and (lacks or "data_digest" not in run.data.params):
+            self._data({"data": state.data, "floors": state.floors}, state)
+        self.delivery.put(self._share_view)
         for trial in state.trials.values():
-            self.delivery.put(partial(self._catch_up, trial))
+            self.delivery.put(partial(self._catch_up, trial), trial.name)
 
     @property
     def parent(self) -> str:
@@ -78,21 +85,43 @@ class Tracker:
 
     def __call__(self, event: Event, state: State) -> None:
         """Take an event of the ledger, to be delivered after whatever waits."""
-        if event["event"] in ("proposed", "report", "ended", "stopped", "reopened", "data", "candidates"):
-            self.delivery.put(partial(getattr(self, f"_{event['event']}"), event, state))
+        match event["event"]:
+            case "data" | "candidates" as kind:
+                getattr(self, f"_{kind}")(event, state)
+            case "proposed":
+                self._put_trial(self._proposed, event, state, event["trial"]["name"])
+            case "ended" | "stopped":
+                trial = state.trials[event["trial"]]
+                if trial.status != RUNNING:  # else it is told when it has ended
+                    self._end({**event, "status": trial.status}, state)
+            case "report" | "reopened" as kind:
+                self._put_trial(getattr(self, f"_{kind}"), event, state, event["trial"])
 
     def finish(self, summary: dict[str, Any], status: str) -> None:
         """Write the summary to the search's run and end it; say what could not be delivered."""
-        self.delivery.put(partial(self._finish, summary, status))
+        self.delivery.put(partial(self._results, summary))
+        self._put_file("summary.json", json.dumps(summary, indent=2, default=str))
+        self.delivery.put(partial(self._finish, status))
         self._wait(GRACE if status == "FINISHED" else SHORT_GRACE)
 
     def attach(self, files: Mapping[str, str], summary: dict[str, Any], page: Path) -> None:
         """Put text files beside the summary, and say on the page of the search's run what came out and where the report is."""
         if not self.delivery.stopped:
             for name, text in files.items():
-                self.delivery.put(partial(self.client.log_text, self.parent, text, name))
+                self._put_file(name, text)
             self.delivery.put(partial(self._describe, summary, page))
             self._wait(GRACE)
+
+    def _put_trial(self, tell: Callable[[Event, State], None], event: Event, state: State, name: str) -> None:
+        self.delivery.put(partial(tell, event, state), name)
+
+    def _put_file(self, name: str, text: str, trial: Trial | None = None) -> None:
+        """Let a file be sent, to the run of a trial or of the search."""
+
+        def send() -> None:
+            self.client.log_text(self.parent if trial is None else self._run_of(trial), text, name)
+
+        self.delivery.put(send, trial.name if trial else "", is_file=True)
 
     def _describe(self, summary: dict[str, Any], page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
@@ -101,32 +130,43 @@ class Tracker:
             f"**{_plain(summary['question'])}** {_plain(summary['answer']['text'])}"
             + "".join(f"\n\n{_plain(line)}" for line in summary["answer"].get("evidence", []))
         )
-        self.client.log_batch(self.parent, tags=[RunTag("report", str(page)), RunTag(NOTE, note)])
+        self.client.log_batch(self.parent, tags=_tags({"report": str(page), NOTE: note}))
 
     def _wait(self, seconds: float) -> None:
-        left = self.delivery.finish(seconds)
+        """Wait for what is not sent yet; say what of it, and of all before, MLflow has not."""
+        left, refused = self.delivery.finish(seconds), self.delivery.refused
+        where = f"MLflow at {without_passwords(self.uri)}"
         if left:
+            self.warn(f"{where} did not take {left} entries within {seconds:g} s; the same command delivers them")
+        if len(refused) > self.told:
+            reasons = list(dict.fromkeys(reason for _, reason in refused))
+            more = f"; and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
             self.warn(
-                f"MLflow at {without_passwords(self.uri)} did not take {left} entries within {seconds:g} s; the same command "
-                "delivers them"
+                f"{where} refused {count(len(refused), 'part')} of what it was sent ({'; '.join(reasons[:REASONS])}{more}). The "
+                "search's folder has all of it; when MLflow takes it, the same command delivers it"
             )
+            self.told = len(refused)
 
-    def _finish(self, summary: dict[str, Any], status: str) -> None:
+    def _results(self, summary: dict[str, Any]) -> None:
         now, answer = int(time.time() * 1000), summary["answer"]
         best = {f"best_{key}": value for key, value in (summary["best"] or {"metrics": {}})["metrics"].items()}
         metrics = [Metric(key, value, now, 0) for key, value in (best | answer_numbers(answer)).items()]
         told = {"answer": answer["text"], "outcome": answer.get("outcome"), "winner": answer.get("winner")}
-        tags = [RunTag(key, str(value)) for key, value in told.items() if value]
-        self.client.log_batch(self.parent, metrics=metrics, tags=tags)
-        self.client.log_dict(self.parent, summary, "summary.json")
+        self.client.log_batch(self.parent, metrics=metrics, tags=_tags(told))
+
+    def _finish(self, status: str) -> None:
+        lack = self.delivery.lacks("")
+        if lack:
+            self.client.log_batch(self.parent, tags=_tags({LACKS: lack}))
         self.client.set_terminated(self.parent, status)
 
     def page(self) -> str:
         """Where the MLflow UI shows the search's trials, best first, with what was searched and the score."""
         if self.uri.startswith("http"):
             return without_passwords(self.uri).rstrip("/") + self._link()
-        ours = self.uri == f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}"
-        start = "make ui" if ours else f"mlflow ui --backend-store-uri {without_passwords(self.uri)}"
+        ours = database_of(self.uri) == Path.cwd() / "runs" / "mlflow.db"
+        address = shlex.quote(without_passwords(self.uri))
+        start = "make ui" if ours else f"mlflow ui --backend-store-uri {address}"
         return f"`{start}`, then http://127.0.0.1:5000{self._link()}"
 
     def _link(self) -> str:
@@ -187,27 +227,30 @@ class Tracker:
     def _catch_up(self, trial: Trial) -> None:
         """Deliver what MLflow lacks of a trial."""
         with self.ledger.lock:
-            reports, status, reason = dict(trial.reports), trial.status, trial.reason
+            reports, status = dict(trial.reports), trial.status
         run = self._run_of_trial(trial)
-        if run.info.status in ENDED and status != RUNNING:
+        lacks = LACKS in run.data.tags
+        if run.info.status in ENDED and status != RUNNING and not lacks:
             return
-        if not run.data.params:
+        if lacks:
+            self.client.delete_tag(run.info.run_id, LACKS)
+        if lacks or not run.data.params:
             self._log_params(trial)
         if run.info.status in ENDED:
             self._reopened({"trial": trial.name}, self.ledger.state)
-        there = {metric.step for metric in self.client.get_metric_history(run.info.run_id, self.plan.objective)}
-        for epoch in sorted(reports.keys() - there):
+        history = [] if lacks else self.client.get_metric_history(run.info.run_id, self.plan.objective)
+        for epoch in sorted(reports.keys() - {metric.step for metric in history}):
             self._report(reports[epoch], self.ledger.state)
-        if status != RUNNING:
-            self._ended({"trial": trial.name, "status": status, "reason": reason}, self.ledger.state)
+        with self.ledger.lock:  # it may have been reopened meanwhile, which is told after this
+            if trial.status != RUNNING:
+                self._end({"trial": trial.name, "status": trial.status, "reason": trial.reason}, self.ledger.state)
 
     def _proposed(self, event: Event, state: State) -> None:
         self._log_params(state.trials[event["trial"]["name"]])
 
     def _log_params(self, trial: Trial) -> None:
         self._log_data(self._run_of(trial))
-        params = [Param(key, str(value)) for key, value in trial.run.items()]
-        self.client.log_batch(self._run_of(trial), params=params)
+        self.client.log_batch(self._run_of(trial), params=_params(trial.run))
 
     def _log_data(self, run_id: str) -> None:
         """Name the data among the datasets of a run, by which MLflow's table can be filtered."""
@@ -220,34 +263,39 @@ class Tracker:
     def _report(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
         metrics = [Metric(key, value, _milliseconds(event), event["epoch"]) for key, value in event["metrics"].items()]
-        tags = [RunTag(f"data_{key}", str(value)) for key, value in event.get("data", {}).items()]
-        self.client.log_batch(self._run_of(trial), metrics=metrics, tags=tags)
+        tags = {f"data_{key}": value for key, value in event.get("data", {}).items()}
+        self.client.log_batch(self._run_of(trial), metrics=metrics, tags=_tags(tags))
+
+    def _end(self, event: Event, state: State) -> None:
+        """Let all be sent that is known of a trial when it has ended, its end last."""
+        trial = state.trials[event["trial"]]
+        best = trial.best(self.plan.objective, self.plan.direction)
+        if best:
+            self._put_file("samples.md", samples_text(best["samples"]), trial)
+            for name, rows in best.get("tables", {}).items():
+                self._put_file(f"{name}.json", json.dumps({"rows are gold, columns predicted": rows}, indent=2), trial)
+        self.delivery.put(partial(self._ended, event, state), trial.name)
 
     def _ended(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
         run = self._run_of(trial)
-        counted = "" if trial.stopped_at is None else str(trial.stopped_at)  # epochs behind it do not count
-        tags = [RunTag("status", event["status"]), RunTag("reason", event.get("reason") or "")]
-        tags.append(RunTag("stopped_at", counted))
         objective = self.plan.objective
         best = trial.best(objective, self.plan.direction)
+        tags = {
+            "status": event["status"],
+            "reason": event.get("reason"),
+            "stopped_at": trial.stopped_at,  # epochs behind it do not count
+            "best_epoch": best["epoch"] if best else None,
+            LACKS: self.delivery.lacks(trial.name),
+        }
+        metrics = []
         if best:
             # MLflow sorts by the last value of a metric; what a trial is worth is its best epoch's.
             last = trial.reports[max(trial.reports)]
             when = max(_milliseconds(event), _milliseconds(last))
-            value = Metric(f"best_{objective}", best["metrics"][objective], when, last["epoch"])
-            self.client.log_batch(run, metrics=[value], tags=[RunTag("best_epoch", str(best["epoch"]))])
-            self.client.log_text(run, samples_text(best["samples"]), "samples.md")
-            for name, rows in best.get("tables", {}).items():
-                self.client.log_dict(run, {"rows are gold, columns predicted": rows}, f"{name}.json")
-        self.client.log_batch(run, tags=[tag for tag in tags if tag.value])
+            metrics = [Metric(f"best_{objective}", best["metrics"][objective], when, last["epoch"])]
+        self.client.log_batch(run, metrics=metrics, tags=_tags(tags))
         self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")
-
-    def _stopped(self, event: Event, state: State) -> None:
-        """A trial that had ended and counts up to an earlier epoch now."""
-        trial = state.trials[event["trial"]]
-        if trial.status != RUNNING:
-            self._ended({**event, "status": trial.status}, state)
 
     def _reopened(self, event: Event, state: State) -> None:
         run = self._run_of(state.trials[event["trial"]])
@@ -255,13 +303,32 @@ class Tracker:
         self.client.set_tag(run, "reason", "")
 
     def _data(self, event: Event, state: State) -> None:
-        self._log_data(self.parent)
-        self.client.log_batch(self.parent, params=[Param(f"data_{k}", v) for k, v in event["data"].items()])
-        self.client.log_text(self.parent, json.dumps(event["floors"], indent=2), "floors.json")
+        self.delivery.put(partial(self._log_data, self.parent))
+        params = _params({f"data_{key}": value for key, value in event["data"].items()})
+        self._put_file("floors.json", json.dumps(event["floors"], indent=2))
+        self.delivery.put(partial(self.client.log_batch, self.parent, params=params))
 
     def _candidates(self, event: Event, state: State) -> None:
-        self.client.log_dict(self.parent, event["made"], f"{event['name']}.json")
-        self.client.log_batch(self.parent, tags=[RunTag(f"{event['name']}_digest", event["made"]["digest"])])
+        self._put_file(f"{event['name']}.json", json.dumps(event["made"], indent=2))
+        tags = _tags({f"{event['name']}_digest": event["made"]["digest"]})
+        self.delivery.put(partial(self.client.log_batch, self.parent, tags=tags))
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(key, _cut(str(value), LONGEST_PARAM)) for key, value in values.items()]
+
+
+def _tags(values: Mapping[str, Any]) -> list[RunTag]:
+    """The tags that have a value."""
+    return [RunTag(key, _cut(str(value), LONGEST_TAG)) for key, value in values.items() if value not in (None, "")]
+
+
+def _cut(text: str, most: int) -> str:
+    """A text that MLflow takes, and that says how much of it is left out."""
+    if len(text) <= most:
+        return text
+    end = f" ... ({len(text)} characters)"
+    return text[: most - len(end)] + end
 
 
 def answer_numbers(answer: Mapping[str, Any]) -> dict[str, float]:

@@ -157,7 +157,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
     ledger.record({"event": "share", "gpus": 1.0, "cpus": 1.0, "concurrent": workers})
     console = Console(file=io.StringIO(), width=160)
     screen = Screen(plan, console, options.budget, ledger.state)
-    tracker = Tracker(plan, ledger, "nowhere", None, print)
+    tracker = Tracker(plan, ledger, "nowhere", print)
     client = tracker.client = Taking()
     tracker.start("at once", {}, {})
     refreshes: list[float] = []

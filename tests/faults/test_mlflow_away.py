@@ -1,5 +1,6 @@
 """MLflow that is away, hangs or is locked holds nothing up, and has everything once in the end."""
 
+import shutil
 import signal
 import sqlite3
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
+from gpt2core.errors import UserError
 from searches.question import Case, Choice, Plan, Profile, Search, make_plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger
 from searches.running.tracking import Tracker
 from tests.server import Server
+from trainables.tracking import mlflow_address
 
 SEARCH = Search(
     name="toy",
@@ -40,6 +44,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once."""
+    monkeypatch.setattr("searches.running.delivery.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.running.delivery.LONGEST_PAUSE", 0.01)
+
+
 class Tracked:
     """A ledger that MLflow listens to."""
 
@@ -48,7 +59,7 @@ class Tracked:
         self.ledger = Ledger(folder / "ledger.jsonl")
         if not self.ledger.state.id:
             self.ledger.record({"event": "search", "digest": "d", "id": name})
-        self.tracker = Tracker(PLAN, self.ledger, uri, (folder / "artifacts").as_uri(), self.warnings.append)
+        self.tracker = Tracker(PLAN, self.ledger, uri, self.warnings.append)
         self.tracker.start(name, {"seed": 1}, {"search": name})
         self.ledger.listeners.append(self.tracker)
         if not self.ledger.state.data:
@@ -166,7 +177,9 @@ def test_a_trial_that_goes_on_with_a_larger_budget_does_so_in_its_run(tmp_path: 
     tracked.everything_is_there_once()
 
 
-def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_was_lost_makes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
     tracked = Tracked(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "lost")
     client, lost = tracked.tracker.client, set[str]()
 
@@ -183,8 +196,6 @@ def test_an_answer_that_was_lost_makes_nothing_twice(tmp_path: Path, monkeypatch
 
         monkeypatch.setattr(client, name, call)
 
-    monkeypatch.setattr("searches.running.delivery.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("searches.running.delivery.LONGEST_PAUSE", 0.01)
     for name in ("create_run", "log_batch", "log_inputs", "log_text", "set_terminated"):
         losing(name)
     for name in TRIALS:
@@ -216,3 +227,113 @@ def test_at_another_address_everything_is_delivered_again(tmp_path: Path) -> Non
     other = Tracked(tmp_path, f"sqlite:///{tmp_path / 'other.db'}", "moved")
     other.end()
     other.everything_is_there_once()
+
+
+def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: None) -> None:
+    uri, store = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlartifacts"
+    store.write_text("no folder")
+    tracked = Tracked(tmp_path, uri, "files")
+    for name in TRIALS:
+        tracked.whole(name)
+    tracked.end()
+    tracked.everything_is_there_once()
+    first, last = tracked.warnings
+    assert "refused a file ([Errno" in first
+    assert "refused 5 parts of what it was sent ([Errno" in last  # floors.json, a file of each trial, summary.json
+    assert last.endswith("when MLflow takes it, the same command delivers it")
+    client, runs = tracked.tracker.client, tracked.ledger.state.runs
+    assert all("[Errno" in client.get_run(run).data.tags["lacks"] for run in runs.values())
+
+    store.unlink()
+    again = Tracked(tmp_path, uri, "files")
+    again.end()
+    again.everything_is_there_once()
+    assert again.warnings == []
+    stored = {name: {file.path for file in client.list_artifacts(run)} for name, run in runs.items()}
+    assert stored == {"": {"floors.json", "summary.json"}, **{name: {"samples.md"} for name in TRIALS}}
+    assert all("lacks" not in client.get_run(run).data.tags for run in runs.values())
+
+
+def test_an_entry_that_is_refused_each_time_is_passed_over(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked = Tracked(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "refused")
+    client = tracked.tracker.client
+    real, tries = client.log_batch, list[int]()
+
+    def refusing(run: str, metrics: Any = (), **kwargs: Any) -> None:
+        steps = [metric.step for metric in metrics if metric.key == "train_loss"]
+        if 2 in steps:
+            tries.extend(steps)
+            raise OSError("403: not for you")
+        real(run, metrics=metrics, **kwargs)
+
+    monkeypatch.setattr(client, "log_batch", refusing)
+    for name in TRIALS:
+        tracked.whole(name)
+    tracked.end()
+    assert len(tries) == 4 + 4 + 4, "between them, others were taken"
+    assert tracked.warnings[-1].startswith(
+        f"MLflow at {tracked.tracker.uri} refused 3 parts of what it was sent (403: not"
+    )
+    run = client.get_run(tracked.ledger.state.runs["0000"])
+    assert (run.info.status, run.data.metrics["train_loss"], run.data.tags["lacks"]) == (
+        "FINISHED",
+        1.0,
+        "403: not for you",
+    )
+
+    again = Tracked(tmp_path, tracked.tracker.uri, "refused")
+    again.end()
+    again.everything_is_there_once()
+
+
+def test_what_is_longer_than_mlflow_takes_is_cut_and_says_so(tmp_path: Path) -> None:
+    tracked = Tracked(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "long")
+    tracked.tracker.start("long", {"command": "x" * 7000}, {"question": "y" * 9000})
+    tracked.proposed("0000")
+    tracked.ended("0000", "failed", "z" * 9000)
+    tracked.end()
+    run = tracked.tracker.client.get_run(tracked.ledger.state.runs["0000"])
+    assert run.data.tags["reason"].endswith("z ... (9000 characters)")
+    assert tracked.warnings == []
+
+
+def test_an_experiment_that_was_deleted_is_named_with_the_way_back(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracked = Tracked(tmp_path, uri, "deleted")
+    tracked.end()
+    tracked.tracker.client.delete_experiment(tracked.tracker.experiment_id)
+    with pytest.raises(UserError, match=f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id 1`"):
+        Tracked(tmp_path, uri, "deleted")
+
+
+@pytest.mark.parametrize("odd", ["a b", "a%20b", "a?b", "a#b;c", "ä\nb'\"c"])
+def test_a_database_and_its_files_lie_in_the_storage_whatever_it_is_called(tmp_path: Path, odd: str) -> None:
+    storage = tmp_path / odd
+    tracked = Tracked(storage, mlflow_address(None, storage), "odd")
+    for name in TRIALS:
+        tracked.whole(name)
+    tracked.end()
+    tracked.everything_is_there_once()
+    assert [path.name for path in tmp_path.iterdir()] == [odd]
+    assert {path.name for path in storage.rglob("*.*")} >= {"mlflow.db", "samples.md", "summary.json"}
+
+
+def test_a_storage_that_was_copied_keeps_its_files_to_itself(tmp_path: Path) -> None:
+    former, copy = tmp_path / "former", tmp_path / "copy"
+    first = Tracked(former, mlflow_address(None, former), "copied")
+    first.whole("0000")
+    first.end()
+    shutil.copytree(former, copy)
+    before = {path: path.stat().st_mtime_ns for path in former.rglob("*") if path.is_file()}
+    _artifact_repos_cache.clear()  # MLflow's, of this process; a copy is gone on with by another one
+    second = Tracked(copy, mlflow_address(None, copy), "copied")
+    second.whole("0001")
+    second.whole("0001-r1")
+    second.end()
+    second.everything_is_there_once()
+    assert {path: path.stat().st_mtime_ns for path in former.rglob("*") if path.is_file()} == before
+    assert len(list(copy.rglob("samples.md"))) == len(TRIALS)
+    found = second.tracker.client.download_artifacts(second.ledger.state.runs["0000"], "samples.md")
+    assert Path(found).is_relative_to(copy)

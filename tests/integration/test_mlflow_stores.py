@@ -30,9 +30,11 @@ from searches.running.tracking import Tracker
 from tests.runs import ROOT
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
+from trainables.tracking import experiment, open_client, sqlite_address
 
 SEARCHES, EPOCHS, METRICS = 8, 5, 20
 USERS = ("ann", "ben")
+USERS_AT_ONCE = 4  # of a new database
 PATIENCE = 120  # seconds that all may take on a busy machine
 PLAN = make_plan(search_of("lora_rank"), "quick")
 NAMES = (PLAN.objective, *(f"metric_{number}" for number in range(1, METRICS)))
@@ -130,7 +132,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     warnings: list[str] = []
     ledger = Ledger(folder / f"ledger-{search}.jsonl")
     ledger.record({"event": "search", "digest": "d", "id": f"search-{search}"})
-    tracker = Tracker(PLAN, ledger, uri, None, warnings.append)
+    tracker = Tracker(PLAN, ledger, uri, warnings.append)
     gate.wait(PATIENCE)
     tracker.start(f"search-{search}", {"seed": search}, {"search": f"search-{search}"})
     ledger.listeners.append(tracker)
@@ -183,6 +185,23 @@ def test_eight_searches_at_once_lose_nothing(server: TeamServer, client: MlflowC
     for search, name in enumerate(names):
         check_parent(search, parents[name], server.store)
         check_trial(search, trials[name], parents[name], server)
+
+
+def open_at_once(uri: str) -> str:
+    """Open MLflow together with others; returns the id of the experiment."""
+    gate.wait(PATIENCE)
+    return experiment(open_client(uri), PLAN.task)
+
+
+def test_searches_begun_together_share_a_new_database(tmp_path: Path) -> None:
+    """Also where the first one was killed while it made it."""
+    (tmp_path / "mlflow.db").touch()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(USERS_AT_ONCE, context, keep, (context.Barrier(USERS_AT_ONCE),)) as processes:
+        opened = [processes.submit(open_at_once, sqlite_address(tmp_path / "mlflow.db")) for _ in range(USERS_AT_ONCE)]
+        assert len({future.result(PATIENCE) for future in opened}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
 def check_parent(search: int, run: Run, store: Store) -> None:

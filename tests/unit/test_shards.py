@@ -172,7 +172,7 @@ def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Pa
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
     said: list[str] = []
-    tracker = CandidatesRun(address, None, said.append)
+    tracker = CandidatesRun(address, said.append)
     tracker.start(tmp_path, {"tau": 0.5})
     tracker(progress())
     tracker.finish("FINISHED", [], "")

@@ -1,0 +1,100 @@
+"""Output that never ends what a command does: what nobody can be shown is left out.
+
+A reader that has gone (`| head -1`) is no fault. A full disk, or a terminal that went away, is said where there is still somebody
+to say it to. A sign that the output's encoding lacks is written in signs that it has.
+"""
+
+import codecs
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+#: What stands for a sign in an encoding without it, where it does not come apart into letters.
+INSTEAD = {
+    "±": "+/-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "×": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "→": "->",
+    "•": "*",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+}
+
+
+def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = ""
+    for sign in error.object[error.start : error.end]:
+        apart = INSTEAD.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+        plain += apart or "?"
+    return plain, error.end
+
+
+codecs.register_error("plain", _in_plain_signs)
+
+
+class Steady(io.TextIOWrapper):
+    """A stream of text that is written to as long as that works. It shares the bytes of another one, and leaves them to it."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream.buffer, stream.encoding, "plain", write_through=True)
+        self.what, self.lost = name, False
+
+    def write(self, text: str) -> int:
+        """Write what can be written; return as if all was."""
+        if not self.lost:
+            try:
+                super().write(text)
+                super().flush()
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: each text is flushed."""
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = True
+        with suppress(OSError, ValueError):  # what is still in its buffers goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+        if not isinstance(error, BrokenPipeError) and self.what == "output":
+            print(f"warning: the output cannot be written ({error.strerror}); the work goes on", file=sys.stderr)
+
+
+@contextmanager
+def steady_output() -> Iterator[None]:
+    """Let the output and the errors of this process be steady; a closed one is none, and no other file takes its number."""
+    _fill_standard_files()
+    former = sys.stdout, sys.stderr
+    streams = []
+    for stream, name in zip(former, ("output", "errors"), strict=True):
+        stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+        streams.append(Steady(stream, name) if hasattr(stream, "buffer") else stream)
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = former
+        for stream in streams:
+            if isinstance(stream, Steady):
+                stream.detach()
+
+
+def _fill_standard_files() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
