@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -24,8 +24,10 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library war
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, whoever preempts, a terminal that is closed
-
-_interrupted = threading.Event()  # by one of them: whoever sent it waits for the end of this process, and not for long
+PATIENCE = 60.0  # seconds that an end may take, after which another signal ends at once
+_interrupted: list[
+    float
+] = []  # when a signal came: whoever sent it waits for the end of this process, and not for long
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,17 +106,18 @@ def command_text(argv: Sequence[str]) -> str:
 
 
 def interrupt_on_signals() -> None:
-    """Let a command that is to end do so as one that Ctrl-C ends, once. Ray has its own way with SIGTERM: call it after connecting
-    too."""
+    """Let a command that is to end do so, once, as Ctrl-C ends it. Ray has a way of its own: call it after connecting too."""
 
     def interrupt(number: int, frame: object) -> None:
-        for later in ENDING:
-            signal.signal(later, signal.SIG_IGN)  # a second one must not break the end that the first one begins
-        _interrupted.set()
-        raise KeyboardInterrupt
+        first = not _interrupted
+        _interrupted.append(time.monotonic())
+        if first:
+            raise KeyboardInterrupt
+        if _interrupted[-1] - _interrupted[0] > PATIENCE:  # else it must not break the end that the first one begins
+            os._exit(130)
 
     for number in ENDING:
-        if not _interrupted.is_set() and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, interrupt)
 
 
@@ -135,7 +138,7 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
-            if _interrupted.is_set():
+            if _interrupted:
                 sys.stdout.flush()
                 os._exit(130)  # Ray's own end lets a second signal in; its processes end with this one
             sys.exit(130)

@@ -11,22 +11,21 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 #: What stands for a sign in an encoding without it, where it does not come apart into letters.
 INSTEAD = {
-    "±": "+/-",
-    "–": "-",
-    "—": "-",
-    "…": "...",
-    "×": "x",
-    "≤": "<=",
-    "≥": ">=",
-    "→": "->",
-    "•": "*",
-    "“": '"',
-    "”": '"',
-    "’": "'",
+    "\N{PLUS-MINUS SIGN}": "+/-",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{LESS-THAN OR EQUAL TO}": "<=",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{LEFT DOUBLE QUOTATION MARK}": '"',
+    "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
 }
 
 
@@ -78,10 +77,7 @@ def steady_output() -> Iterator[None]:
     """Let the output and the errors of this process be steady; a closed one is none, and no other file takes its number."""
     _fill_standard_files()
     former = sys.stdout, sys.stderr
-    streams = []
-    for stream, name in zip(former, ("output", "errors"), strict=True):
-        stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
-        streams.append(Steady(stream, name) if hasattr(stream, "buffer") else stream)
+    streams = [_steady(stream, name) for stream, name in zip(former, ("output", "errors"), strict=True)]
     sys.stdout, sys.stderr = streams
     try:
         yield
@@ -90,6 +86,13 @@ def steady_output() -> Iterator[None]:
         for stream in streams:
             if isinstance(stream, Steady):
                 stream.detach()
+
+
+def _steady(stream: TextIO | None, name: str) -> TextIO:
+    """A steady stream in the place of one that may be closed; one that holds text, and no bytes, cannot fail."""
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8", errors="replace")  # noqa: SIM115  # while the process lives
+    return Steady(stream, name) if hasattr(stream, "buffer") else stream
 
 
 def _fill_standard_files() -> None:

@@ -13,20 +13,20 @@ from uuid import uuid4
 import ray
 from ray import tune
 from rich.console import Console
+from safetensors import SafetensorError
 
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
-from gpt2core.checkpoints import BEST
 from gpt2core.cli import command_text, interrupt_on_signals
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
-from gpt2core.errors import StorageError, UserError, without_passwords
+from gpt2core.errors import StorageError, UserError, first_line, without_passwords
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
-from gpt2core.storage import address, fetch, send
+from gpt2core.storage import address, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
 from gpt2core.weights import model_folder
@@ -35,7 +35,7 @@ from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
 from searches.deciding.strategy import Strategy
 from searches.deciding.views import open_storage
-from searches.options import Options, without
+from searches.options import Options, trial_folder, without
 from searches.pairs import jobs, make_pairs
 from searches.planning.baselines import baselines
 from searches.planning.measure import note_plan
@@ -115,11 +115,13 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         summary = end()
         if status == "FAILED" and not keep_ray:  # else it ends later, and so that the last line says what went wrong
             ray.shutdown()
+    results_are, code = conclude(summary, folder, tracker)  # before anything is shown
     show(summary, console)
-    status_code = conclude(summary, folder, tracker, console)
+    for line in results_are:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not keep_ray:
         ray.shutdown()
-    return status_code
+    return code
 
 
 def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> dict[str, Any]:
@@ -316,27 +318,42 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config["spec"]["name"])
 
 
-def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker, console: Console) -> int:
-    """Write the report, export the winner, print where everything is, and return the exit status."""
-    page, *others = files = write(folder, summary)
-    tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, page)
-    lines = [
-        f"Report: {address(page)}",
-        f"Results: {', '.join(map(address, [folder / 'summary.json', *others]))}",
-        f"MLflow: {tracker.page()}",
-    ]
-    done = [row for row in summary["trials"] if row["status"] in (COMPLETED, STOPPED)]
+def conclude(summary: dict[str, Any], folder: Path, tracker: Tracker) -> tuple[list[str], int]:
+    """Write the report and export the winner; return what to say of it, a line each, and the exit status."""
+    report, files, whole = _report(summary, folder)
+    model, exported = _model(summary, folder)
+    if files:
+        tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, files[0])
+    return [*report, *model, f"MLflow: {tracker.page()}"], 0 if whole and exported else 1
+
+
+def _report(summary: dict[str, Any], folder: Path) -> tuple[list[str], list[Path], bool]:
+    results = folder / "summary.json"
+    try:
+        page, *others = files = write(folder, summary)
+    except (OSError, UserError) as error:
+        return [_unwritten("The report", error), f"Results: {address(results)}"], [], False
+    return [f"Report: {address(page)}", f"Results: {', '.join(map(address, [results, *others]))}"], files, True
+
+
+def _model(summary: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
+    done = any(row["status"] in (COMPLETED, STOPPED) for row in summary["trials"])
     if not done or summary["best"] is None:
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
         reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
-        console.print(f"No trial succeeded: {'; '.join(reasons) or 'none was started'}", style="red", markup=False)
-        return 1
+        return [f"No trial succeeded: {'; '.join(reasons) or 'none was started'}"], False
     name = summary["answer"]["chosen"]
     chosen = next(row for row in summary["trials"] if row["id"] == name)
     out = folder / "best"
-    fetch(folder / "trials" / name / BEST)
-    export(RunConfig.of(chosen["config"]), folder / "trials" / name, out)
-    send(out)
-    lines.insert(1, f"Model folder of trial {name}: {address(out)}")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    try:
+        weights = trial_folder(folder, name)
+        export(RunConfig.of(chosen["config"]), weights, out)
+        send(out)
+    except (OSError, UserError, SafetensorError) as error:
+        return [_unwritten(f"The model folder of trial {name}", error)], False
+    return [f"Model folder of trial {name}: {address(out)}"], True
+
+
+def _unwritten(what: str, error: Exception) -> str:
+    """That a result is missing, why, and how to have it."""
+    why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else first_line(error)
+    return f"{what} could not be written ({why}). All else is kept; when that is mended, the same command writes it"

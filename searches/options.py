@@ -10,7 +10,7 @@ from pathlib import Path
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import lookup, nearest
-from gpt2core.storage import address, folders, local
+from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
@@ -25,6 +25,7 @@ searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, s
 """
 
 LEAST, MOST_SEEDS = 3, 8  # seeds that `--until decided` runs, at most where nothing else is said
+LONGEST_NAME = 100  # characters of a search's name
 CANDIDATES = "candidates"  # the folder, among the results of a search, of the pairs that it generates
 
 
@@ -255,9 +256,11 @@ def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]
 
 def search_name(name: str) -> str:
     """Return a name that cannot leave its folder; raise ConfigError for any other."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}... of {len(name)} characters"
         raise ConfigError(
-            f"The value of `--name` is {name!r}, but must be letters, digits, dots, dashes and underscores"
+            f"The value of `--name` is {shown!r}, but must be letters, digits, dots, dashes and underscores, a letter or a digit "
+            f"first, and at most {LONGEST_NAME} of them"
         )
     return name
 
@@ -271,6 +274,18 @@ def search_folder(storage: str | None, name: str) -> Path:
         there = folders(searches)
         hint = nearest(name, there) if there else "there is none"
         raise UserError(f"There is no search `{name}` in {address(searches)}: {hint}; see --storage")
+    return folder
+
+
+def trial_folder(search: Path, name: str) -> Path:
+    """The checkpoints of a trial, with its best weights; raise UserError where its folder is gone."""
+    folder = search / "trials" / name
+    fetch(folder / "best")
+    if not folder.is_dir():
+        raise UserError(
+            f"{address(folder)}: the folder of trial {name} is gone, and its weights with it; put it back, or take another "
+            f"trial: python -m searches promote {search.name} --trial NUMBER"
+        )
     return folder
 
 

@@ -18,7 +18,8 @@ from searches.words import count
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
-    """Run a search from the command line and exit: 0 done, 1 no trial succeeded, 2 bad input, 130 interrupted."""
+    """Run a search from the command line and exit: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input,
+    130 interrupted."""
     again = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
     run_or_explain(lambda: run(parse(search, argv)), again)
 

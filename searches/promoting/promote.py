@@ -5,13 +5,14 @@ import re
 import sys
 from pathlib import Path
 
-from gpt2core.checkpoints import BEST, whole_folder
+from gpt2core.checkpoints import whole_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError
 from gpt2core.export import Format, check_format, export
 from gpt2core.promoted import is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
+from searches.options import trial_folder
 from searches.promoting.card import model_card
 from searches.promoting.finished import Chosen, Finished, Promotion, choose, open_finished
 from searches.promoting.registry import ALIAS, NotRegisteredError, register
@@ -49,10 +50,10 @@ def promote(options: argparse.Namespace) -> int:
 def write(found: Finished, chosen: Chosen, config: RunConfig, format: Format, out: Path, name: str | None) -> Promotion:
     """Write weights, card and run.json into `out`, which is whole or as it was. Raises UserError."""
     trial = chosen.trial
-    fetch(found.folder / "trials" / trial.name / BEST)
+    weights = trial_folder(found.folder, trial.name)
     try:
         with whole_folder(out) as part:
-            epoch = export(config, found.folder / "trials" / trial.name, part, format)
+            epoch = export(config, weights, part, format)
             if epoch not in trial.reports:
                 raise CheckpointError(
                     f"Trial {trial.name} is still running, and its epoch {epoch} came in between; promote it again"
