@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, first_line
-from gpt2core.files import atomic_path, flush_folder, write_json
+from gpt2core.files import atomic_path, flush_folder, readable, write_json
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST, PART = "best", "part"
@@ -85,8 +86,9 @@ def resume_part(
     if _epoch_of(part) != epoch:
         return None
     try:
-        state = json.loads((part / STATE).read_text(encoding="utf-8"))
-        weights, moments = load_file(part / WEIGHTS), load_file(part / OPTIMIZER)
+        with _permitted():
+            state = json.loads((part / STATE).read_text(encoding="utf-8"))
+            weights, moments = (load_file(readable(part / name)) for name in (WEIGHTS, OPTIMIZER))
     except (OSError, ValueError, SafetensorError):
         return None
     if _deciding(state["config"]) != _deciding(config.model_dump()):
@@ -125,7 +127,9 @@ class whole_folder:  # noqa: N801  # reads as a verb at its use
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
+            mode = self.part.stat().st_mode & 0o666  # safetensors lets nobody else read what it writes
             for path in self.part.iterdir():
+                path.chmod(mode)
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             flush_folder(self.part)
@@ -191,7 +195,7 @@ def _tell_of_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
 def _epoch_of(folder: Path) -> int | None:
     """The epoch that whole weights are of; None where they are damaged, or not there."""
     try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
+        with _permitted(), safe_open(readable(folder / WEIGHTS), "pt") as file:
             return int((file.metadata() or {})[EPOCH])
     except (OSError, KeyError, ValueError, SafetensorError):
         return None
@@ -202,7 +206,23 @@ def _epoch_folder(folder: Path, epoch: int) -> Path:
 
 
 def _epochs(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", path.name))
+    try:
+        with _permitted():
+            names = [path.name for path in folder.iterdir()]  # which says what a glob keeps to itself
+    except OSError:
+        return []
+    return sorted(folder / name for name in names if re.fullmatch(r"epoch-\d+", name))
+
+
+@contextmanager
+def _permitted() -> Iterator[None]:
+    """Raise CheckpointError where something may not be read: it is not damaged, nor missing."""
+    try:
+        yield
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{error.filename}: may not be read ({error.strerror}); ask its owner for the right"
+        ) from None
 
 
 def resume(
@@ -221,8 +241,9 @@ def resume(
     """
     for path in reversed(_epochs(folder)):
         try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            weights, moments = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+            with _permitted():
+                state = json.loads((path / STATE).read_text(encoding="utf-8"))
+                weights, moments = (load_file(readable(path / name)) for name in (WEIGHTS, OPTIMIZER))
         except (OSError, ValueError, SafetensorError) as error:
             say(f"{path} is damaged ({first_line(error)}) and passed over")
             continue
@@ -273,6 +294,9 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
         return
     for path in reversed(_epochs(source)):
         try:
+            for needed in (STATE, WEIGHTS, OPTIMIZER):
+                with _permitted():
+                    readable(path / needed)
             state = json.loads((path / STATE).read_text(encoding="utf-8")) | {"config": config.model_dump()}
             for folder in (source / BEST, path):  # the epoch last: where it is, all is
                 best = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -311,7 +335,8 @@ def load_best(folder: Path, model: nn.Module) -> int:
     """Load the weights of the best epoch into an adapted model; return that epoch. Raises CheckpointError."""
     state = _best_state(folder)
     try:
-        weights = load_file(folder / BEST / WEIGHTS)
+        with _permitted():
+            weights = load_file(readable(folder / BEST / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / BEST / WEIGHTS}: cannot be read ({error})") from None
     _load_weights(model, weights, folder)
@@ -329,9 +354,12 @@ def run_config(folder: Path) -> RunConfig:
 def _best_state(folder: Path) -> dict[str, Any]:
     path = folder / BEST / STATE
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        with _permitted():
+            state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file; `python -m gpt2core train` writes it") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: is no JSON ({error})") from None
     match state:

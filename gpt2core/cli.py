@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, UserError, without_passwords
+from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
 from gpt2core.lookup import nearest
 from gpt2core.output import steady_output
 from gpt2core.storage import is_address
@@ -122,7 +122,8 @@ def interrupt_on_signals() -> None:
 
 
 def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
-    """Run a command and exit with its status; bad input is one line and 2, an interruption says how to go on and is 130.
+    """Run a command and exit with its status; bad input, and a file that cannot be used, is one line and 2, an interruption says
+    how to go on and is 130.
 
     What a command imports is there to its end. Python looks through it for garbage some thousand times meanwhile, and a few
     times more as it ends, which together takes seconds; here, it looks less often, and not at the end.
@@ -135,6 +136,10 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
             sys.exit(command())
         except UserError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror or first_line(error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)

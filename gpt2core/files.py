@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path to write; on success it takes `path`'s place, on any error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
     try:
@@ -55,6 +58,13 @@ def _lock_file(path: Path) -> int:
     except OSError as error:
         hint = ", or set GPT2_SEARCH_CACHE to a folder of yours" if path.is_relative_to(cache_folder()) else ""
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); give it to this user{hint}") from None
+
+
+def readable(path: Path) -> Path:
+    """The same path; raise PermissionError where its file may not be read, which safetensors would call missing."""
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):  # who reads it says so
+        path.open("rb").close()
+    return path
 
 
 def flush_folder(folder: Path) -> None:

@@ -91,7 +91,7 @@ def steady_output() -> Iterator[None]:
 def _steady(stream: TextIO | None, name: str) -> TextIO:
     """A steady stream in the place of one that may be closed; one that holds text, and no bytes, cannot fail."""
     if stream is None:
-        return Path(os.devnull).open("w", encoding="utf-8", errors="replace")  # noqa: SIM115  # while the process lives
+        return Path(os.devnull).open("w", encoding="utf-8", errors="replace")  # while the process lives
     return Steady(stream, name) if hasattr(stream, "buffer") else stream
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gpt2core.config import MODELS, ModelConfig
 from gpt2core.errors import ConfigError, WeightsError, first_line
+from gpt2core.files import atomic_path, readable
 from gpt2core.hub import download
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
@@ -147,7 +148,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         if not path.is_file():
             raise WeightsError(f"{path}: there is no such file; save the model as safetensors into this folder")
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(readable(path), framework="pt") as file:
                 tensors |= {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
@@ -243,10 +244,9 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, cl
         source = Path(str(tokenizer_from)) / name
         if source.is_file() and source.parent.resolve() != folder.resolve():
             shutil.copyfile(source, folder / name)
-    part = folder / "model.safetensors.part"
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    save_file(to_hugging_face(state), part, metadata={"format": "pt"})
-    part.replace(folder / "model.safetensors")
+    with atomic_path(folder / "model.safetensors") as part:
+        save_file(to_hugging_face(state), part, metadata={"format": "pt"})
 
 
 def _their_config(config: ModelConfig) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def manifest(folder: Path) -> dict[str, Any]:
         if found["version"] == VERSION:
             return found
         raise UserError(f"{path}: its version is {found['version']}, but must be {VERSION}; choose another --out")
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: is damaged; remove it, and the same command makes it again") from None
 
 

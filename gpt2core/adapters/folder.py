@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gpt2core.adapters.lora import Pair, lora_layers
 from gpt2core.errors import WeightsError
+from gpt2core.files import atomic_path, readable
 from gpt2core.model import GPT2
 from gpt2core.weights import THEIR_HEAD, their_name
 
@@ -55,9 +56,8 @@ def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, b
     folder.mkdir(parents=True, exist_ok=True)
     values = _config(joined, base_model, head is not None)
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    part = folder / f"{WEIGHTS}.part"
-    save_file(tensors, part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
+    with atomic_path(folder / WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
 
 
 def _joined(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
@@ -158,7 +158,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """Float32 tensors by the names of transformers' GPT2Model."""
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(readable(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
     return {name.removeprefix(PREFIX).removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gpt2core.files import atomic_path
+from gpt2core.files import atomic_path, readable
 from gpt2core.storage import fetch, local, send
 
 CONTEXTS = pa.schema([("context", pa.string()), ("prefix", pa.string()), ("text", pa.string())])
@@ -133,7 +133,9 @@ def remove_parts(folder: Path) -> None:
 def is_whole(path: Path) -> bool:
     """Whether a Parquet file is there and its footer, which is written last, can be read."""
     try:
-        pq.read_metadata(path)
+        pq.read_metadata(readable(path))
+    except PermissionError:
+        raise  # it is there, and not to be made again
     except (OSError, pa.ArrowInvalid):
         return False
     return True

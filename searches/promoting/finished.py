@@ -89,6 +89,8 @@ def _summary(folder: Path, state: State) -> Summary | None:
     try:
         summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         known = {row["id"]: row["status"] for row in summary["trials"]}
+    except PermissionError:
+        raise  # it has an answer
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return summary if known == {trial.name: trial.status for trial in state.trials.values()} else None

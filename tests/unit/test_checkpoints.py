@@ -14,7 +14,9 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.errors import CheckpointError
 from gpt2core.training import build
+from gpt2core.weights import save_model
 from tests import toys
+from tests.rights import as_files_allow
 
 LORA = toys.RUN.but(adapter="lora", rank=2)
 BEST = {1: True, 2: False, 3: True, 4: False, 5: False}  # by epoch: whether its score is the best so far
@@ -109,6 +111,38 @@ def test_a_kill_at_any_step_loses_no_more_than_the_epoch(tmp_path: Path) -> None
 
 
 FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE)
+
+
+@pytest.mark.parametrize("name", ["epoch-0004", *(f"epoch-0004/{file}" for file in FILES)])
+def test_what_may_not_be_read_is_neither_damaged_nor_missing(name: str, tmp_path: Path) -> None:
+    Run().until(4, tmp_path)
+    (tmp_path / name).chmod(0)
+    file = f"{name}/{checkpoints.STATE}" if name == "epoch-0004" else name
+    with as_files_allow(), pytest.raises(CheckpointError) as error:
+        Run().until(5, tmp_path)
+    (tmp_path / name).chmod(0o755)
+    assert str(error.value) == f"{tmp_path / file}: may not be read (Permission denied); ask its owner for the right"
+    assert Run().until(5, tmp_path) == 4, "the checkpoint is as it was"
+
+
+@pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
+def test_best_weights_that_may_not_be_read_are_not_missing(file: str, tmp_path: Path) -> None:
+    Run().until(3, tmp_path)
+    path = tmp_path / "best" / file
+    path.chmod(0)
+    with as_files_allow(), pytest.raises(CheckpointError, match=f"{path}: may not be read"):
+        checkpoints.load_best(tmp_path, Run().model)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_modes_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
+    former = os.umask(umask)
+    try:
+        Run().until(3, tmp_path / "run")
+        save_model(toys.model(), tmp_path / "run" / "model")
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*") if path.is_file()} == {mode}
 
 
 @pytest.mark.parametrize("file", FILES)
