@@ -20,14 +20,19 @@ def final_test(plan: Plan, ledger: Ledger, spec: TrialSpec, trials_folder: str) 
 
     Who is a finalist was decided on the dev split. Raises UserError where the split was touched for others before.
     """
-    trials = [trial for name in finalists(ledger.state, plan) for trial in repeats(ledger.state, name)]
-    missing = [trial for trial in trials if trial.name not in ledger.state.tests]
-    if ledger.state.tests and missing:
-        known = ", ".join(ledger.state.tests)
+    state = ledger.state
+    trials = [trial for name in finalists(state, plan) for trial in repeats(state, name)]
+    known = {*state.testing, *state.tests}
+    if known and any(trial.name not in known for trial in trials):
         raise UserError(
-            f"The test split was scored before, for {known}, and it can be touched once: what a search finds behind that has "
-            "no test score; for one, begin a search of another --name"
+            f"The test split was scored before, for {', '.join(sorted(known))}, and it can be touched once: what a search "
+            "finds behind that has no test score; for one, begin a search of another --name"
         )
+    if (
+        trials and not known
+    ):  # before it is touched: whatever ends this process, the same trials may go on, and no others
+        ledger.record({"event": "testing", "trials": [trial.name for trial in trials]})
+    missing = [trial for trial in trials if trial.name not in state.tests]
     specs = [
         replace(spec, name=trial.name, run=RunConfig.of(trial.run), folder=f"{trials_folder}/{trial.name}")
         for trial in missing

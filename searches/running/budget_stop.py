@@ -46,7 +46,7 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
         """Note what was cut off in the middle of an epoch."""
         for trial in list(self.ledger.state.trials.values()) if self.over() else []:
             if trial.status == RUNNING:
-                done = max(trial.reports, default=0) >= trial.run["epochs"]
+                done = max(trial.reports, default=0) >= trial.epochs
                 ending = {"status": COMPLETED, "reason": None} if done else {"status": STOPPED, "reason": BUDGET}
                 self.ledger.record({"event": "ended", "trial": trial.name, **ending})
 

@@ -34,7 +34,9 @@ class Clock:
     ended: dict[Kind, Ended] = field(
         default_factory=lambda: {"search": Ended(), "clone": Ended(), "replicate": Ended()}
     )
-    whole: dict[str, float] = field(default_factory=dict)  # seconds of the trials that nothing stopped
+    ends: dict[str, int] = field(default_factory=dict)  # the epoch that each trial ends after, where it is known
+    parts: dict[str, float] = field(default_factory=dict)  # of all epochs, what each trains that starts from another's
+    whole: dict[str, float] = field(default_factory=dict)  # seconds of the trials that nothing stopped, for all epochs
     lengths: list[float] = field(default_factory=list)  # the same, sorted
     gpus: float = 0.0  # of one trial, in the process that drives now
     cpus: float = 0.0
@@ -55,6 +57,7 @@ class Clock:
             case "proposed":
                 trial = event["trial"]
                 self.kinds[trial["name"]] = _kind(trial)
+                self._note_part(trial)
                 self.running[trial["name"]] = None
             case "reopened":
                 self._began_again(event["trial"])
@@ -65,7 +68,7 @@ class Clock:
 
     @property
     def longest(self) -> float | None:
-        """Seconds of the longest trial that nothing stopped; None before the first has ended."""
+        """Seconds that all epochs took at most, of the trials that nothing stopped; None before the first has ended."""
         return self.lengths[-1] if self.lengths else None
 
     def _ended(self, name: str, *, completed: bool) -> None:
@@ -76,8 +79,18 @@ class Clock:
             of_kind.count, of_kind.seconds = of_kind.count + 1, of_kind.seconds + seconds
         self._not_whole(name)
         if completed:
-            self.whole[name] = seconds
-            insort(self.lengths, seconds)
+            self.whole[name] = seconds / self.parts.get(name, 1.0)
+            insort(self.lengths, self.whole[name])
+
+    def _note_part(self, trial: Mapping[str, Any]) -> None:
+        """Note how much of a run a trial is: one of a population goes on from another's checkpoint, to an epoch of its own."""
+        epochs = trial.get("run", {}).get("epochs")
+        if not epochs:
+            return
+        self.ends[trial["name"]] = until = trial.get("until") or epochs
+        begins = self.ends.get(trial.get("parent") or "", 0)
+        if 0 < until - begins < epochs:
+            self.parts[trial["name"]] = (until - begins) / epochs
 
     def _began_again(self, name: str) -> None:
         if name not in self.running:

@@ -1,11 +1,16 @@
 """Why a trial failed that could not tell itself. Tune keeps it from the searcher, but shows the trial to the scheduler before."""
 
+import functools
+import math
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from gpt2core.errors import UserError
@@ -17,11 +22,55 @@ from trainables.trial import RESTARTS
 
 UNKNOWN = (FAILED, "its process died, or it raised an error that is no fault of its configuration: see Tune's log")
 DIED = "its process died"
+LOOK, RECENT = 1.0, 30.0  # seconds between two looks at the kernel's count; from a kill until Tune tells of the death
 DEATHS = ("ActorDiedError", "actor died", "actor is dead", "The actor is unavailable")
 
-_kills_before = kernel_kills()
+#: What Ray tells of a process that died.
+PROCESS, MACHINE = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE), re.compile(r"^\s*ip: (\S+)$", re.MULTILINE)
+
 _noted: dict[str, tuple[str, str]] = {}  # by Tune's id of the trial
 _given_up: set[str] = set()  # those that Tune gave up before their process had died too often
+
+
+class Kills:
+    """The kernel's kills for want of memory on this machine, each for the one death that it explains."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now, self.count = now, kernel_kills()
+        self.looked = self.now()
+        self.seen: list[float] = []  # the time of each, as far as somebody looked
+        self.explained: dict[str, bool] = {}  # the deaths that were asked about
+
+    def look(self) -> None:
+        """Note whether there were any since the last look; to be called again and again."""
+        if self.now() - self.looked < LOOK:
+            return
+        self.looked, count = self.now(), kernel_kills()
+        self.seen += [self.looked] * (count - self.count)
+        self.count = count
+
+    def explain(self, text: str) -> bool:
+        """Whether a death, as Ray tells of it, was one of them: on this machine, and just now."""
+        process, machine = PROCESS.search(text), MACHINE.search(text)
+        if machine and machine[1] not in here():
+            return False
+        death = f"{process[1]} {machine and machine[1]}" if process else text
+        if death not in self.explained:
+            self.looked = -math.inf
+            self.look()
+            self.seen = [one for one in self.seen if self.now() - one < RECENT]
+            self.explained[death] = bool(self.seen)
+            self.seen = self.seen[1:]
+        return self.explained[death]
+
+
+@functools.cache
+def here() -> tuple[str, ...]:
+    """The addresses of this machine, as Ray names it."""
+    return "127.0.0.1", ray.util.get_node_ip_address()
+
+
+_kills = Kills()
 
 
 class NotesFailures:
@@ -41,6 +90,10 @@ class Faults(tune.Callback):  # type: ignore[misc]  # Ray ships no types
 
     def __init__(self, heart: Heartbeat, say: Callable[[str], None]) -> None:
         self.heart, self.say = heart, say
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look for processes that the kernel kills, so that it is known when."""
+        _kills.look()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -92,11 +145,12 @@ def _read(error_file: str | None) -> tuple[str, str]:
         text = Path(error_file or "").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return UNKNOWN
-    return described(text.rpartition("Failure # ")[2], killed=kernel_kills() > _kills_before)
+    last = text.rpartition("Failure # ")[2]
+    return described(last, killed=any(words in last for words in DEATHS) and _kills.explain(last))
 
 
 def described(text: str, *, killed: bool) -> tuple[str, str]:
-    """Status and reason that an error's text comes to. `killed`: the kernel has killed something for want of memory."""
+    """Status and reason that an error's text comes to. `killed`: the kernel has just killed it for want of memory."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "OutOfMemoryError" in text or any(words in text for words in NO_MEMORY):
         return OUT_OF_MEMORY, "out of memory: its node had none left, and Ray killed its process"

@@ -91,6 +91,7 @@ class State:
         default_factory=list
     )  # those of the search itself, in order: no replicates, no clones
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
+    testing: list[str] = field(default_factory=list)  # the trials that the test split is touched for
     tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
     duplicates: int = 0
     floors: dict[str, Any] = field(default_factory=dict)
@@ -141,6 +142,8 @@ class State:
             case "ended":
                 trial = self.trials[event["trial"]]
                 trial.status, trial.reason = event["status"], event.get("reason") or trial.reason
+            case "testing":
+                self.testing = event["trials"]
             case "test":
                 self.tests[event["trial"]] = event
             case "reopened":

@@ -14,6 +14,7 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.question import make_plan
 from searches.running.budget import BUDGET, HOUR, Amount, Budget, phase, phase_of, reserve, share, spent
+from searches.running.budget_stop import BudgetStopper
 from searches.running.clock import Clock
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 
@@ -200,3 +201,34 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
         answer = summarise(PLAN, ledger.state, "s", "m", {})["answer"]
     assert answer["winner"] is None
     assert answer["text"] == "Not decided: no fresh seed has been run for all settings yet."
+
+
+def test_a_trial_of_a_population_is_a_part_of_a_run(tmp_path: Path) -> None:
+    """What is kept for replicates, which train for all epochs, follows from what members took for their few."""
+    settings = {"epochs": 6}
+    plan = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings=settings, comparing=BY_CHRF)
+    run = plan.config(plan.search.baseline).model_dump()
+    events = [event("started", 0.0), share_event(0.0)]
+    for number, (parent, until) in enumerate([(None, 2), ("0000", 4), ("0001", 6)]):
+        name, began = f"{number:04d}", 100.0 * number
+        events.append(proposed(name, began, run=run, origin="population", parent=parent, until=until))
+        events.append(report(name, began + 100.0, epoch=until))
+        events.append(event("ended", began + 100.0, trial=name, status=COMPLETED))
+    state = state_of(*events)
+    assert state.clock.longest == pytest.approx(300.0)
+    assert sum(state.clock.trials.values()) == pytest.approx(300.0), "what they took stays what it is"
+    kept = reserve(Budget(hours=1.0), state, replicates=2, epochs=6)
+    assert kept.hours * HOUR == pytest.approx((2 + 1 / 6) * 300.0)
+
+    with closing(Ledger(tmp_path / "ledger.jsonl", now=lambda: 0.0)) as ledger:
+        ledger.record(event("started", 0.0))
+        ledger.record(share_event(0.0))
+        ledger.record(proposed("0000", 0.0, run=run, origin="population", until=2))
+        ledger.record(report("0000", 0.0, epoch=2))
+        ledger.record(proposed("0001", 0.0, run=run, origin="population", parent="0000", until=4))
+        ledger.record(report("0001", 0.0, epoch=3))
+        stopper = BudgetStopper(Budget(hours=1e-9), plan, ledger)
+        stopper.over = lambda: True  # type: ignore[method-assign]
+        stopper.close()
+        found = {name: (trial.status, trial.reason) for name, trial in ledger.state.trials.items()}
+    assert found == {"0000": (COMPLETED, None), "0001": (STOPPED, BUDGET)}

@@ -113,3 +113,46 @@ def test_what_tune_wrote_is_read(text: str, killed: bool, status: str, reason: s
     found = failures.described(text, killed=killed)
     assert found[0] == status
     assert reason in found[1]
+
+
+DEATH = "1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n\tclass_name: Pack\n\tpid: {pid}\n\tip: {ip}\n"
+
+
+class Kernel:
+    """A kernel that kills, and a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.time = 7, 1000.0
+        monkeypatch.setattr(failures, "kernel_kills", lambda: self.count)
+        monkeypatch.setattr(failures, "here", lambda: ("10.0.0.1",))
+        self.kills = failures.Kills(lambda: self.time)
+
+    def explains(self, pid: int, ip: str = "10.0.0.1") -> bool:
+        return self.kills.explain(DEATH.format(pid=pid, ip=ip))
+
+    def passes(self, seconds: int, kills: int = 0) -> None:
+        self.count += kills
+        for _ in range(seconds):
+            self.time += 1.0
+            self.kills.look()
+
+
+def test_each_kill_of_the_kernel_explains_the_death_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch)
+    assert not kernel.explains(1), "those before this search do not count"
+    kernel.passes(2, kills=1)
+    assert kernel.explains(2)
+    assert kernel.explains(2), "another trial of the same process"
+    assert not kernel.explains(3)
+    kernel.passes(5, kills=2)
+    assert [kernel.explains(pid) for pid in (4, 5, 6)] == [True, True, False]
+
+
+def test_a_kill_explains_no_later_death_and_none_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch)
+    kernel.passes(1, kills=1)
+    assert not kernel.explains(1, ip="10.0.0.2")
+    kernel.passes(60)
+    assert not kernel.explains(2)
+    kernel.count += 1  # and nobody looked since
+    assert kernel.explains(3)

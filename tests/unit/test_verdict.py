@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from searches.deciding.views import open_storage
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
-from searches.running.ledger import COMPLETED, DIVERGED, RUNNING, Ledger, Trial
+from searches.running.ledger import COMPLETED, DIVERGED, RUNNING, Event, Ledger, Trial
 from trainables.trial import TrialSpec
 
 TEXTS, TOKENS = 40, 100
@@ -261,9 +261,38 @@ def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert found["scores"]["0001"]["estimate"] == pytest.approx(4.4, abs=0.2)
     assert "On the test split, touched once: dev loss of trial 0001 4." in found["text"]
 
-    strategy.ledger.state.tests.pop("0001-r1")
-    with pytest.raises(UserError, match="The test split was scored before, for 0001-r2, 0001-r3, 0000-r1"):
+    more = Trial(**{**vars(strategy.ledger.state.trials["0001-r1"]), "name": "0001-r4"})
+    strategy.ledger.state.trials["0001-r4"] = more
+    with pytest.raises(UserError, match=r"The test split was scored before, for 0000-r1, 0000-r2, .*, 0001-r3, and"):
         final_test(plan, strategy.ledger, spec, "trials")
+
+
+@pytest.mark.parametrize("records", range(8))
+def test_a_kill_while_the_test_split_is_scored_locks_nothing(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
+    plan, strategy = searched(one_rate(0.3), search=OF_NO_FACTOR, trials=2)
+    spec, asked = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=""), list[str]()
+
+    def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
+        asked.extend(one.name for one in specs)
+        return [{"metrics": {}, "statistics": to_json(counts(4.0, one.name))} for one in specs]
+
+    monkeypatch.setattr(final, "score_all", score_all)
+    whole, before = strategy.ledger.record, list[Event]()
+
+    def record(event: Event) -> None:
+        if len(before) == records:
+            raise KeyboardInterrupt
+        before.append(event)
+        whole(event)
+
+    with monkeypatch.context() as killed, suppress(KeyboardInterrupt):
+        killed.setattr(strategy.ledger, "record", record)
+        final_test(plan, strategy.ledger, spec, "trials")
+    assert len(before) == min(records, 7)
+    final_test(plan, strategy.ledger, spec, "trials")
+    names = {f"{name}-r{number}" for name in ("0001", "0000") for number in (1, 2, 3)}
+    assert set(strategy.ledger.state.tests) == set(asked) == names
+    assert summary(plan, strategy)["test"] is not None
 
 
 def test_the_test_split_judges_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
