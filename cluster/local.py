@@ -1,11 +1,14 @@
 """A Ray head on this machine: `python -m cluster.local up | submit -- COMMAND | down`.
 
 It listens on loopback and asks for a token: whoever reaches a job API can run code. Other Rays of this machine are left alone.
+Each port, `GPT2_SEARCH_PORT`, has a head of its own.
 """
 
+import contextlib
+import http.client
 import os
 import secrets
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,67 +17,129 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-DASHBOARD = f"http://127.0.0.1:{os.environ.get('GPT2_SEARCH_PORT', '8265')}"
-RAY = Path.home() / ".ray"
+import psutil
+
+from cluster.connect import check_temporary_folder
+from cluster.environment import pass_by_proxies
+from gpt2core.cli import command_text, interrupt_on_sigterm, run_or_explain
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.files import home
+from gpt2core.machine import cpus
+
+PORT = os.environ.get("GPT2_SEARCH_PORT") or "8265"
+DASHBOARD = f"http://127.0.0.1:{PORT}"
+RAY = Path(os.path.expanduser("~/.ray"))  # noqa: PTH111 (without a home, Path raises; see `check`)
 TOKEN = RAY / "auth_token"  # where Ray itself looks for it
-HEAD, LOG = RAY / "gpt2-search-head.pid", RAY / "gpt2-search-head.log"
+HEAD, LOG = RAY / f"gpt2-search-head-{PORT}.pid", RAY / f"gpt2-search-head-{PORT}.log"
 USAGE = "usage: python -m cluster.local up | submit -- COMMAND | down"
 PATIENCE = 90  # seconds that a head may take to start or to stop
+ANOTHER = "choose another with GPT2_SEARCH_PORT"
+#: What would lead Ray's commands to another cluster.
+ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of all Ray commands: token on, telemetry off, this interpreter's programs first."""
+    """Return the environment of all Ray commands: token on, telemetry off, this interpreter's programs first, no proxy."""
     if not TOKEN.exists():
         RAY.mkdir(parents=True, exist_ok=True)
         TOKEN.touch(mode=0o600)
         TOKEN.write_text(secrets.token_hex(32))
     programs = str(Path(sys.executable).parent)
-    return {
-        **os.environ,
+    variables = {
+        **{name: value for name, value in os.environ.items() if name not in ELSEWHERE},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "30",  # by itself Ray kills after three, and a search writes everything down first
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+    pass_by_proxies(variables)
+    return variables
+
+
+def check() -> None:
+    """Raise ConfigError for a port that is none, and where there is no home to keep token and log in."""
+    if not (PORT.isascii() and PORT.isdecimal() and 1024 <= int(PORT) <= 65535):
+        raise ConfigError(f"The value of GPT2_SEARCH_PORT is {PORT!r}, but must be a port, 1024 to 65535")
+    try:
+        home()
+        RAY.mkdir(parents=True, exist_ok=True)
+        LOG.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"{RAY}: cannot be written to ({error.strerror}); set HOME to a folder of yours") from None
 
 
 def is_up() -> bool:
-    """Whether a head answers on this machine with our token."""
+    """Whether a head answers on this machine with our token. Raises UserError where something else does."""
     token = TOKEN.read_text() if TOKEN.exists() else ""
     request = urllib.request.Request(f"{DASHBOARD}/api/version", headers={"Authorization": f"Bearer {token}"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with direct.open(request, timeout=5) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
-        sys.exit(
-            f"error: another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`, "
-            "or choose a port with GPT2_SEARCH_PORT"
-        )
+        error.close()
+        if error.code in (401, 403):
+            raise UserError(
+                f"another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`, or choose "
+                "a port with GPT2_SEARCH_PORT"
+            ) from None
+        raise UserError(f"another program answers at {DASHBOARD} ({error.code}); {ANOTHER}") from None
+    except http.client.HTTPException:
+        raise UserError(f"another program answers at {DASHBOARD}, and not in HTTP; {ANOTHER}") from None
     except OSError:
         return False
 
 
 def up() -> int:
-    """Start a head if there is none, and wait until it answers."""
+    """Start a head if there is none, and wait until it answers; raise UserError where none does after two tries."""
+    check()
     env = environment()
     if is_up():
         return 0
+    check_temporary_folder()
+    with socket.socket() as port:
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            port.bind(("127.0.0.1", int(PORT)))
+        except OSError as error:
+            raise UserError(f"The port {PORT} cannot be had ({error.strerror}); {ANOTHER}") from None
     print(f"Starting a Ray head on {DASHBOARD} ...", flush=True)
-    port = DASHBOARD.rsplit(":", 1)[1]
-    host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", port, "--port", "0"]
-    host += ["--dashboard-agent-listen-port", "0"]  # any: the usual one may be that of a search's own Ray
-    command = ["ray", "start", "--head", "--block", *host, "--include-dashboard", "true", "--disable-usage-stats"]
-    with LOG.open("wb") as log:
-        head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    HEAD.write_text(str(head.pid))
-    _wait_until(lambda: is_up() or head.poll() is not None)
-    if not is_up():
-        HEAD.unlink()
-        print(f"error: the head did not start; its last words, of {LOG}:\n{_last_words()}", file=sys.stderr)
-        return 1
+    if not (_start(env) or _start(env)):
+        raise UserError(f"The head did not start, twice; its last words, of {LOG}: {_last_words()}")
     print("It runs until `python -m cluster.local down`.", flush=True)
     return 0
+
+
+def _start(env: dict[str, str]) -> bool:
+    """Start a head; return whether it answers. One that does not in time is stopped."""
+    # Any port but the one that is asked for: the usual ones may be those of a search's own Ray, or of another head.
+    ports = ["--port", "0", "--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0"]
+    ports += ["--dashboard-port", PORT]
+    host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus())]
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        *host,
+        *ports,
+        "--include-dashboard",
+        "true",
+        "--disable-usage-stats",
+    ]
+    with LOG.open("wb") as log:
+        head = psutil.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        HEAD.write_text(f"{head.pid} {head.create_time()}")
+        _wait_until(lambda: is_up() or head.poll() is not None)
+        if head.poll() is None and is_up():
+            return True
+    except BaseException:
+        _stop(head)
+        raise
+    _stop(head)
+    return False
 
 
 def _wait_until(reached: Callable[[], bool]) -> bool:
@@ -87,35 +152,68 @@ def _wait_until(reached: Callable[[], bool]) -> bool:
     return True
 
 
+def _stop(head: psutil.Process) -> None:
+    """Stop a head, wait until all of its processes are gone, and forget it; one that does not end in time is killed."""
+    there = _processes(head)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        head.terminate()
+    _, left = psutil.wait_procs(there, timeout=PATIENCE)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=PATIENCE)
+    HEAD.unlink(missing_ok=True)
+
+
+def _processes(head: psutil.Process) -> list[psutil.Process]:
+    """A head and all that it has started: they are below it, or in its session."""
+    found = {head}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found |= set(head.children(recursive=True))
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == head.pid:
+                found.add(process)
+    return list(found)
+
+
 def _last_words() -> str:
-    return "\n".join(LOG.read_text(errors="replace").strip().splitlines()[-5:])
+    lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "none"
 
 
 def submit(command: list[str]) -> int:
     """Run `command` as a Ray job with this folder as its working folder, and follow its logs."""
-    failed = up()
-    if failed:
-        return failed
+    up()
     job = ["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--", *command]
     return subprocess.call(job, env=environment())
 
 
 def down() -> int:
     """Stop the head that `up` started, and wait until it is gone."""
-    if not HEAD.exists() or not is_up():
+    check()
+    head = _head()
+    if head is None:
         HEAD.unlink(missing_ok=True)
         print("There is no head to stop.")
         return 0
-    os.kill(int(HEAD.read_text()), signal.SIGTERM)
-    if not _wait_until(lambda: not is_up()):
-        print(f"error: the head, process {HEAD.read_text()}, did not stop; see {LOG}", file=sys.stderr)
-        return 1
-    HEAD.unlink()
+    _stop(head)
     return 0
 
 
+def _head() -> psutil.Process | None:
+    """The head that was noted, if it is the process that still has that number."""
+    try:
+        number, began = HEAD.read_text().split()
+        head = psutil.Process(int(number))
+        return head if abs(head.create_time() - float(began)) < 1 and head.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
 def main(argv: list[str]) -> int:
-    """Run one command; return its exit status."""
+    """Run one command; return its exit status. Raises UserError, KeyboardInterrupt."""
+    interrupt_on_sigterm()
     match argv:
         case ["up"]:
             return up()
@@ -128,4 +226,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_or_explain(lambda: main(sys.argv[1:]), f"python -m cluster.local {command_text(sys.argv[1:])}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -9,13 +10,18 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
+import psutil
 import pytest
 import yaml
 
+import cluster.local
+from gpt2core.errors import UserError
 from searches.running.ledger import COMPLETED, State, read_state
 from tests.faults.test_search_killed import in_mlflow_once
 from tests.killing import NAME, PATIENCE, command, make_toy
@@ -32,8 +38,10 @@ PACKAGES = ("cluster", "gpt2core", "searches", "trainables")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A home and a port of their own, so that no head and no token of this machine is touched."""
-    return {**os.environ, "HOME": str(tmp_path_factory.mktemp("home")), "GPT2_SEARCH_PORT": str(free_port())}
+    """A home and a port of their own, so that no head and no token of this machine is touched; and a proxy that is gone."""
+    proxies = {"http_proxy": "http://127.0.0.1:9", "All_Proxy": "http://127.0.0.1:9", "RAY_ADDRESS": "elsewhere:1"}
+    home = str(tmp_path_factory.mktemp("home"))
+    return {**os.environ, **proxies, "HOME": home, "GPT2_SEARCH_PORT": str(free_port())}
 
 
 def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
@@ -45,9 +53,78 @@ def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[
 def head(environment: Environment) -> Iterator[Environment]:
     started = local(environment, "up")
     assert started.returncode == 0, started.stderr
+    (note,) = (Path(environment["HOME"]) / ".ray").glob(f"gpt2-search-head-{environment['GPT2_SEARCH_PORT']}.pid")
+    session = int(note.read_text().split()[0])
     yield environment
+    assert processes(session)
     assert local(environment, "down").returncode == 0
+    assert processes(session) == [], "it is gone when the command is"
     assert "There is no head to stop." in local(environment, "down").stdout
+
+
+def processes(session: int) -> list[int]:
+    """The processes of a session that live."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def test_a_head_that_is_given_up_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heads: list[psutil.Process] = []
+    whole = psutil.Popen
+
+    def start(*arguments: Any, **more: Any) -> psutil.Process:
+        heads.append(whole(*arguments, **more))
+        return heads[-1]
+
+    names = {"RAY": "", "TOKEN": "token", "HEAD": "head.pid", "LOG": "head.log"}
+    for name, file in names.items():
+        monkeypatch.setattr(cluster.local, name, tmp_path / "ray" / file)
+    monkeypatch.setattr(cluster.local, "PORT", str(free_port()))
+    monkeypatch.setattr(cluster.local, "_wait_until", lambda reached: False)
+    monkeypatch.setattr(psutil, "Popen", start)
+    with pytest.raises(UserError, match="The head did not start, twice"):
+        cluster.local.up()
+    assert [(head.poll() is None, processes(head.pid)) for head in heads] == [(False, []), (False, [])]
+    assert not (tmp_path / "ray" / "head.pid").exists()
+
+
+def test_a_note_of_another_process_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cluster.local, "HEAD", tmp_path / "head.pid")
+    for text in (f"{os.getpid()} 1.0", "0 0", "-1 5", "one two", f"{10**30} 1", ""):
+        (tmp_path / "head.pid").write_text(text)
+        assert cluster.local._head() is None, text
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "80", "65536", "-1", "8265 ", "../x"])
+def test_a_port_that_is_none_is_told_the_rule(environment: Environment, port: str) -> None:
+    for word in ("up", "down"):
+        done = local({**environment, "GPT2_SEARCH_PORT": port}, word)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"error: The value of GPT2_SEARCH_PORT is {port!r}, but must be a port, 1024 to 65535\n",
+        )
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"220 mail.example ESMTP\r\n"])
+def test_a_port_of_another_program_is_named(environment: Environment, answer: bytes) -> None:
+    def serve(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                with server.accept()[0] as asked:
+                    asked.recv(1000)
+                    asked.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        Thread(target=serve, args=[server], daemon=True).start()
+        done = local({**environment, "GPT2_SEARCH_PORT": port}, "up")
+        server.shutdown(socket.SHUT_RDWR)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: another program answers at http://127.0.0.1:{port}"), done.stderr
 
 
 def test_a_search_is_submitted_as_a_job_and_its_logs_are_followed(head: Environment, tmp_path: Path) -> None:
@@ -73,7 +150,7 @@ def test_without_the_token_it_is_refused(head: Environment) -> None:
 
 def test_another_token_is_told_that_the_port_is_taken(head: Environment, tmp_path: Path) -> None:
     stranger = local({**head, "HOME": str(tmp_path)}, "up")
-    assert stranger.returncode == 1
+    assert stranger.returncode == 2
     assert "refuses the token" in stranger.stderr
 
 
@@ -82,6 +159,7 @@ def job(head: Environment, *words: str) -> str:
     ours = {
         "RAY_ADDRESS": f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}",
         "RAY_AUTH_MODE": "token",
+        "no_proxy": "127.0.0.1",
         "RAY_AUTH_TOKEN_PATH": f"{head['HOME']}/.ray/auth_token",
     }
     ray = [str(Path(sys.executable).with_name("ray")), "job", *words]
