@@ -92,7 +92,12 @@ def parser() -> Parser:
 
     p = commands.add_parser("generate", help="continue prompts", allow_abbrev=False)
     _source(p)
-    p.add_argument("--prompt", action="append", required=True, help=r"text to continue, \n a new line; may be repeated")
+    p.add_argument(
+        "--prompt",
+        action="append",
+        required=True,
+        help=r"text to continue, in which \n is a new line and \\ a backslash; may be repeated",
+    )
     p.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default: 1)")
     _keys(p, (*DECODING_FLAGS, "seed"), of_run=True)
 

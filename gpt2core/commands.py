@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from gpt2core.training import build, device
 from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+
+MOST_SAMPLES = 1_000  # of a prompt: all of them are written in one batch
 
 #: What may be said of a model that is trained already.
 JUDGED = ("task", "data_dir", "paraphrase_head", "decoder", *DecodingKeys.model_fields, "decode_seeds", "seed")
@@ -214,15 +217,26 @@ def _of_floor(name: str, mean: float, deviation: float, digits: int) -> str:
 
 def generate(options: argparse.Namespace) -> None:
     """Print continuations of prompts."""
-    if options.samples < 1:
-        raise ConfigError(f"The value of `--samples` is {options.samples}, but must be >= 1")
+    if not 1 <= options.samples <= MOST_SAMPLES:
+        raise ConfigError(
+            f"The value of `--samples` is {options.samples}, but must be >= 1 and at most {MOST_SAMPLES:,}"
+        )
     config, model, _ = _model(options)
     tokenizer = Tokenizer.load(model_folder(config.model))
-    texts = [text.replace("\\n", "\n") for text in options.prompt for _ in range(options.samples)]
-    seeds = [config.seed + number for number in range(len(texts))]
+    texts = [written_out(text) for text in options.prompt for _ in range(options.samples)]
+    # Neither the other prompts nor how many samples are asked for change a text.
+    seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
     new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.eos)
     for text, ids in zip(texts, new, strict=True):
         CONSOLE.print(f"{text}{tokenizer.decode(ids)}\n")
+
+
+def written_out(prompt: str) -> str:
+    r"""A prompt with `\n` as a new line and `\\` as a backslash; any other backslash is one. Raises ConfigError."""
+    text = re.sub(r"\\([n\\])", lambda found: "\n" if found[1] == "n" else "\\", prompt)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # what Python makes of bytes that are not UTF-8
+        raise ConfigError(f"The value of `--prompt` is {prompt!r}, but must be UTF-8 text")
+    return text
 
 
 def export(options: argparse.Namespace) -> None:

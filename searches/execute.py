@@ -26,6 +26,7 @@ from gpt2core.errors import StorageError, UserError, first_line, without_passwor
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
+from gpt2core.stages import first_stage
 from gpt2core.storage import address, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
@@ -70,11 +71,11 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     With `keep_ray`, Ray is left to the next search of this process; it ends with the process.
     """
     plan, storage = options.plan, storage_folder(options)
-    data = check(plan)
+    folder = results(options)
+    to_make = list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
+    data = check(plan, without_pairs=bool(to_make))
     if options.scores_test:
         check_gold(data.corpus, "test", plan.task)
-    folder = results(options)
-    list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
     ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
     argv = without(options.argv, "--tracking-uri")  # which may hold a password
     ledger.record({"event": "started", "argv": argv, "environment": machine()})
@@ -197,13 +198,21 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
             time.sleep(pause)
 
 
-def check(plan: Plan) -> TaskData:
-    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError."""
+def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
+    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError.
+
+    `without_pairs`: pairs are generated later, so what is learnt from them is not there yet.
+    """
     for point in plan.first_points():
         config = plan.config(point)
         lookup(ADAPTERS, config.adapter, "adapter")
         lookup(DECODERS, config.decoder, "decoder")
         count_trainable(config)  # applies attention and adapter to the model's shape
+        if without_pairs:
+            config = config.but(pairs_examples=0)
+        stage = first_stage(config)
+        if stage is not None:
+            task_data(stage)
     data = task_data(config)
     judges_of(plan.comparing, data, plan.profile.folds)
     return data

@@ -1,14 +1,26 @@
 """A corpus: validated rows in splits, the digest of what they were made from, and a count of what was rejected."""
 
 import hashlib
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from gpt2core.errors import DataError
 
 NO_LABEL = -1  # of a text that has no class, or whose class is not known
+
+#: How files begin that are no text, or text in another encoding.
+OTHER_KINDS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive",
+}
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +35,15 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons; `facts` are worth a record."""
+    """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons; `facts` are worth a record,
+    and `notes` are what a person should know of the rows."""
 
     name: str
     origin: str
     splits: dict[str, list[Row]]
     rejected: Counter[str] = field(default_factory=Counter)
     facts: dict[str, str | int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -43,24 +57,81 @@ class Corpus:
         return sha.hexdigest()
 
     def describe(self) -> str:
-        """One line: sizes, origin, digest, rejected rows with their reasons."""
+        """One line: sizes, origin, digest, rejected rows with their reasons, notes, and texts that several splits have."""
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.splits.items())
-        lost = "; ".join(f"{count} rejected: {reason}" for reason, count in sorted(self.rejected.items()))
-        return f"{self.name}: {sizes}; {self.origin}; digest {self.digest[:12]}" + (f"; {lost}" if lost else "")
+        lost = [f"{count} rejected: {reason}" for reason, count in sorted(self.rejected.items())]
+        parts = [f"{self.name}: {sizes}", self.origin, f"digest {self.digest[:12]}"]
+        return "; ".join([*parts, *lost, *self.notes, shared_texts(self.splits)])
+
+
+def shared_texts(splits: Mapping[str, Sequence[Row]]) -> str:
+    """One line: how many texts of a split are in an earlier one too, by their words, and how many of these to the letter."""
+    found = []
+    for earlier, later in combinations(splits, 2):
+        alike, same = (_in_both(splits[earlier], splits[later], key) for key in (_words, _letters))
+        if alike:
+            found.append(
+                f"{alike} of {len(splits[later])} {later} texts are in {earlier} too, {same} of them to the letter"
+            )
+    return "; ".join(found) or "no two splits have a text in common"
+
+
+def _in_both(earlier: Sequence[Row], later: Sequence[Row], key: Callable[[Row], tuple[str, ...]]) -> int:
+    """How many rows of the later split an earlier row is equal to, by a key."""
+    wanted = [key(row) for row in later]
+    known = set(wanted)
+    both = {one for one in map(key, earlier) if one in known}
+    return sum(one in both for one in wanted)
+
+
+def _letters(row: Row) -> tuple[str, ...]:
+    return row.text, row.second
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    """The words of a text without case and punctuation, or of both texts of a pair in either order."""
+    texts = (row.text, row.second)
+    plain = (unicodedata.normalize("NFKC", text).casefold() for text in texts)
+    return tuple(sorted(" ".join(re.findall(r"\w+", p)) or t for p, t in zip(plain, texts, strict=True)))
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of UTF-8 text without their ends; raise DataError with path, line and rule.
+
+    A line ends with LF, CR, or any run of CR before LF: CR CR LF is what is left of a text that was converted twice.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                body = raw.rstrip(b"\r\n") if raw.endswith(b"\n") else raw.removesuffix(b"\r")
+                for line in body.split(b"\r"):
+                    number += 1
+                    yield _text(line if number > 1 else _without_mark(path, line), path, number)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _without_mark(path: Path, line: bytes) -> bytes:
+    """The first line of a file without UTF-8's mark; raise DataError where it begins as another kind of file does."""
+    for start, kind in OTHER_KINDS.items():
+        if line.startswith(start):
+            raise DataError(f"{path}, line 1: must be UTF-8 text, but is {kind}")
+    return line.removeprefix(BOM)
+
+
+def _text(line: bytes, path: Path, number: int) -> str:
+    if b"\0" in line:
+        raise DataError(f"{path}, line {number}: must be UTF-8 text, but holds a NUL, as UTF-16 and binary files do")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line {number}: must be UTF-8 text") from None
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text with any line ends; raise DataError with path, line and rule where it is missing or malformed."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: must be UTF-8 text") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """Read UTF-8 text with any line ends; raise DataError as `read_lines`."""
+    return "\n".join(read_lines(path))
 
 
 def no_rows_lost(rows: Sequence[Row], path: Path, rule: str) -> Sequence[Row]:
@@ -71,13 +142,23 @@ def no_rows_lost(rows: Sequence[Row], path: Path, rule: str) -> Sequence[Row]:
 
 
 def unique(rows: Iterable[Row], rejected: Counter[str]) -> list[Row]:
-    """Return the rows that have a new id and a text; count the others by reason."""
+    """Return the rows that have a new id and a text that can be written; count the others by reason."""
     kept: dict[str, Row] = {}
     for row in rows:
         if not row.text.strip():
             rejected["empty text"] += 1
+        elif not _can_be_written(row.text + row.second):
+            rejected["half of a surrogate pair, which is no character"] += 1
         elif row.id in kept:
             rejected["id seen before"] += 1
         else:
             kept[row.id] = row
     return list(kept.values())
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

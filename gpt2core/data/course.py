@@ -1,14 +1,14 @@
 """The course's tables: tab-separated, a header first, some of them encoded as CSV twice."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2core.data.corpus import NO_LABEL, Row, read_text, unique
+from gpt2core.data.corpus import NO_LABEL, Row, read_lines, unique
 from gpt2core.errors import DataError
 from gpt2core.storage import fetch, local
+
+LONGEST = 131_072  # characters of a field
 
 
 def course_folder(data_dir: str, name: str) -> Path:
@@ -20,65 +20,91 @@ def course_folder(data_dir: str, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line and the fields, by column, of each row; a field that a short row lacks is not there.
-
-    In a .csv file quotes are undone, also those of a second encoding; in a .tsv file a quote is a quote.
-    Raises DataError where the file is missing, is no table, or lacks one of `columns`.
-    """
-    plain = path.suffix == ".tsv"
-    file = io.StringIO(read_text(path))
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
-    try:
-        header = next(reader, [])
-        if not set(columns) <= set(header):
-            found = ", ".join(filter(None, header)) or "none"
-            raise DataError(
-                f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {found}"
-            )
-        for fields in reader:
-            values = fields if plain else map(decoded, fields)
-            yield reader.line_num, dict(zip(header, values, strict=False))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: must be tab-separated CSV ({error})") from None
-
-
-def decoded(field: str) -> str:
-    """Undo the second of two CSV encodings: quotes around the whole field, and each quote within doubled."""
-    text = field.strip()
-    inner = text[1:-1]
-    encoded = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if encoded else field
-
-
 def read_rows(
     path: Path, texts: Sequence[str], label: str, classes: int, rejected: Counter[str], *, labelled: bool = True
 ) -> list[Row]:
     """Return the good rows of a table whose columns are `id`, one or two `texts` and `label`, 0 to `classes` - 1.
 
-    Others are counted in `rejected` by reason; if none is good, DataError names the first line and its reason. Unless
-    `labelled`, a row may go without a label.
+    A row is a line. In a .csv file quotes are undone, also those of a second encoding; in a .tsv file a quote is a quote.
+    Rows that are not good are counted in `rejected` by reason; if none is good, DataError names the first line and its
+    reason. It also names a line whose quotes do not match: what its fields are is not known, and what follows may be part
+    of them. Unless `labelled`, a row may go without a label.
     """
-    rows, faults = [], []
-    for line, fields in read_table(path, ["id", *texts, *([label] if labelled else [])]):
-        name, value = fields.get("id", "").strip(), fields.get(label, "").strip()
-        words = [fields.get(column, "").strip() for column in texts]
-        number = NO_LABEL if not value else _label(value, classes)
-        if labelled and not value:
-            faults.append((line, "no label"))
-        elif number is None:
-            faults.append((line, f"label is none of 0 to {classes - 1}"))
-        elif not all(words):
-            faults.append((line, "empty text"))
-        elif not name:
-            faults.append((line, "no id"))
-        else:
-            rows.append(Row(id=name, text=words[0], second="".join(words[1:]), label=number))
+    lines, quoted = read_lines(path), path.suffix != ".tsv"
+    header = [name.strip() for name in _fields(next(lines, ""), quoted, path, 1)]
+    places = _places(header, ["id", *texts, *([label] if labelled or label in header else [])], path)
+    rows, faults, first = [], Counter[str](), (2, "there is no row")
+    for number, line in enumerate(lines, start=2):
+        fields = _fields(line, quoted, path, number)
+        named = {column: fields[place].strip() for column, place in places.items() if place < len(fields)}
+        value, words = named.get(label, ""), [named.get(column, "") for column in texts]
+        gold = _label(value, classes) if value else NO_LABEL
+        rules = {
+            f"a field of more than {LONGEST:,} characters": max(map(len, fields)) > LONGEST,
+            "more fields than the header names": any(field.strip() for field in fields[len(header) :]),
+            "no label": labelled and not value,
+            f"label is none of 0 to {classes - 1}": gold is None,
+            "empty text": not all(words),
+            "no id": not named.get("id"),
+            "fewer fields than the header names": len(fields) < len(header),
+        }
+        fault = next((rule for rule, broken in rules.items() if broken), None)
+        if fault:
+            first = first if faults else (number, fault)
+            faults[fault] += 1
+        elif gold is not None:
+            rows.append(Row(id=named["id"], text=words[0], second="".join(words[1:]), label=gold))
     if not rows:
-        line, fault = next(iter(faults), (2, "there is no row"))
-        raise DataError(f"{path}, line {line}: {fault}, and no row of the file is good")
-    rejected.update(fault for _, fault in faults)
+        raise DataError(f"{path}, line {first[0]}: {first[1]}, and no row of the file is good")
+    rejected.update(faults)
     return unique(rows, rejected)
+
+
+def _fields(line: str, quoted: bool, path: Path, number: int) -> list[str]:
+    """The fields of a line; raise DataError where a quote opens one that none closes."""
+    fields = line.split("\t")
+    if not quoted or '"' not in line:
+        return fields
+    found = []
+    for field in fields:
+        text = _without_quotes(field) if field.startswith('"') else field
+        if text is None:
+            raise DataError(
+                f"{path}, line {number}: the quote that begins the field {_begin(field)} must be closed at the end of the "
+                'field, and each quote within be doubled; a text that begins with a quote is written """Yes"" she said"'
+            )
+        found.append(decoded(text))
+    return found
+
+
+def _without_quotes(field: str) -> str | None:
+    """Undo one CSV encoding: quotes around the whole field, and each quote within doubled. None for what has none."""
+    inner = field[1:-1]
+    encoded = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if encoded else None
+
+
+def decoded(field: str) -> str:
+    """Undo the second of two CSV encodings, where there is one."""
+    text = _without_quotes(field.strip())
+    return field if text is None else text
+
+
+def _begin(field: str, length: int = 40) -> str:
+    return repr(field if len(field) <= length else field[:length] + "...")
+
+
+def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[str, int]:
+    """Where each of `columns` stands; raise DataError where one is not there, or there twice."""
+    if not set(columns) <= set(header):
+        found = ", ".join(filter(None, header)) or "none"
+        raise DataError(f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {found}")
+    for column in columns:
+        if header.count(column) > 1:
+            raise DataError(
+                f"{path}, line 1: must name the column {column} once, but names it {header.count(column)} times"
+            )
+    return {column: header.index(column) for column in columns}
 
 
 def _label(value: str, classes: int) -> int | None:
@@ -87,4 +113,5 @@ def _label(value: str, classes: int) -> int | None:
         number = float(value)
     except ValueError:
         return None
-    return int(number) if number in range(classes) else None
+    plain = value.isascii() and "_" not in value  # Python reads 1_0 as 10
+    return int(number) if plain and number in range(classes) else None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt2core.data.corpus import Corpus, Row, read_text, unique
+from gpt2core.data.corpus import Corpus, Row, read_lines, read_text, unique
 from gpt2core.data.course import course_folder
 from gpt2core.data.hub import load_hub
 from gpt2core.data.shakespeare import bare, lines_of, package_texts
@@ -48,19 +48,37 @@ def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         before = len(rows)
-        for number, line in enumerate(read_text(path).strip("\n").split("\n"), start=1):
-            try:
-                rows.append(Row(id=f"{path.stem}:{number}", text=_tidy(json.loads(line)["text"])))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                rejected["no JSON object with a text"] += 1
+        for number, line in enumerate(read_lines(path), start=1):
+            text = _text_of(line)
+            if text is None:
+                rejected["no JSON object with a text" if line.strip() else "blank line"] += 1
+            else:
+                rows.append(Row(id=f"{path.stem}:{number}", text=_tidy(text)))
         if len(rows) == before:
             raise DataError(f"{path}, line 1: each line must be a JSON object with a `text`, and none is")
     return rows
 
 
+def _text_of(line: str) -> str | None:
+    """The `text` of a JSON object; None for what is none, has none, or names a key twice."""
+    try:
+        found = json.loads(line, object_pairs_hook=_of_different_keys)
+    except (ValueError, RecursionError):  # the latter is of JSON nested too deep
+        return None
+    text = found.get("text") if isinstance(found, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def _of_different_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is named twice")
+    return found
+
+
 def _tidy(text: str) -> str:
-    """Lines without spaces at their ends, and at most one empty line between two."""
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    """Lines without spaces at their ends, and at most one empty line between two; their ends are those of `read_lines`."""
+    lines = [line.strip() for line in re.split(r"\r*\n|\r", text)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 

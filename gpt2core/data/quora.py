@@ -1,6 +1,7 @@
 """Quora question pairs: 1 for two questions that ask the same, 0 for others."""
 
 from collections import Counter
+from os.path import lexists
 
 from gpt2core.data.corpus import Corpus, Row, unique
 from gpt2core.data.course import course_folder, read_rows
@@ -41,7 +42,7 @@ def _course_files(data_dir: str) -> Corpus:
     folder = course_folder(data_dir, "quora")
     origin = f"the course's files in {folder}"
     train = folder / TRAIN
-    if not train.is_file() and (folder / PARTIAL).is_file():
+    if not lexists(train) and lexists(folder / PARTIAL):
         train = folder / PARTIAL
         origin += f", of whose training split only a part is there, {PARTIAL}"
     rejected: Counter[str] = Counter()
@@ -49,6 +50,6 @@ def _course_files(data_dir: str) -> Corpus:
         "train": read_rows(train, TEXTS, "is_duplicate", 2, rejected),
         "dev": read_rows(folder / DEV, TEXTS, "is_duplicate", 2, rejected),
     }
-    if (folder / TEST).is_file():
+    if lexists(folder / TEST):
         splits["test"] = read_rows(folder / TEST, TEXTS, "is_duplicate", 2, rejected, labelled=False)
     return Corpus(name="quora", origin=origin, splits=splits, rejected=rejected)

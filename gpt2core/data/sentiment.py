@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections import Counter
 from itertools import islice
+from os.path import lexists
 from pathlib import Path
 
 from gpt2core.data.corpus import Corpus, Row, unique
@@ -64,7 +65,7 @@ def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:
         for split in ("train", "dev")
     }
     test = folder / f"ids-{name}-test-student.csv"
-    if test.is_file():
+    if lexists(test):
         splits["test"] = read_rows(test, ["sentence"], "sentiment", classes, rejected, labelled=False)
     rows = {
         split: [Row(id=row.id, text=unquoted(row.text), label=row.label) for row in kept]

@@ -238,7 +238,10 @@ class LanguageTask:
 
 
 def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: int) -> TaskData:
-    """Read, validate and tokenise a task's corpus; raise DataError, or ConfigError where an example exceeds the context."""
+    """Read, validate and tokenise a task's corpus; raise DataError where there is nothing to train on or to judge by.
+
+    Raises ConfigError where an example exceeds the context.
+    """
     corpus = task.corpus(config)
     splits = {}
     for split, rows in corpus.splits.items():
@@ -250,6 +253,12 @@ def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: 
             raise ConfigError(
                 f"{corpus.name} {tokens.ids[worst]} of the {split} split has {tokens.lengths[worst]} tokens, "
                 f"but must have at most {n_positions}, the model's n_positions"
+            )
+    for split in ("train", "dev"):
+        if not len(splits[split]):
+            raise DataError(
+                f"{corpus.origin}: the {len(corpus.splits[split])} texts of the {split} split make no example "
+                f"({task.encoding}), but there must be one in train and in dev; more or longer texts are needed"
             )
     return TaskData(corpus=corpus, tokenizer=tokenizer, splits=splits)
 

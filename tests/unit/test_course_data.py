@@ -1,5 +1,6 @@
 """The course's tables, the poems and the hub: what is read, what is rejected and why."""
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def test_a_row_cut_short_is_rejected_and_the_others_are_kept(tmp_path: Path) -> 
         ),
         (
             "\tid\tsentence\tsentiment\n0\ta\t" + "x" * 200_000 + "\t1\n",
-            "line 2: must be tab-separated CSV (field larger",
+            "line 2: a field of more than 131,072 characters, and no row of the file is good",
         ),
     ],
 )
@@ -85,6 +86,151 @@ def test_a_file_that_is_wrong_as_a_whole_is_named_with_line_and_rule(text: str, 
     with pytest.raises(DataError) as caught:
         load_sst(str(tmp_path))
     assert str(caught.value).startswith(f"{path}, {rule}")
+
+
+SST = "\tid\tsentence\tsentiment\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        (['0\ta\t"never closed\t1', "1\tb\tfine\t2", '2\tc\t"again\t3'], 2),
+        (["0\ta\tfine\t1", '1\tb\t"to the end of the file\t2'], 3),
+        (['0\ta\t"over a tab\tand on"\t1'], 2),
+        (['0\ta\t"over a line', 'end"\t1'], 2),
+        (['0\ta\t"words" behind\t1'], 2),
+        (['0\t"a\tfine\t1'], 2),
+        (['0\ta\tfine\t"1'], 2),
+        (['0\ta\t"\t1'], 2),
+    ],
+)
+def test_quotes_that_do_not_match_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    path.write_text(SST + "\n".join(lines) + "\n")
+    with pytest.raises(
+        DataError, match=rf"ids-sst-train.csv, line {number}: the quote that begins the field '\""
+    ) as error:
+        load_sst(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_field_that_is_too_long_costs_its_own_row_alone(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    most, more = "x" * 131_072, "x" * 131_073
+    path.write_text(
+        SST + f"0\ta\t{more}\t1\n1\tb\t{most}\t1\n2\tc\t{course.encoded(more + chr(34))}\t1\n3\td\tfine\t2\n"
+    )
+    corpus = load_sst(str(tmp_path))
+    assert [row.id for row in corpus.splits["train"]] == ["b", "d"]
+    assert corpus.rejected == {"a field of more than 131,072 characters": 2}
+
+
+def test_a_column_named_twice_is_refused_unless_nobody_reads_it(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    path.write_text("\tid\tsentence\tsentiment\tsentence\n0\ta\tfine\t1\tdull\n")
+    with pytest.raises(DataError, match=r"line 1: must name the column sentence once, but names it 2 times"):
+        load_sst(str(tmp_path))
+    path.write_text("\t\tid \t sentence\tsentiment\n0\t0\ta\tfine\t1\n")
+    assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == ["fine"]
+
+
+def test_a_row_with_a_tab_in_its_text_is_rejected(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    path.write_text(SST + "0\ta\tnot\t1\t4\n1\tb\tfine\t1\t\n")
+    corpus = load_sst(str(tmp_path))
+    assert [(row.id, row.label) for row in corpus.splits["train"]] == [("b", 1)]
+    assert corpus.rejected == {"more fields than the header names": 1}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", "\r\r\r\n", "\r"])
+def test_any_run_of_cr_before_lf_is_one_line_end(end: str, tmp_path: Path) -> None:
+    def load(folder: Path, end: str) -> Corpus:
+        path = course.folder(folder) / "sst" / "ids-sst-train.csv"
+        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+        return load_sst(str(folder))
+
+    corpus = load(tmp_path / "any", end)
+    assert corpus.digest == load(tmp_path / "plain", "\n").digest
+    assert not corpus.rejected
+    poem = end.join(["one", "two", "", "three"])
+    course.poems(tmp_path / "any" / "poems" / "pdpoems13754-000.jsonl", [poem])
+    (row,) = [row for rows in load_poems(str(tmp_path / "any")).splits.values() for row in rows]
+    assert row.text == "one\ntwo\n\nthree"
+
+
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        (SST.encode("utf-16"), "line 1: must be UTF-8 text, but is UTF-16"),
+        (SST.encode("utf-16-le"), "line 1: must be UTF-8 text, but holds a NUL"),
+        (SST.encode() + b"0\ta\tfi\0ne\t1\n", "line 2: must be UTF-8 text, but holds a NUL"),
+        (SST.encode() + b"0\ta\tna\xefve\t1\n", "line 2: must be UTF-8 text"),
+        (gzip.compress(SST.encode()), "line 1: must be UTF-8 text, but is compressed by gzip"),
+        (b"PK\x03\x04", "line 1: must be UTF-8 text, but is a zip archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_that(raw: bytes, rule: str, tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    path.write_bytes(raw)
+    with pytest.raises(DataError) as error:
+        load_sst(str(tmp_path))
+    assert str(error.value).startswith(f"{path}, {rule}")
+
+
+def test_what_stands_where_an_optional_file_would_is_not_passed_over(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    (tmp_path / "sst" / "ids-sst-test-student.csv").mkdir()
+    (tmp_path / "quora" / "quora-test-student.csv").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"ids-sst-test-student.csv: cannot be read \(Is a directory\)"):
+        load_sst(str(tmp_path))
+    with pytest.raises(DataError, match=r"quora-test-student.csv: cannot be read \(No such file or directory\)"):
+        load_quora(str(tmp_path))
+
+
+def test_a_mark_of_utf_8_and_separators_of_unicode_change_no_row(tmp_path: Path) -> None:
+    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
+    text = "a\x0bb\x0cc\x85d\u2028e\u2029f\x1cg"
+    path.write_text("\ufeff" + SST.lstrip("\t") + f"a\t{text}\t1\n", encoding="utf-8")
+    assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == [text]
+
+
+def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "pdpoems13754-000.jsonl"
+    bad = [
+        '{"text": "half \\ud83d of one"}',
+        '{"text": "one", "text": "two"}',
+        "[" * 100_000,
+        '{"text": ' + "1" * 5_000 + "}",
+        '{"text": NaN}',
+        '{"text": ["a"]}',
+        "",
+        '"text"',
+    ]
+    path.write_text("\n".join(['{"text": "fine", "score": NaN}', *bad]) + "\n")
+    corpus = load_poems(str(tmp_path))
+    assert [row.text for rows in corpus.splits.values() for row in rows] == ["fine"]
+    assert corpus.rejected == {
+        "half of a surrogate pair, which is no character": 1,
+        "no JSON object with a text": 6,
+        "blank line": 1,
+    }
+
+
+def test_texts_that_two_splits_have_are_counted_by_words_and_letters(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    train = [(f"t{n}", f" Film number {n} , isn't it ?", n % 5) for n in range(6)]
+    dev = [("d0", " Film number 0 , isn't it ?", 0), ("d1", "film number 1, ISN'T it", 1), ("d2", "another", 1)]
+    course.sentiment(tmp_path / "sst" / "ids-sst-train.csv", train)
+    course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", dev)
+    course.sentiment(tmp_path / "sst" / "ids-sst-test-student.csv", [("e0", "Another!"), ("e1", "?!"), ("e2", "...")])
+    words = load_sst(str(tmp_path)).describe()
+    assert "2 of 3 dev texts are in train too, 1 of them to the letter" in words
+    assert "1 of 3 test texts are in dev too, 0 of them to the letter" in words
+    course.sentiment(tmp_path / "cfimdb" / "ids-cfimdb-dev.csv", [("d0", "Another!", 1)])
+    assert load_cfimdb(str(tmp_path)).describe().endswith("no two splits have a text in common")
+    course.quora(tmp_path / "quora" / "quora-train.csv", [("a", "Who is it?", "What is it?", 1)])
+    course.quora(tmp_path / "quora" / "quora-dev.csv", [("b", "What is it?", "Who is it?", 1), ("c", "Who?", "Me?", 0)])
+    assert "1 of 2 dev texts are in train too, 0 of them to the letter" in load_quora(str(tmp_path)).describe()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -255,7 +401,7 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
     )
     corpus = load_poems(None)
     assert corpus.rejected == {"empty text": 1}
-    assert {row.text for row in corpus.splits["train"]} >= {"line 1\n\ntwo"}
+    assert {row.text for row in corpus.splits["train"]} >= {"line 1\ntwo"}
     assert asked[0] == ("tasksource/counterfactually-augmented-imdb", None)
     assert poems.HUB in corpus.origin
     assert "not compared with the sonnets" in corpus.describe()

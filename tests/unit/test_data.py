@@ -1,7 +1,7 @@
 """From files to batches: what is read, what is rejected and why, what is cached."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +45,98 @@ def test_the_course_files_are_read_and_rejected_rows_are_counted_with_reasons(tm
         "fewer than 3 lines": 1,
     }
     assert "1 rejected: fewer than 3 lines" in corpus.describe()
+
+
+def numbered(numbers: Sequence[object], lines: int = 14, gap: str = "\n\n") -> str:
+    """Sonnets as the course has them, each of its own words."""
+    return "Sonnets\nby someone\n\n" + "\n\n".join(f"{n}{gap}{toys.lines(lines, int(str(n)))}" for n in numbers)
+
+
+def release(folder: Path, **files: str) -> Path:
+    """A --data-dir with files of the course, by their names without .txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n2\n\n", "\n2\xa0\n\n"),
+        lambda text: text.replace("\n2\n\n", "\n\u2003 2.\t\n\n"),
+        lambda text: text.replace("\n2\n\n", "\nII\n\n").replace("\n4\n", "\nSonnet IV\n"),
+        lambda text: text.replace("\n\n", "\n"),
+        lambda text: text.replace("\n", "\r\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "\ufeff" + text.rstrip("\n"),
+    ],
+)
+def test_a_number_may_be_written_and_spaced_in_any_way(change: Callable[[str], str], tmp_path: Path) -> None:
+    text = numbered([1, 2, 3, 4, 132])
+    plain = load_sonnets(str(release(tmp_path / "plain", sonnets=text)))
+    assert [row.id for row in plain.splits["train"]] == ["1", "2", "3", "4"]
+    folder = release(tmp_path / "changed")
+    (folder / "sonnets.txt").write_bytes(change(text).encode())
+    assert load_sonnets(str(folder)).digest == plain.digest
+
+
+@pytest.mark.parametrize("page", ["27", "\n27\n", "2", "\n\n1\n\n", "\n140"])
+@pytest.mark.parametrize("sonnet", [1, 2, 132])
+def test_a_page_number_within_a_sonnet_is_left_out_and_counted(page: str, sonnet: int, tmp_path: Path) -> None:
+    text = numbered([1, 2, 3, 132, 133])
+    whole = toys.lines(14, sonnet)
+    lines = whole.split("\n")
+    parted = "\n".join([*lines[:5], page, *lines[5:]])
+    plain = load_sonnets(str(release(tmp_path / "plain", sonnets=text)))
+    corpus = load_sonnets(str(release(tmp_path / "parted", sonnets=text.replace(whole, parted))))
+    texts, wanted = (
+        [[line for line in row.text.split("\n") if line] for rows in c.splits.values() for row in rows]
+        for c in (corpus, plain)
+    )
+    assert texts == wanted
+    assert corpus.rejected == {"a number within a sonnet, taken for that of a page": 1}
+
+
+def test_what_has_no_number_of_its_own_is_rejected_and_what_is_not_there_is_named(tmp_path: Path) -> None:
+    text = numbered([1, 2, 3, 132]).replace("\n2\n", "\nNumber two\n")
+    corpus = load_sonnets(str(release(tmp_path, sonnets=text)))
+    assert [row.id for row in corpus.splits["train"]] == ["3"]
+    assert corpus.rejected == {"more than 15 lines, so a number is missing between two sonnets": 1}
+    assert "130 of the study's 131 train sonnets are not there: 1, 2, 4, 5, 6, ..." in corpus.describe()
+
+
+def test_the_first_release_has_its_dev_sonnets_among_the_others_and_its_test_sonnets_whole(tmp_path: Path) -> None:
+    given = numbered([145, 146, 147], lines=3)
+    whole = "--Generated Sonnets-- \n\n" + "\n\n".join(f"{n}\n{toys.lines(14, 145 + n)}\n" for n in (0, 1, 3))
+    whole += "\n\n2\n" + toys.lines(14, 9)
+    folder = release(tmp_path, sonnets=numbered([1, 2, 132, 133]), sonnets_held_out=given, TRUE_sonnets_held_out=whole)
+    corpus = load_sonnets(str(folder))
+    found = {split: [row.id for row in rows] for split, rows in corpus.splits.items()}
+    assert found == {"train": ["1", "2"], "dev": ["132", "133"], "test": ["145", "146", "148", "147"]}
+    assert corpus.splits["test"][0].text == toys.lines(14, 145)
+    assert corpus.splits["test"][-1].text == toys.lines(3, 147), "what is called 147 there does not begin so"
+    assert corpus.rejected == {"in TRUE_sonnets_held_out.txt, but begins otherwise than in sonnets_held_out.txt": 1}
+
+
+def test_without_dev_sonnets_the_files_that_may_hold_them_are_named(tmp_path: Path) -> None:
+    folder = release(tmp_path, sonnets=numbered([1, 2]))
+    with pytest.raises(
+        DataError, match=r"the numbers 132 to 143 must be in sonnets.txt or TRUE_sonnets_held_out_dev.txt"
+    ):
+        load_sonnets(str(folder))
+    release(folder, TRUE_sonnets_held_out_dev=numbered([132], lines=3))
+    with pytest.raises(DataError, match=r"There is no sonnet for the dev split"):
+        load_sonnets(str(folder))
+
+
+def test_a_variant_in_another_split_is_named(tmp_path: Path) -> None:
+    lines = toys.lines(14, 138).split("\n")
+    variant = "\n".join(line.upper() + "," for line in lines[:3])
+    folder = release(
+        tmp_path, sonnets=numbered([1, 138]), sonnets_held_out=numbered([154], lines=3) + f"\n\n155\n\n{variant}\n"
+    )
+    assert "test sonnet 155 is a variant of dev sonnet 138: 3 equal lines" in load_sonnets(str(folder)).describe()
 
 
 def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
