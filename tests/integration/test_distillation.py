@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from gpt2core.data.quora import load_quora
+from gpt2core.errors import DataError
+from searches.distillation import SEARCH
+from searches.execute import check
+from searches.options import parse
+from searches.pairs import jobs
+from searches.runner import results
 from tests import course, generated, runs
 
 SCRIPT = [
@@ -93,3 +100,15 @@ def test_temperatures_that_nobody_can_prepare_are_refused(tmp_path: Path, data_d
     assert done.returncode == 2
     assert done.stderr.startswith("error: The values of `pairs_temperature` must be a Choice, or one")
     assert done.stdout == ""
+
+
+def test_data_is_checked_before_there_are_pairs(tmp_path: Path, data_dir: str) -> None:
+    def checked(*settings: str) -> str:
+        flags = [word for setting in ("pairs_examples=all", *settings) for word in ("--set", setting)]
+        options = parse(SEARCH, ["--smoke", "--storage", str(tmp_path), "--data-dir", data_dir, *flags])
+        to_make = list(jobs(options.plan, results(options)))
+        return check(options.plan, without_pairs=bool(to_make)).corpus.digest
+
+    assert checked() == load_quora(data_dir).digest
+    with pytest.raises(DataError, match=r"must be the manifest of a set of candidates"):
+        checked(f"pairs={tmp_path / 'nowhere'}")

@@ -93,6 +93,38 @@ def test_generate_continues_each_prompt_and_is_the_same_twice(
     assert capsys.readouterr().out == first
 
 
+def generated(capsys: pytest.CaptureFixture[str], *prompts: str, samples: int = 1) -> str:
+    flags = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert run("generate", "--model", "gpt2-nano", *flags, "--samples", str(samples), "--max-new-tokens", "8") == 0
+    return capsys.readouterr().out
+
+
+def test_a_prompt_is_continued_alike_whatever_else_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = generated(capsys, "To be", samples=3), generated(capsys, "My love", samples=3)
+    assert generated(capsys, "To be", "My love", samples=3) == first + second
+    assert first.startswith(generated(capsys, "To be", samples=2))
+    assert first.startswith(generated(capsys, "To be"))
+
+
+def test_a_prompt_may_hold_backslashes_and_new_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generated(capsys, r"C:\\new").startswith(r"C:\new")
+    assert generated(capsys, r"one\ntwo").startswith("one\ntwo")
+    assert generated(capsys, r"C:\temp").startswith(r"C:\temp")
+
+
+@pytest.mark.parametrize("poems", [5, 60])
+def test_too_little_for_both_splits_is_said_before_anything_is_trained(
+    poems: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = json.dumps({"text": "\n".join(f"Line {n} of a poem that goes on" for n in range(30 if poems == 60 else 2))})
+    (tmp_path / "pdpoems13754-000.jsonl").write_text(f"{text}\n" * poems)
+    out = tmp_path / "run"
+    assert run("train", "--task", "poems", "--data-dir", str(tmp_path), "--out", str(out)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "make no example (one stream with EOS behind each text, in blocks of 256" in line
+    assert not out.exists()
+
+
 def adapted(trained: Path) -> GPT2:
     """The model of a run's best epoch, LoRA beside its weights."""
     model = build(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
@@ -137,6 +169,8 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
         (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
         (["export", "--checkpoint", "nowhere", "--out", "x"], "nowhere/best/state.json: there is no such file"),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be >= 1"),
+        (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "1000000000"], "at most 1,000"),
+        (["generate", "--model", "gpt2-nano", "--prompt", "\udcff"], "but must be UTF-8 text"),
         (["evaluate", "--model", "gpt2-nano", "--split", "tset"], "`tset`: did you mean `test`?"),
         (["evaluate", "--model", "gpt2-nano", "--set", "rank=4"], "The key `rank` cannot be `--set`"),
         (["evaluate", "--model", "gpt2-nano", "--checkpoint", "x"], "not allowed with"),
