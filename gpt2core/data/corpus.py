@@ -20,6 +20,7 @@ OTHER_KINDS = {
     b"\x1f\x8b": "compressed by gzip",
     b"PK\x03\x04": "a zip archive",
 }
+WORD = re.compile(r"\w+")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -90,9 +91,13 @@ def _letters(row: Row) -> tuple[str, ...]:
 
 def _words(row: Row) -> tuple[str, ...]:
     """The words of a text without case and punctuation, or of both texts of a pair in either order."""
-    texts = (row.text, row.second)
-    plain = (unicodedata.normalize("NFKC", text).casefold() for text in texts)
-    return tuple(sorted(" ".join(re.findall(r"\w+", p)) or t for p, t in zip(plain, texts, strict=True)))
+    first, second = _plain(row.text), _plain(row.second)
+    return (first, second) if first <= second else (second, first)
+
+
+def _plain(text: str) -> str:
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(WORD.findall(folded)) or text
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -33,27 +33,36 @@ def read_rows(
     lines, quoted = read_lines(path), path.suffix != ".tsv"
     header = [name.strip() for name in _fields(next(lines, ""), quoted, path, 1)]
     places = _places(header, ["id", *texts, *([label] if labelled or label in header else [])], path)
+    rules = (
+        f"a field of more than {LONGEST:,} characters",
+        "more fields than the header names",
+        "no label",
+        f"label is none of 0 to {classes - 1}",
+        "empty text",
+        "no id",
+        "fewer fields than the header names",
+    )
     rows, faults, first = [], Counter[str](), (2, "there is no row")
     for number, line in enumerate(lines, start=2):
         fields = _fields(line, quoted, path, number)
         named = {column: fields[place].strip() for column, place in places.items() if place < len(fields)}
-        value, words = named.get(label, ""), [named.get(column, "") for column in texts]
+        name, value, words = named.get("id", ""), named.get(label, ""), [named.get(column, "") for column in texts]
         gold = _label(value, classes) if value else NO_LABEL
-        rules = {
-            f"a field of more than {LONGEST:,} characters": max(map(len, fields)) > LONGEST,
-            "more fields than the header names": any(field.strip() for field in fields[len(header) :]),
-            "no label": labelled and not value,
-            f"label is none of 0 to {classes - 1}": gold is None,
-            "empty text": not all(words),
-            "no id": not named.get("id"),
-            "fewer fields than the header names": len(fields) < len(header),
-        }
-        fault = next((rule for rule, broken in rules.items() if broken), None)
-        if fault:
+        broken = (
+            len(line) > LONGEST and max(map(len, fields)) > LONGEST,
+            len(fields) > len(header) and any(map(str.strip, fields[len(header) :])),
+            labelled and not value,
+            gold is None,
+            not all(words),
+            not name,
+            len(fields) < len(header),
+        )
+        if gold is not None and not any(broken):
+            rows.append(Row(id=name, text=words[0], second="".join(words[1:]), label=gold))
+        else:
+            fault = rules[broken.index(True)]
             first = first if faults else (number, fault)
             faults[fault] += 1
-        elif gold is not None:
-            rows.append(Row(id=named["id"], text=words[0], second="".join(words[1:]), label=gold))
     if not rows:
         raise DataError(f"{path}, line {first[0]}: {first[1]}, and no row of the file is good")
     rejected.update(faults)
