@@ -15,9 +15,12 @@ def course_folder(data_dir: str, name: str) -> Path:
     """Return the folder `name` of `data_dir`, or `data_dir` itself; raise DataError where there is none."""
     folder = local(data_dir)
     fetch(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; --data-dir must hold the course's files")
-    return folder / name if (folder / name).is_dir() else folder
+    try:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder; --data-dir must hold the course's files")
+        return folder / name if (folder / name).is_dir() else folder
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 def read_rows(

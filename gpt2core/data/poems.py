@@ -42,7 +42,10 @@ def load_poems(data_dir: str | None) -> Corpus:
 
 def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
     """A row for each line of the files that is a JSON object with a `text`; others are counted, or DataError if all are."""
-    paths = sorted(folder.glob(FILES))
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.match(FILES))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
     if not paths:
         raise DataError(f"{folder}: there is no file {FILES}")
     rows: list[Row] = []

@@ -30,10 +30,11 @@ def load_quora(data_dir: str | None) -> Corpus:
     for theirs, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
         rows = []
         for row in found[theirs]:
-            if not row["question2"].strip():
+            first, second = row["question1"] or "", row["question2"] or ""
+            if not second.strip():
                 rejected["empty text"] += 1
             else:
-                rows.append(Row(id=str(row["idx"]), text=row["question1"], second=row["question2"], label=row["label"]))
+                rows.append(Row(id=str(row["idx"]), text=first, second=second, label=row["label"]))
         splits[split] = unique(rows, rejected)
     return Corpus(name="quora", origin=f"{HUB}, qqp, of the Hugging Face hub", splits=splits, rejected=rejected)
 

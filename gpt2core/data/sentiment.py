@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from os.path import lexists
 from pathlib import Path
@@ -27,7 +28,9 @@ def load_sst(data_dir: str | None) -> Corpus:
         return _course_files(data_dir, "sst", classes=5)
     found = load_hub(SST_HUB, None, "ids-sst-train.csv and ids-sst-dev.csv")
     rows = {
-        split: [Row(id=f"{split}-{n}", text=row["text"], label=row["label"]) for n, row in enumerate(found[theirs])]
+        split: [
+            Row(id=f"{split}-{n}", text=row["text"] or "", label=row["label"]) for n, row in enumerate(found[theirs])
+        ]
         for theirs, split in HUB_SPLITS.items()
     }
     return _checked("sst", f"{SST_HUB} of the Hugging Face hub", rows)
@@ -49,7 +52,7 @@ def load_cfimdb(data_dir: str | None) -> Corpus:
     )
     rows = {
         split: [
-            Row(id=f"{split}-{n}", text=row["Text"], label=int(row["Sentiment"] == "Positive"))
+            Row(id=f"{split}-{n}", text=row["Text"] or "", label=int(row["Sentiment"] == "Positive"))
             for n, row in enumerate(found[theirs])
         ]
         for theirs, split in HUB_SPLITS.items()
@@ -67,11 +70,9 @@ def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:
     test = folder / f"ids-{name}-test-student.csv"
     if lexists(test):
         splits["test"] = read_rows(test, ["sentence"], "sentiment", classes, rejected, labelled=False)
-    rows = {
-        split: [Row(id=row.id, text=unquoted(row.text), label=row.label) for row in kept]
-        for split, kept in splits.items()
-    }
-    return Corpus(name=name, origin=f"the course's files in {folder}", splits=rows, rejected=rejected)
+    if name == "cfimdb":
+        splits = {split: [replace(row, text=unquoted(row.text)) for row in rows] for split, rows in splits.items()}
+    return Corpus(name=name, origin=f"the course's files in {folder}", splits=splits, rejected=rejected)
 
 
 def unquoted(text: str) -> str:

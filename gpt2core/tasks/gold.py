@@ -23,5 +23,6 @@ def check_gold(corpus: Corpus, split: str, task: str) -> None:
     if short:
         raise DataError(
             f"{corpus.origin}: {short} of the {split} split's {len(rows)} texts are the {GIVEN} given lines alone, "
-            "so there is nothing to score against; without --data-dir the package's whole sonnets are taken"
+            "so there is nothing to score against; the course's first release has them whole in TRUE_sonnets_held_out.txt, and "
+            "without --data-dir the package's are taken"
         )

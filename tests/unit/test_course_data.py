@@ -273,6 +273,14 @@ def test_reviews_lose_all_their_encodings(tmp_path: Path) -> None:
     assert [row.text for row in load_cfimdb(str(tmp_path)).splits["dev"]] == [original]
 
 
+def test_only_reviews_lose_the_quotes_around_them(tmp_path: Path) -> None:
+    course.folder(tmp_path)
+    for name in ("cfimdb", "sst"):
+        course.sentiment(tmp_path / name / f"ids-{name}-train.csv", [("a", '"One" and "two"', 1)])
+    assert [row.text for row in load_cfimdb(str(tmp_path)).splits["train"]] == ['One" and "two']
+    assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == ['"One" and "two"']
+
+
 def test_questions_lose_both_encodings_and_unlabelled_pairs_are_counted(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "quora" / "quora-dev.csv"
     first, second = 'What does "the" mean, and "a"?', 'Is "the" a word?'
@@ -370,12 +378,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]]
 
 
 def test_sst_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"text": "fine", "label": 3}, {"text": " ", "label": 0}]
+    rows = [{"text": "fine", "label": 3}, {"text": " ", "label": 0}, {"text": None, "label": 0}]
     asked = hub(monkeypatch, {"train": rows, "validation": rows[:1], "test": rows})
     corpus = load_sst(None)
     assert asked == [("SetFit/sst5", None)]
     assert [(row.text, row.label) for row in corpus.splits["dev"]] == [("fine", 3)]
-    assert corpus.rejected == {"empty text": 2}
+    assert corpus.rejected == {"empty text": 4}
     assert "SetFit/sst5 of the Hugging Face hub" in corpus.describe()
 
 
