@@ -17,7 +17,7 @@ from gpt2core.cli import (
     run_or_explain,
     settings,
 )
-from gpt2core.errors import ConfigError
+from gpt2core.errors import ConfigError, UserError, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,8 +181,14 @@ def execute(options: Options, console: "Console") -> int:
                 interrupt_on_signals()
                 job = fitted(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))
-                with Screen(job, console) as screen:
-                    make(job, options, [screen, tracker], screen.say)
+                try:
+                    with Screen(job, console) as screen:
+                        make(job, options, [screen, tracker], screen.say)
+                except RayEndedError:
+                    raise
+                except UserError:
+                    rounds, card = write_finished(folder, warn)
+                    raise
             rounds = manifest(folder)["rounds"]
             card = write_results(folder, rounds)
             status = "FINISHED"
@@ -214,6 +220,21 @@ def make(
     from trainables.rounds import run_rounds
 
     run_rounds(job, options.rounds, options.student, listen, say)
+
+
+def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict[str, Any]], str]:
+    """Write the results of the rounds that are finished, where a later one could not be; return the rounds and the card."""
+    from trainables.pipeline import manifest
+
+    try:
+        rounds = manifest(folder)["rounds"]
+        card = write_results(folder, rounds) if rounds else ""
+    except (OSError, UserError) as error:
+        warn(f"what is finished could not be written down: {first_line(error)}")
+        return [], ""
+    if rounds:
+        warn(f"the results of round {', '.join(str(entry['round']) for entry in rounds)} are written all the same")
+    return rounds, card
 
 
 def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:

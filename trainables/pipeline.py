@@ -6,13 +6,14 @@ Everything is deterministic but the order of the work: 1, 2 or 4 workers leave t
 
 import fcntl
 import json
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ray
 import torch
@@ -21,7 +22,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from gpt2core.distill.shards import Shard
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import write_json
-from gpt2core.storage import fetch, local, send
+from gpt2core.lease import Kept, Lease
+from gpt2core.storage import address, fetch, is_copy, local, send
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.machines import grows
 from trainables.pool import Pool
@@ -34,7 +36,7 @@ BACKLOG = 4  # written shards for each scorer that may wait before writers wait 
 MANIFEST = "manifest.json"
 DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
 
-_HELD: set[Path] = set()  # folders that this process has locked
+_HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, with the lease of one behind an address
 
 
 @dataclass
@@ -169,11 +171,27 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
             ) from None
-        _HELD.add(folder)
+        _HELD[folder] = _lease(folder, lock) if is_copy(folder) else None
         try:
             yield
         finally:
-            _HELD.remove(folder)
+            kept = _HELD.pop(folder)
+            if kept is not None:
+                kept.close()
+
+
+def _lease(folder: Path, lock: IO[str]) -> Kept:
+    """Keep jobs on other machines out of a folder too; raise UserError where one is in it."""
+    lease = Lease(folder / "owner.json", lock, folder, lambda text: print(text, file=sys.stderr, flush=True))
+    lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
+    return Kept(lease)
+
+
+def check_lease(folder: Path) -> None:
+    """Raise UserError where a job on another machine has taken the folder over."""
+    kept = _HELD.get(folder)
+    if kept is not None and kept.lost:
+        raise UserError(f"{address(folder)}: a job on another machine has taken this folder over")
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -232,6 +250,7 @@ class _Round:
         return entry
 
     def _note(self, rounds: list[dict[str, Any]]) -> None:
+        check_lease(self.job.folder)
         path = self.job.folder / MANIFEST
         write_json(path, {"version": VERSION, "rounds": rounds})
         send(path)
@@ -275,6 +294,7 @@ class _Round:
         self._tell()
 
     def _tell(self) -> None:
+        check_lease(self.job.folder)
         now = time.monotonic()
         self.progress.seconds = now - self.started
         self.progress.working = now - (self.ready_at or now)

@@ -17,7 +17,7 @@ from gpt2core.data.corpus import Row
 from gpt2core.decoding.generate import generate
 from gpt2core.decoding.stop import Stop
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.sentences import CLOSING, MARKS, collapse, first_sentence, poison, sentences
+from gpt2core.distill.sentences import BROKEN, CLOSING, MARKS, collapse, first_sentence, poison, sentences
 from gpt2core.errors import DataError
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
@@ -227,11 +227,12 @@ def write_candidates(
 def _judged(text: str, seen: set[str], config: GenerationConfig) -> tuple[str, str, str | None]:
     """What is kept of a continuation, why it takes part in no pair, and what is wrong with it; note what it says as seen."""
     first = first_sentence(text)
-    kept = collapse(text) if first is None else first
-    # The rest of a text that was cut off may have any length.
-    error = poison(kept, len(kept) if first is None else config.max_characters)
-    if error or first is None:
-        return kept, "unfinished", error
+    if first is None:  # cut off, anywhere and at any length, or at an end before its first word: no fault of the text
+        kept = collapse(text.rstrip(BROKEN))
+        return kept, "unfinished", poison(kept, len(kept)) if kept else None
+    error = poison(first, config.max_characters)
+    if error:
+        return first, "unfinished", error
     words = _bare(first)
     repeated = words in seen
     seen.add(words)

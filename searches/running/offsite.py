@@ -2,25 +2,20 @@
 
 An object cannot be appended to. So what is new of the ledger goes into an object of its own, named by the place of its first
 byte, within a second; a proposal waits for that, so no trial runs that only this machine knows of. What else is lost with a
-machine, the trials report again. Who writes is in `owner.json`, renewed every few seconds.
+machine, the trials report again. Who writes is in `owner.json`, renewed every few seconds (`gpt2core.lease`).
 """
 
 import fcntl
-import json
-import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-from uuid import uuid4
+from typing import IO
 
 from gpt2core.errors import StorageError, UserError
-from gpt2core.files import atomic_path, write_json
+from gpt2core.files import atomic_path
+from gpt2core.lease import RENEWAL, Lease
 from gpt2core.storage import address, fetch, is_copy, send
 
-RENEWAL = 5.0  # seconds between two signs of life
-LEASE = 30.0  # seconds without one after which an owner is taken for dead
 PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
 PAUSE = 1.0  # seconds between two tries
 LAST = 20.0  # seconds that the end of a search waits for it
@@ -32,7 +27,7 @@ class Offsite:
     def __init__(self, ledger: Path, say: Callable[[str], None]) -> None:
         self.ledger, self.folder, self.say = ledger, ledger.with_suffix(""), say
         self.owner = self.folder / "owner.json"
-        self.me = {"id": uuid4().hex, "machine": f"{socket.gethostname()}, {ledger}"}
+        self.lease: Lease
         self.written = self.sent = 0
         self.lost = self.closing = False
         self.changed = threading.Condition()
@@ -40,7 +35,10 @@ class Offsite:
 
     def open(self, file: IO[str]) -> None:
         """Own the ledger, and bring the locked `file` up to date; raise UserError where another machine is at work on it."""
-        self._claim()
+        self.lease = Lease(self.owner, file, self.ledger, self.say)
+        self.lease.claim(
+            f"{address(self.ledger.parent)}: a search of this name runs on another machine ({{}}); choose another --name"
+        )
         self.sent = bring(self.ledger, file)
         self.thread.start()
 
@@ -77,34 +75,6 @@ class Offsite:
         except StorageError as error:
             self.say(f"{error}; the end of the ledger is on this machine alone, and the same command here sends it")
 
-    def _claim(self) -> None:
-        seen, since = None, time.monotonic()
-        while (found := self._owner()) is not None and found["machine"] != self.me["machine"]:
-            if seen is None:
-                seen = found
-                self.say(f"Another machine had this search ({found['machine']}); waiting {LEASE:g} s for a sign of it")
-            if found != seen:
-                raise UserError(
-                    f"{address(self.ledger.parent)}: a search of this name runs on another machine ({found['machine']}); "
-                    "choose another --name"
-                )
-            if time.monotonic() - since > LEASE:
-                break
-            time.sleep(PAUSE)  # between two looks; what counts is what is there
-        self._renew()
-
-    def _owner(self) -> dict[str, Any] | None:
-        fetch(self.owner)
-        try:
-            return dict(json.loads(self.owner.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return None
-
-    def _renew(self) -> None:
-        write_json(self.owner, {**self.me, "time": time.time()})
-        send(self.owner)
-        self.renewed = time.monotonic()
-
     def _work(self) -> None:
         while not self.lost:
             with self.changed:
@@ -121,15 +91,10 @@ class Offsite:
 
     def _keep(self) -> None:
         """Give a sign of life when one is due; where the storage names another owner, be none."""
-        if time.monotonic() - self.renewed < RENEWAL:
-            return
-        owner = self._owner()
-        if owner is not None and owner["id"] != self.me["id"]:
+        if not self.lease.keep():
             with self.changed:
                 self.lost = True
                 self.changed.notify_all()
-            return
-        self._renew()
 
     def _send(self) -> None:
         written = self.written

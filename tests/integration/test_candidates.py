@@ -65,7 +65,7 @@ def test_the_manifest_and_the_files_say_the_same(finished: Job) -> None:
     assert entry["contexts"] == {"asked": 120, "made": 120}
     assert entry["pairs"]["made"] == sum(entry["pairs"]["reasons"].values())
     assert entry["accepted"] == entry["pairs"]["reasons"]["accepted"] > 20
-    assert entry["quarantined"]["rows"] > 0
+    assert entry["quarantined"]["rows"] == 0 < entry["candidates"]["reasons"]["unfinished"], "which is no poison"
     assert entry["quarantined"]["rows"] + entry["candidates"]["made"] == 120 * 5
     for stage in STAGES:
         assert sorted(p.name for p in (finished.folder / stage).iterdir()) == sorted(entry["shards"][stage])
@@ -250,3 +250,24 @@ def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, t
     assert record.data.params["tau"] == "0.5"
     assert record.data.metrics["round_accepted"] == entry["accepted"]
     assert {"contexts", "pairs_per_second", "rejected_forward"} <= record.data.metrics.keys()
+
+
+def test_rounds_that_are_finished_are_written_where_a_later_one_cannot_be(finished: Job, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    for name in ("README.md", "course.tsv"):
+        (out / name).unlink()
+    command = distilling.command(out, Path(finished.model), Path(str(finished.data_dir)))
+    done = distilling.run([*command, "--rounds", "2", "--set", "lr=1e30"])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: The student of round 1 could not be trained: The training loss is")
+    assert "warning: the results of round 1 are written all the same" in done.stdout
+    assert (out / "README.md").read_text() == (finished.folder / "README.md").read_text()
+    assert (out / "course.tsv").read_text() == (finished.folder / "course.tsv").read_text()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("candidates")
+    assert experiment is not None
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FAILED"

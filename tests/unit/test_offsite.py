@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2core import storage
+from gpt2core import lease, storage
 from gpt2core.errors import UserError
 from gpt2core.storage import address, fetch, local, send
 from searches.running import offsite
@@ -22,9 +22,10 @@ def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a ledger that is not there yet; this process is the first machine."""
     for key, value in store.environment.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(offsite, "LEASE", 0.3)
-    monkeypatch.setattr(offsite, "RENEWAL", 0.1)
-    monkeypatch.setattr(offsite, "PAUSE", 0.05)
+    monkeypatch.setattr(lease, "LEASE", 0.3)
+    for module in (lease, offsite):
+        monkeypatch.setattr(module, "RENEWAL", 0.1)
+        monkeypatch.setattr(module, "PAUSE", 0.05)
     become(monkeypatch, tmp_path / "first")
     return f"s3://{BUCKET}/{tmp_path.name}/{FOLDER}/ledger.jsonl"
 
@@ -55,7 +56,7 @@ def test_another_machine_goes_on_with_what_was_recorded(
     said: list[str] = []
     second = Ledger(local(place), say=said.append)
     assert list(second.state.trials) == [f"{number:04d}" for number in range(5)]
-    assert said[0].startswith("Another machine had this search")
+    assert said[0].startswith("Another machine was here")
     second.record(proposed(5))
     second.close()
 
@@ -73,7 +74,7 @@ def test_a_search_that_runs_on_another_machine_is_left_alone(
     first.record(proposed(0))
     cache, known = tmp_path / "first", storage._in_storage
     become(monkeypatch, tmp_path / "second")
-    monkeypatch.setattr(offsite, "LEASE", 60.0)
+    monkeypatch.setattr(lease, "LEASE", 60.0)
     owner = local(place).with_suffix("") / "owner.json"
     fetch(owner)
     seen = json.loads(owner.read_text())
@@ -83,7 +84,7 @@ def test_a_search_that_runs_on_another_machine_is_left_alone(
         owner.write_text(json.dumps(seen | {"time": seen["time"] + 5}))
         send(owner)
 
-    monkeypatch.setattr(offsite.time, "sleep", renewed)
+    monkeypatch.setattr(lease.time, "sleep", renewed)
     with pytest.raises(
         UserError, match=f"{address(local(place).parent)}: a search of this name runs on another machine"
     ):

@@ -20,6 +20,7 @@ from gpt2core.distill.writing import (
     REWRITE,
     Record,
     Writer,
+    _judged,
     pairs_of,
     prefixes_of,
     write_candidates,
@@ -232,16 +233,37 @@ def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytes
     half = toy.tokenizer.encode(["\u20ac"])[0][:1]
     end = toy.tokenizer.encode([" dim."])[0]
     long = " rose" * 100
-    says(monkeypatch, [[], half + end, " is." + long, long + ".", long, " love is."])
+    says(
+        monkeypatch, [[], half + end, " is." + long, long + ".", long, " love is."]
+    )  # the first ends at once: no poison
     context = {"context": "r0-00000-000", "text": "Thy love shall never dim."}
     rows, bad = write_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=False)
-    assert [(row["number"], row["reason"]) for row in rows] == [(2, ""), (4, "unfinished"), (5, "")]
+    assert [(row["number"], row["reason"]) for row in rows] == [
+        (0, "unfinished"),
+        (2, ""),
+        (4, "unfinished"),
+        (5, ""),
+    ]
     assert [(row["id"][-1], row["error"]) for row in bad] == [
-        ("0", "it is empty"),
         ("1", "it is not valid UTF-8"),
         ("3", "it has 500 characters, but must have at most 400"),
     ]
     assert {row["stage"] for row in bad} == {"candidates"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "error"),
+    [
+        ("", "", None),
+        (" \n\t", "", None),
+        ("...", "...", None),
+        ("thy love \ufffd", "thy love", None),  # cut off in the middle of a character
+        ("\ufffd", "", None),
+        ("thy \ufffd love", "thy \ufffd love", "it is not valid UTF-8"),
+    ],
+)
+def test_what_ends_before_its_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
+    assert _judged(text, set(), CONFIG) == (kept, "unfinished", error)
 
 
 def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Writer, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""One owner of a place in a storage: identities that tell machines apart, names that are read again, what the dead leave."""
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from gpt2core import lease
+from gpt2core.errors import UserError
+from gpt2core.lease import Lease
+from gpt2core.storage import fetch, local, send
+from tests.services import BUCKET, Store
+from tests.unit.test_storage import become
+from trainables import pipeline
+
+REFUSED = "{} is at work here"
+Claimant = Callable[[str], Lease]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for key, value in store.environment.items():
+        monkeypatch.setenv(key, value)
+    for name, seconds in {"LEASE": 0.3, "RENEWAL": 0.05, "PAUSE": 0.02}.items():
+        monkeypatch.setattr(lease, name, seconds)
+    become(monkeypatch, tmp_path / "cache")
+    return local(f"s3://{BUCKET}/{tmp_path.name}/out")
+
+
+@pytest.fixture
+def claimant(place: Path, tmp_path: Path, said: list[str]) -> Iterator[Claimant]:
+    """Make a lease of a process with a lock file of that name."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> Lease:
+            lock: IO[str] = stack.enter_context((tmp_path / name).open("w"))
+            return Lease(place / "owner.json", lock, place, said.append)
+
+        yield make
+
+
+def test_the_next_start_with_the_same_file_waits_for_nobody(claimant: Claimant, said: list[str]) -> None:
+    claimant("one").claim(REFUSED)
+    after = claimant("one")
+    after.claim(REFUSED)
+    assert said == []
+    assert after.is_ours()
+
+
+def test_the_same_host_name_and_path_is_another_machine(claimant: Claimant, said: list[str]) -> None:
+    first, second = claimant("one"), claimant("two")
+    assert first.me["machine"] == second.me["machine"]
+    first.claim(REFUSED)
+    second.claim(REFUSED)
+    assert said == [f"Another machine was here ({first.me['machine']}); waiting 0.3 s for a sign of it"]
+    assert (first.is_ours(), second.is_ours()) == (False, True)
+    first.release()
+    assert second.is_ours(), "who has lost a place does not give it back"
+
+
+def test_a_machine_that_was_started_again_is_another(
+    claimant: Claimant, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    claimant("one").claim(REFUSED)
+    (tmp_path / "boot").write_text("another")
+    monkeypatch.setattr(lease, "BOOT", tmp_path / "boot")
+    claimant("one").claim(REFUSED)
+    assert len(said) == 1
+
+
+def test_of_two_that_come_at_once_one_goes_away(claimant: Claimant, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = claimant("one"), claimant("two")
+    write, read = lease.write_json, Lease._read
+
+    def overtaken(path: Path, value: object) -> None:
+        """The second has looked before the first writes, and writes after it."""
+        monkeypatch.setattr(lease, "write_json", write)
+        assert read(second) is None
+        write(path, value)
+        second.renew()
+
+    monkeypatch.setattr(lease, "write_json", overtaken)
+    with pytest.raises(UserError, match="is at work here"):
+        first.claim(REFUSED)
+    assert second.is_ours()
+
+
+def test_one_that_lives_is_left_alone(claimant: Claimant, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = claimant("one"), claimant("two")
+    first.claim(REFUSED)
+    monkeypatch.setattr(lease, "LEASE", 60.0)
+    monkeypatch.setattr(lease.time, "sleep", lambda seconds: first.renew())
+    with pytest.raises(UserError, match="is at work here"):
+        second.claim(REFUSED)
+    assert first.keep()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{}", '{"id": 1}', "[" * 100_000, '{"id": "a", "machine": {}}', "\ud800"]
+)
+def test_a_name_that_cannot_be_read_is_somebody(claimant: Claimant, place: Path, said: list[str], text: str) -> None:
+    owner = place / "owner.json"
+    owner.parent.mkdir(parents=True)
+    owner.write_bytes(text.encode("utf-8", "surrogatepass"))
+    send(owner)
+    one = claimant("one")
+    one.claim(REFUSED)
+    assert len(said) == 1, "it was waited for"
+    assert one.keep()
+
+
+def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
+    place: Path, claimant: Claimant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pipeline.locked(place):
+        kept = pipeline._HELD[place]
+        assert kept is not None
+        pipeline.check_lease(place)
+        monkeypatch.setattr(lease, "LEASE", 60.0)
+        with pytest.raises(UserError, match="is at work here"):
+            claimant("two").claim(REFUSED)
+        other = json.dumps({"id": "another", "machine": "another", "time": 0.0})
+        (place / "owner.json").write_text(other)
+        send(place / "owner.json")
+        kept.thread.join(30)
+        with pytest.raises(UserError, match="a job on another machine has taken this folder over"):
+            pipeline.check_lease(place)
+    fetch(place / "owner.json")
+    assert (place / "owner.json").read_text() == other
+    (place / "owner.json").unlink()
+    send(place / "owner.json")
+    with pipeline.locked(place):
+        assert (place / "owner.json").exists()
+    fetch(place / "owner.json")
+    assert not (place / "owner.json").exists()
+
+
+def test_a_file_that_another_process_has_locked_is_no_place_to_begin(place: Path) -> None:
+    place.mkdir(parents=True)
+    with (place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another job writes into this folder"), pipeline.locked(place):
+            pass
