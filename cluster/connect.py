@@ -132,8 +132,12 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
             return
         except BaseException as error:
             _clear(before)
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, UserError):
                 raise
+            if isinstance(error, PermissionError):
+                raise ConfigError(
+                    f"{error.filename}: Ray cannot write there ({error.strerror}); set HOME, or TMPDIR, to a folder of yours"
+                ) from None
             if last:
                 raise UserError(
                     f"Ray did not start on this machine, twice ({first_line(error)}); if it is busy or short of memory, try "

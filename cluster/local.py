@@ -21,7 +21,7 @@ import psutil
 
 from cluster.connect import check_temporary_folder
 from cluster.environment import pass_by_proxies
-from gpt2core.cli import command_text, interrupt_on_sigterm, run_or_explain
+from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import home
 from gpt2core.machine import cpus
@@ -213,7 +213,6 @@ def _head() -> psutil.Process | None:
 
 def main(argv: list[str]) -> int:
     """Run one command; return its exit status. Raises UserError, KeyboardInterrupt."""
-    interrupt_on_sigterm()
     match argv:
         case ["up"]:
             return up()

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
+from gpt2core.files import home
 from gpt2core.lookup import nearest
 from gpt2core.output import steady_output
 from gpt2core.storage import is_address
@@ -133,6 +134,7 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     with steady_output():
         try:
             interrupt_on_signals()
+            home()  # MLflow and Ray ask for one as they are imported
             sys.exit(command())
         except UserError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
