@@ -27,7 +27,14 @@ SOCKET = 103 if sys.platform == "darwin" else 107  # bytes of the longest path t
 #: Below the folder for temporary files, Ray's longest path of a socket.
 SOCKETS = "/ray/session_2000-01-01_00-00-00_000000_{process}/sockets/plasma_store"
 #: Ends with status 0 where a Ray answers. As a process of its own it can be stopped, and what Ray says of it goes nowhere.
-ANSWERS = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+ANSWERS = """
+import sys
+from ray._private.authentication import authentication_token_setup as tokens
+from ray._raylet import GcsClient
+if sys.argv[2] == "auto":  # of a cluster that Ray finds by itself, it takes the token too
+    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+GcsClient(address=sys.argv[1])
+"""
 
 T = TypeVar("T")
 
@@ -62,7 +69,11 @@ def join_cluster(place: str) -> None:
         host, port = head.hostname or "", head.port or 0
         within(KNOCK, lambda: socket.create_connection((host, port), KNOCK).close())
         asked = subprocess.run(
-            [sys.executable, "-c", ANSWERS, head.netloc], capture_output=True, text=True, timeout=ASK, check=False
+            [sys.executable, "-c", ANSWERS, head.netloc, place],
+            capture_output=True,
+            text=True,
+            timeout=ASK,
+            check=False,
         )
         if asked.returncode:
             lines = [line for line in asked.stderr.splitlines() if line.strip()] or ["no Ray is there"]

@@ -38,8 +38,10 @@ def settle(variables: MutableMapping[str, str] = os.environ) -> list[str]:
     for name in EMPTY_IS_NONE:
         if not variables.get(name, "-").strip():
             del variables[name]
-    if variables.get("RAY_ADDRESS", "").strip() == "local":
-        del variables["RAY_ADDRESS"]  # which is what there is without it
+    if "RAY_ADDRESS" in variables:
+        variables["RAY_ADDRESS"] = variables["RAY_ADDRESS"].strip()
+        if variables["RAY_ADDRESS"] == "local":
+            del variables["RAY_ADDRESS"]  # which is what there is without it
     variables.update(OURS)
     pass_by_proxies(variables)
     return said

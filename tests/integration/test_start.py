@@ -80,14 +80,16 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], l
     """Let so many starts of Ray fail, each with a process that it leaves behind, and the others do nothing."""
     program = tmp_path / "ray" / "raylet.py"
     program.parent.mkdir()
-    program.write_text("import signal\nsignal.pause()")
+    program.write_text("import signal\nprint(flush=True)\nsignal.pause()")
 
     def failing(count: int) -> list[psutil.Process]:
         left: list[psutil.Process] = []
 
         def start(**_: object) -> None:
             if len(left) < count:
-                left.append(psutil.Popen([sys.executable, str(program)]))
+                left.append(psutil.Popen([sys.executable, str(program)], stdout=subprocess.PIPE))
+                with left[-1].stdout as said:
+                    assert said.read(1), "it runs"
                 raise Exception("The current node timed out during startup.\nThis could happen because")
 
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
