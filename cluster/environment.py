@@ -21,7 +21,6 @@ FOREIGN = re.compile(
 )
 NUMBERS = re.compile(r"[1-9]\d*(,[1-9]\d*)*")  # of threads, at each level
 EMPTY_IS_NONE = ("TMPDIR", "RAY_TMPDIR", "RAY_ADDRESS", "HOME")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def settle(variables: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -43,15 +42,4 @@ def settle(variables: MutableMapping[str, str] = os.environ) -> list[str]:
         if variables["RAY_ADDRESS"] == "local":
             del variables["RAY_ADDRESS"]  # which is what there is without it
     variables.update(OURS)
-    pass_by_proxies(variables)
     return said
-
-
-def pass_by_proxies(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Let requests to this machine itself pass by proxies, in all programs that are started from here too."""
-    if not any(re.fullmatch(r"\w+_proxy", name, re.IGNORECASE) for name in variables):
-        return
-    named = [value for name, value in sorted(variables.items()) if name.lower() == "no_proxy"]
-    hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
-    for name in ("no_proxy", "NO_PROXY"):
-        variables[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))

@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 
 from cluster.connect import check_temporary_folder
-from cluster.environment import pass_by_proxies
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import home
 from gpt2core.machine import cpus
+from gpt2core.network import pass_by_proxies
 
 PORT = os.environ.get("GPT2_SEARCH_PORT") or "8265"
 DASHBOARD = f"http://127.0.0.1:{PORT}"

@@ -18,6 +18,7 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
 from gpt2core.files import home
 from gpt2core.lookup import nearest
+from gpt2core.network import pass_by_proxies
 from gpt2core.output import steady_output
 from gpt2core.storage import is_address
 
@@ -134,6 +135,7 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     with steady_output():
         try:
             interrupt_on_signals()
+            pass_by_proxies()
             home()  # MLflow and Ray ask for one as they are imported
             sys.exit(command())
         except UserError as error:

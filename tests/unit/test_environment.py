@@ -12,6 +12,7 @@ from cluster import connect
 from cluster.environment import OURS, settle
 from gpt2core import files, machine
 from gpt2core.errors import ConfigError
+from gpt2core.network import pass_by_proxies
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_requests_to_this_machine_pass_by_proxies(
     monkeypatch: pytest.MonkeyPatch, name: str, before: dict[str, str]
 ) -> None:
     variables = {name: "http://proxy:3128", **before}
-    settle(variables)
+    pass_by_proxies(variables)
     for key in list(os.environ):
         if key.lower().endswith("_proxy"):
             monkeypatch.delenv(key)
