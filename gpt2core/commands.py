@@ -30,7 +30,7 @@ from gpt2core.folds import train as train_run
 from gpt2core.lookup import lookup
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.promoted import is_model_folder, load_folder
+from gpt2core.promoted import in_order_of, is_model_folder, load_folder
 from gpt2core.stages import run_data, shared_starts, starting_model
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
@@ -226,7 +226,7 @@ def generate(options: argparse.Namespace) -> None:
     texts = [written_out(text) for text in options.prompt for _ in range(options.samples)]
     # Neither the other prompts nor how many samples are asked for change a text.
     seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
-    new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.eos)
+    new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.stops)
     for text, ids in zip(texts, new, strict=True):
         CONSOLE.print(f"{text}{tokenizer.decode(ids)}\n")
 
@@ -291,7 +291,10 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     folder = _fetched(options.checkpoint)
     if is_model_folder(folder):
         found = load_folder(folder)
-        return _config(options, **found.config.model_dump()), found.model.to(device()), found.words
+        config = _config(options, **found.config.model_dump())
+        names = getattr(TASKS[config.task], "class_names", ())
+        model = in_order_of(found.model, names) if names else found.model
+        return config, model.to(device()), found.words
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
     model = build(trained, starting_model(trained), device())

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gpt2core.errors import ConfigError
+from gpt2core.errors import ConfigError, shown
 from gpt2core.lookup import nearest
 
 C = TypeVar("C", bound="Config")
@@ -22,7 +22,8 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain(cls, e) for e in error.errors(include_url=False))) from None
+            lines = dict.fromkeys(_explain(cls, one) for one in error.errors(include_url=False))
+            raise ConfigError("; ".join(list(lines)[:4])) from None
 
     def but(self, **changes: Any) -> Self:
         """Return a validated copy with some values changed."""
@@ -34,18 +35,18 @@ def _explain(cls: type[Config], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"Unknown key `{key}`: {nearest(key, cls.model_fields)}"
     rule = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"The value of `{key}` is {error['input']!r}, but must be {rule}"
+    return f"The value of `{key}` is {shown(error['input'])}, but must be {rule}"
 
 
 class ModelConfig(Config):
     """Shape of a GPT-2. `n_embd` channels (C), `n_head` heads (H), `n_layer` blocks, `n_positions` tokens of context."""
 
-    vocab_size: int = Field(50257, ge=1)
-    n_positions: int = Field(1024, ge=1)
-    n_embd: int = Field(768, ge=1)
-    n_layer: int = Field(12, ge=1)
-    n_head: int = Field(12, ge=1)
-    layer_norm_epsilon: float = Field(1e-5, gt=0)
+    vocab_size: int = Field(50257, ge=1, le=2**24, strict=True)
+    n_positions: int = Field(1024, ge=1, le=2**20, strict=True)
+    n_embd: int = Field(768, ge=1, le=2**16, strict=True)
+    n_layer: int = Field(12, ge=1, le=2**10, strict=True)
+    n_head: int = Field(12, ge=1, le=2**16, strict=True)
+    layer_norm_epsilon: float = Field(1e-5, gt=0, le=1, strict=True)
 
     def model_post_init(self, _: Any) -> None:
         if self.n_embd % self.n_head:

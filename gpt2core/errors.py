@@ -51,3 +51,9 @@ def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value of a foreign file, in a few words."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -4,16 +4,19 @@ What no such folder says, the task, the attention and the decoding, is in a file
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2core.adapters import folder as peft_folder
+from gpt2core.adapters.peft_config import NAME
 from gpt2core.config import RunConfig
-from gpt2core.errors import CheckpointError, ConfigError
+from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown
 from gpt2core.files import write_json
 from gpt2core.model import GPT2, without_weights
-from gpt2core.weights import EMBEDDED, load_model
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import EMBEDDED, load_model, model_folder
 
 RUN = "run.json"
 #: Keys of a run that name folders of the machine that it ran on: of no use on another, and nobody else's business.
@@ -31,7 +34,7 @@ class Loaded:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether `folder` is one of transformers or of peft."""
-    return any((folder / name).is_file() for name in ("config.json", peft_folder.CONFIG))
+    return any((folder / name).is_file() for name in ("config.json", NAME))
 
 
 def write_run(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
@@ -57,7 +60,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise CheckpointError(f"{path}: must hold a `config`, the values of a run")
@@ -71,9 +74,10 @@ def load_folder(folder: Path) -> Loaded:
     """
     run = read_run(folder)
     values = run.get("config", {})
-    if (folder / peft_folder.CONFIG).is_file():
+    if (folder / NAME).is_file():
         name = str(values.get("model") or peft_folder.base_model(folder))
         model = peft_folder.load_adapter(folder, load_model(name))
+        _check_tokenizer(folder, name)
     else:
         name = str(folder)
         model = load_model(name, with_head=True)
@@ -87,9 +91,39 @@ def load_folder(folder: Path) -> Loaded:
     return Loaded(model=model, config=config, words=f"{folder}{about}")
 
 
+def _check_tokenizer(folder: Path, base: str) -> None:
+    """Raise WeightsError where a tokenizer lies beside an adapter that is not the base's, for texts are read with that one."""
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        theirs, ours = Tokenizer.load(folder), Tokenizer.load(model_folder(base))
+        if theirs.backend.to_str() != ours.backend.to_str():
+            raise WeightsError(f"{folder}: the tokenizer beside the adapter is another one than that of `{base}`")
+
+
+def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
+    """Sort the head of a model, in place, so that its classes come in the order of `names`; return it.
+
+    A folder that only numbers its classes is taken to have that order. Raises WeightsError where its names are others.
+    """
+    found = [_plain(name) for name in model.class_names]
+    if not found or model.head is None or found == [_plain(name) for name in names]:
+        return model
+    if sorted(found) != sorted(map(_plain, names)):
+        raise WeightsError(
+            f"The classes of the model are {shown(list(model.class_names))}, but those of the task are {shown(list(names))}; "
+            "give its config.json an `id2label` of these names"
+        )
+    model.head.weight.data = model.head.weight[[found.index(_plain(name)) for name in names]]
+    model.class_names = tuple(names)
+    return model
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")
+
+
 def _with_attention(model: GPT2, config: RunConfig) -> GPT2:
     """The same weights under the attention of a run."""
     made = without_weights(model.config, attention=config.attention_config)
-    made.head = model.head
+    made.head, made.class_names = model.head, model.class_names
     made.load_state_dict(model.state_dict(), assign=True)
     return made.requires_grad_(False).train(False)

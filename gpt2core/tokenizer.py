@@ -1,16 +1,52 @@
-"""Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (transformers itself takes 4 s to import)."""
+"""Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (transformers itself takes 4 s to import).
+
+A folder's tokens are those that transformers makes of it, or the folder is refused: it may say how texts are cut in several
+files, and transformers reads some of them for one class of tokenizer and others for another.
+"""
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 
-from gpt2core.errors import WeightsError
+from gpt2core.errors import WeightsError, first_line, shown
+from gpt2core.foreign import is_there, read_json
+from gpt2core.weights import read_config, special_ids
 
 EOS = "<|endoftext|>"
+MOST = 2**24  # token numbers: more than any vocabulary has
+
+#: The classes of transformers that read a folder of GPT-2's tokens as this module does.
+CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+FAST = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+#: What tokenizer.json must say, where it says anything: whatever else it may say makes other tokens, for some of the classes.
+_MODEL = {
+    "type": ("BPE",),
+    "dropout": (None,),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+    "byte_fallback": (False,),
+    "ignore_merges": (False,),
+}
+_CUTTING = {"type": ("ByteLevel",), "add_prefix_space": (False,), "use_regex": (True,)}
+#: The same of tokenizer_config.json.
+_SETTINGS = {
+    "tokenizer_class": (None, *CLASSES, *FAST),
+    "auto_map": (None,),
+    "add_prefix_space": (None, False),
+    "split_special_tokens": (None, False),
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": (None, False),
+}
+#: Keys that name a special token, in the order in which transformers adds those that are new.
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_EXTRA = ("additional_special_tokens", "extra_special_tokens")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def _letters() -> dict[str, int]:
@@ -24,34 +60,50 @@ _BYTES = _letters()
 
 
 class Tokenizer:
-    """Text to token numbers and back."""
+    """Text to token numbers and back. `eos` ends a text, each of `stops` ends one that is generated, `pad` fills up a batch."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        eos = backend.token_to_id(EOS)
+    def __init__(
+        self, backend: tokenizers.Tokenizer, end: str = EOS, stops: Sequence[int] = (), pad: str | None = None
+    ) -> None:
+        eos = backend.token_to_id(end)
         if eos is None:
-            raise WeightsError(f"The tokenizer has no {EOS} token, which ends every text of a GPT-2")
+            raise WeightsError(f"The tokenizer has no {end} token, which ends every text of a GPT-2")
         self.backend = backend
-        self.eos: int = eos
-        self.digest = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        added = backend.get_added_tokens_decoder()
+        ends = [eos] if eos in stops else [stop for stop in stops if stop in added and added[stop].special]
+        self.eos: int = [*ends, eos][
+            0
+        ]  # an ordinary token, such as a full stop, may end a text, but ends none that is learnt
+        self.stops: tuple[int, ...] = tuple(dict.fromkeys([*stops, self.eos]))
+        padding = None if pad is None else backend.token_to_id(pad)
+        self.pad: int = eos if padding is None else padding
+        self.digest = hashlib.sha256(f"{backend.to_str()}\0{self.eos}".encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json, or vocab.json with merges.txt; raise WeightsError where neither is whole."""
-        whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
-        try:
-            if whole.is_file():
-                return cls(tokenizers.Tokenizer.from_file(str(whole)))
-            if vocab.is_file() and merges.is_file():
-                return cls(_from_parts(vocab, merges))
-        except WeightsError:
-            raise
-        except Exception as error:  # the library raises bare Exception for every malformed file
-            raise WeightsError(f"{folder}: the tokenizer files are malformed ({error})") from None
-        raise WeightsError(f"{folder}: there is no tokenizer.json, nor vocab.json with merges.txt")
+        """Read a folder's tokens as transformers does, and from its model's configuration which of them end a text.
+
+        Raises WeightsError where the files are not whole, say what is not done here, or name tokens that the model lacks.
+        """
+        settings = _settings(folder)
+        backend = _from_files(folder, settings)
+        end, pad = settings["eos_token"] or EOS, settings["pad_token"]
+        if not is_there(folder / "config.json"):
+            return cls(backend, end, pad=pad)
+        size = read_config(folder).vocab_size
+        largest = max(backend.get_vocab(with_added_tokens=True).values())
+        if largest >= size:
+            raise WeightsError(
+                f"{folder}: the tokenizer has tokens up to number {largest}, but the model has {size} (`vocab_size`); "
+                "resize the model's embeddings, or take the tokenizer that it was trained with"
+            )
+        stops = [number for number in special_ids(folder)["eos_token_id"] if number < size]
+        return cls(backend, end, stops, pad)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, with nothing added."""
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token numbers, without special tokens."""
@@ -78,12 +130,178 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json and the older files beside it say: names of special tokens, and tokens that are added.
+
+    `added` are those with their numbers, (number, token); `special` the tokens whose numbers follow from their order.
+    """
+    path = folder / "tokenizer_config.json"
+    values = read_json(path) if is_there(path) else {}
+    _check(path, values, _SETTINGS)
+    declared = values.get("added_tokens_decoder")
+    added = [(number, _token(path, token)) for number, token in _items(path, "added_tokens_decoder", declared or {})]
+    if declared is None:
+        for name in ("special_tokens_map.json", "added_tokens.json"):
+            older = folder / name
+            if is_there(older) and name.startswith("special"):
+                values |= read_json(older)
+            elif is_there(older):
+                special = {token.content for _, token in _special(path, values)}
+                added += [
+                    (
+                        _number(older, number),
+                        tokenizers.AddedToken(text, normalized=text not in special, special=text in special),
+                    )
+                    for text, number in read_json(older).items()
+                ]
+    names = list(_special(path, values))
+    return {
+        "class": values.get("tokenizer_class"),
+        "has_default": values.get("tokenizer_class") not in FAST
+        and not {"bos_token", "eos_token", "unk_token"} <= values.keys(),
+        "added": sorted(added, key=lambda one: one[0]),
+        "special": [token for _, token in names],
+        **{key: next((t.content for k, t in names if k == key), None) for key in ("eos_token", "pad_token")},
+    }
+
+
+def _check(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
+    """Raise WeightsError where a key has a value that is not done here."""
+    for key, allowed in rules.items():
+        if key in values and values[key] not in allowed:
+            must = " or ".join(repr(value) for value in allowed)
+            raise WeightsError(f"{path}: `{place}{key}` is {shown(values[key])}, but must be {must}")
+
+
+def _items(path: Path, key: str, values: object) -> Iterator[tuple[int, Any]]:
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: `{key}` must be an object")
+    for number, value in values.items():
+        yield _number(path, number), value
+
+
+def _number(path: Path, number: object) -> int:
+    """The number of a token, which JSON may hold as text; raise WeightsError."""
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 9:
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST:
+        raise WeightsError(f"{path}: the number of a token is {shown(number)}, but must be one of 0 to {MOST - 1}")
+    return number
+
+
+def _token(path: Path, value: object) -> tokenizers.AddedToken:
+    """A token as it is declared, by its text alone or with its flags; raise WeightsError."""
+    fields = {"content": value, "special": True} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not isinstance(fields.get("content"), str) or not fields["content"]:
+        raise WeightsError(
+            f"{path}: an added token is {shown(value)}, but must be a text, or an object with a `content`"
+        )
+    flags = {key: fields[key] for key in _FLAGS if fields.get(key) is not None}
+    if not all(isinstance(flag, bool) for flag in flags.values()):
+        raise WeightsError(f"{path}: the flags of the token {shown(fields['content'])} must be true or false")
+    return tokenizers.AddedToken(fields["content"], **flags)
+
+
+def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, tokenizers.AddedToken]]:
+    """The tokens that are named as special ones, with the keys that name them."""
+    extra = [
+        key for key, value in values.items() if key.endswith("_token") and key not in _NAMED and isinstance(value, str)
+    ]
+    for key in (*_NAMED, *extra):
+        if values.get(key) is not None:
+            yield key, _token(path, values[key])
+    for key in _EXTRA:
+        listed = values.get(key) or []
+        if not isinstance(listed, list | dict):
+            raise WeightsError(f"{path}: `{key}` must be a list of tokens")
+        for value in listed.values() if isinstance(listed, dict) else listed:
+            yield key, _token(path, value)
+
+
+def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of tokenizer.json, or of vocab.json with merges.txt, and what the other files add; raise WeightsError."""
+    whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if not is_there(whole) and not (is_there(vocab) and is_there(merges)):
+        raise WeightsError(f"{folder}: there is no tokenizer.json, nor vocab.json with merges.txt")
+    if not is_there(whole) and settings["class"] in FAST:
+        raise WeightsError(f"{folder}: a tokenizer of the class {settings['class']} needs a tokenizer.json")
+    try:
+        backend = _from_whole(whole) if is_there(whole) else _from_parts(vocab, merges)
+        _add(folder, backend, settings)
+    except WeightsError:
+        raise
+    except Exception as error:  # the library raises bare Exception for every malformed file
+        raise WeightsError(f"{folder}: the tokenizer files are malformed ({first_line(error)})") from None
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    if not {EOS, settings["eos_token"]} & vocabulary.keys():
+        raise WeightsError(f"{folder}: the tokenizer has no {EOS} token, which ends every text of a GPT-2")
+    kinds = [type(part).__name__ for part in (backend.model, backend.pre_tokenizer, backend.decoder)]
+    if kinds != ["BPE", "ByteLevel", "ByteLevel"]:
+        raise WeightsError(
+            f"{folder}: the tokenizer must be a byte-level BPE, as GPT-2's, but is made of {', '.join(kinds)}"
+        )
+    if max(vocabulary.values()) >= MOST:
+        raise WeightsError(
+            f"{folder}: the tokenizer has a token of number {max(vocabulary.values())}, beyond {MOST - 1}"
+        )
+    if missing := sorted(set(_BYTES) - vocabulary.keys()):
+        raise WeightsError(
+            f"{folder}: the tokenizer has no token for {len(missing)} of 256 bytes, such as {missing[0]!r}, and would "
+            "drop them from a text"
+        )
+    return backend
+
+
+def _from_whole(path: Path) -> tokenizers.Tokenizer:
+    """What tokenizer.json says but for padding, truncation, and what is put around a text: `encode` does none of it."""
+    values = read_json(path)
+    parts = {
+        key: values[key] if isinstance(values.get(key), dict) else {} for key in ("model", "pre_tokenizer", "decoder")
+    }
+    _check(path, values, {"normalizer": (None,)})
+    _check(path, parts["model"], _MODEL, "model.")
+    _check(path, parts["pre_tokenizer"], _CUTTING, "pre_tokenizer.")
+    _check(path, parts["decoder"], {"type": ("ByteLevel",)}, "decoder.")
+    plain = values | {"padding": None, "truncation": None, "post_processor": None}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
+    for token in values.get("added_tokens") or []:
+        _numbered(path, backend, _number(path, token["id"]), token["content"])
+    return backend
+
+
 def _from_parts(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
+    read_json(vocab)  # the library has no bounds
     backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens([EOS])
     return backend
+
+
+def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Add the tokens that the files beside the vocabulary declare; raise WeightsError where two files contradict each other."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for number, token in settings["added"]:
+        other = known.setdefault(token.content, token)
+        if other is token:
+            backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
+        if any(getattr(token, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
+            raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(token.content)} in two ways")
+        _numbered(folder, backend, number, token.content)
+    if settings["has_default"] and (backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")):
+        backend.add_special_tokens([EOS])
+    for token in settings["special"]:
+        other = known.setdefault(token.content, token)
+        if other is token:
+            token.special = True
+            backend.add_special_tokens([token])
+        elif not other.special:
+            raise WeightsError(f"{folder}: the token {shown(token.content)} is named as special, but declared as none")
+
+
+def _numbered(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:
+    found = backend.token_to_id(text)
+    if found != number:
+        raise WeightsError(f"{path}: the token {shown(text)} is declared as number {number}, but comes to be {found}")
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt2core.config import MODELS, ModelConfig
-from gpt2core.errors import ConfigError, WeightsError, first_line
-from gpt2core.files import atomic_path, readable
+from gpt2core.errors import ConfigError, WeightsError, first_line, shown
+from gpt2core.files import atomic_path
+from gpt2core.foreign import is_there, read_json, read_tensors
 from gpt2core.hub import download
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
@@ -24,11 +25,46 @@ from gpt2core.storage import fetch, is_address, local
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("gpt2-nano",)  # models that ship with the project
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-HUB_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+GENERATION = "generation_config.json"
+HUB_FILES = ("config.json", GENERATION, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
-# Keys of config.json that change the formula, each with the one value that this model computes.
-_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True}
+#: transformers' other names of some keys of config.json.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+#: Keys of config.json that change the formula, each with the values that this model computes.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": (None, {}),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
+#: Tensors that older versions of transformers wrote: of the causal mask, which is computed.
+_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+#: Files of weights that `save_model` does not write: beside its own they are those of another model.
+_STALE = (
+    "*.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "pytorch_model*.bin*",
+    "adapter_config.json",
+    "adapter_model.*",
+)
 
 # Our name of a block's part -> Hugging Face's. Its Conv1D keeps weights as (in, out), ours are (out, in).
 _PARTS = {
@@ -49,9 +85,14 @@ def model_folder(name: str) -> Path:
     """
     if name in EMBEDDED:
         return _embedded(name)
-    path = local(name)
-    fetch(path)
-    if path.is_dir():
+    try:
+        path = local(name)
+        fetch(path)
+        is_folder = path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, of a user that there is not, ...
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise WeightsError(f"There is no model {shown(name)}: {reason}") from None
+    if is_folder:
         return path
     if name in MODELS:
         return _download(hub_name(name))
@@ -93,23 +134,70 @@ def _download(repository: str) -> Path:
 def read_config(folder: Path) -> ModelConfig:
     """Read config.json of a Hugging Face folder; raise WeightsError where it is missing or no GPT-2's."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file; a Hugging Face model folder needs one")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(values, dict) or values.get("model_type") != "gpt2":
+    values = read_json(path, missing="; a Hugging Face model folder needs one")
+    if values.get("model_type") != "gpt2" and not _looks_like_gpt2(values):
         raise WeightsError(f"{path}: `model_type` must be `gpt2`")
-    if values.get("activation_function", "gelu_new") != "gelu_new":
-        raise WeightsError(f"{path}: `activation_function` must be `gelu_new`, the tanh form")
-    for key, fixed in _FIXED.items():
-        if values.get(key, fixed) != fixed:
-            raise WeightsError(f"{path}: `{key}` is {values[key]!r}, but must be {fixed!r}")
+    for key, allowed in _FIXED.items():
+        if key in values and values[key] not in allowed:
+            must = " or ".join(repr(one) for one in allowed)
+            raise WeightsError(f"{path}: `{key}` is {shown(values[key])}, but must be {must}")
+    for alias, key in _ALIASES.items():
+        if alias in values and values.setdefault(key, values[alias]) != values[alias]:
+            raise WeightsError(f"{path}: `{alias}` and `{key}` are two names of one number, but differ")
     try:
-        return ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
+        config = ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
+    if values.get("n_inner") not in (None, 4 * config.n_embd):
+        raise WeightsError(
+            f"{path}: `n_inner` is {shown(values['n_inner'])}, but must be 4 * n_embd, {4 * config.n_embd}, or null"
+        )
+    return config
+
+
+def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration that does not name its model has GPT-2's own keys, and names no other class."""
+    classes = values.get("architectures") or []
+    named = isinstance(classes, list) and all(isinstance(name, str) and name.startswith("GPT2") for name in classes)
+    return (
+        values.get("model_type") is None
+        and named
+        and (bool(classes) or {"n_embd", "n_layer", "n_head"} <= values.keys())
+    )
+
+
+def special_ids(folder: Path) -> dict[str, list[int]]:
+    """The tokens that a folder names for BOS, EOS and padding, none where it names none; raise WeightsError.
+
+    What generation_config.json says goes before config.json, as in transformers. A number may be none of the model's.
+    """
+    path, generation = folder / "config.json", folder / "generation_config.json"
+    config = read_json(path)
+    named = read_json(generation) if is_there(generation) else {}
+    found = {}
+    for key, default in (("bos_token_id", 50256), ("eos_token_id", 50256), ("pad_token_id", None)):
+        source, value = (path, config.get(key, default)) if named.get(key) is None else (generation, named[key])
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise WeightsError(f"{source}: `{key}` is {shown(value)}, but must be a token's number, or a list of them")
+        found[key] = [number for number in numbers if number >= 0]
+    return found
+
+
+def class_names(folder: Path, count: int) -> list[str]:
+    """What config.json calls the classes of a head, empty where it only numbers them; raise WeightsError."""
+    path = folder / "config.json"
+    named = read_json(path).get("id2label")
+    if named is None:
+        return []
+    if not isinstance(named, dict) or named.keys() != {str(number) for number in range(count)}:
+        raise WeightsError(
+            f"{path}: `id2label` must name the classes 0 to {count - 1} of the head, but is {shown(named)}"
+        )
+    names = [named[str(number)] for number in range(count)]
+    if not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path}: `id2label` must hold texts, but is {shown(named)}")
+    return [] if names == [f"LABEL_{number}" for number in range(count)] else names
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -124,11 +212,23 @@ def load_model(name: str, *, with_head: bool = False) -> GPT2:
     """
     folder = model_folder(name)
     config = read_config(folder)
-    model = without_weights(config)
     tensors = _read_tensors(folder)
-    if with_head and THEIR_HEAD in tensors:
-        model.head = nn.Linear(config.n_embd, len(tensors[THEIR_HEAD]), bias=False, device="meta")
+    blocks = {int(key.split(".")[1]) for key in tensors if re.match(r"h\.\d{1,9}\.", key)}
+    if len(blocks) != config.n_layer:  # before a model is built of what may be no number of blocks at all
+        raise WeightsError(
+            f"{folder}: config.json says {config.n_layer} blocks (`n_layer`), but the weights are of {len(blocks)}"
+        )
+    model = without_weights(config)
+    head = tensors.get(THEIR_HEAD)
+    if with_head and head is not None:
+        if head.ndim != 2:
+            raise WeightsError(
+                f"{folder}: the tensor `{THEIR_HEAD}` has shape {tuple(head.shape)}, but must be of classes"
+            )
+        model.head = nn.Linear(config.n_embd, len(head), bias=False, device="meta")
+        model.class_names = tuple(class_names(folder, len(head)))
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    _check_names(tensors, expected, folder)
     model.load_state_dict(_from_hugging_face(tensors, expected, folder), assign=True)
     return model.train(False)
 
@@ -143,29 +243,39 @@ def digest(model: GPT2) -> str:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder by the names of transformers' GPT2Model, and the head of classes; raise WeightsError."""
     tensors: dict[str, Tensor] = {}
     for path in _shards(folder):
-        if not path.is_file():
-            raise WeightsError(f"{path}: there is no such file; save the model as safetensors into this folder")
-        try:
-            with safe_open(readable(path), framework="pt") as file:
-                tensors |= {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
-    return tensors
+        for key, tensor in read_tensors(path).items():
+            if tensors.setdefault(key.removeprefix("transformer."), tensor) is not tensor:
+                raise WeightsError(f"{path}: the tensor `{key}` is there twice")
+    tied = tensors.pop("lm_head.weight", None)
+    if tied is not None and not torch.equal(tensors.setdefault("wte.weight", tied), tied):
+        raise WeightsError(
+            f"{folder}: `lm_head.weight` differs from `wte.weight`, but this model has one matrix for both "
+            "(`tie_word_embeddings`)"
+        )
+    return {key: tensor for key, tensor in tensors.items() if not _MASKS.fullmatch(key)}
+
+
+def _check_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], folder: Path) -> None:
+    """Raise WeightsError for a tensor that the model has no place for: without it, it would be another model."""
+    known = {their_name(key)[0] for key in expected} | {THEIR_HEAD}
+    if left := sorted(tensors.keys() - known):
+        raise WeightsError(f"{folder}: the tensor `{left[0]}` has no place in the model that config.json describes")
 
 
 def _shards(folder: Path) -> Iterable[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index}: is no index of shards ({error})") from None
-    if outside:
-        raise WeightsError(f"{index}: a shard's name must not leave the folder")
+    """The files of a folder's weights: one, or those of an index where there is no such one, as in transformers."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if is_there(whole) or not is_there(index):
+        return [whole]
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise WeightsError(f"{index}: is no index of shards (`weight_map` must name a file for each tensor)")
+    names = sorted(set(placed.values()))
+    if any(Path(name).name != name or not name.endswith(".safetensors") or "\0" in name for name in names):
+        raise WeightsError(f"{index}: a shard's name must not leave the folder, and end with .safetensors")
     return [folder / name for name in names]
 
 
@@ -177,7 +287,7 @@ def _from_hugging_face(
         name, conv = their_name(key)
         if name not in theirs:
             raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is partial")
-        tensor = theirs[name].float()
+        tensor = theirs[name]
         if any(key.startswith(f"blocks.{key.split('.')[1]}.{part}.") for part in _QKV):
             tensor = _third(tensor, key, name, folder)
         tensor = tensor.T.contiguous() if conv and tensor.ndim == 2 else tensor
@@ -191,7 +301,7 @@ def _from_hugging_face(
 
 
 def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
-    if tensor.shape[-1] % 3:
+    if not tensor.ndim or tensor.shape[-1] % 3:
         raise WeightsError(f"{folder}: the tensor `{name}` must hold query, key and value side by side")
     which = next(i for i, part in enumerate(_QKV) if part in key)
     return tensor.chunk(3, dim=-1)[which].contiguous()
@@ -233,41 +343,75 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, cl
     """Write a folder that transformers and `load_model` both load; the weights come last, atomically.
 
     For transformers it is a GPT2LMHeadModel, or where the model has a head of classes a GPT2ForSequenceClassification that
-    calls them `class_names`. `load_model` reads the trunk of either.
+    calls them `class_names`. `load_model` reads the trunk of either. The tokens that begin, end and pad a text are those of the
+    folder `tokenizer_from`; without one the last of the vocabulary, as in GPT-2's own. Weights and tokenizer files of another
+    model leave the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    values = _their_config(model.config)
-    if model.head is not None:
-        values |= _their_classes(model.head.out_features, class_names, pad=values["eos_token_id"])
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-    for name in TOKENIZER_FILES if tokenizer_from else ():
-        source = Path(str(tokenizer_from)) / name
-        if source.is_file() and source.parent.resolve() != folder.resolve():
-            shutil.copyfile(source, folder / name)
+    last = model.config.vocab_size - 1
+    named: dict[str, Any] = {"bos_token_id": last, "eos_token_id": last}
+    generation: dict[str, Any] = {}
+    if tokenizer_from is not None:
+        named, generation = _their_tokens(model, tokenizer_from)
+        _copy_tokenizer(tokenizer_from, folder)
+    elif model.head is not None:
+        named["pad_token_id"] = last
+    (folder / "config.json").write_text(json.dumps(_their_config(model, class_names) | named, indent=2) + "\n")
+    if generation:
+        (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as part:
         save_file(to_hugging_face(state), part, metadata={"format": "pt"})
+    for path in (path for pattern in _STALE for path in folder.glob(pattern)):
+        path.unlink()
 
 
-def _their_config(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
-        "tie_word_embeddings": True,
-        **config.model_dump(),
-        "bos_token_id": config.vocab_size - 1,
-        "eos_token_id": config.vocab_size - 1,
-    }
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    """Let a folder have the tokenizer files of another, and none of its own."""
+    if source.resolve() == folder.resolve():
+        return
+    for name in (*TOKENIZER_FILES, GENERATION):
+        (folder / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
-def _their_classes(count: int, names: Sequence[str], pad: int) -> dict[str, Any]:
-    """What config.json says of a head; EOS pads, for the class is taken from the last token that is no padding."""
+def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
+    """What config.json says of the shape, and of the classes where there are some."""
+    count = model.head.out_features if model.head is not None else 0
     labels = names or [f"LABEL_{number}" for number in range(count)]
-    return {
-        "architectures": ["GPT2ForSequenceClassification"],
+    classes = {
         "num_labels": count,
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
-        "pad_token_id": pad,
     }
+    return {
+        "architectures": ["GPT2ForSequenceClassification" if count else "GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": True,
+        **model.config.model_dump(),
+        **(classes if count else {}),
+    }
+
+
+def _their_tokens(model: GPT2, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What config.json and generation_config.json say of special tokens: what the base's say, if it has them.
+
+    The one that transformers goes by names the end that texts were learnt with, too. A head needs a token that pads, for it reads
+    the last one that does not: where the base names none, it is EOS, as users of GPT-2 have it.
+    """
+    from gpt2core.tokenizer import Tokenizer  # which asks this module what a folder names
+
+    tokenizer, config = Tokenizer.load(base), read_json(base / "config.json")
+    generation = read_json(base / GENERATION) if is_there(base / GENERATION) else {}
+    named: dict[str, Any] = {
+        key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config
+    }
+    deciding = generation or named
+    ends = deciding.get("eos_token_id")
+    if tokenizer.eos not in (ends if isinstance(ends, list) else [ends]):
+        deciding["eos_token_id"] = list(tokenizer.stops)
+    if model.head is not None and named.get("pad_token_id") is None:
+        named["pad_token_id"] = tokenizer.pad
+    return named, generation

@@ -5,7 +5,6 @@ rank 3r for the three: A stacked, B block by block. So each keeps its product, a
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt2core.adapters.lora import Pair, lora_layers
+from gpt2core.adapters.peft_config import NAME, PeftConfig, read_peft_config
 from gpt2core.errors import WeightsError
-from gpt2core.files import atomic_path, readable
+from gpt2core.files import atomic_path
+from gpt2core.foreign import read_tensors
 from gpt2core.model import GPT2
 from gpt2core.weights import THEIR_HEAD, their_name
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 
@@ -55,7 +55,7 @@ def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, b
         tensors[PREFIX + THEIR_HEAD] = head.detach().cpu()
     folder.mkdir(parents=True, exist_ok=True)
     values = _config(joined, base_model, head is not None)
-    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / NAME).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     with atomic_path(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
 
@@ -111,66 +111,75 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
     """Fold the LoRA of a folder in peft's format, ours or another's, into `model`, in place; return it, a plain GPT2.
 
     A head of classes is put where the folder holds one. Raises WeightsError where the folder is no such adapter, or of
-    another model.
+    another model: each projection that its configuration names must have a pair, and nothing else may be there.
     """
-    values, tensors = _read_config(folder), _read_tensors(folder)
-    if (head := tensors.pop(THEIR_HEAD, None)) is not None:
-        model.head = nn.Linear(head.shape[1], head.shape[0], bias=False)
-        model.head.weight.copy_(head)
-    placed = set()
+    config, tensors = read_peft_config(folder), read_tensors(folder / WEIGHTS)
+    inside = "transformer." if config.task_type in ("CAUSAL_LM", "SEQ_CLS") or _all_inside(tensors) else ""
+    head = tensors.pop(PREFIX + THEIR_HEAD, None)
+    if config.has_head != (head is not None):
+        there = "no" if head is None else "a"
+        raise WeightsError(
+            f"{folder}: `task_type` is {config.task_type}, but there is {there} head of classes, `{THEIR_HEAD}`"
+        )
+    if head is not None:
+        _put_head(folder, head, model)
+    placed: set[str] = set()
     for key, weight in model.named_parameters():
-        theirs = their_name(key)[0].removesuffix(".weight")
-        if f"{theirs}.lora_A.weight" in tensors:
-            placed |= {name for name in tensors if name.startswith(f"{theirs}.lora_")}
-            pair = _part_for(key, _pair(theirs, tensors, values))
+        module, is_projection = their_name(key)
+        module = inside + module.removesuffix(".weight")
+        if is_projection and key.endswith(".weight") and config.adapts(module):
+            pair = _part_for(key, _pair(folder, module, tensors, config))
             if (len(pair.up), pair.down.shape[1]) != weight.shape:
-                raise WeightsError(f"{folder}: the pair of `{theirs}` does not fit a weight of {tuple(weight.shape)}")
+                raise WeightsError(f"{folder}: the pair of `{module}` does not fit a weight of {tuple(weight.shape)}")
             weight.data = pair.applied_to(weight)
+            placed.update(_names(module))
     if left := sorted(set(tensors) - placed):
-        raise WeightsError(f"{folder}: the tensor `{left[0]}` has no place in this model")
+        raise WeightsError(
+            f"{folder}: the tensor `{left[0].removeprefix(PREFIX)}` has no place in this model, or none that {NAME} names"
+        )
     return model
+
+
+def _all_inside(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are of a model with a head, which holds GPT2Model as `transformer`."""
+    return all(name.startswith((f"{PREFIX}transformer.", PREFIX + THEIR_HEAD)) for name in tensors)
+
+
+def _put_head(folder: Path, head: Tensor, model: GPT2) -> None:
+    if head.ndim != 2 or head.shape[1] != model.config.n_embd:
+        raise WeightsError(f"{folder}: the head `{THEIR_HEAD}` of shape {tuple(head.shape)} does not fit this model")
+    model.head = nn.Linear(head.shape[1], head.shape[0], bias=False)
+    model.head.weight.copy_(head)
 
 
 def base_model(folder: Path) -> str:
     """Return what the adapter in `folder` says that it belongs to; raise WeightsError where it says nothing."""
-    name = _read_config(folder).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise WeightsError(f"{folder / CONFIG}: `base_model_name_or_path` must name the model that the adapter is of")
+    name = read_peft_config(folder).base_model_name_or_path
+    if not name:
+        raise WeightsError(f"{folder / NAME}: `base_model_name_or_path` must name the model that the adapter is of")
     return name
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error})") from None
-    if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
-        raise WeightsError(f"{path}: must be of LoRA, without biases")
-    if values.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        start = values["init_lora_weights"]
+def _names(module: str) -> list[str]:
+    """The tensors of a module's pair: A, B and DoRA's magnitude."""
+    return [f"{PREFIX}{module}.{part}" for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")]
+
+
+def _pair(folder: Path, module: str, tensors: Mapping[str, Tensor], config: PeftConfig) -> Pair:
+    """The pair of transformers' projection `module`; raise WeightsError where it is not whole."""
+    down, up, magnitude = (tensors.get(name) for name in _names(module))
+    if down is None or up is None or config.use_dora != (magnitude is not None):
+        raise WeightsError(f"{folder}: the pair of `{module}` is not whole, or is none of this adapter's kind")
+    rank = config.rank(module)
+    if down.ndim != 2 or up.ndim != 2 or (len(down), up.shape[1]) != (rank, rank):
         raise WeightsError(
-            f"{path}: `init_lora_weights` is {start!r}, which changes the weights; save it as plain LoRA"
+            f"{folder}: the pair of `{module}` has the shapes {tuple(down.shape)} and {tuple(up.shape)}, not of rank {rank}"
         )
-    return values
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Float32 tensors by the names of transformers' GPT2Model."""
-    try:
-        tensors = load_file(readable(folder / WEIGHTS))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
-    return {name.removeprefix(PREFIX).removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
-
-
-def _pair(name: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Pair:
-    """The pair of transformers' projection `name`."""
-    down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-    patterns = values.get("alpha_pattern") or {}
-    alpha = next((patterns[end] for end in patterns if re.fullmatch(rf"(.*\.)?({end})", name)), values["lora_alpha"])
-    scale = alpha / (math.sqrt(len(down)) if values.get("use_rslora") else len(down))
-    return Pair(down, up, scale, tensors.get(f"{name}.lora_magnitude_vector"))
+    if magnitude is not None and magnitude.shape != (len(up),):
+        raise WeightsError(
+            f"{folder}: the magnitudes of `{module}` have the shape {tuple(magnitude.shape)}, not ({len(up)},)"
+        )
+    return Pair(down, up, config.scale(module), magnitude)
 
 
 def _part_for(key: str, pair: Pair) -> Pair:

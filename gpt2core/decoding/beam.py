@@ -29,11 +29,12 @@ class _Beams:
         return int(same.cumprod(dim=0).sum())
 
 
-def beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
-    """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`; EOS counts as a token.
+def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
+    """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`; its end counts as a token.
 
     So many `beams` live at a time. A row is done when as many have ended, and the best that lives scores no higher now than
-    the worst that ended, or at once with `beam_early_stopping`. Returns (B, N) tokens, those behind an EOS without meaning.
+    the worst that ended, or at once with `beam_early_stopping`.
+    Returns (B, N) tokens, those behind one of `ends` (K,) without meaning.
     """
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
     columns = {key: column.repeat_interleave(beams, dim=0) for key, column in batch.columns.items()}
@@ -50,17 +51,18 @@ def beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
         logits = model.logits(hidden).float().div_(columns["temperature"])
         seen = live.tokens[..., :end].flatten(0, 1)
         next_scores = penalise(logits.log_softmax(dim=-1), seen, columns).view(rows, beams, -1)
-        # Twice as many as beams: even if half of them end, enough go on.
-        scores, index = next_scores.add_(live.scores[..., None]).flatten(1).topk(2 * beams, dim=-1)
+        # Even if each beam goes on with all tokens that end it, enough of them go on.
+        wanted = min((1 + len(ends)) * beams, beams * vocabulary)
+        scores, index = next_scores.add_(live.scores[..., None]).flatten(1).topk(wanted, dim=-1)
         parents, token = first + index // vocabulary, index % vocabulary
         candidates = _Beams(scores, live.tokens.flatten(0, 1)[parents])
         candidates.tokens[..., end] = token
         last = (step + 1 >= batch.limits)[:, None]
-        ends = (token == eos) | last
+        ended_now = torch.isin(token, ends) | last
         norm = float(step + 1) ** batch.columns["length_penalty"]
-        ended = _with_ended(ended, candidates, ends & ~done, norm)
+        ended = _with_ended(ended, candidates, ended_now & ~done, norm)
         alike = live.alike()
-        live, index = candidates.best(scores.masked_fill(ends, -torch.inf), beams)
+        live, index = candidates.best(scores.masked_fill(ended_now, -torch.inf), beams)
         done |= last | _is_done(live, ended, norm, batch.columns["beam_early_stopping"])
         if bool(done.all()):
             break
@@ -73,7 +75,7 @@ def beam(model: GPT2, batch: Batch, eos: int, beams: int) -> Tensor:
 def _with_ended(ended: _Beams, candidates: _Beams, ends: Tensor, norm: Tensor) -> _Beams:
     """Keep the best of those that ended before and those that end now, which must be among the best K candidates."""
     beams = ended.scores.shape[1]
-    ends = ends & (torch.arange(2 * beams, device=ends.device) < beams)
+    ends = ends & (torch.arange(ends.shape[1], device=ends.device) < beams)
     scores = candidates.scores.masked_fill(~ends, -torch.inf) / norm
     both = _Beams(torch.cat([ended.scores, scores], dim=1), torch.cat([ended.tokens, candidates.tokens], dim=1))
     return both.best(both.scores, beams)[0]

@@ -49,7 +49,7 @@ def generate_once(
     config: DecodingConfig | Sequence[DecodingConfig],
     *,
     seeds: Sequence[int],
-    eos: int,
+    eos: int | Sequence[int],
 ) -> list[list[int]]:
     """As `generate`, but texts that the same weights have written on this machine come from the cache.
 
@@ -77,10 +77,17 @@ def _keys(
     prompts: Sequence[Sequence[int]],
     configs: Sequence[DecodingConfig],
     seeds: Sequence[int],
-    eos: int,
+    eos: int | Sequence[int],
 ) -> list[str]:
     scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # no tensor, so no part of the digest
-    shared = [FORMAT, torch.__version__, model.wte.weight.device.type, digest(model), scales, eos]
+    shared = [
+        FORMAT,
+        torch.__version__,
+        model.wte.weight.device.type,
+        digest(model),
+        scales,
+        [eos] if isinstance(eos, int) else list(eos),
+    ]
     start = hashlib.sha256(json.dumps([*shared, model.attention.model_dump()], sort_keys=True).encode())
     keys = []
     for prompt, config, seed in zip(prompts, configs, seeds, strict=True):

@@ -9,11 +9,11 @@ from gpt2core.decoding.penalties import penalise
 from gpt2core.model import GPT2
 
 
-def contrastive(model: GPT2, batch: Batch, eos: int, k: int) -> Tensor:
+def contrastive(model: GPT2, batch: Batch, ends: Tensor, k: int) -> Tensor:
     """Take, of the k likeliest tokens v, that of the highest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j).
 
     alpha is `penalty_alpha`, h_v the last hidden state that v would have, h_j those of the text so far. Returns (B, N)
-    tokens, those behind an EOS without meaning.
+    tokens, those behind one of `ends` (K,) without meaning.
     """
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
     columns, tokens, alpha = batch.columns, batch.tokens.clone(), batch.columns["penalty_alpha"]
@@ -33,7 +33,7 @@ def contrastive(model: GPT2, batch: Batch, eos: int, k: int) -> Tensor:
         tokens[:, end] = token = candidates.flatten()[chosen]
         hidden = ahead.flatten(0, 1)[chosen]
         directions[:, end] = functional.normalize(hidden.float(), dim=-1)
-        alive &= (token != eos) & (step + 1 < batch.limits)
+        alive &= ~torch.isin(token, ends) & (step + 1 < batch.limits)
         if not bool(alive.any()):
             break
         cache.reorder(chosen.repeat_interleave(k), since=end)

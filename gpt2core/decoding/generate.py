@@ -24,24 +24,26 @@ def generate(
     config: DecodingConfig | Sequence[DecodingConfig],
     *,
     seeds: Sequence[int],
-    eos: int,
+    eos: int | Sequence[int],
     suppress: Sequence[int] = (),
     stop: Stop | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt (token numbers) until EOS or `max_new_tokens`; return the new tokens without EOS.
+    """Continue each prompt (token numbers) until a token of `eos` or `max_new_tokens`; return the new tokens without it.
 
     `config` is one for all rows or a sequence of one per row. Row i depends on its prompt, its seed and its configuration
     alone. Where the context ends first, generation stops there. A prompt that several rows share is computed once.
     Strategies that sample never draw a token of `suppress`, and end a row where `stop` finds it done.
-    Raises ConfigError for an empty prompt, one that fills the whole context, more beams than tokens in the vocabulary, and
-    other than one seed and configuration per row, for `suppress` or `stop` with a strategy that searches, and for tokens of
-    `suppress` that the model does not have or that leave none; UnknownNameError for a strategy that there is not.
+    Raises ConfigError for an empty prompt, one that fills the whole context, tokens that the model lacks,
+    more beams than tokens in the vocabulary, and other than one seed and configuration per row, for `suppress` or `stop` with
+    a strategy that searches, and for tokens of `suppress` that the model does not have or that leave none;
+    UnknownNameError for a strategy that there is not.
     """
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
         raise ConfigError(f"There are {len(prompts)} prompts, {len(configs)} configurations and {len(seeds)} seeds")
     rows = zip(prompts, configs, seeds, strict=True)
     requests = [_request(model, tuple(prompt), config.resolved(), seed) for prompt, config, seed in rows]
+    ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
     sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop and stop.to(model.wte.weight.device))
     if suppress or stop:
         _all_sample(requests)
@@ -51,10 +53,10 @@ def generate(
     for together in _batches(requests, model.config.n_positions):
         batch = prefill(model, [requests[row] for row in together])
         for search, members in _by_search(batch.requests, sampling):
-            found = search(model, batch.subset(members), eos).tolist()
-            for member, ids in zip(members, found, strict=True):
-                ids = ids[: batch.requests[member].limit]
-                new[together[member]] = ids[: ids.index(eos)] if eos in ids else ids
+            found = search(model, batch.subset(members), ends)
+            lengths = torch.isin(found, ends).long().cumsum(dim=-1).eq(0).sum(dim=-1).tolist()  # before the first end
+            for member, ids, length in zip(members, found.tolist(), lengths, strict=True):
+                new[together[member]] = ids[: min(length, batch.requests[member].limit)]
     model.train(was_training)
     return new
 
@@ -66,6 +68,11 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
     if not prompt or room < 1:
         raise ConfigError(
             f"A prompt has {len(prompt)} tokens, but must have 1 to {model.config.n_positions - 1} for this model"
+        )
+    if min(prompt) < 0 or max(prompt) >= model.config.vocab_size:
+        raise ConfigError(
+            f"A prompt has the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, but must be of tokens 0 to "
+            f"{model.config.vocab_size - 1}, the model's"
         )
     if config.strategy == "beam" and config.num_beams > model.config.vocab_size:
         raise ConfigError(

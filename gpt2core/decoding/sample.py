@@ -20,8 +20,10 @@ TOGETHER = 2**20  # probabilities that are filtered at once: so many stay in a p
 Part = tuple[str, Tensor, Columns]
 
 
-def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = None, stop: Stop | None = None) -> Tensor:
-    """Draw from the tokens that each row's filter keeps; return (B, N) tokens, EOS behind the last of a row.
+def sample(
+    model: GPT2, batch: Batch, ends: Tensor, *, suppress: Tensor | None = None, stop: Stop | None = None
+) -> Tensor:
+    """Draw from the tokens that each row's filter keeps; return (B, N) tokens, one of `ends` (K,) behind the last of a row.
 
     Tokens of `suppress` (K,) are never drawn. Behind a row's limit, tokens have no meaning.
     """
@@ -37,7 +39,7 @@ def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = Non
         token, surprise = _drawn(scores, draws[rows, step], columns, parts)
         tokens[rows, end] = token.where(alive, model.config.vocab_size)
         columns |= {"drawn": columns["drawn"] + 1, "surprise": columns["surprise"] + surprise}
-        alive &= (token != eos) & (step + 1 < batch.limits[rows])
+        alive &= ~torch.isin(token, ends) & (step + 1 < batch.limits[rows])
         if stop is not None:
             alive &= ~stop.ended(tokens[rows, batch.width : end + 1], alive)
         left = int(alive.sum())
@@ -50,7 +52,7 @@ def sample(model: GPT2, batch: Batch, eos: int, *, suppress: Tensor | None = Non
             parts = _parts(batch, rows, columns, model.config.vocab_size)
         hidden = model(token[:, None], None, cache)[:, -1]
     new = tokens[:, batch.width :]
-    return new.where(new < model.config.vocab_size, eos)
+    return new.where(new < model.config.vocab_size, ends[0])
 
 
 def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:

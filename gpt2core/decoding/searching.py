@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from gpt2core.decoding.batch import Batch
@@ -10,11 +9,11 @@ from gpt2core.model import GPT2
 
 MOST = 512  # hypotheses that are followed at once: each has a cache of its own
 
-#: Model, rows with their prompts, EOS -> new tokens (B, N); what follows an EOS is cut off.
-Search = Callable[[GPT2, Batch, int], Tensor]
+#: Model, rows with their prompts, tokens (K,) that end a text -> new tokens (B, N); what follows such a token is cut off.
+Search = Callable[[GPT2, Batch, Tensor], Tensor]
 
 #: The same for rows that all follow so many hypotheses, the last argument.
-Procedure = Callable[[GPT2, Batch, int, int], Tensor]
+Procedure = Callable[[GPT2, Batch, Tensor, int], Tensor]
 
 
 def search(procedure: Procedure, key: str) -> Search:
@@ -23,12 +22,12 @@ def search(procedure: Procedure, key: str) -> Search:
     Rows of the same prompt and configuration are searched once, those of the same width together.
     """
 
-    def run(model: GPT2, batch: Batch, eos: int) -> Tensor:
-        new = torch.full((len(batch.tokens), batch.steps), eos, device=batch.tokens.device)
+    def run(model: GPT2, batch: Batch, ends: Tensor) -> Tensor:
+        new = ends[:1].expand(len(batch.tokens), batch.steps).clone()
         for width, twins in _by_width(batch, key).items():
             size = max(1, MOST // width)
             for part in (twins[start : start + size] for start in range(0, len(twins), size)):
-                found = procedure(model, batch.subset([rows[0] for rows in part]), eos, width)
+                found = procedure(model, batch.subset([rows[0] for rows in part]), ends, width)
                 for rows, ids in zip(part, found, strict=True):
                     new[rows, : len(ids)] = ids
         return new

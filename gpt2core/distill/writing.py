@@ -89,7 +89,7 @@ class Writer:
                 [prompts[row] for row in part],
                 config,
                 seeds=[seeds[row] for row in part],
-                eos=self.tokenizer.eos,
+                eos=self.tokenizer.stops,
                 suppress=self.newlines,
                 stop=self.stop if first else None,
             )

@@ -120,13 +120,13 @@ def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split
             prompts.append(prompt)
             decodings.append(config.decoding)
             seeds.append(seed)
-    generate_once(for_writing(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.eos)
+    generate_once(for_writing(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text `config.decode_seeds` times, all in one batch; return the new texts by seed."""
     prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
-    new = generate_once(for_writing(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.eos)
+    new = generate_once(for_writing(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
 

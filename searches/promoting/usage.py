@@ -79,7 +79,7 @@ def _generate(config: RunConfig) -> list[str]:
     )
     return [
         *beware,
-        f"output = model.generate(**inputs, {arguments}, pad_token_id=model.config.eos_token_id)",
+        f"output = model.generate(**inputs, {arguments})",
         "print(tokenizer.decode(output[0], skip_special_tokens=True))",
     ]
 

@@ -109,7 +109,9 @@ def test_a_beam_search_with_room_for_everything_finds_the_best_of_all_texts(seed
         scores[text] = total / len(text) ** length_penalty
     config = DecodingConfig(strategy="beam", length_penalty=length_penalty)
     with torch.inference_mode():
-        (found,) = beam(model, prefill(model, [Request(tuple(prompt), config, 0, new)]), eos, vocabulary**new).tolist()
+        (found,) = beam(
+            model, prefill(model, [Request(tuple(prompt), config, 0, new)]), torch.tensor([eos]), vocabulary**new
+        ).tolist()
     best = max(scores, key=lambda text: scores[text])
     assert found[: len(best)] == list(best)
 

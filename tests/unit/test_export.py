@@ -186,15 +186,21 @@ def _narrow(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: cannot be read"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: cannot be read"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[3]"), "adapter_config.json: cannot be read"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: cannot be read"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: there is no such file"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not valid JSON"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("[3]"),
+            "adapter_config.json: must hold a JSON object",
+        ),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            "adapter_model.safetensors: there is no such file",
+        ),
         (_configure(peft_type="IA3"), "must be of LoRA, without biases"),
         (_configure(bias="all"), "must be of LoRA, without biases"),
         (_configure(init_lora_weights="pissa"), "`init_lora_weights` is 'pissa', which changes the weights"),
-        (_rename, r"the tensor `h.7.attn.c_attn.lora_A.weight` has no place in this model"),
-        (_narrow, r"the pair of `h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
+        (_rename, r"the pair of `transformer.h.1.attn.c_attn` is not whole"),
+        (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
     ],
 )
 def test_a_broken_adapter_says_what_is_wrong(

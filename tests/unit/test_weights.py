@@ -64,7 +64,11 @@ def _configure(**changes: object) -> Callable[[Path], None]:
 
 
 def _index(content: object) -> Callable[[Path], None]:
-    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps(content)) and None
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()  # a single file goes before an index
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -81,12 +85,12 @@ def _index(content: object) -> Callable[[Path], None]:
         (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: there is no such file"),
         (_index({"weight_map": {"wte.weight": 5}}), r"index.json: is no index of shards"),
         (_index({"weight_map": ["a.safetensors"]}), r"index.json: is no index of shards"),
-        (_index([]), r"index.json: is no index of shards"),
+        (_index([]), r"index.json: must hold a JSON object, but holds a list"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: there is no such file"),
         (lambda folder: (folder / "config.json").unlink(), r"config.json: there is no such file"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not valid JSON"),
         (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
-        (_configure(activation_function="gelu"), r"must be `gelu_new`, the tanh form"),
+        (_configure(activation_function="gelu"), r"`activation_function` is 'gelu', but must be 'gelu_new'"),
         (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
         (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),
         (_configure(tie_word_embeddings=False), r"`tie_word_embeddings` is False, but must be True"),

@@ -1,0 +1,76 @@
+"""Files that may come from elsewhere: read with bounds, and refused in one line that names the file and the rule."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gpt2core.errors import WeightsError, first_line, shown
+from gpt2core.files import readable
+
+LARGEST = 256 * 2**20  # bytes of a JSON file; a tokenizer's of a million entries has 70 MB
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_json(path: Path, missing: str = "") -> dict[str, Any]:
+    """Return the object that a JSON file holds; raise WeightsError for anything else, with words on a `missing` file."""
+    text = read_text(path, missing)
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise WeightsError(f"{path}: is nested too deep for a file of this kind") from None
+    except ValueError as error:
+        raise WeightsError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: must hold a JSON object, but holds a {type(values).__name__}")
+    return values
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file; raise WeightsError where that cannot be known."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{shown(str(path))}: cannot be read ({first_line(error)})") from None
+
+
+def read_text(path: Path, missing: str = "") -> str:
+    """Return the text of a file; raise WeightsError where it cannot be had, is too large or is no UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        text = data.decode()
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file{missing}") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path}: is not UTF-8 ({error})") from None
+    if len(data) > LARGEST:
+        raise WeightsError(f"{path}: is larger than {LARGEST // 2**20} MiB, too large for a file of this kind")
+    return text
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file in float32; raise WeightsError for a damaged file, or one of other numbers."""
+    tensors = {}
+    try:
+        with safe_open(readable(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_tensor(name)
+                if tensor.dtype not in FLOATS:
+                    kind = str(tensor.dtype).removeprefix("torch.")
+                    raise WeightsError(
+                        f"{path}: the tensor `{name}` is of {kind}, but must be of float16, bfloat16, float32 or float64"
+                    )
+                tensors[name] = tensor.float()
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file; save the weights as safetensors into this folder") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
+    return tensors
