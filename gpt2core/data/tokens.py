@@ -1,9 +1,10 @@
 """Tokenised splits in Arrow files: made once per content, memory-mapped by every trial that needs them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -30,7 +31,9 @@ class Example(NamedTuple):
 
 SAMPLE_SEED = 11711  # of the order of all samples; the seed of a run does not change what it learns from
 
-Encode = Callable[[Sequence[Row], Tokenizer], list[Example]]
+Encode = Callable[[Sequence[Row], Tokenizer], Iterable[Example]]
+
+AT_ONCE = 4096  # texts that are encoded, or examples that are written, together
 
 SCHEMA = pa.schema(
     [
@@ -156,7 +159,27 @@ def tokenised(
     return found
 
 
-def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
+def encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Yield the token numbers of each text. Some at a time: while it works, a tokenizer takes 100 bytes a token and more."""
+    texts = iter(texts)
+    while part := list(islice(texts, AT_ONCE)):
+        yield from tokenizer.encode(part)
+
+
+def _write(path: Path, examples: Iterable[Example], limit: int | None) -> None:
+    examples, batches = iter(examples), []
+    while part := list(islice(examples, AT_ONCE)):
+        batches.append(_batch(part, limit))
+    table = pa.Table.from_batches(batches, schema=SCHEMA)
+    with (
+        atomic_path(path) as part_file,
+        pa.OSFile(str(part_file), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+    ):
+        writer.write_table(table.combine_chunks())
+
+
+def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
     columns = (
         [example.id for example in examples],
         [example.text for example in examples],
@@ -165,9 +188,8 @@ def _write(path: Path, examples: Sequence[Example], limit: int | None) -> None:
         [example.given for example in examples],
         [len(example.input_ids) for example in examples],
     )
-    table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-    with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_table(table.combine_chunks())
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _read(path: Path) -> Tokens | None:

@@ -1,6 +1,6 @@
 """What every task gives: rows, training examples, a loss, an evaluation and the name of its objective."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -103,7 +103,7 @@ class Task(Protocol):
         """Return the validated rows; raise DataError."""
         ...
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterable[Example]:
         """Return the training examples made from `rows`."""
         ...
 

@@ -1,6 +1,6 @@
 """Paraphrase detection: whether two questions ask the same. Both are put into one prompt that the next token answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn import functional
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.quora import load_quora
-from gpt2core.data.tokens import Example
+from gpt2core.data.tokens import Example, encoded
 from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.classification import calibration_error, second_f1, squared_distances
@@ -53,11 +53,11 @@ class Paraphrase(Classification):
         """Quora's question pairs; with `config.pairs`, generated ones among those of the training split."""
         return with_pairs(load_quora(config.data_dir), config)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:
         """One prompt a pair."""
-        texts = [PROMPT.format(row.text, row.second) for row in rows]
-        encoded = tokenizer.encode(texts)
-        return [Example(row.id, text, ids, row.label) for row, text, ids in zip(rows, texts, encoded, strict=True)]
+        prompts = (PROMPT.format(row.text, row.second) for row in rows)
+        for row, ids in zip(rows, encoded(prompts, tokenizer), strict=True):
+            yield Example(row.id, PROMPT.format(row.text, row.second), ids, row.label)
 
     def classes(self, config: RunConfig) -> int:
         """The cloze needs no head of its own."""

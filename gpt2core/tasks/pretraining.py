@@ -1,7 +1,6 @@
 """Causal language modelling on long texts, joined by EOS and cut into blocks of equal length."""
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.data.tokens import Example, Tokens
+from gpt2core.data.tokens import Example, Tokens, encoded
 from gpt2core.model import IGNORE, Reading
 from gpt2core.tasks.base import PerplexityTask
 from gpt2core.tokenizer import Tokenizer
@@ -29,10 +28,17 @@ class Pretraining(PerplexityTask):
         """Long texts."""
         return self.load(config.data_dir)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:
         """Join all rows, EOS after each, and cut blocks of BLOCK tokens that overlap by one; the rest is left out."""
-        stream = list(chain.from_iterable([*ids, tokenizer.eos] for ids in tokenizer.encode([r.text for r in rows])))
-        return [Example(str(i), "", stream[i : i + BLOCK]) for i in range(0, len(stream) - BLOCK + 1, BLOCK - 1)]
+        stream: list[int] = []  # what no block has yet, but for the last token of the last one
+        first = 0  # of the stream, among all tokens
+        for ids in encoded((row.text for row in rows), tokenizer):
+            stream += [*ids, tokenizer.eos]
+            starts = range(0, len(stream) - BLOCK + 1, BLOCK - 1)
+            for start in starts:
+                yield Example(str(first + start), "", stream[start : start + BLOCK])
+            first += len(starts) * (BLOCK - 1)
+            del stream[: len(starts) * (BLOCK - 1)]
 
     def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
         """Unless `config.cross_documents`, each text is a segment of its own: no token sees another text."""

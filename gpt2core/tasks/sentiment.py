@@ -1,10 +1,10 @@
 """Sentiment of a text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.data.tokens import Example
+from gpt2core.data.tokens import Example, encoded
 from gpt2core.tasks.classification import Classification
 from gpt2core.tokenizer import Tokenizer
 
@@ -22,8 +22,10 @@ class Sentiment(Classification):
         """Texts with their classes."""
         return self.load(config.data_dir)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:
         """One example a text."""
-        texts = [row.text.strip().lower() for row in rows]
-        encoded = tokenizer.encode(texts)
-        return [Example(row.id, text, ids, row.label) for row, text, ids in zip(rows, texts, encoded, strict=True)]
+        for row, ids in zip(rows, encoded(map(self._text, rows), tokenizer), strict=True):
+            yield Example(row.id, self._text(row), ids, row.label)
+
+    def _text(self, row: Row) -> str:
+        return row.text.strip().lower()

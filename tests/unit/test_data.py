@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2core.data import shakespeare
+from gpt2core.data import shakespeare, tokens
 from gpt2core.data.batches import epoch_batches
 from gpt2core.data.corpus import Row, read_text
 from gpt2core.data.shakespeare import load_plays, load_sonnets, package_texts
 from gpt2core.data.tokens import Example, tokenised
 from gpt2core.errors import DataError
 from gpt2core.files import locked
+from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from tests import toys
 
@@ -282,6 +283,21 @@ def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> N
     path.write_bytes(whole[: int(share * len(whole))])
     assert tokenised("key", rows, words, encode).texts == [row.text for row in rows]
     assert path.read_bytes() == whole
+
+
+def test_blocks_are_cut_from_one_stream_whatever_is_encoded_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, task = toys.tokenizer(), TASKS["pretraining"]
+    rows = [Row(id=str(i), text=toys.lines(count, i)) for i, count in enumerate([1, 150, 2, 3, 90, 1])]
+    stream = [token for row in rows for token in [*words.encode([row.text])[0], words.eos]]
+    wanted = [stream[start : start + 256] for start in range(0, len(stream) - 255, 255)]
+    assert len(wanted) > 3
+    for at_once in (1, 4, 4096):
+        monkeypatch.setattr(tokens, "AT_ONCE", at_once)
+        found = tokenised(f"key {at_once}", rows, words, task.encode)
+        assert [list(found[number]) for number in range(len(found))] == wanted
+        assert found.ids == [str(255 * number) for number in range(len(found))]
 
 
 def test_a_split_without_rows_is_empty_tokens(cache: Path) -> None:

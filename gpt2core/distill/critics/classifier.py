@@ -77,7 +77,7 @@ class Classifier:
 
         pairs = enumerate(zip(premises, hypotheses, strict=True))
         rows = [Row(id=str(number), text=first, second=second) for number, (first, second) in pairs]
-        examples = self.task.encode(rows, self.tokenizer)
+        examples = list(self.task.encode(rows, self.tokenizer))
         lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
         limit = self.model.config.n_positions
         if len(lengths) and lengths.max() > limit:
