@@ -134,6 +134,12 @@ def _text(line: bytes, path: Path, number: int) -> str:
         raise DataError(f"{path}, line {number}: must be UTF-8 text") from None
 
 
+def lines_in(text: str) -> list[str]:
+    """The lines of a text, whose ends are those of `read_lines`."""
+    *ended, last = text.split("\n")
+    return [line for piece in (*(piece.rstrip("\r") for piece in ended), last) for line in piece.split("\r")]
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8 text with any line ends; raise DataError as `read_lines`."""
     return "\n".join(read_lines(path))

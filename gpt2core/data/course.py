@@ -109,7 +109,7 @@ def _begin(field: str, length: int = 40) -> str:
 def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[str, int]:
     """Where each of `columns` stands; raise DataError where one is not there, or there twice."""
     if not set(columns) <= set(header):
-        found = ", ".join(filter(None, header)) or "none"
+        found = ", ".join(filter(None, header))[:200] or "none"
         raise DataError(f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {found}")
     for column in columns:
         if header.count(column) > 1:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt2core.data.corpus import Corpus, Row, read_lines, read_text, unique
+from gpt2core.data.corpus import Corpus, Row, lines_in, read_lines, read_text, unique
 from gpt2core.data.course import course_folder
 from gpt2core.data.hub import load_hub
 from gpt2core.data.shakespeare import bare, lines_of, package_texts
@@ -80,8 +80,8 @@ def _of_different_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _tidy(text: str) -> str:
-    """Lines without spaces at their ends, and at most one empty line between two; their ends are those of `read_lines`."""
-    lines = [line.strip() for line in re.split(r"\r*\n|\r", text)]
+    """Lines without spaces at their ends, and at most one empty line between two."""
+    lines = [line.strip() for line in lines_in(text)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 

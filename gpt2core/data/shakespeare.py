@@ -160,15 +160,18 @@ def _parse(path: Path, rejected: Counter[str], *, first: int = 1, lines: range =
     numbers, texts = _by_number(path)
     later = [*accumulate([math.inf, *reversed(numbers)], min)][-2::-1]  # the least of the numbers behind each
     rows: list[Row] = []
+    before, size = -1, 0  # the number and the lines of the last one
     for number, least, text in zip(numbers, later, texts[1:], strict=True):
-        before, joined = (int(rows[-1].id), f"{rows[-1].text}\n{text}".strip()) if rows else (-1, "")
+        count = _count(text)
         in_order = before < number < least if rows else number <= least
-        in_one = _count(joined) < lines.stop if rows else _count(text) < lines.start
+        in_one = size + count < lines.stop if rows else count < lines.start
         if in_order or not in_one:
             rows.append(Row(id=str(number), text=text))
+            before, size = number, count
         else:
             rejected["a number within a sonnet, taken for that of a page"] += 1
-            rows[-1:] = [replace(row, text=joined) for row in rows[-1:]]
+            rows[-1:] = [replace(row, text=f"{row.text}\n{text}".strip()) for row in rows[-1:]]
+            size += count if rows else 0
     shift = first if rows and rows[0].id == "0" else 0
     rule = "each sonnet must stand after a line with its number alone"
     return [replace(row, id=str(int(row.id) + shift)) for row in no_rows_lost(rows, path, rule)]

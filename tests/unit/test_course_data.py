@@ -16,6 +16,7 @@ from gpt2core.data.course import decoded
 from gpt2core.data.poems import load_poems
 from gpt2core.data.quora import load_quora
 from gpt2core.data.sentiment import load_cfimdb, load_sst, unquoted
+from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError, HubError
 from tests import course
 
@@ -192,6 +193,21 @@ def test_a_mark_of_utf_8_and_separators_of_unicode_change_no_row(tmp_path: Path)
     text = "a\x0bb\x0cc\x85d\u2028e\u2029f\x1cg"
     path.write_text("\ufeff" + SST.lstrip("\t") + f"a\t{text}\t1\n", encoding="utf-8")
     assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == [text]
+
+
+def test_no_file_takes_more_time_than_its_size_asks_for(tmp_path: Path) -> None:
+    many = 300_000
+    course.poems(tmp_path / "pdpoems13754-000.jsonl", ["rose" + "\r" * many + "is", "a\n" + " " * many])
+    (row, other) = sorted(r.text for rows in load_poems(str(tmp_path)).splits.values() for r in rows)
+    assert (row, other) == ("a", "rose\n\nis")
+    (tmp_path / "sonnets.txt").write_text(
+        "1\n" + "a b c d\n" * many + "9\n" * many + " " * many + "\nSonnet" + " " * many + "\n" + '"' * many
+    )
+    with pytest.raises(DataError, match=r"There is no sonnet for the train split"):
+        load_sonnets(str(tmp_path))
+    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n" + "\t" * many + '"' * (many + 1))
+    with pytest.raises(DataError, match=r"line 2: the quote that begins the field"):
+        load_sst(str(tmp_path))
 
 
 def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
