@@ -169,6 +169,7 @@ def test_any_run_of_cr_before_lf_is_one_line_end(end: str, tmp_path: Path) -> No
         (gzip.compress(SST.encode()), "line 1: must be UTF-8 text, but is compressed by gzip"),
         (b"PK\x03\x04", "line 1: must be UTF-8 text, but is a zip archive"),
     ],
+    ids=["UTF-16", "UTF-16 without its mark", "NUL", "Latin-1", "gzip", "zip"],
 )
 def test_a_file_of_another_kind_is_called_that(raw: bytes, rule: str, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"

@@ -154,7 +154,7 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "error"), PASSING, ids=lambda part: getattr(part, "__name__", str(part)))
+@pytest.mark.parametrize(("owner", "name", "error"), PASSING, ids=[f"{name}, {error}" for _, name, error in PASSING])
 def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
 ) -> None:
