@@ -157,6 +157,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     names = list(_special(path, values))
     return {
         "class": values.get("tokenizer_class"),
+        "is_whole_list": declared is not None and values.get("tokenizer_class") not in FAST,
         "has_default": values.get("tokenizer_class") not in FAST
         and not {"bos_token", "eos_token", "unk_token"} <= values.keys(),
         "added": sorted(added, key=lambda one: one[0]),
@@ -287,6 +288,10 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         if any(getattr(token, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
             raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(token.content)} in two ways")
         _numbered(folder, backend, number, token.content)
+    if settings["is_whole_list"] and (lost := known.keys() - {token.content for _, token in settings["added"]}):
+        raise WeightsError(
+            f"{folder}: tokenizer.json adds {shown(min(lost))}, but `added_tokens_decoder` of tokenizer_config.json does not"
+        )
     if settings["has_default"] and (backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")):
         backend.add_special_tokens([EOS])
     for token in settings["special"]:

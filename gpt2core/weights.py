@@ -197,7 +197,8 @@ def class_names(folder: Path, count: int) -> list[str]:
     names = [named[str(number)] for number in range(count)]
     if not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{path}: `id2label` must hold texts, but is {shown(named)}")
-    return [] if names == [f"LABEL_{number}" for number in range(count)] else names
+    numbered = [[f"{word}{number}" for number in range(count)] for word in ("LABEL_", "")]
+    return [] if names in numbered else names
 
 
 def shape_of(name: str) -> ModelConfig:

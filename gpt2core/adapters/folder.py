@@ -133,6 +133,8 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
                 raise WeightsError(f"{folder}: the pair of `{module}` does not fit a weight of {tuple(weight.shape)}")
             weight.data = pair.applied_to(weight)
             placed.update(_names(module))
+    if not placed:
+        raise WeightsError(f"{folder / NAME}: `target_modules` names no projection of this model")
     if left := sorted(set(tensors) - placed):
         raise WeightsError(
             f"{folder}: the tensor `{left[0].removeprefix(PREFIX)}` has no place in this model, or none that {NAME} names"

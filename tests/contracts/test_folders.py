@@ -449,6 +449,13 @@ OTHER_TOKENS: dict[str, tuple[Change, str]] = {
         ),
         "two ways",
     ),
+    "not declared": (
+        both(
+            fast(lambda t: t.add_tokens(["[SEP]"])),
+            edit("tokenizer_config.json", tokenizer_class=PLAIN, added_tokens_decoder=END),
+        ),
+        "adds '[SEP]'",
+    ),
     "no merges": (both(parts, lambda folder: (folder / "merges.txt").unlink()), "merges.txt"),
     "no parts of this class": (
         both(parts, edit("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")),
@@ -551,6 +558,8 @@ def test_numbered_classes_are_in_order_and_other_names_are_refused(tmp_path: Pat
     model = load_folder(tmp_path).model
     before = model.head.weight.clone()  # type: ignore[union-attr]
     assert torch.equal(in_order_of(model, ("no", "yes")).head.weight, before)  # type: ignore[union-attr]
+    edit("config.json", id2label={"0": "0", "1": "1"})(tmp_path)
+    assert not load_folder(tmp_path).model.class_names
     edit("config.json", id2label={"0": "spam", "1": "ham"})(tmp_path)
     line = refused(lambda: in_order_of(load_folder(tmp_path).model, ("no", "yes")))
     assert "'spam', 'ham'" in line
@@ -715,6 +724,13 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "long base": (edit("adapter_config.json", base_model_name_or_path="a" * 9999), "There is no model"),
     "nobody's base": (edit("adapter_config.json", base_model_name_or_path="~nobody9/x"), "There is no model"),
     "base of no name": (edit("adapter_config.json", base_model_name_or_path="a\0b"), "There is no model"),
+    "nothing adapted": (
+        both(
+            tensors(lambda found: found.clear() or found.update(x=torch.ones(1))),
+            edit("adapter_config.json", target_modules=["q_proj"]),
+        ),
+        "names no projection",
+    ),
     "other branch": (edit("adapter_config.json", revision="v2"), "revision"),
     "replicated": (edit("adapter_config.json", layer_replication=[[0, 2]]), "layer_replication"),
     "parameters": (edit("adapter_config.json", target_parameters=["h.0.attn.c_attn.weight"]), "target_parameters"),
