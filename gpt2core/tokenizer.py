@@ -141,19 +141,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     declared = values.get("added_tokens_decoder")
     added = [(number, _token(path, token)) for number, token in _items(path, "added_tokens_decoder", declared or {})]
     if declared is None:
-        for name in ("special_tokens_map.json", "added_tokens.json"):
-            older = folder / name
-            if is_there(older) and name.startswith("special"):
-                values |= read_json(older)
-            elif is_there(older):
-                special = {token.content for _, token in _special(path, values)}
-                added += [
-                    (
-                        _number(older, number),
-                        tokenizers.AddedToken(text, normalized=text not in special, special=text in special),
-                    )
-                    for text, number in read_json(older).items()
-                ]
+        values, older = _with_older_files(folder, path, values)
+        added += older
     names = list(_special(path, values))
     return {
         "class": values.get("tokenizer_class"),
@@ -164,6 +153,25 @@ def _settings(folder: Path) -> dict[str, Any]:
         "special": [token for _, token in names],
         **{key: next((t.content for k, t in names if k == key), None) for key in ("eos_token", "pad_token")},
     }
+
+
+def _with_older_files(
+    folder: Path, path: Path, values: dict[str, Any]
+) -> tuple[dict[str, Any], list[tuple[int, tokenizers.AddedToken]]]:
+    """The settings with what special_tokens_map.json names, and the tokens of added_tokens.json; raise WeightsError."""
+    names, numbers = folder / "special_tokens_map.json", folder / "added_tokens.json"
+    later = read_json(names) if is_there(names) else {}
+    for key in _EXTRA:
+        if values.get(key) and later.get(key, values[key]) != values[key]:
+            raise WeightsError(f"{names}: `{key}` is another list than in {path.name}")
+    # transformers looks through this list of older versions before it has read it.
+    unseen = {} if values.get(_EXTRA[0]) else {_EXTRA[0]: None}
+    special = {token.content for _, token in _special(names, values | later | unseen)}
+    added = [
+        (_number(numbers, number), tokenizers.AddedToken(text, normalized=text not in special, special=text in special))
+        for text, number in (read_json(numbers) if is_there(numbers) else {}).items()
+    ]
+    return values | later, added
 
 
 def _check(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
@@ -210,13 +218,22 @@ def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, token
     ]
     for key in (*_NAMED, *extra):
         if values.get(key) is not None:
-            yield key, _token(path, values[key])
+            yield key, _named(path, values[key])
+    if values.get(_EXTRA[0]) and values.get(_EXTRA[1]) and values[_EXTRA[0]] != values[_EXTRA[1]]:
+        raise WeightsError(f"{path}: `{_EXTRA[0]}` and `{_EXTRA[1]}` are two names of one list, but differ")
     for key in _EXTRA:
         listed = values.get(key) or []
         if not isinstance(listed, list | dict):
             raise WeightsError(f"{path}: `{key}` must be a list of tokens")
         for value in listed.values() if isinstance(listed, dict) else listed:
-            yield key, _token(path, value)
+            yield key, _named(path, value)
+
+
+def _named(path: Path, value: object) -> tokenizers.AddedToken:
+    """A token that is special because it has a name, whatever it says of that."""
+    token = _token(path, value)
+    token.special = True
+    return token
 
 
 def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -285,22 +302,28 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         other = known.setdefault(token.content, token)
         if other is token:
             backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
-        if any(getattr(token, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
-            raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(token.content)} in two ways")
+        _check_alike(folder, token, other)
         _numbered(folder, backend, number, token.content)
     if settings["is_whole_list"] and (lost := known.keys() - {token.content for _, token in settings["added"]}):
         raise WeightsError(
             f"{folder}: tokenizer.json adds {shown(min(lost))}, but `added_tokens_decoder` of tokenizer_config.json does not"
         )
-    if settings["has_default"] and (backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")):
-        backend.add_special_tokens([EOS])
-    for token in settings["special"]:
+    has_default = backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")
+    default = [tokenizers.AddedToken(EOS, special=True)] if settings["has_default"] and has_default else []
+    named: dict[str, tokenizers.AddedToken] = {}
+    for token in [*default, *settings["special"]]:
+        _check_alike(folder, token, named.setdefault(token.content, token))
         other = known.setdefault(token.content, token)
         if other is token:
-            token.special = True
             backend.add_special_tokens([token])
         elif not other.special:
             raise WeightsError(f"{folder}: the token {shown(token.content)} is named as special, but declared as none")
+
+
+def _check_alike(folder: Path, one: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
+    """Raise WeightsError where a token is declared in two ways. Without a normaliser, whether it is `normalized` is nothing."""
+    if any(getattr(one, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
+        raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(one.content)} in two ways")
 
 
 def _numbered(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:

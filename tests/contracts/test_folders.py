@@ -311,6 +311,7 @@ def special(number: int, **flags: Any) -> dict[str, Any]:
     return {str(number): {"content": flags.pop("content"), **flags}}
 
 
+OLDER = {"content": "<|endoftext|>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
 END = special(EOS, content="<|endoftext|>")
 
 
@@ -400,6 +401,18 @@ SAME_TOKENS: dict[str, Change] = {
             "tokenizer_config.json",
             added_tokens_decoder=END | special(EOS + 1, content="[SEP]", lstrip=True, special=False),
         ),
+    ),
+    "parts with an older map": both(
+        parts,
+        edit("added_tokens.json", **{"[PAD]": EOS + 1}),
+        edit(
+            "special_tokens_map.json",
+            pad_token="[PAD]",
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), OLDER),
+        ),
+    ),
+    "whole with an older map": both(
+        whole(), edit("special_tokens_map.json", pad_token=OLDER, bos_token=OLDER, eos_token=OLDER, unk_token=OLDER)
     ),
     "parts with names alone": both(parts, edit("tokenizer_config.json", pad_token="[PAD]", sep_token="[SEP]")),
     "names alone": both(
