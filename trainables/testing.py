@@ -3,17 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gpt2core.errors import UserError, first_line
 from gpt2core.storage import fetch, local
 from trainables.trial import RESTARTS, TrialSpec
 
 
 def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
-    """Score the best epoch of each trial; raise what scoring raised."""
+    """Score the best epoch of each trial; raise UserError where that cannot be, whatever the reason."""
     import ray
 
     resources = {"num_cpus": specs[0].cpus_per_worker, "num_gpus": specs[0].gpus_per_worker}
     task = ray.remote(max_retries=RESTARTS, **resources)(_score)
-    found: list[dict[str, Any]] = ray.get([task.remote(spec.to_dict()) for spec in specs])
+    try:
+        found: list[dict[str, Any]] = ray.get([task.remote(spec.to_dict()) for spec in specs])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise UserError(
+            f"The test split could not be scored ({type(cause).__name__}: {first_line(cause)}); the same command tries again"
+        ) from None
     return found
 
 

@@ -10,9 +10,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.queue import Queue
 
 from gpt2core.config import RunConfig
+from gpt2core.errors import UserError
 from gpt2core.weights import save_model
 from tests import toys
 from trainables.groups import to_the_end
+from trainables.testing import score_all
 from trainables.trial import TrialSpec, trainable
 
 SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 1, "max_new_tokens": 8, "lr": 1e-3}
@@ -107,3 +109,12 @@ def test_a_trial_that_its_configuration_breaks_reports_why(local_ray: None, mode
     assert result.metrics is not None
     assert result.metrics["failure"]["kind"] == "diverged"
     assert "The training loss is nan" in result.metrics["failure"]["reason"]
+
+
+def test_a_test_split_that_cannot_be_scored_is_one_line(local_ray: None, model: str, tmp_path: Path) -> None:
+    spec = TrialSpec(name="0000", run=RunConfig.of({**SONNETS, "model": model}), folder=str(tmp_path / "nothing"))
+    with pytest.raises(
+        UserError, match=r"^The test split could not be scored \(CheckpointError: .*; the same command"
+    ) as told:
+        score_all([spec])
+    assert len(str(told.value).splitlines()) == 1
