@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
     for last in (False, True):
         before = psutil.Process().children(recursive=True)
         try:
-            ray.init(address="local", dashboard_host="127.0.0.1", **shape, **quiet)
+            ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=python_quoted(), **shape, **quiet)
             return
         except BaseException as error:
             _clear(before)
@@ -155,6 +156,12 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
                     "again later"
                 ) from None
             say(f"Ray did not start ({first_line(error)}); trying a second time")
+
+
+def python_quoted() -> dict[str, str] | None:
+    """The runtime environment that Ray needs where the path of Python holds a space: it puts it into a shell's line as it is."""
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _clear(before: list[psutil.Process]) -> None:

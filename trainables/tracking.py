@@ -40,6 +40,7 @@ PLACES = {
 #: What SQLite says -> what is said of it.
 SAID = {
     "readonly database": "its database may only be read",
+    "invalid interpolation syntax": "it cannot make a database where the folder that it is installed in has a % in its path",
     "unable to open database": "its database cannot be opened; see that its folder may be written to",
 }
 
