@@ -34,8 +34,7 @@ from gpt2core.weights import model_folder
 from searches.deciding.answering import fix_design
 from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
-from searches.deciding.strategy import Strategy
-from searches.deciding.views import open_storage
+from searches.deciding.strategy import open_strategy
 from searches.options import Options, trial_folder, without
 from searches.pairs import jobs, make_pairs
 from searches.planning.baselines import baselines
@@ -286,7 +285,7 @@ def run_tune(
             f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {ledger.state.lag} before it, so at "
             f"most {ledger.state.lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
         )
-    strategy = Strategy(plan, ledger, open_storage(folder / "optuna.journal"), budget.searching)
+    strategy = open_strategy(plan, ledger, folder / "optuna.journal", budget.searching, say)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
     sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
     # Where machines come, what they have room for is proposed; a group waits in a process, so no more of them than fit.

@@ -8,16 +8,18 @@ take turns, each with a sampler of its own (`views.py`): so each is tuned with t
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 
 from gpt2core.config import RunConfig
+from gpt2core.errors import first_line
 from searches.deciding.answering import is_decided
 from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
-from searches.deciding.views import View, identity
+from searches.deciding.views import View, identity, open_storage
 from searches.question import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
@@ -25,6 +27,8 @@ from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, L
 WAIT: Literal["wait"] = "wait"
 DONE: Literal["done"] = "done"
 Next = Trial | Literal["wait", "done"]
+#: What Optuna raises for a journal that it did not write, or not in whole.
+DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError, optuna.exceptions.OptunaError)
 
 
 class Strategy:
@@ -203,9 +207,28 @@ class Strategy:
             trial = self.ledger.state.searched[self.told]
             if trial.reason == BUDGET:
                 return  # it goes on with a larger budget
-            if trial.optuna is not None:
-                self._view(trial.point).tell(trial)
+            view = self._view(trial.point)
+            if trial.optuna is not None and not view.knows(trial):
+                view.tell(trial)
             self.told += 1
+
+
+def open_strategy(
+    plan: Plan,
+    ledger: Ledger,
+    journal: Path,
+    may_search: Callable[[], bool] = lambda: True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Strategy:
+    """A strategy whose studies are kept in `journal`. One that is damaged is put aside, and `say` told so: the ledger knows all
+    that it did."""
+    try:
+        return Strategy(plan, ledger, open_storage(journal), may_search)
+    except DAMAGED as error:
+        aside = journal.with_name(f"{journal.name}.damaged")
+        journal.replace(aside)
+        say(f"{journal} is damaged ({first_line(error)}): it is made again from the ledger, and kept as {aside.name}")
+        return Strategy(plan, ledger, open_storage(journal), may_search)
 
 
 def finalists(state: State, plan: Plan) -> list[str]:

@@ -135,11 +135,16 @@ class View:
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def _restore(self, trials: Sequence[Trial]) -> None:
-        """Rebuild the trials of the ledger that the study lacks, under the numbers that they had, or a part of them."""
+        """Rebuild the trials of the ledger that the study lacks, under the numbers that they had, or a part of them.
+
+        Raises ValueError where it has others than the ledger.
+        """
         noted = {trial.optuna: trial for trial in trials if trial.optuna is not None}
         kept = self.study.get_trials(deepcopy=False)
         for asked in kept:
             whole = self._part(noted[asked.number].point) if asked.number in noted else {}
+            if any(asked.params[key] != whole[key] for key in asked.params.keys() & whole.keys()):
+                raise ValueError(f"trial {asked.number} is not the ledger's")
             for key in [] if asked.state.is_finished() else whole.keys() - asked.params.keys():
                 domain = self.distributions[key]
                 value = domain.to_internal_repr(whole[key])

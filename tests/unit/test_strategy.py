@@ -20,7 +20,7 @@ from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.simulation import Curve, Curves, MemoryLedger, simulate
-from searches.deciding.strategy import DONE, WAIT, Strategy, finalists
+from searches.deciding.strategy import DONE, WAIT, Strategy, finalists, open_strategy
 from searches.deciding.views import open_storage
 from searches.lora_rank import SEARCH as OF_A_FACTOR
 from searches.question import Case, Choice, LogUniform, Plan, Search, make_plan
@@ -40,7 +40,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         def make(plan: Plan) -> Strategy:
             stack.close()
             ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
-            return Strategy(plan, ledger, open_storage(tmp_path / "optuna.journal"))
+            return open_strategy(plan, ledger, tmp_path / "optuna.journal", say=print)
 
         yield make
 
@@ -284,6 +284,31 @@ def test_what_a_study_has_lost_is_made_again_from_the_ledger(opened: Open, tmp_p
     assert [trial.params for trial in strategy.views[""].study.trials] == [
         t.point for t in strategy.ledger.state.searched
     ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 12, -2])
+@pytest.mark.parametrize("damage", [b"", b"[]\n", b"3\n", b"null\n", b"{\n", b"\xff\n", b'{"op_code": 99}\n', b"{}\n"])
+def test_a_damaged_study_is_put_aside_and_made_again(
+    opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes, place: int
+) -> None:
+    """By a line that is lost, or another one in its place."""
+    plan = plan_of(10, replicates=0)
+    undisturbed = in_memory(plan)
+    simulate(undisturbed, curves(0), workers=2)
+    with pytest.raises(KilledError):
+        simulate(opened(plan), killed(curves(1), after=30), workers=2)
+    journal = tmp_path / "optuna.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[place] = damage
+    journal.write_bytes(b"".join(lines))
+    strategy = opened(plan)
+    simulate(strategy, curves(2), workers=2)
+    assert what_it_did(strategy) == what_it_did(undisturbed)
+    told = capsys.readouterr().out
+    aside = tmp_path / "optuna.journal.damaged"
+    assert aside.exists() == told.endswith("it is made again from the ledger, and kept as optuna.journal.damaged\n")
+    assert aside.exists() or not damage, "only what a whole line says more or less of the ledger's own may pass"
+    assert all(line.startswith(b"{") for line in journal.read_bytes().splitlines())
 
 
 class KilledError(Exception):
