@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gpt2core.config import RunConfig
+from gpt2core.config import PLACES, RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, first_line
 from gpt2core.files import atomic_path, flush_folder, readable, write_json
 
@@ -326,9 +326,10 @@ def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """What may not change when a run goes on: all but how many epochs there are, unless each trains on more than the last."""
-    growing = config.get("growth", 1.0) > 1
-    return {key: value for key, value in json.loads(json.dumps(config)).items() if growing or key != "epochs"}
+    """What may not change when a run goes on: all but where its data lies, whose digest is in the history, and how many epochs
+    there are, unless each trains on more than the last."""
+    free = PLACES if config.get("growth", 1.0) > 1 else (*PLACES, "epochs")
+    return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
 
 
 def load_best(folder: Path, model: nn.Module) -> int:

@@ -99,6 +99,8 @@ CLASSIFICATION_UNREAD: dict[str, tuple[str, ...]] = {
 #: The tasks that learn from generated pairs.
 PAIRED = frozenset({"paraphrase", "rewriting"})
 
+#: Keys that name folders of a machine. What is in them decides a run, not where they are.
+PLACES = ("data_dir", "pairs")
 #: Keys that an identity has only where they are set: it is that of a version without them.
 LEFT_OUT = ("objective", "dev_part", "folds", "fold", "scored_on", "judged")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt2core.adapters import folder as peft_folder
 from gpt2core.adapters.peft_config import NAME
-from gpt2core.config import RunConfig
+from gpt2core.config import PLACES, RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown
 from gpt2core.files import write_json
 from gpt2core.model import GPT2, without_weights
@@ -19,8 +19,6 @@ from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import EMBEDDED, load_model, model_folder
 
 RUN = "run.json"
-#: Keys of a run that name folders of the machine that it ran on: of no use on another, and nobody else's business.
-PLACES = ("data_dir", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ def write_run(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
-    """A run's values without the places of its machine."""
+    """A run's values without the places of its machine: of no use on another, and nobody else's business."""
     places = {*PLACES, *(["model"] if is_place(config.model) else [])}
     return config.model_dump(exclude=places)
 

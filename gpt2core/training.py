@@ -29,7 +29,7 @@ from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
-from gpt2core.errors import DivergedError
+from gpt2core.errors import CheckpointError, DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.metrics import counts
@@ -140,6 +140,7 @@ def loop(
     if folder:
         writes = workers.rank == 0
         history = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
+        _check_data(history, data.corpus.digest, folder)
     seconds = {"data": time.perf_counter() - started}
     for past in history:
         yield replace(_reported_again(past), notes=notes)
@@ -151,11 +152,20 @@ def loop(
         if folder and workers.rank == 0:
             started = time.perf_counter()
             best = is_best(history, report.metrics, run.objective)
-            history.append(_record(report) | {"best": best})
+            history.append(_record(report) | {"best": best, "data": data.corpus.digest})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
             seconds["checkpoint"] = time.perf_counter() - started
         yield replace(report, seconds=seconds)
         notes, seconds = [], {}
+
+
+def _check_data(history: Sequence[Mapping[str, Any]], digest: str, folder: Path) -> None:
+    """Raise CheckpointError where the epochs so far were trained on other data."""
+    former = next((past["data"] for past in history if past.get("data", digest) != digest), None)
+    if former is not None:
+        raise CheckpointError(
+            f"{folder}: was trained on other data, of digest {former[:12]} and not {digest[:12]}; choose another folder or --name"
+        )
 
 
 def _record(report: EpochReport) -> dict[str, Any]:

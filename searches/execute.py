@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from cluster.connect import check_shared, connect
 from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import command_text, interrupt_on_signals
-from gpt2core.config import RunConfig
+from gpt2core.config import PLACES, RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
@@ -27,7 +27,7 @@ from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
 from gpt2core.stages import first_stage
-from gpt2core.storage import address, send
+from gpt2core.storage import address, is_copy, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
 from gpt2core.weights import model_folder
@@ -57,7 +57,7 @@ from searches.showing.summary import model_line, summary_of
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.machines import grows, machines
 from trainables.packs import Packs
-from trainables.tracking import mlflow_address, why
+from trainables.tracking import database_of, mlflow_address, why
 from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
 from trainables.warm import task_data
 
@@ -77,10 +77,12 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
         check_gold(data.corpus, "test", plan.task)
     ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
     argv = without(options.argv, "--tracking-uri")  # which may hold a password
-    ledger.record({"event": "started", "argv": argv, "environment": machine()})
+    uri = mlflow_address(options.tracking_uri, storage)
+    tell_copies_apart(plan, ledger, folder, uri, lambda text: console.print(text, markup=False, soft_wrap=True))
+    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine()})
     interrupt_on_signals()
     screen = Screen(plan, console, options.budget, ledger.state)
-    tracker = Tracker(plan, ledger, mlflow_address(options.tracking_uri, storage), screen.warn)
+    tracker = Tracker(plan, ledger, uri, screen.warn)
     status = "FAILED"
 
     def end() -> dict[str, Any]:
@@ -171,7 +173,22 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
         raise UserError(
             f"{address(folder)}: the search there has another space or other settings; choose another --name, or the flags it had"
         )
+    for trial in ledger.state.trials.values():  # its data may have been moved
+        trial.run |= {key: plan.fixed[key] for key in PLACES if key in plan.fixed}
     return ledger
+
+
+def tell_copies_apart(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:
+    """Give a copy of a search runs of its own where the search that it was copied from has the same MLflow."""
+    state, here = ledger.state, folder / "ledger.jsonl"
+    former = Path(state.folder) / here.name
+    own = database_of(uri)
+    if is_copy(folder) or not state.folder or (own and own.is_relative_to(folder.parent.parent)):
+        return
+    if former.exists() and not former.samefile(here):
+        say(f"This is a copy of the search in {former.parent}: in MLflow it has runs of its own")
+        event = {"event": "search", "digest": state.digest, "name": state.script, "seed": plan.seed}
+        ledger.record(event | {"id": uuid4().hex})
 
 
 def start_tracking(tracker: Tracker, options: Options) -> None:

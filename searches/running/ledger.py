@@ -85,6 +85,7 @@ class State:
     id: str = ""  # of the search, by which its run in MLflow is found
     script: str = ""  # the search's module
     argv: list[str] = field(default_factory=list)  # the flags of its last start
+    folder: str = ""  # where it was then
     environment: dict[str, str] = field(default_factory=dict)  # the machine of its last start
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(
@@ -109,8 +110,10 @@ class State:
         match event["event"]:
             case "search":
                 self.digest, self.id, self.script = event["digest"], event.get("id", ""), event.get("name", "")
+                self.runs = {}  # those of the search that this is a copy of are not its own
             case "started":
                 self.argv, self.environment = event.get("argv", []), event.get("environment", {})
+                self.folder = event.get("folder", "")
             case "cluster":
                 self.environment = self.environment | event["cluster"]
             case "lag":

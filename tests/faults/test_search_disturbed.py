@@ -1,4 +1,4 @@
-"""One search that meets a second one of its name, a full disk and a preemption, and ends well. Kills: test_search_killed.py."""
+"""One search that meets a second one of its name, a full disk, a preemption and a move. Kills: test_search_killed.py."""
 
 import resource
 import signal
@@ -23,10 +23,13 @@ def test_it_says_what_happens_and_goes_on(tmp_path: Path, request: pytest.Fixtur
     search.start()
     assert search.wait_for(lambda: len(search.events("report")) > search.reported)
     preempted(search)
+    move(search, toy / "data", tmp_path)
     search.start()
     search.ends(0)
     ended = [event["trial"] for event in search.events("ended")]
     assert len(ended) == len(set(ended)) == 1
+    assert not (tmp_path / "runs").exists(), "something of it was written to where it was"
+    assert list(search.storage.glob("mlartifacts/sst/*/artifacts/report.html"))
 
 
 def second_is_refused(search: Search) -> None:
@@ -49,6 +52,15 @@ def disk_is_full(search: Search) -> None:
         "goes on\n"
     )
     assert path.read_text().endswith("}\n")
+
+
+def move(search: Search, data: Path, folder: Path) -> None:
+    """Storage and data are found elsewhere when it goes on."""
+    for former, name in ((search.storage, "moved runs"), (data, "moved data")):
+        former.rename(folder / name)
+        search.words = [str(folder / name) if word == str(former) else word for word in search.words]
+    search.storage = folder / "moved runs"
+    search.folder = search.storage / "searches" / search.folder.name
 
 
 def preempted(search: Search) -> None:

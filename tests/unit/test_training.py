@@ -89,6 +89,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     assert len(losses(LORA.but(epochs=4), tmp_path)) == 4, "more epochs are no other configuration"
 
 
+def test_data_may_be_moved_but_not_be_other_data(tmp_path: Path) -> None:
+    former = losses(LORA.but(data_dir="/former"), tmp_path, epochs=1)
+    assert losses(LORA.but(data_dir="/now"), tmp_path)[:1] == former
+    with pytest.raises(CheckpointError, match="was trained on other data, of digest"):
+        list(train(LORA, toys.model(), toys.data(train=12), folder=tmp_path))
+
+
 def test_a_training_set_that_grows_ends_whole_and_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     config = toys.RUN.but(growth=2.0, batch_size=3)
     reports = list(train(config, toys.model(), toys.data()))
