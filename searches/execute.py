@@ -16,17 +16,12 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from cluster.connect import check_shared, connect
-from gpt2core.adapters import ADAPTERS
 from gpt2core.cli import command_text, interrupt_on_signals
 from gpt2core.config import PLACES, RunConfig
-from gpt2core.decoding import DECODERS
-from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
 from gpt2core.errors import StorageError, UserError, first_line, without_passwords
 from gpt2core.export import export
 from gpt2core.files import write_json
-from gpt2core.lookup import lookup
-from gpt2core.stages import first_stage
 from gpt2core.storage import address, is_copy, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
@@ -38,6 +33,7 @@ from searches.deciding.strategy import open_strategy
 from searches.options import Options, trial_folder, without
 from searches.pairs import jobs, make_pairs
 from searches.planning.baselines import baselines
+from searches.planning.checking import check
 from searches.planning.measure import note_plan
 from searches.question import Plan
 from searches.runner import results, storage_folder
@@ -59,7 +55,6 @@ from trainables.machines import grows, machines
 from trainables.packs import Packs
 from trainables.tracking import database_of, mlflow_address, why
 from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
-from trainables.warm import task_data
 
 PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
 
@@ -212,26 +207,6 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
                 where = without_passwords(tracker.uri)
                 raise UserError(f"MLflow at {where} did not answer: {why(error)}; see --tracking-uri") from None
             time.sleep(pause)
-
-
-def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
-    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError.
-
-    `without_pairs`: pairs are generated later, so what is learnt from them is not there yet.
-    """
-    for point in plan.first_points():
-        config = plan.config(point)
-        lookup(ADAPTERS, config.adapter, "adapter")
-        lookup(DECODERS, config.decoder, "decoder")
-        count_trainable(config)  # applies attention and adapter to the model's shape
-        if without_pairs:
-            config = config.but(pairs_examples=0)
-        stage = first_stage(config)
-        if stage is not None:
-            task_data(stage)
-    data = task_data(config)
-    judges_of(plan.comparing, data, plan.profile.folds)
-    return data
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from cluster.environment import settle
 from gpt2core.cli import command_text, run_or_explain
+from gpt2core.errors import HubError
 from gpt2core.machine import cpus
 from searches.options import Options, parse, storage_path
 from searches.planning.plan_table import show_prediction
@@ -29,8 +31,12 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
     for line in settle():
         console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     if options.plan_only:
+        from searches.planning.checking import check  # PyTorch takes seconds to import
+
+        with suppress(HubError):  # that is there, and cannot be reached now
+            check(options.plan)
         show_plan(options.plan, resources(options), str(results(options)), console())
-        from searches.planning.measure import foreseen  # PyTorch takes seconds to import
+        from searches.planning.measure import foreseen
 
         show_prediction(foreseen(options, results(options)), console())
         return 0

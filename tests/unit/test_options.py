@@ -31,18 +31,27 @@ from trainables.machines import Machine
         (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
         (["--gpus-per-worker", "-1"], "The value of `--gpus-per-worker` is -1, but must be >= 0"),
         (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
+        (
+            ["--name", "_x"],
+            "The value of `--name` is '_x', but must be letters, digits, dots, dashes and underscores, a letter",
+        ),
+        (
+            ["--name", "a" * 101],
+            "... of 101 characters', but must be letters, digits, dots, dashes and underscores, a letter or",
+        ),
         (["--storage", "ftp://host/folder"], "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
         (["--storage", "s3://bucket/../x"], "of letters, digits and _ . = -"),
         (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
         (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
     ],
 )
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
 def test_bad_input_is_one_line_and_status_2(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan: list[str], flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = [] if "--storage" in flags else ["--storage", str(tmp_path)]
     with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, [*storage, *flags])
+        main(SEARCH, [*storage, *flags, *plan])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

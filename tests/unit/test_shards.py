@@ -181,6 +181,17 @@ def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Pa
     assert "\n" not in said[0]
 
 
+def test_the_card_lies_beside_the_database_that_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = CandidatesRun(f"sqlite:///{tmp_path / 'elsewhere' / 'x.db'}", pytest.fail)
+    tracker.start(tmp_path / "pairs", {"tau": 0.5})
+    tracker.finish("FINISHED", [ENTRY], "the card")
+    (card,) = tmp_path.rglob("README.md")
+    assert card.read_text() == "the card"
+    assert card.is_relative_to(tmp_path / "elsewhere" / "mlartifacts" / "candidates")
+    assert not (tmp_path / "mlruns").exists()
+
+
 ENTRY: dict[str, Any] = {
     "round": 1,
     "rewrite": False,

@@ -1,0 +1,31 @@
+"""Whether a plan can run at all: its names, its model and its data."""
+
+from gpt2core.adapters import ADAPTERS
+from gpt2core.decoding import DECODERS
+from gpt2core.describe import count_trainable
+from gpt2core.lookup import lookup
+from gpt2core.stages import first_stage
+from gpt2core.tasks import TaskData
+from searches.deciding.comparing import judges_of
+from searches.question import Plan
+from trainables.warm import task_data
+
+
+def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
+    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError.
+
+    `without_pairs`: pairs are generated later, so what is learnt from them is not there yet.
+    """
+    for point in plan.first_points():
+        config = plan.config(point)
+        lookup(ADAPTERS, config.adapter, "adapter")
+        lookup(DECODERS, config.decoder, "decoder")
+        count_trainable(config)  # applies attention and adapter to the model's shape
+        if without_pairs:
+            config = config.but(pairs_examples=0)
+        stage = first_stage(config)
+        if stage is not None:
+            task_data(stage)
+    data = task_data(config)
+    judges_of(plan.comparing, data, plan.profile.folds)
+    return data
