@@ -31,7 +31,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # who wrote has put a file of its own there
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            part.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)

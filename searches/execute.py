@@ -143,7 +143,7 @@ def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> 
         problem = UserError(
             f"{folder / 'summary.json'}: cannot be written ({error.strerror}); the same command goes on"
         )
-    if tracker.experiment_id:
+    if tracker.ready:
         tracker.finish(summary, status)
     ledger.close()
     if problem is not None and status == "FINISHED":

@@ -42,7 +42,7 @@ def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVer
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # of errors, we say a line
     run = p.found.state.runs.get(p.trial.name)
     if run is None:
         raise NotRegisteredError(f"the search has noted no run of trial {p.trial.name} in MLflow")

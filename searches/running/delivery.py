@@ -128,7 +128,7 @@ class Delivery:
         return True
 
     def _pass_over(self, letter: Letter, reason: str) -> None:
-        if not self.in_a_row[letter.is_file]:
+        if all(reason != known for _, known in self.refused) and not (letter.is_file and self.in_a_row[True]):
             what = "a file" if letter.is_file else "an entry"
             self.say(f"MLflow at {self.address} refused {what} ({reason}); it goes on without")
         self.refused.append((letter, reason))

@@ -47,6 +47,7 @@ class Tracker:
         self.delivery = Delivery(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
         self.experiment_id = self.name = ""
         self.told = 0  # refusals that a person knows of
+        self.ready = False  # whether the search has a run
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -69,6 +70,7 @@ class Tracker:
             self.delivery.put(partial(self.client.update_run, self.parent, status="RUNNING"))
         if not run.data.params:
             self.delivery.put(partial(self.client.log_batch, self.parent, params=_params(params)))
+        self.ready = True
         lacks = LACKS in run.data.tags
         if lacks:
             self.delivery.put(partial(self.client.delete_tag, self.parent, LACKS))

@@ -65,7 +65,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print what a person's command has done."""
