@@ -31,10 +31,12 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
     for line in settle():
         console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     if options.plan_only:
-        from searches.planning.checking import check  # PyTorch takes seconds to import
+        from searches.pairs import jobs  # PyTorch takes seconds to import
+        from searches.planning.checking import check
 
-        with suppress(HubError):  # that is there, and cannot be reached now
-            check(options.plan)
+        to_make = any(jobs(options.plan, results(options)))
+        with suppress(HubError):  # what is there, and cannot be reached now
+            check(options.plan, without_pairs=to_make)
         show_plan(options.plan, resources(options), str(results(options)), console())
         from searches.planning.measure import foreseen
 
