@@ -1,7 +1,6 @@
 """`python -m gpt2core` on the embedded model and data."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,14 +220,17 @@ def test_a_model_that_has_diverged_is_not_scored(
     assert "gpt2-nano: cannot be scored: The cross-entropy is nan" in capsys.readouterr().err
 
 
-def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(options: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setitem(commands.COMMANDS, "train", interrupted)
-    assert run("train", "--out", "my run") == 130
-    error = capsys.readouterr().err
-    assert error.strip() == "Interrupted. What is finished is kept; to go on: python -m gpt2core train --out 'my run'"
+def test_an_interruption_says_how_to_go_on() -> None:
+    lines = [
+        "import signal",
+        "from gpt2core import __main__, commands",
+        "commands.COMMANDS['train'] = lambda options: signal.raise_signal(signal.SIGINT)",
+        "__main__.main(['train', '--out', 'my run'])",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    rule = "Interrupted. What is finished is kept; to go on: python -m gpt2core train --out 'my run'"
+    assert done.stderr.strip() == rule
 
 
 def test_help_names_all_that_the_tables_hold(capsys: pytest.CaptureFixture[str]) -> None:
