@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psutil
 
+from cluster.auth_token import keep_token_private
 from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
 from gpt2core.files import home
 from gpt2core.machine import cpus
@@ -50,6 +51,7 @@ def connect(*, dashboard: bool = False, say: Callable[[str], None] = lambda text
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    keep_token_private(draw=not os.environ.get("RAY_ADDRESS"))
     if os.environ.get("RAY_ADDRESS"):
         join_cluster(os.environ["RAY_ADDRESS"].strip())
     else:

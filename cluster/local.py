@@ -7,7 +7,6 @@ Each port, `GPT2_SEARCH_PORT`, has a head of its own.
 import contextlib
 import http.client
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.auth_token import private_token
 from cluster.connect import check_temporary_folder
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
@@ -40,10 +40,7 @@ ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 def environment() -> dict[str, str]:
     """Return the environment of all Ray commands: token on, telemetry off, this interpreter's programs first, no proxy."""
-    if not TOKEN.exists():
-        RAY.mkdir(parents=True, exist_ok=True)
-        TOKEN.touch(mode=0o600)
-        TOKEN.write_text(secrets.token_hex(32))
+    private_token(TOKEN)
     programs = str(Path(sys.executable).parent)
     variables = {
         **{name: value for name, value in os.environ.items() if name not in ELSEWHERE},

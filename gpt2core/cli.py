@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
+from gpt2core.errors import ConfigError, UserError, first_line, without_password
 from gpt2core.files import home
 from gpt2core.lookup import nearest
 from gpt2core.network import pass_by_proxies
@@ -104,7 +104,7 @@ def absolute_model(name: str) -> str:
 
 def command_text(argv: Sequence[str]) -> str:
     """Flags as a shell reads them, without passwords."""
-    return without_passwords(shlex.join(argv))
+    return shlex.join(map(without_password, argv))
 
 
 def interrupt_on_signals() -> None:

@@ -4,6 +4,7 @@ Every class takes the message alone, so that Ray can pickle it between processes
 """
 
 import re
+from urllib.parse import unquote
 
 
 class UserError(Exception):
@@ -42,9 +43,50 @@ class DivergedError(Exception):
     """The training loss is not finite: this run ends, others go on."""
 
 
-def without_passwords(text: str) -> str:
-    """A text with the passwords of addresses left out, for whatever is printed, stored or handed around."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:PASSWORD@", text)
+SHORTEST = 4  # letters of a secret that is left out of other texts; shorter ones would leave holes in words
+LEFT_OUT = "..."  # stands for what an address says of who asks, and for what it asks
+_ADDRESS = re.compile(r"([A-Za-z][\w+.-]*://)(\S+)")
+_ALONE = re.compile(r"((?:--[\w-]+=)?[A-Za-z][\w+.-]*://)(.+)", re.DOTALL)
+_OF_FILES = re.compile(r"\b(sqlite[\w+]*|file)://$")  # no host, and nobody who asks
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^@:/?#\[\]]*)(:\d{1,5})?")
+_AFTER = "\"'`)]}>,.;:"  # what may follow an address in a sentence
+
+
+def without_passwords(text: str, address: str = "") -> str:
+    """A text whose addresses name neither user nor password nor query, for whatever is printed, stored or handed around.
+
+    It may speak of an `address`, whose secrets are then left out wherever they stand.
+    """
+    for secret in sorted(_secrets(address), key=len, reverse=True):
+        text = text.replace(secret, LEFT_OUT)
+    return _ADDRESS.sub(lambda found: found[1] + _place(*found.groups()), text)
+
+
+def without_password(address: str) -> str:
+    """The same of one address alone, or of a flag that has it: there, a password may hold white space."""
+    found = _ALONE.fullmatch(address)
+    return found[1] + _place(*found.groups()) if found else without_passwords(address)
+
+
+def _secrets(address: str) -> set[str]:
+    """What of an address is for nobody else's eyes, whole and in parts, as it is written and as it is meant."""
+    scheme, mark, rest = address.partition("://")
+    user = "" if _OF_FILES.search(scheme + mark) else rest.rpartition("@")[0]
+    found = {user, *user.split(":"), address.partition("?")[2]}
+    return {secret for word in found for secret in (word, unquote(word)) if len(secret) >= SHORTEST}
+
+
+def _place(scheme: str, rest: str) -> str:
+    """What may be shown of an address behind its scheme: where it is. Where that cannot be told from a password, nothing."""
+    after = rest[len(rest.rstrip(_AFTER)) :]
+    if not _OF_FILES.search(scheme):
+        _, at, rest = rest.rpartition("@")
+        host = re.split(r"[/?#]", rest, maxsplit=1)[0].rstrip(_AFTER)
+        if not _HOST.fullmatch(host):
+            return LEFT_OUT + after
+        rest = LEFT_OUT + at + rest if at else rest
+    shown, query, _ = rest.partition("?")
+    return shown + query + LEFT_OUT + after if query else shown
 
 
 def first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gpt2core.errors import ConfigError, StorageError, first_line, without_passwords
+from gpt2core.errors import ConfigError, StorageError, first_line, without_password
 from gpt2core.files import atomic_path, cache_place, locked
 
 SCHEMES = ("s3", "gs")
@@ -42,7 +42,7 @@ def local(place: str) -> Path:
     if scheme not in SCHEMES or not all(NAME.fullmatch(part) for part in parts):
         valid = " or ".join(f"{name}://BUCKET/FOLDER" for name in SCHEMES)
         raise ConfigError(
-            f"The value of an address is {without_passwords(place)!r}, but must be {valid}, of letters, digits and _ . = -; the "
+            f"The value of an address is {without_password(place)!r}, but must be {valid}, of letters, digits and _ . = -; the "
             "environment says where the storage is and who asks: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID"
         )
     return _copies().joinpath(scheme, *parts)

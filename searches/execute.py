@@ -19,7 +19,7 @@ from cluster.connect import check_shared, connect
 from gpt2core.cli import command_text, interrupt_on_signals
 from gpt2core.config import PLACES, RunConfig
 from gpt2core.distill.critics.folder import model_digest
-from gpt2core.errors import StorageError, UserError, first_line, without_passwords
+from gpt2core.errors import StorageError, UserError, first_line, without_password
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.storage import address, is_copy, send
@@ -204,8 +204,8 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
             raise
         except Exception as error:  # of MLflow, of its database, of the network: it may only just have been started
             if pause is None:
-                where = without_passwords(tracker.uri)
-                raise UserError(f"MLflow at {where} did not answer: {why(error)}; see --tracking-uri") from None
+                where = without_password(tracker.uri)
+                raise UserError(f"MLflow at {where} did not answer: {why(error, tracker.uri)}; see --tracking-uri") from None
             time.sleep(pause)
 
 

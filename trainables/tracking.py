@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from gpt2core.distill.card import filter_rows
-from gpt2core.errors import UserError, first_line, without_passwords
+from gpt2core.errors import UserError, first_line, without_password, without_passwords
 from gpt2core.files import atomic_path, locked
 from gpt2core.storage import address
 from trainables.pipeline import Progress
@@ -117,7 +117,7 @@ def experiment(client: MlflowClient, name: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        uri = shlex.quote(without_passwords(client.tracking_uri))
+        uri = shlex.quote(without_password(client.tracking_uri))
         raise UserError(
             f"MLflow's experiment `{name}` is deleted; get it back with `MLFLOW_TRACKING_URI={uri} mlflow experiments restore "
             f"--experiment-id {found.experiment_id}`, or give another --tracking-uri"
@@ -125,10 +125,10 @@ def experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def why(error: Exception) -> str:
-    """Why MLflow did not do something, in a line without passwords."""
+def why(error: Exception, address: str) -> str:
+    """Why MLflow at an address did not do something, in a line without passwords."""
     text = str(error)
-    return next((said for sign, said in SAID.items() if sign in text), without_passwords(first_line(error)))
+    return next((said for sign, said in SAID.items() if sign in text), without_passwords(first_line(error), address))
 
 
 def quick_and_quiet() -> None:
@@ -216,7 +216,7 @@ class CandidatesRun:
             self.next = time.monotonic() + REST
             if not self.warned:
                 self.warn(
-                    f"MLflow at {without_passwords(self.uri)} did not answer ({why(error)}); the job goes on without"
+                    f"MLflow at {without_password(self.uri)} did not answer ({why(error, self.uri)}); the job goes on without"
                 )
             self.warned = True
 

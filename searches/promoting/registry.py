@@ -11,7 +11,7 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from gpt2core.errors import without_passwords
+from gpt2core.errors import without_password
 from searches.promoting.finished import Promotion
 from trainables.tracking import database_of, mlflow_address, open_client, why
 
@@ -52,7 +52,7 @@ def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVer
         open_client(uri)
         return _register(MlflowClient(uri, registry_uri=uri), p, folder, name, run)
     except Exception as error:  # of MLflow, of its database, of a store of files
-        raise NotRegisteredError(f"MLflow at {without_passwords(uri)} did not take it ({why(error)})") from None
+        raise NotRegisteredError(f"MLflow at {without_password(uri)} did not take it ({why(error, uri)})") from None
 
 
 def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: str) -> ModelVersion:

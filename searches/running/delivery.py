@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
 
-from gpt2core.errors import UserError, without_passwords
+from gpt2core.errors import UserError, without_password
 from trainables.tracking import why
 
 Send = Callable[[], None]
@@ -37,7 +37,8 @@ class Delivery:
     asks the server for anything at all, and raises where it is away."""
 
     def __init__(self, address: str, say: Callable[[str], None], answers: Send) -> None:
-        self.address, self.say, self.answers = without_passwords(address), say, answers
+        self.secret, self.address = address, without_password(address)
+        self.say, self.answers = say, answers
         self.waiting: deque[Letter] = deque()
         self.changed = threading.Condition()
         self.hurried = self.stopped = False
@@ -107,7 +108,7 @@ class Delivery:
 
     def _not_taken(self, letter: Letter, error: Exception) -> bool:
         """Whether a letter is passed over; else it waits."""
-        reason, for_good = why(error), _is_for_good(error)
+        reason, for_good = why(error, self.secret), _is_for_good(error)
         if not for_good and (_says_later(letter, reason) or not self._answers()):
             if not self.pause or self.tries:
                 self.say(f"MLflow at {self.address} did not answer ({reason}); its entries wait")

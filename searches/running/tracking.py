@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from gpt2core.errors import without_passwords
+from gpt2core.errors import without_password
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
@@ -137,7 +137,7 @@ class Tracker:
     def _wait(self, seconds: float) -> None:
         """Wait for what is not sent yet; say what of it, and of all before, MLflow has not."""
         left, refused = self.delivery.finish(seconds), self.delivery.refused
-        where = f"MLflow at {without_passwords(self.uri)}"
+        where = f"MLflow at {without_password(self.uri)}"
         if left:
             self.warn(f"{where} did not take {left} entries within {seconds:g} s; the same command delivers them")
         if len(refused) > self.told:
@@ -165,9 +165,9 @@ class Tracker:
     def page(self) -> str:
         """Where the MLflow UI shows the search's trials, best first, with what was searched and the score."""
         if self.uri.startswith("http"):
-            return without_passwords(self.uri).rstrip("/") + self._link()
+            return without_password(self.uri).rstrip("/") + self._link()
         ours = database_of(self.uri) == Path.cwd() / "runs" / "mlflow.db"
-        address = shlex.quote(without_passwords(self.uri))
+        address = shlex.quote(without_password(self.uri))
         start = "make ui" if ours else f"mlflow ui --backend-store-uri {address}"
         return f"`{start}`, then http://127.0.0.1:5000{self._link()}"
 

@@ -1,0 +1,134 @@
+"""Ray's token: drawn whole, for its owner alone, and closed to others where it was open."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from cluster import auth_token
+from cluster.auth_token import keep_token_private, private_token
+from gpt2core.errors import UserError
+from tests.runs import ROOT
+
+VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+START = """
+import os
+from cluster.connect import connect
+os.umask(0o022)
+connect()
+import ray
+print(ray.get(ray.remote(num_cpus=0)(lambda: "ran").remote()))
+ray.shutdown()
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of its own, with the umask that lets others read."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = os.umask(0o022)
+    yield tmp_path / "home"
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_token_is_for_its_owner_alone(home: Path) -> None:
+    keep_token_private(draw=True)
+    token = home / ".ray" / "auth_token"
+    assert (mode(token), mode(token.parent)) == (0o600, 0o700)
+    drawn = token.read_text()
+    assert len(drawn) == 64
+    keep_token_private(draw=True)
+    assert token.read_text() == drawn, "it stays"
+
+
+def test_all_who_start_at_once_have_the_same_token(home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        tokens = set(pool.map(private_token, [home / ".ray" / "auth_token"] * 32))
+    assert len(tokens) == 1
+    assert len(tokens.pop()) == 64
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("wide", [0o644, 0o640, 0o666, 0o604])
+def test_a_token_that_others_could_read_is_closed_to_them_and_said(
+    home: Path, wide: int, named: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    token.write_text("known")
+    token.chmod(wide)
+    token.parent.chmod(0o777)
+    if named:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    keep_token_private(draw=False)
+    assert (mode(token), mode(token.parent), token.read_text()) == (0o600, 0o755, "known")
+    assert capsys.readouterr().err.count("other users of this machine could read Ray's token") == 1
+
+
+def test_an_empty_token_is_none(home: Path) -> None:
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    token.touch(mode=0o644)
+    assert len(private_token(token)) == 64
+    assert mode(token) == 0o600
+
+
+def test_the_token_of_a_cluster_is_not_drawn_here(home: Path) -> None:
+    keep_token_private(draw=False)
+    assert not (home / ".ray" / "auth_token").exists()
+
+
+def test_a_token_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private_token(home / ".ray" / "auth_token")
+    monkeypatch.setattr(auth_token.os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(UserError, match="belongs to another user, who can read or replace Ray's token; remove it"):
+        keep_token_private(draw=True)
+
+
+def test_a_place_for_no_token_is_one_line(home: Path) -> None:
+    home.write_text("no folder")
+    with pytest.raises(UserError, match=r"auth_token: Ray's token cannot be kept there .*; set HOME"):
+        keep_token_private(draw=True)
+
+
+def test_the_first_plain_start_of_ray_leaves_a_token_that_no_other_user_can_read() -> None:
+    """As an own process, for Ray reads its settings once; and in a home that others may look into."""
+    with TemporaryDirectory() as home:
+        Path(home).chmod(0o755)
+        environment = {key: value for key, value in os.environ.items() if key not in VARIABLES} | {"HOME": home}
+        ran = subprocess.run(
+            [sys.executable, "-c", START],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ran.stdout.strip() == "ran", ran.stderr
+        token = Path(home) / ".ray" / "auth_token"
+        assert mode(token) == 0o600
+        open_to_all = Path(home) / "note"
+        open_to_all.write_text("x")
+        if os.getuid() == 0:  # only root can be another user
+            assert [read_by_nobody(path) for path in (open_to_all, token)] == [True, False]
+
+
+def read_by_nobody(path: Path) -> bool:
+    """Whether a user who is nobody here can read a file."""
+    reads = f"import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); open({str(path)!r}).read()"
+    found = subprocess.run(["/usr/bin/env", "python3", "-c", reads], capture_output=True, text=True, check=False)
+    assert found.returncode == 0 or "PermissionError" in found.stderr, found.stderr
+    return found.returncode == 0
