@@ -18,7 +18,10 @@ from gpt2core.errors import ConfigError, StorageError, first_line, without_passw
 from gpt2core.files import atomic_path, cache_place, locked
 
 SCHEMES = ("s3", "gs")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")  # of a bucket or a folder in it: none leads out of where it is
+LONGEST = 200  # bytes of a name, so that one beside it with a prefix fits on every disk
+NAME = re.compile(
+    rf"[A-Za-z0-9_][A-Za-z0-9_.=-]{{0,{LONGEST - 1}}}"
+)  # of a bucket or a folder in it: none leads out of where it is
 ATTEMPTS = 8  # of a request, with ever longer pauses
 AT_ONCE = 8  # files that are fetched at once
 PIECE = 2**24  # bytes that are copied at a time
@@ -42,8 +45,8 @@ def local(place: str) -> Path:
     if scheme not in SCHEMES or not all(NAME.fullmatch(part) for part in parts):
         valid = " or ".join(f"{name}://BUCKET/FOLDER" for name in SCHEMES)
         raise ConfigError(
-            f"The value of an address is {without_password(place)!r}, but must be {valid}, of letters, digits and _ . = -; the "
-            "environment says where the storage is and who asks: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID"
+            f"The value of an address is {without_password(place)!r}, but must be {valid}, each of at most {LONGEST} letters, "
+            "digits and _ . = -; the environment says where the storage is and who asks: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID"
         )
     return _copies().joinpath(scheme, *parts)
 
@@ -99,7 +102,8 @@ def folders(path: Path) -> list[str]:
     if not is_copy(path):
         return sorted(child.name for child in path.glob("*/"))
     with _explained("listed", path):
-        return sorted(info.base_name for info in _listed(path, recursive=False) if not info.is_file)
+        found = _inside(path, [info.path for info in _listed(path, recursive=False) if not info.is_file])
+        return sorted(folder.name for folder in found)
 
 
 def size(path: Path) -> int:
@@ -167,7 +171,35 @@ def _stored(path: Path, recursive: bool) -> Sequence[Path]:
     files, key = _place(path)
     if files.get_file_info(key).is_file:
         return [path]
-    return [path / info.path.removeprefix(f"{key}/") for info in _listed(path, recursive) if info.is_file]
+    return _inside(path, [info.path for info in _listed(path, recursive) if info.is_file])
+
+
+def _inside(path: Path, keys: Sequence[str]) -> list[Path]:
+    """The copies of what a storage lists in a folder; hidden ones are being written. Raises StorageError.
+
+    A storage may answer anything: a name must mean one file, the same on every disk, and inside of the folder.
+    """
+    _, folder = _place(path)
+    there: dict[str, str] = {}
+    for key in keys:
+        name = key.removeprefix(f"{folder}/")
+        parts = name.split("/")
+        if name == key or not all(map(_is_name, parts)) or there.setdefault(name.casefold(), name) != name:
+            raise StorageError(
+                f"{address(path)}: the storage lists the name {name[:LONGEST]!r}, but a name must lead to one place in its "
+                f"folder: no `..`, no backslash or control character, at most {LONGEST} bytes, and none that differs from "
+                "another in case alone; remove it there"
+            )
+    return [path / name for name in there.values() if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def _is_name(part: str) -> bool:
+    return (
+        part not in ("", ".", "..")
+        and part.isprintable()
+        and "\\" not in part
+        and len(part.encode(errors="replace")) <= LONGEST
+    )
 
 
 def _listed(path: Path, recursive: bool) -> Sequence[Any]:

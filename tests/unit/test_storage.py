@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import boto3
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import storage
 from gpt2core.errors import ConfigError, StorageError
@@ -150,3 +152,75 @@ def test_a_storage_that_is_away_or_refuses_is_one_line(folder: Path, monkeypatch
     monkeypatch.setattr(storage, "ATTEMPTS", 1)
     with pytest.raises(StorageError, match="cannot be fetched"):
         fetch(folder)
+
+
+def put(store: Store, key: str, text: str = "x") -> None:
+    """Put an object into the store as any other program may."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=store.environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        region_name=store.environment["AWS_REGION"],
+    )
+    client.put_object(Bucket=BUCKET, Key=key, Body=text.encode())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../../outside",
+        "below/../../outside",
+        "./a",
+        "below//b",
+        "back\\slash",
+        "..\\outside",
+        "bell\x07",
+        "right\u202eleft",
+        "n" * 201,
+    ],
+)
+def test_a_name_in_the_storage_that_leads_elsewhere_is_refused(
+    folder: Path, store: Store, tmp_path: Path, name: str
+) -> None:
+    put(store, f"{tmp_path.name}/kept", "x")
+    put(store, f"{tmp_path.name}/{name}", "poison")
+    with pytest.raises(StorageError, match="must lead to one place in its folder"):
+        fetch(folder)
+    assert "poison" not in {path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_names_that_one_disk_would_take_for_another_are_refused(folder: Path, store: Store, tmp_path: Path) -> None:
+    put(store, f"{tmp_path.name}/Notes", "one")
+    put(store, f"{tmp_path.name}/notes", "two")
+    with pytest.raises(StorageError, match="differs from another in case alone"):
+        fetch(folder)
+
+
+def test_a_folder_of_the_storage_that_leads_elsewhere_is_refused(folder: Path, store: Store, tmp_path: Path) -> None:
+    put(store, f"{tmp_path.name}/../x")
+    with pytest.raises(StorageError, match="must lead to one place in its folder"):
+        folders(folder)
+
+
+def test_names_with_spaces_and_letters_of_any_language_are_fetched(folder: Path, store: Store, tmp_path: Path) -> None:
+    put(store, f"{tmp_path.name}/B\u00fccher/a b (1).txt", "x")
+    fetch(folder)
+    assert texts(folder) == {"B\u00fccher/a b (1).txt": "x"}
+
+
+@settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    strategies.lists(strategies.text(strategies.sampled_from("aB./\\\n\x00~ -\u202e\ud800"), max_size=8), max_size=6)
+)
+def test_whatever_a_storage_lists_stays_inside(folder: Path, keys: list[str]) -> None:
+    bucket = "/".join(folder.relative_to(storage._copies()).parts[1:])
+    try:
+        found = storage._inside(folder, [f"{bucket}/{key}" for key in keys])
+    except StorageError:
+        return
+    assert len({str(path).casefold() for path in found}) == len(found)
+    for path in found:
+        assert path.is_relative_to(folder)
+        assert path != folder
+        assert ".." not in path.parts
