@@ -14,7 +14,8 @@ ABBREVIATIONS = frozenset(
 )
 TRAILING = frozenset(["etc", "&c", "jr", "sr"])  # their full stop ends nothing either, unless the text ends there
 
-_END = re.compile(rf"[{MARKS}]+[{re.escape(CLOSING)}]*(?=\s|\Z)")
+# A run of marks is looked at once, from its start: a text of nothing else is then read in one go.
+_END = re.compile(rf"(?<![{MARKS}])[{MARKS}]++[{re.escape(CLOSING)}]*+(?=\s|\Z)")
 _VISIBLE, _WORD = re.compile(r"\S"), re.compile(r"\w")
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)*[A-HJ-Z]")  # "I" is a word: "So am I."
 _STRAIGHT = str.maketrans("\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033", "'" * 5 + '"' * 5)
@@ -68,15 +69,17 @@ def collapse(text: str) -> str:
 
 def _ends(text: str, *, final: bool) -> Iterator[int]:
     """Where sentences end; where more may follow (not `final`), no place that it could change, nor one behind such a place."""
-    start = 0
+    seen, has_word = 0, False  # how far the text since the last end was looked through, and whether it has a word
     for match in _END.finditer(text):
         following = _VISIBLE.search(text, match.end())
         character = following[0] if following else ""
         if not final and (match.end() == len(text) or (character in ("", BROKEN) and _looks_ahead(text, match))):
             return
-        if _is_end(text, match, character) and _WORD.search(text, start, match.start()):
+        has_word = has_word or _WORD.search(text, seen, match.start()) is not None
+        seen = match.end()
+        if has_word and _is_end(text, match, character):
             yield match.end()
-            start = match.end()
+            has_word = False
 
 
 def _is_end(text: str, match: re.Match[str], character: str) -> bool:

@@ -1,9 +1,11 @@
 """Where sentences end, on examples by hand and on random texts against what a sentence must be."""
 
+import time
+
 import pytest
 from hypothesis import given, settings, strategies
 
-from gpt2core.distill.sentences import clean, first_sentence, poison, sentences
+from gpt2core.distill.sentences import clean, collapse, first_sentence, poison, sentences
 
 many = settings(derandomize=True, max_examples=500, deadline=None)
 PIECES = [
@@ -89,6 +91,16 @@ def test_sentences_are_the_text_but_for_its_rest(text: str) -> None:
     assert not sentences(collapsed[len(joined) :])
     assert all(sentence.rstrip("\"'\u201d)")[-1] in ".?!\u2026" for sentence in found)
     assert all(any(character.isalnum() for character in sentence) for sentence in found)
+
+
+@pytest.mark.parametrize("piece", [" .", ". ", "... a", '." ', ".'", "x.) ", "No. ", ".", "?'"])
+@pytest.mark.parametrize("before", ["", "x" * 50_000 + "."])
+def test_a_text_of_marks_is_read_in_one_go(before: str, piece: str) -> None:
+    """A model writes such texts. Where it is looked through again at each mark, one takes minutes."""
+    text, began = before + piece * 50_000 + "a", time.process_time()
+    found = sentences(text)
+    assert time.process_time() - began < 10
+    assert collapse(text).startswith(" ".join(found))
 
 
 def test_clean_text_is_plain() -> None:
