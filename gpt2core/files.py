@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gpt2core.errors import ConfigError
+from gpt2core.errors import ConfigError, DataError
 
 
 @contextmanager
@@ -83,6 +83,36 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as part:
         part.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, most: int = 2**28) -> dict[str, Any]:
+    """The JSON object of a file of at most so many bytes. Raises OSError, and DataError for whatever else it holds."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError("is no file")
+        with path.open("rb") as file:
+            return json_object(file.read(most + 1), most)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def json_object(data: bytes, most: int) -> dict[str, Any]:
+    """The JSON object of at most so many bytes; raise DataError, which says why but not where, for anything else."""
+    if len(data) > most:
+        raise DataError(f"is longer than {most:,} bytes")
+    try:
+        found = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"is no JSON ({error.msg})") from None
+    except RecursionError:
+        raise DataError("is nested too deep") from None
+    except ValueError:  # the limit of Python's own
+        raise DataError("has a number of thousands of digits") from None
+    if not isinstance(found, dict):
+        raise DataError("is no JSON object")
+    return found
 
 
 def home() -> Path:

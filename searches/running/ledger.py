@@ -1,12 +1,13 @@
 """The ledger: one append-only file of JSON lines from which everything else about a search can be rebuilt."""
 
 import fcntl
+import itertools
 import json
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import IO, Any
 from gpt2core.errors import StorageError, UserError
 from gpt2core.storage import is_copy
 from searches.running.clock import Clock
+from searches.running.events import LONGEST_LINE, EventError, parse
+from searches.running.events import Event as Event
 from searches.running.offsite import Offsite
 
-Event = dict[str, Any]
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
 BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
@@ -122,7 +124,7 @@ class State:
                 self.gpu_part = event["part"]
             case "data":
                 self.data, self.floors = event["data"], event["floors"]
-                self.judges = event.get("judges", {})
+                self.judges = event.get("judges") or {}
             case "design":
                 self.design = event["design"]
             case "finalists":
@@ -189,9 +191,9 @@ class Ledger:
             if is_copy(path):
                 self.offsite = Offsite(path, say)
                 self.offsite.open(self.file)
-            for event in _whole_events(self.file):
-                self.state.apply(event)
-            self.size = os.fstat(self.file.fileno()).st_size
+            self.file.seek(0)
+            self.size = _replay(self.file, path, self.state)
+            self.file.truncate(self.size)
             self._tell_offsite(wait=False)
         except (OSError, UserError):
             self.close()
@@ -205,7 +207,12 @@ class Ledger:
         """
         with self.lock:
             event = {**event, "time": self.now()}
-            self._append((json.dumps(event) + "\n").encode())
+            line = (json.dumps(event) + "\n").encode()
+            try:  # what could not be read again is not written
+                parse(line, self.state.trials)
+            except EventError as error:
+                raise EventError(f"{self.path}: an event is refused, for it {error}") from None
+            self._append(line)
             self._tell_offsite(wait=event["event"] == "proposed")
             self.state.apply(event)
             for listener in self.listeners:
@@ -254,14 +261,11 @@ class Ledger:
 def read_state(path: Path) -> State:
     """Return what a ledger's events add up to, without locking it; a last line that is still being written is passed over."""
     state = State()
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                state.apply(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: is no event of a search ({error!r})") from None
+    try:
+        with path.open("rb") as file:
+            _replay(file, path, state)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return state
 
 
@@ -273,10 +277,10 @@ def read_search(folder: Path) -> State:
     return state
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b")
     except OSError as error:
         raise LedgerError(f"{path}: cannot be written ({error.strerror}); choose another --storage") from None
     try:
@@ -287,16 +291,19 @@ def _locked(path: Path) -> IO[str]:
     return file
 
 
-def _whole_events(file: IO[str]) -> Iterator[Event]:
-    """Yield all events; cut off a last line that a kill left half written."""
-    file.seek(0)
-    whole = 0  # bytes
-    for number, line in enumerate(file, start=1):
-        if not line.endswith("\n"):
-            file.truncate(whole)
-            return
-        whole += len(line.encode())
+def _replay(file: IO[bytes], path: Path, state: State) -> int:
+    """Take in all events of a file; return the bytes of its whole lines. Behind them is what a kill left half written.
+
+    Raises UserError for the first line that is no event.
+    """
+    whole = 0
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE + 1)
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file.name}, line {number}: is no JSON ({error.msg}); choose another --name") from None
+            if not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
+                return whole
+            state.apply(parse(line, state.trials))
+        except EventError as error:
+            raise UserError(f"{path}, line {number}: {error}; mend the line, or choose another --name") from None
+        whole += len(line)
+    return whole

@@ -6,6 +6,7 @@ machine, the trials report again. Who writes is in `owner.json`, renewed every f
 """
 
 import fcntl
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from gpt2core.storage import address, fetch, is_copy, send
 
 PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
 PAUSE = 1.0  # seconds between two tries
+PIECE = re.compile(r"\d{15}\.jsonl")  # named by the byte of the ledger that it begins at
 LAST = 20.0  # seconds that the end of a search waits for it
 
 
@@ -33,7 +35,7 @@ class Offsite:
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="offsite", daemon=True)
 
-    def open(self, file: IO[str]) -> None:
+    def open(self, file: IO[bytes]) -> None:
         """Own the ledger, and bring the locked `file` up to date; raise UserError where another machine is at work on it."""
         self.lease = Lease(self.owner, file, self.ledger, self.say)
         self.lease.claim(
@@ -122,7 +124,7 @@ class Offsite:
         send(self.folder)
 
 
-def bring(ledger: Path, file: IO[str]) -> int:
+def bring(ledger: Path, file: IO[bytes]) -> int:
     """Make a ledger's open and locked `file` what the storage has, unless it has more than that; return the bytes of that.
 
     Raises UserError where a piece is missing.
@@ -139,7 +141,7 @@ def bring(ledger: Path, file: IO[str]) -> int:
         there = there[:place] + path.read_bytes()
     if not ledger.read_bytes().startswith(there):
         file.truncate(0)
-        file.write(there.decode())
+        file.write(there)
         file.flush()
     return len(there)
 
@@ -153,7 +155,7 @@ def refresh(folder: Path) -> None:
         fetch(ledger.with_suffix(""))
         if not _pieces(ledger.with_suffix("")):
             return
-    with ledger.open("a+", encoding="utf-8") as file:
+    with ledger.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -163,4 +165,4 @@ def refresh(folder: Path) -> None:
 
 
 def _pieces(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9]*.jsonl"))
+    return sorted(path for path in folder.glob("*.jsonl") if PIECE.fullmatch(path.name))

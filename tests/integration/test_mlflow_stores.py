@@ -147,7 +147,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
 def events_of(search: int) -> Iterator[Event]:
     """What a search with one trial tells."""
     data = {"data": f"data of {search}", "digest": "d" * 64}
-    yield {"event": "data", "data": data, "floors": {"floor": search}}
+    yield {"event": "data", "data": data, "floors": {f"floor-{search}": {"meaning": "none", "scores": {}}}}
     run = {**PLAN.config({"rank": 4}).model_dump(), "seed": search}
     trial = {"name": TRIAL, "point": {"rank": 4}, "run": run, "origin": "baseline", "of": None, "optuna": None}
     yield {"event": "proposed", "trial": trial}
@@ -208,7 +208,7 @@ def check_parent(search: int, run: Run, store: Store) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"seed": str(search), "data_data": f"data of {search}", "data_digest": "d" * 64}
     assert run.data.tags["answer"] == f"answer of {search}"
-    assert json.loads(artifact(store, run, "floors.json")) == {"floor": search}
+    assert json.loads(artifact(store, run, "floors.json")) == {f"floor-{search}": {"meaning": "none", "scores": {}}}
     assert json.loads(artifact(store, run, "summary.json"))["answer"]["text"] == f"answer of {search}"
 
 

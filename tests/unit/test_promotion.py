@@ -98,7 +98,7 @@ def test_a_ledger_is_read_while_its_last_line_is_written_and_left_as_it_is(tmp_p
     assert read_state(path).trials["0002"].status == "running"
     assert path.read_text() == whole + '{"event": "ended", "tri'
     path.write_text("{\n" + whole)
-    with pytest.raises(UserError, match=r"ledger.jsonl, line 1: is no event of a search"):
+    with pytest.raises(UserError, match=r"ledger.jsonl, line 1: is no JSON"):
         read_state(path)
 
 
