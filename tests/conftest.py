@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.services import Store, started
 
@@ -19,6 +20,11 @@ os.environ.update(
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     HF_HUB_OFFLINE="1",
 )
+
+#: Random input is the same in every run. For a long hunt by hand: HYPOTHESIS_PROFILE=long python -m pytest -n 0 FILE
+settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
+settings.register_profile("long", derandomize=False, deadline=None, max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session", autouse=True)

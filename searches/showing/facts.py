@@ -84,8 +84,8 @@ def time_by_part(state: State) -> dict[str, float]:
         if reports and trial.proposed is not None:
             parts["start"] += max(0.0, reports[0]["began"] - trial.proposed)
         for report in reports:
-            for part, seconds in report["seconds"].items():
-                parts[part] += seconds
+            for part, seconds in report.get("seconds", {}).items():
+                parts[part] = parts.get(part, 0.0) + seconds
     parts["report"] = max(0.0, sum(state.clock.trials.values()) - sum(parts.values()))
     return parts
 

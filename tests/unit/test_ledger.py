@@ -1,12 +1,19 @@
 """The ledger: what was written is there after any end, and the state follows from the events alone."""
 
-from contextlib import closing
+import json
+import re
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core.errors import UserError
-from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State
+from searches.running import events
+from searches.running.events import KINDS, EventError
+from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, read_state
+from searches.showing.facts import time_by_part
 
 
 def proposed(name: str, **changes: object) -> Event:
@@ -93,3 +100,251 @@ def test_a_score_that_is_no_number_is_none() -> None:
     for event in (proposed("0000"), report("0000", 1, float("nan"))):
         state.apply(event)
     assert state.trials["0000"].score("score", "max") is None
+
+
+DATA: Event = {
+    "data": {"data": "x", "digest": "d"},
+    "floors": {"random": {"meaning": "random", "scores": {"s": [1, 2]}}},
+}
+PREDICTED = {"rows": [{"what": "hours", "predicted": 1.0, "low": 0.5, "high": None}], "trials": 3, "replicates": 0}
+MADE: Event = {
+    "contexts": {"made": 1},
+    "candidates": {"made": 2},
+    "pairs": {"made": 3},
+    "accepted": 2,
+    "critic": {"critic": "overlap", "model": "none"},
+    "stand_in": None,
+    "digest": "d",
+}
+#: A ledger with an event of every kind, each with all of its fields.
+WHOLE: list[Event] = [
+    {"event": "search", "digest": "d", "id": "i", "name": "lora_rank", "seed": 1},
+    {"event": "started", "argv": ["--smoke"], "environment": {"Python": "3"}},
+    {"event": "run", "trial": "", "run_id": "r"},
+    {"event": "data", **DATA, "judges": {"on": "folds", "texts": 5, "run": {"folds": 5}}},
+    {"event": "cluster", "cluster": {"cluster": "1 node"}},
+    {"event": "design", "design": {"looks": [3, 8], "each": True, "confirm": 1, "margin": 1.0}},
+    {"event": "plan", "plan": PREDICTED},
+    {"event": "candidates", "name": "t1.0", "made": MADE},
+    {"event": "share", "gpus": 0.0, "cpus": 1.0, "concurrent": 2},
+    {"event": "lag", "trials": 8},
+    {**proposed("0000"), "time": 5.0},
+    {"event": "run", "trial": "0000", "run_id": "r0"},
+    {"event": "gpu_part", "part": 0.5, "trial": "0000", "reason": "memory"},
+    {
+        **report("0000", 1, 1.0),
+        "statistics": {},
+        "judged": {"score": 1.0},
+        "samples": [{"id": "1", "generated": "x"}],
+        "tables": {"confusion": [[1]]},
+        "data": {"digest": "d"},
+        "seconds": {"train": 1.0},
+        "began": 4.0,
+    },
+    {"event": "stopped", "trial": "0000", "epoch": 1, "reason": "plateau"},
+    {"event": "ended", "trial": "0000", "status": "stopped", "reason": "plateau"},
+    {"event": "reopened", "trial": "0000"},
+    {"event": "control", "command": "stop", "trial": "0000", "set": {}},
+    {"event": "duplicate", "point": {"rank": 8}},
+    {"event": "finalists", "trials": ["0000"]},
+    proposed("0000-r1", of="0000", parent="0000", until=3),
+    {"event": "test", "trial": "0000", "metrics": {"score": 1.0}, "statistics": None},
+    {"event": "left", "time": 9.0},
+]
+
+
+def lines_of(found: list[Event]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in found)
+
+
+def opened(path: Path) -> State:
+    """The state of a ledger by either way of reading it, which agree; raises UserError as both do."""
+    before = path.read_bytes()
+    try:
+        state = read_state(path)
+    except UserError as error:
+        refused = error
+    else:
+        return _reopened(path, before, state)
+    with pytest.raises(UserError, match=re.escape(str(refused))):
+        Ledger(path)
+    assert path.read_bytes() == before, "what cannot be read is left as it is"
+    assert "\n" not in str(refused)
+    raise refused
+
+
+def _reopened(path: Path, before: bytes, state: State) -> State:
+    with closing(Ledger(path)) as ledger:
+        assert ledger.state == state
+    assert before.startswith(path.read_bytes())
+    assert before.count(b"\n") == path.read_bytes().count(b"\n"), "no whole line is cut off"
+    return state
+
+
+def test_every_kind_of_event_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(lines_of(WHOLE))
+    assert {event["event"] for event in WHOLE} == set(KINDS)
+    assert set(opened(path).trials) == {"0000", "0000-r1"}
+    with closing(Ledger(tmp_path / "again.jsonl")) as again:
+        for event in WHOLE:
+            again.record(event)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"[]", "is no JSON object"),
+        (b"3", "is no JSON object"),
+        (b"null", "is no JSON object"),
+        (b"", "is no JSON"),
+        (b"{}", "has the `event` 'None', but must have one of search, started"),
+        (b'{"event": ["report"]}', "has the `event`"),
+        (b'{"event": "nonsense"}', "has the `event` 'nonsense'"),
+        (b'{"event": "left", "time": "noon"}', "has a wrong `time`: input should be a valid number"),
+        (b'{"event": "left", "time": NaN}', "has a wrong `time`"),
+        (b'{"event": "left", "time": 1e400}', "has a wrong `time`"),
+        (b'{"event": "left", "time": true}', "has a wrong `time`"),
+        (b'{"event": "left", "time": ' + b"9" * 4000 + b"}", "has a wrong `time`"),
+        (b'{"event": "left", "time": ' + b"9" * 5000 + b"}", "has a number of thousands of digits"),
+        (b'{"event": "left", "x": "\xff"}', "is not UTF-8"),
+        (b"\xff\xfe{\x00", "is not UTF-8"),
+        (b'{"x":' * 100_000, "is no|is nested too deep"),
+        (b"[" * 100_000, "is nested too deep"),
+        (
+            b'{"event": "ended", "trial": "0009", "status": "completed"}',
+            "speaks of trial 0009, which no line before it",
+        ),
+        (b'{"event": "ended", "trial": "0000", "status": "well"}', "has a wrong `status`"),
+        (b'{"event": "report", "trial": "0000", "epoch": "1", "metrics": {}}', "has a wrong `epoch`"),
+        (b'{"event": "report", "trial": "0000", "epoch": -1, "metrics": {}}', "has a wrong `epoch`"),
+        (b'{"event": "report", "trial": "0000", "epoch": 1, "metrics": {"score": "x"}}', "has a wrong `metrics.score`"),
+        (b'{"event": "report", "trial": "0000", "epoch": 1}', "has a wrong `metrics`: field required"),
+        (b'{"event": "finalists", "trials": ["0001"]}', "speaks of trial 0001"),
+        (lines_of([proposed("0000")])[:-1], "proposes trial 0000 a second time"),
+        (lines_of([proposed("../../x")])[:-1], "has a wrong `trial.name`"),
+        (lines_of([proposed("0001", status="completed")])[:-1], "has a wrong `trial.status`"),
+        (lines_of([proposed("0001", of="0007")])[:-1], "speaks of trial 0007"),
+        (lines_of([proposed("0001", run={"epochs": "3"})])[:-1], "has a wrong `trial.run.epochs`"),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_line_that_is_no_event_is_named_with_its_reason(tmp_path: Path, line: bytes, why: str, end: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(lines_of([proposed("0000")]) + line + end + lines_of([proposed("0002")]))
+    with pytest.raises(UserError, match=rf"ledger\.jsonl, line 2: ({why})"):
+        opened(path)
+
+
+def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searches.running.events.LONGEST_LINE", 1000)
+    monkeypatch.setattr("searches.running.ledger.LONGEST_LINE", 1000)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(lines_of([proposed("0000")]) + b" " * 5000)
+    with pytest.raises(UserError, match=r"line 2: is longer than 1,000 bytes"):
+        opened(path)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_half_line_behind_line_ends_of_any_system_costs_no_whole_one(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    whole = lines_of(WHOLE).replace(b"\n", end)
+    path.write_bytes(whole + '{"event": "ended", "reason": "h\u00e4lf'.encode()[:-1])
+    assert set(opened(path).trials) == {"0000", "0000-r1"}
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["folder", "missing"])
+def test_what_is_no_ledger_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(UserError, match=r"ledger\.jsonl: cannot be read"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "ended", "trial": "0000", "status": "well"},
+        {"event": "ended", "trial": "0001", "status": "failed"},
+        {"event": "nonsense"},
+        {**report("0000", 1, 1.0), "metrics": {"score": None}},
+        {**report("0000", 1, 1.0), "samples": "x" * 2000},
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    tmp_path: Path, event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LONGEST_LINE", 1000)
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        ledger.record(proposed("0000"))
+        before = ledger.path.read_bytes()
+        with pytest.raises(EventError, match="an event is refused, for it"):
+            ledger.record(event)
+        assert ledger.path.read_bytes() == before
+        ledger.record(proposed("0001"))
+    assert set(read_state(ledger.path).trials) == {"0000", "0001"}
+
+
+#: Whatever JSON there is, and numbers that it can write but few can read.
+values = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.sampled_from([10**4000, -1, 1e308, float("nan"), float("inf"), "0000", "../x", "\ud800", "\x1b[2J"])
+    | strategies.text(max_size=5),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@strategies.composite
+def damaged(draw: strategies.DrawFn) -> bytes:
+    """A whole ledger of which some lines have another value somewhere, or are lost, doubled, swapped or cut."""
+    found = [json.loads(json.dumps(event)) for event in WHOLE]
+    for _ in range(draw(strategies.integers(1, 3))):
+        _spoil(draw, draw(strategies.sampled_from(found)))
+    order = draw(strategies.sampled_from(["same", "lost", "doubled", "swapped"]))
+    place = draw(strategies.integers(0, len(found) - 1))
+    match order:
+        case "lost":
+            del found[place]
+        case "doubled":
+            found.insert(place, found[place])
+        case "swapped":
+            found[place], found[0] = found[0], found[place]
+    written = lines_of(found)
+    cut = draw(strategies.integers(0, len(written)))
+    junk = draw(strategies.binary(max_size=4))
+    return written if draw(strategies.booleans()) else written[:cut] + junk + written[cut:]
+
+
+def _spoil(draw: strategies.DrawFn, part: Any) -> None:
+    """Put another value into a place of an event, or take the place away."""
+    while True:
+        keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+        if not keys:
+            return
+        key = draw(strategies.sampled_from(keys))
+        if isinstance(part[key], dict | list) and part[key] and draw(strategies.booleans()):
+            part = part[key]
+            continue
+        if draw(strategies.booleans()):
+            part[key] = draw(values)
+        else:
+            del part[key]
+        return
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(damaged())
+def test_a_ledger_is_read_whole_or_refused_by_its_line_whatever_it_holds(tmp_path: Path, written: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(written)
+    with suppress(UserError):
+        state = opened(path)
+        assert set(state.clock.running) <= set(state.trials)
+        assert sum(time_by_part(state).values()) >= 0
+        for trial in state.trials.values():
+            assert (trial.score("score", "max") or 0) == pytest.approx(trial.score("score", "min") or 0)

@@ -32,7 +32,10 @@ def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def proposed(number: int) -> dict[str, object]:
     """An event that others act on."""
-    return {"event": "proposed", "trial": {"name": f"{number:04d}", "point": {}, "run": {"epochs": 1}, "origin": "sampler"}}
+    return {
+        "event": "proposed",
+        "trial": {"name": f"{number:04d}", "point": {}, "run": {"epochs": 1}, "origin": "sampler"},
+    }
 
 
 def die(ledger: Ledger) -> None:
