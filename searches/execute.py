@@ -283,6 +283,7 @@ def run_tune(
     # Where machines come, what they have room for is proposed; a group waits in a process, so no more of them than fit.
     open_end = grows() and not options.max_concurrent and not spec.grouped and spec.pack == 1
     at_once = ledger.state.lag if open_end else spec.concurrent
+    mailbox = Mailbox(folder / MAILBOX, say)
     searcher = StrategySearcher(strategy, spec, address(folder / "trials"), budget, packs, sharing)
     scheduler = StrategyScheduler(searcher)
     tuner = tune.Tuner(
@@ -302,13 +303,15 @@ def run_tune(
             verbose=0,
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
-            callbacks=[Control(Mailbox(folder / MAILBOX), scheduler, say), faults],
+            callbacks=[Control(mailbox, scheduler, say), faults],
         ),
     )
+    mailbox.open()
     try:
         with explained(ledger):
             tuner.fit()
     finally:
+        mailbox.close()
         if packs is not None:
             packs.close()
     budget.close()

@@ -269,6 +269,18 @@ def read_state(path: Path) -> State:
     return state
 
 
+def is_held(path: Path) -> bool:
+    """Whether a search is at work on a ledger of this machine, or of a folder that machines share."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_search(folder: Path) -> State:
     """Return how the search of a folder stands, whether it runs or not; raise UserError where it has no trial yet."""
     state = read_state(folder / "ledger.jsonl")

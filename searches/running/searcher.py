@@ -6,7 +6,7 @@ duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler 
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -43,10 +43,14 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
         self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
         self.paused = False
+        self.before_suggestion: Callable[[], None] = lambda: (
+            None
+        )  # while no trial runs, Tune does nothing but ask for one
         self.deaths: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
+        self.before_suggestion()
         if self.budget.over():
             return Searcher.FINISHED
         if self.paused or (self.sharing is not None and not self.sharing.has_room()):

@@ -83,12 +83,20 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
     assert inherited["train_loss"] == found["0000"]["curve"][0]["train_loss"], "it starts from those weights"
     assert sorted(reported("0000-c1")) == list(range(1, 7)), "each epoch once"
     assert found["0001"]["status"] == "completed"
+    with pytest.raises(UserError, match="The command `pause` takes no trial"):
+        ask(mailbox, {"command": "pause", "trial": "0000"})
     assert [event["command"] for event in events(storage, "control")] == ["clone", "stop", "pause", "resume"]
 
 
-def test_a_search_that_does_not_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searches.running.control.PATIENCE", 0.2)
-    with pytest.raises(
-        UserError, match=r"has not answered within 0.2 s: it does not run, or is busy. The command waits"
-    ):
-        ask(Mailbox(tmp_path), {"command": "pause"})
+def test_a_search_that_has_ended_says_so_at_once_and_nothing_is_left_behind(
+    search: tuple[subprocess.Popen[str], Path],
+) -> None:
+    """The one that the test before has run to its end."""
+    process, storage = search
+    assert process.poll() == 0
+    box = storage / "searches" / "lora_rank-smoke" / "control"
+    before = sorted(path.name for path in box.iterdir())
+    told = control(storage, "pause")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.endswith("does not run: there is nothing to control\n")
+    assert sorted(path.name for path in box.iterdir()) == before == []
