@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from gpt2core.errors import UserError
-from gpt2core.files import locked
+from gpt2core.files import home, locked
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO  # the rights of a file that are not its owner's
 WAS_OPEN = (
@@ -18,10 +18,7 @@ WAS_OPEN = (
 
 def default_token() -> Path:
     """Where Ray itself looks for a token that nobody names."""
-    try:
-        return Path.home() / ".ray" / "auth_token"
-    except RuntimeError:
-        raise UserError("This user has no home folder for Ray's token; set HOME to a folder of yours") from None
+    return home() / ".ray" / "auth_token"
 
 
 def keep_token_private(*, draw: bool) -> None:

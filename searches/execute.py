@@ -205,7 +205,9 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
         except Exception as error:  # of MLflow, of its database, of the network: it may only just have been started
             if pause is None:
                 where = without_password(tracker.uri)
-                raise UserError(f"MLflow at {where} did not answer: {why(error, tracker.uri)}; see --tracking-uri") from None
+                raise UserError(
+                    f"MLflow at {where} did not answer: {why(error, tracker.uri)}; see --tracking-uri"
+                ) from None
             time.sleep(pause)
 
 
