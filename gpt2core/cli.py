@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, UserError, first_line, without_password
+from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
 from gpt2core.files import home
 from gpt2core.lookup import nearest
 from gpt2core.network import pass_by_proxies
@@ -139,11 +139,11 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
             home()  # MLflow and Ray ask for one as they are imported
             sys.exit(command())
         except UserError as error:
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            print(f"error: {visible(' '.join(str(error).splitlines()))}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {place}{error.strerror or first_line(error)}", file=sys.stderr)
+            print(f"error: {visible(f'{place}{error.strerror or first_line(error)}')}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)

@@ -4,13 +4,11 @@ import argparse
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gpt2core import checkpoints
@@ -18,6 +16,7 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
 from gpt2core.cli import settings
 from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
+from gpt2core.console import console
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable
@@ -41,7 +40,7 @@ from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build, device
 from gpt2core.weights import hub_name, model_folder
 
-CONSOLE = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+CONSOLE = console(160, soft_wrap=True)
 
 MOST_SAMPLES = 1_000  # of a prompt: all of them are written in one batch
 

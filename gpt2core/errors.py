@@ -89,6 +89,18 @@ def _place(scheme: str, rest: str) -> str:
     return shown + query + LEFT_OUT + after if query else shown
 
 
+#: What a terminal obeys, XML forbids, or turns the order of a line around: control characters but line end and tab, marks of
+#: direction, separators, surrogates and what is no character.
+_UNSEEN = re.compile(
+    r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """A text of elsewhere as it can be shown anywhere: what would act, in place of being seen, is written out."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     lines = str(error).strip().splitlines()

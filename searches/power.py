@@ -8,7 +8,6 @@ import argparse
 import functools
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -276,13 +275,13 @@ def _of_components(
 
 def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
     """All that is printed, as plain values."""
-    from rich.console import Console
     from rich.progress import Progress
 
+    from gpt2core.console import PlainConsole
     from searches.deciding.decision import POWER, Design
     from searches.deciding.simulated import seeds_for_power, simulate
 
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("simulated searches", total=None)
 
@@ -357,9 +356,10 @@ def _least(*shares: float | None) -> float | None:
 
 
 def _show(asked: Asked, found: Mapping[str, Any]) -> None:
-    from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    from gpt2core.console import console as console_of
+
+    console = console_of(160)
     console.print("\n".join(_assumptions(asked, found)), markup=False, highlight=False, soft_wrap=True)
     console.print(_table(asked, found))
     console.print("\n".join(_conclusions(asked, found)), markup=False, highlight=False, soft_wrap=True)

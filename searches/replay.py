@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import t as student
@@ -25,6 +24,7 @@ from scipy.stats import t as student
 from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.config import RunConfig
+from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, first_line
 from gpt2core.files import write_json
 from gpt2core.lookup import lookup
@@ -318,7 +318,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     asked = contenders(o.samplers.split(","), o.schedulers.split(","), o.graces.split(",") if o.graces else [])
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = console_of(160)
     rows = []
     with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(asked)))

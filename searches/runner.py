@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cluster.environment import settle
 from gpt2core.cli import command_text, run_or_explain
+from gpt2core.console import console as plain_console
 from gpt2core.errors import HubError
 from gpt2core.machine import cpus
 from searches.options import Options, parse, storage_path
@@ -49,7 +50,7 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
 
 def console() -> Console:
     """The screen, or a wide page where nobody looks on."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+    return plain_console(200)
 
 
 def results(options: Options) -> Path:

@@ -273,9 +273,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parse(words)
-        from rich.console import Console
 
-        return execute(options, Console(width=None if sys.stdout.isatty() else 200))
+        from gpt2core.console import console
+
+        return execute(options, console(200))
 
     run_or_explain(command, f"python -m trainables.candidates {command_text(words)}")
 

@@ -21,6 +21,7 @@ from searches.promoting.finished import Promotion
 from searches.promoting.terms import base_terms, hub_data, licence, text_terms
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
+from searches.showing.markdown import markdown_cell
 from searches.showing.numbers import with_interval
 from searches.words import count, point_text, value_text
 
@@ -302,4 +303,4 @@ def _readable(metric: str) -> str:
 
 def _cell(text: str) -> str:
     """A text that a table's cell can hold."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown_cell(text)

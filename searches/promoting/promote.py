@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2core.checkpoints import whole_folder
 from gpt2core.config import RunConfig
-from gpt2core.errors import CheckpointError, ConfigError, UserError
+from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
 from gpt2core.export import Format, check_format, export
 from gpt2core.promoted import is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
@@ -31,8 +31,8 @@ def promote(options: argparse.Namespace) -> int:
     before = _replaceable(out, found)
     promotion = write(found, chosen, config, format, out, options.registered_name)
     send(out)
-    print(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}")
-    print(f"Answer: {found.answer_text}")
+    print(visible(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}"))
+    print(visible(f"Answer: {found.answer_text}"))
     if before not in (None, chosen.trial.name):
         print(f"It has taken the place of trial {before}, which was promoted before.")
     name = options.registered_name or promotion.name
@@ -40,7 +40,8 @@ def promote(options: argparse.Namespace) -> int:
         version = register(promotion, out, name, options.tracking_uri)
     except NotRegisteredError as error:
         print(
-            f"warning: the folder is whole, but not registered: {error}; the same command tries again", file=sys.stderr
+            visible(f"warning: the folder is whole, but not registered: {error}; the same command tries again"),
+            file=sys.stderr,
         )
         return 1
     print(f"MLflow: version {version.version} of {name}, alias {ALIAS}: models:/{name}@{ALIAS}")

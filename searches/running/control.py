@@ -22,7 +22,7 @@ from ray import tune
 
 from gpt2core.cli import settings
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError, StorageError, UserError, first_line
+from gpt2core.errors import ConfigError, StorageError, UserError, first_line, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.lookup import lookup
 from gpt2core.storage import LONGEST, fetch, is_copy, send
@@ -238,7 +238,7 @@ def control(options: argparse.Namespace) -> int:
     command = {"command": options.action, "trial": options.trial, "set": settings(options.set)}
     checked = Command.of(command)
     folder = search_folder(options.storage, options.name)
-    print(ask(Mailbox(folder / MAILBOX), checked.model_dump()))
+    print(visible(ask(Mailbox(folder / MAILBOX), checked.model_dump())))
     return 0
 
 

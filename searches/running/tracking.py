@@ -7,7 +7,6 @@ of their event, and MLflow keeps one of several that are alike, so whatever is s
 """
 
 import json
-import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from gpt2core.errors import without_password
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
+from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.words import count
 from trainables.tracking import database_of, experiment, open_client, quick_and_quiet
 
@@ -63,7 +63,7 @@ class Tracker:
         self.experiment_id = experiment(self.client, self.plan.task)
         state = self.ledger.state
         known = {"search_id": state.id or state.runs.get("", "")}
-        note = f"**{_plain(self.plan.search.question)}** The answer comes at the end."
+        note = f"**{markdown_cell(self.plan.search.question)}** The answer comes at the end."
         tags = {key: _cut(value, LONGEST_TAG) for key, value in {**tags, **known, **self._source(), NOTE: note}.items()}
         run = self._run("", known, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
@@ -128,9 +128,9 @@ class Tracker:
     def _describe(self, summary: dict[str, Any], page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
         note = (
-            f"[Report]({report}), also at `{page}`. [Trials, best first]({self._link().removeprefix('/')})\n\n"
-            f"**{_plain(summary['question'])}** {_plain(summary['answer']['text'])}"
-            + "".join(f"\n\n{_plain(line)}" for line in summary["answer"].get("evidence", []))
+            f"[Report]({report}), also at {markdown_code(page)}. [Trials, best first]({self._link().removeprefix('/')})\n\n"
+            f"**{markdown_cell(summary['question'])}** {markdown_cell(summary['answer']['text'])}"
+            + "".join(f"\n\n{markdown_cell(line)}" for line in summary["answer"].get("evidence", []))
         )
         self.client.log_batch(self.parent, tags=_tags({"report": str(page), NOTE: note}))
 
@@ -353,11 +353,9 @@ def samples_text(samples: list[dict[str, str]]) -> str:
     """Samples as Markdown, a section for each and in it one for each of its keys."""
     parts = []
     for sample in samples:
-        values = {key: value.replace("\n", "  \n") for key, value in sample.items() if key != "id"}
-        parts.append(f"## {sample['id']}\n\n" + "".join(f"### {key}\n\n{value}\n\n" for key, value in values.items()))
+        texts = [(key, text) for key, text in sample.items() if key != "id"]
+        parts.append(
+            f"## {markdown_cell(sample['id'])}\n\n"
+            + "".join(f"### {markdown_cell(key)}\n\n{markdown_fence(str(text))}\n\n" for key, text in texts)
+        )
     return "".join(parts) or "This task writes no samples.\n"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"[\\`*_\[\]<>]", lambda found: f"\\{found[0]}", text)

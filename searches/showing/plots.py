@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "#1c2430",
     "ytick.color": "#1c2430",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a name is one
 }
 
 

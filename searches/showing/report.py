@@ -1,15 +1,16 @@
 """The report of a search: one HTML file that needs no other, and the same as Markdown, both from the summary alone."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from gpt2core.errors import visible
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import claim_and_rest, numbers
+from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.showing.plots import curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import (
     answer_grid,
@@ -58,7 +59,8 @@ def write(folder: Path, summary: Summary) -> list[Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence}
+    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
+    summary = _visible(summary)
     found = view(summary)
     texts = {name: environment.get_template(name).render(found) for name in FILES} | plots(summary)
     for name, text in texts.items():
@@ -66,6 +68,15 @@ def write(folder: Path, summary: Summary) -> list[Path]:
             part.write_text(text, encoding="utf-8")
         send(folder / name)
     return [folder / name for name in texts]
+
+
+def _visible(value: Any) -> Any:
+    """The same value, whose texts can be shown anywhere: most are of elsewhere."""
+    if isinstance(value, dict):
+        return {_visible(key): _visible(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(one) for one in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def plots(summary: Summary) -> dict[str, str]:
@@ -184,18 +195,6 @@ def role(name: str, summary: Summary) -> str:
     best, reference = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
     roles = {"winner": summary["answer"]["winner"], "best score": best, "reference": reference}
     return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
-
-
-def markdown_cell(text: object) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    line = " ".join(str(text).split())
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>|~&]", lambda found: f"\\{found[0]}", line)
-
-
-def markdown_fence(text: str) -> str:
-    """Text as a block of code, whatever backticks it holds."""
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
-    return f"{fence}text\n{text}\n{fence}"
 
 
 def _judged_by(summary: Summary) -> str:

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from searches.deciding.objectives import Ranking
@@ -247,7 +246,7 @@ def _answer_table(summary: dict[str, Any]) -> Table:
         table.add_column(heading)
     for row, cells in zip(answer["rows"], rows_cells(answer), strict=True):
         winner = row["trial"] is not None and row["trial"] == answer["winner"]
-        table.add_row(*map(escape, cells), style="bold green" if winner else None)
+        table.add_row(*cells, style="bold green" if winner else None)
     return table
 
 
@@ -258,7 +257,7 @@ def _baselines_table(summary: dict[str, Any]) -> Table:
     for metric in metrics:
         table.add_column(words(metric), justify="right")
     for floor in summary["floors"].values():
-        table.add_row(escape(floor["meaning"]), *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics))
+        table.add_row(floor["meaning"], *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics))
     return table
 
 
@@ -293,9 +292,9 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     for heading in ("key", "role", "values"):
         table.add_column(heading)
     for key, domain in plan.space.items():
-        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", escape(str(domain)))
+        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", str(domain))
     for key, value in plan.fixed.items():
-        table.add_row(key, "fixed", escape(str(value)))
+        table.add_row(key, "fixed", str(value))
     console.print(table)
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
