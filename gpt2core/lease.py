@@ -6,7 +6,6 @@ away. Only a machine that sleeps between its last look and its write can for tha
 it at their next look, and the one whose name is not there ends.
 """
 
-import json
 import os
 import socket
 import threading
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from gpt2core.errors import StorageError, UserError
-from gpt2core.files import write_json
+from gpt2core.errors import DataError, StorageError, UserError
+from gpt2core.files import read_json, write_json
 from gpt2core.storage import fetch, send
 
 RENEWAL = 5.0  # seconds between two signs of life
@@ -85,11 +84,11 @@ class Lease:
         """What the storage says of the owner; None where there is none. One that cannot be read is somebody."""
         fetch(self.path)
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = read_json(self.path)
             return {**found, "id": str(found["id"]), "machine": str(found["machine"])[:200]}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, DataError, KeyError):
             return {"id": "", "machine": "its name cannot be read"}
 
 

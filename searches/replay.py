@@ -7,7 +7,6 @@ is asked twice: for just the same score, and for one that the dev split cannot t
 """
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.config import RunConfig
 from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, first_line
-from gpt2core.files import write_json
+from gpt2core.files import read_json, write_json
 from gpt2core.lookup import lookup
 from gpt2core.metrics.comparison import runs_of
 from gpt2core.metrics.counts import from_json
@@ -113,10 +112,10 @@ def read(path: Path) -> Record:
     try:
         if path.is_dir():
             return _of_search(path)
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         curves = [Curve(**curve) for curve in values.pop("curves")]
         return Record(**values, curves=curves)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: is no record of learning curves ({first_line(error)}); give the folder of a search, runs/searches/NAME, "
             "or a file that --save made"
@@ -124,7 +123,7 @@ def read(path: Path) -> Record:
 
 
 def _of_search(folder: Path) -> Record:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json")
     rows = [row for row in summary["trials"] if row["of"] is None and row["parent"] is None]
     epochs = max(len(row["curve"]) for row in rows)
     whole = [row for row in rows if len(row["curve"]) == epochs]
@@ -165,7 +164,7 @@ def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> flo
 
 def _influence(trial: Path, metric: Metric) -> np.ndarray:
     """What each dev example (N,) adds to the score of a trial's best epoch."""
-    state = json.loads((trial / "best" / STATE).read_text(encoding="utf-8"))
+    state = read_json(trial / "best" / STATE)
     statistics = from_json(state["history"][-1]["statistics"])
     found = None
     if metric.counts is not None and metric.score is not None:

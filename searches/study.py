@@ -1,6 +1,5 @@
 """The whole study: ask each of its tables again, judge its claims by our runs, and lay its figures and ours side by side."""
 
-import json
 import sys
 from typing import Any
 
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import UserError
+from gpt2core.files import read_json
 from gpt2core.lookup import lookup
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
@@ -58,7 +58,7 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
         return " ".join(str(error).split())
     if parsed.plan_only:
         return {}
-    summary = json.loads((runner.results(parsed) / "summary.json").read_text())
+    summary = read_json(runner.results(parsed) / "summary.json")
     return {**summary, "judged_on": parsed.plan.comparing.on, "report": f"{name}/report.html"}
 
 

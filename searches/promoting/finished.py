@@ -1,14 +1,14 @@
 """A search that is there, read without holding it up: it may have ended, been interrupted, or still be running."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import UserError
+from gpt2core.errors import DataError, UserError
 from gpt2core.export import Format
+from gpt2core.files import read_json
 from gpt2core.lookup import nearest
 from gpt2core.metrics.metric import Metric
 from gpt2core.tasks import TASKS
@@ -87,11 +87,11 @@ def open_finished(storage: str | None, name: str) -> Finished:
 def _summary(folder: Path, state: State) -> Summary | None:
     """The summary, if it is of the trials that the ledger has."""
     try:
-        summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary: Summary = read_json(folder / "summary.json")
         known = {row["id"]: row["status"] for row in summary["trials"]}
     except PermissionError:
         raise  # it has an answer
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError, KeyError, TypeError):
         return None
     return summary if known == {trial.name: trial.status for trial in state.trials.values()} else None
 

@@ -1,13 +1,16 @@
 """What errors, records and commands say of an address: where it is, and nothing of who asks."""
 
+import os
 import shlex
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings, strategies
 
 from gpt2core.cli import command_text
-from gpt2core.errors import without_password, without_passwords
+from gpt2core.errors import DataError, without_password, without_passwords
+from gpt2core.files import json_object, read_json
 
 many = settings(derandomize=True, max_examples=300, deadline=None)
 secrets = strategies.text(
@@ -71,3 +74,44 @@ def test_no_secret_is_shown_however_it_is_written(user: str, password: str, form
         assert without_password(address) == "http://...@host:5000/path"
         for text in ("at {} no", "--tracking-uri={}", "({})"):
             assert without_passwords(text.format(address)) == text.format("http://...@host:5000/path")
+
+
+DAMAGED = [b"", b"[]", b"3", b"null", b"{", b"\xff\xfe", b'{"a":' * 100_000]
+DAMAGED += [b'{"a": ' + b"9" * 5000 + b"}", b'{"a": "' + b"x" * 2000]
+    b"",
+    b"[]",
+    b"3",
+    b"null",
+    b"{",
+    b"\xff\xfe",
+    b'{"a":' * 100_000,
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b'{"a": "' + b"x" * 2000,
+]
+
+
+@pytest.mark.parametrize("written", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_json_file_that_is_damaged_is_one_line_with_its_place(tmp_path: Path, written: bytes) -> None:
+    path = tmp_path / "summary.json"
+    path.write_bytes(written)
+    with pytest.raises(DataError, match=r"summary.json: (is|has) [^\n]+$"):
+        read_json(path, 1000 if written.endswith(b"x") else 2**20)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path, tmp_path / "pipe.json"):
+        with pytest.raises(DataError, match="is no file"):
+            read_json(path)
+
+
+@many
+@given(
+    strategies.binary(max_size=40) | strategies.text('{}[]":,1e.-\\u0 \x00nulltruefasN', max_size=40).map(str.encode)
+)
+def test_any_bytes_are_an_object_or_one_line(written: bytes) -> None:
+    try:
+        found = json_object(written, 30)
+    except DataError as error:
+        found = {"why": str(error)}
+    assert "\n" not in found.get("why", "")

@@ -1,0 +1,189 @@
+"""Texts of elsewhere, in every place that shows some: seen as they are, on the screen, in pages, pictures and Markdown."""
+
+import copy
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies
+from markdown_it import MarkdownIt
+from rich.table import Table
+
+from gpt2core.console import PlainConsole
+from gpt2core.errors import visible
+from searches.lora_rank import SEARCH
+from searches.options import parse
+from searches.running.budget import Budget
+from searches.running.ledger import State
+from searches.running.tracking import samples_text
+from searches.showing import report
+from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
+from searches.showing.screen import Screen, show, show_plan
+from tests.summaries import summary
+
+#: Markup of rich, a tag, a link, a cell's end, a formula that is none, and what a terminal obeys or a line turns around on.
+HOSTILE = (
+    "[/x][bold] <script>alert(1)</script> [a](javascript:b) | `` $\\nope$ :smile: "
+    "\x1b[2J\x1b]8;;x\x07 \u202eevil\x00\x9b \ud800"
+)
+SEEN = ("[/x][bold]", ":smile:", r"\x1b[2J", r"\u202eevil")
+#: Names that the program itself gives, and numbers written as text: what else is a string may come from elsewhere.
+OURS = {
+    "id",
+    "trial",
+    "of",
+    "parent",
+    "status",
+    "origin",
+    "objective",
+    "direction",
+    "kind",
+    "outcome",
+    "metric",
+    "what",
+}
+OURS |= {
+    "winner",
+    "chosen",
+    "by",
+    "against",
+    "costs",
+    "pareto",
+    "script",
+    "role",
+    "name",
+    "first",
+    "second",
+    "task",
+    "text",
+}
+OURS |= {"factor", "mode", "of_what", "reference", "versus", "config"}
+
+
+def spoilt(value: Any, key: str = "") -> Any:
+    """The same value with something hostile in every text of elsewhere."""
+    if isinstance(value, dict):
+        return {name: spoilt(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [spoilt(one, key) for one in value]
+    return f"{value} {HOSTILE}" if isinstance(value, str) and key not in OURS else value
+
+
+def obeyed(text: str) -> set[str]:
+    """Characters in a text that something would act on."""
+    return {character for character in text if visible(character) != character}
+
+
+@pytest.fixture
+def hostile() -> dict[str, Any]:
+    found = spoilt(copy.deepcopy({"plan": [], **summary(costs=["trainable_parameters"], pareto=["0000"])}))
+    found["answer"]["text"] += f" {HOSTILE}"
+    for row in found["trials"]:
+        row["point"]["lora_targets"] = HOSTILE
+    return dict(json.loads(json.dumps(found)))
+
+
+def screen(width: int = 250, **options: Any) -> tuple[PlainConsole, io.StringIO]:
+    file = io.StringIO()
+    return PlainConsole(file=file, width=width, **options), file
+
+
+def test_the_end_of_a_search_is_shown(hostile: dict[str, Any]) -> None:
+    console, file = screen(4000)
+    show(hostile, console)
+    assert not obeyed(file.getvalue())
+    assert all(seen in file.getvalue() for seen in SEEN)
+
+
+def test_a_terminal_obeys_what_the_program_says_alone() -> None:
+    console, file = screen(force_terminal=True, color_system="standard")
+    table = Table(title=HOSTILE, caption=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row(HOSTILE, style="bold green")
+    console.print(table)
+    console.print(HOSTILE, style="bold")
+    shown = file.getvalue()
+    assert "\x1b[1" in shown, "styles are the program's"
+    assert [part for part in ("\x1b[2J", "\x1b]8", "\x07", "\u202e", "\x9b") if part in shown] == []
+
+
+def test_a_plan_and_a_running_search_are_shown() -> None:
+    words = ["--smoke", "--data-dir", "[/x]d", "--model", "gpt2-nano"]
+    options = parse(SEARCH, words)
+    console, file = screen()
+    show_plan(options.plan, f"resources {HOSTILE}", HOSTILE, console)
+    state = State()
+    shown = Screen(options.plan, console, Budget(), state)
+    shown.warn(HOSTILE)
+    shown.say(HOSTILE)
+    trial = {"name": "0000", "point": {"rank": HOSTILE}, "run": {"epochs": 1}, "origin": "sampler"}
+    ended = {"event": "ended", "trial": "0000", "status": "failed", "reason": HOSTILE, "time": 1.0}
+    for event in ({"event": "proposed", "trial": trial, "time": 0.0}, ended):
+        state.apply(event)
+        shown(event, state)
+    console.print(shown.table())
+    assert "[/x]d" in file.getvalue()
+    assert not obeyed(file.getvalue())
+
+
+class Page(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [str(value) for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: dict[str, Any], tmp_path: Path) -> None:
+    page, markdown, *pictures = report.write(tmp_path, hostile)
+    html = Page(page.read_text())
+    assert "script" not in html.tags
+    assert not [address for address in html.addresses if not address.startswith("#")]
+    assert all(seen in html.text for seen in SEEN)
+    assert not obeyed(page.read_text())
+
+    rendered = Page(MarkdownIt("commonmark").enable("table").render(markdown.read_text()))
+    assert "script" not in rendered.tags
+    assert not [address for address in rendered.addresses if not address.endswith(".svg")]
+    assert "[a](javascript:b)" in rendered.text
+
+    assert len(pictures) >= 4
+    for picture in pictures:
+        drawn = ElementTree.fromstring(picture.read_text())
+        assert not [one for one in drawn.iter() if one.tag.endswith("script")]
+
+
+def test_notes_and_samples_for_mlflow_are_text() -> None:
+    samples = [{"id": HOSTILE, "generated": f"```\n{HOSTILE}", "gold": "# x"}]
+    for text in (samples_text(samples), f"**{markdown_cell(HOSTILE)}** at {markdown_code(HOSTILE)}"):
+        page = Page(MarkdownIt("commonmark").enable("table").render(text))
+        assert not {"script", "a"} & page.tags
+        assert not obeyed(text)
+        assert "[a](javascript:b)" in page.text
+
+
+@given(strategies.text(strategies.characters(categories=["L", "N", "P", "S", "Z", "C"]), max_size=30))
+def test_any_text_is_itself_in_markdown_and_harmless_on_a_screen(text: str) -> None:
+    assert not obeyed(visible(text))
+    assert visible(visible(text)) == visible(text)
+    line = " ".join(visible(text).split())
+    for shown in (f"x {markdown_cell(text)} x", f"x {markdown_code(text)} x", markdown_fence(text)):
+        page = Page(MarkdownIt("commonmark").enable("table").render(shown))
+        assert page.tags <= {"p", "code", "pre"}
+    if line:
+        found = Page(MarkdownIt("commonmark").render(f"x {markdown_cell(text)} x")).text.strip()
+        assert found == f"x {line} x"
