@@ -18,12 +18,19 @@ from tests.runs import ROOT
 
 VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 START = """
-import os
+import os, subprocess, sys
+from pathlib import Path
+ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info()"
 from cluster.connect import connect
 os.umask(0o022)
 connect()
 import ray
 print(ray.get(ray.remote(num_cpus=0)(lambda: "ran").remote()))
+head = ray.get_runtime_context().gcs_address
+for token in (Path.home() / ".ray" / "auth_token").read_text(), "0" * 64:
+    words = [sys.executable, "-c", ASK, head]
+    asked = subprocess.run(words, env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, capture_output=True)
+    print(asked.returncode, b"nauthenticated" in asked.stderr)
 ray.shutdown()
 """
 
@@ -103,7 +110,7 @@ def test_a_place_for_no_token_is_one_line(home: Path) -> None:
         keep_token_private(draw=True)
 
 
-def test_the_first_plain_start_of_ray_leaves_a_token_that_no_other_user_can_read() -> None:
+def test_the_first_plain_start_of_ray_is_closed_to_whoever_has_no_token_and_no_other_user_can_read_it() -> None:
     """As an own process, for Ray reads its settings once; and in a home that others may look into."""
     with TemporaryDirectory() as home:
         Path(home).chmod(0o755)
@@ -117,7 +124,7 @@ def test_the_first_plain_start_of_ray_leaves_a_token_that_no_other_user_can_read
             timeout=300,
             check=False,
         )
-        assert ran.stdout.strip() == "ran", ran.stderr
+        assert ran.stdout.splitlines() == ["ran", "0 False", "1 True"], ran.stdout + ran.stderr
         token = Path(home) / ".ray" / "auth_token"
         assert mode(token) == 0o600
         open_to_all = Path(home) / "note"
