@@ -160,6 +160,10 @@ class _Ended(_Event):
     reason: str | None = None
 
 
+class _Testing(_Event):
+    trials: list[Name]
+
+
 class _Test(_Event):
     trial: Name
     metrics: Metrics = {}
@@ -219,6 +223,7 @@ KINDS: dict[str, type[_Event]] = {
     "report": _Report,
     "stopped": _Stopped,
     "ended": _Ended,
+    "testing": _Testing,
     "test": _Test,
     "reopened": _Reopened,
     "plan": _Plan,
@@ -264,7 +269,7 @@ def _check_trials(kind: str, event: Event, trials: Container[str]) -> None:
         named = [trial.get("of"), trial.get("parent")]
     elif kind in ABOUT or (kind == "run" and event["trial"]):
         named = [event["trial"]]
-    elif kind == "finalists":
+    elif kind in ("finalists", "testing"):
         named = event["trials"]
     for name in named:
         if name is not None and name not in trials:
