@@ -148,6 +148,7 @@ WHOLE: list[Event] = [
     {"event": "duplicate", "point": {"rank": 8}},
     {"event": "finalists", "trials": ["0000"]},
     proposed("0000-r1", of="0000", parent="0000", until=3),
+    {"event": "testing", "trials": ["0000"]},
     {"event": "test", "trial": "0000", "metrics": {"score": 1.0}, "statistics": None},
     {"event": "left", "time": 9.0},
 ]
