@@ -10,7 +10,7 @@ from gpt2core.config import RunConfig
 from gpt2core.stages import run_data
 from gpt2core.tasks import TASKS
 from searches.__main__ import main
-from searches.running.ledger import COMPLETED, Ledger, Trial
+from searches.running.ledger import COMPLETED, Ledger
 from trainables.trial import TrialSpec, payloads
 
 VERSIONS = {"torch": "9.9"}
@@ -35,11 +35,10 @@ def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
     ledger.record({"event": "data", "data": described, "floors": floors})
     for trial, config in configs.items():
         origin = "baseline" if config is first else "sampler"
-        proposed = Trial(name=trial, point={"lr": config.lr}, run=config.model_dump(), origin=origin)
-        values = {key: value for key, value in vars(proposed).items() if key != "reports"}
-        ledger.record({"event": "proposed", "trial": values})
+        proposed = {"name": trial, "point": {"lr": config.lr}, "run": config.model_dump(), "origin": origin}
+        ledger.record({"event": "proposed", "trial": proposed})
         for report in payloads(TrialSpec(name=trial, run=config, folder=str(folder / "trials" / trial))):
-            ledger.record({"event": "report", "trial": trial, **report})
+            ledger.record({"event": "report", "trial": trial, **report, "statistics": None, "judged": {}})
         ledger.record({"event": "ended", "trial": trial, "status": COMPLETED})
     ledger.close()
     return folder

@@ -99,7 +99,7 @@ def test_another_machine_goes_on_from_what_the_storage_has(
     second = Machine(tmp_path / "second", toy, environment)
     request.addfinalizer(second.end)
     assert second.process.wait(timeout=300) == 0, second.output
-    assert "Another machine had this search" in second.output
+    assert "Another machine was here" in second.output
     assert f": {FOLDER}/best" in second.output
 
     promoted = subprocess.run(
