@@ -96,9 +96,11 @@ _UNSEEN = re.compile(
 )
 
 
-def visible(text: str) -> str:
-    """A text of elsewhere as it can be shown anywhere: what would act, in place of being seen, is written out."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+def visible(text: str, most: int | None = None) -> str:
+    """A text of elsewhere as it can be shown anywhere: what would act, in place of being seen, is written out. Of a text of more
+    than `most` characters, the beginning."""
+    seen = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return seen if most is None or len(seen) <= most else f"{seen[:most]}..."
 
 
 def first_line(error: Exception) -> str:
@@ -108,6 +110,5 @@ def first_line(error: Exception) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a foreign file, in a few words."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    """A value of a foreign file as Python writes it, in a few words."""
+    return visible(repr(value), 60)

@@ -13,6 +13,9 @@ from typing import Any
 
 from gpt2core.errors import ConfigError, DataError
 
+LARGEST = 2**28  # bytes of a JSON file; a tokenizer's of a million entries has 70 MB
+DEEPEST = 100  # levels of JSON
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -85,7 +88,7 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, most: int = 2**28) -> dict[str, Any]:
+def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
     """The JSON object of a file of at most so many bytes. Raises OSError, and DataError for whatever else it holds."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -105,14 +108,30 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise DataError("is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"is no JSON ({error.msg})") from None
+        raise DataError(f"is no JSON ({error.msg}, line {error.lineno})") from None
     except RecursionError:
         raise DataError("is nested too deep") from None
     except ValueError:  # the limit of Python's own
         raise DataError("has a number of thousands of digits") from None
     if not isinstance(found, dict):
         raise DataError("is no JSON object")
+    if _is_deeper(found, DEEPEST):  # whoever walks through it must not come to an end of Python's own
+        raise DataError("is nested too deep")
     return found
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether there are more than so many levels of JSON's lists and objects in each other."""
+    level = [value]
+    while level and most >= 0:
+        level = [
+            one
+            for outer in level
+            for one in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(one, (dict, list))
+        ]
+        most -= 1
+    return bool(level)
 
 
 def home() -> Path:

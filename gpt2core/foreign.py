@@ -1,6 +1,5 @@
 """Files that may come from elsewhere: read with bounds, and refused in one line that names the file and the rule."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +7,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gpt2core.errors import WeightsError, first_line, shown
+from gpt2core import files
+from gpt2core.errors import DataError, WeightsError, first_line, shown
 from gpt2core.files import readable
 
-LARGEST = 256 * 2**20  # bytes of a JSON file; a tokenizer's of a million entries has 70 MB
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_json(path: Path, missing: str = "") -> dict[str, Any]:
     """Return the object that a JSON file holds; raise WeightsError for anything else, with words on a `missing` file."""
-    text = read_text(path, missing)
     try:
-        values = json.loads(text)
-    except RecursionError:
-        raise WeightsError(f"{path}: is nested too deep for a file of this kind") from None
-    except ValueError as error:
-        raise WeightsError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: must hold a JSON object, but holds a {type(values).__name__}")
-    return values
+        return files.read_json(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file{missing}") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise WeightsError(str(error)) from None
 
 
 def is_there(path: Path) -> bool:
@@ -35,23 +32,6 @@ def is_there(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError) as error:
         raise WeightsError(f"{shown(str(path))}: cannot be read ({first_line(error)})") from None
-
-
-def read_text(path: Path, missing: str = "") -> str:
-    """Return the text of a file; raise WeightsError where it cannot be had, is too large or is no UTF-8."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-        text = data.decode()
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file{missing}") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise WeightsError(f"{path}: is not UTF-8 ({error})") from None
-    if len(data) > LARGEST:
-        raise WeightsError(f"{path}: is larger than {LARGEST // 2**20} MiB, too large for a file of this kind")
-    return text
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.errors import DataError
+from gpt2core.errors import DataError, shown
 
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 DTYPES = (*UNSIGNED, "float64")
@@ -28,8 +28,8 @@ def from_json(values: object) -> dict[str, np.ndarray]:
     Whole numbers are unsigned: sum them, or make them float64, before one is taken off another.
     """
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise DataError(f"The counts are {_short(values)}, but must be a mapping of names to arrays")
-    return {name: _unpacked(_short(name), value) for name, value in values.items()}
+        raise DataError(f"The counts are {shown(values)}, but must be a mapping of names to arrays")
+    return {name: _unpacked(shown(name), value) for name, value in values.items()}
 
 
 def _packed(array: np.ndarray) -> dict[str, Any]:
@@ -57,18 +57,16 @@ def _unpacked(name: str, value: object) -> np.ndarray:
             pass
         case _:
             raise DataError(
-                f"The counts {name} are {_short(value)}, but must have a `shape`, a `dtype` and `data` alone"
+                f"The counts {name} are {shown(value)}, but must have a `shape`, a `dtype` and `data` alone"
             )
     if dtype not in DTYPES:
-        raise DataError(f"The type of the counts {name} is {_short(dtype)}, but must be one of {', '.join(DTYPES)}")
+        raise DataError(f"The type of the counts {name} is {shown(dtype)}, but must be one of {', '.join(DTYPES)}")
     if len(shape) > AXES or not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
         raise DataError(
-            f"The shape of the counts {name} is {_short(shape)}, but must be at most {AXES} numbers from 0 on"
+            f"The shape of the counts {name} is {shown(shape)}, but must be at most {AXES} numbers from 0 on"
         )
     if math.prod(shape) > LARGEST:
-        raise DataError(
-            f"The shape of the counts {name} is {_short(shape)}, but must be of at most {LARGEST:,} numbers"
-        )
+        raise DataError(f"The shape of the counts {name} is {shown(shape)}, but must be of at most {LARGEST:,} numbers")
     kind = np.dtype(dtype)
     raw = _inflated(name, data, math.prod(shape) * kind.itemsize)
     return np.frombuffer(raw, dtype=kind.newbyteorder("<")).astype(kind).reshape(shape)
@@ -84,9 +82,3 @@ def _inflated(name: str, data: str, size: int) -> bytes:
     if len(raw) != size or not packer.eof or packer.unused_data:
         raise DataError(f"The data of the counts {name} must be {size:,} bytes, as their shape and type say")
     return raw
-
-
-def _short(value: object) -> str:
-    """A value in few words, in one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

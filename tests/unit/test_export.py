@@ -187,10 +187,10 @@ def _narrow(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: there is no such file"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not valid JSON"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is no JSON"),
         (
             lambda folder: (folder / "adapter_config.json").write_text("[3]"),
-            "adapter_config.json: must hold a JSON object",
+            "adapter_config.json: is no JSON object",
         ),
         (
             lambda folder: (folder / "adapter_model.safetensors").unlink(),

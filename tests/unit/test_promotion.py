@@ -185,7 +185,7 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
         (_text(RUN, "{"), CheckpointError, "run.json: cannot be read"),
         (_text(RUN, "{}"), CheckpointError, "run.json: must hold a `config`, the values of a run"),
         (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
-        (_text("config.json", "{"), WeightsError, "config.json: is not valid JSON"),
+        (_text("config.json", "{"), WeightsError, "config.json: is no JSON"),
         (_text("model.safetensors", ""), WeightsError, "model.safetensors: is truncated"),
         (_text("adapter_config.json", '{"peft_type": "LORA"}'), WeightsError, "`base_model_name_or_path` must name"),
     ],
