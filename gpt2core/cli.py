@@ -123,6 +123,11 @@ def interrupt_on_signals() -> None:
             signal.signal(number, interrupt)
 
 
+def interrupted() -> bool:
+    """Whether a signal has come that ends this command."""
+    return bool(_interrupted)
+
+
 def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
     """Run a command and exit with its status; bad input, and a file that cannot be used, is one line and 2, an interruption says
     how to go on and is 130.

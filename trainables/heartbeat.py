@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import ray
 
+from gpt2core.cli import interrupted
 from gpt2core.errors import UserError
 
 TICK = 0.5  # seconds between two looks at Ray
@@ -64,7 +65,8 @@ def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
             try:
                 heart.check()
             except RayEndedError as error:
-                leave(error, last)
+                if not (interrupted() and over.wait(OWN_PATIENCE)):  # a signal to all of a group ends Ray too
+                    leave(error, last)
 
     thread = threading.Thread(target=watch, name="heartbeat", daemon=True)
     thread.start()

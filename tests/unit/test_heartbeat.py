@@ -1,11 +1,12 @@
 """Whether Ray lives is seen by whether it listens."""
 
 import socket
+from threading import Event
 
 import pytest
 
 from trainables import heartbeat
-from trainables.heartbeat import Heartbeat, RayEndedError
+from trainables.heartbeat import Heartbeat, RayEndedError, leaving_when_ray_ends
 
 
 def test_ray_is_alive_as_long_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +29,21 @@ def test_ray_is_alive_as_long_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> 
         now[0] += heartbeat.TICK
         with pytest.raises(RayEndedError, match="its process on this node is gone"):
             heart.check()
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_signal_that_ends_ray_too_is_an_interruption(monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
+    """As where a terminal is closed, or `timeout` ends a whole group of processes."""
+    seen, left = Event(), Event()
+
+    class Gone:
+        def check(self) -> None:
+            seen.set()
+            raise heartbeat.ended("its process on this node is gone")
+
+    monkeypatch.setattr(heartbeat, "Heartbeat", Gone)
+    monkeypatch.setattr(heartbeat, "interrupted", lambda: interrupted)
+    monkeypatch.setattr(heartbeat, "leave", lambda error, last: left.set())
+    with leaving_when_ray_ends(lambda: None):
+        assert (seen if interrupted else left).wait(60)
+    assert left.is_set() != interrupted
