@@ -41,6 +41,8 @@ PLACES = {
 SAID = {
     "readonly database": "its database may only be read",
     "invalid interpolation syntax": "it cannot make a database where the folder that it is installed in has a % in its path",
+    "database or disk is full": "the disk of its database is full",
+    "database is locked": "its database is locked",
     "unable to open database": "its database cannot be opened; see that its folder may be written to",
 }
 
