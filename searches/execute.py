@@ -1,5 +1,6 @@
 """Run a search: check everything, connect, tune, confirm, sum up. Everything that it learns goes through the ledger."""
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -308,6 +309,7 @@ def run_tune(
             callbacks=[Control(mailbox, scheduler, say), faults],
         ),
     )
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)  # its snapshot is never read
     mailbox.open()
     try:
         with explained(ledger):

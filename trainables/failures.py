@@ -1,6 +1,7 @@
 """Why a trial failed: of what kind an error is, and what a person may do about it."""
 
 import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from gpt2core.errors import CheckpointError, DivergedError, StorageError, UserEr
 from gpt2core.memory import NO_MEMORY, is_out_of_memory
 
 DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
+NO_ROOM = "no_room"  # no fault of the trial: its disk is full
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ def failure_of(error: BaseException) -> Failure | None:
             case StorageError():
                 return None
             case CheckpointError():
-                return Failure(FAILED, first_line(cause))
+                return Failure(NO_ROOM if full(str(cause)) else FAILED, first_line(cause))
             case UserError():
                 return Failure(FAILED, first_line(cause), common=True)
-            case OSError() if cause.errno in NO_ROOM:
+            case OSError() if cause.errno in FULL:
                 where = cause.filename or "its disk"
-                return Failure(FAILED, f"{where}: is full ({cause.strerror}); make room, or choose another --storage")
+                return Failure(NO_ROOM, f"{where}: is full ({cause.strerror}); make room, or choose another --storage")
     return None
+
+
+def full(text: str) -> str | None:
+    """What of an error's text says that a disk is full; None where nothing does."""
+    return next((words for words in map(os.strerror, FULL) if words in text), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from ray import tune
 from gpt2core.errors import UserError
 from gpt2core.memory import NO_MEMORY
 from searches.running.ledger import FAILED, OUT_OF_MEMORY, Ledger
-from trainables.failures import NO_ROOM, kernel_kills
+from trainables.failures import full, kernel_kills
 from trainables.heartbeat import Heartbeat
 from trainables.trial import RESTARTS
 
@@ -120,10 +119,10 @@ def explained(ledger: Ledger) -> Iterator[None]:
     except Exception as error:
         if ledger.failure is not None:
             raise ledger.failure from None
-        full = next((os.strerror(number) for number in NO_ROOM if os.strerror(number) in str(error)), None)
-        if full:
+        said = full(str(error))
+        if said:
             raise UserError(
-                f"{ledger.path.parent}: cannot be written to ({full}); all before is kept, and when there is room the same "
+                f"{ledger.path.parent}: cannot be written to ({said}); all before is kept, and when there is room the same "
                 "command goes on"
             ) from None
         raise

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from gpt2core.errors import StorageError, UserError
 from gpt2core.storage import is_copy
@@ -231,12 +231,13 @@ class Ledger:
                 os.ftruncate(handle, self.size)
             if not isinstance(error, OSError):
                 raise
-            self.failure = LedgerError(
-                f"{self.path}: cannot be written ({error.strerror}); all before is kept, and when there is room the same "
-                "command goes on"
-            )
-            raise self.failure from None
+            self.give_up(f"{self.path}: cannot be written ({error.strerror})")
         self.size += len(line)
+
+    def give_up(self, why: str) -> NoReturn:
+        """Write nothing more, for there is no room in the search's folder; raise LedgerError."""
+        self.failure = LedgerError(f"{why}; all before is kept, and when there is room the same command goes on")
+        raise self.failure from None
 
     def _tell_offsite(self, *, wait: bool) -> None:
         if self.offsite is None:

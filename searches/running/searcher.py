@@ -13,13 +13,15 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpt2core.config import RunConfig
+from gpt2core.storage import is_address
 from searches.deciding.strategy import WAIT, Strategy
 from searches.running import failures
 from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures
 from searches.running.gpu_sharing import Sharing
-from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, RUNNING, Event, Trial
+from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, Trial
+from trainables.failures import NO_ROOM
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 
@@ -92,12 +94,20 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if result and not error and "failure/kind" not in result:
             self.strategy.report(trial, report_event(trial, result))
         status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
+        if status == NO_ROOM:
+            status = self._without_room(str(reason))
         self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
 
     def _again(self, trial: Trial) -> bool:
         """Whether a trial may be handed out once more after its process died."""
         self.deaths[trial.name] += 1
         return self.deaths[trial.name] <= RESTARTS
+
+    def _without_room(self, reason: str) -> str:
+        """How a trial ended whose disk is full; LedgerError where that is the search's own disk: it goes on with room."""
+        if not is_address(self.trials_folder):
+            self.strategy.ledger.give_up(reason)
+        return FAILED
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""

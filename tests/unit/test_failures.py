@@ -33,6 +33,7 @@ def no_memory() -> Exception:
         (DivergedError("The loss is nan"), "diverged"),
         (ConfigError("The value of `rank` is 0"), "failed"),
         (CheckpointError("folder: cannot be written"), "failed"),
+        (CheckpointError("folder: cannot be written (No space left on device (os error 28))"), "no_room"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
         (OutOfMemoryError("Task was killed due to the node running low on memory"), "out_of_memory"),
@@ -48,6 +49,7 @@ def test_what_an_error_means(error: Exception, kind: str) -> None:
 def test_a_full_disk_is_named_with_the_way_out() -> None:
     failure = failure_of(OSError(errno.ENOSPC, "No space left on device", "/shared/runs"))
     assert failure is not None
+    assert failure.kind == "no_room"
     assert failure.reason == "/shared/runs: is full (No space left on device); make room, or choose another --storage"
 
 

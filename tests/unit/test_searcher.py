@@ -19,7 +19,7 @@ from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
-from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger
+from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
 from searches.running.searcher import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
 
@@ -85,6 +85,35 @@ def test_a_failure_has_its_kind_and_reason(searcher: StrategySearcher, kind: str
     failure = {"epoch": 0, "objective": float("nan"), "failure/kind": kind, "failure/reason": "because"}
     searcher.on_trial_complete("a", failure)
     assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == (status, "because")
+
+
+FULL = {
+    "epoch": 1,
+    "objective": 1.0,
+    "failure/kind": "no_room",
+    "failure/reason": "trials/0000: No space left on device",
+}
+
+
+def test_a_full_disk_of_the_search_ends_the_search_not_its_trials(searcher: StrategySearcher, tmp_path: Path) -> None:
+    first = searcher.suggest("a")["spec"]
+    searcher.suggest("b")
+    with pytest.raises(
+        LedgerError, match=r"^trials/0000: No space left on device; all before is kept, and when there is room"
+    ):
+        searcher.on_trial_complete("a", FULL)
+    with pytest.raises(LedgerError, match="when there is room"):  # in no order of their ends
+        searcher.on_trial_complete("b", FULL)
+    searcher.strategy.ledger.close()
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        assert made(ledger, tmp_path).suggest("c")["spec"] == first
+
+
+def test_a_full_disk_of_a_machine_elsewhere_ends_a_trial(searcher: StrategySearcher) -> None:
+    searcher.trials_folder = "s3://bucket/searches/one/trials"
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", FULL)
+    assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == ("failed", FULL["failure/reason"])
 
 
 def test_a_trial_whose_process_died_is_failed_not_lost(searcher: StrategySearcher) -> None:
