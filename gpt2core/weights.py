@@ -54,6 +54,11 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "pruned_heads": (None, {}),
     "quantization_config": (None,),
     "auto_map": (None,),
+    # What transformers reads of any model's configuration: which tokens one may see.
+    "is_causal": (True,),
+    "sliding_window": (None,),
+    "attention_chunk_size": (None,),
+    "layer_types": (None,),
 }
 #: Tensors that older versions of transformers wrote: of the causal mask, which is computed.
 _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
