@@ -24,8 +24,8 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
         return trial_id in self.stopped
 
     def stop_all(self) -> bool:
-        """Whether everything is to stop, in the middle of an epoch too."""
-        return self.over()
+        """Whether everything is to stop, in the middle of an epoch too: there is no budget, or no ledger to write to."""
+        return self.ledger.failure is not None or self.over()
 
     def over(self) -> bool:
         """Whether the whole budget is spent."""

@@ -117,15 +117,16 @@ def explained(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if ledger.failure is not None:
-            raise ledger.failure from None
-        said = full(str(error))
-        if said:
+        if ledger.failure is None:
+            said = full(str(error))
+            if said is None:
+                raise
             raise UserError(
                 f"{ledger.path.parent}: cannot be written to ({said}); all before is kept, and when there is room the same "
                 "command goes on"
             ) from None
-        raise
+    if ledger.failure is not None:
+        raise ledger.failure
 
 
 def outcome(trial_id: str) -> tuple[str, str]:

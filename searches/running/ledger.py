@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from gpt2core.errors import StorageError, UserError
 from gpt2core.storage import is_copy
@@ -231,13 +231,13 @@ class Ledger:
                 os.ftruncate(handle, self.size)
             if not isinstance(error, OSError):
                 raise
-            self.give_up(f"{self.path}: cannot be written ({error.strerror})")
+            raise self.give_up(f"{self.path}: cannot be written ({error.strerror})") from None
         self.size += len(line)
 
-    def give_up(self, why: str) -> NoReturn:
-        """Write nothing more, for there is no room in the search's folder; raise LedgerError."""
+    def give_up(self, why: str) -> LedgerError:
+        """Write nothing more, for there is no room in the search's folder; return the error that says so."""
         self.failure = LedgerError(f"{why}; all before is kept, and when there is room the same command goes on")
-        raise self.failure from None
+        return self.failure
 
     def _tell_offsite(self, *, wait: bool) -> None:
         if self.offsite is None:

@@ -7,6 +7,7 @@ duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler 
 import json
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -20,7 +21,7 @@ from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures
 from searches.running.gpu_sharing import Sharing
-from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, Trial
+from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, LedgerError, Trial
 from trainables.failures import NO_ROOM
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
@@ -53,7 +54,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, None to wait, or FINISHED."""
         self.before_suggestion()
-        if self.budget.over():
+        if self.budget.stop_all():
             return Searcher.FINISHED
         if self.paused or (self.sharing is not None and not self.sharing.has_room()):
             return None
@@ -85,29 +86,25 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self.packs.leave(trial.name)
         kind = failures.outcome(trial_id)[0] if error else (result or {}).get("failure/kind")
         wants_more = self.sharing is not None and self.sharing.leave(trial.name, ran_out=kind == OUT_OF_MEMORY)
-        if trial.status != RUNNING:
+        if trial.status != RUNNING or self.strategy.ledger.failure is not None:
             return
         paused = self.paused and not result and trial.stopped_at is None
         if paused or wants_more or (error and failures.goes_on(trial_id) and self._again(trial)):
             self.unfinished.append(trial)
             return
-        if result and not error and "failure/kind" not in result:
-            self.strategy.report(trial, report_event(trial, result))
-        status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
-        if status == NO_ROOM:
-            status = self._without_room(str(reason))
-        self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
+        if kind == NO_ROOM and not is_address(self.trials_folder):  # it goes on when there is room
+            self.strategy.ledger.give_up(result["failure/reason"] if result else "")
+            return
+        with suppress(LedgerError):  # the budget's stopper ends all, and Tune would try again
+            if result and not error and "failure/kind" not in result:
+                self.strategy.report(trial, report_event(trial, result))
+            status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
+            self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
 
     def _again(self, trial: Trial) -> bool:
         """Whether a trial may be handed out once more after its process died."""
         self.deaths[trial.name] += 1
         return self.deaths[trial.name] <= RESTARTS
-
-    def _without_room(self, reason: str) -> str:
-        """How a trial ended whose disk is full; LedgerError where that is the search's own disk: it goes on with room."""
-        if not is_address(self.trials_folder):
-            self.strategy.ledger.give_up(reason)
-        return FAILED
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the memory."""
@@ -143,7 +140,10 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         if self.searcher.sharing is not None:
             self.searcher.sharing.saw(mine.name, result.get("metrics/gpu_memory_gb", 0.0))
-        stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+        try:
+            stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+        except LedgerError:
+            return str(TrialScheduler.STOP)
         self.end(stopped - {mine.name})
         return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
 
@@ -155,7 +155,8 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
 def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
     """How a trial ended, by what it reported last, and why."""
     if result and "failure/kind" in result:
-        return result["failure/kind"], result["failure/reason"]
+        kind = result["failure/kind"]
+        return FAILED if kind == NO_ROOM else kind, result["failure/reason"]
     return (COMPLETED, None) if trial.reports or trial.stopped_at is not None else failures.UNKNOWN
 
 
