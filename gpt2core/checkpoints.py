@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2core.config import PLACES, RunConfig
-from gpt2core.errors import CheckpointError, ConfigError, first_line
-from gpt2core.files import atomic_path, flush_folder, readable, write_json
+from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
+from gpt2core.files import atomic_path, flush_folder, read_json, readable, write_json
+from gpt2core.foreign import NO_TENSORS
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST, PART = "best", "part"
 EPOCH = "epoch"  # in the metadata of weights: which one they are of
 KEPT = 2  # checkpoints of epochs
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a parameter
+#: What a record of an epoch holds.
+KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "samples": list, "tables": dict, "data": str}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -87,15 +91,30 @@ def resume_part(
         return None
     try:
         with _permitted():
-            state = json.loads((part / STATE).read_text(encoding="utf-8"))
-            weights, moments = (load_file(readable(part / name)) for name in (WEIGHTS, OPTIMIZER))
-    except (OSError, ValueError, SafetensorError):
+            state, tensors = read_json(part / STATE), _tensors(part)
+    except (OSError, DataError):
         return None
-    if _deciding(state["config"]) != _deciding(config.model_dump()):
+    begun = _begun(state)
+    if begun is None or _deciding(state["config"]) != _deciding(config.model_dump()):
         return None
-    _load_weights(model, weights, part)
-    _load_optimizer(model, optimizer, moments)
-    return dict(state["begun"])
+    _load(part, model, optimizer, tensors)
+    return begun
+
+
+def _begun(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the epoch of `part` is; None where that is not said as `save_part` is told it."""
+    match state:
+        case {
+            "config": {},
+            "begun": {
+                "steps": int(steps),
+                "losses": float() | int(),
+                "seconds": float() | int(),
+                "recent": [*recent],
+            } as begun,
+        } if steps >= 0 and len(begun) == 4 and all(type(loss) in (int, float) for loss in recent):
+            return dict(begun)
+    return None
 
 
 def _write(target: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -242,9 +261,9 @@ def resume(
     for path in reversed(_epochs(folder)):
         try:
             with _permitted():
-                state = json.loads((path / STATE).read_text(encoding="utf-8"))
-                weights, moments = (load_file(readable(path / name)) for name in (WEIGHTS, OPTIMIZER))
-        except (OSError, ValueError, SafetensorError) as error:
+                state = _read_state(path)
+                tensors = _tensors(path)
+        except (OSError, DataError) as error:
             say(f"{path} is damaged ({first_line(error)}) and passed over")
             continue
         if _deciding(state["config"]) != _deciding(config.model_dump()):
@@ -254,8 +273,7 @@ def resume(
             return []
         if writes:
             _mend_best(folder, state)
-        _load_weights(model, weights, path)
-        _load_optimizer(model, optimizer, moments)
+        _load(path, model, optimizer, tensors)
         return list(state["history"])
     return []
 
@@ -297,16 +315,16 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
             for needed in (STATE, WEIGHTS, OPTIMIZER):
                 with _permitted():
                     readable(path / needed)
-            state = json.loads((path / STATE).read_text(encoding="utf-8")) | {"config": config.model_dump()}
+            state = _read_state(path) | {"config": config.model_dump()}
             for folder in (source / BEST, path):  # the epoch last: where it is, all is
-                best = json.loads((folder / STATE).read_text(encoding="utf-8"))
+                best = _read_state(folder)
                 with whole_folder(target / folder.name) as part:
                     for file in (WEIGHTS, OPTIMIZER):
                         if (folder / file).exists():
                             shutil.copyfile(folder / file, part / file)
                     written = state if folder == path else best | {"config": config.model_dump()}
                     (part / STATE).write_text(json.dumps(written, indent=2), encoding="utf-8")
-        except (OSError, ValueError):
+        except (OSError, DataError):
             continue
         return
     raise CheckpointError(f"{source}: there is no whole checkpoint to go on from")
@@ -337,9 +355,13 @@ def load_best(folder: Path, model: nn.Module) -> int:
     state = _best_state(folder)
     try:
         with _permitted():
-            weights = load_file(readable(folder / BEST / WEIGHTS))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / BEST / WEIGHTS}: cannot be read ({error})") from None
+            weights = _read_tensors(folder / BEST / WEIGHTS)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / BEST / WEIGHTS}: cannot be read ({error.strerror or first_line(error)})"
+        ) from None
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
     _load_weights(model, weights, folder)
     return _epoch_of(folder / BEST) or int(state["history"][-1]["epoch"])
 
@@ -356,17 +378,65 @@ def _best_state(folder: Path) -> dict[str, Any]:
     path = folder / BEST / STATE
     try:
         with _permitted():
-            state = json.loads(path.read_text(encoding="utf-8"))
+            return _read_state(path.parent)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file; `python -m gpt2core train` writes it") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error})") from None
-    match state:
-        case {"config": {}, "history": [*_, {"epoch": int()}]}:
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """What is written beside the weights of a checkpoint. Raises OSError, and DataError for anything else."""
+    path = folder / STATE
+    match read_json(path):
+        case {"config": {}, "history": [_, *_] as history} as state if _numbered(history):
             return dict(state)
-    raise CheckpointError(f"{path}: must hold `config` and a `history` of epochs")
+    raise DataError(f"{path}: must hold `config` and a `history` of epochs from 1 on, each with its `metrics`")
+
+
+def _numbered(history: list[Any]) -> bool:
+    """Whether these are records of the epochs from 1 on."""
+    return all(_is_record(past) and past.get("epoch") == number for number, past in enumerate(history, start=1))
+
+
+def _is_record(past: object) -> bool:
+    """Whether what an epoch's record says is of the kinds that it is written with."""
+    return (
+        isinstance(past, dict)
+        and all(isinstance(past[key], kind) for key, kind in KINDS.items() if key in past)
+        and all(type(value) in (int, float) for value in past.get("metrics", {}).values())
+        and (past.get("judged") is None or _is_record(past["judged"]))
+    )
+
+
+def _tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights and the optimizer's state of a checkpoint. Raises OSError, and DataError for damaged ones."""
+    weights, moments = (_read_tensors(folder / name) for name in (WEIGHTS, OPTIMIZER))
+    return weights, moments
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(readable(path)))
+    except OSError:
+        raise
+    except NO_TENSORS as error:
+        raise DataError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
+
+
+def _load(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: tuple[dict[str, Tensor], dict[str, Tensor]],
+) -> None:
+    """Load a checkpoint's tensors; raise CheckpointError, and leave all as it was, where they do not fit."""
+    weights, moments = tensors
+    _check_moments(model, moments, path)
+    _load_weights(model, weights, path)
+    _load_optimizer(model, optimizer, moments)
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -376,6 +446,19 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+
+
+def _check_moments(model: nn.Module, moments: dict[str, Tensor], path: Path) -> None:
+    parameters = trained(model)
+    for place, tensor in moments.items():
+        name, _, key = place.rpartition("/")
+        if name not in parameters or key not in MOMENTS or tensor.shape not in (parameters[name].shape, ()):
+            raise CheckpointError(
+                f"{path}: does not hold the optimizer's state of this configuration, but {shown(place)}"
+            )
+    for name in {place.rpartition("/")[0] for place in moments}:
+        if not all(f"{name}/{key}" in moments for key in MOMENTS):
+            raise CheckpointError(f"{path}: lacks a part of the optimizer's state of {shown(name)}")
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -11,10 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gpt2core.errors import ConfigError, DataError
+from pydantic import ValidationError
+
+from gpt2core.errors import ConfigError, DataError, shown, visible
 
 LARGEST = 2**28  # bytes of a JSON file; a tokenizer's of a million entries has 70 MB
 DEEPEST = 100  # levels of JSON
+
+
+class NoObjectError(DataError):
+    """JSON that is well-formed, and no object."""
 
 
 @contextmanager
@@ -96,7 +102,7 @@ def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
         with path.open("rb") as file:
             return json_object(file.read(most + 1), most)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
 
 
 def json_object(data: bytes, most: int) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
     except ValueError:  # the limit of Python's own
         raise DataError("has a number of thousands of digits") from None
     if not isinstance(found, dict):
-        raise DataError("is no JSON object")
+        raise NoObjectError("is no JSON object")
     if _is_deeper(found, DEEPEST):  # whoever walks through it must not come to an end of Python's own
         raise DataError("is nested too deep")
     return found
@@ -132,6 +138,12 @@ def _is_deeper(value: Any, most: int) -> bool:
         ]
         most -= 1
     return bool(level)
+
+
+def broken_rule(error: ValidationError) -> str:
+    """Which value of a file breaks which rule, in one line."""
+    first = error.errors()[0]
+    return f"`{'.'.join(map(str, first['loc']))}` is {shown(first['input'])}: {visible(first['msg'])}"
 
 
 def home() -> Path:

@@ -11,6 +11,8 @@ from gpt2core import files
 from gpt2core.errors import DataError, WeightsError, first_line, shown
 from gpt2core.files import readable
 
+#: What safetensors may raise for a file that it cannot read, beside OSError.
+NO_TENSORS = (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -51,6 +53,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: there is no such file; save the weights as safetensors into this folder") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
-    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except NO_TENSORS as error:
         raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
     return tensors

@@ -11,7 +11,7 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.config import MODELS, RunConfig
 from gpt2core.data.shakespeare import load_plays
-from gpt2core.files import cache_folder
+from gpt2core.files import cache_folder, read_json
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
@@ -93,7 +93,7 @@ def main() -> None:
     model = build(CONFIG, base, torch.device("cpu"))
     epoch = checkpoints.load_best(work, model)
     save_model(model, folder)
-    state = json.loads((work / checkpoints.BEST / checkpoints.STATE).read_text())
+    state = read_json(work / checkpoints.BEST / checkpoints.STATE)
     characters = sum(len(row.text) for row in plays.splits["dev"]) / data.splits["dev"].values.size
     write_card(
         folder, model, plays.describe(), state["history"][-1]["metrics"], characters, epoch, time.time() - started

@@ -3,7 +3,6 @@
 What no such folder says, the task, the attention and the decoding, is in a file of this project's beside the weights.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 from gpt2core.adapters import folder as peft_folder
 from gpt2core.adapters.peft_config import NAME
 from gpt2core.config import PLACES, RunConfig
-from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown
-from gpt2core.files import write_json
+from gpt2core.errors import CheckpointError, ConfigError, DataError, WeightsError, shown, visible
+from gpt2core.files import read_json, write_json
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import EMBEDDED, load_model, model_folder
 
 RUN = "run.json"
+ABOUT = {"search": str, "trial": str, "epoch": int, "data": str}  # what is told of a run, beside its `config`
+KINDS = {str: "text", int: "whole number"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,19 @@ def is_place(model: str) -> bool:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return what `write_run` wrote, empty where there is none; raise CheckpointError for anything else."""
     path = folder / RUN
-    if not path.is_file():
-        return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        values = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    if not isinstance(values.get("config"), dict):
         raise CheckpointError(f"{path}: must hold a `config`, the values of a run")
+    for key, kind in ABOUT.items():
+        if key in values and type(values[key]) is not kind:
+            raise CheckpointError(f"{path}: `{key}` is {shown(values[key])}, but must be a {KINDS[kind]}")
     return values
 
 
@@ -84,8 +90,8 @@ def load_folder(folder: Path) -> Loaded:
         model = _with_attention(model, config)
     except ConfigError as error:
         raise CheckpointError(f"{folder / RUN}: {error}") from None
-    known = {**run, "data": str(run.get("data", "not known"))[:12]}  # as a corpus tells its digest
-    about = "".join(f", {key} {known[key]}" for key in ("search", "trial", "epoch", "data") if key in run)
+    known = {**run, "data": run.get("data", "")[:12]}  # as a corpus tells its digest
+    about = "".join(f", {key} {' '.join(visible(str(known[key]), 100).split())}" for key in ABOUT if key in run)
     return Loaded(model=model, config=config, words=f"{folder}{about}")
 
 

@@ -29,7 +29,7 @@ from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
-from gpt2core.errors import CheckpointError, DivergedError
+from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
 from gpt2core.lookup import lookup
 from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.metrics import counts
@@ -143,7 +143,7 @@ def loop(
         _check_data(history, data.corpus.digest, folder)
     seconds = {"data": time.perf_counter() - started}
     for past in history:
-        yield replace(_reported_again(past), notes=notes)
+        yield replace(_reported_again(past, folder), notes=notes)
         notes = []
     for epoch in range(len(history) + 1, config.epochs + 1):
         trained = yield from run.epoch(epoch, folder, leaving)
@@ -183,15 +183,20 @@ def _scores(evaluation: Evaluation) -> dict[str, Any]:
     return {"statistics": statistics, "samples": evaluation.samples, "tables": evaluation.tables}
 
 
-def _reported_again(past: dict[str, Any]) -> EpochReport:
+def _reported_again(past: dict[str, Any], folder: Path | None) -> EpochReport:
     judged = past.get("judged")
-    return EpochReport(
-        epoch=past["epoch"],
-        step=past["step"],
-        metrics=past["metrics"],
-        evaluation=_evaluation(past),
-        judged=judged and _evaluation(judged),
-    )
+    try:
+        return EpochReport(
+            epoch=past["epoch"],
+            step=past["step"],
+            metrics=past["metrics"],
+            evaluation=_evaluation(past),
+            judged=judged and _evaluation(judged),
+        )
+    except (KeyError, DataError) as error:
+        raise CheckpointError(
+            f"{folder}: the record of epoch {past['epoch']} is damaged ({first_line(error)}); remove the folder to start again"
+        ) from None
 
 
 def _evaluation(past: dict[str, Any]) -> Evaluation:

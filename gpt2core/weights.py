@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt2core.config import MODELS, ModelConfig
-from gpt2core.errors import ConfigError, WeightsError, first_line, shown
-from gpt2core.files import atomic_path
+from gpt2core.errors import ConfigError, DataError, WeightsError, first_line, shown
+from gpt2core.files import atomic_path, json_object
 from gpt2core.foreign import is_there, read_json, read_tensors
 from gpt2core.hub import download
 from gpt2core.lookup import nearest
@@ -114,9 +114,9 @@ def _embedded(name: str) -> Path:
     here = ASSETS / name
     if (here / "model.safetensors").is_file():
         return here
-    with suppress(PackageNotFoundError):
+    with suppress(PackageNotFoundError, DataError):
         installed = distribution("gpt2-search")
-        origin = json.loads(installed.read_text("direct_url.json") or "{}").get("url", "")
+        origin = str(json_object((installed.read_text("direct_url.json") or "{}").encode(), 2**16).get("url", ""))
         roots = [Path(str(installed.locate_file(""))), local(origin)]
         for root in roots:
             if (root / "gpt2core" / "assets" / name / "model.safetensors").is_file():

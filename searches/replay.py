@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import t as student
@@ -24,8 +25,8 @@ from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.config import RunConfig
 from gpt2core.console import console as console_of
-from gpt2core.errors import ConfigError, DataError, first_line
-from gpt2core.files import read_json, write_json
+from gpt2core.errors import ConfigError, DataError, UserError, first_line
+from gpt2core.files import broken_rule, read_json, write_json
 from gpt2core.lookup import lookup
 from gpt2core.metrics.comparison import runs_of
 from gpt2core.metrics.counts import from_json
@@ -66,7 +67,8 @@ class Record:
         """The plan of a search like it over its whole space, which confirms nothing and begins with the reference alone: known
         points are the same for each method, and say nothing of it."""
         search = search_of(self.search)
-        search = replace(search, factor=(), tasks={self.task: replace(search.tasks[self.task], study=())})
+        settings_of = lookup(search.tasks, self.task, "task")
+        search = replace(search, factor=(), tasks={self.task: replace(settings_of, study=())})
         settings = {"task": self.task, "epochs": self.epochs}
         return make_plan(
             search,
@@ -82,7 +84,12 @@ class Record:
 
     def nearest(self, plan: Plan) -> Curves:
         """The curve of a trial: that of the recorded point that is nearest where each side of the space has length 1."""
-        recorded = np.array([_placed(point, plan.space) for point in self.points])
+        try:
+            recorded = np.array([_placed(point, plan.space) for point in self.points])
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"A point of the record is not of the space of {self.search} ({first_line(error)})"
+            ) from None
         known: dict[str, Curve] = {}
 
         def of(trial: Trial) -> Curve:
@@ -112,14 +119,26 @@ def read(path: Path) -> Record:
     try:
         if path.is_dir():
             return _of_search(path)
-        values = read_json(path)
-        curves = [Curve(**curve) for curve in values.pop("curves")]
-        return Record(**values, curves=curves)
-    except (OSError, DataError, ValueError, KeyError, TypeError) as error:
+        return _checked(read_json(path))
+    except (OSError, UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = broken_rule(error) if isinstance(error, ValidationError) else first_line(error)
         raise DataError(
-            f"{path}: is no record of learning curves ({first_line(error)}); give the folder of a search, runs/searches/NAME, "
+            f"{path}: is no record of learning curves ({why}); give the folder of a search, runs/searches/NAME, "
             "or a file that --save made"
         ) from None
+
+
+def _checked(values: dict[str, Any]) -> Record:
+    """The record of these values; raise an error of any kind where they are none that a search could have made."""
+    record = TypeAdapter(Record).validate_python(values)
+    whole = all(len(curve.metrics) == len(curve.seconds) == record.epochs for curve in record.curves)
+    if not whole or not record.curves or len(record.points) != len(record.curves):
+        raise ValueError(f"there must be as many points as curves, each of {record.epochs} epochs")
+    if not all(record.objective in metrics for curve in record.curves for metrics in curve.metrics):
+        raise ValueError(f"an epoch has no {record.objective}")
+    if not all(0 < seconds < math.inf for curve in record.curves for seconds in curve.seconds):
+        raise ValueError("an epoch took no time that there can be")
+    return record
 
 
 def _of_search(folder: Path) -> Record:
@@ -136,17 +155,18 @@ def _of_search(folder: Path) -> Record:
             Curve(metrics=[{summary["objective"]: e[summary["objective"]]} for e in row["curve"]], seconds=seconds)
         )
     config = whole[0]["config"]
-    return Record(
-        search=summary["script"],
-        task=config["task"],
-        objective=summary["objective"],
-        epochs=epochs,
-        model=config["model"],
-        data=str(summary["data"].get("data", "")),
-        margin=_margin(folder, whole, RunConfig.of(config)),
-        points=[row["point"] for row in whole],
-        curves=curves,
-    )
+    found = {
+        "search": summary["script"],
+        "task": config["task"],
+        "objective": summary["objective"],
+        "epochs": epochs,
+        "model": config["model"],
+        "data": str(summary["data"].get("data", "")),
+        "margin": _margin(folder, whole, RunConfig.of(config)),
+        "points": [row["point"] for row in whole],
+        "curves": [vars(curve) for curve in curves],
+    }
+    return _checked(found)
 
 
 def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> float:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gpt2core.distill.config import Thresholds
-from gpt2core.distill.shards import PAIRS, Shard, read, remove_parts, write
+from gpt2core.distill.shards import JUDGED, PAIRS, Shard, read, remove_parts, write
+from gpt2core.errors import DataError, shown
 from gpt2core.files import atomic_path
 from gpt2core.storage import fetch, send
 from trainables.stages_on_ray import ACCEPTED, Tables
@@ -29,6 +29,9 @@ COLUMNS = (
     *LINEAGE,
     *(name for name in PAIRS.names if name not in ("id", "sentence1", "sentence2", *LINEAGE)),
 )
+
+
+TEXTS = pa.schema([PAIRS.field(name) for name in COLUMNS[:3]])
 
 
 def write_accepted(folder: Path, round: int, judged: Sequence[Shard], thresholds: Thresholds) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def write_course(folder: Path) -> Path:
         number = 0
         for name, label in PARTS.items():
             for shard in files(folder, name):
-                for row in read(shard).select(COLUMNS[:3]).to_pylist():
+                for row in read(shard, TEXTS).select(TEXTS.names).to_pylist():
                     texts = (" ".join(text.split()) for text in row.values())
                     file.write("\t".join([str(number), *texts, f"{label}.0"]) + "\n")
                     number += 1
@@ -129,5 +132,8 @@ def examples_of(folder: Path, entry: Mapping[str, Any]) -> dict[str, list[dict[s
 
 
 def _row(path: Path, id: str) -> dict[str, Any]:
-    table = pq.read_table(path, filters=[("id", "==", id)], memory_map=False)
-    return dict(table.to_pylist()[0])
+    table = read(path, JUDGED)
+    found = table.filter(pc.equal(table["id"], id)).to_pylist()
+    if not found:
+        raise DataError(f"{path}: there is no row {shown(id)}, which the manifest names")
+    return dict(found[0])

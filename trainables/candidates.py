@@ -240,7 +240,7 @@ def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict
 def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:
     """Write course.tsv and the data card; return the card."""
     from gpt2core.distill.card import card, measure
-    from gpt2core.distill.shards import read
+    from gpt2core.distill.shards import PAIRS, read
     from gpt2core.files import atomic_path
     from gpt2core.storage import fetch, send
     from trainables.accepted import NEGATIVES, examples_of, files, write_course
@@ -250,7 +250,7 @@ def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:
     for stage in (ACCEPTED, NEGATIVES, "judged"):
         fetch(folder / stage)
     write_course(folder)
-    measures = measure(map(read, files(folder, ACCEPTED)))
+    measures = measure(read(path, PAIRS) for path in files(folder, ACCEPTED))
     text = card(rounds, measures, [examples_of(folder, entry) for entry in rounds])
     with atomic_path(folder / "README.md") as part:
         part.write_text(text, encoding="utf-8")

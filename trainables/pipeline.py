@@ -5,7 +5,6 @@ Everything is deterministic but the order of the work: 1, 2 or 4 workers leave t
 """
 
 import fcntl
-import json
 import sys
 import time
 from collections import Counter, deque
@@ -19,9 +18,10 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from gpt2core.distill.manifest import MANIFEST, Told, checked_rounds
 from gpt2core.distill.shards import Shard
-from gpt2core.errors import ConfigError, UserError
-from gpt2core.files import write_json
+from gpt2core.errors import ConfigError, DataError, UserError, shown
+from gpt2core.files import read_json, write_json
 from gpt2core.lease import Kept, Lease
 from gpt2core.storage import address, fetch, is_copy, local, send
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
@@ -33,7 +33,6 @@ __all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "loc
 
 VERSION = 1  # of the manifest
 BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
-MANIFEST = "manifest.json"
 DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
 
 _HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, with the lease of one behind an address
@@ -201,14 +200,16 @@ def manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"version": VERSION, "rounds": []}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["version"] == VERSION:
-            return found
-        raise UserError(f"{path}: its version is {found['version']}, but must be {VERSION}; choose another --out")
+        values = read_json(path)
+        version = values.get("version")
+        rounds = checked_rounds(path, values, Told) if version == VERSION else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again") from None
+    except DataError as error:
+        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again ({error})") from None
+    if version != VERSION:
+        raise UserError(f"{path}: its version is {shown(version)}, but must be {VERSION}; choose another --out")
+    return {"version": version, "rounds": rounds}
 
 
 class _Round:

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
@@ -260,9 +259,10 @@ def report(number: int, files: Mapping[str, Shard], stages: Sequence[str], made:
     rows, reasons, errors = {}, {}, Counter[str]()
     for stage in stages:
         shard = files[stage]
-        rows[stage] = pq.read_metadata(shard.path).num_rows
+        table = read(shard.path)
+        rows[stage] = len(table)
         if stage in FINE:
-            column = pq.ParquetFile(shard.path, memory_map=False).read(["reason"])["reason"]
+            column = table["reason"]
             reasons[stage] = Counter(reason or FINE[stage] for reason in column.to_pylist())
         if shard.quarantine.exists():
             errors.update(read(shard.quarantine)["error"].to_pylist())
@@ -279,10 +279,10 @@ class Tables(Sequence[pa.Table]):
         return len(self.paths)
 
     def __getitem__(self, place: Any) -> Any:
-        return read(self.paths[place])
+        return read(self.paths[place], JUDGED)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return map(read, self.paths)
+        return (read(path, JUDGED) for path in self.paths)
 
 
 @functools.lru_cache(maxsize=2)

@@ -16,12 +16,12 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.distill.accepting import final_reasons
 from gpt2core.distill.detection import hard_negatives
 from gpt2core.distill.filters import judge
+from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
-from gpt2core.distill.shards import read
+from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError
 from gpt2core.storage import fetch, local
 
-MANIFEST = "manifest.json"
 HELD_OUT = 20  # one context in so many is for the dev split of a student
 MAKE = "`python -m trainables.candidates --out FOLDER` makes one"
 
@@ -64,16 +64,18 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
     """What the manifest says of each round; raise DataError where it cannot be read."""
     path = folder / MANIFEST
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["rounds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: must be the manifest of a set of candidates; {MAKE}") from None
+        return read_rounds(path)
+    except OSError as error:
+        raise DataError(f"{path}: must be the manifest of a set of candidates ({error.strerror}); {MAKE}") from None
+    except DataError as error:
+        raise DataError(f"{error}; it must be the manifest of a set of candidates: {MAKE}") from None
 
 
 def judged_pairs(folder: Path, thresholds: Thresholds, round: int | None = None) -> Iterator[pa.Table]:
     """Yield the scored pairs of each shard with the verdict of these thresholds, near duplicates too; raise DataError."""
     for entry in rounds(folder):
         if round in (None, entry["round"]):
-            tables = [judge(read(folder / "pairs" / name), thresholds) for name in entry["shards"]["pairs"]]
+            tables = [judge(read(folder / "pairs" / name, PAIRS), thresholds) for name in entry["shards"]["pairs"]]
             for table, reasons in zip(tables, final_reasons(tables, entry["round"]), strict=True):
                 yield table.set_column(table.schema.get_field_index("reason"), "reason", reasons)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpt2core.errors import DataError, first_line
 from gpt2core.files import atomic_path, readable
 from gpt2core.storage import fetch, local, send
 
@@ -52,6 +53,11 @@ JUDGED = pa.schema([*PAIRS, ("component", pa.int64()), ("reason", pa.string()), 
 
 #: What no stage could use. `id` is a context's, a candidate's or a pair's.
 QUARANTINE = pa.schema([("stage", pa.string()), ("id", pa.string()), ("text", pa.string()), ("error", pa.string())])
+
+
+NOTHING = pa.schema([])
+MAY_LACK = ("reason", "bands")  # columns that have no value in some rows
+MOST_ROWS, MOST_BYTES = 10**7, 2**34  # of one file, unpacked
 
 
 def address(stage: str, **deciding: Any) -> str:
@@ -119,9 +125,41 @@ def write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
-def read(path: Path) -> pa.Table:
-    """Read a Parquet file. One process may read while others write, so no descriptor is shared."""
-    return pq.ParquetFile(path, memory_map=False).read()
+def read(path: Path, needed: pa.Schema = NOTHING) -> pa.Table:
+    """Read a Parquet file; raise DataError where it is damaged, or does not have the columns that are `needed`.
+
+    One process may read while others write, so no descriptor is shared.
+    """
+    try:
+        with pq.ParquetFile(readable(path), memory_map=False) as file:
+            _check_size(path, file.metadata)
+            table = file.read()
+        table.validate(full=True)
+    except OSError as error:
+        if error.errno is not None:  # else it is of what the file holds
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: is no whole Parquet file ({first_line(error)})") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: is no whole Parquet file ({first_line(error)})") from None
+    _check_columns(path, table, needed)
+    return table
+
+
+def _check_size(path: Path, about: pq.FileMetaData) -> None:
+    """Raise DataError for what no memory could hold."""
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if about.num_rows > MOST_ROWS or size > MOST_BYTES:
+        raise DataError(
+            f"{path}: has {about.num_rows:,} rows of {size:,} bytes, but must have at most {MOST_ROWS:,} of {MOST_BYTES:,}"
+        )
+
+
+def _check_columns(path: Path, table: pa.Table, needed: pa.Schema) -> None:
+    for field in needed:
+        if table.column_names.count(field.name) != 1 or table.schema.field(field.name).type != field.type:
+            raise DataError(f"{path}: must have one column `{field.name}` of the type {field.type}")
+        if field.name not in MAY_LACK and table[field.name].null_count:
+            raise DataError(f"{path}: the column `{field.name}` must have a value in each row")
 
 
 def remove_parts(folder: Path) -> None:
@@ -136,6 +174,6 @@ def is_whole(path: Path) -> bool:
         pq.read_metadata(readable(path))
     except PermissionError:
         raise  # it is there, and not to be made again
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return False
     return True

@@ -127,7 +127,9 @@ def _what(p: Promotion) -> str:
 
 def _answer(p: Promotion) -> str:
     found, answer = p.found, p.found.answer or {}
-    question = found.summary["question"] if found.summary else "not known: the search has not come to its end"
+    question = (
+        found.summary.get("question", "not known") if found.summary else "not known: the search has not come to its end"
+    )
     left = f"\n\n{count(found.unfinished, 'trial')} had not ended when this was written." if found.unfinished else ""
     claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
     scope = answer.get("scope", "")
@@ -180,12 +182,11 @@ def _fresh(p: Promotion) -> str:
     """The mean of the configuration's runs on fresh seeds, as the answer has it."""
     rows = (p.found.answer or {}).get("rows", [])
     row = next((row for row in rows if row["trial"] == p.trial.name and row["mean"] is not None), None)
-    if row is None:
+    if row is None or row.get("low") is None or row.get("high") is None:
         return ""
     score = with_interval(row["mean"], row["low"], row["high"], p.found.metric.digits)
-    return (
-        f"On texts that the search did not use, {count(len(row['runs']), 'run')} on fresh seeds had a mean of {score}. "
-    )
+    runs = count(len(row.get("runs", [])), "run")
+    return f"On texts that the search did not use, {runs} on fresh seeds had a mean of {score}. "
 
 
 def _test(p: Promotion) -> str:
@@ -292,7 +293,7 @@ def _licences(p: Promotion) -> str:
 
 
 def _versions(p: Promotion) -> str:
-    used: dict[str, Any] = p.found.summary["versions"] if p.found.summary else {}
+    used: dict[str, Any] = (p.found.summary or {}).get("versions", {})
     ran = ", ".join(f"{package} {number}" for package, number in used.items()) or "not known"
     return f"## Versions\n\n- The search ran with: {ran}\n- Promoted with: gpt2-search {version('gpt2-search')}"
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from gpt2core.config import RunConfig
 from gpt2core.errors import DataError, UserError
 from gpt2core.export import Format
@@ -17,6 +19,49 @@ from searches.options import search_folder
 from searches.running.ledger import RUNNING, State, Trial, read_search
 
 Summary = dict[str, Any]
+
+
+class _Row(BaseModel):
+    trial: str
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    runs: list[Any] = []
+
+
+class _Answer(BaseModel):
+    text: str
+    rows: list[_Row] = []
+    winner: str | None = None
+    chosen: str | None = None
+    scope: str = ""
+    evidence: list[str] = []
+    notes: list[str] = []
+
+
+class _Score(BaseModel):
+    estimate: float
+    low: float
+    high: float
+
+
+class _Test(BaseModel):
+    scores: dict[str, _Score]
+
+
+class _Trial(BaseModel):
+    id: str
+    status: str
+
+
+class _Told(BaseModel):
+    """What is read of a summary."""
+
+    trials: list[_Trial]
+    answer: _Answer
+    question: str = ""
+    versions: dict[str, str] = {}
+    test: _Test | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +133,15 @@ def _summary(folder: Path, state: State) -> Summary | None:
     """The summary, if it is of the trials that the ledger has."""
     try:
         summary: Summary = read_json(folder / "summary.json")
-        known = {row["id"]: row["status"] for row in summary["trials"]}
+        told = _Told.model_validate(summary)
     except PermissionError:
         raise  # it has an answer
-    except (OSError, DataError, KeyError, TypeError):
+    except (OSError, DataError, ValidationError):
         return None
-    return summary if known == {trial.name: trial.status for trial in state.trials.values()} else None
+    known = {row.id: row.status for row in told.trials}
+    named = {told.answer.winner, told.answer.chosen} - {None}
+    same = known == {trial.name: trial.status for trial in state.trials.values()} and named <= known.keys()
+    return summary if same else None
 
 
 def choose(found: Finished, asked: str | None) -> Chosen:

@@ -182,7 +182,7 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (_text(RUN, "{"), CheckpointError, "run.json: cannot be read"),
+        (_text(RUN, "{"), CheckpointError, "run.json: is no JSON"),
         (_text(RUN, "{}"), CheckpointError, "run.json: must hold a `config`, the values of a run"),
         (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
         (_text("config.json", "{"), WeightsError, "config.json: is no JSON"),

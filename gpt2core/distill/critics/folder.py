@@ -1,12 +1,12 @@
 """Folders of models that critics read: found or downloaded, without pickles and code of their own, named by a digest."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt2core.errors import WeightsError, first_line
+from gpt2core.errors import DataError, WeightsError, first_line
+from gpt2core.files import NoObjectError, read_json
 from gpt2core.hub import download
 
 #: What is read of a model: weights, configurations and tokenizers. So that is what is downloaded, and what the digest is of.
@@ -38,10 +38,13 @@ def critic_folder(name: str) -> Path:
 
 def _names_code(file: Path) -> bool:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # who reads it next says so
-    return isinstance(values, dict) and "auto_map" in values
+        return "auto_map" in read_json(file)
+    except NoObjectError:  # a list of modules, say
+        return False
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise WeightsError(str(error)) from None
 
 
 def model_digest(folder: Path) -> str:
