@@ -4,6 +4,7 @@ Every class takes the message alone, so that Ray can pickle it between processes
 """
 
 import re
+from typing import Any
 from urllib.parse import unquote
 
 
@@ -101,6 +102,15 @@ def visible(text: str, most: int | None = None) -> str:
     than `most` characters, the beginning."""
     seen = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
     return seen if most is None or len(seen) <= most else f"{seen[:most]}..."
+
+
+def all_visible(value: Any) -> Any:
+    """The same value, whose texts can be shown anywhere: most are of elsewhere."""
+    if isinstance(value, dict):
+        return {all_visible(key): all_visible(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_visible(one) for one in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def first_line(error: Exception) -> str:

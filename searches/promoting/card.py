@@ -21,7 +21,7 @@ from searches.promoting.finished import Promotion
 from searches.promoting.terms import base_terms, hub_data, licence, text_terms
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
-from searches.showing.markdown import markdown_cell
+from searches.showing.markdown import markdown_cell, markdown_code
 from searches.showing.numbers import with_interval
 from searches.words import count, point_text, value_text
 
@@ -111,8 +111,8 @@ def _unpublished(config: RunConfig) -> bool:
 
 def _base(config: RunConfig) -> str:
     if is_place(config.model):
-        return f"`{Path(config.model).name}`, a folder of the machine that the search ran on"
-    return f"`{hub_name(config.model) if config.model not in EMBEDDED else config.model}`"
+        return f"{markdown_code(Path(config.model).name)}, a folder of the machine that the search ran on"
+    return markdown_code(hub_name(config.model) if config.model not in EMBEDDED else config.model)
 
 
 def _what(p: Promotion) -> str:
@@ -134,11 +134,12 @@ def _answer(p: Promotion) -> str:
     claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
     scope = answer.get("scope", "")
     lines = [line for line in answer.get("evidence", []) if line != scope]
-    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
-    holds = f"\n\n**Scope:** {scope}" if scope else ""
-    notes = "".join(f"\n\n**Note:** {note}" for note in answer.get("notes", []))
+    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {_cell(line)}" for line in lines) if lines else ""
+    holds = f"\n\n**Scope:** {_cell(scope)}" if scope else ""
+    notes = "".join(f"\n\n**Note:** {_cell(note)}" for note in answer.get("notes", []))
+    more = f"{evidence}{holds}{notes}"
     return (
-        f"## Question and answer\n\n**Question:** {question}\n\n**Answer:** {found.answer_text}{evidence}{holds}{notes}\n\n"
+        f"## Question and answer\n\n**Question:** {_cell(question)}\n\n**Answer:** {_cell(found.answer_text)}{more}\n\n"
         f"**Why this trial:** {p.chosen.why}.{claim}{left}"
     )
 
@@ -234,9 +235,9 @@ def _training(p: Promotion) -> str:
     return "\n".join(
         [
             "## Training\n",
-            f"- Data: {p.data}",
-            f"- SHA-256 of the data: `{p.digest}`",
-            f"- What the search varied: {point_text(p.trial.point) or 'nothing'}",
+            f"- Data: {_cell(p.data)}",
+            f"- SHA-256 of the data: {markdown_code(p.digest)}",
+            f"- What the search varied: {_cell(point_text(p.trial.point)) or 'nothing'}",
             f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {_readable(p.found.objective)}",
             *([f"- Parameters that trained: {int(trainable):,}"] if trainable is not None else []),
             "\n| key | value |\n|---|---|",
@@ -295,7 +296,7 @@ def _licences(p: Promotion) -> str:
 def _versions(p: Promotion) -> str:
     used: dict[str, Any] = (p.found.summary or {}).get("versions", {})
     ran = ", ".join(f"{package} {number}" for package, number in used.items()) or "not known"
-    return f"## Versions\n\n- The search ran with: {ran}\n- Promoted with: gpt2-search {version('gpt2-search')}"
+    return f"## Versions\n\n- The search ran with: {_cell(ran)}\n- Promoted with: gpt2-search {version('gpt2-search')}"
 
 
 def _readable(metric: str) -> str:

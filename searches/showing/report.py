@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from gpt2core.errors import visible
+from gpt2core.errors import all_visible
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
 from searches.showing.answer_picture import answer_picture, expected_picture
@@ -60,7 +60,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
-    summary = _visible(summary)
+    summary = all_visible(summary)
     found = view(summary)
     texts = {name: environment.get_template(name).render(found) for name in FILES} | plots(summary)
     for name, text in texts.items():
@@ -68,15 +68,6 @@ def write(folder: Path, summary: Summary) -> list[Path]:
             part.write_text(text, encoding="utf-8")
         send(folder / name)
     return [folder / name for name in texts]
-
-
-def _visible(value: Any) -> Any:
-    """The same value, whose texts can be shown anywhere: most are of elsewhere."""
-    if isinstance(value, dict):
-        return {_visible(key): _visible(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_visible(one) for one in value]
-    return visible(value) if isinstance(value, str) else value
 
 
 def plots(summary: Summary) -> dict[str, str]:

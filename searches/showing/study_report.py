@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 from rich.text import Text
 
+from gpt2core.errors import all_visible, visible
 from gpt2core.files import atomic_path
 from searches.deciding import claims, figures
 from searches.deciding.claims import Judged, Summaries, Summary
@@ -91,7 +92,7 @@ def figures_table(found: Sequence[Line]) -> Table:
 
 def _cells(*texts: str) -> list[Text]:
     """Texts as they are: a bracket in one is no markup."""
-    return [Text(text) for text in texts]
+    return [Text(visible(text)) for text in texts]
 
 
 def _mark(mark: str) -> Text:
@@ -110,6 +111,7 @@ def write(path: Path, found: Sequence[Judged], lines: Sequence[Line], summaries:
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: type(value)(visible(value)) if isinstance(value, str) else value,  # markup stays markup
     )
     stand_ins = dict.fromkeys([one.stand_in for one in found if one.stand_in])
     page = environment.get_template("study_report.html").render(
@@ -133,6 +135,7 @@ def _counted(marks: Sequence[str]) -> Mapping[str, int]:
 
 
 def _asked(search: str, task: str, summary: Summary) -> Asked:
+    summary = all_visible(summary)
     first, rest = claim_and_rest(summary["answer"]["text"])
     data: Mapping[str, Any] = summary["data"]
     trials = count(sum(row["of"] is None for row in summary["trials"]), "trial")

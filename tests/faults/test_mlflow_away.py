@@ -1,9 +1,12 @@
 """MLflow that is away, hangs or is locked holds nothing up, and has everything once in the end."""
 
+import json
 import shutil
 import signal
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,6 +45,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.wait()
     yield server
     server.kill()
+
+
+@pytest.mark.parametrize("said", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+def test_a_page_of_elsewhere_can_neither_read_nor_write(server: Server, said: dict[str, str]) -> None:
+    """As `make ui` starts it: a name of another site that leads to loopback, and a page that asks from there."""
+    body = json.dumps({"name": "theirs"}).encode()
+    headers = {"Content-Type": "application/json"}
+    made = f"{server.uri}/api/2.0/mlflow/experiments/create"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(made, body, headers | said), timeout=60)
+    refused.value.close()
+    assert refused.value.code == 403
+    found = f"{server.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=theirs"
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(found, timeout=60)
+    missing.value.close()
+    assert missing.value.code == 404, "it was not made"
 
 
 @pytest.fixture

@@ -148,6 +148,20 @@ def test_without_the_token_it_is_refused(head: Environment) -> None:
     assert refused.value.code in (401, 403)
 
 
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/nodes?view=summary", "/api/cluster_status"])
+@pytest.mark.parametrize(
+    "said", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Authorization": "Bearer x"}]
+)
+def test_without_the_token_it_is_refused_whoever_asks(head: Environment, path: str, said: dict[str, str]) -> None:
+    body = b'{"entrypoint": "true"}' if path == "/api/jobs/" else None  # a job that would run
+    address = f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}{path}"
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json", **said})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=PATIENCE)
+    refused.value.close()
+    assert refused.value.code in (401, 403)
+
+
 def test_another_token_is_told_that_the_port_is_taken(head: Environment, tmp_path: Path) -> None:
     stranger = local({**head, "HOME": str(tmp_path)}, "up")
     assert stranger.returncode == 2

@@ -13,17 +13,27 @@ from hypothesis import given, strategies
 from markdown_it import MarkdownIt
 from rich.table import Table
 
+from gpt2core.cli import run_or_explain
+from gpt2core.config import RunConfig
 from gpt2core.console import PlainConsole
-from gpt2core.errors import visible
+from gpt2core.errors import UserError, visible
+from searches import replay
+from searches.deciding.claims import UNDECIDED, Judged, Summaries
+from searches.deciding.figures import DIFFERS, Line
 from searches.lora_rank import SEARCH
 from searches.options import parse
+from searches.promoting.card import model_card
+from searches.promoting.finished import Promotion, choose, open_finished
+from searches.published import CLAIMS, TABLES
 from searches.running.budget import Budget
 from searches.running.ledger import State
 from searches.running.tracking import samples_text
-from searches.showing import report
+from searches.showing import report, study_report
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.showing.screen import Screen, show, show_plan
 from tests.summaries import summary
+from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
+from trainables import screen as candidates_screen
 
 #: Markup of rich, a tag, a link, a cell's end, a formula that is none, and what a terminal obeys or a line turns around on.
 HOSTILE = (
@@ -187,3 +197,79 @@ def test_any_text_is_itself_in_markdown_and_harmless_on_a_screen(text: str) -> N
     if line:
         found = Page(MarkdownIt("commonmark").render(f"x {markdown_cell(text)} x")).text.strip()
         assert found == f"x {line} x"
+
+
+def test_the_page_and_the_tables_of_the_study_are_text(hostile: dict[str, Any], tmp_path: Path) -> None:
+    figure = next(figure for figures in TABLES.values() for figure in figures)
+    summaries: Summaries = {
+        ("lora_rank", "sonnet"): {**hostile, "model": HOSTILE},
+        ("adapters", "sonnet"): f"Not run: {HOSTILE}",
+    }
+    judged = [Judged(claim=CLAIMS[0], mark=UNDECIDED, words=HOSTILE, ours=(HOSTILE,), stand_in=HOSTILE)]
+    lines = [Line(table="3", figure=figure, mark=DIFFERS, why=HOSTILE, baseline=1.0, baseline_words=HOSTILE)]
+    study_report.write(tmp_path / "study.html", judged, lines, summaries)
+    text = (tmp_path / "study.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert not [address for address in page.addresses if address[:1] != "#"]
+    assert not obeyed(text)
+    assert all(seen in page.text for seen in SEEN)
+    console, file = screen(4000)
+    console.print(study_report.claims_table(judged))
+    console.print(study_report.figures_table(lines))
+    assert not obeyed(file.getvalue())
+    assert all(seen in file.getvalue() for seen in SEEN)
+
+
+def test_the_screen_of_candidates_and_the_table_of_replays_are_text(tmp_path: Path) -> None:
+    entry = {
+        "round": 1,
+        "generator": HOSTILE,
+        "thresholds": {"tau": 0.5},
+        "contexts": {"made": 1},
+        "candidates": {"made": 1},
+        "pairs": {"made": 2, "reasons": {HOSTILE: 1}},
+        "accepted": 1,
+        "negatives": 0,
+        "quarantined": {"rows": 0},
+        "critic": {"critic": "nli", "model": HOSTILE},
+        "stand_in": HOSTILE,
+    }
+    console, file = screen(4000)
+    candidates_screen.show([entry], tmp_path, console)
+    share = replay.Share(median=1.0, low=1.0, high=1.0, reached=1, seeds=1)
+    console.print(replay.table([replay.Row(record=HOSTILE, method=HOSTILE, same=share, alike=share)]))
+    assert not obeyed(file.getvalue())
+    assert all(file.getvalue().count(seen) >= 5 for seen in SEEN)
+
+
+def test_an_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise UserError(f"a\n{HOSTILE}")
+
+    with pytest.raises(SystemExit):
+        run_or_explain(fail, "")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert not obeyed(said)
+
+
+def test_the_card_of_a_model_is_text(tmp_path: Path) -> None:
+    folder = ledger(tmp_path, SCORES)
+    text = (folder / "ledger.jsonl").read_text()
+    told = {"event": "data", "data": {"data": f"sonnet: 3 train; {HOSTILE}", "digest": HOSTILE}, "floors": {}}
+    (folder / "ledger.jsonl").write_text(json.dumps(told) + "\n" + text)
+    summarised(folder, "0001", RAN)
+    summary = json.loads((folder / "summary.json").read_text())
+    told = dict.fromkeys(("scope", "text"), HOSTILE) | {"evidence": [HOSTILE], "notes": [HOSTILE]}
+    summary |= {"answer": summary["answer"] | told, "question": HOSTILE, "versions": {"torch": HOSTILE}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    found = open_finished(str(tmp_path), "s")
+    chosen = choose(found, None)
+    config = RunConfig.of(chosen.trial.run)
+    promotion = Promotion(found=found, chosen=chosen, config=config, format="model", epoch=1)
+    card = model_card(promotion, "name")
+    page = Page(MarkdownIt("commonmark").enable("table").render(card.text))
+    assert not {"script", "a"} & page.tags
+    assert not obeyed(card.text)
+    assert page.text.count("[a](javascript:b)") >= 5
