@@ -1,18 +1,20 @@
 """Hugging Face folders in and out, and what a broken one says."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gpt2core.distill.critics.folder import FILES
 from gpt2core.errors import HubError, WeightsError
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.weights import load_model, model_folder, shape_of
+from gpt2core.weights import HUB_FILES, TOKENIZER_FILES, load_model, model_folder, shape_of
 from tests import toys
 
 IDS = torch.arange(24).view(2, 12)
@@ -139,3 +141,24 @@ def test_the_embedded_model_is_whole_small_and_described() -> None:
     card = (folder / "README.md").read_text()
     assert "Held-out perplexity" in card
     assert "make nano" in card
+
+
+@pytest.mark.parametrize("patterns", [(*HUB_FILES, *TOKENIZER_FILES), FILES])
+def test_neither_pickles_nor_code_of_a_model_are_downloaded(patterns: Sequence[str]) -> None:
+    there = [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "pytorch_model.bin",
+    ]
+    there += [
+        "modeling_gpt2.py",
+        "training_args.bin",
+        "model.pt",
+        "x/weights.pkl",
+        "tf_model.h5",
+        "model.ckpt",
+        "run.sh",
+    ]
+    assert set(filter_repo_objects(there, allow_patterns=list(patterns))) == set(there[:4])
