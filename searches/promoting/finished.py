@@ -22,8 +22,8 @@ Summary = dict[str, Any]
 
 
 class _Row(BaseModel):
-    trial: str
-    mean: float | None
+    trial: str | None
+    mean: float | None = None
     low: float | None = None
     high: float | None = None
     runs: list[Any] = []

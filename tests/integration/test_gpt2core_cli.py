@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_and_status_2(
     ("text", "rule"),
     [
         ("{", "is no JSON"),
-        ("[]", "must hold `config` and a `history` of epochs"),
+        ("[]", "is no JSON object"),
         ('{"config": {}, "history": []}', "must hold `config` and a `history` of epochs"),
         ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
         ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),

@@ -129,6 +129,10 @@ def test_the_summary_of_a_search(tmp_path: Path) -> None:
     folder = ledger(tmp_path, SCORES)
     summarised(folder, "0000", RAN)
     survives(folder / "summary.json", lambda: choose(open_finished(str(tmp_path), "s"), None))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["answer"]["rows"].append({"trial": None, "mean": None, "low": None, "high": None, "runs": []})
+    (folder / "summary.json").write_text(json.dumps(summary | {"test": None}))
+    assert open_finished(str(tmp_path), "s").answer == summary["answer"], "a value that has no trial with a score"
 
 
 def test_the_manifest_of_a_set_of_candidates(tmp_path: Path) -> None:
