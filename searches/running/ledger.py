@@ -290,6 +290,15 @@ def read_search(folder: Path) -> State:
     return state
 
 
+def read_asked(folder: Path) -> State:
+    """The same of a search whose question is to be asked again; raise UserError too where nothing says which that is."""
+    state = read_search(folder)
+    if not state.script:
+        path = folder / "ledger.jsonl"
+        raise UserError(f"{path}: no `search` line names the script; mend the file, or choose another --name")
+    return state
+
+
 def _locked(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

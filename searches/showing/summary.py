@@ -10,7 +10,7 @@ from searches.deciding.verdict import summarise
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import plan_and_fact
 from searches.question import Plan, search_of
-from searches.running.ledger import State, read_search
+from searches.running.ledger import State, read_asked
 from searches.showing.facts import facts
 from searches.showing.report import write
 
@@ -36,7 +36,7 @@ def model_line(plan: Plan) -> str:
 def report(asked: argparse.Namespace) -> int:
     """Write the report of a search as it stands, whether it runs, was interrupted or has ended. Raises UserError."""
     folder = search_folder(asked.storage, asked.name)
-    state = read_search(folder)
+    state = read_asked(folder)
     storage = ["--storage", asked.storage] if asked.storage else []
     flags = [*state.argv, "--name", asked.name, *storage]
     options = parse(search_of(state.script), flags)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from gpt2core.errors import UserError
 from searches.running import events
 from searches.running.events import KINDS, EventError
-from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, read_state
+from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, read_asked, read_state
 from searches.showing.facts import time_by_part
 
 
@@ -190,6 +190,12 @@ def test_every_kind_of_event_is_read(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "again.jsonl")) as again:
         for event in WHOLE:
             again.record(event)
+
+
+def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(lines_of([proposed("0000")]))
+    with pytest.raises(UserError, match=r"ledger\.jsonl: no `search` line names the script; mend the file"):
+        read_asked(tmp_path)
 
 
 @pytest.mark.parametrize(
