@@ -244,7 +244,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         assert "belong to those who wrote them" in card.text
         assert "had 41.00 [38.00, 43.50], that of trial 0000 40.00 [38.00, 43.50]" in card.text
         assert "2 runs on fresh seeds had a mean of 41.50 [40.25, 42.75]" in card.text
-        for part in ("**Answer:** trial 0001 wins. By | how much.", "- Better by 1.5.", "**Note:** It is small."):
+        for part in ("**Answer:** trial 0001 wins. By \\| how much.", "- Better by 1.5.", "**Note:** It is small."):
             assert part in card.text
         assert card.text.count("Measured by 2.") == 1
         assert "It is not claimed to be better" not in card.text
