@@ -309,7 +309,8 @@ def run_tune(
             callbacks=[Control(mailbox, scheduler, say), faults],
         ),
     )
-    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)  # its snapshot is never read
+    for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their snapshot is never read
     mailbox.open()
     try:
         with explained(ledger):
