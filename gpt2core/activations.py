@@ -19,7 +19,7 @@ import torch
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.tokens import Activations, Tokens
-from gpt2core.files import atomic_path, cache_folder, locked
+from gpt2core.files import atomic_path, cache_folder, locked, trim, used
 from gpt2core.model import GPT2, Reading
 from gpt2core.tasks import Task
 from gpt2core.tasks.base import by_length
@@ -105,11 +105,7 @@ def _write(path: Path, values: np.ndarray) -> None:
     batch = pa.record_batch([array], names=["values"])
     with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    files = sorted(path.parent.glob("*.arrow"), key=lambda file: file.stat().st_mtime, reverse=True)
-    sizes = np.cumsum([file.stat().st_size for file in files])
-    for file, size in zip(files, sizes, strict=True):
-        if size > ALL:
-            file.unlink(missing_ok=True)  # who has it mapped keeps it
+    trim(path.parent, ALL)  # who has a file mapped keeps it
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -117,7 +113,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     try:
         with pa.memory_map(str(path)) as source:
             column = pa.ipc.open_file(source).get_batch(0).column(0)
-        path.touch()
+        used(path)
         return np.asarray(column.flatten().to_numpy().reshape(shape))
     except (OSError, pa.ArrowInvalid, ValueError):
         return None

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,11 +51,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end.
+
+    Raises BlockingIOError where another one holds it and there is no time to `wait`.
+    """
     lock = _lock_file(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(lock)
@@ -152,6 +156,37 @@ def home() -> Path:
         return Path.home()
     except RuntimeError:
         raise ConfigError(f"The user {os.getuid()} has no name and no home: set HOME to a folder of yours") from None
+
+
+def used(entry: Path) -> None:
+    """Note that something in the cache was used now, which `trim` goes by; it may be another user's."""
+    with suppress(PermissionError):
+        os.utime(entry)
+
+
+def trim(folder: Path, most: int) -> None:
+    """Remove what was not used for longest from a folder of the cache, until the rest has at most so many bytes.
+
+    The time of an entry, a file or a folder, is that of its last use; the last one stays, and so does a folder whose `.lock`
+    is held.
+    """
+    kept = 0
+    with suppress(FileNotFoundError):  # another process trims it
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.suffix != ".lock"]
+        for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True):
+            size = sum(file.stat().st_size for file in (entry, *entry.rglob("*")))
+            if kept and kept + size > most:
+                _remove(entry)
+            else:
+                kept += size
+
+
+def _remove(entry: Path) -> None:
+    if not entry.is_dir():
+        entry.unlink(missing_ok=True)
+        return
+    with suppress(BlockingIOError), locked(entry / ".lock", wait=False):
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def cache_place() -> Path:

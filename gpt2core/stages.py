@@ -13,7 +13,7 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.config import PairKeys, RunConfig
-from gpt2core.files import cache_folder, locked
+from gpt2core.files import cache_folder, locked, trim, used
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, TaskData
@@ -21,6 +21,8 @@ from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import build, train
 from gpt2core.weights import digest, load_model, model_folder, shape_of
+
+ALL = 50 * 10**9  # bytes of all first stages that are kept: one of gpt2-large has 12; beyond, see `files.trim`
 
 #: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
 SHARED = {
@@ -83,6 +85,8 @@ def trained_first(stage: RunConfig) -> GPT2:
     base, data = load_model(stage.model), run_data(stage)
     folder = cache_folder("stages") / _address(stage, base, data)
     with locked(folder / ".lock"):
+        used(folder)
+        trim(folder.parent, ALL)
         for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record
     model = build(stage, base, torch.device("cpu"))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gpt2core.data.corpus import NO_LABEL, Row
-from gpt2core.files import atomic_path, cache_folder, locked
+from gpt2core.files import atomic_path, cache_folder, locked, trim, used
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -33,6 +33,7 @@ SAMPLE_SEED = 11711  # of the order of all samples; the seed of a run does not c
 
 Encode = Callable[[Sequence[Row], Tokenizer], Iterable[Example]]
 
+ALL = 5 * 10**9  # bytes of all tokens that are kept; beyond, what was not used for longest goes
 AT_ONCE = 4096  # texts that are encoded, or examples that are written, together
 
 SCHEMA = pa.schema(
@@ -154,6 +155,7 @@ def tokenised(
             if found is None:
                 _write(path, encode(rows, tokenizer), limit)
                 found = _read(path)
+                trim(path.parent, ALL)  # who has a file mapped keeps it
     if found is None:
         raise OSError(f"{path}: cannot be read, though it has just been written")
     return found
@@ -197,6 +199,7 @@ def _read(path: Path) -> Tokens | None:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
+        used(path)
         return _mapped({name: _whole(table[name]) for name in SCHEMA.names})
     except (OSError, pa.ArrowInvalid, KeyError):
         return None

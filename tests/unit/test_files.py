@@ -1,0 +1,32 @@
+"""The cache does not grow without end."""
+
+import os
+from pathlib import Path
+
+from gpt2core.files import locked, trim, used
+
+
+def entries(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
+    for number, name in enumerate("abcd"):
+        part = tmp_path / name if name in "ab" else tmp_path / name / "best" / "weights"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(bytes(50_000))
+        os.utime(tmp_path / name, (number, number))
+    (tmp_path / "a.lock").touch()
+    (tmp_path / ".a.part").write_bytes(bytes(10**6))
+    used(tmp_path / "a")
+    trim(tmp_path, 10**6)
+    assert entries(tmp_path) == {"a", "b", "c", "d", "a.lock", ".a.part"}
+    with locked(tmp_path / "c" / ".lock"):
+        os.utime(tmp_path / "c", (2, 2))
+        trim(tmp_path, 120_000)
+        assert entries(tmp_path) == {"a", "c", "d", "a.lock", ".a.part"}, "one of them is in use"
+    os.utime(tmp_path / "c", (2, 2))
+    trim(tmp_path, 120_000)
+    assert entries(tmp_path) == {"a", "d", "a.lock", ".a.part"}
+    trim(tmp_path, 10)
+    assert entries(tmp_path) == {"a", "a.lock", ".a.part"}, "the last one stays"
