@@ -866,7 +866,7 @@ FILES += ["base/model.safetensors.index.json", "adapter/adapter_config.json"]
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples * 2 // 5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
 def test_any_change_of_a_file_gives_a_result_or_one_line(
     name: str, everything: Path, data: strategies.DataObject
@@ -885,7 +885,7 @@ def test_any_change_of_a_file_gives_a_result_or_one_line(
     assert "\n" not in lines[-1]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples * 2 // 5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=strategies.integers(0, 2000), byte=strategies.integers(0, 255))
 def test_any_byte_of_weights_gives_a_result_or_one_line(everything: Path, place: int, byte: int) -> None:
     path = everything / "adapter" / "adapter_model.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt2core.data.corpus import Corpus
@@ -66,7 +66,6 @@ def accounted(corpus: Corpus) -> int:
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
 )
 @example(rows=[('"a" or "b', 1), ("\x85\u2028\x1c", 2)], end="\n", quoting=csv.QUOTE_MINIMAL)
-@settings(max_examples=60, deadline=None)
 def test_a_table_gives_back_the_rows_that_were_written(
     folder: Path, rows: list[tuple[str, int]], end: str, quoting: int
 ) -> None:
@@ -82,7 +81,6 @@ def test_a_table_gives_back_the_rows_that_were_written(
 
 
 @given(raw=wrong, ending=st.sampled_from(["csv", "tsv"]), labelled=st.booleans())
-@settings(max_examples=200, deadline=None)
 def test_each_line_of_any_table_is_read_or_counted_or_the_file_is_refused(
     folder: Path, raw: bytes, ending: str, labelled: bool
 ) -> None:
@@ -97,7 +95,6 @@ def test_each_line_of_any_table_is_read_or_counted_or_the_file_is_refused(
 
 
 @given(written=st.lists(poems, min_size=1), ascii_only=st.booleans(), end=st.sampled_from(["\n", "\r\n", "\r\r\n"]))
-@settings(max_examples=60, deadline=None)
 def test_poems_are_read_as_they_were_written(folder: Path, written: list[str], ascii_only: bool, end: str) -> None:
     path = folder / "pdpoems13754-000.jsonl"
     whole = [json.dumps({"title": "T", "text": text.replace("\n", end)}, ensure_ascii=ascii_only) for text in written]
@@ -109,7 +106,6 @@ def test_poems_are_read_as_they_were_written(folder: Path, written: list[str], a
 
 
 @given(raw=wrong)
-@settings(max_examples=200, deadline=None)
 def test_each_line_of_any_poems_is_read_or_counted_or_the_file_is_refused(folder: Path, raw: bytes) -> None:
     path = folder / "pdpoems13754-000.jsonl"
     path.write_bytes(raw)
@@ -118,7 +114,6 @@ def test_each_line_of_any_poems_is_read_or_counted_or_the_file_is_refused(folder
 
 
 @given(raw=wrong, held_out=wrong, dev=wrong, whole=st.none() | wrong)
-@settings(max_examples=200, deadline=None)
 def test_each_number_of_any_sonnets_is_read_or_counted_or_the_file_is_refused(
     folder: Path, raw: bytes, held_out: bytes, dev: bytes, whole: bytes | None
 ) -> None:

@@ -34,7 +34,9 @@ from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
 from trainables.pipeline import manifest
 
 WRONG = (None, True, -1, 10**30, 1.5, float("nan"), "", "\x1b[2J", "../../x", [], {}, [None], {"x": []}, "x" * 10_000)
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings().max_examples * 2 // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def places(value: Any) -> list[tuple[Any, ...]]:
