@@ -18,6 +18,7 @@ from trainables.tracking import why
 
 Send = Callable[[], None]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries
+UNTIL_IT_MAY = 0.1  # seconds between two looks at a letter that may not go yet
 TRIES = 4  # of a letter that is not taken by a server that answers; of the next ones, a single try
 LATER = ("is locked", "is full", "No space left")  # what a database says that takes nothing now
 FILES_GIVEN_UP = 3  # files in a row that were not taken, after which none is tried any more
@@ -25,11 +26,13 @@ FILES_GIVEN_UP = 3  # files in a row that were not taken, after which none is tr
 
 @dataclass(frozen=True)
 class Letter:
-    """What is to be sent, and the trial that it is about; a file goes to a store of its own, which may not be there."""
+    """What is to be sent, and the trial that it is about; a file goes to a store of its own, which may not be there. It waits
+    until it `may_go`."""
 
     send: Send
     about: str = ""
     is_file: bool = False
+    may_go: Callable[[], bool] = lambda: True
 
 
 class Delivery:
@@ -49,10 +52,12 @@ class Delivery:
         self.thread = threading.Thread(target=self._work, name="delivery", daemon=True)
         self.thread.start()
 
-    def put(self, send: Send, about: str = "", *, is_file: bool = False) -> None:
+    def put(
+        self, send: Send, about: str = "", *, is_file: bool = False, may_go: Callable[[], bool] = lambda: True
+    ) -> None:
         """Take a letter."""
         with self.changed:
-            self.waiting.append(Letter(send, about, is_file))
+            self.waiting.append(Letter(send, about, is_file, may_go))
             self.changed.notify_all()
 
     def lacks(self, about: str) -> str:
@@ -79,6 +84,9 @@ class Delivery:
                 if self.stopped:
                     return
                 letter = self.waiting[0]
+                if not letter.may_go():
+                    self.changed.wait_for(lambda: self.stopped, UNTIL_IT_MAY)
+                    continue
             done = self._try(letter)
             with self.changed:
                 if done:

@@ -239,6 +239,10 @@ class Ledger:
         self.failure = LedgerError(f"{why}; all before is kept, and when there is room the same command goes on")
         return self.failure
 
+    def is_kept(self, size: int) -> bool:
+        """Whether the first `size` bytes outlive this machine, where its folder is a copy; those of another are on its disk."""
+        return self.offsite is None or self.offsite.lost or self.offsite.sent >= size
+
     def _tell_offsite(self, *, wait: bool) -> None:
         if self.offsite is None:
             return

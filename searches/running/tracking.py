@@ -115,7 +115,8 @@ class Tracker:
             self._wait(GRACE)
 
     def _put_trial(self, tell: Callable[[Event, State], None], event: Event, state: State, name: str) -> None:
-        self.delivery.put(partial(tell, event, state), name)
+        # What is lost with this machine is reported again, so only what outlives it is told.
+        self.delivery.put(partial(tell, event, state), name, may_go=partial(self.ledger.is_kept, self.ledger.size))
 
     def _put_file(self, name: str, text: str, trial: Trial | None = None) -> None:
         """Let a file be sent, to the run of a trial or of the search."""

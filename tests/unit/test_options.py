@@ -40,7 +40,7 @@ from trainables.machines import Machine
             "... of 101 characters', but must be letters, digits, dots, dashes and underscores, a letter or",
         ),
         (["--storage", "ftp://host/folder"], "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
-        (["--storage", "s3://bucket/../x"], "of letters, digits and _ . = -"),
+        (["--storage", "s3://bucket/../x"], "letters, digits and _ . = -"),
         (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
         (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
     ],

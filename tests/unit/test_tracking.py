@@ -1,9 +1,11 @@
 """What MLflow is told of an answer, and what is told of MLflow."""
 
+from threading import Event
+
 import pytest
 from mlflow.exceptions import MlflowException
 
-from searches.running.delivery import LATER
+from searches.running.delivery import LATER, Delivery
 from searches.running.tracking import answer_numbers
 from tests.summaries import nothing_compared, summary
 from trainables.tracking import why
@@ -16,6 +18,25 @@ def test_the_numbers_of_an_answer_are_those_that_are_known() -> None:
     assert found["answer/largest_difference"] == max(abs(pair["difference"]) for pair in answer["pairs"])
     assert answer_numbers(nothing_compared("nothing was run again")) == {}
     assert answer_numbers({"text": "none"}) == {}
+
+
+def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
+    """What this machine alone knows is not told: where it is lost, it is reported again, and MLflow would have it twice."""
+    sent: list[str] = []
+    asked, kept = Event(), Event()
+
+    def may_go() -> bool:
+        asked.set()
+        return kept.is_set()
+
+    delivery = Delivery("sqlite:///mlflow.db", sent.append, lambda: None)
+    delivery.put(lambda: sent.append("first"), may_go=may_go)
+    delivery.put(lambda: sent.append("second"))
+    assert asked.wait(60)
+    assert sent == []
+    kept.set()
+    assert delivery.finish(60) == 0
+    assert sent == ["first", "second"]
 
 
 @pytest.mark.parametrize(
