@@ -1,5 +1,6 @@
 """Files that may come from elsewhere: read with bounds, and refused in one line that names the file and the rule."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ def read_json(path: Path, missing: str = "") -> dict[str, Any]:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:
         raise WeightsError(str(error)) from None
+
+
+def check_values(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
+    """Raise WeightsError where a key of a file's object has a value that is not done here; `place` is where the object is."""
+    for key, allowed in rules.items():
+        if key in values and values[key] not in allowed:
+            must = " or ".join(repr(value) for value in allowed)
+            raise WeightsError(f"{path}: `{place}{key}` is {shown(values[key])}, but must be {must}")
 
 
 def is_there(path: Path) -> bool:

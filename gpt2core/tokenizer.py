@@ -15,8 +15,8 @@ import numpy as np
 import tokenizers
 
 from gpt2core.errors import WeightsError, first_line, shown
-from gpt2core.foreign import is_there, read_json
-from gpt2core.weights import read_config, special_ids
+from gpt2core.foreign import check_values, is_there, read_json
+from gpt2core.model_config import read_config, special_ids
 
 EOS = "<|endoftext|>"
 MOST = 2**24  # token numbers: more than any vocabulary has
@@ -137,7 +137,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "tokenizer_config.json"
     values = read_json(path) if is_there(path) else {}
-    _check(path, values, _SETTINGS)
+    check_values(path, values, _SETTINGS)
     declared = values.get("added_tokens_decoder")
     added = [(number, _token(path, token)) for number, token in _items(path, "added_tokens_decoder", declared or {})]
     if declared is None:
@@ -172,14 +172,6 @@ def _with_older_files(
         for text, number in (read_json(numbers) if is_there(numbers) else {}).items()
     ]
     return values | later, added
-
-
-def _check(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
-    """Raise WeightsError where a key has a value that is not done here."""
-    for key, allowed in rules.items():
-        if key in values and values[key] not in allowed:
-            must = " or ".join(repr(value) for value in allowed)
-            raise WeightsError(f"{path}: `{place}{key}` is {shown(values[key])}, but must be {must}")
 
 
 def _items(path: Path, key: str, values: object) -> Iterator[tuple[int, Any]]:
@@ -276,10 +268,10 @@ def _from_whole(path: Path) -> tokenizers.Tokenizer:
     parts = {
         key: values[key] if isinstance(values.get(key), dict) else {} for key in ("model", "pre_tokenizer", "decoder")
     }
-    _check(path, values, {"normalizer": (None,)})
-    _check(path, parts["model"], _MODEL, "model.")
-    _check(path, parts["pre_tokenizer"], _CUTTING, "pre_tokenizer.")
-    _check(path, parts["decoder"], {"type": ("ByteLevel",)}, "decoder.")
+    check_values(path, values, {"normalizer": (None,)})
+    check_values(path, parts["model"], _MODEL, "model.")
+    check_values(path, parts["pre_tokenizer"], _CUTTING, "pre_tokenizer.")
+    check_values(path, parts["decoder"], {"type": ("ByteLevel",)}, "decoder.")
     plain = values | {"padding": None, "truncation": None, "post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
     for token in values.get("added_tokens") or []:

@@ -15,13 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt2core.config import MODELS, ModelConfig
-from gpt2core.errors import ConfigError, DataError, WeightsError, first_line, shown
+from gpt2core.errors import DataError, WeightsError, first_line, shown
 from gpt2core.files import atomic_path, json_object
 from gpt2core.foreign import is_there, read_json, read_tensors
 from gpt2core.hub import download
 from gpt2core.lookup import nearest
 from gpt2core.model import GPT2, without_weights
+from gpt2core.model_config import GENERATION, class_names, read_config
 from gpt2core.storage import fetch, is_address, local
+from gpt2core.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("gpt2-nano",)  # models that ship with the project
@@ -33,33 +35,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-GENERATION = "generation_config.json"
 HUB_FILES = ("config.json", GENERATION, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
-#: transformers' other names of some keys of config.json.
-_ALIASES = {
-    "hidden_size": "n_embd",
-    "max_position_embeddings": "n_positions",
-    "num_attention_heads": "n_head",
-    "num_hidden_layers": "n_layer",
-}
-#: Keys of config.json that change the formula, each with the values that this model computes.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-    "is_encoder_decoder": (False,),
-    "pruned_heads": (None, {}),
-    "quantization_config": (None,),
-    "auto_map": (None,),
-    # What transformers reads of any model's configuration: which tokens one may see.
-    "is_causal": (True,),
-    "sliding_window": (None,),
-    "attention_chunk_size": (None,),
-    "layer_types": (None,),
-}
 #: Tensors that older versions of transformers wrote: of the causal mask, which is computed.
 _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 #: Files of weights that `save_model` does not write: beside its own they are those of another model.
@@ -134,76 +111,6 @@ def hub_name(name: str) -> str:
 def _download(repository: str) -> Path:
     offline = "to run offline, give --model a folder, or the embedded gpt2-nano"
     return download(repository, [*HUB_FILES, *TOKENIZER_FILES], offline)
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """Read config.json of a Hugging Face folder; raise WeightsError where it is missing or no GPT-2's."""
-    path = folder / "config.json"
-    values = read_json(path, missing="; a Hugging Face model folder needs one")
-    if values.get("model_type") != "gpt2" and not _looks_like_gpt2(values):
-        raise WeightsError(f"{path}: `model_type` must be `gpt2`")
-    for key, allowed in _FIXED.items():
-        if key in values and values[key] not in allowed:
-            must = " or ".join(repr(one) for one in allowed)
-            raise WeightsError(f"{path}: `{key}` is {shown(values[key])}, but must be {must}")
-    for alias, key in _ALIASES.items():
-        if alias in values and values.setdefault(key, values[alias]) != values[alias]:
-            raise WeightsError(f"{path}: `{alias}` and `{key}` are two names of one number, but differ")
-    try:
-        config = ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
-    except ConfigError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    if values.get("n_inner") not in (None, 4 * config.n_embd):
-        raise WeightsError(
-            f"{path}: `n_inner` is {shown(values['n_inner'])}, but must be 4 * n_embd, {4 * config.n_embd}, or null"
-        )
-    return config
-
-
-def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
-    """Whether a configuration that does not name its model has GPT-2's own keys, and names no other class."""
-    classes = values.get("architectures") or []
-    named = isinstance(classes, list) and all(isinstance(name, str) and name.startswith("GPT2") for name in classes)
-    return (
-        values.get("model_type") is None
-        and named
-        and (bool(classes) or {"n_embd", "n_layer", "n_head"} <= values.keys())
-    )
-
-
-def special_ids(folder: Path) -> dict[str, list[int]]:
-    """The tokens that a folder names for BOS, EOS and padding, none where it names none; raise WeightsError.
-
-    What generation_config.json says goes before config.json, as in transformers. A number may be none of the model's.
-    """
-    path, generation = folder / "config.json", folder / "generation_config.json"
-    config = read_json(path)
-    named = read_json(generation) if is_there(generation) else {}
-    found = {}
-    for key, default in (("bos_token_id", 50256), ("eos_token_id", 50256), ("pad_token_id", None)):
-        source, value = (path, config.get(key, default)) if named.get(key) is None else (generation, named[key])
-        numbers = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-            raise WeightsError(f"{source}: `{key}` is {shown(value)}, but must be a token's number, or a list of them")
-        found[key] = [number for number in numbers if number >= 0]
-    return found
-
-
-def class_names(folder: Path, count: int) -> list[str]:
-    """What config.json calls the classes of a head, empty where it only numbers them; raise WeightsError."""
-    path = folder / "config.json"
-    named = read_json(path).get("id2label")
-    if named is None:
-        return []
-    if not isinstance(named, dict) or named.keys() != {str(number) for number in range(count)}:
-        raise WeightsError(
-            f"{path}: `id2label` must name the classes 0 to {count - 1} of the head, but is {shown(named)}"
-        )
-    names = [named[str(number)] for number in range(count)]
-    if not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"{path}: `id2label` must hold texts, but is {shown(named)}")
-    numbered = [[f"{word}{number}" for number in range(count)] for word in ("LABEL_", "")]
-    return [] if names in numbered else names
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -407,8 +314,6 @@ def _their_tokens(model: GPT2, base: Path) -> tuple[dict[str, Any], dict[str, An
     The one that transformers goes by names the end that texts were learnt with, too. A head needs a token that pads, for it reads
     the last one that does not: where the base names none, it is EOS, as users of GPT-2 have it.
     """
-    from gpt2core.tokenizer import Tokenizer  # which asks this module what a folder names
-
     tokenizer, config = Tokenizer.load(base), read_json(base / "config.json")
     generation = read_json(base / GENERATION) if is_there(base / GENERATION) else {}
     named: dict[str, Any] = {

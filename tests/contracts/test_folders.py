@@ -26,9 +26,10 @@ from gpt2core.config import DecodingConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.errors import UserError
 from gpt2core.model import GPT2
+from gpt2core.model_config import read_config
 from gpt2core.promoted import in_order_of, load_folder
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.weights import load_model, read_config, save_model
+from gpt2core.weights import load_model, save_model
 from tests import toys
 
 pytestmark = [

@@ -1,0 +1,103 @@
+"""What config.json and generation_config.json of a folder say of a GPT-2: its shape, special tokens, and names of classes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2core.config import ModelConfig
+from gpt2core.errors import ConfigError, WeightsError, shown
+from gpt2core.foreign import check_values, is_there, read_json
+
+GENERATION = "generation_config.json"
+
+#: transformers' other names of some keys of config.json.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+#: Keys of config.json that change the formula, each with the values that this model computes.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": (None, {}),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+    # What transformers reads of any model's configuration: which tokens one may see.
+    "is_causal": (True,),
+    "sliding_window": (None,),
+    "attention_chunk_size": (None,),
+    "layer_types": (None,),
+}
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read config.json of a Hugging Face folder; raise WeightsError where it is missing or no GPT-2's."""
+    path = folder / "config.json"
+    values = read_json(path, missing="; a Hugging Face model folder needs one")
+    if values.get("model_type") != "gpt2" and not _looks_like_gpt2(values):
+        raise WeightsError(f"{path}: `model_type` must be `gpt2`")
+    check_values(path, values, _FIXED)
+    for alias, key in _ALIASES.items():
+        if alias in values and values.setdefault(key, values[alias]) != values[alias]:
+            raise WeightsError(f"{path}: `{alias}` and `{key}` are two names of one number, but differ")
+    try:
+        config = ModelConfig.of({k: values[k] for k in ModelConfig.model_fields if k in values})
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if values.get("n_inner") not in (None, 4 * config.n_embd):
+        raise WeightsError(
+            f"{path}: `n_inner` is {shown(values['n_inner'])}, but must be 4 * n_embd, {4 * config.n_embd}, or null"
+        )
+    return config
+
+
+def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration that does not name its model has GPT-2's own keys, and names no other class."""
+    classes = values.get("architectures") or []
+    named = isinstance(classes, list) and all(isinstance(name, str) and name.startswith("GPT2") for name in classes)
+    return (
+        values.get("model_type") is None
+        and named
+        and (bool(classes) or {"n_embd", "n_layer", "n_head"} <= values.keys())
+    )
+
+
+def special_ids(folder: Path) -> dict[str, list[int]]:
+    """The tokens that a folder names for BOS, EOS and padding, none where it names none; raise WeightsError.
+
+    What generation_config.json says goes before config.json, as in transformers. A number may be none of the model's.
+    """
+    path, generation = folder / "config.json", folder / GENERATION
+    config = read_json(path)
+    named = read_json(generation) if is_there(generation) else {}
+    found = {}
+    for key, default in (("bos_token_id", 50256), ("eos_token_id", 50256), ("pad_token_id", None)):
+        source, value = (path, config.get(key, default)) if named.get(key) is None else (generation, named[key])
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise WeightsError(f"{source}: `{key}` is {shown(value)}, but must be a token's number, or a list of them")
+        found[key] = [number for number in numbers if number >= 0]
+    return found
+
+
+def class_names(folder: Path, count: int) -> list[str]:
+    """What config.json calls the classes of a head, empty where it only numbers them; raise WeightsError."""
+    path = folder / "config.json"
+    named = read_json(path).get("id2label")
+    if named is None:
+        return []
+    if not isinstance(named, dict) or named.keys() != {str(number) for number in range(count)}:
+        raise WeightsError(
+            f"{path}: `id2label` must name the classes 0 to {count - 1} of the head, but is {shown(named)}"
+        )
+    names = [named[str(number)] for number in range(count)]
+    if not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path}: `id2label` must hold texts, but is {shown(named)}")
+    numbered = [[f"{word}{number}" for number in range(count)] for word in ("LABEL_", "")]
+    return [] if names in numbered else names
