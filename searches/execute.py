@@ -51,11 +51,12 @@ from searches.showing.facts import cluster, machine
 from searches.showing.report import write
 from searches.showing.screen import Screen, show
 from searches.showing.summary import model_line, summary_of
+from trainables.executors import Executor, trainable
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.machines import grows, machines
 from trainables.packs import Packs
 from trainables.tracking import database_of, mlflow_address, why
-from trainables.trial import RESTARTS, Executor, TrialSpec, trainable
+from trainables.trial import RESTARTS, TrialSpec
 
 PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
 

@@ -1,21 +1,15 @@
-"""A trial on Ray. Three executors around one loop, chosen by what the trial needs:
+"""A trial: what it needs to run anywhere, and what it reports after each epoch. `trainables.executors` runs it on Ray.
 
-- `function_trial`: a Tune function for one worker without a GPU. With `reuse_actors` its process, imports, base weights and
-  tokens stay warm from trial to trial.
-- `group_trial`: passes on what a Ray Train worker group reports, for GPUs or several workers (`trainables.groups`).
-- `packed_trial`: passes on what a process reports that trains several trials together (`trainables.packs`).
-
-All report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`, and
-`failure` where the trial ended badly. Tune flattens mappings, so counts are JSON in one string: `statistics` is what
+All executors report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`,
+and `failure` where the trial ended badly. Tune flattens mappings, so counts are JSON in one string: `statistics` is what
 `gpt2core.metrics.counts.to_json` gives, and `judged` an object of such `statistics` and of `metrics`, or None.
 """
 
-import gc
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +22,7 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
     from gpt2core.tasks import Evaluation
 
-#: A Tune function, and what Tune reserves for each trial that it runs.
-Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
-
 TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
-# Bytes that the process takes which waits for a group or a pack, with those that Ray Train starts beside it. It asks for no
-# CPU, for others reserve those; and Ray would put all that ask for nothing on one machine.
-GROUP_DRIVER, PACK_DRIVER = 800 * 2**20, 120 * 2**20
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
 
 
@@ -193,44 +181,3 @@ def _fetch_checkpoints(folder: Path) -> None:
         for name in folders(folder):
             if name != TRAIN:
                 fetch(folder / name)
-
-
-def function_trial(config: dict[str, Any]) -> None:
-    """Tune function: the whole trial in this process."""
-    from ray import tune
-
-    from gpt2core.memory import release_memory
-
-    release_memory()  # of the trial before this one
-    gc.freeze()  # modules, weights and data stay; to search them for garbage took a tenth of a short trial
-    for payload in payloads(TrialSpec.from_dict(config["spec"])):
-        tune.report(payload)
-
-
-def group_trial(config: dict[str, Any]) -> None:
-    """Tune function: let a Ray Train worker group train the trial."""
-    from ray import tune
-
-    from trainables.groups import reports
-
-    for payload in reports(TrialSpec.from_dict(config["spec"])):
-        tune.report(payload)
-
-
-def packed_trial(config: dict[str, Any]) -> None:
-    """Tune function: let a process that has several trials train this one as well."""
-    from ray import tune
-
-    from trainables.packs import reports
-
-    for payload in reports(TrialSpec.from_dict(config["spec"])):
-        tune.report(payload)
-
-
-def trainable(spec: TrialSpec) -> Executor:
-    """Return the executor for trials of this shape."""
-    if spec.grouped:
-        return group_trial, {"memory": GROUP_DRIVER}
-    if spec.pack > 1:
-        return packed_trial, {"memory": PACK_DRIVER}
-    return function_trial, {"cpu": spec.cpus_per_worker}

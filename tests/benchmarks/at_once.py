@@ -60,7 +60,7 @@ from tests.ledgers import options_of as simulated_options
 from tests.server import free_port
 from tests.services import BUCKET, Store
 from tests.toys import lines
-from trainables import trial as trials
+from trainables.executors import Executor
 from trainables.heartbeat import Heartbeat
 from trainables.machines import Machine
 
@@ -227,7 +227,7 @@ def wait_for_all(spec: Mapping[str, Any]) -> None:
 
 
 def searched(
-    count: int, flags: Sequence[str], executor: trials.Executor, folder: Path, listen: Callable[[Event, State], None]
+    count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[Event, State], None]
 ) -> Ledger:
     """Run a search of so many trials, all at once."""
     method = ["--sampler", "random", "--scheduler", "none", "--replicates", "0", "--storage", str(folder)]
@@ -292,10 +292,10 @@ def _control(process: psutil.Process) -> bool:
 
 def group(config: dict[str, Any]) -> None:
     """The driver of a trial on a GPU, whose worker trains nothing."""
-    from trainables import groups, trial
+    from trainables import executors, groups
 
     groups._worker = holding
-    trial.group_trial(config)
+    executors.group_trial(config)
 
 
 def holding(spec: dict[str, Any]) -> None:

@@ -41,7 +41,8 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import loss_statistics
 from tests.benchmarks.compare import CONSOLE, Comparison, differs, show
 from tests.benchmarks.poems import BATCH, RANKS, RATES, SEARCH
-from trainables.trial import TrialSpec, function_trial, group_trial
+from trainables.executors import function_trial, group_trial
+from trainables.trial import TrialSpec
 from trainables.warm import inputs
 
 ROOT = Path(__file__).parents[2]

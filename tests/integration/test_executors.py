@@ -13,9 +13,10 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
 from gpt2core.weights import save_model
 from tests import toys
+from trainables.executors import trainable
 from trainables.groups import to_the_end
 from trainables.testing import score_all
-from trainables.trial import TrialSpec, trainable
+from trainables.trial import TrialSpec
 
 SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 1, "max_new_tokens": 8, "lr": 1e-3}
 

@@ -15,8 +15,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from gpt2core.config import RunConfig
 from tests import toys
 from tests.course import FILMS, sentiment
+from trainables.executors import trainable
 from trainables.packs import Packs
-from trainables.trial import TrialSpec, payloads, trainable
+from trainables.trial import TrialSpec, payloads
 
 
 @pytest.fixture(scope="module")
