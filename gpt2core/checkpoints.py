@@ -380,7 +380,10 @@ def _best_state(folder: Path) -> dict[str, Any]:
         with _permitted():
             return _read_state(path.parent)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file; `python -m gpt2core train` writes it") from None
+        raise CheckpointError(
+            f"{folder}: must be a run's folder, with {BEST}/{STATE} in it, or a model's, with config.json; "
+            "`python -m gpt2core train` and `python -m searches promote` write them"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:

@@ -29,6 +29,7 @@ from gpt2core.folds import train as train_run
 from gpt2core.lookup import lookup
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
+from gpt2core.model_config import unused_decoding
 from gpt2core.promoted import in_order_of, is_model_folder, load_folder
 from gpt2core.stages import run_data, shared_starts, starting_model
 from gpt2core.storage import fetch, local
@@ -97,7 +98,8 @@ def train(options: argparse.Namespace) -> None:
     start, data = shared_starts(), run_data(config)
     start(config)  # a first stage is trained before anything is written
     out = _folder_to_write(options.out)
-    CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}\nData: {data.describe()}")
+    _print_model(config, f"{config.model}, adapter {config.adapter}")
+    CONSOLE.print(f"Data: {data.describe()}")
     history: list[dict[str, Any]] = []
     try:
         for report in train_run(config, start, data, folder=out):
@@ -132,7 +134,8 @@ def evaluate(options: argparse.Namespace) -> None:
     task, split = TASKS[config.task], options.split
     data = run_data(config)
     check_gold(data.corpus, split, config.task)
-    CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
+    _print_model(config, words)
+    CONSOLE.print(f"Data: {data.describe()}; split {split}")
     with _of_a_diverged(options):
         evaluation = task.evaluate(model, data, config, split)
     table = Table("", "value, with its 95% interval where there is one", header_style="bold")
@@ -221,6 +224,7 @@ def generate(options: argparse.Namespace) -> None:
             f"The value of `--samples` is {options.samples}, but must be >= 1 and at most {MOST_SAMPLES:,}"
         )
     config, model, _ = _model(options)
+    _print_unused(config)
     tokenizer = Tokenizer.load(model_folder(config.model))
     texts = [written_out(text) for text in options.prompt for _ in range(options.samples)]
     # Neither the other prompts nor how many samples are asked for change a text.
@@ -277,6 +281,18 @@ def _folder_to_write(name: str) -> Path:
     except OSError as error:
         raise ConfigError(f"{folder}: must be a folder that can be written to ({error.strerror})") from None
     return folder
+
+
+def _print_model(config: RunConfig, words: str) -> None:
+    """Print which model is used, and which of its folder's settings are not."""
+    CONSOLE.print(f"Model: {words}")
+    _print_unused(config)
+
+
+def _print_unused(config: RunConfig) -> None:
+    """Print which settings of a model's folder are not used, if any."""
+    if unused := unused_decoding(model_folder(config.model)):
+        CONSOLE.print(f"note: {unused}")
 
 
 def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:

@@ -77,8 +77,8 @@ def _lock_file(path: Path) -> int:
 
 
 def readable(path: Path) -> Path:
-    """The same path; raise PermissionError where its file may not be read, which safetensors would call missing."""
-    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):  # who reads it says so
+    """The same path; raise OSError where it is a folder or may not be read, which safetensors would call missing or no device."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # who reads it says so
         path.open("rb").close()
     return path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.config import ModelConfig
-from gpt2core.errors import ConfigError, WeightsError, shown
+from gpt2core.errors import ConfigError, WeightsError, shown, visible
 from gpt2core.foreign import check_values, is_there, read_json
 
 GENERATION = "generation_config.json"
@@ -16,6 +16,11 @@ _ALIASES = {
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
+}
+#: Keys of generation_config.json that choose no text: special tokens, which are read, and what is about the file or about memory.
+_NO_DECODING = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
 #: Keys of config.json that change the formula, each with the values that this model computes.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -84,6 +89,21 @@ def special_ids(folder: Path) -> dict[str, list[int]]:
             raise WeightsError(f"{source}: `{key}` is {shown(value)}, but must be a token's number, or a list of them")
         found[key] = [number for number in numbers if number >= 0]
     return found
+
+
+def unused_decoding(folder: Path) -> str:
+    """Name what generation_config.json says of decoding, none of which is used; empty where it says nothing.
+
+    Raises WeightsError for a damaged file.
+    """
+    path = folder / GENERATION
+    named = read_json(path) if is_there(path) else {}
+    left = [key for key, value in named.items() if value is not None and key not in _NO_DECODING]
+    if not left:
+        return ""
+    names = ", ".join(f"`{visible(key, 60)}`" for key in left[:8])
+    more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+    return f"{path}: not used: {names}{more}; a run's own settings decide how texts are decoded"
 
 
 def class_names(folder: Path, count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Output that never ends what a command does: what nobody can be shown is left out.
 
 A reader that has gone (`| head -1`) is no fault. A full disk, or a terminal that went away, is said where there is still somebody
-to say it to. A sign that the output's encoding lacks is written in signs that it has.
+to say it to. A sign that the output's encoding lacks is written in signs that it has, a letter by its number.
 """
 
 import codecs
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-#: What stands for a sign in an encoding without it, where it does not come apart into letters.
+#: What stands for a sign in an encoding without it, where it does not come apart into others.
 INSTEAD = {
     "\N{PLUS-MINUS SIGN}": "+/-",
     "\N{EN DASH}": "-",
@@ -34,8 +34,10 @@ def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
         raise error
     plain = ""
     for sign in error.object[error.start : error.end]:
-        apart = INSTEAD.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
-        plain += apart or "?"
+        if unicodedata.category(sign).startswith(("L", "M")):  # another letter would be another name
+            plain += ascii(sign)[1:-1]
+        else:
+            plain += INSTEAD.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
     return plain, error.end
 
 

@@ -23,6 +23,7 @@ from gpt2core.distill.critics.folder import model_digest
 from gpt2core.errors import StorageError, UserError, first_line, without_password
 from gpt2core.export import export
 from gpt2core.files import write_json
+from gpt2core.model_config import unused_decoding
 from gpt2core.storage import address, is_copy, send
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
@@ -88,6 +89,8 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
+        if unused := unused_decoding(model_folder(plan.config(plan.search.baseline).model)):
+            console.print(f"note: {unused}", markup=False, highlight=False, soft_wrap=True)
         with ThreadPoolExecutor(1) as beside:  # a new database takes seconds, and Ray waits for its processes
             tracked = beside.submit(start_tracking, tracker, options)
             spec = connect_and_share(options, folder, screen.warn)

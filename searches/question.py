@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2core.config import RunConfig
@@ -403,6 +404,13 @@ class Plan:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def scripts() -> list[str]:
+    """The names of the search scripts in this folder."""
+    return [
+        path.stem for path in Path(__file__).parent.glob("*.py") if "\nSEARCH = " in path.read_text(encoding="utf-8")
+    ]
+
+
 def search_of(script: str) -> Search:
     """The search of a script in this folder, by the script's name; raise ConfigError where there is none."""
     try:
@@ -410,7 +418,7 @@ def search_of(script: str) -> Search:
             raise ImportError
         search: Search = importlib.import_module(f"searches.{script}").SEARCH
     except (ImportError, AttributeError):
-        raise ConfigError(f"There is no search script `{script}`") from None
+        raise ConfigError(f"There is no search script `{script}`: {nearest(script, scripts())}") from None
     return search
 
 

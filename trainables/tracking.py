@@ -37,13 +37,16 @@ PLACES = {
     "logged_models": "artifact_location",
     "model_versions": "storage_location",
 }
-#: What SQLite says -> what is said of it.
+#: What SQLite or the network says -> what is said of it.
 SAID = {
     "readonly database": "its database may only be read",
     "invalid interpolation syntax": "it cannot make a database where the folder that it is installed in has a % in its path",
     "database or disk is full": "the disk of its database is full",
     "database is locked": "its database is locked",
     "unable to open database": "its database cannot be opened; see that its folder may be written to",
+    "Connection refused": "connection refused",
+    "Failed to resolve": "there is no such host",
+    "timed out": "it took too long",
 }
 
 

@@ -37,6 +37,7 @@ def read_rows(
     header = [name.strip() for name in _fields(next(lines, ""), quoted, path, 1)]
     places = _places(header, ["id", *texts, *([label] if labelled or label in header else [])], path)
     rules = (
+        "an empty line",
         f"a field of more than {LONGEST:,} characters",
         "more fields than the header names",
         "no label",
@@ -52,6 +53,7 @@ def read_rows(
         name, value, words = named.get("id", ""), named.get(label, ""), [named.get(column, "") for column in texts]
         gold = _label(value, classes) if value else NO_LABEL
         broken = (
+            not line.strip(),
             len(line) > LONGEST and max(map(len, fields)) > LONGEST,
             len(fields) > len(header) and any(map(str.strip, fields[len(header) :])),
             labelled and not value,

@@ -19,8 +19,9 @@ DEV_FILE, TEST_FILE, GIVEN_FILE = "TRUE_sonnets_held_out_dev.txt", "TRUE_sonnets
 LINES = range(12, 16)  # of a sonnet: 126 has 12, 99 has 15
 GIVEN_LINES = range(3, 4)
 
-#: A line with a number alone, such as 27, XXVII. or Sonnet 27.
-NUMBER = re.compile(r"\s*(?:(?i:sonnet)\s+)?(?:([0-9]{1,9})|([IVXLC]+))[.:)]?\s*")
+#: A line with a number alone, such as 27, XXVII. or Sonnet 27, perhaps with signs that nobody sees around it.
+_NOTHING = r"[\s\u200b-\u200d\u2060\ufeff]*"
+NUMBER = re.compile(rf"{_NOTHING}(?:(?i:sonnet)\s+)?(?:([0-9]{{1,9}})|([IVXLC]+))[.:)]?{_NOTHING}")
 ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 
 #: Files of the package that are no play.

@@ -26,7 +26,7 @@ from gpt2core.config import DecodingConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.errors import UserError
 from gpt2core.model import GPT2
-from gpt2core.model_config import read_config
+from gpt2core.model_config import read_config, unused_decoding
 from gpt2core.promoted import in_order_of, load_folder
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, save_model
@@ -295,6 +295,14 @@ def test_an_end_that_is_no_token_is_refused(value: object, tmp_path: Path) -> No
     TOY.save(tmp_path)
     edit("generation_config.json", eos_token_id=value)(tmp_path)
     assert "eos_token_id" in refused(lambda: Tokenizer.load(tmp_path))
+
+
+def test_what_a_folder_says_of_decoding_is_named_as_not_used(tmp_path: Path) -> None:
+    made(tmp_path)
+    assert unused_decoding(tmp_path) == "", "special tokens, and what chooses no text"
+    edit("generation_config.json", repetition_penalty=1.3, top_p=0.9, min_length=None)(tmp_path)
+    said = unused_decoding(tmp_path)
+    assert "generation_config.json: not used: `repetition_penalty`, `top_p`; a run's own settings decide" in said
 
 
 # --- tokens

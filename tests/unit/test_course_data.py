@@ -62,7 +62,7 @@ def test_a_row_cut_short_is_rejected_and_the_others_are_kept(tmp_path: Path) -> 
     path.write_text("\tid\tsentence\tsentiment\n0\ta\tfine\t3\n1\tb\tcut\n\n2\tc\n")
     corpus = load_sst(str(tmp_path))
     assert [row.id for row in corpus.splits["dev"]] == ["a"]
-    assert corpus.rejected == {"no label": 3}
+    assert corpus.rejected == {"no label": 2, "an empty line": 1}
 
 
 @pytest.mark.parametrize(

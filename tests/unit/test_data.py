@@ -65,6 +65,7 @@ def release(folder: Path, **files: str) -> Path:
     "change",
     [
         lambda text: text.replace("\n2\n\n", "\n2\xa0\n\n"),
+        lambda text: text.replace("\n2\n\n", "\n\ufeff2\u200b\n\n").replace("\n4\n", "\n\u20604\n"),
         lambda text: text.replace("\n2\n\n", "\n\u2003 2.\t\n\n"),
         lambda text: text.replace("\n2\n\n", "\nII\n\n").replace("\n4\n", "\nSonnet IV\n"),
         lambda text: text.replace("\n\n", "\n"),

@@ -177,7 +177,7 @@ def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Pa
     tracker(progress())
     tracker.finish("FINISHED", [], "")
     assert len(said) == 1
-    assert f"MLflow at {address} did not answer" in said[0]
+    assert f"MLflow at {address} did not answer (connection refused)" in said[0]
     assert "\n" not in said[0]
 
 
