@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from tests.runs import ROOT
-
-PATIENCE = 240  # seconds that anything may take on a busy machine
+from tests.waiting import PATIENCE, wait_until
 
 
 class Nodes:
@@ -143,12 +141,8 @@ class Command:
         return self.file.read_text()
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
-        """Ask again and again, for nodes tell nobody; fail where it ends before."""
-        deadline = time.monotonic() + PATIENCE
-        while not reached():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.05)  # between two questions; what counts is the answer
+        """Wait for what other nodes do; fail where it ends before."""
+        wait_until(reached, self.process, self.file.read_text)
 
     def ends(self) -> str:
         """Wait for a good end; return what it wrote."""

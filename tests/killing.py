@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import psutil
 
 from tests import course, toys
 from tests.runs import ROOT
+from tests.waiting import PATIENCE, wait_until
 
 NAME = "toy"
-PATIENCE = 240  # seconds that anything may take on a busy machine
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
 EPOCHS = 4
 SETTINGS = (f"epochs={EPOCHS}", "dev_examples=30")
@@ -87,14 +86,9 @@ class Search:
         return dict(json.loads((self.folder / "summary.json").read_text()))
 
     def wait_for(self, reached: Callable[[], bool]) -> bool:
-        """Ask again and again, for files tell nobody of their making; False where the search ended before."""
-        deadline = time.monotonic() + PATIENCE
-        while not reached():
-            if self.process.poll() is not None:
-                return False
-            assert time.monotonic() < deadline, self.errors.read_text()
-            time.sleep(0.02)  # between two questions; what counts is the answer
-        return True
+        """Wait for what a file shows; False where the search ended without it."""
+        wait_until(lambda: reached() or self.process.poll() is not None, said=self.errors.read_text)
+        return reached()
 
     def ends(self, status: int) -> str:
         """Wait for its end, which is to be of that status; return what it wrote to stderr."""

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-PATIENCE = 120  # seconds that a server may take to start
+from tests.waiting import wait_until
 
 
 def free_port() -> int:
@@ -58,11 +57,7 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            assert self.process.poll() is None, (self.folder / "log.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)  # between two questions; what counts is the answer
+        wait_until(self._answers, self.process, (self.folder / "log.txt").read_text)
 
     def _answers(self) -> bool:
         try:

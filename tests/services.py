@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.server import PATIENCE, Server, free_port
+from tests.server import Server, free_port
+from tests.waiting import wait_until
 
 BUCKET = "searches"
 ACCOUNT = "postgres"  # of Debian's package: PostgreSQL does not run as root
@@ -71,11 +71,7 @@ class Store:
                 str(self.port),
             ]
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
-        deadline = time.monotonic() + PATIENCE
-        while not self._made():
-            assert self.process.poll() is None, (folder / "store.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)  # between two questions; what counts is the answer
+        wait_until(self._made, self.process, (folder / "store.txt").read_text)
 
     def _made(self) -> bool:
         request = urllib.request.Request(f"{self.environment['AWS_ENDPOINT_URL']}/{BUCKET}", method="PUT")

@@ -7,8 +7,7 @@ import os
 import random
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -18,11 +17,11 @@ import pytest
 from tests import distilling
 from tests.killing import name_of
 from tests.runs import ROOT
+from tests.waiting import PATIENCE, wait_until
 from trainables.pipeline import STAGES
 
 KILLS = int(os.environ.get("CANDIDATES_KILLS", "3"))
 WORKERS = 2
-PATIENCE = 120  # seconds that anything may take
 EACH = 3  # shards for each kill, and for the end
 
 Stamps = dict[Path, tuple[int, int]]
@@ -51,8 +50,8 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
     seen: Stamps = {}
     twice = 0
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
-        wait_for(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
-        wait_for(lambda: len(actors_of(process)) > 1, process)  # noqa: B023  # some may just have been killed
+        wait_until(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
+        wait_until(lambda: len(actors_of(process)) > 1, process)  # noqa: B023  # some may just have been killed
         stamps = stamped(out)
         twice += remade(seen, stamps)
         seen = stamps
@@ -82,15 +81,6 @@ def start(out: Path, toy: Path) -> subprocess.Popen[str]:
 
 def errors_of(out: Path) -> Path:
     return out.parent / "errors.txt"
-
-
-def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Ask again and again, for files tell nobody of their making; fail where the command ends before, or PATIENCE does."""
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # between two questions; what counts is the answer
 
 
 def judged(out: Path) -> int:

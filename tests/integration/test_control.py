@@ -3,10 +3,8 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,8 +12,7 @@ from gpt2core.errors import UserError
 from searches.running.control import Mailbox, ask
 from searches.running.ledger import Event
 from tests import runs
-
-PATIENCE = 120
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +32,9 @@ def events(storage: Path, kind: str) -> list[Event]:
     return runs.events(storage, "lora_rank-smoke", kind) if path.exists() else []
 
 
-def wait_for(reached: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    """Ask again and again; fail where the search ends before, or PATIENCE does."""
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # between two questions; what counts is the answer
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a search that has ended wrote to stderr."""
+    return process.communicate()[1] if process.poll() is not None else "it still runs"
 
 
 def control(storage: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -57,12 +50,12 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
     def reported(trial: str) -> list[int]:
         return [event["epoch"] for event in events(storage, "report") if event["trial"] == trial]
 
-    wait_for(lambda: reported("0000"), process)
+    wait_until(lambda: reported("0000"), process, lambda: ended(process))
     assert "trial 0000-c1 starts from trial 0000" in control(storage, "clone", "0000", "--set", "lr=0.01").stdout
     assert ask(mailbox, {"command": "stop", "trial": "0000"}) == "trial 0000 is stopped"
-    wait_for(lambda: len(events(storage, "ended")) == 1, process)
+    wait_until(lambda: len(events(storage, "ended")) == 1, process, lambda: ended(process))
 
-    wait_for(lambda: reported("0000-c1"), process)
+    wait_until(lambda: reported("0000-c1"), process, lambda: ended(process))
     assert "the search is paused" in ask(mailbox, {"command": "pause"})
     with pytest.raises(UserError, match="Unknown trial `0009`: did you mean `0000`"):
         ask(mailbox, {"command": "stop", "trial": "0009"})

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -24,10 +23,11 @@ import cluster.local
 from gpt2core.errors import UserError
 from searches.running.ledger import COMPLETED, State, read_state
 from tests.faults.test_search_killed import in_mlflow_once
-from tests.killing import NAME, PATIENCE, command, make_toy
+from tests.killing import NAME, command, make_toy
 from tests.runs import ROOT, events, summary
 from tests.server import free_port
 from tests.stored import reports
+from tests.waiting import PATIENCE, wait_until
 
 Environment = dict[str, str]
 RUNTIME_ENV = "cluster/runtime_env.yaml"
@@ -201,16 +201,15 @@ def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_pa
     toy, storage = make_toy(tmp_path / "toy"), tmp_path / "storage"
     search = ["python", *command(storage, toy, "--trials", "4", "--replicates", "0")[1:]]  # the head's Python
     job(head, "submit", *UPLOAD, "--submission-id", "first", "--no-wait", "--", *search)
-    deadline = time.monotonic() + PATIENCE
-    while not any(trial.status == COMPLETED for trial in state_of(storage).trials.values()):
-        assert time.monotonic() < deadline, job(head, "logs", "first")
-        time.sleep(0.1)  # between two questions; what counts is the answer
+
+    def logs() -> str:
+        return job(head, "logs", "first")
+
+    wait_until(lambda: any(trial.status == COMPLETED for trial in state_of(storage).trials.values()), said=logs)
     ask(head, "first/stop", "POST")  # as `ray job stop` does, whose start may take longer than the rest of the search
-    while (status := ask(head, "first")["status"]) == "RUNNING":
-        assert time.monotonic() < deadline, job(head, "logs", "first")
-        time.sleep(0.1)  # as above
-    assert status == "STOPPED"
-    assert "Interrupted. What is finished is kept; to go on: " in job(head, "logs", "first")
+    wait_until(lambda: ask(head, "first")["status"] != "RUNNING", said=logs)
+    assert ask(head, "first")["status"] == "STOPPED"
+    assert "Interrupted. What is finished is kept; to go on: " in logs()
     before = state_of(storage)
     assert len(before.trials) > len(events(storage, NAME, "ended")) > 0, "it was stopped in the middle"
 
