@@ -77,7 +77,7 @@ def parser() -> Parser:
     _keys(p, RUN_FLAGS)
     _set(p)
 
-    p = commands.add_parser("evaluate", help="score a run or a model beside the floors", allow_abbrev=False)
+    p = commands.add_parser("evaluate", help="score a run or a model beside the baselines", allow_abbrev=False)
     _source(p)
     _keys(p, ("task", "data_dir", *DECODING_FLAGS, "seed"), of_run=True)
     p.add_argument("--split", default="dev", choices=("dev", "test"), help="which split (default: dev)")

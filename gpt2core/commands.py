@@ -129,7 +129,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print a model's scores beside the floors."""
+    """Print a model's scores beside the baselines."""
     config, model, words = _model(options)
     task, split = TASKS[config.task], options.split
     data = run_data(config)
@@ -142,9 +142,9 @@ def evaluate(options: argparse.Namespace) -> None:
     for name, value in _readable(evaluation.metrics, task.metrics.values(), split):
         table.add_row(name, value)
     digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
-    for floor in task.floors(data, split).values():
-        text = ", ".join(_of_floor(name, *score, digits.get(name, 2)) for name, score in floor.scores.items())
-        table.add_row(f"floor: {floor.meaning}", text)
+    for baseline in task.baselines(data, split).values():
+        text = ", ".join(_of_baseline(name, *score, digits.get(name, 2)) for name, score in baseline.scores.items())
+        table.add_row(f"baseline: {baseline.meaning}", text)
     CONSOLE.print(table)
 
 
@@ -211,8 +211,8 @@ def _readable(
     return rows
 
 
-def _of_floor(name: str, mean: float, deviation: float, digits: int) -> str:
-    """One score of a floor, and how it varies where it does."""
+def _of_baseline(name: str, mean: float, deviation: float, digits: int) -> str:
+    """One score of a baseline, and how it varies where it does."""
     varies = f" ± {deviation:.{digits}f}" if deviation else ""
     return f"{name.replace('_', ' ')} {mean:.{digits}f}{varies}"
 

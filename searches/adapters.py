@@ -13,7 +13,7 @@ SEARCH = Search(
     scientific={"adapter": Choice("full", "freeze", "lora"), "rank": Choice(4, 8, 16, 32)},
     nuisance={"lr": LogUniform(1e-6, 3e-2)},
     fixed={"batch_size": 8, "alpha": 32.0, "lora_dropout": 0.1},
-    baseline={"adapter": "full", "rank": 8, "lr": 5e-5},
+    reference={"adapter": "full", "rank": 8, "lr": 5e-5},
     costs=["trainable_parameters", "predicted_gpu_memory_gb", "train_seconds"],
     profiles={
         "quick": Profile(model="gpt2-nano", trials=10, replicates=3, folds=2, run={"epochs": 2, "decode_seeds": 1}),

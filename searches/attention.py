@@ -16,7 +16,7 @@ SEARCH = Search(
     scientific={"attention": Choice("dense", "logsparse", "dense,logsparse")},
     nuisance={"lr": LogUniform(1e-6, 3e-3)},
     fixed={"adapter": "full"},
-    baseline={"attention": "dense", "lr": 5e-5},
+    reference={"attention": "dense", "lr": 5e-5},
     profiles={
         "quick": Profile(
             model="gpt2-nano",

@@ -32,7 +32,7 @@ SEARCH = Search(
         "pretrain": "sonnet",
         "pretrain_batch_size": 8,
     },
-    baseline={"decoder": "top-p", "temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
+    reference={"decoder": "top-p", "temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
     profiles={
         "quick": Profile(
             model="gpt2-nano",

@@ -32,7 +32,7 @@ SEARCH = Search(
     nuisance={"lr": LogUniform(1e-6, 1e-3), "batch_size": Choice(8, 16, 32)},
     # Small sets first: the size of the training set is what trials are stopped at.
     fixed={"adapter": "full", "pretrain": "rewriting", "growth": 2.0},
-    baseline={**APPROACH_2, "pairs_examples": 0, "lr": 5e-5},
+    reference={**APPROACH_2, "pairs_examples": 0, "lr": 5e-5},
     learns_from_pairs=True,
     profiles={
         "quick": Profile(

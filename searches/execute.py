@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray import tune
@@ -89,7 +88,7 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
     try:
         console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
         console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
-        if unused := unused_decoding(model_folder(plan.config(plan.search.baseline).model)):
+        if unused := unused_decoding(model_folder(plan.config(plan.search.reference).model)):
             console.print(f"note: {unused}", markup=False, highlight=False, soft_wrap=True)
         with ThreadPoolExecutor(1) as beside:  # a new database takes seconds, and Ray waits for its processes
             tracked = beside.submit(start_tracking, tracker, options)
@@ -166,8 +165,7 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
         raise UserError(f"{address(folder)}: there is a search already, and --resume is never; choose another --name")
     ledger = Ledger(folder / "ledger.jsonl", say=say)
     if ledger.state.digest is None:
-        event = {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed}
-        ledger.record(event | {"id": uuid4().hex})
+        ledger.begin(plan.digest, plan.search.name, plan.seed)
     elif ledger.state.digest != plan.digest:
         ledger.close()
         raise UserError(
@@ -187,8 +185,7 @@ def tell_copies_apart(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: C
         return
     if former.exists() and not former.samefile(here):
         say(f"This is a copy of the search in {former.parent}: in MLflow it has runs of its own")
-        event = {"event": "search", "digest": state.digest, "name": state.script, "seed": plan.seed}
-        ledger.record(event | {"id": uuid4().hex})
+        ledger.begin(state.digest, state.script, plan.seed)
 
 
 def start_tracking(tracker: Tracker, options: Options) -> None:
@@ -217,17 +214,16 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
 
 
 def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
-    """Note the digests of data and model, and the floors, once; raise UserError where one of the two has changed since."""
+    """Record the digests of data and model, and the trivial baselines, once; raise UserError where data or model has changed."""
     noted = ledger.state.data
-    model = model_digest(model_folder(plan.config(plan.search.baseline).model))
+    model = model_digest(model_folder(plan.config(plan.search.reference).model))
     description = {"data": data.describe(), "digest": data.corpus.digest, "model": model}
     if not noted:
-        floors = baselines(plan, data)
         ledger.record(
             {
                 "event": "data",
                 "data": description,
-                "floors": floors,
+                "baselines": baselines(plan, data),
                 "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
             }
         )

@@ -18,7 +18,7 @@ SEARCH = Search(
     scientific={"lr": LogUniform(1e-6, 1e-2)},
     nuisance={},
     fixed={"adapter": "full"},
-    baseline={"lr": 5e-5},  # what transformers takes where nothing is said
+    reference={"lr": 5e-5},  # what transformers takes where nothing is said
     profiles={
         "quick": Profile(
             model="gpt2-nano",

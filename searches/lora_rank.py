@@ -22,7 +22,7 @@ SEARCH = Search(
         "batch_size": Choice(4, 8, 16),
     },
     fixed={"adapter": "lora", "targets": "qkv", "lora_dropout": 0.1},
-    baseline={"rank": 8, "lr": 1e-3, "alpha": "2r", "batch_size": 8},
+    reference={"rank": 8, "lr": 1e-3, "alpha": "2r", "batch_size": 8},
     profiles={
         "quick": Profile(
             model="gpt2-nano",

@@ -47,7 +47,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
         return
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
-    model = plan.config(plan.search.baseline).model
+    model = plan.config(plan.search.reference).model
     for temperature in temperatures(plan):
         name = temperature_name(temperature)
         generation = {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
@@ -71,7 +71,7 @@ def temperatures(plan: Plan) -> list[float]:
     domain = plan.space.get("pairs_temperature")
     if isinstance(domain, Choice):
         return [float(value) for value in domain.values]
-    fixed = plan.config(plan.search.baseline).pairs_temperature
+    fixed = plan.config(plan.search.reference).pairs_temperature
     if domain is not None or fixed is None:
         raise ConfigError("The values of `pairs_temperature` must be a Choice, or one: each needs pairs of its own")
     return [fixed]

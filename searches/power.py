@@ -72,7 +72,7 @@ def _search(p: Group) -> None:
     p.add_argument(
         "--finalists", type=int, metavar="K", help="settings compared (default: one of each scientific value)"
     )
-    p.add_argument("--reference", action="store_true", help="compare each with a baseline, not all in pairs")
+    p.add_argument("--reference", action="store_true", help="compare each with a reference, not all in pairs")
     p.add_argument(
         "--looks", metavar="N,N,...", help="compare after so many seeds each, and stop as soon as it is decided"
     )

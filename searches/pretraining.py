@@ -19,7 +19,7 @@ SEARCH = Search(
     scientific={"attention": Choice("dense", "logsparse"), "pretrain": Choice(None, "poems")},
     nuisance={"lr": LogUniform(1e-6, 3e-3), "pretrain_lr": Choice(1e-5, 1e-4, 1e-3)},
     fixed={"adapter": "full", "batch_size": 8, "pretrain_batch_size": 4},
-    baseline={"attention": "dense", "pretrain": None, "lr": 5e-5, "pretrain_lr": 1e-4},
+    reference={"attention": "dense", "pretrain": None, "lr": 5e-5, "pretrain_lr": 1e-4},
     profiles={
         "quick": Profile(
             model="gpt2-nano",

@@ -122,9 +122,9 @@ SMOKE = Profile(
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A task that a question can be asked of: values fixed for it, and the study's points, tried right after the baseline.
+    """A task that a question can be asked of: values fixed for it, and the study's points, tried right after the reference.
 
-    What a point does not name is as in the baseline.
+    What a point does not name is as in the reference.
     """
 
     fixed: Point = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A question, judged by the objective of its task. `baseline` is trial 0; the points of the published study follow;
+    """A question, judged by the objective of its task. `reference` is trial 0; the points of the published study follow;
     then the sampler proposes.
 
     `factor` names the scientific keys whose values the question is about. Where they have up to MOST_LEVELS values together, each
@@ -146,7 +146,7 @@ class Search:
     scientific: Space
     nuisance: Space
     fixed: Point
-    baseline: Point
+    reference: Point
     profiles: Mapping[str, Profile]
     factor: Sequence[str] = ()
     learns_from_pairs: bool = False  # then pairs are generated before the first trial, as `Profile.candidates` says
@@ -211,7 +211,7 @@ class Plan:
         from gpt2core.tasks import TASKS
         from gpt2core.tasks.base import objective_of
 
-        return objective_of(lookup(TASKS, self.task, "task"), self.config(self.search.baseline))
+        return objective_of(lookup(TASKS, self.task, "task"), self.config(self.search.reference))
 
     @property
     def objective(self) -> str:
@@ -245,7 +245,7 @@ class Plan:
         found: dict[str, Level] = {}
         for values in itertools.product(*domains):
             point = dict(zip(factor, values, strict=True))
-            read = self.config({**self.search.baseline, **point}).identity()
+            read = self.config({**self.search.reference, **point}).identity()
             value = {key: point[key] for key in factor if key in read or point[key] is None}
             active = tuple(key for key in space if key in read and key not in factor)
             found.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
@@ -329,7 +329,7 @@ class Plan:
     @property
     def epochs(self) -> int:
         """Epochs of a trial that nothing stops."""
-        return self.config(self.search.baseline).epochs
+        return self.config(self.search.reference).epochs
 
     @property
     def grace(self) -> int:
@@ -351,8 +351,8 @@ class Plan:
         others = [level.point for level in self.levels] if self.balanced else []
         points: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
-        for point in [self.search.baseline, *others, *self.search.tasks[self.task].study]:
-            searched = {key: {**self.search.baseline, **point}[key] for key in self.space}
+        for point in [self.search.reference, *others, *self.search.tasks[self.task].study]:
+            searched = {key: {**self.search.reference, **point}[key] for key in self.space}
             run = self.config(searched).identity()
             if run not in runs:
                 points.append(searched)
@@ -370,13 +370,13 @@ class Plan:
         return kept
 
     def origin(self, number: int, point: Point) -> str:
-        """Where the point of trial `number` is from: the reference (`baseline`), the study, the reference's settings with another
+        """Where the point of trial `number` is from: the reference, the study, the reference's settings with another
         value of the factor (`default`), or the sampler."""
         if number == 0:
-            return "baseline"
+            return "reference"
         if point not in self.first_points():
             return "sampler"
-        study = [{**self.search.baseline, **one} for one in self.search.tasks[self.task].study]
+        study = [{**self.search.reference, **one} for one in self.search.tasks[self.task].study]
         return "study" if any(all(one[key] == value for key, value in point.items()) for one in study) else "default"
 
     def config(self, point: Point, **changes: Any) -> RunConfig:
@@ -392,7 +392,7 @@ class Plan:
             "first": self.first_points(),
             # All keys, for a point may read one that the reference does not. Where files lie decides nothing: what is in them
             # is noted with the data.
-            "run": self.config(self.search.baseline).model_dump(
+            "run": self.config(self.search.reference).model_dump(
                 exclude={"data_dir", "pairs", "gradient_checkpointing"}
             ),
             "candidates": dict(self.profile.candidates) if self.search.learns_from_pairs else {},

@@ -16,7 +16,7 @@ SEARCH = Search(
     scientific={"adapter": Choice("last-linear", "full")},
     nuisance={"lr": LogUniform(1e-6, 3e-2), "batch_size": Choice(8, 16, 32, 64)},
     fixed={"head_dropout": 0.3},
-    baseline={"adapter": "full", "lr": 5e-5, "batch_size": 16},
+    reference={"adapter": "full", "lr": 5e-5, "batch_size": 16},
     profiles={
         "quick": Profile(model="gpt2-nano", trials=4, replicates=3, run={"epochs": 2, "train_examples": 300}),
         "study": Profile(model="gpt2", trials=40, replicates=5, run={"epochs": 10}),

@@ -136,7 +136,7 @@ def write_ledger(
 def _begin(options: Options) -> list[Event]:
     """What a search notes before its first trial."""
     plan, argv = options.plan, list(options.argv)
-    floors = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}
+    baselines = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}
     rows = [{"what": what, "predicted": 2.0, "low": 1.0, "high": 3.0} for what in ("trials", "hours", MEMORY)]
     seconds = {"value": 9.0, "low": 5.0, "high": 20.0}
     predicted = {"rows": rows, "meaning": "", "notes": [], "gpu_gb": None, "trial_seconds": seconds}
@@ -145,7 +145,7 @@ def _begin(options: Options) -> list[Event]:
         {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed, "id": "0" * 32},
         {"event": "started", "argv": argv, "environment": {"Python": "3.11"}},
         {"event": "run", "trial": "", "run_id": "f" * 32},
-        {"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "floors": floors},
+        {"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "baselines": baselines},
         {"event": "cluster", "cluster": {"cluster": f"1 node, {WORKERS} CPUs, 0 GPUs"}},
         {"event": "plan", "plan": predicted},
         {"event": "share", "gpus": 0.0, "cpus": 1.0, "concurrent": WORKERS},

@@ -24,17 +24,17 @@ def promote(storage: Path, name: str, *flags: str) -> int:
 
 
 def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
-    """Train a trial for each configuration, the first the baseline, and write them down as a search does; return its folder."""
+    """Train a trial for each configuration, the first the reference, and write them down as a search does; return its folder."""
     folder = storage / "searches" / name
     first = next(iter(configs.values()))
     data = run_data(first)
-    floors = {key: vars(floor) for key, floor in TASKS[first.task].floors(data, "dev").items()}
+    baselines = {key: vars(baseline) for key, baseline in TASKS[first.task].baselines(data, "dev").items()}
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.record({"event": "search", "digest": "0", "name": name, "seed": 1})
     described = {"data": data.describe(), "digest": data.corpus.digest}
-    ledger.record({"event": "data", "data": described, "floors": floors})
+    ledger.record({"event": "data", "data": described, "baselines": baselines})
     for trial, config in configs.items():
-        origin = "baseline" if config is first else "sampler"
+        origin = "reference" if config is first else "sampler"
         proposed = {"name": trial, "point": {"lr": config.lr}, "run": config.model_dump(), "origin": origin}
         ledger.record({"event": "proposed", "trial": proposed})
         for report in payloads(TrialSpec(name=trial, run=config, folder=str(folder / "trials" / trial))):

@@ -37,10 +37,10 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
         "data": {"data": "toy data", "digest": "d" * 64},
         "trials": [*rows, *replicas],
         "best": best,
-        "baseline": rows[0],
+        "reference": rows[0],
         "costs": [],
         "pareto": [],
-        "floors": {
+        "baselines": {
             "bigram": {"meaning": "a bigram model of the training texts", "scores": {"dev_loss": [5.51, 0.0]}},
             "random": {"meaning": "random | lines", "scores": {"chrf_continuation": [29.18, 0.3]}},
         },
@@ -257,7 +257,7 @@ def _row(number: int, random: np.random.Generator) -> dict[str, Any]:
     ]
     return {
         "id": f"{number:04d}",
-        "origin": "sampler" if number else "baseline",
+        "origin": "sampler" if number else "reference",
         "of": None,
         "status": "completed",
         "reason": None,

@@ -1,1 +1,1 @@
-"""Scores: chrF with the floors it must be laid beside, and how sure one can be of a difference."""
+"""Scores: chrF with the baselines it must be laid beside, and how sure one can be of a difference."""

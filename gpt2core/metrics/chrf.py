@@ -25,7 +25,7 @@ def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str]) ->
 
 @functools.lru_cache(maxsize=8)
 def _scorer(references: tuple[str, ...]) -> CHRF:
-    """A scorer that has counted its references: each evaluation, and each way of the floors, is held against the same."""
+    """A scorer that has counted its references: each evaluation, and each way of the baselines, is held against the same."""
     return CHRF(references=[references])
 
 

@@ -1,4 +1,4 @@
-"""A floor for language models: the losses of an interpolated Kneser-Ney n-gram model.
+"""A baseline for language models: the losses of an interpolated Kneser-Ney n-gram model.
 
 The model is that of Kneser & Ney (1995) in the interpolated form of Chen & Goodman (1998). The highest order counts how
 often an n-gram occurs. A lower order counts in how many ways an n-gram is preceded: its different left neighbours, of

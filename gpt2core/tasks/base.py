@@ -15,7 +15,7 @@ from gpt2core.data.dividing import halves, without_fold
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.lookup import nearest
-from gpt2core.metrics.floors import Floor, ngram_floors
+from gpt2core.metrics.baselines import Baseline, ngram_baselines
 from gpt2core.metrics.intervals import interval
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric
@@ -136,7 +136,7 @@ class Task(Protocol):
         """Score `model` on a split."""
         ...
 
-    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """Return what a score must be laid beside: scores that no model is needed for."""
         ...
 
@@ -217,7 +217,7 @@ class LanguageTask:
         place = torch.arange(batch.input_ids.shape[1], device=device)
         return batch, self.labels(batch, tokenizer, config).masked_fill(place < first[:, None], IGNORE)
 
-    def loss_floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+    def loss_baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """N-gram models of the training texts, on what a model is scored by where no key says otherwise."""
         train, held_out = data.splits["train"], data.splits[split]
         if not len(held_out):
@@ -228,7 +228,7 @@ class LanguageTask:
             _, labels = self.scored(held_out, index, data.tokenizer, RunConfig(), torch.device("cpu"))
             for number, row in zip(index, (labels != IGNORE).numpy(), strict=True):
                 chosen[number] = row[: held_out.lengths[number]]
-        return ngram_floors(
+        return ngram_baselines(
             (train[i] for i in range(len(train))),
             [held_out[int(i)] for i in everything],
             chosen,
@@ -305,6 +305,6 @@ class PerplexityTask(LanguageTask):
         statistics = {"loss": loss_statistics(self, model, data, config, split)[None]}
         return Evaluation(metrics=measured(self.metrics, statistics, split), statistics=statistics)
 
-    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """What n-gram models predict."""
-        return self.loss_floors(data, split)
+        return self.loss_baselines(data, split)

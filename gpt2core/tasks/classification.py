@@ -1,4 +1,4 @@
-"""What tasks of classification share: a loss over classes, accuracy with its interval, the majority class as floor."""
+"""What tasks of classification share: a loss over classes, accuracy with its interval, the majority class as baseline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
 from gpt2core.distill.student import contrastive_losses
 from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
-from gpt2core.metrics.floors import Floor
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, Score, named
 from gpt2core.model import GPT2, Reading, widened
@@ -153,7 +153,7 @@ class Classification:
         lines = [f"{name}, {number} \n" for name, number in zip(ids, classes, strict=True)]
         return f"id \t {self.column} \n" + "".join(lines)
 
-    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """The most frequent class of the training split for every text, or how frequent each is as its probability."""
         gold, classes = data.splits[split].labels, len(self.class_names)
         frequencies = np.bincount(data.splits["train"].labels, minlength=classes)
@@ -166,7 +166,7 @@ class Classification:
             self.metrics["dev_loss"].on(split): (float(-np.log(smooth[gold]).mean()), 0.0),
         }
         meaning = f"always `{self.class_names[majority]}`, the most frequent class in training"
-        return {"majority_class": Floor(meaning=meaning, scores=scores)}
+        return {"majority_class": Baseline(meaning=meaning, scores=scores)}
 
     def _samples(self, tokens: Tokens, predicted: np.ndarray, losses: np.ndarray) -> list[dict[str, str]]:
         """Examples from the one that the model gets most wrong to the one that it is surest of."""

@@ -9,9 +9,9 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
 from gpt2core.decoding.cache import generate_once
+from gpt2core.metrics.baselines import Baseline, asked_for, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.diversity import distinct_n
-from gpt2core.metrics.floors import Floor, asked_for, sonnet_floors, split_given
 from gpt2core.metrics.form import FORM, GIVEN, form_counts
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric, named
@@ -99,11 +99,11 @@ class Sonnet(LanguageTask):
         ]
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples)
 
-    def floors(self, data: TaskData, split: str) -> dict[str, Floor]:
+    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """Sonnets written from the given lines and training lines alone, and what n-gram models predict."""
         gold = data.splits[split].texts
-        written = sonnet_floors([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
-        return written | self.loss_floors(data, split)
+        written = sonnet_baselines([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
+        return written | self.loss_baselines(data, split)
 
 
 def _ratios(texts: Sequence[str], references: Sequence[str]) -> list[float]:

@@ -225,7 +225,7 @@ def _margin(figure: Figure) -> str:
 
 def _baselines(figure: Figure, summary: Summary) -> dict[str, float]:
     """What the trivial baselines score, by what they are."""
-    found = {floor["meaning"]: floor["scores"].get(figure.metric) for floor in summary["floors"].values()}
+    found = {baseline["meaning"]: baseline["scores"].get(figure.metric) for baseline in summary["baselines"].values()}
     return {words: float(score[0]) for words, score in found.items() if score}
 
 

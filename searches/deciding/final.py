@@ -16,7 +16,7 @@ from trainables.trial import TrialSpec
 
 
 def final_test(plan: Plan, ledger: Ledger, spec: TrialSpec, trials_folder: str) -> None:
-    """Score the finalists and the baseline, each by its replicates on fresh seeds; note it in the ledger.
+    """Score the finalists and the reference, each by its replicates on fresh seeds; note it in the ledger.
 
     Who is a finalist was decided on the dev split. Raises UserError where the split was touched for others before.
     """

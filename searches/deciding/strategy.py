@@ -254,9 +254,9 @@ def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[st
             best.setdefault(plan.level_of(trial.point).name, trial.name)
         names = [best[level.name] for level in plan.levels if level.name in best]
         return names if len(names) > 1 else []
-    baseline = next((trial for trial in state.searched if trial.origin == "baseline"), None)
-    if baseline is None or baseline.score(plan.objective, plan.direction) is None:
+    reference = next((trial for trial in state.searched if trial.origin == "reference"), None)
+    if reference is None or reference.score(plan.objective, plan.direction) is None:
         return []
-    others = (trial.name for trial in best_first if trial is not baseline)
+    others = (trial.name for trial in best_first if trial is not reference)
     names = list(itertools.islice(others, plan.profile.confirm or 1))
-    return [*names, baseline.name] if names else []
+    return [*names, reference.name] if names else []

@@ -34,7 +34,7 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
     names = finalists(state, plan)
     answer, exploration = _answer(plan, state, names, best, scored)
     allowed = [row for row in scored if row["feasible"]]
-    baseline = next((row for row in trials if row["origin"] == "baseline"), None)
+    reference = next((row for row in trials if row["origin"] == "reference"), None)
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
     return {
         "search": name,
@@ -46,11 +46,11 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         "data": state.data,
         "trials": trials,
         "best": best,
-        "baseline": baseline,
+        "reference": reference,
         "method": plan.method.to_dict(),
         "costs": costs,
         "pareto": pareto(allowed, {plan.objective: sign, **dict.fromkeys(costs, -1)}),
-        "floors": state.floors,
+        "baselines": state.baselines,
         "answer": answer,
         "effects": exploration,
         "reliability": reliability(plan, state, names),
@@ -174,7 +174,7 @@ def _answer(
         "winner": winner,
         "chosen": _chosen(plan, table, winner, best),
         "best": list(decision.best),
-        "reference": next((trial.name for trial in state.searched if trial.origin == "baseline"), None),
+        "reference": next((trial.name for trial in state.searched if trial.origin == "reference"), None),
         "scope": scope,
         "notes": _notes(plan, state, finding, table, best),
         "evidence": wording.evidence(decision, metric, scope) if finding else [],
@@ -248,7 +248,7 @@ def _notes(
     if finding and plan.design and finding.decision.seeds < plan.design.looks[0]:
         planned = count(plan.design.looks[0], "seed")
         notes.append(f"The comparison was planned for {planned} each; this is how it stands before that.")
-    one = plan.config(plan.search.baseline)
+    one = plan.config(plan.search.reference)
     if finding and one.adapter == "frozen" and one.first_task is None:
         notes.append(
             f"There is one tuned model, and {count(finding.decision.seeds, 'sampling seed')}: other trainings may differ."
@@ -262,7 +262,7 @@ def _baseline_note(
 ) -> str:
     """Whether even the best is no better than a trivial baseline; nothing where it surely is."""
     metric, sign = plan.metric, 1 if plan.direction == "max" else -1
-    known = {floor["meaning"]: floor["scores"].get(metric.name) for floor in state.floors.values()}
+    known = {baseline["meaning"]: baseline["scores"].get(metric.name) for baseline in state.baselines.values()}
     meaning, value = max(
         ((words, score[0]) for words, score in known.items() if score),
         key=lambda item: sign * item[1],

@@ -109,7 +109,7 @@ class View:
 
     def _whole(self, params: Point) -> dict[str, Any]:
         """A point of the whole space: keys that this value of the factor does not read are the reference's."""
-        point = {**self.plan.search.baseline, **self.level.point, **params}
+        point = {**self.plan.search.reference, **self.level.point, **params}
         return {key: point[key] for key in self.plan.space}
 
     def _run(self, params: Point) -> RunConfig:

@@ -18,13 +18,13 @@ LARGEST = 2 * 10**8  # parameters of a model that a driver without a GPU scores
 def baselines(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
     """Return for each baseline what it is, and its scores on dev by metric: mean and standard deviation over seeds."""
     task = lookup(TASKS, plan.task, "task")
-    found = {name: asdict(floor) for name, floor in task.floors(data, "dev").items()}
+    found = {name: asdict(baseline) for name, baseline in task.baselines(data, "dev").items()}
     return found | _untrained(plan, data) if isinstance(task, LanguageTask) else found
 
 
 def _untrained(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
     """The losses of the model that all trials start from; nothing where that would take this process long."""
-    run = plan.config(plan.search.baseline).but(decode_seeds=0)
+    run = plan.config(plan.search.reference).but(decode_seeds=0)
     model, part = starting_model(run.model, None), data.with_dev(TEXTS)
     if device().type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
         return {}

@@ -174,7 +174,7 @@ def _in_folds(cost: TrialCost, folds: int) -> TrialCost:
 
 
 def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Outlook:
-    """What the trials of the given runs take; the baseline, which comes first, is timed whatever it takes."""
+    """What the trials of the given runs take; the reference, which comes first, is timed whatever it takes."""
     stages = list(dict.fromkeys(stage for run in (*known, *drawn) if (stage := first_stage(run))))
     shared = len(stages) <= SHARED_STAGES
     once = sum((_cost(stage, exactly(0.0), meter).seconds(stage.epochs) for stage in stages if shared), exactly(0.0))
@@ -213,7 +213,7 @@ def _gpu_memory(run: RunConfig, trainable: int, seen: float) -> Range:
 def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
     """What a reader of the numbers must know."""
     parameters = sum(
-        tensor.numel() for tensor in starting_model(plan.config(plan.search.baseline).model, None).parameters()
+        tensor.numel() for tensor in starting_model(plan.config(plan.search.reference).model, None).parameters()
     )
     notes = [
         f"{count(spec.concurrent, 'trial')} at once, {'each' if spec.pack == 1 else f'every {spec.pack} of them'} with "

@@ -148,13 +148,17 @@ def _scores(p: Promotion) -> str:
     metric, found = p.found.metric, p.found
     searched = count(len(found.state.searched), "trial")
     want = "more is better" if metric.direction == "max" else "less is better"
-    reference = [t for t in found.state.searched if t.origin == "baseline" and t is not p.trial]
+    reference = [t for t in found.state.searched if t.origin == "reference" and t is not p.trial]
     rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, metric)]
     rows += [
         _trial_row(f"the same with fresh seed {t.run['seed']}", t, p) for t in found.state.replicates(p.trial.name)
     ]
     rows += [_trial_row(f"the reference, trial {t.name}", t, p) for t in reference]
-    rows += [_baseline_row(floor, metric) for floor in found.state.floors.values() if metric.name in floor["scores"]]
+    rows += [
+        _baseline_row(baseline, metric)
+        for baseline in found.state.baselines.values()
+        if metric.name in baseline["scores"]
+    ]
     others = [_score_row(_readable(name), p.metrics, _metric(p, name)) for name in _others(p)]
     return "\n".join(
         [
@@ -173,10 +177,10 @@ def _metric(p: Promotion, name: str) -> Metric | str:
     return TASKS[p.config.task].metrics.get(name, name)
 
 
-def _baseline_row(floor: Mapping[str, Any], metric: Metric) -> str:
-    mean, sd = floor["scores"][metric.name]
+def _baseline_row(baseline: Mapping[str, Any], metric: Metric) -> str:
+    mean, sd = baseline["scores"][metric.name]
     spread = f" ± {sd:.{metric.digits}f}" if sd else ""
-    return f"| trivial baseline: {_cell(floor['meaning'])} | {mean:.{metric.digits}f}{spread} | |"
+    return f"| trivial baseline: {_cell(baseline['meaning'])} | {mean:.{metric.digits}f}{spread} | |"
 
 
 def _fresh(p: Promotion) -> str:

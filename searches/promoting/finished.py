@@ -17,6 +17,7 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.options import search_folder
 from searches.running.ledger import RUNNING, State, Trial, read_search
+from searches.running.old_names import with_names_of_today
 
 Summary = dict[str, Any]
 
@@ -132,7 +133,7 @@ def open_finished(storage: str | None, name: str) -> Finished:
 def _summary(folder: Path, state: State) -> Summary | None:
     """The summary, if it is of the trials that the ledger has."""
     try:
-        summary: Summary = read_json(folder / "summary.json")
+        summary: Summary = with_names_of_today(read_json(folder / "summary.json"))
         told = _Told.model_validate(summary)
     except PermissionError:
         raise  # it has an answer

@@ -128,10 +128,10 @@ def comparable(plan: Plan, state: State) -> bool:
 
     if plan.compares_each:
         return len({plan.level_of(trial.point).name for trial in state.searched if scored(trial)}) > 1
-    baseline = next((trial for trial in state.searched if trial.origin == "baseline"), None)
-    if baseline is None or not scored(baseline):
+    reference = next((trial for trial in state.searched if trial.origin == "reference"), None)
+    if reference is None or not scored(reference):
         return False
-    return any(scored(trial) for trial in state.searched if trial is not baseline)
+    return any(scored(trial) for trial in state.searched if trial is not reference)
 
 
 def phase_of(budget: Budget, plan: Plan, state: State, now: float | None = None) -> Phase:

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
 from gpt2core.storage import LONGEST, NAME
+from searches.running.old_names import with_names_of_today
 
 Event = dict[str, Any]
 LONGEST_LINE = 2**26  # bytes
+SCHEMA = 2  # of the events below; `old_names` says how those of schema 1 differ
 
 Name = Annotated[
     str, StringConstraints(pattern=f"^(?:{NAME.pattern})$", max_length=LONGEST)
@@ -32,6 +34,7 @@ class _Event(_Part):
 
 
 class _Search(_Event):
+    schema_version: Annotated[int, Field(ge=1)] = 1
     digest: str
     id: str = ""
     name: str = ""
@@ -62,7 +65,7 @@ class _GpuPart(_Event):
     reason: str
 
 
-class _Floor(_Part):
+class _Baseline(_Part):
     meaning: str
     scores: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
 
@@ -75,7 +78,7 @@ class _Judges(_Part):
 
 class _Data(_Event):
     data: Texts
-    floors: dict[str, _Floor]
+    baselines: dict[str, _Baseline]
     judges: _Judges | None = None
 
 
@@ -243,7 +246,7 @@ class EventError(UserError):
 def parse(line: bytes, trials: Container[str]) -> Event:
     """The event of a line; raise EventError where it is none, or none that may follow the proposals of these `trials`."""
     try:
-        event = json_object(line, LONGEST_LINE)
+        event = with_names_of_today(json_object(line, LONGEST_LINE))
     except DataError as error:
         raise EventError(str(error)) from None
     kind = event.get("event")
@@ -255,6 +258,10 @@ def parse(line: bytes, trials: Container[str]) -> Event:
         wrong = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, wrong["loc"]))[:100]
         raise EventError(f"has a wrong `{place}`: {wrong['msg'].lower()}") from None
+    if kind == "search" and event.get("schema_version", 1) > SCHEMA:
+        raise EventError(
+            f"has the `schema_version` {event['schema_version']}, but must have at most {SCHEMA}: update gpt2-search"
+        )
     _check_trials(kind, event, trials)
     return event
 

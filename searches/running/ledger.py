@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from gpt2core.errors import StorageError, UserError
 from gpt2core.storage import is_copy
 from searches.running.clock import Clock
-from searches.running.events import LONGEST_LINE, EventError, parse
+from searches.running.events import LONGEST_LINE, SCHEMA, EventError, parse
 from searches.running.events import Event as Event
 from searches.running.offsite import Offsite
 
@@ -42,7 +43,7 @@ class Trial:
     name: str
     point: dict[str, Any]
     run: dict[str, Any]
-    origin: str  # baseline, study, sampler, population, clone or replicate
+    origin: str  # reference, study, sampler, population, clone or replicate
     of: str | None = None
     optuna: int | None = None
     parent: str | None = None
@@ -97,7 +98,7 @@ class State:
     testing: list[str] = field(default_factory=list)  # the trials that the test split is touched for
     tests: dict[str, Event] = field(default_factory=dict)  # scores on the test split, by trial
     duplicates: int = 0
-    floors: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, Any] = field(default_factory=dict)
     judges: dict[str, Any] = field(default_factory=dict)  # the texts that judge what is compared, see comparing.py
     design: dict[str, Any] = field(default_factory=dict)  # how it is compared, fixed before the first look
     finalists: list[str] = field(default_factory=list)  # what is compared, fixed with the first fresh seed
@@ -123,7 +124,7 @@ class State:
             case "gpu_part":
                 self.gpu_part = event["part"]
             case "data":
-                self.data, self.floors = event["data"], event["floors"]
+                self.data, self.baselines = event["data"], event["baselines"]
                 self.judges = event.get("judges") or {}
             case "design":
                 self.design = event["design"]
@@ -217,6 +218,11 @@ class Ledger:
             self.state.apply(event)
             for listener in self.listeners:
                 listener(event, self.state)
+
+    def begin(self, digest: str | None, script: str, seed: int) -> None:
+        """Record the first event: which search this is, under an id of its own, and the schema of what follows."""
+        event = {"event": "search", "schema_version": SCHEMA, "digest": digest, "name": script, "seed": seed}
+        self.record(event | {"id": uuid4().hex})
 
     def _append(self, line: bytes) -> None:
         if self.failure is not None:

@@ -41,7 +41,7 @@ def share(options: Options, folder: Path, machines: Sequence[Machine], *, grows:
     at_once = processes * pack
     return TrialSpec(
         name="",
-        run=options.plan.config(options.plan.search.baseline),
+        run=options.plan.config(options.plan.search.reference),
         folder=str(folder),
         workers=workers,
         gpus_per_worker=per_worker,
@@ -72,7 +72,7 @@ def _packed(options: Options, gpu: bool) -> int:
 def _all_pack(plan: Plan, gpu: bool) -> bool:
     """Whether that pays for whatever is proposed: where nothing trains, and on a GPU for LoRA that packs; other trials would
     each have weights of their own there."""
-    run, deciding = plan.config(plan.search.baseline), {"adapter", "lora_init"} & set(plan.space)
+    run, deciding = plan.config(plan.search.reference), {"adapter", "lora_init"} & set(plan.space)
     return not deciding and (run.adapter == "frozen" or (gpu and run.packs))
 
 

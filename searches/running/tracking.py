@@ -75,7 +75,7 @@ class Tracker:
         if lacks:
             self.delivery.put(partial(self.client.delete_tag, self.parent, LACKS))
         if state.data and (lacks or "data_digest" not in run.data.params):
-            self._data({"data": state.data, "floors": state.floors}, state)
+            self._data({"data": state.data, "baselines": state.baselines}, state)
         self.delivery.put(self._share_view)
         for trial in state.trials.values():
             self.delivery.put(partial(self._catch_up, trial), trial.name)
@@ -308,7 +308,7 @@ class Tracker:
     def _data(self, event: Event, state: State) -> None:
         self.delivery.put(partial(self._log_data, self.parent))
         params = _params({f"data_{key}": value for key, value in event["data"].items()})
-        self._put_file("floors.json", json.dumps(event["floors"], indent=2))
+        self._put_file("baselines.json", json.dumps(event["baselines"], indent=2))
         self.delivery.put(partial(self.client.log_batch, self.parent, params=params))
 
     def _candidates(self, event: Event, state: State) -> None:

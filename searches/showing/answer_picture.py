@@ -8,7 +8,7 @@ import numpy as np
 
 from searches.showing.answers import interval_name, value_name
 from searches.showing.numbers import words
-from searches.showing.plots import BASELINE, BEST, FLOOR, OTHER, Picture, best_baseline, spread, svg_of
+from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
 from searches.words import count
 
 Summary = dict[str, Any]
@@ -59,7 +59,7 @@ def answer_picture(summary: Summary) -> Picture | None:
         for place, column in enumerate(columns):
             _draw_column(axes, place, column, ends)
         if baseline and near:
-            axes.axhline(baseline[1], color=FLOOR, ls="--", lw=1.5, label="best trivial baseline")
+            axes.axhline(baseline[1], color=BASELINE, ls="--", lw=1.5, label="best trivial baseline")
         axes.set_ylim(*ends)
         axes.set_xlim(-0.6, len(columns) - 0.4)
         axes.grid(False, axis="x")
@@ -176,7 +176,7 @@ def _draw_column(axes: Any, place: int, column: Column, ends: tuple[float, float
         if beyond:
             axes.plot(middle, end, marker, color=OTHER, ms=7, clip_on=False, label="trials outside the picture")
     if row["runs"]:
-        look = {"color": BASELINE, "ms": 5, "label": "fresh runs", "zorder": 3}
+        look = {"color": REFERENCE, "ms": 5, "label": "fresh runs", "zorder": 3}
         axes.plot(_jittered(place + 0.12, row["runs"], 0.06), row["runs"], "D", **look)
     if row["mean"] is not None:
         known = row["low"] is not None and row["high"] is not None

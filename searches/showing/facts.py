@@ -30,7 +30,7 @@ SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and charact
 def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, Any]:
     """Return what summary.json holds for the report alone."""
     plan = options.plan
-    compared = [summary["best"], summary["baseline"]]
+    compared = [summary["best"], summary["reference"]]
     names = [summary["answer"]["chosen"], *(row["id"] for row in compared if row)]
     return {
         "task": plan.task,

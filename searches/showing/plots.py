@@ -13,7 +13,7 @@ from searches.showing.parallel import draw_parallel
 Summary = dict[str, Any]
 Row = dict[str, Any]
 
-BEST, BASELINE, OTHER, FLOOR = "#0b6e4f", "#b3541e", "#8a94a0", "#a32020"
+BEST, REFERENCE, OTHER, BASELINE = "#0b6e4f", "#b3541e", "#8a94a0", "#a32020"
 CURVES, LINES, INTERVALS, POINTS = 60, 200, 25, 1000  # trials that a picture shows at most; more would hide one another
 
 STYLE: dict[Any, Any] = {
@@ -105,7 +105,7 @@ def _side_by_side(names: list[str], draw: Callable[[str, Any], None], *, name: s
 def intervals(summary: Summary) -> Picture | None:
     """The best trials with their intervals over texts beside the best trivial baseline; None where no trial has a score."""
     rows = sorted(_scored(summary), key=lambda row: _order(row, summary))
-    shown = rows[:INTERVALS] + [row for row in rows[INTERVALS:] if row["id"] == _id(summary, "baseline")]
+    shown = rows[:INTERVALS] + [row for row in rows[INTERVALS:] if row["id"] == _id(summary, "reference")]
     if not shown:
         return None
     baseline, digits = best_baseline(summary), digits_of(summary).get(summary["objective"], 2)
@@ -123,7 +123,7 @@ def intervals(summary: Summary) -> Picture | None:
                 axes.plot([low, high], [place, place], color=color, lw=2)
             axes.plot(row["score"], place, "o", color=color, ms=6)
         if baseline and near:
-            axes.axvline(baseline[1], color=FLOOR, ls="--", label="best trivial baseline")
+            axes.axvline(baseline[1], color=BASELINE, ls="--", label="best trivial baseline")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes.set_yticks(range(len(shown)), [_name(row, summary) for row in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -153,7 +153,7 @@ def parallel(summary: Summary) -> Picture | None:
     shown = spread(rows, summary, LINES)
     which = f"{len(shown)} of {len(rows)} trials, spread evenly" if len(shown) < len(rows) else f"{len(rows)} trials"
     ranked = sorted(shown, key=lambda row: _order(row, summary), reverse=True)
-    named = {i: color for i, color in ((_id(summary, "baseline"), BASELINE), (_id(summary, "best"), BEST)) if i}
+    named = {i: color for i, color in ((_id(summary, "reference"), REFERENCE), (_id(summary, "best"), BEST)) if i}
     objective = _words(summary["objective"])
     return Picture(
         svg=svg_of(
@@ -171,7 +171,7 @@ def parallel(summary: Summary) -> Picture | None:
 def best_baseline(summary: Summary) -> tuple[str, float] | None:
     """Meaning and score of the best trivial baseline, by the objective; None where none has such a score."""
     sign, objective = _sign(summary), summary["objective"]
-    known = [(f["meaning"], f["scores"].get(objective)) for f in summary["floors"].values()]
+    known = [(f["meaning"], f["scores"].get(objective)) for f in summary["baselines"].values()]
     return max(((m, score[0]) for m, score in known if score), key=lambda one: sign * one[1], default=None)
 
 
@@ -181,18 +181,18 @@ def spread(rows: list[Row], summary: Summary, limit: int) -> list[Row]:
     if len(ranked) <= limit:
         return ranked
     places = {round(place * (len(ranked) - 1) / (limit - 2)) for place in range(limit - 1)}
-    kept = (_id(summary, "baseline"), _id(summary, "best"))
+    kept = (_id(summary, "reference"), _id(summary, "best"))
     return [row for place, row in enumerate(ranked) if place in places or row["id"] in kept][:limit]
 
 
 def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
-    best, baseline = _id(summary, "best"), _id(summary, "baseline")
+    best, reference = _id(summary, "best"), _id(summary, "reference")
     rows, values, labelled = spread(_with_curves(summary), summary, CURVES), [], False
-    for row in sorted(rows, key=lambda row: (row["id"] == best, row["id"] == baseline)):
+    for row in sorted(rows, key=lambda row: (row["id"] == best, row["id"] == reference)):
         points = [(report["epoch"], report[metric]) for report in row["curve"] if metric in report]
         if not points:
             continue
-        named = row["id"] in (best, baseline)
+        named = row["id"] in (best, reference)
         label = _name(row, summary) if named else None if labelled else "others"
         labelled |= not named
         values += [value for _, value in points]
@@ -267,12 +267,12 @@ def _id(summary: Summary, which: str) -> str | None:
 
 
 def _name(row: Row, summary: Summary) -> str:
-    roles = [word for which, word in (("best", "best"), ("baseline", "reference")) if row["id"] == _id(summary, which)]
+    roles = [word for which, word in (("best", "best"), ("reference", "reference")) if row["id"] == _id(summary, which)]
     return " ".join([*roles, row["id"]])
 
 
 def _color(row: Row, summary: Summary) -> str:
-    return {_id(summary, "baseline"): BASELINE, _id(summary, "best"): BEST}.get(row["id"], OTHER)
+    return {_id(summary, "reference"): REFERENCE, _id(summary, "best"): BEST}.get(row["id"], OTHER)
 
 
 def _words(metric: str) -> str:

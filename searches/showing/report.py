@@ -183,7 +183,7 @@ def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> lis
 
 def role(name: str, summary: Summary) -> str:
     """A trial with what it is: winner, best score, reference."""
-    best, reference = ((summary.get(which) or {}).get("id") for which in ("best", "baseline"))
+    best, reference = ((summary.get(which) or {}).get("id") for which in ("best", "reference"))
     roles = {"winner": summary["answer"]["winner"], "best score": best, "reference": reference}
     return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
 

@@ -17,7 +17,6 @@ from searches.showing.screen import (
     baseline_text,
     columns_of,
     left_out,
-    origin_text,
     score_text,
 )
 from searches.words import point_text, value_text
@@ -180,15 +179,15 @@ def _sd(variance: float | None, metric: str, digits: dict[str, int]) -> str:
 
 def baselines_grid(summary: Summary) -> Grid | None:
     """The trivial baselines; None where there is none."""
-    floors, metrics = list(summary["floors"].values()), baseline_metrics(summary)
-    if not floors:
+    baselines, metrics = list(summary["baselines"].values()), baseline_metrics(summary)
+    if not baselines:
         return None
     return Grid(
         caption="Trivial baselines (mean ± sd over seeds)",
         headings=["prediction", *map(words, metrics)],
         rows=[
-            [floor["meaning"], *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics)]
-            for floor in floors
+            [baseline["meaning"], *(baseline_text(baseline["scores"].get(m), m, summary) for m in metrics)]
+            for baseline in baselines
         ],
         numbers=frozenset(range(1, len(metrics) + 1)),
     )
@@ -342,7 +341,7 @@ def _cells(row: Row, summary: Summary, keys: list[str], columns: dict[str, tuple
         *(number(row["metrics"].get(name), name, digits, few) for name, (_, few) in columns.items()),
         f"{row['best_epoch'] or 0} of {row['epochs']}",
         row["status"],
-        origin_text(row["origin"]),
+        row["origin"],
         *(["on it" if row["id"] in summary["pareto"] else ""] if summary["pareto"] else []),
     ]
 

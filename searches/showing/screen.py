@@ -78,7 +78,7 @@ class Screen:
                 pass  # the table has it
             case "proposed":
                 trial = event["trial"]
-                self._line(trial["name"], f"starts ({origin_text(trial['origin'])}): {point_text(trial['point'])}")
+                self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
             case "gpu_part":
                 self._line(event["trial"], f"{event['reason']}: from now on a trial has {event['part']:g} of one")
             case "reopened":
@@ -107,7 +107,7 @@ class Screen:
             score = trial.score(objective, self.plan.direction)
             table.add_row(
                 trial.name,
-                origin_text(trial.origin),
+                trial.origin,
                 point_text(trial.point),
                 f"{max(trial.reports, default=0)}/{trial.epochs}",
                 number(score, objective, self.digits),
@@ -144,7 +144,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
     console.print(trials_table(summary))
     if answer["rows"]:
         console.print(_answer_table(summary))
-    if summary["floors"]:
+    if summary["baselines"]:
         console.print(_baselines_table(summary))
     if summary["pareto"]:
         against = ", ".join(map(words, summary["costs"]))
@@ -173,11 +173,6 @@ def _line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def origin_text(origin: str) -> str:
-    """Where a trial's point is from, as a person reads it: the ledger calls the reference the baseline."""
-    return "reference" if origin == "baseline" else origin
-
-
 def trials_table(summary: dict[str, Any]) -> Table:
     """One row a trial, best first, replicates at the end; of many trials the best alone."""
     objective, digits = summary["objective"], digits_of(summary)
@@ -203,7 +198,7 @@ def trials_table(summary: dict[str, Any]) -> Table:
         best = summary["best"] is not None and row["id"] == summary["best"]["id"]
         table.add_row(
             row["id"],
-            origin_text(row["origin"]),
+            row["origin"],
             *(value_text(row["point"].get(key)) for key in keys),
             score_text(row, summary),
             *(number(row["metrics"].get(name), name, digits, few) for name, (_, few) in columns.items()),
@@ -256,14 +251,14 @@ def _baselines_table(summary: dict[str, Any]) -> Table:
     table.add_column("prediction")
     for metric in metrics:
         table.add_column(words(metric), justify="right")
-    for floor in summary["floors"].values():
-        table.add_row(floor["meaning"], *(baseline_text(floor["scores"].get(m), m, summary) for m in metrics))
+    for baseline in summary["baselines"].values():
+        table.add_row(baseline["meaning"], *(baseline_text(baseline["scores"].get(m), m, summary) for m in metrics))
     return table
 
 
 def baseline_metrics(summary: dict[str, Any]) -> list[str]:
     """The metrics that any trivial baseline has a score for, the objective first."""
-    found = dict.fromkeys(metric for floor in summary["floors"].values() for metric in floor["scores"])
+    found = dict.fromkeys(metric for baseline in summary["baselines"].values() for metric in baseline["scores"])
     return sorted(found, key=lambda metric: metric != summary["objective"])
 
 
@@ -304,7 +299,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     _line(console, f"Results go to {folder}. Nothing was started.")
     for place, point in enumerate(plan.known_points()):
         origin = plan.origin(place, point)
-        _line(console, f"  {place:04d} {'reference' if origin == 'baseline' else origin}: {point_text(point)}")
+        _line(console, f"  {place:04d} {origin}: {point_text(point)}")
 
 
 def searched_text(plan: Plan) -> str:

@@ -27,7 +27,7 @@ def summary_of(options: Options, state: State, folder: Path) -> dict[str, Any]:
 
 def model_line(plan: Plan) -> str:
     """Which model a search used, in plain words."""
-    name = plan.config(plan.search.baseline).model
+    name = plan.config(plan.search.reference).model
     if name == "gpt2-nano":
         return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
     return name

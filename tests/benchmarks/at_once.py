@@ -153,7 +153,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
     plan = options.plan
     ledger.record({"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed, "id": "0"})
     ledger.record({"event": "started", "argv": []})
-    ledger.record({"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "floors": {}})
+    ledger.record({"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "baselines": {}})
     ledger.record({"event": "share", "gpus": 1.0, "cpus": 1.0, "concurrent": workers})
     console = Console(file=io.StringIO(), width=160)
     screen = Screen(plan, console, options.budget, ledger.state)

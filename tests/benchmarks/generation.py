@@ -25,7 +25,7 @@ from transformers.utils import logging
 from gpt2core.config import DecodingConfig, ModelConfig
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.decoding.generate import generate
-from gpt2core.metrics.floors import split_given
+from gpt2core.metrics.baselines import split_given
 from gpt2core.model import GPT2, initialise
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder, save_model

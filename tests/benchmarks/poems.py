@@ -17,7 +17,7 @@ SEARCH = Search(
         **{"adapter": "lora", "targets": "qkv", "alpha": f"{ALPHA}r", "lora_dropout": 0.0, "dropout": 0.0},
         **{"batch_size": BATCH, "dev_examples": DEV, "cross_documents": True},
     },
-    baseline={"rank": 8, "lr": 1e-3},
+    reference={"rank": 8, "lr": 1e-3},
     profiles={"quick": Profile(model="gpt2-nano", trials=len(RANKS) * len(RATES), replicates=0)},
 )
 

@@ -1,4 +1,4 @@
-"""The floor that needs no GPT-2."""
+"""The baseline that needs no GPT-2."""
 
 from pathlib import Path
 

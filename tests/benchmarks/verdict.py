@@ -20,9 +20,9 @@ from rich.table import Table
 from gpt2core.config import RunConfig
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.files import atomic_path, cache_folder
+from gpt2core.metrics.baselines import asked_for, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.comparison import LEVEL, difference, runs_of
-from gpt2core.metrics.floors import asked_for, split_given
 from gpt2core.metrics.losses import mean_loss
 from searches.deciding.decision import Design, detectable
 from searches.deciding.simulated import Case, Components, Draw, Drawn, Random, Rates, draw, simulate

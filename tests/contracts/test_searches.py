@@ -33,13 +33,13 @@ def test_it_is_short_and_named_after_its_file(name: str) -> None:
 
 @pytest.mark.parametrize("profile", ["quick", "study"])
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_the_baseline_and_the_points_of_the_study_come_first_and_are_valid(name: str, task: str, profile: str) -> None:
+def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name: str, task: str, profile: str) -> None:
     plan = make_plan(search(name), profile, settings={"task": task})
     metric = TASKS[task].metrics[plan.fixed.get("objective", TASKS[task].objective)]
     assert (plan.objective, plan.direction) == (metric.name, metric.direction)
     points = plan.first_points()
     assert len(points) >= 2
-    assert points[0] == dict(plan.search.baseline)
+    assert points[0] == dict(plan.search.reference)
     assert plan.profile.trials > len(points) or profile == "quick"
     runs = [plan.config(point) for point in points]
     assert all(isinstance(run, RunConfig) and run.task == task for run in runs)

@@ -119,13 +119,13 @@ def test_the_counts_survive_a_file(task: Task, model: GPT2) -> None:
         np.testing.assert_array_equal(again[name], counts)
 
 
-def test_floors_are_scores_of_metrics(task: Task) -> None:
-    floors = task.floors(toys.data(), "dev")
-    assert floors
-    assert any(task.objective in floor.scores for floor in floors.values())
-    for floor in floors.values():
-        assert floor.scores.keys() <= task.metrics.keys()
-        assert all(math.isfinite(number) for score in floor.scores.values() for number in score)
+def test_baselines_are_scores_of_metrics(task: Task) -> None:
+    baselines = task.baselines(toys.data(), "dev")
+    assert baselines
+    assert any(task.objective in baseline.scores for baseline in baselines.values())
+    for baseline in baselines.values():
+        assert baseline.scores.keys() <= task.metrics.keys()
+        assert all(math.isfinite(number) for score in baseline.scores.values() for number in score)
 
 
 def test_the_test_split_has_a_test_loss(task: Task, model: GPT2) -> None:

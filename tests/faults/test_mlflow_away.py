@@ -30,7 +30,7 @@ SEARCH = Search(
     scientific={"rank": Choice(4, 8)},
     nuisance={},
     fixed={"adapter": "lora"},
-    baseline={"rank": 4},
+    reference={"rank": 4},
     profiles={"quick": Profile(model="gpt2-nano", trials=2, grace=1, replicates=1, run={"epochs": 2})},
 )
 PLAN: Plan = make_plan(SEARCH, "quick")
@@ -83,7 +83,9 @@ class Tracked:
         self.tracker.start(name, {"seed": 1}, {"search": name})
         self.ledger.listeners.append(self.tracker)
         if not self.ledger.state.data:
-            self.ledger.record({"event": "data", "data": {"data": "a few sonnets", "digest": "d" * 64}, "floors": {}})
+            self.ledger.record(
+                {"event": "data", "data": {"data": "a few sonnets", "digest": "d" * 64}, "baselines": {}}
+            )
 
     def proposed(self, name: str) -> None:
         of = name.partition("-")[0] if "-" in name else None
@@ -259,7 +261,7 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
     tracked.everything_is_there_once()
     first, last = tracked.warnings
     assert "refused a file ([Errno" in first
-    assert "refused 5 parts of what it was sent ([Errno" in last  # floors.json, a file of each trial, summary.json
+    assert "refused 5 parts of what it was sent ([Errno" in last  # baselines.json, a file of each trial, summary.json
     assert last.endswith("when MLflow takes it, the same command delivers it")
     client, runs = tracked.tracker.client, tracked.ledger.state.runs
     assert all("[Errno" in client.get_run(run).data.tags["lacks"] for run in runs.values())
@@ -270,7 +272,7 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
     again.everything_is_there_once()
     assert again.warnings == []
     stored = {name: {file.path for file in client.list_artifacts(run)} for name, run in runs.items()}
-    assert stored == {"": {"floors.json", "summary.json"}, **{name: {"samples.md"} for name in TRIALS}}
+    assert stored == {"": {"baselines.json", "summary.json"}, **{name: {"samples.md"} for name in TRIALS}}
     assert all("lacks" not in client.get_run(run).data.tags for run in runs.values())
 
 

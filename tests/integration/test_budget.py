@@ -68,7 +68,7 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         watch.time = ledger.state.clock.last or 0.0
         ledger.record({"event": "started"})
         ledger.listeners.append(watch)
-        spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=str(folder), concurrent=at_once)
+        spec = TrialSpec(name="", run=plan.config(plan.search.reference), folder=str(folder), concurrent=at_once)
         stopper = BudgetStopper(budget, plan, ledger)
         stopper.begin(spec)
         ledger.record({"event": "lag", "trials": 2 * at_once})

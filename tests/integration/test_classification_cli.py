@@ -34,7 +34,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_lays_accuracy_beside_the_majority_class(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--checkpoint", str(trained)) == 0
     printed = capsys.readouterr().out
-    for part in ("sst: 12 train, 7 dev, 3 test", "accuracy ", "macro f1", "floor: always `very negative`"):
+    for part in ("sst: 12 train, 7 dev, 3 test", "accuracy ", "macro f1", "baseline: always `very negative`"):
         assert part in printed
     assert json.loads((trained / "metrics.json").read_text())["epochs"][0]["accuracy"] <= 100
 

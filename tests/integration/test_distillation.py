@@ -52,7 +52,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
 def test_as_many_trials_with_pairs_as_without_the_study_s_among_them(storage: Path) -> None:
     trials = runs.summary(storage, "distillation-smoke")["trials"]
     assert [row["status"] for row in trials] == ["completed"] * 4, "three were asked for"
-    assert [row["origin"] for row in trials] == ["baseline", "default", "study", "study"]
+    assert [row["origin"] for row in trials] == ["reference", "default", "study", "study"]
     assert [row["point"]["pairs_examples"] for row in trials] == [0, "all", "all", 0]
     reference, default, approach, plain = trials
     assert [row["point"]["filters"] for row in (default, approach)] == ["all", "basic"]

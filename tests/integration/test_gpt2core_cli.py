@@ -65,7 +65,7 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
     assert f"epoch {checkpoints.load_best(trained, adapted(trained))}, in {trained / 'best'}" in printed
 
 
-def test_evaluate_lays_scores_beside_the_floors(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_lays_scores_beside_the_baselines(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 0
     printed = capsys.readouterr().out
     for part in (
@@ -73,9 +73,9 @@ def test_evaluate_lays_scores_beside_the_floors(trained: Path, capsys: pytest.Ca
         "95% interval",
         "test perplexity",
         "bits per character",
-        "floor: given lines and 11 random training lines",
+        "baseline: given lines and 11 random training lines",
         "continuation 2",
-        "floor: a bigram model of the training texts (Kneser-Ney)",
+        "baseline: a bigram model of the training texts (Kneser-Ney)",
         "test loss 5.",
     ):
         assert part in printed

@@ -147,9 +147,9 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
 def events_of(search: int) -> Iterator[Event]:
     """What a search with one trial tells."""
     data = {"data": f"data of {search}", "digest": "d" * 64}
-    yield {"event": "data", "data": data, "floors": {f"floor-{search}": {"meaning": "none", "scores": {}}}}
+    yield {"event": "data", "data": data, "baselines": {f"baseline-{search}": {"meaning": "none", "scores": {}}}}
     run = {**PLAN.config({"rank": 4}).model_dump(), "seed": search}
-    trial = {"name": TRIAL, "point": {"rank": 4}, "run": run, "origin": "baseline", "of": None, "optuna": None}
+    trial = {"name": TRIAL, "point": {"rank": 4}, "run": run, "origin": "reference", "of": None, "optuna": None}
     yield {"event": "proposed", "trial": trial}
     samples = [{"id": "one", "written": f"written by {search}"}]
     for epoch in range(1, EPOCHS + 1):
@@ -208,7 +208,9 @@ def check_parent(search: int, run: Run, store: Store) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"seed": str(search), "data_data": f"data of {search}", "data_digest": "d" * 64}
     assert run.data.tags["answer"] == f"answer of {search}"
-    assert json.loads(artifact(store, run, "floors.json")) == {f"floor-{search}": {"meaning": "none", "scores": {}}}
+    assert json.loads(artifact(store, run, "baselines.json")) == {
+        f"baseline-{search}": {"meaning": "none", "scores": {}}
+    }
     assert json.loads(artifact(store, run, "summary.json"))["answer"]["text"] == f"answer of {search}"
 
 

@@ -126,12 +126,12 @@ def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None
         assert score.metric_value == pytest.approx(metrics[name], abs=1e-4)
         assert score.metric_args["low"] == pytest.approx(metrics[f"{name}_low"], abs=1e-4)
         assert score.dataset_args == {"digest": result["data"]["digest"]}
-    floors = [floor["meaning"] for floor in result["floors"].values() if "dev_loss" in floor["scores"]]
-    assert len(floors) == 4
+    baselines = [baseline["meaning"] for baseline in result["baselines"].values() if "dev_loss" in baseline["scores"]]
+    assert len(baselines) == 4
     for part in (
         *(result["question"], result["answer"]["text"], result["data"]["digest"], result["data"]["data"]),
         *result["answer"]["notes"],
-        *(result["versions"]["torch"], *floors, "small stand-in", "**dev** split", "It learnt from 16 training"),
+        *(result["versions"]["torch"], *baselines, "small stand-in", "**dev** split", "It learnt from 16 training"),
         *("public domain", f"{metrics['dev_loss_low']:.3f} to {metrics['dev_loss_high']:.3f}"),
         f"{metrics['chrf_continuation_low']:.2f} to {metrics['chrf_continuation_high']:.2f}",
         *("There is no winner; this trial has the best dev_loss", "It is not claimed to be better", "| `rank` | 8 |"),

@@ -56,8 +56,8 @@ def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str]
     assert counts["completed"] + counts["stopped"] == 4
     assert counts["replicates"] == 4
     assert result["best"]["score"] == min(row["score"] for row in result["trials"] if row["of"] is None)
-    assert result["baseline"]["point"] == {"rank": 8, "lr": 0.001, "alpha": "2r", "batch_size": 8}
-    assert set(result["floors"]) >= {"given_only", "random_lines"}
+    assert result["reference"]["point"] == {"rank": 8, "lr": 0.001, "alpha": "2r", "batch_size": 8}
+    assert set(result["baselines"]) >= {"given_only", "random_lines"}
     answer, trials = result["answer"], {row["id"]: row for row in result["trials"]}
     assert answer["factor"] == {"name": "rank", "keys": ["rank"]}
     assert [row["name"] for row in answer["rows"]] == ["rank 4", "rank 8", "rank 16", "rank 32"]
@@ -68,7 +68,7 @@ def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str]
     assert (answer["outcome"], answer["winner"]) == ("undecided", None), "one run each says nothing of chance"
     means = {row["trial"]: row["mean"] for row in answer["rows"]}
     assert answer["chosen"] == min(means, key=means.__getitem__)
-    assert answer["reference"] == result["baseline"]["id"]
+    assert answer["reference"] == result["reference"]["id"]
     assert result["wall_seconds"] > 0
 
 
@@ -76,7 +76,7 @@ def test_the_reference_is_trial_0_and_its_settings_with_each_other_rank_follow(
     done: CompletedProcess[str], storage: Path
 ) -> None:
     trials = [row for row in summary(storage, NAME)["trials"] if row["of"] is None]
-    assert [row["origin"] for row in trials] == ["baseline", "default", "default", "default"]
+    assert [row["origin"] for row in trials] == ["reference", "default", "default", "default"]
     assert [row["point"] for row in trials] == [{**trials[0]["point"], "rank": rank} for rank in (8, 4, 16, 32)]
 
 

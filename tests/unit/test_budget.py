@@ -28,8 +28,8 @@ def event(kind: str, time: float, **values: object) -> Event:
 
 
 def proposed(name: str, time: float, **changes: object) -> Event:
-    run = PLAN.config(PLAN.search.baseline).model_dump()
-    trial = {"name": name, "point": dict(PLAN.search.baseline), "run": run, "origin": "sampler"}
+    run = PLAN.config(PLAN.search.reference).model_dump()
+    trial = {"name": name, "point": dict(PLAN.search.reference), "run": run, "origin": "sampler"}
     return event("proposed", time, trial={**trial, **changes})
 
 
@@ -50,11 +50,11 @@ def state_of(*events: Event) -> State:
 
 
 def two_that_ended(seconds_each: float, gpus: float = 0) -> State:
-    """The baseline and another trial, one after the other."""
+    """The reference and another trial, one after the other."""
     return state_of(
         event("started", 0.0),
         share_event(0.0, gpus),
-        proposed("0000", 0.0, origin="baseline"),
+        proposed("0000", 0.0, origin="reference"),
         report("0000", seconds_each),
         event("ended", seconds_each, trial="0000", status=COMPLETED),
         proposed("0001", seconds_each),
@@ -154,7 +154,7 @@ def test_the_search_ends_in_time_for_its_replicates_and_everything_at_the_limit(
 
 
 def test_without_two_trials_to_compare_the_search_goes_on() -> None:
-    state = state_of(event("started", 0.0), share_event(0.0), proposed("0000", 0.0, origin="baseline"))
+    state = state_of(event("started", 0.0), share_event(0.0), proposed("0000", 0.0, origin="reference"))
     budget = Budget(hours=100 / HOUR)
     assert [phase_of(budget, PLAN, state, now) for now in (99.0, 100.0)] == ["search", "over"]
 
@@ -190,7 +190,7 @@ def test_a_limit_that_cannot_be_kept_is_refused(flags: list[str], message: str) 
 
 def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-        for name, origin in (("0000", "baseline"), ("0001", "study")):
+        for name, origin in (("0000", "reference"), ("0001", "study")):
             ledger.record(proposed(name, 0.0, origin=origin))
             ledger.record(report(name, 0.0))
             ledger.record(event("ended", 0.0, trial=name, status=COMPLETED))
@@ -207,7 +207,7 @@ def test_a_trial_of_a_population_is_a_part_of_a_run(tmp_path: Path) -> None:
     """What is kept for replicates, which train for all epochs, follows from what members took for their few."""
     settings = {"epochs": 6}
     plan = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings=settings, comparing=BY_CHRF)
-    run = plan.config(plan.search.baseline).model_dump()
+    run = plan.config(plan.search.reference).model_dump()
     events = [event("started", 0.0), share_event(0.0)]
     for number, (parent, until) in enumerate([(None, 2), ("0000", 4), ("0001", 6)]):
         name, began = f"{number:04d}", 100.0 * number

@@ -114,14 +114,14 @@ def test_the_evaluation_holds_a_confusion_matrix_statistics_and_samples(task: Cl
     assert "### predicted" in samples_text(evaluation.samples)
 
 
-def test_the_floor_is_the_most_frequent_class_of_training(task: Classification) -> None:
+def test_the_baseline_is_the_most_frequent_class_of_training(task: Classification) -> None:
     data = toys.data(train=13, dev=7)  # 7 of class 0 and 6 of class 1 in training, 4 and 3 in dev
-    (floor,) = task.floors(data, "dev").values()
-    assert f"always `{task.class_names[0]}`" in floor.meaning
-    assert floor.scores["accuracy"] == (pytest.approx(400 / 7), 0)
-    assert floor.scores["macro_f1"] == (pytest.approx(100 * (8 / 11) / 2), 0)
+    (baseline,) = task.baselines(data, "dev").values()
+    assert f"always `{task.class_names[0]}`" in baseline.meaning
+    assert baseline.scores["accuracy"] == (pytest.approx(400 / 7), 0)
+    assert baseline.scores["macro_f1"] == (pytest.approx(100 * (8 / 11) / 2), 0)
     chances = np.array([8, 7]) / (13 + len(task.class_names))
-    assert floor.scores["dev_loss"] == (pytest.approx(-(np.log(chances) * [4, 3]).sum() / 7), 0)
+    assert baseline.scores["dev_loss"] == (pytest.approx(-(np.log(chances) * [4, 3]).sum() / 7), 0)
 
 
 def test_a_split_without_labels_has_no_score(task: Classification) -> None:

@@ -43,14 +43,14 @@ def test_a_password_is_not_handed_around() -> None:
 def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.record({"event": "started", "argv": [], "environment": {"Python": "3"}})
-    trial = {"name": "0000", "point": {"rank": 8}, "run": {"epochs": 1}, "origin": "baseline", "of": None, "optuna": 0}
+    trial = {"name": "0000", "point": {"rank": 8}, "run": {"epochs": 1}, "origin": "reference", "of": None, "optuna": 0}
     ledger.record({"event": "proposed", "trial": trial})
     texts = [{"id": str(number), "generated": "rose " * 1000} for number in range(9)]
     report = {"event": "report", "trial": "0000", "epoch": 1, "samples": texts}
     ledger.record({**report, "metrics": {"dev_loss": 1.0}, "statistics": None})
     ledger.close()
     row = {"id": "0000"}
-    found = facts(options("--smoke"), ledger.state, {"best": row, "baseline": row, "answer": {"chosen": None}})
+    found = facts(options("--smoke"), ledger.state, {"best": row, "reference": row, "answer": {"chosen": None}})
     assert found["environment"] == {"Python": "3"}
     assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])

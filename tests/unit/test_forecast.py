@@ -50,7 +50,7 @@ def cost(memory: float = 1.0, disk: float = 0.5) -> TrialCost:
 
 
 def predicted(plan: Plan, outlook: Outlook, price: float | None = None, **spec: float) -> dict[str, Range]:
-    shape = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="", **spec)  # type: ignore[arg-type]
+    shape = TrialSpec(name="", run=plan.config(plan.search.reference), folder="", **spec)  # type: ignore[arg-type]
     rows = predict(plan, outlook, shape, price)
     return {row["what"]: Range(value=row["predicted"], low=row["low"], high=row["high"]) for row in rows}
 
@@ -97,7 +97,7 @@ def test_each_value_of_a_factor_is_counted_and_runs_that_judge_may_take_more() -
     assert predicted(asked, outlook)["trials"] == exactly(12 + 4 * 3), (
         "of each of four ranks three trials, and the best again"
     )
-    shape = TrialSpec(name="", run=asked.config(asked.search.baseline), folder="")
+    shape = TrialSpec(name="", run=asked.config(asked.search.reference), folder="")
     once, twice = ({row["what"]: row for row in predict(asked, outlook, shape, None, n)} for n in (1.0, 2.0))
     assert twice["CPU-hours"]["predicted"] - once["CPU-hours"]["predicted"] == pytest.approx(12 * 6 / HOUR)
 
@@ -139,7 +139,7 @@ def test_what_is_left_follows_the_plan_until_a_trial_has_ended_and_then_the_tria
         event("started", 0.0),
         share_event(0.0, concurrent=2),
         event("plan", 0.0, plan={"rows": [], "trial_seconds": seconds}),
-        proposed("0000", 0.0, origin="baseline"),
+        proposed("0000", 0.0, origin="reference"),
     ):
         state.apply(one)
     asked = plan(trials=5, replicates=1)

@@ -9,7 +9,7 @@ import pytest
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError
 from gpt2core.metrics import form as module
-from gpt2core.metrics.floors import split_given
+from gpt2core.metrics.baselines import split_given
 from gpt2core.metrics.form import first_lines, form_counts, rhyme, rhyme_share, syllables
 from gpt2core.metrics.metric import share
 

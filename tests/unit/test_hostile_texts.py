@@ -257,7 +257,7 @@ def test_an_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -
 def test_the_card_of_a_model_is_text(tmp_path: Path) -> None:
     folder = ledger(tmp_path, SCORES)
     text = (folder / "ledger.jsonl").read_text()
-    told = {"event": "data", "data": {"data": f"sonnet: 3 train; {HOSTILE}", "digest": HOSTILE}, "floors": {}}
+    told = {"event": "data", "data": {"data": f"sonnet: 3 train; {HOSTILE}", "digest": HOSTILE}, "baselines": {}}
     (folder / "ledger.jsonl").write_text(json.dumps(told) + "\n" + text)
     summarised(folder, "0001", RAN)
     summary = json.loads((folder / "summary.json").read_text())

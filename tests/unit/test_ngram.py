@@ -1,4 +1,4 @@
-"""The n-gram floor is a proper Kneser-Ney model: its probabilities sum to 1 and agree with slow counting."""
+"""The n-gram baseline is a proper Kneser-Ney model: its probabilities sum to 1 and agree with slow counting."""
 
 import math
 from collections import defaultdict

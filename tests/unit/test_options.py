@@ -73,7 +73,7 @@ def test_an_unreachable_hub_says_what_was_tried_and_how_to_run_offline(
 def test_a_key_that_is_set_is_searched_no_more() -> None:
     plan = parse(SEARCH, ["--set", "rank=16", "--set", "alpha=r"]).plan
     assert set(plan.space) == {"lr", "batch_size"}
-    config = plan.config(SEARCH.baseline)
+    config = plan.config(SEARCH.reference)
     assert (config.rank, config.lora_alpha, config.lr) == (16, 16.0, 1e-3)
 
 
@@ -86,7 +86,7 @@ def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
     options = parse(SEARCH, flags.split())
     assert options.plan.profile.model == "gpt2"
     assert options.plan.profile.trials == 3
-    assert options.plan.config(SEARCH.baseline).seed == 5
+    assert options.plan.config(SEARCH.reference).seed == 5
     assert options.resume == "must"
     assert options.budget == Budget(hours=3, gpu_hours=2, usd=9.5, usd_per_gpu_hour=2)
 

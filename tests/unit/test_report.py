@@ -161,7 +161,7 @@ def test_a_trivial_baseline_is_a_line_where_it_is_near_and_else_in_the_caption()
     picture = answer_picture(found)
     assert picture
     assert "Outside the picture: the best trivial baseline, 5.510 (a bigram model" in picture.caption
-    found["floors"]["bigram"]["scores"]["dev_loss"] = [4.6, 0.0]
+    found["baselines"]["bigram"]["scores"]["dev_loss"] = [4.6, 0.0]
     picture = answer_picture(found)
     assert picture
     assert "Dashed line: the best trivial baseline, 4.600" in picture.caption
@@ -242,7 +242,7 @@ def test_generated_pairs_are_named_with_their_critic_and_that_it_is_a_stand_in(t
 def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
     found = summary(2)
     failed = found["trials"][1] | {"curve": []}
-    found |= {"trials": [failed], "best": None, "baseline": failed, "samples": {}}
+    found |= {"trials": [failed], "best": None, "reference": failed, "samples": {}}
     found["answer"] = nothing_compared("there are no two settings with a score to compare")
     found["effects"] = {"trials": 0, "why": "0 trials ended with a score.", "rows": []}
     html, markdown = written(tmp_path, found)

@@ -44,7 +44,7 @@ def made(ledger: Ledger, folder: Path, part: float = 0.0) -> StrategySearcher:
     ledger.record({"event": "lag", "trials": 4})
     spec = TrialSpec(
         name="",
-        run=plan.config(plan.search.baseline),
+        run=plan.config(plan.search.reference),
         folder="",
         gpus_per_worker=part,
         concurrent=round(1 / (part or 1)),

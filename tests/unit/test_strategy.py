@@ -90,7 +90,7 @@ def small_plan() -> Plan:
         scientific=space,
         nuisance={},
         tasks={"sonnet": Case(study=[{"rank": 4, "batch_size": 8}])},
-        baseline={"rank": 8, "batch_size": 8},
+        reference={"rank": 8, "batch_size": 8},
     )
     return make_plan(search, "quick", comparing=BY_CHRF, trials=50, replicates=0)
 
@@ -110,7 +110,7 @@ def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
         nuisance={"alpha": Choice(32.0, "2r")},
         scientific={"rank": Choice(16)},
         tasks={"sonnet": Case()},
-        baseline={"rank": 16, "alpha": "2r"},
+        reference={"rank": 16, "alpha": "2r"},
     )
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0))
     simulate(strategy, curves(), workers=1)
@@ -124,7 +124,7 @@ def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own(
     trials = strategy.ledger.state.searched
     assert Counter(trial.run["rank"] for trial in trials) == {4: 6, 8: 6, 16: 6, 32: 6}, "22 is rounded up"
     assert [trial.run["rank"] for trial in trials[:8]] == [8, 4, 16, 32, 4, 8, 16, 32], "known points first"
-    assert {trial.origin for trial in trials[:4]} == {"baseline", "default"}
+    assert {trial.origin for trial in trials[:4]} == {"reference", "default"}
     assert {trial.origin for trial in trials[4:8]} == {"study"}
     assert [trial.run["rank"] for trial in trials[-4:]] == [4, 8, 16, 32]
     for view in strategy.views.values():
@@ -146,7 +146,7 @@ def test_the_points_of_the_study_leave_each_value_the_same_trials(opened: Open) 
         strategy = opened(plan_of(trials, search=search, replicates=0))
         simulate(strategy, curves(), workers=2)
         ran[trials] = [(t.point["rank"], t.point["lr"], t.origin) for t in strategy.ledger.state.searched]
-    assert ran[4] == [(8, 1e-3, "baseline"), (4, 1e-3, "default"), (4, 1e-4, "study"), (8, 1e-5, "study")]
+    assert ran[4] == [(8, 1e-3, "reference"), (4, 1e-3, "default"), (4, 1e-4, "study"), (8, 1e-5, "study")]
     assert ran[10][:6] == [*ran[4], (4, 1e-5, "study"), (4, 1e-2, "study")]
     assert Counter(rank for rank, *_ in ran[10]) == {4: 5, 8: 5}
     assert {origin for *_, origin in ran[10][6:]} == {"sampler"}
@@ -185,7 +185,7 @@ def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
     search = dataclasses.replace(
         OF_A_FACTOR,
         nuisance={"alpha": Choice(8.0, "r", "2r")},
-        baseline={"rank": 8, "alpha": "r"},
+        reference={"rank": 8, "alpha": "r"},
         tasks={"sonnet": Case()},
     )
     strategy = in_memory(plan_of(40, search=search))  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
@@ -211,7 +211,7 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
 
 
 @pytest.mark.parametrize("confirm", [1, 3])
-def test_the_best_and_the_baseline_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
+def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
     plan = plan_of(replicates=2, confirm=confirm)
     strategy = in_memory(plan)
     simulate(strategy, curves(), workers=3)
@@ -340,11 +340,11 @@ def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone()
     search = dataclasses.replace(SEARCH, tasks={"sonnet": Case()})
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, settings={"epochs": "9"}, trials=3, grace=1))
     strategy.ledger.record({"event": "lag", "trials": 4})
-    baseline, slow, fast = (strategy.next() for _ in range(3))
-    assert isinstance(baseline, Trial)
+    reference, slow, fast = (strategy.next() for _ in range(3))
+    assert isinstance(reference, Trial)
     assert isinstance(slow, Trial)
     assert isinstance(fast, Trial)
-    assert strategy.report(baseline, report(baseline, 1, 20.0)) == []
+    assert strategy.report(reference, report(reference, 1, 20.0)) == []
     assert strategy.report(fast, report(fast, 1, 10.0)) == []
     assert strategy.report(fast, report(fast, 2, 30.0)) == [], "its rung waits for the trial before it"
     assert strategy.report(slow, report(slow, 1, 25.0)) == [fast]
@@ -437,7 +437,7 @@ def test_a_population_takes_over_what_is_better() -> None:
 def test_a_population_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="has 9 generations of at least 2 trials each: give at least 18"):
         in_memory(plan_of(10, method=Method(scheduler="pbt")))
-    search = dataclasses.replace(SEARCH, nuisance={}, baseline={"rank": 8}, tasks={"sonnet": Case()})
+    search = dataclasses.replace(SEARCH, nuisance={}, reference={"rank": 8}, tasks={"sonnet": Case()})
     with pytest.raises(ConfigError, match=r"None of what this search varies \(rank\) may change while a run trains on"):
         in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=50, method=Method(scheduler="pbt")))
 
@@ -456,7 +456,7 @@ def test_a_diverged_trial_is_poor_not_unknown() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> None:
     search = dataclasses.replace(SEARCH, scientific={"rank": Choice(4, 8, 16, 32)}, nuisance={"lr": LogUniform(1e-4, 1e-2)},
-                                 baseline={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
+                                 reference={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
     method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method))
     simulate(strategy, curves(), workers=2)

@@ -108,7 +108,7 @@ def summary(
         "data": {"data": "toy data"},
         "trials": list(trials),
         "metrics": {"chrf_whole": {"digits": 2}, metric["name"]: {"digits": metric["digits"]}},
-        "floors": {"random": {"meaning": "random <lines>", "scores": {"form_rhyme": [0.01, 0.0]}}},
+        "baselines": {"random": {"meaning": "random <lines>", "scores": {"form_rhyme": [0.01, 0.0]}}},
         "test": None,
         "answer": {
             "text": f"Yes, poems help. {SCRIPT}",
@@ -426,11 +426,11 @@ def test_fresh_runs_on_parts_of_the_training_texts_are_not_the_studys() -> None:
 
 def test_nothing_is_reproduced_that_a_trivial_baseline_reproduces_too() -> None:
     found = dense(THREE)
-    found["floors"]["random"]["scores"]["chrf_whole"] = [43.19, 0.3]
+    found["baselines"]["random"]["scores"]["chrf_whole"] = [43.19, 0.3]
     line = first_of_table_4(found)
     assert line.mark == REPRODUCED, "43.19 is more than 1 from the interval and from 40.517"
     assert line.baseline_text == "43.19 (random <lines>)"
-    found["floors"]["tail"] = {"meaning": "tails of other sonnets", "scores": {"chrf_whole": [41.50, 0.27]}}
+    found["baselines"]["tail"] = {"meaning": "tails of other sonnets", "scores": {"chrf_whole": [41.50, 0.27]}}
     line = first_of_table_4(found)
     assert (line.mark, line.why) == (NOT_TELLING, "a trivial baseline passes too: 41.50, tails of other sonnets")
 
@@ -543,7 +543,7 @@ def test_numbers_have_their_digits() -> None:
 def page_of(folder: Path) -> tuple[str, list[Judged], list[Line]]:
     runs = (SAME, [4.10, 4.11, 4.12], [4.30, 4.40, 4.50], SAME)
     found = poems(runs, config={"model": "gpt2-nano"}) | {"report": "study-quick-pretraining-sonnet/report.html"}
-    found["floors"]["random"]["scores"]["chrf_whole"] = [43.19, 0.3]
+    found["baselines"]["random"]["scores"]["chrf_whole"] = [43.19, 0.3]
     summaries: dict[tuple[str, str], dict[str, Any] | str] = {
         ("pretraining", "sonnet"): found,
         ("decoding", "sonnet"): f"There is no data {SCRIPT}",

@@ -216,11 +216,11 @@ def test_what_keeps_no_limit_is_not_compared() -> None:
 
 def test_even_the_best_is_laid_beside_a_trivial_baseline() -> None:
     plan, strategy = searched(SAME)
-    strategy.ledger.state.floors = {"bigram": {"meaning": "a bigram model", "scores": {"dev_loss": [4.1, 0.0]}}}
+    strategy.ledger.state.baselines = {"bigram": {"meaning": "a bigram model", "scores": {"dev_loss": [4.1, 0.0]}}}
     (note,) = summary(plan, strategy)["answer"]["notes"]
     assert note.startswith("Even the best, dev loss 4.")
     assert note.endswith("is no better than a trivial baseline (a bigram model: 4.100).")
-    strategy.ledger.state.floors["bigram"]["scores"]["dev_loss"][0] = 6.0
+    strategy.ledger.state.baselines["bigram"]["scores"]["dev_loss"][0] = 6.0
     assert summary(plan, strategy)["answer"]["notes"] == []
 
 
@@ -242,7 +242,7 @@ def test_the_expected_best_of_k_trials_is_the_mean_of_the_best_of_all_draws() ->
 
 def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, strategy = searched(one_rate(0.3), search=OF_NO_FACTOR, trials=2)
-    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
+    spec = TrialSpec(name="", run=plan.config(plan.search.reference), folder="")
     asked: list[list[str]] = []
 
     def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
@@ -270,7 +270,7 @@ def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("records", range(8))
 def test_a_kill_while_the_test_split_is_scored_locks_nothing(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
     plan, strategy = searched(one_rate(0.3), search=OF_NO_FACTOR, trials=2)
-    spec, asked = TrialSpec(name="", run=plan.config(plan.search.baseline), folder=""), list[str]()
+    spec, asked = TrialSpec(name="", run=plan.config(plan.search.reference), folder=""), list[str]()
 
     def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
         asked.extend(one.name for one in specs)
@@ -297,7 +297,7 @@ def test_a_kill_while_the_test_split_is_scored_locks_nothing(monkeypatch: pytest
 
 def test_the_test_split_judges_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, strategy = searched(one_rate(0.0), search=OF_NO_FACTOR, trials=2, comparing=Comparing(on="test"))
-    spec = TrialSpec(name="", run=plan.config(plan.search.baseline), folder="")
+    spec = TrialSpec(name="", run=plan.config(plan.search.reference), folder="")
 
     def score_all(specs: list[TrialSpec]) -> list[dict[str, Any]]:
         return [

@@ -1,4 +1,4 @@
-"""Floors: scores that no neural model is needed for. A model's score says something only beside them.
+"""Trivial baselines: scores that no neural model is needed for. A model's score says something only beside them.
 
 chrF here is corpus chrF without whitespace, so line ends and indentation do not count. `whole` scores the given lines
 too; `continuation` scores the 11 lines alone that follow them.
@@ -22,7 +22,7 @@ Writer = Callable[[str, Sequence[str], np.random.Generator], str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floor:
+class Baseline:
     """What one such way scores: for each metric, by its name in `Evaluation.metrics`, mean and standard deviation over seeds."""
 
     meaning: str
@@ -64,9 +64,9 @@ WRITERS: dict[str, tuple[str, Writer]] = {
 }
 
 
-def sonnet_floors(
+def sonnet_baselines(
     given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20
-) -> dict[str, Floor]:
+) -> dict[str, Baseline]:
     """Score every way of WRITERS on sonnets `gold` whose first lines are `given`, over `seeds` random seeds."""
     references = asked_for([split_given(text)[1] for text in gold])
     result = {}
@@ -80,7 +80,7 @@ def sonnet_floors(
             rhymes.append(rhyme_share(given, texts))
         scores = {"chrf_continuation": continuation, "chrf_whole": whole, "form_rhyme": rhymes}
         found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
-        result[name] = Floor(meaning=meaning, scores=found)
+        result[name] = Baseline(meaning=meaning, scores=found)
     return result
 
 
@@ -89,13 +89,13 @@ def asked_for(continuations: Sequence[str]) -> list[str]:
     return [first_lines(text, LINES - GIVEN) for text in continuations]
 
 
-def ngram_floors(
+def ngram_baselines(
     train: Iterable[np.ndarray],
     held_out: Sequence[np.ndarray],
     scored: Sequence[np.ndarray],
     characters: np.ndarray,
     split: str,
-) -> dict[str, Floor]:
+) -> dict[str, Baseline]:
     """Score n-gram models of training texts on held-out ones, by the losses of LOSSES.
 
     Texts are tokens (T,); `scored[i]` (T,) says which tokens of held-out text i count, `characters` (V,) how many
@@ -109,7 +109,7 @@ def ngram_floors(
         tokens = np.concatenate([text[chosen] for text, chosen in zip(held_out, scored, strict=True)])
         counts = np.array([nats, len(tokens), characters[tokens].sum()])
         scores = {m.on(split): (float(m.score(counts)), 0.0) for m in LOSSES.values() if m.score is not None}
-        found[name] = Floor(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
+        found[name] = Baseline(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
     return found
 
 
