@@ -10,33 +10,45 @@ from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.dataset import temperature_name
 from gpt2core.errors import ConfigError
+from gpt2core.ranges import Range, exactly
 from gpt2core.storage import address
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
 from searches.runner import results
 from searches.running.ledger import Ledger
-from trainables.pipeline import Job, fitted, run
+from trainables.candidates.job import Job
+from trainables.candidates.pipeline import run_within
+from trainables.candidates.timing import job_seconds
 from trainables.trial import TrialSpec
 
 
 def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
     """Generate the pairs that the trials of a search learn from, unless `--set pairs=FOLDER` gave some; raise UserError.
 
-    Thresholds are no part of it: the trials apply their own to the scores that are stored here.
+    They are accepted by the default thresholds. A trial that has others filters the scores stored with the pairs again.
     """
     for name, job in jobs(options.plan, results(options)):
-        room = fitted(job, gpus_per_worker=spec.gpus_per_worker).workers
-        workers = min(room, spec.concurrent * spec.workers)
-        made = run(fitted(job, workers=workers, gpus_per_worker=spec.gpus_per_worker))
-        accepted = f"{made['accepted']} of {made['pairs']['made']} pairs pass the default thresholds"
+        made = run_within(job, workers=spec.concurrent * spec.workers, gpus_per_worker=spec.gpus_per_worker)
+        accepted = f"{made['accepted']} of {made['pairs']['made']} pairs are accepted by the default thresholds"
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
         console.print(
-            f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}", markup=False, highlight=False
+            f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; "
+            "trials with other thresholds filter the stored scores again",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
 
 
 RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
+
+
+def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float) -> Range:
+    """Seconds until all pairs of a search are there, from some that are timed; 0 where it generates none. Raises UserError."""
+    to_make = [job for _, job in jobs(plan, results)]
+    seconds = sum((job_seconds(job, patience / len(to_make)) for job in to_make), exactly(0.0))
+    return seconds * (1 / (spec.concurrent * spec.workers))
 
 
 def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:

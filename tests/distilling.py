@@ -14,7 +14,7 @@ from gpt2core.tokenizer import train_bpe
 from gpt2core.weights import save_model
 from tests import course, toys
 from tests.runs import ROOT
-from trainables.pipeline import Job
+from trainables.candidates.job import Job
 
 GENERATION = GenerationConfig(
     source="paraphrase", context_tokens=40, candidates=5, candidate_tokens=20, temperature=1.0, no_repeat_ngram=0

@@ -3,37 +3,37 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from gpt2core.config import RunConfig, Thresholds
+from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.distill.accepting import final_reasons
-from gpt2core.distill.detection import hard_negatives
-from gpt2core.distill.filters import judge
+from gpt2core.distill.acceptance import accepted_pairs
 from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
-from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError
 from gpt2core.storage import fetch, local
 
 HELD_OUT = 20  # one context in so many is for the dev split of a student
 MAKE = "`python -m trainables.candidates --out FOLDER` makes one"
 
-Pair = dict[str, Any]  # a row of JUDGED
+Pair = dict[str, Any]  # a row of PAIRS
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """What some thresholds leave of a set of candidates: accepted pairs, and hard negatives of detection."""
+    """The generated pairs that a run learns from: accepted ones, and hard negatives for detection."""
 
     accepted: list[Pair] = field(default_factory=list)
     negatives: list[Pair] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # where accepted/ was not read, and why
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """The notes, for the record of a run."""
+        return {"generated_note": "; ".join(self.notes)} if self.notes else {}
 
     @property
     def digest(self) -> str:
@@ -51,7 +51,6 @@ def pairs_folder(config: RunConfig) -> Path:
     if config.pairs_temperature is not None and not (folder / MANIFEST).is_file():
         folder = folder / temperature_name(config.pairs_temperature)
         fetch(folder / MANIFEST)
-    fetch(folder / "pairs")
     return folder
 
 
@@ -71,26 +70,20 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"{error}; it must be the manifest of a set of candidates: {MAKE}") from None
 
 
-def judged_pairs(folder: Path, thresholds: Thresholds, round: int | None = None) -> Iterator[pa.Table]:
-    """Yield the scored pairs of each shard with the verdict of these thresholds, near duplicates too; raise DataError."""
-    for entry in rounds(folder):
-        if round in (None, entry["round"]):
-            tables = [judge(read(folder / "pairs" / name, PAIRS), thresholds) for name in entry["shards"]["pairs"]]
-            for table, reasons in zip(tables, final_reasons(tables, entry["round"]), strict=True):
-                yield table.set_column(table.schema.get_field_index("reason"), "reason", reasons)
-
-
 def load_pairs(config: RunConfig) -> PairSet:
     """Return the pairs of a run: the first `pairs_examples` accepted ones, and `negatives` times as many hard negatives
     where there are so many. Raises DataError."""
-    found = PairSet()
-    for table in judged_pairs(pairs_folder(config), config.thresholds, config.pairs_round):
-        left = None if config.pairs_examples == "all" else config.pairs_examples - len(found.accepted)
-        accepted = table.filter(pc.is_null(table["reason"])).slice(0, left).to_pylist()
-        wanted = math.ceil(config.negatives * (len(found.accepted) + len(accepted))) - len(found.negatives)
-        hard = table.take(hard_negatives(table, wanted)).to_pylist()
-        found = PairSet(found.accepted + accepted, found.negatives + hard)
-    return found
+    pairs, folder = PairSet(), pairs_folder(config)
+    for entry in rounds(folder):
+        if config.pairs_round in (None, entry["round"]):
+            shards, note = accepted_pairs(folder, entry, config.thresholds)
+            pairs.notes.extend([note] if note else [])
+            for shard in shards:
+                left = None if config.pairs_examples == "all" else config.pairs_examples - len(pairs.accepted)
+                pairs.accepted.extend(shard.accepted.slice(0, left).to_pylist())
+                wanted = math.ceil(config.negatives * len(pairs.accepted)) - len(pairs.negatives)
+                pairs.negatives.extend(shard.negatives(wanted).to_pylist())
+    return pairs
 
 
 def rewriting_corpus(config: RunConfig) -> Corpus:
@@ -100,20 +93,24 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
     same one; those contexts are in no training split.
     """
     folder = pairs_folder(config)
-    first = load_pairs(config.but(pairs_round=1, pairs_examples="all", negatives=0)).accepted
-    contexts = sorted({pair["context"] for pair in first}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    first = load_pairs(config.but(pairs_round=1, pairs_examples="all", negatives=0))
+    contexts = sorted(
+        {pair["context"] for pair in first.accepted}, key=lambda name: hashlib.sha256(name.encode()).hexdigest()
+    )
     held_out = set(contexts[: math.ceil(len(contexts) / HELD_OUT)])
-    chosen = load_pairs(config.but(negatives=0)).accepted
+    chosen = load_pairs(config.but(negatives=0))
     splits = {
-        "train": _rows([pair for pair in chosen if pair["context"] not in held_out]),
-        "dev": _rows([pair for pair in first if pair["context"] in held_out]),
+        "train": _rows([pair for pair in chosen.accepted if pair["context"] not in held_out]),
+        "dev": _rows([pair for pair in first.accepted if pair["context"] in held_out]),
     }
     for split, rows in splits.items():
         if not rows:
             raise DataError(
                 f"{folder}: no accepted pair is left for the {split} split; lower tau, or make more contexts"
             )
-    return Corpus(name="pairs", origin=f"generated pairs in {folder}", splits=splits)
+    notes = PairSet(notes=list(dict.fromkeys([*first.notes, *chosen.notes])))
+    origin = f"generated pairs in {folder}"
+    return Corpus(name="pairs", origin=origin, splits=splits, facts=notes.facts, notes=tuple(notes.notes))
 
 
 def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
@@ -130,6 +127,7 @@ def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
         "generated_pairs": len(pairs.accepted),
         "generated_negatives": len(pairs.negatives),
         "generated_digest": pairs.digest,
+        **pairs.facts,
     }
     words = f"{len(pairs.accepted)} generated pairs and {len(pairs.negatives)} hard negatives of {pairs_folder(config)}"
     return replace(
@@ -137,6 +135,7 @@ def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
         origin=f"{corpus.origin}; {words}",
         splits={**splits, "train": _mixed(splits["train"], generated)},
         facts=facts,
+        notes=(*corpus.notes, *pairs.notes),
     )
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt2core.distill.config import Thresholds
-from gpt2core.distill.duplicates import BANDS, bands, components
-from gpt2core.distill.shards import JUDGED, PAIRS
+from gpt2core.distill.dedup import BANDS, bands, components
+from gpt2core.distill.shards import FILTERED, PAIRS
 
 #: Numbers of N pairs by name, each (N,): those of PAIRS, `component` and `rank`, the place of the pair's id among all.
 Columns = Mapping[str, np.ndarray]
@@ -92,8 +92,8 @@ def applied(thresholds: Thresholds) -> dict[str, Filter]:
     return {name: keep for name, keep in FILTERS.items() if thresholds.filters == "all" or name in BASIC}
 
 
-def judge(pairs: pa.Table, thresholds: Thresholds) -> pa.Table:
-    """Return pairs of the schema PAIRS as JUDGED, in the same order: `reason` names the first filter that rejects, or is null.
+def filter_pairs(pairs: pa.Table, thresholds: Thresholds) -> pa.Table:
+    """Return pairs of the schema PAIRS as FILTERED, in the same order: `reason` names the first filter that rejects, or is null.
 
     All pairs of a context must be in the table. `component` numbers are of this table; -1 is a pair whose sentences are in
     two. `bands` are those of accepted pairs, else null.
@@ -106,7 +106,7 @@ def judge(pairs: pa.Table, thresholds: Thresholds) -> pa.Table:
         reason[~FILTERS[names[number]](columns, thresholds)] = number
     reasons = pa.array(names, pa.string()).take(pa.array(reason, pa.int64(), mask=reason < 0))
     arrays = [*pairs.columns, pa.array(columns["component"], pa.int64()), reasons, _bands(pairs, reason < 0)]
-    return pa.Table.from_arrays(arrays, schema=JUDGED)
+    return pa.Table.from_arrays(arrays, schema=FILTERED)
 
 
 def _columns(pairs: pa.Table, thresholds: Thresholds) -> dict[str, np.ndarray]:

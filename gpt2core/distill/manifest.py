@@ -55,13 +55,18 @@ class _Critic(_Part):
 
 class _Shards(_Part):
     pairs: Annotated[list[Name], Field(min_length=1)]
+    judged: list[Name] | None = None
 
 
 class Readable(_Part):
-    """What a student reads of a round."""
+    """What a student reads of a round; without thresholds and digest, its accepted/ is not read."""
 
     round: int
     shards: _Shards
+    thresholds: _Thresholds | None = None
+    digest: str | None = None
+    accepted: int | None = None
+    negatives: int | None = None
 
 
 class Told(Readable):

@@ -69,7 +69,7 @@ def score_pairs(pairs: Sequence[dict[str, Any]], critic: Critic) -> tuple[list[d
     """Return rows of the schema PAIRS, with `critic` the mean of both directions, and rows of QUARANTINE.
 
     `pairs` have id, context, round, first, second, sentence1 and sentence2. A pair that the critic raises on, or gives a score
-    that is not 0 to 1, goes to quarantine alone: all others are judged.
+    that is not 0 to 1, goes to quarantine alone: all others are scored.
     """
     scored, bad = [], []
     for pair, found in zip(pairs, _entailment(pairs, critic), strict=True):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -47,13 +47,17 @@ PAIRS = pa.schema(
     ]
 )
 
-#: Pairs with the verdict of some thresholds: the component of mutual entailment, the first filter that rejected, and of those
-#: that none did the keys by which near duplicates of other contexts are found.
-JUDGED = pa.schema([*PAIRS, ("component", pa.int64()), ("reason", pa.string()), ("bands", pa.list_(pa.uint64()))])
+#: Filtered pairs: the component of mutual entailment, as `reason` the first filter that rejected, null for none, and of pairs
+#: without a reason the keys by which near duplicates in other contexts are found.
+FILTERED = pa.schema([*PAIRS, ("component", pa.int64()), ("reason", pa.string()), ("bands", pa.list_(pa.uint64()))])
 
 #: What no stage could use. `id` is a context's, a candidate's or a pair's.
 QUARANTINE = pa.schema([("stage", pa.string()), ("id", pa.string()), ("text", pa.string()), ("error", pa.string())])
 
+
+#: The stages in order, with what each writes. Filtered pairs are in a folder `judged`.
+STAGES = {"contexts": CONTEXTS, "candidates": CANDIDATES, "pairs": PAIRS, "judged": FILTERED}
+ACCEPTED, NEGATIVES = "accepted", "negatives"  # the folders that a round ends with
 
 NOTHING = pa.schema([])
 MAY_LACK = ("reason", "bands")  # columns that have no value in some rows
@@ -160,6 +164,40 @@ def _check_columns(path: Path, table: pa.Table, needed: pa.Schema) -> None:
             raise DataError(f"{path}: must have one column `{field.name}` of the type {field.type}")
         if field.name not in MAY_LACK and table[field.name].null_count:
             raise DataError(f"{path}: the column `{field.name}` must have a value in each row")
+
+
+class FilteredShards(Sequence[pa.Table]):
+    """The tables of filtered pairs in some files, each read whenever it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: Any) -> Any:
+        return read(self.paths[place], FILTERED)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (read(path, FILTERED) for path in self.paths)
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The shards in a folder, by round and number."""
+    return sorted(folder.glob("r*.parquet"), key=_place)
+
+
+def remove_rounds(folder: Path, first: int) -> None:
+    """Remove the shards of round `first` and of later ones."""
+    for path in shards_in(folder):
+        if _place(path)[0] >= first:
+            path.unlink()
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Round and number of a shard, from its name."""
+    round, number, *_ = path.stem.split("-")
+    return int(round[1:]), int(number)
 
 
 def remove_parts(folder: Path) -> None:

@@ -9,8 +9,8 @@ from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example
 from gpt2core.distill.dataset import rewriting_corpus
+from gpt2core.distill.generator import REWRITE
 from gpt2core.distill.student import student_losses
-from gpt2core.distill.writing import REWRITE
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import PerplexityTask
 from gpt2core.tokenizer import Tokenizer

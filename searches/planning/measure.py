@@ -24,8 +24,8 @@ from gpt2core.storage import size
 from gpt2core.training import epoch_sizes
 from searches.deciding.comparing import judges_of
 from searches.options import Options
+from searches.pairs import pairs_seconds
 from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
-from searches.planning.generation import pairs_seconds
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.runner import results

@@ -3,7 +3,7 @@
 import shlex
 
 from gpt2core.config import DecodingConfig, RunConfig
-from gpt2core.distill.writing import REWRITE
+from gpt2core.distill.generator import REWRITE
 from gpt2core.export import Format
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.paraphrase import PROMPT

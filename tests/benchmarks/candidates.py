@@ -1,8 +1,8 @@
 """How fast candidate pairs are made, beside a plain loop around transformers: `python -m tests.benchmarks.candidates`.
 
 The loop takes one context after the other: `generate` with as many returned sequences as candidates, then the same rule of the
-first sentence, the same critic and filters. It gets the contexts for nothing; the pipeline writes them, and all its files. A loop
-on as many threads stands beside each number of workers. They take turns; the table has medians.
+first sentence, the same critic and filters. It gets the contexts for nothing; the pipeline generates them and writes all files. A
+loop on as many threads stands beside each number of workers. They take turns; the table has medians.
 
 With `--memory`, the most memory of the driver and of the actors for 1,000 and for 10,000 contexts, in place of that.
 """
@@ -29,15 +29,17 @@ from transformers.utils import logging
 from cluster.connect import connect
 from gpt2core.distill.config import GenerationConfig, Thresholds
 from gpt2core.distill.critics import CRITICS
-from gpt2core.distill.filters import judge
+from gpt2core.distill.filters import filter_pairs
+from gpt2core.distill.generator import Generator, pairs_of
 from gpt2core.distill.scores import score_pairs
 from gpt2core.distill.sentences import first_sentence
 from gpt2core.distill.shards import PAIRS, read
-from gpt2core.distill.writing import Writer, pairs_of
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder
 from tests.benchmarks.generation import models
-from trainables.pipeline import Job, Progress, run
+from trainables.candidates.job import Job
+from trainables.candidates.pipeline import run
+from trainables.candidates.progress import Progress
 
 CONSOLE = Console()
 Record = dict[str, Any]
@@ -118,11 +120,11 @@ class Loop:
         self.generation = generation
         self.tokenizer = Tokenizer.load(model_folder(name))
         self.model: GPT2LMHeadModel = models(name, "cpu")[1]
-        self.newlines = Writer(load_model(name), self.tokenizer).newlines
+        self.newlines = Generator(load_model(name), self.tokenizer).newlines
         self.critic = CRITICS["overlap"](None)
 
     def rate(self, contexts: Sequence[Record], threads: int) -> float:
-        """Candidates a second, with pairs scored and judged."""
+        """Candidates a second, with pairs scored and filtered."""
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         start = time.perf_counter()
@@ -130,7 +132,7 @@ class Loop:
         for context in contexts:
             rows = self.candidates(context)
             scored, _ = score_pairs(pairs_of([context], rows, round=1, rewrite=False), self.critic)
-            judge(pa.Table.from_pylist(scored, PAIRS), Thresholds())
+            filter_pairs(pa.Table.from_pylist(scored, PAIRS), Thresholds())
             count += len(rows)
         seconds = time.perf_counter() - start
         torch.set_num_threads(before)
@@ -169,13 +171,13 @@ class Loop:
 def memory_table(chosen: argparse.Namespace, generation: GenerationConfig) -> Table:
     """The most resident memory of each kind of process, by size of the job."""
     table = Table("contexts", title=f"most memory of one process, MiB; {chosen.model}, 2 workers")
-    for heading in ("driver", "writer", "scorer", "s", "pairs", "accepted"):
+    for heading in ("driver", "generator", "scorer", "s", "pairs", "accepted"):
         table.add_column(heading, justify="right")
     for contexts in chosen.sizes:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, watched() as peaks:
             entry = run(job_of(Path(folder), chosen.model, generation, contexts, 2))
-        figures = [f"{peaks.get(kind, 0) / 2**20:,.0f}" for kind in ("driver", "writer", "scorer")]
+        figures = [f"{peaks.get(kind, 0) / 2**20:,.0f}" for kind in ("driver", "generator", "scorer")]
         counts = [f"{entry['pairs']['made']:,}", f"{entry['accepted']:,}"]
         table.add_row(f"{contexts:,}", *figures, f"{time.perf_counter() - start:.0f}", *counts)
     return table
@@ -210,7 +212,7 @@ def residents() -> Iterator[tuple[str, int]]:
             name, resident = next(iter(child.cmdline()), ""), child.memory_info().rss
         except psutil.Error:
             continue  # it has just ended
-        for kind in ("writer", "scorer"):
+        for kind in ("generator", "scorer"):
             if name.startswith(f"ray::{kind.capitalize()}Actor"):
                 yield kind, resident
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gpt2core.distill.shards import STAGES
 from tests import distilling
 from tests.killing import name_of
 from tests.runs import ROOT
 from tests.waiting import PATIENCE, wait_until
-from trainables.pipeline import STAGES
 
 KILLS = int(os.environ.get("CANDIDATES_KILLS", "3"))
 WORKERS = 2
@@ -50,7 +50,7 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
     seen: Stamps = {}
     twice = 0
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
-        wait_until(lambda: judged(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
+        wait_until(lambda: filtered(out) >= number * EACH + draws.randint(1, EACH - 1), process)  # noqa: B023
         wait_until(lambda: len(actors_of(process)) > 1, process)  # noqa: B023  # some may just have been killed
         stamps = stamped(out)
         twice += remade(seen, stamps)
@@ -65,7 +65,7 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
     assert process.wait(PATIENCE) == 0, errors_of(out).read_text()
     twice += remade(seen, stamped(out))
 
-    assert twice <= KILLS * 2 * WORKERS, "each actor, writer or scorer, makes one file at a time"
+    assert twice <= KILLS * 2 * WORKERS, "each actor, generator or scorer, makes one file at a time"
     there, here = distilling.contents(tmp_path / "undisturbed"), distilling.contents(out)
     assert there.keys() == here.keys()
     assert [name for name in there if there[name] != here[name]] == []
@@ -83,7 +83,7 @@ def errors_of(out: Path) -> Path:
     return out.parent / "errors.txt"
 
 
-def judged(out: Path) -> int:
+def filtered(out: Path) -> int:
     return len(list((out / "judged").glob("*.parquet")))
 
 
@@ -112,6 +112,6 @@ def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> Non
 
 
 def actors_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process numbers of a command's writers and scorers."""
+    """Process numbers of a command's generators and scorers."""
     below = psutil.Process(process.pid).children(recursive=True)
-    return sorted(child.pid for child in below if name_of(child).startswith(("ray::Writer", "ray::Scorer")))
+    return sorted(child.pid for child in below if name_of(child).startswith(("ray::Generator", "ray::Scorer")))

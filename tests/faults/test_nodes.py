@@ -15,7 +15,8 @@ from tests.clusters import Cloud, Nodes
 from tests.killing import EPOCHS, NAME, command, make_toy
 from tests.services import BUCKET, Store, started
 from tests.stored import reports, stored
-from trainables.pipeline import SHARD, manifest
+from trainables.candidates.folder import manifest
+from trainables.candidates.job import SHARD
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,12 @@ from gpt2core.data.quora import load_quora
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
-from trainables import candidates
-from trainables.candidates import write_results
-from trainables.pipeline import Job, Progress, fitted, manifest, run
+from trainables.candidates import __main__ as candidates
+from trainables.candidates.folder import manifest
+from trainables.candidates.job import Job
+from trainables.candidates.pipeline import fitted, run
+from trainables.candidates.progress import Progress
+from trainables.candidates.results import write_results
 
 Make = Callable[..., Job]
 STAGES = ("contexts", "candidates", "pairs", "judged")
@@ -233,7 +236,7 @@ def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, t
     assert distilling.contents(out) == distilling.contents(finished.folder)
     (entry,) = manifest(out)["rounds"]
     for part in (
-        "shards judged",
+        "shards filtered",
         "Round 1",
         "forward",
         f"{entry['accepted']:,} of {entry['pairs']['made']:,}",

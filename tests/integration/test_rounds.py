@@ -8,9 +8,10 @@ import pytest
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.weights import load_model
 from tests import distilling
-from trainables import rounds
-from trainables.pipeline import Job, manifest
-from trainables.rounds import Student, good_share, run_rounds
+from trainables.candidates import rounds
+from trainables.candidates.folder import manifest
+from trainables.candidates.job import Job
+from trainables.candidates.rounds import Student, good_share, run_rounds
 
 SETTINGS = {"lr": 3e-3, "epochs": 2, "batch_size": 8}
 

@@ -517,9 +517,12 @@ def test_a_job_uploads_the_project_and_no_more(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     create_package(str(ROOT), package, include_gitignore=True, excludes=told_env["excludes"])
     names = ZipFile(package).namelist()
-    assert {"searches/lora_rank.py", "trainables/candidates.py", "gpt2core/model.py", "cluster/connect.py"} <= set(
-        names
-    )
+    assert {
+        "searches/lora_rank.py",
+        "trainables/candidates/__main__.py",
+        "gpt2core/model.py",
+        "cluster/connect.py",
+    } <= set(names)
     assert not {".git", ".venv", "runs", "tests"} & {name.split("/")[0] for name in names}
     assert package.stat().st_size < 5 * 2**20
 

@@ -31,7 +31,7 @@ from searches.deciding.simulation import Curve
 from searches.promoting.finished import choose, open_finished
 from tests import generated, toys
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
-from trainables.pipeline import manifest
+from trainables.candidates.folder import manifest
 
 WRONG = (None, True, -1, 10**30, 1.5, float("nan"), "", "\x1b[2J", "../../x", [], {}, [None], {"x": []}, "x" * 10_000)
 FEW = settings(

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from gpt2core.distill.config import Thresholds
-from gpt2core.distill.duplicates import bands
-from gpt2core.distill.filters import BASIC, FILTERS, judge
-from gpt2core.distill.shards import JUDGED, PAIRS
+from gpt2core.distill.dedup import bands
+from gpt2core.distill.filters import BASIC, FILTERS, filter_pairs
+from gpt2core.distill.shards import FILTERED, PAIRS
 
 GOOD = {"length_ratio": 1.0, "forward": 0.9, "backward": 0.9, "rouge_l": 0.5, "numbers": True, "critic": 0.9}
 ALL = Thresholds()
@@ -27,7 +27,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 
 
 def reasons(*rows: dict[str, Any], thresholds: Thresholds = ALL) -> list[str | None]:
-    found: list[str | None] = judge(table(*rows), thresholds)["reason"].to_pylist()
+    found: list[str | None] = filter_pairs(table(*rows), thresholds)["reason"].to_pylist()
     return found
 
 
@@ -106,9 +106,9 @@ def test_of_equals_the_lowest_id_is_kept_whatever_the_order(round: int) -> None:
 @pytest.mark.parametrize("changes", [{"forward": 0.74}, {"backward": 0.74}])
 def test_one_direction_of_entailment_does_not_join(changes: dict[str, Any]) -> None:
     rows = [pair("a", "p", "q"), pair("b", "q", "r", **changes), pair("c", "r", "s")]
-    judged = judge(table(*rows), ALL)
-    assert judged["reason"].to_pylist() == [None, next(iter(changes)), None]
-    one, between, other = judged["component"].to_pylist()
+    filtered = filter_pairs(table(*rows), ALL)
+    assert filtered["reason"].to_pylist() == [None, next(iter(changes)), None]
+    one, between, other = filtered["component"].to_pylist()
     assert between == -1
     assert one != other
     assert min(one, other) >= 0
@@ -116,9 +116,9 @@ def test_one_direction_of_entailment_does_not_join(changes: dict[str, Any]) -> N
 
 def test_a_pair_that_other_filters_reject_still_joins() -> None:
     rows = [pair("a", "p", "q"), pair("b", "q", "r", length_ratio=9.0), pair("c", "r", "s", critic=0.95)]
-    judged = judge(table(*rows), ALL)
-    assert judged["reason"].to_pylist() == ["duplicate", "length", None]
-    assert len(set(judged["component"].to_pylist())) == 1
+    filtered = filter_pairs(table(*rows), ALL)
+    assert filtered["reason"].to_pylist() == ["duplicate", "length", None]
+    assert len(set(filtered["component"].to_pylist())) == 1
 
 
 @pytest.mark.parametrize("changes", [{"numbers": False}, {"rouge_l": 0.9}, {"critic": 0.6, "forward": 0.75}])
@@ -135,9 +135,9 @@ def test_where_none_of_a_component_is_accepted_none_is_a_duplicate() -> None:
 
 def test_contexts_and_rounds_are_apart() -> None:
     rows = [pair(f"{c}{r}", "p", "q", context=c, round=r) for c in "cd" for r in (1, 2)]
-    judged = judge(table(*rows), ALL)
-    assert judged["reason"].to_pylist() == [None] * 4
-    assert len(set(judged["component"].to_pylist())) == 4
+    filtered = filter_pairs(table(*rows), ALL)
+    assert filtered["reason"].to_pylist() == [None] * 4
+    assert len(set(filtered["component"].to_pylist())) == 4
 
 
 def test_a_sentence_written_twice_is_one() -> None:
@@ -145,28 +145,28 @@ def test_a_sentence_written_twice_is_one() -> None:
     assert reasons(*rows) == ["duplicate", None]
 
 
-def test_judged_has_all_of_the_pair_and_keys_of_what_is_accepted() -> None:
+def test_filtered_has_all_of_the_pair_and_keys_of_what_is_accepted() -> None:
     rows = [pair("a"), pair("b", forward=0.1), pair("c"), pair("d", numbers=False)]
-    judged = judge(table(*rows), ALL)
-    assert judged.schema == JUDGED
-    assert judged.select(PAIRS.names).to_pylist() == rows
+    filtered = filter_pairs(table(*rows), ALL)
+    assert filtered.schema == FILTERED
+    assert filtered.select(PAIRS.names).to_pylist() == rows
     expected = bands(*([rows[n][side] for n in (0, 2)] for side in ("sentence1", "sentence2")))
-    assert judged["bands"].to_pylist() == [expected[0].tolist(), None, expected[1].tolist(), None]
-    judged.validate(full=True)
-    assert judge(judged, ALL).equals(judged)
+    assert filtered["bands"].to_pylist() == [expected[0].tolist(), None, expected[1].tolist(), None]
+    filtered.validate(full=True)
+    assert filter_pairs(filtered, ALL).equals(filtered)
 
 
 def test_it_makes_no_difference_how_a_table_lies_in_memory() -> None:
     rows = [pair(str(n), *CHAIN[n % 3], critic=0.8 + n / 100) for n in range(6)]
     chunked = pa.concat_tables([table(*rows[:1]), table(), table(*rows[1:4]), table(*rows[4:])])
-    assert judge(chunked, ALL).equals(judge(table(*rows), ALL))
-    assert judge(table(pair("x"), *rows).slice(1), ALL).equals(judge(table(*rows), ALL))
+    assert filter_pairs(chunked, ALL).equals(filter_pairs(table(*rows), ALL))
+    assert filter_pairs(table(pair("x"), *rows).slice(1), ALL).equals(filter_pairs(table(*rows), ALL))
 
 
-def test_no_pairs_are_judged_too() -> None:
-    judged = judge(table(), ALL)
-    assert judged.schema == JUDGED
-    assert len(judged) == 0
+def test_no_pairs_are_filtered_too() -> None:
+    filtered = filter_pairs(table(), ALL)
+    assert filtered.schema == FILTERED
+    assert len(filtered) == 0
 
 
 def slow_components(rows: list[dict[str, Any]], tau: float) -> list[int]:
@@ -220,7 +220,7 @@ def slow_reasons(rows: list[dict[str, Any]], component: list[int], t: Thresholds
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_tables_are_judged_as_one_pair_at_a_time(seed: int) -> None:
+def test_random_tables_are_filtered_as_one_pair_at_a_time(seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = []
     for number in random.permutation(150):
@@ -230,13 +230,13 @@ def test_random_tables_are_judged_as_one_pair_at_a_time(seed: int) -> None:
         scores |= {key: float(random.choice([0.5, 0.75, 0.9])) for key in ("forward", "backward")}
         scores |= {"length_ratio": float(random.choice([0.5, 0.9, 1.0, 1.5])), "numbers": bool(random.random() < 0.8)}
         rows.append(pair(f"{number:03}", first, second, context=context, round=1 + int(context > "c2"), **scores))
-    judged = judge(table(*rows), ALL)
+    filtered = filter_pairs(table(*rows), ALL)
     expected = slow_components(rows, ALL.tau)
-    found = judged["component"].to_pylist()
+    found = filtered["component"].to_pylist()
     assert [number == -1 for number in found] == [number == -1 for number in expected]
     assert len(set(zip(found, expected, strict=True))) == len(set(found)) == len(set(expected))
-    assert judged["reason"].to_pylist() == slow_reasons(rows, expected, ALL)
+    assert filtered["reason"].to_pylist() == slow_reasons(rows, expected, ALL)
     # Neither does the order of rows matter.
     order = random.permutation(len(rows))
-    shuffled = judge(table(*[rows[n] for n in order]), ALL)
-    assert shuffled["reason"].to_pylist() == [judged["reason"][int(n)].as_py() for n in order]
+    shuffled = filter_pairs(table(*[rows[n] for n in order]), ALL)
+    assert shuffled["reason"].to_pylist() == [filtered["reason"][int(n)].as_py() for n in order]

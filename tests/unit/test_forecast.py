@@ -16,16 +16,16 @@ from searches import distillation
 from searches.deciding.method import Method
 from searches.lora_rank import SEARCH
 from searches.options import CANDIDATES
-from searches.pairs import jobs
+from searches.pairs import jobs, pairs_seconds
 from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left, trials_of
-from searches.planning.generation import pairs_seconds
 from searches.planning.measure import Meter
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR
 from searches.running.ledger import COMPLETED, STOPPED, State
 from tests import course, toys
 from tests.unit.test_budget import event, proposed, share_event
-from trainables.stages_on_ray import ScorerActor, WriterActor, shards
+from trainables.candidates.actors import GeneratorActor, ScorerActor
+from trainables.candidates.job import shards
 from trainables.trial import TrialSpec
 
 FACTOR = 4  # within which a prediction on the toy must be right, on a machine that does other things as well
@@ -193,10 +193,10 @@ def test_pairs_are_timed_by_what_their_actors_do(tmp_path: Path) -> None:
     asked = make_plan(distillation.SEARCH, "quick", smoke=True, settings=settings)
     foreseen = pairs_seconds(asked, spec, tmp_path / "results", patience=1)
     ((_, job),) = jobs(asked, tmp_path / "results")
-    writer, scorer = WriterActor(job), ScorerActor(job)
-    files = shards(job, writer.identity() | scorer.identity(), 0)
+    generator, scorer = GeneratorActor(job), ScorerActor(job)
+    files = shards(job, generator.identity() | scorer.identity(), 0)
     started = time.perf_counter()
-    writer.run(0, files)
+    generator.run(0, files)
     scorer.run(0, files)
     took = time.perf_counter() - started
     assert foreseen.low / FACTOR < took < foreseen.high * FACTOR

@@ -33,7 +33,7 @@ from searches.showing.markdown import markdown_cell, markdown_code, markdown_fen
 from searches.showing.screen import Screen, show, show_plan
 from tests.summaries import summary
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
-from trainables import screen as candidates_screen
+from trainables.candidates import screen as candidates_screen
 
 #: Markup of rich, a tag, a link, a cell's end, a formula that is none, and what a terminal obeys or a line turns around on.
 HOSTILE = (

@@ -16,9 +16,9 @@ ONLY_HERE = {
     "sacrebleu": ("gpt2core/metrics",),
     "transformers": ("gpt2core/distill/critics",),
     "sentence_transformers": ("gpt2core/distill/critics",),
-    "mlflow": ("searches", "trainables/tracking.py"),
+    "mlflow": ("searches", "trainables/tracking.py", "trainables/candidates/mlflow_run.py"),
     "optuna": ("searches",),
-    "cluster": ("cluster", "searches", "trainables/candidates.py"),
+    "cluster": ("cluster", "searches", "trainables/candidates/__main__.py"),
 }
 
 

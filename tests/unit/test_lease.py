@@ -15,7 +15,7 @@ from gpt2core.lease import Lease
 from gpt2core.storage import fetch, local, send
 from tests.services import BUCKET, Store
 from tests.unit.test_storage import become
-from trainables import pipeline
+from trainables.candidates import folder
 
 REFUSED = "{} is at work here"
 Claimant = Callable[[str], Lease]
@@ -121,10 +121,10 @@ def test_a_name_that_cannot_be_read_is_somebody(claimant: Claimant, place: Path,
 def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
     place: Path, claimant: Claimant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pipeline.locked(place):
-        kept = pipeline._HELD[place]
+    with folder.locked(place):
+        kept = folder._HELD[place]
         assert kept is not None
-        pipeline.check_lease(place)
+        folder.check_lease(place)
         monkeypatch.setattr(lease, "LEASE", 60.0)
         with pytest.raises(UserError, match="is at work here"):
             claimant("two").claim(REFUSED)
@@ -133,12 +133,12 @@ def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
         send(place / "owner.json")
         kept.thread.join(30)
         with pytest.raises(UserError, match="a job on another machine has taken this folder over"):
-            pipeline.check_lease(place)
+            folder.check_lease(place)
     fetch(place / "owner.json")
     assert (place / "owner.json").read_text() == other
     (place / "owner.json").unlink()
     send(place / "owner.json")
-    with pipeline.locked(place):
+    with folder.locked(place):
         assert (place / "owner.json").exists()
     fetch(place / "owner.json")
     assert not (place / "owner.json").exists()
@@ -148,5 +148,5 @@ def test_a_file_that_another_process_has_locked_is_no_place_to_begin(place: Path
     place.mkdir(parents=True)
     with (place / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another job writes into this folder"), pipeline.locked(place):
+        with pytest.raises(UserError, match="another job writes into this folder"), folder.locked(place):
             pass

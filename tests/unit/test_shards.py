@@ -12,17 +12,18 @@ import pytest
 import gpt2core.distill.filters
 import gpt2core.distill.scores
 from gpt2core.distill import card, shards
+from gpt2core.distill.acceptance import COLUMNS
 from gpt2core.distill.config import GenerationConfig, Thresholds
-from gpt2core.distill.shards import CONTEXTS, QUARANTINE, Shard, address, code_version
+from gpt2core.distill.shards import CONTEXTS, QUARANTINE, STAGES, Shard, address, code_version
 from gpt2core.errors import UserError
 from gpt2core.weights import digest
 from tests import toys
-from trainables.accepted import COLUMNS
-from trainables.pipeline import Job, Progress, manifest
-from trainables.screen import line
-from trainables.stages_on_ray import STAGES, Report
-from trainables.stages_on_ray import shards as files_of
-from trainables.tracking import CandidatesRun
+from trainables.candidates.folder import manifest
+from trainables.candidates.job import Job
+from trainables.candidates.job import shards as files_of
+from trainables.candidates.mlflow_run import CandidatesRun
+from trainables.candidates.progress import Progress, Report
+from trainables.candidates.screen import line
 
 IDENTITY: dict[str, Any] = {"model": "a", "generator": "a", "prefixes": "b", "critic": {"critic": "overlap"}}
 JOB = Job(
@@ -162,7 +163,7 @@ def progress() -> Progress:
 
 def test_rates_are_of_what_was_made_now_and_counts_of_all() -> None:
     assert line(progress()) == (
-        "   12s  1 of 4 shards judged; 100 contexts (25.0/s), 1,000 candidates (250.0/s), 40 pairs (20.0/s); "
+        "   12s  1 of 4 shards filtered; 100 contexts (25.0/s), 1,000 candidates (250.0/s), 40 pairs (20.0/s); "
         "accepted 25.0%, rejected: length 75.0%"
     )
     assert "waits for its workers (2)" in line(Progress(1, 4, 2))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
-from gpt2core.distill.duplicates import BANDS, ROWS, bands, components, normalised, repeats
+from gpt2core.distill.dedup import BANDS, ROWS, bands, components, normalised, repeats
 
 ONE, TWO = "The quick brown fox jumps over the lazy dog.", "Over the lazy dog jumps a fox that is quick."
 
@@ -93,7 +93,7 @@ def test_pairs_share_a_key_as_often_as_the_curve_says() -> None:
 
 
 def test_keys_are_the_same_in_every_process(root: Path) -> None:
-    code = f"from gpt2core.distill.duplicates import bands; print(bands([{ONE!r}], [{TWO!r}]).tolist())"
+    code = f"from gpt2core.distill.dedup import bands; print(bands([{ONE!r}], [{TWO!r}]).tolist())"
     for seed in ("1", "2"):
         env = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run(

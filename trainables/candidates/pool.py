@@ -9,7 +9,8 @@ from ray.exceptions import RayActorError
 
 from gpt2core.distill.shards import Shard
 from gpt2core.errors import UserError
-from trainables.stages_on_ray import Job, Report
+from trainables.candidates.job import Job
+from trainables.candidates.progress import Report
 
 IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
 LOSSES = 5  # times that a process may die at a shard: machines go, but a shard that kills each is no accident

@@ -22,7 +22,8 @@ from gpt2core.errors import ConfigError, UserError, first_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainables.pipeline import Job, Progress
+    from trainables.candidates.job import Job
+    from trainables.candidates.progress import Progress
 
 EPILOG = """\
 Settings that have no flag are given with --set: of the generation and of the thresholds, and with --rounds those of the
@@ -68,7 +69,7 @@ def parser() -> Parser:
     p.add_argument("--filters", help="all, or basic: length, entailment and critic alone (default: all)")
     p.add_argument("--rounds", type=int, default=1, help="rounds of self-distillation (default: 1)")
     p.add_argument("--seed", type=int, help="seed of everything (default: 11711, the study's)")
-    p.add_argument("--workers", type=int, help="models at work at once (default: as many as GPUs, or CPUs)")
+    p.add_argument("--workers", type=int, help="generators at work at once (default: as many as GPUs, or CPUs)")
     p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
     p.add_argument(
         "--scorers", type=int, help="critics at work at once (default: as many as workers; beside GPUs, as CPUs)"
@@ -105,7 +106,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     from gpt2core.lookup import lookup
     from gpt2core.storage import address
     from gpt2core.tasks import TASKS
-    from trainables.pipeline import Job
+    from trainables.candidates.job import Job
 
     flags = ("candidates", "temperature", "source", "seed", "tau", "max_rouge", "filters")
     given = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
@@ -159,10 +160,13 @@ def execute(options: Options, console: "Console") -> int:
 
     from cluster.connect import connect, default_storage
     from cluster.environment import settle
+    from trainables.candidates.folder import locked, manifest
+    from trainables.candidates.mlflow_run import CandidatesRun
+    from trainables.candidates.pipeline import fitted, ray_explained
+    from trainables.candidates.results import write_results
+    from trainables.candidates.screen import Screen, show
     from trainables.heartbeat import RayEndedError, leave
-    from trainables.pipeline import fitted, locked, manifest, ray_explained
-    from trainables.screen import Screen, show
-    from trainables.tracking import CandidatesRun, mlflow_address
+    from trainables.tracking import mlflow_address
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False, soft_wrap=True)
@@ -208,7 +212,7 @@ def make(
     job: "Job", options: Options, listeners: "Sequence[Callable[[Progress], None]]", say: Callable[[str], None]
 ) -> None:
     """Run all rounds of a job."""
-    from trainables.pipeline import run
+    from trainables.candidates.pipeline import run
 
     def listen(progress: "Progress") -> None:
         for listener in listeners:
@@ -217,14 +221,15 @@ def make(
     if options.rounds == 1:
         run(job, listen)
         return
-    from trainables.rounds import run_rounds
+    from trainables.candidates.rounds import run_rounds
 
     run_rounds(job, options.rounds, options.student, listen, say)
 
 
 def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict[str, Any]], str]:
     """Write the results of the rounds that are finished, where a later one could not be; return the rounds and the card."""
-    from trainables.pipeline import manifest
+    from trainables.candidates.folder import manifest
+    from trainables.candidates.results import write_results
 
     try:
         rounds = manifest(folder)["rounds"]
@@ -235,28 +240,6 @@ def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict
     if rounds:
         warn(f"the results of round {', '.join(str(entry['round']) for entry in rounds)} are written all the same")
     return rounds, card
-
-
-def write_results(folder: Path, rounds: Sequence[dict[str, Any]]) -> str:
-    """Write course.tsv and the data card; return the card."""
-    from gpt2core.distill.card import card, measure
-    from gpt2core.distill.shards import PAIRS, read
-    from gpt2core.files import atomic_path
-    from gpt2core.storage import fetch, send
-    from trainables.accepted import NEGATIVES, examples_of, files, write_course
-    from trainables.pipeline import DERIVED
-    from trainables.stages_on_ray import ACCEPTED
-
-    for stage in (ACCEPTED, NEGATIVES, "judged"):
-        fetch(folder / stage)
-    write_course(folder)
-    measures = measure(read(path, PAIRS) for path in files(folder, ACCEPTED))
-    text = card(rounds, measures, [examples_of(folder, entry) for entry in rounds])
-    with atomic_path(folder / "README.md") as part:
-        part.write_text(text, encoding="utf-8")
-    for name in DERIVED:
-        send(folder / name)
-    return text
 
 
 def parameters(job: "Job", options: Options) -> dict[str, Any]:

@@ -7,26 +7,24 @@ import pyarrow as pa
 import pytest
 
 from gpt2core.config import Thresholds
-from gpt2core.distill.accepting import EXACT, NEAR, final_reasons
-from gpt2core.distill.filters import judge
+from gpt2core.distill.acceptance import EXACT, NEAR, accept
+from gpt2core.distill.filters import filter_pairs
 from gpt2core.distill.shards import PAIRS
 from tests import generated
 
 
-def judged(rows: list[dict[str, Any]], parts: int = 1) -> list[pa.Table]:
+def filtered(rows: list[dict[str, Any]], parts: int = 1) -> list[pa.Table]:
     tables = [
         pa.Table.from_pylist([rows[i] for i in place], PAIRS) for place in np.array_split(range(len(rows)), parts)
     ]
-    return [judge(table, Thresholds()) for table in tables]
+    return [filter_pairs(table, Thresholds()) for table in tables]
 
 
 def reasons(rows: list[dict[str, Any]], parts: int = 1, round: int = 1) -> dict[str, str | None]:
-    tables = judged(rows, parts)
-    columns = final_reasons(tables, round)
     return {
         name: reason
-        for table, column in zip(tables, columns, strict=True)
-        for name, reason in zip(table["id"].to_pylist(), column.to_pylist(), strict=True)
+        for table in accept(filtered(rows, parts), round)
+        for name, reason in zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
     }
 
 
@@ -74,4 +72,4 @@ def test_it_does_not_matter_which_shards_pairs_are_in() -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    assert [len(column) for column in final_reasons(judged([]), 1)] == [0]
+    assert [len(table) for table in accept(filtered([]), 1)] == [0]

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gpt2core.distill.acceptance import accepted_of
 from gpt2core.distill.config import Thresholds
-from gpt2core.distill.detection import hard_negatives
-from gpt2core.distill.filters import judge
+from gpt2core.distill.filters import filter_pairs
+from gpt2core.distill.hard_negatives import hard_negatives
 from gpt2core.distill.shards import PAIRS
 
 HARD = {"length_ratio": 1.0, "forward": 0.1, "backward": 0.2, "rouge_l": 0.6, "numbers": True, "critic": 0.15}
@@ -23,8 +24,8 @@ def pair(name: str, first: str | None = None, second: str | None = None, **chang
 
 
 def chosen(*rows: dict[str, Any], count: int = 100, thresholds: Thresholds = ALL) -> list[str]:
-    judged = judge(pa.Table.from_pylist(list(rows), PAIRS), thresholds)
-    found = hard_negatives(judged, count)
+    filtered = filter_pairs(pa.Table.from_pylist(list(rows), PAIRS), thresholds)
+    found = hard_negatives(filtered, accepted_of(filtered), count)
     assert found.dtype == np.int64
     return [rows[number]["id"] for number in found]
 

@@ -15,17 +15,17 @@ from gpt2core.data.shakespeare import load_plays
 from gpt2core.decoding.generate import generate
 from gpt2core.distill import shards
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.sentences import first_sentence, sentences
-from gpt2core.distill.writing import (
+from gpt2core.distill.generator import (
     REWRITE,
+    Generator,
     Record,
-    Writer,
-    _judged,
+    _checked,
+    generate_candidates,
+    generate_contexts,
     pairs_of,
     prefixes_of,
-    write_candidates,
-    write_contexts,
 )
+from gpt2core.distill.sentences import first_sentence, sentences
 from gpt2core.errors import DataError
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder
@@ -35,8 +35,8 @@ CONFIG = GenerationConfig(candidates=6, context_tokens=60, samples=2)
 
 
 @pytest.fixture(scope="module")
-def nano() -> Writer:
-    return Writer(load_model("gpt2-nano").train(False), Tokenizer.load(model_folder("gpt2-nano")))
+def nano() -> Generator:
+    return Generator(load_model("gpt2-nano").train(False), Tokenizer.load(model_folder("gpt2-nano")))
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +45,23 @@ def prefixes() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def contexts(nano: Writer, prefixes: list[str]) -> list[Record]:
-    return write_contexts(nano, prefixes, CONFIG, count=24, round=1, number=0)[0]
+def contexts(nano: Generator, prefixes: list[str]) -> list[Record]:
+    return generate_contexts(nano, prefixes, CONFIG, count=24, round=1, number=0)[0]
 
 
 @pytest.fixture
-def toy() -> Writer:
-    return Writer(toys.model(seed=3), toys.tokenizer())
+def toy() -> Generator:
+    return Generator(toys.model(seed=3), toys.tokenizer())
 
 
 def says(monkeypatch: pytest.MonkeyPatch, texts: list[str | list[int]]) -> None:
-    """Let every writer write these texts, in turn."""
+    """Let every generator return these texts, in turn."""
 
-    def write(self: Writer, prompts: list[list[int]], *_: object, **__: object) -> list[list[int]]:
+    def sample(self: Generator, prompts: list[list[int]], *_: object, **__: object) -> list[list[int]]:
         assert len(prompts) == len(texts)
         return [self.tokenizer.encode([text])[0] if isinstance(text, str) else text for text in texts]
 
-    monkeypatch.setattr(Writer, "write", write)
+    monkeypatch.setattr(Generator, "sample", sample)
 
 
 def test_prefixes_are_the_first_words_of_what_is_spoken() -> None:
@@ -106,28 +106,28 @@ def test_contexts_are_different_whole_sentences_of_many_texts(contexts: list[Rec
     assert all(context["text"].startswith(context["prefix"]) for context in contexts[:3])
 
 
-def test_contexts_are_fewer_where_nothing_better_is_written(monkeypatch: pytest.MonkeyPatch, toy: Writer) -> None:
+def test_contexts_are_fewer_where_nothing_better_is_written(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     says(monkeypatch, [" love is a rose. No end", " love is as a rose! Nor"])
-    rows, bad = write_contexts(toy, ["thy"], CONFIG, count=4, round=2, number=7)
+    rows, bad = generate_contexts(toy, ["thy"], CONFIG, count=4, round=2, number=7)
     assert [row["text"] for row in rows] == ["thy love is a rose.", "thy love is as a rose!"]
     assert (rows[1]["context"], bad) == ("r2-00007-001", [])
-    rows, bad = write_contexts(toy, ["thy"], CONFIG.but(max_characters=20), count=4, round=2, number=7)
+    rows, bad = generate_contexts(toy, ["thy"], CONFIG.but(max_characters=20), count=4, round=2, number=7)
     assert len(rows) == 1
     assert bad[0]["error"] == "it has 22 characters, but must have at most 20"
 
 
-def test_a_prefix_that_fills_the_context_stops_no_other(toy: Writer) -> None:
+def test_a_prefix_that_fills_the_context_stops_no_other(toy: Generator) -> None:
     prefix = "rose " * 300 + "nor death. And thy love shall never dim."
-    rows, _ = write_contexts(toy, [prefix], CONFIG.but(max_characters=9999), count=2, round=0, number=0)
+    rows, _ = generate_contexts(toy, [prefix], CONFIG.but(max_characters=9999), count=2, round=0, number=0)
     assert [len(row["text"].split()) for row in rows] == [302, 6]
 
 
-def test_a_shard_is_a_function_of_its_number(nano: Writer, prefixes: list[str]) -> None:
+def test_a_shard_is_a_function_of_its_number(nano: Generator, prefixes: list[str]) -> None:
     """So a longer job begins with the shards of a shorter one, and each can be made alone."""
 
     def shard(number: int, config: GenerationConfig = CONFIG, round: int = 1) -> list[Record]:
-        own, bad = write_contexts(nano, prefixes, config, count=6, round=round, number=number)
-        rows, worse = write_candidates(nano, own, config, round=round, number=number, rewrite=False)
+        own, bad = generate_contexts(nano, prefixes, config, count=6, round=round, number=number)
+        rows, worse = generate_candidates(nano, own, config, round=round, number=number, rewrite=False)
         return [*own, *bad, *rows, *worse]
 
     job = [shard(number) for number in range(4)]
@@ -137,17 +137,17 @@ def test_a_shard_is_a_function_of_its_number(nano: Writer, prefixes: list[str]) 
     assert all(len(a & b) < 8 for a, b in combinations(texts, 2))
 
 
-def test_candidates_of_one_context_differ_and_those_of_equal_contexts_too(nano: Writer) -> None:
+def test_candidates_of_one_context_differ_and_those_of_equal_contexts_too(nano: Generator) -> None:
     twins = [{"context": name, "text": "I will go with thee to the king."} for name in "ab"]
-    rows, _ = write_candidates(nano, twins, CONFIG, round=0, number=0, rewrite=False)
+    rows, _ = generate_candidates(nano, twins, CONFIG, round=0, number=0, rewrite=False)
     assert len({row["text"] for row in rows}) > 9
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-def test_candidates_are_what_the_slow_way_writes(nano: Writer, contexts: list[Record], rewrite: bool) -> None:
+def test_candidates_are_what_the_slow_way_writes(nano: Generator, contexts: list[Record], rewrite: bool) -> None:
     """Each row to its last token, in the order of the shard, and cut afterwards."""
     config = CONFIG.but(candidates=12)
-    rows, bad = write_candidates(nano, contexts, config, round=1, number=5, rewrite=rewrite)
+    rows, bad = generate_candidates(nano, contexts, config, round=1, number=5, rewrite=rewrite)
     decoding = DecodingConfig(temperature=0.7, top_p=0.9, no_repeat_ngram=3, max_new_tokens=100)
     newlines = [token for token in range(4096) if "\n" in nano.tokenizer.decode([token])]
     asked = [REWRITE.format(context["text"]) if rewrite else context["text"] for context in contexts]
@@ -183,33 +183,33 @@ def seed(*key: int) -> int:
 
 @pytest.mark.parametrize("rows_at_once", [1, 7])
 def test_how_many_rows_go_together_changes_nothing(
-    nano: Writer, contexts: list[Record], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+    nano: Generator, contexts: list[Record], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = write_candidates(nano, contexts[:4], CONFIG, round=1, number=0, rewrite=False)
-    monkeypatch.setattr("gpt2core.distill.writing.ROWS", {"cpu": rows_at_once})
-    assert write_candidates(nano, contexts[:4], CONFIG, round=1, number=0, rewrite=False) == expected
+    expected = generate_candidates(nano, contexts[:4], CONFIG, round=1, number=0, rewrite=False)
+    monkeypatch.setattr("gpt2core.distill.generator.ROWS", {"cpu": rows_at_once})
+    assert generate_candidates(nano, contexts[:4], CONFIG, round=1, number=0, rewrite=False) == expected
 
 
-def test_rows_at_once_fit_the_memory(monkeypatch: pytest.MonkeyPatch, toy: Writer) -> None:
+def test_rows_at_once_fit_the_memory(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     row = 2 * 2 * 32 * 100 * 4 + 6 * 4 * 320  # keys and values of 2 layers of 32 channels, and 6 numbers for each token
-    monkeypatch.setattr("gpt2core.distill.writing.MEMORY", {"cpu": 10 * row})
+    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", {"cpu": 10 * row})
     assert toy.rows_at_once(100) == 10
     assert toy.rows_at_once(10**6) == 1
-    monkeypatch.setattr("gpt2core.distill.writing.MEMORY", {"cpu": 2**40})
+    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", {"cpu": 2**40})
     assert toy.rows_at_once(100) == 256
 
 
-def test_no_candidate_has_a_line_break(nano: Writer, contexts: list[Record]) -> None:
+def test_no_candidate_has_a_line_break(nano: Generator, contexts: list[Record]) -> None:
     ends = [nano.tokenizer.encode([text])[0][-1] for text in ("a\n", "a\n\n")]
     assert set(ends) <= set(nano.newlines)
-    texts = nano.write(
+    texts = nano.sample(
         nano.tokenizer.encode([c["text"] for c in contexts]), DecodingConfig(max_new_tokens=100), range(24)
     )
     assert not any("\n" in nano.tokenizer.decode(ids) for ids in texts)
     assert sum(map(len, texts)) > 2000
 
 
-def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPatch, toy: Writer) -> None:
+def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     said = [
         " thy love shall dim. Never",
         " nor time",
@@ -221,7 +221,7 @@ def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPat
     context = {"context": "r0-00000-000", "text": "A summer's love, is."}
     for rewrite, repeats in ((False, []), (True, ["A summer's love is!"])):
         says(monkeypatch, [*said[:5], *(repeats or said[5:])])
-        rows, bad = write_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=rewrite)
+        rows, bad = generate_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=rewrite)
         reasons = ["", "unfinished", "repeated", "", "", "repeated" if rewrite else "unfinished"]
         assert [row["reason"] for row in rows] == reasons
         assert [row["number"] for row in rows] == list(range(6))
@@ -229,7 +229,7 @@ def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPat
         assert bad == []
 
 
-def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytest.MonkeyPatch, toy: Writer) -> None:
+def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     half = toy.tokenizer.encode(["\u20ac"])[0][:1]
     end = toy.tokenizer.encode([" dim."])[0]
     long = " rose" * 100
@@ -237,7 +237,7 @@ def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytes
         monkeypatch, [[], half + end, " is." + long, long + ".", long, " love is."]
     )  # the first ends at once: no poison
     context = {"context": "r0-00000-000", "text": "Thy love shall never dim."}
-    rows, bad = write_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=False)
+    rows, bad = generate_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=False)
     assert [(row["number"], row["reason"]) for row in rows] == [
         (0, "unfinished"),
         (2, ""),
@@ -263,12 +263,12 @@ def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytes
     ],
 )
 def test_what_ends_before_its_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
-    assert _judged(text, set(), CONFIG) == (kept, "unfinished", error)
+    assert _checked(text, set(), CONFIG) == (kept, "unfinished", error)
 
 
-def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Writer, tmp_path: Path) -> None:
+def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Generator, tmp_path: Path) -> None:
     own = [{"context": f"r0-00000-{n:03d}", "text": toys.lines(1, n) + "."} for n in range(20)]
-    rows, bad = write_candidates(toy, own, CONFIG.but(candidate_tokens=40), round=0, number=0, rewrite=True)
+    rows, bad = generate_candidates(toy, own, CONFIG.but(candidate_tokens=40), round=0, number=0, rewrite=True)
     assert len(rows) + len(bad) == 120
     assert len(bad) > 10
     assert not any("\ufffd" in row["text"] for row in rows)
@@ -278,12 +278,12 @@ def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Wri
     assert shards.read(shard.quarantine).to_pylist() == bad
 
 
-def test_a_context_that_does_not_fit_goes_to_quarantine_and_changes_no_other(toy: Writer) -> None:
+def test_a_context_that_does_not_fit_goes_to_quarantine_and_changes_no_other(toy: Generator) -> None:
     config = CONFIG.but(candidate_tokens=40)
     own = [{"context": f"r0-00000-{n:03d}", "text": toys.lines(1, n) + "."} for n in range(3)]
-    rows, bad = write_candidates(toy, own, config, round=0, number=0, rewrite=False)
+    rows, bad = generate_candidates(toy, own, config, round=0, number=0, rewrite=False)
     with_long = [own[0], {"context": "r0-00000-001", "text": "rose " * 300}, own[2]]
-    fewer, worse = write_candidates(toy, with_long, config, round=0, number=0, rewrite=False)
+    fewer, worse = generate_candidates(toy, with_long, config, round=0, number=0, rewrite=False)
     assert fewer == [row for row in rows if row["context"] != "r0-00000-001"]
     assert worse[0]["id"] == "r0-00000-001"
     assert re.match(r"its prompt has \d+ tokens, but must have 1 to 216 to leave room for 40", worse[0]["error"])
@@ -317,7 +317,7 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
     assert table.num_rows == 12
 
 
-def test_what_a_writer_knows_of_its_tokens(nano: Writer) -> None:
+def test_what_a_generator_knows_of_its_tokens(nano: Generator) -> None:
     """A stop is asked wherever a sentence may have ended: of all places that have, none is overlooked."""
     text = 'He came. "Go!" said he. Why? (Because.) \u201cNo!\u201d \u2018Well?\u2019 Then he went... Away'
     ids = torch.tensor(nano.tokenizer.encode([text])[0])

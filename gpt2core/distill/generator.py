@@ -1,5 +1,5 @@
-"""How contexts and their candidates are written (Jung et al. 2023, arXiv 2305.16635, section 3.2; the rewriting by the student
-of section 3.4). A shard is a function of the writer, the configuration, its round, its number and what it is given.
+"""How contexts and their candidates are generated (Jung et al. 2023, arXiv 2305.16635, section 3.2; the rewriting by the student
+of section 3.4). A shard is a function of the generator, the configuration, its round, its number and what it is given.
 """
 
 import re
@@ -36,8 +36,8 @@ _CONTEXT, _CANDIDATE = 0, 1  # the stages, as seeds have them
 
 
 @dataclass(frozen=True, eq=False)
-class Writer:
-    """A language model with its tokenizer, and what follows from the two."""
+class Generator:
+    """A language model that generates texts, with its tokenizer, and what follows from the two."""
 
     model: GPT2
     tokenizer: Tokenizer
@@ -71,7 +71,7 @@ class Writer:
         device = weight.device.type if weight.device.type in MEMORY else "cpu"
         return max(1, min(ROWS[device], MEMORY[device] // (cached + drawing)))
 
-    def write(
+    def sample(
         self, prompts: Sequence[Sequence[int]], config: DecodingConfig, seeds: Sequence[int], *, first: bool = False
     ) -> list[list[int]]:
         """Continue prompts without a line break, to the end of the first sentence if only the `first` is wanted.
@@ -123,8 +123,8 @@ def _spoken(text: str) -> str:
     return "\n".join(kept)
 
 
-def write_contexts(
-    writer: Writer, prefixes: Sequence[str], config: GenerationConfig, *, count: int, round: int, number: int
+def generate_contexts(
+    generator: Generator, prefixes: Sequence[str], config: GenerationConfig, *, count: int, round: int, number: int
 ) -> tuple[list[Record], list[Record]]:
     """Write `count` different sentences of at least WORDS words, continuing prefixes drawn at random; fewer after ATTEMPTS.
 
@@ -141,7 +141,7 @@ def write_contexts(
         drawn = [prefixes[order[place % len(order)]] for place in range(taken, taken + some)] * config.samples
         taken += some
         seeds = [_seed(config, _CONTEXT, round, number, attempt, row) for row in range(len(drawn))]
-        for row, prefix, sentence in _in_turn(drawn, _continued(writer, drawn, config, seeds)):
+        for row, prefix, sentence in _in_turn(drawn, _continued(generator, drawn, config, seeds)):
             if len(rows) == count:
                 break
             error = poison(sentence, config.max_characters)
@@ -152,15 +152,17 @@ def write_contexts(
     return [{"context": f"{name}-{index:03d}", **row} for index, row in enumerate(rows.values())], bad
 
 
-def _continued(writer: Writer, prefixes: Sequence[str], config: GenerationConfig, seeds: Sequence[int]) -> list[str]:
+def _continued(
+    generator: Generator, prefixes: Sequence[str], config: GenerationConfig, seeds: Sequence[int]
+) -> list[str]:
     """What follows each prefix; nothing behind one that fills the whole context."""
-    room = writer.model.config.n_positions
-    prompts = {row: ids for row, ids in enumerate(writer.tokenizer.encode(prefixes)) if len(ids) < room}
+    room = generator.model.config.n_positions
+    prompts = {row: ids for row, ids in enumerate(generator.tokenizer.encode(prefixes)) if len(ids) < room}
     decoding = DecodingConfig(
         temperature=config.context_temperature, top_p=config.top_p, max_new_tokens=config.context_tokens
     )
-    found = writer.write(list(prompts.values()), decoding, [seeds[row] for row in prompts])
-    texts = dict(zip(prompts, map(writer.tokenizer.decode, found), strict=True))
+    found = generator.sample(list(prompts.values()), decoding, [seeds[row] for row in prompts])
+    texts = dict(zip(prompts, map(generator.tokenizer.decode, found), strict=True))
     return [texts.get(row, "") for row in range(len(prefixes))]
 
 
@@ -173,8 +175,8 @@ def _in_turn(prefixes: Sequence[str], continuations: Sequence[str]) -> Iterator[
                 yield row, prefixes[row], sentence
 
 
-def write_candidates(
-    writer: Writer,
+def generate_candidates(
+    generator: Generator,
     contexts: Sequence[Record],
     config: GenerationConfig,
     *,
@@ -189,8 +191,8 @@ def write_candidates(
     same context says, or the context that it rewrites. A context that leaves no room for all tokens goes to quarantine.
     """
     texts = [str(context["text"]) for context in contexts]
-    prompts = writer.tokenizer.encode([REWRITE.format(text) for text in texts] if rewrite else texts)
-    room = writer.model.config.n_positions - config.candidate_tokens
+    prompts = generator.tokenizer.encode([REWRITE.format(text) for text in texts] if rewrite else texts)
+    room = generator.model.config.n_positions - config.candidate_tokens
     fitting = [index for index, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
     bad = [
         _quarantined(
@@ -210,12 +212,12 @@ def write_candidates(
     )
     keys = [(index, candidate) for index in fitting for candidate in range(config.candidates)]
     seeds = [_seed(config, _CANDIDATE, round, number, *key) for key in keys]
-    found = writer.write([prompts[index] for index, _ in keys], decoding, seeds, first=True)
+    found = generator.sample([prompts[index] for index, _ in keys], decoding, seeds, first=True)
     rows: list[Record] = []
     seen = {index: {_bare(texts[index])} if rewrite else set() for index in fitting}
     for (index, candidate), ids in zip(keys, found, strict=True):
         name = str(contexts[index]["context"])
-        text, reason, error = _judged(writer.tokenizer.decode(ids), seen[index], config)
+        text, reason, error = _checked(generator.tokenizer.decode(ids), seen[index], config)
         if error:
             bad.append(_quarantined("candidates", f"{name}/{candidate}", text, error))
         else:
@@ -224,7 +226,7 @@ def write_candidates(
     return rows, bad
 
 
-def _judged(text: str, seen: set[str], config: GenerationConfig) -> tuple[str, str, str | None]:
+def _checked(text: str, seen: set[str], config: GenerationConfig) -> tuple[str, str, str | None]:
     """What is kept of a continuation, why it takes part in no pair, and what is wrong with it; note what it says as seen."""
     first = first_sentence(text)
     if first is None:  # cut off, anywhere and at any length, or at an end before its first word: no fault of the text

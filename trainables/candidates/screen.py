@@ -1,4 +1,4 @@
-"""What candidate generation shows: how far it is, and at the end what was rejected and why."""
+"""What candidate generation shows: its progress, and at the end which filter rejected how many pairs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ from rich.text import Text
 
 from gpt2core.distill.card import filter_rows, share
 from gpt2core.storage import address
-from trainables.pipeline import Job, Progress
+from trainables.candidates.job import Job
+from trainables.candidates.progress import Progress
 
 EVERY = 3.0  # seconds between two lines where there is no terminal
-BARS = {"candidates": "written", "judged": "judged"}  # stage -> what its shards are then
+BARS = {"candidates": "generated", "judged": "filtered"}  # stage -> what its shards are then
 
 
 class Screen:
@@ -26,7 +27,7 @@ class Screen:
     def __init__(self, job: Job, console: Console) -> None:
         self.job, self.console = job, console
         self.next = 0.0
-        columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Bars(*columns, console=console)
         self.tasks = {stage: self.bars.add_task(f"shards {word}", total=job.count) for stage, word in BARS.items()}
         self.live = Live(self.bars, console=console, transient=True)
@@ -44,27 +45,27 @@ class Screen:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress of a round."""
         if self.console.is_terminal:
             for stage, task in self.tasks.items():
                 self.bars.update(task, completed=progress.done[stage])
             words = _ready(progress) or f"{rates(progress)}\n{yields(progress)}"
             self.live.update(Group(self.bars, Text(words)))
-        elif time.monotonic() >= self.next or progress.done["judged"] == progress.shards:
+        elif time.monotonic() >= self.next or progress.is_filtered:
             self.next = time.monotonic() + EVERY
             self.say(line(progress))
 
 
 def line(progress: Progress) -> str:
-    """How far a job is, in one line."""
+    """The progress of a round, in one line."""
     waiting = _ready(progress)
-    done = f"{progress.done['judged']} of {progress.shards} shards judged"
+    done = f"{progress.done['judged']} of {progress.shards} shards filtered"
     words = [done, waiting] if waiting else [done, rates(progress), yields(progress)]
     return f"{progress.seconds:5.0f}s  {'; '.join(words)}"
 
 
 def _ready(progress: Progress) -> str:
-    """What is waited for before the first writer is there."""
+    """What a round waits for before the first generator is ready."""
     return "" if progress.ready else f"waits for its workers ({progress.workers}) to load the model"
 
 

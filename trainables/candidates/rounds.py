@@ -1,4 +1,4 @@
-"""Rounds of distillation: a teacher writes pairs, a student learns from them and writes those of the next round."""
+"""Rounds of self-distillation: a student learns from the accepted pairs and generates the candidates of the next round."""
 
 import hashlib
 import json
@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpt2core.config import RunConfig
-from gpt2core.distill.accepting import EXACT, NEAR
+from gpt2core.distill.acceptance import EXACT, NEAR
+from gpt2core.distill.shards import ACCEPTED
 from gpt2core.errors import UserError
 from gpt2core.storage import address, local, send
-from trainables.pipeline import Job, Progress, run
-from trainables.stages_on_ray import ACCEPTED
+from trainables.candidates.job import Job
+from trainables.candidates.pipeline import run
+from trainables.candidates.progress import Progress
 from trainables.trial import RESTARTS, TrialSpec, payloads
 
 #: A student's run beside what the job says; the learning rate, batch and epochs are the study's (Table 1, approach 1).

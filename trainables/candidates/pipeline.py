@@ -1,70 +1,34 @@
 """One round of Impossible Distillation on Ray, parallel and resumable: contexts, candidates, scored pairs, accepted pairs.
 
-Writers and scorers are actors (`trainables/stages_on_ray.py`); this file hands them shards, counts, and writes the manifest.
-Everything is deterministic but the order of the work: 1, 2 or 4 workers leave the same files, bit for bit.
+Generators and scorers are actors (`trainables/candidates/actors.py`); this file hands them shards, counts, and writes the
+manifest. Everything is deterministic but the order of the work: 1, 2 or 4 workers leave the same files, bit for bit.
 """
 
-import fcntl
-import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any
+from dataclasses import replace
+from typing import Any
 
 import ray
 import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from gpt2core.distill.manifest import MANIFEST, Told, checked_rounds
-from gpt2core.distill.shards import Shard
-from gpt2core.errors import ConfigError, DataError, UserError, shown
-from gpt2core.files import read_json, write_json
-from gpt2core.lease import Kept, Lease
-from gpt2core.storage import address, fetch, is_copy, local, send
+from gpt2core.distill.manifest import MANIFEST
+from gpt2core.distill.shards import STAGES, Shard
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.storage import local
+from trainables.candidates.actors import GeneratorActor, ScorerActor
+from trainables.candidates.folder import check_lease, locked, manifest, write_manifest
+from trainables.candidates.job import Job, shards
+from trainables.candidates.pool import Pool
+from trainables.candidates.progress import Progress, Report
+from trainables.candidates.results import remove_results
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.machines import grows
-from trainables.pool import Pool
-from trainables.stages_on_ray import SHARD, STAGES, Job, Report, ScorerActor, WriterActor, shards
 
-__all__ = ["SHARD", "STAGES", "Job", "Progress", "RayEndedError", "fitted", "locked", "manifest", "run"]
-
-VERSION = 1  # of the manifest
-BACKLOG = 4  # written shards for each scorer that may wait before writers wait too
-DERIVED = ("README.md", "course.tsv")  # made from the manifest and what it names
-
-_HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, with the lease of one behind an address
-
-
-@dataclass
-class Progress:
-    """How far a round is. Counts are those of the files that are whole, made now or before."""
-
-    round: int
-    shards: int
-    workers: int
-    ready: int = 0  # of `workers`: writers that have loaded their model
-    done: Counter[str] = field(default_factory=Counter)  # shards by stage
-    made: Counter[str] = field(default_factory=Counter)  # those that were not there before
-    rows: Counter[str] = field(default_factory=Counter)  # by stage
-    fresh: Counter[str] = field(default_factory=Counter)  # rows by stage, of shards that were not there before
-    reasons: dict[str, Counter[str]] = field(default_factory=dict)  # by stage
-    errors: Counter[str] = field(default_factory=Counter)  # of quarantined rows
-    seconds: float = 0.0
-    working: float = 0.0  # of these, since the first writer was ready
-
-    def add(self, report: Report) -> None:
-        """Count one more answer of an actor."""
-        self.done.update(report.rows.keys())
-        self.made.update(report.made)
-        self.rows.update(report.rows)
-        self.fresh.update({stage: report.rows[stage] for stage in report.made})
-        for stage, reasons in report.reasons.items():
-            self.reasons.setdefault(stage, Counter()).update(reasons)
-        self.errors.update(report.errors)
-
+BACKLOG = 4  # shards for each scorer that may wait before generators wait too
 
 Listen = Callable[[Progress], None]
 
@@ -76,11 +40,17 @@ def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
     Ray ends. What is finished is kept then, and the same job goes on with it.
     """
     with locked(job.folder), ray_explained():
-        check(job)
+        check_room(job)
         return _Round(job, listen).run()
 
 
-def check(job: Job) -> None:
+def run_within(job: Job, *, workers: int, gpus_per_worker: float) -> dict[str, Any]:
+    """Run or go on with a round on at most `workers` workers, see `run`."""
+    room = fitted(job, gpus_per_worker=gpus_per_worker).workers
+    return run(fitted(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker))
+
+
+def check_room(job: Job) -> None:
     """Raise ConfigError for what no cluster can do, and for what this one cannot, if it does not grow."""
     for name in ("contexts", "workers", "scorers", "round"):
         if getattr(job, name) < 1:
@@ -91,7 +61,7 @@ def check(job: Job) -> None:
         return  # what it has no room for now waits for machines; the screen shows how many workers are ready
     total = ray.cluster_resources()
     for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        need = job.workers * job.writer_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
+        need = job.workers * job.generator_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
         there = total.get(kind, 0.0)
         if need > there + 1e-6:
             raise ConfigError(
@@ -149,71 +119,8 @@ def ray_explained() -> Iterator[None]:
         raise ended(error) from None
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other jobs out of a folder; raise UserError where one is in it. The lock ends with the process, however it ends.
-
-    Who has it may ask for it again.
-    """
-    if folder in _HELD:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
-            ) from None
-        _HELD[folder] = _lease(folder, lock) if is_copy(folder) else None
-        try:
-            yield
-        finally:
-            kept = _HELD.pop(folder)
-            if kept is not None:
-                kept.close()
-
-
-def _lease(folder: Path, lock: IO[str]) -> Kept:
-    """Keep jobs on other machines out of a folder too; raise UserError where one is in it."""
-    lease = Lease(folder / "owner.json", lock, folder, lambda text: print(text, file=sys.stderr, flush=True))
-    lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
-    return Kept(lease)
-
-
-def check_lease(folder: Path) -> None:
-    """Raise UserError where a job on another machine has taken the folder over."""
-    kept = _HELD.get(folder)
-    if kept is not None and kept.lost:
-        raise UserError(f"{address(folder)}: a job on another machine has taken this folder over")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a folder; one without rounds where there is none. Raises UserError for one that is damaged."""
-    path = folder / MANIFEST
-    fetch(path)
-    if not path.exists():
-        return {"version": VERSION, "rounds": []}
-    try:
-        values = read_json(path)
-        version = values.get("version")
-        rounds = checked_rounds(path, values, Told) if version == VERSION else []
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except DataError as error:
-        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again ({error})") from None
-    if version != VERSION:
-        raise UserError(f"{path}: its version is {shown(version)}, but must be {VERSION}; choose another --out")
-    return {"version": version, "rounds": rounds}
-
-
 class _Round:
-    """A round that runs: what waits, what is under way, and what is known."""
+    """A round that runs: the shards that wait, the identities of the actors, and how far it is."""
 
     def __init__(self, job: Job, listen: Listen) -> None:
         self.job, self.listen = job, listen
@@ -221,25 +128,26 @@ class _Round:
         self.ready_at: float | None = None
         self.progress = Progress(job.round, job.count, job.workers)
         self.identity: dict[str, Any] = {}
-        self.unwritten, self.written = deque(range(job.count)), deque[int]()
+        self.to_generate, self.to_score = deque(range(job.count)), deque[int]()
         self.scoring = 0
 
     def run(self) -> dict[str, Any]:
         """Make all shards, then the accepted pairs and the manifest."""
-        earlier = manifest(self.job.folder)
+        known = manifest(self.job.folder)["rounds"]
+        earlier = [entry for entry in known if entry["round"] < self.job.round]
         pools: list[Pool] = []
         try:
             ray_lives = Heartbeat()
             job = self.job
-            writers = Pool(WriterActor, job, job.workers, job.writer_resources)
-            pools.append(writers)
+            generators = Pool(GeneratorActor, job, job.workers, job.generator_resources)
+            pools.append(generators)
             scorers = Pool(ScorerActor, job, job.scorers, job.scorer_resources)
             pools.append(scorers)
-            while self.progress.done["judged"] < job.count or not self.identified:
-                self._send(writers, scorers)
-                self._receive(writers, scorers)
+            while not (self.progress.is_filtered and self.identified):
+                self._send(generators, scorers)
+                self._receive(generators, scorers)
                 ray_lives.check()
-            accepted = self._accept(earlier, writers, scorers, ray_lives)
+            accepted = self._accept(earlier, generators, scorers, ray_lives)
         except RayEndedError:
             pools.clear()  # there is nobody left who could stop them
             raise
@@ -247,49 +155,43 @@ class _Round:
             for pool in pools:
                 pool.stop()
         entry = self._entry(accepted)
-        self._note([*_before(earlier, self.job), entry])
+        write_manifest(self.job.folder, [*earlier, entry])
         return entry
-
-    def _note(self, rounds: list[dict[str, Any]]) -> None:
-        check_lease(self.job.folder)
-        path = self.job.folder / MANIFEST
-        write_json(path, {"version": VERSION, "rounds": rounds})
-        send(path)
 
     @property
     def identified(self) -> bool:
-        """Whether a writer and a scorer have told what they work with, which the names of all shards need."""
+        """Whether a generator and a scorer have told what they work with, which the names of all shards need."""
         return {"model", "critic"} <= self.identity.keys()
 
-    def _send(self, writers: Pool, scorers: Pool) -> None:
-        """Give work to all who can take some: writers unless too much of theirs waits, scorers what was written."""
+    def _send(self, generators: Pool, scorers: Pool) -> None:
+        """Give work to every actor that can take some: to generators unless too many shards wait to be scored."""
         if not self.identified:
             return
-        while self.unwritten and self._room() and (actor := writers.free()) is not None:
-            number = self.unwritten.popleft()
-            writers.send(actor, number, self._files(number))
-        while self.written and (actor := scorers.free()) is not None:
-            number = self.written.popleft()
+        while self.to_generate and self._room() and (actor := generators.free()) is not None:
+            number = self.to_generate.popleft()
+            generators.send(actor, number, self._files(number))
+        while self.to_score and (actor := scorers.free()) is not None:
+            number = self.to_score.popleft()
             self.scoring += 1
             scorers.send(actor, number, self._files(number))
 
     def _room(self) -> bool:
-        return len(self.written) + self.scoring < BACKLOG * self.job.scorers
+        return len(self.to_score) + self.scoring < BACKLOG * self.job.scorers
 
-    def _receive(self, writers: Pool, scorers: Pool) -> None:
+    def _receive(self, generators: Pool, scorers: Pool) -> None:
         """Wait for an answer, but no longer than TICK, and take all that are there."""
-        calls = [*writers.flying, *scorers.flying]
+        calls = [*generators.flying, *scorers.flying]
         done, _ = ray.wait(calls, num_returns=1, timeout=TICK)
         for call in done:
-            pool = writers if call in writers.flying else scorers
+            pool = generators if call in generators.flying else scorers
             answer = pool.take(call)
             if isinstance(answer, Report):
                 self._count(answer)
             elif isinstance(answer, dict):
                 self._learn(answer)
             elif answer is not None:
-                self._take_back(pool is writers, answer)
-        self.progress.ready = len(writers.busy)
+                self._take_back(pool is generators, answer)
+        self.progress.ready = len(generators.busy)
         if self.ready_at is None and self.identified:
             self.ready_at = time.monotonic()
         self._tell()
@@ -301,13 +203,13 @@ class _Round:
         self.progress.working = now - (self.ready_at or now)
         self.listen(self.progress)
 
-    def _take_back(self, unwritten: bool, number: int) -> None:
-        """Let another do what an actor did not come to the end of."""
-        if unwritten:
-            self.unwritten.appendleft(number)
+    def _take_back(self, generating: bool, number: int) -> None:
+        """Give a shard whose actor died to another one."""
+        if generating:
+            self.to_generate.appendleft(number)
         else:
             self.scoring -= 1
-            self.written.appendleft(number)
+            self.to_score.appendleft(number)
 
     def _learn(self, identity: dict[str, Any]) -> None:
         """Take an actor's identity; raise UserError where another one's differs, for they would not write the same."""
@@ -321,7 +223,7 @@ class _Round:
     def _count(self, report: Report) -> None:
         self.progress.add(report)
         if "candidates" in report.rows:
-            self.written.append(report.number)
+            self.to_score.append(report.number)
         else:
             self.scoring -= 1
         self._stop_if_poisoned()
@@ -340,20 +242,21 @@ class _Round:
     def _files(self, number: int) -> dict[str, Shard]:
         return shards(self.job, self.identity, number)
 
-    def _accept(self, earlier: dict[str, Any], writers: Pool, scorers: Pool, ray_lives: Heartbeat) -> dict[str, Any]:
-        """Let a scorer write what is accepted. The manifest forgets the round before: it never names what is half there."""
+    def _accept(
+        self, earlier: list[dict[str, Any]], generators: Pool, scorers: Pool, ray_lives: Heartbeat
+    ) -> dict[str, Any]:
+        """Let a scorer write the accepted pairs. The manifest forgets this round before: it never names what is half there."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
-            self._note(_before(earlier, self.job))
-        for name in DERIVED:
-            (folder / name).unlink(missing_ok=True)
-        judged = [self._files(number)["judged"] for number in range(self.job.count)]
+            write_manifest(folder, earlier)
+        remove_results(folder)
+        filtered = [self._files(number)["judged"] for number in range(self.job.count)]
         while True:
             while not scorers.busy:
-                self._receive(writers, scorers)
+                self._receive(generators, scorers)
                 ray_lives.check()
             actor = next(iter(scorers.busy))
-            call = actor.accept.remote(judged)
+            call = actor.accept.remote(filtered)
             while not ray.wait([call], timeout=TICK)[0]:
                 ray_lives.check()
                 self._tell()
@@ -391,7 +294,3 @@ class _Round:
         """A model's name; for a student in the folder itself the way from there, so that folders can be compared."""
         path = local(model)
         return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model
-
-
-def _before(earlier: Mapping[str, Any], job: Job) -> list[dict[str, Any]]:
-    return [entry for entry in earlier["rounds"] if entry["round"] < job.round]

@@ -1,0 +1,88 @@
+"""The folder of a job: who writes into it, and its manifest."""
+
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2core.distill.manifest import MANIFEST, Told, checked_rounds
+from gpt2core.errors import DataError, UserError, shown
+from gpt2core.files import read_json, write_json
+from gpt2core.lease import Kept, Lease
+from gpt2core.storage import address, fetch, is_copy, send
+
+VERSION = 1  # of the manifest
+
+_HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, with the lease of one behind an address
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of a folder; raise UserError where one is in it. The lock ends with the process, however it ends.
+
+    Who has it may ask for it again.
+    """
+    if folder in _HELD:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
+            ) from None
+        _HELD[folder] = _lease(folder, lock) if is_copy(folder) else None
+        try:
+            yield
+        finally:
+            kept = _HELD.pop(folder)
+            if kept is not None:
+                kept.close()
+
+
+def _lease(folder: Path, lock: IO[str]) -> Kept:
+    """Keep jobs on other machines out of a folder too; raise UserError where one is in it."""
+    lease = Lease(folder / "owner.json", lock, folder, lambda text: print(text, file=sys.stderr, flush=True))
+    lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
+    return Kept(lease)
+
+
+def check_lease(folder: Path) -> None:
+    """Raise UserError where a job on another machine has taken the folder over."""
+    kept = _HELD.get(folder)
+    if kept is not None and kept.lost:
+        raise UserError(f"{address(folder)}: a job on another machine has taken this folder over")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder; one without rounds where there is none. Raises UserError for one that is damaged."""
+    path = folder / MANIFEST
+    fetch(path)
+    if not path.exists():
+        return {"version": VERSION, "rounds": []}
+    try:
+        values = read_json(path)
+        version = values.get("version")
+        rounds = checked_rounds(path, values, Told) if version == VERSION else []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again ({error})") from None
+    if version != VERSION:
+        raise UserError(f"{path}: its version is {shown(version)}, but must be {VERSION}; choose another --out")
+    return {"version": version, "rounds": rounds}
+
+
+def write_manifest(folder: Path, rounds: list[dict[str, Any]]) -> None:
+    """Write the manifest; raise UserError where a job on another machine has taken the folder over."""
+    check_lease(folder)
+    write_json(folder / MANIFEST, {"version": VERSION, "rounds": rounds})
+    send(folder / MANIFEST)
