@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from gpt2core.arrow_cache import keep, kept
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.tokens import Activations, Tokens
-from gpt2core.files import atomic_path, cache_folder, locked, trim, used
+from gpt2core.files import cache_folder, locked, trim
 from gpt2core.model import GPT2, Reading
 from gpt2core.tasks import Task
 from gpt2core.tasks.base import by_length
@@ -89,8 +90,10 @@ class Frozen:
             "entry": self.model.entry,
             "attention": self.config.attention_config.model_dump(),
             "task": self.task.name,
+            "tokenizer": self.tokenizer.digest,  # its EOS divides texts into segments
             "cross_documents": self.config.cross_documents,
             "precision": str(autocast.fast_dtype) if autocast._enabled else "float32",
+            "computed": [torch.__version__, self.model.wte.weight.device.type],
         }
         sha = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
         sha.update(tokens.lengths.astype(np.int64).tobytes())
@@ -102,18 +105,17 @@ class Frozen:
 def _write(path: Path, values: np.ndarray) -> None:
     """Keep activations (R, C), and let the files go that were not used for longest."""
     array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    batch = pa.record_batch([array], names=["values"])
-    with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    keep(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
     trim(path.parent, ALL)  # who has a file mapped keeps it
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """Map the activations of a file; None where it is not there, or damaged."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            column = pa.ipc.open_file(source).get_batch(0).column(0)
-        used(path)
-        return np.asarray(column.flatten().to_numpy().reshape(shape))
-    except (OSError, pa.ArrowInvalid, ValueError):
+    table = kept(path, _schema(shape[1]))
+    if table is None or len(table) != shape[0]:
         return None
+    return np.asarray(table.column(0).chunk(0).flatten().to_numpy().reshape(shape))
+
+
+def _schema(channels: int) -> pa.Schema:
+    return pa.schema([("values", pa.list_(pa.float32(), channels))])

@@ -56,12 +56,33 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises BlockingIOError where another one holds it and there is no time to `wait`.
     """
-    lock = _lock_file(path)
+    lock = _held(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(lock)
+
+
+def _held(path: Path, how: int) -> int:
+    """Open a lock file and lock it. Where who held it has removed it by then, another one is opened: a third process may, too."""
+    while True:
+        lock = _lock_file(path)
+        try:
+            fcntl.flock(lock, how)
+            if _is_at(lock, path):
+                return lock
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_file(path: Path) -> int:
@@ -183,7 +204,8 @@ def trim(folder: Path, most: int) -> None:
 
 def _remove(entry: Path) -> None:
     if not entry.is_dir():
-        entry.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's
+            entry.unlink()
         return
     with suppress(BlockingIOError), locked(entry / ".lock", wait=False):
         shutil.rmtree(entry, ignore_errors=True)

@@ -11,8 +11,9 @@ from typing import NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
+from gpt2core.arrow_cache import keep, kept
 from gpt2core.data.corpus import NO_LABEL, Row
-from gpt2core.files import atomic_path, cache_folder, locked, trim, used
+from gpt2core.files import cache_folder, locked, trim
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -172,13 +173,7 @@ def _write(path: Path, examples: Iterable[Example], limit: int | None) -> None:
     examples, batches = iter(examples), []
     while part := list(islice(examples, AT_ONCE)):
         batches.append(_batch(part, limit))
-    table = pa.Table.from_batches(batches, schema=SCHEMA)
-    with (
-        atomic_path(path) as part_file,
-        pa.OSFile(str(part_file), "wb") as sink,
-        pa.ipc.new_file(sink, SCHEMA) as writer,
-    ):
-        writer.write_table(table.combine_chunks())
+    keep(path, pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks())
 
 
 def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
@@ -195,14 +190,9 @@ def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
 
 
 def _read(path: Path) -> Tokens | None:
-    """Map a file into memory, which reads none of its tokens or texts yet; None where it is damaged, or not there."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        used(path)
-        return _mapped({name: _whole(table[name]) for name in SCHEMA.names})
-    except (OSError, pa.ArrowInvalid, KeyError):
-        return None
+    """Map a file into memory, which copies none of its tokens or texts; None where it is damaged, or not there."""
+    table = kept(path, SCHEMA)
+    return None if table is None else _mapped({name: _whole(table[name]) for name in SCHEMA.names})
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

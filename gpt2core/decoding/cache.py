@@ -7,8 +7,9 @@ attention, prompt, seed, EOS, and the decoding keys that its strategy reads.
 import hashlib
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,7 @@ from gpt2core.files import cache_place
 from gpt2core.model import GPT2
 from gpt2core.weights import digest
 
-FORMAT = 1  # raised when decoding comes to write other tokens of the same request
+FORMAT = 2  # raised when decoding comes to write other tokens of the same request, or they are kept in another way
 MOST = 64 * 2**20  # bytes of tokens that are kept; the oldest leave first
 TOGETHER = 256  # rows of a batch, whose keys and values of attention must have room
 SECONDS = 10.0  # that a process waits for another one's writing
@@ -107,7 +108,8 @@ def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
         except (sqlite3.OperationalError, OSError):
             return None
         except sqlite3.DatabaseError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
     return None
 
 
@@ -121,12 +123,26 @@ def _opened(path: Path) -> sqlite3.Connection:
 def _read(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[int]]:
     marks = ", ".join("?" * len(keys))
     rows = store.execute(f"SELECT key, tokens FROM texts WHERE key IN ({marks})", keys)
-    return {key: np.frombuffer(tokens, np.int32).tolist() for key, tokens in rows}
+    return {key: ids for key, kept in rows if (ids := _unpacked(key, kept)) is not None}
+
+
+def _packed(key: str, ids: Sequence[int]) -> bytes:
+    """Tokens as they are kept: with a check sum of them and their key, so that none is taken for another's, or damaged."""
+    content = np.array(ids, np.int32).tobytes()
+    return content + zlib.crc32(key.encode() + content).to_bytes(4)
+
+
+def _unpacked(key: str, kept: object) -> list[int] | None:
+    """The inverse of `_packed`; None for what it has not made."""
+    if not isinstance(kept, bytes) or len(kept) < 4 or len(kept) % 4:
+        return None
+    ids: list[int] = np.frombuffer(kept[:-4], np.int32).tolist()
+    return ids if _packed(key, ids) == kept else None
 
 
 def _write(store: sqlite3.Connection, texts: dict[str, list[int]]) -> None:
-    rows = [(key, np.array(ids, np.int32).tobytes()) for key, ids in texts.items()]
-    store.executemany("INSERT OR IGNORE INTO texts (key, tokens) VALUES (?, ?)", rows)
+    rows = [(key, _packed(key, ids)) for key, ids in texts.items()]
+    store.executemany("INSERT OR REPLACE INTO texts (key, tokens) VALUES (?, ?)", rows)
     store.execute(
         "DELETE FROM texts WHERE number IN (SELECT number FROM "
         "(SELECT number, sum(length(tokens)) OVER (ORDER BY number DESC) AS upto FROM texts) WHERE upto > ?)",

@@ -84,3 +84,22 @@ def test_a_damaged_file_is_made_again_and_the_oldest_go_when_there_is_no_room(mo
     kept = set(cache_folder().glob("activations/*.arrow"))
     assert kept - set(files), "the new one"
     assert set(files) - kept == {largest}
+
+
+@pytest.mark.parametrize("damage", ["another's file", "a link to it", "other numbers"])
+def test_what_is_not_what_was_written_is_computed_again(damage: str) -> None:
+    run = CASES["a head"]
+    plain, folder = losses(run), cache_folder() / "activations"
+    own = {file: file.read_bytes() for file in folder.glob("*.arrow")}
+    losses(run.but(attention="logsparse"))
+    others = sorted(set(folder.glob("*.arrow")) - own.keys(), key=lambda file: file.stat().st_size)
+    for file, other in zip(sorted(own, key=lambda file: len(own[file])), others, strict=True):
+        assert len(own[file]) == other.stat().st_size
+        if damage == "other numbers":
+            middle = len(own[file]) // 2
+            file.write_bytes(own[file][:middle] + bytes(8) + own[file][middle + 8 :])
+            continue
+        file.unlink()
+        os.link(other, file) if damage == "another's file" else file.symlink_to(other)
+    assert losses(run) == plain
+    assert {file: file.read_bytes() for file in own} == own

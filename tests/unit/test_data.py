@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from gpt2core.arrow_cache import keep
 from gpt2core.data import shakespeare, tokens
 from gpt2core.data.batches import epoch_batches
 from gpt2core.data.corpus import Row, read_text
@@ -283,6 +285,30 @@ def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> N
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert tokenised("key", rows, words, encode).texts == [row.text for row in rows]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["another's file", "a link to it", "zeros within", "other columns"])
+def test_a_cache_file_that_is_not_what_was_written_is_made_again(damage: str, cache: Path) -> None:
+    rows, words = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)], toys.tokenizer()
+    tokenised("key", rows, words, encode)
+    (path,) = (cache / "tokens").iterdir()
+    whole = path.read_bytes()
+    tokenised("other key", [Row(id=row.id, text=row.text[::-1]) for row in rows], words, encode)
+    (other,) = set((cache / "tokens").iterdir()) - {path}
+    path.unlink()
+    match damage:
+        case "another's file":
+            path.write_bytes(other.read_bytes())
+        case "a link to it":
+            path.symlink_to(other)
+        case "zeros within":
+            path.write_bytes(whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :])
+        case "other columns":
+            keep(path, pa.table({"id": [1, 2, 3]}))
+    found = tokenised("key", rows, words, encode)
+    assert found.texts == [row.text for row in rows]
+    assert [list(found[number]) for number in range(3)] == words.encode([row.text for row in rows])
     assert path.read_bytes() == whole
 
 

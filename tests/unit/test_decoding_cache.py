@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,10 +101,43 @@ def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path, share: 
     assert decoder.asked() == 0
 
 
+@pytest.mark.parametrize(
+    "tokens", [b"abc", "a text", None, 5, b"", bytes(4), np.arange(12, dtype=np.int32).tobytes()], ids=repr
+)
+def test_what_is_not_what_was_written_is_decoded_again(decoder: Decoder, tmp_path: Path, tokens: object) -> None:
+    first = write(fixed())
+    with sqlite3.connect(tmp_path / "texts.sqlite") as store:
+        ((key, kept), *_) = store.execute("SELECT key, tokens FROM texts").fetchall()
+        store.execute("UPDATE texts SET tokens = ? WHERE key = ?", (tokens, key))
+        store.execute(
+            "UPDATE texts SET tokens = ? WHERE key = (SELECT max(key) FROM texts WHERE key != ?)", (kept, key)
+        )
+    decoder.asked()
+    assert write(fixed()) == first
+    assert decoder.asked() == 2
+    assert write(fixed()) == first
+    assert decoder.asked() == 0
+
+
+def test_a_damaged_cache_that_cannot_be_removed_is_done_without(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write(fixed())
+    (tmp_path / "texts.sqlite").write_bytes(b"no database" * 100)
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert write(fixed()) == first
+
+
 def test_the_oldest_leave_where_there_is_no_more_room(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cache, "MOST", 6 * 12 * 4)  # bytes of the tokens of one evaluation
+    monkeypatch.setattr(
+        cache, "MOST", 6 * (12 + 1) * 4
+    )  # bytes of one evaluation: tokens, and a check sum of each text
     config = toys.RUN.but(decoder="greedy")
     write(fixed(0), config)
     write(fixed(1), config)

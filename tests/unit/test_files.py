@@ -1,7 +1,13 @@
-"""The cache does not grow without end."""
+"""The cache does not grow without end, and who waits for a part of it gets a whole one."""
 
+import fcntl
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+
+import pytest
 
 from gpt2core.files import locked, trim, used
 
@@ -30,3 +36,26 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     assert entries(tmp_path) == {"a", "d", "a.lock", ".a.part"}
     trim(tmp_path, 10)
     assert entries(tmp_path) == {"a", "a.lock", ".a.part"}, "the last one stays"
+
+
+def test_who_waits_for_a_folder_that_is_then_removed_locks_the_one_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, flock, opened = tmp_path / "entry" / ".lock", fcntl.flock, Event()
+
+    def told(handle: int, how: int) -> None:
+        opened.set()
+        flock(handle, how)
+
+    def second() -> bool:
+        with locked(lock), pytest.raises(BlockingIOError), locked(lock, wait=False):
+            pass
+        return lock.exists()
+
+    with ThreadPoolExecutor(1) as pool:
+        with locked(lock):
+            monkeypatch.setattr(fcntl, "flock", told)
+            waiting = pool.submit(second)
+            assert opened.wait(30)
+            shutil.rmtree(lock.parent)
+        assert waiting.result()

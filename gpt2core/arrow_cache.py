@@ -1,0 +1,44 @@
+"""Arrow files of the cache. Behind its content, each holds a check sum and the name that it was written under.
+
+So what was cut or changed, or put in the place of another file, is not read: it is as if it were not there.
+"""
+
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+
+from gpt2core.files import atomic_path, used
+
+
+def keep(path: Path, table: pa.Table) -> None:
+    """Write a table, whole or not at all."""
+    with atomic_path(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        with pa.memory_map(str(part)) as written:
+            end = _end(path, written.read_buffer())
+        with part.open("ab") as file:
+            file.write(end)
+
+
+def kept(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """Map a file into memory and return its table; None where it is not there, or is not what was written as it."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            whole = source.read_buffer()
+        length = whole.size - len(_end(path, b""))
+        content = whole.slice(0, max(0, length))
+        if length < 0 or whole.slice(length).to_pybytes() != _end(path, content):
+            return None
+        table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+    except (OSError, pa.ArrowException):
+        return None
+    if not table.schema.equals(schema):
+        return None
+    used(path)
+    return table
+
+
+def _end(path: Path, content: pa.Buffer | bytes) -> bytes:
+    return f"\n{zlib.crc32(content):08x} {path.name}\n".encode()
