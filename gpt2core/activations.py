@@ -10,7 +10,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +24,11 @@ from gpt2core.model import GPT2, Reading
 from gpt2core.tasks import Task
 from gpt2core.tasks.base import by_length
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.weights import digest
+from gpt2core.weights import fixed_digest
 
 LARGEST = 4 * 10**9  # bytes of a data set's activations; of a larger one, none are kept
 ALL = 20 * 10**9  # bytes of all that is kept; beyond, what was not used for longest goes
 ROWS = 32  # texts that are computed at once
-
-_digests: WeakKeyDictionary[GPT2, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -83,10 +80,8 @@ class Frozen:
 
     def _address(self, tokens: Tokens, autocast: torch.autocast) -> str:
         """A hash of all that decides the activations."""
-        if self.base not in _digests:
-            _digests[self.base] = digest(self.base)  # nothing changes it
         deciding = {
-            "base": _digests[self.base],
+            "base": fixed_digest(self.base),
             "entry": self.model.entry,
             "attention": self.config.attention_config.model_dump(),
             "task": self.task.name,

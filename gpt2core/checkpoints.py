@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from gpt2core.config import PLACES, RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
 from gpt2core.files import atomic_path, flush_folder, read_json, readable, write_json
 from gpt2core.foreign import NO_TENSORS
+from gpt2core.model import GPT2
+from gpt2core.weights import origin
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST, PART = "best", "part"
@@ -32,7 +34,9 @@ EPOCH = "epoch"  # in the metadata of weights: which one they are of
 KEPT = 2  # checkpoints of epochs
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a parameter
 #: What a record of an epoch holds.
-KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "samples": list, "tables": dict, "data": str}
+KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "samples": list, "tables": dict}
+#: What a run is made from, by its name in the record of each epoch, and how a run is from another one.
+ORIGINS = {"data": "on other data", "tokenizer": "on the tokens of another tokenizer", "base": "from another model"}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -343,16 +347,33 @@ def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
         raise CheckpointError(f"{source / BEST}: cannot be taken over ({first_line(error)})") from None
 
 
+def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, str], folder: Path) -> None:
+    """Raise CheckpointError where the epochs so far were trained on other data, or from another model."""
+    for key, found in origins.items():
+        former = next((past[key] for past in history if past.get(key, found) != found), None)
+        if former is not None:
+            raise CheckpointError(
+                f"{folder}: was trained {ORIGINS[key]}, of digest {former[:12]} and not {found[:12]}; put that back, or choose "
+                "another folder or --name"
+            )
+
+
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """What may not change when a run goes on: all but where its data lies, whose digest is in the history, and how many epochs
-    there are, unless each trains on more than the last."""
-    free = PLACES if config.get("growth", 1.0) > 1 else (*PLACES, "epochs")
+    there are, unless that decides what each of them learns, and how fast."""
+    planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
+    free = PLACES if planned else (*PLACES, "epochs")
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
 
 
-def load_best(folder: Path, model: nn.Module) -> int:
-    """Load the weights of the best epoch into an adapted model; return that epoch. Raises CheckpointError."""
+def load_best(folder: Path, model: nn.Module, base: GPT2 | None = None) -> int:
+    """Load the weights of the best epoch into an adapted model of `base`; return that epoch.
+
+    Raises CheckpointError, also where the run was trained from another base and has weights of it beside its own.
+    """
     state = _best_state(folder)
+    if base is not None and not all(parameter.requires_grad for parameter in model.parameters()):
+        check_origins(state["history"], {"base": origin(base)}, folder)
     try:
         with _permitted():
             weights = _read_tensors(folder / BEST / WEIGHTS)
@@ -410,6 +431,7 @@ def _is_record(past: object) -> bool:
         isinstance(past, dict)
         and all(isinstance(past[key], kind) for key, kind in KINDS.items() if key in past)
         and all(type(value) in (int, float) for value in past.get("metrics", {}).values())
+        and all(isinstance(past[key], str) for key in ORIGINS if key in past)
         and (past.get("judged") is None or _is_record(past["judged"]))
     )
 

@@ -312,8 +312,9 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
         return config, model.to(device()), found.words
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
-    model = build(trained, starting_model(trained), device())
-    epoch = checkpoints.load_best(folder, model)
+    base = starting_model(trained)
+    model = build(trained, base, device())
+    epoch = checkpoints.load_best(folder, model, base)
     return (
         config,
         model.train(False).requires_grad_(False),

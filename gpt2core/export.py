@@ -31,8 +31,9 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     check_format(config, format)
     if format == "adapter":
         return _export_adapter(config, checkpoint, out)
-    model = build(config, starting_model(config), CPU)
-    epoch = checkpoints.load_best(checkpoint, model)
+    base = starting_model(config)
+    model = build(config, base, CPU)
+    epoch = checkpoints.load_best(checkpoint, model, base)
     if config.adapter == "lora":
         merge_lora(model)
     names = getattr(TASKS[config.task], "class_names", ())
@@ -54,9 +55,10 @@ def check_format(config: RunConfig, format: Format) -> None:
 
 
 def _export_adapter(config: RunConfig, checkpoint: Path, out: Path) -> int:
-    model = build(config, starting_model(config), CPU)
+    base = starting_model(config)
+    model = build(config, base, CPU)
     start = pairs(model)
-    epoch = checkpoints.load_best(checkpoint, model)
+    epoch = checkpoints.load_best(checkpoint, model, base)
     found = pairs(model)
     if config.lora_init == "pissa":  # the model that peft puts it on is whole
         found = {name: pair.minus(start[name]) for name, pair in found.items()}

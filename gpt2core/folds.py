@@ -71,7 +71,8 @@ def loop(
             return
         report = joined(config, reports, metrics)
         best = is_best(history, report.metrics, objective)
-        history.append({"epoch": report.epoch, "step": report.step, "metrics": report.metrics, "best": best})
+        record = {"epoch": report.epoch, "step": report.step, "metrics": report.metrics, "best": best}
+        history.append(record | reports[0].origins)
         if best and folder and workers.rank == 0:
             first, *_ = config.sub_runs
             checkpoints.keep_best_of(_folder(folder, first), folder, first, history)

@@ -198,6 +198,7 @@ class GPT2(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # of classes, where a task has them
         self.class_names: tuple[str, ...] = ()  # what the folder of a head calls its classes, if it does
+        self.origin: str | None = None  # the first stage that it comes from, see `weights.origin`
         self.entry = 0  # the first block that trains; all blocks below stay as they are, the embeddings with them
         self.recompute = (
             False  # whether training keeps what comes into a block alone, and computes the rest of it twice

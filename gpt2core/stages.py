@@ -16,11 +16,12 @@ from gpt2core.config import PairKeys, RunConfig
 from gpt2core.files import cache_folder, locked, trim, used
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
+from gpt2core.precision import in_bfloat16
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.training import build, train
-from gpt2core.weights import digest, load_model, model_folder, shape_of
+from gpt2core.training import build, device, train
+from gpt2core.weights import load_model, model_folder, origin, shape_of
 
 ALL = 50 * 10**9  # bytes of all first stages that are kept: one of gpt2-large has 12; beyond, see `files.trim`
 
@@ -83,15 +84,16 @@ def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
 def trained_first(stage: RunConfig) -> GPT2:
     """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
-    folder = cache_folder("stages") / _address(stage, base, data)
+    address = _address(stage, base, data)
+    folder = cache_folder("stages") / address
     with locked(folder / ".lock"):
         used(folder)
         trim(folder.parent, ALL)
         for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record
-    model = build(stage, base, torch.device("cpu"))
-    checkpoints.load_best(folder, model)
-    model.head = None
+        model = build(stage, base, torch.device("cpu"))
+        checkpoints.load_best(folder, model, base)
+    model.head, model.origin = None, address
     return model.requires_grad_(False).train(False)
 
 
@@ -105,5 +107,6 @@ def run_data(config: RunConfig) -> TaskData:
 
 def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
     # All keys, which `first_stage` has made canonical: a record of a version with other keys cannot be gone on from.
-    deciding = [stage.model_dump(), data.corpus.digest, digest(base)]
+    precision = "bfloat16" if in_bfloat16(stage, device()) else "float32"
+    deciding = [stage.model_dump(), precision, data.corpus.digest, data.tokenizer.digest, origin(base)]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -41,6 +41,7 @@ from gpt2core.steps import Answer, Done, Events, Step, alone
 from gpt2core.tasks import TASKS, Evaluation, Task, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.timing import spent
+from gpt2core.weights import origin
 
 RECENT = 10  # steps whose mean loss is watched
 LARGE = 10**9  # parameters from which on activations are computed twice: gpt2-xl has 1.6
@@ -67,6 +68,9 @@ class EpochReport:
     metrics: dict[str, float]
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
     judged: Evaluation | None = None  # of the texts that chose nothing, where they are scored
+    origins: dict[str, str] = field(
+        default_factory=dict
+    )  # digests of what the run is made from, see `checkpoints.ORIGINS`
     notes: list[str] = field(default_factory=list)  # what happened before it that a person should know
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the work, since the report before
 
@@ -140,7 +144,12 @@ def loop(
     if folder:
         writes = workers.rank == 0
         history = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
-        _check_data(history, data.corpus.digest, folder)
+        checkpoints.check_origins(history, run.origins, folder)
+        if len(history) > config.epochs:
+            raise CheckpointError(
+                f"{folder}: has {len(history)} epochs, more than the {config.epochs} of `epochs`; ask for as many, or choose "
+                "another folder or --name"
+            )
     seconds = {"data": time.perf_counter() - started}
     for past in history:
         yield replace(_reported_again(past, folder), notes=notes)
@@ -152,20 +161,11 @@ def loop(
         if folder and workers.rank == 0:
             started = time.perf_counter()
             best = is_best(history, report.metrics, run.objective)
-            history.append(_record(report) | {"best": best, "data": data.corpus.digest})
+            history.append(_record(report) | {"best": best})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
             seconds["checkpoint"] = time.perf_counter() - started
         yield replace(report, seconds=seconds)
         notes, seconds = [], {}
-
-
-def _check_data(history: Sequence[Mapping[str, Any]], digest: str, folder: Path) -> None:
-    """Raise CheckpointError where the epochs so far were trained on other data."""
-    former = next((past["data"] for past in history if past.get("data", digest) != digest), None)
-    if former is not None:
-        raise CheckpointError(
-            f"{folder}: was trained on other data, of digest {former[:12]} and not {digest[:12]}; choose another folder or --name"
-        )
 
 
 def _record(report: EpochReport) -> dict[str, Any]:
@@ -175,6 +175,7 @@ def _record(report: EpochReport) -> dict[str, Any]:
         "metrics": report.metrics,
         **_scores(report.evaluation),
         "judged": report.judged and {"metrics": report.judged.metrics, **_scores(report.judged)},
+        **report.origins,
     }
 
 
@@ -192,6 +193,7 @@ def _reported_again(past: dict[str, Any], folder: Path | None) -> EpochReport:
             metrics=past["metrics"],
             evaluation=_evaluation(past),
             judged=judged and _evaluation(judged),
+            origins={key: past[key] for key in checkpoints.ORIGINS if key in past},
         )
     except (KeyError, DataError) as error:
         raise CheckpointError(
@@ -244,6 +246,7 @@ class Run:
 
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
         self.config, self.base, self.data, self.workers = config, base, data.divided(config), workers
+        self.origins = {"data": data.corpus.digest, "tokenizer": data.tokenizer.digest, "base": origin(base)}
         self.task = lookup(TASKS, config.task, "task")
         self.objective = objective_of(self.task, config)
         self.tokens: Tokens = self.data.splits["train"].sample(config.train_examples)
@@ -338,7 +341,15 @@ class Run:
         if "train_loss" in metrics and "dev_perplexity" in metrics:
             metrics["train_perplexity"] = perplexity(metrics["train_loss"])
         parts = {"train": trained.get("train_seconds", 0.0), "evaluate": evaluated - generated, "generate": generated}
-        return EpochReport(epoch=epoch, step=step, metrics=metrics, evaluation=evaluation, judged=judged, seconds=parts)
+        return EpochReport(
+            epoch=epoch,
+            step=step,
+            metrics=metrics,
+            evaluation=evaluation,
+            judged=judged,
+            origins=self.origins,
+            seconds=parts,
+        )
 
     def evaluate(self, *, step: int) -> tuple[Evaluation, Evaluation | None]:
         """Let worker 0 score the texts that choose, and those that judge where they are wanted and there are any.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import save_file
@@ -56,6 +57,8 @@ _PARTS = {
     "mlp_in": "mlp.c_fc",
     "mlp_out": "mlp.c_proj",
 }
+_digests: WeakKeyDictionary[GPT2, str] = WeakKeyDictionary()
+
 HEAD, THEIR_HEAD = "head.weight", "score.weight"
 _QKV = ("attention.query", "attention.key", "attention.value")  # joined in this order in attn.c_attn
 
@@ -153,6 +156,21 @@ def digest(model: GPT2) -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def fixed_digest(base: GPT2) -> str:
+    """The digest of a model that nothing changes, computed once."""
+    if base not in _digests:
+        _digests[base] = digest(base)
+    return _digests[base]
+
+
+def origin(base: GPT2) -> str:
+    """What decides a model that runs start from: its first stage where it has one, else its digest.
+
+    A first stage that is trained again elsewhere is the same one, though its weights differ in their last digits.
+    """
+    return base.origin or fixed_digest(base)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

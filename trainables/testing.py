@@ -40,6 +40,6 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     model = build(spec.run, base, device())
     folder = local(spec.folder)
     fetch(folder / checkpoints.BEST)
-    checkpoints.load_best(folder, model)
+    checkpoints.load_best(folder, model, base)
     evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
     return {"metrics": evaluation.metrics, "statistics": counts.to_json(evaluation.statistics)}

@@ -19,7 +19,7 @@ from searches.running.ledger import Trial
 
 QUARTER = 4
 FACTORS = (0.8, 1.25)  # of a number that is changed
-#: What may change while a run trains on; the shape of what trains may not.
+#: What may change while a run trains on; the shape of what trains may not, nor what its first stage reads.
 CHANGEABLE = frozenset(
     {
         *("lr", "weight_decay", "batch_size", "dropout", "head_dropout", "clip_norm", "lora_plus"),
@@ -87,8 +87,10 @@ class Population:
         return Member(point=self._changed(parent.point, random), parent=parent.name, until=self.until(number))
 
     def _changed(self, point: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
-        """A point near another: numbers a fifth down or a quarter up, choices to a neighbour."""
-        changed = dict(point)
+        """A point near another: numbers a fifth down or a quarter up, choices to a neighbour. Its first stage is the same."""
+        from gpt2core.stages import first_stage  # PyTorch takes a second to import
+
+        changed, stage = dict(point), first_stage(self.plan.config(point))
         for key, domain in self.plan.space.items():
             up = bool(random.integers(2))
             if key not in CHANGEABLE:
@@ -98,4 +100,6 @@ class Population:
                 changed[key] = domain.values[min(max(place, 0), len(domain.values) - 1)]
             else:
                 changed[key] = min(max(point[key] * FACTORS[up], domain.low), domain.high)
+            if first_stage(self.plan.config(changed)) != stage:  # whose weights are beneath those that train on
+                changed[key] = point[key]
         return changed

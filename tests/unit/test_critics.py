@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -344,6 +345,10 @@ def test_the_digest_of_a_classifier_is_of_frozen_weights_too(tmp_path: Path) -> 
     weights = load_file(path)
     weights["transformer.ln_f.bias"] += 1e-3
     save_file(weights, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="was trained from another model"):
+        Classifier(str(folder))
+    state = folder / "best" / "state.json"  # as it was written before it said which model
+    state.write_text(re.sub(r'"base": "\w+"', '"other": ""', state.read_text()))
     assert Classifier(str(folder)).identity["digest"] != first
 
 

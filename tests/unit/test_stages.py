@@ -1,5 +1,6 @@
 """Two stages of training: the first is made once, shared, and what the second starts from."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 
 from gpt2core import stages
 from gpt2core.config import RunConfig
+from gpt2core.errors import CheckpointError
 from gpt2core.model import GPT2
 from gpt2core.stages import first_stage, starting_model
+from gpt2core.training import train
+from gpt2core.weights import save_model
 from tests import toys
 
 
@@ -52,3 +56,30 @@ def test_a_run_with_a_first_stage_is_another_run(config: RunConfig) -> None:
     alone = config.but(pretrain=None)
     assert config.identity() != alone.identity()
     assert alone.identity() == alone.but(pretrain_lr=0.1, pretrain_epochs=77).identity()
+
+
+def test_a_folder_whose_model_data_or_tokens_changed_under_its_name_has_another_first_stage(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = [starting_model(config)]
+    words = toys.tokenizer()
+    words.digest = "of another tokenizer"
+    monkeypatch.setattr(stages, "run_data", lambda config: dataclasses.replace(toys.data(), tokenizer=words))
+    starts.append(starting_model(config))
+    monkeypatch.setattr(stages, "run_data", lambda config: toys.data(train=12))
+    starts.append(starting_model(config))
+    save_model(toys.model(seed=1), Path(config.model))
+    starts.append(starting_model(config))
+    assert len({start.origin for start in starts}) == 4
+    assert starting_model(config.but(pretrain=None)).origin is None
+
+
+def test_a_run_is_not_gone_on_with_from_another_first_stage(config: RunConfig, tmp_path: Path) -> None:
+    run = config.but(adapter="lora", decode_seeds=0)
+    list(train(run.but(epochs=1), starting_model(run), toys.data(), folder=tmp_path))
+    again = starting_model(run)
+    again.blocks[0].mlp_in.weight.data += 1e-7  # as it may be where another machine trained it
+    assert len(list(train(run, again, toys.data(), folder=tmp_path))) == 3
+    other = starting_model(run.but(pretrain_seed=5))
+    with pytest.raises(CheckpointError, match="was trained from another model"):
+        list(train(run, other, toys.data(), folder=tmp_path))

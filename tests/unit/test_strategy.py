@@ -434,6 +434,22 @@ def test_a_population_takes_over_what_is_better() -> None:
         assert heir.point["lr"] in (parent.point["lr"] * 0.8, parent.point["lr"] * 1.25, 1e-5, 1e-2, 3e-2)
 
 
+@pytest.mark.parametrize("first", ["poems", None])
+def test_a_population_trains_on_from_the_first_stage_that_its_weights_lie_on(first: str | None) -> None:
+    search = dataclasses.replace(
+        SEARCH,
+        fixed={**SEARCH.fixed, "pretrain": first},
+        nuisance={**SEARCH.nuisance, "dropout": Choice(0.0, 0.1, 0.2)},
+        baseline={**SEARCH.baseline, "dropout": 0.1},
+    )
+    strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0, search=search))
+    simulate(strategy, curves(), workers=4)
+    trials = strategy.ledger.state.trials
+    pairs = [(trial, trials[str(trial.parent)]) for trial in trials.values() if trial.parent]
+    assert any(heir.point["lr"] != parent.point["lr"] for heir, parent in pairs)
+    assert all(heir.point["dropout"] == parent.point["dropout"] for heir, parent in pairs) == (first is not None)
+
+
 def test_a_population_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="has 9 generations of at least 2 trials each: give at least 18"):
         in_memory(plan_of(10, method=Method(scheduler="pbt")))

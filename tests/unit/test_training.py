@@ -1,5 +1,6 @@
 """THE training loop: the same losses twice, after a resume, and however the work is spread."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.steps import Step, answered
 from gpt2core.tasks import TASKS, Evaluation
 from gpt2core.tasks.base import objective_of
+from gpt2core.tokenizer import train_bpe
 from gpt2core.training import Run, Workers, build, learning_rate, loop, train
 from tests import toys
 
@@ -94,6 +96,44 @@ def test_data_may_be_moved_but_not_be_other_data(tmp_path: Path) -> None:
     assert losses(LORA.but(data_dir="/now"), tmp_path)[:1] == former
     with pytest.raises(CheckpointError, match="was trained on other data, of digest"):
         list(train(LORA, toys.model(), toys.data(train=12), folder=tmp_path))
+
+
+@pytest.mark.parametrize("adapter", ["full", "freeze", "lora"])
+def test_a_run_does_not_go_on_from_another_model_or_on_other_tokens(adapter: str, tmp_path: Path) -> None:
+    config, data = toys.RUN.but(adapter=adapter, decode_seeds=0), toys.data()
+    list(train(config.but(epochs=1), toys.model(), data, folder=tmp_path))
+    with pytest.raises(CheckpointError, match="was trained from another model, of digest"):
+        list(train(config, toys.model(seed=1), data, folder=tmp_path))
+    words = train_bpe([toys.lines(50, 77)], toys.SHAPE.vocab_size)
+    with pytest.raises(CheckpointError, match="was trained on the tokens of another tokenizer"):
+        list(train(config, toys.model(), dataclasses.replace(data, tokenizer=words), folder=tmp_path))
+    assert len(list(train(config, toys.model(), data, folder=tmp_path))) == 3
+
+
+def test_weights_that_a_run_trained_are_not_put_on_another_model(tmp_path: Path) -> None:
+    other = toys.model(seed=1)
+    for adapter in ("lora", "full"):
+        config, folder = toys.RUN.but(adapter=adapter, epochs=1, decode_seeds=0), tmp_path / adapter
+        list(train(config, toys.model(), toys.data(), folder=folder))
+        model = build(config, other, torch.device("cpu"))
+        if adapter == "full":  # nothing is left of the other one
+            assert checkpoints.load_best(folder, model, other) == 1
+            continue
+        with pytest.raises(CheckpointError, match="was trained from another model, of digest"):
+            checkpoints.load_best(folder, model, other)
+
+
+def test_more_epochs_are_another_run_where_they_change_each_of_them(tmp_path: Path) -> None:
+    config = LORA.but(schedule="cosine", decode_seeds=0)
+    list(train(config, toys.model(), toys.data(), folder=tmp_path))
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        list(train(config.but(epochs=6), toys.model(), toys.data(), folder=tmp_path))
+
+
+def test_a_run_of_fewer_epochs_is_not_given_the_best_of_more(tmp_path: Path) -> None:
+    list(train(LORA.but(epochs=3, decode_seeds=0), toys.model(), toys.data(), folder=tmp_path))
+    with pytest.raises(CheckpointError, match="has 3 epochs, more than the 2 of `epochs`"):
+        list(train(LORA.but(epochs=2, decode_seeds=0), toys.model(), toys.data(), folder=tmp_path))
 
 
 def test_a_training_set_that_grows_ends_whole_and_goes_on_where_it_was_cut(tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ class Classifier:
                 f"`{Paraphrase.name}`: {MAKE_ONE}"
             )
         self.task, self.tokenizer = Paraphrase(), Tokenizer.load(model_folder(self.config.model))
-        self.model = build(self.config, starting_model(self.config), device())
-        checkpoints.load_best(folder, self.model)
+        base = starting_model(self.config)
+        self.model = build(self.config, base, device())
+        checkpoints.load_best(folder, self.model, base)
         self.model.train(False)
         self.identity: Mapping[str, str] = {
             "critic": "classifier",
