@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from cluster.connect import check_shared, connect
 from gpt2core.cli import command_text, interrupt_on_signals
 from gpt2core.config import PLACES, RunConfig
 from gpt2core.distill.critics.folder import model_digest
+from gpt2core.distill.dataset import sets_digest
 from gpt2core.errors import StorageError, UserError, first_line, without_password
 from gpt2core.export import export
 from gpt2core.files import write_json
@@ -32,9 +33,9 @@ from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
 from searches.deciding.strategy import open_strategy
 from searches.options import Options, trial_folder, without
-from searches.pairs import jobs, make_pairs
+from searches.pairs import jobs, make_pairs, pair_sets
 from searches.planning.baselines import baselines
-from searches.planning.checking import check
+from searches.planning.checking import check, first_digests
 from searches.planning.measure import note_plan
 from searches.question import Plan
 from searches.runner import results, storage_folder
@@ -57,6 +58,7 @@ from trainables.machines import grows, machines
 from trainables.packs import Packs
 from trainables.tracking import database_of, mlflow_address, why
 from trainables.trial import RESTARTS, TrialSpec
+from trainables.warm import task_data
 
 PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
 
@@ -104,6 +106,8 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
             note_plan(options, ledger, spec, console)
             spec = sharing_gpus(options, folder, spec, ledger)
             make_pairs(options, ledger, spec, console)
+            note_pairs(plan, ledger)
+            spec = replace(spec, data=plain_digest(plan))
             with screen:
                 run_tune(options, ledger, spec, trainable(spec), folder, screen.say, Faults(heart, tracker.warn))
             if options.scores_test:
@@ -217,7 +221,8 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     """Record the digests of data and model, and the trivial baselines, once; raise UserError where data or model has changed."""
     noted = ledger.state.data
     model = model_digest(model_folder(plan.config(plan.search.reference).model))
-    description = {"data": data.describe(), "digest": data.corpus.digest, "model": model}
+    firsts = {f"first_{task}": digest for task, digest in first_digests(plan).items()}
+    description = {"data": data.describe(), "digest": data.corpus.digest, "model": model, **firsts}
     if not noted:
         ledger.record(
             {
@@ -228,12 +233,39 @@ def describe_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
             }
         )
         return
-    for key, what in (("digest", "data"), ("model", "model")):
-        if noted.get(key) != description[key]:
-            raise UserError(
-                f"The {what} has changed since this search began: its digest is {description[key][:12]}, and was "
-                f"{str(noted.get(key))[:12]}; choose another --name"
-            )
+    compare(noted, description, "digest", "data")
+    compare(noted, description, "model", "model")
+    for key in firsts:
+        compare(noted, description, key, f"data of the first stage `{key.removeprefix('first_')}`")
+
+
+def plain_digest(plan: Plan) -> str:
+    """The digest of the data that trials have which do not learn from generated pairs; empty where all do."""
+    config = plan.config(plan.search.reference).but(pairs_examples=0)
+    return "" if config.task == "rewriting" else task_data(config).corpus.digest
+
+
+def compare(noted: Mapping[str, str], found: Mapping[str, str], key: str, what: str) -> None:
+    """Raise UserError where something is no longer what the ledger has noted of it."""
+    if noted.get(key, found[key]) != found[key]:
+        raise UserError(
+            f"The {what} has changed since this search began: its digest is {found[key][:12]}, and was "
+            f"{noted[key][:12]}; choose another --name"
+        )
+
+
+def note_pairs(plan: Plan, ledger: Ledger) -> None:
+    """Note the digest of all generated pairs that trials learn from, once; raise UserError where they have changed since."""
+    folders = pair_sets(plan)
+    if not folders:
+        return
+    noted, found = ledger.state.data, {"pairs": sets_digest(folders)}
+    compare(noted, found, "pairs", "set of generated pairs")
+    if "pairs" not in noted:
+        state = ledger.state
+        ledger.record(
+            {"event": "data", "data": noted | found, "baselines": state.baselines, "judges": state.judges or None}
+        )
 
 
 def connect_and_share(options: Options, folder: Path, say: Callable[[str], None]) -> TrialSpec:

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt2core.config import Thresholds
+from gpt2core.config import PAIRED, Thresholds
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.dataset import temperature_name
+from gpt2core.distill.dataset import pairs_folder, temperature_name
 from gpt2core.errors import ConfigError
 from gpt2core.ranges import Range, exactly
 from gpt2core.storage import address
@@ -76,6 +76,17 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
                 data_dir=plan.fixed.get("data_dir"),
             ),
         )
+
+
+def pair_sets(plan: Plan) -> list[Path]:
+    """The folders of all pairs that trials may learn from, in order."""
+    configs = [plan.config(point) for point in plan.first_points()]
+    if plan.search.learns_from_pairs:
+        domain, reference = plan.space.get("pairs_temperature"), plan.config(plan.search.reference)
+        values = domain.values if isinstance(domain, Choice) else [reference.pairs_temperature]
+        configs += [reference.but(pairs_temperature=value, pairs_examples="all") for value in values]
+    learning = [one for one in configs if one.learns_from_pairs and not PAIRED.isdisjoint({one.task, one.pretrain})]
+    return sorted({pairs_folder(one) for one in learning})
 
 
 def temperatures(plan: Plan) -> list[float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt2core.errors import UserError, first_line
 from gpt2core.storage import fetch, local
-from trainables.trial import RESTARTS, TrialSpec
+from trainables.trial import RESTARTS, TrialSpec, check_data
 
 
 def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
@@ -37,6 +37,7 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     spec = TrialSpec.from_dict(values)
     torch.set_num_threads(spec.cpus_per_worker)
     base, data = warm.inputs(spec.run)
+    check_data(spec, data)
     model = build(spec.run, base, device())
     folder = local(spec.folder)
     fetch(folder / checkpoints.BEST)

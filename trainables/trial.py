@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig
+from gpt2core.errors import DataError
 from gpt2core.storage import fetch, folders, is_copy, local, send
 from trainables.failures import failure_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
-    from gpt2core.tasks import Evaluation
+    from gpt2core.tasks import Evaluation, TaskData
 
 TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
 RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
@@ -44,6 +45,7 @@ class TrialSpec:
     concurrent: int = 1  # trials of this shape at once
     pack: int = 1  # trials that share a process, and what is said above of a trial
     process: str | None = None  # the name of that process, where there are several trials to it
+    data: str = ""  # the digest of the search's data, where it is known; what generated pairs add is not in it
     trace: bool = False  # whether some of its steps are traced into `trace.json.gz` in its folder
 
     @property
@@ -106,6 +108,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     try:
         objective = objective_of(TASKS[spec.run.task], spec.run).name
         _, data = warm.inputs(spec.run)
+        check_data(spec, data)
         before = {"data": time.time() - began}
         folder = _checkpoints(spec, rank, size)
         leaving = Leaving(size)
@@ -147,6 +150,15 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     if failure is not None:  # here the error is forgotten, and with it the tensors that its frames held
         torch.cuda.empty_cache()
         yield {"epoch": epoch, "objective": score, "failure": failure.to_dict()}
+
+
+def check_data(spec: TrialSpec, data: "TaskData") -> None:
+    """Raise DataError where this process has read other data than the search began with."""
+    if spec.data and not spec.run.learns_from_pairs and data.corpus.digest != spec.data:
+        raise DataError(
+            f"{data.corpus.origin}: the data is not that of the search: its digest is {data.corpus.digest[:12]}, and was "
+            f"{spec.data[:12]}; it has changed, or is another on this machine"
+        )
 
 
 def _scores(evaluation: "Evaluation") -> dict[str, Any]:

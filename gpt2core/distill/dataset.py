@@ -10,9 +10,10 @@ from typing import Any
 
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.distill.acceptance import accepted_pairs
+from gpt2core.distill.acceptance import PARTS, accepted_pairs
 from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
+from gpt2core.distill.shards import read
 from gpt2core.errors import DataError
 from gpt2core.storage import fetch, local
 
@@ -84,6 +85,23 @@ def load_pairs(config: RunConfig) -> PairSet:
                 wanted = math.ceil(config.negatives * len(pairs.accepted)) - len(pairs.negatives)
                 pairs.negatives.extend(shard.negatives(wanted).to_pylist())
     return pairs
+
+
+def sets_digest(folders: Sequence[Path]) -> str:
+    """SHA-256 of all pairs in some folders, whatever these are called; raise DataError."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for entry in rounds(folder):
+            for part in ("pairs", *PARTS):
+                fetch(folder / part)
+                paths = [
+                    folder / part / name for name in entry["shards"].get("pairs" if part == "pairs" else "judged") or []
+                ]
+                for table in (read(path) for path in paths if path.exists()):
+                    for column in table.column_names:
+                        values = json.dumps(table[column].to_pylist())
+                        digest.update(f"{entry['round']}\0{part}\0{column}\0{values}\n".encode())
+    return digest.hexdigest()
 
 
 def rewriting_corpus(config: RunConfig) -> Corpus:

@@ -7,7 +7,7 @@ from gpt2core.lookup import lookup
 from gpt2core.stages import first_stage
 from gpt2core.tasks import TaskData
 from searches.deciding.comparing import judges_of
-from searches.question import Plan
+from searches.question import Choice, Plan
 from trainables.warm import task_data
 
 
@@ -29,3 +29,14 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
     data = task_data(config)
     judges_of(plan.comparing, data, plan.profile.folds)
     return data
+
+
+def first_digests(plan: Plan) -> dict[str, str]:
+    """The digests of the data that first stages learn from, by their task; generated pairs are not among them."""
+    domain = plan.space.get("pretrain")
+    others = (
+        [{**plan.search.reference, "pretrain": value} for value in domain.values] if isinstance(domain, Choice) else []
+    )
+    configs = [plan.config(point).but(pairs_examples=0) for point in (*plan.first_points(), *others)]
+    stages = {stage.task: stage for stage in map(first_stage, configs) if stage is not None}
+    return {task: task_data(stage).corpus.digest for task, stage in stages.items()}

@@ -1,6 +1,7 @@
 """Whatever decides a result is in the identity of its run, the digest of its search, and the key of each cache."""
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +18,13 @@ from gpt2core.stages import first_stage
 from gpt2core.training import build
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
-from searches.execute import describe_data
+from searches.execute import describe_data, note_pairs
+from searches.planning import checking
 from searches.question import Case, Choice, LogUniform, Plan, Profile, Search, make_plan
 from searches.running.ledger import Ledger
-from tests import toys
+from tests import generated, toys
 from trainables import warm
+from trainables.trial import TrialSpec, payloads
 
 Values = Mapping[str, Any]
 
@@ -208,6 +211,57 @@ def test_a_search_does_not_go_on_with_another_model_or_other_data_of_the_same_na
         save_model(toys.model(seed=1), folder)
         with pytest.raises(UserError, match="The model has changed since this search began"):
             describe_data(plan, ledger, data)
+
+
+@pytest.mark.parametrize("domain", [None, Choice(None, "poems")])
+def test_a_search_does_not_go_on_with_other_data_of_a_first_stage(
+    domain: Choice | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"fixed": {"pretrain": "poems"}}
+    if domain is not None:
+        reference = {**READS_LITTLE.reference, "pretrain": None}
+        changes = {"fixed": {}, "reference": reference, "nuisance": {**READS_LITTLE.nuisance, "pretrain": domain}}
+    search = dataclasses.replace(READS_LITTLE, learns_from_pairs=False, **changes)
+    plan, data = make_plan(search, "quick", model=str(toys.folder(tmp_path / "model"))), toys.data(train=130, dev=130)
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        monkeypatch.setattr(checking, "task_data", lambda config: toys.data())
+        describe_data(plan, ledger, data)
+        describe_data(plan, ledger, data)
+        monkeypatch.setattr(checking, "task_data", lambda config: toys.data(train=12))
+        with pytest.raises(UserError, match="The data of the first stage `poems` has changed since this search began"):
+            describe_data(plan, ledger, data)
+
+
+def test_a_search_does_not_go_on_with_other_generated_pairs(tmp_path: Path) -> None:
+    def plan_with(folder: Path) -> Plan:
+        settings = {"task": "paraphrase", "pairs": str(folder)}
+        return make_plan(dataclasses.replace(READS_LITTLE, profiles={"quick": profile}), "quick", settings=settings)
+
+    profile = dataclasses.replace(READS_LITTLE.profiles["quick"], run={"pairs_temperature": 0.7})
+    first = generated.folder(tmp_path / "first")
+    shutil.copytree(first, tmp_path / "copy")
+    other = generated.folder(tmp_path / "other", [generated.contexts(29)])
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        for folder in (first, first, tmp_path / "copy"):
+            note_pairs(plan_with(folder), ledger)
+        with pytest.raises(UserError, match="The set of generated pairs has changed since this search began"):
+            note_pairs(plan_with(other), ledger)
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        note_pairs(plan_with(first), ledger)
+
+
+def test_a_trial_does_not_learn_from_other_data_than_its_search_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toys.data()
+    monkeypatch.setattr(warm, "inputs", lambda run: (toys.model(), data))
+    monkeypatch.setattr(warm, "start", lambda run: toys.model())
+    run = toys.RUN.but(epochs=1, decode_seeds=0)
+    spec = TrialSpec(name="0001", run=run, folder=str(tmp_path), data=data.corpus.digest)
+    (report,) = payloads(spec)
+    assert "failure" not in report
+    (report,) = payloads(dataclasses.replace(spec, data=toys.data(train=12).corpus.digest))
+    assert "the data is not that of the search" in report["failure"]["reason"]
 
 
 # caches
