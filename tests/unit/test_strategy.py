@@ -440,7 +440,7 @@ def test_a_population_trains_on_from_the_first_stage_that_its_weights_lie_on(fir
         SEARCH,
         fixed={**SEARCH.fixed, "pretrain": first},
         nuisance={**SEARCH.nuisance, "dropout": Choice(0.0, 0.1, 0.2)},
-        baseline={**SEARCH.baseline, "dropout": 0.1},
+        reference={**SEARCH.reference, "dropout": 0.1},
     )
     strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0, search=search))
     simulate(strategy, curves(), workers=4)
