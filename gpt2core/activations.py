@@ -8,6 +8,7 @@ processes of a machine share it.
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class Frozen:
                 made = Activations(np.empty(shape, np.float32), starts, of_texts)
                 with autocast:
                     self._fill(made, tokens)
-                _write(path, made.values)
+                with suppress(OSError):  # on a full disk, say: they are computed in each epoch then
+                    _write(path, made.values)
             values = _read(path, shape)
         return tokens if values is None else tokens.with_below(Activations(values, starts, of_texts))
 

@@ -3,6 +3,8 @@
 So what was cut or changed, or put in the place of another file, is not read: it is as if it were not there.
 """
 
+import errno
+import os
 import zlib
 from pathlib import Path
 
@@ -12,7 +14,14 @@ from gpt2core.files import atomic_path, used
 
 
 def keep(path: Path, table: pa.Table) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table, whole or not at all; raise OSError, which names the file."""
+    try:
+        _write(path, table)
+    except OSError as error:  # Arrow's own names none
+        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from None
+
+
+def _write(path: Path, table: pa.Table) -> None:
     with atomic_path(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

@@ -1,6 +1,7 @@
-"""Whoever runs the tests, root too, as somebody who may read and write no more than the modes of files allow."""
+"""Whoever runs the tests, root too, as somebody who may read and write no more than modes and limits of files allow."""
 
 import ctypes
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,3 +25,14 @@ def as_files_allow() -> Iterator[None]:
         yield
     finally:
         assert _libc.capset(header, had) == 0
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no file of more than so many bytes, as where a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -14,6 +14,7 @@ from gpt2core.config import RunConfig
 from gpt2core.files import cache_folder
 from gpt2core.training import train
 from tests import toys
+from tests.rights import files_of_at_most
 
 RUN = toys.RUN.but(epochs=2, dropout=0.1, lr=3e-3)
 CASES = {
@@ -103,3 +104,12 @@ def test_what_is_not_what_was_written_is_computed_again(damage: str) -> None:
         os.link(other, file) if damage == "another's file" else file.symlink_to(other)
     assert losses(run) == plain
     assert {file: file.read_bytes() for file in own} == own
+
+
+def test_a_run_does_without_what_its_disk_has_no_room_for() -> None:
+    plain = losses(CASES["a head"])
+    for file in (cache_folder() / "activations").glob("*.arrow"):
+        file.unlink()
+    with files_of_at_most(1000):
+        assert losses(CASES["a head"]) == pytest.approx(plain, rel=1e-5)
+    assert not list((cache_folder() / "activations").glob("*.arrow"))

@@ -21,6 +21,7 @@ from gpt2core.files import locked
 from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from tests import toys
+from tests.rights import files_of_at_most
 
 
 def course(folder: Path, train: str | None = None) -> Path:
@@ -310,6 +311,13 @@ def test_a_cache_file_that_is_not_what_was_written_is_made_again(damage: str, ca
     assert found.texts == [row.text for row in rows]
     assert [list(found[number]) for number in range(3)] == words.encode([row.text for row in rows])
     assert path.read_bytes() == whole
+
+
+def test_a_cache_file_that_there_is_no_room_for_is_named(cache: Path) -> None:
+    rows = [Row(id=str(i), text=toys.lines(2, i)) for i in range(30)]
+    with files_of_at_most(1000), pytest.raises(OSError, match=r"File too large: '.*/tokens/\w+\.arrow'"):
+        tokenised("key", rows, toys.tokenizer(), encode)
+    assert not list((cache / "tokens").iterdir())
 
 
 def test_blocks_are_cut_from_one_stream_whatever_is_encoded_at_once(
