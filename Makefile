@@ -1,6 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-RUNS := $(CURDIR)/runs
 BENCHMARKS := training packing activations generation data attention candidates search start trials many_trials at_once scaling replay mlflow_stores verdict
 
 .PHONY: setup search test lint audit ui job nano bench clean
@@ -32,10 +31,10 @@ audit:
 	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 ui: setup
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(RUNS)/mlflow.db
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db
 
 job: setup
-	$(BIN)/python -m cluster.local submit -- python searches/lora_rank.py --storage $(RUNS) $(ARGS)
+	$(BIN)/python -m cluster.local submit -- python searches/lora_rank.py --storage "$$PWD/runs" $(ARGS)
 
 nano: setup
 	$(BIN)/python -m gpt2core.nano

@@ -34,6 +34,7 @@ HEAD, LOG = RAY / f"gpt2-search-head-{PORT}.pid", RAY / f"gpt2-search-head-{PORT
 USAGE = "usage: python -m cluster.local up | submit -- COMMAND | down"
 PATIENCE = 90  # seconds that a head may take to start or to stop
 ANOTHER = "choose another with GPT2_SEARCH_PORT"
+SHELL_SIGNS = set(" \t\n\"'\\$`&|;<>(){}*?[]")
 #: What would lead Ray's commands to another cluster.
 ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
@@ -91,6 +92,11 @@ def is_up() -> bool:
 def up() -> int:
     """Start a head if there is none, and wait until it answers; raise UserError where none does after two tries."""
     check()
+    if SHELL_SIGNS & set(sys.executable):  # a head puts it into a shell's line as it is
+        raise ConfigError(
+            f"{sys.executable}: Ray's head cannot start a Python whose path has spaces or signs of a shell; move the checkout, "
+            "or run the search itself, which needs no head"
+        )
     env = environment()
     if is_up():
         return 0

@@ -92,6 +92,16 @@ def test_a_head_that_is_given_up_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp
     assert not (tmp_path / "ray" / "head.pid").exists()
 
 
+def test_a_python_that_a_head_cannot_start_is_told_at_once(environment: Environment, tmp_path: Path) -> None:
+    venv = tmp_path / "a b" / ".venv"
+    venv.parent.mkdir()
+    venv.symlink_to(sys.prefix)
+    command = [str(venv / "bin" / "python"), "-m", "cluster.local", "up"]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 2
+    assert "whose path has spaces or signs of a shell; move the checkout, or run the search itself" in told.stderr
+
+
 def test_a_note_of_another_process_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cluster.local, "HEAD", tmp_path / "head.pid")
     for text in (f"{os.getpid()} 1.0", "0 0", "-1 5", "one two", f"{10**30} 1", ""):

@@ -6,6 +6,9 @@ Each rule is a function that returns what is wrong, so that it is also shown to 
 import copy
 import json
 import re
+import shlex
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -525,6 +528,17 @@ def test_a_job_uploads_the_project_and_no_more(tmp_path: Path) -> None:
     } <= set(names)
     assert not {".git", ".venv", "runs", "tests"} & {name.split("/")[0] for name in names}
     assert package.stat().st_size < 5 * 2**20
+
+
+def test_the_makefile_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a 'b%20c#?"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    command = ["make", "--no-print-directory", "--dry-run", "--old-file=setup", "ui", "job", "search", "nano"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    words = [shlex.split(line) for line in said.splitlines()]  # each line is whole for a shell
+    assert [line[0].rpartition("/")[2] for line in words] == ["mlflow", "python", "python", "python"]
+    assert folder.name not in said
 
 
 def test_searches_know_the_flags_that_clusters_give_them() -> None:
