@@ -114,7 +114,8 @@ class PeftConfig(Config):
             else [r".*?\.[^.]*\.(?P<number>\d+)\."]
         )
         found = next((match for rule in rules if (match := re.match(rule, module))), None)
-        return None if found is None else int(found["number"])
+        number = found and found["number"]  # a pattern of choices, such as `h|x`, may match without one
+        return int(number) if number else None
 
     def rank(self, module: str) -> int:
         """The rank of a projection's pair."""

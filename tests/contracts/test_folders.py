@@ -618,6 +618,7 @@ AS_PEFT: dict[str, dict[str, Any]] = {
     "one block": {"layers_to_transform": 1},
     "blocks": {"layers_to_transform": [0], "layers_pattern": "h"},
     "blocks of several": {"layers_to_transform": [0], "layers_pattern": ["x", "h"]},
+    "blocks of a choice": {"target_modules": [Q, "c_fc"], "layers_to_transform": [1], "layers_pattern": "h|x"},
     "full names": {"target_modules": [Q, P]},
     "full name of another block": {"target_modules": [Q, "c_proj"], "layers_to_transform": [1]},
     "expression": {"target_modules": r".*\.(c_attn|c_fc)"},
