@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from searches.deciding.objectives import Ranking
+from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_fact
 from searches.question import Plan
 from searches.running.budget import Budget
@@ -133,7 +134,7 @@ class Screen:
         return f"epoch {event['epoch']}/{epochs}: {objective} {score}{beside}"
 
     def _progress(self, state: State) -> str:
-        total = self.plan.profile.trials + self.plan.replicates
+        total = trials_of(self.plan) + len(state.clones) + self.plan.replicates
         done = len(state.trials) - len(state.clock.running)
         return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
 

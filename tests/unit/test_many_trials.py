@@ -123,6 +123,18 @@ def test_the_live_table_shows_the_best_trial_and_how_far_the_search_is(
     assert ranked(list(state.trials.values()), options.plan)[0].name in text
 
 
+def test_the_screen_counts_the_trials_that_make_each_value_equal_and_clones(tmp_path: Path) -> None:
+    plan, state = options_of(5, tmp_path).plan, State()
+    for number in range(plan.trials + 1):
+        origin = "sampler" if number < plan.trials else CLONE
+        trial = {"name": f"{number:04}", "point": {}, "run": {"epochs": 1}, "origin": origin}
+        state.apply({"event": "proposed", "trial": trial, "time": 0.0})
+        state.apply({"event": "ended", "trial": trial["name"], "status": COMPLETED, "reason": None, "time": 1.0})
+    console = Console(file=io.StringIO(), width=250, record=True)
+    console.print(Screen(plan, console, Budget(), state).table())
+    assert f"(9 of {9 + plan.replicates} done" in console.export_text()
+
+
 # what is counted event by event
 
 NAMES = ("0000", "0001", "0002", "0002-c1", "0002-r1")
