@@ -1,4 +1,4 @@
-"""A small set of generated pairs, as `python -m trainables.candidates` leaves it."""
+"""Small sets of generated pairs, as `python -m trainables.candidates` leaves them."""
 
 import zlib
 from collections.abc import Sequence
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gpt2core.config import Thresholds
+from gpt2core.distill.acceptance import write_accepted
 from gpt2core.distill.dataset import MANIFEST
-from gpt2core.distill.shards import PAIRS, write
-from gpt2core.files import write_json
+from gpt2core.distill.filters import filter_pairs
+from gpt2core.distill.shards import FILTERED, PAIRS, Shard, read, write
+from gpt2core.files import read_json, write_json
 
 VOCABULARY = [
     a + b for a in ("ba", "de", "ki", "lo", "mu", "no", "pe", "ru") for b in ("ran", "sel", "tip", "vod", "xun")
@@ -38,7 +41,10 @@ def pair(context: str, first: int, second: int, **values: Any) -> dict[str, Any]
 
 
 def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None) -> Path:
-    """Write the scored pairs of each round, two shards a round; by default 60 contexts with a good pair and a hard negative."""
+    """Write the scored pairs of each round in two shards, without accepted/.
+
+    By default, of 60 contexts with a good pair and a hard negative.
+    """
     entries = []
     for number, rows in enumerate([contexts(60)] if rounds is None else rounds, start=1):
         names = [f"r{number}-{shard:05d}-0000000000000000.parquet" for shard in range(2)]
@@ -49,6 +55,20 @@ def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None)
             write(path / "pairs" / name, pa.Table.from_pylist(list(part), PAIRS))
         entries.append({"round": number, "shards": {"pairs": names}})
     write_json(path / MANIFEST, {"version": 1, "rounds": entries})
+    return path
+
+
+def with_accepted(path: Path, thresholds: Thresholds, rounds: Sequence[Sequence[dict[str, Any]]] | None = None) -> Path:
+    """The same with filtered pairs, accepted/ and negatives/."""
+    values = read_json(folder(path, rounds) / MANIFEST)
+    for entry in values["rounds"]:
+        filtered = []
+        for number, name in enumerate(entry["shards"]["pairs"]):
+            filtered.append(Shard(str(path), "judged", entry["round"], number, "0" * 64))
+            filtered[-1].write(filter_pairs(read(path / "pairs" / name), thresholds), FILTERED, [])
+        entry |= write_accepted(path, entry["round"], filtered, thresholds) | {"thresholds": thresholds.model_dump()}
+        entry["shards"]["judged"] = [shard.path.name for shard in filtered]
+    write_json(path / MANIFEST, values)
     return path
 
 

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
 
+from gpt2core.config import RunConfig
 from gpt2core.data.quora import load_quora
 from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.dataset import load_pairs
 from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
 from trainables.candidates import __main__ as candidates
@@ -77,6 +79,16 @@ def test_the_manifest_and_the_files_say_the_same(finished: Job) -> None:
         assert pyarrow.dataset.dataset(finished.folder / part, format="parquet").count_rows() == entry[part] > 0
     assert "a stand-in for entailment" in entry["stand_in"]
     assert str(finished.out) not in json.dumps(entry)
+
+
+def test_a_student_learns_what_accepted_holds(finished: Job) -> None:
+    config = RunConfig(pairs=finished.out, negatives=0.5, **finished.thresholds.model_dump())
+    pairs = load_pairs(config)
+    accepted = pyarrow.dataset.dataset(finished.folder / "accepted", format="parquet").to_table()
+    assert [pair["id"] for pair in pairs.accepted] == accepted["id"].to_pylist()
+    assert pairs.notes == []
+    (note,) = load_pairs(config.but(tau=0.8)).notes
+    assert "was written with tau 0.5; this run has tau 0.8" in note
 
 
 def test_it_loads_with_what_people_use(finished: Job, tmp_path: Path) -> None:

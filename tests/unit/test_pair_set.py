@@ -1,12 +1,15 @@
 """Generated pairs as training data."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gpt2core.config import RunConfig
+from gpt2core.config import RunConfig, Thresholds
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.distill.dataset import load_pairs, rewriting_corpus, with_pairs
+from gpt2core.distill.manifest import MANIFEST
 from gpt2core.errors import DataError
 from gpt2core.tasks import TASKS
 from tests import generated, toys
@@ -48,6 +51,83 @@ def test_a_pair_that_another_context_has_too_is_accepted_once(tmp_path: Path) ->
     found = load_pairs(RunConfig(pairs=str(generated.folder(tmp_path, [rows]))))
     assert len(found.accepted) == 9
     assert rows[-2]["id"] in {pair["id"] for pair in found.accepted}, "the critic is surer of it than of the first"
+
+
+#: Hard negatives of each context: the first of two shards has too few, and the second one makes up for them.
+UNEVEN = [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3, 3, 3]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run with the thresholds that accepted/ was written with, of two rounds that repeat some of their pairs."""
+    rows = [uneven(round) for round in (1, 2)]
+    folder = generated.with_accepted(tmp_path_factory.mktemp("written"), Thresholds(tau=0.6), rows)
+    return RunConfig(task="paraphrase", pairs=str(folder), tau=0.6)
+
+
+def uneven(round: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, count in enumerate(UNEVEN):
+        name = f"r{round}-00000-{number:03d}"
+        rows.append(generated.pair(name, 0, 1, round=round, forward=0.61 + number / 50))
+        bad = {"round": round, "forward": 0.1, "backward": 0.2, "critic": 0.15, "rouge_l": 0.7}
+        for place in range(count):
+            rows.append(generated.pair(name, 0, place + 2, **bad, sentence2=f"{place} not {rows[-1]['sentence1']}"))
+    repeated = next(row for row in rows if row["id"] == f"r{round}-00000-012-000-001")
+    repeated |= {side: rows[0][side] for side in ("sentence1", "sentence2")} | {"critic": 0.95}
+    return rows
+
+
+def test_a_round_accepts_a_repeated_pair_once(written: RunConfig) -> None:
+    assert len(load_pairs(written).accepted) == 2 * (len(UNEVEN) - 1)
+
+
+@pytest.mark.parametrize("values", [{}, {"pairs_examples": 5}, {"pairs_examples": 14}, {"pairs_round": 2}])
+@pytest.mark.parametrize("negatives", [0.0, 0.5, 1.0, 9.0])
+def test_a_student_reads_the_pairs_that_filtering_the_stored_scores_accepts(
+    written: RunConfig, tmp_path: Path, negatives: float, values: dict[str, object]
+) -> None:
+    config = written.but(negatives=negatives, **values)
+    assert config.pairs is not None
+    shutil.copytree(Path(config.pairs) / "pairs", tmp_path / "pairs")
+    shutil.copy(Path(config.pairs) / MANIFEST, tmp_path)
+    read, filtered = load_pairs(config), load_pairs(config.but(pairs=str(tmp_path)))
+    assert read.notes == []
+    assert all("of the manifest, so the stored scores were filtered again" in note for note in filtered.notes)
+    assert filtered.notes
+    assert read.accepted == filtered.accepted
+    assert read.negatives == filtered.negatives
+    assert read.digest == filtered.digest
+
+
+def test_a_student_learns_from_accepted_and_not_from_the_scores(written: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(str(written.pairs), tmp_path / "pairs")
+    config = written.but(pairs=str(tmp_path / "pairs"), negatives=0.0)
+    shutil.rmtree(tmp_path / "pairs" / "pairs")
+    assert load_pairs(config).accepted == load_pairs(written).accepted
+    with pytest.raises(DataError, match=r"pairs/r1-.*: cannot be read"):
+        load_pairs(config.but(tau=0.7))
+
+
+def test_other_thresholds_are_said_in_the_data_s_description_and_in_its_facts(written: RunConfig) -> None:
+    same, other = (with_pairs(QUORA, config) for config in (written, written.but(tau=0.7, filters="basic")))
+    assert "filtered again" not in same.describe()
+    assert "generated_note" not in same.facts
+    said = (
+        "accepted/ of round 1 was written with tau 0.6, filters all; this run has tau 0.7, filters basic, "
+        "so the stored scores were filtered again"
+    )
+    assert said in other.describe()
+    assert said in str(other.facts["generated_note"])
+    assert other.facts["generated_pairs"] < same.facts["generated_pairs"]  # type: ignore[operator]
+    student = rewriting_corpus(written.but(task="rewriting", tau=0.7, pairs_round=1))
+    assert student.describe().count("this run has tau 0.7") == 1
+    assert "this run has tau 0.7" in str(student.facts["generated_note"])
+
+
+def test_pairs_of_a_folder_without_accepted_are_filtered_and_that_is_said(config: RunConfig) -> None:
+    note = "accepted/ of round 1 was written with unknown thresholds, so the stored scores were filtered again"
+    assert load_pairs(config).notes == [note]
 
 
 def test_detection_trains_on_both_evenly_mixed_and_is_scored_on_its_own(config: RunConfig) -> None:
