@@ -20,7 +20,7 @@ from tests import distilling
 from trainables.candidates import __main__ as candidates
 from trainables.candidates.folder import manifest
 from trainables.candidates.job import Job
-from trainables.candidates.pipeline import fitted, run
+from trainables.candidates.pipeline import fit_to_cluster, run
 from trainables.candidates.progress import Progress
 from trainables.candidates.results import write_results
 
@@ -195,14 +195,14 @@ def test_what_nobody_asked_for_is_what_the_cluster_has_room_for(make: Make, loca
     job = make(tmp_path, contexts=1000)
 
     def places(**asked: float) -> tuple[int, float, int]:
-        found = fitted(job, **asked)  # type: ignore[arg-type]
+        found = fit_to_cluster(job, **asked)  # type: ignore[arg-type]
         return found.workers, found.gpus_per_worker, found.scorers
 
     assert places() == (2, 1.0, 4), "a worker for each GPU, a critic for each CPU beside them"
     assert places(gpus_per_worker=0) == (4, 0, 4)
     assert places(gpus_per_scorer=1.0) == (1, 1.0, 1)
     assert places(workers=3, gpus_per_worker=0, scorers=1) == (3, 0, 1)
-    assert fitted(replace(job, contexts=50), gpus_per_worker=0).workers == 1, "no more than shards"
+    assert fit_to_cluster(replace(job, contexts=50), gpus_per_worker=0).workers == 1, "no more than shards"
 
 
 @pytest.mark.parametrize(

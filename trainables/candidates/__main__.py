@@ -34,7 +34,7 @@ The results are in --out: accepted/ and negatives/ (Parquet), course.tsv, manife
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The flags, validated as far as that needs no cluster; `resources` are arguments of `pipeline.fitted`."""
+    """The flags, validated as far as that needs no cluster; `resources` are arguments of `fit_to_cluster`."""
 
     job: "Job"
     resources: dict[str, Any]
@@ -162,7 +162,7 @@ def execute(options: Options, console: "Console") -> int:
     from cluster.environment import settle
     from trainables.candidates.folder import locked, manifest
     from trainables.candidates.mlflow_run import CandidatesRun
-    from trainables.candidates.pipeline import fitted, ray_explained
+    from trainables.candidates.pipeline import fit_to_cluster, translate_ray_errors
     from trainables.candidates.results import write_results
     from trainables.candidates.screen import Screen, show
     from trainables.heartbeat import RayEndedError, leave
@@ -180,10 +180,10 @@ def execute(options: Options, console: "Console") -> int:
         status, card = "FAILED", ""
         rounds: list[dict[str, Any]] = []
         try:
-            with ray_explained():
+            with translate_ray_errors():
                 connect(say=warn)
                 interrupt_on_signals()
-                job = fitted(options.job, **options.resources)
+                job = fit_to_cluster(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))
                 try:
                     with Screen(job, console) as screen:

@@ -1,4 +1,4 @@
-"""The folder of a job: who writes into it, and its manifest."""
+"""The folder of a job: its lock and its manifest."""
 
 import fcntl
 import sys
@@ -20,9 +20,9 @@ _HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, wit
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other jobs out of a folder; raise UserError where one is in it. The lock ends with the process, however it ends.
+    """Lock a folder against other jobs; raise UserError where another one holds it. The lock ends with the process.
 
-    Who has it may ask for it again.
+    A process that holds it may ask for it again.
     """
     if folder in _HELD:
         yield
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lease(folder: Path, lock: IO[str]) -> Kept:
-    """Keep jobs on other machines out of a folder too; raise UserError where one is in it."""
+    """Lock a folder against jobs on other machines too; raise UserError where one holds it."""
     lease = Lease(folder / "owner.json", lock, folder, lambda text: print(text, file=sys.stderr, flush=True))
     lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
     return Kept(lease)

@@ -34,31 +34,31 @@ Listen = Callable[[Progress], None]
 
 
 def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
-    """Run or go on with a round on the Ray that is connected; return its entry of the manifest.
+    """Run or resume a round on the connected Ray; return its entry of the manifest.
 
-    Raises UserError: for bad input, where another job writes into the folder, where too many rows are unusable, and where
-    Ray ends. What is finished is kept then, and the same job goes on with it.
+    Raises UserError for bad input, a folder that another job writes into, too many unusable rows, and where Ray ends. Finished
+    shards are kept then, and the same job resumes from them.
     """
-    with locked(job.folder), ray_explained():
+    with locked(job.folder), translate_ray_errors():
         check_room(job)
         return _Round(job, listen).run()
 
 
 def run_within(job: Job, *, workers: int, gpus_per_worker: float) -> dict[str, Any]:
-    """Run or go on with a round on at most `workers` workers, see `run`."""
-    room = fitted(job, gpus_per_worker=gpus_per_worker).workers
-    return run(fitted(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker))
+    """Run or resume a round on at most `workers` workers, see `run`."""
+    room = fit_to_cluster(job, gpus_per_worker=gpus_per_worker).workers
+    return run(fit_to_cluster(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker))
 
 
 def check_room(job: Job) -> None:
-    """Raise ConfigError for what no cluster can do, and for what this one cannot, if it does not grow."""
+    """Raise ConfigError for counts that make no sense, and for more workers than a cluster that does not grow has room for."""
     for name in ("contexts", "workers", "scorers", "round"):
         if getattr(job, name) < 1:
             raise ConfigError(f"The value of `{name}` is {getattr(job, name)}, but must be >= 1")
     if not 0 <= job.max_quarantine <= 1:
         raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
     if grows():
-        return  # what it has no room for now waits for machines; the screen shows how many workers are ready
+        return  # workers wait for machines; the screen shows how many are ready
     total = ray.cluster_resources()
     for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         need = job.workers * job.generator_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
@@ -69,7 +69,7 @@ def check_room(job: Job) -> None:
             )
 
 
-def fitted(
+def fit_to_cluster(
     job: Job,
     *,
     workers: int | None = None,
@@ -77,10 +77,10 @@ def fitted(
     scorers: int | None = None,
     gpus_per_scorer: float = 0.0,
 ) -> Job:
-    """The job with as many workers and scorers as asked for, else as many as the Ray that is connected has room for.
+    """The job with as many workers and scorers as asked for, else as many as the connected Ray has room for.
 
-    Without a number: a GPU for each worker where there are GPUs, and then a scorer for each CPU, so that no GPU waits for
-    filters; else a worker and a scorer for each CPU. Never more than there are shards.
+    By default each worker has a GPU where there are GPUs, with a scorer for each CPU, so that no GPU waits for filters; else
+    each CPU has a worker and a scorer. There are never more than shards.
     """
     total = ray.cluster_resources()
     cpus, gpus = max(1, int(total.get("CPU", 1.0))), total.get("GPU", 0.0)
@@ -98,10 +98,10 @@ def fitted(
 
 
 @contextmanager
-def ray_explained() -> Iterator[None]:
-    """Raise what an actor or a task raised as if it had been raised here, and RayEndedError where Ray itself failed.
+def translate_ray_errors() -> Iterator[None]:
+    """Raise the UserError of an actor or a task as if it had been raised here, and RayEndedError where Ray itself failed.
 
-    Of errors that are no user's, those of files and memory become one; others keep Ray's account of where they were.
+    Errors of files and of memory become a UserError; others keep Ray's traceback.
     """
     try:
         yield
@@ -137,19 +137,19 @@ class _Round:
         earlier = [entry for entry in known if entry["round"] < self.job.round]
         pools: list[Pool] = []
         try:
-            ray_lives = Heartbeat()
+            heartbeat = Heartbeat()
             job = self.job
             generators = Pool(GeneratorActor, job, job.workers, job.generator_resources)
             pools.append(generators)
             scorers = Pool(ScorerActor, job, job.scorers, job.scorer_resources)
             pools.append(scorers)
-            while not (self.progress.is_filtered and self.identified):
+            while not (self.progress.is_filtered and self.is_identified):
                 self._send(generators, scorers)
                 self._receive(generators, scorers)
-                ray_lives.check()
-            accepted = self._accept(earlier, generators, scorers, ray_lives)
+                heartbeat.check()
+            accepted = self._accept(earlier, generators, scorers, heartbeat)
         except RayEndedError:
-            pools.clear()  # there is nobody left who could stop them
+            pools.clear()  # there is no Ray left to stop them
             raise
         finally:
             for pool in pools:
@@ -159,60 +159,60 @@ class _Round:
         return entry
 
     @property
-    def identified(self) -> bool:
-        """Whether a generator and a scorer have told what they work with, which the names of all shards need."""
+    def is_identified(self) -> bool:
+        """Whether a generator and a scorer have answered with their digests, which the names of all shards need."""
         return {"model", "critic"} <= self.identity.keys()
 
     def _send(self, generators: Pool, scorers: Pool) -> None:
-        """Give work to every actor that can take some: to generators unless too many shards wait to be scored."""
-        if not self.identified:
+        """Give shards to all actors that can take some; to no generator where too many shards wait to be scored."""
+        if not self.is_identified:
             return
-        while self.to_generate and self._room() and (actor := generators.free()) is not None:
+        while self.to_generate and self._has_room() and (actor := generators.least_busy()) is not None:
             number = self.to_generate.popleft()
             generators.send(actor, number, self._files(number))
-        while self.to_score and (actor := scorers.free()) is not None:
+        while self.to_score and (actor := scorers.least_busy()) is not None:
             number = self.to_score.popleft()
             self.scoring += 1
             scorers.send(actor, number, self._files(number))
 
-    def _room(self) -> bool:
+    def _has_room(self) -> bool:
         return len(self.to_score) + self.scoring < BACKLOG * self.job.scorers
 
     def _receive(self, generators: Pool, scorers: Pool) -> None:
-        """Wait for an answer, but no longer than TICK, and take all that are there."""
-        calls = [*generators.flying, *scorers.flying]
+        """Wait for an answer, but no longer than TICK, and handle all that are there."""
+        calls = [*generators.in_flight, *scorers.in_flight]
         done, _ = ray.wait(calls, num_returns=1, timeout=TICK)
         for call in done:
-            pool = generators if call in generators.flying else scorers
+            pool = generators if call in generators.in_flight else scorers
             answer = pool.take(call)
             if isinstance(answer, Report):
                 self._count(answer)
             elif isinstance(answer, dict):
-                self._learn(answer)
+                self._note_identity(answer)
             elif answer is not None:
-                self._take_back(pool is generators, answer)
-        self.progress.ready = len(generators.busy)
-        if self.ready_at is None and self.identified:
+                self._requeue(pool is generators, answer)
+        self.progress.ready = len(generators.load)
+        if self.ready_at is None and self.is_identified:
             self.ready_at = time.monotonic()
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         check_lease(self.job.folder)
         now = time.monotonic()
         self.progress.seconds = now - self.started
         self.progress.working = now - (self.ready_at or now)
         self.listen(self.progress)
 
-    def _take_back(self, generating: bool, number: int) -> None:
-        """Give a shard whose actor died to another one."""
+    def _requeue(self, generating: bool, number: int) -> None:
+        """Let another actor work on a shard whose actor died."""
         if generating:
             self.to_generate.appendleft(number)
         else:
             self.scoring -= 1
             self.to_score.appendleft(number)
 
-    def _learn(self, identity: dict[str, Any]) -> None:
-        """Take an actor's identity; raise UserError where another one's differs, for they would not write the same."""
+    def _note_identity(self, identity: dict[str, Any]) -> None:
+        """Keep an actor's digests; raise UserError where those of another differ, for the two would not write the same."""
         for role, value in identity.items():
             known = self.identity.setdefault(role, value)
             if known != value:
@@ -226,10 +226,10 @@ class _Round:
             self.to_score.append(report.number)
         else:
             self.scoring -= 1
-        self._stop_if_poisoned()
+        self._check_quarantine()
 
-    def _stop_if_poisoned(self) -> None:
-        """Raise UserError for too many unusable rows: in units of the whole job, so that no order of the work matters."""
+    def _check_quarantine(self) -> None:
+        """Raise UserError for too many unusable rows, as a share of the whole job: then the order of the work does not matter."""
         job, errors = self.job, self.progress.errors
         whole = job.contexts * job.generation.candidates
         if errors.total() > job.max_quarantine * whole:
@@ -243,30 +243,30 @@ class _Round:
         return shards(self.job, self.identity, number)
 
     def _accept(
-        self, earlier: list[dict[str, Any]], generators: Pool, scorers: Pool, ray_lives: Heartbeat
+        self, earlier: list[dict[str, Any]], generators: Pool, scorers: Pool, heartbeat: Heartbeat
     ) -> dict[str, Any]:
-        """Let a scorer write the accepted pairs. The manifest forgets this round before: it never names what is half there."""
+        """Let a scorer write the accepted pairs. Before that the manifest drops this round: it never names half of one."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
             write_manifest(folder, earlier)
         remove_results(folder)
         filtered = [self._files(number)["judged"] for number in range(self.job.count)]
         while True:
-            while not scorers.busy:
+            while not scorers.load:
                 self._receive(generators, scorers)
-                ray_lives.check()
-            actor = next(iter(scorers.busy))
+                heartbeat.check()
+            actor = next(iter(scorers.load))
             call = actor.accept.remote(filtered)
             while not ray.wait([call], timeout=TICK)[0]:
-                ray_lives.check()
-                self._tell()
+                heartbeat.check()
+                self._report()
             try:
                 return dict(ray.get(call))
             except RayActorError:
                 scorers.replace(actor)
 
     def _entry(self, accepted: dict[str, Any]) -> dict[str, Any]:
-        """What the manifest says of this round. No times and no worker counts: it is the same for all."""
+        """This round's entry of the manifest, without times and counts of workers: all workers give the same."""
         job, progress = self.job, self.progress
         files = [self._files(number) for number in range(job.count)]
         return {
@@ -291,6 +291,6 @@ class _Round:
         }
 
     def _name(self, model: str) -> str:
-        """A model's name; for a student in the folder itself the way from there, so that folders can be compared."""
+        """A model's name; the path of a student in the job's folder is relative to it, so that folders can be compared."""
         path = local(model)
         return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model

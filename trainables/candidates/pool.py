@@ -1,4 +1,4 @@
-"""Actors that share a job's shards, on machines that may go."""
+"""A pool of actors for the shards of a job, on machines that may go away."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,21 +13,25 @@ from trainables.candidates.job import Job
 from trainables.candidates.progress import Report
 
 IN_FLIGHT = 2  # calls of an actor at once: the next one waits beside it, and no more than that is lost to a slow one
-LOSSES = 5  # times that a process may die at a shard: machines go, but a shard that kills each is no accident
+LOSSES = (
+    5  # times that a process may die at a shard: machines go away, but a shard that kills every actor is no accident
+)
 
 
 class Pool:
-    """Actors of one kind. Each that has told its identity gets up to IN_FLIGHT calls at once.
+    """Actors of one kind. Each actor that has answered with its identity gets up to IN_FLIGHT calls at once.
 
-    One that dies is replaced as soon as there is room for another, and its work is for whoever is ready: on what is left of
-    a cluster, no shard waits for a machine that does not come back.
+    An actor that dies is replaced as soon as there is room for another, and its shards go to any actor that is ready: no shard
+    waits for a machine that does not come back.
     """
 
     def __init__(self, kind: type, job: Job, count: int, resources: Mapping[str, float]) -> None:
         self.job, self.remote = job, ray.remote(max_restarts=0, max_task_retries=0, **resources)(kind)
         self.actors: list[Any] = []
-        self.busy: dict[Any, int] = {}  # actors that are ready, and their calls in flight
-        self.flying: dict[Any, tuple[Any, int | None]] = {}
+        self.load: dict[Any, int] = {}  # calls in flight of each actor that is ready
+        self.in_flight: dict[
+            Any, tuple[Any, int | None]
+        ] = {}  # call -> its actor, and its shard; None asks for an identity
         self.losses: Counter[int] = Counter()  # of each shard
         for _ in range(count):
             self._add()
@@ -35,32 +39,32 @@ class Pool:
     def _add(self) -> None:
         actor = self.remote.remote(self.job)
         self.actors.append(actor)
-        self.flying[actor.identity.remote()] = (actor, None)
+        self.in_flight[actor.identity.remote()] = (actor, None)
 
     def replace(self, actor: Any) -> None:
-        """Put another in the place of an actor that died; nothing where that was done."""
+        """Start another actor in the place of one that died, once."""
         if actor in self.actors:
             ray.kill(actor)  # one that only could not be reached must not go on
             self.actors.remove(actor)
-            self.busy.pop(actor, None)
+            self.load.pop(actor, None)
             self._add()
 
-    def free(self) -> Any:
-        """The actor with the fewest calls, or None where all have enough."""
-        actor = min(self.busy, key=lambda one: self.busy[one], default=None)
-        return actor if actor is not None and self.busy[actor] < IN_FLIGHT else None
+    def least_busy(self) -> Any:
+        """The actor with the fewest calls in flight; None where all have IN_FLIGHT."""
+        actor = min(self.load, key=lambda one: self.load[one], default=None)
+        return actor if actor is not None and self.load[actor] < IN_FLIGHT else None
 
     def send(self, actor: Any, number: int, files: dict[str, Shard]) -> None:
-        """Ask for a shard."""
-        self.busy[actor] += 1
-        self.flying[actor.run.remote(number, files)] = (actor, number)
+        """Let an actor work on a shard."""
+        self.load[actor] += 1
+        self.in_flight[actor.run.remote(number, files)] = (actor, number)
 
     def take(self, call: Any) -> dict[str, Any] | Report | int | None:
         """Return the answer to a call: an identity or a report; the shard that it was for, if any, where its actor died.
 
         Raises what the call raised, and UserError for a shard at which actors die again and again.
         """
-        actor, number = self.flying.pop(call)
+        actor, number = self.in_flight.pop(call)
         try:
             answer: dict[str, Any] | Report = ray.get(call)
         except RayActorError:
@@ -72,12 +76,12 @@ class Pool:
                         f"The process at work on shard {number} died {LOSSES + 1} times: see the memory of the machines"
                     ) from None
             return number
-        self.busy[actor] = 0 if number is None else self.busy[actor] - 1
+        self.load[actor] = 0 if number is None else self.load[actor] - 1
         return answer
 
     def stop(self) -> None:
-        """End the processes of all actors. Ray would promise to repeat calls under way, were they not called off first."""
-        for call in self.flying:
+        """Kill all actors. Calls in flight are cancelled first, else Ray would announce that it repeats them."""
+        for call in self.in_flight:
             ray.cancel(call)
         for actor in self.actors:
             ray.kill(actor)

@@ -19,7 +19,7 @@ from trainables.trial import RESTARTS, TrialSpec, payloads
 #: A student's run beside what the job says; the learning rate, batch and epochs are the study's (Table 1, approach 1).
 STUDENT = {"task": "rewriting", "lr": 1.5e-5, "batch_size": 8, "epochs": 4}
 
-#: What becomes of good pairs: they are accepted, or there are others like them.
+#: Reasons of good pairs: they are accepted, or a duplicate of a pair that is.
 GOOD = (ACCEPTED, "duplicate", EXACT, NEAR)
 
 
@@ -34,11 +34,11 @@ class Student:
 def run_rounds(
     job: Job, rounds: int, settings: Mapping[str, Any], listen: Callable[[Progress], None], say: Callable[[str], None]
 ) -> None:
-    """Run `rounds` rounds of a job, fewer where they have stopped to help; raise UserError.
+    """Run `rounds` rounds of a job, fewer where another one would not help; raise UserError.
 
-    In the first, the teacher continues contexts; in each later one the student of the round before rewrites fresh contexts of
-    the teacher. `settings` are values of the student's RunConfig. It ends early where the yield, the share of pairs that are
-    good, or the student's dev loss is no better than in the round before. `say` is told in words.
+    In round 1 the teacher continues contexts; in each later round the student of the round before rewrites fresh contexts of
+    the teacher. `settings` are values of the student's RunConfig. The rounds end early where the yield (the share of good pairs)
+    or the student's dev loss is no better than in the round before. `say` is called with a line for each.
     """
     entry, student = run(job, listen), None
     for number in range(2, rounds + 1):
@@ -55,13 +55,15 @@ def run_rounds(
 
 
 def good_share(entry: Mapping[str, Any]) -> float:
-    """The yield of a round by its manifest: pairs that critic and filters find good, also those that there are others like."""
+    """The yield of a round, from its entry of the manifest: the share of pairs that are accepted or duplicates of these."""
     counts: dict[str, int] = entry["pairs"]["reasons"]
     return sum(counts.get(reason, 0) for reason in GOOD) / max(1, sum(counts.values()))
 
 
 def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Student:
-    """Train the student of a round as a Ray task, from the teacher's weights, and write its model folder; what is there is kept.
+    """Train the student of a round as a Ray task, from the teacher's weights on the round's accepted pairs; export its model.
+
+    A student that is there is not trained again.
 
     Raises UserError where it cannot be trained, ConfigError for a setting that no run has.
     """
@@ -75,14 +77,14 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
         name=f"student-{job.round}", run=config, folder=address(folder), gpus_per_worker=job.gpus_per_worker
     )
     task = ray.remote(num_cpus=1, num_gpus=job.gpus_per_worker, max_retries=RESTARTS)(_train)
-    found = ray.get(task.remote(spec.to_dict()))
-    if isinstance(found, str):
-        raise UserError(f"The student of round {job.round} could not be trained: {found}")
-    return Student(folder=address(folder / "model"), dev_loss=found)
+    result = ray.get(task.remote(spec.to_dict()))
+    if isinstance(result, str):
+        raise UserError(f"The student of round {job.round} could not be trained: {result}")
+    return Student(folder=address(folder / "model"), dev_loss=result)
 
 
 def _train(spec: dict[str, Any]) -> float | str:
-    """Train, or go on; return the best dev loss, or why there is none."""
+    """Train, or resume; return the best dev loss, or why there is none."""
     from gpt2core.export import export
 
     trial = TrialSpec.from_dict(spec)
