@@ -1,4 +1,4 @@
-"""Which filtered pairs are accepted: decided here alone, written to accepted/ and negatives/, and read from there by students.
+"""Acceptance of filtered pairs: the only place that decides it, writes accepted/ and negatives/, and reads them for students.
 
 The filters of `gpt2core.distill.filters` see one shard; `accept` then rejects duplicates across all shards of a round.
 """
@@ -47,21 +47,21 @@ COLUMNS = (*TEXTS, LABEL, *LINEAGE, *(name for name in PAIRS.names if name not i
 
 
 def accept(filtered: Sequence[pa.Table], round: int) -> Iterator[pa.Table]:
-    """Yield each filtered table of a round with its final `reason`s: pairs that repeat another context's are rejected too.
+    """Yield each filtered table of a round with its final `reason`s, which also reject duplicates in other contexts.
 
-    The best of several equal or nearly equal pairs stays accepted: the one of the highest critic score, after round 1 of the
-    lowest ROUGE-L, and of equals the first. Each table is asked for twice and may be read from disk each time; of all accepted
-    pairs together, some 150 bytes each are in memory.
+    Of equal or nearly equal pairs the best stays accepted: the one with the highest critic score, after round 1 with the lowest
+    ROUGE-L, and the first one where these are equal. Each table is read twice, maybe from disk; some 150 bytes of each accepted
+    pair are in memory.
     """
-    found = [_of_accepted(table, round) for table in filtered]
-    merits, keys, bands = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    columns = [_of_accepted(table, round) for table in filtered]
+    merits, keys, bands = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     rank = np.empty(len(merits), dtype=np.int64)
     rank[np.argsort(-merits, kind="stable")] = np.arange(len(rank))
     exact = _repeated(keys, rank)
     near = np.zeros_like(exact)
     near[~exact] = repeats(lambda number: bands[~exact, number], rank[~exact])
     start = 0
-    for table, (merits, *_) in zip(filtered, found, strict=True):
+    for table, (merits, *_) in zip(filtered, columns, strict=True):
         reasons = table["reason"].to_pylist()
         rows = (row for row, reason in enumerate(reasons) if reason is None)
         for number, row in enumerate(list(rows), start=start):
@@ -92,7 +92,7 @@ def _keys(pairs: pa.Table) -> np.ndarray:
 
 
 def _repeated(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Whether each pair has the key of another one of a lower rank."""
+    """Whether each pair (N,) has the key of another one with a lower rank."""
     order = np.lexsort((rank, keys))
     repeated = np.zeros(len(keys), dtype=bool)
     repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
@@ -102,8 +102,8 @@ def _repeated(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:
 def write_accepted(folder: Path, round: int, shards: Sequence[Shard], thresholds: Thresholds) -> dict[str, Any]:
     """Write accepted/ and negatives/ of a round, a file for each filtered shard that has any; return counts and a digest.
 
-    Files of this round and later ones are removed first, so that all files together are always one data set, and so is what
-    killed processes left. One shard is in memory at a time, and of the accepted pairs of all others what `accept` says.
+    Files of this round and of later ones are removed first, so that all files are always one data set, and so are those that
+    killed processes left unfinished. One shard at a time is in memory, see `accept`.
     """
     for part in PARTS:
         fetch(folder / part)
@@ -111,7 +111,7 @@ def write_accepted(folder: Path, round: int, shards: Sequence[Shard], thresholds
     for part in PARTS:
         remove_rounds(folder / part, round)
     for shard in shards:
-        shard.whole()  # fetches those that other machines filtered
+        shard.exists()  # fetches those of other machines
     reasons: Counter[str] = Counter()
     sizes: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     digest = hashlib.sha256()
@@ -133,7 +133,7 @@ def write_accepted(folder: Path, round: int, shards: Sequence[Shard], thresholds
 
 
 def _choose_examples(examples: dict[str, list[tuple[str, str]]], table: pa.Table, file: str) -> None:
-    """Keep EXAMPLES of each reason, as the file and the id of each: those of the lowest hash, so from all over the data."""
+    """Keep EXAMPLES of each reason, as file and id: those with the lowest hashes, a sample of all shards."""
     for reason in table["reason"].unique().to_pylist():
         ids = table.filter(pc.equal(pc.fill_null(table["reason"], ""), reason or ""))["id"].to_pylist()
         known = examples.setdefault(reason or ACCEPTED, [])
@@ -147,6 +147,7 @@ def _labelled(rows: pa.Table, label: int) -> pa.Table:
 
 
 def _add_to(digest: Any, accepted: pa.Table) -> None:
+    """Update the digest of a round's accepted pairs."""
     for row in accepted.select(TEXTS).to_pylist():
         digest.update(json.dumps(list(row.values())).encode())
 
@@ -156,11 +157,11 @@ class ShardPairs:
     """What a student may learn from one shard; tables of the schema PAIRS."""
 
     accepted: pa.Table
-    stored: pa.Table | None  # what negatives/ has: at most as many as accepted pairs; None where it was not read
-    filtered: Callable[[], pa.Table]  # all pairs of the shard, filtered
+    stored: pa.Table | None  # its file in negatives/, at most as many as accepted pairs; None where that is not read
+    filtered: Callable[[], pa.Table]  # filters the stored scores of the shard
 
     def negatives(self, count: int) -> pa.Table:
-        """At most `count` hard negatives, the hardest first; chosen from the stored scores where negatives/ may lack some."""
+        """At most `count` hard negatives, the hardest first; from the stored scores where negatives/ may hold too few."""
         if self.stored is not None and (count <= len(self.stored) or len(self.stored) < len(self.accepted)):
             return self.stored.slice(0, count)
         table = self.filtered()

@@ -1,4 +1,4 @@
-"""The data card of a set of generated pairs: what made it, what was rejected and why, what it looks like, how to load it.
+"""The data card of a set of generated pairs: its models and settings, counts by filter, examples, diversity, how to load it.
 
 Made from the manifest and the files alone: no times and no places, so that equal data has equal cards. It starts with the
 front matter of a dataset of the Hugging Face hub.
@@ -67,7 +67,7 @@ def measure(tables: Iterable[pa.Table]) -> Measures | None:
 
 
 def filter_rows(entry: Entry) -> list[tuple[str, int, int]]:
-    """Each filter of a round in order, how many pairs it rejected, and how many were left behind it."""
+    """Each filter of a round in order, how many pairs it rejected, and how many passed it and all before."""
     left = entry["pairs"]["made"]
     rows = []
     for name, rejected in entry["pairs"]["reasons"].items():
@@ -78,7 +78,7 @@ def filter_rows(entry: Entry) -> list[tuple[str, int, int]]:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent, with what it is of: exact."""
+    """A share in percent, with both counts."""
     return f"{100 * part / max(1, whole):.2f}% ({part:,} of {whole:,})"
 
 

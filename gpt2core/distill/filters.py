@@ -1,4 +1,4 @@
-"""Which scored pairs are accepted, and why the others are not (Jung et al. 2023, arXiv 2305.16635, section 3.3).
+"""Filters of scored pairs; the first that rejects a pair is its reason (Jung et al. 2023, arXiv 2305.16635, section 3.3).
 
 To add a filter: a function of `Filter`'s signature, a line in FILTERS.
 """
@@ -63,16 +63,16 @@ def numbers(columns: Columns, thresholds: Thresholds) -> np.ndarray:
 
 
 def rouge(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The two do not say it in the same words."""
+    """The two do not share too many words."""
     return np.asarray(columns["rouge_l"] <= thresholds.max_rouge)
 
 
 def critic(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The critic is surer than tau: D = {(x, y') : s > tau}."""
+    """The critic's score is above tau: D = {(x, y') : s > tau}."""
     return np.asarray(columns["critic"] > thresholds.tau)
 
 
-#: In the order that they are asked in: the first that rejects is the reason.
+#: In order: the first that rejects is the reason.
 FILTERS: dict[str, Filter] = {
     "length": length,
     "forward": forward,
@@ -139,7 +139,7 @@ def _codes(texts: pa.ChunkedArray) -> np.ndarray:
 
 
 def _bands(pairs: pa.Table, accepted: np.ndarray) -> pa.Array:
-    """Keys by which near duplicates of other contexts are found; a list of BANDS for accepted pairs, null for others."""
+    """Keys that pairs share with near duplicates in other contexts: a list of BANDS for those that pass, null for others."""
     kept = pairs.filter(pa.array(accepted))
     keys = bands(kept["sentence1"].to_pylist(), kept["sentence2"].to_pylist())
     offsets = pa.array(np.concatenate([[0], BANDS * accepted.cumsum()]), pa.int32())

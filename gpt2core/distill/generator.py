@@ -26,8 +26,8 @@ Record = dict[str, Any]
 
 REWRITE = "{}\nIn other words:"  # what a student continues; the continuation starts with a space
 WORDS = 4  # of a context, at least
-SENTENCES = 3  # of a text that are looked for before more texts are written
-ATTEMPTS = 8  # to write more texts, until a shard has its contexts
+SENTENCES = 3  # expected of a text, before more texts are generated
+ATTEMPTS = 8  # to generate more texts, until a shard has its contexts
 #: Rows that are continued together, at most. On one core with gpt2-nano, 512 were no faster, and 1,024 a tenth faster for
 #: twice the memory; on a GPU it was not measured.
 ROWS = {"cpu": 256, "cuda": 4096}
@@ -37,26 +37,26 @@ _CONTEXT, _CANDIDATE = 0, 1  # the stages, as seeds have them
 
 @dataclass(frozen=True, eq=False)
 class Generator:
-    """A language model that generates texts, with its tokenizer, and what follows from the two."""
+    """A language model with its tokenizer, and what sampling needs to know of its tokens."""
 
     model: GPT2
     tokenizer: Tokenizer
 
     @cached_property
     def texts(self) -> list[str]:
-        """The text of each token (V,); empty for EOS and for numbers that the tokenizer does not know."""
+        """The text of each token (V,); empty for EOS and for ids that the tokenizer does not know."""
         tokens = range(self.model.config.vocab_size)
         texts: list[str] = self.tokenizer.backend.decode_batch([[token] for token in tokens], skip_special_tokens=True)
         return texts
 
     @cached_property
     def newlines(self) -> list[int]:
-        """The tokens with a line break."""
+        """The tokens that hold a line break."""
         return [token for token, text in enumerate(self.texts) if "\n" in text or "\r" in text]
 
     @cached_property
     def stop(self) -> Stop:
-        """Ends a row that holds a whole sentence."""
+        """Stops a row that holds a whole sentence."""
         return Stop(
             closes=torch.tensor([text.endswith(tuple(MARKS + CLOSING)) for text in self.texts]),
             opens=torch.tensor([text[:1].isspace() for text in self.texts]),
@@ -117,7 +117,7 @@ def prefixes_of(rows: Sequence[Row], config: GenerationConfig) -> list[str]:
 
 
 def _spoken(text: str) -> str:
-    """A text without what a play has beside its speeches: notes in brackets, and lines without a small letter."""
+    """The speeches of a play: its text without notes in brackets and lines without a small letter."""
     lines = re.sub(r"\[[^\]]*\]", " ", text).split("\n")
     kept = [line for line in lines if re.search(r"[^\W\d_A-Z]", line) and not re.match(r"\s*(?:ACT|SCENE)\b", line)]
     return "\n".join(kept)
@@ -126,7 +126,7 @@ def _spoken(text: str) -> str:
 def generate_contexts(
     generator: Generator, prefixes: Sequence[str], config: GenerationConfig, *, count: int, round: int, number: int
 ) -> tuple[list[Record], list[Record]]:
-    """Write `count` different sentences of at least WORDS words, continuing prefixes drawn at random; fewer after ATTEMPTS.
+    """Generate `count` different sentences of at least WORDS words from prefixes drawn at random; fewer after ATTEMPTS.
 
     The first sentence of each text comes before the second of any, so that contexts are of many texts. Returns rows of
     the schemas CONTEXTS and QUARANTINE, for shard `number`.
@@ -155,7 +155,7 @@ def generate_contexts(
 def _continued(
     generator: Generator, prefixes: Sequence[str], config: GenerationConfig, seeds: Sequence[int]
 ) -> list[str]:
-    """What follows each prefix; nothing behind one that fills the whole context."""
+    """The continuation of each prefix; empty for one that fills the model's context."""
     room = generator.model.config.n_positions
     prompts = {row: ids for row, ids in enumerate(generator.tokenizer.encode(prefixes)) if len(ids) < room}
     decoding = DecodingConfig(
@@ -227,7 +227,7 @@ def generate_candidates(
 
 
 def _checked(text: str, seen: set[str], config: GenerationConfig) -> tuple[str, str, str | None]:
-    """What is kept of a continuation, why it takes part in no pair, and what is wrong with it; note what it says as seen."""
+    """The sentence of a continuation, the reason why it is in no pair, and its error; its words are added to `seen`."""
     first = first_sentence(text)
     if first is None:  # cut off, anywhere and at any length, or at an end before its first word: no fault of the text
         kept = collapse(text.rstrip(BROKEN))
@@ -242,7 +242,7 @@ def _checked(text: str, seen: set[str], config: GenerationConfig) -> tuple[str, 
 
 
 def pairs_of(contexts: Sequence[Record], candidates: Iterable[Record], *, round: int, rewrite: bool) -> list[Record]:
-    """Every two candidates of one context, or, where they rewrite it, the context with each; those without a `reason`.
+    """Every two candidates of one context, or the context with each candidate that rewrites it; those without a `reason`.
 
     Returns the first columns of the schema PAIRS, those that need no critic.
     """
@@ -276,7 +276,7 @@ def _stream(config: GenerationConfig, *key: int) -> np.random.Generator:
 
 
 def _seed(config: GenerationConfig, *key: int) -> int:
-    """The seed of one row: a function of the configuration's and of what the row is called."""
+    """The seed of one row, from the configuration's seed and the row's key."""
     return int(np.random.SeedSequence(config.seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a pair of sentences before anything is decided: lengths, shared words, numbers, the critic's opinion."""
+"""Scores of a pair of sentences, which filters read: length ratio, ROUGE-L, numbers, and entailment by the critic."""
 
 import functools
 import re
@@ -101,7 +101,7 @@ Found = tuple[float, float] | Exception
 
 
 def _entailment(pairs: Sequence[dict[str, Any]], critic: Critic) -> list[Found]:
-    """Both directions of each pair, or what is wrong with it. A batch that raises is halved until the row is found."""
+    """Entailment in both directions of each pair, or its error. A batch that raises is halved down to the row that does."""
     if not pairs:
         return []
     try:
@@ -118,7 +118,7 @@ def _entailment(pairs: Sequence[dict[str, Any]], critic: Critic) -> list[Found]:
 
 
 def _of_no_row(error: Exception) -> bool:
-    """Whether an error would come with any row: too little memory, a broken accelerator, a wrong configuration."""
+    """Whether an error is of no single row: too little memory, a broken accelerator, a wrong configuration."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError | UserError)

@@ -1,4 +1,4 @@
-"""Stages write Parquet shards that are named by what decides them, whole or absent: what is there is never made again."""
+"""Parquet shards: the columns of each stage, and files named by all that decides them, so that none is made twice."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ PAIRS = pa.schema(
 #: without a reason the keys by which near duplicates in other contexts are found.
 FILTERED = pa.schema([*PAIRS, ("component", pa.int64()), ("reason", pa.string()), ("bands", pa.list_(pa.uint64()))])
 
-#: What no stage could use. `id` is a context's, a candidate's or a pair's.
+#: Rows that a stage could not use. `id` is a context's, a candidate's or a pair's.
 QUARANTINE = pa.schema([("stage", pa.string()), ("id", pa.string()), ("text", pa.string()), ("error", pa.string())])
 
 
@@ -65,7 +65,7 @@ MOST_ROWS, MOST_BYTES = 10**7, 2**34  # of one file, unpacked
 
 
 def address(stage: str, **deciding: Any) -> str:
-    """SHA-256 of all that decides a shard: JSON values, among them the address of the shard that it is made from."""
+    """SHA-256 of all that decides a shard: JSON values, among them this digest of the shard that it is made from."""
     return hashlib.sha256(json.dumps({"stage": stage, **deciding}, sort_keys=True).encode()).hexdigest()
 
 
@@ -82,9 +82,9 @@ def code_version(*modules: ModuleType) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """A place for the result of one stage on one part of the work."""
+    """The result of one stage for one part of the contexts."""
 
-    place: str  # a folder, or the address of one: of the job's results
+    place: str  # the job's folder, or its address
     stage: str
     round: int
     number: int
@@ -92,16 +92,16 @@ class Shard:
 
     @property
     def path(self) -> Path:
-        """Where its rows are."""
+        """The file of its rows."""
         return local(self.place) / self.stage / f"r{self.round}-{self.number:05d}-{self.address[:16]}.parquet"
 
     @property
     def quarantine(self) -> Path:
-        """Where the rows are that the stage could not use; there is no file where there is none."""
+        """The file of the rows that the stage could not use; there is none where all were usable."""
         return local(self.place) / "quarantine" / f"{self.stage}-{self.path.name}"
 
-    def whole(self) -> bool:
-        """Whether it is there and can be read; it is fetched where another machine wrote it."""
+    def exists(self) -> bool:
+        """Whether its file is there and complete; it is fetched where another machine wrote it."""
         if not is_whole(self.path):
             fetch(self.quarantine)
             fetch(self.path)
@@ -110,7 +110,7 @@ class Shard:
     def write(
         self, rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema, bad: Sequence[dict[str, Any]]
     ) -> None:
-        """Write the quarantine first: where the shard is there, all that belongs to it is."""
+        """Write the quarantine, then the rows: where the shard is there, all that belongs to it is."""
         if bad:
             write(self.quarantine, pa.Table.from_pylist(list(bad), QUARANTINE))
             send(self.quarantine)
@@ -118,8 +118,8 @@ class Shard:
         send(self.path)
 
     def read(self) -> pa.Table:
-        """Its rows."""
-        self.whole()  # where another machine wrote it, it is fetched
+        """Return its rows, fetched where another machine wrote them."""
+        self.exists()
         return read(self.path)
 
 

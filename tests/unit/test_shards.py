@@ -38,15 +38,15 @@ def shard(folder: Path) -> Shard:
 
 def test_a_shard_is_there_when_it_is_whole(tmp_path: Path) -> None:
     one = shard(tmp_path)
-    assert not one.whole()
+    assert not one.exists()
     one.write([ROW], CONTEXTS, [])
-    assert one.whole()
+    assert one.exists()
     assert one.read().to_pylist() == [ROW]
     assert not one.quarantine.exists()
     whole = one.path.read_bytes()
     for length in (0, 4, len(whole) // 2, len(whole) - 1):
         one.path.write_bytes(whole[:length])
-        assert not one.whole(), length
+        assert not one.exists(), length
 
 
 def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:

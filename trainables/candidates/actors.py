@@ -47,13 +47,13 @@ class GeneratorActor:
 
         job, made = self.job, []
         contexts, candidates = files["contexts"], files["candidates"]
-        if not contexts.whole():
+        if not contexts.exists():
             prefixes, teacher = _prefixes(job.of_contexts, job.data_dir), _generator(job.model)
             where = {"count": job.size(number), "round": job.round, "number": number}
             rows, bad = generate_contexts(teacher, prefixes, job.of_contexts, **where)
             contexts.write(rows, CONTEXTS, bad)
             made.append("contexts")
-        if not candidates.whole():
+        if not candidates.exists():
             rows, bad = generate_candidates(
                 _generator(job.generator),
                 contexts.read().to_pylist(),
@@ -89,13 +89,13 @@ class ScorerActor:
 
         job, made = self.job, []
         pairs, filtered = files["pairs"], files["judged"]
-        if not pairs.whole():
+        if not pairs.exists():
             contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
             unscored = pairs_of(contexts, candidates, round=job.round, rewrite=job.rewrite)
             rows, bad = score_pairs(unscored, _critic(job.critic, job.critic_model))
             pairs.write(rows, PAIRS, bad)
             made.append("pairs")
-        if not filtered.whole():
+        if not filtered.exists():
             filtered.write(filter_pairs(pairs.read(), job.thresholds), FILTERED, [])
             made.append("judged")
         return report(number, files, ("pairs", "judged"), made)
