@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpt2core.distill.config import GenerationConfig, Thresholds
+from gpt2core.config import Thresholds
+from gpt2core.distill.config import GenerationConfig
 from gpt2core.tokenizer import train_bpe
 from gpt2core.weights import save_model
 from tests import course, toys

@@ -6,7 +6,7 @@ The filters of `gpt2core.distill.filters` see one shard; `accept` then rejects d
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from gpt2core.distill.filters import applied, filter_pairs
 from gpt2core.distill.hard_negatives import hard_negatives
 from gpt2core.distill.shards import (
     ACCEPTED,
+    FILTERED,
     NEGATIVES,
     PAIRS,
-    FilteredShards,
     Shard,
     read,
     remove_parts,
@@ -46,14 +46,14 @@ TEXTS = ("id", "sentence1", "sentence2")
 COLUMNS = (*TEXTS, LABEL, *LINEAGE, *(name for name in PAIRS.names if name not in (*TEXTS, *LINEAGE)))
 
 
-def accept(filtered: Sequence[pa.Table], round: int) -> Iterator[pa.Table]:
+def accept(filtered: Callable[[], Iterable[pa.Table]], round: int) -> Iterator[pa.Table]:
     """Yield each filtered table of a round with its final `reason`s, which also reject duplicates in other contexts.
 
     Of equal or nearly equal pairs the best stays accepted: the one with the highest critic score, after round 1 with the lowest
-    ROUGE-L, and the first one where these are equal. Each table is read twice, maybe from disk; some 150 bytes of each accepted
-    pair are in memory.
+    ROUGE-L, and the first one where these are equal. `filtered` is called twice for the tables, and may read them from disk; some
+    150 bytes of each accepted pair are in memory.
     """
-    columns = [_of_accepted(table, round) for table in filtered]
+    columns = [_of_accepted(table, round) for table in filtered()]
     merits, keys, bands = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     rank = np.empty(len(merits), dtype=np.int64)
     rank[np.argsort(-merits, kind="stable")] = np.arange(len(rank))
@@ -61,7 +61,7 @@ def accept(filtered: Sequence[pa.Table], round: int) -> Iterator[pa.Table]:
     near = np.zeros_like(exact)
     near[~exact] = repeats(lambda number: bands[~exact, number], rank[~exact])
     start = 0
-    for table, (merits, *_) in zip(filtered, columns, strict=True):
+    for table, (merits, *_) in zip(filtered(), columns, strict=True):
         reasons = table["reason"].to_pylist()
         rows = (row for row, reason in enumerate(reasons) if reason is None)
         for number, row in enumerate(list(rows), start=start):
@@ -116,7 +116,8 @@ def write_accepted(folder: Path, round: int, shards: Sequence[Shard], thresholds
     sizes: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     digest = hashlib.sha256()
     examples: dict[str, list[tuple[str, str]]] = {}
-    for shard, table in zip(shards, accept(FilteredShards([one.path for one in shards]), round), strict=True):
+    tables = accept(lambda: (read(shard.path, FILTERED) for shard in shards), round)
+    for shard, table in zip(shards, tables, strict=True):
         reasons.update(reason or ACCEPTED for reason in table["reason"].to_pylist())
         _choose_examples(examples, table, shard.path.name)
         accepted = accepted_of(table)
@@ -218,7 +219,7 @@ def _accepted_again(folder: Path, entry: Mapping[str, Any], thresholds: Threshol
     """What these thresholds accept of a round's stored scores."""
     fetch(folder / "pairs")
     tables = [_filtered(folder / "pairs" / name, thresholds) for name in entry["shards"]["pairs"]]
-    return [_pairs_in(table) for table in accept(tables, entry["round"])]
+    return [_pairs_in(table) for table in accept(lambda: tables, entry["round"])]
 
 
 def _pairs_in(table: pa.Table) -> ShardPairs:

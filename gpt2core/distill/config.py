@@ -4,9 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gpt2core.config import Config, Thresholds
-
-__all__ = ["GenerationConfig", "Thresholds"]
+from gpt2core.config import Config
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 

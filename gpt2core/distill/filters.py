@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt2core.distill.config import Thresholds
+from gpt2core.config import Thresholds
 from gpt2core.distill.dedup import BANDS, bands, components
 from gpt2core.distill.shards import FILTERED, PAIRS
 

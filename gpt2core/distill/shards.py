@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -164,22 +164,6 @@ def _check_columns(path: Path, table: pa.Table, needed: pa.Schema) -> None:
             raise DataError(f"{path}: must have one column `{field.name}` of the type {field.type}")
         if field.name not in MAY_LACK and table[field.name].null_count:
             raise DataError(f"{path}: the column `{field.name}` must have a value in each row")
-
-
-class FilteredShards(Sequence[pa.Table]):
-    """The tables of filtered pairs in some files, each read whenever it is asked for."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, place: Any) -> Any:
-        return read(self.paths[place], FILTERED)
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        return (read(path, FILTERED) for path in self.paths)
 
 
 def shards_in(folder: Path) -> list[Path]:

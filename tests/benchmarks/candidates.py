@@ -27,7 +27,8 @@ from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
 from cluster.connect import connect
-from gpt2core.distill.config import GenerationConfig, Thresholds
+from gpt2core.config import Thresholds
+from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import CRITICS
 from gpt2core.distill.filters import filter_pairs
 from gpt2core.distill.generator import Generator, pairs_of
@@ -102,7 +103,7 @@ def pipeline_rates(job: Job) -> tuple[float, float]:
     """Candidates a second from when the first worker is ready to the last file, and of all that."""
     told: list[Progress] = []
     start = time.perf_counter()
-    made = run(job, told.append)["candidates"]["made"]
+    made = run(job, [told.append])["candidates"]["made"]
     seconds = time.perf_counter() - start
     starting = told[-1].seconds - told[-1].working
     return made / (seconds - starting), made / seconds

@@ -47,7 +47,7 @@ def finished(make: Make, local_ray: None, tmp_path_factory: pytest.TempPathFacto
 def complete(job: Job) -> Progress:
     """Run a job with all that the command writes; return how it ended."""
     seen: list[Progress] = []
-    run(job, seen.append)
+    run(job, [seen.append])
     write_results(job.folder, manifest(job.folder)["rounds"])
     return seen[-1]
 

@@ -27,7 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Job:
 def said(job: Job) -> list[str]:
     """What two rounds of that job say."""
     lines: list[str] = []
-    run_rounds(job, 2, SETTINGS, lambda progress: None, lines.append)
+    run_rounds(job, 2, SETTINGS, [], lines.append)
     return lines
 
 
@@ -57,13 +57,13 @@ def rows(job: Job, stage: str, name: str) -> list[dict[str, object]]:
 def test_the_same_command_again_makes_nothing_again(job: Job, said: list[str]) -> None:
     before = distilling.contents(job.folder)
     again: list[str] = []
-    run_rounds(job, 2, SETTINGS, lambda progress: None, again.append)
+    run_rounds(job, 2, SETTINGS, [], again.append)
     assert again == said
     assert distilling.contents(job.folder) == before
 
 
 def test_other_settings_are_another_student(job: Job, said: list[str]) -> None:
-    run_rounds(job, 2, {**SETTINGS, "kl_weight": 0.5}, lambda progress: None, lambda text: None)
+    run_rounds(job, 2, {**SETTINGS, "kl_weight": 0.5}, [], lambda text: None)
     assert len(list((job.folder / "students").iterdir())) == 2
     configs = [json.loads(path.read_text())["config"] for path in (job.folder / "students").glob("*/best/state.json")]
     assert sorted(config["kl_weight"] for config in configs) == [0.1, 0.5]
@@ -87,7 +87,7 @@ def test_rounds_end_when_they_stop_to_help(
 ) -> None:
     jobs: list[Job] = []
 
-    def run(job: Job, listen: object) -> dict[str, object]:
+    def run(job: Job, listeners: object) -> dict[str, object]:
         jobs.append(job)
         return {"pairs": {"reasons": {"accepted": accepted[job.round - 1], "length": 10 - accepted[job.round - 1]}}}
 
@@ -97,7 +97,7 @@ def test_rounds_end_when_they_stop_to_help(
     monkeypatch.setattr(rounds, "run", run)
     monkeypatch.setattr(rounds, "train_student", train_student)
     lines: list[str] = []
-    run_rounds(distilling.job(Path("out"), Path("teacher"), Path("data")), 4, {}, lambda progress: None, lines.append)
+    run_rounds(distilling.job(Path("out"), Path("teacher"), Path("data")), 4, {}, [], lines.append)
     assert [(job.round, job.model, job.generator, job.rewrite) for job in jobs] == [
         (number, "teacher", f"student-{number - 1}" if number > 1 else "teacher", number > 1)
         for number in range(1, ran + 1)
@@ -113,6 +113,6 @@ def test_the_yield_counts_good_pairs_that_there_are_others_like() -> None:
 
 def test_what_the_student_cannot_learn_from_is_said(job: Job, said: list[str]) -> None:
     with pytest.raises(UserError, match=r"The student of round 1 could not be trained: The training loss is"):
-        run_rounds(job, 2, {**SETTINGS, "lr": 1e30}, lambda progress: None, lambda text: None)
+        run_rounds(job, 2, {**SETTINGS, "lr": 1e30}, [], lambda text: None)
     with pytest.raises(ConfigError, match="The value of `epochs` is 0, but must be"):
-        run_rounds(job, 2, {"epochs": 0}, lambda progress: None, lambda text: None)
+        run_rounds(job, 2, {"epochs": 0}, [], lambda text: None)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpt2core.distill.config import Thresholds
+from gpt2core.config import Thresholds
 from gpt2core.distill.dedup import bands
 from gpt2core.distill.filters import BASIC, FILTERS, filter_pairs
 from gpt2core.distill.shards import FILTERED, PAIRS

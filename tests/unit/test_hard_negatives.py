@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gpt2core.config import Thresholds
 from gpt2core.distill.acceptance import accepted_of
-from gpt2core.distill.config import Thresholds
 from gpt2core.distill.filters import filter_pairs
 from gpt2core.distill.hard_negatives import hard_negatives
 from gpt2core.distill.shards import PAIRS

@@ -11,9 +11,10 @@ import pytest
 
 import gpt2core.distill.filters
 import gpt2core.distill.scores
+from gpt2core.config import Thresholds
 from gpt2core.distill import card, shards
 from gpt2core.distill.acceptance import COLUMNS
-from gpt2core.distill.config import GenerationConfig, Thresholds
+from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.shards import CONTEXTS, QUARANTINE, STAGES, Shard, address, code_version
 from gpt2core.errors import UserError
 from gpt2core.weights import digest

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trainables.candidates.job import Job
-    from trainables.candidates.progress import Progress
 
 EPILOG = """\
 Settings that have no flag are given with --set: of the generation and of the thresholds, and with --rounds those of the
@@ -101,7 +100,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
     from cluster.connect import default_storage
-    from gpt2core.distill.config import GenerationConfig, Thresholds
+    from gpt2core.config import Thresholds
+    from gpt2core.distill.config import GenerationConfig
     from gpt2core.distill.critics import CRITICS
     from gpt2core.lookup import lookup
     from gpt2core.storage import address
@@ -143,8 +143,8 @@ def sorted_settings(
 
     Raises ConfigError.
     """
-    from gpt2core.config import RunConfig
-    from gpt2core.distill.config import GenerationConfig, Thresholds
+    from gpt2core.config import RunConfig, Thresholds
+    from gpt2core.distill.config import GenerationConfig
 
     student = set(RunConfig.model_fields) if rounds > 1 else set()
     kinds = [set(GenerationConfig.model_fields), set(Thresholds.model_fields), student]
@@ -155,7 +155,7 @@ def sorted_settings(
 
 
 def execute(options: Options, console: "Console") -> int:
-    """Run or go on with the job; return the exit status. Raises UserError, KeyboardInterrupt."""
+    """Run or resume the job; return the exit status. Raises UserError, KeyboardInterrupt."""
     import ray
 
     from cluster.connect import connect, default_storage
@@ -164,6 +164,7 @@ def execute(options: Options, console: "Console") -> int:
     from trainables.candidates.mlflow_run import CandidatesRun
     from trainables.candidates.pipeline import fit_to_cluster, translate_ray_errors
     from trainables.candidates.results import write_results
+    from trainables.candidates.rounds import run_rounds
     from trainables.candidates.screen import Screen, show
     from trainables.heartbeat import RayEndedError, leave
     from trainables.tracking import mlflow_address
@@ -187,7 +188,7 @@ def execute(options: Options, console: "Console") -> int:
                 tracker.start(folder, parameters(job, options))
                 try:
                     with Screen(job, console) as screen:
-                        make(job, options, [screen, tracker], screen.say)
+                        run_rounds(job, options.rounds, options.student, [screen, tracker], screen.say)
                 except RayEndedError:
                     raise
                 except UserError:
@@ -208,26 +209,8 @@ def execute(options: Options, console: "Console") -> int:
     return 0
 
 
-def make(
-    job: "Job", options: Options, listeners: "Sequence[Callable[[Progress], None]]", say: Callable[[str], None]
-) -> None:
-    """Run all rounds of a job."""
-    from trainables.candidates.pipeline import run
-
-    def listen(progress: "Progress") -> None:
-        for listener in listeners:
-            listener(progress)
-
-    if options.rounds == 1:
-        run(job, listen)
-        return
-    from trainables.candidates.rounds import run_rounds
-
-    run_rounds(job, options.rounds, options.student, listen, say)
-
-
 def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict[str, Any]], str]:
-    """Write the results of the rounds that are finished, where a later one could not be; return the rounds and the card."""
+    """Write the results of the finished rounds after a later one failed; return the rounds and the card."""
     from trainables.candidates.folder import manifest
     from trainables.candidates.results import write_results
 
@@ -243,7 +226,7 @@ def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict
 
 
 def parameters(job: "Job", options: Options) -> dict[str, Any]:
-    """All settings, for MLflow; workers are none, for they change no result."""
+    """All settings, for MLflow, without the counts of workers, which change no result."""
     keys = ("contexts", "model", "critic", "critic_model", "data_dir", "max_quarantine")
     values = {key: getattr(job, key) for key in keys} | {"rounds": options.rounds}
     values |= {f"student_{key}": value for key, value in options.student.items()}

@@ -6,7 +6,7 @@ manifest. Everything is deterministic but the order of the work: 1, 2 or 4 worke
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,17 +23,15 @@ from trainables.candidates.actors import GeneratorActor, ScorerActor
 from trainables.candidates.folder import check_lease, locked, manifest, write_manifest
 from trainables.candidates.job import Job, shards
 from trainables.candidates.pool import Pool
-from trainables.candidates.progress import Progress, Report
+from trainables.candidates.progress import Listener, Progress, Report
 from trainables.candidates.results import remove_results
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
 from trainables.machines import grows
 
 BACKLOG = 4  # shards for each scorer that may wait before generators wait too
 
-Listen = Callable[[Progress], None]
 
-
-def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
+def run(job: Job, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
     """Run or resume a round on the connected Ray; return its entry of the manifest.
 
     Raises UserError for bad input, a folder that another job writes into, too many unusable rows, and where Ray ends. Finished
@@ -41,7 +39,7 @@ def run(job: Job, listen: Listen = lambda progress: None) -> dict[str, Any]:
     """
     with locked(job.folder), translate_ray_errors():
         check_room(job)
-        return _Round(job, listen).run()
+        return _Round(job, listeners).run()
 
 
 def run_within(job: Job, *, workers: int, gpus_per_worker: float) -> dict[str, Any]:
@@ -122,8 +120,8 @@ def translate_ray_errors() -> Iterator[None]:
 class _Round:
     """A round that runs: the shards that wait, the identities of the actors, and how far it is."""
 
-    def __init__(self, job: Job, listen: Listen) -> None:
-        self.job, self.listen = job, listen
+    def __init__(self, job: Job, listeners: Sequence[Listener]) -> None:
+        self.job, self.listeners = job, listeners
         self.started = time.monotonic()
         self.ready_at: float | None = None
         self.progress = Progress(job.round, job.count, job.workers)
@@ -201,7 +199,8 @@ class _Round:
         now = time.monotonic()
         self.progress.seconds = now - self.started
         self.progress.working = now - (self.ready_at or now)
-        self.listen(self.progress)
+        for listener in self.listeners:
+            listener(self.progress)
 
     def _requeue(self, generating: bool, number: int) -> None:
         """Let another actor work on a shard whose actor died."""

@@ -1,7 +1,7 @@
 """How far a round of candidate generation is, in counts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -47,3 +47,6 @@ class Progress:
     def is_filtered(self) -> bool:
         """Whether all shards are filtered; the accepted pairs come after that."""
         return self.done["judged"] == self.shards
+
+
+Listener = Callable[[Progress], object]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from gpt2core.errors import UserError
 from gpt2core.storage import address, local, send
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import run
-from trainables.candidates.progress import Progress
+from trainables.candidates.progress import Listener
 from trainables.trial import RESTARTS, TrialSpec, payloads
 
 #: A student's run beside what the job says; the learning rate, batch and epochs are the study's (Table 1, approach 1).
@@ -32,7 +32,7 @@ class Student:
 
 
 def run_rounds(
-    job: Job, rounds: int, settings: Mapping[str, Any], listen: Callable[[Progress], None], say: Callable[[str], None]
+    job: Job, rounds: int, settings: Mapping[str, Any], listeners: Sequence[Listener], say: Callable[[str], None]
 ) -> None:
     """Run `rounds` rounds of a job, fewer where another one would not help; raise UserError.
 
@@ -40,7 +40,7 @@ def run_rounds(
     the teacher. `settings` are values of the student's RunConfig. The rounds end early where the yield (the share of good pairs)
     or the student's dev loss is no better than in the round before. `say` is called with a line for each.
     """
-    entry, student = run(job, listen), None
+    entry, student = run(job, listeners), None
     for number in range(2, rounds + 1):
         before, student = student, train_student(replace(job, round=number - 1), entry, settings)
         share = good_share(entry)
@@ -48,7 +48,7 @@ def run_rounds(
         if before is not None and student.dev_loss >= before.dev_loss:
             say(f"stopped before round {number}: the student is no better than that of the round before")
             return
-        entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listen)
+        entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listeners)
         if good_share(entry) <= share and number < rounds:
             say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
             return
