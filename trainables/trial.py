@@ -110,6 +110,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         _, data = warm.inputs(spec.run)
         check_data(spec, data)
         before = {"data": time.time() - began}
+        notes = [note] if (note := data.corpus.facts.get("note")) else []
         folder = _checkpoints(spec, rank, size)
         leaving = Leaving(size)
         run = folds.loop(spec.run, warm.start, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
@@ -135,11 +136,11 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
                 "samples": report.evaluation.samples,
                 "tables": report.evaluation.tables,
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
-                "notes": report.notes,
+                "notes": [*notes, *report.notes],
                 "seconds": dict(Counter(before) + Counter(report.seconds)),
                 "began": began,
             }
-            before = {}
+            before, notes = {}, []
             if epoch == spec.until:
                 return
             report = answered(run, None)

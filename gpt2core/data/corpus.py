@@ -37,7 +37,7 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons; `facts` are worth a record,
-    and `notes` are what a person should know of the rows."""
+    of which a trial shows its `note`, and `notes` are what a person should know of the rows."""
 
     name: str
     origin: str

@@ -33,8 +33,8 @@ class PairSet:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """The notes, for the record of a run."""
-        return {"generated_note": "; ".join(self.notes)} if self.notes else {}
+        """The notes as the fact that a trial shows and records."""
+        return {"note": "; ".join(self.notes)} if self.notes else {}
 
     @property
     def digest(self) -> str:

@@ -112,17 +112,17 @@ def test_a_student_learns_from_accepted_and_not_from_the_scores(written: RunConf
 def test_other_thresholds_are_said_in_the_data_s_description_and_in_its_facts(written: RunConfig) -> None:
     same, other = (with_pairs(QUORA, config) for config in (written, written.but(tau=0.7, filters="basic")))
     assert "filtered again" not in same.describe()
-    assert "generated_note" not in same.facts
+    assert "note" not in same.facts
     said = (
         "accepted/ of round 1 was written with tau 0.6, filters all; this run has tau 0.7, filters basic, "
         "so the stored scores were filtered again"
     )
     assert said in other.describe()
-    assert said in str(other.facts["generated_note"])
+    assert said in str(other.facts["note"])
     assert other.facts["generated_pairs"] < same.facts["generated_pairs"]  # type: ignore[operator]
     student = rewriting_corpus(written.but(task="rewriting", tau=0.7, pairs_round=1))
     assert student.describe().count("this run has tau 0.7") == 1
-    assert "this run has tau 0.7" in str(student.facts["generated_note"])
+    assert "this run has tau 0.7" in str(student.facts["note"])
 
 
 def test_pairs_of_a_folder_without_accepted_are_filtered_and_that_is_said(config: RunConfig) -> None:

@@ -61,7 +61,9 @@ def parser() -> Parser:
     p.add_argument(
         "--model", default="gpt2-nano", help="gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, owner/name"
     )
-    p.add_argument("--critic", default="overlap", help="who judges entailment: overlap, embedding, classifier or nli")
+    p.add_argument(
+        "--critic", default="overlap", help="critic that scores entailment: overlap, embedding, classifier or nli"
+    )
     p.add_argument("--critic-model", help="the critic's model: a folder, or owner/name of the hub")
     p.add_argument("--tau", type=float, help="least entailment of an accepted pair, both ways (default: 0.75)")
     p.add_argument("--max-rouge", type=float, help="highest ROUGE-L of an accepted pair (default: 0.75)")
