@@ -42,7 +42,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self.console, text)
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress of a round."""
@@ -86,28 +86,25 @@ def yields(progress: Progress) -> str:
 
 
 def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) -> None:
-    """Print what each filter rejected, the critic, and where everything is."""
+    """Print how many pairs each filter rejected, the critic, and where the results are."""
     for entry in rounds:
         pairs = entry["pairs"]["made"]
         console.print(_table(entry))
-        console.print(
+        _print(
+            console,
             f"Contexts: {entry['contexts']['made']:,}; candidates: {entry['candidates']['made']:,}; pairs: {pairs:,}; "
             f"accepted {share(entry['accepted'], pairs)}; hard negatives: {entry['negatives']:,}; "
             f"quarantined rows: {entry['quarantined']['rows']:,}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
     critic = rounds[-1]["critic"]
     named = critic["critic"] + (f" ({critic['model']})" if critic.get("model", "none") != "none" else "")
     warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
-    console.print(f"Critic: {named}{warning}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"Results: {address(folder)}, the data card {folder / 'README.md'}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print(console, f"Critic: {named}{warning}")
+    _print(console, f"Results: {address(folder)}, the data card {folder / 'README.md'}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(entry: Mapping[str, Any]) -> Table:
