@@ -211,7 +211,7 @@ class RunConfig(DecodingKeys, PairKeys):
     attention: str = "dense"
     attention_window: Annotated[int, Field(ge=1)] = 1  # the last so many tokens are seen whatever the pattern
     attention_restart: Annotated[int, Field(ge=0)] = 0  # tokens after which the pattern repeats; 0 is never
-    seed: Annotated[int, Field(ge=0)] = 11711
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 11711
 
     # what it is trained on first: the run starts from the best epoch of that
     pretrain: str | None = None  # a task
@@ -219,7 +219,7 @@ class RunConfig(DecodingKeys, PairKeys):
     pretrain_batch_size: Annotated[int, Field(ge=1)] = 4
     pretrain_epochs: Annotated[int, Field(ge=1)] = 10
     pretrain_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many; None is all
-    pretrain_seed: Annotated[int, Field(ge=0)] = 11711
+    pretrain_seed: Annotated[int, Field(ge=0, lt=2**63)] = 11711
 
     # which parameters train
     adapter: str = "full"

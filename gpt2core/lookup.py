@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from gpt2core.errors import UnknownNameError
+from gpt2core.errors import UnknownNameError, visible
 
 T = TypeVar("T")
 
@@ -19,5 +19,5 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """Return `table[name]`; raise UnknownNameError naming the nearest entry if there is none."""
     if name not in table:
-        raise UnknownNameError(f"Unknown {kind} `{name}`: {nearest(name, table)}")
+        raise UnknownNameError(f"Unknown {kind} `{visible(name, 60)}`: {nearest(name, table)}")
     return table[name]

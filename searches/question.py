@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import ConfigError
+from gpt2core.errors import ConfigError, visible
 from gpt2core.lookup import lookup, nearest
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
@@ -418,7 +418,7 @@ def search_of(script: str) -> Search:
             raise ImportError
         search: Search = importlib.import_module(f"searches.{script}").SEARCH
     except (ImportError, AttributeError):
-        raise ConfigError(f"There is no search script `{script}`: {nearest(script, scripts())}") from None
+        raise ConfigError(f"There is no search script `{visible(script, 60)}`: {nearest(script, scripts())}") from None
     return search
 
 

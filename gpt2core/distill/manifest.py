@@ -12,7 +12,7 @@ from gpt2core.files import broken_rule, read_json
 MANIFEST = "manifest.json"
 
 Name = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 ]  # of a file, in the folder of its stage
 
 

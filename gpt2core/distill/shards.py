@@ -143,7 +143,7 @@ def read(path: Path, needed: pa.Schema = NOTHING) -> pa.Table:
         if error.errno is not None:  # else it is of what the file holds
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         raise DataError(f"{path}: is no whole Parquet file ({first_line(error)})") from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no whole Parquet file ({first_line(error)})") from None
     _check_columns(path, table, needed)
     return table

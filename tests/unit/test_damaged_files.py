@@ -23,12 +23,15 @@ from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
+from gpt2core.lookup import lookup
 from gpt2core.promoted import RUN, load_folder, read_run, write_run
+from gpt2core.tasks import TASKS
 from gpt2core.training import build, train
 from gpt2core.weights import save_model
 from searches import replay
 from searches.deciding.simulation import Curve
 from searches.promoting.finished import choose, open_finished
+from searches.question import search_of
 from tests import generated, toys
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
 from trainables.candidates.folder import manifest
@@ -217,3 +220,34 @@ def test_json_that_is_nested_too_deep_is_refused(levels: int) -> None:
     with pytest.raises(DataError, match="nested too deep"):
         json_object(b'{"x":' + b"[" * levels + b"]" * levels + b"}", 2**20)
     assert json_object(b'{"x":' + b"[" * 99 + b"]" * 99 + b"}", 2**20)
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda: RunConfig.of({"seed": 10**30}), "The value of `seed` is 1000"),
+        (lambda: RunConfig.of({"pretrain_seed": 2**63}), "The value of `pretrain_seed` is 9223372036854775808"),
+        (lambda: lookup(TASKS, "x" * 10_000, "task"), "Unknown task `xxxx"),
+        (lambda: search_of("x" * 10_000), "There is no search script `xxxx"),
+    ],
+    ids=["seed", "first seed", "name", "script"],
+)
+def test_what_is_too_large_is_refused_in_a_short_line(refused: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        refused()
+    assert str(error.value).startswith(message)
+    assert len(str(error.value)) < 300
+
+
+def test_names_of_files_and_columns_that_nobody_can_have_are_refused(tmp_path: Path) -> None:
+    folder = generated.folder(tmp_path)
+    values = json.loads((folder / MANIFEST).read_text())
+    values["rounds"][0]["shards"]["pairs"][0] = "x" * 300
+    (folder / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"manifest.json: round 1: `shards.pairs.0` is 'xxx"):
+        load_pairs(RunConfig(pairs=str(folder)))
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"identity": ["a"]}), path, compression="none", store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"identity", b"\x80dentity"))
+    with pytest.raises(DataError, match=r"x.parquet: is no whole Parquet file"):
+        read(path)
