@@ -38,7 +38,6 @@ from searches.planning.baselines import baselines
 from searches.planning.checking import check, first_digests
 from searches.planning.measure import note_plan
 from searches.question import Plan
-from searches.runner import results, storage_folder
 from searches.running.budget_stop import BudgetStopper
 from searches.running.control import MAILBOX, Control, Mailbox
 from searches.running.failures import Faults, explained
@@ -68,8 +67,8 @@ def execute(options: Options, console: Console, *, keep_ray: bool = False) -> in
 
     With `keep_ray`, Ray is left to the next search of this process; it ends with the process.
     """
-    plan, storage = options.plan, storage_folder(options)
-    folder = results(options)
+    plan, storage = options.plan, options.storage_folder
+    folder = options.results_folder
     to_make = list(jobs(plan, folder))  # pairs that cannot be made cost no trial either
     data = check(plan, without_pairs=bool(to_make))
     if options.scores_test:
@@ -134,7 +133,7 @@ def wind_up(options: Options, ledger: Ledger, tracker: Tracker, status: str) -> 
 
     Raises UserError where a search that ended well could not be written down.
     """
-    folder = results(options)
+    folder = options.results_folder
     problem: UserError | None = None
     ledger.listeners.clear()
     try:

@@ -49,6 +49,16 @@ class Options:
     argv: list[str]
 
     @property
+    def storage_folder(self) -> Path:
+        """The folder of all results, on this machine; raise ConfigError for an address that cannot be used."""
+        return storage_path(self.storage)
+
+    @property
+    def results_folder(self) -> Path:
+        """The folder of this search's results; raise ConfigError as `storage_folder`."""
+        return self.storage_folder / "searches" / self.name
+
+    @property
     def scores_test(self) -> bool:
         """Whether the test split is scored at the end, to judge or beside what judges."""
         return self.final_test or self.plan.comparing.on == "test"

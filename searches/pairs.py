@@ -14,7 +14,6 @@ from gpt2core.ranges import Range, exactly
 from gpt2core.storage import address
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
-from searches.runner import results
 from searches.running.ledger import Ledger
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import run_within
@@ -27,7 +26,7 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
 
     They are accepted by the default thresholds. A trial that has others filters the scores stored with the pairs again.
     """
-    for name, job in jobs(options.plan, results(options)):
+    for name, job in jobs(options.plan, options.results_folder):
         made = run_within(job, workers=spec.concurrent * spec.workers, gpus_per_worker=spec.gpus_per_worker)
         accepted = f"{made['accepted']} of {made['pairs']['made']} pairs are accepted by the default thresholds"
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""

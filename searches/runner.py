@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from gpt2core.cli import command_text, run_or_explain
 from gpt2core.console import console as plain_console
 from gpt2core.errors import HubError
 from gpt2core.machine import cpus
-from searches.options import Options, parse, storage_path
+from searches.options import Options, parse
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.showing.screen import show_plan
@@ -35,13 +34,13 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
         from searches.pairs import jobs  # PyTorch takes seconds to import
         from searches.planning.checking import check
 
-        to_make = any(jobs(options.plan, results(options)))
+        to_make = any(jobs(options.plan, options.results_folder))
         with suppress(HubError):  # what is there, and cannot be reached now
             check(options.plan, without_pairs=to_make)
-        show_plan(options.plan, resources(options), str(results(options)), console())
+        show_plan(options.plan, resources(options), str(options.results_folder), console())
         from searches.planning.measure import foreseen
 
-        show_prediction(foreseen(options, results(options)), console())
+        show_prediction(foreseen(options, options.results_folder), console())
         return 0
     from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
 
@@ -51,16 +50,6 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
 def console() -> Console:
     """The screen, or a wide page where nobody looks on."""
     return plain_console(200)
-
-
-def results(options: Options) -> Path:
-    """The folder of a search's results; raise UserError as `storage_path`."""
-    return storage_folder(options) / "searches" / options.name
-
-
-def storage_folder(options: Options) -> Path:
-    """Where the results of a search go; raise UserError for an address that this version cannot write to."""
-    return storage_path(options.storage)
 
 
 def resources(options: Options) -> str:

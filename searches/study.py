@@ -58,7 +58,7 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
         return " ".join(str(error).split())
     if parsed.plan_only:
         return {}
-    summary = read_json(runner.results(parsed) / "summary.json")
+    summary = read_json(parsed.results_folder / "summary.json")
     return {**summary, "judged_on": parsed.plan.comparing.on, "report": f"{name}/report.html"}
 
 

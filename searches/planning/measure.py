@@ -28,7 +28,6 @@ from searches.pairs import pairs_seconds
 from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
-from searches.runner import results
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.shares import local_share
@@ -249,7 +248,7 @@ def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Consol
     if noted and (noted["trials"], noted["replicates"]) == (trials_of(plan), plan.profile.replicates):
         return
     price = options.budget.usd_per_gpu_hour
-    ask = partial(explained, partial(prediction, plan, spec, price, results(options), patience=IN_A_SEARCH))
+    ask = partial(explained, partial(prediction, plan, spec, price, options.results_folder, patience=IN_A_SEARCH))
     if spec.gpus_per_worker:
         import ray
 

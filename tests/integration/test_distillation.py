@@ -13,7 +13,6 @@ from searches.distillation import SEARCH
 from searches.execute import check
 from searches.options import parse
 from searches.pairs import jobs
-from searches.runner import results
 from tests import course, generated, runs
 
 SCRIPT = [
@@ -109,7 +108,7 @@ def test_data_is_checked_before_there_are_pairs(tmp_path: Path, data_dir: str) -
     def checked(*settings: str) -> str:
         flags = [word for setting in ("pairs_examples=all", *settings) for word in ("--set", setting)]
         options = parse(SEARCH, ["--smoke", "--storage", str(tmp_path), "--data-dir", data_dir, *flags])
-        to_make = list(jobs(options.plan, results(options)))
+        to_make = list(jobs(options.plan, options.results_folder))
         return check(options.plan, without_pairs=bool(to_make)).corpus.digest
 
     assert checked() == load_quora(data_dir).digest
