@@ -68,6 +68,17 @@ def _control(options: argparse.Namespace) -> int:
     return control(options)
 
 
+def _export_flags(p: Parser) -> None:
+    _search(p)
+    p.add_argument("--out", required=True, metavar="FILE", help="journal file to write")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from searches.showing.optuna_export import export_optuna
+
+    return export_optuna(options)
+
+
 def _report(options: argparse.Namespace) -> int:
     from searches.showing.summary import report
 
@@ -79,6 +90,9 @@ COMMANDS = {
         help="stop or clone a trial of a search that runs, pause or resume the search",
         flags=_control_flags,
         run=_control,
+    ),
+    "export-optuna": Command(
+        help="write a search as an Optuna journal, which optuna-dashboard opens", flags=_export_flags, run=_export
     ),
     "power": Command(
         help="simulate searches: what so many seeds can tell, and how often they err",

@@ -31,7 +31,7 @@ from gpt2core.weights import model_folder
 from searches.deciding.answering import fix_design
 from searches.deciding.comparing import judges_of
 from searches.deciding.final import final_test
-from searches.deciding.strategy import open_strategy
+from searches.deciding.strategy import Strategy
 from searches.options import Options, trial_folder, without
 from searches.pairs import jobs, make_pairs, pair_sets
 from searches.planning.baselines import baselines
@@ -304,14 +304,13 @@ def run_tune(
     shutil.rmtree(scratch, ignore_errors=True)
     budget = BudgetStopper(options.budget, plan, ledger)
     budget.begin(spec)
-    if not ledger.state.lag:
-        ledger.record({"event": "lag", "trials": plan.profile.ahead})
+    strategy = Strategy(plan, ledger, budget.searching)
+    strategy.begin()
     if spec.concurrent > ledger.state.lag + 1:
         say(
             f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {ledger.state.lag} before it, so at "
             f"most {ledger.state.lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
         )
-    strategy = open_strategy(plan, ledger, folder / "optuna.journal", budget.searching, say)
     packs = Packs(spec, options.name) if spec.pack > 1 else None
     sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
     # Where machines come, what they have room for is proposed; a group waits in a process, so no more of them than fit.

@@ -36,7 +36,7 @@ from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, simulate
+from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
@@ -251,7 +251,7 @@ def compare(
         plan = record.plan(contender.method, trials=trials, seed=seed, grace=contender.grace)
         strategy = Strategy(plan, MemoryLedger())
         progress()
-        return simulate(strategy, record.nearest(plan), workers=workers, budget=budget)
+        return Simulator(record.nearest(plan), workers=workers, budget=budget).run(strategy)
 
     baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
     sign = 1 if record.plan(RANDOM.method, trials=trials, seed=0).direction == "max" else -1

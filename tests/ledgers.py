@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 
 from gpt2core.metrics.counts import to_json
-from searches.deciding.simulation import Curve, MemoryLedger, simulate
+from searches.deciding.simulation import Curve, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
@@ -114,10 +113,8 @@ def _metrics(trial: Trial, epoch: int, score: float, seconds: float) -> dict[str
     }
 
 
-def write_ledger(
-    options: Options, folder: Path, *, texts: int = EXAMPLES, storage: optuna.storages.BaseStorage | None = None
-) -> None:
-    """Let a strategy run the search of `options`, with `texts` texts in a report; its studies are in `storage`, or in memory."""
+def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> None:
+    """Let a strategy run the search of `options`, with `texts` texts in a report."""
     plan = options.plan
     known: dict[str, Curve] = {}
 
@@ -129,7 +126,7 @@ def write_ledger(
     with closing(WrittenLedger(folder / "ledger.jsonl", [lines(10, seed) for seed in range(texts)])) as ledger:
         for event in _begin(options):
             ledger.record(event)
-        simulate(Strategy(plan, ledger, storage), of, workers=WORKERS)
+        Simulator(of, workers=WORKERS).run(Strategy(plan, ledger))
         ledger.record({"event": "left"})
 
 

@@ -116,6 +116,8 @@ def experimental() -> Iterator[None]:
         yield
 
 
+#: Those that keep notes in the study, which a rebuilt study has once they have proposed its trials again.
+STATEFUL = frozenset({"cma-es", "qmc", "nsga2"})
 #: Those that learn nothing from a limit; what is beyond it wins nothing all the same.
 UNCONSTRAINED = frozenset({"cma-es"})
 

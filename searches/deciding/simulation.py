@@ -1,4 +1,4 @@
-"""A search in a time of its own: its strategy, with curves in place of training."""
+"""A search in a time of its own: its strategy, with learning curves in place of training."""
 
 import heapq
 import itertools
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from searches.deciding.strategy import Strategy
-from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, Trial
+from searches.running.ledger import COMPLETED, Event, Ledger, State, Trial
 
 
 class MemoryLedger(Ledger):
@@ -42,7 +42,7 @@ Curves = Callable[[Trial], Curve]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a replayed search went: after each epoch of any trial, the seconds of compute so far and the best score so far; and
+    """How a simulated search went: after each epoch of any trial, the seconds of compute so far and the best score so far; and
     how long it took."""
 
     spent: np.ndarray
@@ -55,43 +55,51 @@ class Course:
         return float(self.spent[there[0]]) if len(there) else math.inf
 
 
-def simulate(strategy: Strategy, curves: Curves, *, workers: int, budget: float = math.inf) -> Course:
-    """Run or go on with a search on `workers` until it is done, or has spent `budget` seconds of compute.
+class Simulator:
+    """A `Backend` of `workers` whose epochs take the time of their curves. What the search did is in its ledger."""
 
-    Time is that of the curves; what the search did is in its ledger.
-    """
-    state, plan = strategy.ledger.state, strategy.plan
-    if not state.lag:
-        strategy.ledger.record({"event": "lag", "trials": strategy.plan.profile.ahead})
-    sign = 1 if plan.direction == "max" else -1
-    now, spent, best, course = 0.0, 0.0, -math.inf, []
-    unfinished = [trial for trial in state.trials.values() if trial.status == RUNNING]
-    queue: list[tuple[float, int, Trial, int]] = []  # when an epoch is done, its number among all, trial, epoch
-    numbers = itertools.count()
+    def __init__(self, curves: Curves, *, workers: int, budget: float = math.inf) -> None:
+        self.curves, self.workers, self.budget = curves, workers, budget
+        self.now = self.spent = 0.0  # seconds since the start, and of compute
+        # When an epoch is done, its number among all, trial, epoch.
+        self.queue: list[tuple[float, int, Trial, int]] = []
+        self.numbers = itertools.count()
+        self.course: list[tuple[float, float]] = []  # after each epoch: the compute, and its score
 
-    def start(trial: Trial, epoch: int) -> None:
-        heapq.heappush(queue, (now + curves(trial).seconds[epoch - 1], next(numbers), trial, epoch))
+    def run(self, strategy: Strategy) -> Course:
+        """Run or go on with a search until it is done, or has spent `budget` seconds of compute."""
+        strategy.begin()
+        self._fill(strategy)
+        while self.queue and self.spent < self.budget:
+            self._finish_epoch(strategy)
+            self._fill(strategy)
+        spent, scores = np.array(self.course).reshape(-1, 2).T
+        best = np.fmax.accumulate(scores) if strategy.plan.direction == "max" else np.fmin.accumulate(scores)
+        return Course(spent=spent, best=best, seconds=self.now)
 
-    while True:
-        while len(queue) < workers:
-            trial = unfinished.pop(0) if unfinished else strategy.next()
-            if not isinstance(trial, Trial):
-                break
-            before = state.trials[trial.parent] if trial.parent else trial
-            start(trial, 1 + max({**before.counted, **trial.reports}, default=0))
-        if not queue or spent >= budget:
-            break
-        now, _, trial, epoch = heapq.heappop(queue)
-        metrics = curves(trial).metrics[epoch - 1]
-        spent, best = spent + curves(trial).seconds[epoch - 1], max(best, sign * metrics[plan.objective])
-        course.append((spent, sign * best))
+    def _fill(self, strategy: Strategy) -> None:
+        """Give each free worker a trial, as far as there are any."""
+        while len(self.queue) < self.workers and isinstance(trial := strategy.next(), Trial):
+            before = strategy.ledger.state.trials[trial.parent] if trial.parent else trial
+            self._start(trial, 1 + max({**before.counted, **trial.reports}, default=0))
+
+    def _start(self, trial: Trial, epoch: int) -> None:
+        seconds = self.curves(trial).seconds[epoch - 1]
+        heapq.heappush(self.queue, (self.now + seconds, next(self.numbers), trial, epoch))
+
+    def _finish_epoch(self, strategy: Strategy) -> None:
+        """Report the epoch that is done first; start the next one of its trial, and end what is to stop."""
+        self.now, _, trial, epoch = heapq.heappop(self.queue)
+        metrics = self.curves(trial).metrics[epoch - 1]
+        self.spent += self.curves(trial).seconds[epoch - 1]
+        self.course.append((self.spent, metrics[strategy.plan.objective]))
         event = {"event": "report", "trial": trial.name, "epoch": epoch, "metrics": metrics, "statistics": None}
-        stopped = strategy.report(trial, event)
-        if epoch < trial.epochs and trial not in stopped:
-            start(trial, epoch + 1)
-        for other in stopped if epoch < trial.epochs else [trial, *(one for one in stopped if one is not trial)]:
-            queue = [entry for entry in queue if entry[2] is not other]
+        ended = strategy.report(trial, event)
+        if epoch >= trial.epochs:
+            ended = [trial, *(other for other in ended if other is not trial)]
+        elif trial not in ended:
+            self._start(trial, epoch + 1)
+        for other in ended:
+            self.queue = [entry for entry in self.queue if entry[2] is not other]
             strategy.end(other, COMPLETED, None)
-        heapq.heapify(queue)
-    columns = np.array(course).reshape(-1, 2)
-    return Course(spent=columns[:, 0], best=columns[:, 1], seconds=now)
+        heapq.heapify(self.queue)

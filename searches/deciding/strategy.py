@@ -1,25 +1,21 @@
 """What a search does next, as a function of its plan and its ledger alone: no worker's speed and no kill changes it.
 
 Trial n is proposed when all trials but the last `State.lag` before it are settled, and its sampler was told just of those. A
-trial is settled when it has ended and its stopping rule has nothing more to say. Where the question is about a factor, its values
-take turns, each with a sampler of its own (`views.py`): so each is tuned with the same number of trials.
+trial is settled when it has ended and its early-stopping rule has nothing more to say. Where the question is about a factor, its
+values take turns, each with a sampler of its own (`views.py`): so each is tuned with the same number of trials.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal
-
-import optuna
+from typing import Any, Literal, Protocol
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import first_line
 from searches.deciding.answering import is_decided
 from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
-from searches.deciding.views import View, identity, open_storage
+from searches.deciding.views import POPULATION, View, identity
 from searches.question import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
@@ -27,37 +23,38 @@ from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, L
 WAIT: Literal["wait"] = "wait"
 DONE: Literal["done"] = "done"
 Next = Trial | Literal["wait", "done"]
-#: What Optuna raises for a journal that it did not write, or not in whole.
-DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError, optuna.exceptions.OptunaError)
 
 
 class Strategy:
-    """Proposes the trials of a plan, then replicates of what is compared; writes all decisions to the ledger."""
+    """Proposes the trials of a plan, then replicates of what is compared; writes all decisions to the ledger.
 
-    def __init__(
-        self,
-        plan: Plan,
-        ledger: Ledger,
-        storage: optuna.storages.BaseStorage | None = None,
-        may_search: Callable[[], bool] = lambda: True,
-    ) -> None:
+    A `Backend` runs them: it starts what `next` hands out, passes each `report` on, ends what that stops, and says of each trial
+    how it came to its `end`.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, may_search: Callable[[], bool] = lambda: True) -> None:
         self.plan, self.ledger = plan, ledger
         self.may_search = may_search  # whether the budget has room for more than replicates
         self.rule: Rule = SCHEDULERS[plan.method.scheduler](plan)
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.trials
-        self.views = {level.name: View(plan, level, ledger.state, storage) for level in plan.views}
-        self.count = Counter(self._view(trial.point).name for trial in ledger.state.searched)  # trials of each view
-        self.known = {identity(RunConfig.of(trial.run)) for trial in ledger.state.searched}
+        self.views = {level.name: View(plan, level) for level in plan.views}
+        self.count: Counter[str] = Counter()  # trials of each view
+        self.known: set[str] = set()  # what decides the result of each trial
         self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
+        self.unfinished = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
         self.stopping: list[Trial] = []  # what the last report has ended
-        self.settled = 0  # leading trials of the search that are
+        self.settled = self.told = 0  # leading trials of the search that are, and of which the samplers were told
         self.exhausted = False  # whether all points of the space have had a trial
         self.ranking = Ranking(plan, ledger.state, lambda trial: _may_win(trial, plan))
         ledger.listeners.append(self.ranking)
         self._advance()
-        told = (trial.optuna is None or self._view(trial.point).knows(trial) for trial in ledger.state.searched)
-        self.told = sum(1 for _ in itertools.takewhile(bool, told))
+        self._restore()
+
+    def begin(self) -> None:
+        """Note, for good, how many trials before it a proposal does not wait for."""
+        if not self.ledger.state.lag:
+            self.ledger.record({"event": "lag", "trials": self.plan.profile.ahead})
 
     # what happens
 
@@ -91,7 +88,9 @@ class Strategy:
             trial.parent == original.name and trial.origin == CLONE for trial in self.ledger.state.trials.values()
         )
         name = f"{original.name}-c{number + 1}"
-        return self._record(name, {**original.point, **changes}, run, CLONE, parent=original.name)
+        made = self._record(name, {**original.point, **changes}, run, CLONE, parent=original.name)
+        self.unfinished.append(made)
+        return made
 
     def _plateau(self, trial: Trial) -> None:
         """Where it was asked for, end a trial that has not become better for so many epochs."""
@@ -112,21 +111,22 @@ class Strategy:
     # what is next
 
     def next(self) -> Next:
-        """Propose a trial, and note it; WAIT where that takes what is not known yet, DONE where there is nothing left to do."""
+        """The next trial to run, first of those that ran when their driver ended; WAIT where that takes what is not known yet,
+        DONE where there is nothing left to do."""
+        return self.unfinished.pop(0) if self.unfinished else self._next()
+
+    def _next(self) -> Next:
         trials = self.ledger.state.searched
         number = len(trials)
         if number < self.wanted and not self.exhausted and self.may_search():
             if self.settled < self._needs(number):
                 return WAIT
-            self._tell(self._needs(number))
+            self._tell(number)
             proposed = self._propose(trials)
             if proposed is not None:
                 return proposed
             self.exhausted = True
-        if self.settled < number:
-            return WAIT
-        self._tell(number)
-        return self._replicate()
+        return WAIT if self.settled < number else self._replicate()
 
     def _needs(self, number: int) -> int:
         """How many of the first trials must be settled before trial `number`."""
@@ -135,25 +135,27 @@ class Strategy:
         return max(0, number - self.ledger.state.lag)
 
     def _propose(self, trials: list[Trial]) -> Trial | None:
-        number = len(trials)
+        number, name = len(trials), f"{len(trials):04d}"
         if self.population is not None and number >= self.population.size:
             member = self.population.member(trials, number)
             run = self.plan.config(member.point)
-            name = f"{number:04d}"
-            return self._record(name, member.point, run, "population", parent=member.parent, until=member.until)
+            return self._record(name, member.point, run, POPULATION, parent=member.parent, until=member.until)
         known = next((point for point, run in self.first if run not in self.known), None)
         views = [self._view(known)] if known else sorted(self._unfinished(), key=lambda view: self.count[view.name])
         for view in views:
-            found = view.propose(self.count[view.name], known, self.known, self._duplicate)
-            if found is None:
+            proposal = view.propose(name, self.count[view.name], known, self.known, self._duplicate)
+            if proposal is None:
                 view.exhausted = True
                 continue
-            self.known.add(identity(found.run))
-            self.count[view.name] += 1
+            self._count(view, proposal.run)
             until = self.population.until(number) if self.population else None
-            origin = self.plan.origin(number, found.point)
-            return self._record(f"{number:04d}", found.point, found.run, origin, optuna=found.number, until=until)
+            origin = self.plan.origin(number, proposal.point)
+            return self._record(name, proposal.point, proposal.run, origin, until=until)
         return None
+
+    def _count(self, view: View, run: RunConfig) -> None:
+        self.known.add(identity(run))
+        self.count[view.name] += 1
 
     def _unfinished(self) -> list[View]:
         """The views that may have more trials, in the factor's order."""
@@ -202,33 +204,31 @@ class Strategy:
     # what the samplers know
 
     def _tell(self, number: int) -> None:
-        """Tell the samplers of the first `number` trials, in order, where they were not told of them."""
-        while self.told < number:
+        """Tell the samplers, in order, of the trials that they know when they propose trial `number`."""
+        while self.told < min(self._needs(number), self.settled):
             trial = self.ledger.state.searched[self.told]
             if trial.reason == BUDGET:
                 return  # it goes on with a larger budget
-            view = self._view(trial.point)
-            if trial.optuna is not None and not view.knows(trial):
-                view.tell(trial)
+            if trial.origin != POPULATION:
+                self._view(trial.point).tell(trial)
             self.told += 1
 
+    def _restore(self) -> None:
+        """Bring views and samplers to where they were when the ledger's last trial was proposed."""
+        for number, trial in enumerate(self.ledger.state.searched):
+            self._tell(number)
+            view = self._view(trial.point)
+            if trial.origin != POPULATION:
+                view.restore(trial, self.count[view.name], self.known)
+            self._count(view, RunConfig.of(trial.run))
 
-def open_strategy(
-    plan: Plan,
-    ledger: Ledger,
-    journal: Path,
-    may_search: Callable[[], bool] = lambda: True,
-    say: Callable[[str], None] = lambda text: None,
-) -> Strategy:
-    """A strategy whose studies are kept in `journal`. One that is damaged is put aside, and `say` told so: the ledger knows all
-    that it did."""
-    try:
-        return Strategy(plan, ledger, open_storage(journal), may_search)
-    except DAMAGED as error:
-        aside = journal.with_name(f"{journal.name}.damaged")
-        journal.replace(aside)
-        say(f"{journal} is damaged ({first_line(error)}): it is made again from the ledger, and kept as {aside.name}")
-        return Strategy(plan, ledger, open_storage(journal), may_search)
+
+class Backend(Protocol):
+    """What runs the trials of a strategy: Ray Tune, or a simulator in a time of its own."""
+
+    def run(self, strategy: Strategy) -> object:
+        """Run what the strategy hands out until nothing is left to do, or no budget to do it."""
+        ...
 
 
 def finalists(state: State, plan: Plan) -> list[str]:

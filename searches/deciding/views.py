@@ -1,40 +1,49 @@
-"""What a sampler knows: the trials of one value of the factor, as an Optuna study; of a search without a factor, all trials."""
+"""What a search algorithm knows: the trials of one value of the factor, as an Optuna study; of a search without a factor, all
+trials. The study is in memory, and is rebuilt from the ledger when a search starts or goes on."""
 
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
 from searches.deciding.objectives import excesses, values
-from searches.deciding.samplers import SAMPLERS, UNCONSTRAINED, distribution, experimental, inherit_space, points
+from searches.deciding.samplers import (
+    SAMPLERS,
+    STATEFUL,
+    UNCONSTRAINED,
+    distribution,
+    experimental,
+    inherit_space,
+    points,
+)
 from searches.question import Level, Plan, Point
-from searches.running.ledger import COMPLETED, STOPPED, State, Trial
+from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
 
 ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
+POPULATION = (
+    "population"  # the origin of trials that population-based training made, of which no search algorithm knows
+)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point of the whole space, its run, and its number in the study."""
+    """A point of the whole space, and its run."""
 
     point: dict[str, Any]
     run: RunConfig
-    number: int
 
 
 class View:
     """Proposes points of one of `Plan.views`, from what the trials in it gave."""
 
-    def __init__(self, plan: Plan, level: Level, state: State, storage: optuna.storages.BaseStorage | None) -> None:
+    def __init__(self, plan: Plan, level: Level, storage: optuna.storages.BaseStorage | None = None) -> None:
         self.plan, self.level, self.name = plan, level, level.name
         self.study = new_study(f"{plan.search.name} {self.name}".strip(), storage, plan)
         space = plan.space
@@ -43,69 +52,81 @@ class View:
         finite = points(plan, self.space)
         self.points = None if finite is None else deque(finite)  # known ones are dropped as they come to the front
         self.exhausted = False  # whether all of its points have had a trial
-        mine = [trial for trial in state.searched if plan.view_of(trial.point).name == level.name]
-        self._restore(mine)
-        self.unnoted = self._unnoted(mine)
+        self.asked: dict[str, optuna.Trial] = {}  # by name, the trials that the study holds as running
 
     def propose(
-        self, number: int, known: Point | None, seen: set[str], duplicate: Callable[[Point], None]
+        self, name: str, number: int, known: Point | None, seen: set[str], duplicate: Callable[[Point], None]
     ) -> Proposal | None:
         """The next point, for trial `number` of those of this view: the `known` one where it is given; None where all points have
-        been `seen`.
+        been `seen`. From then on, the study holds trial `name` as running.
 
         The sampler is seeded by that number: what it draws at random is the same for each value of the factor, so which of them
         was luckier in what it was tuned with does not decide between them.
         """
         if known is not None:
-            self.study.enqueue_trial({key: known[key] for key in self.space}, skip_if_exists=True)
+            self._enqueue(known)
         for attempt in range(ATTEMPTS):
             if self.points is not None and known is None and (attempt or self.plan.method.sampler == "grid"):
                 while self.points and identity(self._run(self.points[0])) in seen:
                     self.points.popleft()
                 if not self.points:
                     return None
-                self.study.enqueue_trial(self.points[0])
+                self._enqueue(self.points[0])
             asked = self._ask(number, attempt)
             point = self._whole(asked.params)
             run = self.plan.config(point)
             key = identity(run)
             if key not in seen:
+                self.asked[name] = asked
                 is_known = known is not None and key == identity(self._run(known))
-                return Proposal(dict(known) if known and is_known else point, run, asked.number)
+                return Proposal(dict(known) if known and is_known else point, run)
             duplicate(point)
-            self.study.tell(asked.number, state=TrialState.FAIL)
+            self.study.tell(asked, state=TrialState.FAIL)
         return None
+
+    def restore(self, trial: Trial, number: int, seen: set[str]) -> None:
+        """Take in a trial that the ledger has, as `propose` would.
+
+        A stateful sampler proposes it once more, for what it notes beside. Where that gives another point, as a later version of
+        Optuna may, the ledger's counts.
+        """
+        if trial.origin == "sampler" and self.plan.method.sampler in STATEFUL:
+            again = self.propose(trial.name, number, None, seen, lambda point: None)
+            if again is not None and again.point == trial.point:
+                return
+            if again is not None:
+                self.study.tell(self.asked[trial.name], state=TrialState.FAIL)
+        self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial as running; no sampler is asked, for all its values are given."""
+        self._enqueue(trial.point)
+        self.asked[trial.name] = self.study.ask(self.distributions)
 
     def tell(self, trial: Trial) -> None:
         """Tell the best score of a trial; a stopped or failed one is told as pruned: its region counts as poor, not as unknown.
 
         With several objectives Optuna knows no pruning: a stopped trial has the values that it came to.
         """
-        assert trial.optuna is not None
-        asked, plan = self._asked(trial.optuna), self.plan
-        handle = optuna.trial.Trial(self.study, asked._trial_id)
-        for key, excess in excesses(trial, plan).items():
-            if key not in asked.constraints and plan.method.sampler not in UNCONSTRAINED:
-                handle.set_constraint(key, excess)
-        found = values(trial, plan)
+        asked, plan = self.asked.pop(trial.name), self.plan
+        if plan.method.sampler not in UNCONSTRAINED:
+            for key, excess in excesses(trial, plan).items():
+                asked.set_constraint(key, excess)
+        reached = values(trial, plan)
         if plan.method.minimize:
-            if found is None or trial.status not in (COMPLETED, STOPPED):
-                self.study.tell(asked.number, state=TrialState.FAIL)
+            if reached is None or trial.status not in (COMPLETED, STOPPED):
+                self.study.tell(asked, state=TrialState.FAIL)
             else:
-                self.study.tell(asked.number, [self._score(found), *found[1:]])
+                self.study.tell(asked, [self._score(reached), *reached[1:]])
             return
         for epoch in trial.counted:
             score = trial.score(plan.objective, plan.direction, epoch)
-            if score is not None and epoch not in asked.intermediate_values:
-                handle.report(score, epoch)
-        if trial.status == COMPLETED and found is not None:
-            self.study.tell(asked.number, self._score(found))
+            if score is not None:
+                asked.report(score, epoch)
+        if trial.status == COMPLETED and reached is not None:
+            self.study.tell(asked, self._score(reached))
         else:
-            self.study.tell(asked.number, state=TrialState.PRUNED)
-
-    def knows(self, trial: Trial) -> bool:
-        """Whether the study was told of a trial."""
-        return trial.optuna is not None and self._asked(trial.optuna).state.is_finished()
+            self.study.tell(asked, state=TrialState.PRUNED)
 
     def _whole(self, params: Point) -> dict[str, Any]:
         """A point of the whole space: keys that this value of the factor does not read are the reference's."""
@@ -119,80 +140,29 @@ class View:
         """The task's objective among `values`, as the task has it."""
         return -values[0] if self.plan.direction == "max" else values[0]
 
-    def _ask(self, number: int, attempt: int) -> optuna.trial.FrozenTrial | optuna.Trial:
+    def _enqueue(self, point: Point) -> None:
+        """Have the study propose a point next."""
+        self.study.enqueue_trial({key: point[key] for key in self.space})
+
+    def _ask(self, number: int, attempt: int) -> optuna.Trial:
         """The next point of the sampler, seeded by what it is for."""
-        if self.unnoted:
-            return self.unnoted.pop(0)
         seed = np.random.SeedSequence((self.plan.seed, number, attempt)).generate_state(1)[0]
         sampler = SAMPLERS[self.plan.method.sampler](self.plan, int(seed))
         inherit_space(sampler, self.study.sampler)
         self.study.sampler = sampler
         return self.study.ask(self.distributions)
 
-    def _asked(self, number: int) -> optuna.trial.FrozenTrial:
-        """A trial of the study; its own list of them all is made anew each time."""
-        storage = self.study._storage
-        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
-    def _restore(self, trials: Sequence[Trial]) -> None:
-        """Rebuild the trials of the ledger that the study lacks, under the numbers that they had, or a part of them.
-
-        Raises ValueError where it has others than the ledger.
-        """
-        noted = {trial.optuna: trial for trial in trials if trial.optuna is not None}
-        kept = self.study.get_trials(deepcopy=False)
-        for asked in kept:
-            whole = self._part(noted[asked.number].point) if asked.number in noted else {}
-            if any(asked.params[key] != whole[key] for key in asked.params.keys() & whole.keys()):
-                raise ValueError(f"trial {asked.number} is not the ledger's")
-            for key in [] if asked.state.is_finished() else whole.keys() - asked.params.keys():
-                domain = self.distributions[key]
-                value = domain.to_internal_repr(whole[key])
-                self.study._storage.set_trial_param(asked._trial_id, key, value, domain)
-        for number in range(len(kept), max(noted, default=-1) + 1):
-            known = noted.get(number)
-            state = TrialState.RUNNING if known else TrialState.FAIL
-            params, space = (self._part(known.point), self.distributions) if known else ({}, {})
-            self.study.add_trial(optuna.trial.create_trial(state=state, params=params, distributions=space))
-
-    def _part(self, point: Point) -> dict[str, Any]:
-        return {key: point[key] for key in self.space}
-
-    def _unnoted(self, trials: Sequence[Trial]) -> list[optuna.trial.FrozenTrial]:
-        """Points that a killed driver had asked for and not noted; those that it had only half of are dropped."""
-        noted = {trial.optuna for trial in trials}
-        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        unnoted = [asked for asked in running if asked.number not in noted]
-        whole = [asked for asked in unnoted if asked.params.keys() == self.distributions.keys()]
-        for asked in unnoted:
-            if asked not in whole:
-                self.study.tell(asked.number, state=TrialState.FAIL)
-        return whole
-
-
-class Journal(JournalFileBackend):
-    """Optuna's journal without its flush to the disk for each value of a point, which took most of a proposal's time.
-
-    It outlives this process all the same, and what a machine that goes down loses of it, the ledger gives back. Nor does it take
-    Optuna's lock: the ledger's own says that no other driver is there, and nothing is left behind by one that is killed.
-    """
-
-    def __init__(self, path: Path):
-        """Open or create; a last line that was written in part is as good as lost."""
-        super().__init__(str(path))
-        with path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write in one piece."""
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        with Path(self._file_path).open("ab") as file:
-            file.write("".join(lines).encode())
-
-
-def open_storage(path: Path) -> optuna.storages.BaseStorage:
-    """Open the storage of a search's studies, whose journal file outlives the driver; `optuna-dashboard` opens it too."""
-    return optuna.storages.JournalStorage(Journal(path))
+def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | None = None) -> dict[str, optuna.Study]:
+    """The trials of a ledger as Optuna has them, in a study for each of `Plan.views`, by its name."""
+    views = {level.name: View(plan, level, storage) for level in plan.views}
+    for trial in state.searched:
+        if trial.origin != POPULATION:
+            view = views[plan.view_of(trial.point).name]
+            view.add(trial)
+            if trial.status != RUNNING:
+                view.tell(trial)
+    return {name: view.study for name, view in views.items()}
 
 
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:

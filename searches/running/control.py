@@ -27,7 +27,7 @@ from gpt2core.files import read_json, write_json
 from gpt2core.lookup import lookup
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
-from searches.running.ledger import BY_HAND, RUNNING, Trial, is_held
+from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held
 from searches.running.searcher import StrategyScheduler
 
 MAILBOX = "control"  # the folder of commands, among the results of a search
@@ -277,10 +277,11 @@ def stop(scheduler: StrategyScheduler, command: Command) -> str:
     trial = _trial(scheduler, command)
     if trial.status != RUNNING:
         raise ConfigError(f"Trial {trial.name} does not run: it is {trial.status}")
-    scheduler.searcher.strategy.stop(trial, max(trial.reports, default=0), BY_HAND)
-    if trial in scheduler.searcher.unfinished:
-        scheduler.searcher.unfinished.remove(trial)
-        scheduler.searcher.strategy.end(trial, "stopped", None)
+    strategy = scheduler.searcher.strategy
+    strategy.stop(trial, max(trial.reports, default=0), BY_HAND)
+    if trial in strategy.unfinished:
+        strategy.unfinished.remove(trial)
+        strategy.end(trial, STOPPED, None)
     scheduler.end({trial.name})
     return f"trial {trial.name} is stopped"
 
@@ -292,7 +293,6 @@ def clone(scheduler: StrategyScheduler, command: Command) -> str:
         raise ConfigError(f"Trial {original.name} has no checkpoint yet to start from: wait for its first epoch")
     run = RunConfig.of({**original.run, **changes})
     made = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
-    scheduler.searcher.unfinished.append(made)
     return f"trial {made.name} starts from trial {original.name}"
 
 

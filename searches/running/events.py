@@ -129,7 +129,7 @@ class _Trial(_Part):
     run: _Run
     origin: str
     of: Name | None = None
-    optuna: Whole | None = None
+    optuna: Whole | None = None  # which ledgers of earlier versions have
     parent: Name | None = None
     until: Whole | None = None
 

@@ -45,7 +45,7 @@ class Trial:
     run: dict[str, Any]
     origin: str  # reference, study, sampler, population, clone or replicate
     of: str | None = None
-    optuna: int | None = None
+    optuna: int | None = None  # which ledgers of earlier versions have
     parent: str | None = None
     until: int | None = None
     status: str = RUNNING

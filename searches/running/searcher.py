@@ -28,7 +28,7 @@ from trainables.trial import RESTARTS, TrialSpec
 
 
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Hands out the trials of a strategy: first those that an earlier driver left unfinished."""
+    """Hands Tune the trials of a strategy."""
 
     def __init__(
         self,
@@ -44,7 +44,6 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
-        self.unfinished = [trial for trial in self.trials.values() if trial.status == RUNNING]
         self.paused = False
         self.before_suggestion: Callable[[], None] = lambda: (
             None
@@ -58,7 +57,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return Searcher.FINISHED
         if self.paused or (self.sharing is not None and not self.sharing.has_room()):
             return None
-        trial = self.unfinished.pop(0) if self.unfinished else self.strategy.next()
+        trial = self.strategy.next()
         if not isinstance(trial, Trial):
             return None if trial == WAIT else Searcher.FINISHED
         self.names[trial_id] = trial.name
@@ -90,7 +89,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return
         paused = self.paused and not result and trial.stopped_at is None
         if paused or wants_more or (error and failures.goes_on(trial_id) and self._again(trial)):
-            self.unfinished.append(trial)
+            self.strategy.unfinished.append(trial)
             return
         if kind == NO_ROOM and not is_address(self.trials_folder):  # it goes on when there is room
             self.strategy.ledger.give_up(result["failure/reason"] if result else "")

@@ -33,13 +33,17 @@ def model_line(plan: Plan) -> str:
     return name
 
 
-def report(asked: argparse.Namespace) -> int:
-    """Write the report of a search as it stands, whether it runs, was interrupted or has ended. Raises UserError."""
+def reopened(asked: argparse.Namespace) -> tuple[Path, State, Options]:
+    """Folder, state and flags of the search that a command names. Raises UserError."""
     folder = search_folder(asked.storage, asked.name)
     state = read_asked(folder)
     storage = ["--storage", asked.storage] if asked.storage else []
-    flags = [*state.argv, "--name", asked.name, *storage]
-    options = parse(search_of(state.script), flags)
+    return folder, state, parse(search_of(state.script), [*state.argv, "--name", asked.name, *storage])
+
+
+def report(asked: argparse.Namespace) -> int:
+    """Write the report of a search as it stands, whether it runs, was interrupted or has ended. Raises UserError."""
+    folder, state, options = reopened(asked)
     page, *_ = write(folder, summary_of(options, state, folder))
     print(f"Report: {address(page)}")
     return 0

@@ -43,9 +43,8 @@ from rich.table import Table
 
 from cluster.environment import settle
 from gpt2core.storage import local
-from searches.deciding.simulation import simulate
+from searches.deciding.simulation import Simulator
 from searches.deciding.strategy import Strategy
-from searches.deciding.views import open_storage
 from searches.execute import run_tune
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
@@ -162,7 +161,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
     tracker.start("at once", {}, {})
     refreshes: list[float] = []
     known: dict[str, Any] = {}
-    strategy = Timed(plan, ledger, open_storage(folder / "optuna.journal"))
+    strategy = Timed(plan, ledger)
     ledger.listeners += [screen, tracker]
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -175,7 +174,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
                 refreshes.append(time.thread_time() - started)
         return known[trial.name]
 
-    course = simulate(strategy, of, workers=workers)
+    course = Simulator(of, workers=workers).run(strategy)
     left = len(tracker.delivery.waiting)
     yield "trials", f"{len(ledger.state.trials)}"
     events = sum(map(len, strategy.took.values()))

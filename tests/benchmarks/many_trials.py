@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from searches.deciding.strategy import Strategy
-from searches.deciding.views import open_storage
 from searches.options import Options
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import Ledger, Trial
@@ -58,10 +57,10 @@ def _figures(trials: int, folder: Path) -> Iterator[tuple[str, str]]:
     with closing(ledger):
         yield "the ledger, MB", f"{(folder / 'ledger.jsonl').stat().st_size / 1e6:.1f}"
         yield "to open the ledger, s", f"{seconds:.2f}"
-        seconds, strategy = timed(lambda: _strategy(options, ledger, folder))
+        seconds, strategy = timed(lambda: _strategy(options, ledger))
         yield "then to open the strategy, s", f"{seconds:.2f}"
         yield "a proposal, random, ms", f"{1e3 * _proposal(strategy):.1f}"
-        strategy = _strategy(further(trials, folder, "tpe"), ledger, folder)
+        strategy = _strategy(further(trials, folder, "tpe"), ledger)
         yield "a proposal, TPE, ms", f"{1e3 * _proposal(strategy):.1f}"
         yield "a refresh of the live table, ms", f"{1e3 * _refresh(options, ledger):.2f}"
         seconds, summary = timed(lambda: summary_of(options, ledger.state, folder))
@@ -72,9 +71,8 @@ def _figures(trials: int, folder: Path) -> Iterator[tuple[str, str]]:
         yield "most memory, MB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f}"
 
 
-def _strategy(options: Options, ledger: Ledger, folder: Path) -> Strategy:
-    storage = open_storage(folder / "optuna.journal")
-    return Strategy(options.plan, ledger, storage, BudgetStopper(options.budget, options.plan, ledger).searching)
+def _strategy(options: Options, ledger: Ledger) -> Strategy:
+    return Strategy(options.plan, ledger, BudgetStopper(options.budget, options.plan, ledger).searching)
 
 
 def _proposal(strategy: Strategy) -> float:
@@ -98,7 +96,7 @@ def measured(trials: int) -> list[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as name:
         folder, options = Path(name), options_of(trials, Path(name))
         folder.mkdir(exist_ok=True)
-        write_ledger(options, folder, storage=open_storage(folder / "optuna.journal"))
+        write_ledger(options, folder)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(figures, (trials, folder))
 

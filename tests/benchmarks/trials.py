@@ -1,6 +1,6 @@
 """What a search costs beside its training: trials that report at once, beside Ray Tune alone: python -m tests.benchmarks.trials.
 
-Here are this project's searcher, scheduler, ledger (on the disk before a trial goes on), Optuna's journal and callbacks, as a
+Here are this project's searcher, scheduler, ledger (on the disk before a trial goes on), Optuna's study and callbacks, as a
 search has them; beside it Tune with its stock searchers and scheduler, which keep nothing of that but Tune's own snapshots. Both
 run the same function, as often, with samplers of the same kind, two at once in processes that stay; neither writes Tune's logs of
 results. What is measured is the time from the report of the first trial to that of the last, over the trials in between: no

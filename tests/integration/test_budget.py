@@ -11,7 +11,6 @@ from ray import tune
 from rich.console import Console
 
 from searches.deciding.strategy import Strategy
-from searches.deciding.views import open_storage
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.planning.measure import note_plan
@@ -72,8 +71,7 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         stopper = BudgetStopper(budget, plan, ledger)
         stopper.begin(spec)
         ledger.record({"event": "lag", "trials": 2 * at_once})
-        study = open_storage(folder / "optuna.journal")
-        strategy = Strategy(plan, ledger, study, stopper.searching)
+        strategy = Strategy(plan, ledger, stopper.searching)
         searcher = StrategySearcher(strategy, spec, str(folder / "trials"), stopper)
         tune.Tuner(
             tune.with_resources(function, {"cpu": 1}),

@@ -131,8 +131,18 @@ def test_the_report_can_be_had_from_the_ledger_alone(
     (folder / "summary.json").write_text(before["summary.json"])
 
 
-def test_optuna_reads_what_its_dashboard_shows(done: CompletedProcess[str], storage: Path) -> None:
-    journal = JournalStorage(JournalFileBackend(str(storage / "searches" / NAME / "optuna.journal")))
+def test_optuna_reads_what_its_dashboard_shows(
+    done: CompletedProcess[str], storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export-optuna", NAME, "--storage", str(storage), "--out", str(tmp_path / "optuna.journal")]
+    codes = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        codes.append(stopped.value.code)
+    assert codes == [0, 2]
+    assert f"{tmp_path / 'optuna.journal'}: is there already; give --out another name" in capsys.readouterr().err
+    journal = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
     result, ended = summary(storage, NAME), {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
     for row in result["trials"][:4]:  # a study for each rank, each of one trial
         rank = row["point"]["rank"]

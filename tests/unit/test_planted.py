@@ -8,12 +8,13 @@ import pytest
 
 from gpt2core.metrics.counts import to_json
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT
-from searches.deciding.simulation import MemoryLedger
+from searches.deciding.method import Method
+from searches.deciding.simulation import Curve, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.deciding.verdict import summarise
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
-from searches.running.ledger import COMPLETED, Trial
+from searches.running.ledger import Event, Trial
 
 REPETITIONS = 20
 TEXTS, TOKENS = 131, 110
@@ -38,24 +39,31 @@ def counts(trial: Trial, effect: float, seed: int) -> dict[str, Any]:
     return {"loss": np.stack([losses * TOKENS, np.full(TEXTS, TOKENS), np.full(TEXTS, 4 * TOKENS)], axis=1)[None]}
 
 
+class JudgedLedger(MemoryLedger):
+    """Gives the reports of replicates counts on the texts that judge: others than those that trials are scored on."""
+
+    def __init__(self, effect: float, seed: int) -> None:
+        super().__init__()
+        self.effect, self.seed = effect, seed
+
+    def record(self, event: Event) -> None:
+        """Take an event in."""
+        if event["event"] == "report" and (trial := self.state.trials[event["trial"]]).of:
+            event = event | {"statistics": to_json(counts(trial, self.effect, self.seed))}
+        super().record(event)
+
+
 def answered(effect: float, seed: int, **changes: Any) -> dict[str, Any]:
-    """The answer of the quick search in such a world. Trials are scored on other texts than those that judge."""
-    plan = make_plan(SEARCH, "quick", seed=1000 * seed, **changes)
-    strategy = Strategy(plan, MemoryLedger())
-    strategy.ledger.record({"event": "lag", "trials": plan.profile.ahead})
-    while isinstance(trial := strategy.next(), Trial):
+    """The answer of the quick search in such a world, which stops no trial early."""
+    plan = make_plan(SEARCH, "quick", seed=1000 * seed, method=Method(scheduler="none"), **changes)
+
+    def curve(trial: Trial) -> Curve:
         chosen_by = counts(trial, effect, seed=2 * seed)["loss"].sum(axis=(0, 1))
         metrics = {"dev_loss": float(chosen_by[0] / chosen_by[1])}
-        judged = to_json(counts(trial, effect, seed=2 * seed + 1)) if trial.of else None
-        report = {
-            "event": "report",
-            "trial": trial.name,
-            "epoch": trial.epochs,
-            "metrics": metrics,
-            "statistics": judged,
-        }
-        strategy.report(trial, report)
-        strategy.end(trial, COMPLETED, None)
+        return Curve(metrics=[metrics] * trial.epochs, seconds=[1.0] * trial.epochs)
+
+    strategy = Strategy(plan, JudgedLedger(effect, 2 * seed + 1))
+    Simulator(curve, workers=1).run(strategy)
     return dict(summarise(plan, strategy.ledger.state, "s", "toy", {})["answer"])
 
 

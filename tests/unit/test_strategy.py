@@ -19,9 +19,9 @@ from searches.adapters import SEARCH as ADAPTERS
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulation import Curve, Curves, MemoryLedger, simulate
-from searches.deciding.strategy import DONE, WAIT, Strategy, finalists, open_strategy
-from searches.deciding.views import open_storage
+from searches.deciding.simulation import Curve, Curves, MemoryLedger, Simulator
+from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
+from searches.deciding.views import studies
 from searches.lora_rank import SEARCH as OF_A_FACTOR
 from searches.question import Case, Choice, LogUniform, Plan, Search, make_plan
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
@@ -40,7 +40,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         def make(plan: Plan) -> Strategy:
             stack.close()
             ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
-            return open_strategy(plan, ledger, tmp_path / "optuna.journal", say=print)
+            return Strategy(plan, ledger)
 
         yield make
 
@@ -98,7 +98,7 @@ def small_plan() -> Plan:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(sampler: str) -> None:
     strategy = in_memory(dataclasses.replace(small_plan(), method=Method(sampler=sampler)))
-    simulate(strategy, curves(), workers=2)
+    Simulator(curves(), workers=2).run(strategy)
     points = [(trial.run["rank"], trial.run["batch_size"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 12
     assert points[:2] == [(8, 8), (4, 8)]
@@ -113,14 +113,14 @@ def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
         reference={"rank": 16, "alpha": "2r"},
     )
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0))
-    simulate(strategy, curves(), workers=1)
+    Simulator(curves(), workers=1).run(strategy)
     assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
     assert strategy.ledger.state.duplicates >= 1
 
 
 def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own() -> None:
     strategy = in_memory(plan_of(22, search=OF_A_FACTOR))
-    simulate(strategy, curves(), workers=3)
+    Simulator(curves(), workers=3).run(strategy)
     trials = strategy.ledger.state.searched
     assert Counter(trial.run["rank"] for trial in trials) == {4: 6, 8: 6, 16: 6, 32: 6}, "22 is rounded up"
     assert [trial.run["rank"] for trial in trials[:8]] == [8, 4, 16, 32, 4, 8, 16, 32], "known points first"
@@ -144,7 +144,7 @@ def test_the_points_of_the_study_leave_each_value_the_same_trials(opened: Open) 
     ran: dict[int, list[tuple[int, float, str]]] = {}
     for trials in (4, 10):
         strategy = opened(plan_of(trials, search=search, replicates=0))
-        simulate(strategy, curves(), workers=2)
+        Simulator(curves(), workers=2).run(strategy)
         ran[trials] = [(t.point["rank"], t.point["lr"], t.origin) for t in strategy.ledger.state.searched]
     assert ran[4] == [(8, 1e-3, "reference"), (4, 1e-3, "default"), (4, 1e-4, "study"), (8, 1e-5, "study")]
     assert ran[10][:6] == [*ran[4], (4, 1e-5, "study"), (4, 1e-2, "study")]
@@ -160,7 +160,7 @@ def test_rungs_measure_a_value_of_the_factor_beside_itself() -> None:
         return Curve(metrics=[{OBJECTIVE: score} for score in scores], seconds=[1.0] * 9)
 
     strategy = in_memory(plan_of(60, search=OF_A_FACTOR, method=Method(sampler="random")))
-    simulate(strategy, of, workers=4)
+    Simulator(of, workers=4).run(strategy)
     stopped = Counter(trial.run["rank"] for trial in strategy.ledger.state.searched if trial.stopped_at)
     assert set(stopped) == {4, 8, 16, 32}
     assert min(stopped.values()) >= 6, "the lowest rank would have none that goes on, beside the others"
@@ -175,7 +175,7 @@ def test_a_value_reads_its_own_keys_alone() -> None:
         *(f"adapter lora, rank {rank}" for rank in (4, 8, 16, 32)),
     ]
     strategy = in_memory(plan)
-    simulate(strategy, curves(), workers=2)
+    Simulator(curves(), workers=2).run(strategy)
     counts = Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched)
     assert set(counts.values()) == {2}
     assert set(strategy.views["adapter full"].space) == {"lr"}
@@ -189,14 +189,14 @@ def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
         tasks={"sonnet": Case()},
     )
     strategy = in_memory(plan_of(40, search=search))  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
-    simulate(strategy, curves(), workers=2)
+    Simulator(curves(), workers=2).run(strategy)
     assert Counter(trial.run["rank"] for trial in strategy.ledger.state.searched) == {4: 2, 8: 2, 16: 3, 32: 3}
 
 
 def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
     plan = plan_of(12, search=OF_A_FACTOR, replicates=2)
     strategy = in_memory(plan)
-    simulate(strategy, curves(), workers=3)
+    Simulator(curves(), workers=3).run(strategy)
     state = strategy.ledger.state
     names = finalists(state, plan)
     assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
@@ -214,7 +214,7 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
 def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
     plan = plan_of(replicates=2, confirm=confirm)
     strategy = in_memory(plan)
-    simulate(strategy, curves(), workers=3)
+    Simulator(curves(), workers=3).run(strategy)
     names = finalists(strategy.ledger.state, plan)
     assert len(names) == confirm + 1
     assert names[-1] == "0000"
@@ -243,19 +243,19 @@ def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(
 ) -> None:
     plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)
     undisturbed = in_memory(plan)
-    simulate(undisturbed, curves(0), workers=3)
+    Simulator(curves(0), workers=3).run(undisturbed)
     expected = what_it_did(undisturbed)
     assert len(undisturbed.ledger.state.searched) == plan.trials
 
     for workers in (1, 2, 8):
         other = in_memory(plan)
-        simulate(other, curves(workers), workers=workers)
+        Simulator(curves(workers), workers=workers).run(other)
         assert what_it_did(other) == expected
 
     for kill in itertools.count(1):
         strategy = opened(plan)
         try:
-            simulate(strategy, killed(curves(kill), after=7 * kill), workers=3)
+            Simulator(killed(curves(kill), after=7 * kill), workers=3).run(strategy)
         except KilledError:
             continue
         break
@@ -263,52 +263,42 @@ def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(
     assert what_it_did(strategy) == expected
 
 
-@pytest.mark.parametrize("lost", [0.5, 1, 3, 6.5, 7, None])
-def test_what_a_study_has_lost_is_made_again_from_the_ledger(opened: Open, tmp_path: Path, lost: float | None) -> None:
-    plan = plan_of(10, replicates=0)
-    undisturbed = in_memory(plan)
-    simulate(undisturbed, curves(0), workers=2)
-    with pytest.raises(KilledError):
-        simulate(opened(plan), killed(curves(1), after=60), workers=2)
-    journal = tmp_path / "optuna.journal"
-    if lost is None:
-        journal.unlink()
-    else:  # its last lines, or the first of them in half: a part of a point, and of the point before it
-        lines = journal.read_text().splitlines(keepends=True)
-        first = len(lines) - math.ceil(lost)
-        torn = lines[first][: len(lines[first]) // 2] if lost % 1 else ""
-        journal.write_text("".join(lines[:first]) + torn)
-    strategy = opened(plan)
-    simulate(strategy, curves(2), workers=2)
-    assert what_it_did(strategy) == what_it_did(undisturbed)
-    assert [trial.params for trial in strategy.views[""].study.trials] == [
-        t.point for t in strategy.ledger.state.searched
-    ]
+class Rebuilt(Strategy):
+    """A strategy whose every proposal is of one that has just been opened, as after a kill."""
+
+    def next(self) -> Next:
+        """Propose a trial by what the ledger says alone."""
+        listeners = list(self.ledger.listeners)
+        proposed = Strategy(self.plan, self.ledger).next() if not self.unfinished else super().next()
+        self.ledger.listeners[:] = listeners
+        return proposed
 
 
-@pytest.mark.parametrize("place", [0, 1, 12, -2])
-@pytest.mark.parametrize("damage", [b"", b"[]\n", b"3\n", b"null\n", b"{\n", b"\xff\n", b'{"op_code": 99}\n', b"{}\n"])
-def test_a_damaged_study_is_put_aside_and_made_again(
-    opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes, place: int
+@pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_does(
+    method: Method, search: Search
 ) -> None:
-    """By a line that is lost, or another one in its place."""
-    plan = plan_of(10, replicates=0)
-    undisturbed = in_memory(plan)
-    simulate(undisturbed, curves(0), workers=2)
-    with pytest.raises(KilledError):
-        simulate(opened(plan), killed(curves(1), after=30), workers=2)
-    journal = tmp_path / "optuna.journal"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    lines[place] = damage
-    journal.write_bytes(b"".join(lines))
-    strategy = opened(plan)
-    simulate(strategy, curves(2), workers=2)
-    assert what_it_did(strategy) == what_it_did(undisturbed)
-    told = capsys.readouterr().out
-    aside = tmp_path / "optuna.journal.damaged"
-    assert aside.exists() == told.endswith("it is made again from the ledger, and kept as optuna.journal.damaged\n")
-    assert aside.exists() or not damage, "only what a whole line says more or less of the ledger's own may pass"
-    assert all(line.startswith(b"{") for line in journal.read_bytes().splitlines())
+    plan = plan_of(trials=18 if method.scheduler == "pbt" else 30, method=method, search=search, replicates=0)
+    living, rebuilt = in_memory(plan), Rebuilt(plan, MemoryLedger())
+    for strategy in (living, rebuilt):
+        Simulator(curves(), workers=3).run(strategy)
+    assert len(living.ledger.state.searched) == plan.trials
+    assert what_it_did(rebuilt) == what_it_did(living)
+    for view in plan.views:
+        mine, other = (studies(plan, one.ledger.state)[view.name] for one in (living, rebuilt))
+        assert [(t.params, t.state, t.values) for t in mine.trials] == [
+            (t.params, t.state, t.values) for t in other.trials
+        ]
+
+
+def test_a_search_that_is_given_more_trials_proposes_what_one_of_that_size_does(opened: Open) -> None:
+    whole = in_memory(plan_of(24, replicates=0))
+    Simulator(curves(), workers=3).run(whole)
+    for trials in (12, 24):
+        strategy = opened(plan_of(trials, replicates=0))
+        Simulator(curves(), workers=3).run(strategy)
+    assert what_it_did(strategy) == what_it_did(whole)
 
 
 class KilledError(Exception):
@@ -328,7 +318,7 @@ def killed(found: Curves, after: int) -> Curves:
 
 def test_halving_spends_less_and_stops_no_known_point() -> None:
     whole, halved = in_memory(plan_of(60, method=Method(scheduler="none"))), in_memory(plan_of(60))
-    spent = [simulate(strategy, curves(), workers=4).spent[-1] for strategy in (whole, halved)]
+    spent = [Simulator(curves(), workers=4).run(strategy).spent[-1] for strategy in (whole, halved)]
     assert spent[1] < 0.55 * spent[0]
     stopped = [trial for trial in halved.ledger.state.searched if trial.stopped_at]
     assert len(stopped) > 10
@@ -380,7 +370,7 @@ def test_optuna_is_told_the_best_epoch_not_the_last() -> None:
         strategy.report(trial, report(trial, epoch, 10.0 - epoch))
     strategy.end(trial, COMPLETED, None)
     assert strategy.next() == DONE
-    assert strategy.views[""].study.trials[0].value == 9.0
+    assert studies(strategy.plan, strategy.ledger.state)[""].trials[0].value == 9.0
 
 
 def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
@@ -392,7 +382,8 @@ def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
             for epoch in range(1, 10):
                 strategy.report(trial, report(trial, epoch, 10.0))
             strategy.end(trial, COMPLETED, None)
-    told = [(trial.params["rank"], trial.constraints["out_of_memory"]) for trial in strategy.views[""].study.trials]
+    study = studies(strategy.plan, strategy.ledger.state)[""]
+    told = [(trial.params["rank"], trial.constraints["out_of_memory"]) for trial in study.trials]
     assert {constraint for rank, constraint in told[-30:] if rank >= 16} <= {1.0}
     ranks = [trial.run["rank"] for trial in strategy.ledger.state.searched if trial.origin == "sampler"]
     early, late = ranks[:20], ranks[-20:]
@@ -402,7 +393,7 @@ def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
 def test_who_is_beyond_a_limit_wins_nothing() -> None:
     plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
     strategy = in_memory(plan)
-    simulate(strategy, curves(), workers=2)
+    Simulator(curves(), workers=2).run(strategy)
     best = strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]]
     assert best.run["rank"] <= 8
     highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, "max") or 0)
@@ -422,7 +413,7 @@ def test_a_plateau_ends_a_trial() -> None:
 def test_a_population_takes_over_what_is_better() -> None:
     plan = plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0)
     strategy = in_memory(plan)
-    simulate(strategy, curves(), workers=4)
+    Simulator(curves(), workers=4).run(strategy)
     trials = strategy.ledger.state.searched
     assert [trial.until for trial in trials[::8]] == list(range(1, 10))
     heirs = [trial for trial in trials if trial.parent and int(trial.parent) % 8 != int(trial.name) % 8]
@@ -466,7 +457,9 @@ def test_a_diverged_trial_is_poor_not_unknown() -> None:
     assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
     while isinstance(other := strategy.next(), Trial):
         strategy.end(other, DIVERGED, "The training loss is nan")
-    assert [one.state for one in strategy.views[""].study.trials] == [optuna.trial.TrialState.PRUNED] * 2
+    assert [one.state for one in studies(strategy.plan, strategy.ledger.state)[""].trials] == [
+        optuna.trial.TrialState.PRUNED
+    ] * 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -475,16 +468,7 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
                                  reference={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
     method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method))
-    simulate(strategy, curves(), workers=2)
+    Simulator(curves(), workers=2).run(strategy)
     points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 18
     assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)
-
-
-def test_the_lock_of_a_driver_that_was_killed_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journal = tmp_path / "optuna.journal"
-    open_storage(journal)
-    (tmp_path / "optuna.journal.lock").symlink_to(journal)
-    optuna.logging.enable_propagation()
-    assert optuna.create_study(storage=open_storage(journal)).ask().number == 0
-    assert "acquire the lock" not in caplog.text

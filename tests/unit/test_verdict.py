@@ -21,11 +21,10 @@ from searches.deciding.method import Method, limit
 from searches.deciding.simulation import MemoryLedger
 from searches.deciding.strategy import DONE, Strategy
 from searches.deciding.verdict import summarise
-from searches.deciding.views import open_storage
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
-from searches.running.ledger import COMPLETED, DIVERGED, RUNNING, Event, Ledger, Trial
+from searches.running.ledger import COMPLETED, DIVERGED, Event, Ledger, Trial
 from trainables.trial import TrialSpec
 
 TEXTS, TOKENS = 40, 100
@@ -163,11 +162,10 @@ def test_kills_and_resumes_change_nothing_of_a_comparison_that_looks_again(tmp_p
     assert 3 < expected["seeds"] <= 6
     for kills in range(200):
         with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-            strategy = Strategy(plan, ledger, open_storage(tmp_path / "optuna.journal"))
+            strategy = Strategy(plan, ledger)
             fix_design(plan, ledger)
-            left = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
             for _ in range(1 + kills % 3):
-                trial = left.pop() if left else strategy.next()
+                trial = strategy.next()
                 if isinstance(trial, Trial) and kills % 2:  # else it is killed before its report
                     finish(strategy, trial, losses)
             if strategy.next() == DONE:
