@@ -25,7 +25,7 @@ ONLY_HERE = {
     "optuna": ("searches",),
     "cluster": ("cluster", "searches", "trainables/candidates/__main__.py"),
 }
-KNOWN = {("gpt2core.steps", "gpt2core.training"), ("trainables.accepted", "trainables.stages_on_ray")}  # to be cut
+KNOWN = {("gpt2core.steps", "gpt2core.training")}  # to be cut
 
 
 def imports(path: Path) -> set[str]:
