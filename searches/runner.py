@@ -8,7 +8,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from cluster.environment import settle
-from gpt2core.cli import command_text, run_or_explain
+from gpt2core.cli import command_text, interrupt_on_signals, run_or_explain
 from gpt2core.console import console as plain_console
 from gpt2core.errors import HubError
 from gpt2core.machine import cpus
@@ -30,21 +30,48 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
     """Run or plan a search; return the exit status. With `keep_ray`, Ray is left to the next search of this process."""
     for line in settle():
         console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
-    if options.plan_only:
-        from searches.pairs import jobs  # PyTorch takes seconds to import
-        from searches.planning.checking import check
+    return print_plan(options) if options.plan_only else run_search(options, keep_ray=keep_ray)
 
-        to_make = any(jobs(options.plan, options.results_folder))
-        with suppress(HubError):  # what is there, and cannot be reached now
-            check(options.plan, without_pairs=to_make)
-        show_plan(options.plan, resources(options), str(options.results_folder), console())
-        from searches.planning.measure import foreseen
 
-        show_prediction(foreseen(options, options.results_folder), console())
-        return 0
-    from searches.execute import execute  # Ray, Optuna and MLflow take seconds to import
+def print_plan(options: Options) -> int:
+    """Print what would run, and what it would take on this machine; start nothing."""
+    from searches.pairs import jobs  # PyTorch takes seconds to import
+    from searches.planning.checking import check
+    from searches.planning.measure import forecast_locally
 
-    return execute(options, console(), keep_ray=keep_ray)
+    folder = options.results_folder
+    with suppress(HubError):  # what is there, and cannot be reached now
+        check(options.plan, without_pairs=any(jobs(options.plan, folder)))
+    show_plan(options.plan, resources(options), str(folder), console())
+    show_prediction(forecast_locally(options, folder), console())
+    return 0
+
+
+def run_search(options: Options, *, keep_ray: bool = False) -> int:
+    """Begin a search or go on with it: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
+    import ray  # with Optuna and MLflow it takes seconds to import
+
+    from searches.driver.connect import connect, open_run
+    from searches.driver.finish import finalise, finish
+    from searches.driver.tune import tune
+
+    run, status = open_run(options, console()), "FAILED"
+    interrupt_on_signals()
+    try:
+        spec = connect(run)
+        tune(run, spec)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        summary = finalise(run, status)
+        if status == "FAILED" and not keep_ray:  # else it ends later, and so that the last line says what went wrong
+            ray.shutdown()
+    code = finish(run, summary)
+    if not keep_ray:
+        ray.shutdown()
+    return code
 
 
 def console() -> Console:

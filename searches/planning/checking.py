@@ -1,13 +1,23 @@
-"""Whether a plan can run at all: its names, its model and its data."""
+"""Whether a plan can run at all: its names, its model and its data, which are those that the search began with."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
+from gpt2core.distill.critics.folder import model_digest
+from gpt2core.distill.dataset import sets_digest
+from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from gpt2core.stages import first_stage
 from gpt2core.tasks import TaskData
+from gpt2core.weights import model_folder
 from searches.deciding.comparing import judges_of
+from searches.pairs import pair_sets
+from searches.planning.baselines import baselines
 from searches.question import Choice, Plan
+from searches.running.ledger import Ledger
 from trainables.warm import task_data
 
 
@@ -40,3 +50,54 @@ def first_digests(plan: Plan) -> dict[str, str]:
     configs = [plan.config(point).but(pairs_examples=0) for point in (*plan.first_points(), *others)]
     stages = {stage.task: stage for stage in map(first_stage, configs) if stage is not None}
     return {task: task_data(stage).corpus.digest for task, stage in stages.items()}
+
+
+def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
+    """Record the digests of data and model, and the trivial baselines, once; raise UserError where data or model has changed."""
+    recorded = ledger.state.data
+    model = model_digest(model_folder(plan.config(plan.search.reference).model))
+    firsts = {f"first_{task}": digest for task, digest in first_digests(plan).items()}
+    description = {"data": data.describe(), "digest": data.corpus.digest, "model": model, **firsts}
+    if not recorded:
+        ledger.record(
+            {
+                "event": "data",
+                "data": description,
+                "baselines": baselines(plan, data),
+                "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
+            }
+        )
+        return
+    _same(recorded, description, "digest", "data")
+    _same(recorded, description, "model", "model")
+    for key in firsts:
+        _same(recorded, description, key, f"data of the first stage `{key.removeprefix('first_')}`")
+
+
+def plain_digest(plan: Plan) -> str:
+    """The digest of the data that trials have which do not learn from generated pairs; empty where all do."""
+    config = plan.config(plan.search.reference).but(pairs_examples=0)
+    return "" if config.task == "rewriting" else task_data(config).corpus.digest
+
+
+def _same(recorded: Mapping[str, str], now: Mapping[str, str], key: str, what: str) -> None:
+    """Raise UserError where something is no longer what the ledger says of it."""
+    if recorded.get(key, now[key]) != now[key]:
+        raise UserError(
+            f"The {what} has changed since this search began: its digest is {now[key][:12]}, and was "
+            f"{recorded[key][:12]}; choose another --name"
+        )
+
+
+def record_pairs(plan: Plan, ledger: Ledger) -> None:
+    """Record the digest of all generated pairs that trials learn from, once; raise UserError where they have changed since."""
+    folders = pair_sets(plan)
+    if not folders:
+        return
+    recorded, now = ledger.state.data, {"pairs": sets_digest(folders)}
+    _same(recorded, now, "pairs", "set of generated pairs")
+    if "pairs" not in recorded:
+        state = ledger.state
+        ledger.record(
+            {"event": "data", "data": recorded | now, "baselines": state.baselines, "judges": state.judges or None}
+        )

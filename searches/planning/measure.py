@@ -144,7 +144,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     }
 
 
-def explained(predict: Callable[[], T]) -> T | str:
+def unless_refused(predict: Callable[[], T]) -> T | str:
     """What a prediction gives, or in one line why there is none: a search does not need it."""
     try:
         return predict()
@@ -230,16 +230,18 @@ def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
     return [*notes, f"the exported model takes {4 * parameters / 1e9:.2g} GB more"]
 
 
-def foreseen(options: Options, folder: Path) -> dict[str, Any] | str:
+def forecast_locally(options: Options, folder: Path) -> dict[str, Any] | str:
     """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
     price = options.budget.usd_per_gpu_hour
-    found = explained(lambda: prediction(options.plan, local_share(options, folder), price, folder, patience=IN_A_PLAN))
+    found = unless_refused(
+        lambda: prediction(options.plan, local_share(options, folder), price, folder, patience=IN_A_PLAN)
+    )
     if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
         found["notes"].append(f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ")
     return found
 
 
-def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
+def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
     """Predict what a search takes and note it once, and again where more trials are asked for since; it costs seconds.
 
     A GPU is timed where the trials will run, by a task that gives it back.
@@ -248,7 +250,7 @@ def note_plan(options: Options, ledger: Ledger, spec: TrialSpec, console: Consol
     if noted and (noted["trials"], noted["replicates"]) == (trials_of(plan), plan.profile.replicates):
         return
     price = options.budget.usd_per_gpu_hour
-    ask = partial(explained, partial(prediction, plan, spec, price, options.results_folder, patience=IN_A_SEARCH))
+    ask = partial(unless_refused, partial(prediction, plan, spec, price, options.results_folder, patience=IN_A_SEARCH))
     if spec.gpus_per_worker:
         import ray
 

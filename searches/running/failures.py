@@ -112,7 +112,7 @@ class Faults(tune.Callback):  # type: ignore[misc]  # Ray ships no types
 
 
 @contextmanager
-def explained(ledger: Ledger) -> Iterator[None]:
+def translate_errors(ledger: Ledger) -> Iterator[None]:
     """Raise what a user can act on in place of Tune's account of it; UserError where the ledger or a disk was the reason."""
     try:
         yield

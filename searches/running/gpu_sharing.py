@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from searches.options import Options
 from searches.planning.forecast import MEMORY
 from searches.running.ledger import Ledger
+from searches.running.shares import share_of_cluster
 from trainables.trial import TrialSpec
 
 CONTEXT = 0.6  # gigabytes that a process holds of a GPU beside its tensors
@@ -19,6 +21,14 @@ def trials_of_a_gpu(plan: Mapping[str, Any]) -> int:
     if most is None or not plan.get("gpu_gb"):
         return 1
     return max(1, min(AT_MOST, int(USABLE * plan["gpu_gb"] / (most + CONTEXT))))
+
+
+def sharing_gpus(options: Options, spec: TrialSpec, ledger: Ledger) -> TrialSpec:
+    """Let trials share a GPU where, by the plan, its memory has room for several and nobody said how many there are to be."""
+    several = trials_of_a_gpu(ledger.state.plan)
+    if not spec.grouped or spec.workers > 1 or options.gpus_per_worker is not None or several == 1:
+        return spec
+    return share_of_cluster(replace(options, gpus_per_worker=1 / several), options.results_folder)
 
 
 class Sharing:

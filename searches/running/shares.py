@@ -1,13 +1,14 @@
 """What a trial gets of the CPUs and GPUs that there are, and how many trials run at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.connect import check_shared, connect
 from gpt2core.errors import ConfigError
 from gpt2core.machine import cpus
 from searches.options import Options
 from searches.question import Plan
-from trainables.machines import Machine
+from trainables.machines import Machine, grows, machines
 from trainables.trial import TrialSpec
 
 PACKED = 4  # trials of a pack where nobody says how many
@@ -81,3 +82,16 @@ def local_share(options: Options, folder: Path) -> TrialSpec:
     from gpt2core.speed import gpu_count  # PyTorch takes a second to import
 
     return share(options, folder, [Machine(cpus(), gpu_count())])
+
+
+def connect_and_share(options: Options, folder: Path, say: Callable[[str], None]) -> TrialSpec:
+    """Connect to Ray and return what every trial gets; raise ConfigError where the cluster cannot give it."""
+    wants_group = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
+    connect(dashboard=wants_group, say=say)
+    check_shared(folder)
+    return share_of_cluster(options, folder)
+
+
+def share_of_cluster(options: Options, folder: Path) -> TrialSpec:
+    """What every trial gets of the cluster; raise ConfigError as `share`."""
+    return share(options, folder, machines(), grows=grows())

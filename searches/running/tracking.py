@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from gpt2core.errors import without_password
+from gpt2core.cli import command_text
+from gpt2core.errors import UserError, without_password
+from searches.options import Options
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.words import count
-from trainables.tracking import database_of, experiment, open_client, quick_and_quiet
+from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
@@ -35,6 +38,7 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 LACKS = "lacks"  # a tag: why a part of the run was not taken
 REASONS = 3  # that are told at the end
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow takes
+PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
 GRACE, SHORT_GRACE = 20.0, 2.0  # seconds for what waits at the end of a search; and where it was interrupted
 
 
@@ -360,3 +364,28 @@ def samples_text(samples: list[dict[str, str]]) -> str:
             + "".join(f"### {markdown_cell(key)}\n\n{markdown_fence(str(text))}\n\n" for key, text in texts)
         )
     return "".join(parts) or "This task writes no samples.\n"
+
+
+def start_tracking(tracker: Tracker, options: Options) -> None:
+    """Open MLflow; raise UserError where its address does not answer at the start."""
+    plan = options.plan
+    params = {
+        **{f"profile_{k}": v for k, v in vars(plan.profile).items()},
+        "seed": plan.seed,
+        "space_digest": plan.digest,
+    }
+    params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": command_text(options.argv)}
+    tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
+    for pause in (*PAUSES, None):
+        try:
+            tracker.start(options.name, params, tags)
+            return
+        except UserError:
+            raise
+        except Exception as error:  # of MLflow, of its database, of the network: it may only just have been started
+            if pause is None:
+                where = without_password(tracker.uri)
+                raise UserError(
+                    f"MLflow at {where} did not answer: {why(error, tracker.uri)}; see --tracking-uri"
+                ) from None
+            time.sleep(pause)

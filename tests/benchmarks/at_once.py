@@ -45,7 +45,7 @@ from cluster.environment import settle
 from gpt2core.storage import local
 from searches.deciding.simulation import Simulator
 from searches.deciding.strategy import Strategy
-from searches.execute import run_tune
+from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
@@ -239,7 +239,7 @@ def searched(
     )  # imports little there
     with closing(Ledger(folder / "ledger.jsonl")) as ledger:
         ledger.listeners.append(listen)
-        run_tune(options, ledger, spec, executor, folder, print, Faults(Heartbeat(), print))
+        run_trials(options, ledger, spec, executor, print, Faults(Heartbeat(), print))
     if sum(trial.status == COMPLETED for trial in ledger.state.trials.values()) != count:
         raise differs(f"{count} trials at once")
     return ledger

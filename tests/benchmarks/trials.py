@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cluster.connect import connect
 from cluster.environment import settle
-from searches.execute import run_tune
+from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
@@ -60,7 +60,7 @@ def ours(trials: int, sampler: str) -> float:
         folder = Path(storage)
         spec = share(options, folder, [Machine(AT_ONCE)])
         with closing(Ledger(folder / "ledger.jsonl")) as ledger:
-            run_tune(options, ledger, spec, (at_once, {"cpu": 1}), folder, print, Faults(Heartbeat(), print))
+            run_trials(options, ledger, spec, (at_once, {"cpu": 1}), print, Faults(Heartbeat(), print))
             completed = [trial for trial in ledger.state.searched if trial.status == COMPLETED]
     return each([trial.reports[1]["metrics"]["now"] for trial in completed], trials)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import parse
-from searches.planning.measure import note_plan
+from searches.planning.measure import record_forecast
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
@@ -144,10 +144,10 @@ def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_p
     )
     spec = share(options, tmp_path, [Machine(4, 2)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-        note_plan(options, ledger, spec, Console(quiet=True))
+        record_forecast(options, ledger, spec, Console(quiet=True))
         rows = {row["what"]: row for row in ledger.state.plan["rows"]}
         noted = dict(ledger.state.plan)
-        note_plan(options, ledger, spec, Console(quiet=True))
+        record_forecast(options, ledger, spec, Console(quiet=True))
         assert ledger.state.plan == noted, "it was timed again"
     assert rows["USD"]["predicted"] == pytest.approx(3 * rows["GPU-hours"]["predicted"])
     assert 0 < rows["GPU-hours"]["low"] < rows["GPU-hours"]["high"] < 1

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from gpt2core.data.quora import load_quora
 from gpt2core.errors import DataError
 from searches.distillation import SEARCH
-from searches.execute import check
 from searches.options import parse
 from searches.pairs import jobs
+from searches.planning.checking import check
 from tests import course, generated, runs
 
 SCRIPT = [

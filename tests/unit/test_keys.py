@@ -18,8 +18,8 @@ from gpt2core.stages import first_stage
 from gpt2core.training import build
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
-from searches.execute import describe_data, note_pairs
 from searches.planning import checking
+from searches.planning.checking import record_data, record_pairs
 from searches.question import Case, Choice, LogUniform, Plan, Profile, Search, make_plan
 from searches.running.ledger import Ledger
 from tests import generated, toys
@@ -203,14 +203,14 @@ def test_a_search_does_not_go_on_with_another_model_or_other_data_of_the_same_na
     search = dataclasses.replace(READS_LITTLE, fixed={}, learns_from_pairs=False)
     plan, data = make_plan(search, "quick", model=str(folder)), toys.data(train=130, dev=130)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-        describe_data(plan, ledger, data)
-        describe_data(plan, ledger, data)
+        record_data(plan, ledger, data)
+        record_data(plan, ledger, data)
         corpus = dataclasses.replace(data.corpus, name="other")
         with pytest.raises(UserError, match="The data has changed since this search began"):
-            describe_data(plan, ledger, dataclasses.replace(data, corpus=corpus))
+            record_data(plan, ledger, dataclasses.replace(data, corpus=corpus))
         save_model(toys.model(seed=1), folder)
         with pytest.raises(UserError, match="The model has changed since this search began"):
-            describe_data(plan, ledger, data)
+            record_data(plan, ledger, data)
 
 
 @pytest.mark.parametrize("domain", [None, Choice(None, "poems")])
@@ -225,11 +225,11 @@ def test_a_search_does_not_go_on_with_other_data_of_a_first_stage(
     plan, data = make_plan(search, "quick", model=str(toys.folder(tmp_path / "model"))), toys.data(train=130, dev=130)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         monkeypatch.setattr(checking, "task_data", lambda config: toys.data())
-        describe_data(plan, ledger, data)
-        describe_data(plan, ledger, data)
+        record_data(plan, ledger, data)
+        record_data(plan, ledger, data)
         monkeypatch.setattr(checking, "task_data", lambda config: toys.data(train=12))
         with pytest.raises(UserError, match="The data of the first stage `poems` has changed since this search began"):
-            describe_data(plan, ledger, data)
+            record_data(plan, ledger, data)
 
 
 def test_a_search_does_not_go_on_with_other_generated_pairs(tmp_path: Path) -> None:
@@ -243,11 +243,11 @@ def test_a_search_does_not_go_on_with_other_generated_pairs(tmp_path: Path) -> N
     other = generated.folder(tmp_path / "other", [generated.contexts(29)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         for folder in (first, first, tmp_path / "copy"):
-            note_pairs(plan_with(folder), ledger)
+            record_pairs(plan_with(folder), ledger)
         with pytest.raises(UserError, match="The set of generated pairs has changed since this search began"):
-            note_pairs(plan_with(other), ledger)
+            record_pairs(plan_with(other), ledger)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-        note_pairs(plan_with(first), ledger)
+        record_pairs(plan_with(first), ledger)
 
 
 def test_a_trial_does_not_learn_from_other_data_than_its_search_began_with(

@@ -18,7 +18,7 @@ from searches.planning.forecast import MEMORY
 from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
-from searches.running.failures import explained
+from searches.running.failures import translate_errors
 from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
 from searches.running.searcher import StrategyScheduler, StrategySearcher
@@ -103,7 +103,7 @@ def test_a_full_disk_of_the_search_ends_the_search_not_its_trials(searcher: Stra
     assert searcher.budget.stop_all()
     searcher.on_trial_complete("b", result(1.0, 9))
     says = "^trials/0000: No space left on device; all before is kept, and when there is room"
-    with pytest.raises(LedgerError, match=says), explained(searcher.strategy.ledger):
+    with pytest.raises(LedgerError, match=says), translate_errors(searcher.strategy.ledger):
         assert searcher.suggest("c") == Searcher.FINISHED
     searcher.strategy.ledger.close()
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:

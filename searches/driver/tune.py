@@ -1,0 +1,55 @@
+"""Second step of a search: predict what it takes, generate its pairs, run its trials, and score the test split if asked to."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpt2core.storage import address
+from searches.deciding.final import final_test
+from searches.deciding.strategy import Strategy
+from searches.driver.connect import Run
+from searches.driver.finish import finalise
+from searches.options import Options
+from searches.pairs import make_pairs
+from searches.planning.checking import plain_digest, record_pairs
+from searches.planning.measure import record_forecast
+from searches.running.budget_stop import BudgetStopper
+from searches.running.failures import Faults
+from searches.running.gpu_sharing import sharing_gpus
+from searches.running.ledger import Ledger
+from searches.running.ray_tune import RayTune
+from trainables.executors import Executor, trainable
+from trainables.heartbeat import leaving_when_ray_ends
+from trainables.trial import TrialSpec
+
+
+def tune(run: Run, spec: TrialSpec) -> None:
+    """Run all trials and replicates, or as many as the budget allows. Raises UserError, KeyboardInterrupt."""
+    options, ledger = run.options, run.ledger
+    with leaving_when_ray_ends(lambda: finalise(run, "FAILED")) as heart:
+        record_forecast(options, ledger, spec, run.console)
+        spec = sharing_gpus(options, spec, ledger)
+        make_pairs(options, ledger, spec, run.console)
+        record_pairs(options.plan, ledger)
+        spec = replace(spec, data=plain_digest(options.plan))
+        with run.screen as screen:
+            run_trials(options, ledger, spec, trainable(spec), screen.say, Faults(heart, run.tracker.warn))
+        if options.scores_test:
+            final_test(options.plan, ledger, spec, address(options.results_folder / "trials"))
+
+
+def run_trials(
+    options: Options, ledger: Ledger, spec: TrialSpec, executor: Executor, say: Callable[[str], None], faults: Faults
+) -> None:
+    """Let Ray Tune run what the strategy proposes, within the budget."""
+    budget = BudgetStopper(options.budget, options.plan, ledger)
+    budget.begin(spec)
+    strategy = Strategy(options.plan, ledger, budget.searching)
+    strategy.begin()
+    lag = ledger.state.lag
+    if spec.concurrent > lag + 1:
+        say(
+            f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {lag} before it, so at most "
+            f"{lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
+        )
+    RayTune(options, spec, executor, budget, say, faults).run(strategy)
+    budget.close()
