@@ -10,7 +10,7 @@ from rich.console import Console
 from cluster.environment import settle
 from gpt2core.cli import command_text, interrupt_on_signals, run_or_explain
 from gpt2core.console import console as plain_console
-from gpt2core.errors import HubError
+from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
 from searches.options import Options, parse
 from searches.planning.plan_table import show_prediction
@@ -81,15 +81,16 @@ def console() -> Console:
 
 def resources(options: Options) -> str:
     """What `--plan` can say about resources without starting anything."""
-    where = (
-        f"the cluster at {os.environ['RAY_ADDRESS']}"
-        if os.environ.get("RAY_ADDRESS")
-        else f"this machine, {count(cpus(), 'CPU')}"
-    )
-    gpus = (
-        "1 GPU a worker where there are GPUs"
-        if options.gpus_per_worker is None
-        else f"{options.gpus_per_worker:g} GPUs a worker"
-    )
-    at_once = options.max_concurrent or "as many as fit"
-    return f"On {where}: {at_once} trials at once, {options.workers_per_trial} worker(s) each, {gpus}."
+    from gpt2core.speed import gpu_count  # PyTorch takes seconds to import
+    from searches.running.shares import local_share
+
+    workers = f", {options.workers_per_trial} workers each" if options.workers_per_trial > 1 else ""
+    if cluster := os.environ.get("RAY_ADDRESS"):
+        at_once = count(options.max_concurrent, "trial") if options.max_concurrent else "as many trials as fit"
+        return f"Runs {at_once} at a time on the cluster at {cluster}{workers}."
+    machine = f"{count(cpus(), 'CPU')}, {count(gpu_count(), 'GPU') if gpu_count() else 'no GPU'}"
+    try:
+        spec = local_share(options, options.results_folder)
+    except ConfigError:
+        return f"This machine ({machine}) has no room for a trial{workers}."
+    return f"Runs {count(spec.concurrent, 'trial')} at a time{workers} on this machine ({machine})."

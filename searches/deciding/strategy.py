@@ -42,9 +42,11 @@ class Strategy:
         self.count: Counter[str] = Counter()  # trials of each view
         self.known: set[str] = set()  # what decides the result of each trial
         self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
+        # Trials that were proposed and are to be handed out: those that an earlier driver left running first.
         self.unfinished = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
         self.stopping: list[Trial] = []  # what the last report has ended
-        self.settled = self.told = 0  # leading trials of the search that are, and of which the samplers were told
+        self.settled = 0  # leading trials of the search that are
+        self.synced_to_optuna = 0  # leading trials whose results the samplers know
         self.exhausted = False  # whether all points of the space have had a trial
         self.ranking = Ranking(plan, ledger.state, lambda trial: _may_win(trial, plan))
         ledger.listeners.append(self.ranking)
@@ -121,7 +123,7 @@ class Strategy:
         if number < self.wanted and not self.exhausted and self.may_search():
             if self.settled < self._needs(number):
                 return WAIT
-            self._tell(number)
+            self._sync(number)
             proposed = self._propose(trials)
             if proposed is not None:
                 return proposed
@@ -141,7 +143,7 @@ class Strategy:
             run = self.plan.config(member.point)
             return self._record(name, member.point, run, POPULATION, parent=member.parent, until=member.until)
         known = next((point for point, run in self.first if run not in self.known), None)
-        views = [self._view(known)] if known else sorted(self._unfinished(), key=lambda view: self.count[view.name])
+        views = [self._view(known)] if known else sorted(self._open_views(), key=lambda view: self.count[view.name])
         for view in views:
             proposal = view.propose(name, self.count[view.name], known, self.known, self._duplicate)
             if proposal is None:
@@ -157,7 +159,7 @@ class Strategy:
         self.known.add(identity(run))
         self.count[view.name] += 1
 
-    def _unfinished(self) -> list[View]:
+    def _open_views(self) -> list[View]:
         """The views that may have more trials, in the factor's order."""
         most = self.plan.per_view
         return [view for view in self.views.values() if not view.exhausted and self.count[view.name] < most]
@@ -203,20 +205,20 @@ class Strategy:
 
     # what the samplers know
 
-    def _tell(self, number: int) -> None:
-        """Tell the samplers, in order, of the trials that they know when they propose trial `number`."""
-        while self.told < min(self._needs(number), self.settled):
-            trial = self.ledger.state.searched[self.told]
+    def _sync(self, number: int) -> None:
+        """Tell the samplers, in order, the results that they know when they propose trial `number`."""
+        while self.synced_to_optuna < min(self._needs(number), self.settled):
+            trial = self.ledger.state.searched[self.synced_to_optuna]
             if trial.reason == BUDGET:
                 return  # it goes on with a larger budget
             if trial.origin != POPULATION:
                 self._view(trial.point).tell(trial)
-            self.told += 1
+            self.synced_to_optuna += 1
 
     def _restore(self) -> None:
         """Bring views and samplers to where they were when the ledger's last trial was proposed."""
         for number, trial in enumerate(self.ledger.state.searched):
-            self._tell(number)
+            self._sync(number)
             view = self._view(trial.point)
             if trial.origin != POPULATION:
                 view.restore(trial, self.count[view.name], self.known)

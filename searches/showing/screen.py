@@ -308,9 +308,10 @@ def searched_text(plan: Plan) -> str:
     each = f" ({plan.per_view} for each of {len(plan.views)} values of {plan.factor_name})" if plan.balanced else ""
     origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
     default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
+    study = f"{count(origins.count('study'), 'point')} of the study, " if "study" in origins else ""
     return (
-        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}up to "
-        f"{count(origins.count('study'), 'point')} of the study, then those of {plan.method.sampler}; "
+        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{study}"
+        f"then those of {plan.method.sampler}; "
         f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}."
     )
 

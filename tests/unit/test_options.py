@@ -98,11 +98,11 @@ def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
         main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for part in ("rank", "scientific", "nuisance", "trials at once", "Nothing was started"):
+    for part in ("rank", "scientific", "nuisance", "at a time on this machine", "Nothing was started"):
         assert part in printed
     for part in (
         "12 trials (3 for each of 4 values of rank) of at most 2 epochs: the reference, its settings with each other value of "
-        "rank, up to 4 points of the study, then those of tpe",
+        "rank, 4 points of the study, then those of tpe",
         "the best trial of each value of rank runs again, on 1 fresh seed each",
         "Objective: dev_loss (min)",
         "0000 reference: rank 8, lr 0.001",
