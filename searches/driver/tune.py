@@ -13,6 +13,7 @@ from searches.pairs import make_pairs
 from searches.planning.checking import plain_digest, record_pairs
 from searches.planning.measure import record_forecast
 from searches.running.budget_stop import BudgetStopper
+from searches.running.control import MAILBOX, Control, Mailbox
 from searches.running.failures import Faults
 from searches.running.gpu_sharing import sharing_gpus
 from searches.running.ledger import Ledger
@@ -51,5 +52,8 @@ def run_trials(
             f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {lag} before it, so at most "
             f"{lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
         )
-    RayTune(options, spec, executor, budget, say, faults).run(strategy)
+    with Mailbox(ledger.path.parent / MAILBOX, say) as mailbox:
+        RayTune(options, spec, executor, budget, lambda scheduler: [Control(mailbox, scheduler, say), faults]).run(
+            strategy
+        )
     budget.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -28,7 +28,7 @@ from gpt2core.lookup import lookup
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held
-from searches.running.searcher import StrategyScheduler
+from searches.running.ray_tune import StrategyScheduler
 
 MAILBOX = "control"  # the folder of commands, among the results of a search
 OPEN = "open.json"  # says which start of the search takes commands
@@ -115,6 +115,13 @@ class Mailbox:
         send(path)
 
     # for the search
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def open(self) -> None:
         """Take commands from now on, and none that were given before."""

@@ -1,21 +1,33 @@
-"""Ray Tune as the backend of a search."""
+"""Ray Tune as the backend of a search: it runs what the strategy proposes, and ends what the strategy ends.
 
+Ray's own OptunaSearch tells the last value in place of the best, takes stopped trials for complete ones and hands out
+duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
+"""
+
+import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from gpt2core.storage import address
-from searches.deciding.strategy import Strategy
+from gpt2core.config import RunConfig
+from gpt2core.storage import address, is_address
+from searches.deciding.strategy import WAIT, Strategy
 from searches.options import Options
+from searches.running import failures
+from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
-from searches.running.control import MAILBOX, Control, Mailbox
-from searches.running.failures import Faults, translate_errors
+from searches.running.failures import NotesFailures, translate_errors
 from searches.running.gpu_sharing import Sharing
-from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, LedgerError, Trial
 from trainables.executors import Executor
+from trainables.failures import NO_ROOM
 from trainables.machines import grows
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
@@ -33,11 +45,10 @@ class RayTune:
         spec: TrialSpec,
         executor: Executor,
         budget: BudgetStopper,
-        say: Callable[[str], None],
-        faults: Faults,
+        callbacks: Callable[["StrategyScheduler"], list[tune.Callback]] = lambda scheduler: [],
     ) -> None:
         self.options, self.spec, self.executor, self.budget = options, spec, executor, budget
-        self.say, self.faults = say, faults
+        self.callbacks = callbacks
 
     def run(self, strategy: Strategy) -> None:
         """Run trials until the strategy is done, or the budget is spent. Raises UserError, KeyboardInterrupt."""
@@ -47,18 +58,14 @@ class RayTune:
         packs = Packs(spec, self.options.name) if spec.pack > 1 else None
         sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
         searcher = StrategySearcher(strategy, spec, address(folder / "trials"), self.budget, packs, sharing)
-        mailbox = Mailbox(folder / MAILBOX, self.say)
-        tuner = self._tuner(searcher, mailbox, address(folder))
-        mailbox.open()
         try:
             with translate_errors(ledger):
-                tuner.fit()
+                self._tuner(searcher, address(folder)).fit()
         finally:
-            mailbox.close()
             if packs is not None:
                 packs.close()
 
-    def _tuner(self, searcher: StrategySearcher, mailbox: Mailbox, storage: str) -> tune.Tuner:
+    def _tuner(self, searcher: "StrategySearcher", storage: str) -> tune.Tuner:
         for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # their snapshot is never read
         function, resources = self.executor
@@ -80,7 +87,7 @@ class RayTune:
                 verbose=0,
                 stop=self.budget,
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                callbacks=[Control(mailbox, scheduler, self.say), self.faults],
+                callbacks=self.callbacks(scheduler),
             ),
         )
 
@@ -93,3 +100,161 @@ class RayTune:
 
 def _trial_name(trial: Any) -> str:
     return str(trial.config["spec"]["name"])
+
+
+class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Hands Tune the trials of a strategy."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        spec: TrialSpec,
+        trials_folder: str,
+        budget: BudgetStopper,
+        packs: Packs | None = None,
+        sharing: Sharing | None = None,
+    ) -> None:
+        super().__init__(metric="objective", mode=strategy.plan.direction)
+        self.packs, self.sharing = packs, sharing
+        self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
+        self.trials = strategy.ledger.state.trials
+        self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
+        self.paused = False
+        # While no trial runs, Tune does nothing but ask for one.
+        self.before_suggestion: Callable[[], None] = lambda: None
+        self.deaths: Counter[str] = Counter()
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the configuration of the next trial, None to wait, or FINISHED."""
+        self.before_suggestion()
+        if self.budget.stop_all():
+            return Searcher.FINISHED
+        if self.paused or (self.sharing is not None and not self.sharing.has_room()):
+            return None
+        trial = self.strategy.next()
+        if not isinstance(trial, Trial):
+            return None if trial == WAIT else Searcher.FINISHED
+        self.names[trial_id] = trial.name
+        changes = {
+            "name": trial.name,
+            "run": RunConfig.of(trial.run),
+            "folder": f"{self.trials_folder}/{trial.name}",
+            "parent": f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
+            "until": trial.until,
+        }
+        spec = TrialSpec(**{**vars(self.spec), **changes})
+        if self.packs is not None:
+            spec = self.packs.place(spec)
+        if self.sharing is not None:
+            spec = self.sharing.place(spec)
+        return {"spec": spec.to_dict(), "replicate": trial.of is not None}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing to do: the scheduler hears of it first."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Note how a trial ended."""
+        trial = self.trials[self.names.pop(trial_id)]
+        if self.packs is not None:
+            self.packs.leave(trial.name)
+        kind = failures.outcome(trial_id)[0] if error else (result or {}).get("failure/kind")
+        wants_more = self.sharing is not None and self.sharing.leave(trial.name, ran_out=kind == OUT_OF_MEMORY)
+        if trial.status != RUNNING or self.strategy.ledger.failure is not None:
+            return
+        paused = self.paused and not result and trial.stopped_at is None
+        if paused or wants_more or (error and failures.goes_on(trial_id) and self._again(trial)):
+            self.strategy.unfinished.append(trial)
+            return
+        if kind == NO_ROOM and not is_address(self.trials_folder):  # it goes on when there is room
+            self.strategy.ledger.give_up(result["failure/reason"] if result else "")
+            return
+        with suppress(LedgerError):  # the budget's stopper ends all, and Tune would try again
+            if result and not error and "failure/kind" not in result:
+                self.strategy.report(trial, report_event(trial, result))
+            status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
+            self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
+
+    def _again(self, trial: Trial) -> bool:
+        """Whether a trial may be handed out once more after its process died."""
+        self.deaths[trial.name] += 1
+        return self.deaths[trial.name] <= RESTARTS
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the ledger is the memory."""
+
+
+class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
+    """Passes reports on to the strategy, and ends the trials that it ends."""
+
+    def __init__(self, searcher: StrategySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+        self.controller: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Know who runs the trials."""
+        self.controller = tune_controller
+
+    def end(self, names: Collection[str]) -> None:
+        """Let Tune end trials of ours that run."""
+        if not names:
+            return
+        for trial in self.controller.get_live_trials() if self.controller else []:
+            if self.searcher.names.get(trial.trial_id) in names:
+                self.controller.request_stop_trial(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Note the report of an epoch. It may end its own trial, and others that waited for it."""
+        mine = self.searcher.trials[self.searcher.names[trial.trial_id]]
+        if "failure/kind" in result:
+            return str(TrialScheduler.CONTINUE)
+        if self.searcher.sharing is not None:
+            self.searcher.sharing.saw(mine.name, result.get("metrics/gpu_memory_gb", 0.0))
+        try:
+            stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+        except LedgerError:
+            return str(TrialScheduler.STOP)
+        self.end(stopped - {mine.name})
+        return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
+        return {}
+
+
+def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
+    """How a trial ended, by what it reported last, and why."""
+    if result and "failure/kind" in result:
+        kind = result["failure/kind"]
+        return FAILED if kind == NO_ROOM else kind, result["failure/reason"]
+    return (COMPLETED, None) if trial.reports or trial.stopped_at is not None else failures.UNKNOWN
+
+
+def report_event(trial: Trial, result: dict[str, Any]) -> Event:
+    """The ledger's event of a result of Tune."""
+    # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
+    statistics = json.loads(result.get("statistics") or "null") if trial.of is not None else None
+    judged = json.loads(result.get("judged") or "null")
+    if judged is not None:  # the texts that chose nothing are what is compared
+        statistics = judged["statistics"]
+
+    def part(name: str) -> dict[str, Any]:
+        """A mapping that Tune has flattened."""
+        return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
+
+    return {
+        "event": "report",
+        "trial": trial.name,
+        "epoch": result["epoch"],
+        "metrics": part("metrics"),
+        "statistics": statistics,
+        **({"judged": judged["metrics"]} if judged is not None else {}),
+        "samples": result.get("samples", []),
+        "tables": part("tables"),
+        "data": part("data"),
+        "seconds": part("seconds"),
+        "began": result.get("began"),
+    }

@@ -18,7 +18,7 @@ from searches.question import Plan, make_plan
 from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
-from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
 from tests.killing import NAME, finished, make_toy
 from tests.runs import events, summary

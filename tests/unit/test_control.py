@@ -14,7 +14,7 @@ from gpt2core.errors import ConfigError, UserError
 from searches.running import control
 from searches.running.control import LARGEST, OPEN, Command, Control, Mailbox, ask
 from searches.running.ledger import Ledger, read_state
-from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from tests.unit.test_searcher import made
 
 

@@ -21,7 +21,7 @@ from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import translate_errors
 from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
-from searches.running.searcher import StrategyScheduler, StrategySearcher
+from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
 
 SEARCH = replace(OF_A_FACTOR, factor=())  # whose rungs measure all trials together

@@ -279,7 +279,8 @@ class Rebuilt(Strategy):
 def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_does(
     method: Method, search: Search
 ) -> None:
-    plan = plan_of(trials=18 if method.scheduler == "pbt" else 30, method=method, search=search, replicates=0)
+    trials = {"pbt": 18, "gp": 16}.get(method.scheduler if method.scheduler == "pbt" else method.sampler, 30)
+    plan = plan_of(trials=trials, method=method, search=search, replicates=0)
     living, rebuilt = in_memory(plan), Rebuilt(plan, MemoryLedger())
     for strategy in (living, rebuilt):
         Simulator(curves(), workers=3).run(strategy)
