@@ -51,11 +51,11 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
     """Begin a search or go on with it: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
     import ray  # with Optuna and MLflow it takes seconds to import
 
-    from searches.driver.connect import connect, open_run
+    from searches.driver.connect import connect, open_search
     from searches.driver.finish import finalise, finish
     from searches.driver.tune import tune
 
-    run, status = open_run(options, console()), "FAILED"
+    run, status = open_search(options, console()), "FAILED"
     interrupt_on_signals()
     try:
         spec = connect(run)

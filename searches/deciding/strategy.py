@@ -115,9 +115,8 @@ class Strategy:
     def next(self) -> Next:
         """The next trial to run, first of those that ran when their driver ended; WAIT where that takes what is not known yet,
         DONE where there is nothing left to do."""
-        return self.unfinished.pop(0) if self.unfinished else self._next()
-
-    def _next(self) -> Next:
+        if self.unfinished:
+            return self.unfinished.pop(0)
         trials = self.ledger.state.searched
         number = len(trials)
         if number < self.wanted and not self.exhausted and self.may_search():

@@ -27,7 +27,7 @@ from trainables.trial import TrialSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class SearchRun:
     """A search that is being driven: what its three steps share."""
 
     options: Options
@@ -38,7 +38,7 @@ class Run:
     screen: Screen
 
 
-def open_run(options: Options, console: Console) -> Run:
+def open_search(options: Options, console: Console) -> SearchRun:
     """Check everything that costs no trial, and open the ledger. Raises UserError."""
     plan, folder = options.plan, options.results_folder
     data = check(plan, without_pairs=any(jobs(plan, folder)))
@@ -51,10 +51,10 @@ def open_run(options: Options, console: Console) -> Run:
     ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine()})
     screen = Screen(plan, console, options.budget, ledger.state)
     tracker = Tracker(plan, ledger, uri, screen.warn)
-    return Run(options=options, console=console, data=data, ledger=ledger, tracker=tracker, screen=screen)
+    return SearchRun(options=options, console=console, data=data, ledger=ledger, tracker=tracker, screen=screen)
 
 
-def connect(run: Run) -> TrialSpec:
+def connect(run: SearchRun) -> TrialSpec:
     """Connect to MLflow and Ray, record what is searched, on which data, and where; return what every trial gets.
 
     Raises UserError where either does not answer, or data, model or comparison are not those that the search began with.

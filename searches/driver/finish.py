@@ -10,7 +10,7 @@ from gpt2core.errors import StorageError, UserError, first_line
 from gpt2core.export import export
 from gpt2core.files import write_json
 from gpt2core.storage import address, send
-from searches.driver.connect import Run
+from searches.driver.connect import SearchRun
 from searches.options import trial_folder
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
@@ -18,7 +18,7 @@ from searches.showing.screen import show
 from searches.showing.summary import summary_of
 
 
-def finalise(run: Run, status: str) -> dict[str, Any]:
+def finalise(run: SearchRun, status: str) -> dict[str, Any]:
     """Write the summary of a search that ends, well or not, and close its run in MLflow and its ledger; return the summary.
 
     Raises UserError where that of a search that ended well could not be written.
@@ -46,7 +46,7 @@ def finalise(run: Run, status: str) -> dict[str, Any]:
     return summary
 
 
-def finish(run: Run, summary: dict[str, Any]) -> int:
+def finish(run: SearchRun, summary: dict[str, Any]) -> int:
     """Write the report, export the winner, then print both; return the exit status."""
     folder, console = run.options.results_folder, run.console
     report, files, written = _report(summary, folder)

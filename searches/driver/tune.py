@@ -6,7 +6,7 @@ from dataclasses import replace
 from gpt2core.storage import address
 from searches.deciding.final import final_test
 from searches.deciding.strategy import Strategy
-from searches.driver.connect import Run
+from searches.driver.connect import SearchRun
 from searches.driver.finish import finalise
 from searches.options import Options
 from searches.pairs import make_pairs
@@ -23,7 +23,7 @@ from trainables.heartbeat import leaving_when_ray_ends
 from trainables.trial import TrialSpec
 
 
-def tune(run: Run, spec: TrialSpec) -> None:
+def tune(run: SearchRun, spec: TrialSpec) -> None:
     """Run all trials and replicates, or as many as the budget allows. Raises UserError, KeyboardInterrupt."""
     options, ledger = run.options, run.ledger
     with leaving_when_ray_ends(lambda: finalise(run, "FAILED")) as heart:
