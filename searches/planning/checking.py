@@ -68,10 +68,10 @@ def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
             }
         )
         return
-    _same(recorded, description, "digest", "data")
-    _same(recorded, description, "model", "model")
+    _check_same(recorded, description, "digest", "data")
+    _check_same(recorded, description, "model", "model")
     for key in firsts:
-        _same(recorded, description, key, f"data of the first stage `{key.removeprefix('first_')}`")
+        _check_same(recorded, description, key, f"data of the first stage `{key.removeprefix('first_')}`")
 
 
 def plain_digest(plan: Plan) -> str:
@@ -80,7 +80,7 @@ def plain_digest(plan: Plan) -> str:
     return "" if config.task == "rewriting" else task_data(config).corpus.digest
 
 
-def _same(recorded: Mapping[str, str], now: Mapping[str, str], key: str, what: str) -> None:
+def _check_same(recorded: Mapping[str, str], now: Mapping[str, str], key: str, what: str) -> None:
     """Raise UserError where something is no longer what the ledger says of it."""
     if recorded.get(key, now[key]) != now[key]:
         raise UserError(
@@ -95,7 +95,7 @@ def record_pairs(plan: Plan, ledger: Ledger) -> None:
     if not folders:
         return
     recorded, now = ledger.state.data, {"pairs": sets_digest(folders)}
-    _same(recorded, now, "pairs", "set of generated pairs")
+    _check_same(recorded, now, "pairs", "set of generated pairs")
     if "pairs" not in recorded:
         state = ledger.state
         ledger.record(

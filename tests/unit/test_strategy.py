@@ -435,7 +435,7 @@ def test_a_population_trains_on_from_the_first_stage_that_its_weights_lie_on(fir
         reference={**SEARCH.reference, "dropout": 0.1},
     )
     strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0, search=search))
-    simulate(strategy, curves(), workers=4)
+    Simulator(curves(), workers=4).run(strategy)
     trials = strategy.ledger.state.trials
     pairs = [(trial, trials[str(trial.parent)]) for trial in trials.values() if trial.parent]
     assert any(heir.point["lr"] != parent.point["lr"] for heir, parent in pairs)
