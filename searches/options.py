@@ -76,7 +76,7 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="time a few steps, print what would run and take; start nothing")
-    p.add_argument("--smoke", action="store_true", help="the whole way in a minute, on a few rows; scores mean nothing")
+    p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
     _question(p.add_argument_group("what is searched"))
     _method(p.add_argument_group("how it is searched"))
     _comparison(p.add_argument_group("how settings are compared"))
@@ -113,9 +113,11 @@ def _method(p: Group) -> None:
     )
     p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
     samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
-    p.add_argument("--sampler", default=DEFAULT.sampler, help=f"who proposes: {samplers} (default: {DEFAULT.sampler})")
     p.add_argument(
-        "--scheduler", default=DEFAULT.scheduler, help=f"who stops early: {schedulers} (default: {DEFAULT.scheduler})"
+        "--sampler", default=DEFAULT.sampler, help=f"search algorithm: {samplers} (default: {DEFAULT.sampler})"
+    )
+    p.add_argument(
+        "--scheduler", default=DEFAULT.scheduler, help=f"early stopping: {schedulers} (default: {DEFAULT.scheduler})"
     )
     p.add_argument(
         "--grace",
@@ -206,7 +208,7 @@ def _results(p: Group, name: str) -> None:
         "--resume",
         default="auto",
         choices=("auto", "never", "must"),
-        help="go on with an earlier search of that name: if there is one (auto), never, or only so (must)",
+        help="go on with an earlier search of that name: if there is one (auto), never, or fail if there is none (must)",
     )
 
 

@@ -29,7 +29,7 @@ from searches.showing.summary import summary_of
 from tests.benchmarks.compare import CONSOLE
 from tests.ledgers import options_of, write_ledger
 
-AT_ONCE = 6  # proposals that need none of the others to have ended; the first does not count
+AT_ONCE = 4  # proposals that need none of the others to have ended; the first does not count
 REFRESHES = 20
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ def _strategy(options: Options, ledger: Ledger) -> Strategy:
 
 def _proposal(strategy: Strategy) -> float:
     """Seconds of a proposal, with its event on the disk."""
+    strategy.unfinished.clear()  # proposals of the measurement before
     strategy.next()
     seconds, proposed = timed(lambda: [strategy.next() for _ in range(AT_ONCE - 1)])
     if not all(isinstance(one, Trial) for one in proposed):
