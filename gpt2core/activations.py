@@ -1,8 +1,7 @@
-"""What the frozen part of a model makes of a data set, computed once: runs that train blocks further up, or a head, start there.
+"""A cache of the output of a model's frozen blocks for a data set, computed once for all runs that train further up.
 
-The frozen part runs without dropout (`gpt2core.adapters`), so a text has the same activations in every epoch and every run of
-one base. They are kept in Arrow files that are mapped into memory: what is read stays in memory as long as there is room, and all
-processes of a machine share it.
+The frozen blocks run without dropout (`gpt2core.adapters`), so a text has the same activations in every epoch and every run of
+one base. They are kept in memory-mapped Arrow files, which all processes of a machine share.
 """
 
 import hashlib
@@ -21,20 +20,21 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.tokens import Activations, Tokens
 from gpt2core.files import cache_folder, locked, trim
-from gpt2core.model import GPT2, Reading
+from gpt2core.model import GPT2, TrunkInput
+from gpt2core.precision import autocast
 from gpt2core.tasks import Task
 from gpt2core.tasks.base import by_length
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import fixed_digest
 
-LARGEST = 4 * 10**9  # bytes of a data set's activations; of a larger one, none are kept
-ALL = 20 * 10**9  # bytes of all that is kept; beyond, what was not used for longest goes
-ROWS = 32  # texts that are computed at once
+LARGEST = 4 * 10**9  # bytes of a data set's activations; those of a larger one are not cached
+ALL = 20 * 10**9  # bytes of the cache; beyond, the least recently used files are deleted
+ROWS = 32  # texts of a forward pass
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """The part of an adapted `model` below its `entry`, whose weights are those of `base`, and the task that it reads for."""
+class FrozenBlocks:
+    """The blocks of an adapted `model` below its first trainable one, whose weights are those of `base`, and its task."""
 
     model: GPT2
     base: GPT2
@@ -42,54 +42,54 @@ class Frozen:
     tokenizer: Tokenizer
     config: RunConfig
 
-    def read(self, tokens: Tokens, autocast: torch.autocast) -> Tokens:
-        """Return the same examples with what comes out of this part, computed within `autocast`; as they are where there is no
-        such part, or too much of it."""
-        model = self.model
-        if not model.entry or not len(tokens):
+    def with_activations(self, tokens: Tokens, *, bfloat16: bool) -> Tokens:
+        """Return the same examples with the output of these blocks; as they are if no block is frozen or the output too large."""
+        model, end = self.model, self.model.first_trainable_block
+        if not end or not len(tokens):
             return tokens
-        of_texts = model.entry == len(model.blocks) and self._reading(tokens, np.array([0])).lengths is not None
+        of_texts = end == len(model.blocks) and self._trunk_input(tokens, np.array([0])).lengths is not None
         starts = np.arange(len(tokens)) if of_texts else np.cumsum(tokens.lengths) - tokens.lengths
         shape = (len(tokens) if of_texts else int(tokens.lengths.sum()), model.config.n_embd)
         if 4 * math.prod(shape) > LARGEST:
             return tokens
-        path = cache_folder("activations") / f"{self._address(tokens, autocast)}.arrow"
+        path = cache_folder("activations") / f"{self._key(tokens, bfloat16)}.arrow"
         with locked(path.with_suffix(".lock")):
             if _read(path, shape) is None:
-                made = Activations(np.empty(shape, np.float32), starts, of_texts)
-                with autocast:
-                    self._fill(made, tokens)
+                activations = Activations(np.empty(shape, np.float32), starts, of_texts)
+                with autocast(model.wte.weight.device, bfloat16=bfloat16):
+                    self._fill(activations, tokens)
                 with suppress(OSError):  # on a full disk, say: they are computed in each epoch then
-                    _write(path, made.values)
+                    _write(path, activations.values)
             values = _read(path, shape)
-        return tokens if values is None else tokens.with_below(Activations(values, starts, of_texts))
+        return tokens if values is None else tokens.with_activations(Activations(values, starts, of_texts))
 
-    def _reading(self, tokens: Tokens, index: np.ndarray) -> Reading:
+    def _trunk_input(self, tokens: Tokens, index: np.ndarray) -> TrunkInput:
         batch = collate(tokens, index, self.model.wte.weight.device)
-        return self.task.reading(batch, self.tokenizer, self.config)
+        return self.task.trunk_input(batch, self.tokenizer, self.config)
 
     @torch.inference_mode()
-    def _fill(self, made: Activations, tokens: Tokens) -> None:
-        """Compute the activations, texts of like length together."""
+    def _fill(self, activations: Activations, tokens: Tokens) -> None:
+        """Compute the activations, texts of similar length together."""
         model = self.model
         for index in by_length(tokens, ROWS):
-            reading = self._reading(tokens, index)
-            x = model.embed(reading.input_ids, reading.segments)
-            found = model.through(x, reading, 0, model.entry).float().cpu().numpy()
+            inputs = self._trunk_input(tokens, index)
+            x = model.embed(inputs.input_ids, inputs.segments)
+            outputs = model.run_blocks(x, inputs, 0, model.first_trainable_block).float().cpu().numpy()
             for row, number in enumerate(index):
-                rows = found[row : row + 1] if made.of_texts else found[row, : tokens.lengths[number]]
-                made.values[made.starts[number] : made.starts[number] + len(rows)] = rows
+                rows = outputs[row : row + 1] if activations.of_texts else outputs[row, : tokens.lengths[number]]
+                start = activations.starts[number]
+                activations.values[start : start + len(rows)] = rows
 
-    def _address(self, tokens: Tokens, autocast: torch.autocast) -> str:
+    def _key(self, tokens: Tokens, bfloat16: bool) -> str:
         """A hash of all that decides the activations."""
         deciding = {
             "base": fixed_digest(self.base),
-            "entry": self.model.entry,
+            "entry": self.model.first_trainable_block,
             "attention": self.config.attention_config.model_dump(),
             "task": self.task.name,
             "tokenizer": self.tokenizer.digest,  # its EOS divides texts into segments
             "cross_documents": self.config.cross_documents,
-            "precision": str(autocast.fast_dtype) if autocast._enabled else "float32",
+            "precision": "torch.bfloat16" if bfloat16 else "float32",
             "computed": [torch.__version__, self.model.wte.weight.device.type],
         }
         sha = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
@@ -100,14 +100,14 @@ class Frozen:
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    """Keep activations (R, C), and let the files go that were not used for longest."""
+    """Write activations (R, C), and delete the least recently used files beyond ALL."""
     array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     keep(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
-    trim(path.parent, ALL)  # who has a file mapped keeps it
+    trim(path.parent, ALL)  # a process that has mapped a file keeps it
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Map the activations of a file; None where it is not there, or damaged."""
+    """Map the activations of a file into memory; None if it is missing or damaged."""
     table = kept(path, _schema(shape[1]))
     if table is None or len(table) != shape[0]:
         return None

@@ -14,6 +14,7 @@ from rich.table import Table
 from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
+from gpt2core.builders import build_model, device
 from gpt2core.cli import settings
 from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
 from gpt2core.console import console
@@ -38,7 +39,6 @@ from gpt2core.tasks.base import objective_of
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.training import build, device
 from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = console(160, soft_wrap=True)
@@ -313,7 +313,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
     base = starting_model(trained)
-    model = build(trained, base, device())
+    model = build_model(trained, base, device())
     epoch = checkpoints.load_best(folder, model, base)
     return (
         config,

@@ -10,12 +10,12 @@ from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.lora import TARGETS, lora_blocks
 from gpt2core.attention import schedule
 from gpt2core.attention.pattern import offsets, pairs
+from gpt2core.builders import add_head
 from gpt2core.config import PATTERNED, PRESETS, ModelConfig, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.lookup import lookup
 from gpt2core.memory import FORMULA, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
-from gpt2core.training import add_head
 from gpt2core.weights import shape_of
 
 MEANINGS = {

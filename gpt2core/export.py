@@ -8,11 +8,11 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.adapters.folder import pairs, save_adapter
 from gpt2core.adapters.lora import merge_lora
+from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.stages import starting_model
 from gpt2core.tasks import TASKS
-from gpt2core.training import build
 from gpt2core.weights import hub_name, model_folder, save_model
 
 Format = Literal["model", "adapter"]
@@ -32,7 +32,7 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     if format == "adapter":
         return _export_adapter(config, checkpoint, out)
     base = starting_model(config)
-    model = build(config, base, CPU)
+    model = build_model(config, base, CPU)
     epoch = checkpoints.load_best(checkpoint, model, base)
     if config.adapter == "lora":
         merge_lora(model)
@@ -56,7 +56,7 @@ def check_format(config: RunConfig, format: Format) -> None:
 
 def _export_adapter(config: RunConfig, checkpoint: Path, out: Path) -> int:
     base = starting_model(config)
-    model = build(config, base, CPU)
+    model = build_model(config, base, CPU)
     start = pairs(model)
     epoch = checkpoints.load_best(checkpoint, model, base)
     found = pairs(model)

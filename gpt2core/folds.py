@@ -23,10 +23,11 @@ from gpt2core.memory import predicted_gpu_memory_gb
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.steps import Answer, Events, Step, alone, answered
+from gpt2core.run import ALONE, Workers
+from gpt2core.steps import Events, Outcome, Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.tasks.base import measured, objective_of
-from gpt2core.training import ALONE, EpochReport, Workers, is_best
+from gpt2core.training import EpochReport, is_best
 
 #: Gives the model that a run starts from: with a first stage on the run's own texts, each sub-run has another.
 Start = Callable[[RunConfig], GPT2]
@@ -38,7 +39,7 @@ def train(
     config: RunConfig, start: Start, data: TaskData, *, folder: Path | None = None, workers: Workers = ALONE
 ) -> Iterator[EpochReport]:
     """Train a run, or all sub-runs of a round, and yield a report after each epoch; raise as `training.train` does."""
-    yield from alone(loop(config, start, data, folder=folder, workers=workers))
+    yield from take_steps(loop(config, start, data, folder=folder, workers=workers))
 
 
 def loop(
@@ -48,7 +49,7 @@ def loop(
     *,
     folder: Path | None,
     workers: Workers = ALONE,
-    leaving: Callable[[], bool] = lambda: False,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
     """The same, step by step. A single run is `training.loop`'s; of a round, an epoch is that of all its sub-runs.
 
@@ -56,11 +57,11 @@ def loop(
     different training texts.
     """
     if not config.is_round:
-        yield from training.loop(config, start(config), data, folder=folder, workers=workers, leaving=leaving)
+        yield from training.loop(config, start(config), data, folder=folder, workers=workers, preempted=preempted)
         return
     metrics = lookup(TASKS, config.task, "task").metrics
     objective = objective_of(TASKS[config.task], config)
-    runs = [_sub_run(part, start, data, folder, workers, leaving) for part in config.sub_runs]
+    runs = [_sub_run(part, start, data, folder, workers, preempted) for part in config.sub_runs]
     history: list[dict[str, Any]] = []
     while True:
         parts = []
@@ -100,18 +101,18 @@ def _sub_run(
     data: TaskData,
     folder: Path | None,
     workers: Workers,
-    leaving: Callable[[], bool],
+    preempted: Callable[[], bool],
 ) -> Events[EpochReport]:
     """A sub-run; what it starts from is asked for when it begins."""
     own = folder and _folder(folder, part)
-    yield from training.loop(part, start(part), data, folder=own, workers=workers, leaving=leaving)
+    yield from training.loop(part, start(part), data, folder=own, workers=workers, preempted=preempted)
 
 
-def _epoch(run: Events[EpochReport]) -> Generator[Step, Answer, EpochReport | None]:
+def _epoch(run: Events[EpochReport]) -> Generator[Step, Outcome, EpochReport | None]:
     """Let a sub-run ask for its steps up to its next report; None where there is none."""
-    event = answered(run, None)
+    event = advance(run, None)
     while isinstance(event, Step):
-        event = answered(run, (yield event))
+        event = advance(run, (yield event))
     return event
 
 

@@ -109,31 +109,35 @@ def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention with separate query, key and value projections, so that each can be adapted alone."""
 
-    def __init__(self, config: ModelConfig, attend: Attend, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
-        self.n_head, self.attend, self.dropout = config.n_head, attend, dropout
+        self.n_head, self.kernel, self.dropout = config.n_head, kernel, dropout
         self.query = nn.Linear(config.n_embd, config.n_embd)
         self.key = nn.Linear(config.n_embd, config.n_embd)
         self.value = nn.Linear(config.n_embd, config.n_embd)
         self.dense = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        q, k, v = (self.heads(project(x)) for project in (self.query, self.key, self.value))
+        q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
         if cache is not None:
             k, v = cache.extend(block, k, v)
-        return cast(Tensor, self.dense(self.among(q, k, v, segments)))
+        return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
 
-    def last(self, x: Tensor, segments: Tensor) -> Tensor:
-        """The same for the last token alone: (B, T, C), padded on the left with tokens of another segment -> (B, 1, C)."""
-        q, k, v = self.heads(self.query(x[:, -1:])), self.heads(self.key(x)), self.heads(self.value(x))
-        return cast(Tensor, self.dense(self.among(q, k, v, segments)))
+    def forward_last_token(self, x: Tensor, segments: Tensor) -> Tensor:
+        """The output of the last token only: (B, T, C), padded on the left with tokens of another segment -> (B, 1, C)."""
+        q, k, v = (
+            self.split_heads(self.query(x[:, -1:])),
+            self.split_heads(self.key(x)),
+            self.split_heads(self.value(x)),
+        )
+        return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
 
-    def among(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
-        """What the heads give, side by side: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, T, C)."""
-        out = self.attend(q, k, v, segments, self.dropout if self.training else 0.0)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+        """The concatenated heads: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, T, C)."""
+        out = self.kernel(q, k, v, segments, self.dropout if self.training else 0.0)
         return out.transpose(1, 2).flatten(2)
 
-    def heads(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, H, T, D)."""
         return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
 
@@ -141,10 +145,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One pre-LN transformer block."""
 
-    def __init__(self, config: ModelConfig, attend: Attend, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attention = Attention(config, attend, dropout)
+        self.attention = Attention(config, kernel, dropout)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp_in = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.mlp_out = nn.Linear(4 * config.n_embd, config.n_embd)
@@ -153,14 +157,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
         return self._mlp(x + self.drop(self.attention(self.ln_1(x), segments, cache, block)))
 
-    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Only what becomes of the last real token of each text: (B, T, C) padded on the right, lengths (B,) -> (B, C)."""
-        x, segments = self.padded_left(x, lengths)
-        return self._mlp(x[:, -1:] + self.drop(self.attention.last(self.ln_1(x), segments)))[:, 0]
+    def forward_last_token(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The output of each text's last real token only: (B, T, C) padded on the right, lengths (B,) -> (B, C)."""
+        x, segments = self.pad_left(x, lengths)
+        return self._mlp(x[:, -1:] + self.drop(self.attention.forward_last_token(self.ln_1(x), segments)))[:, 0]
 
     @staticmethod
-    def padded_left(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the padding of (B, T, C) to the left, for a kernel's queries are the last tokens; return segments too."""
+    def pad_left(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the padding of (B, T, C) to the left, since a kernel's queries are the last tokens; return segments (B, T) too."""
         batch, t, _ = x.shape
         index = torch.arange(t, device=x.device) - (t - lengths[:, None])
         rows = torch.arange(batch, device=x.device)[:, None] * t
@@ -172,17 +176,17 @@ class Block(nn.Module):
         return cast(Tensor, x + self.drop(self.mlp_out(hidden)))
 
 
-class Reading(NamedTuple):
-    """What the trunk is to make of texts: tokens (B, T), padded on the right, and their segments (B, T), if any.
+class TrunkInput(NamedTuple):
+    """What the trunk reads: tokens (B, T), padded on the right, and their segments (B, T), if there are several.
 
-    With `lengths` (B,), the hidden states of their last real tokens alone. With `below`, from there on: what comes out of
-    the blocks below the model's `entry`, (B, T, C); of a model whose trunk is frozen, and with `lengths`, (B, C).
+    With `lengths` (B,), only the hidden states of the last real tokens are wanted. `cached_activations` are the output (B, T, C)
+    of the blocks below `GPT2.first_trainable_block`, which are then left out; (B, C) if no block trains and `lengths` are given.
     """
 
     input_ids: Tensor
     segments: Tensor | None = None
     lengths: Tensor | None = None
-    below: Tensor | None = None
+    cached_activations: Tensor | None = None
 
 
 class GPT2(nn.Module):
@@ -194,14 +198,14 @@ class GPT2(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, attend, dropout) for attend in kernels(attention, config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, kernel, dropout) for kernel in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # of classes, where a task has them
         self.class_names: tuple[str, ...] = ()  # what the folder of a head calls its classes, if it does
         self.origin: str | None = None  # the first stage that it comes from, see `weights.origin`
-        self.entry = 0  # the first block that trains; all blocks below stay as they are, the embeddings with them
-        self.recompute = (
-            False  # whether training keeps what comes into a block alone, and computes the rest of it twice
+        self.first_trainable_block = 0  # the embeddings and the blocks below it are frozen; 0 if the embeddings train
+        self.gradient_checkpointing = (
+            False  # whether training stores each block's input alone and computes the rest twice
         )
         #: Of a model whose weights stay as they are: hidden states and cache of the prompts that it continued last.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
@@ -225,7 +229,7 @@ class GPT2(nn.Module):
         return cast(Tensor, self.ln_f(x))
 
     def embed(self, input_ids: Tensor, segments: Tensor | None, past: int = 0) -> Tensor:
-        """What the first block reads (B, T, C) of tokens (B, T) that `past` others go before; raise ConfigError as `forward`."""
+        """Return the embeddings (B, T, C) of tokens (B, T) that follow `past` others; raise ConfigError as `forward`."""
         if past + input_ids.shape[1] > self.config.n_positions:
             raise ConfigError(
                 f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
@@ -233,22 +237,23 @@ class GPT2(nn.Module):
             )
         return cast(Tensor, self.drop(self.wte(input_ids) + self.wpe(_positions(input_ids, segments, past))))
 
-    def read(self, reading: Reading) -> Tensor:
-        """Return the last hidden states of a reading: (B, T, C), or with its `lengths` (B, C)."""
-        first = 0 if reading.below is None else self.entry
-        x = self.embed(reading.input_ids, reading.segments) if reading.below is None else reading.below
-        return cast(Tensor, self.ln_f(self.through(x, reading, first, len(self.blocks))))
+    def run_trunk(self, inputs: TrunkInput) -> Tensor:
+        """Return the last hidden states: (B, T, C), or (B, C) if `inputs` has `lengths`."""
+        x, first = inputs.cached_activations, self.first_trainable_block
+        if x is None:
+            x, first = self.embed(inputs.input_ids, inputs.segments), 0
+        return cast(Tensor, self.ln_f(self.run_blocks(x, inputs, first, len(self.blocks))))
 
-    def through(self, x: Tensor, reading: Reading, first: int, end: int) -> Tensor:
-        """What comes out of the blocks `first` to `end` - 1 of what comes in, (B, T, C); shapes as in `read`."""
+    def run_blocks(self, x: Tensor, inputs: TrunkInput, first: int, end: int) -> Tensor:
+        """Return the output of the blocks `first` to `end` - 1 for the input `x` (B, T, C); shapes as in `run_trunk`."""
         for number in range(first, end):
             block = cast(Block, self.blocks[number])
-            if number + 1 == len(self.blocks) and reading.lengths is not None:
-                x = block.last(x, reading.lengths)
-            elif self.recompute and self.training:
-                x = cast(Tensor, checkpoint(block, x, reading.segments, None, number, use_reentrant=False))
+            if number + 1 == len(self.blocks) and inputs.lengths is not None:
+                x = block.forward_last_token(x, inputs.lengths)
+            elif self.gradient_checkpointing and self.training:
+                x = cast(Tensor, checkpoint(block, x, inputs.segments, None, number, use_reentrant=False))
             else:
-                x = block(x, reading.segments, None, number)
+                x = block(x, inputs.segments, None, number)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -262,19 +267,19 @@ class GPT2(nn.Module):
         """
         kept, targets, keep = _scored(hidden, labels)
         pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
-        losses = [functional.cross_entropy(widened(self.logits(h)), t, reduction="none") for h, t in pieces]
+        losses = [functional.cross_entropy(upcast(self.logits(h)), t, reduction="none") for h, t in pieces]
         return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, keep.nonzero()[:, 0], torch.cat(losses))
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """The sum of `losses`, to be trained on: the logits of LOGITS positions are alive at once, and so are their gradients."""
+        """The sum of `losses`, for training: the logits and gradients of only LOGITS positions are in memory at once."""
         kept, targets, _ = _scored(hidden, labels)
         options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
 
 
-def widened(x: Tensor) -> Tensor:
-    """A tensor in float32, if its own type is no wider: what a sum over many numbers wants."""
+def upcast(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or in its own type if that is wider, for sums over many numbers."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

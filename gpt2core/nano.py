@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model
 from gpt2core.config import MODELS, RunConfig
 from gpt2core.data.shakespeare import load_plays
 from gpt2core.files import cache_folder, read_json
@@ -16,7 +17,7 @@ from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import train_bpe
-from gpt2core.training import build, train
+from gpt2core.training import train
 from gpt2core.weights import ASSETS, save_model
 
 CONFIG = RunConfig(
@@ -90,7 +91,7 @@ def main() -> None:
             f"{m['dev_perplexity']:.2f}, {m['tokens_per_second']:.0f} tokens/s",
             flush=True,
         )
-    model = build(CONFIG, base, torch.device("cpu"))
+    model = build_model(CONFIG, base, torch.device("cpu"))
     epoch = checkpoints.load_best(work, model)
     save_model(model, folder)
     state = read_json(work / checkpoints.BEST / checkpoints.STATE)

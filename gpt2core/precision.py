@@ -9,6 +9,11 @@ from gpt2core.config import RunConfig
 from gpt2core.model import GPT2
 
 
+def autocast(device: torch.device, *, bfloat16: bool) -> torch.autocast:
+    """Return the context of forward passes in bfloat16, or in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+
 def in_bfloat16(config: RunConfig, device: torch.device) -> bool:
     """Whether a run is in bfloat16 on a device: where it says so, or by default on a GPU that has it."""
     if config.precision == "auto":

@@ -1,4 +1,4 @@
-"""How fast a run would be: a few of its real steps and evaluations, timed on the device and with the threads it would have."""
+"""How fast a run would be: a few of its own steps and evaluations are timed, with the device and threads it would have."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from gpt2core.builders import build_model, device
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import epoch_batches
 from gpt2core.decoding.cache import decoding_anew
 from gpt2core.errors import UserError
 from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
 from gpt2core.ranges import Range, exactly
+from gpt2core.run import Run
 from gpt2core.tasks import TASKS, TaskData
-from gpt2core.training import Run, build, device
 
 STEPS = 6  # timed, from short batches to long ones
 EXAMPLES, TOKENS = 64, 8192  # of the dev split, at most, in a timed evaluation
@@ -78,24 +78,22 @@ def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float
     if not run.trainable:
         return exactly(0.0)
     run.model.train()
-    lengths = run.tokens.lengths[: run.sizes[-1]]
-    batches = epoch_batches(lengths, config.batch_size, config.seed, epoch=1)
-    chosen = spread(sorted(batches, key=lambda batch: len(batch) * int(lengths[batch].max())))
-    chosen = _alone(run, chosen)
-    run.step(0, chosen[0])
-    return mean_range(timed([partial(run.step, 0, batch) for batch in chosen], patience))
+    batches = spread(sorted(run.batches(config.epochs), key=run.padded_token_count))
+    batches = _keep_only(run, batches)
+    run.step(0, batches[0])
+    return mean_range(timed([partial(run.step, 0, batch) for batch in batches], patience))
 
 
-def _alone(run: Run, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Leave a run the examples of some batches, so that only theirs are read by what is frozen; return their new numbers."""
+def _keep_only(run: Run, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave a run the examples of some batches, so that activations are cached of these only; return them renumbered."""
     examples = np.concatenate(batches)
-    run.tokens, run.weights = run.tokens.take(examples), run.weights[examples]
-    run.start_above(evaluates=False)
+    run.keep(examples)
+    run.use_cached_activations(evaluates=False)
     return np.split(np.arange(len(examples)), np.cumsum([len(batch) for batch in batches])[:-1])
 
 
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A few of sorted batches, evenly spread, the middle ones first: their mean is that of all."""
+    """STEPS of the sorted batches, evenly spread, the middle ones first: their mean estimates that of all."""
     places = [(number + 0.5) / STEPS for number in range(STEPS)]
     places.sort(key=lambda place: abs(place - 0.5))
     return [batches[int(place * len(batches))] for place in places]
@@ -115,7 +113,7 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
 def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
     task, dev = lookup(TASKS, config.task, "task"), data.splits["dev"]
     part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
-    model = build(config, base, device()).train(False)
+    model = build_model(config, base, device()).train(False)
     scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
 
     def evaluate(new_tokens: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model, device
 from gpt2core.config import PairKeys, RunConfig
 from gpt2core.files import cache_folder, locked, trim, used
 from gpt2core.lookup import lookup
@@ -20,7 +21,7 @@ from gpt2core.precision import in_bfloat16
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.training import build, device, train
+from gpt2core.training import train
 from gpt2core.weights import load_model, model_folder, origin, shape_of
 
 ALL = 50 * 10**9  # bytes of all first stages that are kept: one of gpt2-large has 12; beyond, see `files.trim`
@@ -91,7 +92,7 @@ def trained_first(stage: RunConfig) -> GPT2:
         trim(folder.parent, ALL)
         for _ in train(stage, base, data, folder=folder):
             pass  # where it was made before, this only reads its record
-        model = build(stage, base, torch.device("cpu"))
+        model = build_model(stage, base, torch.device("cpu"))
         checkpoints.load_best(folder, model, base)
     model.head, model.origin = None, address
     return model.requires_grad_(False).train(False)

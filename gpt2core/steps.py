@@ -1,70 +1,72 @@
-"""The steps that a run asks for, and whoever takes them: how `gpt2core.training` and `gpt2core.packing` talk to each other."""
+"""Optimizer steps as requests: a run yields a `Step`, and whoever drives it sends back the outcome.
+
+So `gpt2core.training` need not know whether a step is taken alone or, by `gpt2core.packing`, together with those of other runs.
+"""
 
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gpt2core.training import Run
+from gpt2core.run import Run
+
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step that a run waits for: its number from 0 on, the examples of its batch (B,), and how many tokens
-    these have."""
-
-    run: "Run"
-    number: int
-    batch: np.ndarray
-    tokens: int
-
-    def alone(self) -> "Done | Exception":
-        """Take it; return what came of it, which may be an error."""
-        started = time.perf_counter()
-        try:
-            loss = self.run.step(self.number, self.batch)
-        except Exception as error:
-            return error
-        return Done(loss, time.perf_counter() - started)
-
-
-class Done(NamedTuple):
-    """A step that was taken: the sum of its losses in nats, and the seconds that it cost."""
+class StepResult(NamedTuple):
+    """The sum of the losses of a step's batch in nats, and the seconds that the step took."""
 
     loss: float
     seconds: float
 
 
-R = TypeVar("R")
-
-#: What came of a step.
-Answer = Done | Exception | None
-
-#: Steps that are to be answered, and between them a report of each epoch.
-Events = Generator[Step | R, Answer, None]
+#: A result, or the error that a step ended with; None at a report, or where a run starts.
+Outcome = StepResult | Exception | None
 
 
-def answered(events: Events[R], answer: Answer) -> Step | R | None:
-    """Tell a run what came of its step, None where it is at a report or begins; return what comes next, None at the end.
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step that a run waits for: its number from 0, its batch (B,) and the number of tokens in it."""
 
-    A run raises the error that its step ended with, where it says no better.
+    run: Run
+    number: int
+    batch: np.ndarray
+    tokens: int
+
+    def take(self) -> StepResult | Exception:
+        """Take the step on its own; return its result, or the error that it raised."""
+        started = time.perf_counter()
+        try:
+            loss = self.run.step(self.number, self.batch)
+        except Exception as error:
+            return error
+        return StepResult(loss, time.perf_counter() - started)
+
+
+#: A run: it yields the steps that it waits for, and in between a report of each epoch.
+Events = Generator[Step | R, Outcome, None]
+
+
+def advance(events: Events[R], outcome: Outcome) -> Step | R | None:
+    """Send a run the outcome of its last event; return its next event, None at the end.
+
+    A run raises the error that its step ended with, unless it has a better one.
     """
     try:
-        return events.send(answer)
+        return events.send(outcome)
     except StopIteration:
         return None
 
 
-def alone(events: Events[R]) -> Iterator[R]:
-    """Take a run's steps one after the other; yield its reports."""
-    event = answered(events, None)
+def take_steps(events: Events[R]) -> Iterator[R]:
+    """Take a run's steps one after another; yield its reports."""
+    event = advance(events, None)
     while event is not None:
-        answer: Answer = None
+        outcome: Outcome = None
         if isinstance(event, Step):
-            answer = event.alone()
+            outcome = event.take()
         else:
             yield event
-        event = answered(events, answer)
+        event = advance(events, outcome)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch.profiler import profile, schedule
 
 from gpt2core.files import atomic_path
-from gpt2core.steps import Events, Step, answered
+from gpt2core.steps import Events, Step, advance
 
 BEFORE, STEPS = 2, 3  # steps that are passed over, for the first ones are not like the rest, and steps that are traced
 
@@ -24,12 +24,12 @@ def traced(events: Events[R], path: Path) -> Events[R]:
 
     order = schedule(wait=BEFORE - 1, warmup=1, active=STEPS, repeat=1)
     with profile(schedule=order, on_trace_ready=write, record_shapes=True) as tracer:
-        event, left = answered(events, None), BEFORE + STEPS
+        event, left = advance(events, None), BEFORE + STEPS
         while event is not None and left:
             answer = yield event
             if isinstance(event, Step):
                 tracer.step()
                 left -= 1
-            event = answered(events, answer)
+            event = advance(events, answer)
     while event is not None:
-        event = answered(events, (yield event))
+        event = advance(events, (yield event))

@@ -100,10 +100,10 @@ class Pack:
 
     def _advance(self, member: _Member, answer: Any) -> None:
         """Tell a trial what came of its step, and let those know who wait for its report."""
-        from gpt2core.steps import Step, answered
+        from gpt2core.steps import Step, advance
 
         try:
-            member.event = answered(member.events, answer)
+            member.event = advance(member.events, answer)
         except Exception as error:
             member.error = error
         if member.error is not None or not isinstance(member.event, Step):
@@ -114,8 +114,8 @@ class Pack:
 
 def _write_ahead(runs: Sequence[RunConfig]) -> None:
     """Write in one batch what runs that train nothing, and differ in decoding alone, are judged by."""
+    from gpt2core.builders import build_model, device
     from gpt2core.tasks import sonnet
-    from gpt2core.training import build, device
     from trainables import warm
 
     groups = defaultdict(list)
@@ -127,7 +127,7 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
         if len(alike) > 1:
             with suppress(Exception):  # each says for itself what is wrong with it
                 base, data = warm.inputs(alike[0])
-                model, dev = build(alike[0], base, device()), data.divided(alike[0])
+                model, dev = build_model(alike[0], base, device()), data.divided(alike[0])
                 sonnet.write_ahead(model, dev, alike, "dev")
 
 

@@ -29,16 +29,16 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from gpt2core import checkpoints
+    from gpt2core.builders import build_model, device
     from gpt2core.metrics import counts
     from gpt2core.tasks import TASKS
-    from gpt2core.training import build, device
     from trainables import warm
 
     spec = TrialSpec.from_dict(values)
     torch.set_num_threads(spec.cpus_per_worker)
     base, data = warm.inputs(spec.run)
     check_data(spec, data)
-    model = build(spec.run, base, device())
+    model = build_model(spec.run, base, device())
     folder = local(spec.folder)
     fetch(folder / checkpoints.BEST)
     checkpoints.load_best(folder, model, base)

@@ -78,9 +78,9 @@ Payload = dict[str, Any]
 
 def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]:
     """Train the trial's run and yield what is to be reported after each epoch."""
-    from gpt2core.steps import alone
+    from gpt2core.steps import take_steps
 
-    yield from alone(events(spec, rank, size))
+    yield from take_steps(events(spec, rank, size))
 
 
 def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
@@ -93,11 +93,11 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
 
     from gpt2core import folds
     from gpt2core.memory import process_memory_gb
-    from gpt2core.steps import Step, answered
+    from gpt2core.run import Workers
+    from gpt2core.steps import Step, advance
     from gpt2core.tasks import TASKS
     from gpt2core.tasks.base import objective_of
     from gpt2core.tracing import traced
-    from gpt2core.training import Workers
     from trainables import warm
     from trainables.preemption import Leaving
 
@@ -113,13 +113,13 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         notes = [note] if (note := data.corpus.facts.get("note")) else []
         folder = _checkpoints(spec, rank, size)
         leaving = Leaving(size)
-        run = folds.loop(spec.run, warm.start, data, folder=folder, workers=Workers(rank, size), leaving=leaving)
+        run = folds.loop(spec.run, warm.start, data, folder=folder, workers=Workers(rank, size), preempted=leaving)
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
-        report = answered(run, None)
+        report = advance(run, None)
         while report is not None:
             if isinstance(report, Step):
-                report = answered(run, (yield report))
+                report = advance(run, (yield report))
                 if leaving.saved:
                     send(folder)
                     leaving.saved = False
@@ -143,7 +143,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
             before, notes = {}, []
             if epoch == spec.until:
                 return
-            report = answered(run, None)
+            report = advance(run, None)
     except Exception as error:
         failure = failure_of(error)
         if failure is None or (size > 1 and not failure.common):

@@ -28,19 +28,19 @@ ADAPTERS: dict[str, Adapt] = {
 def adapt(model: GPT2, config: RunConfig) -> GPT2:
     """Apply the adapter that `config` names to `model`, in place, and return it. The task's own head always trains.
 
-    What lies below the first block that trains runs as in evaluation: its dropout would only add noise to what comes in there.
+    The frozen blocks below the first trainable one run without dropout, which would only add noise to its input.
     """
     lookup(ADAPTERS, config.adapter, "adapter")(model, config)
     if model.head is not None:
         model.head.requires_grad_(True)
-    model.entry = _first_trained(model)
-    for part in (model.drop, *model.blocks[: model.entry]) if model.entry else ():
+    model.first_trainable_block = _first_trainable_block(model)
+    for part in (model.drop, *model.blocks[: model.first_trainable_block]) if model.first_trainable_block else ():
         without_dropout(part)
     return model
 
 
-def _first_trained(model: GPT2) -> int:
-    """The number of the first block that trains, 0 with the embeddings; that of all blocks where none does."""
+def _first_trainable_block(model: GPT2) -> int:
+    """The number of the first trainable block: 0 if the embeddings train, the number of blocks if none trains."""
     if any(parameter.requires_grad for part in (model.wte, model.wpe) for parameter in part.parameters()):
         return 0
     trains = (any(parameter.requires_grad for parameter in block.parameters()) for block in model.blocks)

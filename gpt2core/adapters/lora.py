@@ -61,10 +61,10 @@ class LoRALinear(nn.Module):
         self.to(weight.device, weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.beside(cast(Tensor, self.base(x)), x)
+        return self.add_lora(cast(Tensor, self.base(x)), x)
 
-    def beside(self, out: Tensor, x: Tensor) -> Tensor:
-        """What comes of x (..., in), where `out` (..., out) is what the base makes of it."""
+    def add_lora(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return the adapted output (..., out) for the input x (..., in), given the output `out` of the base."""
         dropped = self.dropout(x)
         inner = self.lora_A(dropped)
         if self.lora_magnitude is None:

@@ -28,14 +28,14 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 class Batch(NamedTuple):
     """Examples padded on the right: tokens (B, T), how many of each are real (B,), classes (B,), and how many are given (B,).
 
-    Where there are activations of a frozen part of the model, `below` are those of the tokens, or of the texts.
+    `cached_activations` are the output of the frozen blocks, of each token (B, T, C) or of each text (B, C).
     """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor
     given: Tensor
-    below: Tensor | None = None
+    cached_activations: Tensor | None = None
 
     def next_tokens(self) -> Tensor:
         """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded or given."""
@@ -51,16 +51,16 @@ def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.dev
     for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
         input_ids[row, :length] = tokens[number]
     labels, given = (column[index].astype(np.int64) for column in (tokens.labels, tokens.given))
-    below = None if tokens.below is None else _activations(tokens.below, index, lengths).to(device)
+    cached = None if tokens.activations is None else _padded(tokens.activations, index, lengths).to(device)
     ids, counts, classes, offset = (torch.from_numpy(a).to(device) for a in (input_ids, lengths, labels, given))
-    return Batch(ids, counts, classes, offset, below)
+    return Batch(ids, counts, classes, offset, cached)
 
 
-def _activations(below: Activations, index: Sequence[int] | np.ndarray, lengths: np.ndarray) -> Tensor:
-    """Those of texts (B, C), or of their tokens (B, T, C) padded with zeros."""
-    if below.of_texts:
-        return torch.from_numpy(below.values[index])
-    padded = np.zeros((len(index), int(lengths.max()), below.values.shape[1]), dtype=below.values.dtype)
+def _padded(activations: Activations, index: Sequence[int] | np.ndarray, lengths: np.ndarray) -> Tensor:
+    """The activations of texts (B, C), or of their tokens (B, T, C) padded with zeros."""
+    if activations.of_texts:
+        return torch.from_numpy(activations.values[index])
+    padded = np.zeros((len(index), int(lengths.max()), activations.values.shape[1]), dtype=activations.values.dtype)
     for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
-        padded[row, :length] = below.values[below.starts[number] : below.starts[number] + length]
+        padded[row, :length] = activations.values[activations.starts[number] : activations.starts[number] + length]
     return torch.from_numpy(padded)

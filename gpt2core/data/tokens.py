@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
 
 
 class Activations(NamedTuple):
-    """What the frozen part of a model makes of examples: of each text a row of C channels, or of each of its tokens.
+    """The output of a model's frozen blocks for examples: a row of C channels for each text, or for each of its tokens.
 
     Example i has the rows of `values` (R, C) from `starts[i]` on.
     """
@@ -98,7 +98,7 @@ class Tokens:
     labels: np.ndarray
     given: np.ndarray
     truncated: int = 0  # examples whose text was cut
-    below: Activations | None = None
+    activations: Activations | None = None  # of the frozen blocks
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,12 +130,12 @@ class Tokens:
             lengths=self.lengths[chosen],
             labels=self.labels[chosen],
             given=self.given[chosen],
-            below=None,
+            activations=None,
         )
 
-    def with_below(self, below: Activations) -> "Tokens":
-        """The same examples with what a frozen part of a model makes of them."""
-        return replace(self, below=below)
+    def with_activations(self, activations: Activations) -> "Tokens":
+        """The same examples with the output of a model's frozen blocks for them."""
+        return replace(self, activations=activations)
 
 
 def tokenised(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.model import GPT2, IGNORE, widened
+from gpt2core.model import GPT2, IGNORE, upcast
 
 CONTRAST_TEMPERATURE = 0.3  # that of Gunel et al.
 
@@ -23,7 +23,7 @@ def student_losses(
     """
     keep = labels[:, 1:] != IGNORE
     targets = labels[:, 1:][keep]
-    student = widened(model.logits(hidden[:, :-1][keep])).log_softmax(dim=-1)
+    student = upcast(model.logits(hidden[:, :-1][keep])).log_softmax(dim=-1)
     losses = functional.nll_loss(student, targets, reduction="none")
     if weight:
         losses = losses + weight * _divergence(student, _teacher_logits(teacher, input_ids, keep))
@@ -37,7 +37,7 @@ def _teacher_logits(teacher: GPT2, input_ids: Tensor, keep: Tensor) -> Tensor:
     was_training = teacher.training
     hidden = teacher.train(False)(input_ids)[:, :-1][keep]
     teacher.train(was_training)
-    return widened(teacher.logits(hidden)).log_softmax(dim=-1)
+    return upcast(teacher.logits(hidden)).log_softmax(dim=-1)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CON
     Texts of one class are drawn together, others pushed apart, by the cosine of their states; as Gunel et al. 2021
     (arXiv 2011.01403) use it beside cross-entropy. A text that has no other of its class in the batch has none.
     """
-    states = functional.normalize(widened(hidden), dim=-1)
+    states = functional.normalize(upcast(hidden), dim=-1)
     itself = torch.eye(len(states), dtype=torch.bool, device=states.device)
     similarity = (states @ states.T / temperature).masked_fill(itself, -torch.inf)
     log_share = similarity.log_softmax(dim=-1)

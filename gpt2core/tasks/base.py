@@ -19,7 +19,7 @@ from gpt2core.metrics.baselines import Baseline, ngram_baselines
 from gpt2core.metrics.intervals import interval
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric
-from gpt2core.model import GPT2, IGNORE, Reading
+from gpt2core.model import GPT2, IGNORE, TrunkInput
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -115,16 +115,16 @@ class Task(Protocol):
         """Return the loss (B,) of each example in nats: of a text, the sum over its predicted tokens."""
         ...
 
-    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
-        """Return what the trunk of a model is to make of a batch."""
+    def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
+        """Return what the model's trunk reads of a batch."""
         ...
 
     def training_loss(
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
-        """Return the sum that training makes small: of `losses`, or of these and more.
+        """Return the sum that training minimises: of `losses`, or of these and further terms.
 
-        `hidden` is what `model` read of the batch, `base` the model that the run started from.
+        `hidden` are the last hidden states of `model` for the batch, `base` is the model that the run started from.
         """
         ...
 
@@ -183,12 +183,12 @@ class LanguageTask:
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Next-token cross-entropy of all real tokens but the given ones."""
-        hidden = model.read(self.reading(batch, tokenizer, config))
+        hidden = model.run_trunk(self.trunk_input(batch, tokenizer, config))
         return model.losses(hidden, self.labels(batch, tokenizer, config))
 
-    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+    def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """All tokens, of one segment."""
-        return Reading(batch.input_ids, below=batch.below)
+        return TrunkInput(batch.input_ids, cached_activations=batch.cached_activations)
 
     def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """The tokens (B, T) that are to be predicted, IGNORE elsewhere."""
@@ -285,7 +285,7 @@ def loss_statistics(
     counts = np.zeros((len(tokens), 3))
     for index in by_length(tokens, batch_size):
         batch, labels = task.scored(tokens, index, data.tokenizer, config, device)
-        losses = model.losses(model.read(task.reading(batch, data.tokenizer, config)), labels)
+        losses = model.losses(model.run_trunk(task.trunk_input(batch, data.tokenizer, config)), labels)
         there = labels != IGNORE
         lengths = characters[labels.where(there, 0)].where(there, 0)
         columns = (losses, there.sum(dim=1), lengths.sum(dim=1))

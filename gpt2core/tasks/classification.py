@@ -18,7 +18,7 @@ from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, Score, named
-from gpt2core.model import GPT2, Reading, widened
+from gpt2core.model import GPT2, TrunkInput, upcast
 from gpt2core.tasks.base import Evaluation, TaskData, measured
 from gpt2core.tokenizer import Tokenizer
 
@@ -65,14 +65,14 @@ class Classification:
         return len(self.class_names)
 
     def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Scores (B, K) of the classes; raise ConfigError as `read`."""
-        return self.read(model, model.read(self.reading(batch, tokenizer, config)), tokenizer, config)
+        """Scores (B, K) of the classes; raise ConfigError as `class_logits`."""
+        return self.class_logits(model, model.run_trunk(self.trunk_input(batch, tokenizer, config)), tokenizer, config)
 
-    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+    def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """The last token of each text."""
-        return Reading(batch.input_ids, lengths=batch.lengths, below=batch.below)
+        return TrunkInput(batch.input_ids, lengths=batch.lengths, cached_activations=batch.cached_activations)
 
-    def read(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Scores (B, K) of the classes from the hidden states (B, C) of last tokens; in training with dropout before the head.
 
         Raises ConfigError where the model has no such head.
@@ -83,7 +83,7 @@ class Classification:
                 f"The model has no head for the {len(self.class_names)} classes; give one trained on them"
             )
         logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
-        return widened(logits)
+        return upcast(logits)
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Cross-entropy of the gold classes."""
@@ -96,7 +96,7 @@ class Classification:
 
         The contrast is within the examples that one worker sees at once, so it depends on `accumulation` and on workers.
         """
-        logits = self.read(model, hidden, tokenizer, config)
+        logits = self.class_logits(model, hidden, tokenizer, config)
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
         if not config.contrastive_weight:
             return loss

@@ -15,7 +15,7 @@ from gpt2core.errors import ConfigError
 from gpt2core.metrics.classification import calibration_error, second_f1, squared_distances
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, named
-from gpt2core.model import GPT2, widened
+from gpt2core.model import GPT2, upcast
 from gpt2core.tasks.classification import CLASSIFIED, Classification, in_percent
 from gpt2core.tokenizer import Tokenizer
 
@@ -63,11 +63,11 @@ class Paraphrase(Classification):
         """The cloze needs no head of its own."""
         return super().classes(config) if config.paraphrase_head == "binary" else 0
 
-    def read(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+    def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Scores (B, 2) of no and yes; raise ConfigError where the tokenizer has no such tokens."""
         if config.paraphrase_head == "binary":
-            return super().read(model, hidden, tokenizer, config)
-        return widened(functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]))
+            return super().class_logits(model, hidden, tokenizer, config)
+        return upcast(functional.linear(hidden, model.wte.weight[answer_tokens(tokenizer)]))
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Squared distances of the probability of a duplicate; the calibration error, 0 to 1."""

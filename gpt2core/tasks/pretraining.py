@@ -9,7 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example, Tokens, encoded
-from gpt2core.model import IGNORE, Reading
+from gpt2core.model import IGNORE, TrunkInput
 from gpt2core.tasks.base import PerplexityTask
 from gpt2core.tokenizer import Tokenizer
 
@@ -40,13 +40,13 @@ class Pretraining(PerplexityTask):
             first += len(starts) * (BLOCK - 1)
             del stream[: len(starts) * (BLOCK - 1)]
 
-    def reading(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Reading:
+    def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Unless `config.cross_documents`, each text is a segment of its own: no token sees another text."""
         if config.cross_documents:
-            return Reading(batch.input_ids, below=batch.below)
+            return TrunkInput(batch.input_ids, cached_activations=batch.cached_activations)
         ends = (batch.input_ids == tokenizer.eos).long()
         # EOS belongs to the text that it ends.
-        return Reading(batch.input_ids, ends.cumsum(dim=-1) - ends, below=batch.below)
+        return TrunkInput(batch.input_ids, ends.cumsum(dim=-1) - ends, cached_activations=batch.cached_activations)
 
     def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Unless `config.cross_documents`, no token is predicted from another text."""

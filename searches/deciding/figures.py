@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
 from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Mean, Runs, mean_of
-from gpt2core.training import epoch_sizes
 from searches.deciding.claims import Summaries, Summary, has, stand_in
 from searches.published import COMMON, SIZES, TABLES, Figure
 from searches.running.ledger import COMPLETED, STOPPED

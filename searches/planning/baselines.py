@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
+from gpt2core.builders import device
 from gpt2core.errors import DivergedError
 from gpt2core.lookup import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import LanguageTask
-from gpt2core.training import device
 from searches.question import Plan
 from trainables.warm import starting_model
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
+from gpt2core.builders import epoch_sizes
 from gpt2core.checkpoints import KEPT
 from gpt2core.config import RunConfig
 from gpt2core.describe import count_trainable
@@ -21,7 +22,6 @@ from gpt2core.ranges import Range, exactly
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.stages import first_stage
 from gpt2core.storage import size
-from gpt2core.training import epoch_sizes
 from searches.deciding.comparing import judges_of
 from searches.options import Options
 from searches.pairs import pairs_seconds

@@ -16,11 +16,10 @@ from typing import Self
 import torch
 
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import epoch_batches
 from gpt2core.memory import PROCESS, process_memory_gb
 from gpt2core.packing import Packer
-from gpt2core.steps import Done, Step
-from gpt2core.training import Run
+from gpt2core.run import Run
+from gpt2core.steps import Step, StepResult
 from tests.benchmarks.compare import Comparison, differs, show
 from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_texts
 
@@ -82,7 +81,7 @@ class Trials:
         shared = RunConfig(task="sst", adapter="lora", dropout=dropout, lora_dropout=dropout, precision="float32")
         configs = [shared.but(rank=4 * (1 + number % 4), lr=1e-4 * (1 + number)) for number in numbers]
         self.runs = [Run(config, base, data) for config in configs]
-        self.batches = epoch_batches(self.runs[0].tokens.lengths, shared.batch_size, shared.seed, epoch=1)
+        self.batches = self.runs[0].batches(epoch=1)
         self.taken, self.packer = 0, Packer()
         for run in self.runs:
             run.model.train()
@@ -93,18 +92,20 @@ class Trials:
 
     def one_by_one(self) -> list[list[float]]:
         """The same, each trial alone: all its steps, then those of the next trial."""
-        by_trial = [losses_of(step.alone() for step in steps) for steps in zip(*self._next(), strict=True)]
+        by_trial = [losses_of(step.take() for step in steps) for steps in zip(*self._next(), strict=True)]
         return [list(losses) for losses in zip(*by_trial, strict=True)]
 
     def _next(self) -> list[list[Step]]:
         numbers = range(self.taken, self.taken + STEPS)
         self.taken += STEPS
         return [
-            [run.asked(number, self.batches[number % len(self.batches)]) for run in self.runs] for number in numbers
+            [Step(run, number, batch, run.token_count(batch)) for run in self.runs]
+            for number in numbers
+            for batch in [self.batches[number % len(self.batches)]]
         ]
 
 
-def losses_of(answers: Iterable[Done | Exception]) -> list[float]:
+def losses_of(answers: Iterable[StepResult | Exception]) -> list[float]:
     """The losses of steps that were taken; raise the error of one that was not."""
     losses = []
     for answer in answers:

@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import collate, epoch_batches
+from gpt2core.data.batches import epoch_batches
 from gpt2core.model import GPT2
-from gpt2core.training import Run
+from gpt2core.run import Run
 from gpt2core.weights import save_model, to_hugging_face
 from tests.benchmarks.attention import peak_bytes
 from tests.benchmarks.compare import Comparison, differs, show
@@ -110,11 +110,11 @@ class Pair:
         """Compare loss and gradients of one batch without dropout; raise SystemExit where they differ."""
         run, batch = self.run, np.arange(self.run.config.batch_size)
         run.model.train(False), self.peer.train(False)
-        loss = run.loss_sum(*collate(self.tokens, batch, run.device)) / run.weight(batch)
+        loss = run.forward(run.collate(batch)) / run.weight(batch)
         other = self.their_loss(batch)
         loss.backward(), other.backward()
         here, there = gradients(run.model), peers_gradients(self.peer)
-        run.optimizer.zero_grad(), self.optimizer.zero_grad()
+        run.discard_gradients(), self.optimizer.zero_grad()
         run.model.train(), self.peer.train()
         if here.keys() != there.keys() or not close(loss.detach(), other.detach()):
             raise differs(f"loss {loss:.7f} and {other:.7f}")

@@ -8,15 +8,17 @@ import torch
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.lora import TARGETS, lora_layers, merge_lora
+from gpt2core.builders import build_model, learning_rate
 from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.describe import count_trainable, describe
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
-from gpt2core.steps import alone
+from gpt2core.run import Run
+from gpt2core.steps import take_steps
 from gpt2core.tasks import TASKS
-from gpt2core.training import Run, build, learning_rate, train
+from gpt2core.training import train, train_epoch
 from tests import toys
 
 CPU = torch.device("cpu")
@@ -57,7 +59,7 @@ def step(model: GPT2, config: RunConfig, batch: Batch, size: float = 1e-2) -> No
 def test_it_trains_what_it_says_and_nothing_else(config: RunConfig, batch: Batch) -> None:
     base = toys.model()
     kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = build(config, base, CPU).train(False)
+    model = build_model(config, base, CPU).train(False)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     names = set(trained(model))
     assert names
@@ -70,18 +72,18 @@ def test_it_trains_what_it_says_and_nothing_else(config: RunConfig, batch: Batch
 @torch.no_grad()
 def test_it_starts_at_the_base_model(config: RunConfig) -> None:
     base = toys.model()
-    model = build(config, base, CPU).train(False)
+    model = build_model(config, base, CPU).train(False)
     torch.testing.assert_close(model(IDS), base(IDS), atol=1e-5 if config.lora_init == "pissa" else 1e-6, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_start(config: RunConfig) -> None:
-    one, two = (build(config, toys.model(), CPU).state_dict() for _ in range(2))
+    one, two = (build_model(config, toys.model(), CPU).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_merged_it_is_a_plain_model_with_the_same_outputs(config: RunConfig, batch: Batch) -> None:
     base = toys.model()
-    model = build(config, base, CPU).train(False)
+    model = build_model(config, base, CPU).train(False)
     step(model, config, batch)
     with torch.no_grad():
         expected = model(IDS)
@@ -101,7 +103,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_pa
 
 def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
-    model = build(config, toys.model(), CPU)
+    model = build_model(config, toys.model(), CPU)
     trains = sum(p.numel() for p in trained(model).values())
     said = describe(config, "plain")
     assert said["trainable_parameters"] == count_trainable(config) == trains
@@ -111,17 +113,17 @@ def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.Monk
 
 def test_frozen_trains_nothing_and_is_scored_as_it_is() -> None:
     base, config = toys.model(), toys.RUN.but(adapter="frozen", epochs=1)
-    assert not trained(build(config, base, CPU))
+    assert not trained(build_model(config, base, CPU))
     (report,) = train(config, base, toys.data())
     scores = TASKS["sonnet"].evaluate(toys.model(), toys.data(), config, "dev").metrics
     assert report.metrics == report.metrics | scores | {"trainable_parameters": 0}
     assert "train_loss" not in report.metrics
     with pytest.raises(ConfigError, match="the head of the task `cfimdb` starts at random"):
-        build(RUN.but(adapter="frozen"), toys.model(), CPU)
+        build_model(RUN.but(adapter="frozen"), toys.model(), CPU)
 
 
 def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:
-    model = build(RUN.but(adapter="last-linear", dropout=0.5), toys.model(), CPU).train()
+    model = build_model(RUN.but(adapter="last-linear", dropout=0.5), toys.model(), CPU).train()
     assert set(trained(model)) == {"head.weight"}
     assert torch.equal(model(IDS), model(IDS))
 
@@ -134,11 +136,11 @@ def test_last_linear_without_a_head_says_the_way_out(keys: dict[str, str]) -> No
     with pytest.raises(
         ConfigError, match=f"but the task `{config.task}` has none as it is set; choose the adapter full"
     ):
-        build(config, toys.model(), CPU)
+        build_model(config, toys.model(), CPU)
 
 
 def test_freeze_trains_the_named_blocks() -> None:
-    model = build(toys.RUN.but(adapter="freeze", blocks="0"), toys.model(), CPU)
+    model = build_model(toys.RUN.but(adapter="freeze", blocks="0"), toys.model(), CPU)
     assert {name.split(".")[1] for name in trained(model)} == {"0"}
 
 
@@ -153,7 +155,7 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 @pytest.mark.parametrize("blocks", ["all", "1"])
 def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
     config = toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks)
-    model = build(config, toys.model(), CPU)
+    model = build_model(config, toys.model(), CPU)
     places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
     assert places == {
         f"{block}.{target}" for block in ("01" if blocks == "all" else "1") for target in TARGETS[targets]
@@ -162,14 +164,14 @@ def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
 
 @pytest.mark.parametrize(("keys", "scale"), [({}, 8.0), ({"rslora": True}, 16.0), ({"alpha": "2r"}, 2.0)], ids=str)
 def test_the_scale_is_alpha_by_rank_or_by_its_root(keys: dict[str, object], scale: float) -> None:
-    model = build(LORA.but(rank=4, **keys), toys.model(), CPU)
+    model = build_model(LORA.but(rank=4, **keys), toys.model(), CPU)
     assert {layer.scale for _, layer in lora_layers(model)} == {scale}
 
 
 def test_lora_plus_lets_b_learn_faster() -> None:
     config = LORA.but(lora_plus=16.0, schedule="cosine", warmup_steps=2)
     run = Run(config, toys.model(), toys.data())
-    assert list(alone(run.epoch(1))) == [], "all that it asks for are steps"
+    assert list(take_steps(train_epoch(run, 1))) == [], "all that it asks for are steps"
     rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
     rate = learning_rate(config, run.first_steps[1] - 1, run.first_steps[-1])
     for name, parameter in trained(run.model).items():
@@ -179,7 +181,7 @@ def test_lora_plus_lets_b_learn_faster() -> None:
 @pytest.mark.parametrize("targets", ["qkv", "all"])
 def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
     base = toys.model()
-    model = build(LORA.but(lora_init="pissa", targets=targets), base, CPU)
+    model = build_model(LORA.but(lora_init="pissa", targets=targets), base, CPU)
     for name, layer in lora_layers(model):
         weight = base.get_submodule(name).weight
         values = torch.linalg.svdvals(weight)
@@ -190,7 +192,7 @@ def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
 
 def test_pissa_of_more_directions_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="The value of `rank` is 33, but must be at most 32 with lora_init pissa"):
-        build(LORA.but(lora_init="pissa", rank=33), toys.model(), CPU)
+        build_model(LORA.but(lora_init="pissa", rank=33), toys.model(), CPU)
 
 
 def test_an_adapter_is_the_same_run_whatever_the_keys_that_it_does_not_read() -> None:

@@ -18,7 +18,7 @@ from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.attention.reference import reference
 from gpt2core.config import PATTERNED, AttentionConfig, ModelConfig, RunConfig
 from gpt2core.errors import ConfigError, UnknownNameError
-from gpt2core.model import GPT2, KVCache, Reading, initialise
+from gpt2core.model import GPT2, KVCache, TrunkInput, initialise
 from gpt2core.training import train
 from tests import toys
 
@@ -342,6 +342,6 @@ def test_the_last_tokens_alone_are_what_they_are_among_all(name: str) -> None:
     gpt2 = model(name, window=3)
     lengths = torch.tensor([9, 1, 30, 17])
     ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))
-    every = gpt2.read(Reading(ids))
-    alone = gpt2.read(Reading(ids, lengths=lengths))
+    every = gpt2.run_trunk(TrunkInput(ids))
+    alone = gpt2.run_trunk(TrunkInput(ids, lengths=lengths))
     torch.testing.assert_close(alone, every[torch.arange(4), lengths - 1])

@@ -13,13 +13,13 @@ from gpt2core import checkpoints, commands
 from gpt2core.__main__ import main, parser
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.lora import TARGETS
+from gpt2core.builders import build_model
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import DataError
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.gold import check_gold
-from gpt2core.training import build
 from gpt2core.weights import load_model
 
 TINY = ["--set", "train_examples=12", "--set", "decode_seeds=1", "--set", "max_new_tokens=16"]
@@ -126,7 +126,7 @@ def test_too_little_for_both_splits_is_said_before_anything_is_trained(
 
 def adapted(trained: Path) -> GPT2:
     """The model of a run's best epoch, LoRA beside its weights."""
-    model = build(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    model = build_model(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(trained, model)
     return model
 

@@ -14,11 +14,11 @@ from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassificatio
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
-from gpt2core.model import GPT2, Reading
+from gpt2core.model import GPT2, TrunkInput
 from gpt2core.promoted import load_folder
-from gpt2core.training import build
 from gpt2core.weights import load_model
 from tests import course
 from tests.integration.test_gpt2core_cli import run
@@ -68,7 +68,7 @@ def adapter(storage: Path, whole: Path) -> Path:
 def ours(storage: Path) -> GPT2:
     """The trial's model, as training left it."""
     folder = storage / "searches" / NAME / "trials" / "0000"
-    model = build(checkpoints.run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    model = build_model(checkpoints.run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(folder, model)
     return model
 
@@ -225,10 +225,10 @@ def test_a_head_of_classes_comes_along_in_both_forms(
     sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = sentiment / "searches" / "films" / "trials" / "0001"
-    ours = build(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    ours = build_model(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(trial, ours)
     assert ours.head is not None
-    expected = ours.head(ours.read(Reading(IDS[:1], lengths=torch.tensor([20]))))
+    expected = ours.head(ours.run_trunk(TrunkInput(IDS[:1], lengths=torch.tensor([20]))))
     for form in ("huggingface", "adapter"):
         out = tmp_path / form
         assert promote(sentiment, "films", "--format", form, "--out", str(out)) == 1

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model
 from gpt2core.errors import CheckpointError
-from gpt2core.training import build
 from gpt2core.weights import save_model
 from tests import toys
 from tests.rights import as_files_allow
@@ -31,7 +31,7 @@ class Run:
     """A run whose weights after an epoch are the epoch's number."""
 
     def __init__(self) -> None:
-        self.model = build(LORA, toys.model(), CPU)
+        self.model = build_model(LORA, toys.model(), CPU)
         self.parameters = checkpoints.trained(self.model)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=LORA.lr)
         self.notes: list[str] = []

@@ -14,7 +14,7 @@ from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Row
 from gpt2core.errors import ConfigError, DataError
 from gpt2core.metrics import classification as metrics
-from gpt2core.model import GPT2, Reading
+from gpt2core.model import GPT2, TrunkInput
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
 from gpt2core.tasks.classification import TOKENS, Classification, batches
@@ -188,7 +188,7 @@ def test_the_cloze_is_the_tied_head_on_no_and_yes(answering: Tokenizer) -> None:
     task, net, some = Paraphrase(), toys.model(), batch()
     assert task.classes(CLOZE) == 0
     no, yes = answer_tokens(answering)
-    every = net.logits(net.read(Reading(some.input_ids, lengths=some.lengths)))
+    every = net.logits(net.run_trunk(TrunkInput(some.input_ids, lengths=some.lengths)))
     logits = task.logits(net, some, answering, CLOZE)
     torch.testing.assert_close(logits, every[:, [no, yes]])
     expected = functional.cross_entropy(logits, some.labels, reduction="none")

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model
 from gpt2core.distill.critics.classifier import Classifier
 from gpt2core.distill.critics.embedding import Embedding
 from gpt2core.distill.critics.folder import critic_folder, model_digest
 from gpt2core.distill.critics.nli import Nli, entailment_label
 from gpt2core.distill.critics.overlap import Overlap
 from gpt2core.errors import CheckpointError, ConfigError, HubError, WeightsError
-from gpt2core.model import Reading
+from gpt2core.model import TrunkInput
 from gpt2core.stages import starting_model
 from gpt2core.tasks.paraphrase import PROMPT
-from gpt2core.training import build
 from tests import critics, toys
 
 
@@ -298,14 +298,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_classifier_gives_the_probability_of_a_duplicate_in_the_prompt_of_its_task(run: Path) -> None:
     critic = Classifier(str(run))
     config = checkpoints.run_config(run)
-    model = build(config, starting_model(config), torch.device("cpu"))
+    model = build_model(config, starting_model(config), torch.device("cpu"))
     checkpoints.load_best(run, model)
     model.train(False)
     assert model.head is not None
     for premise, hypothesis in PAIRS:
         ids = torch.tensor(critic.tokenizer.encode([PROMPT.format(premise, hypothesis)]))
         with torch.no_grad():
-            expected = model.head(model.read(Reading(ids, lengths=torch.tensor([ids.shape[1]])))).softmax(-1)[0, 1]
+            expected = model.head(model.run_trunk(TrunkInput(ids, lengths=torch.tensor([ids.shape[1]])))).softmax(-1)[
+                0, 1
+            ]
         assert critic.entailment([premise], [hypothesis]) == pytest.approx([expected.item()], abs=1e-5)
 
 

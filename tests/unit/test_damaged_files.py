@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.distill.dataset import load_pairs
 from gpt2core.distill.manifest import MANIFEST
@@ -26,7 +27,7 @@ from gpt2core.files import json_object
 from gpt2core.lookup import lookup
 from gpt2core.promoted import RUN, load_folder, read_run, write_run
 from gpt2core.tasks import TASKS
-from gpt2core.training import build, train
+from gpt2core.training import train
 from gpt2core.weights import save_model
 from searches import replay
 from searches.deciding.simulation import Curve
@@ -107,7 +108,7 @@ def test_the_state_of_a_checkpoint(tmp_path: Path) -> None:
         folder = tmp_path.parent / f"{tmp_path.name}-copy"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path, folder)
-        model = build(checkpoints.run_config(folder), toys.model(), torch.device("cpu"))
+        model = build_model(checkpoints.run_config(folder), toys.model(), torch.device("cpu"))
         checkpoints.load_best(folder, model)
         list(train(run, toys.model(), toys.data(), folder=folder))
 
@@ -117,7 +118,7 @@ def test_the_state_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     run = toys.RUN.but(adapter="lora", rank=2)
-    model = build(run, toys.model(), torch.device("cpu"))
+    model = build_model(run, toys.model(), torch.device("cpu"))
     optimizer = torch.optim.AdamW(checkpoints.trained(model).values())
     sum(one.sum() for one in checkpoints.trained(model).values()).backward()  # type: ignore[union-attr]
     optimizer.step()

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from gpt2core.builders import build_model
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, KVCache
 from gpt2core.tasks.sonnet import continuations
-from gpt2core.training import build
 from tests import toys
 
 NEVER = 10**9
@@ -138,8 +138,8 @@ def test_a_cache_in_another_order_goes_on_as_it_would(model: GPT2) -> None:
 def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     base = toys.model(seed=5)
     run = toys.RUN.but(adapter="frozen")
-    frozen = build(run, base, torch.device("cpu"))
-    assert build(run, base, torch.device("cpu")) is frozen
+    frozen = build_model(run, base, torch.device("cpu"))
+    assert build_model(run, base, torch.device("cpu")) is frozen
     configs = [DecodingConfig(strategy=name, max_new_tokens=8) for name in ("greedy", "top-p", "beam")]
     expected = [generate(toys.model(seed=5), PROMPTS, config, seeds=[1, 2, 3], eos=NEVER) for config in configs]
     first = generate(frozen, PROMPTS, configs[0], seeds=[1, 2, 3], eos=NEVER)
@@ -153,7 +153,7 @@ def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: 
 def test_a_run_in_bfloat16_is_written_by_cast_weights_and_keeps_its_own(run: RunConfig) -> None:
     given = [toys.lines(3, seed) for seed in range(4)]
     run = run.but(max_new_tokens=40)
-    made, cast = (build(run, toys.model(seed=5), torch.device("cpu")) for _ in range(2))
+    made, cast = (build_model(run, toys.model(seed=5), torch.device("cpu")) for _ in range(2))
     plain = continuations(made, toys.tokenizer(), given, run)
     texts = continuations(made, toys.tokenizer(), given, run.but(precision="bfloat16"))
     assert texts == continuations(cast.bfloat16(), toys.tokenizer(), given, run) != plain

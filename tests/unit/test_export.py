@@ -15,13 +15,13 @@ from gpt2core import checkpoints
 from gpt2core.__main__ import main
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.folder import load_adapter
+from gpt2core.builders import build_model, parameter_groups
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, WeightsError
 from gpt2core.export import export
-from gpt2core.model import GPT2, Reading
+from gpt2core.model import GPT2, TrunkInput
 from gpt2core.tasks import TASKS
-from gpt2core.training import build, parameter_groups
 from gpt2core.weights import hub_name, load_model
 from tests import toys
 from tests.contracts.test_adapters import VARIANTS
@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(config: RunConfig, folder: Path) -> GPT2:
     """A model of `config` whose parameters moved, and its checkpoint in `folder`."""
-    model = build(config, load_model(config.model), CPU).train(False)
+    model = build_model(config, load_model(config.model), CPU).train(False)
     generator = torch.Generator().manual_seed(5)
     for parameter in checkpoints.trained(model).values():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
@@ -130,7 +130,7 @@ def test_a_head_of_classes_becomes_transformers_own(adapter: str, task: str, bas
     lengths = batch.lengths - 1  # without the EOS of the toy texts
     real = torch.arange(batch.input_ids.shape[1]) < lengths[:, None]
     padded = batch.input_ids.where(real, theirs.config.pad_token_id)
-    expected = ours.head(ours.read(Reading(batch.input_ids, lengths=lengths)))  # type: ignore[misc]
+    expected = ours.head(ours.run_trunk(TrunkInput(batch.input_ids, lengths=lengths)))  # type: ignore[misc]
     torch.testing.assert_close(theirs(padded, attention_mask=real.long()).logits, expected, atol=1e-5, rtol=0)
     assert len(set(lengths.tolist())) > 1, "what this test is about"
     torch.testing.assert_close(load_model(str(tmp_path / "model"))(IDS), ours(IDS), atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
     export(config, tmp_path / "run", tmp_path / "adapter", "adapter")
     trunk = GPT2ForSequenceClassification.from_pretrained(base, num_labels=5)
     theirs = PeftModel.from_pretrained(trunk, tmp_path / "adapter").train(False)
-    expected = ours.head(ours.read(Reading(IDS[:1], lengths=torch.tensor([15]))))  # type: ignore[misc]
+    expected = ours.head(ours.run_trunk(TrunkInput(IDS[:1], lengths=torch.tensor([15]))))  # type: ignore[misc]
     torch.testing.assert_close(theirs(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
     again = load_adapter(tmp_path / "adapter", load_model(str(base)))
     torch.testing.assert_close(again.head(again(IDS)), ours.head(ours(IDS)), atol=1e-5, rtol=0)  # type: ignore[misc]

@@ -13,6 +13,7 @@ import torch
 
 from gpt2core import activations, checkpoints, folds, stages, training
 from gpt2core.__main__ import main
+from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.data import dividing
 from gpt2core.data.dividing import fold_numbers
@@ -20,10 +21,11 @@ from gpt2core.errors import CheckpointError, ConfigError
 from gpt2core.metrics.counts import from_json
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer
+from gpt2core.run import Run, Workers
 from gpt2core.stages import first_stage, starting_model
-from gpt2core.steps import Events, Step, answered
+from gpt2core.steps import Events, Step, advance
 from gpt2core.tasks import TASKS, Evaluation, TaskData
-from gpt2core.training import EpochReport, Run, Workers, build
+from gpt2core.training import EpochReport
 from tests import toys
 from tests.course import FILMS, sentiment
 from trainables.trial import TrialSpec, payloads
@@ -141,9 +143,9 @@ def test_a_round_that_was_killed_anywhere_reports_the_same(cut: int, tmp_path: P
     """Two epochs of two sub-runs, each of one step, and a report: six events."""
     whole = [told(report) for report in reports(ROUND)]
     killed = folds.loop(ROUND, start, toys.data(), folder=tmp_path)
-    event = answered(killed, None)
+    event = advance(killed, None)
     for _ in range(cut - 1):
-        event = answered(killed, event.alone() if isinstance(event, Step) else None)
+        event = advance(killed, event.take() if isinstance(event, Step) else None)
     assert event is not None
     killed.close()
     assert [told(report) for report in reports(ROUND, tmp_path)] == whole
@@ -165,7 +167,7 @@ def test_the_best_epoch_of_the_round_is_kept_as_the_first_sub_run_has_it(
     found = reports(config, tmp_path)
     assert [report.metrics["accuracy"] for report in found] == [-7.0, -3.0, -2.5]
     assert [report.judged.metrics["accuracy"] for report in found if report.judged] == [7.0, 3.0, 2.5]
-    model = build(config, toys.model(), CPU)
+    model = build_model(config, toys.model(), CPU)
     assert checkpoints.load_best(tmp_path, model) == 3
     best = torch.cat([parameter.flatten().clone() for parameter in checkpoints.trained(model).values()])
     assert checkpoints.load_best(tmp_path / "fold-1", model) == 2, "by its own score"
@@ -179,7 +181,7 @@ def test_what_a_kill_left_of_the_best_weights_is_mended(tmp_path: Path) -> None:
     for name in (checkpoints.STATE, checkpoints.WEIGHTS):
         (tmp_path / "best" / name).unlink()
         reports(config, tmp_path)
-        assert checkpoints.load_best(tmp_path, build(config, toys.model(), CPU)) == 1
+        assert checkpoints.load_best(tmp_path, build_model(config, toys.model(), CPU)) == 1
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         reports(config.but(lr=1e-3), tmp_path)
 
@@ -238,21 +240,21 @@ def test_rounds_in_a_pack_are_what_they_are_alone() -> None:
     found: list[list[EpochReport]] = [[] for _ in configs]
     waiting: dict[int, Step] = {}
 
-    def advance(number: int, answer: Any) -> None:
-        event = answered(members[number], answer)
+    def follow(number: int, answer: Any) -> None:
+        event = advance(members[number], answer)
         while isinstance(event, EpochReport):
             found[number].append(event)
-            event = answered(members[number], None)
+            event = advance(members[number], None)
         waiting.pop(number, None)
         if event is not None:
             waiting[number] = event
 
     for number in range(len(configs)):
-        advance(number, None)
+        follow(number, None)
     while waiting:
         numbers = list(waiting)
         for number, answer in zip(numbers, packer.take([waiting[n] for n in numbers]), strict=True):
-            advance(number, answer)
+            follow(number, answer)
     for one, two in zip(alone, found, strict=True):
         assert [r.metrics["train_loss"] for r in two] == pytest.approx([r.metrics["train_loss"] for r in one], rel=1e-5)
         assert [r.metrics["dev_loss"] for r in two] == pytest.approx([r.metrics["dev_loss"] for r in one], rel=1e-5)

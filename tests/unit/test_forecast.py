@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
 from gpt2core.ranges import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
-from gpt2core.training import epoch_sizes, train
+from gpt2core.training import train
 from searches import distillation
 from searches.deciding.method import Method
 from searches.lora_rank import SEARCH

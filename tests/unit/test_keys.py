@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from gpt2core.adapters.lora import lora_layers
+from gpt2core.builders import build_model
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.decoding import cache
 from gpt2core.errors import UserError
 from gpt2core.stages import first_stage
-from gpt2core.training import build
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
 from searches.planning import checking
@@ -300,7 +300,7 @@ def test_data_in_memory_is_of_all_keys_that_it_reads(key: str) -> None:
 )
 def test_texts_are_looked_up_by_all_that_decides_them(key: str) -> None:
     """Where two models give other logits, their texts are not each other's."""
-    models = [build(run, toys.model(), torch.device("cpu")).train(False) for run in two_runs(key)]
+    models = [build_model(run, toys.model(), torch.device("cpu")).train(False) for run in two_runs(key)]
     for model in models:
         for number, (_, layer) in enumerate(lora_layers(model)):
             torch.manual_seed(number)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gpt2core import checkpoints, packing
+from gpt2core import checkpoints, packing, training
 from gpt2core.config import RunConfig
 from gpt2core.packing import Packer
-from gpt2core.training import Run
+from gpt2core.run import Run
 from tests import toys
 from trainables import warm
 from trainables.packs import Pack
@@ -74,12 +74,12 @@ def once(calls: "itertools.count[int]", error: BaseException, number: int) -> No
 
 
 PLACES: dict[str, tuple[Any, str, Callable[[Any], bool], BaseException, int]] = {
-    "data": (Run, "asked", lambda run: of_sick(run.config), OSError("no such block of the disk"), 3),
-    "update": (Run, "update", lambda run: of_sick(run.config), RuntimeError("a bug"), 6),
-    "evaluation": (Run, "evaluate", lambda run: of_sick(run.config), RuntimeError("no such kernel"), 2),
+    "data": (Run, "token_count", lambda run: of_sick(run.config), OSError("no such block of the disk"), 3),
+    "update": (Run, "apply_update", lambda run: of_sick(run.config), RuntimeError("a bug"), 6),
+    "evaluation": (training, "evaluate_epoch", lambda run: of_sick(run.config), RuntimeError("no such kernel"), 2),
     "checkpoint": (checkpoints, "save", lambda folder: folder.name == "0001", OSError("is gone"), 2),
     "all": (Packer, "take", lambda packer: True, SystemExit("of the process"), 7),
-    "shared": (packing, "read_together", lambda members: len(members) > 1, RuntimeError("an illegal address"), 5),
+    "shared": (packing, "run_trunks", lambda members: len(members) > 1, RuntimeError("an illegal address"), 5),
 }
 
 
@@ -106,14 +106,14 @@ def test_a_trial_goes_on_after_an_error_and_the_others_are_what_they_are_alone(
 
 
 def test_a_trial_whose_error_stays_ends_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = Run.update
+    whole = Run.apply_update
 
     def failing(run: Run, *rest: Any) -> None:
         if of_sick(run.config) and rest[0] >= 4:
             raise RuntimeError("its gradients are wrong")
         whole(run, *rest)
 
-    monkeypatch.setattr(Run, "update", failing)
+    monkeypatch.setattr(Run, "apply_update", failing)
     found = all_followed(tmp_path)
     with pytest.raises(RuntimeError, match="its gradients are wrong"):
         found["0001"].result(timeout=WAIT)

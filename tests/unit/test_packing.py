@@ -13,9 +13,10 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer, step_together
-from gpt2core.steps import Answer, Done, Step
+from gpt2core.run import Run
+from gpt2core.steps import Outcome, Step, StepResult
 from gpt2core.tasks import TASKS, TaskData
-from gpt2core.training import Run, train
+from gpt2core.training import train, train_epoch
 from gpt2core.weights import digest
 from tests import toys
 
@@ -39,16 +40,16 @@ class Script:
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, above: bool = False) -> None:
         self.run = Run(config, base, data)
         if above:
-            self.run.start_above()
+            self.run.use_cached_activations()
         self.steps = self._steps()
         self.waits: Step = next(self.steps)
         self.losses: list[float] = []
 
-    def _steps(self) -> Generator[Step, Answer, None]:
+    def _steps(self) -> Generator[Step, Outcome, None]:
         for epoch in itertools.count(1):
-            yield from self.run.epoch(epoch)
+            yield from train_epoch(self.run, epoch)
 
-    def took(self, done: Done) -> None:
+    def took(self, done: StepResult) -> None:
         self.losses.append(done.loss)
         self.waits = self.steps.send(done)
 
@@ -64,11 +65,11 @@ def test_thirty_steps_together_are_those_of_each_alone(dtype: torch.dtype, toler
     packed = [Script(config, base, data, above=dtype == torch.float32) for config in RUNS]
     for _ in range(30):
         for script in alone:
-            done = script.waits.alone()
-            assert isinstance(done, Done)
+            done = script.waits.take()
+            assert isinstance(done, StepResult)
             script.took(done)
         for script, done in zip(packed, step_together([script.waits for script in packed]), strict=True):
-            assert isinstance(done, Done)
+            assert isinstance(done, StepResult)
             script.took(done)
     for one, other in zip(alone, packed, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=tolerance, abs=tolerance)
@@ -94,14 +95,14 @@ def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatc
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     for _ in range(2):
         for script, done in zip(packed, packer.take([script.waits for script in packed]), strict=True):
-            assert isinstance(done, Done)
+            assert isinstance(done, StepResult)
             script.took(done)
     assert sizes[:2] == [4, 4]
     assert max(sizes[2:]) == 2
     for one, other in zip(alone, packed, strict=True):
         for _ in range(2):
-            done = one.waits.alone()
-            assert isinstance(done, Done)
+            done = one.waits.take()
+            assert isinstance(done, StepResult)
             one.took(done)
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
 
@@ -118,10 +119,10 @@ def test_a_pass_on_a_cpu_takes_no_more_runs_than_are_of_use(monkeypatch: pytest.
 
     monkeypatch.setattr(packing, "_losses", noted)
     monkeypatch.setattr(packing, "TOKENS", min(step.tokens for step in steps) + 1)
-    losses = [done.loss for done in Packer().take(steps) if isinstance(done, Done)]
+    losses = [done.loss for done in Packer().take(steps) if isinstance(done, StepResult)]
     assert sizes == [2, 2], "and the last one alone"
-    expected = [Script(LORA.but(seed=seed), base, data).waits.alone() for seed in range(5)]
-    assert losses == pytest.approx([done.loss for done in expected if isinstance(done, Done)], rel=1e-5)
+    expected = [Script(LORA.but(seed=seed), base, data).waits.take() for seed in range(5)]
+    assert losses == pytest.approx([done.loss for done in expected if isinstance(done, StepResult)], rel=1e-5)
 
 
 def fails_once(
@@ -143,12 +144,12 @@ def fails_once(
 
 
 PASSING = [
-    (packing, "collate", OSError("a file of the cache is gone")),
-    (packing, "read_together", RuntimeError("an illegal instruction")),
-    (packing, "_projected", torch.OutOfMemoryError("no memory")),
+    (Run, "collate", OSError("a file of the cache is gone")),
+    (packing, "run_trunks", RuntimeError("an illegal instruction")),
+    (packing, "_project", torch.OutOfMemoryError("no memory")),
     (packing, "_losses", RuntimeError("DefaultCPUAllocator: not enough memory")),
     (TASKS["sonnet"], "training_loss", ValueError("a bug")),
-    (Run, "update", torch.OutOfMemoryError("no memory")),
+    (Run, "apply_update", torch.OutOfMemoryError("no memory")),
     (torch.nn.utils, "clip_grad_norm_", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
     (torch.optim.AdamW, "step", MemoryError()),
 ]
@@ -163,14 +164,14 @@ def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
     alone, packed = ([Script(config, base, data) for config in configs] for _ in range(2))
     for script in alone:
         for _ in range(3):
-            done = script.waits.alone()
-            assert isinstance(done, Done)
+            done = script.waits.take()
+            assert isinstance(done, StepResult)
             script.took(done)
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     fails_once(monkeypatch, owner, name, error)
     for _ in range(3):
         for script, answer in zip(packed, packer.take([script.waits for script in packed]), strict=True):
-            assert isinstance(answer, Done), answer
+            assert isinstance(answer, StepResult), answer
             script.took(answer)
     for one, other in zip(alone, packed, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
@@ -179,8 +180,8 @@ def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
 @pytest.mark.parametrize(
     ("owner", "name", "error", "after"),
     [
-        (Run, "update", RuntimeError("a bug"), False),
-        (Run, "update", OSError("an input or output error"), True),
+        (Run, "apply_update", RuntimeError("a bug"), False),
+        (Run, "apply_update", OSError("an input or output error"), True),
         (torch.optim.AdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
     ],
 )
@@ -191,8 +192,8 @@ def test_an_update_that_fails_for_good_ends_its_own_run_alone(
     alone, packed = ([Script(config, base, data) for config in RUNS[:4]] for _ in range(2))
     for script in alone:
         for _ in range(2):
-            done = script.waits.alone()
-            assert isinstance(done, Done)
+            done = script.waits.take()
+            assert isinstance(done, StepResult)
             script.took(done)
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     fails_once(monkeypatch, owner, name, error, after=after)
@@ -200,9 +201,9 @@ def test_an_update_that_fails_for_good_ends_its_own_run_alone(
     assert [answer is error for answer in answers] == [False, True, False, False]
     going = [place for place in range(4) if place != 1]
     for place in going:
-        packed[place].took(cast(Done, answers[place]))
+        packed[place].took(cast(StepResult, answers[place]))
     for place, answer in zip(going, packer.take([packed[place].waits for place in going]), strict=True):
-        packed[place].took(cast(Done, answer))
+        packed[place].took(cast(StepResult, answer))
         assert packed[place].losses == pytest.approx(alone[place].losses, rel=1e-5)
 
 
@@ -211,9 +212,9 @@ def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
     one, other = Script(LORA, base, data), Script(LORA.but(lr=1e30, seed=2), base, data)
     for _ in range(3):
         done, broken = step_together([one.waits, other.waits])
-        assert isinstance(done, Done)
+        assert isinstance(done, StepResult)
         one.took(done)
-        if isinstance(broken, Done):
+        if isinstance(broken, StepResult):
             other.took(broken)
     assert isinstance(broken, DivergedError)
 
@@ -224,7 +225,7 @@ def test_the_base_is_as_it_was() -> None:
     scripts = [Script(config, base, data) for config in RUNS]
     for _ in range(2):
         for script, done in zip(scripts, step_together([script.waits for script in scripts]), strict=True):
-            assert isinstance(done, Done)
+            assert isinstance(done, StepResult)
             script.took(done)
     for adapter in ("full", "freeze", "last-linear", "lora"):
         list(train(toys.RUN.but(adapter=adapter, epochs=1, task="sst"), base, data))

@@ -40,7 +40,7 @@ def test_the_first_stage_is_trained_once_and_is_the_same_for_whatever_follows(
 ) -> None:
     first = starting_model(config)
     assert not torch.allclose(weights(first), weights(toys.model()))
-    monkeypatch.setattr("gpt2core.training.Run.epoch", None)  # training again would fail
+    monkeypatch.setattr("gpt2core.training.train_epoch", None)  # training again would fail
     again = starting_model(config.but(lr=0.5, adapter="lora", rank=2, seed=3, decoder="greedy"))
     assert torch.equal(weights(again), weights(first))
     assert not any(parameter.requires_grad for parameter in again.parameters())

@@ -4,7 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
-from gpt2core.steps import alone
+from gpt2core.steps import take_steps
 from gpt2core.tracing import STEPS, traced
 from gpt2core.training import loop
 from tests import toys
@@ -12,8 +12,8 @@ from tests import toys
 
 def test_a_trace_holds_some_steps_and_the_run_is_as_without(tmp_path: Path) -> None:
     path = tmp_path / "trial" / "trace.json.gz"
-    plain = list(alone(loop(toys.RUN, toys.model(), toys.data(), folder=None)))
-    watched = list(alone(traced(loop(toys.RUN, toys.model(), toys.data(), folder=None), path)))
+    plain = list(take_steps(loop(toys.RUN, toys.model(), toys.data(), folder=None)))
+    watched = list(take_steps(traced(loop(toys.RUN, toys.model(), toys.data(), folder=None), path)))
     assert [r.metrics["train_loss"] for r in watched] == [r.metrics["train_loss"] for r in plain]
     assert len(plain) == toys.RUN.epochs
     with gzip.open(path) as file:
@@ -25,4 +25,4 @@ def test_a_trace_holds_some_steps_and_the_run_is_as_without(tmp_path: Path) -> N
 
 def test_a_run_of_few_steps_ends_as_ever(tmp_path: Path) -> None:
     run = loop(toys.RUN.but(epochs=1, batch_size=64), toys.model(), toys.data(), folder=None)
-    assert len(list(alone(traced(run, tmp_path / "trace.json.gz")))) == 1
+    assert len(list(take_steps(traced(run, tmp_path / "trace.json.gz")))) == 1

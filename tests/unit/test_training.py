@@ -8,18 +8,20 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.builders import build_model, learning_rate
 from gpt2core.config import RunConfig
-from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
-from gpt2core.steps import Step, answered
+from gpt2core.run import Run, Workers
+from gpt2core.steps import Step, advance
 from gpt2core.tasks import TASKS, Evaluation
 from gpt2core.tasks.base import objective_of
 from gpt2core.tokenizer import train_bpe
-from gpt2core.training import Run, Workers, build, learning_rate, loop, train
+from gpt2core.training import loop, train
 from tests import toys
 
 ALONE = Workers()
@@ -56,22 +58,22 @@ def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, tmp_pa
     whole = losses(config)
     steps = itertools.count()
     told = loop(
-        config, toys.model(), toys.data(), folder=tmp_path, leaving=lambda: next(steps) == stop
+        config, toys.model(), toys.data(), folder=tmp_path, preempted=lambda: next(steps) == stop
     )  # after the step of that number, from 0 on
-    taken, event = 0, answered(told, None)
+    taken, event = 0, advance(told, None)
     while taken <= stop + 1:  # the machine is gone one step later
-        answer = event.alone() if isinstance(event, Step) else None
+        answer = event.take() if isinstance(event, Step) else None
         taken += isinstance(event, Step)
-        event = answered(told, answer)
+        event = advance(told, answer)
     told.close()
 
     rest = loop(config, toys.model(), toys.data(), folder=tmp_path)
-    taken, found, event = 0, [], answered(rest, None)
+    taken, found, event = 0, [], advance(rest, None)
     while event is not None:
-        answer = event.alone() if isinstance(event, Step) else None
+        answer = event.take() if isinstance(event, Step) else None
         found += [] if isinstance(event, Step) else [event.metrics["train_loss"]]
         taken += isinstance(event, Step)
-        event = answered(rest, answer)
+        event = advance(rest, answer)
     assert found == whole
     assert taken == 15 - (stop + 1), "only what was not saved is trained again"
     assert not (tmp_path / checkpoints.PART).exists()
@@ -115,7 +117,7 @@ def test_weights_that_a_run_trained_are_not_put_on_another_model(tmp_path: Path)
     for adapter in ("lora", "full"):
         config, folder = toys.RUN.but(adapter=adapter, epochs=1, decode_seeds=0), tmp_path / adapter
         list(train(config, toys.model(), toys.data(), folder=folder))
-        model = build(config, other, torch.device("cpu"))
+        model = build_model(config, other, torch.device("cpu"))
         if adapter == "full":  # nothing is left of the other one
             assert checkpoints.load_best(folder, model, other) == 1
             continue
@@ -158,7 +160,7 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
     assert metric.name == (name or "dev_loss")
     scores = [report.metrics[metric.name] for report in reports]
     best = max(scores) if metric.direction == "max" else min(scores)
-    model = build(config, toys.model(), torch.device("cpu"))
+    model = build_model(config, toys.model(), torch.device("cpu"))
     assert checkpoints.load_best(tmp_path, model) == scores.index(best) + 1
     state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())
     assert state["history"][-1]["metrics"][metric.name] == best
@@ -173,7 +175,7 @@ def test_an_epoch_whose_objective_is_not_finite_is_never_the_best(
         type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}), raising=True
     )
     list(train(toys.RUN.but(epochs=5), toys.model(), toys.data(), folder=tmp_path))
-    assert checkpoints.load_best(tmp_path, build(toys.RUN, toys.model(), torch.device("cpu"))) == 4
+    assert checkpoints.load_best(tmp_path, build_model(toys.RUN, toys.model(), torch.device("cpu"))) == 4
 
 
 def test_an_objective_that_the_task_does_not_have_is_said_before_anything_is_trained(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_the_counts_of_an_epoch_are_reported_again_as_they_were(tmp_path: Path) 
 def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_path: Path) -> None:
     config, data = toys.RUN.but(dropout=0.5, epochs=1), toys.data()
     (report,) = train(config, toys.model(), data, folder=tmp_path)
-    model = build(config, toys.model(), torch.device("cpu"))
+    model = build_model(config, toys.model(), torch.device("cpu"))
     checkpoints.load_best(tmp_path, model)
     again = TASKS[config.task].evaluate(model.train(False), data, config, "dev")
     assert {name: report.metrics[name] for name in again.metrics} == pytest.approx(again.metrics, rel=1e-6)
@@ -210,7 +212,7 @@ def test_checkpointing_of_activations_keeps_less_and_changes_nothing(config: Run
         run, numbers = Run(config, toys.model(), toys.data()), []
         run.model.train()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: numbers.append(t.numel()) or t, lambda t: t):
-            run.loss_sum(*collate(run.tokens, range(4), run.device))
+            run.forward(run.collate(np.arange(4)))
         return sum(numbers)
 
     assert saved(config.but(gradient_checkpointing=True)) < saved(config) / 2

@@ -32,10 +32,10 @@ class Classifier:
     def __init__(self, model: str | None = None) -> None:
 
         from gpt2core import checkpoints
+        from gpt2core.builders import build_model, device
         from gpt2core.stages import starting_model
         from gpt2core.tasks.paraphrase import Paraphrase
         from gpt2core.tokenizer import Tokenizer
-        from gpt2core.training import build, device
         from gpt2core.weights import model_folder
 
         if model is None:
@@ -51,7 +51,7 @@ class Classifier:
             )
         self.task, self.tokenizer = Paraphrase(), Tokenizer.load(model_folder(self.config.model))
         base = starting_model(self.config)
-        self.model = build(self.config, base, device())
+        self.model = build_model(self.config, base, device())
         checkpoints.load_best(folder, self.model, base)
         self.model.train(False)
         self.identity: Mapping[str, str] = {

@@ -1,0 +1,90 @@
+"""Builders of what a run consists of: its device, model, optimizer, learning rate schedule and the examples of each epoch."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt2core import checkpoints
+from gpt2core.adapters import adapt
+from gpt2core.config import RunConfig
+from gpt2core.lookup import lookup
+from gpt2core.model import GPT2, without_weights
+from gpt2core.tasks import TASKS
+
+LARGE = 10**9  # parameters from which on gradient checkpointing is on by default: gpt2-xl has 1.6
+
+
+def device() -> torch.device:
+    """Where this process computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
+    """Return a model of `config` on `device` with the weights of `base`.
+
+    Frozen parameters share memory with `base` if it is on the same device; trainable ones, and those that the adapter changed,
+    are copies. With the adapter `frozen`, it is `base` itself. Raises ConfigError if the adapter cannot be applied.
+    """
+    has_head = bool(lookup(TASKS, config.task, "task").classes(config))
+    if config.adapter == "frozen" and not has_head and base.attention == config.attention_config:
+        return adapt(base.to(device), config)
+    model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
+    model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)
+    torch.manual_seed(config.seed)
+    add_head(model, config)
+    adapt(model.to(device), config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+    large = sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+    model.gradient_checkpointing = large if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
+    return model
+
+
+def add_head(model: GPT2, config: RunConfig) -> None:
+    """Add the task's classification head, if it has one: no bias, N(0, 0.02) from torch's global generator."""
+    classes = lookup(TASKS, config.task, "task").classes(config)
+    if classes:
+        model.head = nn.Linear(model.config.n_embd, classes, bias=False, dtype=model.wte.weight.dtype)
+        nn.init.normal_(model.head.weight, std=0.02)
+
+
+def build_optimizer(model: GPT2, config: RunConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; the learning rate of a step is `learning_rate` times a group's `factor`."""
+    groups = parameter_groups(model, config)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+
+
+def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
+    """The trainable parameters in the optimizer's groups.
+
+    With LoRA+ (Hayou et al. 2024, arXiv 2402.12354), B of each pair has `lora_plus` times the learning rate of A.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in checkpoints.trained(model).items():
+        groups.setdefault(config.lora_plus if ".lora_B." in name else 1.0, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
+
+
+def epoch_sizes(config: RunConfig, examples: int) -> list[int]:
+    """The number of training examples of each epoch: all in the last one, and in each before it `growth` times fewer.
+
+    With growth above 1, the fidelity by which early stopping judges a trial is the size of its training set.
+    """
+    least = min(examples, config.batch_size)
+    return [
+        max(least, math.ceil(examples / config.growth ** (config.epochs - epoch)))
+        for epoch in range(1, config.epochs + 1)
+    ]
+
+
+def learning_rate(config: RunConfig, step: int, steps: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant or cosine decay to a tenth (Loshchilov & Hutter 2017)."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
