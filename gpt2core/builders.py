@@ -9,8 +9,8 @@ from torch import nn
 from gpt2core import checkpoints
 from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
-from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, without_weights
+from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 
 LARGE = 10**9  # parameters from which on gradient checkpointing is on by default: gpt2-xl has 1.6

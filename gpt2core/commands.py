@@ -27,12 +27,12 @@ from gpt2core.export import check_format
 from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
-from gpt2core.lookup import lookup
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
-from gpt2core.promoted import in_order_of, is_model_folder, load_folder
-from gpt2core.stages import run_data, shared_starts, starting_model
+from gpt2core.model_folder import in_order_of, is_model_folder, load_folder
+from gpt2core.pretrain_stage import run_data, shared_starts, starting_model
+from gpt2core.registry import lookup
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gpt2core.errors import ConfigError, shown
-from gpt2core.lookup import nearest
+from gpt2core.registry import nearest
 
 C = TypeVar("C", bound="Config")
 

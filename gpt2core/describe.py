@@ -13,9 +13,9 @@ from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head
 from gpt2core.config import PATTERNED, PRESETS, ModelConfig, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
-from gpt2core.memory import FORMULA, predicted_gpu_memory_gb
+from gpt2core.estimates import FORMULA, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
+from gpt2core.registry import lookup
 from gpt2core.weights import shape_of
 
 MEANINGS = {

@@ -11,7 +11,7 @@ from gpt2core.adapters.lora import merge_lora
 from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
-from gpt2core.stages import starting_model
+from gpt2core.pretrain_stage import starting_model
 from gpt2core.tasks import TASKS
 from gpt2core.weights import hub_name, model_folder, save_model
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from gpt2core import checkpoints, training
 from gpt2core.config import RunConfig
-from gpt2core.lookup import lookup
-from gpt2core.memory import predicted_gpu_memory_gb
+from gpt2core.estimates import predicted_gpu_memory_gb
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
+from gpt2core.registry import lookup
 from gpt2core.run import ALONE, Workers
 from gpt2core.steps import Events, Outcome, Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation, TaskData

@@ -1,4 +1,4 @@
-"""Memory that a run takes: of a GPU, predicted; of its process, measured."""
+"""Memory of this process: how much it takes, whether none is left, and how it gives some back."""
 
 import ctypes
 import gc
@@ -8,9 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-FORMULA = "4 * total + 12 * trainable bytes + 0.25 GB"
 PROCESS = Path("/proc/self")
-#: How PyTorch and Ray say that there is no memory where they have no class of errors for that.
+#: How PyTorch and Ray say that memory is exhausted where they have no class of errors for it.
 NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -29,19 +28,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def predicted_gpu_memory_gb(total: int, trainable: int) -> float:
-    """Weights in float32 (4 bytes each), and for what trains a gradient and AdamW's two moments (12), in gigabytes.
-
-    The quarter of a gigabyte is what the study's table has beside them; activations of larger batches come on top.
-    """
-    return (4 * total + 12 * trainable) / 1e9 + 0.25
-
-
 def process_memory_gb() -> float:
-    """The most memory that this process has held since its start or the last `release_memory`, in gigabytes.
-
-    Where the kernel does not count anew (it is Linux that does), since its start.
-    """
+    """Peak memory of this process since the last `release_memory`, in gigabytes; since its start if the kernel is not Linux."""
     with suppress(OSError):
         peak = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text())
         if peak:
@@ -51,10 +39,10 @@ def process_memory_gb() -> float:
 
 
 def release_memory() -> None:
-    """Give the machine back what this process holds and no longer needs, and count its peak anew.
+    """Return freed memory to the machine, and reset the peak.
 
-    glibc keeps freed memory for each thread that allocated it. A process whose every run has a thread of its own grew from
-    1 GB to 2 in thirty runs without this.
+    glibc keeps freed memory for each thread that allocated it. Without this, a process with a thread for each run grew from 1 GB
+    to 2 in thirty runs.
     """
     gc.collect()
     with suppress(OSError, AttributeError):  # not every C library has it

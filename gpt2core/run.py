@@ -23,9 +23,9 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
-from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import autocast, in_bfloat16
+from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.weights import origin

@@ -11,11 +11,11 @@ from scipy.special import stdtrit
 
 from gpt2core.builders import build_model, device
 from gpt2core.config import RunConfig
-from gpt2core.decoding.cache import decoding_anew
+from gpt2core.decoding.text_cache import decoding_anew
 from gpt2core.errors import UserError
-from gpt2core.lookup import lookup
+from gpt2core.estimates import Range, exactly
 from gpt2core.model import GPT2
-from gpt2core.ranges import Range, exactly
+from gpt2core.registry import lookup
 from gpt2core.run import Run
 from gpt2core.tasks import TASKS, TaskData
 

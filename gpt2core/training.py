@@ -22,7 +22,7 @@ import torch.distributed as dist
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
-from gpt2core.memory import predicted_gpu_memory_gb
+from gpt2core.estimates import predicted_gpu_memory_gb
 from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
@@ -30,7 +30,6 @@ from gpt2core.model import GPT2
 from gpt2core.run import ALONE, Run, Workers
 from gpt2core.steps import Events, Outcome, Step, StepResult, take_steps
 from gpt2core.tasks import Evaluation, TaskData
-from gpt2core.timing import spent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +166,12 @@ def _peak_gpu_memory(run: Run) -> dict[str, float]:
 
 def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochReport:
     """Return the report of an epoch whose training had the metrics `trained`; raise DivergedError."""
-    started, generated = time.perf_counter(), spent("generate")
+    started = time.perf_counter()
     run.model.train(False)  # scores are without dropout
     step = int(run.first_steps[epoch])
     evaluation, judged = _evaluate(run, step)
-    evaluated, generated = time.perf_counter() - started, spent("generate") - generated
+    evaluated = time.perf_counter() - started
+    generated = evaluation.generate_seconds + (judged.generate_seconds if judged else 0.0)
     metrics = {**trained, "eval_seconds": evaluated, **evaluation.metrics}
     if "train_loss" in metrics and "dev_perplexity" in metrics:
         metrics["train_perplexity"] = perplexity(metrics["train_loss"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError, UserError
-from gpt2core.lookup import lookup, nearest
+from gpt2core.registry import lookup, nearest
 from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives

@@ -10,7 +10,7 @@ from gpt2core.config import PAIRED, Thresholds
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.dataset import pairs_folder, temperature_name
 from gpt2core.errors import ConfigError
-from gpt2core.ranges import Range, exactly
+from gpt2core.estimates import Range, exactly
 from gpt2core.storage import address
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan

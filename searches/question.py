@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, visible
-from gpt2core.lookup import lookup, nearest
+from gpt2core.registry import lookup, nearest
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
 from searches.words import setting_text

@@ -27,10 +27,10 @@ from gpt2core.config import RunConfig
 from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, UserError, first_line
 from gpt2core.files import broken_rule, read_json, write_json
-from gpt2core.lookup import lookup
 from gpt2core.metrics.comparison import runs_of
 from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.metric import Metric
+from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpt2core.config import RunConfig
-from gpt2core.stages import run_data
+from gpt2core.pretrain_stage import run_data
 from gpt2core.tasks import TASKS
 from searches.__main__ import main
 from searches.running.ledger import COMPLETED, Ledger

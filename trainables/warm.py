@@ -4,7 +4,7 @@ import functools
 
 from gpt2core.config import PairKeys, RunConfig
 from gpt2core.model import GPT2
-from gpt2core.stages import first_stage, run_data, trained_first
+from gpt2core.pretrain_stage import first_stage, run_data, trained_first
 from gpt2core.tasks import TaskData
 from gpt2core.weights import load_model
 

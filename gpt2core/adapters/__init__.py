@@ -10,8 +10,8 @@ from gpt2core.adapters.full import full
 from gpt2core.adapters.last_linear import last_linear
 from gpt2core.adapters.lora import lora
 from gpt2core.config import RunConfig
-from gpt2core.lookup import lookup
 from gpt2core.model import GPT2, Attention
+from gpt2core.registry import lookup
 
 #: Change a model in place so that exactly the adapter's parameters require gradients.
 Adapt = Callable[[GPT2, RunConfig], None]

@@ -15,7 +15,7 @@ from gpt2core.attention.dense import dense
 from gpt2core.attention.logsparse import logsparse
 from gpt2core.config import PATTERNED, AttentionConfig
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
+from gpt2core.registry import lookup
 
 #: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), segments (B, S) or None, dropout) -> (B, H, T, D).
 #: A query looks at keys of its own segment, none of them after itself; None is one segment.

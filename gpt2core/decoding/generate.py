@@ -13,8 +13,8 @@ from gpt2core.decoding.sample import sample
 from gpt2core.decoding.searching import Search
 from gpt2core.decoding.stop import Stop
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import lookup
 from gpt2core.model import GPT2
+from gpt2core.registry import lookup
 
 
 @torch.inference_mode()

@@ -14,12 +14,12 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.dividing import halves, without_fold
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
-from gpt2core.lookup import nearest
 from gpt2core.metrics.baselines import Baseline, ngram_baselines
 from gpt2core.metrics.intervals import interval
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2, IGNORE, TrunkInput
+from gpt2core.registry import nearest
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -87,6 +87,7 @@ class Evaluation:
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
     tables: dict[str, list[list[float]]] = field(default_factory=dict)
+    generate_seconds: float = 0.0  # of the evaluation, what generating texts took
 
 
 class Task(Protocol):

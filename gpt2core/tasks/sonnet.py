@@ -1,5 +1,6 @@
 """Sonnet generation: the last 11 lines of a sonnet from its first 3."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
-from gpt2core.decoding.cache import generate_once
+from gpt2core.decoding.text_cache import generate_once
 from gpt2core.metrics.baselines import Baseline, asked_for, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.diversity import distinct_n
@@ -18,7 +19,6 @@ from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2
 from gpt2core.precision import for_writing
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
-from gpt2core.timing import spending
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -78,8 +78,9 @@ class Sonnet(LanguageTask):
             )
         gold = data.splits[split].texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
-        with spending("generate"):
-            written = continuations(model, data.tokenizer, given, config)
+        started = time.perf_counter()
+        written = continuations(model, data.tokenizer, given, config)
+        generate_seconds = time.perf_counter() - started
         sonnets = [[f"{g}\n{t}" for g, t in zip(given, texts, strict=True)] for texts in written]
         wanted = asked_for(references)
         statistics = {
@@ -97,7 +98,7 @@ class Sonnet(LanguageTask):
             {"id": name, "given": g, "generated": t, "gold": r}
             for name, g, t, r in zip(data.splits[split].ids, given, written[0], references, strict=True)
         ]
-        return Evaluation(metrics=metrics, statistics=statistics, samples=samples)
+        return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
 
     def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
         """Sonnets written from the given lines and training lines alone, and what n-gram models predict."""

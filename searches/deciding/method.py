@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2core.errors import ConfigError
-from gpt2core.lookup import nearest
+from gpt2core.registry import nearest
 
 #: What a trial costs, beside any metric that it reports. Small is good.
 COSTS = {

@@ -88,7 +88,7 @@ class Population:
 
     def _changed(self, point: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
         """A point near another: numbers a fifth down or a quarter up, choices to a neighbour. Its first stage is the same."""
-        from gpt2core.stages import first_stage  # PyTorch takes a second to import
+        from gpt2core.pretrain_stage import first_stage  # PyTorch takes a second to import
 
         changed, stage = dict(point), first_stage(self.plan.config(point))
         for key, domain in self.plan.space.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt2core.builders import device
 from gpt2core.errors import DivergedError
-from gpt2core.lookup import lookup
+from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import LanguageTask
 from searches.question import Plan

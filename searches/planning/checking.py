@@ -9,8 +9,8 @@ from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
 from gpt2core.distill.dataset import sets_digest
 from gpt2core.errors import UserError
-from gpt2core.lookup import lookup
-from gpt2core.stages import first_stage
+from gpt2core.pretrain_stage import first_stage
+from gpt2core.registry import lookup
 from gpt2core.tasks import TaskData
 from gpt2core.weights import model_folder
 from searches.deciding.comparing import judges_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.ranges import Range, exactly
+from gpt2core.estimates import Range, exactly
 from searches.deciding.samplers import size
 from searches.question import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds

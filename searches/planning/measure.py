@@ -17,10 +17,10 @@ from gpt2core.checkpoints import KEPT
 from gpt2core.config import RunConfig
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
-from gpt2core.memory import predicted_gpu_memory_gb, process_memory_gb
-from gpt2core.ranges import Range, exactly
+from gpt2core.estimates import Range, exactly, predicted_gpu_memory_gb
+from gpt2core.memory import process_memory_gb
+from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
-from gpt2core.stages import first_stage
 from gpt2core.storage import size
 from searches.deciding.comparing import judges_of
 from searches.options import Options

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from gpt2core.commands import COSTS
 from gpt2core.config import PATTERNED, PLACES, RunConfig
 from gpt2core.metrics.metric import Metric
-from gpt2core.promoted import is_place
+from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
 from searches.promoting.finished import Promotion

@@ -24,7 +24,7 @@ from gpt2core.cli import settings
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, StorageError, UserError, first_line, visible
 from gpt2core.files import read_json, write_json
-from gpt2core.lookup import lookup
+from gpt2core.registry import lookup
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held

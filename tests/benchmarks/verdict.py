@@ -318,7 +318,7 @@ def real_runs(data_dir: str | None) -> np.ndarray:
     """Counts (runs, texts, 2) of trainings of one configuration, kept in the cache: nats and tokens of each dev text."""
     values = {"task": "poems", "model": "gpt2-nano", "adapter": "full", "lr": 1e-3, "epochs": 1, "batch_size": 8}
     config = RunConfig.of({**values, "train_examples": 300, "dev_examples": 275, "data_dir": data_dir})
-    from gpt2core.stages import run_data
+    from gpt2core.pretrain_stage import run_data
     from gpt2core.training import train
     from gpt2core.weights import load_model
 

@@ -27,7 +27,7 @@ from gpt2core.decoding.generate import generate
 from gpt2core.errors import UserError
 from gpt2core.model import GPT2
 from gpt2core.model_config import read_config, unused_decoding
-from gpt2core.promoted import in_order_of, load_folder
+from gpt2core.model_folder import in_order_of, load_folder
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, save_model
 from tests import toys

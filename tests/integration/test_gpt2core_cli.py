@@ -215,7 +215,7 @@ def test_a_model_that_has_diverged_is_not_scored(
 ) -> None:
     broken = load_model("gpt2-nano")
     broken.ln_f.weight.data.fill_(float("nan"))
-    monkeypatch.setattr("gpt2core.stages.load_model", lambda name: broken)
+    monkeypatch.setattr("gpt2core.pretrain_stage.load_model", lambda name: broken)
     assert run("evaluate", "--model", "gpt2-nano") == 2
     assert "gpt2-nano: cannot be scored: The cross-entropy is nan" in capsys.readouterr().err
 

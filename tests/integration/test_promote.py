@@ -18,7 +18,7 @@ from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, TrunkInput
-from gpt2core.promoted import load_folder
+from gpt2core.model_folder import load_folder
 from gpt2core.weights import load_model
 from tests import course
 from tests.integration.test_gpt2core_cli import run

@@ -23,7 +23,7 @@ from gpt2core.distill.critics.nli import Nli, entailment_label
 from gpt2core.distill.critics.overlap import Overlap
 from gpt2core.errors import CheckpointError, ConfigError, HubError, WeightsError
 from gpt2core.model import TrunkInput
-from gpt2core.stages import starting_model
+from gpt2core.pretrain_stage import starting_model
 from gpt2core.tasks.paraphrase import PROMPT
 from tests import critics, toys
 

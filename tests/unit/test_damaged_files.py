@@ -24,8 +24,8 @@ from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
-from gpt2core.lookup import lookup
-from gpt2core.promoted import RUN, load_folder, read_run, write_run
+from gpt2core.model_folder import RUN, load_folder, read_run, write_run
+from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 from gpt2core.training import train
 from gpt2core.weights import save_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2core import activations, checkpoints, folds, stages, training
+from gpt2core import activations, checkpoints, folds, pretrain_stage, training
 from gpt2core.__main__ import main
 from gpt2core.builders import build_model
 from gpt2core.config import RunConfig
@@ -21,8 +21,8 @@ from gpt2core.errors import CheckpointError, ConfigError
 from gpt2core.metrics.counts import from_json
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer
+from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.run import Run, Workers
-from gpt2core.stages import first_stage, starting_model
 from gpt2core.steps import Events, Step, advance
 from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.training import EpochReport
@@ -106,7 +106,7 @@ def test_no_sub_run_trains_on_its_fold_nor_does_its_first_stage(
 ) -> None:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
     data = toys.data()
-    monkeypatch.setattr(stages, "run_data", lambda config: data)
+    monkeypatch.setattr(pretrain_stage, "run_data", lambda config: data)
     config = ROUND.but(
         model=str(toys.folder(tmp_path / "toy")), epochs=1, pretrain="sst", pretrain_epochs=1, scored_on="folds"
     )

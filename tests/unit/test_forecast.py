@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
-from gpt2core.ranges import Range, exactly
+from gpt2core.estimates import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
 from gpt2core.training import train
 from searches import distillation

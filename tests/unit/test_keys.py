@@ -13,9 +13,9 @@ import torch
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.builders import build_model
 from gpt2core.config import DecodingConfig, RunConfig
-from gpt2core.decoding import cache
+from gpt2core.decoding import text_cache
 from gpt2core.errors import UserError
-from gpt2core.stages import first_stage
+from gpt2core.pretrain_stage import first_stage
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
 from searches.planning import checking
@@ -307,5 +307,5 @@ def test_texts_are_looked_up_by_all_that_decides_them(key: str) -> None:
             layer.lora_B.weight.normal_()
     ids = torch.arange(40)[None]
     logits = [model(ids) for model in models]
-    keys = [cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
+    keys = [text_cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
     assert (keys[0] == keys[1]) == torch.equal(*logits)

@@ -9,7 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.metrics.baselines import ngram_baselines, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
 from gpt2core.metrics.ngram import ngram_losses
-from gpt2core.stages import run_data
+from gpt2core.pretrain_stage import run_data
 from gpt2core.tasks import TASKS
 from tests import toys
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from gpt2core.config import RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import CheckpointError, UserError, WeightsError
-from gpt2core.promoted import RUN, load_folder, portable, write_run
+from gpt2core.model_folder import RUN, load_folder, portable, write_run
 from gpt2core.tasks import TASKS
 from gpt2core.weights import load_model, save_model
 from searches.__main__ import COMMANDS, main

@@ -105,7 +105,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     from gpt2core.config import Thresholds
     from gpt2core.distill.config import GenerationConfig
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.lookup import lookup
+    from gpt2core.registry import lookup
     from gpt2core.storage import address
     from gpt2core.tasks import TASKS
     from trainables.candidates.job import Job

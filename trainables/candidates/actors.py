@@ -144,7 +144,7 @@ def _generator_digest(name: str) -> str:
 def _prefixes(generation: GenerationConfig, data_dir: str | None) -> list[str]:
     from gpt2core.config import RunConfig
     from gpt2core.distill.generator import prefixes_of
-    from gpt2core.lookup import lookup
+    from gpt2core.registry import lookup
     from gpt2core.tasks import TASKS
 
     source = lookup(TASKS, generation.source, "source")
@@ -154,7 +154,7 @@ def _prefixes(generation: GenerationConfig, data_dir: str | None) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _critic(name: str, model: str | None) -> Critic:
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.lookup import lookup
+    from gpt2core.registry import lookup
 
     return lookup(CRITICS, name, "critic")(model)
 

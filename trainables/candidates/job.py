@@ -131,6 +131,6 @@ def _made_by(stage: str, critic: str) -> dict[str, str]:
 
 def _module_of(critic: str) -> ModuleType:
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.lookup import lookup
+    from gpt2core.registry import lookup
 
     return sys.modules[lookup(CRITICS, critic, "critic").__module__]

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 
-from gpt2core.ranges import Range
+from gpt2core.estimates import Range
 from gpt2core.speed import mean_range, timed
 from trainables.candidates.actors import GeneratorActor, ScorerActor, forget
 from trainables.candidates.job import Job, shards

@@ -33,7 +33,7 @@ class Classifier:
 
         from gpt2core import checkpoints
         from gpt2core.builders import build_model, device
-        from gpt2core.stages import starting_model
+        from gpt2core.pretrain_stage import starting_model
         from gpt2core.tasks.paraphrase import Paraphrase
         from gpt2core.tokenizer import Tokenizer
         from gpt2core.weights import model_folder

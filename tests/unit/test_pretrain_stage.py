@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2core import stages
+from gpt2core import pretrain_stage
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError
 from gpt2core.model import GPT2
-from gpt2core.stages import first_stage, starting_model
+from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.training import train
 from gpt2core.weights import save_model
 from tests import toys
@@ -20,7 +20,7 @@ from tests import toys
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Sonnets after sonnets, on a toy model and toy texts."""
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stages, "run_data", lambda config: toys.data())
+    monkeypatch.setattr(pretrain_stage, "run_data", lambda config: toys.data())
     folder = str(toys.folder(tmp_path / "toy"))
     return toys.RUN.but(model=folder, pretrain="sonnet", pretrain_epochs=2, pretrain_lr=1e-2, pretrain_examples=4)
 
@@ -64,9 +64,9 @@ def test_a_folder_whose_model_data_or_tokens_changed_under_its_name_has_another_
     starts = [starting_model(config)]
     words = toys.tokenizer()
     words.digest = "of another tokenizer"
-    monkeypatch.setattr(stages, "run_data", lambda config: dataclasses.replace(toys.data(), tokenizer=words))
+    monkeypatch.setattr(pretrain_stage, "run_data", lambda config: dataclasses.replace(toys.data(), tokenizer=words))
     starts.append(starting_model(config))
-    monkeypatch.setattr(stages, "run_data", lambda config: toys.data(train=12))
+    monkeypatch.setattr(pretrain_stage, "run_data", lambda config: toys.data(train=12))
     starts.append(starting_model(config))
     save_model(toys.model(seed=1), Path(config.model))
     starts.append(starting_model(config))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpt2core.config import RunConfig
-from gpt2core.decoding import cache
+from gpt2core.decoding import text_cache
 from gpt2core.model import GPT2
 from gpt2core.tasks.sonnet import continuations, write_ahead
 from gpt2core.training import train
@@ -34,14 +34,14 @@ class Decoder:
         return rows
 
 
-generate = cache.generate
+generate = text_cache.generate
 
 
 @pytest.fixture
 def decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decoder:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
     counted = Decoder()
-    monkeypatch.setattr(cache, "generate", counted.generate)
+    monkeypatch.setattr(text_cache, "generate", counted.generate)
     return counted
 
 
@@ -84,7 +84,7 @@ def test_other_weights_and_prompts_are_decoded(decoder: Decoder) -> None:
 def test_a_model_that_trains_and_what_is_timed_is_never_looked_up(decoder: Decoder) -> None:
     write(fixed())
     write(toys.model())
-    with cache.decoding_anew():
+    with text_cache.decoding_anew():
         write(fixed())
     assert decoder.asked() == 18
 
@@ -136,7 +136,7 @@ def test_the_oldest_leave_where_there_is_no_more_room(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        cache, "MOST", 6 * (12 + 1) * 4
+        text_cache, "MOST", 6 * (12 + 1) * 4
     )  # bytes of one evaluation: tokens, and a check sum of each text
     config = toys.RUN.but(decoder="greedy")
     write(fixed(0), config)
@@ -147,7 +147,7 @@ def test_the_oldest_leave_where_there_is_no_more_room(
     write(fixed(0), config)
     assert decoder.asked() > 0
     with sqlite3.connect(tmp_path / "texts.sqlite") as store:
-        assert store.execute("SELECT sum(length(tokens)) FROM texts").fetchone()[0] <= cache.MOST
+        assert store.execute("SELECT sum(length(tokens)) FROM texts").fetchone()[0] <= text_cache.MOST
 
 
 def test_several_settings_are_written_in_one_batch_and_each_finds_its_own(decoder: Decoder) -> None:
@@ -157,7 +157,7 @@ def test_several_settings_are_written_in_one_batch_and_each_finds_its_own(decode
     def written(config: RunConfig) -> list[dict[str, str]]:
         return next(train(config, toys.model(), toys.data())).evaluation.samples
 
-    with cache.decoding_anew():
+    with text_cache.decoding_anew():
         plain = [written(config) for config in configs]
     decoder.asked()
     write_ahead(toys.model().requires_grad_(False), toys.data(), configs, "dev")
