@@ -116,7 +116,7 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
     """Write in one batch what runs that train nothing, and differ in decoding alone, are judged by."""
     from gpt2core.builders import build_model, device
     from gpt2core.tasks import sonnet
-    from trainables import warm
+    from trainables import worker_cache
 
     groups = defaultdict(list)
     for run in runs:
@@ -126,7 +126,7 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
     for alike in groups.values():
         if len(alike) > 1:
             with suppress(Exception):  # each says for itself what is wrong with it
-                base, data = warm.inputs(alike[0])
+                base, data = worker_cache.inputs(alike[0])
                 model, dev = build_model(alike[0], base, device()), data.divided(alike[0])
                 sonnet.write_ahead(model, dev, alike, "dev")
 

@@ -32,11 +32,11 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     from gpt2core.builders import build_model, device
     from gpt2core.metrics import counts
     from gpt2core.tasks import TASKS
-    from trainables import warm
+    from trainables import worker_cache
 
     spec = TrialSpec.from_dict(values)
     torch.set_num_threads(spec.cpus_per_worker)
-    base, data = warm.inputs(spec.run)
+    base, data = worker_cache.inputs(spec.run)
     check_data(spec, data)
     model = build_model(spec.run, base, device())
     folder = local(spec.folder)

@@ -98,8 +98,8 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     from gpt2core.tasks import TASKS
     from gpt2core.tasks.base import objective_of
     from gpt2core.tracing import traced
-    from trainables import warm
-    from trainables.preemption import Leaving
+    from trainables import worker_cache
+    from trainables.nodes import Preemption
 
     began = time.time()
     torch.set_num_threads(spec.cpus_per_worker)
@@ -107,22 +107,24 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     failure = None
     try:
         objective = objective_of(TASKS[spec.run.task], spec.run).name
-        _, data = warm.inputs(spec.run)
+        _, data = worker_cache.inputs(spec.run)
         check_data(spec, data)
         before = {"data": time.time() - began}
         notes = [note] if (note := data.corpus.facts.get("note")) else []
         folder = _checkpoints(spec, rank, size)
-        leaving = Leaving(size)
-        run = folds.loop(spec.run, warm.start, data, folder=folder, workers=Workers(rank, size), preempted=leaving)
+        preemption = Preemption(size)
+        run = folds.loop(
+            spec.run, worker_cache.start, data, folder=folder, workers=Workers(rank, size), preempted=preemption
+        )
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
         report = advance(run, None)
         while report is not None:
             if isinstance(report, Step):
                 report = advance(run, (yield report))
-                if leaving.saved:
+                if preemption.saved:
                     send(folder)
-                    leaving.saved = False
+                    preemption.saved = False
                 continue
             if rank == 0:
                 send(folder)

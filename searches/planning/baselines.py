@@ -9,7 +9,7 @@ from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import LanguageTask
 from searches.question import Plan
-from trainables.warm import starting_model
+from trainables.worker_cache import starting_model
 
 TEXTS = 200  # of dev, at most, that the model before training is scored on
 LARGEST = 2 * 10**8  # parameters of a model that a driver without a GPU scores

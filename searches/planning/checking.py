@@ -18,7 +18,7 @@ from searches.pairs import pair_sets
 from searches.planning.baselines import baselines
 from searches.question import Choice, Plan
 from searches.running.ledger import Ledger
-from trainables.warm import task_data
+from trainables.worker_cache import task_data
 
 
 def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:

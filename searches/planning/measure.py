@@ -33,7 +33,7 @@ from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.shares import local_share
 from searches.words import count
 from trainables.trial import TrialSpec
-from trainables.warm import starting_model, task_data
+from trainables.worker_cache import starting_model, task_data
 
 DRAWN = 32  # points of the space that stand for what the sampler will propose
 SHARED_STAGES = 3  # first stages up to which they are taken to be made once each, and not in every trial

@@ -28,7 +28,7 @@ from searches.running.gpu_sharing import Sharing
 from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, LedgerError, Trial
 from trainables.executors import Executor
 from trainables.failures import NO_ROOM
-from trainables.machines import grows
+from trainables.nodes import grows
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 

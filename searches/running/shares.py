@@ -8,7 +8,7 @@ from gpt2core.errors import ConfigError
 from gpt2core.machine import cpus
 from searches.options import Options
 from searches.question import Plan
-from trainables.machines import Machine, grows, machines
+from trainables.nodes import Machine, grows, machines
 from trainables.trial import TrialSpec
 
 PACKED = 4  # trials of a pack where nobody says how many

@@ -61,7 +61,7 @@ from tests.services import BUCKET, Store
 from tests.toys import lines
 from trainables.executors import Executor
 from trainables.heartbeat import Heartbeat
-from trainables.machines import Machine
+from trainables.nodes import Machine
 
 OBJECTIVE = "chrf_continuation"
 RATE = 20  # reports a second of all trials together, through Tune

@@ -43,7 +43,7 @@ from tests.benchmarks.compare import CONSOLE, Comparison, differs, show
 from tests.benchmarks.poems import BATCH, RANKS, RATES, SEARCH
 from trainables.executors import function_trial, group_trial
 from trainables.trial import TrialSpec
-from trainables.warm import inputs
+from trainables.worker_cache import inputs
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 2

@@ -20,7 +20,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.tokens import Tokens
 from gpt2core.weights import model_folder
 from tests.benchmarks.poems import ALPHA, BATCH, RANKS, RATES, SEARCH
-from trainables.warm import task_data
+from trainables.worker_cache import task_data
 
 SPLIT = 3 / 2  # rank of one pair for all of c_attn, in units of that of three pairs, where as many parameters train
 

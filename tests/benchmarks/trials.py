@@ -31,7 +31,7 @@ from searches.running.ledger import COMPLETED, Ledger
 from searches.running.shares import share
 from tests.benchmarks.compare import Comparison, differs, show
 from trainables.heartbeat import Heartbeat
-from trainables.machines import Machine
+from trainables.nodes import Machine
 
 AT_ONCE = 2
 OBJECTIVE = "chrf_continuation"

@@ -22,7 +22,7 @@ from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from searches.running.shares import share
 from tests.killing import NAME, finished, make_toy
 from tests.runs import events, summary
-from trainables.machines import Machine
+from trainables.nodes import Machine
 from trainables.trial import TrialSpec
 
 EPOCHS, OBJECTIVE = 3, "dev_loss"

@@ -13,7 +13,7 @@ from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from searches.running import failures
 from searches.running.ledger import FAILED, OUT_OF_MEMORY
 from tests import toys
-from trainables import trial, warm
+from trainables import trial, worker_cache
 from trainables.failures import failure_of
 from trainables.trial import TrialSpec
 
@@ -70,7 +70,7 @@ def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.M
     def hungry(*_: object) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr(warm, "inputs", hungry)
+    monkeypatch.setattr(worker_cache, "inputs", hungry)
     (payload,) = trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path)))
     assert payload["failure"]["kind"] == "out_of_memory"
     assert payload["failure"]["reason"].startswith("out of memory: ")
@@ -79,8 +79,8 @@ def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.M
 def test_a_checkpoint_that_is_damaged_is_passed_over_and_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm, "start", lambda run: toys.model())
-    monkeypatch.setattr(warm, "task_data", lambda run: toys.data())
+    monkeypatch.setattr(worker_cache, "start", lambda run: toys.model())
+    monkeypatch.setattr(worker_cache, "task_data", lambda run: toys.data())
     spec, said = TrialSpec(name="0007", run=toys.RUN, folder=str(tmp_path)), list[str]()
     assert [payload["epoch"] for payload in islice(trial.payloads(spec), 2)] == [1, 2]
     weights = tmp_path / "epoch-0002" / WEIGHTS
@@ -96,7 +96,7 @@ def test_one_worker_of_several_that_fails_alone_ends_the_group(tmp_path: Path, m
     def hungry(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(warm, "inputs", hungry)
+    monkeypatch.setattr(worker_cache, "inputs", hungry)
     with pytest.raises(MemoryError):
         list(trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path), workers=2), rank=1, size=2))
 

@@ -23,7 +23,7 @@ from searches.planning.checking import record_data, record_pairs
 from searches.question import Case, Choice, LogUniform, Plan, Profile, Search, make_plan
 from searches.running.ledger import Ledger
 from tests import generated, toys
-from trainables import warm
+from trainables import worker_cache
 from trainables.trial import TrialSpec, payloads
 
 Values = Mapping[str, Any]
@@ -254,8 +254,8 @@ def test_a_trial_does_not_learn_from_other_data_than_its_search_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = toys.data()
-    monkeypatch.setattr(warm, "inputs", lambda run: (toys.model(), data))
-    monkeypatch.setattr(warm, "start", lambda run: toys.model())
+    monkeypatch.setattr(worker_cache, "inputs", lambda run: (toys.model(), data))
+    monkeypatch.setattr(worker_cache, "start", lambda run: toys.model())
     run = toys.RUN.but(epochs=1, decode_seeds=0)
     spec = TrialSpec(name="0001", run=run, folder=str(tmp_path), data=data.corpus.digest)
     (report,) = payloads(spec)
@@ -291,7 +291,7 @@ def test_a_first_stage_is_shared_by_runs_that_differ_in_nothing_it_reads(key: st
 
 @pytest.mark.parametrize("key", ["task", "data_dir", "model", "dev_examples", *OF_PAIRS])
 def test_data_in_memory_is_of_all_keys_that_it_reads(key: str) -> None:
-    assert key in warm.DATA_KEYS
+    assert key in worker_cache.DATA_KEYS
 
 
 @torch.no_grad()

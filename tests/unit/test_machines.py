@@ -8,7 +8,7 @@ from gpt2core.errors import ConfigError
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.running.shares import share
-from trainables.machines import Machine
+from trainables.nodes import Machine
 
 HEAD = Machine(0)
 

@@ -12,7 +12,7 @@ from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
 from searches.running.shares import share
-from trainables.machines import Machine
+from trainables.nodes import Machine
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from gpt2core.config import RunConfig
 from gpt2core.packing import Packer
 from gpt2core.run import Run
 from tests import toys
-from trainables import warm
+from trainables import worker_cache
 from trainables.packs import Pack
 from trainables.trial import TrialSpec, payloads
 
@@ -29,8 +29,8 @@ WAIT = 120  # seconds after which a call counts as one that waits for ever
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     base, data = toys.model(), toys.data()
-    monkeypatch.setattr(warm, "start", lambda run: base)
-    monkeypatch.setattr(warm, "task_data", lambda run: data)
+    monkeypatch.setattr(worker_cache, "start", lambda run: base)
+    monkeypatch.setattr(worker_cache, "task_data", lambda run: data)
 
 
 def losses(payload: dict[str, Any]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from trainables.candidates.pool import Pool
 from trainables.candidates.progress import Listener, Progress, Report
 from trainables.candidates.results import remove_results
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
-from trainables.machines import grows
+from trainables.nodes import grows
 
 BACKLOG = 4  # shards for each scorer that may wait before generators wait too
 

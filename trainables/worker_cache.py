@@ -1,4 +1,4 @@
-"""What is expensive to start, kept between the trials of one process: the model that runs start from and tokenised data."""
+"""A cache of what the trials of one process share: the models that runs start from, and tokenised data."""
 
 import functools
 
@@ -8,13 +8,13 @@ from gpt2core.pretrain_stage import first_stage, run_data, trained_first
 from gpt2core.tasks import TaskData
 from gpt2core.weights import load_model
 
-#: What decides a run's data. What chooses and what judges is divided in memory.
+#: The keys that decide a run's data. Its division into texts that choose and that judge is done in memory.
 DATA_KEYS = {"task", "data_dir", "model", "dev_examples", *PairKeys.model_fields}
 
 
 @functools.lru_cache(maxsize=2)
 def starting_model(model: str, stage: RunConfig | None) -> GPT2:
-    """Return an untouched model, after a first stage if there is one; runs share it, so nothing may change it."""
+    """Return the model that runs start from, after its first stage if it has one; they share it, so it must not be changed."""
     return load_model(model) if stage is None else trained_first(stage)
 
 
@@ -24,7 +24,7 @@ def _data(config: RunConfig) -> TaskData:
 
 
 def task_data(config: RunConfig) -> TaskData:
-    """Return a run's corpus, tokenised for its model; runs that differ in nothing that the data depends on share it."""
+    """Return a run's tokenised corpus, shared by runs with the same DATA_KEYS."""
     return _data(RunConfig(**{key: value for key, value in config if key in DATA_KEYS}))
 
 
