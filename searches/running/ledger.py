@@ -20,9 +20,11 @@ from searches.running.clock import Clock
 from searches.running.events import LONGEST_LINE, SCHEMA, EventError, parse
 from searches.running.events import Event as Event
 from searches.running.offsite import Offsite
+from trainables.failures import DIVERGED as DIVERGED
+from trainables.failures import FAILED as FAILED
+from trainables.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
 
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
-FAILED, DIVERGED, OUT_OF_MEMORY = "failed", "diverged", "out_of_memory"
 BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # how a trial ends that has nothing to show
 BY_HAND = "stopped by hand"  # the reason of a trial that a person has ended
 CLONE = "clone"  # the origin of a trial that a person made
