@@ -367,7 +367,7 @@ def _show(asked: Asked, found: Mapping[str, Any]) -> None:
 
 def _assumptions(asked: Asked, found: Mapping[str, Any]) -> list[str]:
     """What was simulated, in words."""
-    from searches.words import count
+    from searches.formatting import count
 
     case, parts, unit = asked.case, asked.case.components, asked.metric.unit
     outputs = f" (of each of {parts.outputs} outputs {parts.output:.3g})" if parts.output else ""

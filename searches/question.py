@@ -20,7 +20,7 @@ from gpt2core.errors import ConfigError, visible
 from gpt2core.registry import lookup, nearest
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
-from searches.words import setting_text
+from searches.formatting import setting_text
 
 if TYPE_CHECKING:  # these take seconds to import: not for --help
     from gpt2core.metrics.metric import Metric

@@ -12,11 +12,11 @@ from gpt2core.cli import command_text, interrupt_on_signals, run_or_explain
 from gpt2core.console import console as plain_console
 from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
+from searches.formatting import count
 from searches.options import Options, parse
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.showing.screen import show_plan
-from searches.words import count
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:

@@ -14,8 +14,8 @@ import numpy as np
 from gpt2core.metrics.comparison import LEAST, LEVEL, Pair, Runs, difference, pairwise
 from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
 from searches.deciding.wording import listed, p_text
+from searches.formatting import count
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
-from searches.words import count
 
 SUPPORTED: Final = "supported"
 CONTRADICTED: Final = "contradicted"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from searches.formatting import count, value_text
 from searches.question import Choice, Domain, LogUniform
-from searches.words import count, value_text
 
 LEAST = 8  # trials
 KNOTS = 5  # of a broken line, at quantiles of the values that were tried

@@ -17,9 +17,9 @@ from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible, ranked
 from searches.deciding.stopping import dominates
 from searches.deciding.strategy import finalists
+from searches.formatting import count
 from searches.question import Plan
 from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, State, Trial
-from searches.words import count
 
 
 def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
-from searches.words import count, point_text, setting_text, value_text
+from searches.formatting import count, point_text, setting_text, value_text
 
 Row = Mapping[str, Any]
 

@@ -23,6 +23,7 @@ from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.storage import size
 from searches.deciding.comparing import judges_of
+from searches.formatting import count
 from searches.options import Options
 from searches.pairs import pairs_seconds
 from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
@@ -31,7 +32,6 @@ from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.shares import local_share
-from searches.words import count
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 

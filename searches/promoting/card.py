@@ -17,13 +17,13 @@ from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
+from searches.formatting import count, point_text, value_text
 from searches.promoting.finished import Promotion
 from searches.promoting.terms import base_terms, hub_data, licence, text_terms
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
 from searches.showing.markdown import markdown_cell, markdown_code
 from searches.showing.numbers import with_interval
-from searches.words import count, point_text, value_text
 
 #: What the hub calls our metrics, where it has a name for them.
 HUB_METRICS = {

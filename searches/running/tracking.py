@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 
 from gpt2core.cli import command_text
 from gpt2core.errors import UserError, without_password
+from searches.formatting import count
 from searches.options import Options
 from searches.question import Plan
 from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
-from searches.words import count
 from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
 
 PARENT = "mlflow.parentRunId"

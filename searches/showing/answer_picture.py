@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from searches.formatting import count
 from searches.showing.answers import interval_name, value_name
 from searches.showing.numbers import words
 from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
-from searches.words import count
 
 Summary = dict[str, Any]
 Row = Mapping[str, Any]

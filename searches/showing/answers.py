@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from searches.formatting import count, point_text
 from searches.showing.numbers import p_text, percent, with_interval, words
-from searches.words import count, point_text
 
 Summary = Mapping[str, Any]
 Answer = Mapping[str, Any]

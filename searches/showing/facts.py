@@ -8,10 +8,10 @@ from typing import Any
 
 from gpt2core.cli import command_text
 from gpt2core.machine import cpus
+from searches.formatting import count
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
-from searches.words import count
 
 #: Parts of a trial's time, and what is in them.
 PARTS = {

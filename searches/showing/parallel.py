@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from searches.words import value_text
+from searches.formatting import value_text
 
 Row = dict[str, Any]
 Domain = dict[str, Any]

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gpt2core.errors import all_visible
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
+from searches.formatting import count
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import claim_and_rest, numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
@@ -29,7 +30,6 @@ from searches.showing.report_tables import (
     time_grid,
     trials_grid,
 )
-from searches.words import count
 
 FILES = ("report.html", "report.md")
 SECTIONS = {

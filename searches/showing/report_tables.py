@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from searches.formatting import point_text, value_text
 from searches.planning.plan_table import number_text
 from searches.running.ledger import BAD
 from searches.showing.answers import pairs_cells, pairs_headings, pairs_note, rows_cells, rows_headings, rows_title
@@ -19,7 +20,6 @@ from searches.showing.screen import (
     left_out,
     score_text,
 )
-from searches.words import point_text, value_text
 
 REASONS = 50  # rows of the failures that a page shows
 

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from searches.deciding.objectives import Ranking
+from searches.formatting import count, point_text, value_text
 from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_fact
 from searches.question import Plan
@@ -16,7 +17,6 @@ from searches.running.budget import Budget
 from searches.running.ledger import RUNNING, Event, State
 from searches.showing.answers import rows_cells, rows_headings, rows_title
 from searches.showing.numbers import digits_of, number, with_interval, words
-from searches.words import count, point_text, value_text
 
 #: Metric -> heading and digits, where a task has it.
 COLUMNS = {

@@ -17,11 +17,11 @@ from gpt2core.files import atomic_path
 from searches.deciding import claims, figures
 from searches.deciding.claims import Judged, Summaries, Summary
 from searches.deciding.figures import Line
+from searches.formatting import count
 from searches.published import CLAIMS
 from searches.showing.answer_picture import answer_picture
 from searches.showing.answers import claim_and_rest
 from searches.showing.plots import Picture
-from searches.words import count
 
 COLORS = {  # on the screen
     claims.SUPPORTED: "green",

@@ -26,10 +26,10 @@ from searches.deciding.figures import (
     lines,
     passes,
 )
+from searches.formatting import setting_text
 from searches.published import CLAIMS, TABLES, Claim, Figure
 from searches.question import search_of
 from searches.showing.study_report import claims_table, figures_table, judged, write
-from searches.words import setting_text
 
 LOSS = {"name": "dev_loss", "direction": "min", "unit": "nats per token", "margin": 0.05, "digits": 3}
 ACCURACY = {"name": "accuracy", "direction": "max", "unit": "points", "margin": 1.0, "digits": 2}
