@@ -82,7 +82,7 @@ def console() -> Console:
 def resources(options: Options) -> str:
     """What `--plan` can say about resources without starting anything."""
     from gpt2core.speed import gpu_count  # PyTorch takes seconds to import
-    from searches.running.shares import local_share
+    from searches.running.resources import local_share
 
     workers = f", {options.workers_per_trial} workers each" if options.workers_per_trial > 1 else ""
     if cluster := os.environ.get("RAY_ADDRESS"):

@@ -16,8 +16,8 @@ from searches.options import Options, without
 from searches.pairs import jobs
 from searches.planning.checking import check, record_data
 from searches.running.ledger import Ledger
+from searches.running.resources import connect_and_share
 from searches.running.resume import open_ledger, separate_copy
-from searches.running.shares import connect_and_share
 from searches.running.tracking import Tracker, start_tracking
 from searches.showing.facts import cluster, machine
 from searches.showing.screen import Screen

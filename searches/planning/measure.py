@@ -31,7 +31,7 @@ from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
-from searches.running.shares import local_share
+from searches.running.resources import local_share
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 

@@ -7,7 +7,7 @@ from typing import Any
 from searches.options import Options
 from searches.planning.forecast import MEMORY
 from searches.running.ledger import Ledger
-from searches.running.shares import share_of_cluster
+from searches.running.resources import share_of_cluster
 from trainables.trial import TrialSpec
 
 CONTEXT = 0.6  # gigabytes that a process holds of a GPU beside its tensors

@@ -50,7 +50,7 @@ from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Event, Ledger, State, Trial
-from searches.running.shares import share
+from searches.running.resources import share
 from searches.running.tracking import Tracker
 from searches.showing.screen import Screen
 from tests.benchmarks.compare import CONSOLE, differs

@@ -28,7 +28,7 @@ from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Ledger
-from searches.running.shares import share
+from searches.running.resources import share
 from tests.benchmarks.compare import Comparison, differs, show
 from trainables.heartbeat import Heartbeat
 from trainables.nodes import Machine

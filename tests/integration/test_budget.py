@@ -19,7 +19,7 @@ from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
-from searches.running.shares import share
+from searches.running.resources import share
 from tests.killing import NAME, finished, make_toy
 from tests.runs import events, summary
 from trainables.nodes import Machine

@@ -7,7 +7,7 @@ import pytest
 from gpt2core.errors import ConfigError
 from searches.lora_rank import SEARCH
 from searches.options import parse
-from searches.running.shares import share
+from searches.running.resources import share
 from trainables.nodes import Machine
 
 HEAD = Machine(0)

@@ -11,7 +11,7 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
-from searches.running.shares import share
+from searches.running.resources import share
 from trainables.nodes import Machine
 
 
