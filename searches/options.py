@@ -17,7 +17,7 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.question import Plan, Search, make_plan
 from searches.running.budget import Budget
-from searches.running.offsite import refresh
+from searches.running.remote_ledger import refresh
 
 EPILOG = """\
 Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then

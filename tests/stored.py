@@ -2,7 +2,7 @@
 
 from gpt2core.storage import local
 from searches.running.ledger import State, read_state
-from searches.running.offsite import refresh
+from searches.running.remote_ledger import refresh
 
 
 def stored(folder: str) -> State:

@@ -19,7 +19,7 @@ from gpt2core.storage import is_copy
 from searches.running.clock import Clock
 from searches.running.events import LONGEST_LINE, SCHEMA, EventError, parse
 from searches.running.events import Event as Event
-from searches.running.offsite import Offsite
+from searches.running.remote_ledger import RemoteLedger
 from trainables.failures import DIVERGED as DIVERGED
 from trainables.failures import FAILED as FAILED
 from trainables.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
@@ -185,19 +185,19 @@ class Ledger:
     ) -> None:
         self.path, self.now = path, now
         self.file = _locked(path)
-        self.offsite: Offsite | None = None
+        self.remote: RemoteLedger | None = None
         self.failure: LedgerError | None = None
         self.state = State()
         self.lock = threading.RLock()  # events come from the search and from whoever delivers them
         self.listeners: list[Callable[[Event, State], None]] = []
         try:
             if is_copy(path):
-                self.offsite = Offsite(path, say)
-                self.offsite.open(self.file)
+                self.remote = RemoteLedger(path, say)
+                self.remote.open(self.file)
             self.file.seek(0)
             self.size = _replay(self.file, path, self.state)
             self.file.truncate(self.size)
-            self._tell_offsite(wait=False)
+            self._tell_remote(wait=False)
         except (OSError, UserError):
             self.close()
             raise
@@ -216,7 +216,7 @@ class Ledger:
             except EventError as error:
                 raise EventError(f"{self.path}: an event is refused, for it {error}") from None
             self._append(line)
-            self._tell_offsite(wait=event["event"] == "proposed")
+            self._tell_remote(wait=event["event"] == "proposed")
             self.state.apply(event)
             for listener in self.listeners:
                 listener(event, self.state)
@@ -249,21 +249,21 @@ class Ledger:
 
     def is_kept(self, size: int) -> bool:
         """Whether the first `size` bytes outlive this machine, where its folder is a copy; those of another are on its disk."""
-        return self.offsite is None or self.offsite.lost or self.offsite.sent >= size
+        return self.remote is None or self.remote.lost or self.remote.sent >= size
 
-    def _tell_offsite(self, *, wait: bool) -> None:
-        if self.offsite is None:
+    def _tell_remote(self, *, wait: bool) -> None:
+        if self.remote is None:
             return
         try:
-            self.offsite.tell(self.size, wait=wait)
+            self.remote.tell(self.size, wait=wait)
         except StorageError as error:
             self.failure = LedgerError(str(error))
             raise self.failure from None
 
     def close(self) -> None:
         """Release the file."""
-        if self.offsite is not None:
-            self.offsite.close()
+        if self.remote is not None:
+            self.remote.close()
         self.file.close()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from gpt2core.errors import UserError
 from gpt2core.storage import address, is_copy
 from searches.question import Plan
 from searches.running.ledger import Ledger
-from searches.running.offsite import refresh
+from searches.running.remote_ledger import refresh
 from trainables.tracking import database_of
 
 

@@ -1,7 +1,7 @@
 """MLflow, written from one place: experiment = task, parent run = search, child run = trial, grandchild = replicate.
 
 The ledger keeps which run belongs to which trial, so a resumed search goes on in the same runs. A tracking server that cannot be
-reached never stops a search, nor holds it up: its entries wait (`delivery.py`), and what is still missing when the search is
+reached never stops a search, nor holds it up: its entries wait (`retry_queue.py`), and what is still missing when the search is
 started again is delivered from the ledger. A run that something was refused of says so by its tag `lacks`. Entries have the time
 of their event, and MLflow keeps one of several that are alike, so whatever is sent twice is there once.
 """
@@ -24,8 +24,8 @@ from gpt2core.errors import UserError, without_password
 from searches.formatting import count
 from searches.options import Options
 from searches.question import Plan
-from searches.running.delivery import Delivery
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
+from searches.running.retry_queue import RetryQueue
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
 
@@ -48,7 +48,7 @@ class Tracker:
     def __init__(self, plan: Plan, ledger: Ledger, uri: str, warn: Callable[[str], None]) -> None:
         quick_and_quiet()
         self.plan, self.ledger, self.uri, self.warn = plan, ledger, uri, warn
-        self.delivery = Delivery(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
+        self.queue = RetryQueue(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
         self.experiment_id = self.name = ""
         self.told = 0  # refusals that a person knows of
         self.ready = False  # whether the search has a run
@@ -71,18 +71,18 @@ class Tracker:
         tags = {key: _cut(value, LONGEST_TAG) for key, value in {**tags, **known, **self._source(), NOTE: note}.items()}
         run = self._run("", known, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
-            self.delivery.put(partial(self.client.update_run, self.parent, status="RUNNING"))
+            self.queue.put(partial(self.client.update_run, self.parent, status="RUNNING"))
         if not run.data.params:
-            self.delivery.put(partial(self.client.log_batch, self.parent, params=_params(params)))
+            self.queue.put(partial(self.client.log_batch, self.parent, params=_params(params)))
         self.ready = True
         lacks = LACKS in run.data.tags
         if lacks:
-            self.delivery.put(partial(self.client.delete_tag, self.parent, LACKS))
+            self.queue.put(partial(self.client.delete_tag, self.parent, LACKS))
         if state.data and (lacks or "data_digest" not in run.data.params):
             self._data({"data": state.data, "baselines": state.baselines}, state)
-        self.delivery.put(self._share_view)
+        self.queue.put(self._share_view)
         for trial in state.trials.values():
-            self.delivery.put(partial(self._catch_up, trial), trial.name)
+            self.queue.put(partial(self._catch_up, trial), trial.name)
 
     @property
     def parent(self) -> str:
@@ -105,22 +105,22 @@ class Tracker:
 
     def finish(self, summary: dict[str, Any], status: str) -> None:
         """Write the summary to the search's run and end it; say what could not be delivered."""
-        self.delivery.put(partial(self._results, summary))
+        self.queue.put(partial(self._results, summary))
         self._put_file("summary.json", json.dumps(summary, indent=2, default=str))
-        self.delivery.put(partial(self._finish, status))
+        self.queue.put(partial(self._finish, status))
         self._wait(GRACE if status == "FINISHED" else SHORT_GRACE)
 
     def attach(self, files: Mapping[str, str], summary: dict[str, Any], page: Path) -> None:
         """Put text files beside the summary, and say on the page of the search's run what came out and where the report is."""
-        if not self.delivery.stopped:
+        if not self.queue.stopped:
             for name, text in files.items():
                 self._put_file(name, text)
-            self.delivery.put(partial(self._describe, summary, page))
+            self.queue.put(partial(self._describe, summary, page))
             self._wait(GRACE)
 
     def _put_trial(self, tell: Callable[[Event, State], None], event: Event, state: State, name: str) -> None:
         # What is lost with this machine is reported again, so only what outlives it is told.
-        self.delivery.put(partial(tell, event, state), name, may_go=partial(self.ledger.is_kept, self.ledger.size))
+        self.queue.put(partial(tell, event, state), name, may_go=partial(self.ledger.is_kept, self.ledger.size))
 
     def _put_file(self, name: str, text: str, trial: Trial | None = None) -> None:
         """Let a file be sent, to the run of a trial or of the search."""
@@ -128,7 +128,7 @@ class Tracker:
         def send() -> None:
             self.client.log_text(self.parent if trial is None else self._run_of(trial), text, name)
 
-        self.delivery.put(send, trial.name if trial else "", is_file=True)
+        self.queue.put(send, trial.name if trial else "", is_file=True)
 
     def _describe(self, summary: dict[str, Any], page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
@@ -141,7 +141,7 @@ class Tracker:
 
     def _wait(self, seconds: float) -> None:
         """Wait for what is not sent yet; say what of it, and of all before, MLflow has not."""
-        left, refused = self.delivery.finish(seconds), self.delivery.refused
+        left, refused = self.queue.finish(seconds), self.queue.refused
         where = f"MLflow at {without_password(self.uri)}"
         if left:
             self.warn(f"{where} did not take {left} entries within {seconds:g} s; the same command delivers them")
@@ -162,7 +162,7 @@ class Tracker:
         self.client.log_batch(self.parent, metrics=metrics, tags=_tags(told))
 
     def _finish(self, status: str) -> None:
-        lack = self.delivery.lacks("")
+        lack = self.queue.lacks("")
         if lack:
             self.client.log_batch(self.parent, tags=_tags({LACKS: lack}))
         self.client.set_terminated(self.parent, status)
@@ -281,7 +281,7 @@ class Tracker:
             self._put_file("samples.md", samples_text(best["samples"]), trial)
             for name, rows in best.get("tables", {}).items():
                 self._put_file(f"{name}.json", json.dumps({"rows are gold, columns predicted": rows}, indent=2), trial)
-        self.delivery.put(partial(self._ended, event, state), trial.name)
+        self.queue.put(partial(self._ended, event, state), trial.name)
 
     def _ended(self, event: Event, state: State) -> None:
         trial = state.trials[event["trial"]]
@@ -293,7 +293,7 @@ class Tracker:
             "reason": event.get("reason"),
             "stopped_at": trial.stopped_at,  # epochs behind it do not count
             "best_epoch": best["epoch"] if best else None,
-            LACKS: self.delivery.lacks(trial.name),
+            LACKS: self.queue.lacks(trial.name),
         }
         metrics = []
         if best:
@@ -310,15 +310,15 @@ class Tracker:
         self.client.set_tag(run, "reason", "")
 
     def _data(self, event: Event, state: State) -> None:
-        self.delivery.put(partial(self._log_data, self.parent))
+        self.queue.put(partial(self._log_data, self.parent))
         params = _params({f"data_{key}": value for key, value in event["data"].items()})
         self._put_file("baselines.json", json.dumps(event["baselines"], indent=2))
-        self.delivery.put(partial(self.client.log_batch, self.parent, params=params))
+        self.queue.put(partial(self.client.log_batch, self.parent, params=params))
 
     def _candidates(self, event: Event, state: State) -> None:
         self._put_file(f"{event['name']}.json", json.dumps(event["made"], indent=2))
         tags = _tags({f"{event['name']}_digest": event["made"]["digest"]})
-        self.delivery.put(partial(self.client.log_batch, self.parent, tags=tags))
+        self.queue.put(partial(self.client.log_batch, self.parent, tags=tags))
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

@@ -175,7 +175,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
         return known[trial.name]
 
     course = Simulator(of, workers=workers).run(strategy)
-    left = len(tracker.delivery.waiting)
+    left = len(tracker.queue.waiting)
     yield "trials", f"{len(ledger.state.trials)}"
     events = sum(map(len, strategy.took.values()))
     for kind, all_took in strategy.took.items():
@@ -184,7 +184,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
     yield "proposals, reports and ends a second", f"{events / sum(map(sum, strategy.took.values())):.0f}"
     yield "a refresh of the live table, ms", f"{1e3 * refreshes[0]:.0f}"
     yield "MLflow: entries that wait at the end", f"{left}"
-    tracker.delivery.finish(60)
+    tracker.queue.finish(60)
     yield "MLflow: requests a trial of 3 epochs", f"{sum(client.calls.values()) / len(ledger.state.trials):.1f}"
     yield "proposed before any result counts", f"{ledger.state.lag}"
     yield "ledger, MB", f"{(folder / 'ledger.jsonl').stat().st_size / 1e6:.1f}"

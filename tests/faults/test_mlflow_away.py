@@ -67,8 +67,8 @@ def test_a_page_of_elsewhere_can_neither_read_nor_write(server: Server, said: di
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
-    monkeypatch.setattr("searches.running.delivery.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("searches.running.delivery.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.running.retry_queue.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("searches.running.retry_queue.LONGEST_PAUSE", 0.01)
 
 
 class Tracked:
@@ -152,7 +152,7 @@ def test_what_was_not_delivered_at_the_end_is_told_and_delivered_by_the_same_com
     tracked = Tracked(tmp_path, server.uri, "late")
     tracked.proposed("0000")
     tracked.report("0000", 1)
-    assert tracked.tracker.delivery.finish(60) == 0
+    assert tracked.tracker.queue.finish(60) == 0
     server.send(signal.SIGSTOP)  # it hangs: connections are taken, and nothing is answered
     tracked.report("0000", 2)
     tracked.ended("0000")

@@ -138,7 +138,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     ledger.listeners.append(tracker)
     for event in events_of(search):
         ledger.record(event)
-    assert tracker.delivery.finish(PATIENCE) == 0
+    assert tracker.queue.finish(PATIENCE) == 0
     tracker.finish({"best": None, "answer": {"text": f"answer of {search}"}}, "FINISHED")
     ledger.close()
     return warnings

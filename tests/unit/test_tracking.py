@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 from mlflow.exceptions import MlflowException
 
-from searches.running.delivery import LATER, Delivery
+from searches.running.retry_queue import LATER, RetryQueue
 from searches.running.tracking import answer_numbers
 from tests.summaries import nothing_compared, summary
 from trainables.tracking import why
@@ -29,13 +29,13 @@ def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
         asked.set()
         return kept.is_set()
 
-    delivery = Delivery("sqlite:///mlflow.db", sent.append, lambda: None)
-    delivery.put(lambda: sent.append("first"), may_go=may_go)
-    delivery.put(lambda: sent.append("second"))
+    queue = RetryQueue("sqlite:///mlflow.db", sent.append, lambda: None)
+    queue.put(lambda: sent.append("first"), may_go=may_go)
+    queue.put(lambda: sent.append("second"))
     assert asked.wait(60)
     assert sent == []
     kept.set()
-    assert delivery.finish(60) == 0
+    assert queue.finish(60) == 0
     assert sent == ["first", "second"]
 
 

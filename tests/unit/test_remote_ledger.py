@@ -8,9 +8,9 @@ import pytest
 from gpt2core import lease, storage
 from gpt2core.errors import UserError
 from gpt2core.storage import address, fetch, local, send
-from searches.running import offsite
+from searches.running import remote_ledger
 from searches.running.ledger import Ledger, LedgerError, read_state
-from searches.running.offsite import refresh
+from searches.running.remote_ledger import refresh
 from tests.services import BUCKET, Store
 from tests.unit.test_storage import become
 
@@ -23,7 +23,7 @@ def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for key, value in store.environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(lease, "LEASE", 0.3)
-    for module in (lease, offsite):
+    for module in (lease, remote_ledger):
         monkeypatch.setattr(module, "RENEWAL", 0.1)
         monkeypatch.setattr(module, "PAUSE", 0.05)
     become(monkeypatch, tmp_path / "first")
@@ -40,11 +40,11 @@ def proposed(number: int) -> dict[str, object]:
 
 def die(ledger: Ledger) -> None:
     """Be gone without a word: no last event, no end of the ownership."""
-    assert ledger.offsite is not None
-    with ledger.offsite.changed:
-        ledger.offsite.lost = True
-        ledger.offsite.changed.notify_all()
-    ledger.offsite.thread.join()
+    assert ledger.remote is not None
+    with ledger.remote.changed:
+        ledger.remote.lost = True
+        ledger.remote.changed.notify_all()
+    ledger.remote.thread.join()
     ledger.file.close()
 
 
@@ -104,9 +104,9 @@ def test_one_that_was_taken_over_writes_no_more(place: str) -> None:
     owner = local(place).with_suffix("") / "owner.json"
     owner.write_text(json.dumps({"id": "another", "machine": "another", "time": 0.0}))
     send(owner)
-    assert ledger.offsite is not None
-    with ledger.offsite.changed:
-        assert ledger.offsite.changed.wait_for(lambda: ledger.offsite.lost, 30)
+    assert ledger.remote is not None
+    with ledger.remote.changed:
+        assert ledger.remote.changed.wait_for(lambda: ledger.remote.lost, 30)
     with pytest.raises(LedgerError, match="another machine has taken this search over"):
         ledger.record(proposed(1))
     ledger.close()
@@ -115,7 +115,7 @@ def test_one_that_was_taken_over_writes_no_more(place: str) -> None:
 def test_no_trial_begins_that_the_storage_does_not_know_of(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(local(place))
     endpoint = "http://127.0.0.1:9"
-    monkeypatch.setattr(offsite, "PATIENCE", 0.3)
+    monkeypatch.setattr(remote_ledger, "PATIENCE", 0.3)
     monkeypatch.setattr(storage, "ATTEMPTS", 1)
     with monkeypatch.context() as away:
         away.setenv("AWS_ENDPOINT_URL", endpoint)
