@@ -1,8 +1,8 @@
-"""A copy of a ledger in remote storage, from which the search goes on if its machine is lost.
+"""A ledger in storage behind an address, for the day on which its machine is gone.
 
-An object cannot be appended to, so new events are written within a second as an object of their own, named by the offset of its
-first byte. No trial starts before its proposal is stored; events lost with a machine are reported again by the trials. Who
-writes is in `owner.json`, renewed every few seconds (`gpt2core.lease`).
+An object cannot be appended to. So what is new of the ledger goes into an object of its own, named by the place of its first
+byte, within a second; a proposal waits for that, so no trial runs that only this machine knows of. What else is lost with a
+machine, the trials report again. Who writes is in `owner.json`, renewed every few seconds (`gpt2core.lease`).
 """
 
 import fcntl
@@ -17,14 +17,14 @@ from gpt2core.files import atomic_path
 from gpt2core.lease import RENEWAL, Lease
 from gpt2core.storage import address, fetch, is_copy, send
 
-PATIENCE = 120.0  # seconds that a proposal waits for storage that does not answer
+PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
 PAUSE = 1.0  # seconds between two tries
-PIECE = re.compile(r"\d{15}\.jsonl")  # named by the ledger's byte that it starts at
-LAST = 20.0  # seconds that the end of a search waits for storage
+PIECE = re.compile(r"\d{15}\.jsonl")  # named by the byte of the ledger that it begins at
+LAST = 20.0  # seconds that the end of a search waits for it
 
 
 class RemoteLedger:
-    """Uploads the events of a ledger that this process owns. `say` is called with what a person waits for."""
+    """Sends a ledger's events while its process holds it. `say` is told what a person waits for."""
 
     def __init__(self, ledger: Path, say: Callable[[str], None]) -> None:
         self.ledger, self.folder, self.say = ledger, ledger.with_suffix(""), say
@@ -36,7 +36,7 @@ class RemoteLedger:
         self.thread = threading.Thread(target=self._work, name="remote ledger", daemon=True)
 
     def open(self, file: IO[bytes]) -> None:
-        """Own the ledger, and bring the locked `file` up to date; raise UserError if another machine writes it."""
+        """Own the ledger, and bring the locked `file` up to date; raise UserError where another machine is at work on it."""
         self.lease = Lease(self.owner, file, self.ledger, self.say)
         self.lease.claim(
             f"{address(self.ledger.parent)}: a search of this name runs on another machine ({{}}); choose another --name"
@@ -45,9 +45,9 @@ class RemoteLedger:
         self.thread.start()
 
     def tell(self, size: int, *, wait: bool) -> None:
-        """Upload the ledger up to `size` bytes; with `wait`, return once they are stored.
+        """Say that the ledger has `size` bytes now, and with `wait` return when the storage has them too.
 
-        Raises StorageError if they cannot be, or if another machine has taken the search over.
+        Raises StorageError where it does not take them, or another machine has taken the search over.
         """
         with self.changed:
             self.written = size
@@ -62,7 +62,7 @@ class RemoteLedger:
                 )
 
     def close(self, seconds: float = LAST) -> None:
-        """Upload the whole ledger as one object and give up its ownership, if it was opened."""
+        """Send the rest as one object, and own the ledger no more; nothing where it could not be opened."""
         if self.thread.ident is None:
             return
         with self.changed:
@@ -92,7 +92,7 @@ class RemoteLedger:
                     self.changed.wait(PAUSE)
 
     def _keep(self) -> None:
-        """Renew the lease when that is due; note when another machine owns the ledger."""
+        """Give a sign of life when one is due; where the storage names another owner, be none."""
         if not self.lease.keep():
             with self.changed:
                 self.lost = True
@@ -116,7 +116,7 @@ class RemoteLedger:
         send(path)
 
     def _join(self) -> None:
-        """Replace the pieces by one object, and delete the lease."""
+        """Make one object of all, then remove the others, and the sign of life."""
         self._put(0, self.ledger.read_bytes()[: self.written])
         for path in _pieces(self.folder)[1:]:
             path.unlink()
@@ -125,9 +125,9 @@ class RemoteLedger:
 
 
 def bring(ledger: Path, file: IO[bytes]) -> int:
-    """Update a ledger's open and locked `file` from storage, unless it already has all of that; return the bytes stored.
+    """Make a ledger's open and locked `file` what the storage has, unless it has more than that; return the bytes of that.
 
-    Raises UserError if a piece is missing.
+    Raises UserError where a piece is missing.
     """
     folder = ledger.with_suffix("")
     fetch(folder)
@@ -147,7 +147,7 @@ def bring(ledger: Path, file: IO[bytes]) -> int:
 
 
 def refresh(folder: Path) -> None:
-    """Download the ledger and the summary of a search, unless it runs on this machine."""
+    """Bring the ledger and the summary of a search from the storage to this machine, unless it runs here."""
     ledger = folder / "ledger.jsonl"
     if not is_copy(ledger):
         return
