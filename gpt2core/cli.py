@@ -67,8 +67,8 @@ class Parser(argparse.ArgumentParser):
 
     def _commands(self) -> dict[str, "Parser"]:
         """The parser of each command, where there are commands."""
-        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        return dict(found[0].choices) if found else {}
+        subparsers = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(subparsers[0].choices) if subparsers else {}
 
 
 def settings(pairs: Sequence[str], known: Collection[str] = RunConfig.model_fields) -> dict[str, Any]:

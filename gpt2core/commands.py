@@ -305,11 +305,11 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
         return config, starting_model(config).requires_grad_(False).to(device()), config.model
     folder = _fetched(options.checkpoint)
     if is_model_folder(folder):
-        found = load_folder(folder)
-        config = _config(options, **found.config.model_dump())
+        loaded = load_folder(folder)
+        config = _config(options, **loaded.config.model_dump())
         names = getattr(TASKS[config.task], "class_names", ())
-        model = in_order_of(found.model, names) if names else found.model
-        return config, model.to(device()), found.words
+        model = in_order_of(loaded.model, names) if names else loaded.model
+        return config, model.to(device()), loaded.words
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
     base = starting_model(trained)

@@ -65,16 +65,16 @@ def without_passwords(text: str, address: str = "") -> str:
 
 def without_password(address: str) -> str:
     """The same of one address alone, or of a flag that has it: there, a password may hold white space."""
-    found = _ALONE.fullmatch(address)
-    return found[1] + _place(*found.groups()) if found else without_passwords(address)
+    match = _ALONE.fullmatch(address)
+    return match[1] + _place(*match.groups()) if match else without_passwords(address)
 
 
 def _secrets(address: str) -> set[str]:
     """What of an address is for nobody else's eyes, whole and in parts, as it is written and as it is meant."""
     scheme, mark, rest = address.partition("://")
     user = "" if _OF_FILES.search(scheme + mark) else rest.rpartition("@")[0]
-    found = {user, *user.split(":"), address.partition("?")[2]}
-    return {secret for word in found for secret in (word, unquote(word)) if len(secret) >= SHORTEST}
+    parts = {user, *user.split(":"), address.partition("?")[2]}
+    return {secret for word in parts for secret in (word, unquote(word)) if len(secret) >= SHORTEST}
 
 
 def _place(scheme: str, rest: str) -> str:

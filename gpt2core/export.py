@@ -59,9 +59,9 @@ def _export_adapter(config: RunConfig, checkpoint: Path, out: Path) -> int:
     model = build_model(config, base, CPU)
     start = pairs(model)
     epoch = checkpoints.load_best(checkpoint, model, base)
-    found = pairs(model)
+    lora_pairs = pairs(model)
     if config.lora_init == "pissa":  # the model that peft puts it on is whole
-        found = {name: pair.minus(start[name]) for name, pair in found.items()}
+        lora_pairs = {name: pair.minus(start[name]) for name, pair in lora_pairs.items()}
     head = None if model.head is None else model.head.weight
-    save_adapter(found, head, out, base_model=hub_name(config.model))
+    save_adapter(lora_pairs, head, out, base_model=hub_name(config.model))
     return epoch

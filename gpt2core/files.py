@@ -135,7 +135,7 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
     if len(data) > most:
         raise DataError(f"is longer than {most:,} bytes")
     try:
-        found = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise DataError("is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -144,11 +144,11 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
         raise DataError("is nested too deep") from None
     except ValueError:  # the limit of Python's own
         raise DataError("has a number of thousands of digits") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise NoObjectError("is no JSON object")
-    if _is_deeper(found, DEEPEST):  # whoever walks through it must not come to an end of Python's own
+    if _is_deeper(value, DEEPEST):  # whoever walks through it must not come to an end of Python's own
         raise DataError("is nested too deep")
-    return found
+    return value
 
 
 def _is_deeper(value: Any, most: int) -> bool:

@@ -171,16 +171,16 @@ def _mean(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> di
 
 def _numbers(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
     """What the epoch of all sub-runs took and gave: seconds are summed, and they hold their memory side by side."""
-    found = _mean(parts, anew)
-    found |= {name: found[name] * len(parts) for name in SUMMED if name in found}
-    if "tokens_per_second" in found:
+    metrics = _mean(parts, anew)
+    metrics |= {name: metrics[name] * len(parts) for name in SUMMED if name in metrics}
+    if "tokens_per_second" in metrics:
         tokens = math.fsum(part["tokens_per_second"] * part["train_seconds"] for part in parts)
-        found["tokens_per_second"] = tokens / found["train_seconds"]
-    if "train_perplexity" in found:
-        found["train_perplexity"] = perplexity(found["train_loss"])
-    if "gpu_memory_gb" in found:
-        found["gpu_memory_gb"] = max(part["gpu_memory_gb"] for part in parts)
-    if "predicted_gpu_memory_gb" in found:
-        trained = round(found["trainable_parameters"] * (len(parts) - 1))
-        found["predicted_gpu_memory_gb"] += predicted_gpu_memory_gb(trained, trained) - predicted_gpu_memory_gb(0, 0)
-    return found
+        metrics["tokens_per_second"] = tokens / metrics["train_seconds"]
+    if "train_perplexity" in metrics:
+        metrics["train_perplexity"] = perplexity(metrics["train_loss"])
+    if "gpu_memory_gb" in metrics:
+        metrics["gpu_memory_gb"] = max(part["gpu_memory_gb"] for part in parts)
+    if "predicted_gpu_memory_gb" in metrics:
+        trained = round(metrics["trainable_parameters"] * (len(parts) - 1))
+        metrics["predicted_gpu_memory_gb"] += predicted_gpu_memory_gb(trained, trained) - predicted_gpu_memory_gb(0, 0)
+    return metrics

@@ -81,14 +81,14 @@ def special_ids(folder: Path) -> dict[str, list[int]]:
     path, generation = folder / "config.json", folder / GENERATION
     config = read_json(path)
     named = read_json(generation) if is_there(generation) else {}
-    found = {}
+    token_ids = {}
     for key, default in (("bos_token_id", 50256), ("eos_token_id", 50256), ("pad_token_id", None)):
         source, value = (path, config.get(key, default)) if named.get(key) is None else (generation, named[key])
         numbers = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             raise WeightsError(f"{source}: `{key}` is {shown(value)}, but must be a token's number, or a list of them")
-        found[key] = [number for number in numbers if number >= 0]
-    return found
+        token_ids[key] = [number for number in numbers if number >= 0]
+    return token_ids
 
 
 def unused_decoding(folder: Path) -> str:

@@ -108,15 +108,15 @@ def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
 
     A folder that only numbers its classes is taken to have that order. Raises WeightsError where its names are others.
     """
-    found = [_plain(name) for name in model.class_names]
-    if not found or model.head is None or found == [_plain(name) for name in names]:
+    class_names = [_plain(name) for name in model.class_names]
+    if not class_names or model.head is None or class_names == [_plain(name) for name in names]:
         return model
-    if sorted(found) != sorted(map(_plain, names)):
+    if sorted(class_names) != sorted(map(_plain, names)):
         raise WeightsError(
             f"The classes of the model are {shown(list(model.class_names))}, but those of the task are {shown(list(names))}; "
             "give its config.json an `id2label` of these names"
         )
-    model.head.weight.data = model.head.weight[[found.index(_plain(name)) for name in names]]
+    model.head.weight.data = model.head.weight[[class_names.index(_plain(name)) for name in names]]
     model.class_names = tuple(names)
     return model
 

@@ -102,8 +102,8 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, with nothing added."""
-        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token numbers, without special tokens."""
@@ -115,10 +115,10 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         plain = {number: b"" if token.special else token.content.encode() for number, token in added.items()}
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
-        found = [b""] * (max(vocabulary.values()) + 1)
+        pieces = [b""] * (max(vocabulary.values()) + 1)
         for token, number in vocabulary.items():
-            found[number] = plain[number] if number in plain else bytes(_BYTES.get(letter, 0) for letter in token)
-        return found
+            pieces[number] = plain[number] if number in plain else bytes(_BYTES.get(letter, 0) for letter in token)
+        return pieces
 
     @functools.cached_property
     def characters(self) -> np.ndarray:
@@ -319,9 +319,9 @@ def _check_alike(folder: Path, one: tokenizers.AddedToken, other: tokenizers.Add
 
 
 def _numbered(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:
-    found = backend.token_to_id(text)
-    if found != number:
-        raise WeightsError(f"{path}: the token {shown(text)} is declared as number {number}, but comes to be {found}")
+    token = backend.token_to_id(text)
+    if token != number:
+        raise WeightsError(f"{path}: the token {shown(text)} is declared as number {number}, but comes to be {token}")
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:

@@ -16,10 +16,10 @@ R = TypeVar("R")
 def traced(events: Events[R], path: Path) -> Events[R]:
     """The same run; a trace of some of its steps is written to `path`. One run of a process can be traced at a time."""
 
-    def write(found: profile) -> None:
+    def write(profiler: profile) -> None:
         with atomic_path(path) as part:
             packed = part.with_name(f"{part.name}.gz")  # by whose end the profiler knows
-            found.export_chrome_trace(str(packed))
+            profiler.export_chrome_trace(str(packed))
             packed.replace(part)
 
     order = schedule(wait=BEFORE - 1, warmup=1, active=STEPS, repeat=1)

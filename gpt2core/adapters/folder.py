@@ -31,12 +31,12 @@ _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 @torch.no_grad()
 def pairs(model: GPT2) -> dict[str, Pair]:
     """Return copies of a model's pairs, by projection, such as `blocks.0.attention.query`."""
-    found = {}
+    pairs = {}
     for name, layer in lora_layers(model):
         pair = layer.pair()
         magnitude = None if pair.magnitude is None else pair.magnitude.cpu().clone()
-        found[name] = Pair(pair.down.cpu().clone(), pair.up.cpu().clone(), pair.scale, magnitude)
-    return found
+        pairs[name] = Pair(pair.down.cpu().clone(), pair.up.cpu().clone(), pair.scale, magnitude)
+    return pairs
 
 
 def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, base_model: str) -> None:

@@ -113,8 +113,8 @@ class PeftConfig(Config):
             if words
             else [r".*?\.[^.]*\.(?P<number>\d+)\."]
         )
-        found = next((match for rule in rules if (match := re.match(rule, module))), None)
-        number = found and found["number"]  # a pattern of choices, such as `h|x`, may match without one
+        first = next((match for rule in rules if (match := re.match(rule, module))), None)
+        number = first and first["number"]  # a pattern of choices, such as `h|x`, may match without one
         return int(number) if number else None
 
     def rank(self, module: str) -> int:
@@ -159,8 +159,8 @@ def _named(targets: list[str] | str, module: str) -> bool:
 
 def _of_pattern(patterns: Mapping[str, T] | None, module: str, default: T) -> T:
     """The value of the first pattern that ends a module's name, or all of it."""
-    found = (value for pattern, value in (patterns or {}).items() if _matches(rf"(?:.*\.)?(?:{pattern})", module))
-    return next(found, default)
+    matching = (value for pattern, value in (patterns or {}).items() if _matches(rf"(?:.*\.)?(?:{pattern})", module))
+    return next(matching, default)
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -67,14 +67,14 @@ class Corpus:
 
 def shared_texts(splits: Mapping[str, Sequence[Row]]) -> str:
     """One line: how many texts of a split are in an earlier one too, by their words, and how many of these to the letter."""
-    found = []
+    overlaps = []
     for earlier, later in combinations(splits, 2):
         alike, same = (_in_both(splits[earlier], splits[later], key) for key in (_words, _letters))
         if alike:
-            found.append(
+            overlaps.append(
                 f"{alike} of {len(splits[later])} {later} texts are in {earlier} too, {same} of them to the letter"
             )
-    return "; ".join(found) or "no two splits have a text in common"
+    return "; ".join(overlaps) or "no two splits have a text in common"
 
 
 def _in_both(earlier: Sequence[Row], later: Sequence[Row], key: Callable[[Row], tuple[str, ...]]) -> int:

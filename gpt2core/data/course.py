@@ -79,7 +79,7 @@ def _fields(line: str, quoted: bool, path: Path, number: int) -> list[str]:
     fields = line.split("\t")
     if not quoted or '"' not in line:
         return fields
-    found = []
+    texts = []
     for field in fields:
         text = _without_quotes(field) if field.startswith('"') else field
         if text is None:
@@ -87,8 +87,8 @@ def _fields(line: str, quoted: bool, path: Path, number: int) -> list[str]:
                 f"{path}, line {number}: the quote that begins the field {_begin(field)} must be closed at the end of the "
                 'field, and each quote within be doubled; a text that begins with a quote is written """Yes"" she said"'
             )
-        found.append(decoded(text))
-    return found
+        texts.append(decoded(text))
+    return texts
 
 
 def _without_quotes(field: str) -> str | None:
@@ -111,8 +111,8 @@ def _begin(field: str, length: int = 40) -> str:
 def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[str, int]:
     """Where each of `columns` stands; raise DataError where one is not there, or there twice."""
     if not set(columns) <= set(header):
-        found = ", ".join(filter(None, header))[:200] or "none"
-        raise DataError(f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {found}")
+        named = ", ".join(filter(None, header))[:200] or "none"
+        raise DataError(f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {named}")
     for column in columns:
         if header.count(column) > 1:
             raise DataError(

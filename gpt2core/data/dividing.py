@@ -52,9 +52,9 @@ def fold_numbers(digests: np.ndarray, folds: int) -> np.ndarray:
             f"The value of `folds` is {folds}, but must be at most {len(sizes)}, the different texts of the train split"
         )
     smallest = [(0, fold) for fold in range(1, folds + 1)]
-    found = {}
+    fold_of = {}
     for digest in sorted(sizes, key=lambda digest: (-sizes[digest], digest)):
         size, fold = heapq.heappop(smallest)
-        found[digest] = fold
+        fold_of[digest] = fold
         heapq.heappush(smallest, (size + sizes[digest], fold))
-    return np.array([found[digest] for digest in digests], dtype=np.int64)
+    return np.array([fold_of[digest] for digest in digests], dtype=np.int64)

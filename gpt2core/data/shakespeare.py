@@ -183,9 +183,9 @@ def _by_number(path: Path) -> tuple[list[int], list[str]]:
     numbers: list[int] = []
     texts: list[list[str]] = [[]]
     for line in read_lines(path):
-        found = NUMBER.fullmatch(line)
-        if found:
-            numbers.append(int(found[1]) if found[1] else _of_roman(found[2]))
+        match = NUMBER.fullmatch(line)
+        if match:
+            numbers.append(int(match[1]) if match[1] else _of_roman(match[2]))
             texts.append([])
         else:
             texts[-1].append(line.strip())

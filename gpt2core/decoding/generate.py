@@ -53,9 +53,10 @@ def generate(
     for together in _batches(requests, model.config.n_positions):
         batch = prefill(model, [requests[row] for row in together])
         for search, members in _by_search(batch.requests, sampling):
-            found = search(model, batch.subset(members), ends)
-            lengths = torch.isin(found, ends).long().cumsum(dim=-1).eq(0).sum(dim=-1).tolist()  # before the first end
-            for member, ids, length in zip(members, found.tolist(), lengths, strict=True):
+            new_tokens = search(model, batch.subset(members), ends)
+            ended = torch.isin(new_tokens, ends).long().cumsum(dim=-1)
+            lengths = ended.eq(0).sum(dim=-1).tolist()
+            for member, ids, length in zip(members, new_tokens.tolist(), lengths, strict=True):
                 new[together[member]] = ids[: min(length, batch.requests[member].limit)]
     model.train(was_training)
     return new

@@ -27,8 +27,8 @@ def search(procedure: Procedure, key: str) -> Search:
         for width, twins in _by_width(batch, key).items():
             size = max(1, MOST // width)
             for part in (twins[start : start + size] for start in range(0, len(twins), size)):
-                found = procedure(model, batch.subset([rows[0] for rows in part]), ends, width)
-                for rows, ids in zip(part, found, strict=True):
+                texts = procedure(model, batch.subset([rows[0] for rows in part]), ends, width)
+                for rows, ids in zip(part, texts, strict=True):
                     new[rows, : len(ids)] = ids
         return new
 

@@ -56,5 +56,5 @@ def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CON
     similarity = (states @ states.T / temperature).masked_fill(itself, -torch.inf)
     log_share = similarity.log_softmax(dim=-1)
     alike = (classes[:, None] == classes) & ~itself
-    found = log_share.masked_fill(~alike, 0.0).sum(dim=-1)
-    return -found / alike.sum(dim=-1).clamp(min=1)
+    log_share_alike = log_share.masked_fill(~alike, 0.0).sum(dim=-1)
+    return -log_share_alike / alike.sum(dim=-1).clamp(min=1)

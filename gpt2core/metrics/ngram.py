@@ -100,13 +100,13 @@ def _levels(text: _Text, vocab_size: int, order: int) -> list[_Level]:
 def _grams(text: _Text, shorter: np.ndarray, length: int, vocab_size: int) -> _Grams:
     """Number the n-grams of a length, given the numbers (T,) of those one token shorter."""
     before = _contexts(text, shorter, length)
-    found = np.flatnonzero(before != ABSENT)
+    present = np.flatnonzero(before != ABSENT)
     keys, first, inverse = np.unique(
-        before[found] * vocab_size + text.tokens[found], return_index=True, return_inverse=True
+        before[present] * vocab_size + text.tokens[present], return_index=True, return_inverse=True
     )
     numbers = np.full(len(before), ABSENT)
-    numbers[found] = inverse
-    return _Grams(keys, numbers, found[first])
+    numbers[present] = inverse
+    return _Grams(keys, numbers, present[first])
 
 
 def _contexts(text: _Text, shorter: np.ndarray, length: int) -> np.ndarray:

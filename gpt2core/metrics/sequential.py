@@ -30,17 +30,17 @@ def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[floa
     if not looks or list(looks) != sorted(set(looks)) or looks[0] < 1 or looks[-1] > most:
         raise ValueError(f"The looks are {list(looks)}, but must grow, from 1 to at most {most}")
     grid = np.linspace(-REACH, REACH, POINTS)
-    step, found = grid[1] - grid[0], []
+    step, levels = grid[1] - grid[0], []
     density, before, used = None, 0.0, 0.0
     for look in looks:
         now = look / most
         due = spent(alpha, now) - used
         moved = norm.pdf(grid, scale=math.sqrt(now)) if density is None else _moved(density, grid, now - before, step)
         bound = _bound(moved, grid, due, step, now)
-        found.append(float(2 * norm.sf(bound / math.sqrt(now))))
+        levels.append(float(2 * norm.sf(bound / math.sqrt(now))))
         density = np.where(np.abs(grid) < bound, moved, 0.0)
         before, used = now, spent(alpha, now)
-    return tuple(found)
+    return tuple(levels)
 
 
 def _moved(density: np.ndarray, grid: np.ndarray, time: float, step: float) -> np.ndarray:

@@ -158,16 +158,16 @@ def measured(metrics: Mapping[str, Metric], statistics: Mapping[str, np.ndarray]
 
     These are the 95% interval of one run over its examples, within the metric's bounds.
     """
-    found = {}
+    scores = {}
     for metric in metrics.values():
         if metric.counts is None or metric.counts not in statistics or metric.score is None:
             continue
         name, one = metric.on(split), interval(statistics[metric.counts], metric.score)
-        found[name] = one.estimate
+        scores[name] = one.estimate
         if one.low is not None and one.high is not None:
             least, most = metric.bounds or (-np.inf, np.inf)
-            found[f"{name}_low"], found[f"{name}_high"] = max(one.low, least), min(one.high, most)
-    return found
+            scores[f"{name}_low"], scores[f"{name}_high"] = max(one.low, least), min(one.high, most)
+    return scores
 
 
 class LanguageTask:

@@ -109,14 +109,14 @@ class Classification:
     @torch.inference_mode()
     def log_probabilities(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Log-probabilities (N, K) of the classes of all examples; raise DivergedError where one is not finite."""
-        found = np.zeros((len(tokens), len(self.class_names)))
+        log_probabilities = np.zeros((len(tokens), len(self.class_names)))
         for index in batches(tokens.lengths):
             batch = collate(tokens, index, model.wte.weight.device)
             logits = self.logits(model, batch, tokenizer, config)
-            found[index] = logits.double().log_softmax(dim=-1).cpu().numpy()
-        if not np.isfinite(found).all():
-            raise DivergedError(f"The cross-entropy is {-found.sum()}")
-        return found
+            log_probabilities[index] = logits.double().log_softmax(dim=-1).cpu().numpy()
+        if not np.isfinite(log_probabilities).all():
+            raise DivergedError(f"The cross-entropy is {-log_probabilities.sum()}")
+        return log_probabilities
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Accuracy and macro-F1 in percent, and cross-entropy in nats, each with its 95% interval over examples."""
@@ -186,9 +186,9 @@ class Classification:
 def batches(lengths: np.ndarray) -> list[np.ndarray]:
     """Numbers of all examples in batches of like length, longest first, of at most ROWS rows and TOKENS tokens."""
     order = np.argsort(-lengths, kind="stable")
-    found = []
+    numbers = []
     while len(order):
         size = max(1, min(ROWS, TOKENS // int(lengths[order[0]])))
-        found.append(order[:size])
+        numbers.append(order[:size])
         order = order[size:]
-    return found
+    return numbers

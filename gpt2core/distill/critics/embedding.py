@@ -67,10 +67,10 @@ class Embedding:
 
 def _needs(package: str) -> Path:
     """Return the folder of an installed package without importing it; raise ConfigError where there is none."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"The critic `embedding` needs the package {package}, which is not there: {INSTALL}")
-    return Path(found.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
 
 
 def _packaged() -> Path:

@@ -53,14 +53,14 @@ class Nli:
         from gpt2core.tasks.classification import batches
 
         pairs = list(zip(premises, hypotheses, strict=True))
-        found = np.zeros(len(pairs))
+        scores = np.zeros(len(pairs))
         with torch.inference_mode():
             for index in batches(self._lengths(pairs)):
                 first, second = ([pairs[number][side] for number in index] for side in (0, 1))
                 batch = self.tokenizer(first, second, padding=True, return_tensors="pt").to(self.device)
                 probabilities = self.model(**batch).logits.double().softmax(dim=-1)
-                found[index] = probabilities[:, self.entailed].cpu().numpy()
-        return found
+                scores[index] = probabilities[:, self.entailed].cpu().numpy()
+        return scores
 
     def _lengths(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Tokens of each pair (N,); a cut pair would be judged on what it does not say."""
