@@ -1,10 +1,10 @@
-"""Cross-validation: a run for each fold of the training texts, side by side, reported as one.
+"""Cross-validation: a round has one run for each fold of the training texts; they train in turn and are reported as one.
 
-Each sub-run trains on all folds but one, which it is scored on, so that each training text is scored once, by a run that has
-not seen it. A sub-run is a run like any other, with checkpoints of its own in `fold-1`, `fold-2` and so on: whatever cuts the
-round, each goes on by itself. Of the best epoch, the weights of the first sub-run are kept in `best`.
+Each sub-run trains on all folds but the one that it is scored on, so each training text is scored once, by a run that has not
+seen it. A sub-run has checkpoints of its own, in `fold-1`, `fold-2` and so on, and resumes from them. `best` keeps the first
+sub-run's weights of the best epoch.
 
-Legend: of counts, `P` outputs of each of the K sub-runs on `N` texts, and of a text `S` numbers.
+Legend of counts: `P` outputs of each of the `K` sub-runs, `N` texts, `S` numbers of a text.
 """
 
 import math
@@ -29,10 +29,10 @@ from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.tasks.base import measured, objective_of
 from gpt2core.training import EpochReport, is_best
 
-#: Gives the model that a run starts from: with a first stage on the run's own texts, each sub-run has another.
+#: Returns the model that a run starts from. Sub-runs have different ones if a first stage is on the run's own texts.
 Start = Callable[[RunConfig], GPT2]
 
-SUMMED = ("train_seconds", "eval_seconds")  # of the sub-runs; other numbers are averaged
+SUMMED = ("train_seconds", "eval_seconds")  # over the sub-runs; other numbers are averaged
 
 
 def train(
@@ -51,10 +51,10 @@ def loop(
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """The same, step by step. A single run is `training.loop`'s; of a round, an epoch is that of all its sub-runs.
+    """As `train`, but request each step. A single run is left to `training.loop`.
 
-    In a round, each sub-run takes its epoch before any takes the next. Raises ConfigError for more folds than there are
-    different training texts.
+    In a round, every sub-run finishes an epoch before any starts the next. Raises ConfigError for more folds than different
+    training texts.
     """
     if not config.is_round:
         yield from training.loop(config, start(config), data, folder=folder, workers=workers, preempted=preempted)
@@ -81,7 +81,7 @@ def loop(
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
-    """Let a run of `config` go on from another's newest whole checkpoints, a round fold by fold; raise as `checkpoints.adopt`."""
+    """Let a run of `config` resume from the newest whole checkpoints of another; raise as `checkpoints.adopt`."""
     if not config.is_round:
         checkpoints.adopt(source, target, config)
         return
@@ -103,13 +103,13 @@ def _sub_run(
     workers: Workers,
     preempted: Callable[[], bool],
 ) -> Events[EpochReport]:
-    """A sub-run; what it starts from is asked for when it begins."""
+    """A sub-run; its starting model is loaded when it starts."""
     own = folder and _folder(folder, part)
     yield from training.loop(part, start(part), data, folder=own, workers=workers, preempted=preempted)
 
 
 def _epoch(run: Events[EpochReport]) -> Generator[Step, Outcome, EpochReport | None]:
-    """Let a sub-run ask for its steps up to its next report; None where there is none."""
+    """Request a sub-run's steps up to its next report and return that; None at its end."""
     event = advance(run, None)
     while isinstance(event, Step):
         event = advance(run, (yield event))
@@ -117,7 +117,7 @@ def _epoch(run: Events[EpochReport]) -> Generator[Step, Outcome, EpochReport | N
 
 
 def joined(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[str, Metric]) -> EpochReport:
-    """One report of the same epoch of all sub-runs, in the order of the folds: of its counts, metrics are made anew."""
+    """Join the reports of one epoch of all sub-runs, in the order of the folds; metrics are computed from all their counts."""
     evaluations = [report.evaluation for report in reports]
     evaluation = _evaluation(evaluations, metrics, by_fold=config.scored_on == "folds")
     judged = [report.judged for report in reports if report.judged is not None]
@@ -136,9 +136,9 @@ def joined(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[s
 
 
 def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, by_fold: bool) -> Evaluation:
-    """The scores of all sub-runs as one run's: on the same texts as further outputs, `by_fold` on further texts.
+    """Join the scores of all sub-runs: `by_fold`, as scores on further texts, otherwise as further outputs on the same texts.
 
-    What only some have is left out: of several workers, one alone has scores that are no record's.
+    Statistics and tables that some sub-runs lack are left out.
     """
     statistics = {
         name: _counts([part.statistics[name] for part in parts], by_fold=by_fold)
@@ -158,19 +158,19 @@ def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, b
 
 
 def _counts(parts: Sequence[np.ndarray], *, by_fold: bool) -> np.ndarray:
-    """Counts (P, N_k, S) of each fold as (P, N_1 + ... + N_K, S), or (P, N, S) of the same texts as (K P, N, S)."""
+    """Join counts: `by_fold`, (P, N_k, S) of each to (P, N_1 + ... + N_K, S); otherwise (P, N, S) of each to (K P, N, S)."""
     return np.concatenate([part.astype(np.float64) for part in parts], axis=1 if by_fold else 0)
 
 
 def _mean(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that were made `anew`, with no other interval of theirs, and the mean of each other number that all have."""
+    """The metrics in `anew`, and the mean of each other number that all parts have, without the intervals of the former."""
     intervals = {f"{name}_{end}" for name in anew for end in ("low", "high")}
     common = [name for name in parts[0] if name not in intervals and all(name in part for part in parts)]
     return {name: math.fsum(part[name] for part in parts) / len(parts) for name in common} | dict(anew)
 
 
 def _numbers(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
-    """What the epoch of all sub-runs took and gave: seconds are summed, and they hold their memory side by side."""
+    """The metrics of an epoch of all sub-runs: seconds are summed, and so is the memory, since all hold theirs at once."""
     metrics = _mean(parts, anew)
     metrics |= {name: metrics[name] * len(parts) for name in SUMMED if name in metrics}
     if "tokens_per_second" in metrics:

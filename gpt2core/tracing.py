@@ -1,4 +1,4 @@
-"""What a run's first steps do, operation by operation: a trace that https://ui.perfetto.dev and chrome://tracing open."""
+"""A profile of a run's first steps, as a trace for https://ui.perfetto.dev or chrome://tracing."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -8,17 +8,17 @@ from torch.profiler import profile, schedule
 from gpt2core.files import atomic_path
 from gpt2core.steps import Events, Step, advance
 
-BEFORE, STEPS = 2, 3  # steps that are passed over, for the first ones are not like the rest, and steps that are traced
+BEFORE, STEPS = 2, 3  # steps that are skipped, since the first ones are slower, and steps that are traced
 
 R = TypeVar("R")
 
 
 def traced(events: Events[R], path: Path) -> Events[R]:
-    """The same run; a trace of some of its steps is written to `path`. One run of a process can be traced at a time."""
+    """Return the same run, which writes a trace of some of its steps to `path`. A process can trace one run at a time."""
 
     def write(profiler: profile) -> None:
         with atomic_path(path) as part:
-            packed = part.with_name(f"{part.name}.gz")  # by whose end the profiler knows
+            packed = part.with_name(f"{part.name}.gz")  # by whose suffix the profiler knows that it is compressed
             profiler.export_chrome_trace(str(packed))
             packed.replace(part)
 

@@ -1,4 +1,4 @@
-"""Three executors around one loop, chosen by what a trial needs:
+"""The three ways to run a trial under Ray Tune, chosen by what it needs:
 
 - `function_trial`: a Tune function for one worker without a GPU. With `reuse_actors` its process, imports, base weights and
   tokens stay warm from trial to trial.

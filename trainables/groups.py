@@ -1,4 +1,4 @@
-"""A trial that a Ray Train worker group trains: for GPUs or several workers."""
+"""Trials that a Ray Train worker group trains, for GPUs or several workers."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from trainables.trial import RESTARTS, TRAIN, Payload, TrialSpec, payloads
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:
-    """Start a group that has the name of its trial, and yield what its first worker reports."""
+    """Start a worker group named after its trial, and yield what worker 0 reports."""
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})
     queue = Queue(1, actor_options={"num_cpus": 0})
     trainer = TorchTrainer(

@@ -1,8 +1,8 @@
-"""Processes that train several trials at once, in one forward pass where that can be (`gpt2core.packing`).
+"""Packs: processes that train several trials at once, in one forward pass where possible (`gpt2core.packing`).
 
-To Tune, each is a trial like any other: a light process of its own passes on what the pack reports of it. A trial joins a pack
-when it begins, or when the pack was killed and is started again, and goes on from its last checkpoint; it leaves when it has
-ended. It is never ahead of what was reported: its next epoch begins once the last report was taken and nobody ended it.
+To Tune, each trial has a light process of its own, which passes on what its pack reports. A trial joins a pack when it starts,
+or when the pack was killed and restarted, and resumes from its last checkpoint; it leaves when it ends. Its next epoch starts
+only once its last report was taken and Tune did not stop it.
 """
 
 import json
@@ -19,7 +19,7 @@ from trainables.trial import RESTARTS, Payload, TrialSpec, events
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events, Step
 
-#: Keys in which runs may differ whose texts are written together.
+#: Keys in which runs may differ whose texts are generated together.
 DECODING_KEYS = {*DecodingKeys.model_fields, "decoder", "decode_seeds", "seed"}
 
 JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits in one
@@ -27,17 +27,17 @@ JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits 
 
 @dataclass
 class _Member:
-    """A trial in a pack. `event` is what it waits with: a step that is to be taken, or a payload that is to be fetched."""
+    """A trial in a pack. `event` is its pending step, or a payload that is to be fetched."""
 
     spec: TrialSpec
     events: "Events[Payload]"
     event: "Step | Payload | None" = None
-    wanted: bool = True  # whether somebody waits for what it reports next
+    wanted: bool = True  # whether its process waits for the next report
     error: Exception | None = None
 
 
 class Pack:
-    """One process's trials; an actor of Ray. A thread of its own trains, while calls come and go."""
+    """The trials of one process; a Ray actor. A thread trains them while calls come and go."""
 
     def __init__(self) -> None:
         from gpt2core.packing import Packer
@@ -48,7 +48,7 @@ class Pack:
         threading.Thread(target=self._train, daemon=True).start()
 
     def next(self, values: dict[str, Any], *, joins: bool) -> Payload | None:
-        """Return the next report of the trial of a spec, None at its end. It `joins` first; so does one that is not known."""
+        """Return the trial's next report, None at its end. Registers the trial first if it `joins` or is unknown."""
         from gpt2core.memory import release_memory
 
         spec = TrialSpec.from_dict(values)
@@ -78,7 +78,7 @@ class Pack:
                 working = [member for member in self.members.values() if member.wanted]
             try:
                 self._turn(working)
-            except BaseException as error:  # whoever waits is told, and begins again at its checkpoint
+            except BaseException as error:  # all waiting trials raise it, and resume from their checkpoints
                 with self.changed:
                     for member in working:
                         if member.wanted:
@@ -86,7 +86,7 @@ class Pack:
                     self.changed.notify_all()
 
     def _turn(self, working: list[_Member]) -> None:
-        """Take one step of each trial that waits for one, and let the others go on to one, or to a report."""
+        """Take the pending step of each trial, and advance the others to their next step or report."""
         from gpt2core.steps import Step
 
         steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
@@ -99,7 +99,7 @@ class Pack:
             self._advance(member, answer)
 
     def _advance(self, member: _Member, answer: Any) -> None:
-        """Tell a trial what came of its step, and let those know who wait for its report."""
+        """Send a trial the outcome of its step, and wake its process if it has a report, an error or ended."""
         from gpt2core.steps import Step, advance
 
         try:
@@ -113,7 +113,7 @@ class Pack:
 
 
 def _write_ahead(runs: Sequence[RunConfig]) -> None:
-    """Write in one batch what runs that train nothing, and differ in decoding alone, are judged by."""
+    """Generate in one batch the texts of runs that train nothing and differ in decoding alone."""
     from gpt2core.builders import build_model, device
     from gpt2core.tasks import sonnet
     from trainables import worker_cache
@@ -132,7 +132,7 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:
-    """Join the trial's pack and yield its reports; raise what its process ended with."""
+    """Join the trial's pack and yield its reports; raise the error that it ended with."""
     import ray
 
     pack = ray.get_actor(spec.process)
@@ -143,7 +143,7 @@ def reports(spec: TrialSpec) -> Iterator[Payload]:
 
 
 class Packs:
-    """The packs of a search, as its driver sees them: which trial is where."""
+    """The packs of a search, and which trial is in which."""
 
     def __init__(self, spec: TrialSpec, name: str) -> None:
         import ray
@@ -156,7 +156,7 @@ class Packs:
         self.places: dict[str, str] = {}  # of each trial that runs, its pack
 
     def place(self, spec: TrialSpec) -> TrialSpec:
-        """Say in which pack a trial is to run: the one with the fewest."""
+        """Assign a trial to the pack with the fewest trials."""
         taken = list(self.places.values())
         self.places[spec.name] = min(self.actors, key=taken.count)
         return replace(spec, process=self.places[spec.name])

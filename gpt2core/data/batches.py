@@ -1,4 +1,4 @@
-"""Batches of texts of like length: little padding, another order each epoch, the same for the same seed."""
+"""Batches of texts of similar length, so that little is padded; their order depends on seed and epoch alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from gpt2core.data.tokens import Activations, Tokens
 from gpt2core.model import IGNORE
 
-POOL = 32  # batches whose examples are sorted together; the rest of the order stays random
+POOL = 32  # batches whose examples are sorted by length together
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     cached_activations: Tensor | None = None
 
     def next_tokens(self) -> Tensor:
-        """Labels (B, T) of a language model: the tokens themselves, IGNORE where padded or given."""
+        """Labels (B, T) of a language model: the tokens themselves, IGNORE for padding and given tokens."""
         place = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
         learnt = (place < self.lengths[:, None]) & (place >= self.given[:, None])
         return self.input_ids.where(learnt, IGNORE)
