@@ -45,9 +45,9 @@ class KVCache:
         self.segmented = False
 
     def remember(self, segments: Tensor | None, tokens: int) -> Tensor | None:
-        """Note the segments (B, T) of a call; return those of all S tokens, None where all are one segment.
+        """Store the segments (B, T) of a call; return those of all S tokens, or None if they are one segment.
 
-        Without segments, tokens go on in the segment of the one before them.
+        Without segments, tokens continue the segment of the token before them.
         """
         end = self.length + tokens
         if segments is not None:
@@ -58,7 +58,7 @@ class KVCache:
         return self.segments[:, :end] if self.segmented else None
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the (B, H, T, D) keys and values of this call; return those of all S tokens."""
+        """Store the keys and values (B, H, T, D) of a call; return those (B, H, S, D) of all S tokens."""
         end = self.length + k.shape[-2]
         keys, values = self.store[block]
         keys[:, :, self.length : end] = k
@@ -66,9 +66,9 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def select(self, rows: Tensor, capacity: int) -> "KVCache":
-        """Return a cache of its own with room for `capacity` tokens, made of the rows (B',) of this one, in that order.
+        """Return a new cache with room for `capacity` tokens, with copies of the rows (B',) of this one, in that order.
 
-        A row that is named more than once is copied, so that a prompt's tokens are computed once for all that follows it.
+        A row may be named more than once, so that a prompt is computed once for all its continuations.
         """
         chosen = copy(self)
         n_layer, _, _, n_head, _, d = self.store.shape
@@ -80,9 +80,9 @@ class KVCache:
         return chosen
 
     def keep(self, alive: Tensor) -> Tensor:
-        """Let the rows leave that are not `alive` (B,), in place; return which rows (B',) there are now.
+        """Remove the rows that are not `alive` (B,), in place; return the numbers of those that remain (B',), in their new order.
 
-        The last rows take the places of those that left, so the cost is that of the rows that leave, not of those that stay.
+        The last rows are moved to the places of those removed, so the cost depends on how many leave, not on how many stay.
         """
         left = int(alive.sum())
         free, moved = (~alive[:left]).nonzero()[:, 0], left + alive[left:].nonzero()[:, 0]
@@ -94,20 +94,20 @@ class KVCache:
         return stay
 
     def reorder(self, rows: Tensor, since: int) -> None:
-        """Replace row i by row `rows[i]`, for a batch of the same size; the two hold the same before token `since`."""
+        """Replace row i by row `rows[i]`, for a batch of the same size; both must be equal before token `since`."""
         tokens = self.store[..., since : self.length, :]
         tokens.copy_(tokens.index_select(2, rows))
 
 
 def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A tensor of any content. On Linux, NumPy has large arrays in huge pages, PyTorch does not."""
+    """Return an uninitialised tensor. On Linux, NumPy allocates large arrays in huge pages; PyTorch does not."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with separate query, key and value projections, so that each can be adapted alone."""
+    """Multi-head self-attention with separate query, key and value projections, so that each can be adapted on its own."""
 
     def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class TrunkInput(NamedTuple):
 
 
 class GPT2(nn.Module):
-    """GPT-2's trunk. `forward` gives hidden states; `logits` and `losses` apply the tied head to them."""
+    """GPT-2's trunk. `forward` returns hidden states; `logits` and `losses` apply the tied head to them."""
 
     def __init__(self, config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> None:
         super().__init__()
@@ -200,23 +200,23 @@ class GPT2(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, kernel, dropout) for kernel in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.head: nn.Linear | None = None  # of classes, where a task has them
-        self.class_names: tuple[str, ...] = ()  # what the folder of a head calls its classes, if it does
+        self.head: nn.Linear | None = None  # the classification head, if the task has one
+        self.class_names: tuple[str, ...] = ()  # the classes' names in the folder of the head, if it has them
         self.origin: str | None = None  # the first stage that it comes from, see `weights.origin`
         self.first_trainable_block = 0  # the embeddings and the blocks below it are frozen; 0 if the embeddings train
         self.gradient_checkpointing = (
-            False  # whether training stores each block's input alone and computes the rest twice
+            False  # whether training stores only each block's input and computes the rest twice
         )
-        #: Of a model whose weights stay as they are: hidden states and cache of the prompts that it continued last.
+        #: Of a frozen model: hidden states and KV cache of the prompts that it continued last.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
 
     def forward(self, input_ids: Tensor, segments: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden states (B, T, C) of `input_ids` (B, T).
 
-        A token sees those of its own segment, and positions count from a segment's first token. An attention mask, 1 for
-        real tokens and 0 for padding, is such `segments` (B, T); it is needed for padding on the left and with a cache
-        only: in causal attention, padding on the right is seen by no real token.
-        Raises ConfigError where the context grows beyond the model's `n_positions`.
+        A token attends to its own segment only, and positions count from a segment's first token. An attention mask, 1 for
+        real tokens and 0 for padding, is a valid `segments` (B, T); it is needed for padding on the left or with a cache
+        only, since in causal attention no real token attends to padding on the right.
+        Raises ConfigError if the context exceeds the model's `n_positions`.
         """
         past = cache.length if cache else 0
         if cache is not None:
@@ -290,13 +290,13 @@ def _scored(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:
-    """Return a model on the meta device: it has parameters with shapes, but no numbers and no memory."""
+    """Return a model on the meta device: its parameters have shapes, but no values and no memory."""
     with torch.device("meta"), _Uninitialised():
         return GPT2(config, attention=attention, dropout=dropout)
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leave out torch.nn.init: on the meta device it has nothing to fill, and imports torch's compiler to do so."""
+    """Skip torch.nn.init: on the meta device it has nothing to fill, but imports torch's compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -320,7 +320,7 @@ def initialise(model: GPT2, seed: int) -> None:
 
 
 def _positions(input_ids: Tensor, segments: Tensor | None, past: int) -> Tensor:
-    """Positions of this call's tokens, (T,) or (B, T): how far each is from the first token of its segment."""
+    """Positions of a call's tokens, (T,) or (B, T), counted from the first token of their segment."""
     t = input_ids.shape[1]
     if segments is None:
         return torch.arange(past, past + t, device=input_ids.device)
