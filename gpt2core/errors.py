@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class UnknownNameError(UserError):
-    """A name that is in no table; the message names the nearest one."""
+    """A name that no table has; the message names the nearest one."""
 
 
 class ConfigError(UserError):
@@ -37,11 +37,11 @@ class CheckpointError(UserError):
 
 
 class StorageError(UserError):
-    """The storage behind an address did not answer or refused; another attempt may find it back."""
+    """Remote storage did not answer or refused; another attempt may succeed."""
 
 
 class DivergedError(Exception):
-    """The training loss is not finite: this run ends, others go on."""
+    """The loss is NaN or diverges: this run ends, others go on."""
 
 
 SHORTEST = 4  # letters of a secret that is left out of other texts; shorter ones would leave holes in words
@@ -54,9 +54,9 @@ _AFTER = "\"'`)]}>,.;:"  # what may follow an address in a sentence
 
 
 def without_passwords(text: str, address: str = "") -> str:
-    """A text whose addresses name neither user nor password nor query, for whatever is printed, stored or handed around.
+    """Return a text without the users, passwords and queries of its URLs, for whatever is printed, stored or shared.
 
-    It may speak of an `address`, whose secrets are then left out wherever they stand.
+    The secrets of `address` are removed wherever they stand.
     """
     for secret in sorted(_secrets(address), key=len, reverse=True):
         text = text.replace(secret, LEFT_OUT)
@@ -64,13 +64,13 @@ def without_passwords(text: str, address: str = "") -> str:
 
 
 def without_password(address: str) -> str:
-    """The same of one address alone, or of a flag that has it: there, a password may hold white space."""
+    """The same for a single URL, or a flag with one: there, a password may contain white space."""
     match = _ALONE.fullmatch(address)
     return match[1] + _place(*match.groups()) if match else without_passwords(address)
 
 
 def _secrets(address: str) -> set[str]:
-    """What of an address is for nobody else's eyes, whole and in parts, as it is written and as it is meant."""
+    """The secret parts of a URL, whole and in pieces, both percent-encoded and decoded."""
     scheme, mark, rest = address.partition("://")
     user = "" if _OF_FILES.search(scheme + mark) else rest.rpartition("@")[0]
     parts = {user, *user.split(":"), address.partition("?")[2]}
@@ -78,7 +78,7 @@ def _secrets(address: str) -> set[str]:
 
 
 def _place(scheme: str, rest: str) -> str:
-    """What may be shown of an address behind its scheme: where it is. Where that cannot be told from a password, nothing."""
+    """What may be shown of a URL after its scheme: its host and path; nothing if they cannot be told from a password."""
     after = rest[len(rest.rstrip(_AFTER)) :]
     if not _OF_FILES.search(scheme):
         _, at, rest = rest.rpartition("@")
@@ -98,14 +98,13 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str, most: int | None = None) -> str:
-    """A text of elsewhere as it can be shown anywhere: what would act, in place of being seen, is written out. Of a text of more
-    than `most` characters, the beginning."""
+    """Return foreign text with control characters escaped, so that it is safe to show anywhere; cut to `most` characters."""
     seen = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
     return seen if most is None or len(seen) <= most else f"{seen[:most]}..."
 
 
 def all_visible(value: Any) -> Any:
-    """The same value, whose texts can be shown anywhere: most are of elsewhere."""
+    """The same for all texts within a value."""
     if isinstance(value, dict):
         return {all_visible(key): all_visible(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -114,11 +113,11 @@ def all_visible(value: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message, or its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def shown(value: object) -> str:
-    """A value of a foreign file as Python writes it, in a few words."""
+    """The repr of a foreign value, shortened."""
     return visible(repr(value), 60)

@@ -1,4 +1,4 @@
-"""Files that may come from elsewhere: read with bounds, and refused in one line that names the file and the rule."""
+"""Files that may come from elsewhere: read with limits, and refused in one line that names the file and the rule."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_json(path: Path, missing: str = "") -> dict[str, Any]:
 
 
 def check_values(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
-    """Raise WeightsError where a key of a file's object has a value that is not done here; `place` is where the object is."""
+    """Raise WeightsError if a key of a file's object has an unsupported value; `place` is where the object is."""
     for key, allowed in rules.items():
         if key in values and values[key] not in allowed:
             must = " or ".join(repr(value) for value in allowed)
@@ -38,7 +38,7 @@ def check_values(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequ
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file; raise WeightsError where that cannot be known."""
+    """Whether a file exists; raise WeightsError if that cannot be determined."""
     try:
         return path.is_file()
     except (OSError, ValueError) as error:
@@ -46,7 +46,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file in float32; raise WeightsError for a damaged file, or one of other numbers."""
+    """Return the tensors of a safetensors file in float32; raise WeightsError if it is damaged or not of floats."""
     tensors = {}
     try:
         with safe_open(readable(path), framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: downloaded once, with one clear line where that cannot be."""
+"""Models of the Hugging Face hub, downloaded once; errors are one clear line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from gpt2core.errors import HubError, WeightsError, first_line
 
 
 def download(repository: str, patterns: Sequence[str], offline: str) -> Path:
-    """Return the local folder of a repository's files of some patterns.
+    """Return the local folder of a repository's files that match some patterns.
 
-    Raises HubError where the hub cannot be reached and there is no copy, with `offline`, what to do without it; WeightsError for
-    what can be no repository's name.
+    Raises HubError if the hub cannot be reached and there is no copy, with `offline` as advice; WeightsError for an invalid
+    repository name.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

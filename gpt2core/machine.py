@@ -1,4 +1,4 @@
-"""What this process may use of its machine."""
+"""The CPUs that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ OWN = Path("/proc/self/cgroup")
 
 
 def cpus() -> int:
-    """CPUs that this process may use: by its affinity, and by the quotas of its control groups; at least 1."""
+    """The number of CPUs by affinity and by cgroup quotas; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for quota in _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """The CPUs that each control group above this process allows; of the second version and of the first."""
+    """The CPU quota of each cgroup of this process; cgroup v1 and v2."""
     for folder in _groups():
         try:
             if (folder / "cpu.max").exists():
@@ -29,7 +29,7 @@ def _quotas() -> Iterator[float]:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of the control groups that this process is in, those above each, and the root, as a container sees its own."""
+    """The folders of this process's cgroups, their parents and the root, as a container sees its own."""
     try:
         lines = [line.split(":", 2) for line in OWN.read_text().splitlines()]
     except OSError:

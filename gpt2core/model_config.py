@@ -1,4 +1,4 @@
-"""What config.json and generation_config.json of a folder say of a GPT-2: its shape, special tokens, and names of classes."""
+"""A folder's config.json and generation_config.json: the shape of a GPT-2, special tokens, and class names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read config.json of a Hugging Face folder; raise WeightsError where it is missing or no GPT-2's."""
+    """Read config.json of a Hugging Face folder; raise WeightsError if it is missing or not of a GPT-2."""
     path = folder / "config.json"
     values = read_json(path, missing="; a Hugging Face model folder needs one")
     if values.get("model_type") != "gpt2" and not _looks_like_gpt2(values):
@@ -63,7 +63,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
-    """Whether a configuration that does not name its model has GPT-2's own keys, and names no other class."""
+    """Whether a configuration without a model type has GPT-2's own keys and names no other class."""
     classes = values.get("architectures") or []
     named = isinstance(classes, list) and all(isinstance(name, str) and name.startswith("GPT2") for name in classes)
     return (
@@ -74,9 +74,9 @@ def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
 
 
 def special_ids(folder: Path) -> dict[str, list[int]]:
-    """The tokens that a folder names for BOS, EOS and padding, none where it names none; raise WeightsError.
+    """The tokens that a folder names for BOS, EOS and padding, if any; raise WeightsError.
 
-    What generation_config.json says goes before config.json, as in transformers. A number may be none of the model's.
+    generation_config.json precedes config.json, as in transformers. A number may be outside the vocabulary.
     """
     path, generation = folder / "config.json", folder / GENERATION
     config = read_json(path)
@@ -92,7 +92,7 @@ def special_ids(folder: Path) -> dict[str, list[int]]:
 
 
 def unused_decoding(folder: Path) -> str:
-    """Name what generation_config.json says of decoding, none of which is used; empty where it says nothing.
+    """The decoding keys of generation_config.json, none of which is used; empty if it has none.
 
     Raises WeightsError for a damaged file.
     """
@@ -107,7 +107,7 @@ def unused_decoding(folder: Path) -> str:
 
 
 def class_names(folder: Path, count: int) -> list[str]:
-    """What config.json calls the classes of a head, empty where it only numbers them; raise WeightsError."""
+    """The names of a head's classes in config.json; empty if it only numbers them. Raises WeightsError."""
     path = folder / "config.json"
     named = read_json(path).get("id2label")
     if named is None:

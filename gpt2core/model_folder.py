@@ -1,6 +1,6 @@
-"""Model folders of transformers and of peft, as something to generate from and to score.
+"""Model folders of transformers and of peft, to generate from and to score.
 
-What no such folder says, the task, the attention and the decoding, is in a file of this project's beside the weights.
+Task, attention and decoding, which such a folder does not hold, are in `run.json` beside the weights.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ KINDS = {str: "text", int: "whole number"}
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model of a folder, the configuration it is used with, and words that say which it is."""
+    """A loaded model, the configuration that it is used with, and a description."""
 
     model: GPT2
     config: RunConfig
@@ -37,23 +37,23 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def write_run(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
-    """Write what `load_folder` reads beside the weights; `about` names search, trial, epoch and the data's digest."""
+    """Write the `run.json` that `load_folder` reads; `about` holds search, trial, epoch and the data's digest."""
     write_json(folder / RUN, {**about, "config": portable(config)})
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
-    """A run's values without the places of its machine: of no use on another, and nobody else's business."""
+    """A run's values without paths of this machine, which are of no use elsewhere and private."""
     places = {*PLACES, *(["model"] if is_place(config.model) else [])}
     return config.model_dump(exclude=places)
 
 
 def is_place(model: str) -> bool:
-    """Whether a model's name is a folder of this machine."""
+    """Whether a model's name is a local folder."""
     return model not in EMBEDDED and Path(model).expanduser().is_dir()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return what `write_run` wrote, empty where there is none; raise CheckpointError for anything else."""
+    """Return what `write_run` wrote, empty if there is no file; raise CheckpointError if it is invalid."""
     path = folder / RUN
     try:
         values = read_json(path)
@@ -72,7 +72,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(folder: Path) -> Loaded:
-    """Load a folder of transformers, or one of peft and the model that it belongs to, with its head of classes if it has one.
+    """Load a folder of transformers, or of peft and its base model, with a classification head if it has one.
 
     Raises WeightsError, HubError or CheckpointError.
     """
@@ -96,7 +96,7 @@ def load_folder(folder: Path) -> Loaded:
 
 
 def _check_tokenizer(folder: Path, base: str) -> None:
-    """Raise WeightsError where a tokenizer lies beside an adapter that is not the base's, for texts are read with that one."""
+    """Raise WeightsError if the tokenizer beside an adapter differs from the base's, which texts are encoded with."""
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         theirs, ours = Tokenizer.load(folder), Tokenizer.load(model_folder(base))
         if theirs.backend.to_str() != ours.backend.to_str():
@@ -104,9 +104,9 @@ def _check_tokenizer(folder: Path, base: str) -> None:
 
 
 def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
-    """Sort the head of a model, in place, so that its classes come in the order of `names`; return it.
+    """Sort the outputs of a model's head, in place, into the order of the class `names`; return the model.
 
-    A folder that only numbers its classes is taken to have that order. Raises WeightsError where its names are others.
+    A folder that only numbers its classes is taken to have that order. Raises WeightsError if its names are others.
     """
     class_names = [_plain(name) for name in model.class_names]
     if not class_names or model.head is None or class_names == [_plain(name) for name in names]:
@@ -126,7 +126,7 @@ def _plain(name: str) -> str:
 
 
 def _with_attention(model: GPT2, config: RunConfig) -> GPT2:
-    """The same weights under the attention of a run."""
+    """The same weights with the attention of a run."""
     made = without_weights(model.config, attention=config.attention_config)
     made.head, made.class_names = model.head, model.class_names
     made.load_state_dict(model.state_dict(), assign=True)

@@ -1,4 +1,4 @@
-"""Requests to this machine itself, which no proxy is to see."""
+"""Requests to this machine itself, which must bypass proxies."""
 
 import os
 import re
@@ -8,7 +8,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def pass_by_proxies(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Let requests to this machine itself pass by proxies, in all programs that are started from here too."""
+    """Let requests to this machine bypass proxies, in child processes too."""
     if not any(re.fullmatch(r"\w+_proxy", name, re.IGNORECASE) for name in variables):
         return
     named = [value for name, value in sorted(variables.items()) if name.lower() == "no_proxy"]

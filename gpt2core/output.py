@@ -1,7 +1,7 @@
-"""Output that never ends what a command does: what nobody can be shown is left out.
+"""Output that never ends a command: what cannot be written is dropped.
 
-A reader that has gone (`| head -1`) is no fault. A full disk, or a terminal that went away, is said where there is still somebody
-to say it to. A sign that the output's encoding lacks is written in signs that it has, a letter by its number.
+A reader that has gone (`| head -1`) is no error. A full disk or a closed terminal is reported if there is still somewhere to
+report it. Characters that the output's encoding lacks are replaced by similar ones, letters by their code.
 """
 
 import codecs
@@ -45,7 +45,7 @@ codecs.register_error("plain", _in_plain_signs)
 
 
 class Steady(io.TextIOWrapper):
-    """A stream of text that is written to as long as that works. It shares the bytes of another one, and leaves them to it."""
+    """A text stream that drops what cannot be written. It shares the bytes of another stream and does not close them."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         super().__init__(stream.buffer, stream.encoding, "plain", write_through=True)
@@ -76,7 +76,7 @@ class Steady(io.TextIOWrapper):
 
 @contextmanager
 def steady_output() -> Iterator[None]:
-    """Let the output and the errors of this process be steady; a closed one is none, and no other file takes its number."""
+    """Make this process's stdout and stderr steady; a closed one is replaced, so that no file takes its number."""
     _fill_standard_files()
     former = sys.stdout, sys.stderr
     streams = [_steady(stream, name) for stream, name in zip(former, ("output", "errors"), strict=True)]
@@ -91,7 +91,7 @@ def steady_output() -> Iterator[None]:
 
 
 def _steady(stream: TextIO | None, name: str) -> TextIO:
-    """A steady stream in the place of one that may be closed; one that holds text, and no bytes, cannot fail."""
+    """A steady stream in place of one that may be closed; a stream that holds text, not bytes, cannot fail."""
     if stream is None:
         return Path(os.devnull).open("w", encoding="utf-8", errors="replace")  # while the process lives
     return Steady(stream, name) if hasattr(stream, "buffer") else stream

@@ -1,7 +1,7 @@
-"""Training in two stages: what a run starts from, be it a model as it was published or one that was trained first.
+"""The model that a run starts from: a published one, or one that was first trained on another task.
 
-The first stage (`RunConfig.pretrain`) is a run like any other. It is made once and kept in the cache under the hash of all
-that decides it, so every trial that starts from it shares it.
+The first stage (`RunConfig.pretrain`) is a run like any other. It is trained once and cached under a hash of all that decides it,
+so every trial that starts from it shares it.
 """
 
 import functools
@@ -43,9 +43,9 @@ DIVIDING = {"dev_part", "dev_examples", "folds", "fold", "scored_on"}
 
 
 def first_stage(config: RunConfig) -> RunConfig | None:
-    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None where it names none.
+    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None if it names none.
 
-    Each sub-run of a round of cross-validation has its own; that of the round is the first one's, whose weights are kept.
+    Each sub-run of cross-validation has its own; a round has that of its first sub-run, whose weights are kept.
     """
     if config.first_task is None:
         return None
@@ -68,12 +68,12 @@ def first_stage(config: RunConfig) -> RunConfig | None:
 
 
 def starting_model(config: RunConfig) -> GPT2:
-    """Return the model that `config` starts from, after its first stage where it has one; raise UserError, DivergedError."""
+    """Return the model that `config` starts from, after its first stage if it has one; raise UserError, DivergedError."""
     return _starting_model(config.model, first_stage(config))
 
 
 def shared_starts() -> Callable[[RunConfig], GPT2]:
-    """Return `starting_model` with a memory of one model: sub-runs that start from the same one share it."""
+    """Return `starting_model` with a cache of one model, for sub-runs that start from the same one."""
     remembered = functools.lru_cache(maxsize=1)(_starting_model)
     return lambda config: remembered(config.model, first_stage(config))
 
@@ -83,7 +83,7 @@ def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
 
 
 def trained_first(stage: RunConfig) -> GPT2:
-    """Return the model that a first stage ends with, at its best epoch by its own objective; raise UserError, DivergedError."""
+    """Return the model of a first stage's best epoch by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
     address = _address(stage, base, data)
     folder = cache_folder("stages") / address

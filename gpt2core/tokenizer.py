@@ -1,7 +1,7 @@
-"""Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (transformers itself takes 4 s to import).
+"""Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (importing transformers takes 4 s).
 
-A folder's tokens are those that transformers makes of it, or the folder is refused: it may say how texts are cut in several
-files, and transformers reads some of them for one class of tokenizer and others for another.
+Tokens are those that transformers reads from the folder, or the folder is refused: several files may configure the tokenizer, and
+transformers reads some of them for one tokenizer class and others for another.
 """
 
 import functools
@@ -50,7 +50,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def _letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level token stands for: those that print stand for themselves, as in GPT-2's."""
+    """The byte that each letter of a byte-level token stands for; printable bytes stand for themselves, as in GPT-2."""
     printed = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
@@ -60,7 +60,7 @@ _BYTES = _letters()
 
 
 class Tokenizer:
-    """Text to token numbers and back. `eos` ends a text, each of `stops` ends one that is generated, `pad` fills up a batch."""
+    """Encodes and decodes texts. `eos` ends a text, each of `stops` ends a generated one, `pad` pads a batch."""
 
     def __init__(
         self, backend: tokenizers.Tokenizer, end: str = EOS, stops: Sequence[int] = (), pad: str | None = None
@@ -81,9 +81,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read a folder's tokens as transformers does, and from its model's configuration which of them end a text.
+        """Read a folder's tokenizer as transformers does, and the stop tokens from its model's configuration.
 
-        Raises WeightsError where the files are not whole, say what is not done here, or name tokens that the model lacks.
+        Raises WeightsError if files are damaged, need an unsupported feature, or name tokens that the model lacks.
         """
         settings = _settings(folder)
         backend = _from_files(folder, settings)
@@ -101,17 +101,17 @@ class Tokenizer:
         return cls(backend, end, stops, pad)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text, with nothing added."""
+        """Return the token numbers of each text, without special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token numbers, without special tokens."""
+        """Return the text of token numbers, without special tokens."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     @functools.cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of each token's text, which those of a text are joined from; none of a special token."""
+        """The bytes of each token's text; empty for special tokens."""
         added = self.backend.get_added_tokens_decoder()
         plain = {number: b"" if token.special else token.content.encode() for number, token in added.items()}
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
@@ -122,7 +122,7 @@ class Tokenizer:
 
     @functools.cached_property
     def characters(self) -> np.ndarray:
-        """How many UTF-8 characters begin in each token (V,), so that those of a text are a sum over its tokens."""
+        """How many UTF-8 characters start in each token (V,), so that those of a text are the sum over its tokens."""
         return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces])
 
     def save(self, folder: Path) -> None:
@@ -131,9 +131,9 @@ class Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json and the older files beside it say: names of special tokens, and tokens that are added.
+    """Special and added tokens of tokenizer_config.json and the older files beside it.
 
-    `added` are those with their numbers, (number, token); `special` the tokens whose numbers follow from their order.
+    `added` are tokens with their numbers, (number, token); `special` those whose numbers follow from their order.
     """
     path = folder / "tokenizer_config.json"
     values = read_json(path) if is_there(path) else {}
@@ -158,7 +158,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _with_older_files(
     folder: Path, path: Path, values: dict[str, Any]
 ) -> tuple[dict[str, Any], list[tuple[int, tokenizers.AddedToken]]]:
-    """The settings with what special_tokens_map.json names, and the tokens of added_tokens.json; raise WeightsError."""
+    """The settings with those of special_tokens_map.json and added_tokens.json; raise WeightsError."""
     names, numbers = folder / "special_tokens_map.json", folder / "added_tokens.json"
     later = read_json(names) if is_there(names) else {}
     for key in _EXTRA:
@@ -182,7 +182,7 @@ def _items(path: Path, key: str, values: object) -> Iterator[tuple[int, Any]]:
 
 
 def _number(path: Path, number: object) -> int:
-    """The number of a token, which JSON may hold as text; raise WeightsError."""
+    """A token's number, which JSON may hold as a string; raise WeightsError."""
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 9:
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST:
@@ -191,7 +191,7 @@ def _number(path: Path, number: object) -> int:
 
 
 def _token(path: Path, value: object) -> tokenizers.AddedToken:
-    """A token as it is declared, by its text alone or with its flags; raise WeightsError."""
+    """A declared token, given by its text alone or with its flags; raise WeightsError."""
     fields = {"content": value, "special": True} if isinstance(value, str) else value
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str) or not fields["content"]:
         raise WeightsError(
@@ -204,7 +204,7 @@ def _token(path: Path, value: object) -> tokenizers.AddedToken:
 
 
 def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, tokenizers.AddedToken]]:
-    """The tokens that are named as special ones, with the keys that name them."""
+    """The named special tokens, with the keys that name them."""
     extra = [
         key for key, value in values.items() if key.endswith("_token") and key not in _NAMED and isinstance(value, str)
     ]
@@ -222,14 +222,14 @@ def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, token
 
 
 def _named(path: Path, value: object) -> tokenizers.AddedToken:
-    """A token that is special because it has a name, whatever it says of that."""
+    """A token that is special because it is named, whatever its flags say."""
     token = _token(path, value)
     token.special = True
     return token
 
 
 def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer of tokenizer.json, or of vocab.json with merges.txt, and what the other files add; raise WeightsError."""
+    """Read tokenizer.json, or vocab.json and merges.txt, and the tokens of the other files; raise WeightsError."""
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not is_there(whole) and not (is_there(vocab) and is_there(merges)):
         raise WeightsError(f"{folder}: there is no tokenizer.json, nor vocab.json with merges.txt")
@@ -263,7 +263,7 @@ def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeniz
 
 
 def _from_whole(path: Path) -> tokenizers.Tokenizer:
-    """What tokenizer.json says but for padding, truncation, and what is put around a text: `encode` does none of it."""
+    """The tokenizer of tokenizer.json without padding, truncation and templates, which `encode` does not use."""
     values = read_json(path)
     parts = {
         key: values[key] if isinstance(values.get(key), dict) else {} for key in ("model", "pre_tokenizer", "decoder")
@@ -288,7 +288,7 @@ def _from_parts(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
 
 
 def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Add the tokens that the files beside the vocabulary declare; raise WeightsError where two files contradict each other."""
+    """Add the tokens that the files beside the vocabulary declare; raise WeightsError if two files contradict each other."""
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     for number, token in settings["added"]:
         other = known.setdefault(token.content, token)
@@ -313,7 +313,7 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
 
 
 def _check_alike(folder: Path, one: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
-    """Raise WeightsError where a token is declared in two ways. Without a normaliser, whether it is `normalized` is nothing."""
+    """Raise WeightsError if a token is declared in two ways. Without a normaliser, `normalized` has no meaning."""
     if any(getattr(one, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
         raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(one.content)} in two ways")
 
@@ -325,7 +325,7 @@ def _numbered(path: Path, backend: tokenizers.Tokenizer, number: int, text: str)
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE of `vocab_size` entries, EOS the last of them as in GPT-2's own (Sennrich et al. 2016)."""
+    """Train a byte-level BPE (Sennrich et al. 2016) of `vocab_size` entries; EOS is the last, as in GPT-2."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()

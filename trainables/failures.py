@@ -1,4 +1,4 @@
-"""Why a trial failed: of what kind an error is, and what a person may do about it."""
+"""Why a trial failed: the kind of an error, and what a person can do about it."""
 
 import errno
 import os
@@ -18,19 +18,19 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Failure:
-    """What a trial ended with, and whether all of its workers did."""
+    """The kind and reason of a failure; `common` if all workers of the trial fail in the same way."""
 
     kind: str
     reason: str
     common: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """What travels through Tune."""
+        """Plain values, which Tune can pass on."""
         return {"kind": self.kind, "reason": self.reason}
 
 
 def failure_of(error: BaseException) -> Failure | None:
-    """Return what an error means for its trial, or None where another attempt may end otherwise."""
+    """Return what an error means for its trial, or None if another attempt may succeed."""
     from ray.exceptions import OutOfMemoryError, RayActorError
 
     for cause in _causes(error):
@@ -54,12 +54,12 @@ def failure_of(error: BaseException) -> Failure | None:
 
 
 def full(text: str) -> str | None:
-    """What of an error's text says that a disk is full; None where nothing does."""
+    """The part of an error's text that says that a disk is full, if any."""
     return next((words for words in map(os.strerror, FULL) if words in text), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it was raised from or wraps, as Ray's do."""
+    """An error and all that it was raised from or wraps, as Ray's errors do."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -68,7 +68,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def kernel_kills() -> int:
-    """How many processes of this machine the kernel has killed for want of memory; 0 where it does not say."""
+    """How many processes the kernel's OOM killer has ended on this machine; 0 if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

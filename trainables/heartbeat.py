@@ -1,4 +1,4 @@
-"""Whether Ray lives. Ray itself takes 15 to 60 s to tell that it has ended, and then ends this process at any point."""
+"""Whether Ray is alive. Ray itself takes 15 to 60 s to notice that it ended, and then exits this process at any point."""
 
 import os
 import socket
@@ -22,11 +22,11 @@ OWN_PATIENCE = 5  # seconds for one that was started for this process, which doe
 
 
 class RayEndedError(UserError):
-    """Ray ended under the job."""
+    """Ray ended while the job ran."""
 
 
 class Heartbeat:
-    """Looks whether Ray's process on this node listens, and its head."""
+    """Checks whether Ray's process on this node, and its head, accept connections."""
 
     def __init__(self) -> None:
         here = ray.get_runtime_context()
@@ -38,7 +38,7 @@ class Heartbeat:
         self.asked = self.seen = time.monotonic()
 
     def check(self) -> None:
-        """Raise RayEndedError where this node's process is gone, or the head for longer than its patience."""
+        """Raise RayEndedError if this node's process is gone, or the head for longer than `patience`."""
         now = time.monotonic()
         if now - self.asked < TICK:
             return
@@ -50,14 +50,14 @@ class Heartbeat:
             raise ended(f"its head has not answered for {self.patience} s")
 
     def check_node(self) -> None:
-        """Raise RayEndedError where this node's process is gone."""
+        """Raise RayEndedError if this node's process is gone."""
         if not _answers(self.node):
             raise ended("its process on this node is gone")
 
 
 @contextmanager
 def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
-    """End this process, after `last`, as soon as Ray is gone: whoever asks it for something then may wait for a minute."""
+    """End this process, after `last`, as soon as Ray is gone: any call to it may then hang for a minute."""
     heart, over = Heartbeat(), threading.Event()
 
     def watch() -> None:
@@ -80,7 +80,7 @@ def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
 
 
 def leave(error: Exception, last: Callable[[], object]) -> NoReturn:
-    """End at once where Ray is gone: taking leave of it would wait for it, and then die of it."""
+    """Exit at once if Ray is gone: disconnecting from it would hang, and then fail."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     try:
         last()
@@ -90,14 +90,14 @@ def leave(error: Exception, last: Callable[[], object]) -> NoReturn:
 
 
 def ended(why: object) -> RayEndedError:
-    """The error that says so."""
+    """The error for that."""
     return RayEndedError(
         f"Ray ended: {str(why).splitlines()[0]}; what is finished is kept, and the same command goes on"
     )
 
 
 def _answers(address: tuple[str, int]) -> bool:
-    """Whether somebody listens there; one who is merely slow does."""
+    """Whether something accepts connections there; a slow one does."""
     try:
         socket.create_connection(address, timeout=5).close()
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""Scores of finished trials on the test split, as Ray tasks. Nothing else in the project reads that split while it searches."""
+"""Scores of finished trials on the test split, as Ray tasks. Nothing else reads that split while a search runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from trainables.trial import RESTARTS, TrialSpec, check_data
 
 
 def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
-    """Score the best epoch of each trial; raise UserError where that cannot be, whatever the reason."""
+    """Score the best epoch of each trial; raise UserError if that fails, whatever the reason."""
     import ray
 
     resources = {"num_cpus": specs[0].cpus_per_worker, "num_gpus": specs[0].gpus_per_worker}

@@ -1,4 +1,4 @@
-"""MLflow: its address, its database in a file, and its experiments."""
+"""MLflow: its URI, its database file, and its experiments."""
 
 import logging
 import os
@@ -39,18 +39,18 @@ SAID = {
 
 
 def mlflow_address(uri: str | None, storage: Path) -> str:
-    """MLflow's address: that of a flag, else $MLFLOW_TRACKING_URI, else a database in the storage."""
+    """MLflow's URI: that of the flag, else $MLFLOW_TRACKING_URI, else a database file in the storage."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage / "mlflow.db")
 
 
 def sqlite_address(path: Path) -> str:
-    """The address of a database that is a file. SQLAlchemy decodes it; MLflow makes a folder of what it does not decode."""
+    """The URI of a database file. SQLAlchemy decodes it; MLflow makes a folder of what it does not decode."""
     plain = str(path)
     return f"sqlite+pysqlite:///{quote(plain)}" if {"%", "?"} & set(plain) else f"sqlite:///{plain}"
 
 
 def database_of(uri: str) -> Path | None:
-    """The file that an address names; None where it is a server's, or no file."""
+    """The file that a URI names; None if it is a server's."""
     try:
         name = make_url(uri).database if uri.startswith("sqlite") else None
     except ArgumentError:
@@ -59,8 +59,10 @@ def database_of(uri: str) -> Path | None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """MLflow at an address. Where it is a file, one process at a time makes it, whole or not at all, or sees that its artifacts
-    are those beside it."""
+    """Return a client for an MLflow URI.
+
+    One process at a time creates a database file, completely or not at all, or checks that its artifacts are beside it.
+    """
     database = database_of(uri)
     if database is None:
         return MlflowClient(uri)
@@ -74,7 +76,7 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _take_artifacts_along(database: Path) -> None:
-    """Let a database that was moved, or is a copy, have its artifacts beside it, and leave those of the former place alone."""
+    """Point a database that was moved or copied to the artifacts beside it."""
     here = (database.parent / ARTIFACTS).as_uri()
     with closing(sqlite3.connect(database)) as connection, connection:
         known = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
@@ -95,9 +97,9 @@ def _same_folder(uri: str, folder: Path) -> bool:
 
 
 def experiment(client: MlflowClient, name: str) -> str:
-    """Id of an experiment, which is made where there is none; another search may make it at the same moment.
+    """Return the id of an experiment, created if it is missing; another search may create it at the same moment.
 
-    Raises UserError for one that was deleted: MLflow keeps its name.
+    Raises UserError for a deleted one, whose name MLflow keeps.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -119,13 +121,13 @@ def experiment(client: MlflowClient, name: str) -> str:
 
 
 def why(error: Exception, address: str) -> str:
-    """Why MLflow at an address did not do something, in a line without passwords."""
+    """Why an MLflow call failed, in one line without passwords."""
     text = str(error)
     return next((said for sign, said in SAID.items() if sign in text), without_passwords(first_line(error), address))
 
 
 def quick_and_quiet() -> None:
-    """Let no call of MLflow's client take long where its server is away, and none of it say more than we do."""
+    """Give MLflow's client short timeouts, and silence its own messages."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name in ("mlflow", "alembic"):

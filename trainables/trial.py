@@ -1,8 +1,8 @@
-"""A trial: what it needs to run anywhere, and what it reports after each epoch. `trainables.executors` runs it on Ray.
+"""A trial: its specification, and what it reports after each epoch. `trainables.executors` runs it on Ray.
 
 All executors report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`,
-and `failure` where the trial ended badly. Tune flattens mappings, so counts are JSON in one string: `statistics` is what
-`gpt2core.metrics.counts.to_json` gives, and `judged` an object of such `statistics` and of `metrics`, or None.
+and `failure` if the trial failed. Tune flattens mappings, so counts are JSON strings: `statistics` as by
+`gpt2core.metrics.counts.to_json`, and `judged` an object of such `statistics` and of `metrics`, or None.
 """
 
 import json
@@ -29,9 +29,9 @@ RESTARTS = 2  # times that a trial goes on from its checkpoint after its process
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """What a trial needs to run anywhere: its stable name, its configuration, its folder on shared storage, its share.
+    """What a trial needs to run anywhere: name, configuration, folder in shared storage, and resources.
 
-    `parent` is the folder of the run from whose last checkpoint it starts, `until` the epoch that it ends after.
+    `parent` is the folder of the run whose last checkpoint it starts from, `until` the epoch after which it ends.
     """
 
     name: str
@@ -55,16 +55,16 @@ class TrialSpec:
 
     @property
     def gpus(self) -> float:
-        """GPUs that the trial holds, or its part of them."""
+        """The GPUs, or the part of one, that the trial takes."""
         return self.workers * self.gpus_per_worker / self.pack
 
     @property
     def cpus(self) -> float:
-        """CPUs that the trial holds, or its part of them."""
+        """The CPUs, or the part of them, that the trial takes."""
         return self.workers * self.cpus_per_worker / self.pack
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, which is what travels through Tune."""
+        """The spec as plain values, which Tune can pass on."""
         return asdict(self) | {"run": self.run.model_dump()}
 
     @classmethod
@@ -77,17 +77,17 @@ Payload = dict[str, Any]
 
 
 def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]:
-    """Train the trial's run and yield what is to be reported after each epoch."""
+    """Train the trial's run and yield the report of each epoch."""
     from gpt2core.steps import take_steps
 
     yield from take_steps(events(spec, rank, size))
 
 
 def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
-    """The trial's run, step by step, and what is to be reported after each epoch.
+    """The trial's run: it yields the steps that it waits for, and the report of each epoch.
 
-    An error that another attempt would end with as well is reported, not raised. Where one of several workers alone fails,
-    it is raised all the same, for the others wait: the group ends, and its driver reports it.
+    An error that another attempt would not avoid is reported, not raised. If only one of several workers fails, it raises all the
+    same, since the others wait for it: the group ends, and its driver reports the failure.
     """
     import torch
 
@@ -165,14 +165,14 @@ def check_data(spec: TrialSpec, data: "TaskData") -> None:
 
 
 def _scores(evaluation: "Evaluation") -> dict[str, Any]:
-    """Metrics and counts as values of JSON."""
+    """Metrics and counts as JSON values."""
     from gpt2core.metrics import counts
 
     return {"metrics": evaluation.metrics, "statistics": counts.to_json(evaluation.statistics)}
 
 
 def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
-    """The folder of the trial's checkpoints, with those of an earlier process, or of the run that it starts from."""
+    """The folder of the trial's checkpoints, with those of an earlier process, or of its parent."""
     import torch.distributed as dist
 
     from gpt2core.folds import adopt
