@@ -1,6 +1,6 @@
-"""Arrow files of the cache. Behind its content, each holds a check sum and the name that it was written under.
+"""Arrow files in the cache. Each ends with a checksum and the name that it was written under.
 
-So what was cut or changed, or put in the place of another file, is not read: it is as if it were not there.
+A file that was cut, changed, or put in the place of another is treated as missing.
 """
 
 import errno
@@ -14,7 +14,7 @@ from gpt2core.files import atomic_path, used
 
 
 def keep(path: Path, table: pa.Table) -> None:
-    """Write a table, whole or not at all; raise OSError, which names the file."""
+    """Write a table atomically; raise OSError, which names the file."""
     try:
         _write(path, table)
     except OSError as error:  # Arrow's own names none
@@ -32,7 +32,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def kept(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """Map a file into memory and return its table; None where it is not there, or is not what was written as it."""
+    """Map a file into memory and return its table; None if it is missing, damaged or another file's."""
     try:
         with pa.memory_map(str(path)) as source:
             whole = source.read_buffer()

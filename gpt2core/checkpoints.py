@@ -1,10 +1,10 @@
-"""Checkpoints of a run: trained weights and optimizer state as safetensors, one folder per epoch, whole or absent.
+"""Checkpoints of a run: trainable weights and optimizer state as safetensors, in one folder per epoch, written atomically.
 
-What is trained of an epoch is saved only where its machine is about to be taken away: in `part`, which the epoch's end removes.
+The last two epochs are kept, so that a damaged one costs an epoch and not the run. `best` keeps the weights of the best epoch.
+Its files are replaced one by one, each atomically, and the weights name their epoch. So no kill can lose the best weights, and
+`resume` repairs `best` if a kill came between.
 
-The last two epochs are kept, so that a damaged one costs an epoch and not the run. `best` keeps the weights of the best one. Its
-files are replaced one by one, each whole; which epoch its weights are of is written in the weights themselves. So there is no
-moment at which a kill could take the best weights, and `resume` brings `best` up to date where one came in between.
+Only if its machine is about to be taken away is the part of an epoch saved, in `part`, which the end of the epoch removes.
 """
 
 import json
@@ -40,7 +40,7 @@ ORIGINS = {"data": "on other data", "tokenizer": "on the tokens of another token
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that train, by name."""
+    """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -53,9 +53,9 @@ def save(
     *,
     best: bool,
 ) -> None:
-    """Write the checkpoint of the last epoch in `history`, then drop older ones; `best` keeps its weights apart as well.
+    """Write the checkpoint of the last epoch in `history`, then remove older ones; with `best`, keep its weights apart as well.
 
-    Raises CheckpointError where it cannot be written.
+    Raises CheckpointError if it cannot be written.
     """
     epoch = history[-1]["epoch"]
     try:
@@ -79,7 +79,7 @@ def save_part(
     epoch: int,
     begun: dict[str, Any],
 ) -> None:
-    """Write what is trained of an epoch, and in `begun` how far that is; raise CheckpointError where it cannot be written."""
+    """Save the part of an epoch that is trained, with its progress `begun`; raise CheckpointError if it cannot be written."""
     try:
         _write(folder / PART, epoch, model, optimizer, {"config": config.model_dump(), "begun": begun})
     except (OSError, SafetensorError) as error:
@@ -89,7 +89,7 @@ def save_part(
 def resume_part(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
 ) -> dict[str, Any] | None:
-    """Load what was trained of an epoch into model and optimizer; return how far that is, None where there is nothing of it."""
+    """Load the saved part of an epoch into model and optimizer; return its progress, or None if nothing was saved."""
     part = folder / PART
     if _epoch_of(part) != epoch:
         return None
@@ -106,7 +106,7 @@ def resume_part(
 
 
 def _begun(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far the epoch of `part` is; None where that is not said as `save_part` is told it."""
+    """The progress of the epoch in `part`; None if it is not one that `save_part` wrote."""
     match state:
         case {
             "config": {},
@@ -137,7 +137,7 @@ def _unwritten(folder: Path, epoch: int, error: Exception) -> CheckpointError:
 
 
 class whole_folder:  # noqa: N801  # reads as a verb at its use
-    """Give a new folder to fill; on success it takes `target`'s place, which is free or holds what is damaged, by a rename."""
+    """Give a new folder to fill, which is then renamed to `target`, where nothing or a damaged folder is."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -163,7 +163,7 @@ class whole_folder:  # noqa: N801  # reads as a verb at its use
 
 
 def _drop_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written."""
+    """Remove what killed processes left unfinished."""
     for path in (*folder.glob(".epoch-*"), *folder.glob(f".{PART}.*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in (folder / BEST).glob(".*"):
@@ -171,7 +171,7 @@ def _drop_unfinished(folder: Path) -> None:
 
 
 def _keep_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
-    """Make `best` hold the weights of an epoch whose checkpoint is there, and the history up to it."""
+    """Copy an epoch's weights, from its checkpoint, and the history up to it to `best`."""
     _copy_best(folder, _epoch_folder(folder, epoch))
     _tell_of_best(folder, state, epoch)
 
@@ -184,8 +184,8 @@ def _copy_best(folder: Path, source: Path) -> None:
 def keep_best_of(source: Path, folder: Path, config: RunConfig, history: list[dict[str, Any]]) -> None:
     """Make `best` of `folder` hold the last epoch in `history` of the run of `config` whose checkpoints are in `source`.
 
-    Where it holds that epoch or a later one, it stays. Where that epoch is kept no more, it is what `source` has as its own best.
-    Raises CheckpointError where `folder` belongs to another configuration, or cannot be written to.
+    Nothing changes if it holds that epoch or a later one. If that epoch's checkpoint is gone, the `best` of `source` is taken.
+    Raises CheckpointError if `folder` belongs to another configuration or cannot be written.
     """
     epoch = history[-1]["epoch"]
     state: dict[str, Any] = {"config": config.model_dump(), "history": history}
@@ -204,7 +204,7 @@ def keep_best_of(source: Path, folder: Path, config: RunConfig, history: list[di
 
 
 def _told_of_best(folder: Path) -> dict[str, Any] | None:
-    """What is written beside the best weights; None where it is damaged, or not there."""
+    """The state beside the best weights; None if it is damaged or missing."""
     try:
         return _best_state(folder)
     except CheckpointError:
@@ -216,7 +216,7 @@ def _tell_of_best(folder: Path, state: dict[str, Any], epoch: int) -> None:
 
 
 def _epoch_of(folder: Path) -> int | None:
-    """The epoch that whole weights are of; None where they are damaged, or not there."""
+    """The epoch of weights; None if they are damaged or missing."""
     try:
         with _permitted(), safe_open(readable(folder / WEIGHTS), "pt") as file:
             return int((file.metadata() or {})[EPOCH])
@@ -239,7 +239,7 @@ def _epochs(folder: Path) -> list[Path]:
 
 @contextmanager
 def _permitted() -> Iterator[None]:
-    """Raise CheckpointError where something may not be read: it is not damaged, nor missing."""
+    """Raise CheckpointError if something may not be read: that is not a damaged or missing file."""
     try:
         yield
     except PermissionError as error:
@@ -257,10 +257,10 @@ def resume(
     say: Callable[[str], None] = lambda text: None,
     writes: bool = True,
 ) -> list[dict[str, Any]]:
-    """Load the newest checkpoint that is whole into model and optimizer; return its history, empty where there is none.
+    """Load the newest undamaged checkpoint into model and optimizer; return its history, empty if there is none.
 
-    A damaged checkpoint is passed over, and `say` told so. Only one of several workers `writes`: it mends `best`. Raises
-    CheckpointError where it belongs to another configuration.
+    Damaged checkpoints are skipped and reported by `say`. Only one of several workers `writes`: it repairs `best`. Raises
+    CheckpointError if the checkpoint belongs to another configuration.
     """
     for path in reversed(_epochs(folder)):
         try:
@@ -283,16 +283,16 @@ def resume(
 
 
 def _best_is_there(folder: Path, state: dict[str, Any]) -> bool:
-    """Whether the best weights are kept, or can be from the epoch's own checkpoint.
+    """Whether the best weights are kept, or can be taken from the epoch's own checkpoint.
 
-    Those of a later epoch will do: its checkpoint was damaged, and the run comes to it again.
+    Those of a later epoch will do: its checkpoint was damaged, and the run will reach it again.
     """
     best = _best_epoch(state)
     return (_epoch_of(folder / BEST) or 0) >= best or _epoch_of(_epoch_folder(folder, best)) == best
 
 
 def _mend_best(folder: Path, state: dict[str, Any]) -> None:
-    """Bring `best` up to date where a kill came between an epoch's checkpoint and it, or where it was damaged."""
+    """Repair `best` if a kill came between an epoch's checkpoint and it, or if it is damaged."""
     best, kept = _best_epoch(state), _epoch_of(folder / BEST) or 0
     if kept < best:
         _keep_best(folder, state, best)
@@ -303,14 +303,14 @@ def _mend_best(folder: Path, state: dict[str, Any]) -> None:
 
 
 def _best_epoch(state: dict[str, Any]) -> int:
-    """The best epoch so far; 0 where the checkpoint does not say, for it was written before it did."""
+    """The best epoch so far; 0 if the checkpoint is too old to say."""
     return max((past["epoch"] for past in state["history"] if past.get("best")), default=0)
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
-    """Let a new run of `config` go on from the newest whole checkpoint of another run; where it has one of its own, from that.
+    """Let a new run of `config` resume from the newest undamaged checkpoint of another run, unless it has one of its own.
 
-    Raises CheckpointError where the other run has none. Whether its weights fit is seen when they are loaded.
+    Raises CheckpointError if the other run has none. Whether its weights fit is checked when they are loaded.
     """
     if _epochs(target):
         return
@@ -335,7 +335,7 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
 
 
 def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
-    """Let `target` have another run's best weights as those of a run of `config`, unless it has some; raise CheckpointError."""
+    """Copy another run's best weights to `target` as those of a run of `config`, unless it has some; raise CheckpointError."""
     if (target / BEST).exists():
         return
     try:
@@ -348,7 +348,7 @@ def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
 
 
 def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, str], folder: Path) -> None:
-    """Raise CheckpointError where the epochs so far were trained on other data, or from another model."""
+    """Raise CheckpointError if the epochs so far were trained on other data or tokens, or from another model."""
     for key, found in origins.items():
         former = next((past[key] for past in history if past.get(key, found) != found), None)
         if former is not None:
@@ -359,8 +359,7 @@ def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, st
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """What may not change when a run goes on: all but where its data lies, whose digest is in the history, and how many epochs
-    there are, unless that decides what each of them learns, and how fast."""
+    """The keys that may not change when a run resumes: all but PLACES, and `epochs` unless what an epoch learns depends on it."""
     planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
     free = PLACES if planned else (*PLACES, "epochs")
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
@@ -369,7 +368,7 @@ def _deciding(config: dict[str, Any]) -> dict[str, Any]:
 def load_best(folder: Path, model: nn.Module, base: GPT2 | None = None) -> int:
     """Load the weights of the best epoch into an adapted model of `base`; return that epoch.
 
-    Raises CheckpointError, also where the run was trained from another base and has weights of it beside its own.
+    Raises CheckpointError, also if the run was trained from another base and keeps some of its weights.
     """
     state = _best_state(folder)
     if base is not None and not all(parameter.requires_grad for parameter in model.parameters()):
@@ -412,7 +411,7 @@ def _best_state(folder: Path) -> dict[str, Any]:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """What is written beside the weights of a checkpoint. Raises OSError, and DataError for anything else."""
+    """The state beside the weights of a checkpoint. Raises OSError or DataError."""
     path = folder / STATE
     match read_json(path):
         case {"config": {}, "history": [_, *_] as history} as state if _numbered(history):
@@ -421,12 +420,12 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _numbered(history: list[Any]) -> bool:
-    """Whether these are records of the epochs from 1 on."""
+    """Whether these are the records of the epochs from 1 on."""
     return all(_is_record(past) and past.get("epoch") == number for number, past in enumerate(history, start=1))
 
 
 def _is_record(past: object) -> bool:
-    """Whether what an epoch's record says is of the kinds that it is written with."""
+    """Whether the values of an epoch's record have the types that are written."""
     return (
         isinstance(past, dict)
         and all(isinstance(past[key], kind) for key, kind in KINDS.items() if key in past)
@@ -437,7 +436,7 @@ def _is_record(past: object) -> bool:
 
 
 def _tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights and the optimizer's state of a checkpoint. Raises OSError, and DataError for damaged ones."""
+    """The weights and optimizer state of a checkpoint. Raises OSError, and DataError for damaged ones."""
     weights, moments = (_read_tensors(folder / name) for name in (WEIGHTS, OPTIMIZER))
     return weights, moments
 
@@ -457,7 +456,7 @@ def _load(
     optimizer: torch.optim.Optimizer,
     tensors: tuple[dict[str, Tensor], dict[str, Tensor]],
 ) -> None:
-    """Load a checkpoint's tensors; raise CheckpointError, and leave all as it was, where they do not fit."""
+    """Load a checkpoint's tensors; raise CheckpointError, and change nothing, if they do not fit."""
     weights, moments = tensors
     _check_moments(model, moments, path)
     _load_weights(model, weights, path)

@@ -23,10 +23,10 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     """Write the best epoch of a run's checkpoint folder to `out`; return that epoch.
 
     - `model`: the whole model, LoRA merged. transformers loads it with GPT2LMHeadModel, or with
-      GPT2ForSequenceClassification where the task has a head of its own; so does `--model`, without the head.
+      GPT2ForSequenceClassification if the task has a head; so does `--model`, without the head.
     - `adapter`: LoRA alone, which peft's PeftModel.from_pretrained puts on the model that the run started from.
 
-    Neither says anything of attention: transformers' is dense. Raises CheckpointError, ConfigError as `check_format`.
+    Neither names the attention: transformers' is dense. Raises CheckpointError, ConfigError as `check_format`.
     """
     check_format(config, format)
     if format == "adapter":
@@ -42,7 +42,7 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
 
 
 def check_format(config: RunConfig, format: Format) -> None:
-    """Raise ConfigError where a run cannot be written in that format."""
+    """Raise ConfigError if a run cannot be exported in that format."""
     if format == "model":
         return
     if config.adapter != "lora":

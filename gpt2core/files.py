@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
+"""Atomic files: written under a temporary name, flushed to disk, then renamed."""
 
 import errno
 import fcntl
@@ -21,12 +21,12 @@ DEEPEST = 100  # levels of JSON
 
 
 class NoObjectError(DataError):
-    """JSON that is well-formed, and no object."""
+    """Well-formed JSON that is not an object."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it takes `path`'s place, on any error nothing is left."""
+    """Give a temporary path to write, which is then renamed to `path`; on any error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -52,9 +52,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process of this machine go on that holds the lock file `path`; the others wait for it, or for its end.
+    """Hold the lock file `path`, which other processes of this machine wait for.
 
-    Raises BlockingIOError where another one holds it and there is no time to `wait`.
+    Raises BlockingIOError if another process holds it, unless told to `wait`.
     """
     lock = _held(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
@@ -64,7 +64,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _held(path: Path, how: int) -> int:
-    """Open a lock file and lock it. Where who held it has removed it by then, another one is opened: a third process may, too."""
+    """Open a lock file and lock it. If its holder has removed it by then, open the new one, as another process may do too."""
     while True:
         lock = _lock_file(path)
         try:
@@ -98,14 +98,14 @@ def _lock_file(path: Path) -> int:
 
 
 def readable(path: Path) -> Path:
-    """The same path; raise OSError where it is a folder or may not be read, which safetensors would call missing or no device."""
+    """Return the path; raise OSError for a folder or an unreadable file, on which safetensors' errors mislead."""
     with suppress(FileNotFoundError, NotADirectoryError):  # who reads it says so
         path.open("rb").close()
     return path
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk: only then does a rename in it survive a loss of power."""
+    """Flush a folder's entries to disk, without which a rename in it does not survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -120,7 +120,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
-    """The JSON object of a file of at most so many bytes. Raises OSError, and DataError for whatever else it holds."""
+    """The JSON object in a file of at most so many bytes. Raises OSError, and DataError for anything else in it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError("is no file")
@@ -131,7 +131,7 @@ def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
 
 
 def json_object(data: bytes, most: int) -> dict[str, Any]:
-    """The JSON object of at most so many bytes; raise DataError, which says why but not where, for anything else."""
+    """The JSON object in at most so many bytes; raise DataError, which says why but not where, for anything else."""
     if len(data) > most:
         raise DataError(f"is longer than {most:,} bytes")
     try:
@@ -152,7 +152,7 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
 
 
 def _is_deeper(value: Any, most: int) -> bool:
-    """Whether there are more than so many levels of JSON's lists and objects in each other."""
+    """Whether JSON's lists and objects are nested deeper than so many levels."""
     level = [value]
     while level and most >= 0:
         level = [
@@ -166,13 +166,13 @@ def _is_deeper(value: Any, most: int) -> bool:
 
 
 def broken_rule(error: ValidationError) -> str:
-    """Which value of a file breaks which rule, in one line."""
+    """Say in one line which value of a file breaks which rule."""
     first = error.errors()[0]
     return f"`{'.'.join(map(str, first['loc']))}` is {shown(first['input'])}: {visible(first['msg'])}"
 
 
 def home() -> Path:
-    """The user's folder; raise ConfigError where nothing names one."""
+    """The user's home folder; raise ConfigError if it is not known."""
     try:
         return Path.home()
     except RuntimeError:
@@ -180,16 +180,15 @@ def home() -> Path:
 
 
 def used(entry: Path) -> None:
-    """Note that something in the cache was used now, which `trim` goes by; it may be another user's."""
+    """Mark a cache entry as used now, for `trim`; it may be another user's."""
     with suppress(PermissionError):
         os.utime(entry)
 
 
 def trim(folder: Path, most: int) -> None:
-    """Remove what was not used for longest from a folder of the cache, until the rest has at most so many bytes.
+    """Remove the least recently used entries of a cache folder until the rest has at most so many bytes.
 
-    The time of an entry, a file or a folder, is that of its last use; the last one stays, and so does a folder whose `.lock`
-    is held.
+    The most recent entry is kept, and so is a folder whose `.lock` is held.
     """
     kept = 0
     with suppress(FileNotFoundError):  # another process trims it
@@ -212,12 +211,12 @@ def _remove(entry: Path) -> None:
 
 
 def cache_place() -> Path:
-    """Where tokens and other things that can be made again are kept: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
+    """The cache of what can be made again: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
     return Path(os.environ.get("GPT2_SEARCH_CACHE") or home() / ".cache" / "gpt2-search")
 
 
 def cache_folder(part: str = "") -> Path:
-    """A folder in the cache, made where there is none; raise ConfigError where it cannot be written to."""
+    """A folder of the cache, created if missing; raise ConfigError if it is not writable."""
     folder = cache_place() / part
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Hugging Face GPT-2 folders in and out: config.json, model.safetensors (or its shards), tokenizer files."""
+"""Reading and writing Hugging Face GPT-2 folders: config.json, model.safetensors (or its shards), tokenizer files."""
 
 import hashlib
 import json
@@ -64,9 +64,9 @@ _QKV = ("attention.query", "attention.key", "attention.value")  # joined in this
 
 
 def model_folder(name: str) -> Path:
-    """Return the local folder of a model: an embedded one, a path, or a download from the Hugging Face hub.
+    """Return the local folder of a model: one that ships with the project, a path, or a download from the Hugging Face hub.
 
-    Raises HubError where the hub cannot be reached and WeightsError where a folder or repository is none.
+    Raises HubError if the hub cannot be reached, WeightsError if there is no such folder or repository.
     """
     if name in EMBEDDED:
         return _embedded(name)
@@ -90,7 +90,7 @@ def model_folder(name: str) -> Path:
 
 
 def _embedded(name: str) -> Path:
-    """The folder of a model that ships with the project; a job's upload leaves its weights out, an installation has them."""
+    """The folder of a model that ships with the project. A job's upload leaves its weights out; an installation has them."""
     here = ASSETS / name
     if (here / "model.safetensors").is_file():
         return here
@@ -105,7 +105,7 @@ def _embedded(name: str) -> Path:
 
 
 def hub_name(name: str) -> str:
-    """Return what transformers calls a model: a repository of the hub, or a local folder."""
+    """Return the name that transformers has for a model: a repository of the hub, or a local folder."""
     if is_address(name) or Path(name).expanduser().is_dir() or name in EMBEDDED:
         return str(model_folder(name))
     return f"openai-community/{name}" if name in MODELS else name
@@ -122,9 +122,9 @@ def shape_of(name: str) -> ModelConfig:
 
 
 def load_model(name: str, *, with_head: bool = False) -> GPT2:
-    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError where that fails.
+    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError.
 
-    `with_head`: with the head of classes that a GPT2ForSequenceClassification has, where there is one.
+    `with_head`: with the classification head of a GPT2ForSequenceClassification, if there is one.
     """
     folder = model_folder(name)
     config = read_config(folder)
@@ -159,22 +159,22 @@ def digest(model: GPT2) -> str:
 
 
 def fixed_digest(base: GPT2) -> str:
-    """The digest of a model that nothing changes, computed once."""
+    """The digest of a model that is never changed, computed once."""
     if base not in _digests:
         _digests[base] = digest(base)
     return _digests[base]
 
 
 def origin(base: GPT2) -> str:
-    """What decides a model that runs start from: its first stage where it has one, else its digest.
+    """What identifies a model that runs start from: its first stage if it has one, else its digest.
 
-    A first stage that is trained again elsewhere is the same one, though its weights differ in their last digits.
+    A first stage that is trained again elsewhere counts as the same, though its weights differ in their last digits.
     """
     return base.origin or fixed_digest(base)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder by the names of transformers' GPT2Model, and the head of classes; raise WeightsError."""
+    """A folder's tensors by their names in transformers' GPT2Model, and the classification head; raise WeightsError."""
     tensors: dict[str, Tensor] = {}
     for path in _shards(folder):
         for key, tensor in read_tensors(path).items():
@@ -190,14 +190,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _check_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], folder: Path) -> None:
-    """Raise WeightsError for a tensor that the model has no place for: without it, it would be another model."""
+    """Raise WeightsError for a tensor that the model lacks: ignoring it would give another model."""
     known = {their_name(key)[0] for key in expected} | {THEIR_HEAD}
     if left := sorted(tensors.keys() - known):
         raise WeightsError(f"{folder}: the tensor `{left[0]}` has no place in the model that config.json describes")
 
 
 def _shards(folder: Path) -> Iterable[Path]:
-    """The files of a folder's weights: one, or those of an index where there is no such one, as in transformers."""
+    """The weight files of a folder: a single one, else those of an index, as in transformers."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if is_there(whole) or not is_there(index):
         return [whole]
@@ -239,9 +239,9 @@ def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
 
 
 def their_name(key: str) -> tuple[str, bool]:
-    """Return Hugging Face's name of the tensor that our key is in, and whether it is a Conv1D's, kept as (in, out).
+    """Return Hugging Face's name of the tensor that holds our key, and whether it is a Conv1D's, stored as (in, out).
 
-    Query, key and value have the same: they are joined in it, in this order.
+    Query, key and value have the same name: they are concatenated in that tensor, in this order.
     """
     if not key.startswith("blocks."):
         return (THEIR_HEAD if key == HEAD else key), False
@@ -252,9 +252,9 @@ def their_name(key: str) -> tuple[str, bool]:
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and join a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel.
+    """Rename and concatenate a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel.
 
-    With a head of classes (K, C), of a GPT2ForSequenceClassification.
+    With a classification head (K, C), into those of a GPT2ForSequenceClassification.
     """
     theirs: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -271,12 +271,11 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, class_names: Sequence[str] = ()) -> None:
-    """Write a folder that transformers and `load_model` both load; the weights come last, atomically.
+    """Write a folder that transformers and `load_model` both load; the weights are written last, atomically.
 
-    For transformers it is a GPT2LMHeadModel, or where the model has a head of classes a GPT2ForSequenceClassification that
-    calls them `class_names`. `load_model` reads the trunk of either. The tokens that begin, end and pad a text are those of the
-    folder `tokenizer_from`; without one the last of the vocabulary, as in GPT-2's own. Weights and tokenizer files of another
-    model leave the folder.
+    For transformers it is a GPT2LMHeadModel, or with a classification head a GPT2ForSequenceClassification with classes
+    `class_names`. The special tokens are those of the folder `tokenizer_from`; without one, the last token of the vocabulary, as
+    in GPT-2. Weights and tokenizer files of another model are removed from the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = model.config.vocab_size - 1
@@ -298,7 +297,7 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, cl
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Let a folder have the tokenizer files of another, and none of its own."""
+    """Replace a folder's tokenizer files by those of another."""
     if source.resolve() == folder.resolve():
         return
     for name in (*TOKENIZER_FILES, GENERATION):
@@ -308,7 +307,7 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
-    """What config.json says of the shape, and of the classes where there are some."""
+    """The shape and the classes, if any, as in config.json."""
     count = model.head.out_features if model.head is not None else 0
     labels = names or [f"LABEL_{number}" for number in range(count)]
     classes = {
@@ -327,10 +326,10 @@ def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _their_tokens(model: GPT2, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What config.json and generation_config.json say of special tokens: what the base's say, if it has them.
+    """The special tokens of config.json and generation_config.json: the base's, if it has them.
 
-    The one that transformers goes by names the end that texts were learnt with, too. A head needs a token that pads, for it reads
-    the last one that does not: where the base names none, it is EOS, as users of GPT-2 have it.
+    The one that transformers uses also names the EOS that texts were trained with. A head needs a padding token, since it reads
+    the last other token: if the base has none, it is EOS, as is usual for GPT-2.
     """
     tokenizer, config = Tokenizer.load(base), read_json(base / "config.json")
     generation = read_json(base / GENERATION) if is_there(base / GENERATION) else {}

@@ -1,7 +1,7 @@
 """LoRA pairs in peft's format: a folder of adapter_config.json and adapter_model.safetensors, for transformers' GPT-2.
 
-Our query, key and value are projections of their own, transformers' c_attn is all three. A pair of rank r for each is one of
-rank 3r for the three: A stacked, B block by block. So each keeps its product, and DoRA's magnitudes, one an output, theirs.
+Our query, key and value are separate projections; transformers' c_attn is all three. Pairs of rank r for each become one of rank
+3r for c_attn: A stacked, B block-diagonal. So each keeps its product, and DoRA's magnitudes, one per output, are concatenated.
 """
 
 import json
@@ -30,7 +30,7 @@ _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 
 @torch.no_grad()
 def pairs(model: GPT2) -> dict[str, Pair]:
-    """Return copies of a model's pairs, by projection, such as `blocks.0.attention.query`."""
+    """Return copies of a model's pairs by projection, such as `blocks.0.attention.query`."""
     pairs = {}
     for name, layer in lora_layers(model):
         pair = layer.pair()
@@ -42,7 +42,7 @@ def pairs(model: GPT2) -> dict[str, Pair]:
 def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, base_model: str) -> None:
     """Write pairs, and a head (K, C) if there is one, so that `peft.PeftModel.from_pretrained` loads them.
 
-    `base_model` says what they belong to: a name of the hub or a folder. The weights come last, atomically.
+    `base_model` is the model that they belong to: a repository of the hub or a folder. The weights are written last, atomically.
     """
     joined = _joined(pairs)
     tensors = {}

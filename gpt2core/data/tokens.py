@@ -1,4 +1,4 @@
-"""Tokenised splits in Arrow files: made once per content, memory-mapped by every trial that needs them."""
+"""Tokenised splits in Arrow files, written once per content and memory-mapped by all trials."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ from gpt2core.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """One training example: the name and the text of the row that it is from, its tokens, its class if it has one.
+    """One training example: the id and text of its row, its tokens, and its class if it has one.
 
-    A language model learns the tokens behind the first `given` ones.
+    A language model is trained on the tokens after the first `given` ones.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Activations(NamedTuple):
 
 
 class Strings(Sequence[str]):
-    """Strings of an Arrow column or a list, in any order; each is made when it is asked for, as few of them ever are."""
+    """The strings of an Arrow column or a list, in any order, created on access since few are ever needed."""
 
     def __init__(self, column: Sequence[str] | pa.Array, order: np.ndarray | None = None) -> None:
         self.column = column
@@ -88,7 +88,8 @@ class Strings(Sequence[str]):
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """One tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on and the class `labels[i]`; its first
-    `given[i]` tokens are not to be learnt."""
+    `given[i]` tokens are not trained on.
+    """
 
     ids: Sequence[str]
     texts: Sequence[str]
@@ -108,15 +109,15 @@ class Tokens:
 
     @cached_property
     def digests(self) -> np.ndarray:
-        """SHA-256 (N,) of each example's tokens, as bytes: equal texts have equal ones, whatever their labels."""
+        """SHA-256 (N,) of each example's tokens, as bytes: equal for equal texts, whatever their labels."""
         found = [hashlib.sha256(self[number].astype("<i4").tobytes()).digest() for number in range(len(self))]
         return np.array(found, dtype=object)
 
     def sample(self, count: int | None) -> "Tokens":
-        """Return `count` examples, or all for None, in an order that is drawn once for all runs.
+        """Return `count` examples, or all for None, in a random order that is the same for all runs.
 
-        So a part of them is a sample, whatever the file is sorted by (SST's is nearly sorted by sentiment), and a smaller
-        sample is the beginning of a larger one.
+        So it is a sample however the file is sorted (SST's is nearly sorted by sentiment), and a smaller sample is the beginning
+        of a larger one.
         """
         return self.take(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count])
 
@@ -141,11 +142,11 @@ class Tokens:
 def tokenised(
     key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, *, limit: int | None = None
 ) -> Tokens:
-    """Return the tokens of `rows`, from the cache where they are; texts of more than `limit` tokens lose their end.
+    """Return the tokens of `rows`, from the cache if possible; texts of more than `limit` tokens are truncated.
 
-    `key` says what decides the content beside the tokenizer and the limit: corpus digest, split and the encoding's
-    name. The file is named by the hash of all of it, so a changed source never meets an old file. A damaged file is
-    made again. Of the processes of a machine that want it at once, one makes it and the others wait.
+    `key` names what decides the content beside tokenizer and limit: corpus digest, split and the encoding's name. The file is
+    named by a hash of all that, so a changed source never meets an old file. A damaged file is written again. One process of a
+    machine writes it; others that need it wait.
     """
     address = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
     path = cache_folder("tokens") / f"{address}.arrow"
@@ -163,7 +164,7 @@ def tokenised(
 
 
 def encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Yield the token numbers of each text. Some at a time: while it works, a tokenizer takes 100 bytes a token and more."""
+    """Yield the token numbers of each text, encoding some at a time, since a tokenizer takes 100 bytes and more per token."""
     texts = iter(texts)
     while part := list(islice(texts, AT_ONCE)):
         yield from tokenizer.encode(part)
@@ -190,13 +191,13 @@ def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
 
 
 def _read(path: Path) -> Tokens | None:
-    """Map a file into memory, which copies none of its tokens or texts; None where it is damaged, or not there."""
+    """Map a file into memory without copying its tokens or texts; None if it is damaged or missing."""
     table = kept(path, SCHEMA)
     return None if table is None else _mapped({name: _whole(table[name]) for name in SCHEMA.names})
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, which is not copied where it is one."""
+    """A column as one chunk, copied only if it has several."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 

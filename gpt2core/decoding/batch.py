@@ -1,4 +1,4 @@
-"""Rows that are continued together: their prompts, computed once each, and their parameters.
+"""Rows that are continued together: their prompts, each computed once, and their parameters.
 
 Legend: `B` rows, `U` distinct prompts, `T` tokens of the longest prompt, `N` new tokens, `C` channels, `V` vocabulary.
 """
@@ -16,7 +16,7 @@ from gpt2core.model import GPT2, KVCache
 
 
 class Request(NamedTuple):
-    """One row: a prompt and all that decides how it goes on, in at most `limit` tokens."""
+    """One row: a prompt and all that decides its continuation, of at most `limit` tokens."""
 
     prompt: tuple[int, ...]
     config: DecodingConfig
@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a search procedure starts from. `prompts` of U rows may be shared; `source` (B,) says which is a row's own."""
+    """The starting point of a search procedure. Its U prompts may be shared by rows; `source` (B,) is the prompt of each."""
 
     requests: list[Request]
     columns: dict[str, Tensor]  # the parameters of the rows, (B, 1) by key
@@ -38,16 +38,16 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """T, where new tokens begin."""
+        """T, where new tokens start."""
         return self.hidden.shape[1]
 
     @property
     def steps(self) -> int:
-        """N: the most new tokens of any row."""
+        """N, the largest number of new tokens of a row."""
         return self.tokens.shape[1] - self.width
 
     def cache(self, times: int = 1) -> KVCache:
-        """A cache of the prompts of all rows, each `times` in a row, with room for N new tokens."""
+        """A KV cache of the prompts of all rows, each repeated `times`, with room for N new tokens."""
         return self.prompts.select(self.source.repeat_interleave(times), self.tokens.shape[1])
 
     def subset(self, rows: Sequence[int]) -> "Batch":
@@ -66,21 +66,21 @@ class Batch:
 
 
 def columns(configs: Sequence[DecodingConfig], device: torch.device | None = None) -> dict[str, Tensor]:
-    """The parameters of each row as columns (B, 1), and what adaptive strategies go by: tokens drawn and their surprise."""
+    """The parameters of each row as columns (B, 1), and the state of adaptive strategies: tokens drawn and their surprise."""
     keys = DecodingKeys.model_fields
     made = {key: torch.tensor([[getattr(config, key)] for config in configs], device=device) for key in keys}
     return made | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
 
 
 def _computed(model: GPT2, padded: Tensor) -> tuple[Tensor, KVCache]:
-    """Last hidden states (U, T, C) and the cache of prompts (U, T) that are padded with V."""
+    """Last hidden states (U, T, C) and KV cache of prompts (U, T) that are padded with V."""
     real = padded < model.config.vocab_size
     cache = KVCache(model, *padded.shape)
     return model(padded.where(real, 0), real.long(), cache), cache
 
 
 def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
-    """Run the model over each distinct prompt once, a frozen one once for all calls in a row; return the batch of all rows."""
+    """Run the model over each distinct prompt once (a frozen model, once for consecutive calls); return the batch of all rows."""
     device = model.wte.weight.device
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
     width, vocabulary = max(map(len, numbers)), model.config.vocab_size

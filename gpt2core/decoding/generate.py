@@ -30,13 +30,13 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt (token numbers) until a token of `eos` or `max_new_tokens`; return the new tokens without it.
 
-    `config` is one for all rows or a sequence of one per row. Row i depends on its prompt, its seed and its configuration
-    alone. Where the context ends first, generation stops there. A prompt that several rows share is computed once.
-    Strategies that sample never draw a token of `suppress`, and end a row where `stop` finds it done.
-    Raises ConfigError for an empty prompt, one that fills the whole context, tokens that the model lacks,
-    more beams than tokens in the vocabulary, and other than one seed and configuration per row, for `suppress` or `stop` with
-    a strategy that searches, and for tokens of `suppress` that the model does not have or that leave none;
-    UnknownNameError for a strategy that there is not.
+    `config` is one for all rows, or one per row. Row i depends on its prompt, seed and configuration alone. Generation stops
+    where the context is full. A prompt that several rows share is computed once. Sampling strategies never draw a token of
+    `suppress`, and end a row when `stop` says so.
+
+    Raises ConfigError for an empty prompt, one that fills the context, or tokens that the model lacks; more beams than vocabulary
+    entries; a wrong number of seeds or configurations; `suppress` or `stop` with a strategy that searches; and for tokens of
+    `suppress` that the model lacks or that leave none. Raises UnknownNameError for an unknown strategy.
     """
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
@@ -84,7 +84,7 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
 
 
 def _all_sample(requests: Sequence[Request]) -> None:
-    """Raise ConfigError where a strategy searches."""
+    """Raise ConfigError if a strategy searches."""
     for name in {request.config.strategy for request in requests} & set(SEARCHES):
         raise ConfigError(
             f"The decoder is `{name}`, but with `suppress` or `stop` it must be one that samples: {', '.join(FILTERS)}"
@@ -105,7 +105,7 @@ def _suppressed(model: GPT2, suppress: Sequence[int]) -> Tensor | None:
 
 
 def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
-    """Rows that fit a context together, padded to their longest prompt: none is cut short by another."""
+    """Rows that fit a context together, padded to their longest prompt, so that none shortens another."""
     batches: list[list[int]] = []
     for row in sorted(range(len(requests)), key=lambda row: len(requests[row].prompt)):
         limit = max(requests[other].limit for other in [*(batches[-1] if batches else []), row])

@@ -1,6 +1,6 @@
-"""Texts that were written before: what is asked again of the same weights is looked up, not decoded.
+"""A cache of generated texts: the same request to the same weights is looked up, not decoded again.
 
-They are in one SQLite file, shared by the processes of a machine. A text is found by the hash of all that decides it: weights,
+It is one SQLite file, shared by the processes of a machine. The key of a text is a hash of all that decides it: weights,
 attention, prompt, seed, EOS, and the decoding keys that its strategy reads.
 """
 
@@ -36,7 +36,7 @@ _anew = ContextVar("_anew", default=False)
 
 @contextmanager
 def decoding_anew() -> Iterator[None]:
-    """Look nothing up and keep nothing, where what counts is how long decoding takes."""
+    """Bypass the cache, to time decoding."""
     token = _anew.set(True)
     try:
         yield
@@ -52,9 +52,9 @@ def generate_once(
     seeds: Sequence[int],
     eos: int | Sequence[int],
 ) -> list[list[int]]:
-    """As `generate`, but texts that the same weights have written on this machine come from the cache.
+    """As `generate`, but texts that the same weights have generated on this machine come from the cache.
 
-    While a model trains, nothing is looked up or kept: its weights of this moment are never seen again.
+    A model that trains bypasses the cache, since its current weights are never seen again.
     """
     if _anew.get() or any(parameter.requires_grad for parameter in model.parameters()):
         return generate(model, prompts, config, seeds=seeds, eos=eos)
@@ -99,7 +99,7 @@ def _keys(
 
 
 def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
-    """What `use` gives of the cache; a damaged one is made again, and one that cannot be had is done without."""
+    """Return what `use` gives of the cache; a damaged one is replaced, one that cannot be opened is bypassed."""
     path = cache_place() / "texts.sqlite"
     for _ in range(2):
         try:
@@ -127,13 +127,13 @@ def _read(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[int]
 
 
 def _packed(key: str, ids: Sequence[int]) -> bytes:
-    """Tokens as they are kept: with a check sum of them and their key, so that none is taken for another's, or damaged."""
+    """Tokens with a checksum of them and their key, so that damaged or misplaced ones are noticed."""
     content = np.array(ids, np.int32).tobytes()
     return content + zlib.crc32(key.encode() + content).to_bytes(4)
 
 
 def _unpacked(key: str, kept: object) -> list[int] | None:
-    """The inverse of `_packed`; None for what it has not made."""
+    """The inverse of `_packed`; None for invalid data."""
     if not isinstance(kept, bytes) or len(kept) < 4 or len(kept) % 4:
         return None
     ids: list[int] = np.frombuffer(kept[:-4], np.int32).tolist()
