@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gpt2core.arrow_cache import keep, kept
+from gpt2core.arrow_cache import read_table, write_table
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.data.tokens import Activations, Tokens
@@ -102,13 +102,13 @@ class FrozenBlocks:
 def _write(path: Path, values: np.ndarray) -> None:
     """Write activations (R, C), and delete the least recently used files beyond ALL."""
     array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    keep(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
+    write_table(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
     trim(path.parent, ALL)  # a process that has mapped a file keeps it
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """Map the activations of a file into memory; None if it is missing or damaged."""
-    table = kept(path, _schema(shape[1]))
+    table = read_table(path, _schema(shape[1]))
     if table is None or len(table) != shape[0]:
         return None
     return np.asarray(table.column(0).chunk(0).flatten().to_numpy().reshape(shape))

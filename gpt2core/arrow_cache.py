@@ -13,7 +13,7 @@ import pyarrow as pa
 from gpt2core.files import atomic_path, used
 
 
-def keep(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
     """Write a table atomically; raise OSError, which names the file."""
     try:
         _write(path, table)
@@ -31,7 +31,7 @@ def _write(path: Path, table: pa.Table) -> None:
             file.write(end)
 
 
-def kept(path: Path, schema: pa.Schema) -> pa.Table | None:
+def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:
     """Map a file into memory and return its table; None if it is missing, damaged or another file's."""
     try:
         with pa.memory_map(str(path)) as source:

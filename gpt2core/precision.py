@@ -21,7 +21,7 @@ def in_bfloat16(config: RunConfig, device: torch.device) -> bool:
     return config.precision == "bfloat16"
 
 
-def for_writing(model: GPT2, config: RunConfig) -> GPT2:
+def for_generation(model: GPT2, config: RunConfig) -> GPT2:
     """Return the model that generates a run's texts: itself, or in bfloat16 a copy with cast weights."""
     if not in_bfloat16(config, model.wte.weight.device):
         return model

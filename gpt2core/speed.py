@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from gpt2core.builders import build_model, device
 from gpt2core.config import RunConfig
-from gpt2core.decoding.text_cache import decoding_anew
+from gpt2core.decoding.text_cache import bypassing_text_cache
 from gpt2core.errors import UserError
 from gpt2core.estimates import Range, exactly
 from gpt2core.model import GPT2
@@ -106,7 +106,7 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
     what is expected, as long as they may get: a batch takes as long as its longest text. Raises UserError for a GPU that is
     too small.
     """
-    with _fitting(config), decoding_anew():
+    with _fitting(config), bypassing_text_cache():
         return _evaluation_seconds(config, base, data, patience)
 
 

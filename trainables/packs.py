@@ -90,7 +90,7 @@ class Pack:
         from gpt2core.steps import Step
 
         steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
-        _write_ahead([member.spec.run for member in working if member.event is None])
+        _generate_ahead([member.spec.run for member in working if member.event is None])
         for member in working:
             if not isinstance(member.event, Step):
                 self._advance(member, None)
@@ -112,7 +112,7 @@ class Pack:
                 self.changed.notify_all()
 
 
-def _write_ahead(runs: Sequence[RunConfig]) -> None:
+def _generate_ahead(runs: Sequence[RunConfig]) -> None:
     """Generate in one batch the texts of runs that train nothing and differ in decoding alone."""
     from gpt2core.builders import build_model, device
     from gpt2core.tasks import sonnet
@@ -128,7 +128,7 @@ def _write_ahead(runs: Sequence[RunConfig]) -> None:
             with suppress(Exception):  # each says for itself what is wrong with it
                 base, data = worker_cache.inputs(alike[0])
                 model, dev = build_model(alike[0], base, device()), data.divided(alike[0])
-                sonnet.write_ahead(model, dev, alike, "dev")
+                sonnet.generate_ahead(model, dev, alike, "dev")
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:

@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
-from gpt2core.arrow_cache import keep, kept
+from gpt2core.arrow_cache import read_table, write_table
 from gpt2core.data.corpus import NO_LABEL, Row
 from gpt2core.files import cache_folder, locked, trim
 from gpt2core.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ def _write(path: Path, examples: Iterable[Example], limit: int | None) -> None:
     examples, batches = iter(examples), []
     while part := list(islice(examples, AT_ONCE)):
         batches.append(_batch(part, limit))
-    keep(path, pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks())
+    write_table(path, pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks())
 
 
 def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
@@ -192,7 +192,7 @@ def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
 
 def _read(path: Path) -> Tokens | None:
     """Map a file into memory without copying its tokens or texts; None if it is damaged or missing."""
-    table = kept(path, SCHEMA)
+    table = read_table(path, SCHEMA)
     return None if table is None else _mapped({name: _whole(table[name]) for name in SCHEMA.names})
 
 

@@ -35,7 +35,7 @@ _anew = ContextVar("_anew", default=False)
 
 
 @contextmanager
-def decoding_anew() -> Iterator[None]:
+def bypassing_text_cache() -> Iterator[None]:
     """Bypass the cache, to time decoding."""
     token = _anew.set(True)
     try:
@@ -44,7 +44,7 @@ def decoding_anew() -> Iterator[None]:
         _anew.reset(token)
 
 
-def generate_once(
+def generate_cached(
     model: GPT2,
     prompts: Sequence[Sequence[int]],
     config: DecodingConfig | Sequence[DecodingConfig],

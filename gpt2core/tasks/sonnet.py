@@ -9,7 +9,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.data.tokens import Example
-from gpt2core.decoding.text_cache import generate_once
+from gpt2core.decoding.text_cache import generate_cached
 from gpt2core.metrics.baselines import Baseline, asked_for, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.diversity import distinct_n
@@ -17,7 +17,7 @@ from gpt2core.metrics.form import FORM, GIVEN, form_counts
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2
-from gpt2core.precision import for_writing
+from gpt2core.precision import for_generation
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
 from gpt2core.tokenizer import Tokenizer
 
@@ -112,7 +112,7 @@ def _ratios(texts: Sequence[str], references: Sequence[str]) -> list[float]:
     return [len(text) / max(1, len(reference)) for text, reference in zip(texts, references, strict=True)]
 
 
-def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
+def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
     """Write the texts that several evaluations of one frozen model want in one batch; each finds its own in the cache."""
     given = [split_given(text)[0] for text in data.splits[split].texts]
     prompts, decodings, seeds = [], [], []
@@ -121,13 +121,13 @@ def write_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split
             prompts.append(prompt)
             decodings.append(config.decoding)
             seeds.append(seed)
-    generate_once(for_writing(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
+    generate_cached(for_generation(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text `config.decode_seeds` times, all in one batch; return the new texts by seed."""
     prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
-    new = generate_once(for_writing(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
+    new = generate_cached(for_generation(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
 

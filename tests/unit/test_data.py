@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpt2core.arrow_cache import keep
+from gpt2core.arrow_cache import write_table
 from gpt2core.data import shakespeare, tokens
 from gpt2core.data.batches import epoch_batches
 from gpt2core.data.corpus import Row, read_text
@@ -306,7 +306,7 @@ def test_a_cache_file_that_is_not_what_was_written_is_made_again(damage: str, ca
         case "zeros within":
             path.write_bytes(whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :])
         case "other columns":
-            keep(path, pa.table({"id": [1, 2, 3]}))
+            write_table(path, pa.table({"id": [1, 2, 3]}))
     found = tokenised("key", rows, words, encode)
     assert found.texts == [row.text for row in rows]
     assert [list(found[number]) for number in range(3)] == words.encode([row.text for row in rows])

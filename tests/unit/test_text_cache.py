@@ -11,7 +11,7 @@ import torch
 from gpt2core.config import RunConfig
 from gpt2core.decoding import text_cache
 from gpt2core.model import GPT2
-from gpt2core.tasks.sonnet import continuations, write_ahead
+from gpt2core.tasks.sonnet import continuations, generate_ahead
 from gpt2core.training import train
 from tests import toys
 
@@ -84,7 +84,7 @@ def test_other_weights_and_prompts_are_decoded(decoder: Decoder) -> None:
 def test_a_model_that_trains_and_what_is_timed_is_never_looked_up(decoder: Decoder) -> None:
     write(fixed())
     write(toys.model())
-    with text_cache.decoding_anew():
+    with text_cache.bypassing_text_cache():
         write(fixed())
     assert decoder.asked() == 18
 
@@ -157,10 +157,10 @@ def test_several_settings_are_written_in_one_batch_and_each_finds_its_own(decode
     def written(config: RunConfig) -> list[dict[str, str]]:
         return next(train(config, toys.model(), toys.data())).evaluation.samples
 
-    with text_cache.decoding_anew():
+    with text_cache.bypassing_text_cache():
         plain = [written(config) for config in configs]
     decoder.asked()
-    write_ahead(toys.model().requires_grad_(False), toys.data(), configs, "dev")
+    generate_ahead(toys.model().requires_grad_(False), toys.data(), configs, "dev")
     assert decoder.asked() == 3 * 2 * 4, "settings, seeds, texts"
     assert [written(config) for config in configs] == plain
     assert decoder.asked() == 0
