@@ -51,8 +51,7 @@ def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float
 
 
 def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
-    """Name and job of each set of pairs that a search generates; raise ConfigError for a setting of the profile that there
-    is not."""
+    """Name and job of each set of pairs that a search generates; raise ConfigError for an unknown setting of the profile."""
     folder = results / CANDIDATES
     if not plan.search.learns_from_pairs or plan.fixed["pairs"] != address(folder):
         return

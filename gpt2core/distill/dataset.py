@@ -56,12 +56,12 @@ def pairs_folder(config: RunConfig) -> Path:
 
 
 def temperature_name(temperature: float) -> str:
-    """What the folder of a generation temperature is called, among several."""
+    """The folder of one generation temperature among several."""
     return f"temperature-{temperature:g}"
 
 
 def rounds(folder: Path) -> list[dict[str, Any]]:
-    """What the manifest says of each round; raise DataError where it cannot be read."""
+    """The rounds of the manifest; raise DataError where it cannot be read."""
     path = folder / MANIFEST
     try:
         return read_rounds(path)
@@ -105,10 +105,10 @@ def sets_digest(folders: Sequence[Path]) -> str:
 
 
 def rewriting_corpus(config: RunConfig) -> Corpus:
-    """Accepted pairs, what is said and how it can be said too; raise DataError where there are none.
+    """Accepted pairs, each a sentence and its paraphrase; raise DataError where there are none.
 
-    The dev split is the pairs of one context in HELD_OUT of the first round, so that the students of all rounds have the
-    same one; those contexts are in no training split.
+    The dev split holds the pairs of one context in HELD_OUT of round 1, so that the students of all rounds share it; these
+    contexts are in no training split.
     """
     folder = pairs_folder(config)
     first = load_pairs(config.but(pairs_round=1, pairs_examples="all", negatives=0))
@@ -132,9 +132,10 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
 
 
 def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
-    """Put generated pairs evenly among the training rows of a corpus of question pairs, so that its first rows hold both.
+    """Spread generated pairs evenly over the training rows of a corpus of question pairs, so that its first rows hold both.
 
-    Accepted pairs are of class 1, hard negatives of class 0. Without any, the corpus as it is. Raises DataError.
+    Accepted pairs are of class 1, hard negatives of class 0. A run that learns from none gets the corpus as it is. Raises
+    DataError.
     """
     if not config.learns_from_pairs:
         return corpus
