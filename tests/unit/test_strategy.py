@@ -18,7 +18,7 @@ from gpt2core.errors import ConfigError
 from searches.adapters import SEARCH as ADAPTERS
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
-from searches.deciding.samplers import SAMPLERS
+from searches.deciding.samplers import SAMPLERS, STATEFUL
 from searches.deciding.simulation import Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
 from searches.deciding.views import studies
@@ -291,6 +291,20 @@ def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_
         assert [(t.params, t.state, t.values) for t in mine.trials] == [
             (t.params, t.state, t.values) for t in other.trials
         ]
+
+
+@pytest.mark.parametrize("sampler", sorted(STATEFUL))
+def test_a_point_that_a_sampler_would_not_propose_again_is_the_ledgers_all_the_same(sampler: str) -> None:
+    """As one that another version of Optuna proposed."""
+    method, ledger = Method(sampler=sampler), MemoryLedger()
+    Simulator(curves(), workers=3).run(Strategy(plan_of(20, method=method, replicates=0), ledger))
+    changed = ledger.state.searched[15]
+    changed.point["lr"] = changed.run["lr"] = 0.002
+    strategy = Strategy(plan_of(24, method=method, replicates=0), ledger)
+    known = [trial.params for trial in strategy.views[""].study.trials if trial.state != optuna.trial.TrialState.FAIL]
+    assert known == [trial.point for trial in ledger.state.searched]
+    Simulator(curves(), workers=3).run(strategy)
+    assert len(ledger.state.searched) == 24
 
 
 def test_a_search_that_is_given_more_trials_proposes_what_one_of_that_size_does(opened: Open) -> None:
