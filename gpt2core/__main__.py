@@ -1,4 +1,4 @@
-"""One model or one run without Ray: `python -m gpt2core describe | train | evaluate | predict | generate | export`."""
+"""One model or one run without Ray: `python -m gpt2core keys | describe | train | evaluate | predict | generate | export`."""
 
 import argparse
 import shlex
@@ -7,50 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, run_or_explain
-from gpt2core.config import DecodingKeys, RunConfig
+from gpt2core.config import DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
 from gpt2core.errors import ConfigError
 
-#: Keys of a run that are flags, and what they say; `--set` takes the others.
-KEYS = {
-    "task": "what is learnt: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
-    "model": "gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
-    "data_dir": "folder with the course's files (default: what the installed packages hold)",
-    "attention": "attention of the blocks: dense, logsparse, auto, or several in turn, as in dense,logsparse",
-    "attention_window": "logsparse, auto: how many of the last tokens are always seen",
-    "attention_restart": "logsparse, auto: after how many tokens the pattern repeats; 0 is never",
-    "adapter": "which parameters train: full, freeze, last-linear (the task's own head alone), lora or frozen (none)",
-    "blocks": "blocks that the adapter means: all, lower-half, upper-half, or numbers like 0-5,8",
-    "rank": "rank of LoRA",
-    "alpha": "alpha of LoRA: a number, r or 2r",
-    "targets": "projections that LoRA adapts: qkv, qkv+dense or all",
-    "rslora": "scale LoRA by alpha / sqrt(rank) in place of alpha / rank",
-    "dora": "train the magnitude of each output beside LoRA",
-    "lora_init": "how LoRA's pairs start: default, or pissa (the largest singular directions of the weights)",
-    "lora_plus": "learning rate of LoRA's B in units of that of A",
-    "lr": "learning rate",
-    "epochs": "epochs",
-    "decoder": "how tokens are chosen: greedy, top-k, top-p, top-k-p (top-p of what top-k left), top-k-p-study (what is in "
-    "both sets), min-p, typical, eta, mirostat, contrastive or beam",
-    "temperature": "what logits are divided by; 0, or below 1e-5, is greedy whatever the decoder",
-    "top_k": "how many of the likeliest tokens may be drawn; contrastive weighs so many, 4 to 10 as a rule",
-    "top_p": "mass of the likeliest tokens that may be drawn",
-    "min_p": "least probability of a token that may be drawn, in units of that of the likeliest",
-    "typical_p": "mass of the most typical tokens that may be drawn",
-    "epsilon": "threshold of eta: least probability where the distribution is narrow",
-    "mirostat_tau": "surprise that mirostat aims at, in bits a token",
-    "mirostat_eta": "how fast mirostat adapts",
-    "penalty_alpha": "weight of contrastive search's penalty for resembling the text so far",
-    "num_beams": "hypotheses that beam search follows; 1 is greedy",
-    "length_penalty": "beam search divides log-probabilities by the length to this power; above 0 favours long texts",
-    "beam_early_stopping": "end a beam search as soon as `num_beams` hypotheses have ended",
-    "repetition_penalty": "what the logits of tokens of the text are divided by; 1 is off",
-    "no_repeat_ngram": "no n-gram of so many tokens comes twice; 0, the default, is off",
-    "max_new_tokens": "at most so many new tokens",
-    "seed": "seed of everything",
-}
-ADAPTER_FLAGS = ("adapter", "blocks", "rank", "alpha", "targets", "rslora", "dora", "lora_init", "lora_plus")
-ATTENTION_FLAGS = ("attention", "attention_window", "attention_restart")
-RUN_FLAGS = ("task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
+ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
+ADAPTER_FLAGS = ("adapter", *LoraKeys.model_fields)
 DECODING_FLAGS = ("decoder", *DecodingKeys.model_fields)
 
 
@@ -58,6 +19,9 @@ def parser() -> Parser:
     """Return the parser of all commands; `gpt2core.commands` holds the function of each."""
     top = Parser(prog="python -m gpt2core", description=__doc__, allow_abbrev=False)
     commands = top.add_subparsers(dest="command", parser_class=Parser, metavar="COMMAND")
+
+    p = commands.add_parser("keys", help="list all keys of a run, and what reads each", allow_abbrev=False)
+    p.add_argument("--json", action="store_true", help="print JSON")
 
     p = commands.add_parser(
         "describe", help="count total and trainable parameters; needs no weights", allow_abbrev=False
@@ -74,7 +38,7 @@ def parser() -> Parser:
 
     p = commands.add_parser("train", help="train one run; the same command goes on with it", allow_abbrev=False)
     p.add_argument("--out", required=True, help="folder of its checkpoints and metrics")
-    _keys(p, RUN_FLAGS)
+    _keys(p, ("task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed"))
     _set(p)
 
     p = commands.add_parser("evaluate", help="score a run or a model beside the baselines", allow_abbrev=False)
@@ -116,8 +80,7 @@ def parser() -> Parser:
 def _keys(p: argparse.ArgumentParser, keys: Sequence[str], *, of_run: bool = False) -> None:
     """Add a flag for each key of a run; its value is validated by RunConfig. `of_run`: a checkpoint's value goes first."""
     for key in keys:
-        value = RunConfig.model_fields[key].default
-        words = KEYS[key]
+        value, words = RunConfig.model_fields[key].default, meaning(key)
         if value not in (None, "default", False):
             words += f" (default: {'that of the run, else ' if of_run else ''}{value})"
         switch: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(value, bool) else {}
@@ -125,13 +88,19 @@ def _keys(p: argparse.ArgumentParser, keys: Sequence[str], *, of_run: bool = Fal
 
 
 def _set(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other value; may be repeated")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key, see `python -m gpt2core keys`; may be repeated",
+    )
 
 
 def _source(p: argparse.ArgumentParser) -> None:
     either = p.add_mutually_exclusive_group(required=True)
     either.add_argument("--checkpoint", help="folder of a run (its best epoch), of transformers or of peft")
-    either.add_argument("--model", help=KEYS["model"])
+    either.add_argument("--model", help=meaning("model"))
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -140,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def command() -> int:
         options = parser().parse(argv)
         if options.command is None:
-            raise ConfigError("A command is missing; valid: describe, train, evaluate, predict, generate, export")
+            raise ConfigError("A command is missing; valid: keys, describe, train, evaluate, predict, generate, export")
         from gpt2core import commands  # PyTorch takes a second to import
 
         commands.COMMANDS[options.command](options)

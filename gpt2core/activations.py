@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from gpt2core.arrow_cache import read_table, write_table
-from gpt2core.config import RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.data.batches import collate
 from gpt2core.data.tokens import Activations, Tokens
 from gpt2core.files import cache_folder, locked, trim
@@ -88,7 +88,7 @@ class FrozenBlocks:
             "attention": self.config.attention_config.model_dump(),
             "task": self.task.name,
             "tokenizer": self.tokenizer.digest,  # its EOS divides texts into segments
-            "cross_documents": self.config.cross_documents,
+            **self.config.values_of(keys_that_decide("reading")),
             "precision": "torch.bfloat16" if bfloat16 else "float32",
             "computed": [torch.__version__, self.model.wte.weight.device.type],
         }

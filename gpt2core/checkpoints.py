@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gpt2core.config import PLACES, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
 from gpt2core.files import atomic_path, flush_folder, read_json, readable, write_json
 from gpt2core.foreign import NO_TENSORS
@@ -359,9 +359,9 @@ def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, st
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that may not change when a run resumes: all but PLACES, and `epochs` unless what an epoch learns depends on it."""
+    """The keys that may not change when a run resumes: all but the places of files, and `epochs` unless what an epoch learns depends on it."""
     planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
-    free = PLACES if planned else (*PLACES, "epochs")
+    free = {*keys_that_decide("place"), *([] if planned else ["epochs"])}
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
 
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gpt2core.config import RunConfig
+from gpt2core.config import known_keys
 from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
 from gpt2core.files import home
 from gpt2core.network import pass_by_proxies
@@ -71,8 +71,9 @@ class Parser(argparse.ArgumentParser):
         return dict(subparsers[0].choices) if subparsers else {}
 
 
-def settings(pairs: Sequence[str], known: Collection[str] = RunConfig.model_fields) -> dict[str, Any]:
-    """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key that is not `known`."""
+def settings(pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key that is not `known`: none of a run."""
+    known = known_keys() if known is None else known
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

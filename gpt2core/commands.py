@@ -12,13 +12,11 @@ from typing import Any
 from rich.table import Table
 
 from gpt2core import checkpoints
-from gpt2core.adapters import ADAPTERS
-from gpt2core.attention import ATTENTION
+from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
 from gpt2core.cli import settings
-from gpt2core.config import PATTERNED, DecodingKeys, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
-from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable
 from gpt2core.describe import describe as count
@@ -27,12 +25,13 @@ from gpt2core.export import check_format
 from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
+from gpt2core.identity import components_of
+from gpt2core.keys import described_keys
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
 from gpt2core.model_folder import in_order_of, is_model_folder, load_folder
 from gpt2core.pretrain_stage import run_data, shared_starts, starting_model
-from gpt2core.registry import lookup
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
@@ -44,9 +43,6 @@ from gpt2core.weights import hub_name, model_folder
 CONSOLE = console(160, soft_wrap=True)
 
 MOST_SAMPLES = 1_000  # of a prompt: all of them are written in one batch
-
-#: What may be said of a model that is trained already.
-JUDGED = ("task", "data_dir", "paraphrase_head", "decoder", *DecodingKeys.model_fields, "decode_seeds", "seed")
 
 
 def describe(options: argparse.Namespace) -> None:
@@ -257,19 +253,16 @@ def export(options: argparse.Namespace) -> None:
     else:
         words = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
     CONSOLE.print(f"Epoch {epoch} is in {out}: {words}")
-    if not PATTERNED.isdisjoint(config.attention_config.names):
+    if is_sparse(config.attention_config):
         CONSOLE.print(f"Beware: this run's attention is `{config.attention}`, that of transformers is dense")
 
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
     """The run that the flags describe, on top of what is `known`; every name in it is one of its table."""
-    given = {key: value for key, value in vars(options).items() if key in RunConfig.model_fields and value is not None}
+    known_flags = known_keys().keys() & vars(options).keys()
+    given = {key: value for key, value in vars(options).items() if key in known_flags and value is not None}
     config = RunConfig.of({**known, **settings(getattr(options, "set", [])), **given})
-    lookup(TASKS, config.task, "task")
-    lookup(ADAPTERS, config.adapter, "adapter")
-    for name in config.attention_config.names:
-        lookup(ATTENTION, name, "attention")
-    lookup(DECODERS, config.decoder, "decoder")
+    components_of(config)
     return config
 
 
@@ -297,9 +290,10 @@ def _print_unused(config: RunConfig) -> None:
 
 def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     """Return the configuration and the model of `--checkpoint` or `--model`, and words that say which it is."""
+    valid = [*keys_that_decide("score"), *keys_that_decide("texts")]
     for key in settings(getattr(options, "set", [])):
-        if key not in JUDGED:
-            raise ConfigError(f"The key `{key}` cannot be `--set` for a trained model; valid: {', '.join(JUDGED)}")
+        if key not in valid:
+            raise ConfigError(f"The key `{key}` cannot be `--set` for a trained model; valid: {', '.join(valid)}")
     if options.checkpoint is None:
         config = _config(options)
         return config, starting_model(config).requires_grad_(False).to(device()), config.model
@@ -322,7 +316,26 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     )
 
 
+def keys(options: argparse.Namespace) -> None:
+    """Print all keys of a run."""
+    rows = described_keys()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("key", "values", "default", "meaning", "read by", header_style="bold")
+    for row in rows:
+        readers = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in row["read_by"].items())
+        table.add_row(row["key"], row["values"], _default(row["default"]), row["meaning"], readers or "all runs")
+    console(200).print(table)
+
+
+def _default(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "keys": keys,
     "describe": describe,
     "train": train,
     "evaluate": evaluate,

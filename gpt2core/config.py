@@ -1,41 +1,17 @@
-"""Frozen, validated configurations and the named models. Every value is checked before anything costs time."""
+"""The keys of a run, declared by component, the configurations that they make, and the named models.
+
+Every value is checked before anything costs time.
+"""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
+from pydantic.fields import FieldInfo
 
-from gpt2core.errors import ConfigError, shown
-from gpt2core.registry import nearest
-
-C = TypeVar("C", bound="Config")
-
-
-class Config(BaseModel):
-    """Base of all configurations: immutable, no unknown keys, errors in one line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; raise ConfigError naming the key, the value, the rule and the nearest valid name."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            lines = dict.fromkeys(_explain(cls, one) for one in error.errors(include_url=False))
-            raise ConfigError("; ".join(list(lines)[:4])) from None
-
-    def but(self, **changes: Any) -> Self:
-        """Return a validated copy with some values changed."""
-        return type(self).of(self.model_dump() | changes)
-
-
-def _explain(cls: type[Config], error: Any) -> str:
-    key = str(error["loc"][0]) if error["loc"] else "configuration"
-    if error["type"] == "extra_forbidden":
-        return f"Unknown key `{key}`: {nearest(key, cls.model_fields)}"
-    rule = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"The value of `{key}` is {shown(error['input'])}, but must be {rule}"
+from gpt2core.component import Config, Decides, Keys, OpenConfig, decides, declared_elsewhere, key
+from gpt2core.errors import ConfigError
+from gpt2core.registry import declared_keys, remembered
 
 
 class ModelConfig(Config):
@@ -64,16 +40,28 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
-#: Entries of ATTENTION that look at the pattern of `window` and `restart` alone.
-PATTERNED = frozenset({"auto", "logsparse"})
+class PatternKeys(Keys):
+    """Keys of attention to a pattern of earlier tokens, as `attention.pattern.offsets` has it."""
+
+    attention_window: int = key(
+        1, "logsparse, auto: how many of the last tokens are always seen", "step", "evaluation", "stage", ge=1
+    )
+    attention_restart: int = key(
+        0,
+        "logsparse, auto: after how many tokens the pattern repeats; 0 is never",
+        *("step", "evaluation", "stage"),
+        ge=0,
+    )
 
 
 class AttentionConfig(Config):
     """Which tokens a token may look at.
 
     `schedule` names an entry of ATTENTION, or several with commas between, which the blocks take in turn. `window` and
-    `restart` are tokens, as in `attention.pattern.offsets`.
+    `restart` are tokens, as in `attention.pattern.offsets`. The key `attention_NAME` of a kernel is here `NAME`.
     """
+
+    model_config = ConfigDict(extra="allow")  # keys of kernels from elsewhere, which `RunConfig` has validated
 
     schedule: str = "dense"
     window: int = Field(1, ge=1)
@@ -82,106 +70,102 @@ class AttentionConfig(Config):
     @property
     def names(self) -> list[str]:
         """The names in `schedule`."""
-        return [name.strip() for name in self.schedule.split(",")]
+        return schedule_names(self.schedule)
 
 
-LORA_KEYS = ("rank", "alpha", "lora_dropout", "targets", "rslora", "dora", "lora_init", "lora_plus")
-
-#: The keys of classification that a task does not read; one that is not named here reads all of them.
-CLASSIFICATION_UNREAD: dict[str, tuple[str, ...]] = {
-    "sst": ("paraphrase_head",),
-    "cfimdb": ("paraphrase_head",),
-    **dict.fromkeys(
-        ("sonnet", "pretraining", "poems", "rewriting"), ("head_dropout", "paraphrase_head", "contrastive_weight")
-    ),
-}
-
-#: The tasks that learn from generated pairs.
-PAIRED = frozenset({"paraphrase", "rewriting"})
-
-#: Keys that name folders of a machine. What is in them decides a run, not where they are.
-PLACES = ("data_dir", "pairs")
-#: Keys that an identity has only where they are set: it is that of a version without them.
-LEFT_OUT = ("objective", "dev_part", "folds", "fold", "scored_on", "judged")
-
-COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
-
-#: The keys that a strategy reads, beside ALWAYS_READ; one that is not named here reads all of them.
-DECODER_READS: dict[str, tuple[str, ...]] = {
-    "greedy": (),
-    "top-k": ("temperature", "top_k"),
-    "top-p": ("temperature", "top_p"),
-    "top-k-p": ("temperature", "top_k", "top_p"),
-    "top-k-p-study": ("temperature", "top_k", "top_p"),
-    "min-p": ("temperature", "min_p"),
-    "typical": ("temperature", "typical_p"),
-    "eta": ("temperature", "epsilon"),
-    "mirostat": ("temperature", "mirostat_tau", "mirostat_eta"),
-    "contrastive": ("temperature", "top_k", "penalty_alpha"),
-    "beam": ("temperature", "num_beams", "length_penalty", "beam_early_stopping"),
-}
-ALWAYS_READ = ("max_new_tokens", "repetition_penalty", "no_repeat_ngram")
+def schedule_names(schedule: str) -> list[str]:
+    """The names of kernels in a schedule."""
+    return [name.strip() for name in schedule.split(",")]
 
 
-class DecodingKeys(Config):
-    """Parameters of the decoding strategies, each read by some of them (DECODER_READS). Defaults are published ones."""
+class BlocksKeys(Keys):
+    """Keys of adapters that choose some of the blocks."""
 
-    temperature: float = Field(1.0, ge=0)  # 0 is greedy decoding
-    top_k: int = Field(50, ge=1)
-    top_p: float = Field(0.9, gt=0, le=1)
-    min_p: float = Field(0.1, gt=0, le=1)
-    typical_p: float = Field(0.95, gt=0, le=1)
-    epsilon: float = Field(0.002, gt=0, lt=1)
-    mirostat_tau: float = Field(5.0, gt=0, le=100)  # bits
-    mirostat_eta: float = Field(0.1, gt=0, le=100)
-    penalty_alpha: float = Field(0.6, ge=0, le=1)
-    num_beams: int = Field(5, ge=1)
-    length_penalty: float = Field(1.0, ge=-10, le=10)
-    beam_early_stopping: bool = False
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)  # 1 is off
-    no_repeat_ngram: int = Field(0, ge=0)  # 0 is off
-    max_new_tokens: int = Field(160, ge=1)
+    blocks: str = key(
+        "default", "blocks that the adapter means: all, lower-half, upper-half, study, or numbers like 0-5,8", "step"
+    )
 
 
-class DecodingConfig(DecodingKeys):
-    """How text is generated. `strategy` names an entry of DECODERS; temperature 0 is greedy decoding."""
+class LoraKeys(BlocksKeys):
+    """Keys of LoRA and its variants."""
 
-    strategy: str = "top-p"
+    rank: int = key(8, "rank of LoRA", "result", ge=1)
+    alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = key(
+        32.0, "alpha of LoRA, whose scale is alpha / rank: a number, r or 2r", "result"
+    )
+    lora_dropout: float = key(0.1, "dropout before LoRA", "result", ge=0, lt=1)
+    targets: Literal["qkv", "qkv+dense", "all"] = key(
+        "qkv", "projections that LoRA adapts: qkv, qkv+dense or all", "step"
+    )
+    rslora: bool = key(False, "scale LoRA by alpha / sqrt(rank) in place of alpha / rank", "result")
+    dora: bool = key(False, "train the magnitude of each output beside LoRA", "step", "evaluation")
+    lora_init: Literal["default", "pissa"] = key(
+        "default",
+        "how LoRA's pairs start: default, or pissa (the largest singular directions of the weights)",
+        "result",
+    )
+    lora_plus: float = key(1.0, "learning rate of LoRA's B in units of that of A", "training", ge=1)
 
-    def resolved(self) -> "DecodingConfig":
-        """The same decoding with its name: whatever is very cold, or a beam search of one beam, is greedy."""
-        if self.temperature < COLDEST or (self.strategy == "beam" and self.num_beams == 1):
-            return self.model_copy(update={"strategy": "greedy", "temperature": 1.0})
-        return self
+    @property
+    def lora_alpha(self) -> float:
+        """LoRA's alpha as a number: `r` and `2r` keep the scale alpha / rank the same for every rank."""
+        match self.alpha:
+            case "r":
+                return float(self.rank)
+            case "2r":
+                return 2.0 * self.rank
+            case number:
+                return float(number)
 
-    def identity(self) -> dict[str, Any]:
-        """The strategy and the keys that it reads: two configurations with the same identity write the same texts."""
-        found = self.resolved()
-        read = DECODER_READS.get(found.strategy, tuple(DecodingKeys.model_fields))
-        return found.model_dump(include={"strategy", *read, *ALWAYS_READ})
+
+class ClassificationKeys(Keys):
+    """Keys of tasks that classify."""
+
+    head_dropout: float = key(0.3, "dropout before the head of a classification", "training", ge=0, lt=1)
+    contrastive_weight: float = key(
+        0.0,
+        "weight of the contrastive loss of classes; the rest is cross-entropy",
+        *("step", "training"),
+        ge=0,
+        le=1,
+    )
 
 
-class Thresholds(Config):
-    """Which scored pairs are accepted. They are applied on stored scores: changing one generates nothing again."""
+class Thresholds(Keys):
+    """Which scored pairs are accepted. They are applied to stored scores: changing one generates nothing again."""
 
-    tau: Annotated[float, Field(ge=0, le=1)] = 0.75  # entailment in each direction, and the critic
-    max_rouge: Annotated[float, Field(ge=0, le=1)] = 0.75  # ROUGE-L of the two: diversity
-    min_length_ratio: Annotated[float, Field(gt=0)] = 0.8  # characters of y in units of those of x
-    max_length_ratio: Annotated[float, Field(gt=0)] = 1.5
-    filters: Literal["basic", "all"] = "all"  # `basic` is length, entailment both ways and critic
+    tau: float = key(
+        0.75, "least entailment of a pair, in each direction and by the critic", "data", "stage", ge=0, le=1
+    )
+    max_rouge: float = key(0.75, "highest ROUGE-L of the two sentences of a pair", "data", "stage", ge=0, le=1)
+    min_length_ratio: float = key(
+        0.8, "least length of the second sentence in units of the first", "data", "stage", gt=0
+    )
+    max_length_ratio: float = key(
+        1.5, "greatest length of the second sentence in units of the first", "data", "stage", gt=0
+    )
+    filters: Literal["basic", "all"] = key(
+        "all", "which filters accept pairs: all, or basic (length, entailment both ways and critic)", "data", "stage"
+    )
 
 
 class PairKeys(Thresholds):
-    """The generated pairs that a run learns from, made by `python -m trainables.candidates`."""
+    """Keys of tasks that learn from generated pairs, made by `python -m trainables.candidates`."""
 
-    pairs: str | None = None  # their folder, or one with a folder `temperature-T` for each generation temperature
-    pairs_temperature: Annotated[float, Field(gt=0)] | None = None
-    pairs_round: Annotated[int, Field(ge=1)] | None = None  # None is all rounds
-    pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = "all"  # the first so many accepted ones
-    negatives: Annotated[float, Field(ge=0)] = (
-        0.5  # hard negatives of detection for each accepted pair, where there are any
+    pairs: str | None = key(
+        None,
+        "folder of generated pairs, or one with a folder `temperature-T` for each generation temperature",
+        *("data", "stage", "place"),
     )
-    clean_text: bool = False  # whether detection reads all texts with quotes, white space and Unicode made alike
+    pairs_temperature: Annotated[float, Field(gt=0)] | None = key(
+        None, "generation temperature of the pairs", "data", "stage"
+    )
+    pairs_round: Annotated[int, Field(ge=1)] | None = key(
+        None, "round of the pairs; none is all of them", "data", "stage"
+    )
+    pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
+        "all", "how many of the accepted pairs are learnt from, the first ones", "data", "stage"
+    )
 
     @property
     def learns_from_pairs(self) -> bool:
@@ -191,92 +175,285 @@ class PairKeys(Thresholds):
     @property
     def thresholds(self) -> Thresholds:
         """The part that says which pairs are accepted."""
-        return Thresholds(**{key: getattr(self, key) for key in Thresholds.model_fields})
+        return Thresholds(**{name: getattr(self, name) for name in Thresholds.model_fields})
 
 
-#: Blocks of each adapter that takes some: to the letter of the study, and what its words plainly mean.
-PRESETS: dict[str, dict[str, str]] = {
-    "study": {"lora": "0-11", "freeze": "6-11"},
-    "plain": {"lora": "all", "freeze": "upper-half"},
-}
+class DetectionPairKeys(PairKeys):
+    """Keys of paraphrase detection that learns from generated pairs."""
+
+    negatives: float = key(
+        0.5, "hard negatives of detection for each accepted pair, where there are any", "data", "stage", ge=0
+    )
+    clean_text: bool = key(
+        False, "detection reads all texts with quotes, white space and Unicode made alike", "data", "stage"
+    )
 
 
-class RunConfig(DecodingKeys, PairKeys):
+class ParaphraseKeys(ClassificationKeys, DetectionPairKeys):
+    """Keys of paraphrase detection."""
+
+    paraphrase_head: Literal["binary", "cloze"] = key(
+        "binary",
+        "what answers whether two questions are paraphrases: binary (a head of classes), or cloze (the tied head's yes and no)",
+        *("step", "evaluation", "score"),
+    )
+
+
+class RewritingKeys(PairKeys):
+    """Keys of rewriting."""
+
+    kl_weight: float = key(
+        0.1, "rewriting: weight of the divergence from the model as it was (lambda)", "training", "stage", ge=0
+    )
+
+
+class TextKeys(Keys):
+    """Keys of all decoders."""
+
+    max_new_tokens: int = key(200, "at most so many new tokens", "texts", "evaluation", ge=1)
+    repetition_penalty: float = key(
+        1.0, "what the logits of tokens of the text are divided by; 1 is off", "texts", ge=0.01, le=100
+    )
+    no_repeat_ngram: int = key(
+        0, "no n-gram of so many tokens comes twice; 0, the default, is off", "texts", "evaluation", ge=0
+    )
+
+
+class TemperatureKeys(TextKeys):
+    """Keys of decoders that divide logits."""
+
+    temperature: float = key(
+        1.0, "what logits are divided by; 0, or below 1e-5, is greedy whatever the decoder", "texts", ge=0
+    )
+
+
+class TopKKeys(TemperatureKeys):
+    """Keys of top-k (Fan et al. 2018)."""
+
+    top_k: int = key(
+        50,
+        "how many of the likeliest tokens may be drawn; contrastive weighs so many, 4 to 10 as a rule",
+        "texts",
+        ge=1,
+    )
+
+
+class TopPKeys(TemperatureKeys):
+    """Keys of top-p (Holtzman et al. 2020)."""
+
+    top_p: float = key(0.9, "mass of the likeliest tokens that may be drawn", "texts", gt=0, le=1)
+
+
+class TopKPKeys(TopKKeys, TopPKeys):
+    """Keys of top-k and top-p together."""
+
+
+class MinPKeys(TemperatureKeys):
+    """Keys of min-p (Nguyen et al. 2024)."""
+
+    min_p: float = key(
+        0.1, "least probability of a token that may be drawn, in units of that of the likeliest", "texts", gt=0, le=1
+    )
+
+
+class TypicalKeys(TemperatureKeys):
+    """Keys of locally typical sampling (Meister et al. 2023)."""
+
+    typical_p: float = key(0.95, "mass of the most typical tokens that may be drawn", "texts", gt=0, le=1)
+
+
+class EtaKeys(TemperatureKeys):
+    """Keys of eta sampling (Hewitt et al. 2022)."""
+
+    epsilon: float = key(
+        0.002, "threshold of eta: least probability where the distribution is narrow", "texts", gt=0, lt=1
+    )
+
+
+class MirostatKeys(TemperatureKeys):
+    """Keys of mirostat (Basu et al. 2021)."""
+
+    mirostat_tau: float = key(5.0, "surprise that mirostat aims at, in bits a token", "texts", gt=0, le=100)
+    mirostat_eta: float = key(0.1, "how fast mirostat adapts", "texts", gt=0, le=100)
+
+
+class ContrastiveKeys(TopKKeys):
+    """Keys of contrastive search (Su et al. 2022)."""
+
+    penalty_alpha: float = key(
+        0.6, "weight of contrastive search's penalty for resembling the text so far", "texts", ge=0, le=1
+    )
+
+
+class BeamKeys(TemperatureKeys):
+    """Keys of beam search."""
+
+    num_beams: int = key(5, "hypotheses that beam search follows; 1 is greedy", "texts", "evaluation", ge=1)
+    length_penalty: float = key(
+        1.0,
+        "beam search divides log-probabilities by the length to this power; above 0 favours long texts",
+        "texts",
+        ge=-10,
+        le=10,
+    )
+    beam_early_stopping: bool = key(False, "end a beam search as soon as `num_beams` hypotheses have ended", "texts")
+
+
+class DecodingKeys(TopKPKeys, MinPKeys, TypicalKeys, EtaKeys, MirostatKeys, ContrastiveKeys, BeamKeys):
+    """Keys of all decoders of this project. Defaults are published ones."""
+
+
+class DecodingConfig(DecodingKeys, OpenConfig):
+    """How text is generated. `strategy` names an entry of DECODERS."""
+
+    kinds = ("decoder",)
+
+    strategy: str = "top-p"
+
+    @property
+    def components(self) -> dict[str, list[str]]:
+        """Its strategy."""
+        return {"decoder": [self.strategy]}
+
+
+class FirstStageKeys(Keys):
+    """Keys of what a run is trained on first: it starts from the best epoch of that."""
+
+    pretrain: str | None = key(None, "a task to train on first; none is no first stage", "result")
+    pretrain_lr: float = key(1e-5, "learning rate of the first stage", "result", gt=0)
+    pretrain_batch_size: int = key(4, "batch size of the first stage", "result", ge=1)
+    pretrain_epochs: int = key(10, "epochs of the first stage", "result", ge=1)
+    pretrain_examples: Annotated[int, Field(ge=1)] | None = key(
+        None, "a sample of so many examples that the first stage trains on; none is all", "result"
+    )
+    pretrain_seed: int = key(11711, "seed of the first stage", "result", ge=0, lt=2**63)
+
+
+class TrainingKeys(Keys):
+    """Keys of how weights are trained: AdamW with betas (0.9, 0.999), as in the study."""
+
+    lr: float = key(1e-5, "learning rate", "training", gt=0)
+    batch_size: int = key(8, "examples of an optimizer step", "step", "training", ge=1)
+    accumulation: int = key(1, "parts of a batch whose gradients are added up", "step", ge=1)
+    epochs: int = key(10, "epochs", "result", ge=1)
+    weight_decay: float = key(0.0, "weight decay of AdamW", "training", ge=0)
+    schedule: Literal["constant", "cosine"] = key(
+        "constant", "learning rate after the warm-up: constant or cosine", "result"
+    )
+    warmup_steps: int = key(0, "steps over which the learning rate rises to `lr`", "result", ge=0)
+    clip_norm: Annotated[float, Field(gt=0)] | None = key(
+        None, "norm that gradients are clipped to; none is no clipping", "training"
+    )
+    dropout: float = key(0.1, "dropout of the blocks and the embeddings", "training", "stage", ge=0, lt=1)
+    train_examples: Annotated[int, Field(ge=1)] | None = key(
+        None, "a sample of so many examples of the train split; none is all", "step"
+    )
+    growth: float = key(
+        1.0,
+        "each epoch trains on so many times the examples of the one before; the last on all",
+        "result",
+        ge=1,
+    )
+    cross_documents: bool = key(
+        False, "a packed block lets tokens see the texts before their own", "reading", "step", "stage"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = key(
+        "auto", "precision of training and of written texts; auto is bfloat16 on GPUs that have it", "step", "stage"
+    )
+    gradient_checkpointing: bool | Literal["auto"] = key(
+        "auto", "compute blocks twice and keep less in memory; auto: for models like gpt2-xl", "nothing"
+    )
+
+
+class ChoosingKeys(Keys):
+    """Keys of which texts choose the best epoch and the best run, and which judge them."""
+
+    objective: str | None = key(None, "metric by which the best epoch is chosen; none is the task's own", "if set")
+    dev_examples: Annotated[int, Field(ge=1)] | None = key(
+        None, "a sample of so many examples of the dev split is scored; none is all", "data", "division"
+    )
+    dev_part: Literal["all", "search"] = key(
+        "all", "search: half of dev alone is scored, the rest is for judging", "division", "if set"
+    )
+    folds: int = key(1, "cross-validation: a sub-run for each fold of the training texts", "division", "if set", ge=1)
+    fold: Annotated[int, Field(ge=1)] | None = key(
+        None, "of a sub-run: the fold that it does not train on", "division", "if set"
+    )
+    scored_on: Literal["dev", "folds"] = key(
+        "dev", "what chooses, dev or the folds; with folds, the other one judges", "division", "if set"
+    )
+    judged: bool = key(False, "whether the texts that chose nothing are scored as well", "if set")
+
+
+class RunKeys(Keys):
+    """Keys of every run: the components that it is made of, model, data and seed."""
+
+    task: str = key(
+        "sonnet",
+        "what is learnt: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
+        *("data", "step", "evaluation", "score"),
+    )
+    model: str = key(
+        "gpt2-nano",
+        "gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
+        *("data", "step", "evaluation", "stage"),
+    )
+    data_dir: str | None = key(
+        None,
+        "folder with the course's files (default: what the installed packages hold)",
+        *("data", "stage", "score", "place"),
+    )
+    attention: str = key(
+        "dense",
+        "attention of the blocks: dense, logsparse, auto, or several in turn, as in dense,logsparse",
+        *("step", "evaluation", "stage"),
+    )
+    adapter: str = key(
+        "full",
+        "which parameters train: full, freeze, last-linear (the task's own head alone), lora or frozen (none)",
+        *("step", "evaluation"),
+    )
+    decoder: str = key(
+        "top-p",
+        "how tokens are chosen: greedy, top-k, top-p, top-k-p (top-p of what top-k left), top-k-p-study (what is in both "
+        "sets), min-p, typical, eta, mirostat, contrastive or beam",
+        *("texts", "evaluation"),
+    )
+    decode_seeds: int = key(
+        3, "texts that are written from each prompt; 0: only losses are measured", "texts", "evaluation", ge=0
+    )
+    seed: int = key(11711, "seed of everything", "texts", ge=0, lt=2**63)
+
+
+class RunConfig(
+    ChoosingKeys,
+    DecodingKeys,
+    RewritingKeys,
+    ParaphraseKeys,
+    TrainingKeys,
+    LoraKeys,
+    FirstStageKeys,
+    PatternKeys,
+    RunKeys,
+    OpenConfig,
+):
     """Everything that decides the result of one training run. Flat, so that each key can be searched or `--set`."""
 
-    # what is tuned
-    task: str = "sonnet"
-    model: str = "gpt2-nano"
-    data_dir: str | None = None
-    attention: str = "dense"
-    attention_window: Annotated[int, Field(ge=1)] = 1  # the last so many tokens are seen whatever the pattern
-    attention_restart: Annotated[int, Field(ge=0)] = 0  # tokens after which the pattern repeats; 0 is never
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 11711
+    kinds = ("task", "adapter", "attention", "decoder")
 
-    # what it is trained on first: the run starts from the best epoch of that
-    pretrain: str | None = None  # a task
-    pretrain_lr: Annotated[float, Field(gt=0)] = 1e-5
-    pretrain_batch_size: Annotated[int, Field(ge=1)] = 4
-    pretrain_epochs: Annotated[int, Field(ge=1)] = 10
-    pretrain_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many; None is all
-    pretrain_seed: Annotated[int, Field(ge=0, lt=2**63)] = 11711
-
-    # which parameters train
-    adapter: str = "full"
-    blocks: str = "default"  # for `parse_blocks`, or `study`
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = 32.0
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    targets: Literal["qkv", "qkv+dense", "all"] = "qkv"
-    rslora: bool = False  # scale alpha / sqrt(rank) in place of alpha / rank
-    dora: bool = False  # whether each output's magnitude trains beside its direction
-    lora_init: Literal["default", "pissa"] = "default"  # pissa: the pairs start as the largest singular directions
-    lora_plus: Annotated[float, Field(ge=1)] = 1.0  # learning rate of B in units of that of A
-
-    # how they train: AdamW, betas (0.9, 0.999), as in the study
-    lr: Annotated[float, Field(gt=0)] = 1e-5
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    accumulation: Annotated[int, Field(ge=1)] = 1
-    epochs: Annotated[int, Field(ge=1)] = 10
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # before the head of a classification
-    paraphrase_head: Literal["binary", "cloze"] = "binary"  # a head of classes, or the tied head's `yes` and `no`
-    contrastive_weight: Annotated[float, Field(ge=0, le=1)] = (
-        0.0  # of the contrastive loss of classes; the rest is cross-entropy
-    )
-    kl_weight: Annotated[float, Field(ge=0)] = 0.1  # rewriting: of the divergence from the model as it was (lambda)
-    cross_documents: bool = False  # whether a packed block lets tokens see the texts before their own
-    train_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many of the train split; None is all
-    growth: Annotated[float, Field(ge=1)] = (
-        1.0  # each epoch trains on so many times the examples of the one before; the last on all
-    )
-    dev_examples: Annotated[int, Field(ge=1)] | None = None  # a sample of so many of the dev split is scored
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    gradient_checkpointing: bool | Literal["auto"] = (
-        "auto"  # compute blocks twice and keep less; auto: models like gpt2-xl
-    )
-
-    # which texts choose the best epoch and the best run, and which judge them
-    dev_part: Literal["all", "search"] = "all"  # search: half of dev alone is scored, the rest is for judging
-    folds: Annotated[int, Field(ge=1)] = 1  # cross-validation: a sub-run for each fold of the training texts
-    fold: Annotated[int, Field(ge=1)] | None = None  # of a sub-run: the fold that it does not train on
-    scored_on: Literal["dev", "folds"] = "dev"  # what chooses; with folds, the other one judges
-    judged: bool = False  # whether the texts that chose nothing are scored as well
-
-    # how it is scored, beside the keys of DecodingKeys
-    objective: str | None = None  # the metric by which the best epoch is chosen; None is the task's own
-    decoder: str = "top-p"
-    max_new_tokens: Annotated[int, Field(ge=1)] = 200
-    decode_seeds: Annotated[int, Field(ge=0)] = (
-        3  # texts that are written from each prompt; 0: only losses are measured
-    )
+    @property
+    def components(self) -> dict[str, list[str]]:
+        """The entries of TASKS, the first stage's too, of ADAPTERS, ATTENTION and DECODERS."""
+        return {
+            "task": [self.task, *([self.first_task] if self.first_task else [])],
+            "adapter": [self.adapter],
+            "attention": schedule_names(self.attention),
+            "decoder": [self.decoder],
+        }
 
     def model_post_init(self, _: Any) -> None:
-        """Raise ConfigError where keys of choosing and judging contradict each other."""
+        """Raise ConfigError where keys of choosing and judging contradict each other, or one is of no component."""
+        super().model_post_init(_)
         if self.fold is not None and (self.folds == 1 or self.fold > self.folds):
             raise ConfigError(
                 f"The value of `fold` is {self.fold}, but must be one of {self.folds} `folds`, of two or more"
@@ -291,10 +468,15 @@ class RunConfig(DecodingKeys, PairKeys):
             raise ConfigError(
                 "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search', or `folds` to 2 or more"
             )
-        if self.folds > 1 and self.learns_from_pairs and not PAIRED.isdisjoint({self.task, self.pretrain}):
+        if self.folds > 1 and self.reads_pairs:
             raise ConfigError(
                 f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`: they are made of texts of all folds"
             )
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether there are generated pairs that the run learns from, or its first stage; known once TASKS is imported."""
+        return self.learns_from_pairs and any(issubclass(task.keys, PairKeys) for task in self.entries("task"))
 
     @property
     def sub_runs(self) -> list["RunConfig"]:
@@ -323,23 +505,6 @@ class RunConfig(DecodingKeys, PairKeys):
         return "dev" if self.scored_on == "folds" else "fold"
 
     @property
-    def lora_alpha(self) -> float:
-        """LoRA's alpha as a number: `r` and `2r` keep the scale alpha / rank the same for every rank."""
-        match self.alpha:
-            case "r":
-                return float(self.rank)
-            case "2r":
-                return 2.0 * self.rank
-            case number:
-                return float(number)
-
-    @property
-    def block_spec(self) -> str:
-        """The blocks of this adapter, for `parse_blocks`: `default` and `study` mean what PRESETS says."""
-        preset = {"default": "plain", "study": "study"}.get(self.blocks)
-        return PRESETS[preset].get(self.adapter, "all") if preset else self.blocks
-
-    @property
     def packs(self) -> bool:
         """Whether the run leaves its base as it is: PiSSA takes its start off the base."""
         return self.adapter == "lora" and self.lora_init == "default"
@@ -347,40 +512,10 @@ class RunConfig(DecodingKeys, PairKeys):
     @property
     def attention_config(self) -> AttentionConfig:
         """The attention part of this run."""
-        return AttentionConfig(schedule=self.attention, window=self.attention_window, restart=self.attention_restart)
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result: alpha as the number it comes to, and no key that this adapter or decoder never reads.
-
-        Two configurations with the same identity are the same run.
-        """
-        unread = {"lora": (), "freeze": LORA_KEYS}.get(self.adapter, (*LORA_KEYS, "blocks"))
-        if self.adapter == "last-linear" and self.first_task is None:  # its trunk runs without, but for a first stage
-            unread = (*unread, "dropout")
-        if PATTERNED.isdisjoint(self.attention_config.names):
-            unread = (*unread, "attention_window", "attention_restart")
-        unread = (*unread, *CLASSIFICATION_UNREAD.get(self.task, ()), *self._unread_pairs())
-        decoding = self.decoding.identity()
-        unread = (*unread, *(DecodingKeys.model_fields.keys() - decoding.keys()))
-        values = self.model_dump(exclude={*unread, "gradient_checkpointing"}) | {"decoder": decoding["strategy"]}
-        if "blocks" in values:
-            values["blocks"] = self.block_spec
-        if "alpha" in values:
-            values["alpha"] = self.lora_alpha
-        if self.task in PAIRED and not self.learns_from_pairs:
-            values["pairs_examples"] = 0
-        defaults = {key: type(self).model_fields[key].default for key in LEFT_OUT}
-        values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
-        if self.first_task is None:
-            values = {key: value for key, value in values.items() if not key.startswith("pretrain")}
-        return values
-
-    def _unread_pairs(self) -> set[str]:
-        """The keys of generated pairs that neither this run nor its first stage reads."""
-        unread = set() if "rewriting" in (self.task, self.first_task) else {"kl_weight"}
-        if not self.learns_from_pairs or PAIRED.isdisjoint({self.task, self.first_task}):
-            return unread | set(PairKeys.model_fields)
-        return unread if self.task == "paraphrase" else unread | {"negatives", "clean_text"}
+        values = self.values_of({**PatternKeys.model_fields, **declared_keys("attention")})
+        return AttentionConfig(
+            schedule=self.attention, **{name.removeprefix("attention_"): value for name, value in values.items()}
+        )
 
     @property
     def first_task(self) -> str | None:
@@ -390,7 +525,26 @@ class RunConfig(DecodingKeys, PairKeys):
     @property
     def decoding(self) -> DecodingConfig:
         """The decoding part of this run."""
-        return DecodingConfig(strategy=self.decoder, **{key: getattr(self, key) for key in DecodingKeys.model_fields})
+        values = self.values_of({**DecodingKeys.model_fields, **declared_keys("decoder")})
+        return DecodingConfig(strategy=self.decoder, **values)
+
+
+def meaning(name: str, keys: type[Config] = RunConfig) -> str:
+    """What a key means, in a few words."""
+    return str(keys.model_fields[name].description)
+
+
+@remembered
+def known_keys() -> Mapping[str, FieldInfo]:
+    """All keys that a run may have: those of RunConfig, and those that components of imported tables declare elsewhere."""
+    elsewhere = {name: keys.model_fields[name] for name, keys in declared_elsewhere(RunConfig).items()}
+    return {**RunConfig.model_fields, **elsewhere}
+
+
+@remembered
+def keys_that_decide(what: Decides) -> Mapping[str, FieldInfo]:
+    """The keys of runs that decide `what`."""
+    return {name: field for name, field in known_keys().items() if what in decides(field)}
 
 
 def parse_blocks(spec: str, n_layer: int) -> list[int]:

@@ -7,30 +7,19 @@ from typing import Any
 from torch import nn
 
 from gpt2core.adapters import ADAPTERS, adapt
+from gpt2core.adapters.base import Preset
 from gpt2core.adapters.lora import TARGETS, lora_blocks
-from gpt2core.attention import schedule
+from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head
-from gpt2core.config import PATTERNED, PRESETS, ModelConfig, RunConfig, parse_blocks
-from gpt2core.errors import ConfigError
+from gpt2core.config import BlocksKeys, LoraKeys, ModelConfig, RunConfig, parse_blocks
+from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.estimates import FORMULA, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
-from gpt2core.registry import lookup
+from gpt2core.registry import nearest
 from gpt2core.weights import shape_of
 
-MEANINGS = {
-    ("lora", "study"): "LoRA on blocks {blocks}, as in the study",
-    ("lora", "plain"): "LoRA on all blocks, {blocks}",
-    ("freeze", "study"): "blocks {blocks} train, as in the study, which calls it 'freeze first half'",
-    ("freeze", "plain"): "the first half is frozen, blocks {blocks} train",
-    ("lora", "asked"): "LoRA on blocks {blocks}, as asked",
-    ("freeze", "asked"): "blocks {blocks} train, as asked",
-}
-WITHOUT_BLOCKS = {
-    "full": "every parameter trains",
-    "last-linear": "the task's own head alone trains",
-    "frozen": "nothing trains",
-}
+PRESETS = ("plain", "study")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +41,10 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     Explicit `config.blocks` win over the preset. Needs no weights; a model that is neither named nor a local folder is
     looked up on the hub. Raises ConfigError, UnknownNameError, WeightsError, HubError.
     """
-    lookup(ADAPTERS, config.adapter, "adapter")
-    lookup(PRESETS, preset, "preset")
+    adapter = ADAPTERS[config.adapter]
+    if preset not in PRESETS:
+        raise UnknownNameError(f"Unknown preset `{preset}`: {nearest(preset, PRESETS)}")
+    has_lora = issubclass(adapter.keys, LoraKeys)
     shape = shape_of(config.model)
     model = _shapes(config)
     total = sum(p.numel() for p in model.parameters())
@@ -67,9 +58,9 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "head": None if model.head is None else list(model.head.weight.shape),
         "adapter": config.adapter,
         "preset": preset,
-        "rank": config.rank if config.adapter == "lora" else None,
-        "targets": TARGETS[config.targets] if config.adapter == "lora" else None,
-        "variants": _variants(config) if config.adapter == "lora" else None,
+        "rank": config.rank if has_lora else None,
+        "targets": TARGETS[config.targets] if has_lora else None,
+        "variants": _variants(config) if has_lora else None,
         "total_parameters": total,
         "total_parameters_with_pooler": total + pooler,
         "pooler": f"the study's code counts a pooler of {pooler:,} that it never uses; this project has none",
@@ -88,7 +79,7 @@ def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, 
     names = schedule(config.attention_config, shape.n_layer)
     dense = pairs(length, range(length))
     sparse = pairs(length, offsets(length, config.attention_window, config.attention_restart))
-    attended = [sparse if name in PATTERNED else dense for name in names]
+    attended = [sparse if ATTENTION[name].sparse else dense for name in names]
     return {
         "length": length,
         "schedule": names,
@@ -119,29 +110,26 @@ def _variants(config: RunConfig) -> list[str]:
 
 def _has_readings(config: RunConfig, n_layer: int) -> bool:
     """Whether the study's blocks exist in this model and nothing was said about blocks."""
-    return config.adapter in PRESETS["study"] and config.blocks == "default" and n_layer >= 12
+    return "study" in ADAPTERS[config.adapter].presets and config.blocks == "default" and n_layer >= 12
 
 
 def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
-    spec = config.blocks
-    if spec == "default" and config.adapter in PRESETS[preset]:
-        spec = PRESETS[preset][config.adapter]
-        if preset == "study" and n_layer < 12:
+    adapter, spec, meaning = ADAPTERS[config.adapter], config.blocks, ADAPTERS[config.adapter].meaning
+    if spec == "default":
+        spec, meaning = adapter.presets.get(preset, Preset("all", meaning))
+        if preset == "study" and preset in adapter.presets and n_layer < 12:
             raise ConfigError(
                 f"The preset `study` means blocks {spec}, but `{config.model}` has blocks 0-{n_layer - 1} only; "
                 "give --blocks, or --preset plain"
             )
     trainable = count_trainable(config.but(blocks=spec))
-    reading = preset if config.blocks == "default" else "asked"
-    if config.adapter in PRESETS[preset]:
+    if issubclass(adapter.keys, BlocksKeys):
         blocks = _ranges(parse_blocks(spec, n_layer))
-        meaning = MEANINGS[config.adapter, reading].format(blocks=blocks)
     else:
         blocks = _ranges(range(n_layer if config.adapter == "full" else 0))
-        meaning = WITHOUT_BLOCKS.get(config.adapter, f"what `{config.adapter}` chooses")
     return Count(
         preset=preset,
-        meaning=meaning,
+        meaning=meaning.format(blocks=blocks) or f"what `{config.adapter}` chooses",
         blocks=blocks,
         trainable=trainable,
         predicted_gpu_memory_gb=round(predicted_gpu_memory_gb(total, trainable), 2),

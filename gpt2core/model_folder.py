@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2core.adapters import folder as peft_folder
 from gpt2core.adapters.peft_config import NAME
-from gpt2core.config import PLACES, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, WeightsError, shown, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.model import GPT2, without_weights
@@ -43,7 +43,7 @@ def write_run(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
 
 def portable(config: RunConfig) -> dict[str, Any]:
     """A run's values without paths of this machine, which are of no use elsewhere and private."""
-    places = {*PLACES, *(["model"] if is_place(config.model) else [])}
+    places = {*keys_that_decide("place"), *(["model"] if is_place(config.model) else [])}
     return config.model_dump(exclude=places)
 
 

@@ -13,11 +13,12 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model, device
-from gpt2core.config import PairKeys, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.files import cache_folder, locked, trim, used
+from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.precision import in_bfloat16
-from gpt2core.registry import lookup
+from gpt2core.registry import declared_keys
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
@@ -25,21 +26,6 @@ from gpt2core.training import train
 from gpt2core.weights import load_model, model_folder, origin, shape_of
 
 ALL = 50 * 10**9  # bytes of all first stages that are kept: one of gpt2-large has 12; beyond, see `files.trim`
-
-#: What a first stage has in common with the run that starts from it; all else is as `pretrain_...` says, or the default.
-SHARED = {
-    "model",
-    "data_dir",
-    "attention",
-    "dropout",
-    "precision",
-    "cross_documents",
-    "kl_weight",
-    *PairKeys.model_fields,
-}
-
-#: What it has in common as well where it is of the run's own task: else it would read, or be chosen by, texts that judge.
-DIVIDING = {"dev_part", "dev_examples", "folds", "fold", "scored_on"}
 
 
 def first_stage(config: RunConfig) -> RunConfig | None:
@@ -50,9 +36,10 @@ def first_stage(config: RunConfig) -> RunConfig | None:
     if config.first_task is None:
         return None
     config, *_ = config.sub_runs
-    divided = config.first_task == config.task and (config.dev_part != "all" or config.folds > 1)
-    keys = SHARED | DIVIDING if divided else SHARED
-    shared = {key: value for key, value in config if key in keys or key.startswith("attention_")}
+    keys = keys_that_decide("stage").keys() | declared_keys("attention").keys()
+    if config.first_task == config.task and (config.dev_part != "all" or config.folds > 1):
+        keys |= keys_that_decide("division").keys()  # else it would read, or be chosen by, texts that judge
+    shared = {key: value for key, value in config if key in keys}
     stage = RunConfig(
         **shared,
         task=config.first_task,
@@ -64,7 +51,7 @@ def first_stage(config: RunConfig) -> RunConfig | None:
         adapter="full",
         decode_seeds=0,  # its loss chooses its epoch: no text need be written
     )
-    return RunConfig(**stage.identity())  # so that runs which differ in what it does not read share it
+    return RunConfig(**identity(stage))  # so that runs which differ in what it does not read share it
 
 
 def starting_model(config: RunConfig) -> GPT2:
@@ -101,8 +88,7 @@ def trained_first(stage: RunConfig) -> GPT2:
 def run_data(config: RunConfig) -> TaskData:
     """Return the corpus of a run's task, tokenised for its model; raise UserError."""
     folder = model_folder(config.model)
-    task = lookup(TASKS, config.task, "task")
-    data = load_data(task, config, Tokenizer.load(folder), shape_of(config.model).n_positions)
+    data = load_data(TASKS[config.task], config, Tokenizer.load(folder), shape_of(config.model).n_positions)
     return data.with_dev(config.dev_examples)
 
 

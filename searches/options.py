@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
+from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
-from gpt2core.registry import lookup, nearest
+from gpt2core.registry import Table, declared_keys, nearest
 from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
@@ -20,8 +22,9 @@ from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 
 EPILOG = """\
-Any value of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; a key that is searched is then
-searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json, checkpoints, best/ (a model folder).
+Any key of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; `python -m gpt2core keys` lists them.
+A key that is searched is then searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json,
+checkpoints, best/ (a model folder).
 """
 
 LEAST, MOST_SEEDS = 3, 8  # seeds that `--until decided` runs, at most where nothing else is said
@@ -89,11 +92,8 @@ Group = argparse._ArgumentGroup
 
 
 def _question(p: Group) -> None:
-    p.add_argument(
-        "--model",
-        help="gpt2-nano (ships with the project), gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
-    )
-    p.add_argument("--data-dir", help="folder with the course's files (default: what the installed packages hold)")
+    p.add_argument("--model", help=meaning("model"))
+    p.add_argument("--data-dir", help=meaning("data_dir"))
     p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
@@ -114,10 +114,14 @@ def _method(p: Group) -> None:
     p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
     samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
     p.add_argument(
-        "--sampler", default=DEFAULT.sampler, help=f"search algorithm: {samplers} (default: {DEFAULT.sampler})"
+        "--sampler",
+        default=DEFAULT.sampler,
+        help=f"search algorithm: {samplers} (default: {DEFAULT.sampler}). {_keys_of(SAMPLERS)}",
     )
     p.add_argument(
-        "--scheduler", default=DEFAULT.scheduler, help=f"early stopping: {schedulers} (default: {DEFAULT.scheduler})"
+        "--scheduler",
+        default=DEFAULT.scheduler,
+        help=f"early stopping: {schedulers} (default: {DEFAULT.scheduler}). {_keys_of(SCHEDULERS)}",
     )
     p.add_argument(
         "--grace",
@@ -266,6 +270,34 @@ def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]
     return False, int(number)
 
 
+def method_settings(given: dict[str, Any], sampler: str, scheduler: str) -> dict[str, Any]:
+    """Take the keys of sampler and scheduler out of the values of `--set`; return those that are not at their default.
+
+    Raises UnknownNameError for a sampler or a scheduler that there is not, ConfigError for a key that neither reads.
+    """
+    chosen = (SAMPLERS[sampler], SCHEDULERS[scheduler])
+    keys = {name: entry.keys for entry in chosen for name in entry.keys.model_fields}
+    changed: dict[str, Any] = {}
+    for name in given.keys() & declared_keys("sampler", "scheduler").keys():
+        if name not in keys:
+            readers = [*SAMPLERS.readers(name), *SCHEDULERS.readers(name)]
+            raise ConfigError(
+                f"The key `{name}` is read by {', '.join(readers)} alone, not by {sampler} and {scheduler}"
+            )
+        value = getattr(keys[name].of({name: given.pop(name)}), name)
+        changed |= {name: value} if value != keys[name].model_fields[name].default else {}
+    return changed
+
+
+def _keys_of(table: Table[Any]) -> str:
+    """The keys of a table's entries in words, for `--help`."""
+    keys = declared_keys(table.kind)
+    return "; ".join(
+        f"{', '.join(table.readers(name))}: --set {name}=N, {field.description} (default: {field.default})"
+        for name, field in ((name, keys[name].model_fields[name]) for name in keys)
+    )
+
+
 def search_name(name: str) -> str:
     """Return a name that cannot leave its folder; raise ConfigError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
@@ -304,21 +336,25 @@ def trial_folder(search: Path, name: str) -> Path:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
+
+    import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
+
     at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker")
-    fixed = settings(o.set) | ({"data_dir": o.data_dir} if o.data_dir else {})
-    fixed |= {key: absolute(fixed[key]) for key in ("data_dir", "pairs") if fixed.get(key)}
+    fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
+    of_method = method_settings(fixed, o.sampler, o.scheduler)
+    fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
+    fixed |= {key: absolute(fixed[key]) for key in keys_that_decide("place") if fixed.get(key)}
     name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
     if search.learns_from_pairs:
         fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
-    lookup(SAMPLERS, o.sampler, "sampler")
-    lookup(SCHEDULERS, o.scheduler, "scheduler")
     method = Method(
         sampler=o.sampler,
         scheduler=o.scheduler,
         minimize=objectives(o.minimize),
         limits=tuple(map(limit, o.constraint or search.constraints)),
         plateau=o.plateau,
+        settings=of_method,
     )
     until_decided, replicates = until(o.until, o.replicates)
     plan = make_plan(

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt2core.config import PAIRED, Thresholds
+from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.critics import CRITICS
 from gpt2core.distill.dataset import pairs_folder, temperature_name
 from gpt2core.errors import ConfigError
 from gpt2core.estimates import Range, exactly
@@ -57,6 +58,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
         return
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
+    of_critic = {key: settings.pop(key) for key in CRITICS[critic].keys.model_fields if key in settings}
     model = plan.config(plan.search.reference).model
     for temperature in temperatures(plan):
         name = temperature_name(temperature)
@@ -71,6 +73,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
                 generation=GenerationConfig.of(generation),
                 thresholds=Thresholds(),
                 critic=critic,
+                critic_settings=of_critic,
                 data_dir=plan.fixed.get("data_dir"),
             ),
         )
@@ -83,8 +86,7 @@ def pair_sets(plan: Plan) -> list[Path]:
         domain, reference = plan.space.get("pairs_temperature"), plan.config(plan.search.reference)
         values = domain.values if isinstance(domain, Choice) else [reference.pairs_temperature]
         configs += [reference.but(pairs_temperature=value, pairs_examples="all") for value in values]
-    learning = [one for one in configs if one.learns_from_pairs and not PAIRED.isdisjoint({one.task, one.pretrain})]
-    return sorted({pairs_folder(one) for one in learning})
+    return sorted({pairs_folder(config) for config in configs if config.reads_pairs})
 
 
 def temperatures(plan: Plan) -> list[float]:

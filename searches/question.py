@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpt2core.config import RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError, visible
 from gpt2core.registry import lookup, nearest
 from searches.deciding.comparing import AS_PLANNED, Comparing
@@ -202,7 +202,7 @@ class Plan:
         """All metrics of the task."""
         from gpt2core.tasks import TASKS  # PyTorch takes a second to import: not for --help
 
-        metrics: Mapping[str, Metric] = lookup(TASKS, self.task, "task").metrics
+        metrics: Mapping[str, Metric] = TASKS[self.task].metrics
         return metrics
 
     @cached_property
@@ -211,7 +211,7 @@ class Plan:
         from gpt2core.tasks import TASKS
         from gpt2core.tasks.base import objective_of
 
-        return objective_of(lookup(TASKS, self.task, "task"), self.config(self.search.reference))
+        return objective_of(TASKS[self.task], self.config(self.search.reference))
 
     @property
     def objective(self) -> str:
@@ -245,7 +245,7 @@ class Plan:
         found: dict[str, Level] = {}
         for values in itertools.product(*domains):
             point = dict(zip(factor, values, strict=True))
-            read = self.config({**self.search.reference, **point}).identity()
+            read = self._identity({**self.search.reference, **point})
             value = {key: point[key] for key in factor if key in read or point[key] is None}
             active = tuple(key for key in space if key in read and key not in factor)
             found.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
@@ -353,7 +353,7 @@ class Plan:
         runs: list[dict[str, Any]] = []
         for point in [self.search.reference, *others, *self.search.tasks[self.task].study]:
             searched = {key: {**self.search.reference, **point}[key] for key in self.space}
-            run = self.config(searched).identity()
+            run = self._identity(searched)
             if run not in runs:
                 points.append(searched)
                 runs.append(run)
@@ -381,8 +381,15 @@ class Plan:
 
     def config(self, point: Point, **changes: Any) -> RunConfig:
         """The validated configuration of a point of the space; raise ConfigError."""
+        import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
+
         searched = {key: value for key, value in point.items() if key in self.space}
         return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
+
+    def _identity(self, point: Point) -> dict[str, Any]:
+        from gpt2core.identity import identity
+
+        return identity(self.config(point))
 
     @property
     def digest(self) -> str:
@@ -393,7 +400,7 @@ class Plan:
             # All keys, for a point may read one that the reference does not. Where files lie decides nothing: what is in them
             # is noted with the data.
             "run": self.config(self.search.reference).model_dump(
-                exclude={"data_dir", "pairs", "gradient_checkpointing"}
+                exclude={*keys_that_decide("place"), *keys_that_decide("nothing")}
             ),
             "candidates": dict(self.profile.candidates) if self.search.learns_from_pairs else {},
             "grace": self.grace,

@@ -172,7 +172,7 @@ def _of_search(folder: Path) -> Record:
 def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> float:
     """Half the width of the 95% interval, over texts, of a difference between the best trial and another of the best quarter: the
     median."""
-    metric = objective_of(lookup(TASKS, run.task, "task"), run)
+    metric = objective_of(TASKS[run.task], run)
     sign = -1 if metric.direction == "max" else 1
     ranked = sorted((row for row in rows if row["score"] is not None), key=lambda row: sign * row["score"])
     best, *others = (_influence(folder / "trials" / row["id"], metric) for row in ranked[: 2 + len(ranked) // 4])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import FILTERS
+from gpt2core.decoding import DECODERS
 from gpt2core.decoding.batch import columns
 from gpt2core.decoding.sample import draw
 from gpt2core.model import GPT2
@@ -30,11 +30,12 @@ def penalised(scores: list[float], text: list[int], config: DecodingConfig) -> l
 
 def sampled(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
     """New tokens of a strategy that samples."""
-    row, parameters = list(prompt), columns([config])
+    row, parameters, keep = list(prompt), columns([config]), DECODERS[config.strategy].keep
+    assert keep is not None
     for uniform in np.random.default_rng(seed).random(config.max_new_tokens, dtype=np.float32):
         scores = penalised(logits(model, row), row, config)
         probabilities = (torch.tensor([scores]) / config.temperature).softmax(-1)
-        token = int(draw(FILTERS[config.strategy](probabilities, parameters), torch.tensor([uniform])))
+        token = int(draw(keep(probabilities, parameters), torch.tensor([uniform])))
         if token == eos:
             break
         row.append(token)

@@ -13,14 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpt2core.config import DecodingKeys, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events, Step
-
-#: Keys in which runs may differ whose texts are generated together.
-DECODING_KEYS = {*DecodingKeys.model_fields, "decoder", "decode_seeds", "seed"}
 
 JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits in one
 
@@ -115,13 +112,14 @@ class Pack:
 def _generate_ahead(runs: Sequence[RunConfig]) -> None:
     """Generate in one batch the texts of runs that train nothing and differ in decoding alone."""
     from gpt2core.builders import build_model, device
+    from gpt2core.identity import identity
     from gpt2core.tasks import sonnet
     from trainables import worker_cache
 
-    groups = defaultdict(list)
+    groups, own = defaultdict(list), keys_that_decide("texts")
     for run in runs:
         if run.adapter == "frozen" and run.task == "sonnet" and run.folds == 1:
-            shared = {key: value for key, value in run.identity().items() if key not in DECODING_KEYS}
+            shared = {key: value for key, value in identity(run).items() if key not in own}
             groups[json.dumps(shared, sort_keys=True)].append(run)
     for alike in groups.values():
         if len(alike) > 1:

@@ -70,6 +70,10 @@ class TrialSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
         """The inverse of `to_dict`."""
+        if values["run"].keys() - RunConfig.model_fields.keys():
+            # One that a component declares: its table is imported for it alone, for PyTorch takes a second.
+            import gpt2core.identity  # noqa: F401
+
         return cls(**(values | {"run": RunConfig.of(values["run"])}))
 
 

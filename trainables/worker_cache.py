@@ -2,14 +2,11 @@
 
 import functools
 
-from gpt2core.config import PairKeys, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage, run_data, trained_first
 from gpt2core.tasks import TaskData
 from gpt2core.weights import load_model
-
-#: The keys that decide a run's data. Its division into texts that choose and that judge is done in memory.
-DATA_KEYS = {"task", "data_dir", "model", "dev_examples", *PairKeys.model_fields}
 
 
 @functools.lru_cache(maxsize=2)
@@ -24,8 +21,12 @@ def _data(config: RunConfig) -> TaskData:
 
 
 def task_data(config: RunConfig) -> TaskData:
-    """Return a run's tokenised corpus, shared by runs with the same DATA_KEYS."""
-    return _data(RunConfig(**{key: value for key, value in config if key in DATA_KEYS}))
+    """Return a run's tokenised corpus, shared by runs whose keys that decide it are the same.
+
+    It is divided later, in memory, into texts that choose and that judge.
+    """
+    keys = keys_that_decide("data")
+    return _data(RunConfig(**{key: value for key, value in config if key in keys}))
 
 
 def start(config: RunConfig) -> GPT2:

@@ -1,28 +1,37 @@
-"""Ways of choosing what trains. To add one: a function of `Adapt`'s signature, and a line in ADAPTERS."""
+"""Ways of choosing what trains. To add one: a file with a function and its entry, and a line in ADAPTERS.
 
-from collections.abc import Callable
+A key of its own is declared in that file, and so becomes a key of all runs that name the adapter::
+
+    class TopKeys(Keys):
+        top_blocks: int = key(1, "how many of the last blocks train", ge=1)
+
+    def top(model: GPT2, config: RunConfig) -> None:
+        model.requires_grad_(False)
+        for block in model.blocks[-config.part(TopKeys).top_blocks :]:
+            block.requires_grad_(True)
+
+    TOP = Adapter(apply=top, keys=TopKeys, meaning="the last blocks train")
+"""
 
 from torch import nn
 
-from gpt2core.adapters.freeze import freeze
-from gpt2core.adapters.frozen import frozen
-from gpt2core.adapters.full import full
-from gpt2core.adapters.last_linear import last_linear
-from gpt2core.adapters.lora import lora
+from gpt2core.adapters.base import Adapter
+from gpt2core.adapters.lora import LORA
+from gpt2core.adapters.whole import FREEZE, FROZEN, FULL, LAST_LINEAR
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, Attention
-from gpt2core.registry import lookup
+from gpt2core.registry import Table
 
-#: Change a model in place so that exactly the adapter's parameters require gradients.
-Adapt = Callable[[GPT2, RunConfig], None]
-
-ADAPTERS: dict[str, Adapt] = {
-    "full": full,
-    "freeze": freeze,
-    "last-linear": last_linear,
-    "lora": lora,
-    "frozen": frozen,
-}
+ADAPTERS: Table[Adapter] = Table(
+    "adapter",
+    {
+        "full": FULL,
+        "freeze": FREEZE,
+        "last-linear": LAST_LINEAR,
+        "lora": LORA,
+        "frozen": FROZEN,
+    },
+)
 
 
 def adapt(model: GPT2, config: RunConfig) -> GPT2:
@@ -30,7 +39,7 @@ def adapt(model: GPT2, config: RunConfig) -> GPT2:
 
     The frozen blocks below the first trainable one run without dropout, which would only add noise to its input.
     """
-    lookup(ADAPTERS, config.adapter, "adapter")(model, config)
+    ADAPTERS[config.adapter].apply(model, config)
     if model.head is not None:
         model.head.requires_grad_(True)
     model.first_trainable_block = _first_trainable_block(model)

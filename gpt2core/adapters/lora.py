@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gpt2core.config import RunConfig, parse_blocks
+from gpt2core.adapters.base import Adapter, Preset
+from gpt2core.config import LoraKeys, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
@@ -118,7 +119,7 @@ def lora_blocks(model: GPT2, config: RunConfig) -> list[int]:
             f"The value of `rank` is {config.rank}, but must be at most {model.config.n_embd} with lora_init pissa: "
             "a weight of this model has no more singular directions"
         )
-    return parse_blocks(config.block_spec, model.config.n_layer)
+    return parse_blocks(LORA.block_spec(config), model.config.n_layer)
 
 
 @torch.no_grad()
@@ -151,3 +152,15 @@ def merge_lora(model: GPT2) -> GPT2:
         layer.base.weight.data = layer.pair().applied_to(layer.base.weight)  # a copy: models share their base
         model.set_submodule(name, layer.base)
     return model
+
+
+LORA = Adapter(
+    apply=lora,
+    keys=LoraKeys,
+    meaning="LoRA on blocks {blocks}, as asked",
+    presets={
+        "plain": Preset("all", "LoRA on all blocks, {blocks}"),
+        "study": Preset("0-11", "LoRA on blocks {blocks}, as in the study"),
+    },
+    resolve=lambda config: {"alpha": config.lora_alpha},
+)

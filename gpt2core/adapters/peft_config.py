@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow.compute import match_substring_regex
 from pydantic import Field
 
-from gpt2core.config import Config
+from gpt2core.component import Config
 from gpt2core.errors import ConfigError, WeightsError, shown
 from gpt2core.foreign import read_json
 

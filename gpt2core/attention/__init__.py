@@ -1,11 +1,12 @@
 """Attention kernels. To add one: a file with a function of `Attend`'s signature, and a line in ATTENTION.
 
-One that is named in `config.PATTERNED` takes `window` and `restart` besides.
+The keys of a kernel are called `attention_NAME`; the function takes each as an argument NAME besides.
 
 Legend: `B` batch, `H` heads, `T` query tokens, `S` key tokens (S >= T, the queries are the last T), `D` channels of a head.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -13,22 +14,48 @@ from torch import Tensor
 from gpt2core.attention.auto import auto
 from gpt2core.attention.dense import dense
 from gpt2core.attention.logsparse import logsparse
-from gpt2core.config import PATTERNED, AttentionConfig
+from gpt2core.component import Component
+from gpt2core.config import AttentionConfig, PatternKeys
 from gpt2core.errors import ConfigError
-from gpt2core.registry import lookup
+from gpt2core.registry import Table
 
 #: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), segments (B, S) or None, dropout) -> (B, H, T, D).
 #: A query looks at keys of its own segment, none of them after itself; None is one segment.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
-ATTENTION: dict[str, Attend] = {"auto": auto, "dense": dense, "logsparse": logsparse}
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel(Component):
+    """An entry of ATTENTION. Its function takes the values of its keys besides."""
+
+    attend: Callable[..., Tensor]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it looks at a pattern of earlier tokens alone."""
+        return issubclass(self.keys, PatternKeys)
+
+    def of(self, config: AttentionConfig) -> Attend:
+        """The function with the keys that `config` has."""
+        names = [name.removeprefix("attention_") for name in self.keys.model_fields]
+        return partial(self.attend, **{name: getattr(config, name) for name in names}) if names else self.attend
+
+
+ATTENTION: Table[Kernel] = Table(
+    "attention",
+    {
+        "auto": Kernel(attend=auto, keys=PatternKeys),
+        "dense": Kernel(attend=dense),
+        "logsparse": Kernel(attend=logsparse, keys=PatternKeys),
+    },
+)
 
 
 def schedule(config: AttentionConfig, n_layer: int) -> list[str]:
     """Return the entry of ATTENTION of each block; raise UnknownNameError, ConfigError."""
     names = config.names
     for name in names:
-        lookup(ATTENTION, name, "attention")
+        _ = ATTENTION[name]
     if n_layer % len(names):
         raise ConfigError(
             f"The value of `attention` is {config.schedule!r}, {len(names)} names that the blocks take in turn, but their "
@@ -37,7 +64,11 @@ def schedule(config: AttentionConfig, n_layer: int) -> list[str]:
     return names * (n_layer // len(names))
 
 
+def is_sparse(config: AttentionConfig) -> bool:
+    """Whether some block looks at a part of the earlier tokens alone; raise UnknownNameError."""
+    return any(ATTENTION[name].sparse for name in config.names)
+
+
 def kernels(config: AttentionConfig, n_layer: int) -> list[Attend]:
     """Return the kernel of each block; raise UnknownNameError, ConfigError."""
-    pattern = {"window": config.window, "restart": config.restart}
-    return [partial(ATTENTION[n], **pattern) if n in PATTERNED else ATTENTION[n] for n in schedule(config, n_layer)]
+    return [ATTENTION[name].of(config) for name in schedule(config, n_layer)]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.config import DecodingConfig, DecodingKeys
+from gpt2core.config import DecodingConfig
 from gpt2core.model import GPT2, KVCache
+from gpt2core.registry import declared_keys
 
 
 class Request(NamedTuple):
@@ -67,8 +68,10 @@ class Batch:
 
 def columns(configs: Sequence[DecodingConfig], device: torch.device | None = None) -> dict[str, Tensor]:
     """The parameters of each row as columns (B, 1), and the state of adaptive strategies: tokens drawn and their surprise."""
-    keys = DecodingKeys.model_fields
-    made = {key: torch.tensor([[getattr(config, key)] for config in configs], device=device) for key in keys}
+    defaults = {name: keys.model_fields[name].default for name, keys in declared_keys("decoder").items()}
+    numbers = [name for name, value in defaults.items() if isinstance(value, int | float)]
+    rows = [defaults | dict(config) for config in configs]
+    made = {name: torch.tensor([[row[name]] for row in rows], device=device) for name in numbers}
     return made | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
 
 

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS, FILTERS, SEARCHES
+from gpt2core.decoding import DECODERS, resolved
 from gpt2core.decoding.batch import Request, prefill
 from gpt2core.decoding.sample import sample
 from gpt2core.decoding.searching import Search
 from gpt2core.decoding.stop import Stop
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
-from gpt2core.registry import lookup
 
 
 @torch.inference_mode()
@@ -42,7 +41,7 @@ def generate(
     if not len(prompts) == len(configs) == len(seeds):
         raise ConfigError(f"There are {len(prompts)} prompts, {len(configs)} configurations and {len(seeds)} seeds")
     rows = zip(prompts, configs, seeds, strict=True)
-    requests = [_request(model, tuple(prompt), config.resolved(), seed) for prompt, config, seed in rows]
+    requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in rows]
     ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
     sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop and stop.to(model.wte.weight.device))
     if suppress or stop:
@@ -64,7 +63,6 @@ def generate(
 
 def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed: int) -> Request:
     """Check a row against the model; raise ConfigError or UnknownNameError."""
-    lookup(DECODERS, config.strategy, "decoder")
     room = model.config.n_positions - len(prompt)
     if not prompt or room < 1:
         raise ConfigError(
@@ -85,9 +83,10 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
 
 def _all_sample(requests: Sequence[Request]) -> None:
     """Raise ConfigError if a strategy searches."""
-    for name in {request.config.strategy for request in requests} & set(SEARCHES):
+    sampling = [name for name, decoder in DECODERS.items() if decoder.keep]
+    for name in {request.config.strategy for request in requests} - set(sampling):
         raise ConfigError(
-            f"The decoder is `{name}`, but with `suppress` or `stop` it must be one that samples: {', '.join(FILTERS)}"
+            f"The decoder is `{name}`, but with `suppress` or `stop` it must be one that samples: {', '.join(sampling)}"
         )
 
 
@@ -120,5 +119,5 @@ def _by_search(requests: Sequence[Request], sampling: Search) -> list[tuple[Sear
     """The search procedures in use, each with its rows; strategies that sample share `sampling`."""
     groups: dict[Search, list[int]] = {}
     for row, request in enumerate(requests):
-        groups.setdefault(SEARCHES.get(request.config.strategy, sampling), []).append(row)
+        groups.setdefault(DECODERS[request.config.strategy].search or sampling, []).append(row)
     return list(groups.items())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.decoding import FILTERS
+from gpt2core.decoding import DECODERS, Keep
 from gpt2core.decoding.batch import Batch
 from gpt2core.decoding.filters import Columns
 from gpt2core.decoding.penalties import penalise
@@ -16,8 +16,8 @@ from gpt2core.model import GPT2
 LEAVING = 16  # rows that are done leave the batch when there are so many of them, or when they are half of it
 TOGETHER = 2**20  # probabilities that are filtered at once: so many stay in a processor's cache
 
-#: A strategy, places of rows that it is for, and their parameters.
-Part = tuple[str, Tensor, Columns]
+#: Which tokens a strategy keeps, places of rows that it is for, and their parameters.
+Part = tuple[Keep, Tensor, Columns]
 
 
 def sample(
@@ -62,17 +62,19 @@ def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> lis
     parts: list[Part] = []
     for name in dict.fromkeys(names):
         places = torch.tensor([place for place, other in enumerate(names) if other == name], device=rows.device)
-        parts += [(name, part, {key: column[part] for key, column in columns.items()}) for part in places.split(size)]
+        keep = DECODERS[name].keep
+        assert keep is not None
+        parts += [(keep, part, {key: column[part] for key, column in columns.items()}) for part in places.split(size)]
     return parts
 
 
 def _drawn(scores: Tensor, uniform: Tensor, columns: Columns, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     """Tokens (B,) drawn from logits (B, V) by uniform numbers (B,), and their surprise (B, 1) in bits."""
     token, surprise = scores.new_empty(len(scores), dtype=torch.long), scores.new_empty(len(scores), 1)
-    for name, places, own in parts:
+    for keep, places, own in parts:
         so_far = {key: columns[key][places] for key in ("drawn", "surprise")}
         probabilities = scores[places].div_(own["temperature"]).softmax(dim=-1)
-        drawn = draw(FILTERS[name](probabilities, {**own, **so_far}), uniform[places])
+        drawn = draw(keep(probabilities, {**own, **so_far}), uniform[places])
         token[places], surprise[places] = drawn, -probabilities.gather(-1, drawn[:, None]).log2()
     return token, surprise
 

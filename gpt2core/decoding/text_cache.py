@@ -19,6 +19,7 @@ import torch
 
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import DecodingConfig
+from gpt2core.decoding import deciding
 from gpt2core.decoding.generate import generate
 from gpt2core.files import cache_place
 from gpt2core.model import GPT2
@@ -93,7 +94,7 @@ def _keys(
     keys = []
     for prompt, config, seed in zip(prompts, configs, seeds, strict=True):
         row = start.copy()
-        row.update(json.dumps([list(prompt), config.identity(), seed], sort_keys=True).encode())
+        row.update(json.dumps([list(prompt), deciding(config), seed], sort_keys=True).encode())
         keys.append(row.hexdigest())
     return keys
 

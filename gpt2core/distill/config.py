@@ -1,26 +1,20 @@
 """What decides how contexts and candidates are generated. `gpt2core.config.Thresholds` says which pairs are accepted."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from gpt2core.config import Config
-
-Probability = Annotated[float, Field(gt=0, le=1)]
+from gpt2core.component import Keys, key
 
 
-class GenerationConfig(Config):
+class GenerationConfig(Keys):
     """How contexts and candidates are written. In words of the study's section 3.2; its sizes are in the comments."""
 
-    source: str = "pretraining"  # the task whose training texts give the prefixes
-    prefix_words: Annotated[int, Field(ge=1)] = 3
-    samples: Annotated[int, Field(ge=1)] = 4  # continuations of a prefix; the study: 100
-    context_tokens: Annotated[int, Field(ge=1)] = 150
-    context_temperature: Annotated[float, Field(ge=1e-5)] = 1.0
-    candidates: Annotated[int, Field(ge=2)] = 10  # of a context; the study: 100
-    candidate_tokens: Annotated[int, Field(ge=1)] = 100
-    temperature: Annotated[float, Field(ge=1e-5)] = 0.7  # of the candidates; the study: 0.5 to 0.7
-    top_p: Probability = 0.9
-    no_repeat_ngram: Annotated[int, Field(ge=0)] = 3
-    max_characters: Annotated[int, Field(ge=1)] = 400  # of a sentence; one that is longer goes to quarantine
-    seed: Annotated[int, Field(ge=0)] = 11711
+    source: str = key("pretraining", "task whose training texts give the prefixes", "contexts")
+    prefix_words: int = key(3, "words of a prefix", "contexts", ge=1)
+    samples: int = key(4, "continuations of a prefix", "contexts", ge=1)  # the study: 100
+    context_tokens: int = key(150, "at most so many tokens of a continuation", "contexts", ge=1)
+    context_temperature: float = key(1.0, "temperature of the contexts", "contexts", ge=1e-5)
+    candidates: int = key(10, "continuations of a context", "result", ge=2)  # the study: 100
+    candidate_tokens: int = key(100, "at most so many tokens of a candidate", "result", ge=1)
+    temperature: float = key(0.7, "temperature of the candidates", "result", ge=1e-5)  # the study: 0.5 to 0.7
+    top_p: float = key(0.9, "mass of the likeliest tokens that may be drawn", "contexts", gt=0, le=1)
+    no_repeat_ngram: int = key(3, "no n-gram of so many tokens comes twice in a candidate", "result", ge=0)
+    max_characters: int = key(400, "characters of a sentence; one that is longer goes to quarantine", "contexts", ge=1)
+    seed: int = key(11711, "seed of everything", "contexts", ge=0)

@@ -3,6 +3,7 @@
 from gpt2core.data.poems import load_poems
 from gpt2core.data.sentiment import load_cfimdb, load_sst
 from gpt2core.data.shakespeare import load_plays
+from gpt2core.registry import Table
 from gpt2core.tasks.base import Evaluation, Task, TaskData
 from gpt2core.tasks.paraphrase import Paraphrase
 from gpt2core.tasks.pretraining import Pretraining
@@ -10,14 +11,17 @@ from gpt2core.tasks.rewriting import Rewriting
 from gpt2core.tasks.sentiment import Sentiment
 from gpt2core.tasks.sonnet import Sonnet
 
-TASKS: dict[str, Task] = {
-    "sst": Sentiment("sst", load_sst, ("very negative", "negative", "neutral", "positive", "very positive")),
-    "cfimdb": Sentiment("cfimdb", load_cfimdb, ("negative", "positive")),
-    "paraphrase": Paraphrase(),
-    "sonnet": Sonnet(),
-    "rewriting": Rewriting(),
-    "pretraining": Pretraining("pretraining", load_plays),
-    "poems": Pretraining("poems", load_poems),
-}
+TASKS: Table[Task] = Table(
+    "task",
+    {
+        "sst": Sentiment("sst", load_sst, ("very negative", "negative", "neutral", "positive", "very positive")),
+        "cfimdb": Sentiment("cfimdb", load_cfimdb, ("negative", "positive")),
+        "paraphrase": Paraphrase(),
+        "sonnet": Sonnet(),
+        "rewriting": Rewriting(),
+        "pretraining": Pretraining("pretraining", load_plays),
+        "poems": Pretraining("poems", load_poems),
+    },
+)
 
 __all__ = ["TASKS", "Evaluation", "Task", "TaskData"]

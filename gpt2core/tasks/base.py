@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.config import RunConfig
+from gpt2core.component import Keys
+from gpt2core.config import DetectionPairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.dividing import halves, without_fold
@@ -100,6 +101,15 @@ class Task(Protocol):
     cuts: bool  # whether a text that is longer than the context loses its end; else it is an error
     generates: bool  # whether an evaluation writes texts, so that it takes as long as they get
 
+    @property
+    def keys(self) -> type[Keys]:
+        """What it reads of a run beside what every task does."""
+        ...
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return what `gpt2core.config.Component.values` tells of."""
+        ...
+
     def corpus(self, config: RunConfig) -> Corpus:
         """Return the validated rows; raise DataError."""
         ...
@@ -142,6 +152,13 @@ class Task(Protocol):
         ...
 
 
+def values_of_pairs(keys: type[Keys], config: RunConfig) -> dict[str, Any]:
+    """What `Task.values` gives for a task that learns from generated pairs: without any, none of their keys counts."""
+    if config.learns_from_pairs:
+        return {}
+    return dict.fromkeys(keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()) | {"pairs_examples": 0}
+
+
 def objective_of(task: Task, config: RunConfig) -> Metric:
     """Return the metric that decides between runs of `config`, and between their epochs; raise ConfigError."""
     name = config.objective or task.objective
@@ -174,9 +191,14 @@ class LanguageTask:
     """What tasks of causal language modelling share."""
 
     name: str
+    keys: type[Keys] = Keys
     cuts = False
     generates = False
     objective = "dev_loss"
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Every key means its own value."""
+        return {}
 
     def classes(self, config: RunConfig) -> int:
         """No head beside the tied one."""

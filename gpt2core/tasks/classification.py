@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.config import RunConfig
+from gpt2core.component import Keys
+from gpt2core.config import ClassificationKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
@@ -53,12 +55,17 @@ class Classification:
     """A class for each text, from the hidden state of its last token. `class_names[k]` says what class k means."""
 
     name: str
+    keys: type[Keys] = ClassificationKeys
     cuts = True
     generates = False
     metrics: Mapping[str, Metric] = CLASSIFIED
     objective = "accuracy"
     class_names: tuple[str, ...]
     column: str  # what a submission calls the predicted class
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Every key means its own value."""
+        return {}
 
     def classes(self, config: RunConfig) -> int:
         """One output of the head for each class."""

@@ -1,12 +1,13 @@
 """Paraphrase detection: whether two questions ask the same. Both are put into one prompt that the next token answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.config import RunConfig
+from gpt2core.config import ParaphraseKeys, RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.quora import load_quora
 from gpt2core.data.tokens import Example, encoded
@@ -16,6 +17,7 @@ from gpt2core.metrics.classification import calibration_error, second_f1, square
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, upcast
+from gpt2core.tasks.base import values_of_pairs
 from gpt2core.tasks.classification import CLASSIFIED, Classification, in_percent
 from gpt2core.tokenizer import Tokenizer
 
@@ -28,6 +30,7 @@ class Paraphrase(Classification):
     """`config.paraphrase_head` says what answers: `binary`, a head of its own, or `cloze`, the tied head's `yes` and `no`."""
 
     name = "paraphrase"
+    keys = ParaphraseKeys
     metrics: Mapping[str, Metric] = {
         **CLASSIFIED,
         **named(
@@ -48,6 +51,10 @@ class Paraphrase(Classification):
     class_names = ANSWERS
     column = "Predicted_Is_Paraphrase"
     encoding = PROMPT
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Without pairs, none of their keys counts."""
+        return values_of_pairs(self.keys, config)
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Quora's question pairs; with `config.pairs`, generated ones among those of the training split."""

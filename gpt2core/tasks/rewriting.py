@@ -1,10 +1,11 @@
 """Rewriting: saying a sentence in other words, learnt from generated pairs as step 4 of Impossible Distillation has it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from gpt2core.config import RunConfig
+from gpt2core.config import RewritingKeys, RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example
@@ -12,7 +13,7 @@ from gpt2core.distill.dataset import rewriting_corpus
 from gpt2core.distill.generator import REWRITE
 from gpt2core.distill.student import student_losses
 from gpt2core.model import GPT2
-from gpt2core.tasks.base import PerplexityTask
+from gpt2core.tasks.base import PerplexityTask, values_of_pairs
 from gpt2core.tokenizer import Tokenizer
 
 
@@ -20,7 +21,12 @@ class Rewriting(PerplexityTask):
     """A sentence in, one that says the same out. `config.pairs` is what it is learnt from."""
 
     name = "rewriting"
+    keys = RewritingKeys
     encoding = f"{REWRITE} {{}}, EOS"
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Without pairs, none of their keys counts."""
+        return values_of_pairs(self.keys, config)
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Accepted pairs; those of one context in twenty of the first round are the dev split."""

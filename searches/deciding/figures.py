@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from gpt2core.adapters import ADAPTERS
 from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
@@ -251,7 +252,7 @@ def differences(figure: Figure, row: Row) -> list[str]:
 
 
 def _ours(key: str, config: Mapping[str, Any]) -> Any:
-    return RunConfig.of(config).block_spec if key == "blocks" else config[key]
+    return ADAPTERS[str(config["adapter"])].block_spec(RunConfig.of(config)) if key == "blocks" else config[key]
 
 
 def _value(key: str, value: Any) -> str:

@@ -2,12 +2,15 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from gpt2core.component import Keys
 from gpt2core.errors import ConfigError
 from gpt2core.registry import nearest
+
+K = TypeVar("K", bound=Keys)
 
 #: What a trial costs, beside any metric that it reports. Small is good.
 COSTS = {
@@ -42,10 +45,18 @@ class Method:
     minimize: tuple[str, ...] = ()  # objectives beside the task's own
     limits: tuple[Limit, ...] = ()
     plateau: int | None = None  # epochs without a better score that end a trial
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # keys of sampler and scheduler that are not at their default
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {**vars(self), "minimize": list(self.minimize), "limits": [str(limit) for limit in self.limits]}
+        plain = {**vars(self), "minimize": list(self.minimize), "limits": [str(limit) for limit in self.limits]}
+        return plain if self.settings else {key: value for key, value in plain.items() if key != "settings"}
+
+    def part(self, keys: type[K]) -> K:
+        """The keys of the sampler or the scheduler."""
+        return keys.of({key: value for key, value in self.settings.items() if key in keys.model_fields})
 
 
 DEFAULT = Method()

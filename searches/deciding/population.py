@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.config import keys_that_decide
 from gpt2core.errors import ConfigError
 from searches.deciding.objectives import ranked
 from searches.question import Choice, Plan
@@ -19,13 +20,6 @@ from searches.running.ledger import Trial
 
 QUARTER = 4
 FACTORS = (0.8, 1.25)  # of a number that is changed
-#: What may change while a run trains on; the shape of what trains may not, nor what its first stage reads.
-CHANGEABLE = frozenset(
-    {
-        *("lr", "weight_decay", "batch_size", "dropout", "head_dropout", "clip_norm", "lora_plus"),
-        *("contrastive_weight", "kl_weight"),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +47,11 @@ class Population:
                 f"steps of {self.interval} has {self.generations} generations of at least 2 trials each: give at least "
                 f"{2 * self.generations}"
             )
-        if not CHANGEABLE & plan.space.keys():
+        self.changeable = keys_that_decide("training")  # the shape of what trains may not change
+        if plan.space.keys().isdisjoint(self.changeable):
             raise ConfigError(
                 f"None of what this search varies ({', '.join(plan.space)}) may change while a run trains on, which "
-                f"population-based training does; that is: {', '.join(sorted(CHANGEABLE))}"
+                f"population-based training does; that is: {', '.join(sorted(self.changeable))}"
             )
 
     @property
@@ -93,7 +88,7 @@ class Population:
         changed, stage = dict(point), first_stage(self.plan.config(point))
         for key, domain in self.plan.space.items():
             up = bool(random.integers(2))
-            if key not in CHANGEABLE:
+            if key not in self.changeable:
                 continue
             if isinstance(domain, Choice):
                 place = list(domain.values).index(point[key]) + (1 if up else -1)

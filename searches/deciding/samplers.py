@@ -1,5 +1,7 @@
 """Who proposes the next point. To add a sampler: a function like `Make`, a line in SAMPLERS.
 
+Its keys are set by `--set`, as those of a run are; the function has them as `plan.method.part(KEYS)`.
+
 A sampler is made anew for each trial, seeded by the trial's number: what it proposes follows from the plan and from what it
 was told, not from how often the search was interrupted.
 """
@@ -9,20 +11,34 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2core.component import Component, Keys, key
 from gpt2core.errors import ConfigError
+from gpt2core.registry import Table
 from searches.question import Choice, Domain, LogUniform, Plan
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-STARTUP = 8  # random points before a model of the space is made
-GRID = 5  # values of a number on a grid
 LARGEST = 100_000  # points of a grid
+
+
+class StartupKeys(Keys):
+    """Keys of samplers that make a model of the space."""
+
+    startup_trials: int = key(8, "random points before the sampler makes a model of the space", ge=1)
+
+
+class GridKeys(Keys):
+    """Keys of the grid."""
+
+    grid_values: int = key(5, "values of a number between two bounds on a grid", ge=2)
+
 
 #: Plan, seed of this trial -> its sampler.
 Make = Callable[[Plan, int], "BaseSampler"]
@@ -32,14 +48,14 @@ def tpe(plan: Plan, seed: int) -> "BaseSampler":
     """Tree-structured Parzen estimator (Bergstra et al. 2011), all keys together; running trials count as poor."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, constant_liar=True, n_startup_trials=STARTUP)
+    return TPESampler(seed=seed, constant_liar=True, n_startup_trials=_startup(plan))
 
 
 def gp(plan: Plan, seed: int) -> "BaseSampler":
     """Gaussian process with expected improvement, as Optuna has it."""
     from optuna.samplers import GPSampler
 
-    return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+    return GPSampler(seed=seed, n_startup_trials=_startup(plan), warn_independent_sampling=False)
 
 
 def random(plan: Plan, seed: int) -> "BaseSampler":
@@ -50,7 +66,7 @@ def random(plan: Plan, seed: int) -> "BaseSampler":
 
 
 def grid(plan: Plan, seed: int) -> "BaseSampler":
-    """All combinations in an order of their own; a number between bounds has GRID values. The strategy hands out `points`."""
+    """All combinations in an order of their own; a number between bounds has `grid_values`. The strategy hands out `points`."""
     return random(plan, seed)
 
 
@@ -85,15 +101,34 @@ def nsga2(plan: Plan, seed: int) -> "BaseSampler":
     return NSGAIISampler(seed=seed, population_size=size)
 
 
-SAMPLERS: dict[str, Make] = {
-    "tpe": tpe,
-    "gp": gp,
-    "random": random,
-    "grid": grid,
-    "cma-es": cmaes,
-    "qmc": qmc,
-    "nsga2": nsga2,
-}
+def _startup(plan: Plan) -> int:
+    return plan.method.part(StartupKeys).startup_trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Component):
+    """An entry of SAMPLERS. What is beyond a limit wins nothing, also where the sampler does not learn from limits.
+
+    One `is_stateful` keeps notes in the study, which a rebuilt study has once it has proposed its trials again.
+    """
+
+    make: Make
+    learns_limits: bool = True
+    is_stateful: bool = False
+
+
+SAMPLERS: Table[Sampler] = Table(
+    "sampler",
+    {
+        "tpe": Sampler(make=tpe, keys=StartupKeys),
+        "gp": Sampler(make=gp, keys=StartupKeys),
+        "random": Sampler(make=random),
+        "grid": Sampler(make=grid, keys=GridKeys),
+        "cma-es": Sampler(make=cmaes, learns_limits=False, is_stateful=True),
+        "qmc": Sampler(make=qmc, is_stateful=True),
+        "nsga2": Sampler(make=nsga2, is_stateful=True),
+    },
+)
 
 
 def inherit_space(sampler: "BaseSampler", former: "BaseSampler") -> None:
@@ -116,12 +151,6 @@ def experimental() -> Iterator[None]:
         yield
 
 
-#: Those that keep notes in the study, which a rebuilt study has once they have proposed its trials again.
-STATEFUL = frozenset({"cma-es", "qmc", "nsga2"})
-#: Those that learn nothing from a limit; what is beyond it wins nothing all the same.
-UNCONSTRAINED = frozenset({"cma-es"})
-
-
 def distribution(domain: Domain) -> "BaseDistribution":
     """A domain as Optuna has it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -131,11 +160,12 @@ def distribution(domain: Domain) -> "BaseDistribution":
     return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
 
 
-def values(domain: Domain) -> list[Any]:
+def values(plan: Plan, domain: Domain) -> list[Any]:
     """The values of a domain on a grid, both ends among them."""
     if isinstance(domain, Choice):
         return list(domain.values)
-    steps = [step / (GRID - 1) for step in range(GRID)]
+    count = plan.method.part(GridKeys).grid_values
+    steps = [step / (count - 1) for step in range(count)]
     if isinstance(domain, LogUniform):
         inner = [domain.low * (domain.high / domain.low) ** step for step in steps[1:-1]]
     else:
@@ -148,7 +178,7 @@ def size(plan: Plan, space: Mapping[str, Domain]) -> int | None:
     domains, grid = space.values(), plan.method.sampler == "grid"
     if not grid and not all(isinstance(domain, Choice) for domain in domains):
         return None
-    found = math.prod(len(values(domain)) for domain in domains)
+    found = math.prod(len(values(plan, domain)) for domain in domains)
     if found > LARGEST and grid:
         raise ConfigError(f"The grid has {found:,} points, but at most {LARGEST:,} can be: fix some keys with --set")
     return found if found <= LARGEST else None
@@ -161,6 +191,7 @@ def points(plan: Plan, space: Mapping[str, Domain]) -> list[dict[str, Any]] | No
     """
     if size(plan, space) is None:
         return None
-    found = [dict(zip(space, point, strict=True)) for point in itertools.product(*map(values, space.values()))]
+    grids = [values(plan, domain) for domain in space.values()]
+    found = [dict(zip(space, point, strict=True)) for point in itertools.product(*grids)]
     np.random.default_rng(plan.seed).shuffle(found)
     return found

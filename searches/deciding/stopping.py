@@ -1,5 +1,7 @@
 """Which trials are stopped early. To add a rule: a class like `Rule`, a line in SCHEDULERS.
 
+Its keys are set by `--set`, as those of a run are; the class has them as `plan.method.part(KEYS)`.
+
 A rule looks at the trials in their order, not in that in which their reports come in: what trial n does at a rung is decided by
 the trials before it, as soon as all of them are there or will never be. So the same search stops the same trials whatever its
 workers did, how many there were and how often it was killed. A trial that went on meanwhile is stopped later, and what it
@@ -9,8 +11,11 @@ reported behind the rung does not count.
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from gpt2core.component import Component, Keys, key
+from gpt2core.registry import Table
 from searches.deciding.objectives import values
 from searches.question import REDUCTION, Plan
 from searches.running.ledger import RUNNING, Trial
@@ -26,6 +31,12 @@ class Rule(Protocol):
     def decided(self, number: int) -> bool:
         """Whether nothing that other trials do can stop trial `number` any more, if it has ended."""
         ...
+
+
+class HalvingKeys(Keys):
+    """Keys of successive halving."""
+
+    reduction: int = key(REDUCTION, "successive halving: one trial in so many passes a rung", ge=2)
 
 
 class Never:
@@ -45,7 +56,7 @@ class Never:
 class Halving:
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in its form that stops.
 
-    At a rung, a trial goes on if fewer than one in REDUCTION of the trials so far, itself among them, are better. With several
+    At a rung, a trial goes on if fewer than one in `reduction` of the trials so far, itself among them, are better. With several
     objectives, better is who lies in an earlier front of non-dominated trials (as Schmucker et al. 2021, arXiv 2106.12639,
     rank them). Trials of known points run to their end, but others are measured by them. Where the question is about a factor, a
     trial is measured beside those of its own value alone: each value has the same budget.
@@ -53,11 +64,12 @@ class Halving:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.reduction = plan.method.part(HalvingKeys).reduction
         self.rungs: list[int] = []
         rung = plan.grace
         while rung < plan.epochs:
             self.rungs.append(rung)
-            rung *= REDUCTION
+            rung *= self.reduction
         self.scores: dict[tuple[int, str], Scores] = defaultdict(Scores)  # of each rung and view
         self.next = dict.fromkeys(self.rungs, 0)  # the trial that each rung waits for
 
@@ -83,7 +95,7 @@ class Halving:
         if found is None:
             return True
         better, count = self.scores[rung, self.plan.view_of(trial.point).name].add(found)
-        if better >= (count + 1) / REDUCTION and count and trial.origin == "sampler":
+        if better >= (count + 1) / self.reduction and count and trial.origin == "sampler":
             stop(trial, rung)
         return True
 
@@ -128,8 +140,21 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-SCHEDULERS: dict[str, Callable[[Plan], Rule]] = {
-    "asha": Halving,
-    "none": Never,
-    "pbt": Never,  # whose trials are as long as a generation: `searches.deciding.population`
-}
+@dataclass(frozen=True, kw_only=True)
+class Scheduler(Component):
+    """An entry of SCHEDULERS. `words` are for the plan; `{}` stands for the first epoch at which a trial may be stopped."""
+
+    rule: Callable[[Plan], Rule]
+    words: str
+
+
+SCHEDULERS: Table[Scheduler] = Table(
+    "scheduler",
+    {
+        "asha": Scheduler(rule=Halving, keys=HalvingKeys, words="ASHA stops from epoch {} on"),
+        "none": Scheduler(rule=Never, words="nothing is stopped early"),
+        "pbt": Scheduler(  # whose trials are as long as a generation: `searches.deciding.population`
+            rule=Never, words="a population, of which every {} epochs the worst go on from the best"
+        ),
+    },
+)

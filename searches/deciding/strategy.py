@@ -35,7 +35,7 @@ class Strategy:
     def __init__(self, plan: Plan, ledger: Ledger, may_search: Callable[[], bool] = lambda: True) -> None:
         self.plan, self.ledger = plan, ledger
         self.may_search = may_search  # whether the budget has room for more than replicates
-        self.rule: Rule = SCHEDULERS[plan.method.scheduler](plan)
+        self.rule: Rule = SCHEDULERS[plan.method.scheduler].rule(plan)
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.trials
         self.views = {level.name: View(plan, level) for level in plan.views}

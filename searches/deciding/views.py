@@ -13,16 +13,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
+from gpt2core.identity import identity as identity_of
 from searches.deciding.objectives import excesses, values
-from searches.deciding.samplers import (
-    SAMPLERS,
-    STATEFUL,
-    UNCONSTRAINED,
-    distribution,
-    experimental,
-    inherit_space,
-    points,
-)
+from searches.deciding.samplers import SAMPLERS, distribution, experimental, inherit_space, points
 from searches.question import Level, Plan, Point
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
 
@@ -90,7 +83,7 @@ class View:
         A stateful sampler proposes it once more, for what it notes beside. Where that gives another point, as a later version of
         Optuna may, the ledger's counts.
         """
-        if trial.origin == "sampler" and self.plan.method.sampler in STATEFUL:
+        if trial.origin == "sampler" and SAMPLERS[self.plan.method.sampler].is_stateful:
             again = self.propose(trial.name, number, None, seen, lambda point: None)
             if again is not None and again.point == trial.point:
                 return
@@ -109,7 +102,7 @@ class View:
         With several objectives Optuna knows no pruning: a stopped trial has the values that it came to.
         """
         asked, plan = self.asked.pop(trial.name), self.plan
-        if plan.method.sampler not in UNCONSTRAINED:
+        if SAMPLERS[plan.method.sampler].learns_limits:
             for key, excess in excesses(trial, plan).items():
                 asked.set_constraint(key, excess)
         reached = values(trial, plan)
@@ -147,7 +140,7 @@ class View:
     def _ask(self, number: int, attempt: int) -> optuna.Trial:
         """The next point of the sampler, seeded by what it is for."""
         seed = np.random.SeedSequence((self.plan.seed, number, attempt)).generate_state(1)[0]
-        sampler = SAMPLERS[self.plan.method.sampler](self.plan, int(seed))
+        sampler = SAMPLERS[self.plan.method.sampler].make(self.plan, int(seed))
         inherit_space(sampler, self.study.sampler)
         self.study.sampler = sampler
         return self.study.ask(self.distributions)
@@ -179,4 +172,4 @@ def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan
 
 def identity(run: RunConfig) -> str:
     """What decides a run's result, as one text."""
-    return json.dumps(run.identity(), sort_keys=True)
+    return json.dumps(identity_of(run), sort_keys=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 from gpt2core.builders import device
 from gpt2core.errors import DivergedError
-from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import LanguageTask
 from searches.question import Plan
@@ -17,7 +16,7 @@ LARGEST = 2 * 10**8  # parameters of a model that a driver without a GPU scores
 
 def baselines(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
     """Return for each baseline what it is, and its scores on dev by metric: mean and standard deviation over seeds."""
-    task = lookup(TASKS, plan.task, "task")
+    task = TASKS[plan.task]
     found = {name: asdict(baseline) for name, baseline in task.baselines(data, "dev").items()}
     return found | _untrained(plan, data) if isinstance(task, LanguageTask) else found
 
@@ -29,7 +28,7 @@ def _untrained(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
     if device().type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
         return {}
     try:
-        scores = lookup(TASKS, plan.task, "task").evaluate(model.to(device()), part, run, "dev").metrics
+        scores = TASKS[plan.task].evaluate(model.to(device()), part, run, "dev").metrics
     except DivergedError:
         return {}
     known = {name: (scores[name], 0.0) for name in plan.metrics if name in scores}

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from gpt2core.adapters import ADAPTERS
-from gpt2core.decoding import DECODERS
 from gpt2core.describe import count_trainable
 from gpt2core.distill.critics.folder import model_digest
 from gpt2core.distill.dataset import sets_digest
 from gpt2core.errors import UserError
+from gpt2core.identity import components_of
 from gpt2core.pretrain_stage import first_stage
-from gpt2core.registry import lookup
 from gpt2core.tasks import TaskData
 from gpt2core.weights import model_folder
 from searches.deciding.comparing import judges_of
@@ -28,8 +26,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
     """
     for point in plan.first_points():
         config = plan.config(point)
-        lookup(ADAPTERS, config.adapter, "adapter")
-        lookup(DECODERS, config.decoder, "decoder")
+        components_of(config)
         count_trainable(config)  # applies attention and adapter to the model's shape
         if without_pairs:
             config = config.but(pairs_examples=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt2core.estimates import Range, exactly
 from searches.deciding.samplers import size
+from searches.deciding.stopping import HalvingKeys
 from searches.question import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds
 from searches.running.ledger import State
@@ -57,13 +58,13 @@ class Outlook:
     pairs: Range = NOTHING  # seconds
 
 
-def expected_epochs(grace: int, epochs: int) -> float:
-    """Epochs of a trial that successive halving may stop, where one in REDUCTION passes each rung: grace, grace * 3, ..."""
+def expected_epochs(grace: int, epochs: int, reduction: int = REDUCTION) -> float:
+    """Epochs of a trial that successive halving may stop, where one in `reduction` passes each rung."""
     rung, passing, total = min(grace, epochs), 1.0, 0.0
     reached = 0
     while reached < epochs:
         total += passing * (min(rung, epochs) - reached)
-        reached, rung, passing = min(rung, epochs), rung * REDUCTION, passing / REDUCTION
+        reached, rung, passing = min(rung, epochs), rung * reduction, passing / reduction
     return total
 
 
@@ -72,7 +73,7 @@ def epochs_of(plan: Plan) -> tuple[float, float, int]:
     epochs, grace = plan.epochs, plan.grace
     match plan.method.scheduler:
         case "asha":
-            return grace, expected_epochs(grace, epochs), epochs
+            return grace, expected_epochs(grace, epochs, plan.method.part(HalvingKeys).reduction), epochs
         case "pbt":
             return grace, grace, grace
     return epochs, epochs, epochs

@@ -14,10 +14,12 @@ from rich.console import Console
 
 from gpt2core.builders import epoch_sizes
 from gpt2core.checkpoints import KEPT
-from gpt2core.config import RunConfig
+from gpt2core.component import Decides
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
 from gpt2core.estimates import Range, exactly, predicted_gpu_memory_gb
+from gpt2core.identity import identity
 from gpt2core.memory import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
@@ -41,24 +43,6 @@ SHARED_STAGES = 3  # first stages up to which they are taken to be made once eac
 EPOCH, BEST = 12, 4
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
 WORKERS_MORE = 1.5  # how much more memory than this process a trial's may hold: what a longer run leaves behind
-
-#: What decides how long a step takes, and how long an evaluation takes.
-SHAPE_KEYS = (
-    "task",
-    "model",
-    "adapter",
-    "attention",
-    "attention_window",
-    "attention_restart",
-    "dora",
-    "paraphrase_head",
-)
-STEP_KEYS = (
-    *SHAPE_KEYS,
-    *("batch_size", "accumulation", "targets", "blocks", "train_examples", "contrastive_weight"),
-    *("cross_documents", "precision"),
-)
-EVALUATION_KEYS = (*SHAPE_KEYS, "decoder", "num_beams", "max_new_tokens", "decode_seeds", "no_repeat_ngram")
 
 Key = tuple[tuple[str, Any], ...]
 Measure = Callable[..., Range]
@@ -84,7 +68,7 @@ class Meter:
         if not known:
             _ = starting_model(part.model, None), task_data(part)
             self.before = process_memory_gb()
-        seconds = self._get(self.steps, STEP_KEYS, part, step_seconds)
+        seconds = self._get(self.steps, "step", part, step_seconds)
         if len(self.steps) > known:
             self.largest = max(self.largest, part.batch_size)
         return seconds
@@ -98,14 +82,15 @@ class Meter:
 
     def evaluation(self, config: RunConfig) -> Range:
         """Seconds of an evaluation."""
-        return self._get(self.evaluations, EVALUATION_KEYS, config, evaluation_seconds)
+        return self._get(self.evaluations, "evaluation", config, evaluation_seconds)
 
-    def _get(self, known: dict[Key, Range], keys: tuple[str, ...], config: RunConfig, measure: Measure) -> Range:
-        deciding = config.identity()
+    def _get(self, known: dict[Key, Range], what: Decides, config: RunConfig, measure: Measure) -> Range:
+        deciding, keys = identity(config), keys_that_decide(what)
         key = tuple((name, deciding[name]) for name in keys if name in deciding)
         if key in known:
             return known[key]
-        of_task = [other for other in known if other[0] == key[0]]  # tasks differ too much to stand in for each other
+        task = ("task", config.task)
+        of_task = [other for other in known if task in other]  # tasks differ too much to stand in for each other
         if of_task and time.monotonic() - self.begun > self.patience:
             return known[max(of_task, key=lambda other: len(set(other) & set(key)))]
         base, data = starting_model(config.model, None), task_data(config)

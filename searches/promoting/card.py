@@ -11,8 +11,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from gpt2core.attention import is_sparse
 from gpt2core.commands import COSTS
-from gpt2core.config import PATTERNED, PLACES, RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
+from gpt2core.identity import identity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
@@ -233,8 +235,8 @@ def _score_row(label: str, metrics: Mapping[str, float], metric: Metric | str) -
 
 
 def _training(p: Promotion) -> str:
-    hidden = {*PLACES, "task", "epochs", *(["model"] if is_place(p.config.model) else [])}
-    values = {key: value for key, value in p.config.identity().items() if key not in hidden}
+    hidden = {*keys_that_decide("place"), "task", "epochs", *(["model"] if is_place(p.config.model) else [])}
+    values = {key: value for key, value in identity(p.config).items() if key not in hidden}
     trainable = p.metrics.get("trainable_parameters")
     return "\n".join(
         [
@@ -275,7 +277,7 @@ def _limits(p: Promotion) -> str:
         lines.append("The data is a stand-in: the score is not one of the task that it stands in for.")
     if p.config.train_examples or p.config.dev_examples:
         lines.append("It was trained or scored on a part of the data alone; see `train_examples` and `dev_examples`.")
-    if not PATTERNED.isdisjoint(p.config.attention_config.names):
+    if is_sparse(p.config.attention_config):
         lines.append(
             f"It was trained with `{p.config.attention}` attention. That of transformers is dense, so there it computes "
             "something else; gpt2-search keeps it."

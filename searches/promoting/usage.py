@@ -2,7 +2,8 @@
 
 import shlex
 
-from gpt2core.config import DecodingConfig, RunConfig
+from gpt2core.config import RunConfig
+from gpt2core.decoding import resolved
 from gpt2core.distill.generator import REWRITE
 from gpt2core.export import Format
 from gpt2core.tasks import TASKS
@@ -31,7 +32,7 @@ SAMPLING = {
 
 def generation(config: RunConfig) -> tuple[dict[str, object], bool]:
     """Arguments of transformers' `generate` for a run's decoding; False where it lacks the strategy, and they are greedy."""
-    decoding: DecodingConfig = config.decoding.resolved()
+    decoding = resolved(config.decoding)
     names = SAMPLING.get(decoding.strategy)
     draws = names is not None and "temperature" in names
     values: dict[str, object] = {"do_sample": draws}

@@ -242,6 +242,8 @@ def ask(mailbox: Mailbox, command: Mapping[str, Any]) -> str:
 
 def control(options: argparse.Namespace) -> int:
     """Give a running search a command and print its answer; raise UserError."""
+    import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
+
     command = {"command": options.action, "trial": options.trial, "set": settings(options.set)}
     checked = Command.of(command)
     folder = search_folder(options.storage, options.name)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2core.config import PLACES
+from gpt2core.config import keys_that_decide
 from gpt2core.errors import UserError
 from gpt2core.storage import address, is_copy
 from searches.question import Plan
@@ -29,7 +29,7 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
             f"{address(folder)}: the search there has another space or other settings; choose another --name, or the flags it had"
         )
     for trial in ledger.state.trials.values():  # its data may have been moved
-        trial.run |= {key: plan.fixed[key] for key in PLACES if key in plan.fixed}
+        trial.run |= {key: plan.fixed[key] for key in keys_that_decide("place") if key in plan.fixed}
     return ledger
 
 

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from searches.deciding.objectives import Ranking
+from searches.deciding.stopping import SCHEDULERS
 from searches.formatting import count, point_text, value_text
 from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_fact
@@ -26,14 +27,6 @@ COLUMNS = {
     "dev_perplexity": ("dev perplexity", 1),
     "length_ratio": ("length ratio", 2),
     "form_rhyme": ("rhyme", 2),
-}
-
-
-#: What a plan says of each scheduler.
-SCHEDULERS_SAY = {
-    "asha": "ASHA stops from epoch {} on",
-    "none": "nothing is stopped early",
-    "pbt": "a population, of which every {} epochs the worst go on from the best",
 }
 
 
@@ -312,7 +305,7 @@ def searched_text(plan: Plan) -> str:
     return (
         f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{study}"
         f"then those of {plan.method.sampler}; "
-        f"{SCHEDULERS_SAY[plan.method.scheduler].format(plan.grace)}."
+        f"{SCHEDULERS[plan.method.scheduler].words.format(plan.grace)}."
     )
 
 

@@ -53,7 +53,7 @@ def check(length: int = 64) -> None:
     for name in KERNELS:
         pattern = patterns[name]
         right = step(lambda q, k, v, segments, _: reference(q, k, v, segments, pattern), length)  # noqa: B023
-        for ours, theirs in zip(step(ATTENTION[name], length)(), right(), strict=True):
+        for ours, theirs in zip(step(ATTENTION[name].attend, length)(), right(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -90,7 +90,7 @@ def exponent(values: Mapping[int, float]) -> Power:
 
 def measured(lengths: Sequence[int], repeats: int) -> tuple[Table, dict[str, dict[int, float]]]:
     """The table of all lengths; median seconds and peak bytes of each kernel at each length."""
-    steps = {(name, length): step(ATTENTION[name], length) for length in lengths for name in KERNELS}
+    steps = {(name, length): step(ATTENTION[name].attend, length) for length in lengths for name in KERNELS}
     times = alternate(steps, repeats)
     found: dict[str, dict[int, float]] = {}
     for (name, length), run in steps.items():

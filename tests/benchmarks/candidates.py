@@ -122,7 +122,7 @@ class Loop:
         self.tokenizer = Tokenizer.load(model_folder(name))
         self.model: GPT2LMHeadModel = models(name, "cpu")[1]
         self.newlines = Generator(load_model(name), self.tokenizer).newlines
-        self.critic = CRITICS["overlap"](None)
+        self.critic = CRITICS["overlap"].of({})
 
     def rate(self, contexts: Sequence[Record], threads: int) -> float:
         """Candidates a second, with pairs scored and filtered."""

@@ -123,7 +123,7 @@ def attentions(lengths: Sequence[int], repeats: int) -> list[Curve]:
     """One layer's cost by length, on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    steps = {(name, n): attention.step(ATTENTION[name], n) for n in lengths for name in attention.KERNELS}
+    steps = {(name, n): attention.step(ATTENTION[name].attend, n) for n in lengths for name in attention.KERNELS}
     found = attention.alternate(steps, repeats)
     torch.set_num_threads(before)
     return [

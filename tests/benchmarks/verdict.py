@@ -20,6 +20,7 @@ from rich.table import Table
 from gpt2core.config import RunConfig
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.files import atomic_path, cache_folder
+from gpt2core.identity import identity
 from gpt2core.metrics.baselines import asked_for, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.comparison import LEVEL, difference, runs_of
@@ -323,7 +324,7 @@ def real_runs(data_dir: str | None) -> np.ndarray:
     from gpt2core.weights import load_model
 
     data, base = run_data(config), load_model(config.model)
-    known = hashlib.sha256(f"{config.identity()}{data.corpus.digest}".encode()).hexdigest()[:16]
+    known = hashlib.sha256(f"{identity(config)}{data.corpus.digest}".encode()).hexdigest()[:16]
     path = cache_folder() / "verdict" / f"{known}.npy"
     if not path.exists():
         runs = []

@@ -16,12 +16,14 @@ from gpt2core.attention import ATTENTION, Attend, kernels, schedule
 from gpt2core.attention.auto import TOKENS_PER_OFFSET
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.attention.reference import reference
-from gpt2core.config import PATTERNED, AttentionConfig, ModelConfig, RunConfig
+from gpt2core.config import AttentionConfig, ModelConfig, RunConfig
 from gpt2core.errors import ConfigError, UnknownNameError
+from gpt2core.identity import identity
 from gpt2core.model import GPT2, KVCache, TrunkInput, initialise
 from gpt2core.training import train
 from tests import toys
 
+PATTERNED = {name for name, kernel in ATTENTION.items() if kernel.sparse}
 SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8), (1, 1, 1, 1, 4)]  # B, H, T, S, D
 PATTERNS = [(1, 0), (3, 0), (40, 0), (1, 1), (1, 4), (2, 5), (1, 64)]  # window, restart
 CASES = [(name, *p) for name in sorted(ATTENTION) for p in (PATTERNS if name in PATTERNED else [(1, 0)])]
@@ -121,7 +123,7 @@ def test_blocks_of_queries_change_nothing(queries: int, monkeypatch: pytest.Monk
 def test_both_ways_of_auto_give_the_same(length: int) -> None:
     assert (length < TOKENS_PER_OFFSET * len(offsets(length))) == (length < 80)
     inputs = tensors((1, 2, length, length, 8))
-    ours, theirs = (ATTENTION[name](*inputs, None, 0.0) for name in ("auto", "logsparse"))
+    ours, theirs = (ATTENTION[name].attend(*inputs, None, 0.0) for name in ("auto", "logsparse"))
     same_with_gradients(ours, theirs, inputs)
 
 
@@ -214,7 +216,7 @@ def test_no_tensor_of_all_pairs_is_made(name: str, segmented: bool, dropout: flo
     shape = (2, 1, length, length, channels)
     inputs = tensors(shape)
     with Largest() as largest:
-        out = ATTENTION[name](*inputs, two_segments(shape) if segmented else None, dropout)
+        out = ATTENTION[name].attend(*inputs, two_segments(shape) if segmented else None, dropout)
         torch.autograd.grad(out.sum(), inputs)
     assert 0 < largest.numel <= 2 * length * max(channels, len(offsets(length)))
 
@@ -222,7 +224,7 @@ def test_no_tensor_of_all_pairs_is_made(name: str, segmented: bool, dropout: flo
 def test_one_query_touches_its_few_columns_only() -> None:
     inputs = [tensor.detach() for tensor in tensors((1, 2, 1, 2048, 4))]
     with Largest() as largest:
-        ATTENTION["logsparse"](*inputs, None, 0.0)
+        ATTENTION["logsparse"].attend(*inputs, None, 0.0)
     assert largest.numel <= 2 * len(offsets(2048)) * 4
 
 
@@ -291,7 +293,7 @@ def test_a_schedule_is_repeated_over_the_blocks(spec: str, n_layer: int) -> None
 
 def test_a_pattern_reaches_its_kernel() -> None:
     made = kernels(AttentionConfig(schedule="dense,logsparse", window=5, restart=9), 2)
-    assert made[0] is ATTENTION["dense"]
+    assert made[0] is ATTENTION["dense"].attend
     assert isinstance(made[1], partial)
     assert made[1].keywords == {"window": 5, "restart": 9}
 
@@ -326,13 +328,13 @@ def test_a_pattern_out_of_range_is_explained(key: str, value: int) -> None:
 
 def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
     keys = {"attention_window", "attention_restart"}
-    assert keys.isdisjoint(RunConfig(attention="dense", attention_window=4).identity())
+    assert keys.isdisjoint(identity(RunConfig(attention="dense", attention_window=4)))
     for spec in ("logsparse", "auto", "dense, logsparse"):
         run = RunConfig(attention=spec)
-        assert keys <= run.identity().keys()
-        assert run.identity() != run.but(attention_window=4).identity()
+        assert keys <= identity(run).keys()
+        assert identity(run) != identity(run.but(attention_window=4))
         assert run.but(attention_window=4).attention_config.window == 4
-    assert set(ATTENTION) >= PATTERNED
+    assert {"auto", "logsparse"} <= PATTERNED < set(ATTENTION)
 
 
 @torch.no_grad()

@@ -21,9 +21,14 @@ PREMISES = ["thy love is a rose", "time shall never dim", "death", "a summer", "
 HYPOTHESES = ["a rose is thy love", "love shall never dim", "death", "can a rose dim", "thy love"]
 
 
+def made(name: str, folder: Path) -> Critic:
+    model = MODELS[name](folder)
+    return CRITICS[name].of({} if model is None else {"critic_model": model})
+
+
 @pytest.fixture(scope="module", params=sorted(CRITICS))
 def critic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Critic:
-    return CRITICS[request.param](MODELS[request.param](tmp_path_factory.mktemp("critic")))
+    return made(request.param, tmp_path_factory.mktemp("critic"))
 
 
 def test_every_critic_is_tested() -> None:
@@ -71,6 +76,6 @@ def test_the_identity_is_of_words_that_json_takes(critic: Critic) -> None:
 
 def test_the_identity_is_the_same_again(critic: Critic, tmp_path: Path) -> None:
     name = critic.identity["critic"]
-    again = CRITICS[name](MODELS[name](tmp_path))
+    again = made(name, tmp_path)
     # A run's configuration holds where its model is: another place may have another model.
     assert again.identity["digest"] == critic.identity["digest"] or name == "classifier"

@@ -10,16 +10,18 @@ from itertools import chain, pairwise
 import pytest
 import torch
 
-from gpt2core.config import ALWAYS_READ, DECODER_READS, DecodingConfig, DecodingKeys, RunConfig
-from gpt2core.decoding import DECODERS, SEARCHES
+from gpt2core.config import DecodingConfig, DecodingKeys, RunConfig
+from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
 from gpt2core.decoding.stop import Stop
 from gpt2core.errors import ConfigError, UnknownNameError
+from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from tests import slow_decoding, toys
 
 PROMPTS = [[5, 6, 7], [9], [30, 2, 11, 40, 8, 1]]
 NEVER = 10**9  # an EOS that no model draws
+SEARCHES = {name for name, decoder in DECODERS.items() if decoder.search}
 DETERMINISTIC = {"greedy", *SEARCHES}
 COLD = DecodingConfig(strategy="greedy", max_new_tokens=24)
 #: A value of each key that leads elsewhere than that of the fixture `config`.
@@ -101,7 +103,7 @@ def test_temperature_0_is_greedy(model: GPT2, config: DecodingConfig) -> None:
 )
 def test_the_narrowest_values_leave_one_token(model: GPT2, config: DecodingConfig, narrowest: dict[str, float]) -> None:
     """It is the likeliest one, but for typical sampling."""
-    read = DECODER_READS[config.strategy]
+    read = DECODERS[config.strategy].keys.model_fields
     if set(narrowest) & set(read):
         one = generate(model, PROMPTS, config.but(**narrowest), seeds=[1, 2, 3], eos=NEVER)
         assert one == generate(model, PROMPTS, config.but(**narrowest), seeds=[4, 5, 6], eos=NEVER)
@@ -180,19 +182,19 @@ def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: Decoding
     prompts, seeds = [[first, first] for first in range(12)], range(12)
     (eos, _), *_ = Counter(chain(*generate(model, prompts, config, seeds=seeds, eos=NEVER))).most_common()
     texts = generate(model, prompts, config, seeds=seeds, eos=eos)
-    identity = RunConfig(decoder=config.strategy).identity()
+    deciding = identity(RunConfig(decoder=config.strategy))
     for key in DecodingKeys.model_fields:
-        read = key in (*DECODER_READS[config.strategy], *ALWAYS_READ)
+        read = key in DECODERS[config.strategy].keys.model_fields
         others = generate(model, prompts, config.but(**{key: OTHER[key]}), seeds=seeds, eos=eos)
         assert (others != texts) == read, key
-        assert (key in identity) == read, key
+        assert (key in deciding) == read, key
 
 
 def test_what_is_greedy_by_another_name_is_the_same_run() -> None:
-    greedy = RunConfig(decoder="greedy").identity()
-    assert greedy == RunConfig(decoder="beam", num_beams=1, length_penalty=2.0).identity()
-    assert greedy == RunConfig(decoder="mirostat", temperature=0.0).identity()
-    assert greedy != RunConfig(decoder="greedy", repetition_penalty=1.2).identity()
+    greedy = identity(RunConfig(decoder="greedy"))
+    assert greedy == identity(RunConfig(decoder="beam", num_beams=1, length_penalty=2.0))
+    assert greedy == identity(RunConfig(decoder="mirostat", temperature=0.0))
+    assert greedy != identity(RunConfig(decoder="greedy", repetition_penalty=1.2))
 
 
 def test_bad_rows_and_names_are_explained(model: GPT2) -> None:

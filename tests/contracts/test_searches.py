@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core.config import RunConfig
+from gpt2core.identity import identity
 from gpt2core.metrics.comparison import LEAST
 from gpt2core.tasks import TASKS
 from searches.question import Search, make_plan
@@ -43,7 +44,7 @@ def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name
     assert plan.profile.trials > len(points) or profile == "quick"
     runs = [plan.config(point) for point in points]
     assert all(isinstance(run, RunConfig) and run.task == task for run in runs)
-    assert len({str(run.identity()) for run in runs}) == len(runs), "two of the first points are one configuration"
+    assert len({str(identity(run)) for run in runs}) == len(runs), "two of the first points are one configuration"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -146,7 +146,7 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
     ("argv", "message"),
     [
         (["descrbe"], "Unknown command `descrbe`: did you mean `describe`?"),
-        ([], "A command is missing; valid: describe, train, evaluate, predict, generate, export"),
+        ([], "A command is missing; valid: keys, describe, train, evaluate, predict, generate, export"),
         (["--bogus", "describe"], "Unknown flag `--bogus`: valid: --help, -h"),
         (["describe", "gpt2"], "Unexpected word `gpt2`"),
         (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),

@@ -13,6 +13,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Row
 from gpt2core.errors import ConfigError, DataError
+from gpt2core.identity import identity
 from gpt2core.metrics import classification as metrics
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.tasks import TASKS
@@ -204,8 +205,8 @@ def test_a_tokenizer_without_yes_and_no_is_refused_for_the_cloze() -> None:
 def test_the_classification_keys_decide_only_where_they_are_read() -> None:
     for name, reads_dropout, reads_head in (("sonnet", 0, 0), ("sst", 1, 0), ("paraphrase", 1, 1)):
         config = RunConfig(task=name)
-        assert (config.identity() != config.but(head_dropout=0.1).identity()) == reads_dropout
-        assert (config.identity() != config.but(paraphrase_head="cloze").identity()) == reads_head
+        assert (identity(config) != identity(config.but(head_dropout=0.1))) == reads_dropout
+        assert (identity(config) != identity(config.but(paraphrase_head="cloze"))) == reads_head
 
 
 def test_scored_batches_hold_each_example_once_within_their_budget() -> None:

@@ -8,6 +8,7 @@ from hypothesis import example, given, strategies
 from gpt2core import errors
 from gpt2core.config import RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
+from gpt2core.identity import identity
 
 
 @pytest.mark.parametrize(
@@ -78,28 +79,28 @@ def test_any_block_specification_gives_blocks_of_the_model_or_an_explanation(spe
 
 def test_identity_is_what_decides_the_result() -> None:
     lora = RunConfig(adapter="lora", rank=16, alpha="2r")
-    assert lora.identity() == lora.but(alpha=32.0).identity()
-    assert lora.identity() != lora.but(alpha="r").identity()
+    assert identity(lora) == identity(lora.but(alpha=32.0))
+    assert identity(lora) != identity(lora.but(alpha="r"))
     full = RunConfig(adapter="full")
-    assert full.identity() == full.but(rank=99).identity()
+    assert identity(full) == identity(full.but(rank=99))
     pairs = RunConfig(task="paraphrase", pairs="/pairs", pretrain="rewriting")
-    assert pairs.identity() != pairs.but(tau=0.5).identity()
-    assert pairs.identity() != pairs.but(kl_weight=0.5).identity()
+    assert identity(pairs) != identity(pairs.but(tau=0.5))
+    assert identity(pairs) != identity(pairs.but(kl_weight=0.5))
     none = pairs.but(pairs_examples=0)
     assert (
-        none.identity()
-        == none.but(tau=0.5, kl_weight=0.5, pretrain_lr=0.1).identity()
-        == RunConfig(task="paraphrase").identity()
+        identity(none)
+        == identity(none.but(tau=0.5, kl_weight=0.5, pretrain_lr=0.1))
+        == identity(RunConfig(task="paraphrase"))
     )
-    assert full.identity() == full.but(tau=0.5, kl_weight=0.5, contrastive_weight=0.5).identity()
+    assert identity(full) == identity(full.but(tau=0.5, kl_weight=0.5, contrastive_weight=0.5))
     greedy = RunConfig(decoder="greedy")
-    assert greedy.identity() == greedy.but(top_p=0.5, top_k=3).identity()
-    assert "objective" not in full.identity()
-    assert full.identity().keys().isdisjoint({"dev_part", "folds", "fold", "scored_on", "judged"})
+    assert identity(greedy) == identity(greedy.but(top_p=0.5, top_k=3))
+    assert "objective" not in identity(full)
+    assert identity(full).keys().isdisjoint({"dev_part", "folds", "fold", "scored_on", "judged"})
     judged = {"folds": 3, "fold": 2, "scored_on": "folds", "judged": True}
-    assert full.but(**judged).identity() == full.identity() | judged
-    assert full.but(dev_part="search").identity() == full.identity() | {"dev_part": "search"}
-    assert full.but(objective="chrf_whole").identity() == full.identity() | {"objective": "chrf_whole"}
+    assert identity(full.but(**judged)) == identity(full) | judged
+    assert identity(full.but(dev_part="search")) == identity(full) | {"dev_part": "search"}
+    assert identity(full.but(objective="chrf_whole")) == identity(full) | {"objective": "chrf_whole"}
 
 
 @pytest.mark.parametrize("kind", [getattr(errors, name) for name in dir(errors) if name.endswith("Error")])

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.component import Keys, key
+from gpt2core.distill.critics import CRITICS, CriticEntry
 from gpt2core.distill.critics.classifier import Classifier
 from gpt2core.distill.critics.embedding import Embedding
 from gpt2core.distill.critics.folder import critic_folder, model_digest
@@ -26,11 +28,13 @@ from gpt2core.model import TrunkInput
 from gpt2core.pretrain_stage import starting_model
 from gpt2core.tasks.paraphrase import PROMPT
 from tests import critics, toys
+from trainables.candidates.__main__ import parse
+from trainables.candidates.actors import ScorerActor
 
 
 def test_the_table_is_imported_without_the_libraries_of_its_critics(root: Path) -> None:
     code = (
-        "import sys; from gpt2core.distill.critics import CRITICS; CRITICS['overlap'](None).entailment(['a rose'], ['rose']);"
+        "import sys; from gpt2core.distill.critics import CRITICS; CRITICS['overlap'].of({}).entailment(['a rose'], ['rose']);"
         "print([n for n in ('torch', 'transformers', 'sentence_transformers', 'datasketch', 'scipy') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -357,3 +361,38 @@ def test_the_digest_of_a_classifier_is_of_frozen_weights_too(tmp_path: Path) -> 
 def test_the_toy_words_are_known_to_the_toy_critic(tmp_path: Path) -> None:
     critic = Nli(str(critics.nli_folder(tmp_path)))
     assert critics.SPECIAL["[UNK]"] not in critic.tokenizer(" ".join(toys.WORDS))["input_ids"]
+
+
+class LengthKeys(Keys):
+    """Keys of a critic from elsewhere."""
+
+    critic_least: int = key(1, "words that a sentence must have", ge=1)
+
+
+class LengthCritic:
+    """Sentences of so many words entail each other."""
+
+    stand_in = "lengths alone"
+
+    def __init__(self, least: int) -> None:
+        self.least, self.identity = least, {"critic": "length", "model": "none", "digest": "0" * 64}
+
+    def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+        pairs = zip(premises, hypotheses, strict=True)
+        return np.array([float(min(map(len, map(str.split, pair))) >= self.least) for pair in pairs])
+
+
+def test_a_critic_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(CRITICS, "length", CriticEntry(make=LengthCritic, keys=LengthKeys))
+    flags = ["--out", str(tmp_path), "--critic", "length"]
+    jobs = [parse([*flags, "--set", f"critic_least={least}"]).job for least in (1, 3)]
+    assert [job.critic_settings for job in jobs] == [{"critic_least": 1}, {"critic_least": 3}]
+    identities = [ScorerActor(job).identity()["critic"] for job in jobs]
+    assert identities[0] != identities[1], "scores of the one are not taken for those of the other"
+    assert CRITICS["length"].of({"critic_least": 3}).entailment(["a b", "a b c"], ["a b c"] * 2).tolist() == [0, 1]
+    with pytest.raises(ConfigError, match="The value of `critic_least` is '0', but must be greater than or equal to 1"):
+        parse([*flags, "--set", "critic_least=0"])
+    with pytest.raises(ConfigError, match="Unknown key `critic_least`"):
+        parse(["--out", str(tmp_path), "--set", "critic_least=3"])
+    with pytest.raises(ConfigError, match="'some/model', but the critic `overlap` takes no model"):
+        parse(["--out", str(tmp_path), "--critic-model", "some/model"])

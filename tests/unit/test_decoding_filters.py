@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import FILTERS
+from gpt2core.decoding import DECODERS, Keep
 from gpt2core.decoding.batch import columns
 from gpt2core.decoding.penalties import penalise
 from gpt2core.decoding.sample import draw
@@ -36,10 +36,16 @@ def logits(draw: strategies.DrawFn) -> Tensor:
     return torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * spread
 
 
+def filter_of(name: str) -> Keep:
+    keep = DECODERS[name].keep
+    assert keep is not None
+    return keep
+
+
 def kept(name: str, logits: Tensor, configs: Sequence[DecodingConfig]) -> Tensor:
     """The kept set of a strategy, each of its tokens at the probability that it had."""
     probabilities = logits.softmax(-1)
-    ours = FILTERS[name](probabilities, columns(configs))
+    ours = filter_of(name)(probabilities, columns(configs))
     if name != "greedy":
         assert torch.equal(ours[ours > 0], probabilities[ours > 0])
     return ours > 0
@@ -134,7 +140,7 @@ def test_mirostat_keeps_what_is_no_more_surprising_than_mu() -> None:
         probabilities = (torch.randn(1, 200, generator=random) * 2).softmax(-1)
         surprise = -probabilities.log2()
         expected = (surprise <= mu) | (surprise == surprise.min())
-        ours = FILTERS["mirostat"](probabilities, parameters)
+        ours = filter_of("mirostat")(probabilities, parameters)
         assert torch.equal(ours > 0, expected)
         token = int(draw(ours, torch.rand(1, generator=random)))
         mu -= rate * (float(surprise[0, token]) - tau)
@@ -145,7 +151,7 @@ def test_mirostat_keeps_what_is_no_more_surprising_than_mu() -> None:
 def test_equal_tokens_are_never_more_than_k() -> None:
     probabilities = torch.full((1, 10), 0.1)
     for name in ("top-k", "top-k-p", "top-k-p-study", "greedy"):
-        assert int((FILTERS[name](probabilities, columns([DecodingConfig(top_k=1, top_p=1.0)])) > 0).sum()) == 1, name
+        assert int((filter_of(name)(probabilities, columns([DecodingConfig(top_k=1, top_p=1.0)])) > 0).sum()) == 1, name
 
 
 def test_a_token_that_is_not_kept_is_never_drawn() -> None:

@@ -1,6 +1,8 @@
 """Whatever decides a result is in the identity of its run, the digest of its search, and the key of each cache."""
 
 import dataclasses
+import json
+import pickle
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
@@ -9,19 +11,39 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
+from gpt2core.__main__ import main
+from gpt2core.adapters import ADAPTERS
+from gpt2core.adapters.base import Adapter
 from gpt2core.adapters.lora import lora_layers
+from gpt2core.attention import ATTENTION, Kernel
 from gpt2core.builders import build_model
-from gpt2core.config import DecodingConfig, RunConfig
-from gpt2core.decoding import text_cache
-from gpt2core.errors import UserError
+from gpt2core.component import Keys, key
+from gpt2core.config import DecodingConfig, RunConfig, TemperatureKeys, keys_that_decide, known_keys
+from gpt2core.data.corpus import Corpus
+from gpt2core.decoding import DECODERS, Decoder, text_cache
+from gpt2core.decoding.generate import generate
+from gpt2core.errors import ConfigError, UserError
+from gpt2core.identity import identity
+from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage
+from gpt2core.registry import declared_keys
+from gpt2core.tasks import TASKS
+from gpt2core.tasks.sonnet import Sonnet
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
+from searches.deciding.method import Method
+from searches.deciding.samplers import SAMPLERS, size
+from searches.deciding.simulation import Curve, MemoryLedger, Simulator
+from searches.deciding.stopping import Halving
+from searches.deciding.strategy import Strategy
+from searches.lora_rank import SEARCH as LORA_RANK
+from searches.options import parse
 from searches.planning import checking
 from searches.planning.checking import record_data, record_pairs
 from searches.question import Case, Choice, LogUniform, Plan, Profile, Search, make_plan
-from searches.running.ledger import Ledger
+from searches.running.ledger import Ledger, Trial
 from tests import generated, toys
 from trainables import worker_cache
 from trainables.trial import TrialSpec, payloads
@@ -129,7 +151,7 @@ def test_every_key_is_walked() -> None:
 @each_key
 def test_it_is_in_the_identity(key: str) -> None:
     one, two = two_runs(key)
-    assert one.identity() != two.identity()
+    assert identity(one) != identity(two)
 
 
 # a search whose reference reads as few keys as any: what other points read counts as well
@@ -291,7 +313,7 @@ def test_a_first_stage_is_shared_by_runs_that_differ_in_nothing_it_reads(key: st
 
 @pytest.mark.parametrize("key", ["task", "data_dir", "model", "dev_examples", *OF_PAIRS])
 def test_data_in_memory_is_of_all_keys_that_it_reads(key: str) -> None:
-    assert key in worker_cache.DATA_KEYS
+    assert key in keys_that_decide("data")
 
 
 @torch.no_grad()
@@ -309,3 +331,231 @@ def test_texts_are_looked_up_by_all_that_decides_them(key: str) -> None:
     logits = [model(ids) for model in models]
     keys = [text_cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
     assert (keys[0] == keys[1]) == torch.equal(*logits)
+
+
+# keys that a component from elsewhere declares
+
+
+class TopKeys(Keys):
+    """What a user writes in a file of the adapter's own ..."""
+
+    top_blocks: int = key(1, "how many of the last blocks train", ge=1)
+
+
+def top(model: GPT2, config: RunConfig) -> None:
+    model.requires_grad_(False)
+    for block in model.blocks[-config.part(TopKeys).top_blocks :]:
+        block.requires_grad_(True)
+
+
+TOP = Adapter(apply=top, keys=TopKeys, meaning="the last blocks train")
+
+
+@pytest.fixture
+def own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """... and a line in the table."""
+    monkeypatch.setitem(ADAPTERS, "top", TOP)
+
+
+OWN_KEY = Search(
+    name="top",
+    question="How many blocks?",
+    tasks={"sonnet": Case()},
+    scientific={"adapter": Choice("full", "top"), "top_blocks": Choice(1, 2)},
+    nuisance={"lr": Choice(1e-4, 1e-3)},
+    fixed={"epochs": 1},
+    reference={"adapter": "full", "top_blocks": 1, "lr": 1e-4},
+    profiles={"quick": Profile(model="toy", trials=6, replicates=0)},
+)
+
+
+def test_a_key_of_ones_own_is_a_key_of_those_runs_that_read_it(own_adapter: None) -> None:
+    run = RunConfig.of({"adapter": "top", "top_blocks": "2"})
+    assert run.part(TopKeys).top_blocks == 2
+    assert run == RunConfig(**run.model_dump()) == pickle.loads(pickle.dumps(run))
+    assert run.model_dump()["top_blocks"] == identity(run)["top_blocks"] == 2
+    assert RunConfig(adapter="top").model_dump()["top_blocks"] == 1, "its default is told too"
+    assert identity(run) != identity(run.but(top_blocks=1))
+    assert identity(run.but(adapter="full")) == identity(RunConfig())
+    assert "top_blocks" not in RunConfig().model_dump(), "runs without it are those of before"
+    assert first_stage(run.but(pretrain="poems")) == first_stage(RunConfig(pretrain="poems"))
+    assert TrialSpec.from_dict(TrialSpec(name="0000", run=run, folder="/f").to_dict()).run == run
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"top_blocks": 0}, "The value of `top_blocks` is 0, but must be greater than or equal to 1"),
+        ({"top_block": 1}, "Unknown key `top_block`: did you mean `top_blocks`"),
+    ],
+)
+def test_wrong_values_of_ones_own_key_are_explained(own_adapter: None, values: Values, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.of({"adapter": "top", **values})
+
+
+def test_a_key_that_no_entry_declares_is_none() -> None:
+    with pytest.raises(ConfigError, match="Unknown key `top_blocks`"):
+        RunConfig.of({"top_blocks": 1})
+
+
+def test_a_search_over_ones_own_key_tries_each_of_its_values_once(own_adapter: None) -> None:
+    plan = make_plan(OWN_KEY, "quick", method=Method(sampler="grid", scheduler="none"))
+    strategy = Strategy(plan, MemoryLedger())
+    ran = {}
+
+    def curve(trial: Trial) -> Curve:
+        run = RunConfig.of(trial.run)
+        model = build_model(run, toys.model(), torch.device("cpu"))
+        ran[trial.name] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return Curve(metrics=[{"dev_loss": run.lr}], seconds=[1.0])
+
+    Simulator(curve, workers=1).run(strategy)
+    trials = strategy.ledger.state.searched
+    points = [tuple(trial.point.values()) for trial in trials]
+    assert {point for point in points if point[0] == "top"} == {("top", n, lr) for n in (1, 2) for lr in (1e-4, 1e-3)}
+    assert sum(point[0] == "full" for point in points) == 2, "full tuning does not read it"
+    trained = {trial.run["top_blocks"]: ran[trial.name] for trial in trials if trial.run["adapter"] == "top"}
+    assert trained[2] == 2 * trained[1]
+    fixed = [make_plan(OWN_KEY, "quick", settings={"adapter": "top", "top_blocks": n}).digest for n in (1, 2)]
+    assert len({plan.digest, *fixed}) == 3
+
+
+def test_ones_own_key_is_listed_and_described(own_adapter: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys", "--json"])
+    row = next(row for row in json.loads(capsys.readouterr().out) if row["key"] == "top_blocks")
+    assert (row["values"], row["default"], row["meaning"]) == (
+        "whole number >= 1",
+        1,
+        "how many of the last blocks train",
+    )
+    assert row["read_by"] == {"adapter": ["top"]}
+
+
+class WidthKeys(TemperatureKeys):
+    width: float = key(0.5, "least probability, in units of the likeliest token's", "texts", gt=0, le=1)
+
+
+def wide(probabilities: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return probabilities.where(probabilities >= columns["width"] * probabilities.amax(-1, keepdim=True), 0.0)
+
+
+@torch.no_grad()
+def test_a_decoder_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DECODERS, "wide", Decoder(keep=wide, keys=WidthKeys))
+    narrow, broad = (RunConfig.of({"decoder": "wide", "width": width, "max_new_tokens": 8}) for width in ("1", 0.01))
+    assert identity(narrow) != identity(broad)
+    assert "top_p" not in identity(narrow)
+    model = toys.model().requires_grad_(False)
+    prompts = [[1, 2], [3]]
+    configs = [narrow.decoding, broad.decoding, RunConfig(decoder="greedy", max_new_tokens=8).decoding]
+    texts = [generate(model, prompts, config, seeds=[0, 1], eos=-1) for config in configs]
+    assert texts[0] == texts[2] != texts[1]
+    mixed = generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1)
+    assert mixed == [text[0] for text in texts]
+    keys = [text_cache._keys(model, prompts, [config] * 2, [0, 1], 0) for config in configs]
+    assert len({key for row in keys for key in row}) == 6
+
+
+class SpanKeys(Keys):
+    attention_span: int = key(4, "how many of the last tokens are seen", ge=1)
+
+
+def near(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: torch.Tensor | None, dropout: float, *, span: int
+) -> torch.Tensor:
+    distance = torch.arange(k.shape[-2]) - torch.arange(k.shape[-2] - q.shape[-2], k.shape[-2])[:, None]
+    return scaled_dot_product_attention(q, k, v, attn_mask=(distance <= 0) & (distance > -span))
+
+
+@torch.no_grad()
+def test_an_attention_kernel_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTENTION, "near", Kernel(attend=near, keys=SpanKeys))
+    runs = [RunConfig(attention="dense,near", attention_span=span, pretrain="poems") for span in (1, 4)]
+    assert identity(runs[0]) != identity(runs[1])
+    assert [first_stage(run).model_dump()["attention_span"] for run in runs] == [1, 4], "the first stage has it too"
+    models = [build_model(run, toys.model(), torch.device("cpu")).train(False) for run in runs]
+    ids = torch.arange(12)[None]
+    assert not torch.equal(*(model(ids) for model in models))
+    keys = [text_cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
+    assert keys[0] != keys[1]
+
+
+class FewKeys(Keys):
+    few: int = key(20, "how many sonnets are learnt from", ge=1)
+
+
+class Few(Sonnet):
+    name = "few"
+    keys = FewKeys
+
+    def corpus(self, config: RunConfig) -> Corpus:
+        whole = super().corpus(config)
+        few = config.part(FewKeys).few
+        return dataclasses.replace(whole, splits={**whole.splits, "train": whole.splits["train"][:few]})
+
+
+def test_a_task_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "few", Few())
+    runs = [RunConfig.of({"task": "few", **values}) for values in ({}, {"few": 3}, {"few": 3, "lr": 1.0})]
+    data = [worker_cache.task_data(run) for run in runs]
+    assert [len(one.splits["train"]) for one in data] == [20, 3, 3]
+    assert data[1] is data[2]
+    assert len({str(identity(run)) for run in runs}) == 3
+
+
+def test_a_component_that_reads_a_key_of_runs_declares_the_same_key() -> None:
+    for table in (TASKS, ADAPTERS, ATTENTION, DECODERS):
+        for name, entry in table.items():
+            for key_of_it, field in entry.keys.model_fields.items():
+                ours = known_keys()[key_of_it]
+                assert (field.default, field.annotation) == (ours.default, ours.annotation), (name, key_of_it)
+
+
+# keys of samplers and schedulers
+
+
+def test_keys_of_sampler_and_scheduler_are_set_as_those_of_a_run_are() -> None:
+    plan = parse(LORA_RANK, ["--set", "startup_trials=4", "--set", "reduction=2", "--set", "epochs=9"]).plan
+    usual = parse(LORA_RANK, ["--set", "epochs=9"]).plan
+    assert plan.method.settings == {"startup_trials": 4, "reduction": 2}
+    assert (Halving(plan).rungs, Halving(usual).rungs) == ([3, 6], [3])
+    assert SAMPLERS["tpe"].make(plan, 0)._n_startup_trials == 4  # type: ignore[attr-defined]
+    assert plan.digest != usual.digest
+    assert parse(LORA_RANK, ["--set", "reduction=3", "--set", "epochs=9"]).plan.digest == usual.digest
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "reduction=1"], "The value of `reduction` is '1', but must be greater than or equal to 2"),
+        (["--set", "grid_values=3"], "The key `grid_values` is read by grid alone, not by tpe and asha"),
+        (["--set", "startup_trial=3"], "Unknown key `startup_trial`: did you mean `startup_trials`"),
+        (["--sampler", "tpee"], "Unknown sampler `tpee`: did you mean `tpe`"),
+    ],
+)
+def test_keys_that_sampler_and_scheduler_do_not_read_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(LORA_RANK, flags)
+
+
+def test_a_grid_has_as_many_values_of_a_number_as_are_asked_for() -> None:
+    flags = [
+        "--sampler",
+        "grid",
+        "--set",
+        "grid_values=3",
+        "--set",
+        "rank=8",
+        "--set",
+        "alpha=2r",
+        "--set",
+        "batch_size=8",
+    ]
+    plan = parse(LORA_RANK, flags).plan
+    assert size(plan, plan.space) == 3
+
+
+def test_no_key_of_a_run_is_one_of_a_sampler_or_a_scheduler_too() -> None:
+    assert known_keys().keys().isdisjoint(declared_keys("sampler", "scheduler"))

@@ -9,6 +9,7 @@ import torch
 from gpt2core import pretrain_stage
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError
+from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.training import train
@@ -54,8 +55,8 @@ def test_what_decides_the_first_stage_makes_another(config: RunConfig) -> None:
 
 def test_a_run_with_a_first_stage_is_another_run(config: RunConfig) -> None:
     alone = config.but(pretrain=None)
-    assert config.identity() != alone.identity()
-    assert alone.identity() == alone.but(pretrain_lr=0.1, pretrain_epochs=77).identity()
+    assert identity(config) != identity(alone)
+    assert identity(alone) == identity(alone.but(pretrain_lr=0.1, pretrain_epochs=77))
 
 
 def test_a_folder_whose_model_data_or_tokens_changed_under_its_name_has_another_first_stage(

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +17,9 @@ from gpt2core.cli import (
     run_or_explain,
     settings,
 )
+from gpt2core.component import Config
+from gpt2core.config import Thresholds, known_keys, meaning
+from gpt2core.distill.config import GenerationConfig
 from gpt2core.errors import ConfigError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -52,22 +55,18 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--contexts", type=int, default=200, help="how many contexts (default: 200)")
-    p.add_argument("--candidates", type=int, help="continuations of a context (default: 10)")
-    p.add_argument("--temperature", type=float, help="temperature of the candidates (default: 0.7)")
-    p.add_argument(
-        "--source", help="task whose training texts give the prefixes (default: paraphrase, else pretraining)"
-    )
-    p.add_argument("--data-dir", help="folder with the course's files (default: what the installed packages hold)")
-    p.add_argument(
-        "--model", default="gpt2-nano", help="gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, owner/name"
-    )
+    p.add_argument("--candidates", type=int, help=_words("candidates", GenerationConfig))
+    p.add_argument("--temperature", type=float, help=_words("temperature", GenerationConfig))
+    p.add_argument("--source", help=f"{meaning('source', GenerationConfig)} (default: paraphrase, else pretraining)")
+    p.add_argument("--data-dir", help=meaning("data_dir"))
+    p.add_argument("--model", default="gpt2-nano", help=meaning("model"))
     p.add_argument(
         "--critic", default="overlap", help="critic that scores entailment: overlap, embedding, classifier or nli"
     )
     p.add_argument("--critic-model", help="the critic's model: a folder, or owner/name of the hub")
-    p.add_argument("--tau", type=float, help="least entailment of an accepted pair, both ways (default: 0.75)")
-    p.add_argument("--max-rouge", type=float, help="highest ROUGE-L of an accepted pair (default: 0.75)")
-    p.add_argument("--filters", help="all, or basic: length, entailment and critic alone (default: all)")
+    p.add_argument("--tau", type=float, help=_words("tau", Thresholds))
+    p.add_argument("--max-rouge", type=float, help=_words("max_rouge", Thresholds))
+    p.add_argument("--filters", help=_words("filters", Thresholds))
     p.add_argument("--rounds", type=int, default=1, help="rounds of self-distillation (default: 1)")
     p.add_argument("--seed", type=int, help="seed of everything (default: 11711, the study's)")
     p.add_argument("--workers", type=int, help="generators at work at once (default: as many as GPUs, or CPUs)")
@@ -93,6 +92,11 @@ def parser() -> Parser:
     return p
 
 
+def _words(name: str, keys: type[Config]) -> str:
+    """What a key means, and its default."""
+    return f"{meaning(name, keys)} (default: {keys.model_fields[name].default})"
+
+
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser().parse(argv)
@@ -102,8 +106,6 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
     from cluster.connect import default_storage
-    from gpt2core.config import Thresholds
-    from gpt2core.distill.config import GenerationConfig
     from gpt2core.distill.critics import CRITICS
     from gpt2core.registry import lookup
     from gpt2core.storage import address
@@ -112,10 +114,18 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
     flags = ("candidates", "temperature", "source", "seed", "tau", "max_rouge", "filters")
     given = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
-    generation, thresholds, student = sorted_settings(o.set, given, rounds=o.rounds)
+    critic = CRITICS[o.critic]
+    if o.critic_model and "critic_model" not in critic.keys.model_fields:
+        raise ConfigError(
+            f"The value of `--critic-model` is {o.critic_model!r}, but the critic `{o.critic}` takes no model"
+        )
+    if o.critic_model:
+        given["critic_model"] = absolute_model(o.critic_model)
+    generation, thresholds, of_critic, student = sorted_settings(
+        o.set, given, critic.keys.model_fields, rounds=o.rounds
+    )
     generation.setdefault("source", "paraphrase" if o.data_dir else "pretraining")
     lookup(TASKS, str(generation["source"]), "source")
-    lookup(CRITICS, o.critic, "critic")
     model = absolute_model(o.model)
     job = Job(
         out=absolute(o.out) if o.out else address(default_storage() / "candidates"),
@@ -125,7 +135,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         generation=GenerationConfig.of(generation),
         thresholds=Thresholds.of(thresholds),
         critic=o.critic,
-        critic_model=absolute_model(o.critic_model) if o.critic_model else None,
+        critic_settings={key: value for key, value in critic.keys.of(of_critic) if key in of_critic},
         data_dir=absolute(o.data_dir) if o.data_dir else None,
         max_quarantine=o.max_quarantine,
     )
@@ -139,18 +149,15 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def sorted_settings(
-    pairs: Sequence[str], given: dict[str, Any], *, rounds: int
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The values of flags and of `--set` as those of generation, thresholds and, where there are `rounds`, student.
+    pairs: Sequence[str], given: dict[str, Any], of_critic: Collection[str], *, rounds: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The values of flags and of `--set` as those of generation, thresholds, critic and, where there are `rounds`, student.
 
     Raises ConfigError.
     """
-    from gpt2core.config import RunConfig, Thresholds
-    from gpt2core.distill.config import GenerationConfig
-
-    student = set(RunConfig.model_fields) if rounds > 1 else set()
-    kinds = [set(GenerationConfig.model_fields), set(Thresholds.model_fields), student]
-    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    student = set(known_keys()) if rounds > 1 else set()
+    kinds = [set(GenerationConfig.model_fields), set(Thresholds.model_fields), set(of_critic), student]
+    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {}, {})
     for key, value in {**given, **settings(pairs, set.union(*kinds))}.items():
         parts[next(place for place, kind in enumerate(kinds) if key in kind)][key] = value
     return parts
@@ -229,8 +236,9 @@ def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict
 
 def parameters(job: "Job", options: Options) -> dict[str, Any]:
     """All settings, for MLflow, without the counts of workers, which change no result."""
-    keys = ("contexts", "model", "critic", "critic_model", "data_dir", "max_quarantine")
-    values = {key: getattr(job, key) for key in keys} | {"rounds": options.rounds}
+    keys = ("contexts", "model", "critic", "data_dir", "max_quarantine")
+    values = {key: getattr(job, key) for key in keys} | {"critic_model": None, **job.critic_settings}
+    values |= {"rounds": options.rounds}
     values |= {f"student_{key}": value for key, value in options.student.items()}
     return {**values, **job.generation.model_dump(), **job.thresholds.model_dump()}
 

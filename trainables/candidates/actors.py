@@ -78,8 +78,9 @@ class ScorerActor:
 
     def identity(self) -> dict[str, Any]:
         """What decides its scores; raises UserError where the critic cannot be made."""
-        critic = _critic(self.job.critic, self.job.critic_model)
-        return {"critic": dict(critic.identity), "stand_in": critic.stand_in}
+        critic = self._critic()
+        own = {key: value for key, value in self.job.critic_settings.items() if key != "critic_model"}  # which it names
+        return {"critic": {**critic.identity, **own}, "stand_in": critic.stand_in}
 
     def run(self, number: int, files: dict[str, Shard]) -> Report:
         """Score and filter the pairs of a shard where that was not done; its candidates must be there."""
@@ -92,13 +93,16 @@ class ScorerActor:
         if not pairs.exists():
             contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
             unscored = pairs_of(contexts, candidates, round=job.round, rewrite=job.rewrite)
-            rows, bad = score_pairs(unscored, _critic(job.critic, job.critic_model))
+            rows, bad = score_pairs(unscored, self._critic())
             pairs.write(rows, PAIRS, bad)
             made.append("pairs")
         if not filtered.exists():
             filtered.write(filter_pairs(pairs.read(), job.thresholds), FILTERED, [])
             made.append("judged")
         return report(number, files, ("pairs", "judged"), made)
+
+    def _critic(self) -> Critic:
+        return _critic(self.job.critic, tuple(sorted(self.job.critic_settings.items())))
 
     def accept(self, filtered: Sequence[Shard]) -> dict[str, Any]:
         """Write what is accepted of all shards, see `write_accepted`."""
@@ -144,19 +148,17 @@ def _generator_digest(name: str) -> str:
 def _prefixes(generation: GenerationConfig, data_dir: str | None) -> list[str]:
     from gpt2core.config import RunConfig
     from gpt2core.distill.generator import prefixes_of
-    from gpt2core.registry import lookup
     from gpt2core.tasks import TASKS
 
-    source = lookup(TASKS, generation.source, "source")
+    source = TASKS[generation.source]
     return prefixes_of(source.corpus(RunConfig(task=source.name, data_dir=data_dir)).splits["train"], generation)
 
 
 @functools.lru_cache(maxsize=1)
-def _critic(name: str, model: str | None) -> Critic:
+def _critic(name: str, settings: tuple[tuple[str, Any], ...]) -> Critic:
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.registry import lookup
 
-    return lookup(CRITICS, name, "critic")(model)
+    return CRITICS[name].of(dict(settings))
 
 
 def forget() -> None:

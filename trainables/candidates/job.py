@@ -3,11 +3,12 @@
 import functools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpt2core.component import decides
 from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.shards import STAGES, Shard, address, code_version
@@ -15,11 +16,6 @@ from gpt2core.storage import local
 
 SHARD = 50  # contexts of a shard: some seconds of work, so that little is lost with a process
 SCORER_SHARE = 0.1  # of a CPU, for the scorer beside a generator
-
-#: Keys of the generation that decide contexts; the others decide what is made of them.
-CONTEXT_KEYS = {
-    *("source", "prefix_words", "samples", "context_tokens", "context_temperature", "top_p", "max_characters", "seed")
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,7 @@ class Job:
     rewrite: bool = False
     round: int = 1
     critic: str = "overlap"
-    critic_model: str | None = None
+    critic_settings: Mapping[str, Any] = field(default_factory=dict)  # values of the critic's keys
     data_dir: str | None = None
     workers: int = 1  # generators at work at once
     gpus_per_worker: float = 0
@@ -60,7 +56,8 @@ class Job:
     @property
     def of_contexts(self) -> GenerationConfig:
         """The configuration of the contexts: all that does not decide them is at its default, so that nothing else can."""
-        return GenerationConfig(**{key: value for key, value in self.generation if key in CONTEXT_KEYS})
+        fields = GenerationConfig.model_fields
+        return GenerationConfig(**{key: value for key, value in self.generation if "contexts" in decides(fields[key])})
 
     @property
     def generator_resources(self) -> dict[str, float]:
@@ -131,6 +128,5 @@ def _made_by(stage: str, critic: str) -> dict[str, str]:
 
 def _module_of(critic: str) -> ModuleType:
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.registry import lookup
 
-    return sys.modules[lookup(CRITICS, critic, "critic").__module__]
+    return sys.modules[CRITICS[critic].make.__module__]

@@ -69,9 +69,11 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
     """
     import ray
 
+    from gpt2core.identity import identity  # PyTorch takes a second to import
+
     values = {"model": job.model, "pairs": job.out, "pairs_round": job.round, "seed": job.generation.seed}
     config = RunConfig.of({**STUDENT, **values, **job.thresholds.model_dump(), **settings})
-    deciding = json.dumps([config.identity() | {"pairs": None}, entry["digest"]], sort_keys=True)
+    deciding = json.dumps([identity(config) | {"pairs": None}, entry["digest"]], sort_keys=True)
     folder = job.folder / "students" / f"r{job.round}-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}"
     spec = TrialSpec(
         name=f"student-{job.round}", run=config, folder=address(folder), gpus_per_worker=job.gpus_per_worker

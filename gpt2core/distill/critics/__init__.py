@@ -1,14 +1,20 @@
-"""Critics say how surely one sentence entails another. To add one: a file with a function like `Make`, a line in CRITICS."""
+"""Critics say how surely one sentence entails another. To add one: a file with its class, a line in CRITICS.
+
+The keys of a critic are called `critic_NAME`; the class takes each as an argument NAME.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from gpt2core.component import Component, Keys, key
 from gpt2core.distill.critics.classifier import Classifier
 from gpt2core.distill.critics.embedding import Embedding
 from gpt2core.distill.critics.nli import Nli
 from gpt2core.distill.critics.overlap import Overlap
+from gpt2core.registry import Table
 
 
 class Critic(Protocol):
@@ -25,12 +31,29 @@ class Critic(Protocol):
         ...
 
 
-#: A model's name or folder, or None for the default -> the critic. Raises UserError.
-Make = Callable[[str | None], Critic]
+class ModelKeys(Keys):
+    """Keys of critics that are models."""
 
-CRITICS: dict[str, Make] = {
-    "overlap": Overlap,
-    "embedding": Embedding,
-    "classifier": Classifier,
-    "nli": Nli,
-}
+    critic_model: str | None = key(None, "the critic's model: a folder, or owner/name of the hub")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticEntry(Component):
+    """An entry of CRITICS: `make` gives the critic, or raises UserError."""
+
+    make: Callable[..., Critic]
+
+    def of(self, settings: Mapping[str, Any]) -> Critic:
+        """The critic with these values of its keys; raise UserError, ConfigError for a value that is wrong or of no key."""
+        return self.make(**{name.removeprefix("critic_"): value for name, value in self.keys.of(settings)})
+
+
+CRITICS: Table[CriticEntry] = Table(
+    "critic",
+    {
+        "overlap": CriticEntry(make=Overlap),
+        "embedding": CriticEntry(make=Embedding, keys=ModelKeys),
+        "classifier": CriticEntry(make=Classifier, keys=ModelKeys),
+        "nli": CriticEntry(make=Nli, keys=ModelKeys),
+    },
+)

@@ -1,0 +1,49 @@
+"""What decides the result of a run. Two configurations with the same identity are the same run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from gpt2core.adapters import ADAPTERS
+from gpt2core.attention import ATTENTION
+from gpt2core.component import Component
+from gpt2core.config import FirstStageKeys, RunConfig, keys_that_decide
+from gpt2core.decoding import DECODERS, resolved
+from gpt2core.registry import declared_keys
+from gpt2core.tasks import TASKS, Task
+
+
+def components_of(config: RunConfig) -> list[Component | Task]:
+    """Return the entries of the tables that a run names; raise UnknownNameError for one that there is not."""
+    kernels = [ATTENTION[name] for name in config.components["attention"]]
+    return [TASKS[config.task], ADAPTERS[config.adapter], *kernels, DECODERS[config.decoder]]
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return the keys that some component of the run reads, or no component declares, with the values that they come to.
+
+    Raises UnknownNameError for a component that there is not.
+    """
+    config = config.model_copy(update={"decoder": resolved(config.decoding).strategy})
+    components = components_of(config)
+    unread = _unread(components, config)
+    if config.first_task is None:
+        unread |= FirstStageKeys.model_fields.keys()
+    else:
+        first = components_of(config.model_copy(update={"task": config.first_task, "adapter": "full"}))
+        unread -= keys_that_decide("stage").keys() - _unread(first, config)
+    values = {key: value for key, value in config if key not in unread}
+    for component in components:
+        values |= {key: value for key, value in component.values(config).items() if value is not None}
+    for key in keys_that_decide("nothing"):
+        values.pop(key, None)
+    for key, field in keys_that_decide("if set").items():
+        if key in values and values[key] == field.default:
+            del values[key]
+    return values
+
+
+def _unread(components: Iterable[Component | Task], config: RunConfig) -> set[str]:
+    """The keys whose values some component declares and none of these reads as they are."""
+    read = {key for component in components for key in component.keys.model_fields}
+    others = {key for component in components for key in component.values(config)}
+    return (declared_keys(*config.kinds).keys() - read) | others

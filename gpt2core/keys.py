@@ -1,0 +1,54 @@
+"""All keys of a run in words: the values that each may have, its default, its meaning, and which components read it."""
+
+from typing import Any
+
+from gpt2core.adapters import ADAPTERS
+from gpt2core.attention import ATTENTION
+from gpt2core.component import Keys, decides
+from gpt2core.config import FirstStageKeys, RunConfig, known_keys
+from gpt2core.decoding import DECODERS
+from gpt2core.registry import declared_keys
+from gpt2core.tasks import TASKS
+
+TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)
+
+
+def described_keys() -> list[dict[str, Any]]:
+    """Return `key`, `values`, `default`, `meaning`, `read_by` (names by kind of component; all runs for none), `decides`."""
+    declared = declared_keys(*RunConfig.kinds)
+    return [
+        {
+            "key": name,
+            "values": _values(name, RunConfig if name in RunConfig.model_fields else declared[name]),
+            "default": field.default,
+            "meaning": field.description,
+            "read_by": _readers(name),
+            "decides": decides(field),
+        }
+        for name, field in known_keys().items()
+    ]
+
+
+def _readers(name: str) -> dict[str, list[str]]:
+    if name in FirstStageKeys.model_fields and name != "pretrain":
+        return {"first stage": ["pretrain"]}
+    found = {table.kind: table.readers(name) for table in TABLES}
+    return {kind: entries for kind, entries in found.items() if entries}
+
+
+def _values(name: str, keys: type[Keys | RunConfig]) -> str:
+    """The values of a key in words."""
+    table = next((table for table in TABLES if table.kind == name), None)
+    if table is not None:
+        return f"one of {', '.join(table)}" + (", or several with commas" if table is ATTENTION else "")
+    schema = keys.model_json_schema()["properties"][name]
+    return " or ".join(_rule(one) for one in schema.get("anyOf", [schema]))
+
+
+def _rule(schema: dict[str, Any]) -> str:
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+    kinds = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "text", "null": "none"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[bound]:g}" for bound, sign in signs.items() if bound in schema]
+    return " ".join([kinds.get(schema.get("type", ""), "any"), " and ".join(bounds)]).strip()
