@@ -359,7 +359,7 @@ def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, st
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that may not change when a run resumes: all but the places of files, and `epochs` unless what an epoch learns depends on it."""
+    """The keys that may not change when a run resumes: all but places, and `epochs` unless what an epoch learns depends on it."""
     planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
     free = {*keys_that_decide("place"), *([] if planned else ["epochs"])}
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
