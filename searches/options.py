@@ -336,11 +336,11 @@ def trial_folder(search: Path, name: str) -> Path:
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
+    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
+    at_least(o, 0, "replicates", "gpus_per_worker")
 
     import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
 
-    at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
-    at_least(o, 0, "replicates", "gpus_per_worker")
     fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
     of_method = method_settings(fixed, o.sampler, o.scheduler)
     fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
