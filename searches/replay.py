@@ -36,7 +36,7 @@ from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulation import Course, Curve, Curves, MemoryLedger, Simulator
+from searches.deciding.simulator import Course, Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of

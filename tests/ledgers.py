@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt2core.metrics.counts import to_json
-from searches.deciding.simulation import Curve, MemoryLedger, Simulator
+from searches.deciding.simulator import Curve, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse

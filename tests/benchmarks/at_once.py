@@ -43,7 +43,7 @@ from rich.table import Table
 
 from cluster.environment import settle
 from gpt2core.storage import local
-from searches.deciding.simulation import Simulator
+from searches.deciding.simulator import Simulator
 from searches.deciding.strategy import Strategy
 from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH

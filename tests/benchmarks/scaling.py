@@ -28,7 +28,7 @@ from cluster.connect import connect
 from gpt2core.attention import ATTENTION
 from gpt2core.distill.config import GenerationConfig
 from searches.deciding.method import Method
-from searches.deciding.simulation import Course, MemoryLedger, Simulator
+from searches.deciding.simulator import Course, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.replay import Record, read
 from tests.benchmarks import attention, candidates, trials

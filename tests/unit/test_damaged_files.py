@@ -30,7 +30,7 @@ from gpt2core.tasks import TASKS
 from gpt2core.training import train
 from gpt2core.weights import save_model
 from searches import replay
-from searches.deciding.simulation import Curve
+from searches.deciding.simulator import Curve
 from searches.promoting.finished import choose, open_finished
 from searches.question import search_of
 from tests import generated, toys

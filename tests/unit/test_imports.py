@@ -25,7 +25,6 @@ ONLY_HERE = {
     "optuna": ("searches",),
     "cluster": ("cluster", "searches", "trainables/candidates/__main__.py"),
 }
-KNOWN = {("gpt2core.steps", "gpt2core.training")}  # to be cut
 
 
 def imports(path: Path) -> set[str]:
@@ -57,10 +56,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def circle(files: dict[str, Path]) -> list[str]:
     """A file, the file that it imports, and so on back to the first; empty where there is no circle."""
-    graph = {
-        name: {other for other in imported(path) if other in files and (name, other) not in KNOWN} - {name}
-        for name, path in files.items()
-    }
+    graph = {name: {other for other in imported(path) if other in files} - {name} for name, path in files.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -9,7 +9,7 @@ import pytest
 from gpt2core.metrics.counts import to_json
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT
 from searches.deciding.method import Method
-from searches.deciding.simulation import Curve, MemoryLedger, Simulator
+from searches.deciding.simulator import Curve, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.deciding.verdict import summarise
 from searches.lora_rank import SEARCH

@@ -19,7 +19,7 @@ from searches.adapters import SEARCH as ADAPTERS
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulation import Curve, Curves, MemoryLedger, Simulator
+from searches.deciding.simulator import Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
 from searches.deciding.views import studies
 from searches.lora_rank import SEARCH as OF_A_FACTOR

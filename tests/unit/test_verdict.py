@@ -18,7 +18,7 @@ from searches.deciding.comparing import Comparing
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED
 from searches.deciding.final import final_test
 from searches.deciding.method import Method, limit
-from searches.deciding.simulation import MemoryLedger
+from searches.deciding.simulator import MemoryLedger
 from searches.deciding.strategy import DONE, Strategy
 from searches.deciding.verdict import summarise
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
