@@ -26,7 +26,8 @@ from searches.running.budget import Budget, comparable, whole_trial_seconds
 from searches.running.ledger import BAD, CLONE, COMPLETED, RUNNING, STOPPED, Event, State, Trial, read_state
 from searches.showing import report
 from searches.showing.plots import POINTS
-from searches.showing.screen import MOST, Screen, show
+from searches.showing.report_tables import MOST
+from searches.showing.screen import Screen, show
 from searches.showing.summary import summary_of
 from searches.summary import Summary, TrialRow
 from tests.ledgers import OBJECTIVE, options_of, write_ledger
