@@ -114,8 +114,8 @@ def train(options: argparse.Namespace) -> None:
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
     write_json(out / "metrics.json", {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
-    name, sign = objective.name, 1 if objective.direction == "max" else -1
-    best = max((e for e in history if math.isfinite(e[name])), key=lambda e: sign * e[name], default=None)
+    name = objective.name
+    best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
         raise ConfigError(f"The {name} of no epoch is a finite number, so none is the best; choose another `objective`")
     CONSOLE.print(
@@ -154,7 +154,7 @@ def predict(options: argparse.Namespace) -> None:
     data = run_data(config)
     tokens = data.splits.get(split)
     if not tokens:
-        raise DataError(f"{data.corpus.origin}: there is no {split} split of the {data.corpus.name}")
+        raise DataError(f"{data.corpus.origin.source}: there is no {split} split of the {data.corpus.name}")
     CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
     with _of_a_diverged(options):
         classes = task.predict(model, tokens, data.tokenizer, config)

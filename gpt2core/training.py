@@ -260,4 +260,4 @@ def is_best(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], 
     """Whether an epoch is better than all before it; never by a metric that is not finite."""
     value = metrics.get(objective.name, math.nan)
     before = [past["metrics"].get(objective.name, math.nan) for past in history]
-    return math.isfinite(value) and all(objective.better(value, b) for b in before if math.isfinite(b))
+    return math.isfinite(value) and all(objective.direction.better(value, b) for b in before if math.isfinite(b))

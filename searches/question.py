@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError, visible
@@ -23,6 +23,7 @@ from searches.deciding.method import DEFAULT, Method
 from searches.formatting import setting_text
 
 if TYPE_CHECKING:  # these take seconds to import: not for --help
+    from gpt2core.metrics.direction import Direction
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
 
@@ -219,7 +220,7 @@ class Plan:
         return self.metric.name
 
     @property
-    def direction(self) -> Literal["max", "min"]:
+    def direction(self) -> "Direction":
         """Whether the objective is to be large or small."""
         return self.metric.direction
 

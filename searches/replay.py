@@ -173,8 +173,8 @@ def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> flo
     """Half the width of the 95% interval, over texts, of a difference between the best trial and another of the best quarter: the
     median."""
     metric = objective_of(TASKS[run.task], run)
-    sign = -1 if metric.direction == "max" else 1
-    ranked = sorted((row for row in rows if row["score"] is not None), key=lambda row: sign * row["score"])
+    scored = [row for row in rows if row["score"] is not None]
+    ranked = metric.direction.ranked(scored, key=lambda row: float(row["score"]))
     best, *others = (_influence(folder / "trials" / row["id"], metric) for row in ranked[: 2 + len(ranked) // 4])
     reach = [student.ppf(0.975, len(best) - 1) * (best - other).std(ddof=1) / math.sqrt(len(best)) for other in others]
     if not reach:
@@ -254,7 +254,7 @@ def compare(
         return Simulator(record.nearest(plan), workers=workers, budget=budget).run(strategy)
 
     baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
-    sign = 1 if record.plan(RANDOM.method, trials=trials, seed=0).direction == "max" else -1
+    sign = record.plan(RANDOM.method, trials=trials, seed=0).direction.sign
     target = float(np.median([found.best[-1] for found in baseline]))
     whole = float(np.median([found.spent[-1] for found in baseline]))
     rows = []

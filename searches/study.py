@@ -1,7 +1,6 @@
 """The whole study: ask each of its tables again, judge its claims by our runs, and lay its figures and ours side by side."""
 
 import sys
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from gpt2core.registry import lookup
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of
+from searches.summary import Summary
 
 QUESTION = "Which claims of the study do our runs support, and which of its figures do they reproduce?"
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     needed = [(search, task) for search, task in dict.fromkeys(asked_by) if search and search != "describe"]
     name = asked.name or f"study-{'smoke' if asked.smoke else asked.profile}"
     console = runner.console()
-    summaries: dict[Any, Any] = {}
+    summaries: dict[tuple[str, str], Summary | str] = {}
     for number, (search, task) in enumerate(needed, start=1):
         console.rule(f"{number} of {len(needed)}: {search} on {task}")
         summaries[search, task] = ask(search, task, f"{name}-{search}-{task}", argv, console)
@@ -36,18 +36,19 @@ def main(argv: list[str]) -> int:
         return 0
     from searches.deciding.figures import lines  # PyTorch and SciPy take seconds to import
     from searches.showing import study_report
+    from searches.showing.tables import on_screen
 
     path = options.storage_path(asked.storage) / "searches" / f"{name}.html"
     judged, found = study_report.judged(tables, summaries), lines(tables, summaries)
     study_report.write(path, judged, found, summaries)
     if judged:
-        console.print(study_report.claims_table(judged))
-    console.print(study_report.figures_table(found))
+        console.print(on_screen(study_report.claims_table(judged)))
+    console.print(on_screen(study_report.figures_table(found)))
     console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0 if any(line.ours is not None for line in found) else 1
 
 
-def ask(search: str, task: str, name: str, argv: list[str], console: Console) -> dict[str, Any] | str:
+def ask(search: str, task: str, name: str, argv: list[str], console: Console) -> Summary | str:
     """Run one search; return its summary, with what judged and where its report is, or in one line why it could not run."""
     flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
@@ -57,9 +58,9 @@ def ask(search: str, task: str, name: str, argv: list[str], console: Console) ->
         console.print(f"Not run: {error}", style="yellow", markup=False)
         return " ".join(str(error).split())
     if parsed.plan_only:
-        return {}
-    summary = read_json(parsed.results_folder / "summary.json")
-    return {**summary, "judged_on": parsed.plan.comparing.on, "report": f"{name}/report.html"}
+        return "planned alone"
+    summary = Summary.model_validate(read_json(parsed.results_folder / "summary.json"))
+    return summary.model_copy(update={"report": f"{name}/report.html"})
 
 
 if __name__ == "__main__":

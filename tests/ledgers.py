@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.estimates import Range, exactly
 from gpt2core.metrics.counts import to_json
 from searches.deciding.simulator import Curve, MemoryLedger, Simulator
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
-from searches.planning.forecast import MEMORY
 from searches.running.ledger import DIVERGED, FAILED, OUT_OF_MEMORY, Event, Trial
+from searches.running.quantities import Forecast, Quantity
 from tests.toys import lines
 
 OBJECTIVE = "chrf_continuation"
@@ -134,16 +135,18 @@ def _begin(options: Options) -> list[Event]:
     """What a search notes before its first trial."""
     plan, argv = options.plan, list(options.argv)
     baselines = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}
-    rows = [{"what": what, "predicted": 2.0, "low": 1.0, "high": 3.0} for what in ("trials", "hours", MEMORY)]
-    seconds = {"value": 9.0, "low": 5.0, "high": 20.0}
-    predicted = {"rows": rows, "meaning": "", "notes": [], "gpu_gb": None, "trial_seconds": seconds}
-    predicted |= {"trials": plan.profile.trials, "replicates": plan.profile.replicates}
+    ranges: dict[Quantity, Range] = {
+        "trials": exactly(2.0),
+        "hours": Range(value=2.0, low=1.0, high=3.0),
+        "trial_seconds": Range(value=9.0, low=5.0, high=20.0),
+    }
+    predicted = Forecast(ranges=ranges, trials=plan.profile.trials, replicates=plan.profile.replicates)
     return [
         {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed, "id": "0" * 32},
         {"event": "started", "argv": argv, "environment": {"Python": "3.11"}},
         {"event": "run", "trial": "", "run_id": "f" * 32},
         {"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "baselines": baselines},
         {"event": "cluster", "cluster": {"cluster": f"1 node, {WORKERS} CPUs, 0 GPUs"}},
-        {"event": "plan", "plan": predicted},
+        {"event": "plan", "plan": predicted.model_dump()},
         {"event": "share", "gpus": 0.0, "cpus": 1.0, "concurrent": WORKERS},
     ]

@@ -32,7 +32,8 @@ def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.record({"event": "search", "digest": "0", "name": name, "seed": 1})
     described = {"data": data.describe(), "digest": data.corpus.digest}
-    ledger.record({"event": "data", "data": described, "baselines": baselines})
+    origin = data.corpus.origin.model_dump()
+    ledger.record({"event": "data", "data": described, "origin": origin, "baselines": baselines})
     for trial, config in configs.items():
         origin = "reference" if config is first else "sampler"
         proposed = {"name": trial, "point": {"lr": config.lr}, "run": config.model_dump(), "origin": origin}

@@ -1,10 +1,13 @@
 """Summaries of searches that never ran, of any size, with what may go wrong in one."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from searches.summary import Summary, Verdict
 
 SCRIPT = "<script>alert('x')</script>"
 RANKS, ALPHAS = (4, 8, 16, 32), (32.0, "r", None)
@@ -34,6 +37,7 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
         "objective": "dev_loss",
         "direction": "min",
         "model": "gpt2-nano, the small stand-in that ships with the project",
+        "model_is_stand_in": True,
         "data": {"data": "toy data", "digest": "d" * 64},
         "trials": [*rows, *replicas],
         "best": best,
@@ -94,6 +98,16 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
     }
 
 
+def typed(found: Mapping[str, Any]) -> Summary:
+    """A summary as it is read from its file."""
+    return Summary.model_validate(json.loads(json.dumps(found)))
+
+
+def verdict(answer: Mapping[str, Any]) -> Verdict:
+    """An answer alone, as it is read from a summary's file."""
+    return Verdict.model_validate(json.loads(json.dumps(answer)))
+
+
 def about_factor(trials: Sequence[Mapping[str, Any]], outcome: str = "undecided") -> dict[str, Any]:
     """The answer to whether the rank matters. `outcome` is undecided, equivalent or difference; then rank 16 wins."""
     shifts = {16: -0.12} if outcome == "difference" else {}
@@ -104,19 +118,26 @@ def about_factor(trials: Sequence[Mapping[str, Any]], outcome: str = "undecided"
         known = [row for row in trials if row["point"]["rank"] == rank and row["score"] is not None]
         runs = [float(4.3 + shifts.get(rank, 0.0) + spread * random.normal()) for _ in range(3)] if known else []
         sides[f"rank {rank}"] = _side(f"rank {rank}", {"rank": rank}, known, runs)
-    text = {
-        "undecided": "No effect of rank was found: with its other settings tuned for each value, rank 4, rank 8, rank 16 and "
-        "rank 32 differ by at most 0.112 nats per token on dev loss, but that may be more than matters (0.050 nats per token). "
-        "About 7 seeds each would decide it, if these estimates hold.",
-        "equivalent": "No effect of rank that matters: with its other settings tuned for each value, all ranks come within 0.020 "
-        "nats per token of each other on dev loss. A difference below 0.050 nats per token is taken not to matter.",
-        "difference": "Yes, rank matters: rank 16 is best on dev loss, better than rank 4 by 0.121 [0.101, 0.140] nats per "
-        "token. Of the other settings, lr mattered most (exploratory).",
+    sentences = {
+        "undecided": [
+            "No effect of rank was found: with its other settings tuned for each value, rank 4, rank 8, rank 16 and rank 32 "
+            "differ by at most 0.112 nats per token on dev loss, but that may be more than matters (0.050 nats per token).",
+            "About 7 seeds each would decide it, if these estimates hold.",
+        ],
+        "equivalent": [
+            "No effect of rank that matters: with its other settings tuned for each value, all ranks come within 0.020 nats per "
+            "token of each other on dev loss.",
+            "A difference below 0.050 nats per token is taken not to matter.",
+        ],
+        "difference": [
+            "Yes, rank matters: rank 16 is best on dev loss, better than rank 4 by 0.121 [0.101, 0.140] nats per token.",
+            "Of the other settings, lr mattered most (exploratory).",
+        ],
     }[outcome]
     winner = sides["rank 16"]["trial"] if outcome == "difference" else None
     return _answer(
         sides,
-        text=text,
+        sentences=sentences,
         outcome=outcome,
         factor={"name": "rank", "keys": ["rank"]},
         winner=winner,
@@ -140,7 +161,7 @@ def about_best(trials: Sequence[Mapping[str, Any]], *, wins: bool = True) -> dic
     text = "lr 0.001 is better than the reference (lr 0.1) by 0.200 [0.170, 0.230] nats per token on dev loss."
     return _answer(
         {side["name"]: side for side in sides.values()},
-        text=text if wins else "No better setting than the reference was found.",
+        sentences=[text if wins else "No better setting than the reference was found."],
         outcome="difference" if wins else "undecided",
         factor=None,
         winner=best["id"] if wins else None,
@@ -154,7 +175,7 @@ def nothing_compared(reason: str) -> dict[str, Any]:
     """The answer of a search that compared nothing."""
     found = _answer(
         {},
-        text=f"Not decided: {reason}.",
+        sentences=[f"Not decided: {reason}."],
         outcome="undecided",
         factor=None,
         winner=None,

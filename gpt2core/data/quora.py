@@ -6,6 +6,7 @@ from os.path import lexists
 from gpt2core.data.corpus import Corpus, Row, unique
 from gpt2core.data.course import course_folder, read_rows
 from gpt2core.data.hub import load_hub
+from gpt2core.data.origin import DataOrigin, Licence
 
 TRAIN, PARTIAL, DEV, TEST = (
     "quora-train.csv",
@@ -15,6 +16,7 @@ TRAIN, PARTIAL, DEV, TEST = (
 )
 TEXTS = ("sentence1", "sentence2")
 HUB = "nyu-mll/glue"
+LICENCE = Licence(terms="Question pairs of Quora, whose terms allow non-commercial use only.")
 
 
 def load_quora(data_dir: str | None) -> Corpus:
@@ -36,16 +38,17 @@ def load_quora(data_dir: str | None) -> Corpus:
             else:
                 rows.append(Row(id=str(row["idx"]), text=first, second=second, label=row["label"]))
         splits[split] = unique(rows, rejected)
-    return Corpus(name="quora", origin=f"{HUB}, qqp, of the Hugging Face hub", splits=splits, rejected=rejected)
+    origin = DataOrigin(source=f"{HUB}, qqp, of the Hugging Face hub", licence=LICENCE, hub=HUB)
+    return Corpus(name="quora", origin=origin, splits=splits, rejected=rejected)
 
 
 def _course_files(data_dir: str) -> Corpus:
     folder = course_folder(data_dir, "quora")
-    origin = f"the course's files in {folder}"
+    source = f"the course's files in {folder}"
     train = folder / TRAIN
     if not lexists(train) and lexists(folder / PARTIAL):
         train = folder / PARTIAL
-        origin += f", of whose training split only a part is there, {PARTIAL}"
+        source += f", of whose training split only a part is there, {PARTIAL}"
     rejected: Counter[str] = Counter()
     splits = {
         "train": read_rows(train, TEXTS, "is_duplicate", 2, rejected),
@@ -53,4 +56,4 @@ def _course_files(data_dir: str) -> Corpus:
     }
     if lexists(folder / TEST):
         splits["test"] = read_rows(folder / TEST, TEXTS, "is_duplicate", 2, rejected, labelled=False)
-    return Corpus(name="quora", origin=origin, splits=splits, rejected=rejected)
+    return Corpus(name="quora", origin=DataOrigin(source=source, licence=LICENCE), splits=splits, rejected=rejected)

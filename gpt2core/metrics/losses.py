@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric, named
 
 
@@ -35,7 +36,7 @@ def bits_per_character(counts: np.ndarray) -> np.ndarray:
 LOSSES = named(
     Metric(
         name="dev_loss",
-        direction="min",
+        direction=Direction.MIN,
         unit="nats per token",
         margin=0.05,
         digits=3,
@@ -45,7 +46,7 @@ LOSSES = named(
     ),
     Metric(
         name="dev_perplexity",
-        direction="min",
+        direction=Direction.MIN,
         unit="",
         margin=2.0,
         counts="loss",
@@ -54,7 +55,7 @@ LOSSES = named(
     ),
     Metric(
         name="bits_per_character",
-        direction="min",
+        direction=Direction.MIN,
         unit="bits per character",
         margin=0.02,
         digits=3,

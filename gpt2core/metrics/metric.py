@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+
+from gpt2core.metrics.direction import Direction
 
 #: Summed counts (..., S) -> scores (...). A function of a module, so that it can be pickled.
 Score = Callable[[np.ndarray], np.ndarray]
@@ -20,17 +21,13 @@ class Metric:
     """
 
     name: str
-    direction: Literal["max", "min"]
+    direction: Direction
     unit: str
     margin: float
     digits: int = 2
     counts: str | None = None
     score: Score | None = None
     bounds: tuple[float, float] | None = None
-
-    def better(self, a: float, b: float) -> bool:
-        """Whether `a` is strictly better than `b`; never where one of them is no number."""
-        return a > b if self.direction == "max" else a < b
 
     def on(self, split: str) -> str:
         """What `Evaluation.metrics` calls it on a split: `dev_loss` is `test_loss` on the test split."""

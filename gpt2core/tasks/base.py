@@ -280,7 +280,7 @@ def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: 
     for split in ("train", "dev"):
         if not len(splits[split]):
             raise DataError(
-                f"{corpus.origin}: the {len(corpus.splits[split])} texts of the {split} split make no example "
+                f"{corpus.origin.source}: the {len(corpus.splits[split])} texts of the {split} split make no example "
                 f"({task.encoding}), but there must be one in train and in dev; more or longer texts are needed"
             )
     return TaskData(corpus=corpus, tokenizer=tokenizer, splits=splits)
@@ -303,7 +303,7 @@ def loss_statistics(
     """
     tokens, device = data.splits[split], model.wte.weight.device
     if not len(tokens):
-        raise DataError(f"{data.corpus.origin}: there is no example in the {split} split to score")
+        raise DataError(f"{data.corpus.origin.source}: there is no example in the {split} split to score")
     characters = torch.as_tensor(data.tokenizer.characters, device=device)
     counts = np.zeros((len(tokens), 3))
     for index in by_length(tokens, batch_size):

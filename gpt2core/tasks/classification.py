@@ -18,6 +18,7 @@ from gpt2core.distill.student import contrastive_losses
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, Score, named
 from gpt2core.model import GPT2, TrunkInput, upcast
@@ -31,7 +32,13 @@ SAMPLES = 20
 def in_percent(name: str, score: Score) -> Metric:
     """A metric in percent that is made of a confusion matrix."""
     return Metric(
-        name=name, direction="max", unit="points", margin=1.0, counts="confusion", score=score, bounds=(0.0, 100.0)
+        name=name,
+        direction=Direction.MAX,
+        unit="points",
+        margin=1.0,
+        counts="confusion",
+        score=score,
+        bounds=(0.0, 100.0),
     )
 
 
@@ -40,7 +47,7 @@ CLASSIFIED = named(
     in_percent("macro_f1", macro_f1),
     Metric(
         name="dev_loss",
-        direction="min",
+        direction=Direction.MIN,
         unit="nats",
         margin=0.01,
         digits=3,
@@ -130,7 +137,7 @@ class Classification:
         tokens = data.splits[split]
         gold = tokens.labels
         if not len(gold) or (gold == NO_LABEL).any():
-            raise DataError(f"{data.corpus.origin}: the {split} split has no labels to score against")
+            raise DataError(f"{data.corpus.origin.source}: the {split} split has no labels to score against")
         log_probabilities = self.log_probabilities(model, tokens, data.tokenizer, config)
         losses, predicted = -log_probabilities[np.arange(len(gold)), gold], log_probabilities.argmax(axis=1)
         counts, numbers = self.further(np.exp(log_probabilities), gold)

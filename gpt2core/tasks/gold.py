@@ -12,17 +12,17 @@ def check_gold(corpus: Corpus, split: str, task: str) -> None:
     rows = corpus.splits.get(split)
     if not rows:
         filled = ", ".join(name for name, texts in corpus.splits.items() if texts)
-        raise DataError(f"{corpus.origin}: there is no {split} split of the {corpus.name}; valid: {filled}")
+        raise DataError(f"{corpus.origin.source}: there is no {split} split of the {corpus.name}; valid: {filled}")
     unknown = sum(row.label == NO_LABEL for row in rows) if isinstance(TASKS[task], Classification) else 0
     if unknown:
         raise DataError(
-            f"{corpus.origin}: {unknown} of the {split} split's {len(rows)} texts have no label, so there is no score; "
+            f"{corpus.origin.source}: {unknown} of the {split} split's {len(rows)} texts have no label, so there is no score; "
             f"to predict them: python -m gpt2core predict --checkpoint RUN --split {split} --out FILE"
         )
     short = sum(row.text.count("\n") < GIVEN for row in rows) if task == "sonnet" else 0
     if short:
         raise DataError(
-            f"{corpus.origin}: {short} of the {split} split's {len(rows)} texts are the {GIVEN} given lines alone, "
+            f"{corpus.origin.source}: {short} of the {split} split's {len(rows)} texts are the {GIVEN} given lines alone, "
             "so there is nothing to score against; the course's first release has them whole in TRUE_sonnets_held_out.txt, and "
             "without --data-dir the package's are taken"
         )

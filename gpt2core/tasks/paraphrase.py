@@ -14,6 +14,7 @@ from gpt2core.data.tokens import Example, encoded
 from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.classification import calibration_error, second_f1, squared_distances
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, upcast
@@ -37,7 +38,7 @@ class Paraphrase(Classification):
             in_percent("f1", second_f1),  # of duplicates
             Metric(
                 name="brier_score",
-                direction="min",
+                direction=Direction.MIN,
                 unit="",
                 margin=0.005,
                 digits=3,
@@ -45,7 +46,9 @@ class Paraphrase(Classification):
                 score=mean_loss,
                 bounds=(0.0, 1.0),
             ),
-            Metric(name="calibration_error", direction="min", unit="", margin=0.01, digits=3, bounds=(0.0, 1.0)),
+            Metric(
+                name="calibration_error", direction=Direction.MIN, unit="", margin=0.01, digits=3, bounds=(0.0, 1.0)
+            ),
         ),
     }
     class_names = ANSWERS

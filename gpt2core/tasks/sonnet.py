@@ -12,6 +12,7 @@ from gpt2core.data.tokens import Example
 from gpt2core.decoding.text_cache import generate_cached
 from gpt2core.metrics.baselines import Baseline, asked_for, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.diversity import distinct_n
 from gpt2core.metrics.form import FORM, GIVEN, form_counts
 from gpt2core.metrics.losses import LOSSES
@@ -25,7 +26,7 @@ from gpt2core.tokenizer import Tokenizer
 def _chrf(name: str, counts: str) -> Metric:
     return Metric(
         name=name,
-        direction="max",
+        direction=Direction.MAX,
         unit="chrF",
         margin=1.0,
         counts=counts,
@@ -48,7 +49,7 @@ class Sonnet(LanguageTask):
         **LOSSES,
         **named(_chrf("chrf_continuation", "chrf"), _chrf("chrf_whole", "chrf_whole")),
         **FORM,
-        **named(Metric(name="distinct_2", direction="max", unit="", margin=0.05, bounds=(0.0, 1.0))),
+        **named(Metric(name="distinct_2", direction=Direction.MAX, unit="", margin=0.05, bounds=(0.0, 1.0))),
     }
 
     def corpus(self, config: RunConfig) -> Corpus:

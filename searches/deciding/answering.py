@@ -9,11 +9,13 @@ import numpy as np
 from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import Runs, mean_of, runs_of
 from gpt2core.metrics.counts import from_json
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import Decision, Design, Side, decide
 from searches.question import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import BAD, BY_HAND, COMPLETED, STOPPED, Event, Ledger, State, Trial
+from searches.summary import ComparedSetting, ReliabilityRow
 
 ENDED = (COMPLETED, STOPPED)
 
@@ -60,7 +62,7 @@ def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = Non
     decision = decide(
         sides,
         margin=plan.margin,
-        maximize=plan.direction == "max",
+        direction=plan.direction,
         design=plan.design or Design.fixed(rounds),
         reference=reference,
     )
@@ -129,15 +131,15 @@ def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
     return Side(name=title, runs=runs_of_metric(judged(plan, state, name, rounds), plan.metric), failed=failed)
 
 
-def expected_best(scores: Sequence[float], direction: str) -> list[float]:
+def expected_best(scores: Sequence[float], direction: Direction) -> list[float]:
     """The expected best of k scores drawn from these, for k from 1 to their number (Dodge et al. 2019, arXiv 1909.03004)."""
-    ordered = np.sort(np.asarray(scores)) if direction == "max" else -np.sort(-np.asarray(scores))
+    ordered = direction.sign * np.sort(direction.sign * np.asarray(scores))
     n = len(ordered)
     shares = np.arange(n + 1) / n
     return [float((ordered * (shares[1:] ** k - shares[:-1] ** k)).sum()) for k in range(1, n + 1)]
 
 
-def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]) -> list[dict[str, Any]]:
+def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]) -> list[ComparedSetting]:
     """A row for each value of the factor in its own order, or for each compared trial: its trials, its fresh runs, their mean."""
     found = []
     for title, value, trials, chosen in _groups(plan, state, finding, finalists):
@@ -145,21 +147,21 @@ def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[
         scores = [score for trial in trials if (score := trial.score(plan.objective, plan.direction)) is not None]
         mean = mean_of(side.runs) if side and side.runs else None
         found.append(
-            {
-                "name": title,
-                "value": value,
-                "trial": chosen,
-                "point": state.trials[chosen].point if chosen else {},
-                "trials": len(trials),
-                "score": state.trials[chosen].score(plan.objective, plan.direction) if chosen else None,
-                "runs": side.runs.scores.tolist() if side and side.runs else [],
-                "mean": mean.estimate if mean else None,
-                "low": mean.low if mean else None,
-                "high": mean.high if mean else None,
-                "failed": list(side.failed) if side else [],
-                "stable": side.stable if side else False,
-                "expected": expected_best(scores, plan.direction) if scores else [],
-            }
+            ComparedSetting(
+                name=title,
+                value=value,
+                trial=chosen,
+                point=state.trials[chosen].point if chosen else {},
+                trials=len(trials),
+                score=state.trials[chosen].score(plan.objective, plan.direction) if chosen else None,
+                runs=side.runs.scores.tolist() if side and side.runs else [],
+                mean=mean.estimate if mean else None,
+                low=mean.low if mean else None,
+                high=mean.high if mean else None,
+                failed=list(side.failed) if side else [],
+                stable=side.stable if side else False,
+                expected=expected_best(scores, plan.direction) if scores else [],
+            )
         )
     return found
 
@@ -187,7 +189,7 @@ def _runs_anywhere(events: Sequence[Event], metric: Metric) -> Runs | None:
     return runs_of_metric(events, metric) or _runs_of_numbers([e["metrics"].get(metric.name) for e in events])
 
 
-def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[dict[str, Any]]:
+def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[ReliabilityRow]:
     """How well each metric tells settings apart: variance between settings over that and the variance of a setting's runs.
 
     From the compared settings on the seeds that they share, by one-way analysis of variance; 0 is chance alone, 1 no chance.
@@ -205,13 +207,13 @@ def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[dict[str
         between = max(0.0, spread - (within or 0.0) / runs)
         total = between + (within or 0.0)
         found.append(
-            {
-                "metric": metric.name,
-                "between": between,
-                "within": within,
-                "reliability": None if within is None or not total else between / total,
-                "settings": len(scores),
-                "runs": runs,
-            }
+            ReliabilityRow(
+                metric=metric.name,
+                between=between,
+                within=within,
+                reliability=None if within is None or not total else between / total,
+                settings=len(scores),
+                runs=runs,
+            )
         )
     return found

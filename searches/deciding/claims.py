@@ -16,6 +16,7 @@ from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
 from searches.deciding.wording import listed, p_text
 from searches.formatting import count
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
+from searches.summary import ComparedSetting, Pairs, Summary, Verdict
 
 SUPPORTED: Final = "supported"
 CONTRADICTED: Final = "contradicted"
@@ -23,8 +24,6 @@ UNDECIDED: Final = "undecided"
 NOT_RUN: Final = "not run"
 Mark = Literal["supported", "contradicted", "undecided", "not run"]
 
-Summary = Mapping[str, Any]
-Row = Mapping[str, Any]
 Summaries = Mapping[tuple[str, str], Summary | str]  # by search and task; a text says why a search could not run
 
 
@@ -144,16 +143,16 @@ def _compared(summary: Summary, contrasts: Sequence[Contrast]) -> list[Compared]
     return [one if one is not None else next(by_runs) for one in found]
 
 
-def _row(summary: Summary, setting: Setting) -> Row | None:
+def _row(summary: Summary, setting: Setting) -> ComparedSetting | None:
     """The compared setting that a side of a claim is; of several, the one with the best score in the search."""
     sign = _sign(summary)
-    by_name = {row["id"]: row for row in summary["trials"]}
+    configs = {row.id: row.config for row in summary.trials}
     rows = [
         row
-        for row in summary["answer"]["rows"]
-        if has({**by_name.get(row["trial"], {}).get("config", {}), **row["point"], **row["value"]}, setting.point)
+        for row in summary.answer.rows
+        if has({**configs.get(row.trial or "", {}), **row.point, **row.value}, setting.point)
     ]
-    return max(rows, key=lambda row: -np.inf if row["score"] is None else sign * row["score"], default=None)
+    return max(rows, key=lambda row: -np.inf if row.score is None else sign * row.score, default=None)
 
 
 def has(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
@@ -162,65 +161,67 @@ def has(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 
 def _sign(summary: Summary) -> int:
-    return 1 if summary["answer"]["metric"]["direction"] == "max" else -1
+    return summary.answer.metric.direction.sign
 
 
-def _by_pair(summary: Summary, contrast: Contrast, sides: Mapping[str, Row | None]) -> Compared | None:
+def _by_pair(summary: Summary, contrast: Contrast, sides: Mapping[str, ComparedSetting | None]) -> Compared | None:
     """A contrast by the pair of the answer; None where the answer has none with a p-value."""
     first, second = (sides[name] for name in contrast.names)
     if first is None or second is None:
         return None
-    answer = summary["answer"]
-    pair = next((one for one in answer["pairs"] if {one["a"], one["b"]} == {first["name"], second["name"]}), None)
-    if pair is None or pair["p_value"] is None:
+    answer = summary.answer
+    pair = next((one for one in answer.pairs if {one.a, one.b} == {first.name, second.name}), None)
+    if pair is None or pair.difference is None or pair.low is None or pair.high is None or pair.p_value is None:
         return None
-    turned = _sign(summary) * (1 if pair["a"] == first["name"] else -1)
-    low, high = sorted((turned * pair["low"], turned * pair["high"]))
-    margin, seeds = answer["metric"]["margin"], min(len(first["runs"]), len(second["runs"]))
+    turned = _sign(summary) * (1 if pair.a == first.name else -1)
+    low, high = sorted((turned * pair.low, turned * pair.high))
+    margin, seeds = answer.metric.margin, min(len(first.runs), len(second.runs))
     needed, too_few_texts = _needed_of_pair(answer, first, second)
     return Compared(
         contrast=contrast,
-        advantage=turned * pair["difference"],
+        advantage=turned * pair.difference,
         low=low,
         high=high,
-        p_value=pair["p_value"],
+        p_value=pair.p_value,
         level=_level(answer),
         seeds=seeds,
-        alike=answer["outcome"] == EQUIVALENT or (seeds >= LEAST and -margin < low and high < margin),
+        alike=answer.outcome == EQUIVALENT or (seeds >= LEAST and -margin < low and high < margin),
         texts=True,
         needed=LEAST if seeds < LEAST else needed,
         reason="more texts to judge on are needed, not more seeds" if too_few_texts else "",
     )
 
 
-def _level(answer: Mapping[str, Any]) -> float:
+def _level(answer: Verdict) -> float:
     """The level of the search's last look, which is stricter than LEVEL where it looked several times."""
-    return min(LEVEL, float(answer["test"]["level"]))
+    return min(LEVEL, float(answer.test.level))
 
 
-def _needed_of_pair(answer: Mapping[str, Any], first: Row, second: Row) -> tuple[int | None, bool]:
+def _needed_of_pair(answer: Verdict, first: ComparedSetting, second: ComparedSetting) -> tuple[int | None, bool]:
     """How many seeds would decide a pair, and whether too few texts forbid it."""
-    pairs, level = len(answer["pairs"]), _level(answer)
+    pairs, level = len(answer.pairs), _level(answer)
     if pairs == 1:
-        return answer["seeds_needed"], answer["needs_texts"]
+        return answer.seeds_needed, answer.needs_texts
     one = difference(_runs(first), _runs(second))
     if one.p_value is None or one.p_value * pairs < level:  # runs do not vary, or they alone would decide it
         return None, True
     pair = Pair(a="", b="", difference=one, p_value=one.p_value, low_90=None, high_90=None)
-    seeds = min(len(first["runs"]), len(second["runs"]))
-    return seeds_needed([pair], seeds, answer["metric"]["margin"], level / pairs)[0], False
+    seeds = min(len(first.runs), len(second.runs))
+    return seeds_needed([pair], seeds, answer.metric.margin, level / pairs)[0], False
 
 
-def _runs(row: Row) -> Runs:
-    return Runs(scores=np.asarray(row["runs"], dtype=float))
+def _runs(row: ComparedSetting) -> Runs:
+    return Runs(scores=np.asarray(row.runs, dtype=float))
 
 
-def _by_runs(summary: Summary, contrasts: Sequence[Contrast], sides: Mapping[str, Row | None]) -> list[Compared]:
+def _by_runs(
+    summary: Summary, contrasts: Sequence[Contrast], sides: Mapping[str, ComparedSetting | None]
+) -> list[Compared]:
     """Contrasts of settings by their fresh runs alone, where both have some; else as the search saw them."""
-    named = {name: row for name, row in sides.items() if row is not None and row["runs"] and row["stable"]}
+    named = {name: row for name, row in sides.items() if row is not None and row.runs and row.stable}
     wanted = [contrast for contrast in contrasts if set(contrast.names) <= named.keys()]
-    answer, sign = summary["answer"], _sign(summary)
-    level, margin = _level(answer), float(answer["metric"]["margin"])
+    answer, sign = summary.answer, _sign(summary)
+    level, margin = _level(answer), float(answer.metric.margin)
     runs = {name: _runs(row) for name, row in named.items()}
     found = {}
     for contrast, pair in zip(wanted, pairwise(runs, [one.names for one in wanted], level=level), strict=True):
@@ -243,11 +244,11 @@ def _by_runs(summary: Summary, contrasts: Sequence[Contrast], sides: Mapping[str
     return [found.get(contrast.names) or _unconfirmed(summary, contrast, sides) for contrast in contrasts]
 
 
-def _unconfirmed(summary: Summary, contrast: Contrast, sides: Mapping[str, Row | None]) -> Compared:
+def _unconfirmed(summary: Summary, contrast: Contrast, sides: Mapping[str, ComparedSetting | None]) -> Compared:
     """A contrast of settings that were not both run again, or of which a fresh run failed: what the search saw of them."""
     rows = {name: sides[name] for name in contrast.names}
-    failed = {name: len(row["failed"]) for name, row in rows.items() if row is not None and row["failed"]}
-    unconfirmed = [name for name, row in rows.items() if name not in failed and (row is None or not row["runs"])]
+    failed = {name: len(row.failed) for name, row in rows.items() if row is not None and row.failed}
+    unconfirmed = [name for name, row in rows.items() if name not in failed and (row is None or not row.runs)]
     first, second = (_score(summary, setting) for setting in (contrast.first, contrast.second))
     advantage = None if first is None or second is None else _sign(summary) * (first - second)
     reasons = [
@@ -264,10 +265,9 @@ def _unconfirmed(summary: Summary, contrast: Contrast, sides: Mapping[str, Row |
 
 def _score(summary: Summary, setting: Setting) -> float | None:
     """The best score of a setting among the trials of the search."""
-    sign = _sign(summary)
-    trials = [row for row in summary["trials"] if row["of"] is None and row["score"] is not None]
-    scores = [row["score"] for row in trials if has({**row["config"], **row["point"]}, setting.point)]
-    return max(map(float, scores), key=lambda score: sign * score, default=None)
+    trials = [row for row in summary.trials if row.of is None and row.score is not None]
+    known = [row.score for row in trials if row.score is not None and has({**row.config, **row.point}, setting.point)]
+    return summary.answer.metric.direction.best(known, key=lambda score: score)
 
 
 # words
@@ -283,11 +283,11 @@ def _words(mark: Mark, decisive: Sequence[Compared], summary: Summary, stand_in:
 def _why(one: Compared, mark: Mark, summary: Summary) -> str:
     """What a contrast's mark rests on."""
     first, second = one.contrast.names
-    metric = summary["answer"]["metric"]
+    metric = summary.answer.metric
     if mark == UNDECIDED:
         return _open(one)
     if one.alike and (one.contrast.says != "better" or not one.sure):
-        margin = f"{metric['margin']:.{metric['digits']}f} {metric['unit']}".strip()
+        margin = f"{metric.margin:.{metric.digits}f} {metric.unit}".strip()
         return f"{first} and {second} differ by less than what matters ({margin})"
     if one.advantage is None or one.p_value is None:
         return ""
@@ -320,12 +320,12 @@ def _needed(decisive: Sequence[Compared]) -> int | None:
 def _advantage_text(one: Compared, summary: Summary) -> str:
     """By how much the first setting is better, with its interval."""
     first, second = one.contrast.names
-    metric = summary["answer"]["metric"]
-    digits, name = metric["digits"], metric["name"].replace("_", " ")
+    metric = summary.answer.metric
+    digits, name = metric.digits, metric.name.replace("_", " ")
     if one.advantage is None:
         return f"{first} against {second}: no scores of both"
     better = "better" if one.advantage >= 0 else "worse"
-    amount = f"{abs(one.advantage):.{digits}f} {metric['unit']}".strip()
+    amount = f"{abs(one.advantage):.{digits}f} {metric.unit}".strip()
     value = f"{first} is {better} than {second} by {amount} ({name}"
     if float(amount.split()[0]) == 0:
         value = f"{first} and {second} are {amount} apart ({name}"
@@ -337,7 +337,7 @@ def _advantage_text(one: Compared, summary: Summary) -> str:
 
 def _by_study(claim: Claim, summary: Summary) -> list[str]:
     """Means of the study's own metric over the fresh runs of each setting, where another metric decides."""
-    if claim.metric == summary["answer"]["metric"]["name"]:
+    if claim.metric == summary.answer.metric.name:
         return []
     settings = {one.name: one for contrast in claim.contrasts for one in (contrast.first, contrast.second)}
     means = {name: _mean(summary, setting, claim.metric) for name, setting in settings.items()}
@@ -347,25 +347,25 @@ def _by_study(claim: Claim, summary: Summary) -> list[str]:
 
 def _mean(summary: Summary, setting: Setting, metric: str) -> float | None:
     row = _row(summary, setting)
-    again = [one for one in summary["trials"] if row is not None and one["of"] == row["trial"]]
-    scores = [one["metrics"][metric] for one in again if one["metrics"].get(metric) is not None]
+    again = [one for one in summary.trials if row is not None and one.of == row.trial]
+    scores = [one.metrics[metric] for one in again if one.metrics.get(metric) is not None]
     return float(np.mean(scores)) if scores else None
 
 
 def _stand_in(claim: Claim, summary: Summary) -> str:
     """What the runs had in place of the study's model, texts and critic; empty where they had these."""
-    configs = [row["config"] for row in summary["trials"]]
-    return stand_in(claim.model, configs[0], summary) if configs else ""
+    first = next(iter(summary.trials), None)
+    return stand_in(claim.model, first.config, list(summary.pairs.values())) if first else ""
 
 
-def stand_in(model: str, config: Mapping[str, Any], summary: Summary) -> str:
+def stand_in(model: str, config: Mapping[str, Any], pairs: Sequence[Pairs]) -> str:
     """In words, what a run had in place of the study's model, texts and critic of generated pairs; empty where it had these."""
     said, used = [], str(config.get("model"))
     if used not in (model, f"openai-community/{model}"):
         said.append(f"with {used.rstrip('/').rpartition('/')[2]} in place of {model}")
     if not config.get("data_dir"):
         said.append("without the course's files (--data-dir)")
-    critics = [made for made in (summary.get("pairs") or {}).values() if made.get("stand_in")]
+    critics = [made.critic for made in pairs if made.stand_in]
     if critics:
-        said.append(f"with the critic {critics[0]['critic']} in place of an entailment model")
+        said.append(f"with the critic {critics[0]} in place of an entailment model")
     return ", ".join(said)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from gpt2core.metrics.comparison import LEAST, LEVEL, Difference, Pair, Runs, pairwise, quantile, welch_anova
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.sequential import level_at, schedule
 
 DIFFERENCE: Final = "difference"
@@ -89,7 +90,7 @@ def decide(
     sides: Sequence[Side],
     *,
     margin: float,
-    maximize: bool,
+    direction: Direction,
     design: Design,
     reference: str | None = None,
 ) -> Decision:
@@ -119,7 +120,7 @@ def decide(
         lost = f"{reference} failed" if reference in unstable else "there are no two settings whose runs all ended well"
         return replace(decision, reason=lost)
     tested = [pair for pair in pairs if pair.p_value is not None]
-    order = sorted(stable, key=lambda name: -stable[name].mean if maximize else stable[name].mean)
+    order = direction.ranked(stable, key=lambda name: stable[name].mean)
     if not tested:
         return replace(decision, reason=pairs[0].difference.reason, best=order)
     p_value = min(pair.p_value for pair in tested if pair.p_value is not None)
@@ -129,11 +130,11 @@ def decide(
         p_value=p_value,
         anova=welch_anova(list(stable.values())),
         excluded=max(bounds),
-        best=_unbeaten(order, tested, level, maximize),
+        best=_unbeaten(order, tested, level, direction),
     )
     if seeds < LEAST:
         return replace(decision, reason=f"{LEAST} runs each are needed to name a winner")
-    winner = _winner(order, pairs, level, maximize, reference)
+    winner = _winner(order, pairs, level, direction, reference)
     if all(_within(pair, margin) for pair in pairs):
         if unstable:
             reason = f"{', '.join(unstable)} could not be judged"
@@ -163,28 +164,28 @@ def _within(pair: Pair, margin: float) -> bool:
     return low is not None and high is not None and -margin < low and high < margin
 
 
-def _beaten(pairs: Sequence[Pair], level: float, maximize: bool) -> dict[str, set[str]]:
+def _beaten(pairs: Sequence[Pair], level: float, direction: Direction) -> dict[str, set[str]]:
     """By whom each side is surely beaten."""
     found: dict[str, set[str]] = {}
     for pair in pairs:
         if pair.p_value is not None and pair.p_value < level:
-            better = (pair.difference.estimate > 0) == maximize
+            better = direction.better(pair.difference.estimate, 0.0)
             winner, loser = (pair.a, pair.b) if better else (pair.b, pair.a)
             found.setdefault(loser, set()).add(winner)
     return found
 
 
-def _unbeaten(order: Sequence[str], pairs: Sequence[Pair], level: float, maximize: bool) -> list[str]:
-    beaten = _beaten(pairs, level, maximize)
+def _unbeaten(order: Sequence[str], pairs: Sequence[Pair], level: float, direction: Direction) -> list[str]:
+    beaten = _beaten(pairs, level, direction)
     return [name for name in order if name not in beaten]
 
 
 def _winner(
-    order: Sequence[str], pairs: Sequence[Pair], level: float, maximize: bool, reference: str | None
+    order: Sequence[str], pairs: Sequence[Pair], level: float, direction: Direction, reference: str | None
 ) -> str | None:
     """The best side by its mean, where it surely beats whatever it was compared with; beside a reference, the best of those that
     surely beat it."""
-    beaten = _beaten(pairs, level, maximize)
+    beaten = _beaten(pairs, level, direction)
     sure = [name for name in order if name in beaten.get(reference or "", ())]
     best = sure[0] if sure else order[0]
     against = [pair.b if pair.a == best else pair.a for pair in pairs if best in (pair.a, pair.b)]

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.metrics.direction import Direction
 from searches.formatting import count, value_text
 from searches.question import Choice, Domain, LogUniform
+from searches.summary import EffectRow, Effects, TrialRow
 
 LEAST = 8  # trials
 KNOTS = 5  # of a broken line, at quantiles of the values that were tried
@@ -24,7 +26,6 @@ LEVEL = 0.05
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the ridge
 FENCE = 1.5  # interquartile ranges beyond the quartile, behind which a bad score counts as no worse (Tukey 1977)
 
-Row = Mapping[str, Any]
 Array = np.ndarray
 
 
@@ -37,42 +38,43 @@ class Curve:
     columns: Array
 
 
-def effects(rows: Sequence[Row], space: Mapping[str, Domain], direction: str, factor: Sequence[str]) -> dict[str, Any]:
+def effects(
+    rows: Sequence[TrialRow], space: Mapping[str, Domain], direction: Direction, factor: Sequence[str]
+) -> Effects:
     """Return how much each key mattered to the `score` of `rows` at their `point`, the most important first, or why it is not
     known. `factor` are the keys that the question is about."""
-    known = [row for row in rows if row["score"] is not None and math.isfinite(row["score"])]
-    found: dict[str, Any] = {"trials": len(known), "rows": []}
+    known = [row for row in rows if row.score is not None and math.isfinite(row.score)]
     if not space:
-        return found | {"why": "The searched settings were not recorded."}
+        return Effects(trials=len(known), why="The searched settings were not recorded.")
     if len(known) < LEAST:
-        return found | {
-            "why": f"{count(len(known), 'trial')} ended with a score; {LEAST} are needed to tell settings apart."
-        }
-    scores, cut = _fenced(np.array([row["score"] for row in known], dtype=float), direction)
+        return Effects(
+            trials=len(known),
+            why=f"{count(len(known), 'trial')} ended with a score; {LEAST} are needed to tell settings apart.",
+        )
+    scores, cut = _fenced(np.array([row.score for row in known], dtype=float), direction)
     if np.ptp(scores) == 0:
-        return found | {"why": "All trials have the same score."}
+        return Effects(trials=len(known), why="All trials have the same score.")
     curves = [
         curve
         for key, domain in space.items()
-        if len((curve := _curve(key, domain, [row["point"].get(key, _UNUSED) for row in known])).values) > 1
+        if len((curve := _curve(key, domain, [row.point.get(key, _UNUSED) for row in known])).values) > 1
     ]
     design = np.hstack([curve.columns for curve in curves]) if curves else np.zeros((len(known), 0))
     random = np.random.default_rng(0)
     strength, explained, p_value = _strength(design, scores, random)
     said = f"{count(cut, 'very bad score')} counted as no worse than the rest; " if cut else ""
     if p_value > LEVEL:
-        return found | {
-            "why": f"Over {len(known)} trials, the settings predict the score of a trial that is left out no better than chance "
-            f"would ({said}p = {p_value:.2f})."
-        }
-    table = _table(curves, _draws(design, scores, strength, random), design, direction)
-    for row in table:
-        row["factor"] = row["key"] in factor
+        return Effects(
+            trials=len(known),
+            why=f"Over {len(known)} trials, the settings predict the score of a trial that is left out no better than chance "
+            f"would ({said}p = {p_value:.2f}).",
+        )
+    table = _table(curves, _draws(design, scores, strength, random), design, direction, factor)
     why = (
         f"Exploratory, over {len(known)} trials: a sum of one curve for each setting explains {100 * explained:.0f}% of the "
         f"variance of scores of trials that are left out ({said}combinations of settings are not looked at)."
     )
-    return found | {"rows": table, "why": why, "explained": explained}
+    return Effects(trials=len(known), rows=table, why=why, explained=explained)
 
 
 class _Unused:
@@ -82,11 +84,11 @@ class _Unused:
 _UNUSED = _Unused()
 
 
-def _fenced(scores: Array, direction: str) -> tuple[Array, int]:
+def _fenced(scores: Array, direction: Direction) -> tuple[Array, int]:
     """Scores of which none lies far on the bad side of the rest, and how many did: a few that failed would hide all else."""
     low, high = np.quantile(scores, [0.25, 0.75])
     reach = FENCE * (high - low)
-    fenced = np.maximum(scores, low - reach) if direction == "max" else np.minimum(scores, high + reach)
+    fenced = np.maximum(scores, low - reach) if direction is Direction.MAX else np.minimum(scores, high + reach)
     return fenced, int((fenced != scores).sum())
 
 
@@ -144,8 +146,9 @@ def _ridge(design: Array, scores: Array, weights: Array, strength: float) -> Arr
     return np.asarray(solved)
 
 
-def _table(curves: list[Curve], draws: Array, design: Array, direction: str) -> list[dict[str, Any]]:
-    sign = 1 if direction == "max" else -1
+def _table(
+    curves: list[Curve], draws: Array, design: Array, direction: Direction, factor: Sequence[str]
+) -> list[EffectRow]:
     places = np.cumsum([0, *(len(curve.values) for curve in curves)])
     slices = [slice(start, stop) for start, stop in itertools.pairwise(places)]
     parts = np.stack([np.var(design[:, own] @ draws[:, own].T, axis=0) for own in slices])  # (keys, draws)
@@ -158,22 +161,23 @@ def _table(curves: list[Curve], draws: Array, design: Array, direction: str) -> 
     reach = float(np.quantile(off.max(axis=1), 1 - LEVEL))
     table = []
     for curve, own, share in zip(curves, slices, shares, strict=True):
-        heights = sign * draws[0, own]
+        heights = direction.sign * draws[0, own]
         best, worst = int(np.argmax(heights)), int(np.argmin(heights))
         gap = float(heights[best] - heights[worst])
         wide = reach * float((draws[1:, own.start + best] - draws[1:, own.start + worst]).std())
         low, high = np.quantile(share[1:], [LEVEL / 2, 1 - LEVEL / 2])
         table.append(
-            {
-                "key": curve.key,
-                "share": float(share[0]),
-                "low": float(min(low, share[0])),
-                "high": float(max(high, share[0])),
-                "best": curve.values[best],
-                "worst": curve.values[worst],
-                "difference": gap,
-                "difference_low": gap - wide,
-                "difference_high": gap + wide,
-            }
+            EffectRow(
+                key=curve.key,
+                share=float(share[0]),
+                low=float(min(low, share[0])),
+                high=float(max(high, share[0])),
+                best=curve.values[best],
+                worst=curve.values[worst],
+                difference=gap,
+                difference_low=gap - wide,
+                difference_high=gap + wide,
+                factor=curve.key in factor,
+            )
         )
-    return sorted(table, key=lambda row: -row["share"])
+    return sorted(table, key=lambda row: -row.share)

@@ -18,10 +18,11 @@ from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
 from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Mean, Runs, mean_of
-from searches.deciding.claims import Summaries, Summary, has, stand_in
+from searches.deciding.claims import Summaries, has, stand_in
 from searches.formatting import count, value_text
 from searches.published import COMMON, SIZES, TABLES, Figure
 from searches.running.ledger import COMPLETED, STOPPED
+from searches.summary import Summary, TrialRow
 
 REPRODUCED: Final = "reproduced"
 DIFFERS: Final = "not reproduced"
@@ -35,8 +36,6 @@ MARKS = (REPRODUCED, DIFFERS, FEW, NOT_TELLING, STAND_IN, OTHER, NOT_RUN)
 NEAR = 0.01  # a share by which a number of texts or of passes may differ
 IN_PERCENT = ("accuracy", "chrf_whole")  # no value is above 100, so no interval is
 DIGITS = {"train_loss": 3, "parameters": 0}  # of our values, where the search says nothing
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,27 +114,27 @@ def _described(line: Line) -> Line:
 
 def _on_dev(line: Line, summary: Summary) -> Line:
     figure = line.figure
-    trials = [row for row in summary["trials"] if row["of"] is None and has(_values(row), figure.point)]
+    trials = [row for row in summary.trials if row.of is None and has(_values(row), figure.point)]
     trials = [row for row in trials if _scored(row, figure.metric)]
     if not trials:
         return replace(line, why="its trial did not end well, or was not among the trials")
-    chosen = min(trials, key=lambda row: (len(differences(figure, row)), row["id"]))
-    again = [row for row in summary["trials"] if row["of"] == chosen["id"] and _scored(row, figure.metric)]
+    chosen = min(trials, key=lambda row: (len(differences(figure, row)), row.id))
+    again = [row for row in summary.trials if row.of == chosen.id and _scored(row, figure.metric)]
     as_printed = [row for row in again if not differences(figure, row)]
     is_as_printed = not differences(figure, chosen)
     runs = as_printed or ([chosen] if is_as_printed else again or [chosen])
     left = differences(figure, again[0]) if again and not as_printed and is_as_printed else []
-    mean = mean_of(Runs(scores=np.array([float(row["metrics"][figure.metric]) for row in runs])))
+    mean = mean_of(Runs(scores=np.array([float(row.metrics[figure.metric]) for row in runs])))
     return _judged(line, summary, mean, runs, note=f"its fresh runs: {', '.join(left)}" if left else "")
 
 
-def _values(row: Row) -> dict[str, Any]:
-    return {**row["config"], **row["point"]}
+def _values(row: TrialRow) -> dict[str, Any]:
+    return {**row.config, **row.point}
 
 
-def _scored(row: Row, metric: str) -> bool:
-    value = row["metrics"].get(metric)
-    return row["status"] in (COMPLETED, STOPPED) and value is not None and math.isfinite(value)
+def _scored(row: TrialRow, metric: str) -> bool:
+    value = row.metrics.get(metric)
+    return row.status in (COMPLETED, STOPPED) and value is not None and math.isfinite(value)
 
 
 # the test split
@@ -146,32 +145,37 @@ def _on_test(line: Line, summary: Summary) -> Line:
     figure, scores = line.figure, _test_scores(summary)
     if not scores:
         return replace(line, why="give --final-test")
-    metric = summary["answer"]["metric"]["name"]
+    metric = summary.answer.metric.name
     if metric != figure.metric:
         return replace(line, why=f"the test split was scored by {metric}: give --objective {figure.metric}")
-    by_name = {row["id"]: row for row in summary["trials"]}
+    by_name = {row.id: row for row in summary.trials}
     names = [name for name in scores if name in by_name and has(_values(by_name[name]), figure.point)]
     if not names:
         return replace(line, why="its setting was not among those that were scored on the test split")
-    chosen = summary["answer"]["chosen"]
+    chosen = summary.answer.chosen
     name = chosen if chosen in names and not figure.point else names[0]
-    again = [row for row in summary["trials"] if row["of"] == name and row["status"] in (COMPLETED, STOPPED)]
+    again = [row for row in summary.trials if row.of == name and row.status in (COMPLETED, STOPPED)]
     return _judged(line, summary, scores[name], again or [by_name[name]])
 
 
 def _test_scores(summary: Summary) -> dict[str, Mean]:
     """Scores on the test split by trial."""
-    if summary.get("judged_on") == "test":
-        rows = [row for row in summary["answer"]["rows"] if row["trial"] and row["runs"]]
-        return {row["trial"]: Mean(estimate=row["mean"], low=row["low"], high=row["high"]) for row in rows}
-    found = (summary.get("test") or {}).get("scores", {})
-    return {name: Mean(**score) for name, score in found.items()}
+    if summary.judged_on == "test":
+        rows = [row for row in summary.answer.rows if row.runs]
+        known = [(row.trial, row.mean, row.low, row.high) for row in rows]
+        return {
+            trial: Mean(estimate=mean, low=low, high=high)
+            for trial, mean, low, high in known
+            if trial and mean is not None
+        }
+    scores = summary.test.scores if summary.test else {}
+    return {name: Mean(estimate=one.estimate, low=one.low, high=one.high) for name, one in scores.items()}
 
 
 # the mark
 
 
-def _judged(line: Line, summary: Summary, mean: Mean, runs: Sequence[Row], note: str = "") -> Line:
+def _judged(line: Line, summary: Summary, mean: Mean, runs: Sequence[TrialRow], note: str = "") -> Line:
     figure, first = line.figure, runs[0]
     several = len(runs) > 1
     line = replace(
@@ -181,7 +185,7 @@ def _judged(line: Line, summary: Summary, mean: Mean, runs: Sequence[Row], note:
         high=_cut(figure.metric, mean.high) if several else None,
         runs=len(runs),
         passes=passes(first),
-        digits=int(summary["metrics"].get(figure.metric, {}).get("digits", DIGITS.get(figure.metric, 2))),
+        digits=summary.digits(figure.metric, DIGITS.get(figure.metric, 2)),
         **_baseline(figure, summary),
     )
     differs, instead = differences(figure, first), _stand_in(figure, first, summary)
@@ -226,8 +230,8 @@ def _margin(figure: Figure) -> str:
 
 def _baselines(figure: Figure, summary: Summary) -> dict[str, float]:
     """What the trivial baselines score, by what they are."""
-    found = {baseline["meaning"]: baseline["scores"].get(figure.metric) for baseline in summary["baselines"].values()}
-    return {words: float(score[0]) for words, score in found.items() if score}
+    rows = [row for row in summary.baselines.values() if figure.metric in row.scores]
+    return {row.meaning: row.scores[figure.metric][0] for row in rows}
 
 
 def _baseline(figure: Figure, summary: Summary) -> dict[str, Any]:
@@ -239,9 +243,9 @@ def _baseline(figure: Figure, summary: Summary) -> dict[str, Any]:
 # what differs from the printed setting
 
 
-def differences(figure: Figure, row: Row) -> list[str]:
+def differences(figure: Figure, row: TrialRow) -> list[str]:
     """In words, each value of a run that is not as printed."""
-    config = row["config"]
+    config = row.config
     asked = {**COMMON, **figure.setup}
     said = [
         f"ran with {key.replace('_', ' ')} {_value(key, ours)}, not {_value(key, printed)}"
@@ -266,9 +270,9 @@ def _same(ours: Any, printed: Any) -> bool:
     return math.isclose(ours, printed) if numbers else bool(ours == printed)
 
 
-def _texts(figure: Figure, row: Row) -> list[str]:
+def _texts(figure: Figure, row: TrialRow) -> list[str]:
     """How the texts that were learnt from and scored on differ from all of the printed ones."""
-    config, (train, dev) = row["config"], SIZES[figure.task]
+    config, (train, dev) = row.config, SIZES[figure.task]
     said, learnt = [], _learnt_from(row)
     if config.get("folds", 1) > 1:
         said.append(f"each run learned from {config['folds'] - 1} of {config['folds']} parts of the training texts")
@@ -284,15 +288,15 @@ def _texts(figure: Figure, row: Row) -> list[str]:
     return said
 
 
-def _learnt_from(row: Row) -> int | None:
+def _learnt_from(row: TrialRow) -> int | None:
     """How many texts a whole epoch of a run is; None where it ended before its last, or did not train."""
-    if not row["curve"] or row["epochs"] < row["config"].get("epochs", 0):
+    if not row.curve or row.epochs < row.config.get("epochs", 0):
         return None
-    found = row["curve"][-1].get("train_examples")
+    found = row.curve[-1].get("train_examples")
     return None if found is None else int(found)
 
 
-def _passes(figure: Figure, row: Row) -> list[str]:
+def _passes(figure: Figure, row: TrialRow) -> list[str]:
     made = passes(row)
     if figure.passes is None or made is None or math.isclose(made, figure.passes, rel_tol=NEAR):
         return []
@@ -303,16 +307,16 @@ def _rounded(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def passes(row: Row) -> float | None:
+def passes(row: TrialRow) -> float | None:
     """How often a run passed over all of its training texts; None where it does not train."""
-    if not row["epochs"] or row["config"].get("adapter") == "frozen":
+    if not row.epochs or row.config.get("adapter") == "frozen":
         return None
-    config = RunConfig.of(row["config"])
+    config = RunConfig.of(row.config)
     examples = _learnt_from(row) or SIZES.get(config.task, (0, 0))[0]
-    return sum(epoch_sizes(config, examples)[: row["epochs"]]) / examples if examples else None
+    return sum(epoch_sizes(config, examples)[: row.epochs]) / examples if examples else None
 
 
-def _stand_in(figure: Figure, row: Row, summary: Summary) -> str:
+def _stand_in(figure: Figure, row: TrialRow, summary: Summary) -> str:
     """What the run had in place of the study's model and texts; of the critic, where it learned from pairs that one judged."""
     learns = figure.point.get("pairs_examples") == "all"
-    return stand_in(figure.model, row["config"], summary if learns else {})
+    return stand_in(figure.model, row.config, list(summary.pairs.values()) if learns else [])

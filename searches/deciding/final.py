@@ -1,7 +1,6 @@
 """The test split: touched once in the life of a search, at its end, and only if --final-test asks for it."""
 
 from dataclasses import replace
-from typing import Any
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
@@ -11,6 +10,7 @@ from searches.deciding.strategy import finalists
 from searches.deciding.wording import Words
 from searches.question import Plan
 from searches.running.ledger import Ledger, State, Trial
+from searches.summary import OnTest, Score
 from trainables.testing import score_all
 from trainables.trial import TrialSpec
 
@@ -46,7 +46,7 @@ def repeats(state: State, name: str) -> list[Trial]:
     return state.replicates(name) or [state.trials[name]]
 
 
-def result(plan: Plan, state: State) -> dict[str, Any] | None:
+def result(plan: Plan, state: State) -> OnTest | None:
     """What the test split says of the settings that were compared; None where it was not touched, or judged them already."""
     names = finalists(state, plan)
     tested = {name: [state.tests.get(trial.name) for trial in repeats(state, name)] for name in names}
@@ -61,10 +61,10 @@ def result(plan: Plan, state: State) -> dict[str, Any] | None:
     runs = {name: runs_of_metric([event for event in events if event], on_test) for name, events in tested.items()}
     scores = {name: mean_of(side) for name, side in runs.items() if side is not None}
     told = ", ".join(f"trial {name} {_with_interval(score, words)}" for name, score in scores.items())
-    return {
-        "scores": {name: vars(score) for name, score in scores.items()},
-        "text": f"On the test split, touched once: {words.name} of {told}.",
-    }
+    return OnTest(
+        scores={name: Score(estimate=one.estimate, low=one.low, high=one.high) for name, one in scores.items()},
+        text=f"On the test split, touched once: {words.name} of {told}.",
+    )
 
 
 def _with_interval(score: Mean, words: Words) -> str:

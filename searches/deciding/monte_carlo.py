@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2core.metrics.comparison import LEVEL, Pair, Runs, holm, quantile, runs_of
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from searches.deciding.decision import (
     DIFFERENCE,
@@ -234,7 +235,7 @@ def judge(case: Case, runs: Callable[[int], list[Runs]]) -> Decision:
         decision = decide(
             sides,
             margin=case.margin,
-            maximize=True,
+            direction=Direction.MAX,
             design=case.design,
             reference=str(case.sides - 1) if case.reference else None,
         )

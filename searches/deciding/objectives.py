@@ -35,7 +35,7 @@ def values(trial: Trial, plan: "Plan", until: float = math.inf) -> tuple[float, 
     costs = [cost(trial, name, until) for name in plan.method.minimize]
     if score is None or any(value is None for value in costs):
         return None
-    return (-score if plan.direction == "max" else score, *(float(value) for value in costs if value is not None))
+    return (-plan.direction.sign * score, *(float(value) for value in costs if value is not None))
 
 
 def excesses(trial: Trial, plan: "Plan") -> dict[str, float]:
@@ -72,7 +72,7 @@ def _entry(trial: Trial, plan: "Plan") -> tuple[float, str] | None:
     score = trial.score(plan.objective, plan.direction)
     if score is None or not feasible(trial, plan):
         return None
-    return (-score if plan.direction == "max" else score, trial.name)
+    return (-plan.direction.sign * score, trial.name)
 
 
 class Ranking:

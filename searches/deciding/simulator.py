@@ -74,7 +74,8 @@ class Simulator:
             self._finish_epoch(strategy)
             self._fill(strategy)
         spent, scores = np.array(self.course).reshape(-1, 2).T
-        best = np.fmax.accumulate(scores) if strategy.plan.direction == "max" else np.fmin.accumulate(scores)
+        sign = strategy.plan.direction.sign
+        best = sign * np.fmax.accumulate(sign * scores)
         return Course(spent=spent, best=best, seconds=self.now)
 
     def _fill(self, strategy: Strategy) -> None:

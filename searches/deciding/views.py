@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from gpt2core.config import RunConfig
 from gpt2core.identity import identity as identity_of
+from gpt2core.metrics.direction import Direction
 from searches.deciding.objectives import excesses, values
 from searches.deciding.samplers import SAMPLERS, distribution, experimental, inherit_space, points
 from searches.question import Level, Plan, Point
@@ -131,7 +132,7 @@ class View:
 
     def _score(self, values: Sequence[float]) -> float:
         """The task's objective among `values`, as the task has it."""
-        return -values[0] if self.plan.direction == "max" else values[0]
+        return -self.plan.direction.sign * values[0]
 
     def _enqueue(self, point: Point) -> None:
         """Have the study propose a point next."""
@@ -161,7 +162,7 @@ def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | Non
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:
     """A study of a plan's objectives."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    quality = StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE
+    quality = StudyDirection.MAXIMIZE if plan.direction is Direction.MAX else StudyDirection.MINIMIZE
     directions = [quality, *(StudyDirection.MINIMIZE for _ in plan.method.minimize)]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
     if study.metric_names is None:  # what optuna-dashboard calls the axes

@@ -8,8 +8,7 @@ from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
 from searches.formatting import count, point_text, setting_text, value_text
-
-Row = Mapping[str, Any]
+from searches.summary import ComparedSetting, Effects
 
 
 class Words:
@@ -28,7 +27,7 @@ class Words:
 
     def advantage(self, pair: Pair) -> tuple[str, str, str]:
         """The better side of a pair, the other one, and by how much: `0.031 [0.020, 0.042] nats per token`."""
-        one, better = pair.difference, (pair.difference.estimate > 0) == (self.metric.direction == "max")
+        one, better = pair.difference, self.metric.direction.better(pair.difference.estimate, 0.0)
         winner, loser = (pair.a, pair.b) if better else (pair.b, pair.a)
         turned = 1 if one.estimate > 0 else -1
         interval = ""
@@ -43,9 +42,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def about_factor(name: str, decision: Decision, rows: Sequence[Row], metric: Metric, margin: float) -> list[str]:
+def about_factor(
+    name: str, decision: Decision, rows: Sequence[ComparedSetting], metric: Metric, margin: float
+) -> list[str]:
     """What is found of a factor, the answer first."""
-    words, values = Words(metric), _values([row for row in rows if row["stable"]])
+    words, values = Words(metric), _values([row for row in rows if row.stable])
     tuned = "with the other settings tuned for each value"
     if decision.outcome == DIFFERENCE:
         return _differs(name, decision, words)
@@ -89,30 +90,32 @@ def _differs(name: str, decision: Decision, words: Words) -> list[str]:
         by = [(words.advantage(pair)[1], words.advantage(pair)[2]) for pair in won]
         return [f"Yes, {name} {_verb(name, 'matter')}: {decision.winner} is best on {words.name}, by {_each_by(by)}."]
     better, worse, by_much = words.advantage(largest)
-    tied = f" {listed(list(decision.best))} cannot be told apart." if len(decision.best) > 1 else ""
-    return [f"Yes, {name} {_verb(name, 'matter')}: {better} is better than {worse} by {by_much} on {words.name}.{tied}"]
+    tied = [f"{listed(list(decision.best))} cannot be told apart."] if len(decision.best) > 1 else []
+    return [
+        f"Yes, {name} {_verb(name, 'matter')}: {better} is better than {worse} by {by_much} on {words.name}.",
+        *tied,
+    ]
 
 
 def _each_by(pairs: Sequence[tuple[str, str]]) -> str:
     return listed([f"{much} over {other}" for other, much in pairs])
 
 
-def _values(rows: Sequence[Row]) -> str:
+def _values(rows: Sequence[ComparedSetting]) -> str:
     """The values of a factor in a sentence: `rank 4, 8 and 16`."""
-    keys = {tuple(row["value"]) for row in rows}
+    keys = {tuple(row.value) for row in rows}
     if len(keys) == 1 and len(next(iter(keys))) == 1:
         (key,) = next(iter(keys))
-        return f"{key.replace('_', ' ')} {listed([value_text(row['value'][key]) for row in rows])}"
-    return listed([str(row["name"]) for row in rows])
+        return f"{key.replace('_', ' ')} {listed([value_text(row.value[key]) for row in rows])}"
+    return listed([str(row.name) for row in rows])
 
 
-def _leading(rows: Sequence[Row], words: Words) -> list[str]:
-    known = [row for row in rows if row["stable"] and row["mean"] is not None and math.isfinite(row["mean"])]
-    if not known:
+def _leading(rows: Sequence[ComparedSetting], words: Words) -> list[str]:
+    known = [row for row in rows if row.stable and row.mean is not None and math.isfinite(row.mean)]
+    best = words.metric.direction.best(known, key=lambda row: row.mean or 0.0)
+    if best is None or best.mean is None:
         return []
-    sign = -1 if words.metric.direction == "min" else 1
-    best = max(known, key=lambda row: sign * row["mean"])
-    return [f"So far {best['name']} is ahead, with {words.name} {words.number(best['mean'])}."]
+    return [f"So far {best.name} is ahead, with {words.name} {words.number(best.mean)}."]
 
 
 def _needed(decision: Decision) -> list[str]:
@@ -125,7 +128,7 @@ def _needed(decision: Decision) -> list[str]:
 
 def about_best(
     decision: Decision,
-    rows: Sequence[Row],
+    rows: Sequence[ComparedSetting],
     points: Mapping[str, Mapping[str, Any]],
     reference: str,
     metric: Metric,
@@ -159,7 +162,7 @@ def about_best(
             f"No difference that matters: {what} differ by {much} on {words.name}, surely less than {words.amount(margin)}."
         ]
     if decision.seeds < LEAST:
-        return [f"Not decided: {decision.reason}. {what}: {much} on {words.name}."]
+        return [f"Not decided: {decision.reason}.", f"{what}: {much} on {words.name}."]
     return [
         f"No better setting than the reference was found: {what} differ by {much} on {words.name}.",
         *_needed(decision),
@@ -214,18 +217,18 @@ def visible(decision: Decision, metric: Metric) -> str:
     return f"With {seeds} each on these texts, differences from about {least} on are seen in 80% of cases."
 
 
-def mattered(effects: Mapping[str, Any], metric: Metric, factor: Sequence[str]) -> str:
+def mattered(effects: Effects, metric: Metric, factor: Sequence[str]) -> str:
     """What mattered among the other settings, as an exploration; nothing where it is not known."""
-    found = [row for row in effects.get("rows", []) if row["key"] not in factor and row.get("difference") is not None]
+    found = [row for row in effects.rows if row.key not in factor]
     if not found:
         return ""
-    row, words = max(found, key=lambda one: float(one["share"])), Words(metric)
-    if row["difference_low"] is None or row["difference_low"] <= 0:
+    row, words = max(found, key=lambda one: one.share), Words(metric)
+    if row.difference_low <= 0:
         return ""
-    key = str(row["key"])
-    much, low, high = (words.number(row[end]) for end in ("difference", "difference_low", "difference_high"))
+    key = str(row.key)
+    much, low, high = map(words.number, (row.difference, row.difference_low, row.difference_high))
     return (
-        f"Of the other settings, {key.replace('_', ' ')} mattered most: {setting_text(key, row['best'])} before {row['worst']} "
+        f"Of the other settings, {key.replace('_', ' ')} mattered most: {setting_text(key, row.best)} before {row.worst} "
         f"by about {much} [{low}, {high}] {metric.unit}".rstrip()
-        + f" (exploratory, over {effects['trials']} trials)."
+        + f" (exploratory, over {effects.trials} trials)."
     )

@@ -1,7 +1,6 @@
 """Last step of a search: its summary however it ends; its report and the winner's model folder where it ended well."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -16,9 +15,10 @@ from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
 from searches.showing.screen import show
 from searches.showing.summary import summary_of
+from searches.summary import Summary
 
 
-def finalise(run: SearchRun, status: str) -> dict[str, Any]:
+def finalise(run: SearchRun, status: str) -> Summary:
     """Write the summary of a search that ends, well or not, and close its run in MLflow and its ledger; return the summary.
 
     Raises UserError where that of a search that ended well could not be written.
@@ -32,7 +32,7 @@ def finalise(run: SearchRun, status: str) -> dict[str, Any]:
         problem = error
     summary = summary_of(run.options, ledger.state, path.parent)
     try:
-        write_json(path, summary)
+        write_json(path, summary.model_dump(mode="json"))
         send(path)
     except StorageError as error:
         problem = error
@@ -46,7 +46,7 @@ def finalise(run: SearchRun, status: str) -> dict[str, Any]:
     return summary
 
 
-def finish(run: SearchRun, summary: dict[str, Any]) -> int:
+def finish(run: SearchRun, summary: Summary) -> int:
     """Write the report, export the winner, then print both; return the exit status."""
     folder, console = run.options.results_folder, run.console
     report, files, written = _report(summary, folder)
@@ -60,7 +60,7 @@ def finish(run: SearchRun, summary: dict[str, Any]) -> int:
     return 0 if written and exported else 1
 
 
-def _report(summary: dict[str, Any], folder: Path) -> tuple[list[str], list[Path], bool]:
+def _report(summary: Summary, folder: Path) -> tuple[list[str], list[Path], bool]:
     """Lines to print, the files of the report, and whether they were written."""
     results = folder / "summary.json"
     try:
@@ -70,18 +70,18 @@ def _report(summary: dict[str, Any], folder: Path) -> tuple[list[str], list[Path
     return [f"Report: {address(page)}", f"Results: {', '.join(map(address, [results, *others]))}"], files, True
 
 
-def _model(summary: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
+def _model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
     """Lines to print, and whether there is a winner and its model folder was written."""
-    done = any(row["status"] in (COMPLETED, STOPPED) for row in summary["trials"])
-    if not done or summary["best"] is None:
-        reasons = sorted({row["reason"] for row in summary["trials"] if row["reason"]})
+    done = any(row.status in (COMPLETED, STOPPED) for row in summary.trials)
+    if not done or summary.best is None:
+        reasons = sorted({row.reason for row in summary.trials if row.reason})
         return [f"No trial succeeded: {'; '.join(reasons) or 'none was started'}"], False
-    name = summary["answer"]["chosen"]
-    chosen = next(row for row in summary["trials"] if row["id"] == name)
+    name = summary.answer.chosen or summary.best.id
+    chosen = next(row for row in summary.trials if row.id == name)
     out = folder / "best"
     try:
         weights = trial_folder(folder, name)
-        export(RunConfig.of(chosen["config"]), weights, out)
+        export(RunConfig.of(chosen.config), weights, out)
         send(out)
     except (OSError, UserError, SafetensorError) as error:
         return [_unwritten(f"The model folder of trial {name}", error)], False

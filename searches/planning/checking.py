@@ -60,6 +60,7 @@ def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
             {
                 "event": "data",
                 "data": description,
+                "origin": data.corpus.origin.model_dump(),
                 "baselines": baselines(plan, data),
                 "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
             }
@@ -96,5 +97,11 @@ def record_pairs(plan: Plan, ledger: Ledger) -> None:
     if "pairs" not in recorded:
         state = ledger.state
         ledger.record(
-            {"event": "data", "data": recorded | now, "baselines": state.baselines, "judges": state.judges or None}
+            {
+                "event": "data",
+                "data": recorded | now,
+                "origin": state.origin.model_dump() if state.origin else None,
+                "baselines": state.baselines,
+                "judges": state.judges or None,
+            }
         )

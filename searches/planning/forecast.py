@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from searches.deciding.stopping import HalvingKeys
 from searches.question import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds
 from searches.running.ledger import State
+from searches.running.quantities import Quantity
 from trainables.trial import TrialSpec
 
 #: Seconds before the first trial trains: Ray, MLflow, imports. Measured on two laptop cores.
@@ -22,7 +22,6 @@ PROCESS = Range(value=8.0, low=2.0, high=30.0)
 #: Seconds until a Ray Train worker group trains: in every trial that has one.
 GROUP = Range(value=20.0, low=10.0, high=30.0)
 NOTHING = exactly(0.0)
-MEMORY = "most memory of a trial, GB"  # the row by which trials share a GPU
 
 MEANING = (
     "low: each trial that may be stopped is stopped at its first rung, steps take the least of their measured 95% interval, "
@@ -87,8 +86,8 @@ def mean(ranges: Sequence[Range]) -> Range:
 
 def predict(
     plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None, again_cost: float = 1.0
-) -> list[dict[str, Any]]:
-    """Rows of what the whole search takes: `what`, `predicted`, `low`, `high`.
+) -> dict[Quantity, Range]:
+    """What the whole search takes; no `usd` without a price of a GPU-hour.
 
     `again_cost` is what a run on a fresh seed takes in units of a trial. With `--until decided`, the least is what the first look
     takes, the most what the last one does.
@@ -121,18 +120,17 @@ def predict(
     hours = running * (1 / HOUR)
     gpu_hours = hours * spec.gpus
     sure = (len(known) + replicates) * most
-    rows = {
+    return {
         "trials": exactly(count),
         "epochs": Range(value=sure + drawn * usual, low=sure + drawn * few, high=count * most),
-        "seconds of a whole trial": _widest([seconds + start for seconds in whole]),
+        "trial_seconds": _widest([seconds + start for seconds in whole]),
         "hours": wall * (1 / HOUR),
-        "GPU-hours": gpu_hours,
-        "CPU-hours": hours * spec.cpus,
-        **({"USD": gpu_hours * price} if price else {}),
-        MEMORY: _largest(memory),
-        "checkpoints, GB": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,
+        "gpu_hours": gpu_hours,
+        "cpu_hours": hours * spec.cpus,
+        **({"usd": gpu_hours * price} if price else {}),
+        "memory_gb": _largest(memory),
+        "disk_gb": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,
     }
-    return [{"what": w, "predicted": r.value, "low": r.low, "high": r.high} for w, r in rows.items()]
 
 
 def trials_of(plan: Plan) -> int:
@@ -168,7 +166,7 @@ def seconds_left(plan: Plan, state: State, now: float) -> float:
     clock = state.clock.at(now)
     ended, again = clock.ended["search"], clock.ended["replicate"]
     whole = whole_trial_seconds(state)
-    planned = float(state.plan.get("trial_seconds", {}).get("value", whole))
+    planned = state.forecast.ranges["trial_seconds"].value if "trial_seconds" in state.forecast.ranges else whole
     usual = ended.seconds / ended.count if ended.count else planned
     begun = {True: 0.0, False: 0.0}  # whether a replicate -> seconds that running trials have behind them
     for name in clock.running:

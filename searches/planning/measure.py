@@ -28,12 +28,14 @@ from searches.deciding.comparing import judges_of
 from searches.formatting import count
 from searches.options import Options
 from searches.pairs import pairs_seconds
-from searches.planning.forecast import MEANING, MEMORY, Outlook, TrialCost, predict, trials_of
+from searches.planning.forecast import Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
+from searches.running.quantities import Forecast, Quantity
 from searches.running.resources import local_share
+from searches.summary import Spending, Summary
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 
@@ -98,8 +100,8 @@ class Meter:
         return known[key]
 
 
-def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, *, patience: float) -> dict[str, Any]:
-    """Time the plan's configurations for about `patience` seconds; return rows of what the search takes, and their meaning.
+def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, *, patience: float) -> Forecast:
+    """Time the plan's configurations for about `patience` seconds; return what the search takes by them.
 
     `results` is the folder that the search has, or would have.
     Raises UserError where model or data cannot be had, DivergedError where the model gives no finite loss.
@@ -114,19 +116,18 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
         outlook = replace(outlook, known=known_costs, drawn=drawn_costs)
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
-    rows = predict(plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0]), plan.profile.folds).cost)
-    whole = next(row for row in rows if row["what"] == "seconds of a whole trial")
+    ranges = predict(
+        plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0]), plan.profile.folds).cost
+    )
     notes = _notes(plan, spec)
     starting_model.cache_clear()  # trials hold the weights; this process need not
-    return {
-        "rows": rows,
-        "meaning": MEANING,
-        "notes": notes,
-        "gpu_gb": gpu_memory_gb(),
-        "trials": trials_of(plan),
-        "replicates": plan.profile.replicates,
-        "trial_seconds": {"value": whole["predicted"], "low": whole["low"], "high": whole["high"]},
-    }
+    return Forecast(
+        ranges=ranges,
+        trials=trials_of(plan),
+        replicates=plan.profile.replicates,
+        gpu_gb=gpu_memory_gb(),
+        notes=notes,
+    )
 
 
 def unless_refused(predict: Callable[[], T]) -> T | str:
@@ -215,14 +216,15 @@ def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
     return [*notes, f"the exported model takes {4 * parameters / 1e9:.2g} GB more"]
 
 
-def forecast_locally(options: Options, folder: Path) -> dict[str, Any] | str:
+def forecast_locally(options: Options, folder: Path) -> Forecast | str:
     """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
     price = options.budget.usd_per_gpu_hour
     found = unless_refused(
         lambda: prediction(options.plan, local_share(options, folder), price, folder, patience=IN_A_PLAN)
     )
     if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
-        found["notes"].append(f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ")
+        differs = f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ"
+        return found.model_copy(update={"notes": [*found.notes, differs]})
     return found
 
 
@@ -231,8 +233,8 @@ def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: 
 
     A GPU is timed where the trials will run, by a task that gives it back.
     """
-    plan, noted = options.plan, ledger.state.plan
-    if noted and (noted["trials"], noted["replicates"]) == (trials_of(plan), plan.profile.replicates):
+    plan, noted = options.plan, ledger.state.forecast
+    if noted.ranges and (noted.trials, noted.replicates) == (trials_of(plan), plan.profile.replicates):
         return
     price = options.budget.usd_per_gpu_hour
     ask = partial(unless_refused, partial(prediction, plan, spec, price, options.results_folder, patience=IN_A_SEARCH))
@@ -246,32 +248,29 @@ def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: 
     if isinstance(predicted, str):
         show_prediction(predicted, console)
     else:
-        ledger.record({"event": "plan", "plan": predicted})
+        ledger.record({"event": "plan", "plan": predicted.model_dump()})
 
 
-def plan_and_fact(options: Options, state: State, folder: Path) -> dict[str, Any]:
-    """What a summary holds of the plan, beside what came of it, and of the budget."""
+def with_costs(summary: Summary, options: Options, state: State, folder: Path) -> Summary:
+    """A summary with what was predicted beside what it came to, and the budget."""
     budget = options.budget
     used = spent(budget, state)
     whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]
     memory = "gpu_memory_gb" if state.clock.gpus else "process_memory_gb"
     held = [r["metrics"][memory] for t in state.trials.values() for r in t.reports.values() if memory in r["metrics"]]
-    actual = {
+    actual: dict[Quantity, float | None] = {
         "trials": len(state.trials),
         "epochs": sum(len(trial.reports) for trial in state.trials.values()),
-        "seconds of a whole trial": sum(whole) / len(whole) if whole else None,
+        "trial_seconds": sum(whole) / len(whole) if whole else None,
         "hours": used.hours,
-        "GPU-hours": used.gpu_hours,
-        "CPU-hours": used.cpu_hours,
-        "USD": used.usd,
-        MEMORY: max(held, default=None),
-        "checkpoints, GB": size(folder / "trials") / 1e9,
+        "gpu_hours": used.gpu_hours,
+        "cpu_hours": used.cpu_hours,
+        "usd": used.usd,
+        "memory_gb": max(held, default=None),
+        "disk_gb": size(folder / "trials") / 1e9,
     }
     ended = any(trial.reason == BUDGET for trial in state.trials.values()) or (
         len(state.searched) < trials_of(options.plan) and phase_of(budget, options.plan, state) != "search"
     )
-    limits = {"limits": budget.limits, "usd_per_gpu_hour": budget.usd_per_gpu_hour}
-    return {
-        "plan": [{**row, "actual": actual[row["what"]]} for row in state.plan.get("rows", [])],
-        "budget": {**limits, "spent": asdict(used), "ended": ended},
-    }
+    spending = Spending(limits=budget.limits, usd_per_gpu_hour=budget.usd_per_gpu_hour, spent=asdict(used), ended=ended)
+    return summary.model_copy(update={"forecast": state.forecast.rows(actual), "budget": spending})

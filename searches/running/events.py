@@ -5,14 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
 from gpt2core.storage import LONGEST, NAME
-from searches.running.old_names import with_names_of_today
+from searches.running.quantities import Forecast
+from searches.running.schema_1 import as_of_today
 
 Event = dict[str, Any]
 LONGEST_LINE = 2**26  # bytes
-SCHEMA = 2  # of the events below; `old_names` says how those of schema 1 differ
+SCHEMA = 2  # of the events below; `schema_1` says how those before differ
 
 Name = Annotated[
     str, StringConstraints(pattern=f"^(?:{NAME.pattern})$", max_length=LONGEST)
@@ -78,6 +80,7 @@ class _Judges(_Part):
 
 class _Data(_Event):
     data: Texts
+    origin: DataOrigin | None = None
     baselines: dict[str, _Baseline]
     judges: _Judges | None = None
 
@@ -177,22 +180,8 @@ class _Reopened(_Event):
     trial: Name
 
 
-class _Row(_Part):
-    what: str
-    predicted: float | None
-    low: float | None
-    high: float | None
-
-
-class _Predicted(_Part):
-    rows: list[_Row]
-    trials: Whole = 0
-    replicates: Whole = 0
-    gpu_gb: Finite | None = None
-
-
 class _Plan(_Event):
-    plan: _Predicted
+    plan: Forecast
 
 
 class _Duplicate(_Event):
@@ -246,7 +235,7 @@ class EventError(UserError):
 def parse(line: bytes, trials: Container[str]) -> Event:
     """The event of a line; raise EventError where it is none, or none that may follow the proposals of these `trials`."""
     try:
-        event = with_names_of_today(json_object(line, LONGEST_LINE))
+        event = as_of_today(json_object(line, LONGEST_LINE))
     except DataError as error:
         raise EventError(str(error)) from None
     kind = event.get("event")

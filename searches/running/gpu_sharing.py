@@ -1,12 +1,10 @@
 """Trials that share a GPU: how large a part each gets, by the memory that was predicted of it, and then by what is seen."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from searches.options import Options
-from searches.planning.forecast import MEMORY
 from searches.running.ledger import Ledger
+from searches.running.quantities import Forecast
 from searches.running.resources import share_of_cluster
 from trainables.trial import TrialSpec
 
@@ -15,17 +13,17 @@ USABLE = 0.9  # of a GPU's memory: the rest is lost between tensors
 AT_MOST = 4  # trials of a GPU, for they take turns in computing
 
 
-def trials_of_a_gpu(plan: Mapping[str, Any]) -> int:
-    """How many trials have room on a GPU, by what a plan says of its memory and of theirs; 1 where it says nothing."""
-    most = next((row["high"] for row in plan.get("rows", []) if row["what"] == MEMORY), None)
-    if most is None or not plan.get("gpu_gb"):
+def trials_of_a_gpu(forecast: Forecast) -> int:
+    """How many trials have room on a GPU, by the forecast of its memory and of theirs; 1 where that says nothing."""
+    most = forecast.most("memory_gb")
+    if most is None or not forecast.gpu_gb:
         return 1
-    return max(1, min(AT_MOST, int(USABLE * plan["gpu_gb"] / (most + CONTEXT))))
+    return max(1, min(AT_MOST, int(USABLE * forecast.gpu_gb / (most + CONTEXT))))
 
 
 def sharing_gpus(options: Options, spec: TrialSpec, ledger: Ledger) -> TrialSpec:
     """Let trials share a GPU where, by the plan, its memory has room for several and nobody said how many there are to be."""
-    several = trials_of_a_gpu(ledger.state.plan)
+    several = trials_of_a_gpu(ledger.state.forecast)
     if not spec.grouped or spec.workers > 1 or options.gpus_per_worker is not None or several == 1:
         return spec
     return share_of_cluster(replace(options, gpus_per_worker=1 / several), options.results_folder)
@@ -59,7 +57,7 @@ class Sharing:
 
     def saw(self, name: str, held_gb: float) -> None:
         """Note what a trial's tensors held at most; where that is more than its part, those after it get more."""
-        gpu_gb = self.ledger.state.plan.get("gpu_gb")
+        gpu_gb = self.ledger.state.forecast.gpu_gb
         part = self.parts[name]
         if gpu_gb and part < 1 and held_gb + CONTEXT > part * gpu_gb:
             self._widen(name, part, f"it held {held_gb:.1f} GB of a GPU")

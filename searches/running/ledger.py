@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import StorageError, UserError
+from gpt2core.metrics.direction import Direction
 from gpt2core.storage import is_copy
 from searches.running.clock import Clock
 from searches.running.events import LONGEST_LINE, SCHEMA, EventError, parse
 from searches.running.events import Event as Event
+from searches.running.quantities import Forecast
 from searches.running.remote_ledger import RemoteLedger
 from trainables.failures import DIVERGED as DIVERGED
 from trainables.failures import FAILED as FAILED
@@ -67,14 +70,13 @@ class Trial:
         """How many epochs it is to train in all, if nothing stops it."""
         return int(self.until or self.run["epochs"])
 
-    def best(self, objective: str, direction: str, until: float = math.inf) -> Event | None:
+    def best(self, objective: str, direction: Direction, until: float = math.inf) -> Event | None:
         """Return the report of the best epoch, up to `until`, or None before the first."""
-        sign = 1 if direction == "max" else -1
         reports = [report for epoch, report in self.counted.items() if epoch <= until]
         scored = [r for r in reports if math.isfinite(r["metrics"].get(objective, math.nan))]
-        return max(scored, key=lambda r: sign * r["metrics"][objective], default=None)
+        return direction.best(scored, key=lambda r: float(r["metrics"][objective]))
 
-    def score(self, objective: str, direction: str, until: float = math.inf) -> float | None:
+    def score(self, objective: str, direction: Direction, until: float = math.inf) -> float | None:
         """Return the objective at the best epoch, up to `until`."""
         best = self.best(objective, direction, until)
         return None if best is None else float(best["metrics"][objective])
@@ -105,8 +107,9 @@ class State:
     design: dict[str, Any] = field(default_factory=dict)  # how it is compared, fixed before the first look
     finalists: list[str] = field(default_factory=list)  # what is compared, fixed with the first fresh seed
     data: dict[str, str] = field(default_factory=dict)
+    origin: DataOrigin | None = None  # of the data; None before it is read
     pairs: dict[str, Any] = field(default_factory=dict)  # what was generated, by the name of the set
-    plan: dict[str, Any] = field(default_factory=dict)  # what was predicted, see planning.py
+    forecast: Forecast = field(default_factory=Forecast)
     clock: Clock = field(default_factory=Clock)
 
     def apply(self, event: Event) -> None:
@@ -128,6 +131,7 @@ class State:
             case "data":
                 self.data, self.baselines = event["data"], event["baselines"]
                 self.judges = event.get("judges") or {}
+                self.origin = DataOrigin.model_validate(event["origin"]) if event.get("origin") else None
             case "design":
                 self.design = event["design"]
             case "finalists":
@@ -158,7 +162,7 @@ class State:
                 trial = self.trials[event["trial"]]
                 trial.status, trial.reason = RUNNING, None
             case "plan":
-                self.plan = event["plan"]
+                self.forecast = Forecast.model_validate(event["plan"])
             case "duplicate":
                 self.duplicates += 1
             case "run":

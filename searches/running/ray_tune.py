@@ -114,7 +114,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         packs: Packs | None = None,
         sharing: Sharing | None = None,
     ) -> None:
-        super().__init__(metric="objective", mode=strategy.plan.direction)
+        super().__init__(metric="objective", mode=strategy.plan.direction.value)
         self.packs, self.sharing = packs, sharing
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials

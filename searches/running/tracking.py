@@ -21,12 +21,14 @@ from mlflow.exceptions import MlflowException
 
 from gpt2core.cli import command_text
 from gpt2core.errors import UserError, without_password
+from gpt2core.metrics.direction import Direction
 from searches.formatting import count
 from searches.options import Options
 from searches.question import Plan
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
 from searches.running.retry_queue import RetryQueue
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
+from searches.summary import Summary, Verdict
 from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
 
 PARENT = "mlflow.parentRunId"
@@ -79,7 +81,7 @@ class Tracker:
         if lacks:
             self.queue.put(partial(self.client.delete_tag, self.parent, LACKS))
         if state.data and (lacks or "data_digest" not in run.data.params):
-            self._data({"data": state.data, "baselines": state.baselines}, state)
+            self._data({"data": state.data, "baselines": state.baselines})
         self.queue.put(self._share_view)
         for trial in state.trials.values():
             self.queue.put(partial(self._catch_up, trial), trial.name)
@@ -92,25 +94,29 @@ class Tracker:
     def __call__(self, event: Event, state: State) -> None:
         """Take an event of the ledger, to be delivered after whatever waits."""
         match event["event"]:
-            case "data" | "candidates" as kind:
-                getattr(self, f"_{kind}")(event, state)
+            case "data":
+                self._data(event)
+            case "candidates":
+                self._candidates(event)
             case "proposed":
                 self._put_trial(self._proposed, event, state, event["trial"]["name"])
+            case "report":
+                self._put_trial(self._report, event, state, event["trial"])
+            case "reopened":
+                self._put_trial(self._reopened, event, state, event["trial"])
             case "ended" | "stopped":
                 trial = state.trials[event["trial"]]
                 if trial.status != RUNNING:  # else it is told when it has ended
                     self._end({**event, "status": trial.status}, state)
-            case "report" | "reopened" as kind:
-                self._put_trial(getattr(self, f"_{kind}"), event, state, event["trial"])
 
-    def finish(self, summary: dict[str, Any], status: str) -> None:
+    def finish(self, summary: Summary, status: str) -> None:
         """Write the summary to the search's run and end it; say what could not be delivered."""
         self.queue.put(partial(self._results, summary))
-        self._put_file("summary.json", json.dumps(summary, indent=2, default=str))
+        self._put_file("summary.json", summary.model_dump_json(indent=2))
         self.queue.put(partial(self._finish, status))
         self._wait(GRACE if status == "FINISHED" else SHORT_GRACE)
 
-    def attach(self, files: Mapping[str, str], summary: dict[str, Any], page: Path) -> None:
+    def attach(self, files: Mapping[str, str], summary: Summary, page: Path) -> None:
         """Put text files beside the summary, and say on the page of the search's run what came out and where the report is."""
         if not self.queue.stopped:
             for name, text in files.items():
@@ -130,12 +136,12 @@ class Tracker:
 
         self.queue.put(send, trial.name if trial else "", is_file=True)
 
-    def _describe(self, summary: dict[str, Any], page: Path) -> None:
+    def _describe(self, summary: Summary, page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
         note = (
             f"[Report]({report}), also at {markdown_code(page)}. [Trials, best first]({self._link().removeprefix('/')})\n\n"
-            f"**{markdown_cell(summary['question'])}** {markdown_cell(summary['answer']['text'])}"
-            + "".join(f"\n\n{markdown_cell(line)}" for line in summary["answer"].get("evidence", []))
+            f"**{markdown_cell(summary.question)}** {markdown_cell(summary.answer.text)}"
+            + "".join(f"\n\n{markdown_cell(line)}" for line in summary.answer.evidence)
         )
         self.client.log_batch(self.parent, tags=_tags({"report": str(page), NOTE: note}))
 
@@ -154,11 +160,11 @@ class Tracker:
             )
             self.told = len(refused)
 
-    def _results(self, summary: dict[str, Any]) -> None:
-        now, answer = int(time.time() * 1000), summary["answer"]
-        best = {f"best_{key}": value for key, value in (summary["best"] or {"metrics": {}})["metrics"].items()}
+    def _results(self, summary: Summary) -> None:
+        now, answer = int(time.time() * 1000), summary.answer
+        best = {f"best_{key}": value for key, value in (summary.best.metrics if summary.best else {}).items()}
         metrics = [Metric(key, value, now, 0) for key, value in (best | answer_numbers(answer)).items()]
-        told = {"answer": answer["text"], "outcome": answer.get("outcome"), "winner": answer.get("winner")}
+        told = {"answer": answer.text, "outcome": answer.outcome, "winner": answer.winner}
         self.client.log_batch(self.parent, metrics=metrics, tags=_tags(told))
 
     def _finish(self, status: str) -> None:
@@ -186,7 +192,7 @@ class Tracker:
         view = {
             "searchFilter": f"tags.`{PARENT}` = '{self.parent}'",
             "orderByKey": best,
-            "orderByAsc": self.plan.direction == "min",
+            "orderByAsc": self.plan.direction is Direction.MIN,
             "selectedColumns": shown,
         }
         self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.parent}", json.dumps(view))
@@ -309,13 +315,13 @@ class Tracker:
         self.client.update_run(run, status="RUNNING")
         self.client.set_tag(run, "reason", "")
 
-    def _data(self, event: Event, state: State) -> None:
+    def _data(self, event: Event) -> None:
         self.queue.put(partial(self._log_data, self.parent))
         params = _params({f"data_{key}": value for key, value in event["data"].items()})
         self._put_file("baselines.json", json.dumps(event["baselines"], indent=2))
         self.queue.put(partial(self.client.log_batch, self.parent, params=params))
 
-    def _candidates(self, event: Event, state: State) -> None:
+    def _candidates(self, event: Event) -> None:
         self._put_file(f"{event['name']}.json", json.dumps(event["made"], indent=2))
         tags = _tags({f"{event['name']}_digest": event["made"]["digest"]})
         self.queue.put(partial(self.client.log_batch, self.parent, tags=tags))
@@ -338,15 +344,15 @@ def _cut(text: str, most: int) -> str:
     return text[: most - len(end)] + end
 
 
-def answer_numbers(answer: Mapping[str, Any]) -> dict[str, float]:
+def answer_numbers(answer: Verdict) -> dict[str, float]:
     """The numbers of an answer that a search's run is found by: what of them is known."""
-    differences = [abs(pair["difference"]) for pair in answer.get("pairs", []) if pair["difference"] is not None]
+    differences = [abs(pair.difference) for pair in answer.pairs if pair.difference is not None]
     found = {
-        "answer/p_value": answer.get("test", {}).get("p_value"),
-        "answer/excluded": answer.get("excluded"),
+        "answer/p_value": answer.test.p_value,
+        "answer/excluded": answer.excluded,
         "answer/largest_difference": max(differences, default=None),
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _milliseconds(event: Event) -> int:

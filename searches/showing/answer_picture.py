@@ -1,6 +1,6 @@
 """The pictures of the answer: the compared settings with their trials and fresh runs, and the expected best of k trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,7 @@ from searches.formatting import count
 from searches.showing.answers import interval_name, value_name
 from searches.showing.numbers import words
 from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
-
-Summary = dict[str, Any]
-Row = Mapping[str, Any]
+from searches.summary import ComparedSetting, Summary, TrialRow, Verdict
 
 DOTS = 150  # trials that are drawn for a value, at most
 WIDE = 2.0  # spans of the dots, within which an interval is drawn whole
@@ -37,13 +35,13 @@ class Column:
 
     name: str
     trials: list[float]
-    row: Row
+    row: ComparedSetting
 
 
 def answer_picture(summary: Summary) -> Picture | None:
     """The scores of each compared setting: of its trials in the search, and of its fresh runs; None where there is none."""
-    answer = summary["answer"]
-    columns = [column for column in _columns(summary) if column.trials or column.row["runs"]]
+    answer = summary.answer
+    columns = [column for column in _columns(summary) if column.trials or column.row.runs]
     if not columns:
         return None
     low, high = _range(columns)
@@ -64,7 +62,7 @@ def answer_picture(summary: Summary) -> Picture | None:
         axes.set_xlim(-0.6, len(columns) - 0.4)
         axes.grid(False, axis="x")
         _name_columns(axes, columns)
-        axes.set_xlabel(answer["factor"]["name"] if answer["factor"] else "")
+        axes.set_xlabel(answer.factor.name if answer.factor else "")
         axes.set_ylabel(_metric_text(answer))
         shown: dict[str, Any] = {}
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -82,11 +80,11 @@ def answer_picture(summary: Summary) -> Picture | None:
 
 def expected_picture(summary: Summary) -> Picture | None:
     """The expected best score after k trials of each value; None where no value has two trials."""
-    answer = summary["answer"]
-    lines = [(str(row["name"]), row["expected"]) for row in answer["rows"] if len(row["expected"]) > 1]
-    if not answer["factor"] or not lines:
+    answer = summary.answer
+    lines = [(row.name, row.expected) for row in answer.rows if len(row.expected) > 1]
+    if not answer.factor or not lines:
         return None
-    digits = answer["metric"]["digits"]
+    digits = answer.metric.digits
     least = min(len(values) for _, values in lines)
 
     def draw(figure: Any) -> None:
@@ -105,14 +103,14 @@ def expected_picture(summary: Summary) -> Picture | None:
                 label=name,
             )
         axes.set_xlabel("trials of each value")
-        axes.set_ylabel(f"expected best {words(answer['metric']['name'])}")
+        axes.set_ylabel(f"expected best {words(answer.metric.name)}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(
             loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=_fitting([name for name, _ in lines]), frameon=False
         )
 
     told = "; ".join(f"{name}: {values[least - 1]:.{digits}f}" for name, values in lines)
-    factor = answer["factor"]["name"]
+    factor = answer.factor.name
     return Picture(
         svg=svg_of(draw, width=5.4, height=4.1, name="expected"),
         alt=f"Expected best score after so many trials of each {factor}; after {least} trials: {told}",
@@ -124,9 +122,9 @@ def expected_picture(summary: Summary) -> Picture | None:
 
 
 def _columns(summary: Summary) -> list[Column]:
-    answer = summary["answer"]
-    scored = [row for row in summary["trials"] if row["of"] is None and row["score"] is not None]
-    groups: dict[str, list[Any]] = {row["name"]: [] for row in answer["rows"]}
+    answer = summary.answer
+    scored = [row for row in summary.trials if row.of is None and row.score is not None]
+    groups: dict[str, list[TrialRow]] = {row.name: [] for row in answer.rows}
     for trial in scored:
         name = _group(trial, answer)
         if name is not None:
@@ -134,35 +132,35 @@ def _columns(summary: Summary) -> list[Column]:
     return [
         Column(
             name=value_name(row, answer),
-            trials=[trial["score"] for trial in spread(groups[row["name"]], summary, DOTS)],
+            trials=[trial.score or 0.0 for trial in spread(groups[row.name], summary, DOTS)],
             row=row,
         )
-        for row in answer["rows"]
+        for row in answer.rows
     ]
 
 
-def _group(trial: Row, answer: Mapping[str, Any]) -> str | None:
+def _group(trial: TrialRow, answer: Verdict) -> str | None:
     """The compared setting that a trial of the search belongs to."""
-    for row in answer["rows"]:
-        if not answer["factor"]:
-            if row["trial"] == trial["id"]:
-                return str(row["name"])
-        elif all(key in trial["point"] and trial["point"][key] == value for key, value in row["value"].items()):
-            return str(row["name"])
+    for row in answer.rows:
+        if not answer.factor:
+            if row.trial == trial.id:
+                return row.name
+        elif all(key in trial.point and trial.point[key] == value for key, value in row.value.items()):
+            return row.name
     return None
 
 
 def _range(columns: Sequence[Column]) -> tuple[float, float]:
     """What the picture shows: all runs and means, and the trials that do not lie far from the rest of the trials."""
     trials = np.array([score for column in columns for score in column.trials])
-    kept = [score for column in columns for score in column.row["runs"]]
-    kept += [column.row["score"] for column in columns if column.row["score"] is not None]
+    kept = [score for column in columns for score in column.row.runs]
+    kept += [column.row.score for column in columns if column.row.score is not None]
     if len(trials):
         low, high = np.quantile(trials, [0.25, 0.75])
         reach = REACH * (high - low)
         kept += trials[(trials >= low - reach) & (trials <= high + reach)].tolist()
     span = (max(kept) - min(kept)) or 1.0
-    bounds = [column.row[end] for column in columns for end in ("low", "high") if column.row[end] is not None]
+    bounds = [end for column in columns for end in (column.row.low, column.row.high) if end is not None]
     kept += [bound for bound in bounds if min(kept) - WIDE * span <= bound <= max(kept) + WIDE * span]
     return min(kept), max(kept)
 
@@ -175,12 +173,11 @@ def _draw_column(axes: Any, place: int, column: Column, ends: tuple[float, float
     for beyond, marker, end in _outside(column, ends):
         if beyond:
             axes.plot(middle, end, marker, color=OTHER, ms=7, clip_on=False, label="trials outside the picture")
-    if row["runs"]:
+    if row.runs:
         look = {"color": REFERENCE, "ms": 5, "label": "fresh runs", "zorder": 3}
-        axes.plot(_jittered(place + 0.12, row["runs"], 0.06), row["runs"], "D", **look)
-    if row["mean"] is not None:
-        known = row["low"] is not None and row["high"] is not None
-        bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]] if known else None
+        axes.plot(_jittered(place + 0.12, row.runs, 0.06), row.runs, "D", **look)
+    if row.mean is not None:
+        bars = None if row.low is None or row.high is None else [[row.mean - row.low], [row.high - row.mean]]
         look = {
             "color": BEST,
             "ms": 13,
@@ -190,7 +187,7 @@ def _draw_column(axes: Any, place: int, column: Column, ends: tuple[float, float
             "zorder": 4,
             "label": "their mean, 95% interval",
         }
-        axes.errorbar(place + 0.3, row["mean"], yerr=bars, fmt="_", **look)
+        axes.errorbar(place + 0.3, row.mean, yerr=bars, fmt="_", **look)
 
 
 def _outside(column: Column, ends: tuple[float, float]) -> list[tuple[int, str, float]]:
@@ -220,36 +217,34 @@ def _long(columns: Sequence[Column]) -> bool:
     return max(len(part) for column in columns for part in column.name.split(", ")) * len(columns) > 50
 
 
-def _metric_text(answer: Mapping[str, Any]) -> str:
-    metric = answer["metric"]
-    want = "lower is better" if metric["direction"] == "min" else "higher is better"
-    unit = f" ({metric['unit']}, {want})" if metric["unit"] else f" ({want})"
-    return f"{words(metric['name'])}{unit}"
+def _metric_text(answer: Verdict) -> str:
+    metric = answer.metric
+    want = f"{metric.direction.wanted} is better"
+    unit = f" ({metric.unit}, {want})" if metric.unit else f" ({want})"
+    return f"{words(metric.name)}{unit}"
 
 
-def _alt(answer: Mapping[str, Any], columns: Sequence[Column]) -> str:
-    digits, said = answer["metric"]["digits"], []
+def _alt(answer: Verdict, columns: Sequence[Column]) -> str:
+    digits, said = answer.metric.digits, []
     for column in columns:
-        row, name = column.row, str(column.row["name"])
-        if row["mean"] is not None:
-            interval = (
-                "" if row["low"] is None else f" (95% interval {row['low']:.{digits}f} to {row['high']:.{digits}f})"
-            )
-            said.append(f"{name}: {len(row['runs'])} fresh runs, mean {row['mean']:.{digits}f}{interval}")
-        elif row["score"] is not None:
-            said.append(f"{name}: best in the search {row['score']:.{digits}f}, not run again")
-    return f"{words(answer['metric']['name'])} of each compared setting. {'; '.join(said)}."
+        row, name = column.row, column.row.name
+        if row.mean is not None:
+            interval = "" if row.low is None else f" (95% interval {row.low:.{digits}f} to {row.high:.{digits}f})"
+            said.append(f"{name}: {len(row.runs)} fresh runs, mean {row.mean:.{digits}f}{interval}")
+        elif row.score is not None:
+            said.append(f"{name}: best in the search {row.score:.{digits}f}, not run again")
+    return f"{words(answer.metric.name)} of each compared setting. {'; '.join(said)}."
 
 
 def _caption(
-    answer: Mapping[str, Any],
+    answer: Verdict,
     columns: Sequence[Column],
     ends: tuple[float, float],
     baseline: tuple[str, float] | None,
     *,
     near: bool,
 ) -> str:
-    digits, again = answer["metric"]["digits"], any(column.row["runs"] for column in columns)
+    digits, again = answer.metric.digits, any(column.row.runs for column in columns)
     parts = ["Grey dots: trials, on the texts that the search chose by."]
     if again:
         parts.append(
@@ -260,7 +255,7 @@ def _caption(
     if outside:
         lie = "lies" if outside == 1 else "lie"
         parts.append(f"Triangles: {count(outside, 'trial')} {lie} outside the picture.")
-    cut = [column.row[end] for column in columns for end in ("low", "high")]
+    cut = [end for column in columns for end in (column.row.low, column.row.high)]
     if any(bound is not None and not ends[0] <= bound <= ends[1] for bound in cut):
         parts.append("Intervals that leave the picture are in the table.")
     if baseline:

@@ -4,7 +4,7 @@ import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gpt2core.cli import command_text
 from gpt2core.machine import cpus
@@ -12,6 +12,7 @@ from searches.formatting import count
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
+from searches.summary import Pairs, Role, Space, Summary
 
 #: Parts of a trial's time, and what is in them.
 PARTS = {
@@ -27,21 +28,23 @@ PARTS = {
 SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
 
 
-def facts(options: Options, state: State, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what summary.json holds for the report alone."""
+def with_facts(summary: Summary, options: Options, state: State) -> Summary:
+    """A summary with what the report alone shows."""
     plan = options.plan
-    compared = [summary["best"], summary["reference"]]
-    names = [summary["answer"]["chosen"], *(row["id"] for row in compared if row)]
-    return {
-        "task": plan.task,
-        "smoke": "--smoke" in options.argv,
-        "space": {key: _domain(domain) | {"role": _role(plan, key)} for key, domain in plan.space.items()},
-        "time": time_by_part(state),
-        "samples": {name: _samples(plan, state, name) for name in dict.fromkeys(filter(None, names))},
-        "pairs": {name: _made(made) for name, made in state.pairs.items()},
-        "environment": state.environment,
-        "commands": commands(options),
-    }
+    compared = [row.id for row in (summary.best, summary.reference) if row]
+    names = dict.fromkeys(name for name in (summary.answer.chosen, *compared) if name)
+    return summary.model_copy(
+        update={
+            "task": plan.task,
+            "smoke": "--smoke" in options.argv,
+            "space": {key: _space(domain, _role(plan, key)) for key, domain in plan.space.items()},
+            "time": time_by_part(state),
+            "samples": {name: _samples(plan, state, name) for name in names},
+            "pairs": {name: _pairs(made) for name, made in state.pairs.items()},
+            "environment": state.environment,
+            "commands": commands(options),
+        }
+    )
 
 
 def commands(options: Options) -> dict[str, str]:
@@ -90,21 +93,26 @@ def time_by_part(state: State) -> dict[str, float]:
     return parts
 
 
-def _made(made: Mapping[str, Any]) -> dict[str, Any]:
+def _pairs(made: Mapping[str, Any]) -> Pairs:
     """What a set of generated pairs came to, who judged it, and its digest."""
-    counts = {key: made[key]["made"] for key in ("contexts", "candidates", "pairs")}
-    critic = {"critic": made["critic"]["critic"], "model": made["critic"]["model"], "stand_in": made["stand_in"]}
-    return {**counts, "accepted": made["accepted"], **critic, "digest": made["digest"]}
+    return Pairs(
+        **{key: made[key]["made"] for key in ("contexts", "candidates", "pairs")},
+        accepted=made["accepted"],
+        critic=made["critic"]["critic"],
+        model=made["critic"]["model"],
+        stand_in=made["stand_in"],
+        digest=made["digest"],
+    )
 
 
-def _domain(domain: Domain) -> dict[str, Any]:
+def _space(domain: Domain, role: Role) -> Space:
     if isinstance(domain, Choice):
-        return {"text": str(domain), "kind": "choice", "values": list(domain.values)}
-    kind = "log-uniform" if isinstance(domain, LogUniform) else "uniform"
-    return {"text": str(domain), "kind": kind, "low": domain.low, "high": domain.high}
+        return Space(text=str(domain), kind="choice", values=list(domain.values), role=role)
+    kind: Literal["uniform", "log-uniform"] = "log-uniform" if isinstance(domain, LogUniform) else "uniform"
+    return Space(text=str(domain), kind=kind, low=domain.low, high=domain.high, role=role)
 
 
-def _role(plan: Plan, key: str) -> str:
+def _role(plan: Plan, key: str) -> Role:
     return "scientific" if key in plan.search.scientific else "nuisance"
 
 

@@ -1,23 +1,9 @@
 """Numbers of metrics as a person reads them: each metric has its own number of digits behind the point."""
 
-from collections.abc import Mapping
-from typing import Any
 
-DIGITS = 2  # of what no task counts among its metrics
-
-
-def digits_of(summary: Mapping[str, Any]) -> dict[str, int]:
-    """Digits by metric."""
-    found = {name: int(of["digits"]) for name, of in (summary.get("metrics") or {}).items()}
-    metric = (summary.get("answer") or {}).get("metric")
-    return found | ({metric["name"]: int(metric["digits"])} if metric else {})
-
-
-def number(value: float | None, name: str, digits: Mapping[str, int], fallback: int = DIGITS) -> str:
+def number(value: float | None, digits: int) -> str:
     """A metric's value; nothing where there is none."""
-    if value is None:
-        return ""
-    return f"{value:,.{digits.get(name, 0 if name.endswith('parameters') else fallback)}f}"
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def with_interval(value: float, low: float | None, high: float | None, digits: int, sign: str = "") -> str:

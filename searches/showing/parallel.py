@@ -4,20 +4,19 @@ import math
 from typing import Any
 
 from searches.formatting import value_text
-
-Row = dict[str, Any]
-Domain = dict[str, Any]
+from searches.summary import Space, TrialRow
 
 
 class Axis:
     """Where the values of a key stand on an axis from 0 to 1, and which of them are written beside it."""
 
-    def __init__(self, name: str, values: list[Any], domain: Domain) -> None:
-        self.name, self.kind = name, domain["kind"]
+    def __init__(self, name: str, values: list[Any], domain: Space) -> None:
+        self.name, self.kind = name, domain.kind
         if self.kind == "choice":
-            self.choices = list(dict.fromkeys(map(value_text, [*domain["values"], *values])))
+            self.choices = list(dict.fromkeys(map(value_text, [*domain.values, *values])))
             return
-        self.low, self.high = min(domain["low"], *values), max(domain["high"], *values)
+        self.low = min(value for value in (domain.low, *values) if value is not None)
+        self.high = max(value for value in (domain.high, *values) if value is not None)
 
     def place(self, value: Any) -> float:
         """Place of a value."""
@@ -43,23 +42,25 @@ class Axis:
         return math.log(value) if self.kind == "log-uniform" else float(value)
 
 
-def draw_parallel(axes: Any, rows: list[Row], space: dict[str, Domain], objective: str, named: dict[str, str]) -> None:
+def draw_parallel(
+    axes: Any, rows: list[TrialRow], space: dict[str, Space], objective: str, named: dict[str, str]
+) -> None:
     """Draw `rows`, worst first, so that the better lie above; `named` gives some trials a color of their own."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
-    upright = [Axis(key, [row["point"][key] for row in rows], domain) for key, domain in space.items()]
-    scores = [row["score"] for row in rows]
-    upright.append(Axis(objective, scores, {"kind": "uniform", "low": min(scores), "high": max(scores)}))
+    upright = [Axis(key, [row.point[key] for row in rows], domain) for key, domain in space.items()]
+    scores = [row.score or 0.0 for row in rows]
+    upright.append(Axis(objective, scores, Space(text="", kind="uniform", low=min(scores), high=max(scores))))
     shades = LinearSegmentedColormap.from_list("shades", ["#c3cedb", "#12408a"])
     lines, colors, widths = [], [], []
-    for number, row in enumerate(sorted(rows, key=lambda row: row["id"] in named)):
-        values = [*(row["point"][key] for key in space), row["score"]]
+    for number, row in enumerate(sorted(rows, key=lambda row: row.id in named)):
+        values = [*(row.point[key] for key in space), row.score]
         lines.append(
             [(place, axis.place(value)) for place, (axis, value) in enumerate(zip(upright, values, strict=True))]
         )
-        colors.append(named.get(row["id"], shades(number / max(1, len(rows) - 1))))
-        widths.append(3.0 if row["id"] in named else 1.2)
+        colors.append(named.get(row.id, shades(number / max(1, len(rows) - 1))))
+        widths.append(3.0 if row.id in named else 1.2)
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths))
     for place, axis in enumerate(upright):
         axes.axvline(place, color="#5b6673", lw=1)

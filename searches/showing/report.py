@@ -10,26 +10,29 @@ from gpt2core.files import atomic_path
 from gpt2core.storage import send
 from searches.formatting import count
 from searches.showing.answer_picture import answer_picture, expected_picture
-from searches.showing.answers import claim_and_rest, numbers
+from searches.showing.answers import numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
+from searches.showing.numbers import words
 from searches.showing.plots import curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import (
-    answer_grid,
-    answer_pairs_grid,
-    baselines_grid,
-    cost_grid,
-    effects_grid,
-    facts_grid,
-    failures_grid,
-    front_grid,
-    pairs_grid,
-    plan_grid,
-    reliability_grid,
-    replicates_grid,
-    space_grid,
-    time_grid,
-    trials_grid,
+    baselines_table,
+    cost_table,
+    differences_table,
+    effects_table,
+    environment_table,
+    failures_table,
+    front_table,
+    pairs_table,
+    predicted_table,
+    reliability_table,
+    replicates_table,
+    settings_table,
+    space_table,
+    time_table,
+    trials_table,
 )
+from searches.showing.tables import Table, as_html, as_markdown
+from searches.summary import Summary, TrialRow
 
 FILES = ("report.html", "report.md")
 SECTIONS = {
@@ -48,8 +51,6 @@ SECTIONS = {
     "reproduce": "Reproduce",
 }
 
-Summary = dict[str, Any]
-
 
 def write(folder: Path, summary: Summary) -> list[Path]:
     """Write the report of a search into its results folder, with the plots of its Markdown; return its files, the page first."""
@@ -60,7 +61,8 @@ def write(folder: Path, summary: Summary) -> list[Path]:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
-    summary = all_visible(summary)
+    environment.filters |= {"html": as_html, "markdown": as_markdown}
+    summary = Summary.model_validate(all_visible(summary.model_dump()))
     found = view(summary)
     texts = {name: environment.get_template(name).render(found) for name in FILES} | plots(summary)
     for name, text in texts.items():
@@ -85,80 +87,61 @@ def plots(summary: Summary) -> dict[str, str]:
 
 def view(summary: Summary) -> dict[str, Any]:
     """Return what the templates show: words, tables and pictures. A fact that the summary lacks is left out."""
-    grids = {
-        "answer": answer_grid(summary),
-        "pairs_compared": answer_pairs_grid(summary),
-        "trials": trials_grid(summary),
-        "baselines": baselines_grid(summary),
-        "replicates": replicates_grid(summary),
-        "space": space_grid(summary),
-        "effects": effects_grid(summary),
-        "reliability": reliability_grid(summary),
-        "front": front_grid(summary),
-        "failures": failures_grid(summary),
-        "cost": cost_grid(summary),
-        "plan": plan_grid(summary),
-        "time": time_grid(summary),
-        "pairs": pairs_grid(summary),
-        "environment": facts_grid({**summary.get("environment", {}), **_versions(summary)}, "what", "value"),
+    every: dict[str, Table[Any]] = {
+        "settings": settings_table(summary.answer),
+        "differences": differences_table(summary.answer),
+        "trials": trials_table(summary),
+        "baselines": baselines_table(summary),
+        "replicates": replicates_table(summary),
+        "space": space_table(summary),
+        "effects": effects_table(summary),
+        "reliability": reliability_table(summary),
+        "front": front_table(summary),
+        "failures": failures_table(summary),
+        "cost": cost_table(summary),
+        "predicted": predicted_table(summary),
+        "time": time_table(summary),
+        "pairs": pairs_table(summary),
+        "environment": environment_table({**summary.environment, **summary.versions}),
     }
-    shown = {"front": bool(summary["pareto"]), "metrics": grids["reliability"] is not None}
+    tables = {name: table for name, table in every.items() if table.rows or name in ("trials", "environment")}
+    shown = {"front": bool(summary.pareto), "metrics": "reliability" in tables}
     return {
         "summary": summary,
         "sections": [item for item in SECTIONS.items() if shown.get(item[0], True)],
         "judged_by": _judged_by(summary),
-        "answer": answer(summary),
-        "notes": [*summary["answer"]["notes"], *notes(summary)],
+        "numbers": numbers(summary.answer),
+        "notes": [*summary.answer.notes, *notes(summary)],
         "pictures": {"answer": answer_picture(summary), "expected": expected_picture(summary)},
         "intervals": intervals(summary),
-        "grids": grids,
+        "tables": tables,
         "curves": curve_pictures(summary),
         "parallel": parallel(summary),
-        "effects_why": (summary.get("effects") or {}).get("why", "Nothing was recorded to tell it from."),
         "fronts": front_pictures(summary),
         "samples": samples(summary),
-        "commands": summary.get("commands", {}),
-    }
-
-
-def answer(summary: Summary) -> dict[str, Any]:
-    """The answer in parts: its claim, what it rests on, and what it holds for."""
-    found = summary["answer"]
-    claim, rest = claim_and_rest(found["text"])
-    return {
-        "decided": found["decided"],
-        "claim": claim,
-        "rest": rest,
-        "numbers": numbers(found),
-        "scope": found["scope"],
-        "test": (summary.get("test") or {}).get("text", ""),
     }
 
 
 def notes(summary: Summary) -> list[str]:
     """What takes weight from the scores, said plainly: a smoke test, a stand-in, an unfinished search."""
     said = []
-    if summary.get("smoke"):
+    if summary.smoke:
         said.append("This was a smoke test, on a few rows: its scores mean nothing.")
-    if "stand-in" in summary["model"]:
-        said.append(f"A stand-in model took part: {summary['model']}. Its scores say nothing of the real one.")
-    if "stand-in" in summary["data"].get("data", ""):
-        said.append(f"The data is a stand-in: {summary['data']['data']}.")
-    said += [
-        f"The critic of the generated pairs was {why}."
-        for why in dict.fromkeys(made["stand_in"] for made in (summary.get("pairs") or {}).values())
-        if why
-    ]
-    if summary["counts"].get("unfinished"):
-        said.append(f"{count(summary['counts']['unfinished'], 'trial')} had not ended when this was written.")
+    if summary.model_is_stand_in:
+        said.append(f"A stand-in model took part: {summary.model}. Its scores say nothing of the real one.")
+    if summary.origin and summary.origin.stand_in:
+        said.append(f"The data is a stand-in: {summary.data['data']}.")
+    critics = dict.fromkeys(made.stand_in for made in summary.pairs.values() if made.stand_in)
+    said += [f"The critic of the generated pairs was {why}." for why in critics]
+    if unfinished := summary.counts.get("unfinished"):
+        said.append(f"{count(unfinished, 'trial')} had not ended when this was written.")
     return said
 
 
 def samples(summary: Summary) -> list[dict[str, Any]]:
     """Texts by example: what all trials share (what was given, the gold), then what each of them wrote."""
-    by_trial = summary.get("samples") or {}
     examples: dict[str, dict[str, dict[str, str]]] = {}
-    for name, texts in by_trial.items():
+    for name, texts in summary.samples.items():
         for sample in texts:
             examples.setdefault(sample["id"], {})[name] = {k: v for k, v in sample.items() if k != "id"}
     return [{"id": example, "texts": _side_by_side(of_trials, summary)} for example, of_trials in examples.items()]
@@ -183,19 +166,18 @@ def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> lis
 
 def role(name: str, summary: Summary) -> str:
     """A trial with what it is: winner, best score, reference."""
-    best, reference = ((summary.get(which) or {}).get("id") for which in ("best", "reference"))
-    roles = {"winner": summary["answer"]["winner"], "best score": best, "reference": reference}
+    roles = {"winner": summary.answer.winner, "best score": _id(summary.best), "reference": _id(summary.reference)}
     return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
 
 
+def _id(row: TrialRow | None) -> str | None:
+    return row.id if row else None
+
+
 def _judged_by(summary: Summary) -> str:
-    wanted = "the higher the better" if summary.get("direction") != "min" else "the lower the better"
-    costs = f", and {', '.join(cost.replace('_', ' ') for cost in summary['costs'])}" if summary["costs"] else ""
-    method = summary.get("method") or {}
-    how = f" Sampler {method['sampler']}, scheduler {method['scheduler']}." if method else ""
-    limits = f" The winner keeps {' and '.join(method['limits'])}." if method.get("limits") else ""
-    return f"Judged by {summary['objective'].replace('_', ' ')} ({wanted}){costs}.{limits}{how}"
-
-
-def _versions(summary: Summary) -> dict[str, str]:
-    return dict(summary.get("versions") or {})
+    costs = f", and {', '.join(map(words, summary.costs))}" if summary.costs else ""
+    method = summary.method
+    how = f" Sampler {method.sampler}, scheduler {method.scheduler}." if method else ""
+    limits = f" The winner keeps {' and '.join(method.limits)}." if method and method.limits else ""
+    wanted = f"the {summary.direction.wanted} the better"
+    return f"Judged by {words(summary.objective)} ({wanted}){costs}.{limits}{how}"

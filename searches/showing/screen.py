@@ -4,35 +4,24 @@ import math
 import time
 from typing import Any, Self
 
+import rich.table
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
-from searches.formatting import count, point_text, value_text
+from searches.formatting import count, point_text
 from searches.planning.forecast import trials_of
-from searches.planning.plan_table import progress, show_fact
+from searches.planning.plan_table import progress, show_actual
 from searches.question import Plan
 from searches.running.budget import Budget
-from searches.running.ledger import RUNNING, Event, State
-from searches.showing.answers import rows_cells, rows_headings, rows_title
-from searches.showing.numbers import digits_of, number, with_interval, words
+from searches.running.ledger import RUNNING, Event, State, Trial
+from searches.showing.numbers import number, with_interval, words
+from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
+from searches.showing.tables import Column, Table, on_screen
+from searches.summary import Summary
 
-#: Metric -> heading and digits, where a task has it.
-COLUMNS = {
-    "train_loss": ("train loss", 3),
-    "macro_f1": ("macro-F1", 2),
-    "chrf_whole": ("whole chrF", 2),
-    "dev_perplexity": ("dev perplexity", 1),
-    "length_ratio": ("length ratio", 2),
-    "form_rhyme": ("rhyme", 2),
-}
-
-
-OVER_TEXTS = "The interval of a single trial is over other texts alone; another seed would move its score too."
 RUNNING_SHOWN = 20  # rows of the live table
-MOST = 200  # trials that the table at the end, or a report, shows
 
 
 class Screen:
@@ -44,7 +33,6 @@ class Screen:
     def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
         self.plan, self.console, self.budget, self.state = plan, console, budget, state
         self.started = time.monotonic()
-        self.digits = {name: metric.digits for name, metric in plan.metrics.items()}
         self.ranking = Ranking(plan, state)
         self.live = Live(console=console, get_renderable=self.table, refresh_per_second=1, transient=True)
 
@@ -85,42 +73,42 @@ class Screen:
                 reason = f": {event['reason']}" if event.get("reason") else ""
                 self._line(event["trial"], f"{event['status']}{reason}  {self._progress(state)}")
 
-    def table(self) -> Table:
+    def table(self) -> rich.table.Table:
         """The trials that run and the best one so far; below, how far the search is."""
-        objective = self.plan.objective
         names = list(self.state.clock.running)[:RUNNING_SHOWN]
         shown = [self.state.trials[name] for name in names if name in self.state.trials]  # it may just be noted
         best = next(iter(self.ranking), None)
-        table = Table(caption=self._progress(self.state), caption_justify="left", header_style="bold")
-        for heading in ("trial", "from", "point"):
-            table.add_column(heading)
-        for heading in ("epoch", f"best {objective}", "seconds"):
-            table.add_column(heading, justify="right")
         seconds = self.state.clock.at(time.time()).trials
-        for trial in [*shown, *([best] if best else [])]:
-            score = trial.score(objective, self.plan.direction)
-            table.add_row(
-                trial.name,
-                trial.origin,
-                point_text(trial.point),
-                f"{max(trial.reports, default=0)}/{trial.epochs}",
-                number(score, objective, self.digits),
-                f"{seconds.get(trial.name, 0.0):.0f}",
-                style="bold green" if trial is best else None,
-            )
-        return table
+        objective, digits = self.plan.objective, self.plan.metric.digits
+        columns = [
+            Column[Trial](heading="trial", show=lambda trial: trial.name),
+            Column[Trial](heading="from", show=lambda trial: trial.origin),
+            Column[Trial](heading="point", show=lambda trial: point_text(trial.point)),
+            Column[Trial](
+                heading="epoch", show=lambda trial: f"{max(trial.reports, default=0)}/{trial.epochs}", number=True
+            ),
+            Column[Trial](
+                heading=f"best {objective}",
+                show=lambda trial: number(trial.score(objective, self.plan.direction), digits),
+                number=True,
+            ),
+            Column[Trial](heading="seconds", show=lambda trial: f"{seconds.get(trial.name, 0.0):.0f}", number=True),
+        ]
+        rows = [*shown, *([best] if best else [])]
+        progress = self._progress(self.state)
+        return on_screen(Table(title="", columns=columns, rows=rows, note=progress, marked=lambda trial: trial is best))
 
     def _line(self, name: str, text: str) -> None:
         seconds = time.monotonic() - self.started
         self.console.print(f"{seconds:5.0f}s  {name:<8} {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _epoch(self, event: Event, state: State) -> str:
-        metrics, objective = event["metrics"], self.plan.objective
+        metrics, objective, known = event["metrics"], self.plan.objective, self.plan.metrics
         low, high = (metrics.get(f"{objective}_{end}") for end in ("low", "high"))
-        score = with_interval(metrics[objective], low, high, self.digits[objective])
+        score = with_interval(metrics[objective], low, high, self.plan.metric.digits)
         epochs = state.trials[event["trial"]].epochs
         beside = "".join(
-            f", {head} {number(metrics[name], name, self.digits, digits)}"
+            f", {head} {number(metrics[name], known[name].digits if name in known else digits)}"
             for name, (head, digits) in COLUMNS.items()
             if name in metrics and name != objective
         )
@@ -132,137 +120,41 @@ class Screen:
         return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
 
 
-def show(summary: dict[str, Any], console: Console) -> None:
+def show(summary: Summary, console: Console) -> None:
     """Print the tables of a summary, what the search took, and last its answer."""
-    answer = summary["answer"]
-    console.print(trials_table(summary))
-    if answer["rows"]:
-        console.print(_answer_table(summary))
-    if summary["baselines"]:
-        console.print(_baselines_table(summary))
-    if summary["pareto"]:
-        against = ", ".join(map(words, summary["costs"]))
-        console.print(
-            f"Front: no trial is better in {summary['objective']} and no dearer in {against}", highlight=False
-        )
-    counts = ", ".join(f"{value} {words(key)}" for key, value in summary["counts"].items() if value)
-    console.print(f"{counts}; {summary['wall_seconds']:.0f} s", markup=False, highlight=False)
-    total = sum(summary["time"].values())
+    answer = summary.answer
+    tables: list[Table[Any]] = [
+        trials_table(summary, f"{summary.search}: {summary.question}"),
+        replicates_table(summary),
+        settings_table(answer),
+        baselines_table(summary),
+    ]
+    for place, table in enumerate(tables):
+        if table.rows or not place:
+            console.print(on_screen(table))
+    if summary.pareto:
+        against = ", ".join(map(words, summary.costs))
+        console.print(f"Front: no trial is better in {summary.objective} and no dearer in {against}", highlight=False)
+    counts = ", ".join(f"{value} {words(key)}" for key, value in summary.counts.items() if value)
+    console.print(f"{counts}; {summary.wall_seconds:.0f} s", markup=False, highlight=False)
+    total = sum(summary.time.values())
     if total:
-        shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary["time"].items())
+        shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary.time.items())
         console.print(f"Time of the trials: {shares}", markup=False, highlight=False)
-    show_fact(summary, console)
-    _line(console, f"Model: {summary['model']}")
-    _line(console, f"Data: {summary['data'].get('data')}")
-    _line(console, f"Answer: {answer['text']}", style="bold")
-    for line in answer["evidence"]:
+    show_actual(summary, console)
+    _line(console, f"Model: {summary.model}")
+    _line(console, f"Data: {summary.data.get('data')}")
+    _line(console, f"Answer: {answer.text}", style="bold")
+    for line in answer.evidence:
         _line(console, line)
-    if summary.get("test"):
-        _line(console, summary["test"]["text"])
-    for note in answer["notes"]:
+    if summary.test:
+        _line(console, summary.test.text)
+    for note in answer.notes:
         _line(console, f"Note: {note}", style="yellow")
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def trials_table(summary: dict[str, Any]) -> Table:
-    """One row a trial, best first, replicates at the end; of many trials the best alone."""
-    objective, digits = summary["objective"], digits_of(summary)
-    sign = -1 if summary["direction"] == "max" else 1
-    every = sorted(
-        summary["trials"],
-        key=lambda row: (row["of"] is not None, row["score"] is None, sign * (row["score"] or 0), row["id"]),
-    )
-    searched = [row for row in every if row["of"] is None]
-    rows = [*searched[:MOST], *every[len(searched) :]]
-    keys = list(dict.fromkeys(key for row in rows for key in row["point"]))
-    columns = columns_of(summary, rows)
-    table = Table(title=f"{summary['search']}: {summary['question']}", title_justify="left", header_style="bold")
-    table.caption, table.caption_justify = f"{left_out(len(searched))} {OVER_TEXTS}".strip(), "left"
-    for heading in ("trial", "from", *keys):
-        table.add_column(heading)
-    for heading in (f"{objective} [95% interval over texts]", *(heading for heading, _ in columns.values()), "epochs"):
-        table.add_column(heading, justify="right")
-    table.add_column("status")
-    if summary["pareto"]:
-        table.add_column("front")
-    for row in rows:
-        best = summary["best"] is not None and row["id"] == summary["best"]["id"]
-        table.add_row(
-            row["id"],
-            row["origin"],
-            *(value_text(row["point"].get(key)) for key in keys),
-            score_text(row, summary),
-            *(number(row["metrics"].get(name), name, digits, few) for name, (_, few) in columns.items()),
-            f"{row['best_epoch'] or 0} of {row['epochs']}",
-            row["status"],
-            *(["on it" if row["id"] in summary["pareto"] else ""] if summary["pareto"] else []),
-            style="bold green" if best else None,
-        )
-    return table
-
-
-def columns_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
-    """Heading and digits, where no metric says them, of what is shown beside the score of these trials."""
-    shown = COLUMNS | {cost: (words(cost), 2) for cost in summary["costs"]}
-    return {
-        name: shape
-        for name, shape in shown.items()
-        if name != summary["objective"] and any(name in row["metrics"] for row in rows)
-    }
-
-
-def left_out(trials: int) -> str:
-    """What a table that shows the best MOST of so many trials says of the others; nothing where there are none."""
-    return f"The best {MOST} are shown; {trials - MOST} more are in summary.json." if trials > MOST else ""
-
-
-def score_text(row: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The score of a trial with its interval over texts."""
-    if row["score"] is None:
-        return "none"
-    objective = summary["objective"]
-    low, high = (row["metrics"].get(f"{objective}_{end}") for end in ("low", "high"))
-    return with_interval(row["score"], low, high, digits_of(summary).get(objective, 2))
-
-
-def _answer_table(summary: dict[str, Any]) -> Table:
-    answer = summary["answer"]
-    table = Table(title=rows_title(answer), title_justify="left", header_style="bold")
-    for heading in rows_headings(answer):
-        table.add_column(heading)
-    for row, cells in zip(answer["rows"], rows_cells(answer), strict=True):
-        winner = row["trial"] is not None and row["trial"] == answer["winner"]
-        table.add_row(*cells, style="bold green" if winner else None)
-    return table
-
-
-def _baselines_table(summary: dict[str, Any]) -> Table:
-    table = Table(title="Trivial baselines", title_justify="left", header_style="bold")
-    metrics = baseline_metrics(summary)
-    table.add_column("prediction")
-    for metric in metrics:
-        table.add_column(words(metric), justify="right")
-    for baseline in summary["baselines"].values():
-        table.add_row(baseline["meaning"], *(baseline_text(baseline["scores"].get(m), m, summary) for m in metrics))
-    return table
-
-
-def baseline_metrics(summary: dict[str, Any]) -> list[str]:
-    """The metrics that any trivial baseline has a score for, the objective first."""
-    found = dict.fromkeys(metric for baseline in summary["baselines"].values() for metric in baseline["scores"])
-    return sorted(found, key=lambda metric: metric != summary["objective"])
-
-
-def baseline_text(score: Any, metric: str, summary: dict[str, Any]) -> str:
-    """Mean and standard deviation over seeds; the mean alone where nothing is drawn, nothing where there is no such score."""
-    if score is None:
-        return ""
-    digits = digits_of(summary)
-    spread = f" ± {number(score[1], metric, digits)}" if score[1] else ""
-    return f"{number(score[0], metric, digits)}{spread}"
 
 
 def objectives_text(plan: Plan) -> str:
@@ -277,14 +169,15 @@ def objectives_text(plan: Plan) -> str:
 def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
     """Print what would run."""
     console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
-    table = Table(header_style="bold")
-    for heading in ("key", "role", "values"):
-        table.add_column(heading)
-    for key, domain in plan.space.items():
-        table.add_row(key, "scientific" if key in plan.search.scientific else "nuisance", str(domain))
-    for key, value in plan.fixed.items():
-        table.add_row(key, "fixed", str(value))
-    console.print(table)
+    roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
+    searched = [(key, roles[key], str(domain)) for key, domain in plan.space.items()]
+    fixed = [(key, "fixed", str(value)) for key, value in plan.fixed.items()]
+    columns = [
+        Column[tuple[str, str, str]](heading="key", show=lambda row: row[0]),
+        Column[tuple[str, str, str]](heading="role", show=lambda row: row[1]),
+        Column[tuple[str, str, str]](heading="values", show=lambda row: row[2]),
+    ]
+    console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
         _line(console, f"First, pairs are generated into {plan.fixed['pairs']}, a set for each temperature: {sizes}.")
@@ -322,7 +215,7 @@ def compared_text(plan: Plan) -> str:
         if len(looks) > 1
         else (f"{count(looks[0], 'fresh seed')} each")
     )
-    margin = f"{number(plan.margin, plan.objective, {plan.objective: plan.metric.digits})} {plan.metric.unit}".strip()
+    margin = f"{number(plan.margin, plan.metric.digits)} {plan.metric.unit}".strip()
     judged = f"Then {who} again, on {seeds}{beside}; they are judged on {plan.comparing.words}."
     return f"{judged} A difference below {margin} is taken not to matter. {_seen_text(plan, looks[-1])}".rstrip()
 

@@ -6,22 +6,20 @@ What earns which mark is said in `searches.deciding.claims` and `searches.decidi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
-from rich.table import Table
-from rich.text import Text
 
 from gpt2core.errors import all_visible, visible
 from gpt2core.files import atomic_path
 from searches.deciding import claims, figures
-from searches.deciding.claims import Judged, Summaries, Summary
+from searches.deciding.claims import Judged, Summaries
 from searches.deciding.figures import Line
 from searches.formatting import count
 from searches.published import CLAIMS
 from searches.showing.answer_picture import answer_picture
-from searches.showing.answers import claim_and_rest
 from searches.showing.plots import Picture
+from searches.showing.tables import Column, Table, as_html
+from searches.summary import Summary
 
 COLORS = {  # on the screen
     claims.SUPPORTED: "green",
@@ -35,6 +33,18 @@ COLORS = {  # on the screen
     figures.OTHER: "cyan",
     claims.NOT_RUN: "dim",  # of figures too
 }
+
+ABOUT_CLAIMS = """\
+Each comparison that the study draws, and what our runs say of it. Both settings have their own best other values (learning \
+rate and the like), and are compared on fresh seeds, by the metric that decides in our search. Supported: the difference that \
+is claimed, p < 0.05 after correction for all comparisons of the table, three runs or more of each. Contradicted: surely the \
+other way round, or no difference that matters where one is claimed. Else undecided, with how many seeds of each setting \
+would decide it."""
+ABOUT_FIGURES = """\
+Each printed figure beside ours. Reproduced: three runs or more with the printed model, learning rate, batch size, passes over \
+the data, and data set; the printed value lies in the 95% interval of their mean, or within the margin beyond it (1 chrF, 1 \
+point of accuracy, 0.05 nats, 2% of a perplexity); and no trivial baseline, which needs no model, passes by the same rule. For \
+runs that are made and scored as the study's were, give --confirm-on test, and fix the printed values with --set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,53 +65,54 @@ def judged(tables: Sequence[str], summaries: Summaries) -> list[Judged]:
     return [claims.judge(claim, summaries, asked) for claim in asked]
 
 
-def claims_table(found: Sequence[Judged]) -> Table:
-    """The claims for the screen."""
-    shown = Table(title="The study's claims", title_justify="left", header_style="bold")
-    for heading in ("table", "claim", "the study", "our runs", "mark", "why"):
-        shown.add_column(heading)
-    shown.add_column("seeds needed", justify="right")
-    for one in found:
-        claim = one.claim
-        shown.add_row(
-            *_cells(claim.table, claim.words, claim.printed, "\n".join(one.ours)),
-            _mark(one.mark),
-            *_cells(one.words, seeds_text(one)),
-        )
-    return shown
+def claims_table(found: Sequence[Judged], title: str = "The study's claims") -> Table[Judged]:
+    """The claims, and what our runs say of each."""
+    return Table(
+        title=title,
+        name=1,
+        columns=[
+            Column(heading="Table", show=lambda one: one.claim.table),
+            Column(heading="Claim", show=lambda one: one.claim.words),
+            Column(heading="The study", show=lambda one: one.claim.printed),
+            Column(heading="Our runs", show=lambda one: "\n".join(one.ours)),
+            Column(heading="Mark", show=lambda one: one.mark, mark=_class_of, style=_style_of),
+            Column(heading="Why", show=lambda one: one.words),
+            Column(
+                heading="Seeds needed",
+                show=lambda one: "" if one.seeds_needed is None else str(one.seeds_needed),
+                number=True,
+            ),
+        ],
+        rows=found,
+    )
 
 
-def figures_table(found: Sequence[Line]) -> Table:
-    """The figures for the screen."""
-    shown = Table(title="The study's figures", title_justify="left", header_style="bold")
-    for heading in ("table", "row", "metric"):
-        shown.add_column(heading)
-    for heading in ("study", "ours [95% interval]", "runs"):
-        shown.add_column(heading, justify="right")
-    for heading in ("best trivial baseline", "mark", "why"):
-        shown.add_column(heading)
-    for line in found:
-        figure, runs = line.figure, str(line.runs or "")
-        shown.add_row(
-            *_cells(line.table, line.label, figure.measure, figure.printed, line.ours_text, runs, line.baseline_text),
-            _mark(line.mark),
-            *_cells(line.why),
-        )
-    return shown
+def figures_table(found: Sequence[Line], title: str = "The study's figures") -> Table[Line]:
+    """The printed figures beside ours."""
+    return Table(
+        title=title,
+        name=1,
+        columns=[
+            Column(heading="Table", show=lambda line: line.table),
+            Column(heading="Row", show=lambda line: line.label),
+            Column(heading="Metric", show=lambda line: line.figure.measure),
+            Column(heading="The study", show=lambda line: line.figure.printed, number=True),
+            Column(heading="Ours [95% interval]", show=lambda line: line.ours_text, number=True),
+            Column(heading="Runs", show=lambda line: str(line.runs or ""), number=True),
+            Column(heading="Best trivial baseline", show=lambda line: line.baseline_text),
+            Column(heading="Mark", show=lambda line: line.mark, mark=_class_of, style=_style_of),
+            Column(heading="Why", show=lambda line: line.why),
+        ],
+        rows=found,
+    )
 
 
-def _cells(*texts: str) -> list[Text]:
-    """Texts as they are: a bracket in one is no markup."""
-    return [Text(visible(text)) for text in texts]
+def _class_of(one: Judged | Line) -> str:
+    return one.mark.replace(" ", "-")
 
 
-def _mark(mark: str) -> Text:
-    return Text(mark, style=COLORS[mark])
-
-
-def seeds_text(one: Judged) -> str:
-    """How many seeds each setting needs for a decision; empty where that is not known or not needed."""
-    return "" if one.seeds_needed is None else str(one.seeds_needed)
+def _style_of(one: Judged | Line) -> str:
+    return COLORS[one.mark]
 
 
 def write(path: Path, found: Sequence[Judged], lines: Sequence[Line], summaries: Summaries) -> None:
@@ -115,15 +126,14 @@ def write(path: Path, found: Sequence[Judged], lines: Sequence[Line], summaries:
     )
     stand_ins = dict.fromkeys([one.stand_in for one in found if one.stand_in])
     page = environment.get_template("study_report.html").render(
-        claims=found,
-        lines=lines,
+        claims=as_html(claims_table(found, ABOUT_CLAIMS)) if found else "",
+        figures=as_html(figures_table(lines, ABOUT_FIGURES)),
         searches=[_asked(*key, summary) for key, summary in summaries.items() if not isinstance(summary, str)],
         missing=[(" on ".join(key), why) for key, why in summaries.items() if isinstance(why, str)],
         claim_marks=_counted([one.mark for one in found]),
         figure_marks=_counted([line.mark for line in lines]),
         stand_ins=list(stand_ins),
-        smoke=any(not isinstance(summary, str) and summary.get("smoke") for summary in summaries.values()),
-        seeds_text=seeds_text,
+        smoke=any(not isinstance(summary, str) and summary.smoke for summary in summaries.values()),
     )
     with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")
@@ -135,15 +145,13 @@ def _counted(marks: Sequence[str]) -> Mapping[str, int]:
 
 
 def _asked(search: str, task: str, summary: Summary) -> Asked:
-    summary = all_visible(summary)
-    first, rest = claim_and_rest(summary["answer"]["text"])
-    data: Mapping[str, Any] = summary["data"]
-    trials = count(sum(row["of"] is None for row in summary["trials"]), "trial")
+    summary = Summary.model_validate(all_visible(summary.model_dump()))
+    trials = count(len(summary.searched), "trial")
     return Asked(
-        question=summary["question"],
-        about=f"{search} on {task}: {trials}; model {summary['model']}; {data.get('data', 'data not read')}",
-        first=first,
-        rest=rest,
-        report=summary.get("report", ""),
-        picture=answer_picture(dict(summary)),
+        question=summary.question,
+        about=f"{search} on {task}: {trials}; model {summary.model}; {summary.data.get('data', 'data not read')}",
+        first=summary.answer.claim,
+        rest=summary.answer.rest,
+        report=summary.report,
+        picture=answer_picture(summary),
     )

@@ -3,26 +3,25 @@
 import argparse
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from gpt2core.storage import address
 from searches.deciding.verdict import summarise
 from searches.options import Options, parse, search_folder
-from searches.planning.measure import plan_and_fact
+from searches.planning.measure import with_costs
 from searches.question import Plan, search_of
 from searches.running.ledger import State, read_asked
-from searches.showing.facts import facts
+from searches.showing.facts import with_facts
 from searches.showing.report import write
+from searches.summary import Summary
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sacrebleu", "tokenizers")
 
 
-def summary_of(options: Options, state: State, folder: Path) -> dict[str, Any]:
+def summary_of(options: Options, state: State, folder: Path) -> Summary:
     """What tables, plots and reports are made from; `folder` is that of the search's results."""
     versions = {package: version(package) for package in PACKAGES}
     summary = summarise(options.plan, state, options.name, model_line(options.plan), versions)
-    summary |= plan_and_fact(options, state, folder)
-    return summary | facts(options, state, summary)
+    return with_facts(with_costs(summary, options, state, folder), options, state)
 
 
 def model_line(plan: Plan) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from gpt2core.config import MODELS, ModelConfig
 from gpt2core.data.corpus import Corpus
+from gpt2core.data.origin import DataOrigin
 from gpt2core.data.tokens import Tokens
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TaskData
@@ -69,7 +70,7 @@ def random_texts(lengths: np.ndarray, shape: ModelConfig) -> TaskData:
         given=np.zeros(len(lengths), dtype=int),
     )
     tokenizer = Tokenizer.load(model_folder("gpt2-nano"))  # that a run has one: none of its words are read
-    corpus = Corpus(name="random", origin="random tokens", splits={})
+    corpus = Corpus(name="random", origin=DataOrigin(source="random tokens"), splits={})
     return TaskData(corpus=corpus, tokenizer=tokenizer, splits={"train": tokens})
 
 

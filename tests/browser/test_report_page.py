@@ -8,7 +8,7 @@ from selenium.webdriver.common.by import By
 
 from searches.showing import report
 from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
-from tests.summaries import SCRIPT, summary
+from tests.summaries import SCRIPT, summary, typed
 
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
 
@@ -24,7 +24,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     found = summary(240, costs=["trainable_parameters"], pareto=["0000", "0007"], smoke=True)
-    return report.write(tmp_path_factory.mktemp("search"), found)[0].as_uri()
+    return report.write(tmp_path_factory.mktemp("search"), typed(found))[0].as_uri()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

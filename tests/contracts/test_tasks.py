@@ -15,6 +15,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.metrics.counts import from_json, to_json
+from gpt2core.metrics.direction import Direction
 from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS, Task, sonnet
 from gpt2core.tasks.base import LanguageTask, load_data, loss_statistics, objective_of
@@ -99,9 +100,11 @@ def test_its_metrics_travel_between_processes_and_one_is_the_objective(task: Tas
     assert objective_of(task, toys.RUN) is task.metrics[task.objective]
     for name, metric in task.metrics.items():
         assert objective_of(task, toys.RUN.but(objective=name)) is metric
-        better, worse = (2.0, 1.0) if metric.direction == "max" else (1.0, 2.0)
-        assert metric.better(better, worse)
-        assert not any(metric.better(a, b) for a, b in ((worse, better), (1.0, 1.0), (math.nan, 1.0), (1.0, math.nan)))
+        better, worse = (2.0, 1.0) if metric.direction is Direction.MAX else (1.0, 2.0)
+        assert metric.direction.better(better, worse)
+        assert not any(
+            metric.direction.better(a, b) for a, b in ((worse, better), (1.0, 1.0), (math.nan, 1.0), (1.0, math.nan))
+        )
         assert metric.margin > 0
 
 

@@ -20,6 +20,7 @@ from searches.question import Case, Choice, Plan, Profile, Search, make_plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger
 from searches.running.tracking import Tracker
+from searches.summary import Summary, Verdict
 from tests.server import Server
 from trainables.tracking import mlflow_address
 
@@ -34,7 +35,7 @@ SEARCH = Search(
     profiles={"quick": Profile(model="gpt2-nano", trials=2, grace=1, replicates=1, run={"epochs": 2})},
 )
 PLAN: Plan = make_plan(SEARCH, "quick")
-SUMMARY: dict[str, Any] = {"best": None, "answer": {"text": "none"}}
+SUMMARY = Summary(trials=[], answer=Verdict(sentences=["none"]))
 TRIALS = ("0000", "0001", "0001-r1")
 LOSSES = {1: 2.0, 2: 1.5}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.origin import DataOrigin
 from gpt2core.data.tokens import tokenised
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.training import train
@@ -39,7 +40,7 @@ def encoded(name: str) -> TaskData:
         ]
         for split, offset in (("train", 100), ("dev", 1000))
     }
-    corpus, words = Corpus(name="toy", origin="random words", splits=rows), toys.tokenizer()
+    corpus, words = Corpus(name="toy", origin=DataOrigin(source="random words"), splits=rows), toys.tokenizer()
     splits = {
         split: tokenised(f"{corpus.digest} {split} {name}", rows[split], words, TASKS[name].encode) for split in rows
     }

@@ -10,6 +10,7 @@ import pytest
 from ray import tune
 from rich.console import Console
 
+from gpt2core.metrics.direction import Direction
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import parse
@@ -106,7 +107,7 @@ def test_a_spent_budget_stops_an_epoch_that_never_ends_and_a_larger_one_goes_on(
         "0000": (STOPPED, "budget"),
         "0001": (STOPPED, "budget"),
     }
-    assert all(trial.score(OBJECTIVE, "min") is not None for trial in first.trials.values())
+    assert all(trial.score(OBJECTIVE, Direction.MIN) is not None for trial in first.trials.values())
 
     second = run(trains, plan(2), Budget(hours=1), tmp_path, at_once=2)
     assert [trial.status for trial in second.searched] == [COMPLETED, COMPLETED]
@@ -129,12 +130,12 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
     assert len(events(tmp_path, NAME, "proposed")) == 4
     result = summary(tmp_path, NAME)
     assert not result["budget"]["ended"]
-    fact = {row["what"]: row["actual"] for row in result["plan"]}
-    assert (fact["trials"], fact["epochs"], fact["GPU-hours"]) == (4, 4, 0)
+    fact = {row["quantity"]: row["actual"] for row in result["forecast"]}
+    assert (fact["trials"], fact["epochs"], fact["gpu_hours"]) == (4, 4, 0)
     assert fact["hours"] > spent
-    assert fact["most memory of a trial, GB"] > 0.1
-    assert fact["checkpoints, GB"] > 0
-    for part in ("Plan and fact", "of the budget's hours", "CPU-hours so far"):
+    assert fact["memory_gb"] > 0.1
+    assert fact["disk_gb"] > 0
+    for part in ("Predicted and actual", "of the budget's hours", "CPU-hours so far"):
         assert part in larger
 
 
@@ -145,9 +146,8 @@ def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_p
     spec = share(options, tmp_path, [Machine(4, 2)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         record_forecast(options, ledger, spec, Console(quiet=True))
-        rows = {row["what"]: row for row in ledger.state.plan["rows"]}
-        noted = dict(ledger.state.plan)
+        noted = ledger.state.forecast
         record_forecast(options, ledger, spec, Console(quiet=True))
-        assert ledger.state.plan == noted, "it was timed again"
-    assert rows["USD"]["predicted"] == pytest.approx(3 * rows["GPU-hours"]["predicted"])
-    assert 0 < rows["GPU-hours"]["low"] < rows["GPU-hours"]["high"] < 1
+        assert ledger.state.forecast is noted, "it was timed again"
+    assert noted.ranges["usd"].value == pytest.approx(3 * noted.ranges["gpu_hours"].value)
+    assert 0 < noted.ranges["gpu_hours"].low < noted.ranges["gpu_hours"].high < 1

@@ -15,6 +15,7 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.lora import TARGETS
 from gpt2core.builders import build_model
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.origin import DataOrigin
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import DataError
 from gpt2core.model import GPT2
@@ -251,7 +252,9 @@ def test_every_command_has_its_function() -> None:
 
 
 def test_a_split_that_a_task_does_not_have_is_named(tmp_path: Path) -> None:
-    plays = Corpus(name="plays", origin="somewhere", splits={"train": [Row(id="1", text="a")], "dev": []})
+    plays = Corpus(
+        name="plays", origin=DataOrigin(source="somewhere"), splits={"train": [Row(id="1", text="a")], "dev": []}
+    )
     for split in ("dev", "test"):
         with pytest.raises(DataError, match=f"somewhere: there is no {split} split of the plays; valid: train"):
             check_gold(plays, split, "pretraining")

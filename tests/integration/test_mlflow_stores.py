@@ -27,6 +27,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from searches.question import make_plan, search_of
 from searches.running.ledger import COMPLETED, Event, Ledger
 from searches.running.tracking import Tracker
+from searches.summary import Summary, Verdict
 from tests.runs import ROOT
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
@@ -139,7 +140,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     for event in events_of(search):
         ledger.record(event)
     assert tracker.queue.finish(PATIENCE) == 0
-    tracker.finish({"best": None, "answer": {"text": f"answer of {search}"}}, "FINISHED")
+    tracker.finish(Summary(trials=[], answer=Verdict(sentences=[f"answer of {search}"])), "FINISHED")
     ledger.close()
     return warnings
 

@@ -130,7 +130,7 @@ def test_what_is_kept_is_what_the_replicates_need_and_an_epoch_of_what_still_run
 
 
 def test_before_the_first_trial_has_ended_the_plan_says_what_replicates_need() -> None:
-    plan = {"rows": [], "trial_seconds": {"value": 50.0, "low": 10.0, "high": 80.0}}
+    plan = {"ranges": {"trial_seconds": {"value": 50.0, "low": 10.0, "high": 80.0}}}
     state = state_of(event("started", 0.0), share_event(0.0), event("plan", 0.0, plan=plan))
     assert reserve(Budget(hours=10), state, replicates=1, epochs=2).hours * HOUR == pytest.approx(120)
 
@@ -198,7 +198,7 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
             ledger.record(report(f"{name}-r1", 0.0))
         ledger.record(event("ended", 0.0, trial="0001-r1", status=COMPLETED))
         ledger.record(event("ended", 0.0, trial="0000-r1", status=STOPPED, reason=BUDGET))
-        answer = summarise(PLAN, ledger.state, "s", "m", {})["answer"]
+        answer = summarise(PLAN, ledger.state, "s", "m", {}).model_dump()["answer"]
     assert answer["winner"] is None
     assert answer["text"] == "Not decided: no fresh seed has been run for all settings yet."
 

@@ -41,7 +41,9 @@ class Desk:
         return self.put(f"{number}-1.json", json.dumps({"start": self.box.start, **values}))
 
     def answer(self, path: Path) -> str:
-        return str(json.loads(path.with_suffix(".answer").read_text())["text"])
+        """What became of a command, as it is printed."""
+        told = json.loads(path.with_suffix(".answer").read_text())
+        return f"error: {told['text']}" if told["refused"] else str(told["text"])
 
 
 @pytest.fixture

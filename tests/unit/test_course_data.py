@@ -428,7 +428,7 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
     assert corpus.rejected == {"empty text": 1}
     assert {row.text for row in corpus.splits["train"]} >= {"line 1\ntwo"}
     assert asked[0] == ("tasksource/counterfactually-augmented-imdb", None)
-    assert poems.HUB in corpus.origin
+    assert poems.HUB in corpus.origin.source
     assert "not compared with the sonnets" in corpus.describe()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpt2core.metrics.comparison import LEVEL, Runs
+from gpt2core.metrics.direction import Direction
 from searches.deciding.decision import (
     DIFFERENCE,
     EQUIVALENT,
@@ -27,10 +28,12 @@ def side(name: str, mean: float, spread: float = 1.0, seeds: int = 5, failed: Se
     return Side(name=name, runs=Runs(scores=mean + np.linspace(-spread, spread, seeds)), failed=failed)
 
 
-def said(*sides: Side, margin: float = 0.5, maximize: bool = True, reference: str | None = None) -> Decision:
+def said(
+    *sides: Side, margin: float = 0.5, direction: Direction = Direction.MAX, reference: str | None = None
+) -> Decision:
     """What is decided at the one look that there is."""
     seeds = min((one.runs.count for one in sides if one.runs), default=1)
-    return decide(sides, margin=margin, maximize=maximize, design=Design.fixed(seeds), reference=reference)
+    return decide(sides, margin=margin, direction=direction, design=Design.fixed(seeds), reference=reference)
 
 
 def test_one_run_a_side_says_nothing_of_chance() -> None:
@@ -48,9 +51,9 @@ def test_two_runs_have_a_p_and_no_winner() -> None:
     assert "3 runs each are needed" in found.reason
 
 
-@pytest.mark.parametrize(("maximize", "winner"), [(True, "b"), (False, "a")])
-def test_a_difference_names_the_better(maximize: bool, winner: str) -> None:
-    found = said(side("a", 0), side("b", 9), maximize=maximize)
+@pytest.mark.parametrize(("direction", "winner"), [(Direction.MAX, "b"), (Direction.MIN, "a")])
+def test_a_difference_names_the_better(direction: Direction, winner: str) -> None:
+    found = said(side("a", 0), side("b", 9), direction=direction)
     assert (found.outcome, found.winner, found.complete) == (DIFFERENCE, winner, True)
     assert found.best == [winner]
     assert found.excluded is not None
@@ -110,8 +113,8 @@ def test_a_look_has_the_level_of_the_design() -> None:
     assert design.level(2) == LEVEL
     assert Design.fixed(5).level(5) == pytest.approx(LEVEL, rel=1e-3)
     sides = [side("a", 0, seeds=3), side("b", 2.6, seeds=3)]
-    once = decide(sides, margin=0.1, maximize=True, design=Design.fixed(3))
-    first = decide(sides, margin=0.1, maximize=True, design=design)
+    once = decide(sides, margin=0.1, direction=Direction.MAX, design=Design.fixed(3))
+    first = decide(sides, margin=0.1, direction=Direction.MAX, design=design)
     assert (once.outcome, first.outcome) == (DIFFERENCE, UNDECIDED)
 
 
@@ -122,7 +125,9 @@ def needed(difference: float, *, texts: float = 0.0, interaction: float = 0.0) -
     examples = np.resize([1.0, -1.0], 100) * math.sqrt(texts)
     a = Runs(scores=scores + difference, influence=examples, interaction=interaction)
     b = Runs(scores=scores, influence=-examples, interaction=interaction)
-    found = decide([Side(name="a", runs=a), Side(name="b", runs=b)], margin=1e-6, maximize=True, design=Design.fixed(4))
+    found = decide(
+        [Side(name="a", runs=a), Side(name="b", runs=b)], margin=1e-6, direction=Direction.MAX, design=Design.fixed(4)
+    )
     assert found.outcome == UNDECIDED
     return found.needed, found.needs_texts
 

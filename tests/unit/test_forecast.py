@@ -23,6 +23,7 @@ from searches.planning.measure import Meter
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR
 from searches.running.ledger import COMPLETED, STOPPED, State
+from searches.running.quantities import Quantity
 from tests import course, toys
 from tests.unit.test_budget import event, proposed, share_event
 from trainables.candidates.actors import GeneratorActor, ScorerActor
@@ -50,10 +51,9 @@ def cost(memory: float = 1.0, disk: float = 0.5) -> TrialCost:
     )
 
 
-def predicted(plan: Plan, outlook: Outlook, price: float | None = None, **spec: float) -> dict[str, Range]:
+def predicted(plan: Plan, outlook: Outlook, price: float | None = None, **spec: float) -> dict[Quantity, Range]:
     shape = TrialSpec(name="", run=plan.config(plan.search.reference), folder="", **spec)  # type: ignore[arg-type]
-    rows = predict(plan, outlook, shape, price)
-    return {row["what"]: Range(value=row["predicted"], low=row["low"], high=row["high"]) for row in rows}
+    return predict(plan, outlook, shape, price)
 
 
 @pytest.mark.parametrize(
@@ -99,19 +99,19 @@ def test_each_value_of_a_factor_is_counted_and_runs_that_judge_may_take_more() -
         "of each of four ranks three trials, and the best again"
     )
     shape = TrialSpec(name="", run=asked.config(asked.search.reference), folder="")
-    once, twice = ({row["what"]: row for row in predict(asked, outlook, shape, None, n)} for n in (1.0, 2.0))
-    assert twice["CPU-hours"]["predicted"] - once["CPU-hours"]["predicted"] == pytest.approx(12 * 6 / HOUR)
+    once, twice = (predict(asked, outlook, shape, None, n) for n in (1.0, 2.0))
+    assert twice["cpu_hours"].value - once["cpu_hours"].value == pytest.approx(12 * 6 / HOUR)
 
 
 def test_gpu_hours_and_money_count_the_gpus_of_each_trial() -> None:
     asked = plan(trials=5, replicates=1)
     outlook = Outlook(known=[cost()] * 5, drawn=[cost()], once=exactly(0.0))
     rows = predicted(asked, outlook, price=2.0, workers=2, gpus_per_worker=1.0, concurrent=7)
-    assert rows["GPU-hours"].value == pytest.approx(2 * 7 * (6 + GROUP.value) / HOUR)
-    assert rows["USD"].high == pytest.approx(2.0 * rows["GPU-hours"].high)
+    assert rows["gpu_hours"].value == pytest.approx(2 * 7 * (6 + GROUP.value) / HOUR)
+    assert rows["usd"].high == pytest.approx(2.0 * rows["gpu_hours"].high)
     without = predicted(asked, outlook, concurrent=1)
-    assert without["GPU-hours"] == exactly(0)
-    assert "USD" not in without
+    assert without["gpu_hours"] == exactly(0)
+    assert "usd" not in without
 
 
 def test_more_trials_at_once_take_less_wall_clock_and_the_same_work() -> None:
@@ -124,8 +124,8 @@ def test_more_trials_at_once_take_less_wall_clock_and_the_same_work() -> None:
 def test_memory_is_that_of_the_largest_trial_and_disk_that_of_all() -> None:
     known = [cost(memory=1.0, disk=0.5), cost(memory=3.0, disk=1.5)]
     rows = predicted(plan(trials=2, replicates=0), Outlook(known=known, drawn=[cost()], once=exactly(0.0)))
-    assert rows["most memory of a trial, GB"] == Range(value=3.0, low=1.0, high=3.0)
-    assert (rows["checkpoints, GB"].low, rows["checkpoints, GB"].high) == (1.0, 3.0)
+    assert rows["memory_gb"] == Range(value=3.0, low=1.0, high=3.0)
+    assert (rows["disk_gb"].low, rows["disk_gb"].high) == (1.0, 3.0)
 
 
 def test_a_part_of_an_epoch_is_a_part_of_its_steps() -> None:
@@ -139,7 +139,7 @@ def test_what_is_left_follows_the_plan_until_a_trial_has_ended_and_then_the_tria
     for one in (
         event("started", 0.0),
         share_event(0.0, concurrent=2),
-        event("plan", 0.0, plan={"rows": [], "trial_seconds": seconds}),
+        event("plan", 0.0, plan={"ranges": {"trial_seconds": seconds}}),
         proposed("0000", 0.0, origin="reference"),
     ):
         state.apply(one)

@@ -31,7 +31,9 @@ from searches.running.tracking import samples_text
 from searches.showing import report, study_report
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.showing.screen import Screen, show, show_plan
-from tests.summaries import summary
+from searches.showing.tables import on_screen
+from searches.summary import Summary
+from tests.summaries import summary, typed
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
 from trainables.candidates import screen as candidates_screen
 
@@ -89,12 +91,12 @@ def obeyed(text: str) -> set[str]:
 
 
 @pytest.fixture
-def hostile() -> dict[str, Any]:
-    found = spoilt(copy.deepcopy({"plan": [], **summary(costs=["trainable_parameters"], pareto=["0000"])}))
-    found["answer"]["text"] += f" {HOSTILE}"
+def hostile() -> Summary:
+    found = spoilt(copy.deepcopy(summary(costs=["trainable_parameters"], pareto=["0000"])))
+    found["answer"]["sentences"].append(HOSTILE)
     for row in found["trials"]:
         row["point"]["lora_targets"] = HOSTILE
-    return dict(json.loads(json.dumps(found)))
+    return typed(found)
 
 
 def screen(width: int = 250, **options: Any) -> tuple[PlainConsole, io.StringIO]:
@@ -102,7 +104,7 @@ def screen(width: int = 250, **options: Any) -> tuple[PlainConsole, io.StringIO]
     return PlainConsole(file=file, width=width, **options), file
 
 
-def test_the_end_of_a_search_is_shown(hostile: dict[str, Any]) -> None:
+def test_the_end_of_a_search_is_shown(hostile: Summary) -> None:
     console, file = screen(4000)
     show(hostile, console)
     assert not obeyed(file.getvalue())
@@ -158,7 +160,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: Summary, tmp_path: Path) -> None:
     page, markdown, *pictures = report.write(tmp_path, hostile)
     html = Page(page.read_text())
     assert "script" not in html.tags
@@ -199,10 +201,10 @@ def test_any_text_is_itself_in_markdown_and_harmless_on_a_screen(text: str) -> N
         assert found == f"x {line} x"
 
 
-def test_the_page_and_the_tables_of_the_study_are_text(hostile: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_and_the_tables_of_the_study_are_text(hostile: Summary, tmp_path: Path) -> None:
     figure = next(figure for figures in TABLES.values() for figure in figures)
     summaries: Summaries = {
-        ("lora_rank", "sonnet"): {**hostile, "model": HOSTILE},
+        ("lora_rank", "sonnet"): hostile.model_copy(update={"model": HOSTILE}),
         ("adapters", "sonnet"): f"Not run: {HOSTILE}",
     }
     judged = [Judged(claim=CLAIMS[0], mark=UNDECIDED, words=HOSTILE, ours=(HOSTILE,), stand_in=HOSTILE)]
@@ -215,8 +217,8 @@ def test_the_page_and_the_tables_of_the_study_are_text(hostile: dict[str, Any], 
     assert not obeyed(text)
     assert all(seen in page.text for seen in SEEN)
     console, file = screen(4000)
-    console.print(study_report.claims_table(judged))
-    console.print(study_report.figures_table(lines))
+    console.print(on_screen(study_report.claims_table(judged)))
+    console.print(on_screen(study_report.figures_table(lines)))
     assert not obeyed(file.getvalue())
     assert all(seen in file.getvalue() for seen in SEEN)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core.errors import UserError
+from gpt2core.metrics.direction import Direction
 from searches.running import events
 from searches.running.events import KINDS, EventError
 from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, read_asked, read_state
@@ -51,8 +52,8 @@ def test_a_reopened_ledger_has_the_same_state(tmp_path: Path) -> None:
     reopened.close()
     again = reopened.state
     assert again == ledger.state
-    assert again.trials["0000"].score("score", "max") == 3.0
-    assert again.trials["0000"].score("score", "min") == 1.0
+    assert again.trials["0000"].score("score", Direction.MAX) == 3.0
+    assert again.trials["0000"].score("score", Direction.MIN) == 1.0
     assert [trial.name for trial in again.replicates("0000")] == ["0000-r1"]
     assert [trial.name for trial in again.searched] == ["0000"]
 
@@ -92,21 +93,22 @@ def test_an_epoch_that_is_reported_twice_counts_once() -> None:
     state = State()
     for event in (proposed("0000"), report("0000", 1, 1.0), report("0000", 1, 9.0)):
         state.apply(event)
-    assert state.trials["0000"].score("score", "max") == 1.0
+    assert state.trials["0000"].score("score", Direction.MAX) == 1.0
 
 
 def test_a_score_that_is_no_number_is_none() -> None:
     state = State()
     for event in (proposed("0000"), report("0000", 1, float("nan"))):
         state.apply(event)
-    assert state.trials["0000"].score("score", "max") is None
+    assert state.trials["0000"].score("score", Direction.MAX) is None
 
 
 DATA: Event = {
     "data": {"data": "x", "digest": "d"},
+    "origin": {"source": "x", "licence": {"terms": "none"}, "sizes": {"train": 3}},
     "baselines": {"random": {"meaning": "random", "scores": {"s": [1, 2]}}},
 }
-PREDICTED = {"rows": [{"what": "hours", "predicted": 1.0, "low": 0.5, "high": None}], "trials": 3, "replicates": 0}
+PREDICTED = {"ranges": {"hours": {"value": 1.0, "low": 0.5, "high": 2.0}}, "trials": 3, "replicates": 0, "gpu_gb": None}
 MADE: Event = {
     "contexts": {"made": 1},
     "candidates": {"made": 2},
@@ -118,7 +120,7 @@ MADE: Event = {
 }
 #: A ledger with an event of every kind, each with all of its fields.
 WHOLE: list[Event] = [
-    {"event": "search", "digest": "d", "id": "i", "name": "lora_rank", "seed": 1},
+    {"event": "search", "schema_version": 2, "digest": "d", "id": "i", "name": "lora_rank", "seed": 1},
     {"event": "started", "argv": ["--smoke"], "environment": {"Python": "3"}},
     {"event": "run", "trial": "", "run_id": "r"},
     {"event": "data", **DATA, "judges": {"on": "folds", "texts": 5, "run": {"folds": 5}}},
@@ -354,4 +356,4 @@ def test_a_ledger_is_read_whole_or_refused_by_its_line_whatever_it_holds(tmp_pat
         assert set(state.clock.running) <= set(state.trials)
         assert sum(time_by_part(state).values()) >= 0
         for trial in state.trials.values():
-            assert (trial.score("score", "max") or 0) == pytest.approx(trial.score("score", "min") or 0)
+            assert (trial.score("score", Direction.MAX) or 0) == pytest.approx(trial.score("score", Direction.MIN) or 0)

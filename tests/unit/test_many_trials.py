@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gpt2core.metrics.direction import Direction
 from searches.deciding.comparing import Comparing
 from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.stopping import Scores, dominates
@@ -25,9 +26,10 @@ from searches.running.budget import Budget, comparable, whole_trial_seconds
 from searches.running.ledger import BAD, CLONE, COMPLETED, RUNNING, STOPPED, Event, State, Trial, read_state
 from searches.showing import report
 from searches.showing.plots import POINTS
-from searches.showing.report_tables import ranked as best_first
-from searches.showing.screen import MOST, Screen, show
+from searches.showing.report_tables import MOST
+from searches.showing.screen import Screen, show
 from searches.showing.summary import summary_of
+from searches.summary import Summary, TrialRow
 from tests.ledgers import OBJECTIVE, options_of, write_ledger
 
 TRIALS = 1500
@@ -39,7 +41,7 @@ RUN = PLAN.config(PLAN.search.reference).model_dump()
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, dict[str, Any], Path]:
+def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Summary, Path]:
     """State, summary and folder of a search of many trials, judged by two objectives."""
     folder = tmp_path_factory.mktemp("many")
     options = options_of(TRIALS, folder, "--sampler", "random", "--minimize", "seconds")
@@ -49,19 +51,19 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, dict[str, A
 
 
 @pytest.fixture(scope="module")
-def written(search: tuple[State, dict[str, Any], Path]) -> tuple[str, str]:
+def written(search: tuple[State, Summary, Path]) -> tuple[str, str]:
     """The report of it, as HTML and as Markdown."""
     _, summary, folder = search
     page, text, *_ = report.write(folder, summary)
     return page.read_text(), text.read_text()
 
 
-def test_every_trial_is_counted_once(search: tuple[State, dict[str, Any], Path]) -> None:
+def test_every_trial_is_counted_once(search: tuple[State, Summary, Path]) -> None:
     state, summary, _ = search
-    counts, trials = summary["counts"], list(state.trials.values())
+    counts, trials = summary.counts, list(state.trials.values())
     assert counts["trials"] == TRIALS
     assert counts["replicates"] == len(trials) - TRIALS == REPLICATES
-    assert [row["trials"] for row in summary["answer"]["rows"]] == [TRIALS // 4] * 4
+    assert [row.trials for row in summary.answer.rows] == [TRIALS // 4] * 4
     for status in (COMPLETED, STOPPED, *BAD):
         assert counts[status] == sum(trial.status == status for trial in state.searched) > 0
     assert sum(counts[status] for status in (COMPLETED, STOPPED, *BAD)) == TRIALS
@@ -69,50 +71,50 @@ def test_every_trial_is_counted_once(search: tuple[State, dict[str, Any], Path])
 
 
 def test_a_report_shows_the_best_trials_and_says_how_many_it_leaves_out(
-    search: tuple[State, dict[str, Any], Path], written: tuple[str, str]
+    search: tuple[State, Summary, Path], written: tuple[str, str]
 ) -> None:
     _, summary, _ = search
     html, markdown = written
-    best = best_first(summary)
+    best = summary.ranked()
     rows = [line.split(" | ") for line in markdown.split("**Trials, best first**")[1].split("**")[0].splitlines()]
     shown = [row[0].removeprefix("| ") for row in rows if row[0].removeprefix("| ").isdigit()]
-    assert shown == [row["id"] for row in best[:MOST]]
-    assert best[0]["score"] == max(row["score"] for row in summary["trials"] if row["of"] is None and row["score"])
+    assert shown == [row.id for row in best[:MOST]]
+    assert best[0].score == max(row.score for row in summary.trials if row.of is None and row.score)
     for text in written:
         assert f"The best {MOST} are shown; {TRIALS - MOST} more are in summary.json." in text
-        assert f"{best[0]['score']:.2f}" in text
-    assert f'<th scope="row">{best[MOST - 1]["id"]}</th>' in html
-    assert f'<th scope="row">{best[MOST]["id"]}</th>' not in html
+        assert f"{best[0].score:.2f}" in text
+    assert f'<th scope="row">{best[MOST - 1].id}</th>' in html
+    assert f'<th scope="row">{best[MOST].id}</th>' not in html
     assert len(html) < 1_000_000
 
 
 def test_pictures_of_many_trials_show_some_and_say_how_many(
-    search: tuple[State, dict[str, Any], Path], written: tuple[str, str]
+    search: tuple[State, Summary, Path], written: tuple[str, str]
 ) -> None:
     _, summary, _ = search
-    scored = sum(row["of"] is None and row["score"] is not None for row in summary["trials"])
-    drawn = POINTS + len(summary["pareto"])
+    scored = sum(row.of is None and row.score is not None for row in summary.trials)
+    drawn = POINTS + len(summary.pareto)
     assert f"{drawn} of {scored} trials, spread evenly from best to worst" in written[0]
     assert f"200 of {scored} trials, spread evenly" in written[0]
     assert f"of the best 25 of {scored} trials" in written[0]
 
 
 def test_the_table_at_the_end_shows_the_best_trials_and_all_replicates(
-    search: tuple[State, dict[str, Any], Path],
+    search: tuple[State, Summary, Path],
 ) -> None:
     _, summary, _ = search
     console = Console(file=io.StringIO(), width=250, record=True)
     show(summary, console)
-    text, best = console.export_text(), best_first(summary)
+    text, best = console.export_text(), summary.ranked()
     assert f"The best {MOST} are shown; {TRIALS - MOST} more are in summary.json." in text
-    assert f" {best[0]['id']} " in text
-    assert f" {best[MOST]['id']} " not in text
-    for row in summary["trials"]:
-        assert row["of"] is None or f" {row['id']} " in text
+    assert f" {best[0].id} " in text
+    assert f" {best[MOST].id} " not in text
+    for row in summary.trials:
+        assert row.of is None or f" {row.id} " in text
 
 
 def test_the_live_table_shows_the_best_trial_and_how_far_the_search_is(
-    search: tuple[State, dict[str, Any], Path],
+    search: tuple[State, Summary, Path],
 ) -> None:
     state, _, folder = search
     options = options_of(TRIALS, folder, "--sampler", "random", "--minimize", "seconds")
@@ -204,7 +206,7 @@ def slow_whole_trial_seconds(state: State) -> float:
 def scored(state: State) -> list[Trial]:
     """The trials of the search that have ended with a score: the reference and two others, of two ranks."""
     ended = [trial for trial in state.searched if trial.status in (COMPLETED, STOPPED)]
-    return [trial for trial in ended if trial.score(OBJECTIVE, "max") is not None]
+    return [trial for trial in ended if trial.score(OBJECTIVE, Direction.MAX) is not None]
 
 
 def slow_seconds_left(state: State, now: float) -> float:
@@ -243,15 +245,16 @@ def in_earlier_fronts(found: list[tuple[float, ...]], mine: tuple[float, ...]) -
 
 @given(vectors)
 def test_the_front_is_what_no_other_trial_dominates(found: list[tuple[float, ...]]) -> None:
-    rows = [{"id": str(n), "metrics": dict(zip("abc", values, strict=True))} for n, values in enumerate(found)]
+    named = enumerate(dict(zip("abc", values, strict=True)) for values in found)
+    rows = [TrialRow(id=str(n), status=COMPLETED, metrics=metrics) for n, metrics in named]
     expected = [str(n) for n, mine in enumerate(found) if not any(dominates(other, mine) for other in found)]
     assert pareto(rows, dict.fromkeys("abc", -1)) == expected
 
 
-def test_finalists_are_the_best_and_the_reference(search: tuple[State, dict[str, Any], Path]) -> None:
+def test_finalists_are_the_best_and_the_reference(search: tuple[State, Summary, Path]) -> None:
     state, summary, folder = search
     plan = options_of(TRIALS, folder, "--confirm", "3").plan
     assert finalists(state, plan) == state.finalists, "what is compared was fixed with the first fresh seed"
     state = replace(state, finalists=[])
-    best = [row["id"] for row in best_first(summary) if row["status"] in (COMPLETED, STOPPED)]
+    best = [row.id for row in summary.ranked() if row.status in (COMPLETED, STOPPED)]
     assert finalists(state, plan) == [*[name for name in best if name != "0000"][:3], "0000"]

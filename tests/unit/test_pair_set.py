@@ -8,6 +8,7 @@ import pytest
 
 from gpt2core.config import RunConfig, Thresholds
 from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.origin import DataOrigin
 from gpt2core.distill.dataset import load_pairs, rewriting_corpus, with_pairs
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.errors import DataError
@@ -16,7 +17,7 @@ from tests import generated, toys
 
 QUORA = Corpus(
     name="quora",
-    origin="the test",
+    origin=DataOrigin(source="the test"),
     splits={
         "train": [Row(id=str(n), text=f"\u201cWhy\u201d {n} ?", second=f"How {n}?", label=n % 2) for n in range(90)],
         "dev": [Row(id="d", text="Who ?", second="What?", label=0)],

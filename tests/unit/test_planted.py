@@ -64,7 +64,7 @@ def answered(effect: float, seed: int, **changes: Any) -> dict[str, Any]:
 
     strategy = Strategy(plan, JudgedLedger(effect, 2 * seed + 1))
     Simulator(curve, workers=1).run(strategy)
-    return dict(summarise(plan, strategy.ledger.state, "s", "toy", {})["answer"])
+    return dict(summarise(plan, strategy.ledger.state, "s", "toy", {}).model_dump()["answer"])
 
 
 @pytest.mark.parametrize("changes", [{}, {"until_decided": True, "replicates": 6}], ids=["planned", "until decided"])

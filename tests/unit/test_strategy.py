@@ -15,6 +15,7 @@ import optuna
 import pytest
 
 from gpt2core.errors import ConfigError
+from gpt2core.metrics.direction import Direction
 from searches.adapters import SEARCH as ADAPTERS
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
@@ -77,7 +78,7 @@ def plan_of(
 
 def what_it_did(strategy: Strategy) -> list[Any]:
     return [
-        (t.name, t.point, t.origin, t.parent, t.status, t.stopped_at, t.score(OBJECTIVE, "max"))
+        (t.name, t.point, t.origin, t.parent, t.status, t.stopped_at, t.score(OBJECTIVE, Direction.MAX))
         for t in strategy.ledger.state.trials.values()
     ]
 
@@ -202,7 +203,9 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
     assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
     for name in names:
         same = [t for t in state.searched if t.run["rank"] == state.trials[name].run["rank"] and t.status == COMPLETED]
-        assert state.trials[name].score(OBJECTIVE, "max") == max(t.score(OBJECTIVE, "max") or 0 for t in same)
+        assert state.trials[name].score(OBJECTIVE, Direction.MAX) == max(
+            t.score(OBJECTIVE, Direction.MAX) or 0 for t in same
+        )
     repeats = [trial for trial in state.trials.values() if trial.of]
     assert sorted((trial.of, trial.run["seed"]) for trial in repeats) == [
         (name, 11711 + k) for name in sorted(names) for k in (1, 2)
@@ -218,7 +221,7 @@ def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(co
     names = finalists(strategy.ledger.state, plan)
     assert len(names) == confirm + 1
     assert names[-1] == "0000"
-    scores = [strategy.ledger.state.trials[name].score(OBJECTIVE, "max") for name in names[:-1]]
+    scores = [strategy.ledger.state.trials[name].score(OBJECTIVE, Direction.MAX) for name in names[:-1]]
     assert scores == sorted(scores, reverse=True)
     repeats = [trial for trial in strategy.ledger.state.trials.values() if trial.of]
     assert sorted({trial.of for trial in repeats}) == sorted(names)
@@ -354,7 +357,7 @@ def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone()
     assert strategy.report(fast, report(fast, 2, 30.0)) == [], "its rung waits for the trial before it"
     assert strategy.report(slow, report(slow, 1, 25.0)) == [fast]
     strategy.end(fast, COMPLETED, None)
-    assert (fast.status, fast.stopped_at, fast.score(OBJECTIVE, "max")) == ("stopped", 1, 10.0)
+    assert (fast.status, fast.stopped_at, fast.score(OBJECTIVE, Direction.MAX)) == ("stopped", 1, 10.0)
 
 
 def test_a_slow_trial_leaves_no_worker_idle_at_once() -> None:
@@ -411,7 +414,7 @@ def test_who_is_beyond_a_limit_wins_nothing() -> None:
     Simulator(curves(), workers=2).run(strategy)
     best = strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]]
     assert best.run["rank"] <= 8
-    highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, "max") or 0)
+    highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, Direction.MAX) or 0)
     assert highest.run["rank"] > 8
 
 

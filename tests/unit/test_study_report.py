@@ -12,7 +12,8 @@ from rich.console import Console
 
 from gpt2core.metrics.comparison import Runs, mean_of
 from gpt2core.metrics.comparison import pairwise as compared
-from searches.deciding.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judged, judge
+from searches.deciding import claims, figures
+from searches.deciding.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judged
 from searches.deciding.claims import NOT_RUN as CLAIM_NOT_RUN
 from searches.deciding.figures import (
     DIFFERS,
@@ -23,13 +24,15 @@ from searches.deciding.figures import (
     REPRODUCED,
     STAND_IN,
     Line,
-    lines,
     passes,
 )
 from searches.formatting import setting_text
 from searches.published import CLAIMS, TABLES, Claim, Figure
 from searches.question import search_of
-from searches.showing.study_report import claims_table, figures_table, judged, write
+from searches.showing import study_report
+from searches.showing.study_report import claims_table, figures_table
+from searches.showing.tables import on_screen
+from searches.summary import Summary, TrialRow
 
 LOSS = {"name": "dev_loss", "direction": "min", "unit": "nats per token", "margin": 0.05, "digits": 3}
 ACCURACY = {"name": "accuracy", "direction": "max", "unit": "points", "margin": 1.0, "digits": 2}
@@ -37,6 +40,22 @@ CHRF = {"name": "chrf_continuation", "direction": "max", "unit": "chrF", "margin
 SCRIPT = "<script>alert('x')</script>[/bold]"
 
 Values = Mapping[str, Any]
+Told = Mapping[tuple[str, str], Values | str]
+
+
+def typed(summaries: Told) -> dict[tuple[str, str], Summary | str]:
+    """Summaries as they are read."""
+    return {key: one if isinstance(one, str) else Summary.model_validate(one) for key, one in summaries.items()}
+
+
+def judge(one: Claim, summaries: Told) -> Judged:
+    """Judge a claim by summaries that are read."""
+    return claims.judge(one, typed(summaries))
+
+
+def lines(tables: Sequence[str], summaries: Told) -> list[Line]:
+    """The figures of tables beside those of summaries that are read."""
+    return figures.lines(tables, typed(summaries))
 
 
 def trial(name: str, point: Values, metrics: Values, *, of: str | None = None, **config: Any) -> dict[str, Any]:
@@ -107,7 +126,7 @@ def summary(
         "model": "gpt2",
         "data": {"data": "toy data"},
         "trials": list(trials),
-        "metrics": {"chrf_whole": {"digits": 2}, metric["name"]: {"digits": metric["digits"]}},
+        "metrics": {"chrf_whole": CHRF, metric["name"]: metric},
         "baselines": {"random": {"meaning": "random <lines>", "scores": {"form_rhyme": [0.01, 0.0]}}},
         "test": None,
         "answer": {
@@ -466,8 +485,14 @@ def test_table_3_says_how_many_passes_were_really_made() -> None:
     point = {"pairs_examples": "all", "filters": "basic"}
     one = trial("a", point, {"accuracy": 83.0}, task="paraphrase", lr=1.5e-5, epochs=8, growth=2.0)
     one["curve"][0]["train_examples"] = 150_000
-    assert passes(one) == pytest.approx(1.992, abs=0.001)
-    made = {"critic": "overlap", "stand_in": "lexical overlap"}
+    assert passes(TrialRow.model_validate(one)) == pytest.approx(1.992, abs=0.001)
+    made = {
+        **dict.fromkeys(("contexts", "candidates", "pairs", "accepted"), 1),
+        "critic": "overlap",
+        "model": "none",
+        "stand_in": "lexical overlap",
+        "digest": "d",
+    }
     found = summary([compared_row(one, point, [])], [one], ACCURACY) | {"pairs": {"x": made}}
     line = lines(["3"], {("distillation", "paraphrase"): found})[1]
     assert line.label == "approach 1, 4 epochs (ours: 1.99 passes)"
@@ -548,8 +573,8 @@ def page_of(folder: Path) -> tuple[str, list[Judged], list[Line]]:
         ("pretraining", "sonnet"): found,
         ("decoding", "sonnet"): f"There is no data {SCRIPT}",
     }
-    of_claims, of_figures = judged(["4", "5"], summaries), lines(["4", "5"], summaries)
-    write(folder / "report.html", of_claims, of_figures, summaries)
+    of_claims, of_figures = study_report.judged(["4", "5"], typed(summaries)), lines(["4", "5"], summaries)
+    study_report.write(folder / "report.html", of_claims, of_figures, typed(summaries))
     return (folder / "report.html").read_text(), of_claims, of_figures
 
 
@@ -577,7 +602,7 @@ def test_no_text_of_a_summary_is_markup(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 3
     assert "random &lt;lines&gt;" in page
     console = Console(width=250, record=True, file=io.StringIO())
-    console.print(claims_table(of_claims), figures_table(of_figures))
+    console.print(on_screen(claims_table(of_claims)), on_screen(figures_table(of_figures)))
     text = console.export_text()
     assert "[/bold]" in text
     for word in {one.mark for one in of_claims} | {line.mark for line in of_figures}:

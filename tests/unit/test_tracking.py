@@ -7,17 +7,18 @@ from mlflow.exceptions import MlflowException
 
 from searches.running.retry_queue import LATER, RetryQueue
 from searches.running.tracking import answer_numbers
-from tests.summaries import nothing_compared, summary
+from searches.summary import Verdict
+from tests.summaries import nothing_compared, summary, verdict
 from trainables.tracking import why
 
 
 def test_the_numbers_of_an_answer_are_those_that_are_known() -> None:
     answer = summary()["answer"]
-    found = answer_numbers(answer)
+    found = answer_numbers(verdict(answer))
     assert found.keys() == {"answer/p_value", "answer/excluded", "answer/largest_difference"}
     assert found["answer/largest_difference"] == max(abs(pair["difference"]) for pair in answer["pairs"])
-    assert answer_numbers(nothing_compared("nothing was run again")) == {}
-    assert answer_numbers({"text": "none"}) == {}
+    assert answer_numbers(verdict(nothing_compared("nothing was run again"))) == {}
+    assert answer_numbers(Verdict(sentences=["none"])) == {}
 
 
 def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:

@@ -16,6 +16,7 @@ from gpt2core import checkpoints
 from gpt2core.builders import build_model, learning_rate
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
+from gpt2core.metrics.direction import Direction
 from gpt2core.run import Run, Workers
 from gpt2core.steps import Step, advance
 from gpt2core.tasks import TASKS, Evaluation
@@ -159,7 +160,7 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
     metric = objective_of(TASKS["sonnet"], config)
     assert metric.name == (name or "dev_loss")
     scores = [report.metrics[metric.name] for report in reports]
-    best = max(scores) if metric.direction == "max" else min(scores)
+    best = max(scores) if metric.direction is Direction.MAX else min(scores)
     model = build_model(config, toys.model(), torch.device("cpu"))
     assert checkpoints.load_best(tmp_path, model) == scores.index(best) + 1
     state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())

@@ -11,6 +11,7 @@ import pytest
 
 from gpt2core.errors import UserError
 from gpt2core.metrics.counts import to_json
+from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import LOSSES
 from searches.deciding import final
 from searches.deciding.answering import expected_best, fix_design
@@ -68,7 +69,7 @@ def finish(strategy: Strategy, trial: Trial, losses: Losses) -> None:
 
 
 def summary(plan: Plan, strategy: Strategy) -> dict[str, Any]:
-    return summarise(plan, strategy.ledger.state, "s", "toy", {})
+    return summarise(plan, strategy.ledger.state, "s", "toy", {}).model_dump()
 
 
 def answer(losses: Losses, **changes: Any) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def test_kills_and_resumes_change_nothing_of_a_comparison_that_looks_again(tmp_p
             if strategy.next() == DONE:
                 break
     assert kills > 10
-    assert summarise(plan, ledger.state, "s", "toy", {})["answer"] == expected
+    assert summarise(plan, ledger.state, "s", "toy", {}).model_dump()["answer"] == expected
 
 
 def test_a_comparison_that_has_begun_is_not_planned_anew(tmp_path: Path) -> None:
@@ -233,9 +234,9 @@ def test_each_metric_says_how_well_it_tells_settings_apart() -> None:
 def test_the_expected_best_of_k_trials_is_the_mean_of_the_best_of_all_draws() -> None:
     scores = [3.0, 1.0, 2.0]
     best_of_two = np.mean([max(a, b) for a in scores for b in scores])
-    assert expected_best(scores, "max") == pytest.approx([2.0, best_of_two, 2.667], abs=1e-3)
-    assert expected_best(scores, "min")[0] == pytest.approx(2.0)
-    assert expected_best(scores, "min")[-1] < 1.5
+    assert expected_best(scores, Direction.MAX) == pytest.approx([2.0, best_of_two, 2.667], abs=1e-3)
+    assert expected_best(scores, Direction.MIN)[0] == pytest.approx(2.0)
+    assert expected_best(scores, Direction.MIN)[-1] < 1.5
 
 
 def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,118 @@
+"""Tables, each described once: its columns say how they show a row. Drawn on the screen, in HTML and in Markdown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import rich.table
+from markupsafe import Markup, escape
+from rich.text import Text
+
+from gpt2core.errors import visible
+from searches.showing.markdown import markdown_cell, markdown_code
+
+Row = TypeVar("Row")
+LONG_NAME, LONG = 25, 40  # characters of a cell, the first of its row or another, that a page may break
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Generic[Row]):
+    """A column: its heading, and the text that it shows of a row. Numbers are aligned right; names of the program are code.
+
+    `mark` names the look of a cell that is a mark, a class of the page; `style` is its style on the screen.
+    """
+
+    heading: str
+    show: Callable[[Row], str]
+    number: bool = False
+    code: bool = False
+    mark: Callable[[Row], str] | None = None
+    style: Callable[[Row], str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Generic[Row]):
+    """A table of rows, which the column `name` names, the first if nothing else is said; `marked` says which stand out."""
+
+    title: str
+    columns: Sequence[Column[Row]]
+    rows: Sequence[Row]
+    note: str = ""
+    name: int = 0
+    marked: Callable[[Row], bool] = lambda row: False
+
+    @property
+    def headings(self) -> list[str]:
+        """What stands above the columns."""
+        return [column.heading for column in self.columns]
+
+    def cells(self) -> list[list[str]]:
+        """The texts of each row."""
+        return [[column.show(row) for column in self.columns] for row in self.rows]
+
+
+def on_screen(table: Table[Any]) -> rich.table.Table:
+    """Draw a table for the screen; a bracket in a text is no markup."""
+    shown = rich.table.Table(title=table.title or None, title_justify="left", header_style="bold")
+    shown.caption, shown.caption_justify = table.note or None, "left"
+    for column in table.columns:
+        shown.add_column(column.heading, justify="right" if column.number else "left")
+    for row in table.rows:
+        texts = [
+            Text(visible(column.show(row)), style=column.style(row) if column.style else "") for column in table.columns
+        ]
+        shown.add_row(*texts, style="bold green" if table.marked(row) else None)
+    return shown
+
+
+def as_html(table: Table[Any], *, title: bool = True) -> Markup:
+    """Draw a table for a page; without `title`, it is for those alone who do not see the page."""
+    unseen = "" if title else Markup(' class="unseen"')
+    heads = Markup("").join(
+        Markup('<th scope="col"{}>{}</th>').format(_class("number" if column.number else ""), column.heading)
+        for column in table.columns
+    )
+    body = Markup("\n").join(
+        Markup("<tr{}>{}</tr>").format(_class("marked" if table.marked(row) else ""), _html_cells(table, row))
+        for row in table.rows
+    )
+    note = Markup('<p class="muted">{}</p>\n').format(visible(table.note)) if table.note else ""
+    return Markup(
+        '<div class="scroll" role="region" aria-label="{}" tabindex="0">\n<table>\n<caption{}><span>{}</span></caption>\n'
+        "<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n{}"
+    ).format(table.title, unseen, table.title, heads, body, note)
+
+
+def _html_cells(table: Table[Any], row: Any) -> Markup:
+    parts = []
+    for place, column in enumerate(table.columns):
+        text, name = visible(column.show(row)), place == table.name
+        look = "number" if column.number else "long" if len(text) > (LONG_NAME if name else LONG) else ""
+        lines = Markup("<br>").join(escape(line) for line in text.split("\n"))
+        shown = Markup('<span class="mark {}">{}</span>').format(column.mark(row), lines) if column.mark else lines
+        if name:
+            parts.append(Markup('<th scope="row"{}>{}</th>').format(_class(look), shown))
+        else:
+            parts.append(Markup('<td data-name="{}"{}>{}</td>').format(column.heading, _class(look), shown))
+    return Markup("").join(parts)
+
+
+def _class(name: str) -> Markup:
+    return Markup(' class="{}"').format(name) if name else Markup("")
+
+
+def as_markdown(table: Table[Any]) -> str:
+    """Draw a table for Markdown, under its title if it has one."""
+    lines = [
+        "| " + " | ".join(map(markdown_cell, table.headings)) + " |",
+        "|" + "|".join(" ---: " if column.number else " --- " for column in table.columns) + "|",
+        *("| " + " | ".join(_markdown(column, row) for column in table.columns) + " |" for row in table.rows),
+    ]
+    title = [f"**{markdown_cell(table.title)}**", ""] if table.title else []
+    note = ["", markdown_cell(table.note)] if table.note else []
+    return "\n".join([*title, *lines, *note])
+
+
+def _markdown(column: Column[Any], row: Any) -> str:
+    text = column.show(row)
+    return markdown_code(text) if column.code and text else markdown_cell(text)

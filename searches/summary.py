@@ -1,0 +1,323 @@
+"""What a search has found, as summary.json holds it: screen, report, study and promotion read these values, and nothing else."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field, model_validator
+
+from gpt2core.data.origin import DataOrigin
+from gpt2core.metrics.direction import Direction
+from searches.running.quantities import QuantityRow
+from searches.running.schema_1 import as_of_today
+
+SCHEMA = 2  # of a summary; `schema_1` says how those before differ
+
+Values = dict[str, Any]
+Number = int | float
+Role = Literal["scientific", "nuisance"]
+Outcome = Literal["difference", "equivalent", "undecided"]
+
+
+class _Part(BaseModel):
+    """A part of a summary: what an older one lacks has a value that says nothing."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class MetricRow(_Part):
+    """A metric as it is shown: a difference is in `unit`, one below `margin` does not matter."""
+
+    direction: Direction
+    unit: str
+    digits: int
+    margin: float
+
+
+class NamedMetric(MetricRow):
+    """The metric that decides."""
+
+    name: str
+
+
+class TrialRow(_Part):
+    """A trial. `of` names the trial that it repeats on a fresh seed, `parent` the one whose checkpoint it started from.
+
+    `metrics` are those of the best epoch and what the trial cost; `curve` has the metrics of each epoch that counts.
+    """
+
+    id: str
+    status: str
+    origin: str = ""
+    of: str | None = None
+    reason: str | None = None
+    parent: str | None = None
+    feasible: bool = True
+    point: Values = {}
+    config: Values = {}
+    epochs: int = 0
+    best_epoch: int | None = None
+    score: float | None = None
+    metrics: dict[str, Number] = {}
+    data: Values = {}
+    curve: list[dict[str, Number]] = []
+
+
+class ComparedSetting(_Part):
+    """A compared setting: a value of the factor at its best other settings, or a trial; with its runs on fresh seeds.
+
+    `trials` says how many the search had of it, `expected` the expected best score of so many of them.
+    """
+
+    name: str = ""
+    value: Values = {}
+    trial: str | None
+    point: Values = {}
+    trials: int = 0
+    score: float | None = None
+    runs: list[float] = []
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    failed: list[str] = []
+    stable: bool = False
+    expected: list[float] = []
+
+
+class Difference(_Part):
+    """The difference of two settings, the first minus the second, with its simultaneous interval and corrected p-value."""
+
+    a: str
+    b: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+
+
+class Factor(_Part):
+    """What the question is about: the keys whose values are compared."""
+
+    name: str
+    keys: list[str]
+
+
+class Test(_Part):
+    """The test of the comparison: its smallest p-value, the level of the look, and Welch's ANOVA over all settings."""
+
+    p_value: float | None = None
+    level: float = 0.05
+    anova: float | None = None
+
+
+class Verdict(_Part):
+    """The answer to the question: `sentences`, of which the first is the claim, and all that they rest on."""
+
+    sentences: list[str]
+    outcome: Outcome = "undecided"
+    factor: Factor | None = None
+    metric: NamedMetric = NamedMetric(name="", direction=Direction.MAX, unit="", digits=2, margin=0.0)
+    rows: list[ComparedSetting] = []
+    pairs: list[Difference] = []
+    test: Test = Test()
+    excluded: float | None = None  # larger differences are excluded
+    decided: bool = False
+    seeds: int = 0
+    looks: list[int] = []
+    seeds_needed: int | None = None
+    needs_texts: bool = False
+    winner: str | None = None  # a trial, and so is what follows
+    chosen: str | None = None
+    best: list[str] = []  # settings that none surely beats
+    reference: str | None = None
+    scope: str = ""
+    notes: list[str] = []
+    evidence: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "sentences" not in values and "text" in values:
+            return {**values, "sentences": [values["text"]]}
+        return values
+
+    @property
+    def claim(self) -> str:
+        """The first sentence, which answers the question."""
+        return self.sentences[0]
+
+    @property
+    def rest(self) -> str:
+        """What follows."""
+        return " ".join(self.sentences[1:])
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def text(self) -> str:
+        """The answer in full."""
+        return " ".join(self.sentences)
+
+
+class EffectRow(_Part):
+    """How much a setting mattered: its share of the explained variance, its best and worst value, and their difference."""
+
+    key: str
+    share: float
+    low: float
+    high: float
+    best: str
+    worst: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    factor: bool = False
+
+
+class Effects(_Part):
+    """Which settings mattered, as an exploration over so many trials; `why` says what it rests on, or why it is not known."""
+
+    trials: int = 0
+    rows: list[EffectRow] = []
+    why: str = "Nothing was recorded to tell it from."
+    explained: float | None = None
+
+
+class ReliabilityRow(_Part):
+    """How well a metric tells settings apart: variances between settings and within one, and the share of the former."""
+
+    metric: str
+    between: float
+    within: float | None
+    reliability: float | None
+    settings: int
+    runs: int
+
+
+class Score(_Part):
+    """A mean with its 95% interval."""
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+
+
+class OnTest(_Part):
+    """What the one look at the test split said, by trial."""
+
+    scores: dict[str, Score]
+    text: str = ""
+
+
+class BaselineRow(_Part):
+    """A trivial baseline: what it predicts, and mean and standard deviation of its scores by metric."""
+
+    meaning: str
+    scores: dict[str, tuple[float, float]]
+
+
+class SearchMethod(_Part):
+    """Search algorithm, early stopping and limits."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sampler: str
+    scheduler: str
+    limits: list[str] = []
+
+
+class Space(_Part):
+    """The values of a searched key: some, or a range."""
+
+    text: str
+    kind: Literal["choice", "uniform", "log-uniform"]
+    role: Role | None = None
+    values: list[Any] = []
+    low: float | None = None
+    high: float | None = None
+
+
+class Pairs(_Part):
+    """A set of generated pairs: how many there are at each stage, and the critic that judged them.
+
+    `stand_in` says why the critic is no model of entailment, where it is none.
+    """
+
+    contexts: int
+    candidates: int
+    pairs: int
+    accepted: int
+    critic: str
+    model: str
+    stand_in: str | None = None
+    digest: str
+
+
+class Spending(_Part):
+    """Limits of the budget and what is spent of each; `ended`: it ended the search."""
+
+    limits: dict[str, float] = {}
+    usd_per_gpu_hour: float | None = None
+    spent: dict[str, float] = {}
+    ended: bool = False
+
+
+class Summary(_Part):
+    """A search as it stands. `best` and `reference` are rows of `trials`, `pareto` names those on the front of `costs`."""
+
+    schema_version: int = SCHEMA
+    search: str = ""
+    script: str = ""
+    question: str = ""
+    task: str = ""
+    judged_on: str = ""  # as `Comparing.on`
+    report: str = ""  # a link to its report, where another page has one
+    smoke: bool = False
+    objective: str = ""
+    direction: Direction = Direction.MAX
+    model: str = ""
+    model_is_stand_in: bool = False
+    data: dict[str, str] = {}
+    origin: DataOrigin | None = None  # of the data; None before it is read
+    trials: list[TrialRow]
+    best: TrialRow | None = None
+    reference: TrialRow | None = None
+    method: SearchMethod | None = None
+    costs: list[str] = []
+    pareto: list[str] = []
+    baselines: dict[str, BaselineRow] = {}
+    answer: Verdict
+    effects: Effects = Effects()
+    reliability: list[ReliabilityRow] = []
+    metrics: dict[str, MetricRow] = {}
+    test: OnTest | None = None
+    counts: dict[str, int] = {}
+    wall_seconds: float = 0.0
+    versions: dict[str, str] = {}
+    forecast: list[QuantityRow] = []
+    budget: Spending = Spending()
+    space: dict[str, Space] = {}
+    time: dict[str, float] = {}
+    samples: dict[str, list[dict[str, str]]] = {}
+    pairs: dict[str, Pairs] = {}
+    environment: dict[str, str] = {}
+    commands: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, values: Any) -> Any:
+        return as_of_today(values) if isinstance(values, dict) else values
+
+    @property
+    def searched(self) -> list[TrialRow]:
+        """The trials without those that repeat one on a fresh seed."""
+        return [row for row in self.trials if row.of is None]
+
+    def ranked(self) -> list[TrialRow]:
+        """The same, best first; those without a score last."""
+        sign = self.direction.sign
+        return sorted(self.searched, key=lambda row: (row.score is None, -sign * (row.score or 0.0), row.id))
+
+    def digits(self, metric: str, otherwise: int = 2) -> int:
+        """Digits behind the point of a metric's values."""
+        if metric in self.metrics:
+            return self.metrics[metric].digits
+        return 0 if metric.endswith("parameters") else otherwise
