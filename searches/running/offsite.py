@@ -11,7 +11,6 @@ read, or it is refused; and an object with such a line is never removed. At its 
 first one that holds nothing else: one that slept until then changes no byte of the ledger.
 """
 
-import fcntl
 import re
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from gpt2core.errors import StorageError, UserError
+from gpt2core.files import lock
 from gpt2core.lease import RENEWAL, Lease
 from gpt2core.storage import OvertakenError, Tag, address, fetch, is_copy, read, remove, write
 
@@ -208,7 +208,7 @@ def refresh(folder: Path) -> None:
             return
     with ledger.open("a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError:
             return
         bring(ledger, file)
