@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
+from gpt2core.cli import Parser, Part, absolute, absolute_model, at_least, settings
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.lookup import lookup, nearest
 from gpt2core.storage import address, fetch, folders, local
@@ -71,24 +71,20 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         prog=f"searches/{name}.py",
         description=question,
         epilog=EPILOG,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="time a few steps, print what would run and take; start nothing")
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
-    _question(p.add_argument_group("what is searched"))
-    _method(p.add_argument_group("how it is searched"))
-    _comparison(p.add_argument_group("how settings are compared"))
-    _resources(p.add_argument_group("what it may take"))
-    _results(p.add_argument_group("where it is kept"), name)
+    _question(p.add_part("what is searched"))
+    _method(p.add_part("how it is searched"))
+    _comparison(p.add_part("how settings are compared"))
+    _resources(p.add_part("what it may take"))
+    _results(p.add_part("where it is kept"), name)
     return p
 
 
-Group = argparse._ArgumentGroup
-
-
-def _question(p: Group) -> None:
+def _question(p: Part) -> None:
     p.add_argument(
         "--model",
         help="gpt2-nano (ships with the project), gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
@@ -101,7 +97,7 @@ def _question(p: Group) -> None:
     p.add_argument("--objective", metavar="METRIC", help="metric of the task that decides (default: the task's own)")
 
 
-def _method(p: Group) -> None:
+def _method(p: Part) -> None:
     p.add_argument(
         "--trials", type=int, help="configurations to try; with a factor, rounded up to as many for each of its values"
     )
@@ -133,7 +129,7 @@ def _method(p: Group) -> None:
         p.add_argument(flag, action="append", default=[], metavar=metavar, help=words)
 
 
-def _comparison(p: Group) -> None:
+def _comparison(p: Part) -> None:
     p.add_argument(
         "--confirm",
         metavar="each|N",
@@ -168,7 +164,7 @@ def _comparison(p: Group) -> None:
     )
 
 
-def _resources(p: Group) -> None:
+def _resources(p: Part) -> None:
     p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
     p.add_argument(
         "--pack",
@@ -193,7 +189,7 @@ def _resources(p: Group) -> None:
     p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
 
 
-def _results(p: Group, name: str) -> None:
+def _results(p: Part, name: str) -> None:
     p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
         "--storage",
