@@ -26,6 +26,7 @@ LONGEST = 200  # bytes of a name, so that one beside it with a prefix fits on ev
 NAME = re.compile(
     rf"[A-Za-z0-9_][A-Za-z0-9_.=-]{{0,{LONGEST - 1}}}"
 )  # of a bucket or a folder in it: none leads out of where it is
+ENDPOINT = re.compile(r"https?://[\w.:\[\]-]+(/[\w./~-]*)?")
 ATTEMPTS = 8  # of a request, with ever longer pauses
 AT_ONCE = 8  # files that are fetched at once
 PIECE = 2**24  # bytes of a file that are fetched at a time
@@ -198,15 +199,17 @@ def _explained(done: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, BaseError) as error:
+        place = address(path)
+        key = "GOOGLE_APPLICATION_CREDENTIALS" if place.startswith("gs:") else "AWS_ENDPOINT_URL"
         raise StorageError(
-            f"{address(path)}: cannot be {done} ({_reason(error)}); see AWS_ENDPOINT_URL and the rights of who asks"
+            f"{place}: cannot be {done} ({_reason(error)}); see {key} and the rights of who asks"
         ) from None
 
 
 def _reason(error: Exception) -> str:
-    """What S3 says of it, else the end of the first line: it begins with the request."""
-    said = re.search(r"<Message>(.+?)</Message>", str(error))
-    return said[1] if said else first_line(error).rpartition(" - ")[2].rstrip(": ")
+    """What S3 or the system says of it, else the end of the first line: it begins with the request."""
+    said = re.search(r'<Message>(.+?)</Message>|(?:message|error): "(.+?)"', str(error))
+    return (said[1] or said[2]) if said else first_line(error).rpartition(" - ")[2].rstrip(": ")
 
 
 def _place(path: Path) -> tuple[S3Store | GCSStore, str]:
@@ -222,9 +225,12 @@ def _bucket(scheme: str, bucket: str, endpoint: str | None, region: str | None) 
     options: Any = {"client_options": {"allow_http": True, **TIMEOUTS}, "retry_config": {"max_retries": ATTEMPTS - 1}}
     if scheme == "gs":
         return GCSStore(bucket, **options)
-    if endpoint:
-        options["endpoint"] = endpoint
+    if endpoint and not ENDPOINT.fullmatch(endpoint):
+        raise ConfigError(
+            f"The value of AWS_ENDPOINT_URL is {without_password(endpoint)!r}, but must be http://HOST:PORT or https://HOST"
+        )
     region = region or _region(bucket, endpoint)
+    options["aws_endpoint_url_s3"] = endpoint or f"https://s3.{region}.amazonaws.com"  # a variable may be set and empty
     return S3Store(bucket, region=region, disable_bulk_delete=True, credential_provider=_profile(), **options)
 
 
@@ -237,8 +243,9 @@ def _region(bucket: str, endpoint: str | None) -> str:
 
 def _profile() -> Any:
     """What gives the keys in the user's files, which need boto3; None where the environment or the machine's role has them."""
-    is_named = "AWS_PROFILE" in os.environ or (home() / ".aws" / "credentials").exists()
-    if "AWS_ACCESS_KEY_ID" in os.environ or not is_named:
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    if not os.environ.get("AWS_PROFILE") and not (home() / ".aws" / "credentials").exists():
         return None
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider

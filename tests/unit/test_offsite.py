@@ -199,6 +199,7 @@ def test_a_ledger_with_a_hole_is_refused(place: str, tmp_path: Path, monkeypatch
 ASLEEP = """
 import signal, sys, threading
 from gpt2core import lease
+from gpt2core.errors import StorageError
 from gpt2core.storage import local
 from searches.running import offsite
 from searches.running.ledger import Ledger, LedgerError
@@ -210,13 +211,20 @@ ledger.record(proposed(0))
 put, name = offsite.write, sys.argv[2]
 
 def asleep(path, data, over):
+    if name == "unanswered":
+        offsite.write = unanswered
+        raise StorageError(put(path, data, over))
     if path.name.startswith(name) or not name:
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this thread does not go on before it is stopped
     return put(path, data, over)
 
+def unanswered(path, data, over):
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+    return put(path, data, over)
+
 offsite.write = asleep
 try:
-    if not name:
+    if not name.startswith("0"):
         ledger.record(proposed(1))
 finally:
     ledger.close()
@@ -224,7 +232,9 @@ finally:
 
 
 @pytest.mark.parametrize("then", ["opens", "records", "closes"])
-@pytest.mark.parametrize("name", ["", "000000000000000"], ids=["a new piece", "the one piece of the end"])
+@pytest.mark.parametrize(
+    "name", ["", "unanswered", "000000000000000"], ids=["a new piece", "a piece again", "the one piece of the end"]
+)
 def test_a_machine_that_slept_at_the_moment_of_its_write_changes_no_ledger(
     place: str, name: str, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +244,7 @@ def test_a_machine_that_slept_at_the_moment_of_its_write_changes_no_ledger(
         assert os.WIFSTOPPED(os.waitpid(sleeper.pid, os.WUNTRACED)[1])
         become(monkeypatch, tmp_path / "second")
         second = Ledger(local(place))
-        assert list(second.state.trials) == ["0000"]
+        assert list(second.state.trials) == ["0000", "0001"][: 2 if name == "unanswered" else 1]
         if then != "opens":
             second.record(proposed(2))
         if then == "closes":
@@ -242,7 +252,7 @@ def test_a_machine_that_slept_at_the_moment_of_its_write_changes_no_ledger(
         there = pieces_of(place)
         sleeper.send_signal(signal.SIGCONT)
         _, told = sleeper.communicate(timeout=60)
-        if name:
+        if name.startswith("0"):
             assert told == ""
             assert then != "closes" or pieces_of(place) == there
         else:

@@ -170,8 +170,36 @@ def test_a_storage_that_is_away_or_refuses_is_one_line(folder: Path, monkeypatch
         fetch(file.parent)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(storage, "ATTEMPTS", 1)
-    with pytest.raises(StorageError, match=r"cannot be fetched \(HTTP error: error sending request\)"):
+    with pytest.raises(StorageError, match=r"cannot be fetched \(Connection refused\)"):
         fetch(folder)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "s3", "http://", "http://a b", "ftp://host"])
+def test_a_place_of_the_storage_that_cannot_be_is_refused(
+    folder: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(
+        ConfigError, match=f"The value of AWS_ENDPOINT_URL is '{endpoint}', but must be http://HOST:PORT"
+    ):
+        fetch(folder)
+
+
+def test_a_variable_that_is_empty_is_as_none(folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    send(written(folder / "a", "there"))
+    assert read(folder / "a") is not None
+
+
+def test_google_cloud_storage_without_credentials_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, tmp_path / "one")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")
+    with pytest.raises(StorageError) as refused:
+        fetch(local("gs://bucket/x"))
+    assert str(refused.value) == (
+        "gs://bucket/x: cannot be fetched (No such file or directory); see GOOGLE_APPLICATION_CREDENTIALS and the rights of "
+        "who asks"
+    )
 
 
 def test_a_large_file_is_sent_in_parts_and_fetched_whole(
