@@ -163,10 +163,16 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
         (["train", "--out", "x", "--model", "gpt2-nana"], "There is no model `gpt2-nana`"),
         (["train", "--out", "x", "--data-dir", "nowhere"], "nowhere: there is no such folder"),
         (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
-        (["evaluate", "--checkpoint", "nowhere"], "nowhere: must be a run's folder, with best/state.json in it, or a model's"),
+        (
+            ["evaluate", "--checkpoint", "nowhere"],
+            "nowhere: must be a run's folder, with best/state.json in it, or a model's",
+        ),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),
         (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
-        (["export", "--checkpoint", "nowhere", "--out", "x"], "nowhere: must be a run's folder, with best/state.json in it, or a model's"),
+        (
+            ["export", "--checkpoint", "nowhere", "--out", "x"],
+            "nowhere: must be a run's folder, with best/state.json in it, or a model's",
+        ),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be >= 1"),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "1000000000"], "at most 1,000"),
         (["generate", "--model", "gpt2-nano", "--prompt", "\udcff"], "but must be UTF-8 text"),
