@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, run_or_explain
 from gpt2core.config import DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
-from gpt2core.errors import ConfigError
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
 ADAPTER_FLAGS = ("adapter", *LoraKeys.model_fields)
@@ -17,15 +16,12 @@ DECODING_FLAGS = ("decoder", *DecodingKeys.model_fields)
 
 def parser() -> Parser:
     """Return the parser of all commands; `gpt2core.commands` holds the function of each."""
-    top = Parser(prog="python -m gpt2core", description=__doc__, allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", parser_class=Parser, metavar="COMMAND")
+    top = Parser(prog="python -m gpt2core", description=__doc__)
 
-    p = commands.add_parser("keys", help="list all keys of a run, and what reads each", allow_abbrev=False)
+    p = top.add_command("keys", help="list all keys of a run, and what reads each")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-    p = commands.add_parser(
-        "describe", help="count total and trainable parameters; needs no weights", allow_abbrev=False
-    )
+    p = top.add_command("describe", help="count total and trainable parameters; needs no weights")
     _keys(p, ("task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS))
     p.add_argument(
         "--preset", default="plain", choices=("plain", "study"), help="which blocks an adapter means (default: plain)"
@@ -36,25 +32,25 @@ def parser() -> Parser:
     p.add_argument("--json", action="store_true", help="print JSON")
     _set(p)
 
-    p = commands.add_parser("train", help="train one run; the same command goes on with it", allow_abbrev=False)
+    p = top.add_command("train", help="train one run; the same command goes on with it")
     p.add_argument("--out", required=True, help="folder of its checkpoints and metrics")
     _keys(p, ("task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed"))
     _set(p)
 
-    p = commands.add_parser("evaluate", help="score a run or a model beside the baselines", allow_abbrev=False)
+    p = top.add_command("evaluate", help="score a run or a model beside the baselines")
     _source(p)
     _keys(p, ("task", "data_dir", *DECODING_FLAGS, "seed"), of_run=True)
     p.add_argument("--split", default="dev", choices=("dev", "test"), help="which split (default: dev)")
     _set(p)
 
-    p = commands.add_parser("predict", help="write the classes of a split's texts", allow_abbrev=False)
+    p = top.add_command("predict", help="write the classes of a split's texts")
     _source(p)
     _keys(p, ("task", "data_dir"), of_run=True)
     p.add_argument("--split", default="test", choices=("dev", "test"), help="which split (default: test)")
     p.add_argument("--out", required=True, help="file to write, in the course's submission format")
     _set(p)
 
-    p = commands.add_parser("generate", help="continue prompts", allow_abbrev=False)
+    p = top.add_command("generate", help="continue prompts")
     _source(p)
     p.add_argument(
         "--prompt",
@@ -65,7 +61,7 @@ def parser() -> Parser:
     p.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default: 1)")
     _keys(p, (*DECODING_FLAGS, "seed"), of_run=True)
 
-    p = commands.add_parser("export", help="write a run's best epoch as a Hugging Face folder", allow_abbrev=False)
+    p = top.add_command("export", help="write a run's best epoch as a Hugging Face folder")
     p.add_argument("--checkpoint", required=True, help="folder of a run")
     p.add_argument("--out", required=True, help="folder to write")
     p.add_argument(
@@ -77,7 +73,7 @@ def parser() -> Parser:
     return top
 
 
-def _keys(p: argparse.ArgumentParser, keys: Sequence[str], *, of_run: bool = False) -> None:
+def _keys(p: Parser, keys: Sequence[str], *, of_run: bool = False) -> None:
     """Add a flag for each key of a run; its value is validated by RunConfig. `of_run`: a checkpoint's value goes first."""
     for key in keys:
         value, words = RunConfig.model_fields[key].default, meaning(key)
@@ -87,7 +83,7 @@ def _keys(p: argparse.ArgumentParser, keys: Sequence[str], *, of_run: bool = Fal
         p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **switch)
 
 
-def _set(p: argparse.ArgumentParser) -> None:
+def _set(p: Parser) -> None:
     p.add_argument(
         "--set",
         action="append",
@@ -97,8 +93,8 @@ def _set(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _source(p: argparse.ArgumentParser) -> None:
-    either = p.add_mutually_exclusive_group(required=True)
+def _source(p: Parser) -> None:
+    either = p.add_alternatives()
     either.add_argument("--checkpoint", help="folder of a run (its best epoch), of transformers or of peft")
     either.add_argument("--model", help=meaning("model"))
 
@@ -108,8 +104,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parser().parse(argv)
-        if options.command is None:
-            raise ConfigError("A command is missing; valid: keys, describe, train, evaluate, predict, generate, export")
         from gpt2core import commands  # PyTorch takes a second to import
 
         commands.COMMANDS[options.command](options)

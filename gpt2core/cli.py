@@ -4,12 +4,12 @@ import argparse
 import atexit
 import gc
 import os
-import re
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from gpt2core.errors import ConfigError, UserError, first_line, visible, without
 from gpt2core.files import home
 from gpt2core.network import pass_by_proxies
 from gpt2core.output import steady_output
-from gpt2core.registry import nearest
+from gpt2core.registry import lookup, nearest
 from gpt2core.storage import is_address
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line
@@ -33,42 +33,82 @@ _interrupted: list[
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the nearest flag, command or value."""
+    """A parser of flags whose errors are one line that names the nearest flag, command or value."""
+
+    def __init__(self, **how: Any) -> None:
+        self.flags: set[str] = set()
+        self.commands: dict[str, Parser] = {}
+        self.subparsers: Any = None
+        super().__init__(allow_abbrev=False, **how)
+
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """Add a flag or a word."""
+        return super().add_argument(*names, **self.noted(names, how))
+
+    def add_part(self, title: str) -> "Part":
+        """Flags that the help shows under a title."""
+        return Part(self, self.add_argument_group(title).add_argument)
+
+    def add_alternatives(self) -> "Part":
+        """Flags of which exactly one is to be given."""
+        return Part(self, self.add_mutually_exclusive_group(required=True).add_argument)
+
+    def add_command(self, name: str, **how: Any) -> "Parser":
+        """The parser of a command, whose name will be `command`; a top parser has no other words."""
+        self.subparsers = self.subparsers or self.add_subparsers(dest="command", metavar="COMMAND")
+        self.commands[name] = self.subparsers.add_parser(name, **how)
+        return self.commands[name]
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError in place of printing the usage."""
-        wrong = re.search(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if wrong:
-            flag, name, valid = wrong[1], wrong[2], [word.strip(" '") for word in wrong[3].split(",")]
-            kind = flag.lstrip("-").lower() if flag.isupper() else f"value of `{flag}`"
-            raise ConfigError(f"Unknown {kind} `{name}`: {nearest(name, valid)}")
         raise ConfigError(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Look for unknown flags first: one that is misspelt is not to be called a required one that is missing."""
         words = list(sys.argv[1:] if args is None else args)
-        # A word with a space is text, `--` ends the flags, and what follows a command is its own parser's.
-        for word in takewhile(lambda w: w != "--" and (w.startswith("-") or not self._commands()), words):
+        for word in takewhile(lambda word: word != "--", words):
+            if self.commands and not word.startswith("-"):
+                lookup(self.commands, word, "command")
+                break  # what follows is its own parser's
             name = word.split("=")[0]
-            if word.startswith("--") and " " not in name and name not in self._option_string_actions:
-                raise ConfigError(f"Unknown flag `{name}`: {nearest(name, self._option_string_actions)}")
+            if word.startswith("--") and " " not in name:  # one with a space is text
+                lookup(dict.fromkeys(self.flags), name, "flag")
         return super().parse_known_args(words, namespace)
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Parse all of `argv`; raise ConfigError for a flag that there is not."""
+        """Parse all of `argv`; raise ConfigError for a flag that there is not, and where a command is missing."""
         options: argparse.Namespace
         options, unknown = self.parse_known_args(argv)
         if unknown:
             word = unknown[0]
             kind = "Unknown flag" if word.startswith("-") else "Unexpected word"
-            flags = self._commands().get(getattr(options, "command", ""), self)._option_string_actions
+            flags = self.commands.get(getattr(options, "command", ""), self).flags
             raise ConfigError(f"{kind} `{word}`: {nearest('--' + word.lstrip('-'), flags)}")
+        if self.commands and options.command is None:
+            raise ConfigError(f"A command is missing; valid: {', '.join(self.commands)}")
         return options
 
-    def _commands(self) -> dict[str, "Parser"]:
-        """The parser of each command, where there are commands."""
-        subparsers = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        return dict(subparsers[0].choices) if subparsers else {}
+    def noted(self, names: Sequence[str], how: dict[str, Any]) -> dict[str, Any]:
+        """Note the names of a flag; give one of several `choices` a type that says which is nearest."""
+        is_flag = names[-1].startswith("-")
+        self.flags |= set(names if is_flag else ())
+        choices = how.pop("choices", None)
+        if choices is None:
+            return how
+        kind = f"value of `{names[-1]}`" if is_flag else how.get("metavar", names[-1]).lower()
+        valid = {choice: choice for choice in choices}
+        return {"metavar": f"{{{','.join(valid)}}}", "type": partial(lookup, valid, kind=kind), **how}
+
+
+class Part:
+    """Some of a parser's flags."""
+
+    def __init__(self, parser: Parser, add: Callable[..., argparse.Action]) -> None:
+        self.parser, self.add = parser, add
+
+    def add_argument(self, *names: str, **how: Any) -> None:
+        """Add a flag."""
+        self.add(*names, **self.parser.noted(names, how))
 
 
 def settings(pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, Any]:

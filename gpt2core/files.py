@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -56,25 +56,24 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises BlockingIOError if another process holds it, unless told to `wait`.
     """
-    lock = _held(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _held(path: Path, how: int) -> int:
-    """Open a lock file and lock it. If its holder has removed it by then, open the new one, as another process may do too."""
     while True:
-        lock = _lock_file(path)
+        file = _lock_file(path)
         try:
-            fcntl.flock(lock, how)
-            if _is_at(lock, path):
-                return lock
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
+            lock(file, wait=wait)
+            if _is_at(file, path):  # else who held it has removed it, and a third process may lock a new one
+                yield
+                return
+        finally:
+            os.close(file)
+
+
+def lock(file: int | IO[Any], *, wait: bool = False, shared: bool = False) -> None:
+    """Lock an open file for this process until it is closed, or the process ends; `shared`, against exclusive locks alone.
+
+    The lock is on the file itself: it follows a folder that is moved, and reading rights are enough. Raises BlockingIOError
+    where another process holds it and there is no time to `wait`.
+    """
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -43,7 +43,7 @@ class Table(dict[str, E]):
         return [name for name, entry in self.items() if key in entry.keys.model_fields]
 
     def __missing__(self, name: str) -> E:
-        raise UnknownNameError(f"Unknown {self.kind} `{name}`: {nearest(name, self)}")
+        raise UnknownNameError(f"Unknown {self.kind} `{visible(name, 60)}`: {nearest(name, self)}")
 
 
 #: The tables that are imported, by kind.

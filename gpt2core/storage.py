@@ -2,11 +2,12 @@
 
 An address stands for a folder in this machine's cache, its *copy*. Only this module knows copies from other folders: where a
 folder is no copy, but one of this machine or one that all machines share, to send and to fetch it is to do nothing.
+
+`read` and `write` are for one object that several machines write: each write is on condition of what the storage has.
 """
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,19 +15,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
+from obstore.store import GCSStore, S3Store
+
 from gpt2core.errors import ConfigError, StorageError, first_line, without_password
-from gpt2core.files import atomic_path, cache_place, locked
+from gpt2core.files import atomic_path, cache_place, home, locked
 
 SCHEMES = ("s3", "gs")
 LONGEST = 200  # bytes of a name, so that one beside it with a prefix fits on every disk
 NAME = re.compile(
     rf"[A-Za-z0-9_][A-Za-z0-9_.=-]{{0,{LONGEST - 1}}}"
 )  # of a bucket or a folder in it: none leads out of where it is
+ENDPOINT = re.compile(r"https?://[\w.:\[\]-]+(/[\w./~-]*)?")
 ATTEMPTS = 8  # of a request, with ever longer pauses
 AT_ONCE = 8  # files that are fetched at once
-PIECE = 2**24  # bytes that are copied at a time
+PIECE = 2**24  # bytes of a file that are fetched at a time
+PARTS = 4  # of a large file, 5 MiB each, that are sent at once: a slow line has `TIMEOUTS` for them
+TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "1h"}  # the last one is of a whole file
 
 Version = tuple[int, int]  # of a file: when it was written, in nanoseconds, and its size
+Tag = Any  # of a version of an object, as the storage names it: obstore's UpdateVersion
 
 _in_storage: dict[Path, Version] = {}  # copies that the storage has as they are here
 
@@ -102,8 +110,8 @@ def folders(path: Path) -> list[str]:
     if not is_copy(path):
         return sorted(child.name for child in path.glob("*/"))
     with _explained("listed", path):
-        found = _inside(path, [info.path for info in _listed(path, recursive=False) if not info.is_file])
-        return sorted(folder.name for folder in found)
+        _, prefixes = _listed(path, recursive=False)
+        return sorted(folder.name for folder in _inside(path, prefixes))
 
 
 def size(path: Path) -> int:
@@ -115,7 +123,70 @@ def size(path: Path) -> int:
                 total += file.stat().st_size if file.is_file() else 0
         return total
     with _explained("listed", path):
-        return sum(info.size for info in _listed(path, recursive=True) if info.is_file)
+        objects, _ = _listed(path, recursive=True)
+        return sum(found["size"] for found in objects)
+
+
+def remove(path: Path) -> None:
+    """Remove a file here, and of a copy what the storage has of it. Raises StorageError."""
+    path.unlink(missing_ok=True)
+    if is_copy(path):
+        with _explained("removed", path):
+            _remove(path)
+        _in_storage.pop(path, None)
+
+
+class OvertakenError(StorageError):
+    """A conditional write is refused: the storage has another version of the object than the writer thinks."""
+
+
+def read(path: Path) -> tuple[bytes, Tag] | None:
+    """What the storage has at a copy's place now, with its tag; None where it has nothing. Raises StorageError."""
+    bucket, key = _place(path)
+    with _explained("read", path):
+        try:
+            answer = bucket.get(key)
+            return bytes(answer.bytes()), _tag(answer.meta)
+        except FileNotFoundError:
+            return None
+
+
+def write(path: Path, data: bytes, over: Tag | None) -> Tag:
+    """Write what is to be at a copy's place, if the storage has the version `over` there, or nothing where it is None.
+
+    Returns the tag of what was written. Raises OvertakenError where the storage has another version, and StorageError.
+    """
+    bucket, key = _place(path)
+    with _explained("written", path):
+        try:
+            return _tag(bucket.put(key, data, mode=over or "create"))
+        except (AlreadyExistsError, PreconditionError):
+            raise OvertakenError(f"{address(path)}: another machine has written it meanwhile") from None
+        except BaseError as error:
+            if "501 Not Implemented" in str(error):
+                raise _unconditional(path) from None
+            raise
+
+
+def check_conditions(path: Path) -> None:
+    """Raise StorageError where the storage writes on conditions that do not hold. It has something at the copy's place."""
+    there = read(path)
+    for wrong in (None, {"e_tag": '"0"', "version": "1"}):
+        with suppress(OvertakenError):
+            write(path, there[0] if there else b"", wrong)
+            raise _unconditional(path)
+
+
+def _unconditional(path: Path) -> StorageError:
+    return StorageError(
+        f"{address(path)}: the storage does not know conditional writes (If-None-Match, If-Match), without which two machines "
+        "may own one folder; choose a store that does, as S3, Google Cloud Storage and MinIO do, or a folder that all machines "
+        "share"
+    )
+
+
+def _tag(meta: Any) -> Tag:
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
 
 
 def _copies() -> Path:
@@ -127,51 +198,81 @@ def _explained(done: str, path: Path) -> Iterator[None]:
     """Say what could not be done with which address."""
     try:
         yield
-    except OSError as error:
+    except (OSError, BaseError) as error:
+        place = address(path)
+        key = "GOOGLE_APPLICATION_CREDENTIALS" if place.startswith("gs:") else "AWS_ENDPOINT_URL"
         raise StorageError(
-            f"{address(path)}: cannot be {done} ({first_line(error)}); see AWS_ENDPOINT_URL and the rights of who asks"
+            f"{place}: cannot be {done} ({_reason(error)}); see {key} and the rights of who asks"
         ) from None
 
 
-def _filesystem(scheme: str, bucket: str) -> Any:
-    """Arrow's filesystem of a bucket. Keys and place are the environment's, as for every program that speaks to S3."""
-    if scheme == "gs":
-        return _google()
+def _reason(error: Exception) -> str:
+    """What S3 or the system says of it, else the end of the first line: it begins with the request."""
+    said = re.search(r'<Message>(.+?)</Message>|(?:message|error): "(.+?)"', str(error))
+    return (said[1] or said[2]) if said else first_line(error).rpartition(" - ")[2].rstrip(": ")
+
+
+def _place(path: Path) -> tuple[S3Store | GCSStore, str]:
+    """The bucket that a copy is of, and its key there. Keys and place are the environment's, as for every S3 program."""
+    scheme, bucket, *parts = path.relative_to(_copies()).parts
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return _amazon(bucket, endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"))
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return _bucket(scheme, bucket, endpoint, region), "/".join(parts)
 
 
 @lru_cache
-def _google() -> Any:
+def _bucket(scheme: str, bucket: str, endpoint: str | None, region: str | None) -> S3Store | GCSStore:
+    options: Any = {"client_options": {"allow_http": True, **TIMEOUTS}, "retry_config": {"max_retries": ATTEMPTS - 1}}
+    if scheme == "gs":
+        return GCSStore(bucket, **options)
+    if endpoint and not ENDPOINT.fullmatch(endpoint):
+        raise ConfigError(
+            f"The value of AWS_ENDPOINT_URL is {without_password(endpoint)!r}, but must be http://HOST:PORT or https://HOST"
+        )
+    region = region or _region(bucket, endpoint)
+    options["aws_endpoint_url_s3"] = endpoint or f"https://s3.{region}.amazonaws.com"  # a variable may be set and empty
+    return S3Store(bucket, region=region, disable_bulk_delete=True, credential_provider=_profile(), **options)
+
+
+def _region(bucket: str, endpoint: str | None) -> str:
+    """Where a bucket is of which the environment does not say it; another company's store takes any region."""
     from pyarrow import fs
 
-    return fs.GcsFileSystem()
+    return "us-east-1" if endpoint else str(fs.resolve_s3_region(bucket))
 
 
-@lru_cache
-def _amazon(bucket: str, endpoint: str | None, region: str | None) -> Any:
-    from pyarrow import fs
-
-    return fs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=region or (None if endpoint else fs.resolve_s3_region(bucket)),
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        allow_delayed_open=True,  # a small file is then one request
-    )
-
-
-def _place(path: Path) -> tuple[Any, str]:
-    """The filesystem that a copy is of, and its key there."""
-    scheme, *parts = path.relative_to(_copies()).parts
-    return _filesystem(scheme, parts[0]), "/".join(parts)
+def _profile() -> Any:
+    """What gives the keys in the user's files, which need boto3; None where the environment or the machine's role has them."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    if not os.environ.get("AWS_PROFILE") and not (home() / ".aws" / "credentials").exists():
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        raise ConfigError(
+            "A profile in ~/.aws needs boto3, which is not installed; install it, or set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        ) from None
+    return Boto3CredentialProvider()
 
 
 def _stored(path: Path, recursive: bool) -> Sequence[Path]:
     """The files that the storage has at or in a place, as the copies that they would be."""
-    files, key = _place(path)
-    if files.get_file_info(key).is_file:
+    bucket, key = _place(path)
+    if key and _exists(bucket, key):
         return [path]
-    return _inside(path, [info.path for info in _listed(path, recursive) if info.is_file])
+    objects, _ = _listed(path, recursive)
+    # An empty one may be no file but the mark of a folder, as web consoles write them: its own key ends with a slash.
+    return _inside(path, [found["path"] for found in objects if found["size"] or _exists(bucket, found["path"])])
+
+
+def _exists(bucket: S3Store | GCSStore, key: str) -> bool:
+    try:
+        bucket.head(key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _inside(path: Path, keys: Sequence[str]) -> list[Path]:
@@ -182,15 +283,19 @@ def _inside(path: Path, keys: Sequence[str]) -> list[Path]:
     _, folder = _place(path)
     there: dict[str, str] = {}
     for key in keys:
-        name = key.removeprefix(f"{folder}/")
+        name = key.removeprefix(f"{folder}/") if folder else key
         parts = name.split("/")
-        if name == key or not all(map(_is_name, parts)) or there.setdefault(name.casefold(), name) != name:
-            raise StorageError(
-                f"{address(path)}: the storage lists the name {name[:LONGEST]!r}, but a name must lead to one place in its "
-                f"folder: no `..`, no backslash or control character, at most {LONGEST} bytes, and none that differs from "
-                "another in case alone; remove it there"
-            )
+        if (folder and name == key) or not all(map(_is_name, parts)) or there.setdefault(name.casefold(), name) != name:
+            raise _misnamed(path, name)
     return [path / name for name in there.values() if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def _misnamed(path: Path, name: str) -> StorageError:
+    return StorageError(
+        f"{address(path)}: the storage lists the name {name[:LONGEST]!r}, but a name must lead to one place in its "
+        f"folder: no `..`, no backslash or control character, at most {LONGEST} bytes, and none that differs from "
+        "another in case alone; remove it there"
+    )
 
 
 def _is_name(part: str) -> bool:
@@ -202,12 +307,17 @@ def _is_name(part: str) -> bool:
     )
 
 
-def _listed(path: Path, recursive: bool) -> Sequence[Any]:
-    """What the storage has in a folder."""
-    from pyarrow import fs
-
-    files, key = _place(path)
-    return list(files.get_file_info(fs.FileSelector(key, allow_not_found=True, recursive=recursive)))
+def _listed(path: Path, recursive: bool) -> tuple[Sequence[Any], Sequence[str]]:
+    """The objects that the storage has in a folder and, without `recursive`, the folders in it. Raises StorageError."""
+    bucket, key = _place(path)
+    try:
+        if recursive:
+            return [found for some in bucket.list(key) for found in some], ()
+        listed = bucket.list_with_delimiter(key)
+        return listed["objects"], listed["common_prefixes"]
+    except InvalidPathError as error:
+        name = re.search(r'Path "(.*?)"', str(error), re.DOTALL)
+        raise _misnamed(path, name[1].removeprefix(f"{key}/") if name else first_line(error)) from None
 
 
 def _written(path: Path, recursive: bool) -> dict[Path, Version]:
@@ -241,18 +351,20 @@ def _downloaded(path: Path, recursive: bool, again: int = ATTEMPTS) -> Sequence[
 
 
 def _download(file: Path) -> None:
-    files, key = _place(file)
-    with files.open_input_stream(key) as source, atomic_path(file) as part, part.open("wb") as target:
-        shutil.copyfileobj(source, target, PIECE)
+    bucket, key = _place(file)
+    answer = bucket.get(key)
+    with atomic_path(file) as part, part.open("wb") as target:
+        for piece in answer.stream(min_chunk_size=PIECE):
+            target.write(piece)
     _in_storage[file] = _version(file)
 
 
 def _upload(file: Path) -> None:
-    files, key = _place(file)
-    with file.open("rb") as source, files.open_output_stream(key) as target:
-        shutil.copyfileobj(source, target, PIECE)
+    bucket, key = _place(file)
+    bucket.put(key, file, max_concurrency=PARTS)
 
 
 def _remove(file: Path) -> None:
-    files, key = _place(file)
-    files.delete_file(key)
+    bucket, key = _place(file)
+    with suppress(FileNotFoundError):
+        bucket.delete(key)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gpt2core.cli import Parser, command_text, run_or_explain
-from gpt2core.errors import ConfigError
 from searches import power
 
 
@@ -114,10 +113,9 @@ COMMANDS = {
 
 def parser() -> Parser:
     """Return the parser of all commands."""
-    top = Parser(prog="python -m searches", description=__doc__, allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", parser_class=Parser, metavar="COMMAND")
+    top = Parser(prog="python -m searches", description=__doc__)
     for name, command in COMMANDS.items():
-        command.flags(commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
+        command.flags(top.add_command(name, help=command.help, description=command.help))
     return top
 
 
@@ -126,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parser().parse(argv)
-        if options.command is None:
-            raise ConfigError(f"A command is missing; valid: {', '.join(COMMANDS)}")
         return COMMANDS[options.command].run(options)
 
     run_or_explain(command, f"python -m searches {command_text(sys.argv[1:] if argv is None else argv)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2core.cli import Parser, absolute, absolute_model, at_least, settings
+from gpt2core.cli import Parser, Part, absolute, absolute_model, at_least, settings
 from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.registry import Table, declared_keys, nearest
@@ -74,24 +74,20 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         prog=f"searches/{name}.py",
         description=question,
         epilog=EPILOG,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="time a few steps, print what would run and take; start nothing")
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
-    _question(p.add_argument_group("what is searched"))
-    _method(p.add_argument_group("how it is searched"))
-    _comparison(p.add_argument_group("how settings are compared"))
-    _resources(p.add_argument_group("what it may take"))
-    _results(p.add_argument_group("where it is kept"), name)
+    _question(p.add_part("what is searched"))
+    _method(p.add_part("how it is searched"))
+    _comparison(p.add_part("how settings are compared"))
+    _resources(p.add_part("what it may take"))
+    _results(p.add_part("where it is kept"), name)
     return p
 
 
-Group = argparse._ArgumentGroup
-
-
-def _question(p: Group) -> None:
+def _question(p: Part) -> None:
     p.add_argument("--model", help=meaning("model"))
     p.add_argument("--data-dir", help=meaning("data_dir"))
     p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
@@ -101,7 +97,7 @@ def _question(p: Group) -> None:
     p.add_argument("--objective", metavar="METRIC", help="metric of the task that decides (default: the task's own)")
 
 
-def _method(p: Group) -> None:
+def _method(p: Part) -> None:
     p.add_argument(
         "--trials", type=int, help="configurations to try; with a factor, rounded up to as many for each of its values"
     )
@@ -137,7 +133,7 @@ def _method(p: Group) -> None:
         p.add_argument(flag, action="append", default=[], metavar=metavar, help=words)
 
 
-def _comparison(p: Group) -> None:
+def _comparison(p: Part) -> None:
     p.add_argument(
         "--confirm",
         metavar="each|N",
@@ -172,7 +168,7 @@ def _comparison(p: Group) -> None:
     )
 
 
-def _resources(p: Group) -> None:
+def _resources(p: Part) -> None:
     p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
     p.add_argument(
         "--pack",
@@ -197,7 +193,7 @@ def _resources(p: Group) -> None:
     p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
 
 
-def _results(p: Group, name: str) -> None:
+def _results(p: Part, name: str) -> None:
     p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
     p.add_argument(
         "--storage",

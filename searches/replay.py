@@ -294,7 +294,7 @@ def _share_text(share: Share) -> str:
 
 def parser() -> Parser:
     """Return the parser."""
-    p = Parser(prog="python -m searches.replay", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    p = Parser(prog="python -m searches.replay", description=(__doc__ or "").split("\n")[0])
     p.add_argument(
         "records", nargs="+", metavar="RECORD", help="folder of a search (runs/searches/NAME), or a saved file"
     )

@@ -52,9 +52,9 @@ class PostgreSQL:
 
 
 class Store:
-    """A store that speaks S3, with one bucket, in the memory of a process: moto's server."""
+    """A store that speaks S3, with one bucket, in the memory of a process: moto's server. `kind` is one of `tests.s3`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = "") -> None:
         self.port = free_port()
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
@@ -63,14 +63,8 @@ class Store:
             "AWS_REGION": "us-east-1",
         }
         with (folder / "store.txt").open("w") as log:
-            words = [
-                str(Path(sys.executable).with_name("moto_server")),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(self.port),
-            ]
-            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+            words = [sys.executable, "-m", "tests.s3", str(self.port), kind]
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
         wait_until(self._made, self.process, (folder / "store.txt").read_text)
 
     def _made(self) -> bool:

@@ -1,6 +1,5 @@
 """The ledger: one append-only file of JSON lines from which everything else about a search can be rebuilt."""
 
-import fcntl
 import itertools
 import json
 import math
@@ -16,6 +15,7 @@ from uuid import uuid4
 
 from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import StorageError, UserError
+from gpt2core.files import lock
 from gpt2core.metrics.direction import Direction
 from gpt2core.storage import is_copy
 from searches.running.clock import Clock
@@ -290,7 +290,7 @@ def is_held(path: Path) -> bool:
     """Whether a search is at work on a ledger of this machine, or of a folder that machines share."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -322,7 +322,7 @@ def _locked(path: Path) -> IO[bytes]:
     except OSError as error:
         raise LedgerError(f"{path}: cannot be written ({error.strerror}); choose another --storage") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except OSError:
         file.close()
         raise UserError(f"{path.parent}: another search is running under this name; choose another --name") from None

@@ -1,10 +1,10 @@
 """Searches and candidate jobs on several nodes that come, go and are told to go. The nodes share a store that speaks S3 alone."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import FileSelector
 
 from gpt2core import storage
 from gpt2core.checkpoints import PART
@@ -127,8 +127,7 @@ def test_a_candidate_job_goes_on_where_its_node_was_killed(nodes: Nodes, tmp_pat
     assert entry["contexts"]["made"] == 500
 
 
-def written(folder: Path) -> dict[str, int]:
+def written(folder: Path) -> dict[str, datetime]:
     """When each file in a folder of the storage was written."""
-    files, key = storage._place(folder)
-    found = files.get_file_info(FileSelector(key))
-    return {info.base_name: info.mtime_ns for info in found if info.is_file}
+    bucket, key = storage._place(folder)
+    return {found["path"]: found["last_modified"] for found in bucket.list_with_delimiter(key)["objects"]}

@@ -248,7 +248,7 @@ def test_help_names_all_that_the_tables_hold(capsys: pytest.CaptureFixture[str])
 
 
 def test_every_command_has_its_function() -> None:
-    assert set(parser()._commands()) == set(commands.COMMANDS)
+    assert set(parser().commands) == set(commands.COMMANDS)
 
 
 def test_a_split_that_a_task_does_not_have_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from gpt2core.files import locked, trim, used
+from gpt2core.files import lock, locked, trim, used
 
 
 def entries(folder: Path) -> set[str]:
@@ -59,3 +59,13 @@ def test_who_waits_for_a_folder_that_is_then_removed_locks_the_one_in_its_place(
             assert opened.wait(30)
             shutil.rmtree(lock.parent)
         assert waiting.result()
+
+
+def test_readers_ask_together_whether_a_file_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    path.touch(mode=0o444)
+    with path.open("rb") as one, path.open("rb") as other:
+        lock(one, shared=True)
+        lock(other, shared=True)
+        with path.open("rb") as writer, pytest.raises(BlockingIOError):
+            lock(writer)

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -10,9 +12,9 @@ from typing import IO
 import pytest
 
 from gpt2core import lease
-from gpt2core.errors import UserError
-from gpt2core.lease import Lease
-from gpt2core.storage import fetch, local, send
+from gpt2core.errors import StorageError, UserError
+from gpt2core.lease import Kept, Lease
+from gpt2core.storage import Tag, local, read, remove, send, write
 from tests.services import BUCKET, Store
 from tests.unit.test_storage import become
 from trainables.candidates import folder
@@ -79,19 +81,75 @@ def test_a_machine_that_was_started_again_is_another(
 
 def test_of_two_that_come_at_once_one_goes_away(claimant: Claimant, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = claimant("one"), claimant("two")
-    write, read = lease.write_json, Lease._read
+    write = lease.write
 
-    def overtaken(path: Path, value: object) -> None:
-        """The second has looked before the first writes, and writes after it."""
-        monkeypatch.setattr(lease, "write_json", write)
-        assert read(second) is None
-        write(path, value)
-        second.renew()
+    def overtaken(path: Path, data: bytes, over: Tag) -> Tag:
+        """The second comes after the first has looked, and before it writes."""
+        monkeypatch.setattr(lease, "write", write)
+        second.claim(REFUSED)
+        return write(path, data, over)
 
-    monkeypatch.setattr(lease, "write_json", overtaken)
+    monkeypatch.setattr(lease, "write", overtaken)
     with pytest.raises(UserError, match="is at work here"):
         first.claim(REFUSED)
     assert second.is_ours()
+    assert second.renew()
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["an empty place", "the place of a dead owner"])
+def test_of_many_that_come_at_once_one_owns_the_place(
+    claimant: Claimant, place: Path, monkeypatch: pytest.MonkeyPatch, dead: bool
+) -> None:
+    """Whoever has lost sees the winner's signs; so each of the others ends, and none waits for a lease to run out."""
+    for round_ in range(5):
+        racers = [claimant(f"{round_}-{number}") for number in range(8)]
+        for one in racers:
+            one.path = place / str(round_)
+        if dead:
+            write(place / str(round_), b"{}", None)
+        start = threading.Barrier(len(racers))
+
+        def race(one: Lease, start: threading.Barrier = start) -> Kept | None:
+            start.wait()
+            try:
+                one.claim(REFUSED)
+            except UserError:
+                return None
+            return Kept(one)
+
+        with ThreadPoolExecutor(len(racers)) as pool:
+            winners = [kept for kept in pool.map(race, racers) if kept is not None]
+        assert len(winners) == 1
+        assert [one.is_ours() for one in racers].count(True) == 1
+        winners[0].close()
+        assert not winners[0].lost
+
+
+def test_an_owner_that_slept_past_its_lease_writes_nothing(claimant: Claimant, place: Path) -> None:
+    first, second = claimant("one"), claimant("two")
+    first.claim(REFUSED)
+    second.claim(REFUSED)
+    there = read(place / "owner.json")
+    assert not first.renew()
+    first.release()
+    assert read(place / "owner.json") == there
+
+
+def test_a_sign_whose_answer_was_lost_is_no_loss(claimant: Claimant, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = claimant("one")
+    one.claim(REFUSED)
+    written = lease.write
+
+    def unanswered(path: Path, data: bytes, over: Tag) -> Tag:
+        monkeypatch.setattr(lease, "write", written)
+        written(path, data, over)
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(lease, "write", unanswered)
+    with pytest.raises(StorageError):
+        one.renew()
+    assert one.renew()
+    assert one.renew()
 
 
 def test_one_that_lives_is_left_alone(claimant: Claimant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +177,7 @@ def test_a_name_that_cannot_be_read_is_somebody(claimant: Claimant, place: Path,
 
 
 def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
-    place: Path, claimant: Claimant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Path, claimant: Claimant, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with folder.locked(place):
         kept = folder._HELD[place]
@@ -128,20 +186,21 @@ def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
         monkeypatch.setattr(lease, "LEASE", 60.0)
         with pytest.raises(UserError, match="is at work here"):
             claimant("two").claim(REFUSED)
+        said.clear()
         other = json.dumps({"id": "another", "machine": "another", "time": 0.0})
         (place / "owner.json").write_text(other)
         send(place / "owner.json")
         kept.thread.join(30)
         with pytest.raises(UserError, match="a job on another machine has taken this folder over"):
             folder.check_lease(place)
-    fetch(place / "owner.json")
-    assert (place / "owner.json").read_text() == other
-    (place / "owner.json").unlink()
-    send(place / "owner.json")
+    there = read(place / "owner.json")
+    assert there is not None
+    assert there[0].decode() == other
+    remove(place / "owner.json")
     with folder.locked(place):
-        assert (place / "owner.json").exists()
-    fetch(place / "owner.json")
-    assert not (place / "owner.json").exists()
+        assert read(place / "owner.json") is not None
+    claimant("three").claim(REFUSED)
+    assert said == [], "nobody was waited for"
 
 
 def test_a_file_that_another_process_has_locked_is_no_place_to_begin(place: Path) -> None:

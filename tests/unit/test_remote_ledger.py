@@ -1,13 +1,17 @@
 """A ledger that the storage has too: all of it, with one owner, and nothing of a trial that the storage does not know of."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gpt2core import lease, storage
-from gpt2core.errors import UserError
-from gpt2core.storage import address, fetch, local, send
+from gpt2core.errors import StorageError, UserError
+from gpt2core.storage import Tag, address, fetch, local, remove, send
 from searches.running import remote_ledger
 from searches.running.ledger import Ledger, LedgerError, read_state
 from searches.running.remote_ledger import refresh
@@ -66,8 +70,59 @@ def test_another_machine_goes_on_with_what_was_recorded(
     become(monkeypatch, tmp_path / "third")
     refresh(local(place).parent)
     assert len(read_state(local(place)).trials) == 6
-    pieces = sorted(path.name for path in local(place).with_suffix("").iterdir())
-    assert pieces == ["000000000000000.jsonl"], "one object at the end, and no owner"
+    pieces = pieces_of(place)
+    assert pieces["000000000000000.jsonl"] == local(place).read_text(), "one object has all"
+    assert len(pieces) == 3, "and two are where the first machine may have been writing"
+    said.clear()
+    Ledger(local(place), say=said.append).close()
+    assert said == [], "and no owner"
+
+
+def test_at_its_end_a_ledger_is_one_object(place: str) -> None:
+    for start in range(3):
+        ledger = Ledger(local(place))
+        for number in range(3):
+            ledger.record(proposed(3 * start + number))
+        ledger.close()
+        assert pieces_of(place) == {"000000000000000.jsonl": local(place).read_text()}
+
+
+def test_what_a_kill_leaves_of_the_pieces_of_which_one_object_was_made_is_no_gap(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(local(place))
+    for number in range(4):
+        ledger.record(proposed(number))
+    removed: list[Path] = []
+
+    def remove_one(path: Path) -> None:
+        if removed:
+            raise StorageError("the machine is gone")
+        removed.append(path)
+        remove(path)
+
+    monkeypatch.setattr(remote_ledger, "remove", remove_one)
+    ledger.close()
+    become(monkeypatch, tmp_path / "second")
+    refresh(local(place).parent)
+    assert read_state(local(place)).trials == ledger.state.trials
+
+
+def test_an_object_whose_answer_was_lost_is_not_written_twice(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(local(place))
+    ledger.record(proposed(0))
+    put = remote_ledger.write
+
+    def unanswered(path: Path, data: bytes, over: Tag) -> Tag:
+        monkeypatch.setattr(remote_ledger, "write", put)
+        put(path, data, over)
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(remote_ledger, "write", unanswered)
+    ledger.record(proposed(1))
+    ledger.record(proposed(2))
+    assert "".join(text for _, text in sorted(pieces_of(place).items())) == local(place).read_text()
+    ledger.close()
 
 
 def test_a_search_that_runs_on_another_machine_is_left_alone(
@@ -132,10 +187,92 @@ def test_a_ledger_with_a_hole_is_refused(place: str, tmp_path: Path, monkeypatch
     ledger = Ledger(local(place))
     for number in range(3):
         ledger.record(proposed(number))
+    fetch(local(place).with_suffix(""))
     pieces = sorted(local(place).with_suffix("").glob("0*.jsonl"))
-    pieces[1].unlink()
-    send(local(place).with_suffix(""))
+    remove(pieces[1])
     die(ledger)
     become(monkeypatch, tmp_path / "second")
     with pytest.raises(UserError, match=r"the ledger's bytes \d+ to \d+ are missing"):
         Ledger(local(place))
+
+
+ASLEEP = """
+import signal, sys, threading
+from gpt2core import lease
+from gpt2core.errors import StorageError
+from gpt2core.storage import local
+from searches.running import remote_ledger
+from searches.running.ledger import Ledger, LedgerError
+from tests.unit.test_remote_ledger import proposed
+
+lease.LEASE, lease.RENEWAL, remote_ledger.RENEWAL = 0.3, 0.1, 0.1
+ledger = Ledger(local(sys.argv[1]))
+ledger.record(proposed(0))
+put, name = remote_ledger.write, sys.argv[2]
+
+def asleep(path, data, over):
+    if name == "unanswered":
+        remote_ledger.write = unanswered
+        raise StorageError(put(path, data, over))
+    if path.name.startswith(name) or not name:
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this thread does not go on before it is stopped
+    return put(path, data, over)
+
+def unanswered(path, data, over):
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+    return put(path, data, over)
+
+remote_ledger.write = asleep
+try:
+    if not name.startswith("0"):
+        ledger.record(proposed(1))
+finally:
+    ledger.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [("", "opens"), ("", "closes"), ("unanswered", "closes"), ("0" * 15, "records"), ("0" * 15, "closes")],
+    ids=lambda value: {"": "a new piece", "unanswered": "a piece again", "0" * 15: "the one piece of the end"}.get(
+        value, value
+    ),
+)
+def test_a_machine_that_slept_at_the_moment_of_its_write_changes_no_ledger(
+    place: str, name: str, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent.parent
+    sleeper = subprocess.Popen([sys.executable, "-c", ASLEEP, place, name], cwd=root, stderr=subprocess.PIPE, text=True)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(sleeper.pid, os.WUNTRACED)[1])
+        become(monkeypatch, tmp_path / "second")
+        second = Ledger(local(place))
+        assert list(second.state.trials) == ["0000", "0001"][: 2 if name == "unanswered" else 1]
+        if then != "opens":
+            second.record(proposed(2))
+        if then == "closes":
+            second.close()
+        there = pieces_of(place)
+        sleeper.send_signal(signal.SIGCONT)
+        _, told = sleeper.communicate(timeout=60)
+        if name.startswith("0"):
+            assert told == ""
+            assert then != "closes" or pieces_of(place) == there
+        else:
+            assert "another machine has taken this search over" in told
+            assert pieces_of(place) == there
+        if then != "closes":
+            second.record(proposed(3))
+            second.close()
+        become(monkeypatch, tmp_path / "third")
+        refresh(local(place).parent)
+        assert read_state(local(place)).trials == second.state.trials
+    finally:
+        sleeper.kill()
+
+
+def pieces_of(place: str) -> dict[str, str]:
+    """What the storage has of a ledger."""
+    folder = local(place).with_suffix("")
+    fetch(folder)
+    return {path.name: path.read_text() for path in folder.glob("*.jsonl")}

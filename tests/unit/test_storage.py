@@ -1,5 +1,6 @@
 """Files behind an address: what is sent is what is fetched, in an order that a kill may cut, and no name leads out."""
 
+import os
 from pathlib import Path
 
 import boto3
@@ -8,8 +9,21 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import storage
 from gpt2core.errors import ConfigError, StorageError
-from gpt2core.storage import address, fetch, folders, is_copy, local, send, size
-from tests.services import BUCKET, Store
+from gpt2core.lease import Lease
+from gpt2core.storage import (
+    OvertakenError,
+    address,
+    fetch,
+    folders,
+    is_copy,
+    local,
+    read,
+    remove,
+    send,
+    size,
+    write,
+)
+from tests.services import BUCKET, Store, started
 
 
 @pytest.fixture
@@ -146,12 +160,116 @@ def test_an_address_that_leads_elsewhere_is_refused(place: str) -> None:
 
 def test_a_storage_that_is_away_or_refuses_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(local("s3://no-such-bucket/x/a"), "lost")
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x/a: cannot be sent \(.*; see AWS_ENDPOINT_URL"):
+    with pytest.raises(StorageError) as refused:
         send(file)
+    assert str(refused.value) == (
+        "s3://no-such-bucket/x/a: cannot be sent (The specified bucket does not exist); see AWS_ENDPOINT_URL and the rights of "
+        "who asks"
+    )
+    with pytest.raises(StorageError, match=r"cannot be fetched \(The specified bucket does not exist\)"):
+        fetch(file.parent)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(storage, "ATTEMPTS", 1)
-    with pytest.raises(StorageError, match="cannot be fetched"):
+    with pytest.raises(StorageError, match=r"cannot be fetched \(Connection refused\)"):
         fetch(folder)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "s3", "http://", "http://a b", "ftp://host"])
+def test_a_place_of_the_storage_that_cannot_be_is_refused(
+    folder: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(
+        ConfigError, match=f"The value of AWS_ENDPOINT_URL is '{endpoint}', but must be http://HOST:PORT"
+    ):
+        fetch(folder)
+
+
+def test_a_variable_that_is_empty_is_as_none(folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    send(written(folder / "a", "there"))
+    assert read(folder / "a") is not None
+
+
+def test_google_cloud_storage_without_credentials_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, tmp_path / "one")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")
+    with pytest.raises(StorageError) as refused:
+        fetch(local("gs://bucket/x"))
+    assert str(refused.value) == (
+        "gs://bucket/x: cannot be fetched (No such file or directory); see GOOGLE_APPLICATION_CREDENTIALS and the rights of "
+        "who asks"
+    )
+
+
+def test_a_large_file_is_sent_in_parts_and_fetched_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = written(folder / "weights", "")
+    large.write_bytes(os.urandom(12_000_000))
+    send(folder)
+    there = elsewhere(folder, tmp_path, monkeypatch)
+    fetch(there)
+    assert (there / "weights").read_bytes() == large.read_bytes()
+    stored = read(there / "weights")
+    assert stored is not None
+    assert "-" in stored[1]["e_tag"], "S3's mark of an object of several parts"
+
+
+def test_an_object_is_written_over_the_version_that_was_read_alone(folder: Path) -> None:
+    file = folder / "owner"
+    assert read(file) is None
+    first = write(file, b"one", None)
+    with pytest.raises(OvertakenError, match=f"{address(file)}: another machine has written it meanwhile"):
+        write(file, b"two", None)
+    second = write(file, b"three", first)
+    with pytest.raises(OvertakenError):
+        write(file, b"four", first)
+    assert read(file) == (b"three", second)
+    remove(file)
+    with pytest.raises(OvertakenError):
+        write(file, b"five", second)
+    assert read(file) is None
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses"])
+def test_a_store_without_conditional_writes_is_refused_in_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become(monkeypatch, tmp_path / "one")
+    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    with started(lambda: Store(tmp_path, kind)) as store:
+        for key, value in store.environment.items():
+            monkeypatch.setenv(key, value)
+        owner = local(f"s3://{BUCKET}/owner")
+        line = r"owner: the storage does not know conditional writes \(If-None-Match, If-Match\).* choose a store that does"
+        with pytest.raises(StorageError, match=line), (tmp_path / "lock").open("w") as lock:
+            Lease(owner, lock, owner, print).claim("{}")
+
+
+def test_keys_may_be_those_of_a_profile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = written(
+        tmp_path / "credentials", "[team]\naws_access_key_id = a-key-of-a-file\naws_secret_access_key = secret\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    storage._bucket.cache_clear()
+    bucket, _ = storage._place(folder)
+    provider = bucket.credential_provider
+    assert provider is not None
+    assert provider()["access_key_id"] == "a-key-of-a-file"
+    send(written(folder / "a", "sent with it"))
+    storage._bucket.cache_clear()
+
+
+def test_the_mark_of_a_folder_that_a_web_console_made_is_no_file(folder: Path, store: Store, tmp_path: Path) -> None:
+    put(store, f"{tmp_path.name}/", "")
+    put(store, f"{tmp_path.name}/below/", "")
+    put(store, f"{tmp_path.name}/below/empty", "")
+    fetch(folder)
+    assert texts(folder) == {"below/empty": ""}
 
 
 def put(store: Store, key: str, text: str = "x") -> None:
@@ -214,9 +332,9 @@ def test_names_with_spaces_and_letters_of_any_language_are_fetched(folder: Path,
     strategies.lists(strategies.text(strategies.sampled_from("aB./\\\n\x00~ -\u202e\ud800"), max_size=8), max_size=6)
 )
 def test_whatever_a_storage_lists_stays_inside(folder: Path, keys: list[str]) -> None:
-    bucket = "/".join(folder.relative_to(storage._copies()).parts[1:])
+    place = "/".join(folder.relative_to(storage._copies()).parts[2:])
     try:
-        found = storage._inside(folder, [f"{bucket}/{key}" for key in keys])
+        found = storage._inside(folder, [f"{place}/{key}" for key in keys])
     except StorageError:
         return
     assert len({str(path).casefold() for path in found}) == len(found)

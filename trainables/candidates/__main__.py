@@ -51,7 +51,6 @@ def parser() -> Parser:
         prog="python -m trainables.candidates",
         description=__doc__,
         epilog=EPILOG,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--contexts", type=int, default=200, help="how many contexts (default: 200)")

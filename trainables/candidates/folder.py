@@ -1,6 +1,5 @@
 """The folder of a job: its lock and its manifest."""
 
-import fcntl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from typing import IO, Any
 
 from gpt2core.distill.manifest import MANIFEST, Told, checked_rounds
 from gpt2core.errors import DataError, UserError, shown
-from gpt2core.files import read_json, write_json
+from gpt2core.files import lock, read_json, write_json
 from gpt2core.lease import Kept, Lease
 from gpt2core.storage import address, fetch, is_copy, send
 
@@ -29,17 +28,17 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             raise UserError(
                 f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
             ) from None
-        _HELD[folder] = _lease(folder, lock) if is_copy(folder) else None
+        _HELD[folder] = _lease(folder, file) if is_copy(folder) else None
         try:
             yield
         finally:
@@ -48,9 +47,9 @@ def locked(folder: Path) -> Iterator[None]:
                 kept.close()
 
 
-def _lease(folder: Path, lock: IO[str]) -> Kept:
+def _lease(folder: Path, file: IO[str]) -> Kept:
     """Lock a folder against jobs on other machines too; raise UserError where one holds it."""
-    lease = Lease(folder / "owner.json", lock, folder, lambda text: print(text, file=sys.stderr, flush=True))
+    lease = Lease(folder / "owner.json", file, folder, lambda text: print(text, file=sys.stderr, flush=True))
     lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
     return Kept(lease)
 
