@@ -35,7 +35,7 @@ from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
 from searches.deciding.samplers import SAMPLERS, size
-from searches.deciding.simulation import Curve, MemoryLedger, Simulator
+from searches.deciding.simulator import Curve, MemoryLedger, Simulator
 from searches.deciding.stopping import Halving
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH as LORA_RANK
