@@ -55,7 +55,7 @@ def cloud() -> Iterator[Cloud]:
 def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, toy: Path) -> None:
     storage, folder = place("spread")
     seconds_an_epoch = ["--set", "adapter=full", "--set", "batch_size=1", "--set", "train_examples=600"]
-    flags = ["--trials", "5", "--replicates", "0", "--max-concurrent", "3", "--scheduler", "none", *seconds_an_epoch]
+    flags = ["--trials", "8", "--replicates", "0", "--max-concurrent", "3", "--scheduler", "none", *seconds_an_epoch]
     search = nodes.start(command(storage, toy, *flags))
     search.wait_for(lambda: bool(nodes.trials("first") and nodes.trials("second")))
 
