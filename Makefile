@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := training packing activations generation data attention candidates search start trials many_trials at_once scaling replay mlflow_stores verdict
 
-.PHONY: setup search test lint audit ui job nano bench clean
+.PHONY: setup search test test-all lint audit ui job nano bench clean
 
 setup: .venv/.done
 
@@ -17,8 +17,13 @@ setup: .venv/.done
 search: setup
 	$(BIN)/python searches/lora_rank.py $(ARGS)
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: test
+	$(PYTEST) -m slow $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

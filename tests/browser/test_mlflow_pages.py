@@ -13,7 +13,7 @@ from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograp
 from tests.runs import search, summary
 from tests.server import Server
 
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)]
 
 NAME, PATIENCE = "lora_rank-smoke", 60  # seconds that a page may take
 

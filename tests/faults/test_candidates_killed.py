@@ -20,6 +20,8 @@ from tests.killing import name_of
 from tests.runs import ROOT
 from tests.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("CANDIDATES_KILLS", "3"))
 WORKERS = 2
 EACH = 3  # shards for each kill, and for the end

@@ -25,6 +25,8 @@ from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
 from tests.stored import reports, stored
 
+pytestmark = pytest.mark.slow
+
 STORAGE = f"s3://{BUCKET}/team"
 FOLDER = f"{STORAGE}/searches/{NAME}"
 SIZE = ("--trials", "3", "--replicates", "0")

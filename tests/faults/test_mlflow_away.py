@@ -24,6 +24,8 @@ from searches.summary import Summary, Verdict
 from tests.server import Server
 from trainables.tracking import mlflow_address
 
+pytestmark = pytest.mark.slow
+
 SEARCH = Search(
     name="toy",
     question="Which rank?",

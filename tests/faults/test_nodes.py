@@ -18,6 +18,8 @@ from tests.stored import reports, stored
 from trainables.candidates.folder import manifest
 from trainables.candidates.job import SHARD
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:

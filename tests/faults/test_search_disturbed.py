@@ -8,6 +8,8 @@ import pytest
 
 from tests.killing import Search, left, make_toy
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 60  # so that it is still running when it is disturbed
 
 

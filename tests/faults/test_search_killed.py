@@ -18,6 +18,8 @@ from searches.running.ledger import COMPLETED, STOPPED
 from tests.killing import EPOCHS, NAME, Search, kill, left, make_toy
 from tests.server import Server
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("SEARCH_KILLS", "5"))
 TRIALS = 6 if KILLS <= 5 else 2 * KILLS
 REPORTS = 4 * EPOCHS + (TRIALS - 4) + 2 * EPOCHS  # at least: the known points and the replicates are never stopped

@@ -26,6 +26,8 @@ from tests.runs import events, summary
 from trainables.nodes import Machine
 from trainables.trial import TrialSpec
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, OBJECTIVE = 3, "dev_loss"
 
 

@@ -24,6 +24,8 @@ from trainables.candidates.pipeline import fit_to_cluster, run
 from trainables.candidates.progress import Progress
 from trainables.candidates.results import write_results
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Job]
 STAGES = ("contexts", "candidates", "pairs", "judged")
 

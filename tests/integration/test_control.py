@@ -14,6 +14,8 @@ from searches.running.ledger import Event
 from tests import runs
 from tests.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 15  # so many that a trial still runs when its command comes
 
 

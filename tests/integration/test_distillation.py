@@ -15,6 +15,8 @@ from searches.pairs import jobs
 from searches.planning.checking import check
 from tests import course, generated, runs
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = [
     sys.executable,
     "searches/distillation.py",

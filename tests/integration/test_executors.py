@@ -18,6 +18,8 @@ from trainables.groups import to_the_end
 from trainables.testing import score_all
 from trainables.trial import TrialSpec
 
+pytestmark = pytest.mark.slow
+
 SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 1, "max_new_tokens": 8, "lr": 1e-3}
 
 

@@ -207,6 +207,7 @@ def state_of(storage: Path) -> State:
     return read_state(ledger) if ledger.exists() else State()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_path: Path) -> None:
     toy, storage = make_toy(tmp_path / "toy"), tmp_path / "storage"
     search = ["python", *command(storage, toy, "--trials", "4", "--replicates", "0")[1:]]  # the head's Python

@@ -33,6 +33,8 @@ from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
 from trainables.tracking import experiment, open_client, sqlite_address
 
+pytestmark = pytest.mark.slow
+
 SEARCHES, EPOCHS, METRICS = 8, 5, 20
 USERS = ("ann", "ben")
 USERS_AT_ONCE = 4  # of a new database

@@ -13,6 +13,8 @@ from trainables.candidates.folder import manifest
 from trainables.candidates.job import Job
 from trainables.candidates.rounds import Student, good_share, run_rounds
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"lr": 3e-3, "epochs": 2, "batch_size": 8}
 
 

@@ -17,6 +17,8 @@ from cluster import connect
 from gpt2core.errors import UserError
 from tests.runs import LORA_RANK, ROOT, summary
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--smoke", "--trials", "1", "--replicates", "0")
 SOON = 60  # seconds: far less than Ray would take, and enough for a busy machine
 

@@ -10,6 +10,8 @@ from mlflow import MlflowClient
 from tests import course, toys
 from tests.runs import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def study(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "searches/study.py", *flags]
