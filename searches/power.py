@@ -18,7 +18,7 @@ from gpt2core.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
-    from searches.deciding.monte_carlo import Case, Components, Rates
+    from searches.deciding.power_simulation import Case, Components, Rates
     from searches.question import Plan, Search
 
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
@@ -104,7 +104,7 @@ def power(options: argparse.Namespace) -> int:
 
 def _asked(o: argparse.Namespace) -> Asked:
     _check(o)
-    from searches.deciding.monte_carlo import Case
+    from searches.deciding.power_simulation import Case
 
     judged = _judged_by(o)
     margin = judged.metric.margin if o.margin is None else o.margin
@@ -221,8 +221,8 @@ def _of_plan(plan: "Plan", o: argparse.Namespace, recorded: "tuple[Components, i
 def _recorded(o: argparse.Namespace) -> Judged:
     """The same of a search that has run, by its ledger: of its replicates, as they were judged."""
     from gpt2core.registry import lookup
-    from searches.deciding.answering import judged, runs_of_metric
-    from searches.deciding.monte_carlo import components
+    from searches.deciding.confirmation import judged, runs_of_metric
+    from searches.deciding.power_simulation import components
     from searches.options import parse, search_folder
     from searches.question import search_of
     from searches.running.ledger import read_asked
@@ -250,7 +250,7 @@ def _of_components(
     o: argparse.Namespace, margin: float, recorded: "tuple[Components, int] | None"
 ) -> "tuple[Components, str]":
     """The components, and in words where they are from."""
-    from searches.deciding.monte_carlo import Components
+    from searches.deciding.power_simulation import Components
 
     if recorded is not None:
         parts, settings = recorded
@@ -276,7 +276,7 @@ def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
 
     from gpt2core.console import PlainConsole
     from searches.deciding.decision import POWER, Design
-    from searches.deciding.monte_carlo import seeds_for_power, simulate
+    from searches.deciding.power_simulation import seeds_for_power, simulate
 
     console = PlainConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

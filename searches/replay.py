@@ -35,8 +35,8 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
+from searches.deciding.replay_backend import Course, Curve, Curves, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulator import Course, Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
@@ -251,7 +251,7 @@ def compare(
         plan = record.plan(contender.method, trials=trials, seed=seed, grace=contender.grace)
         strategy = Strategy(plan, MemoryLedger())
         progress()
-        return Simulator(record.nearest(plan), workers=workers, budget=budget).run(strategy)
+        return ReplayBackend(record.nearest(plan), workers=workers, budget=budget).run(strategy)
 
     baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
     sign = record.plan(RANDOM.method, trials=trials, seed=0).direction.sign

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         summaries[search, task] = ask(search, task, f"{name}-{search}-{task}", argv, console)
     if asked.plan:
         return 0
-    from searches.deciding.figures import lines  # PyTorch and SciPy take seconds to import
+    from searches.deciding.study_figures import lines  # PyTorch and SciPy take seconds to import
     from searches.showing import study_report
     from searches.showing.tables import on_screen
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2core.estimates import Range, exactly
 from gpt2core.metrics.counts import to_json
-from searches.deciding.simulator import Curve, MemoryLedger, Simulator
+from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
@@ -127,7 +127,7 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> No
     with closing(WrittenLedger(folder / "ledger.jsonl", [lines(10, seed) for seed in range(texts)])) as ledger:
         for event in _begin(options):
             ledger.record(event)
-        Simulator(of, workers=WORKERS).run(Strategy(plan, ledger))
+        ReplayBackend(of, workers=WORKERS).run(Strategy(plan, ledger))
         ledger.record({"event": "left"})
 
 

@@ -2,7 +2,7 @@
 
 Trial n is proposed when all trials but the last `State.lag` before it are settled, and its sampler was told just of those. A
 trial is settled when it has ended and its early-stopping rule has nothing more to say. Where the question is about a factor, its
-values take turns, each with a sampler of its own (`views.py`): so each is tuned with the same number of trials.
+values take turns, each with a sampler of its own (`optuna_study.py`): so each is tuned with the same number of trials.
 """
 
 import itertools
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 from gpt2core.config import RunConfig
-from searches.deciding.answering import is_decided
+from searches.deciding.confirmation import is_decided
 from searches.deciding.objectives import Ranking, ranked
+from searches.deciding.optuna_study import POPULATION, View, identity
 from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
-from searches.deciding.views import POPULATION, View, identity
 from searches.question import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial

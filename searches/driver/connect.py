@@ -11,7 +11,7 @@ from gpt2core.model_config import unused_decoding
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
 from gpt2core.weights import model_folder
-from searches.deciding.answering import fix_design
+from searches.deciding.confirmation import fix_design
 from searches.options import Options, without
 from searches.pairs import jobs
 from searches.planning.checking import check, record_data

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gpt2core.storage import address
-from searches.deciding.final import final_test
+from searches.deciding.final_scores import final_test
 from searches.deciding.strategy import Strategy
 from searches.driver.connect import SearchRun
 from searches.driver.finish import finalise

@@ -20,8 +20,8 @@ from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
 from searches.formatting import count, point_text, value_text
-from searches.promoting.finished import Promotion
-from searches.promoting.terms import base_terms, licence, text_licences
+from searches.promoting.licences import base_terms, licence, text_licences
+from searches.promoting.selection import Promotion
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
 from searches.showing.markdown import markdown_cell, markdown_code

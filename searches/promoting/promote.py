@@ -14,15 +14,15 @@ from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
 from searches.options import trial_folder
 from searches.promoting.card import model_card
-from searches.promoting.finished import Chosen, Finished, Promotion, choose, open_finished
 from searches.promoting.registry import ALIAS, NotRegisteredError, register
+from searches.promoting.selection import Chosen, Promotion, StoredSearch, choose, load_search
 
 
 def promote(options: argparse.Namespace) -> int:
     """Do what the flags say; return 0, or 1 where the folder is whole but MLflow did not take it. Raises UserError."""
     if options.registered_name is not None:
         _check_name(options.registered_name)
-    found = open_finished(options.storage, options.name)
+    found = load_search(options.storage, options.name)
     chosen = choose(found, options.trial)
     config = RunConfig.of(chosen.trial.run)
     format = _format(options.format, config)
@@ -48,7 +48,9 @@ def promote(options: argparse.Namespace) -> int:
     return 0
 
 
-def write(found: Finished, chosen: Chosen, config: RunConfig, format: Format, out: Path, name: str | None) -> Promotion:
+def write(
+    found: StoredSearch, chosen: Chosen, config: RunConfig, format: Format, out: Path, name: str | None
+) -> Promotion:
     """Write weights, card and run.json into `out`, which is whole or as it was. Raises UserError."""
     trial = chosen.trial
     weights = trial_folder(found.folder, trial.name)
@@ -96,7 +98,7 @@ def _check_adapter(config: RunConfig) -> None:
         raise ConfigError(str(error).replace("--format model", "--format huggingface")) from None
 
 
-def _replaceable(out: Path, found: Finished) -> str | None:
+def _replaceable(out: Path, found: StoredSearch) -> str | None:
     """Return the trial of the search that `out` holds, None where nothing is there; raise UserError for anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

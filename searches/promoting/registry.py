@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from gpt2core.errors import without_password
-from searches.promoting.finished import Promotion
+from searches.promoting.selection import Promotion
 from trainables.tracking import database_of, mlflow_address, open_client, why
 
 ALIAS = "champion"

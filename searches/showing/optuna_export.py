@@ -7,7 +7,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from gpt2core.errors import UserError
-from searches.deciding.views import studies
+from searches.deciding.optuna_study import studies
 from searches.showing.summary import reopened
 
 

@@ -1,6 +1,6 @@
 """The page about the study: what our runs say of its claims, then its figures and ours side by side.
 
-What earns which mark is said in `searches.deciding.claims` and `searches.deciding.figures`; here it is only shown.
+What earns which mark is said in `searches.deciding.study_claims` and `searches.deciding.study_figures`; here it is only shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gpt2core.errors import all_visible, visible
 from gpt2core.files import atomic_path
-from searches.deciding import claims, figures
-from searches.deciding.claims import Judged, Summaries
-from searches.deciding.figures import Line
+from searches.deciding import study_claims, study_figures
+from searches.deciding.study_claims import Judged, Summaries
+from searches.deciding.study_figures import Line
 from searches.formatting import count
 from searches.published import CLAIMS
 from searches.showing.answer_picture import answer_picture
@@ -22,16 +22,16 @@ from searches.showing.tables import Column, Table, as_html
 from searches.summary import Summary
 
 COLORS = {  # on the screen
-    claims.SUPPORTED: "green",
-    claims.CONTRADICTED: "red",
-    claims.UNDECIDED: "yellow",
-    figures.REPRODUCED: "green",
-    figures.DIFFERS: "red",
-    figures.FEW: "yellow",
-    figures.NOT_TELLING: "yellow",
-    figures.STAND_IN: "magenta",
-    figures.OTHER: "cyan",
-    claims.NOT_RUN: "dim",  # of figures too
+    study_claims.SUPPORTED: "green",
+    study_claims.CONTRADICTED: "red",
+    study_claims.UNDECIDED: "yellow",
+    study_figures.REPRODUCED: "green",
+    study_figures.DIFFERS: "red",
+    study_figures.FEW: "yellow",
+    study_figures.NOT_TELLING: "yellow",
+    study_figures.STAND_IN: "magenta",
+    study_figures.OTHER: "cyan",
+    study_claims.NOT_RUN: "dim",  # of figures too
 }
 
 ABOUT_CLAIMS = """\
@@ -62,7 +62,7 @@ class Asked:
 def judged(tables: Sequence[str], summaries: Summaries) -> list[Judged]:
     """Judge the claims of `tables`."""
     asked = [claim for claim in CLAIMS if claim.table in tables]
-    return [claims.judge(claim, summaries, asked) for claim in asked]
+    return [study_claims.judge(claim, summaries, asked) for claim in asked]
 
 
 def claims_table(found: Sequence[Judged], title: str = "The study's claims") -> Table[Judged]:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gpt2core.storage import address
-from searches.deciding.verdict import summarise
+from searches.deciding.results import summarise
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import with_costs
 from searches.question import Plan, search_of

@@ -43,7 +43,7 @@ from rich.table import Table
 
 from cluster.environment import settle
 from gpt2core.storage import local
-from searches.deciding.simulator import Simulator
+from searches.deciding.replay_backend import ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH
@@ -174,7 +174,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
                 refreshes.append(time.thread_time() - started)
         return known[trial.name]
 
-    course = Simulator(of, workers=workers).run(strategy)
+    course = ReplayBackend(of, workers=workers).run(strategy)
     left = len(tracker.queue.waiting)
     yield "trials", f"{len(ledger.state.trials)}"
     events = sum(map(len, strategy.took.values()))

@@ -28,7 +28,7 @@ from cluster.connect import connect
 from gpt2core.attention import ATTENTION
 from gpt2core.distill.config import GenerationConfig
 from searches.deciding.method import Method
-from searches.deciding.simulator import Course, MemoryLedger, Simulator
+from searches.deciding.replay_backend import Course, MemoryLedger, ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.replay import Record, read
 from tests.benchmarks import attention, candidates, trials
@@ -77,7 +77,7 @@ def recorded() -> Record:
 def simulated(record: Record, count: int, workers: int) -> Course:
     """A search of recorded curves that takes its decisions as any other."""
     plan = record.plan(Method(sampler="random"), trials=count, seed=0)
-    return Simulator(record.nearest(plan), workers=workers).run(Strategy(plan, MemoryLedger()))
+    return ReplayBackend(record.nearest(plan), workers=workers).run(Strategy(plan, MemoryLedger()))
 
 
 def strategy_alone(sizes: Sequence[int], repeats: int) -> Curve:

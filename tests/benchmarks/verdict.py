@@ -26,7 +26,7 @@ from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.comparison import LEVEL, difference, runs_of
 from gpt2core.metrics.losses import mean_loss
 from searches.deciding.decision import Design, detectable
-from searches.deciding.monte_carlo import Case, Components, Draw, Drawn, Random, Rates, draw, simulate
+from searches.deciding.power_simulation import Case, Components, Draw, Drawn, Random, Rates, draw, simulate
 from searches.formatting import count
 from tests.benchmarks.compare import CONSOLE
 

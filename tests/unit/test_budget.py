@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2core.errors import ConfigError
 from searches.deciding.comparing import Comparing
-from searches.deciding.verdict import summarise
+from searches.deciding.results import summarise
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.question import make_plan

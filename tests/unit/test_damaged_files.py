@@ -30,8 +30,8 @@ from gpt2core.tasks import TASKS
 from gpt2core.training import train
 from gpt2core.weights import save_model
 from searches import replay
-from searches.deciding.simulator import Curve
-from searches.promoting.finished import choose, open_finished
+from searches.deciding.replay_backend import Curve
+from searches.promoting.selection import choose, load_search
 from searches.question import search_of
 from tests import generated, toys
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
@@ -134,11 +134,11 @@ def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_the_summary_of_a_search(tmp_path: Path) -> None:
     folder = ledger(tmp_path, SCORES)
     summarised(folder, "0000", RAN)
-    survives(folder / "summary.json", lambda: choose(open_finished(str(tmp_path), "s"), None))
+    survives(folder / "summary.json", lambda: choose(load_search(str(tmp_path), "s"), None))
     summary = json.loads((folder / "summary.json").read_text())
     summary["answer"]["rows"].append({"trial": None, "mean": None, "low": None, "high": None, "runs": []})
     (folder / "summary.json").write_text(json.dumps(summary | {"test": None}))
-    answer = open_finished(str(tmp_path), "s").answer
+    answer = load_search(str(tmp_path), "s").answer
     assert answer
     assert [row.trial for row in answer.rows] == ["0001", None], "a value that has no trial with a score"
 

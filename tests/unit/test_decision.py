@@ -20,7 +20,7 @@ from searches.deciding.decision import (
     detectable,
     runs_by_name,
 )
-from searches.deciding.monte_carlo import Case, Components, simulate
+from searches.deciding.power_simulation import Case, Components, simulate
 
 
 def side(name: str, mean: float, spread: float = 1.0, seeds: int = 5, failed: Sequence[str] = ()) -> Side:

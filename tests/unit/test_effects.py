@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt2core.metrics.direction import Direction
-from searches.deciding.effects import LEAST, effects
+from searches.deciding.importance import LEAST, effects
 from searches.question import Choice, Domain, LogUniform, Uniform
 from searches.summary import TrialRow
 

@@ -18,12 +18,12 @@ from gpt2core.config import RunConfig
 from gpt2core.console import PlainConsole
 from gpt2core.errors import UserError, visible
 from searches import replay
-from searches.deciding.claims import UNDECIDED, Judged, Summaries
-from searches.deciding.figures import DIFFERS, Line
+from searches.deciding.study_claims import UNDECIDED, Judged, Summaries
+from searches.deciding.study_figures import DIFFERS, Line
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.promoting.card import model_card
-from searches.promoting.finished import Promotion, choose, open_finished
+from searches.promoting.selection import Promotion, choose, load_search
 from searches.published import CLAIMS, TABLES
 from searches.running.budget import Budget
 from searches.running.ledger import State
@@ -266,7 +266,7 @@ def test_the_card_of_a_model_is_text(tmp_path: Path) -> None:
     told = dict.fromkeys(("scope", "text"), HOSTILE) | {"evidence": [HOSTILE], "notes": [HOSTILE]}
     summary |= {"answer": summary["answer"] | told, "question": HOSTILE, "versions": {"torch": HOSTILE}}
     (folder / "summary.json").write_text(json.dumps(summary))
-    found = open_finished(str(tmp_path), "s")
+    found = load_search(str(tmp_path), "s")
     chosen = choose(found, None)
     config = RunConfig.of(chosen.trial.run)
     promotion = Promotion(found=found, chosen=chosen, config=config, format="model", epoch=1)

@@ -34,8 +34,8 @@ from gpt2core.tasks.sonnet import Sonnet
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
+from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS, size
-from searches.deciding.simulator import Curve, MemoryLedger, Simulator
 from searches.deciding.stopping import Halving
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH as LORA_RANK
@@ -410,7 +410,7 @@ def test_a_search_over_ones_own_key_tries_each_of_its_values_once(own_adapter: N
         ran[trial.name] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return Curve(metrics=[{"dev_loss": run.lr}], seconds=[1.0])
 
-    Simulator(curve, workers=1).run(strategy)
+    ReplayBackend(curve, workers=1).run(strategy)
     trials = strategy.ledger.state.searched
     points = [tuple(trial.point.values()) for trial in trials]
     assert {point for point in points if point[0] == "top"} == {("top", n, lr) for n in (1, 2) for lr in (1e-4, 1e-3)}

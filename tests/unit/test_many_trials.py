@@ -16,9 +16,9 @@ from rich.console import Console
 from gpt2core.metrics.direction import Direction
 from searches.deciding.comparing import Comparing
 from searches.deciding.objectives import Ranking, ranked
+from searches.deciding.results import pareto
 from searches.deciding.stopping import Scores, dominates
 from searches.deciding.strategy import finalists
-from searches.deciding.verdict import pareto
 from searches.lora_rank import SEARCH
 from searches.planning.forecast import seconds_left, trials_of
 from searches.question import make_plan

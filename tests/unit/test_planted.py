@@ -9,9 +9,9 @@ import pytest
 from gpt2core.metrics.counts import to_json
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT
 from searches.deciding.method import Method
-from searches.deciding.simulator import Curve, MemoryLedger, Simulator
+from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
+from searches.deciding.results import summarise
 from searches.deciding.strategy import Strategy
-from searches.deciding.verdict import summarise
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
 from searches.running.ledger import Event, Trial
@@ -63,7 +63,7 @@ def answered(effect: float, seed: int, **changes: Any) -> dict[str, Any]:
         return Curve(metrics=[metrics] * trial.epochs, seconds=[1.0] * trial.epochs)
 
     strategy = Strategy(plan, JudgedLedger(effect, 2 * seed + 1))
-    Simulator(curve, workers=1).run(strategy)
+    ReplayBackend(curve, workers=1).run(strategy)
     return dict(summarise(plan, strategy.ledger.state, "s", "toy", {}).model_dump()["answer"])
 
 

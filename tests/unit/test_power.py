@@ -12,9 +12,9 @@ from gpt2core.metrics.comparison import runs_of
 from gpt2core.metrics.counts import to_json
 from gpt2core.metrics.losses import mean_loss
 from searches.__main__ import main
-from searches.deciding import monte_carlo
+from searches.deciding import power_simulation
 from searches.deciding.decision import Design
-from searches.deciding.monte_carlo import Case, Components, components, seeds_for_power, simulate
+from searches.deciding.power_simulation import Case, Components, components, seeds_for_power, simulate
 
 ALWAYS = ("power", "--search", "lora_rank", "--simulations", "40")
 
@@ -181,7 +181,7 @@ CASE = Case(components=PARTS, design=Design(looks=(3, 5)), margin=1.0, finalists
 def test_many_examples_are_judged_as_if_each_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
     for bound in (0, 10**9):
-        monkeypatch.setattr(monte_carlo, "BY_COUNTS", bound)
+        monkeypatch.setattr(power_simulation, "BY_COUNTS", bound)
         rates.append(simulate(CASE, 1500, seed=3))
     fast, slow = rates
     for name in ("wrong", "right", "p_right", "covered", "equivalent", "student_right", "student_wrong"):
@@ -195,10 +195,10 @@ def test_moments_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     """Means over many draws of all that a comparison reads, at both looks."""
     means = []
     for bound in (0, 10**9):
-        monkeypatch.setattr(monte_carlo, "BY_COUNTS", bound)
+        monkeypatch.setattr(power_simulation, "BY_COUNTS", bound)
         random, rows = np.random.default_rng(4), []
         for _ in range(600):
-            _, runs = monte_carlo.draw(CASE, random)
+            _, runs = power_simulation.draw(CASE, random)
             early, late = runs(3), runs(5)
             rows.append(
                 [
@@ -239,7 +239,7 @@ def test_components_are_found_again() -> None:
     random = np.random.default_rng(6)
     parts = Components(run=0.5, example=2.0, interaction=3.0, examples=400)
     case = Case(components=parts, design=Design.fixed(40), margin=1.0, finalists=6)
-    _, runs = monte_carlo.draw(case, random)
+    _, runs = power_simulation.draw(case, random)
     found, settings = components(runs(40))
     assert settings == 6
     assert found.examples == 400

@@ -20,9 +20,9 @@ from gpt2core.model_folder import RUN, load_folder, portable, write_run
 from gpt2core.tasks import TASKS
 from gpt2core.weights import load_model, save_model
 from searches.__main__ import COMMANDS, main
-from searches.promoting.finished import choose, open_finished
+from searches.promoting.licences import licence, text_licences
 from searches.promoting.promote import _format
-from searches.promoting.terms import licence, text_licences
+from searches.promoting.selection import choose, load_search
 from searches.promoting.usage import generation, python_code
 from searches.running.ledger import read_state
 from tests import toys
@@ -70,7 +70,7 @@ def test_the_answer_names_the_trial_as_long_as_it_is_of_these_trials(
     winner: str | None, statuses: dict[str, str], expected: str, answer: str, tmp_path: Path
 ) -> None:
     summarised(ledger(tmp_path, SCORES), winner, statuses)
-    found = open_finished(str(tmp_path), "s")
+    found = load_search(str(tmp_path), "s")
     chosen = choose(found, None)
     assert (chosen.trial.name, chosen.named, found.answer_text) == (
         expected,
@@ -82,12 +82,12 @@ def test_the_answer_names_the_trial_as_long_as_it_is_of_these_trials(
 
 def test_less_is_better_where_it_is(tmp_path: Path) -> None:
     ledger(tmp_path, SCORES, objective="dev_loss")
-    assert choose(open_finished(str(tmp_path), "s"), None).trial.name == "0000"
+    assert choose(load_search(str(tmp_path), "s"), None).trial.name == "0000"
 
 
 def test_a_trial_without_a_score_is_not_promoted(tmp_path: Path) -> None:
     ledger(tmp_path, {"0000": float("nan"), "0001": float("nan")})
-    found = open_finished(str(tmp_path), "s")
+    found = load_search(str(tmp_path), "s")
     with pytest.raises(UserError, match="No trial of s has a score: none has ended an epoch"):
         choose(found, None)
     with pytest.raises(UserError, match="The trial 0000 has no score, so there is nothing to promote; it is completed"):

@@ -13,7 +13,7 @@ from gpt2core.errors import ConfigError, DataError, UnknownNameError
 from gpt2core.metrics.counts import to_json
 from searches import replay
 from searches.deciding.method import Method
-from searches.deciding.simulator import Course, Curve
+from searches.deciding.replay_backend import Course, Curve
 from searches.replay import RANDOM, Record, compare, contenders, read, save
 from tests.benchmarks.replay import CURVES
 

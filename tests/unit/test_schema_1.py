@@ -14,7 +14,7 @@ from gpt2core.files import read_json
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.promoting.card import model_card
-from searches.promoting.finished import Promotion, choose, open_finished
+from searches.promoting.selection import Promotion, choose, load_search
 from searches.running.events import KINDS
 from searches.running.ledger import Ledger, State, read_state
 from searches.running.schema_1 import as_of_today
@@ -106,7 +106,7 @@ def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> N
 
 
 def test_a_trial_of_it_is_promoted_with_the_card_that_it_had(folder: Path) -> None:
-    found = open_finished(str(folder.parents[1]), "schema-1")
+    found = load_search(str(folder.parents[1]), "schema-1")
     assert found.summary
     chosen = choose(found, None)
     config = parse(SEARCH, ["--smoke"]).plan.config({})

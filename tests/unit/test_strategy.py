@@ -19,10 +19,10 @@ from gpt2core.metrics.direction import Direction
 from searches.adapters import SEARCH as ADAPTERS
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method, limit
+from searches.deciding.optuna_study import studies
+from searches.deciding.replay_backend import Curve, Curves, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.simulator import Curve, Curves, MemoryLedger, Simulator
 from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
-from searches.deciding.views import studies
 from searches.lora_rank import SEARCH as OF_A_FACTOR
 from searches.question import Case, Choice, LogUniform, Plan, Search, make_plan
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
@@ -99,7 +99,7 @@ def small_plan() -> Plan:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(sampler: str) -> None:
     strategy = in_memory(dataclasses.replace(small_plan(), method=Method(sampler=sampler)))
-    Simulator(curves(), workers=2).run(strategy)
+    ReplayBackend(curves(), workers=2).run(strategy)
     points = [(trial.run["rank"], trial.run["batch_size"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 12
     assert points[:2] == [(8, 8), (4, 8)]
@@ -114,14 +114,14 @@ def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
         reference={"rank": 16, "alpha": "2r"},
     )
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0))
-    Simulator(curves(), workers=1).run(strategy)
+    ReplayBackend(curves(), workers=1).run(strategy)
     assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
     assert strategy.ledger.state.duplicates >= 1
 
 
 def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own() -> None:
     strategy = in_memory(plan_of(22, search=OF_A_FACTOR))
-    Simulator(curves(), workers=3).run(strategy)
+    ReplayBackend(curves(), workers=3).run(strategy)
     trials = strategy.ledger.state.searched
     assert Counter(trial.run["rank"] for trial in trials) == {4: 6, 8: 6, 16: 6, 32: 6}, "22 is rounded up"
     assert [trial.run["rank"] for trial in trials[:8]] == [8, 4, 16, 32, 4, 8, 16, 32], "known points first"
@@ -145,7 +145,7 @@ def test_the_points_of_the_study_leave_each_value_the_same_trials(opened: Open) 
     ran: dict[int, list[tuple[int, float, str]]] = {}
     for trials in (4, 10):
         strategy = opened(plan_of(trials, search=search, replicates=0))
-        Simulator(curves(), workers=2).run(strategy)
+        ReplayBackend(curves(), workers=2).run(strategy)
         ran[trials] = [(t.point["rank"], t.point["lr"], t.origin) for t in strategy.ledger.state.searched]
     assert ran[4] == [(8, 1e-3, "reference"), (4, 1e-3, "default"), (4, 1e-4, "study"), (8, 1e-5, "study")]
     assert ran[10][:6] == [*ran[4], (4, 1e-5, "study"), (4, 1e-2, "study")]
@@ -161,7 +161,7 @@ def test_rungs_measure_a_value_of_the_factor_beside_itself() -> None:
         return Curve(metrics=[{OBJECTIVE: score} for score in scores], seconds=[1.0] * 9)
 
     strategy = in_memory(plan_of(60, search=OF_A_FACTOR, method=Method(sampler="random")))
-    Simulator(of, workers=4).run(strategy)
+    ReplayBackend(of, workers=4).run(strategy)
     stopped = Counter(trial.run["rank"] for trial in strategy.ledger.state.searched if trial.stopped_at)
     assert set(stopped) == {4, 8, 16, 32}
     assert min(stopped.values()) >= 6, "the lowest rank would have none that goes on, beside the others"
@@ -176,7 +176,7 @@ def test_a_value_reads_its_own_keys_alone() -> None:
         *(f"adapter lora, rank {rank}" for rank in (4, 8, 16, 32)),
     ]
     strategy = in_memory(plan)
-    Simulator(curves(), workers=2).run(strategy)
+    ReplayBackend(curves(), workers=2).run(strategy)
     counts = Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched)
     assert set(counts.values()) == {2}
     assert set(strategy.views["adapter full"].space) == {"lr"}
@@ -190,14 +190,14 @@ def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
         tasks={"sonnet": Case()},
     )
     strategy = in_memory(plan_of(40, search=search))  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
-    Simulator(curves(), workers=2).run(strategy)
+    ReplayBackend(curves(), workers=2).run(strategy)
     assert Counter(trial.run["rank"] for trial in strategy.ledger.state.searched) == {4: 2, 8: 2, 16: 3, 32: 3}
 
 
 def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
     plan = plan_of(12, search=OF_A_FACTOR, replicates=2)
     strategy = in_memory(plan)
-    Simulator(curves(), workers=3).run(strategy)
+    ReplayBackend(curves(), workers=3).run(strategy)
     state = strategy.ledger.state
     names = finalists(state, plan)
     assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
@@ -217,7 +217,7 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
 def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
     plan = plan_of(replicates=2, confirm=confirm)
     strategy = in_memory(plan)
-    Simulator(curves(), workers=3).run(strategy)
+    ReplayBackend(curves(), workers=3).run(strategy)
     names = finalists(strategy.ledger.state, plan)
     assert len(names) == confirm + 1
     assert names[-1] == "0000"
@@ -246,19 +246,19 @@ def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(
 ) -> None:
     plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)
     undisturbed = in_memory(plan)
-    Simulator(curves(0), workers=3).run(undisturbed)
+    ReplayBackend(curves(0), workers=3).run(undisturbed)
     expected = what_it_did(undisturbed)
     assert len(undisturbed.ledger.state.searched) == plan.trials
 
     for workers in (1, 2, 8):
         other = in_memory(plan)
-        Simulator(curves(workers), workers=workers).run(other)
+        ReplayBackend(curves(workers), workers=workers).run(other)
         assert what_it_did(other) == expected
 
     for kill in itertools.count(1):
         strategy = opened(plan)
         try:
-            Simulator(killed(curves(kill), after=7 * kill), workers=3).run(strategy)
+            ReplayBackend(killed(curves(kill), after=7 * kill), workers=3).run(strategy)
         except KilledError:
             continue
         break
@@ -286,7 +286,7 @@ def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_
     plan = plan_of(trials=trials, method=method, search=search, replicates=0)
     living, rebuilt = in_memory(plan), Rebuilt(plan, MemoryLedger())
     for strategy in (living, rebuilt):
-        Simulator(curves(), workers=3).run(strategy)
+        ReplayBackend(curves(), workers=3).run(strategy)
     assert len(living.ledger.state.searched) == plan.trials
     assert what_it_did(rebuilt) == what_it_did(living)
     for view in plan.views:
@@ -300,22 +300,22 @@ def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_
 def test_a_point_that_a_sampler_would_not_propose_again_is_the_ledgers_all_the_same(sampler: str) -> None:
     """As one that another version of Optuna proposed."""
     method, ledger = Method(sampler=sampler), MemoryLedger()
-    Simulator(curves(), workers=3).run(Strategy(plan_of(20, method=method, replicates=0), ledger))
+    ReplayBackend(curves(), workers=3).run(Strategy(plan_of(20, method=method, replicates=0), ledger))
     changed = ledger.state.searched[15]
     changed.point["lr"] = changed.run["lr"] = 0.002
     strategy = Strategy(plan_of(24, method=method, replicates=0), ledger)
     known = [trial.params for trial in strategy.views[""].study.trials if trial.state != optuna.trial.TrialState.FAIL]
     assert known == [trial.point for trial in ledger.state.searched]
-    Simulator(curves(), workers=3).run(strategy)
+    ReplayBackend(curves(), workers=3).run(strategy)
     assert len(ledger.state.searched) == 24
 
 
 def test_a_search_that_is_given_more_trials_proposes_what_one_of_that_size_does(opened: Open) -> None:
     whole = in_memory(plan_of(24, replicates=0))
-    Simulator(curves(), workers=3).run(whole)
+    ReplayBackend(curves(), workers=3).run(whole)
     for trials in (12, 24):
         strategy = opened(plan_of(trials, replicates=0))
-        Simulator(curves(), workers=3).run(strategy)
+        ReplayBackend(curves(), workers=3).run(strategy)
     assert what_it_did(strategy) == what_it_did(whole)
 
 
@@ -336,7 +336,7 @@ def killed(found: Curves, after: int) -> Curves:
 
 def test_halving_spends_less_and_stops_no_known_point() -> None:
     whole, halved = in_memory(plan_of(60, method=Method(scheduler="none"))), in_memory(plan_of(60))
-    spent = [Simulator(curves(), workers=4).run(strategy).spent[-1] for strategy in (whole, halved)]
+    spent = [ReplayBackend(curves(), workers=4).run(strategy).spent[-1] for strategy in (whole, halved)]
     assert spent[1] < 0.55 * spent[0]
     stopped = [trial for trial in halved.ledger.state.searched if trial.stopped_at]
     assert len(stopped) > 10
@@ -411,7 +411,7 @@ def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
 def test_who_is_beyond_a_limit_wins_nothing() -> None:
     plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
     strategy = in_memory(plan)
-    Simulator(curves(), workers=2).run(strategy)
+    ReplayBackend(curves(), workers=2).run(strategy)
     best = strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]]
     assert best.run["rank"] <= 8
     highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, Direction.MAX) or 0)
@@ -431,7 +431,7 @@ def test_a_plateau_ends_a_trial() -> None:
 def test_a_population_takes_over_what_is_better() -> None:
     plan = plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0)
     strategy = in_memory(plan)
-    Simulator(curves(), workers=4).run(strategy)
+    ReplayBackend(curves(), workers=4).run(strategy)
     trials = strategy.ledger.state.searched
     assert [trial.until for trial in trials[::8]] == list(range(1, 10))
     heirs = [trial for trial in trials if trial.parent and int(trial.parent) % 8 != int(trial.name) % 8]
@@ -452,7 +452,7 @@ def test_a_population_trains_on_from_the_first_stage_that_its_weights_lie_on(fir
         reference={**SEARCH.reference, "dropout": 0.1},
     )
     strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0, search=search))
-    Simulator(curves(), workers=4).run(strategy)
+    ReplayBackend(curves(), workers=4).run(strategy)
     trials = strategy.ledger.state.trials
     pairs = [(trial, trials[str(trial.parent)]) for trial in trials.values() if trial.parent]
     assert any(heir.point["lr"] != parent.point["lr"] for heir, parent in pairs)
@@ -486,7 +486,7 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
                                  reference={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
     method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method))
-    Simulator(curves(), workers=2).run(strategy)
+    ReplayBackend(curves(), workers=2).run(strategy)
     points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 18
     assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)

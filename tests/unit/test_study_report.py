@@ -12,10 +12,10 @@ from rich.console import Console
 
 from gpt2core.metrics.comparison import Runs, mean_of
 from gpt2core.metrics.comparison import pairwise as compared
-from searches.deciding import claims, figures
-from searches.deciding.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judged
-from searches.deciding.claims import NOT_RUN as CLAIM_NOT_RUN
-from searches.deciding.figures import (
+from searches.deciding import study_claims, study_figures
+from searches.deciding.study_claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judged
+from searches.deciding.study_claims import NOT_RUN as CLAIM_NOT_RUN
+from searches.deciding.study_figures import (
     DIFFERS,
     FEW,
     NOT_RUN,
@@ -50,12 +50,12 @@ def typed(summaries: Told) -> dict[tuple[str, str], Summary | str]:
 
 def judge(one: Claim, summaries: Told) -> Judged:
     """Judge a claim by summaries that are read."""
-    return claims.judge(one, typed(summaries))
+    return study_claims.judge(one, typed(summaries))
 
 
 def lines(tables: Sequence[str], summaries: Told) -> list[Line]:
     """The figures of tables beside those of summaries that are read."""
-    return figures.lines(tables, typed(summaries))
+    return study_figures.lines(tables, typed(summaries))
 
 
 def trial(name: str, point: Values, metrics: Values, *, of: str | None = None, **config: Any) -> dict[str, Any]:

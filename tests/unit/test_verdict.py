@@ -13,15 +13,15 @@ from gpt2core.errors import UserError
 from gpt2core.metrics.counts import to_json
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import LOSSES
-from searches.deciding import final
-from searches.deciding.answering import expected_best, fix_design
+from searches.deciding import final_scores
 from searches.deciding.comparing import Comparing
+from searches.deciding.confirmation import expected_best, fix_design
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED
-from searches.deciding.final import final_test
+from searches.deciding.final_scores import final_test
 from searches.deciding.method import Method, limit
-from searches.deciding.simulator import MemoryLedger
+from searches.deciding.replay_backend import MemoryLedger
+from searches.deciding.results import summarise
 from searches.deciding.strategy import DONE, Strategy
-from searches.deciding.verdict import summarise
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
@@ -251,7 +251,7 @@ def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None
             for one in specs
         ]
 
-    monkeypatch.setattr(final, "score_all", score_all)
+    monkeypatch.setattr(final_scores, "score_all", score_all)
     assert summary(plan, strategy)["test"] is None
     final_test(plan, strategy.ledger, spec, "trials")
     final_test(plan, strategy.ledger, spec, "trials")
@@ -275,7 +275,7 @@ def test_a_kill_while_the_test_split_is_scored_locks_nothing(monkeypatch: pytest
         asked.extend(one.name for one in specs)
         return [{"metrics": {}, "statistics": to_json(counts(4.0, one.name))} for one in specs]
 
-    monkeypatch.setattr(final, "score_all", score_all)
+    monkeypatch.setattr(final_scores, "score_all", score_all)
     whole, before = strategy.ledger.record, list[Event]()
 
     def record(event: Event) -> None:
@@ -304,7 +304,7 @@ def test_the_test_split_judges_where_it_is_asked_to(monkeypatch: pytest.MonkeyPa
             for one in specs
         ]
 
-    monkeypatch.setattr(final, "score_all", score_all)
+    monkeypatch.setattr(final_scores, "score_all", score_all)
     final_test(plan, strategy.ledger, spec, "trials")
     found = summary(plan, strategy)
     assert found["answer"]["winner"] == "0001", "dev says that they are the same"

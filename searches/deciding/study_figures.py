@@ -18,7 +18,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
 from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Mean, Runs, mean_of
-from searches.deciding.claims import Summaries, has, stand_in
+from searches.deciding.study_claims import Summaries, has, stand_in
 from searches.formatting import count, value_text
 from searches.published import COMMON, SIZES, TABLES, Figure
 from searches.running.ledger import COMPLETED, STOPPED

@@ -23,7 +23,7 @@ from searches.summary import Summary, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class StoredSearch:
     """A search's results. `summary` is that of its last end, None where it was never ended or has gone on since."""
 
     name: str
@@ -78,11 +78,11 @@ class Chosen:
     named: bool
 
 
-def open_finished(storage: str | None, name: str) -> Finished:
+def load_search(storage: str | None, name: str) -> StoredSearch:
     """Read the search `name`; raise UserError where there is none, or where it has no trial."""
     folder = search_folder(storage, name)
     state = read_search(folder)
-    return Finished(
+    return StoredSearch(
         name=name, storage=folder.parent.parent, folder=folder, state=state, summary=_summary(folder, state)
     )
 
@@ -101,7 +101,7 @@ def _summary(folder: Path, state: State) -> Summary | None:
     return summary if same else None
 
 
-def choose(found: Finished, asked: str | None) -> Chosen:
+def choose(found: StoredSearch, asked: str | None) -> Chosen:
     """Return the trial that was asked for, else the winner, else the one that the answer chose; raise UserError."""
     objective, trials = found.objective, found.state.trials
     answer = found.answer
@@ -136,7 +136,7 @@ def choose(found: Finished, asked: str | None) -> Chosen:
 class Promotion:
     """All that is told of a promoted trial: where it is from, how it was configured, and what its exported epoch reported."""
 
-    found: Finished
+    found: StoredSearch
     chosen: Chosen
     config: RunConfig
     format: Format

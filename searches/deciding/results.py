@@ -10,11 +10,11 @@ import numpy as np
 from gpt2core.metrics.comparison import Mean, Runs, mean_of
 from gpt2core.metrics.metric import Metric
 from gpt2core.weights import EMBEDDED
-from searches.deciding import final, wording
-from searches.deciding.answering import Finding, find, reliability, replicates, rows
+from searches.deciding import final_scores, wording
 from searches.deciding.comparing import Judges
+from searches.deciding.confirmation import Finding, find, reliability, replicates, rows
 from searches.deciding.decision import UNDECIDED, Decision
-from searches.deciding.effects import effects
+from searches.deciding.importance import effects
 from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible, ranked
 from searches.deciding.stopping import dominates
@@ -72,7 +72,7 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         effects=exploration,
         reliability=reliability(plan, state, names),
         metrics={key: MetricRow(**_shape(metric)) for key, metric in plan.metrics.items()},
-        test=final.result(plan, state),
+        test=final_scores.result(plan, state),
         counts=_counts(state),
         wall_seconds=round(state.clock.wall, 1),
         versions=versions,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import Mean, mean_of
-from searches.deciding.answering import runs_of_metric
+from searches.deciding.confirmation import runs_of_metric
 from searches.deciding.strategy import finalists
 from searches.deciding.wording import Words
 from searches.question import Plan

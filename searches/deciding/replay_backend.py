@@ -55,7 +55,7 @@ class Course:
         return float(self.spent[there[0]]) if len(there) else math.inf
 
 
-class Simulator:
+class ReplayBackend:
     """A `Backend` of `workers` whose epochs take the time of their curves. What the search did is in its ledger."""
 
     def __init__(self, curves: Curves, *, workers: int, budget: float = math.inf) -> None:
