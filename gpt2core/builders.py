@@ -10,7 +10,6 @@ from gpt2core import checkpoints
 from gpt2core.adapters import adapt
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, without_weights
-from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 
 LARGE = 10**9  # parameters from which on gradient checkpointing is on by default: gpt2-xl has 1.6
@@ -27,7 +26,7 @@ def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     Frozen parameters share memory with `base` if it is on the same device; trainable ones, and those that the adapter changed,
     are copies. With the adapter `frozen`, it is `base` itself. Raises ConfigError if the adapter cannot be applied.
     """
-    has_head = bool(lookup(TASKS, config.task, "task").classes(config))
+    has_head = bool(TASKS[config.task].classes(config))
     if config.adapter == "frozen" and not has_head and base.attention == config.attention_config:
         return adapt(base.to(device), config)
     model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
@@ -45,7 +44,7 @@ def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
 
 def add_head(model: GPT2, config: RunConfig) -> None:
     """Add the task's classification head, if it has one: no bias, N(0, 0.02) from torch's global generator."""
-    classes = lookup(TASKS, config.task, "task").classes(config)
+    classes = TASKS[config.task].classes(config)
     if classes:
         model.head = nn.Linear(model.config.n_embd, classes, bias=False, dtype=model.wte.weight.dtype)
         nn.init.normal_(model.head.weight, std=0.02)

@@ -14,12 +14,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gpt2core.component import lookup, nearest
 from gpt2core.config import known_keys
 from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
 from gpt2core.files import home
 from gpt2core.network import pass_by_proxies
 from gpt2core.output import steady_output
-from gpt2core.registry import lookup, nearest
 from gpt2core.storage import is_address
 
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what the hub's library warns of, our errors say in one line

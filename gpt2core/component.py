@@ -1,24 +1,26 @@
-"""What configurations and components are made of: validated values, and the keys that a component declares.
+"""Components, the tables that name them, and the configuration keys that they declare.
 
-A component is an entry of a table, such as an adapter in ADAPTERS. The keys that it reads are the fields of a class, each made by
-`key`; its entry names the class. A configuration that names components has their keys.
+A component is an entry of a table, such as an adapter in ADAPTERS. It declares the keys that it reads as the fields of a `Keys`
+class, each made by `key`. A configuration that names a component has that component's keys.
 """
 
-from collections.abc import Iterable, Mapping
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from gpt2core.errors import ConfigError, shown
-from gpt2core.registry import TABLES, declared_keys, nearest, remembered
+from gpt2core.errors import ConfigError, UnknownNameError, shown, visible
 
-K = TypeVar("K", bound="Keys")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Config(BaseModel):
-    """Base of all configurations: immutable, no unknown keys, errors in one line."""
+    """Base of all configurations: immutable, without unknown keys, with errors in one line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -28,7 +30,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            lines = dict.fromkeys(_explain(cls, one) for one in error.errors(include_url=False))
+            lines = dict.fromkeys(_explain(cls, problem) for problem in error.errors(include_url=False))
             raise ConfigError("; ".join(list(lines)[:4])) from None
 
     def but(self, **changes: Any) -> Self:
@@ -44,99 +46,180 @@ def _explain(cls: type[Config], error: Any) -> str:
     return f"The value of `{key}` is {shown(error['input'])}, but must be {rule}"
 
 
-#: What a key decides beside the result of a run.
+# -- keys and components
+
+#: What a key affects besides the result of a run.
 Decides = Literal[
     "result",  # nothing else
-    "nothing",  # not even the result: memory, say
+    "nothing",  # not even the result, for example only memory use
     "data",  # the examples and their tokens
-    "reading",  # what the blocks of a model see of an example
-    "step",  # how long an optimizer step takes
-    "evaluation",  # how long an evaluation takes
-    "score",  # how a model that is trained already is scored
-    "texts",  # how texts are written, and no weights
-    "training",  # how weights learn and not what they are: it may change while a run trains on
-    "stage",  # the first stage too, which has the value of its run
-    "division",  # which examples train, choose and judge
-    "contexts",  # the contexts of candidate generation, and not only what is made of them
-    "place",  # where files lie on a machine: what is in them decides a run
-    "if set",  # nothing at its default: the identity of a run is then that of a version without the key
+    "reading",  # which tokens of an example the blocks see
+    "step",  # the time of an optimizer step
+    "evaluation",  # the time of an evaluation
+    "score",  # the score of a model that is already trained
+    "texts",  # generated texts, but no weights
+    "training",  # how weights learn, but not their shapes: the key may change while a run continues
+    "stage",  # the first stage, which inherits the value of its run
+    "division",  # which examples are for training, for choosing and for judging
+    "contexts",  # the contexts of candidate generation too
+    "place",  # only where files lie: their content affects the result
+    "if set",  # nothing at its default, so that the identity of a run matches that of versions without the key
 ]
-#: What a key decides that does not say what.
+#: The default of `key`: caches keep the values of such a key apart, and first stages inherit it.
 ANYTHING: tuple[Decides, ...] = ("data", "reading", "step", "evaluation", "stage")
 
 
 def key(default: Any, meaning: str, *decides: Decides, **rules: Any) -> Any:
-    """Declare a key of a run: its default, its meaning in a few words, what it decides, and pydantic's rules for its values.
-
-    Where nothing is said of what it decides, that is ANYTHING: caches keep its values apart, and first stages get it too.
-    """
+    """Declare a key: its default, its meaning in a few words, what it decides (default: ANYTHING), and pydantic's rules."""
     extra: Any = {"decides": decides or ANYTHING}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
 
+def decides(field: FieldInfo) -> tuple[Decides, ...]:
+    """Return what a key decides."""
+    extra: Any = field.json_schema_extra or {}
+    return tuple(extra.get("decides", ANYTHING))
+
+
 class Keys(Config):
-    """Base of what a component reads of a run. Its fields are made by `key`."""
+    """Base of the keys that a component reads. Each field is made by `key`."""
+
+
+K = TypeVar("K", bound=Keys)
+
+
+class Entry(Protocol):
+    """What a table holds: a component whose `keys` are the settings that it reads."""
+
+    @property
+    def keys(self) -> type[Any]: ...
+
+
+E = TypeVar("E", bound=Entry)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """Base of the entries of tables: `keys` declares what the component reads."""
+    """Base of table entries: `keys` declares what the component reads."""
 
     keys: type[Keys] = Keys
 
     def values(self, config: Any) -> Mapping[str, Any]:
-        """The keys of a run that mean another value to this component than they have: that value, None for none at all."""
+        """Return overrides: the value that this component uses for a key of `config`, or None if it ignores the key."""
         return {}
 
 
+# -- tables
+
+
+class Table(dict[str, E]):
+    """Components of one kind by name. An unknown name raises UnknownNameError, which names the nearest valid one."""
+
+    def __init__(self, kind: str, entries: Mapping[str, E]) -> None:
+        super().__init__(entries)
+        self.kind = kind
+        TABLES[kind] = self
+        _clear_caches()
+
+    def __setitem__(self, name: str, entry: E) -> None:
+        super().__setitem__(name, entry)
+        _clear_caches()
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        _clear_caches()
+
+    def __missing__(self, name: str) -> E:
+        return lookup(self, name, self.kind)
+
+    def readers(self, key: str) -> list[str]:
+        """Return the names of the components that read a key."""
+        return [name for name, entry in self.items() if key in entry.keys.model_fields]
+
+
+#: The tables that have been imported, by kind.
+TABLES: dict[str, Table[Any]] = {}
+
+_cached: list[Any] = []
+
+
+def cached_until_tables_change(function: F) -> F:
+    """Cache a function of the tables; any change of a table clears the cache."""
+    _cached.append(functools.cache(function))
+    return cast(F, _cached[-1])
+
+
+def _clear_caches() -> None:
+    for function in _cached:
+        function.cache_clear()
+
+
+@cached_until_tables_change
+def declared_keys(*kinds: str) -> Mapping[str, type[Any]]:
+    """Return all keys that components of some kinds declare, each with its `Keys` class; only of imported tables."""
+    entries = [entry for kind in kinds if kind in TABLES for entry in TABLES[kind].values()]
+    return {key: entry.keys for entry in entries for key in entry.keys.model_fields}
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint that names the valid name nearest to `name`, or all valid names if none is near."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else "valid: " + ", ".join(names)
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """Return `table[name]`; raise UnknownNameError, which names the nearest valid name."""
+    if name not in table:
+        raise UnknownNameError(f"Unknown {kind} `{visible(name, 60)}`: {nearest(name, table)}")
+    return table[name]
+
+
+# -- configurations that name components
+
+
 class OpenConfig(Config):
-    """A configuration that has, beside its own fields, keys that the components which it names declare elsewhere."""
+    """A configuration that names components and also accepts keys that only these components declare."""
 
     model_config = ConfigDict(extra="allow")
 
     kinds: ClassVar[tuple[str, ...]]  # of its components
 
+    @property
+    def components(self) -> dict[str, list[str]]:
+        """The names of its components by kind."""
+        raise NotImplementedError
+
     def entries(self, kind: str) -> list[Any]:
-        """The entries of a table that it names; of names that are not there, and of tables that are not imported, none."""
+        """Return its components of one kind; skip unknown names, and tables that have not been imported."""
         table: Mapping[str, Any] = TABLES.get(kind, {})
         return [table[name] for name in self.components[kind] if name in table]
 
-    @property
-    def components(self) -> dict[str, list[str]]:
-        """The names of its components, by the kind of their table."""
-        raise NotImplementedError
-
     def model_post_init(self, _: Any) -> None:
-        """Validate keys that are declared elsewhere; raise ConfigError. Those that a component reads get their default."""
+        """Validate the keys that only components declare, and set the defaults of those that are read; raise ConfigError."""
         extra = self.__pydantic_extra__
         assert extra is not None
-        elsewhere = declared_elsewhere(type(self))
-        if not extra and not elsewhere:
+        declared = component_keys(type(self))
+        if not extra and not declared:
             return
         entries = [entry for kind in self.kinds for entry in self.entries(kind)]
-        read = {name: entry.keys for entry in entries for name in entry.keys.model_fields if name in elsewhere}
-        for name in sorted(extra.keys() - elsewhere.keys()):
-            raise ConfigError(f"Unknown key `{name}`: {nearest(name, {**type(self).model_fields, **elsewhere})}")
-        for name, keys in sorted({**elsewhere, **read}.items()):
+        read = {name: entry.keys for entry in entries for name in entry.keys.model_fields if name in declared}
+        for name in sorted(extra.keys() - declared.keys()):
+            raise ConfigError(f"Unknown key `{name}`: {nearest(name, {**type(self).model_fields, **declared})}")
+        for name, keys in sorted({**declared, **read}.items()):
             if name in extra or name in read:
                 extra[name] = getattr(keys.of({name: extra[name]} if name in extra else {}), name)
 
     def part(self, keys: type[K]) -> K:
-        """The keys of one component."""
+        """Return the keys of one component."""
         return keys(**self.values_of(keys.model_fields))
 
     def values_of(self, names: Iterable[str]) -> dict[str, Any]:
-        """Those of the named keys that there are: what a component from elsewhere declares is there if it was chosen, or set."""
+        """Return those of the named keys that this configuration has."""
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-@remembered
-def declared_elsewhere(cls: type[OpenConfig]) -> Mapping[str, type[Keys]]:
-    """The keys that components of such a configuration declare and its class does not."""
+@cached_until_tables_change
+def component_keys(cls: type[OpenConfig]) -> Mapping[str, type[Keys]]:
+    """Return the keys that components of a configuration declare and its own class does not."""
     return {name: keys for name, keys in declared_keys(*cls.kinds).items() if name not in cls.model_fields}
-
-
-def decides(field: FieldInfo) -> tuple[Decides, ...]:
-    """What a key decides."""
-    extra: Any = field.json_schema_extra or {}
-    return tuple(extra.get("decides", ANYTHING))

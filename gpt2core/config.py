@@ -9,9 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from gpt2core.component import Config, Decides, Keys, OpenConfig, decides, declared_elsewhere, key
+from gpt2core.component import (
+    Config,
+    Decides,
+    Keys,
+    OpenConfig,
+    cached_until_tables_change,
+    component_keys,
+    decides,
+    declared_keys,
+    key,
+)
 from gpt2core.errors import ConfigError
-from gpt2core.registry import declared_keys, remembered
 
 
 class ModelConfig(Config):
@@ -534,14 +543,14 @@ def meaning(name: str, keys: type[Config] = RunConfig) -> str:
     return str(keys.model_fields[name].description)
 
 
-@remembered
+@cached_until_tables_change
 def known_keys() -> Mapping[str, FieldInfo]:
     """All keys that a run may have: those of RunConfig, and those that components of imported tables declare elsewhere."""
-    elsewhere = {name: keys.model_fields[name] for name, keys in declared_elsewhere(RunConfig).items()}
+    elsewhere = {name: keys.model_fields[name] for name, keys in component_keys(RunConfig).items()}
     return {**RunConfig.model_fields, **elsewhere}
 
 
-@remembered
+@cached_until_tables_change
 def keys_that_decide(what: Decides) -> Mapping[str, FieldInfo]:
     """The keys of runs that decide `what`."""
     return {name: field for name, field in known_keys().items() if what in decides(field)}

@@ -12,11 +12,11 @@ from gpt2core.adapters.lora import TARGETS, lora_blocks
 from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head
+from gpt2core.component import nearest
 from gpt2core.config import BlocksKeys, LoraKeys, ModelConfig, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.estimates import FORMULA, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
-from gpt2core.registry import nearest
 from gpt2core.weights import shape_of
 
 PRESETS = ("plain", "study")

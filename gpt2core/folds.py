@@ -22,7 +22,6 @@ from gpt2core.estimates import predicted_gpu_memory_gb
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.registry import lookup
 from gpt2core.run import ALONE, Workers
 from gpt2core.steps import Events, Outcome, Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation, TaskData
@@ -59,7 +58,7 @@ def loop(
     if not config.is_round:
         yield from training.loop(config, start(config), data, folder=folder, workers=workers, preempted=preempted)
         return
-    metrics = lookup(TASKS, config.task, "task").metrics
+    metrics = TASKS[config.task].metrics
     objective = objective_of(TASKS[config.task], config)
     runs = [_sub_run(part, start, data, folder, workers, preempted) for part in config.sub_runs]
     history: list[dict[str, Any]] = []

@@ -5,10 +5,9 @@ from typing import Any
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
-from gpt2core.component import Component
+from gpt2core.component import Component, declared_keys
 from gpt2core.config import FirstStageKeys, RunConfig, keys_that_decide
 from gpt2core.decoding import DECODERS, resolved
-from gpt2core.registry import declared_keys
 from gpt2core.tasks import TASKS, Task
 
 

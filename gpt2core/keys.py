@@ -4,10 +4,9 @@ from typing import Any
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
-from gpt2core.component import Keys, decides
+from gpt2core.component import Keys, decides, declared_keys
 from gpt2core.config import FirstStageKeys, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
-from gpt2core.registry import declared_keys
 from gpt2core.tasks import TASKS
 
 TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)

@@ -13,12 +13,12 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model, device
+from gpt2core.component import declared_keys
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.files import cache_folder, locked, trim, used
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.precision import in_bfloat16
-from gpt2core.registry import declared_keys
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer

@@ -25,7 +25,6 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import autocast, in_bfloat16
-from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.weights import origin
@@ -51,7 +50,7 @@ class Run:
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
         self.config, self.base, self.workers, self.device = config, base, workers, device()
         self.origins = {"data": data.corpus.digest, "tokenizer": data.tokenizer.digest, "base": origin(base)}
-        self.task = lookup(TASKS, config.task, "task")
+        self.task = TASKS[config.task]
         self.objective = objective_of(self.task, config)
         self.data = data.divided(config)
         self.tokens: Tokens = self.data.splits["train"].sample(config.train_examples)

@@ -15,7 +15,6 @@ from gpt2core.decoding.text_cache import bypassing_text_cache
 from gpt2core.errors import UserError
 from gpt2core.estimates import Range, exactly
 from gpt2core.model import GPT2
-from gpt2core.registry import lookup
 from gpt2core.run import Run
 from gpt2core.tasks import TASKS, TaskData
 
@@ -111,7 +110,7 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
 
 
 def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
-    task, dev = lookup(TASKS, config.task, "task"), data.splits["dev"]
+    task, dev = TASKS[config.task], data.splits["dev"]
     part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
     model = build_model(config, base, device()).train(False)
     scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))

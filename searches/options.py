@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.cli import Parser, Part, absolute, absolute_model, at_least, settings
+from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
-from gpt2core.registry import Table, declared_keys, nearest
 from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives

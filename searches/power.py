@@ -205,7 +205,7 @@ def _judged_by(o: argparse.Namespace) -> Judged:
 
 def _of_plan(plan: "Plan", o: argparse.Namespace, recorded: "tuple[Components, int] | None" = None) -> Judged:
     """What a plan compares, by its metric or another of its task."""
-    from gpt2core.registry import lookup
+    from gpt2core.component import lookup
 
     finalists = plan.compared if plan.compares_each else plan.compared - 1
     return Judged(
@@ -220,7 +220,7 @@ def _of_plan(plan: "Plan", o: argparse.Namespace, recorded: "tuple[Components, i
 
 def _recorded(o: argparse.Namespace) -> Judged:
     """The same of a search that has run, by its ledger: of its replicates, as they were judged."""
-    from gpt2core.registry import lookup
+    from gpt2core.component import lookup
     from searches.deciding.confirmation import judged, runs_of_metric
     from searches.deciding.power_simulation import components
     from searches.options import parse, search_folder

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2core.component import lookup, nearest
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError, visible
-from gpt2core.registry import lookup, nearest
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
 from searches.formatting import setting_text

@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 from gpt2core.checkpoints import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
+from gpt2core.component import lookup
 from gpt2core.config import RunConfig
 from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, UserError, first_line
@@ -30,7 +31,6 @@ from gpt2core.files import broken_rule, read_json, write_json
 from gpt2core.metrics.comparison import runs_of
 from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.metric import Metric
-from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing

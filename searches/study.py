@@ -5,9 +5,9 @@ import sys
 from rich.console import Console
 
 from gpt2core.cli import command_text, run_or_explain
+from gpt2core.component import lookup
 from gpt2core.errors import UserError
 from gpt2core.files import read_json
-from gpt2core.registry import lookup
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of

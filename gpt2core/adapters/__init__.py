@@ -18,9 +18,9 @@ from torch import nn
 from gpt2core.adapters.base import Adapter
 from gpt2core.adapters.lora import LORA
 from gpt2core.adapters.whole import FREEZE, FROZEN, FULL, LAST_LINEAR
+from gpt2core.component import Table
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, Attention
-from gpt2core.registry import Table
 
 ADAPTERS: Table[Adapter] = Table(
     "adapter",

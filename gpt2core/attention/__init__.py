@@ -14,10 +14,9 @@ from torch import Tensor
 from gpt2core.attention.auto import auto
 from gpt2core.attention.dense import dense
 from gpt2core.attention.logsparse import logsparse
-from gpt2core.component import Component
+from gpt2core.component import Component, Table
 from gpt2core.config import AttentionConfig, PatternKeys
 from gpt2core.errors import ConfigError
-from gpt2core.registry import Table
 
 #: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), segments (B, S) or None, dropout) -> (B, H, T, D).
 #: A query looks at keys of its own segment, none of them after itself; None is one segment.

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2core.component import Component
+from gpt2core.component import Component, Table
 from gpt2core.config import (
     BeamKeys,
     ContrastiveKeys,
@@ -39,7 +39,6 @@ from gpt2core.decoding.filters import (
     typical,
 )
 from gpt2core.decoding.searching import Search, search
-from gpt2core.registry import Table
 
 COLDEST = 1e-5  # below this temperature, logits leave float32's range: it is greedy decoding
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gpt2core.component import declared_keys
 from gpt2core.config import DecodingConfig
 from gpt2core.model import GPT2, KVCache
-from gpt2core.registry import declared_keys
 
 
 class Request(NamedTuple):

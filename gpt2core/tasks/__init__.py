@@ -1,9 +1,9 @@
 """Tasks. To add one: a file with a class of `Task`'s shape, and a line in TASKS."""
 
+from gpt2core.component import Table
 from gpt2core.data.poems import load_poems
 from gpt2core.data.sentiment import load_cfimdb, load_sst
 from gpt2core.data.shakespeare import load_plays
-from gpt2core.registry import Table
 from gpt2core.tasks.base import Evaluation, Task, TaskData
 from gpt2core.tasks.paraphrase import Paraphrase
 from gpt2core.tasks.pretraining import Pretraining

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.component import Keys
+from gpt2core.component import Keys, nearest
 from gpt2core.config import DetectionPairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
@@ -20,7 +20,6 @@ from gpt2core.metrics.intervals import interval
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2, IGNORE, TrunkInput
-from gpt2core.registry import nearest
 from gpt2core.tokenizer import Tokenizer
 
 

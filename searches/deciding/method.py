@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gpt2core.component import Keys
+from gpt2core.component import Keys, nearest
 from gpt2core.errors import ConfigError
-from gpt2core.registry import nearest
 
 K = TypeVar("K", bound=Keys)
 

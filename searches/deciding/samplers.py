@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2core.component import Component, Keys, key
+from gpt2core.component import Component, Keys, Table, key
 from gpt2core.errors import ConfigError
-from gpt2core.registry import Table
 from searches.question import Choice, Domain, LogUniform, Plan
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpt2core.component import Component, Keys, key
-from gpt2core.registry import Table
+from gpt2core.component import Component, Keys, Table, key
 from searches.deciding.objectives import values
 from searches.question import REDUCTION, Plan
 from searches.running.ledger import RUNNING, Trial

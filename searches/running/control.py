@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from ray import tune
 
 from gpt2core.cli import settings
+from gpt2core.component import lookup
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, StorageError, UserError, first_line, visible
 from gpt2core.files import read_json, write_json
-from gpt2core.registry import lookup
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.component import lookup
 from gpt2core.config import RunConfig
 from gpt2core.distill.dataset import load_pairs
 from gpt2core.distill.manifest import MANIFEST
@@ -25,7 +26,6 @@ from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
 from gpt2core.model_folder import RUN, load_folder, read_run, write_run
-from gpt2core.registry import lookup
 from gpt2core.tasks import TASKS
 from gpt2core.training import train
 from gpt2core.weights import save_model

@@ -19,7 +19,7 @@ from gpt2core.adapters.base import Adapter
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.attention import ATTENTION, Kernel
 from gpt2core.builders import build_model
-from gpt2core.component import Keys, key
+from gpt2core.component import Keys, declared_keys, key
 from gpt2core.config import DecodingConfig, RunConfig, TemperatureKeys, keys_that_decide, known_keys
 from gpt2core.data.corpus import Corpus
 from gpt2core.decoding import DECODERS, Decoder, text_cache
@@ -28,7 +28,6 @@ from gpt2core.errors import ConfigError, UserError
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage
-from gpt2core.registry import declared_keys
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.sonnet import Sonnet
 from gpt2core.weights import save_model

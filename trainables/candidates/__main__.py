@@ -105,8 +105,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
     from cluster.connect import default_storage
+    from gpt2core.component import lookup
     from gpt2core.distill.critics import CRITICS
-    from gpt2core.registry import lookup
     from gpt2core.storage import address
     from gpt2core.tasks import TASKS
     from trainables.candidates.job import Job

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2core.component import Component, Keys, key
+from gpt2core.component import Component, Keys, Table, key
 from gpt2core.distill.critics.classifier import Classifier
 from gpt2core.distill.critics.embedding import Embedding
 from gpt2core.distill.critics.nli import Nli
 from gpt2core.distill.critics.overlap import Overlap
-from gpt2core.registry import Table
 
 
 class Critic(Protocol):
