@@ -27,7 +27,7 @@ def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     are copies. With the adapter `frozen`, it is `base` itself. Raises ConfigError if the adapter cannot be applied.
     """
     has_head = bool(TASKS[config.task].classes(config))
-    if config.adapter == "frozen" and not has_head and base.attention == config.attention_config:
+    if not config.trains and not has_head and base.attention == config.attention_config:
         return adapt(base.to(device), config)
     model = without_weights(base.config, attention=config.attention_config, dropout=config.dropout)
     model.load_state_dict({k: v.to(device) for k, v in base.state_dict().items()}, assign=True)

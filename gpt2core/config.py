@@ -515,8 +515,13 @@ class RunConfig(
 
     @property
     def packs(self) -> bool:
-        """Whether the run leaves its base as it is: PiSSA takes its start off the base."""
-        return self.adapter == "lora" and self.lora_init == "default"
+        """Whether the run can share forward passes with other runs of its base; known once ADAPTERS is imported."""
+        return any(adapter.shares_base(self) for adapter in self.entries("adapter"))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the adapter trains anything; known once ADAPTERS is imported."""
+        return all(adapter.trains for adapter in self.entries("adapter"))
 
     @property
     def attention_config(self) -> AttentionConfig:

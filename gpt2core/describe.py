@@ -1,14 +1,12 @@
-"""What an adapter trains, counted on a model without weights, with the study's Table 6 and the plain meaning side by side."""
+"""Parameter counts of a run, computed without weights: under the study's Table 6 preset and under the plain one."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.base import Preset
-from gpt2core.adapters.lora import TARGETS, lora_blocks
+from gpt2core.adapters.lora import TARGETS
 from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head
@@ -20,11 +18,12 @@ from gpt2core.model import GPT2, without_weights
 from gpt2core.weights import shape_of
 
 PRESETS = ("plain", "study")
+STUDY_BLOCKS = 12  # the study's presets name blocks 0 to 11
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Parameters that train under one reading, and the GPU memory that the study's formula predicts for it."""
+    """Trainable parameters under one preset, and the GPU memory that the study's formula predicts for them."""
 
     preset: str
     meaning: str
@@ -34,12 +33,11 @@ class Count:
 
 
 def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[str, Any]:
-    """Return total and trainable parameters of `config`, the same under the other reading beside it, and attention's cost.
+    """Return the total and trainable parameters of `config` under both presets, and the cost of attention.
 
-    A head that the task has of its own, (classes, channels), is in both. Attention is that of a text of `length` tokens, or
-    of all the model's positions.
-    Explicit `config.blocks` win over the preset. Needs no weights; a model that is neither named nor a local folder is
-    looked up on the hub. Raises ConfigError, UnknownNameError, WeightsError, HubError.
+    The counts include the task's own head, (classes, channels). Attention is that of a text of `length` tokens (default: the
+    model's `n_positions`). Explicit `config.blocks` win over the preset. Needs no weights, but looks up an unknown model on the
+    hub. Raises ConfigError, UnknownNameError, WeightsError, HubError.
     """
     adapter = ADAPTERS[config.adapter]
     if preset not in PRESETS:
@@ -50,8 +48,10 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     total = sum(p.numel() for p in model.parameters())
     pooler = shape.n_embd * shape.n_embd + shape.n_embd
     chosen = _count(config, preset, total, shape.n_layer)
-    other = "plain" if preset == "study" else "study"
-    beside = _count(config, other, total, shape.n_layer) if _has_readings(config, shape.n_layer) else None
+    has_both_presets = "study" in adapter.presets and config.blocks == "default" and shape.n_layer >= STUDY_BLOCKS
+    other = (
+        _count(config, "plain" if preset == "study" else "study", total, shape.n_layer) if has_both_presets else None
+    )
     return {
         "model": config.model,
         "task": config.task,
@@ -60,20 +60,20 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "preset": preset,
         "rank": config.rank if has_lora else None,
         "targets": TARGETS[config.targets] if has_lora else None,
-        "variants": _variants(config) if has_lora else None,
+        "variants": _lora_variants(config) if has_lora else None,
         "total_parameters": total,
         "total_parameters_with_pooler": total + pooler,
         "pooler": f"the study's code counts a pooler of {pooler:,} that it never uses; this project has none",
         "trainable_parameters": chosen.trainable,
         "chosen": asdict(chosen),
-        "beside": asdict(beside) if beside else None,
+        "beside": asdict(other) if other else None,
         "attention": _attention(config, shape, shape.n_positions if length is None else length),
         "gpu_memory": f"predicted, not measured: {FORMULA}",
     }
 
 
 def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, Any]:
-    """Pairs of tokens that a head attends in each block, and the FLOPs of it beside those of dense attention."""
+    """Return the (query, key) pairs that a head attends to in each block, and the FLOPs, also for dense attention."""
     if length < 1:
         raise ConfigError(f"The value of `length` is {length}, but must be >= 1")
     names = schedule(config.attention_config, shape.n_layer)
@@ -89,47 +89,45 @@ def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, 
         "share": sum(attended) / (dense * len(attended)),
         "flops": 4 * shape.n_embd * sum(attended),
         "dense_flops": 4 * shape.n_embd * dense * len(attended),
-        "meaning": "pairs (query, key) of one head, mean of the blocks; FLOPs of the scores and sums of all heads and blocks, "
-        "forward, one text, 2 for a product and its addition",
+        "meaning": "pairs (query, key) of one head, averaged over blocks; FLOPs of the scores and weighted sums of all heads and "
+        "blocks in one forward pass of one text, with 2 for a multiplication and its addition",
     }
 
 
 def _shapes(config: RunConfig) -> GPT2:
-    """The model of `config` without weights, with the head of its task; raise as `attention.schedule`."""
+    """Return the model of `config` without weights, with the head of its task; raise as `attention.schedule`."""
     model = without_weights(shape_of(config.model), attention=config.attention_config)
     add_head(model, config)
     return model
 
 
-def _variants(config: RunConfig) -> list[str]:
-    """Words for what makes `config`'s LoRA another than the first."""
+def _lora_variants(config: RunConfig) -> list[str]:
+    """Return the settings by which the LoRA of `config` differs from the original one."""
     switched = [key for key in ("rslora", "dora") if getattr(config, key)]
     start = [config.lora_init] if config.lora_init != "default" else []
     return switched + start + ([f"lora_plus {config.lora_plus:g}"] if config.lora_plus > 1 else [])
-
-
-def _has_readings(config: RunConfig, n_layer: int) -> bool:
-    """Whether the study's blocks exist in this model and nothing was said about blocks."""
-    return "study" in ADAPTERS[config.adapter].presets and config.blocks == "default" and n_layer >= 12
 
 
 def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
     adapter, spec, meaning = ADAPTERS[config.adapter], config.blocks, ADAPTERS[config.adapter].meaning
     if spec == "default":
         spec, meaning = adapter.presets.get(preset, Preset("all", meaning))
-        if preset == "study" and preset in adapter.presets and n_layer < 12:
+        if preset == "study" and preset in adapter.presets and n_layer < STUDY_BLOCKS:
             raise ConfigError(
-                f"The preset `study` means blocks {spec}, but `{config.model}` has blocks 0-{n_layer - 1} only; "
+                f"The preset `study` means blocks {spec}, but `{config.model}` has only blocks 0-{n_layer - 1}; "
                 "give --blocks, or --preset plain"
             )
     trainable = count_trainable(config.but(blocks=spec))
     if issubclass(adapter.keys, BlocksKeys):
         blocks = _ranges(parse_blocks(spec, n_layer))
     else:
-        blocks = _ranges(range(n_layer if config.adapter == "full" else 0))
+        model = adapt(_shapes(config), config)
+        blocks = _ranges(
+            [n for n, block in enumerate(model.blocks) if any(p.requires_grad for p in block.parameters())]
+        )
     return Count(
         preset=preset,
-        meaning=meaning.format(blocks=blocks) or f"what `{config.adapter}` chooses",
+        meaning=meaning.format(blocks=blocks) or f"the parameters that `{config.adapter}` chooses",
         blocks=blocks,
         trainable=trainable,
         predicted_gpu_memory_gb=round(predicted_gpu_memory_gb(total, trainable), 2),
@@ -137,32 +135,19 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Write sorted numbers as `parse_blocks` reads them: 0, 1, 2, 5 is `0-2,5`."""
+    """Return sorted numbers in the form that `parse_blocks` reads: 0, 1, 2, 5 is `0-2,5`."""
     starts = [n for n in numbers if n - 1 not in numbers]
     ends = [n for n in numbers if n + 1 not in numbers]
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def count_trainable(config: RunConfig) -> int:
-    """Count the parameters that train under `config`'s adapter, the task's own head among them, on a model without weights.
+    """Return the number of trainable parameters of `config`, including the task's own head.
 
-    Raises ConfigError where the adapter cannot be applied.
+    Raises ConfigError if the adapter cannot be applied.
     """
-    model = _shapes(config)
-    if config.adapter == "lora":
-        return count_lora(model, config) + (0 if model.head is None else model.head.weight.numel())
+    model, count = _shapes(config), ADAPTERS[config.adapter].count
+    if count is not None:
+        return count(model, config) + (0 if model.head is None else model.head.weight.numel())
     adapt(model, config)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def count_lora(model: GPT2, config: RunConfig) -> int:
-    """Count what LoRA adds: rank * (inputs + outputs) for each projection that it adapts (Hu et al. 2021, section 4.1).
-
-    DoRA adds a magnitude for each output. By arithmetic, for peft takes seconds to import; a test compares the two.
-    """
-    return sum(
-        config.rank * (part.in_features + part.out_features) + (part.out_features if config.dora else 0)
-        for number in lora_blocks(model, config)
-        for name, part in model.blocks[number].named_modules()
-        if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in TARGETS[config.targets]
-    )

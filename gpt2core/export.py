@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from gpt2core import checkpoints
+from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.folder import pairs, save_adapter
 from gpt2core.adapters.lora import merge_lora
 from gpt2core.builders import build_model
@@ -34,8 +35,7 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     base = starting_model(config)
     model = build_model(config, base, CPU)
     epoch = checkpoints.load_best(checkpoint, model, base)
-    if config.adapter == "lora":
-        merge_lora(model)
+    merge_lora(model)
     names = getattr(TASKS[config.task], "class_names", ())
     save_model(model, out, tokenizer_from=model_folder(config.model), class_names=names)
     return epoch
@@ -45,7 +45,7 @@ def check_format(config: RunConfig, format: Format) -> None:
     """Raise ConfigError if a run cannot be exported in that format."""
     if format == "model":
         return
-    if config.adapter != "lora":
+    if not ADAPTERS[config.adapter].peft_format:
         raise ConfigError(f"The adapter `{config.adapter}` has no form of peft's; take --format model")
     if config.pretrain is not None:
         raise ConfigError(

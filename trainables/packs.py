@@ -118,7 +118,7 @@ def _generate_ahead(runs: Sequence[RunConfig]) -> None:
 
     groups, own = defaultdict(list), keys_that_decide("texts")
     for run in runs:
-        if run.adapter == "frozen" and run.task == "sonnet" and run.folds == 1:
+        if not run.trains and run.task == "sonnet" and run.folds == 1:
             shared = {key: value for key, value in identity(run).items() if key not in own}
             groups[json.dumps(shared, sort_keys=True)].append(run)
     for alike in groups.values():

@@ -21,16 +21,22 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Component):
-    """`meaning` says what trains.
+    """An entry of ADAPTERS. `meaning` says what trains.
 
-    An adapter that takes some of the blocks (`keys` of BlocksKeys) has `presets`: `plain`, which is its default, and `study`.
-    `resolve` gives the values that `Component.values` tells of.
+    An adapter whose `keys` are BlocksKeys has `presets`: `plain`, the default, and `study`. `resolve` returns overrides, see
+    `Component.values`.
     """
 
     apply: Adapt
     meaning: str = ""
     presets: Mapping[str, Preset] = field(default_factory=dict)
     resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
+    trains: bool = True  # False: all runs share the base model itself
+    shares_base: Callable[[RunConfig], bool] = lambda config: (
+        False
+    )  # several runs can share a forward pass, see `packing`
+    count: Callable[[GPT2, RunConfig], int] | None = None  # counts its parameters without `apply`, if that is faster
+    peft_format: bool = False  # whether `export --format adapter` can write it
 
     def block_spec(self, config: RunConfig) -> str:
         """The blocks that `config` means, for `parse_blocks`."""

@@ -154,6 +154,19 @@ def merge_lora(model: GPT2) -> GPT2:
     return model
 
 
+def count_lora(model: GPT2, config: RunConfig) -> int:
+    """Return the number of LoRA parameters: rank * (inputs + outputs) for each adapted projection (Hu et al. 2021, section 4.1).
+
+    DoRA adds one magnitude per output.
+    """
+    return sum(
+        config.rank * (part.in_features + part.out_features) + (part.out_features if config.dora else 0)
+        for number in lora_blocks(model, config)
+        for name, part in model.blocks[number].named_modules()
+        if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in TARGETS[config.targets]
+    )
+
+
 LORA = Adapter(
     apply=lora,
     keys=LoraKeys,
@@ -163,4 +176,7 @@ LORA = Adapter(
         "study": Preset("0-11", "LoRA on blocks {blocks}, as in the study"),
     },
     resolve=lambda config: {"alpha": config.lora_alpha},
+    shares_base=lambda config: config.lora_init == "default",  # PiSSA changes the base weights
+    count=count_lora,
+    peft_format=True,
 )

@@ -60,4 +60,4 @@ LAST_LINEAR = Adapter(
     meaning="the task's own head alone trains",
     resolve=lambda config: {"dropout": None},  # what lies below the head runs without
 )
-FROZEN = Adapter(apply=frozen, meaning="nothing trains")
+FROZEN = Adapter(apply=frozen, meaning="nothing trains", trains=False)

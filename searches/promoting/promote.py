@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from gpt2core.adapters import ADAPTERS
 from gpt2core.checkpoints import whole_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
@@ -88,7 +89,7 @@ def _format(asked: str, config: RunConfig) -> Format:
         _check_adapter(config)
         return "adapter"
     has_base = config.model not in EMBEDDED and not is_place(config.model)
-    return "adapter" if config.adapter == "lora" and config.first_task is None and has_base else "model"
+    return "adapter" if ADAPTERS[config.adapter].peft_format and config.first_task is None and has_base else "model"
 
 
 def _check_adapter(config: RunConfig) -> None:

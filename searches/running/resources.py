@@ -74,7 +74,7 @@ def _all_pack(plan: Plan, gpu: bool) -> bool:
     """Whether that pays for whatever is proposed: where nothing trains, and on a GPU for LoRA that packs; other trials would
     each have weights of their own there."""
     run, deciding = plan.config(plan.search.reference), {"adapter", "lora_init"} & set(plan.space)
-    return not deciding and (run.adapter == "frozen" or (gpu and run.packs))
+    return not deciding and (not run.trains or (gpu and run.packs))
 
 
 def local_share(options: Options, folder: Path) -> TrialSpec:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gpt2core.__main__ import main
-from gpt2core.adapters.lora import TARGETS
+from gpt2core.adapters.lora import TARGETS, count_lora
 from gpt2core.builders import build_model
 from gpt2core.checkpoints import trained
-from gpt2core.describe import PRESETS, count_lora, without_weights
+from gpt2core.describe import PRESETS, without_weights
 from tests import toys
 
 
@@ -104,7 +104,7 @@ def test_blocks_are_not_claimed_for_an_adapter_that_takes_none(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has blocks 0-3 only"),
+        (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has only blocks 0-3"),
         (["--blocks", "none"], "The value of `blocks` is 'none', but must be one of all, lower-half, upper-half"),
         (["--blocks", "7"], "The value of `blocks` is '7', but must name blocks 0 to 3 of this model"),
     ],
