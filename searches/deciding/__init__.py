@@ -1,1 +1,1 @@
-"""Which trial is next, which one ends, and what may be claimed in the end. Nothing here knows Tune or MLflow."""
+"""Search strategy and statistics: next trial, early stopping, comparison of finalists, answer. No Ray and no MLflow."""

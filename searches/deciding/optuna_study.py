@@ -1,5 +1,7 @@
-"""What a search algorithm knows: the trials of one value of the factor, as an Optuna study; of a search without a factor, all
-trials. The study is in memory, and is rebuilt from the ledger when a search starts or goes on."""
+"""The Optuna study behind a sampler: one per value of the factor, or one for a search without a factor.
+
+Studies live in memory and are rebuilt from the ledger when a search starts or resumes.
+"""
 
 import json
 from collections import deque
@@ -20,10 +22,8 @@ from searches.deciding.samplers import SAMPLERS, distribution, experimental, inh
 from searches.question import Level, Plan, Point
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
 
-ATTEMPTS = 100  # proposals in a row that may repeat known points before no more are made
-POPULATION = (
-    "population"  # the origin of trials that population-based training made, of which no search algorithm knows
-)
+ATTEMPTS = 100  # duplicate proposals in a row, after which a view counts as exhausted
+POPULATION = "population"  # the origin of trials that population-based training made; samplers are not told of them
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,25 @@ class Proposal:
 
 
 class View:
-    """Proposes points of one of `Plan.views`, from what the trials in it gave."""
+    """Proposes points of one of `Plan.views` from the results of that view's trials."""
 
     def __init__(self, plan: Plan, level: Level, storage: optuna.storages.BaseStorage | None = None) -> None:
         self.plan, self.level, self.name = plan, level, level.name
         self.study = new_study(f"{plan.search.name} {self.name}".strip(), storage, plan)
-        space = plan.space
-        self.space = {key: space[key] for key in level.active}
+        self.space = {key: plan.space[key] for key in level.active}
         self.distributions = {key: distribution(domain) for key, domain in self.space.items()}
         finite = points(plan, self.space)
-        self.points = None if finite is None else deque(finite)  # known ones are dropped as they come to the front
+        self.points = None if finite is None else deque(finite)  # known points are dropped once they come first
         self.exhausted = False  # whether all of its points have had a trial
-        self.asked: dict[str, optuna.Trial] = {}  # by name, the trials that the study holds as running
+        self.asked: dict[str, optuna.Trial] = {}  # by name: the trials that run, for the study
 
     def propose(
         self, name: str, number: int, known: Point | None, seen: set[str], duplicate: Callable[[Point], None]
     ) -> Proposal | None:
-        """The next point, for trial `number` of those of this view: the `known` one where it is given; None where all points have
-        been `seen`. From then on, the study holds trial `name` as running.
+        """Return the point of trial `number` of this view: `known` if given, else the sampler's; None if all were `seen`.
 
-        The sampler is seeded by that number: what it draws at random is the same for each value of the factor, so which of them
-        was luckier in what it was tuned with does not decide between them.
+        From then on, trial `name` runs, for the study. The sampler is seeded by `number`, so each value of the factor gets the
+        same random draws and none is luckier than the others.
         """
         if known is not None:
             self._enqueue(known)
@@ -67,7 +65,7 @@ class View:
                     return None
                 self._enqueue(self.points[0])
             asked = self._ask(number, attempt)
-            point = self._whole(asked.params)
+            point = self._complete(asked.params)
             run = self.plan.config(point)
             key = identity(run)
             if key not in seen:
@@ -79,10 +77,10 @@ class View:
         return None
 
     def restore(self, trial: Trial, number: int, seen: set[str]) -> None:
-        """Take in a trial that the ledger has, as `propose` would.
+        """Add a trial of the ledger, with the same effect as `propose`.
 
-        A stateful sampler proposes it once more, for what it notes beside. Where that gives another point, as a later version of
-        Optuna may, the ledger's counts.
+        A stateful sampler proposes it again, to update its notes. If it proposes another point, as a later version of Optuna may,
+        the ledger's point counts.
         """
         if trial.origin == "sampler" and SAMPLERS[self.plan.method.sampler].is_stateful:
             again = self.propose(trial.name, number, None, seen, lambda point: None)
@@ -93,14 +91,14 @@ class View:
         self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        """Take in a trial as running; no sampler is asked, for all its values are given."""
+        """Add a trial as running, without asking the sampler: its point is given."""
         self._enqueue(trial.point)
         self.asked[trial.name] = self.study.ask(self.distributions)
 
     def tell(self, trial: Trial) -> None:
-        """Tell the best score of a trial; a stopped or failed one is told as pruned: its region counts as poor, not as unknown.
+        """Tell the study a trial's best score. A stopped or failed trial is told as pruned, so its region counts as poor.
 
-        With several objectives Optuna knows no pruning: a stopped trial has the values that it came to.
+        With several objectives Optuna has no pruning, so a stopped trial is told with the values that it reached.
         """
         asked, plan = self.asked.pop(trial.name), self.plan
         if SAMPLERS[plan.method.sampler].learns_limits:
@@ -122,24 +120,23 @@ class View:
         else:
             self.study.tell(asked, state=TrialState.PRUNED)
 
-    def _whole(self, params: Point) -> dict[str, Any]:
-        """A point of the whole space: keys that this value of the factor does not read are the reference's."""
+    def _complete(self, params: Point) -> dict[str, Any]:
+        """Return a point of the whole space: keys that this value of the factor does not read are the reference's."""
         point = {**self.plan.search.reference, **self.level.point, **params}
         return {key: point[key] for key in self.plan.space}
 
     def _run(self, params: Point) -> RunConfig:
-        return self.plan.config(self._whole(params))
+        return self.plan.config(self._complete(params))
 
     def _score(self, values: Sequence[float]) -> float:
-        """The task's objective among `values`, as the task has it."""
+        """Return the task's objective with its own sign."""
         return -self.plan.direction.sign * values[0]
 
     def _enqueue(self, point: Point) -> None:
-        """Have the study propose a point next."""
         self.study.enqueue_trial({key: point[key] for key in self.space})
 
     def _ask(self, number: int, attempt: int) -> optuna.Trial:
-        """The next point of the sampler, seeded by what it is for."""
+        """Ask a new sampler, seeded by trial and attempt, for the next point."""
         seed = np.random.SeedSequence((self.plan.seed, number, attempt)).generate_state(1)[0]
         sampler = SAMPLERS[self.plan.method.sampler].make(self.plan, int(seed))
         inherit_space(sampler, self.study.sampler)
@@ -148,7 +145,7 @@ class View:
 
 
 def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | None = None) -> dict[str, optuna.Study]:
-    """The trials of a ledger as Optuna has them, in a study for each of `Plan.views`, by its name."""
+    """Return a ledger's trials as Optuna studies, one for each of `Plan.views`, by name."""
     views = {level.name: View(plan, level, storage) for level in plan.views}
     for trial in state.searched:
         if trial.origin != POPULATION:
@@ -160,17 +157,17 @@ def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | Non
 
 
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:
-    """A study of a plan's objectives."""
+    """Return a study with a plan's objectives."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     quality = StudyDirection.MAXIMIZE if plan.direction is Direction.MAX else StudyDirection.MINIMIZE
     directions = [quality, *(StudyDirection.MINIMIZE for _ in plan.method.minimize)]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
-    if study.metric_names is None:  # what optuna-dashboard calls the axes
+    if study.metric_names is None:  # optuna-dashboard labels its axes with them
         with experimental():
             study.set_metric_names([plan.objective, *plan.method.minimize])
     return study
 
 
 def identity(run: RunConfig) -> str:
-    """What decides a run's result, as one text."""
+    """Return all that decides a run's result, as one string."""
     return json.dumps(identity_of(run), sort_keys=True)

@@ -1,4 +1,4 @@
-"""A search in a time of its own: its strategy, with learning curves in place of training."""
+"""A `Backend` in virtual time: it runs a strategy on recorded learning curves in place of training."""
 
 import heapq
 import itertools
@@ -13,24 +13,24 @@ from searches.running.ledger import COMPLETED, Event, Ledger, State, Trial
 
 
 class MemoryLedger(Ledger):
-    """A ledger that nobody needs behind the end of the process."""
+    """A ledger that is kept in memory alone."""
 
     def __init__(self) -> None:
         self.state, self.listeners = State(), []
 
     def record(self, event: Event) -> None:
-        """Take an event in, then tell the listeners."""
+        """Apply an event, then tell the listeners."""
         self.state.apply(event)
         for listener in self.listeners:
             listener(event, self.state)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What one configuration gives: the metrics after each epoch, and the seconds that each takes."""
+    """The learning curve of one configuration: metrics after each epoch, and seconds of each epoch."""
 
     metrics: Sequence[dict[str, float]]
     seconds: Sequence[float]
@@ -42,32 +42,30 @@ Curves = Callable[[Trial], Curve]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a simulated search went: after each epoch of any trial, the seconds of compute so far and the best score so far; and
-    how long it took."""
+    """The course of a simulated search: after each epoch of any trial, the seconds of compute and the best score so far."""
 
     spent: np.ndarray
     best: np.ndarray
-    seconds: float = 0.0  # from its start, or from where it went on
+    seconds: float = 0.0  # wall clock since it started or resumed
 
     def needed(self, score: float, sign: int) -> float:
-        """The compute until the best score was as good as `score`; infinite where it never was."""
-        there = np.flatnonzero(sign * self.best >= sign * score)
-        return float(self.spent[there[0]]) if len(there) else math.inf
+        """Return the compute until the best score reached `score`; infinity if it never did."""
+        reached = np.flatnonzero(sign * self.best >= sign * score)
+        return float(self.spent[reached[0]]) if len(reached) else math.inf
 
 
 class ReplayBackend:
-    """A `Backend` of `workers` whose epochs take the time of their curves. What the search did is in its ledger."""
+    """A `Backend` with a number of `workers`, whose epochs take the seconds of their curves. The ledger has the results."""
 
     def __init__(self, curves: Curves, *, workers: int, budget: float = math.inf) -> None:
         self.curves, self.workers, self.budget = curves, workers, budget
-        self.now = self.spent = 0.0  # seconds since the start, and of compute
-        # When an epoch is done, its number among all, trial, epoch.
-        self.queue: list[tuple[float, int, Trial, int]] = []
+        self.now = self.spent = 0.0  # seconds of wall clock and of compute
+        self.queue: list[tuple[float, int, Trial, int]] = []  # epochs by their end: time, serial number, trial, epoch
         self.numbers = itertools.count()
-        self.course: list[tuple[float, float]] = []  # after each epoch: the compute, and its score
+        self.course: list[tuple[float, float]] = []  # after each epoch: compute so far, the epoch's score
 
     def run(self, strategy: Strategy) -> Course:
-        """Run or go on with a search until it is done, or has spent `budget` seconds of compute."""
+        """Run or resume a search until it is done or has spent `budget` seconds of compute."""
         strategy.begin()
         self._fill(strategy)
         while self.queue and self.spent < self.budget:
@@ -75,11 +73,10 @@ class ReplayBackend:
             self._fill(strategy)
         spent, scores = np.array(self.course).reshape(-1, 2).T
         sign = strategy.plan.direction.sign
-        best = sign * np.fmax.accumulate(sign * scores)
-        return Course(spent=spent, best=best, seconds=self.now)
+        return Course(spent=spent, best=sign * np.fmax.accumulate(sign * scores), seconds=self.now)
 
     def _fill(self, strategy: Strategy) -> None:
-        """Give each free worker a trial, as far as there are any."""
+        """Give each free worker a trial, as long as there are any."""
         while len(self.queue) < self.workers and isinstance(trial := strategy.next(), Trial):
             before = strategy.ledger.state.trials[trial.parent] if trial.parent else trial
             self._start(trial, 1 + max({**before.counted, **trial.reports}, default=0))
@@ -89,7 +86,7 @@ class ReplayBackend:
         heapq.heappush(self.queue, (self.now + seconds, next(self.numbers), trial, epoch))
 
     def _finish_epoch(self, strategy: Strategy) -> None:
-        """Report the epoch that is done first; start the next one of its trial, and end what is to stop."""
+        """Report the epoch that ends next, start its trial's next one, and end the trials to stop."""
         self.now, _, trial, epoch = heapq.heappop(self.queue)
         metrics = self.curves(trial).metrics[epoch - 1]
         self.spent += self.curves(trial).seconds[epoch - 1]

@@ -1,8 +1,9 @@
-"""What a search does next, as a function of its plan and its ledger alone: no worker's speed and no kill changes it.
+"""The search strategy: propose the next trial, stop trials early, then replicate the finalists.
 
-Trial n is proposed when all trials but the last `State.lag` before it are settled, and its sampler was told just of those. A
-trial is settled when it has ended and its early-stopping rule has nothing more to say. Where the question is about a factor, its
-values take turns, each with a sampler of its own (`optuna_study.py`): so each is tuned with the same number of trials.
+It is a function of plan and ledger, so neither workers' speed nor kills change what it does. Trial n is proposed once all earlier
+trials but the last `State.lag` are settled, and its sampler is told exactly these. A trial is settled once it has ended and its
+early-stopping rule has decided all its rungs. The values of a factor take turns, each with a sampler of its own
+(`optuna_study.py`), so each value is tuned with the same number of trials.
 """
 
 import itertools
@@ -26,83 +27,82 @@ Next = Trial | Literal["wait", "done"]
 
 
 class Strategy:
-    """Proposes the trials of a plan, then replicates of what is compared; writes all decisions to the ledger.
+    """Proposes a plan's trials, then the finalists' replicates, and records every decision in the ledger.
 
-    A `Backend` runs them: it starts what `next` hands out, passes each `report` on, ends what that stops, and says of each trial
-    how it came to its `end`.
+    A `Backend` starts the trials that `next` returns, passes on each `report`, stops the trials that `report` returns, and calls
+    `end` once a trial has ended.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, may_search: Callable[[], bool] = lambda: True) -> None:
         self.plan, self.ledger = plan, ledger
-        self.may_search = may_search  # whether the budget has room for more than replicates
+        self.may_search = may_search  # whether the budget allows more than replicates
         self.rule: Rule = SCHEDULERS[plan.method.scheduler].rule(plan)
         self.population = Population(plan) if plan.method.scheduler == "pbt" else None
         self.wanted = self.population.trials if self.population else plan.trials
         self.views = {level.name: View(plan, level) for level in plan.views}
-        self.count: Counter[str] = Counter()  # trials of each view
-        self.known: set[str] = set()  # what decides the result of each trial
+        self.count: Counter[str] = Counter()  # trials per view
+        self.known: set[str] = set()  # identities of all runs
         self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
-        # Trials that were proposed and are to be handed out: those that an earlier driver left running first.
+        # Proposed trials to hand out; trials that an earlier driver left running come first.
         self.unfinished = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
-        self.stopping: list[Trial] = []  # what the last report has ended
-        self.settled = 0  # leading trials of the search that are
-        self.synced_to_optuna = 0  # leading trials whose results the samplers know
-        self.exhausted = False  # whether all points of the space have had a trial
+        self.stopping: list[Trial] = []  # stopped by the last report
+        self.settled = 0  # how many leading trials of the search are settled
+        self.synced_to_optuna = 0  # how many leading trials the samplers have been told
+        self.exhausted = False  # whether every point of the space has had a trial
         self.ranking = Ranking(plan, ledger.state, lambda trial: _may_win(trial, plan))
         ledger.listeners.append(self.ranking)
         self._advance()
         self._restore()
 
     def begin(self) -> None:
-        """Note, for good, how many trials before it a proposal does not wait for."""
+        """Fix the lag for the life of the search: how many of the latest trials a proposal does not wait for."""
         if not self.ledger.state.lag:
             self.ledger.record({"event": "lag", "trials": self.plan.profile.ahead})
 
-    # what happens
-
     def report(self, trial: Trial, event: Event) -> list[Trial]:
-        """Note the report of an epoch; return the trials that are to stop now."""
+        """Record an epoch's report; return the trials to stop now."""
         if event["epoch"] in trial.reports:
             return []
         self.ledger.record(event)
         self.stopping.clear()
-        self._plateau(trial)
+        self._stop_at_plateau(trial)
         self._advance()
         return [stopped for stopped in self.stopping if stopped.status == RUNNING]
 
     def end(self, trial: Trial, status: str, reason: str | None) -> None:
-        """Note how a trial ended."""
+        """Record how a trial ended."""
         if status in (COMPLETED, STOPPED):
             status = COMPLETED if trial.stopped_at is None and max(trial.reports) >= trial.epochs else STOPPED
         self.ledger.record({"event": "ended", "trial": trial.name, "status": status, "reason": reason})
         self._advance()
 
     def stop(self, trial: Trial, epoch: int, reason: str) -> None:
-        """End a trial at an epoch, unless it was ended before that."""
+        """Stop a trial at an epoch, unless it was already stopped at that epoch or earlier."""
         if trial.stopped_at is None or epoch < trial.stopped_at:
             self.ledger.record({"event": "stopped", "trial": trial.name, "epoch": epoch, "reason": reason})
             self.stopping.append(trial)
 
     def clone(self, original: Trial, run: RunConfig, changes: Mapping[str, Any]) -> Trial:
-        """Note a trial that goes on from another's last checkpoint with other settings. It is beside the search: the sampler
-        does not learn of it, no rule stops it, but it may win."""
-        number = sum(
-            trial.parent == original.name and trial.origin == CLONE for trial in self.ledger.state.trials.values()
-        )
-        name = f"{original.name}-c{number + 1}"
-        made = self._record(name, {**original.point, **changes}, run, CLONE, parent=original.name)
-        self.unfinished.append(made)
-        return made
+        """Record a trial that continues from another trial's last checkpoint with other settings.
 
-    def _plateau(self, trial: Trial) -> None:
-        """Where it was asked for, end a trial that has not become better for so many epochs."""
+        The sampler is not told of it and no rule stops it, but it may win.
+        """
+        trials = self.ledger.state.trials.values()
+        number = 1 + sum(trial.parent == original.name and trial.origin == CLONE for trial in trials)
+        point = {**original.point, **changes}
+        clone = self._record(f"{original.name}-c{number}", point, run, CLONE, parent=original.name)
+        self.unfinished.append(clone)
+        return clone
+
+    def _stop_at_plateau(self, trial: Trial) -> None:
+        """With `--plateau`, stop a trial that has not improved for that many epochs."""
         patience, best = self.plan.method.plateau, trial.best(self.plan.objective, self.plan.direction)
         last = max(trial.counted)
         if patience is not None and best is not None and last - best["epoch"] >= patience and last < trial.epochs:
             self.stop(trial, last, f"no better for {patience} epochs")
 
     def _advance(self) -> None:
-        """Let the rule decide what it can, and count the trials that are settled."""
+        """Let the rule decide what it can, and count the settled trials."""
         trials = self.ledger.state.searched
         self.rule.advance(trials, lambda trial, epoch: self.stop(trial, epoch, "not among the best at its rung"))
         while self.settled < len(trials):
@@ -110,11 +110,11 @@ class Strategy:
                 break
             self.settled += 1
 
-    # what is next
-
     def next(self) -> Next:
-        """The next trial to run, first of those that ran when their driver ended; WAIT where that takes what is not known yet,
-        DONE where there is nothing left to do."""
+        """Return the next trial to run, WAIT if it depends on results that are still missing, or DONE.
+
+        Trials that were running when their driver ended come first.
+        """
         if self.unfinished:
             return self.unfinished.pop(0)
         trials = self.ledger.state.searched
@@ -130,7 +130,7 @@ class Strategy:
         return WAIT if self.settled < number else self._replicate()
 
     def _needs(self, number: int) -> int:
-        """How many of the first trials must be settled before trial `number`."""
+        """Return how many of the first trials must be settled before trial `number` is proposed."""
         if self.population is not None:
             return self.population.needs(number)
         return max(0, number - self.ledger.state.lag)
@@ -138,13 +138,12 @@ class Strategy:
     def _propose(self, trials: list[Trial]) -> Trial | None:
         number, name = len(trials), f"{len(trials):04d}"
         if self.population is not None and number >= self.population.size:
-            member = self.population.member(trials, number)
-            run = self.plan.config(member.point)
-            return self._record(name, member.point, run, POPULATION, parent=member.parent, until=member.until)
+            point, parent = self.population.member(trials, number)
+            end = self.population.until(number)
+            return self._record(name, point, self.plan.config(point), POPULATION, parent=parent, until=end)
         known = next((point for point, run in self.first if run not in self.known), None)
-        views = [self._view(known)] if known else sorted(self._open_views(), key=lambda view: self.count[view.name])
-        for view in views:
-            proposal = view.propose(name, self.count[view.name], known, self.known, self._duplicate)
+        for view in [self._view(known)] if known else self._open_views():
+            proposal = view.propose(name, self.count[view.name], known, self.known, self._record_duplicate)
             if proposal is None:
                 view.exhausted = True
                 continue
@@ -159,40 +158,42 @@ class Strategy:
         self.count[view.name] += 1
 
     def _open_views(self) -> list[View]:
-        """The views that may have more trials, in the factor's order."""
+        """Return the views that may have more trials: the ones with the fewest first, else in the factor's order."""
         most = self.plan.per_view
-        return [view for view in self.views.values() if not view.exhausted and self.count[view.name] < most]
+        views = [view for view in self.views.values() if not view.exhausted and self.count[view.name] < most]
+        return sorted(views, key=lambda view: self.count[view.name])
 
     def _view(self, point: Mapping[str, Any]) -> View:
         return self.views[self.plan.view_of(point).name]
 
-    def _duplicate(self, point: Mapping[str, Any]) -> None:
+    def _record_duplicate(self, point: Mapping[str, Any]) -> None:
         self.ledger.record({"event": "duplicate", "point": dict(point)})
 
     def _replicate(self) -> Next:
-        """The next replicate of a finalist that there is not; WAIT while some run, DONE when all have ended, or have decided.
+        """Return the finalists' next missing replicate; WAIT while some run; DONE if all have ended or have decided.
 
-        Finalists run side by side, seed by seed: a budget may end the search in between.
+        Finalists are replicated side by side, seed by seed, since a budget may end the search at any time.
         """
         state, design = self.ledger.state, self.plan.design
         names = _finalists(self.ranking, state, self.plan)
         if design and names and not state.finalists:
             self.ledger.record({"event": "finalists", "trials": names})
         for number in range(1, design.most + 1 if design and names else 1):
-            if design and number > design.looks[0]:  # all before it have been looked at
+            if design and number > design.looks[0]:  # each earlier seed completed a look
                 if state.clock.running:
                     return WAIT
                 if is_decided(self.plan, state, names, number - 1):
                     return DONE
             for name in names:
-                repeat = f"{name}-r{number}"
-                if repeat not in state.trials:
+                replicate = f"{name}-r{number}"
+                if replicate not in state.trials:
                     original = state.trials[name]
-                    return self._record(repeat, original.point, self._again(original, number), "replicate", of=name)
+                    run = self._with_fresh_seed(original, number)
+                    return self._record(replicate, original.point, run, "replicate", of=name)
         return WAIT if state.clock.running else DONE
 
-    def _again(self, original: Trial, number: int) -> RunConfig:
-        """A trial's run with a fresh seed, which trains everything anew, the first stage too, and scores the texts that judge."""
+    def _with_fresh_seed(self, original: Trial, number: int) -> RunConfig:
+        """Return a trial's run with fresh seeds, for its first stage too, scored on the judging texts."""
         first = RunConfig.of(original.run)
         seeds = {"seed": first.seed + number, "pretrain_seed": first.pretrain_seed + number}
         return first.but(**seeds, **self.ledger.state.judges.get("run", {}))
@@ -202,20 +203,18 @@ class Strategy:
         self.ledger.record({"event": "proposed", "trial": trial})
         return self.ledger.state.trials[name]
 
-    # what the samplers know
-
     def _sync(self, number: int) -> None:
         """Tell the samplers, in order, the results that they know when they propose trial `number`."""
         while self.synced_to_optuna < min(self._needs(number), self.settled):
             trial = self.ledger.state.searched[self.synced_to_optuna]
             if trial.reason == BUDGET:
-                return  # it goes on with a larger budget
+                return  # it continues under a larger budget
             if trial.origin != POPULATION:
                 self._view(trial.point).tell(trial)
             self.synced_to_optuna += 1
 
     def _restore(self) -> None:
-        """Bring views and samplers to where they were when the ledger's last trial was proposed."""
+        """Bring views and samplers to their state when the ledger's last trial was proposed."""
         for number, trial in enumerate(self.ledger.state.searched):
             self._sync(number)
             view = self._view(trial.point)
@@ -225,29 +224,29 @@ class Strategy:
 
 
 class Backend(Protocol):
-    """What runs the trials of a strategy: Ray Tune, or a simulator in a time of its own."""
+    """Runs a strategy's trials: Ray Tune, or a simulation in virtual time."""
 
     def run(self, strategy: Strategy) -> object:
-        """Run what the strategy hands out until nothing is left to do, or no budget to do it."""
+        """Run the strategy's trials until nothing is left to do or the budget is spent."""
         ...
 
 
 def finalists(state: State, plan: Plan) -> list[str]:
-    """The trials that are compared on fresh seeds.
+    """Return the trials to compare on fresh seeds, or an empty list if there are fewer than two.
 
-    With a factor, the best of each of its values; else the best trials, `Profile.confirm` of them, then the reference (trial 0).
-    They stay the same from the first fresh seed on. Empty where there are no two of them.
+    With a factor: the best trial of each value. Else: the `Profile.confirm` best trials, then the reference (trial 0). They are
+    fixed once the first replicate is proposed.
     """
     return _finalists(ranked([t for t in state.trials.values() if _may_win(t, plan)], plan), state, plan)
 
 
 def _may_win(trial: Trial, plan: Plan) -> bool:
-    """Whether a trial is of the search or a clone, and the last of its kind: in a population it and its successors are one."""
+    """Return whether a trial is no replicate and, in a population, the last of its line of successors."""
     return trial.of is None and (trial.until is None or trial.until >= plan.epochs)
 
 
 def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[str]:
-    if state.finalists:  # who is better since then would be chosen by a look
+    if state.finalists:  # a later change would be selection by what the looks have shown
         return state.finalists
     if plan.compares_each:
         best: dict[str, str] = {}
