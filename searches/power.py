@@ -225,9 +225,9 @@ def _recorded(o: argparse.Namespace) -> Judged:
     from searches.deciding.power_simulation import components
     from searches.options import parse, search_folder
     from searches.question import search_of
-    from searches.running.ledger import read_asked
+    from searches.running.ledger import read_search
 
-    state = read_asked(search_folder(o.storage, o.name))
+    state = read_search(search_folder(o.storage, o.name), needs_script=True)
     if o.search not in (None, state.script):
         raise ConfigError(f"The search `{o.name}` is of the script {state.script}, but --search is {o.search}")
     plan = parse(search_of(state.script), [*state.argv, "--name", o.name]).plan

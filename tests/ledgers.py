@@ -15,7 +15,7 @@ from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
-from searches.running.ledger import DIVERGED, FAILED, OUT_OF_MEMORY, Event, Trial
+from searches.running.ledger import DIVERGED, FAILED, OUT_OF_MEMORY, RawEvent, Trial
 from searches.running.quantities import Forecast, Quantity
 from tests.toys import lines
 
@@ -39,7 +39,7 @@ class WrittenLedger(MemoryLedger):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file, self.texts, self.time = path.open("w", encoding="utf-8"), texts, 0.0
 
-    def record(self, event: Event) -> None:
+    def record(self, event: RawEvent) -> None:
         """Take an event in, a second after the one before."""
         self.time += 1.0
         kind = event["event"]
@@ -131,7 +131,7 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> No
         ledger.record({"event": "left"})
 
 
-def _begin(options: Options) -> list[Event]:
+def _begin(options: Options) -> list[RawEvent]:
     """What a search notes before its first trial."""
     plan, argv = options.plan, list(options.argv)
     baselines = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}

@@ -13,8 +13,8 @@ def stored(folder: str) -> State:
     return read_state(ledger) if ledger.exists() else State()
 
 
-def reports(state: State) -> dict[tuple[str, int], float]:
+def reports(state: State) -> dict[tuple[str, int], float | None]:
     """When each epoch of each trial was reported."""
     return {
-        (trial.name, epoch): event["time"] for trial in state.trials.values() for epoch, event in trial.reports.items()
+        (trial.name, epoch): report.time for trial in state.trials.values() for epoch, report in trial.reports.items()
     }

@@ -14,7 +14,8 @@ from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import Decision, Design, Side, decide
 from searches.question import Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import BAD, BY_HAND, COMPLETED, STOPPED, Event, Ledger, State, Trial
+from searches.running.events import Scores
+from searches.running.ledger import BAD, BY_HAND, COMPLETED, STOPPED, Ledger, State, Trial
 from searches.summary import ComparedSetting, ReliabilityRow
 
 ENDED = (COMPLETED, STOPPED)
@@ -75,11 +76,11 @@ def is_decided(plan: Plan, state: State, names: Sequence[str], seeds: int) -> bo
     return found is not None and found.decision.complete
 
 
-def runs_of_metric(events: Sequence[Event], metric: Metric) -> Runs | None:
+def runs_of_metric(events: Sequence[Scores], metric: Metric) -> Runs | None:
     """The runs whose best epochs `events` are, by a metric; None where one of them has no such score."""
     if metric.counts is None or metric.score is None:
-        return _runs_of_numbers([(event.get("judged") or event["metrics"]).get(metric.name) for event in events])
-    packed = [(event["statistics"] or {}).get(metric.counts) for event in events]
+        return _runs_of_numbers([(event.judged or event.metrics).get(metric.name) for event in events])
+    packed = [(event.statistics or {}).get(metric.counts) for event in events]
     if not packed or any(one is None for one in packed):
         return None
     counts = [from_json({metric.counts: one})[metric.counts].astype(np.float64).sum(axis=0) for one in packed]
@@ -98,9 +99,9 @@ def replicates(state: State, name: str) -> dict[int, Trial]:
     return {number: trial for number, trial in sorted(numbered.items()) if trial.reason != BUDGET}
 
 
-def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Event]:
+def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Scores]:
     """A report for each of a trial's replicates on the first `seeds` seeds: of its best epoch by the texts that choose."""
-    events = []
+    events: list[Scores] = []
     for number, trial in replicates(state, name).items():
         best = trial.best(plan.objective, plan.direction)
         if number <= seeds and trial.status in ENDED and best is not None:
@@ -184,9 +185,9 @@ def _groups(
     ]
 
 
-def _runs_anywhere(events: Sequence[Event], metric: Metric) -> Runs | None:
+def _runs_anywhere(events: Sequence[Scores], metric: Metric) -> Runs | None:
     """Runs by a metric on the texts that judge; on those that chose, where these were not scored by it."""
-    return runs_of_metric(events, metric) or _runs_of_numbers([e["metrics"].get(metric.name) for e in events])
+    return runs_of_metric(events, metric) or _runs_of_numbers([event.metrics.get(metric.name) for event in events])
 
 
 def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[ReliabilityRow]:

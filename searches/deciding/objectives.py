@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, STOPPED, Event, State, Trial
+from searches.running.events import Ended, Event, Reopened, Report, Stopped
+from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, STOPPED, State, Trial
 
 if TYPE_CHECKING:
     from searches.question import Plan
@@ -16,7 +17,7 @@ MEMORY = ("gpu_memory_gb", "predicted_gpu_memory_gb")  # in order of preference
 
 def cost(trial: Trial, name: str, until: float = math.inf) -> float | None:
     """Return a cost of COSTS, or the latest value of a metric, by the end of epoch `until`; None if it was not reported."""
-    reports = [report["metrics"] for epoch, report in trial.counted.items() if epoch <= until]
+    reports = [report.metrics for epoch, report in trial.counted.items() if epoch <= until]
     match name:
         case "seconds":
             parts = [metrics.get(part, 0.0) for metrics in reports for part in ("train_seconds", "eval_seconds")]
@@ -52,8 +53,8 @@ def excesses(trial: Trial, plan: "Plan") -> dict[str, float]:
 
 def _metric(trial: Trial, name: str, plan: "Plan") -> float | None:
     best = trial.best(plan.objective, plan.direction)
-    if best is not None and name in best["metrics"]:
-        return float(best["metrics"][name])
+    if best is not None and name in best.metrics:
+        return float(best.metrics[name])
     return cost(trial, name)
 
 
@@ -90,8 +91,8 @@ class Ranking:
 
     def __call__(self, event: Event, state: State) -> None:
         """Take in an event of the ledger."""
-        if event["event"] in ("report", "stopped", "ended", "reopened"):
-            self._place(state.trials[event["trial"]])
+        if isinstance(event, Report | Stopped | Ended | Reopened):
+            self._place(state.trials[event.trial])
 
     def __iter__(self) -> Iterator[Trial]:
         """Return the trials, best first."""

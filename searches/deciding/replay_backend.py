@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from searches.deciding.strategy import Strategy
-from searches.running.ledger import COMPLETED, Event, Ledger, State, Trial
+from searches.running.events import event_of
+from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
 
 
 class MemoryLedger(Ledger):
@@ -18,8 +19,9 @@ class MemoryLedger(Ledger):
     def __init__(self) -> None:
         self.state, self.listeners = State(), []
 
-    def record(self, event: Event) -> None:
-        """Apply an event, then tell the listeners."""
+    def record(self, raw: RawEvent) -> None:
+        """Apply an event, then call the listeners."""
+        event = event_of(raw)
         self.state.apply(event)
         for listener in self.listeners:
             listener(event, self.state)

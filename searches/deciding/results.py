@@ -111,11 +111,11 @@ def _row(trial: Trial, plan: Plan) -> TrialRow:
         point=trial.point,
         config=trial.run,
         epochs=max(trial.counted, default=0),
-        best_epoch=best["epoch"] if best else None,
+        best_epoch=best.epoch if best else None,
         score=trial.score(plan.objective, plan.direction),
-        metrics={**(best["metrics"] if best else {}), **_costs(trial)},
-        data=best.get("data", {}) if best else {},
-        curve=[{"epoch": epoch, **report["metrics"]} for epoch, report in trial.counted.items()],
+        metrics={**(best.metrics if best else {}), **_costs(trial)},
+        data=best.data if best else {},
+        curve=[{"epoch": epoch, **report.metrics} for epoch, report in trial.counted.items()],
     )
 
 

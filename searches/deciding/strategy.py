@@ -19,7 +19,7 @@ from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.question import Plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
+from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Ledger, RawEvent, State, Trial
 
 WAIT: Literal["wait"] = "wait"
 DONE: Literal["done"] = "done"
@@ -59,7 +59,7 @@ class Strategy:
         if not self.ledger.state.lag:
             self.ledger.record({"event": "lag", "trials": self.plan.profile.ahead})
 
-    def report(self, trial: Trial, event: Event) -> list[Trial]:
+    def report(self, trial: Trial, event: RawEvent) -> list[Trial]:
         """Record an epoch's report; return the trials to stop now."""
         if event["epoch"] in trial.reports:
             return []
@@ -98,7 +98,7 @@ class Strategy:
         """With `--plateau`, stop a trial that has not improved for that many epochs."""
         patience, best = self.plan.method.plateau, trial.best(self.plan.objective, self.plan.direction)
         last = max(trial.counted)
-        if patience is not None and best is not None and last - best["epoch"] >= patience and last < trial.epochs:
+        if patience is not None and best is not None and last - best.epoch >= patience and last < trial.epochs:
             self.stop(trial, last, f"no better for {patience} epochs")
 
     def _advance(self) -> None:

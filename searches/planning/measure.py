@@ -257,7 +257,7 @@ def with_costs(summary: Summary, options: Options, state: State, folder: Path) -
     used = spent(budget, state)
     whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]
     memory = "gpu_memory_gb" if state.clock.gpus else "process_memory_gb"
-    held = [r["metrics"][memory] for t in state.trials.values() for r in t.reports.values() if memory in r["metrics"]]
+    held = [r.metrics[memory] for t in state.trials.values() for r in t.reports.values() if memory in r.metrics]
     actual: dict[Quantity, float | None] = {
         "trials": len(state.trials),
         "epochs": sum(len(trial.reports) for trial in state.trials.values()),

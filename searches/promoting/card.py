@@ -240,7 +240,7 @@ def _others(p: Promotion) -> list[str]:
 def _measured(trial: Trial, p: Promotion) -> dict[str, float]:
     """What the best epoch of a trial measured."""
     best = trial.best(p.found.objective, p.found.direction)
-    return dict(best["metrics"]) if best else {}
+    return dict(best.metrics) if best else {}
 
 
 def _score(label: str, metrics: Mapping[str, float], metric: Metric | str) -> ScoreRow:

@@ -155,7 +155,7 @@ class Promotion:
     @property
     def metrics(self) -> dict[str, float]:
         """What the exported epoch measured, where it is a number."""
-        measured = self.trial.reports[self.epoch]["metrics"]
+        measured = self.trial.reports[self.epoch].metrics
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     @property

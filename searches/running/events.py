@@ -1,9 +1,10 @@
-"""What a line of a ledger may be: the kinds of events, and the fields that each has. Nothing else gets in or out of one."""
+"""The events of a ledger: one class per kind, with the fields that a line must have. Nothing else is written or read."""
 
 from collections.abc import Container
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, StringConstraints, ValidationError
+from pydantic_core.core_schema import no_info_wrap_validator_function
 
 from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError, UserError
@@ -12,59 +13,32 @@ from gpt2core.storage import LONGEST, NAME
 from searches.running.quantities import Forecast
 from searches.running.schema_1 import as_of_today
 
-Event = dict[str, Any]
 LONGEST_LINE = 2**26  # bytes
-SCHEMA = 2  # of the events below; `schema_1` says how those before differ
+SCHEMA = 2  # of the events below; `schema_1` converts older ones
 
+RawEvent = dict[str, Any]  # an event as JSON has it
 Name = Annotated[
     str, StringConstraints(pattern=f"^(?:{NAME.pattern})$", max_length=LONGEST)
-]  # a trial's, and its folder's
+]  # of a trial and its folder
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Whole = Annotated[int, Field(ge=0, le=10**12)]
 Scalar = str | int | float | bool | None
 Values = dict[str, Any]
 Texts = dict[str, str]
-Metrics = dict[str, float]  # a loss that diverged is no number
+
+
+def _valid(kind: Any) -> GetPydanticSchema:
+    """Validate a value as `kind`, but keep it unchanged: with its other keys, their order, and integers as integers."""
+
+    def keep(value: Any, validate: Any) -> Any:
+        validate(value)
+        return value
+
+    return GetPydanticSchema(lambda _, handler: no_info_wrap_validator_function(keep, handler.generate_schema(kind)))
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True)
-
-
-class _Event(_Part):
-    time: Finite = 0.0
-
-
-class _Search(_Event):
-    schema_version: Annotated[int, Field(ge=1)] = 1
-    digest: str
-    id: str = ""
-    name: str = ""
-
-
-class _Started(_Event):
-    argv: list[str] = []
-    environment: Texts = {}
-
-
-class _Cluster(_Event):
-    cluster: Texts
-
-
-class _Share(_Event):
-    gpus: Finite
-    cpus: Finite
-    concurrent: Whole
-
-
-class _Lag(_Event):
-    trials: Whole
-
-
-class _GpuPart(_Event):
-    part: Finite
-    trial: Name
-    reason: str
 
 
 class _Baseline(_Part):
@@ -78,23 +52,8 @@ class _Judges(_Part):
     run: Values
 
 
-class _Data(_Event):
-    data: Texts
-    origin: DataOrigin | None = None
-    baselines: dict[str, _Baseline]
-    judges: _Judges | None = None
-
-
-class _Looks(_Part):
+class _Design(_Part):
     looks: list[Whole]
-
-
-class _Design(_Event):
-    design: _Looks
-
-
-class _Finalists(_Event):
-    trials: list[Name]
 
 
 class _Made(_Part):
@@ -116,37 +75,141 @@ class _Pairs(_Part):
     digest: str
 
 
-class _Candidates(_Event):
-    name: str
-    made: _Pairs
-
-
 class _Run(_Part):
     epochs: Annotated[int, Field(ge=1, le=10**9)]
 
 
-class _Trial(_Part):
-    model_config = ConfigDict(strict=True, extra="forbid")  # so that no line sets what only later ones may
+class ProposedTrial(_Part):
+    """A trial as it was proposed; unknown keys are refused, so that no line sets what only later events may set."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
     name: Name
     point: dict[str, Scalar]
-    run: _Run
+    run: Annotated[Values, _valid(_Run)]
     origin: str
     of: Name | None = None
-    optuna: Whole | None = None  # which ledgers of earlier versions have
+    optuna: Whole | None = None  # in ledgers of earlier versions
     parent: Name | None = None
     until: Whole | None = None
 
 
-class _Proposed(_Event):
-    trial: _Trial
+Metrics = Annotated[dict[str, float], _valid(dict[str, float])]  # the loss of a diverged trial is NaN
 
 
-class _Report(_Event):
+class Event(_Part):
+    """An event and its time in seconds since the epoch; only old ledgers have events without a time."""
+
+    time: Finite | None = None
+
+
+class Search(Event):
+    """First event: which search this is."""
+
+    schema_version: Annotated[int, Field(ge=1)] = 1
+    digest: str
+    id: str = ""
+    name: str = ""
+
+
+class Started(Event):
+    """A driver process started or resumed the search."""
+
+    argv: list[str] = []
+    folder: str = ""
+    environment: Texts = {}
+
+
+class Cluster(Event):
+    """The resources of the Ray cluster."""
+
+    cluster: Texts
+
+
+class Share(Event):
+    """The resources of each trial from now on."""
+
+    gpus: Finite
+    cpus: Finite
+    concurrent: Whole
+
+
+class Lag(Event):
+    """How many earlier trials a proposal does not wait for."""
+
+    trials: Whole
+
+
+class Data(Event):
+    """Digests of data and model, and the trivial baselines."""
+
+    data: Texts
+    origin: DataOrigin | None = None
+    baselines: Annotated[dict[str, Values], _valid(dict[str, _Baseline])]
+    judges: Annotated[Values | None, _valid(_Judges | None)] = None
+
+
+class Design(Event):
+    """How settings are compared."""
+
+    design: Annotated[Values, _valid(_Design)]
+
+
+class Predicted(Event):
+    """The forecast of what the search takes."""
+
+    plan: Forecast
+
+
+class Candidates(Event):
+    """A set of generated pairs."""
+
+    name: str
+    made: Annotated[Values, _valid(_Pairs)]
+
+
+class Proposed(Event):
+    """A new trial."""
+
+    trial: ProposedTrial
+
+
+class Duplicate(Event):
+    """The sampler proposed a point that an earlier trial has."""
+
+    point: dict[str, Scalar]
+
+
+class Finalists(Event):
+    """The trials that are compared on fresh seeds."""
+
+    trials: list[Name]
+
+
+class Testing(Event):
+    """The trials that are about to be scored on the test split."""
+
+    trials: list[Name]
+
+
+class AboutTrial(Event):
+    """An event about an earlier proposed trial."""
+
     trial: Name
-    epoch: Whole
-    metrics: Metrics
+
+
+class Scores(AboutTrial):
+    """What a trial scored: metrics and packed counts on the texts that choose its epoch, `judged` on held-out texts."""
+
+    metrics: Metrics = {}
     statistics: Values | None = None
     judged: Metrics = {}
+
+
+class Report(Scores):
+    """What a trial reported after an epoch."""
+
+    epoch: Whole
+    metrics: Metrics
     samples: list[dict[str, Scalar]] = []
     tables: dict[str, list[Any] | Values] = {}
     data: dict[str, Scalar] = {}
@@ -154,119 +217,124 @@ class _Report(_Event):
     began: Finite | None = None
 
 
-class _Stopped(_Event):
-    trial: Name
+class Test(Scores):
+    """What a trial scored on the test split."""
+
+
+class Stopped(AboutTrial):
+    """A rule, or a user, pruned a trial at an epoch."""
+
     epoch: Whole
     reason: str
 
 
-class _Ended(_Event):
-    trial: Name
+class Ended(AboutTrial):
+    """A trial ended."""
+
     status: Literal["running", "completed", "stopped", "failed", "diverged", "out_of_memory"]
     reason: str | None = None
 
 
-class _Testing(_Event):
-    trials: list[Name]
+class Reopened(AboutTrial):
+    """An ended trial continues."""
 
 
-class _Test(_Event):
-    trial: Name
-    metrics: Metrics = {}
-    statistics: Values | None = None
+class GpuPart(AboutTrial):
+    """A trial needed more GPU memory; later trials get this part of a GPU."""
+
+    part: Finite
+    reason: str
 
 
-class _Reopened(_Event):
-    trial: Name
+class MlflowRun(Event):
+    """The MLflow run of a trial; the empty name is the search itself."""
 
-
-class _Plan(_Event):
-    plan: Forecast
-
-
-class _Duplicate(_Event):
-    point: dict[str, Scalar]
-
-
-class _RunOf(_Event):
-    trial: Name | Literal[""]  # "" is the search itself
+    trial: Name | Literal[""]
     run_id: str
 
 
-class _Control(_Event):
+class Control(Event):
+    """A user's command, which the search carried out."""
+
     command: str
     trial: str | None = None
     set: Values = {}
 
 
-#: Kind of an event -> its fields; others may stand beside them.
-KINDS: dict[str, type[_Event]] = {
-    "search": _Search,
-    "started": _Started,
-    "cluster": _Cluster,
-    "share": _Share,
-    "lag": _Lag,
-    "gpu_part": _GpuPart,
-    "data": _Data,
-    "design": _Design,
-    "finalists": _Finalists,
-    "candidates": _Candidates,
-    "proposed": _Proposed,
-    "report": _Report,
-    "stopped": _Stopped,
-    "ended": _Ended,
-    "testing": _Testing,
-    "test": _Test,
-    "reopened": _Reopened,
-    "plan": _Plan,
-    "duplicate": _Duplicate,
-    "run": _RunOf,
-    "control": _Control,
-    "left": _Event,
+class Left(Event):
+    """The driver process finished."""
+
+
+#: Kind of an event, as `event` names it in the file -> its class. Unknown fields are ignored.
+KINDS: dict[str, type[Event]] = {
+    "search": Search,
+    "started": Started,
+    "cluster": Cluster,
+    "share": Share,
+    "lag": Lag,
+    "gpu_part": GpuPart,
+    "data": Data,
+    "design": Design,
+    "finalists": Finalists,
+    "candidates": Candidates,
+    "proposed": Proposed,
+    "report": Report,
+    "stopped": Stopped,
+    "ended": Ended,
+    "testing": Testing,
+    "test": Test,
+    "reopened": Reopened,
+    "plan": Predicted,
+    "duplicate": Duplicate,
+    "run": MlflowRun,
+    "control": Control,
+    "left": Left,
 }
-#: Events that speak of a trial that was proposed before.
-ABOUT = ("gpu_part", "report", "stopped", "ended", "test", "reopened")
 
 
 class EventError(UserError):
-    """What is no event of a search; the message says why."""
+    """A line is not a valid event; the message says why."""
 
 
 def parse(line: bytes, trials: Container[str]) -> Event:
-    """The event of a line; raise EventError where it is none, or none that may follow the proposals of these `trials`."""
+    """Return the event of a line. Raise EventError if it is invalid, or names a trial that `trials`, the earlier ones, lack."""
     try:
-        event = as_of_today(json_object(line, LONGEST_LINE))
+        event = event_of(as_of_today(json_object(line, LONGEST_LINE)))
     except DataError as error:
         raise EventError(str(error)) from None
-    kind = event.get("event")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise EventError(f"has the `event` {str(kind)[:50]!r}, but must have one of {', '.join(KINDS)}")
-    try:
-        KINDS[kind].model_validate(event)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, wrong["loc"]))[:100]
-        raise EventError(f"has a wrong `{place}`: {wrong['msg'].lower()}") from None
-    if kind == "search" and event.get("schema_version", 1) > SCHEMA:
+    if isinstance(event, Search) and event.schema_version > SCHEMA:
         raise EventError(
-            f"has the `schema_version` {event['schema_version']}, but must have at most {SCHEMA}: update gpt2-search"
+            f"has the `schema_version` {event.schema_version}, but must have at most {SCHEMA}: update gpt2-search"
         )
-    _check_trials(kind, event, trials)
+    _check_trials(event, trials)
     return event
 
 
-def _check_trials(kind: str, event: Event, trials: Container[str]) -> None:
-    """Raise EventError where an event speaks of trials that there are not, or proposes one that there is."""
+def event_of(raw: RawEvent) -> Event:
+    """Return the typed event; raise EventError if its kind is unknown or a field is missing or wrong."""
+    kind = raw.get("event")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise EventError(f"has the `event` {str(kind)[:50]!r}, but must have one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind].model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))[:100]
+        raise EventError(f"has a wrong `{field}`: {first['msg'].lower()}") from None
+
+
+def _check_trials(event: Event, trials: Container[str]) -> None:
+    """Raise EventError if an event names an unknown trial, or proposes a known one."""
     named: list[str | None] = []
-    if kind == "proposed":
-        trial = event["trial"]
-        if trial["name"] in trials:
-            raise EventError(f"proposes trial {trial['name']} a second time")
-        named = [trial.get("of"), trial.get("parent")]
-    elif kind in ABOUT or (kind == "run" and event["trial"]):
-        named = [event["trial"]]
-    elif kind in ("finalists", "testing"):
-        named = event["trials"]
+    match event:
+        case Proposed():
+            if event.trial.name in trials:
+                raise EventError(f"proposes trial {event.trial.name} a second time")
+            named = [event.trial.of, event.trial.parent]
+        case AboutTrial() | MlflowRun():
+            named = [event.trial or None]
+        case Finalists() | Testing():
+            named = [*event.trials]
     for name in named:
         if name is not None and name not in trials:
-            raise EventError(f"speaks of trial {name}, which no line before it proposes")
+            raise EventError(f"names trial {name}, which no earlier line proposes")

@@ -25,7 +25,7 @@ from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures, translate_errors
 from searches.running.gpu_sharing import Sharing
-from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, Event, LedgerError, Trial
+from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, LedgerError, RawEvent, Trial
 from trainables.executors import Executor
 from trainables.failures import NO_ROOM
 from trainables.nodes import grows
@@ -166,7 +166,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self.strategy.unfinished.append(trial)
             return
         if kind == NO_ROOM and not is_address(self.trials_folder):  # it goes on when there is room
-            self.strategy.ledger.give_up(result["failure/reason"] if result else "")
+            self.strategy.ledger.fail(result["failure/reason"] if result else "")
             return
         with suppress(LedgerError):  # the budget's stopper ends all, and Tune would try again
             if result and not error and "failure/kind" not in result:
@@ -233,7 +233,7 @@ def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | Non
     return (COMPLETED, None) if trial.reports or trial.stopped_at is not None else failures.UNKNOWN
 
 
-def report_event(trial: Trial, result: dict[str, Any]) -> Event:
+def report_event(trial: Trial, result: dict[str, Any]) -> RawEvent:
     """The ledger's event of a result of Tune."""
     # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
     statistics = json.loads(result.get("statistics") or "null") if trial.of is not None else None

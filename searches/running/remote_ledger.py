@@ -72,7 +72,7 @@ class RemoteLedger:
                 return False
         return True
 
-    def tell(self, size: int, *, wait: bool) -> None:
+    def update(self, size: int, *, wait: bool) -> None:
         """Say that the ledger has `size` bytes now, and with `wait` return when the storage has them too.
 
         Raises StorageError where it does not take them, or another machine has taken the search over.

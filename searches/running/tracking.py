@@ -1,9 +1,9 @@
-"""MLflow, written from one place: experiment = task, parent run = search, child run = trial, grandchild = replicate.
+"""Log a search to MLflow: experiment = task, parent run = search, child run = trial, grandchild run = replicate.
 
-The ledger keeps which run belongs to which trial, so a resumed search goes on in the same runs. A tracking server that cannot be
-reached never stops a search, nor holds it up: its entries wait (`retry_queue.py`), and what is still missing when the search is
-started again is delivered from the ledger. A run that something was refused of says so by its tag `lacks`. Entries have the time
-of their event, and MLflow keeps one of several that are alike, so whatever is sent twice is there once.
+The ledger records the run of each trial, so a resumed search continues the same runs. An unavailable tracking server never
+stops or delays a search: failed requests are queued and sent again (`retry_queue.py`), and the next start of the search sends
+from the ledger what is still missing. If the server refuses something for good, the run gets the tag `lacks` with the reason.
+Entries carry the time of their event and MLflow drops exact duplicates, so sending twice does no harm.
 """
 
 import json
@@ -25,53 +25,55 @@ from gpt2core.metrics.direction import Direction
 from searches.formatting import count
 from searches.options import Options
 from searches.question import Plan
-from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Event, Ledger, State, Trial
+from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
+from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, Trial
 from searches.running.retry_queue import RetryQueue
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.summary import Summary, Verdict
 from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
 
 PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run, as Markdown
-TRAINING = "workflowType=machine_learning"  # the pages of training runs, not those of chat traces
+NOTE = "mlflow.note.content"  # Markdown that MLflow shows as the description of a run
+TRAINING = "workflowType=machine_learning"  # the UI's pages for training runs, not for chat traces
 CONTEXT = "mlflow.data.context"
-DIGEST = 12  # characters of a digest that a person reads; MLflow takes no more than 36
+DIGEST = 12  # characters of a digest that are shown; MLflow accepts 36 at most
 ENDED = ("FINISHED", "FAILED", "KILLED")
-LACKS = "lacks"  # a tag: why a part of the run was not taken
-REASONS = 3  # that are told at the end
-LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow takes
-PAUSES = (0.5, 2.0)  # seconds between tries to open MLflow
-GRACE, SHORT_GRACE = 20.0, 2.0  # seconds for what waits at the end of a search; and where it was interrupted
+LACKS = "lacks"  # tag: why the server refused a part of the run
+REASONS = 3  # reasons for refusals that the last warning names
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow accepts
+PAUSES = (0.5, 2.0)  # seconds between attempts to open MLflow
+GRACE, SHORT_GRACE = 20.0, 2.0  # seconds that the end of a search waits for the queue; the second if it was interrupted
 
 
 class Tracker:
-    """Listens to a ledger and writes what it hears to MLflow."""
+    """Ledger listener that logs events to MLflow."""
 
     def __init__(self, plan: Plan, ledger: Ledger, uri: str, warn: Callable[[str], None]) -> None:
         quick_and_quiet()
         self.plan, self.ledger, self.uri, self.warn = plan, ledger, uri, warn
         self.queue = RetryQueue(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
         self.experiment_id = self.name = ""
-        self.told = 0  # refusals that a person knows of
+        self.reported_refusals = 0
         self.ready = False  # whether the search has a run
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow; to open it makes the database, where there is none."""
+        """The client; the first access creates a missing database."""
         return open_client(self.uri)
 
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
-        """Find or make the experiment and the search's run, then deliver what MLflow lacks of an earlier start.
+        """Find or create the experiment and the search's run, then send what an earlier start left out.
 
-        Raises UserError for a deleted experiment, and whatever MLflow raises: a wrong address is found at the start.
+        Raises UserError if the experiment is deleted, and any error of MLflow, so that a wrong URI is noticed at the start.
         """
         self.name = name
         self.experiment_id = experiment(self.client, self.plan.task)
         state = self.ledger.state
-        known = {"search_id": state.id or state.runs.get("", "")}
-        note = f"**{markdown_cell(self.plan.search.question)}** The answer comes at the end."
-        tags = {key: _cut(value, LONGEST_TAG) for key, value in {**tags, **known, **self._source(), NOTE: note}.items()}
-        run = self._run("", known, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
+        search_id = {"search_id": state.id or state.runs.get("", "")}
+        note = f"**{markdown_cell(self.plan.search.question)}** The answer appears here when the search ends."
+        tags = {**tags, **search_id, **self._source(), NOTE: note}
+        tags = {key: _cut(value, LONGEST_TAG) for key, value in tags.items()}
+        run = self._run("", search_id, lambda: self.client.create_run(self.experiment_id, run_name=name, tags=tags))
         if run.info.status in ENDED:
             self.queue.put(partial(self.client.update_run, self.parent, status="RUNNING"))
         if not run.data.params:
@@ -81,7 +83,7 @@ class Tracker:
         if lacks:
             self.queue.put(partial(self.client.delete_tag, self.parent, LACKS))
         if state.data and (lacks or "data_digest" not in run.data.params):
-            self._data({"data": state.data, "baselines": state.baselines})
+            self._send_data(state.data, state.baselines)
         self.queue.put(self._share_view)
         for trial in state.trials.values():
             self.queue.put(partial(self._catch_up, trial), trial.name)
@@ -92,49 +94,69 @@ class Tracker:
         return self.ledger.state.runs[""]
 
     def __call__(self, event: Event, state: State) -> None:
-        """Take an event of the ledger, to be delivered after whatever waits."""
-        match event["event"]:
-            case "data":
-                self._data(event)
-            case "candidates":
-                self._candidates(event)
-            case "proposed":
-                self._put_trial(self._proposed, event, state, event["trial"]["name"])
-            case "report":
-                self._put_trial(self._report, event, state, event["trial"])
-            case "reopened":
-                self._put_trial(self._reopened, event, state, event["trial"])
-            case "ended" | "stopped":
-                trial = state.trials[event["trial"]]
-                if trial.status != RUNNING:  # else it is told when it has ended
-                    self._end({**event, "status": trial.status}, state)
+        """Queue what MLflow gets of an event."""
+        match event:
+            case Data():
+                self._send_data(event.data, event.baselines)
+            case Candidates():
+                self._put_json(event.name, event.made)
+                tags = _tags({f"{event.name}_digest": event.made["digest"]})
+                self.queue.put(partial(self.client.log_batch, self.parent, tags=tags))
+            case Proposed():
+                self._put_if_durable(self._log_params, state.trials[event.trial.name])
+            case Report():
+                self._put_if_durable(self._log_report, state.trials[event.trial], event)
+            case Reopened():
+                self._put_if_durable(self._reopen, state.trials[event.trial])
+            case Ended() | Stopped():
+                trial = state.trials[event.trial]
+                if trial.status != RUNNING:  # a running trial is logged when it ends
+                    self._end(trial, event.reason, event.time)
 
     def finish(self, summary: Summary, status: str) -> None:
-        """Write the summary to the search's run and end it; say what could not be delivered."""
-        self.queue.put(partial(self._results, summary))
+        """Log the summary to the search's run and end the run; warn about what could not be sent."""
+        self.queue.put(partial(self._log_answer, summary))
         self._put_file("summary.json", summary.model_dump_json(indent=2))
-        self.queue.put(partial(self._finish, status))
+        self.queue.put(partial(self._end_search, status))
         self._wait(GRACE if status == "FINISHED" else SHORT_GRACE)
 
     def attach(self, files: Mapping[str, str], summary: Summary, page: Path) -> None:
-        """Put text files beside the summary, and say on the page of the search's run what came out and where the report is."""
+        """Add text files to the search's run, and set its description to the answer with a link to the report."""
         if not self.queue.stopped:
             for name, text in files.items():
                 self._put_file(name, text)
             self.queue.put(partial(self._describe, summary, page))
             self._wait(GRACE)
 
-    def _put_trial(self, tell: Callable[[Event, State], None], event: Event, state: State, name: str) -> None:
-        # What is lost with this machine is reported again, so only what outlives it is told.
-        self.queue.put(partial(tell, event, state), name, may_go=partial(self.ledger.is_kept, self.ledger.size))
+    def page(self) -> str:
+        """Return where the MLflow UI shows the search's trials, best first, with their searched values and score."""
+        if self.uri.startswith("http"):
+            return without_password(self.uri).rstrip("/") + self._link()
+        ours = database_of(self.uri) == Path.cwd() / "runs" / "mlflow.db"
+        command = "make ui" if ours else f"mlflow ui --backend-store-uri {shlex.quote(without_password(self.uri))}"
+        return f"`{command}`, then http://127.0.0.1:5000{self._link()}"
+
+    def _put_if_durable(self, send: Callable[..., None], trial: Trial, *arguments: Any) -> None:
+        # If this machine is lost, a trial reports again what was only here, and MLflow would have it twice.
+        may_go = partial(self.ledger.is_durable, self.ledger.size)
+        self.queue.put(partial(send, trial, *arguments), trial.name, may_go=may_go)
 
     def _put_file(self, name: str, text: str, trial: Trial | None = None) -> None:
-        """Let a file be sent, to the run of a trial or of the search."""
+        """Queue a text file for the run of a trial, or of the search."""
 
         def send() -> None:
-            self.client.log_text(self.parent if trial is None else self._run_of(trial), text, name)
+            self.client.log_text(self.parent if trial is None else self._run_id(trial), text, name)
 
         self.queue.put(send, trial.name if trial else "", is_file=True)
+
+    def _put_json(self, name: str, values: Any, trial: Trial | None = None) -> None:
+        self._put_file(f"{name}.json", json.dumps(values, indent=2), trial)
+
+    def _send_data(self, data: Mapping[str, str], baselines: Mapping[str, Any]) -> None:
+        self.queue.put(partial(self._log_data, self.parent))
+        self._put_json("baselines", baselines)
+        params = _params({f"data_{key}": value for key, value in data.items()})
+        self.queue.put(partial(self.client.log_batch, self.parent, params=params))
 
     def _describe(self, summary: Summary, page: Path) -> None:
         report = f"#/experiments/{self.experiment_id}/runs/{self.parent}/artifacts/{page.name}?{TRAINING}"
@@ -146,69 +168,65 @@ class Tracker:
         self.client.log_batch(self.parent, tags=_tags({"report": str(page), NOTE: note}))
 
     def _wait(self, seconds: float) -> None:
-        """Wait for what is not sent yet; say what of it, and of all before, MLflow has not."""
-        left, refused = self.queue.finish(seconds), self.queue.refused
+        """Wait for the queue; warn about unsent requests and new refusals."""
+        unsent, refused = self.queue.finish(seconds), self.queue.refused
         where = f"MLflow at {without_password(self.uri)}"
-        if left:
-            self.warn(f"{where} did not take {left} entries within {seconds:g} s; the same command delivers them")
-        if len(refused) > self.told:
+        if unsent:
+            self.warn(f"{where} did not store {unsent} entries within {seconds:g} s; the same command delivers them")
+        if len(refused) > self.reported_refusals:
             reasons = list(dict.fromkeys(reason for _, reason in refused))
             more = f"; and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
+            entries = count(len(refused), "request")
             self.warn(
-                f"{where} refused {count(len(refused), 'part')} of what it was sent ({'; '.join(reasons[:REASONS])}{more}). The "
-                "search's folder has all of it; when MLflow takes it, the same command delivers it"
+                f"{where} refused {entries} ({'; '.join(reasons[:REASONS])}{more}). The search's folder holds all results; "
+                "once MLflow accepts them, the same command delivers them"
             )
-            self.told = len(refused)
+            self.reported_refusals = len(refused)
 
-    def _results(self, summary: Summary) -> None:
+    def _log_answer(self, summary: Summary) -> None:
         now, answer = int(time.time() * 1000), summary.answer
         best = {f"best_{key}": value for key, value in (summary.best.metrics if summary.best else {}).items()}
         metrics = [Metric(key, value, now, 0) for key, value in (best | answer_numbers(answer)).items()]
-        told = {"answer": answer.text, "outcome": answer.outcome, "winner": answer.winner}
-        self.client.log_batch(self.parent, metrics=metrics, tags=_tags(told))
+        tags = _tags({"answer": answer.text, "outcome": answer.outcome, "winner": answer.winner})
+        self.client.log_batch(self.parent, metrics=metrics, tags=tags)
 
-    def _finish(self, status: str) -> None:
+    def _end_search(self, status: str) -> None:
         lack = self.queue.lacks("")
         if lack:
             self.client.log_batch(self.parent, tags=_tags({LACKS: lack}))
         self.client.set_terminated(self.parent, status)
 
-    def page(self) -> str:
-        """Where the MLflow UI shows the search's trials, best first, with what was searched and the score."""
-        if self.uri.startswith("http"):
-            return without_password(self.uri).rstrip("/") + self._link()
-        ours = database_of(self.uri) == Path.cwd() / "runs" / "mlflow.db"
-        address = shlex.quote(without_password(self.uri))
-        start = "make ui" if ours else f"mlflow ui --backend-store-uri {address}"
-        return f"`{start}`, then http://127.0.0.1:5000{self._link()}"
-
     def _link(self) -> str:
         return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&viewStateShareKey={self.parent}"
 
     def _share_view(self) -> None:
-        """Keep, as MLflow's own button for sharing a view does, what `link` shows; by itself it shows no score at all."""
+        """Store the view that `_link` opens, as MLflow's share button does; its default view shows no scores."""
         best = f"metrics.`best_{self.plan.objective}`"
-        shown = [best, *(f"params.`{key}`" for key in self.plan.space), "tags.`status`", "tags.`origin`"]
         view = {
             "searchFilter": f"tags.`{PARENT}` = '{self.parent}'",
             "orderByKey": best,
             "orderByAsc": self.plan.direction is Direction.MIN,
-            "selectedColumns": shown,
+            "selectedColumns": [
+                best,
+                *(f"params.`{key}`" for key in self.plan.space),
+                "tags.`status`",
+                "tags.`origin`",
+            ],
         }
         self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.parent}", json.dumps(view))
 
-    def _run(self, name: str, tags: Mapping[str, str], make: Callable[[], Run]) -> Run:
-        """Return the run of a trial, or "" for the search: the one that was noted, else one of these tags, else a new one.
+    def _run(self, name: str, tags: Mapping[str, str], create: Callable[[], Run]) -> Run:
+        """Return the run of a trial (of the search for ""): the recorded run, else a run with these tags, else a new run.
 
-        A run may have been made and not noted, because a kill came in between or its answer was lost. One that was noted may
-        be gone, because it was deleted or another address is given.
+        A run may exist without being recorded, because the process was killed or the server's answer was lost. A recorded run
+        may be missing, because it was deleted or the URI has changed.
         """
-        noted = self.ledger.state.runs.get(name)
-        run = None if noted is None else self._get(noted)
+        run_id = self.ledger.state.runs.get(name)
+        run = None if run_id is None else self._get(run_id)
         if run is None:
             query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-            found = self.client.search_runs([self.experiment_id], query, max_results=1) if all(tags.values()) else []
-            run = found[0] if found else make()
+            same = self.client.search_runs([self.experiment_id], query, max_results=1) if all(tags.values()) else []
+            run = same[0] if same else create()
             self.ledger.record({"event": "run", "trial": name, "run_id": run.info.run_id})
         return run
 
@@ -232,13 +250,13 @@ class Tracker:
     def _source(self) -> dict[str, str]:
         return {"mlflow.source.name": f"searches/{self.plan.search.name}.py", "mlflow.source.type": "LOCAL"}
 
-    def _run_of(self, trial: Trial) -> str:
-        """Id of the trial's run, which is made where there is none."""
-        noted = self.ledger.state.runs.get(trial.name)
-        return noted if noted is not None else str(self._run_of_trial(trial).info.run_id)
+    def _run_id(self, trial: Trial) -> str:
+        """Return the id of the trial's run, which is created if missing."""
+        run_id = self.ledger.state.runs.get(trial.name)
+        return run_id if run_id is not None else str(self._run_of_trial(trial).info.run_id)
 
     def _catch_up(self, trial: Trial) -> None:
-        """Deliver what MLflow lacks of a trial."""
+        """Send what MLflow lacks of a trial."""
         with self.ledger.lock:
             reports, status = dict(trial.reports), trial.status
         run = self._run_of_trial(trial)
@@ -250,81 +268,63 @@ class Tracker:
         if lacks or not run.data.params:
             self._log_params(trial)
         if run.info.status in ENDED:
-            self._reopened({"trial": trial.name}, self.ledger.state)
+            self._reopen(trial)
         history = [] if lacks else self.client.get_metric_history(run.info.run_id, self.plan.objective)
         for epoch in sorted(reports.keys() - {metric.step for metric in history}):
-            self._report(reports[epoch], self.ledger.state)
-        with self.ledger.lock:  # it may have been reopened meanwhile, which is told after this
+            self._log_report(trial, reports[epoch])
+        with self.ledger.lock:  # if the trial was reopened meanwhile, that event is queued behind this
             if trial.status != RUNNING:
-                self._end({"trial": trial.name, "status": trial.status, "reason": trial.reason}, self.ledger.state)
-
-    def _proposed(self, event: Event, state: State) -> None:
-        self._log_params(state.trials[event["trial"]["name"]])
+                self._end(trial, trial.reason)
 
     def _log_params(self, trial: Trial) -> None:
-        self._log_data(self._run_of(trial))
-        self.client.log_batch(self._run_of(trial), params=_params(trial.run))
+        self._log_data(self._run_id(trial))
+        self.client.log_batch(self._run_id(trial), params=_params(trial.run))
 
     def _log_data(self, run_id: str) -> None:
-        """Name the data among the datasets of a run, by which MLflow's table can be filtered."""
+        """Add the data to the datasets of a run, by which MLflow's table can be filtered."""
         data = self.ledger.state.data
         if data:
             source = json.dumps({"uri": data["data"]})
             dataset = Dataset(self.plan.task, data["digest"][:DIGEST], source_type="local", source=source)
             self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])
 
-    def _report(self, event: Event, state: State) -> None:
-        trial = state.trials[event["trial"]]
-        metrics = [Metric(key, value, _milliseconds(event), event["epoch"]) for key, value in event["metrics"].items()]
-        tags = {f"data_{key}": value for key, value in event.get("data", {}).items()}
-        self.client.log_batch(self._run_of(trial), metrics=metrics, tags=_tags(tags))
+    def _log_report(self, trial: Trial, report: Report) -> None:
+        metrics = [Metric(key, value, _ms(report.time), report.epoch) for key, value in report.metrics.items()]
+        tags = _tags({f"data_{key}": value for key, value in report.data.items()})
+        self.client.log_batch(self._run_id(trial), metrics=metrics, tags=tags)
 
-    def _end(self, event: Event, state: State) -> None:
-        """Let all be sent that is known of a trial when it has ended, its end last."""
-        trial = state.trials[event["trial"]]
+    def _end(self, trial: Trial, reason: str | None, ended: float | None = None) -> None:
+        """Queue the files of an ended trial, then its end."""
         best = trial.best(self.plan.objective, self.plan.direction)
         if best:
-            self._put_file("samples.md", samples_text(best["samples"]), trial)
-            for name, rows in best.get("tables", {}).items():
-                self._put_file(f"{name}.json", json.dumps({"rows are gold, columns predicted": rows}, indent=2), trial)
-        self.queue.put(partial(self._ended, event, state), trial.name)
+            self._put_file("samples.md", samples_text(best.samples), trial)
+            for name, rows in best.tables.items():
+                self._put_json(name, {"rows are gold, columns predicted": rows}, trial)
+        self.queue.put(partial(self._log_end, trial, trial.status, reason, ended), trial.name)
 
-    def _ended(self, event: Event, state: State) -> None:
-        trial = state.trials[event["trial"]]
-        run = self._run_of(trial)
-        objective = self.plan.objective
+    def _log_end(self, trial: Trial, status: str, reason: str | None, ended: float | None) -> None:
+        run, objective = self._run_id(trial), self.plan.objective
         best = trial.best(objective, self.plan.direction)
         tags = {
-            "status": event["status"],
-            "reason": event.get("reason"),
-            "stopped_at": trial.stopped_at,  # epochs behind it do not count
-            "best_epoch": best["epoch"] if best else None,
+            "status": status,
+            "reason": reason,
+            "stopped_at": trial.stopped_at,  # later epochs do not count
+            "best_epoch": best.epoch if best else None,
             LACKS: self.queue.lacks(trial.name),
         }
         metrics = []
         if best:
-            # MLflow sorts by the last value of a metric; what a trial is worth is its best epoch's.
+            # MLflow sorts by the last value of a metric, but a trial is ranked by its best epoch.
             last = trial.reports[max(trial.reports)]
-            when = max(_milliseconds(event), _milliseconds(last))
-            metrics = [Metric(f"best_{objective}", best["metrics"][objective], when, last["epoch"])]
+            when = max(_ms(ended), _ms(last.time))
+            metrics = [Metric(f"best_{objective}", best.metrics[objective], when, last.epoch)]
         self.client.log_batch(run, metrics=metrics, tags=_tags(tags))
-        self.client.set_terminated(run, "FINISHED" if event["status"] in (COMPLETED, STOPPED) else "FAILED")
+        self.client.set_terminated(run, "FINISHED" if status in (COMPLETED, STOPPED) else "FAILED")
 
-    def _reopened(self, event: Event, state: State) -> None:
-        run = self._run_of(state.trials[event["trial"]])
+    def _reopen(self, trial: Trial) -> None:
+        run = self._run_id(trial)
         self.client.update_run(run, status="RUNNING")
         self.client.set_tag(run, "reason", "")
-
-    def _data(self, event: Event) -> None:
-        self.queue.put(partial(self._log_data, self.parent))
-        params = _params({f"data_{key}": value for key, value in event["data"].items()})
-        self._put_file("baselines.json", json.dumps(event["baselines"], indent=2))
-        self.queue.put(partial(self.client.log_batch, self.parent, params=params))
-
-    def _candidates(self, event: Event) -> None:
-        self._put_file(f"{event['name']}.json", json.dumps(event["made"], indent=2))
-        tags = _tags({f"{event['name']}_digest": event["made"]["digest"]})
-        self.queue.put(partial(self.client.log_batch, self.parent, tags=tags))
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:
@@ -332,36 +332,36 @@ def _params(values: Mapping[str, Any]) -> list[Param]:
 
 
 def _tags(values: Mapping[str, Any]) -> list[RunTag]:
-    """The tags that have a value."""
+    """Return tags for the values that are not empty."""
     return [RunTag(key, _cut(str(value), LONGEST_TAG)) for key, value in values.items() if value not in (None, "")]
 
 
-def _cut(text: str, most: int) -> str:
-    """A text that MLflow takes, and that says how much of it is left out."""
-    if len(text) <= most:
+def _cut(text: str, limit: int) -> str:
+    """Shorten a text to MLflow's limit; its end says how long it was."""
+    if len(text) <= limit:
         return text
     end = f" ... ({len(text)} characters)"
-    return text[: most - len(end)] + end
+    return text[: limit - len(end)] + end
 
 
 def answer_numbers(answer: Verdict) -> dict[str, float]:
-    """The numbers of an answer that a search's run is found by: what of them is known."""
+    """Return the known numbers of an answer as metrics, so that searches can be filtered by them."""
     differences = [abs(pair.difference) for pair in answer.pairs if pair.difference is not None]
-    found = {
+    metrics = {
         "answer/p_value": answer.test.p_value,
         "answer/excluded": answer.excluded,
         "answer/largest_difference": max(differences, default=None),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _milliseconds(event: Event) -> int:
-    """When an event happened, which is the same however often it is sent."""
-    return int(event.get("time", 0.0) * 1000)
+def _ms(seconds: float | None) -> int:
+    """Return the time of an event in milliseconds: the same each time that it is sent."""
+    return int((seconds or 0.0) * 1000)
 
 
-def samples_text(samples: list[dict[str, str]]) -> str:
-    """Samples as Markdown, a section for each and in it one for each of its keys."""
+def samples_text(samples: list[dict[str, Any]]) -> str:
+    """Return samples as Markdown, with a section for each sample and a subsection for each of its texts."""
     parts = []
     for sample in samples:
         texts = [(key, text) for key, text in sample.items() if key != "id"]
@@ -373,13 +373,10 @@ def samples_text(samples: list[dict[str, str]]) -> str:
 
 
 def start_tracking(tracker: Tracker, options: Options) -> None:
-    """Open MLflow; raise UserError where its address does not answer at the start."""
+    """Open MLflow; raise UserError if it does not answer."""
     plan = options.plan
-    params = {
-        **{f"profile_{k}": v for k, v in vars(plan.profile).items()},
-        "seed": plan.seed,
-        "space_digest": plan.digest,
-    }
+    params = {f"profile_{key}": value for key, value in vars(plan.profile).items()}
+    params |= {"seed": plan.seed, "space_digest": plan.digest}
     params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": command_text(options.argv)}
     tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
     for pause in (*PAUSES, None):
@@ -388,7 +385,7 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
             return
         except UserError:
             raise
-        except Exception as error:  # of MLflow, of its database, of the network: it may only just have been started
+        except Exception as error:  # of MLflow, its database or the network; a new server may need seconds to start
             if pause is None:
                 where = without_password(tracker.uri)
                 raise UserError(

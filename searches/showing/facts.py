@@ -83,11 +83,11 @@ def time_by_part(state: State) -> dict[str, float]:
     """Seconds of all trials together by part, from when each was proposed to its end."""
     parts = dict.fromkeys(PARTS, 0.0)
     for trial in state.trials.values():
-        reports = [report for _, report in sorted(trial.reports.items()) if report.get("began")]
+        reports = [report for _, report in sorted(trial.reports.items()) if report.began]
         if reports and trial.proposed is not None:
-            parts["start"] += max(0.0, reports[0]["began"] - trial.proposed)
+            parts["start"] += max(0.0, (reports[0].began or 0.0) - trial.proposed)
         for report in reports:
-            for part, seconds in report.get("seconds", {}).items():
+            for part, seconds in report.seconds.items():
                 parts[part] = parts.get(part, 0.0) + seconds
     parts["report"] = max(0.0, sum(state.clock.trials.values()) - sum(parts.values()))
     return parts
@@ -118,7 +118,7 @@ def _role(plan: Plan, key: str) -> Role:
 
 def _samples(plan: Plan, state: State, name: str) -> list[dict[str, str]]:
     best = state.trials[name].best(plan.objective, plan.direction)
-    shown = best["samples"][:SAMPLES] if best else []
+    shown = best.samples[:SAMPLES] if best else []
     return [{key: _cut(str(value)) for key, value in sample.items()} for sample in shown]
 
 

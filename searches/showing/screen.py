@@ -15,7 +15,8 @@ from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_actual
 from searches.question import Plan
 from searches.running.budget import Budget
-from searches.running.ledger import RUNNING, Event, State, Trial
+from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
+from searches.running.ledger import RUNNING, State, Trial
 from searches.showing.numbers import number, with_interval, words
 from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
 from searches.showing.tables import Column, Table, on_screen
@@ -55,23 +56,23 @@ class Screen:
     def __call__(self, event: Event, state: State) -> None:
         """Print an event of the ledger."""
         self.ranking(event, state)
-        match event["event"]:
-            case "proposed" | "report" if self.live.is_started:
-                pass  # the table has it
-            case "proposed":
-                trial = event["trial"]
-                self._line(trial["name"], f"starts ({trial['origin']}): {point_text(trial['point'])}")
-            case "gpu_part":
-                self._line(event["trial"], f"{event['reason']}: from now on a trial has {event['part']:g} of one")
-            case "reopened":
-                self._line(event["trial"], "goes on: the budget is larger")
-            case "report":
-                self._line(event["trial"], self._epoch(event, state))
-            case "stopped" if state.trials[event["trial"]].status != RUNNING:
-                self._line(event["trial"], f"counts to epoch {event['epoch']} alone: {event['reason']}")
-            case "ended":
-                reason = f": {event['reason']}" if event.get("reason") else ""
-                self._line(event["trial"], f"{event['status']}{reason}  {self._progress(state)}")
+        match event:
+            case Proposed() | Report() if self.live.is_started:
+                pass  # the table shows it
+            case Proposed():
+                trial = event.trial
+                self._line(trial.name, f"starts ({trial.origin}): {point_text(trial.point)}")
+            case GpuPart():
+                self._line(event.trial, f"{event.reason}: from now on a trial has {event.part:g} of one")
+            case Reopened():
+                self._line(event.trial, "goes on: the budget is larger")
+            case Report():
+                self._line(event.trial, self._epoch(event, state))
+            case Stopped() if state.trials[event.trial].status != RUNNING:
+                self._line(event.trial, f"counts to epoch {event.epoch} alone: {event.reason}")
+            case Ended():
+                reason = f": {event.reason}" if event.reason else ""
+                self._line(event.trial, f"{event.status}{reason}  {self._progress(state)}")
 
     def table(self) -> rich.table.Table:
         """The trials that run and the best one so far; below, how far the search is."""
@@ -102,17 +103,17 @@ class Screen:
         seconds = time.monotonic() - self.started
         self.console.print(f"{seconds:5.0f}s  {name:<8} {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def _epoch(self, event: Event, state: State) -> str:
-        metrics, objective, known = event["metrics"], self.plan.objective, self.plan.metrics
+    def _epoch(self, report: Report, state: State) -> str:
+        metrics, objective, known = report.metrics, self.plan.objective, self.plan.metrics
         low, high = (metrics.get(f"{objective}_{end}") for end in ("low", "high"))
         score = with_interval(metrics[objective], low, high, self.plan.metric.digits)
-        epochs = state.trials[event["trial"]].epochs
+        epochs = state.trials[report.trial].epochs
         beside = "".join(
             f", {head} {number(metrics[name], known[name].digits if name in known else digits)}"
             for name, (head, digits) in COLUMNS.items()
             if name in metrics and name != objective
         )
-        return f"epoch {event['epoch']}/{epochs}: {objective} {score}{beside}"
+        return f"epoch {report.epoch}/{epochs}: {objective} {score}{beside}"
 
     def _progress(self, state: State) -> str:
         total = trials_of(self.plan) + len(state.clones) + self.plan.replicates

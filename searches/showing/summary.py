@@ -9,7 +9,7 @@ from searches.deciding.results import summarise
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import with_costs
 from searches.question import Plan, search_of
-from searches.running.ledger import State, read_asked
+from searches.running.ledger import State, read_search
 from searches.showing.facts import with_facts
 from searches.showing.report import write
 from searches.summary import Summary
@@ -35,7 +35,7 @@ def model_line(plan: Plan) -> str:
 def reopened(asked: argparse.Namespace) -> tuple[Path, State, Options]:
     """Folder, state and flags of the search that a command names. Raises UserError."""
     folder = search_folder(asked.storage, asked.name)
-    state = read_asked(folder)
+    state = read_search(folder, needs_script=True)
     storage = ["--storage", asked.storage] if asked.storage else []
     return folder, state, parse(search_of(state.script), [*state.argv, "--name", asked.name, *storage])
 

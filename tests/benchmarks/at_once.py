@@ -49,7 +49,7 @@ from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
-from searches.running.ledger import COMPLETED, Event, Ledger, State, Trial
+from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
 from searches.running.resources import share
 from searches.running.tracking import Tracker
 from searches.showing.screen import Screen
@@ -96,7 +96,7 @@ class Timed(Strategy):
             self.took["proposal"].append(time.thread_time() - started)
         return found
 
-    def report(self, trial: Trial, event: Event) -> list[Trial]:
+    def report(self, trial: Trial, event: RawEvent) -> list[Trial]:
         """Time it."""
         found: list[Trial] = self._timed("report", lambda: super(Timed, self).report(trial, event))
         return found
@@ -111,7 +111,7 @@ class LargeReports(Ledger):
 
     texts = tuple(lines(10, seed) for seed in range(EXAMPLES))
 
-    def record(self, event: Event) -> None:
+    def record(self, event: RawEvent) -> None:
         """Take an event in."""
         if event["event"] == "report":
             samples = [{"id": str(n), "given": t, "generated": t, "gold": t} for n, t in enumerate(self.texts)]
@@ -226,7 +226,7 @@ def wait_for_all(spec: Mapping[str, Any]) -> None:
 
 
 def searched(
-    count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[Event, State], None]
+    count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[RawEvent, State], None]
 ) -> Ledger:
     """Run a search of so many trials, all at once."""
     method = ["--sampler", "random", "--scheduler", "none", "--replicates", "0", "--storage", str(folder)]
@@ -256,7 +256,7 @@ def through_tune(count: int) -> Figures:
     """Trials that report, in processes of their own, all at once."""
     heard: list[tuple[str, float, float]] = []
 
-    def listen(event: Event, state: State) -> None:
+    def listen(event: RawEvent, state: State) -> None:
         heard.append((event["event"], time.time(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as name:
@@ -314,7 +314,7 @@ def groups(count: int) -> Figures:
     found: list[tuple[float, Counter[str], Counter[str], int]] = []
     proposed: list[float] = []
 
-    def listen(event: Event, state: State) -> None:
+    def listen(event: RawEvent, state: State) -> None:
         if event["event"] == "proposed":
             proposed.append(time.time())
 
@@ -372,7 +372,7 @@ class Far:
             threading.Thread(target=self._pass, args=[here, there, asked, True], daemon=True).start()
             threading.Thread(target=self._pass, args=[there, here, asked, False], daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket, asked: threading.Event, asks: bool) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, asked: threading.RawEvent, asks: bool) -> None:
         """Pass on one way; what comes first after a question waits for the round trip."""
         try:
             while piece := source.recv(2**16):

@@ -18,7 +18,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from gpt2core.errors import UserError
 from searches.question import Case, Choice, Plan, Profile, Search, make_plan
 from searches.running.budget import BUDGET
-from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger
+from searches.running.ledger import COMPLETED, STOPPED, Ledger, RawEvent
 from searches.running.tracking import Tracker
 from searches.summary import Summary, Verdict
 from tests.server import Server
@@ -98,7 +98,7 @@ class Tracked:
 
     def report(self, name: str, epoch: int) -> None:
         metrics = {PLAN.objective: LOSSES[epoch], "train_loss": 1.0}
-        event: Event = {"event": "report", "trial": name, "epoch": epoch, "metrics": metrics}
+        event: RawEvent = {"event": "report", "trial": name, "epoch": epoch, "metrics": metrics}
         self.ledger.record(event | {"statistics": None, "samples": [], "tables": {}, "data": {"digest": "x"}})
 
     def ended(self, name: str, status: str = COMPLETED, reason: str | None = None) -> None:
@@ -264,8 +264,8 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
     tracked.everything_is_there_once()
     first, last = tracked.warnings
     assert "refused a file ([Errno" in first
-    assert "refused 5 parts of what it was sent ([Errno" in last  # baselines.json, a file of each trial, summary.json
-    assert last.endswith("when MLflow takes it, the same command delivers it")
+    assert "refused 5 requests ([Errno" in last  # baselines.json, a file of each trial, summary.json
+    assert last.endswith("once MLflow accepts them, the same command delivers them")
     client, runs = tracked.tracker.client, tracked.ledger.state.runs
     assert all("[Errno" in client.get_run(run).data.tags["lacks"] for run in runs.values())
 
@@ -298,9 +298,7 @@ def test_an_entry_that_is_refused_each_time_is_passed_over(
         tracked.whole(name)
     tracked.end()
     assert len(tries) == 4 + 4 + 4, "between them, others were taken"
-    assert tracked.warnings[-1].startswith(
-        f"MLflow at {tracked.tracker.uri} refused 3 parts of what it was sent (403: not"
-    )
+    assert tracked.warnings[-1].startswith(f"MLflow at {tracked.tracker.uri} refused 3 requests (403: not")
     run = client.get_run(tracked.ledger.state.runs["0000"])
     assert (run.info.status, run.data.metrics["train_loss"], run.data.tags["lacks"]) == (
         "FINISHED",

@@ -50,8 +50,8 @@ def disk_is_full(search: Search) -> None:
     errors = search.ends(2)
     assert "Traceback" not in errors
     assert errors.endswith(  # Ray's own log has met the limit too
-        f"error: {path}: cannot be written (File too large); all before is kept, and when there is room the same command "
-        "goes on\n"
+        f"error: {path}: cannot be written (File too large); nothing recorded is lost: free some space, then run the same "
+        "command again\n"
     )
     assert path.read_text().endswith("}\n")
 

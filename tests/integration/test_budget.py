@@ -18,7 +18,7 @@ from searches.planning.measure import record_forecast
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
-from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, Report, State
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
 from searches.running.resources import share
 from tests.killing import NAME, finished, make_toy
@@ -38,7 +38,7 @@ class Watch:
         self.time = 0.0
 
     def __call__(self, event: Event, state: State) -> None:
-        if event["event"] == "report":
+        if isinstance(event, Report):
             self.time += 100.0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gpt2core.errors import UserError
 from searches.running.control import Mailbox, ask
-from searches.running.ledger import Event
+from searches.running.ledger import RawEvent
 from tests import runs
 from tests.waiting import PATIENCE, wait_until
 
@@ -31,7 +31,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
     process.communicate()
 
 
-def events(storage: Path, kind: str) -> list[Event]:
+def events(storage: Path, kind: str) -> list[RawEvent]:
     path = storage / "searches" / "lora_rank-smoke" / "ledger.jsonl"
     return runs.events(storage, "lora_rank-smoke", kind) if path.exists() else []
 

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
 from searches.question import make_plan, search_of
-from searches.running.ledger import COMPLETED, Event, Ledger
+from searches.running.ledger import COMPLETED, Ledger, RawEvent
 from searches.running.tracking import Tracker
 from searches.summary import Summary, Verdict
 from tests.runs import ROOT
@@ -147,7 +147,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     return warnings
 
 
-def events_of(search: int) -> Iterator[Event]:
+def events_of(search: int) -> Iterator[RawEvent]:
     """What a search with one trial tells."""
     data = {"data": f"data of {search}", "digest": "d" * 64}
     yield {"event": "data", "data": data, "baselines": {f"baseline-{search}": {"meaning": "none", "scores": {}}}}
@@ -157,7 +157,7 @@ def events_of(search: int) -> Iterator[Event]:
     samples = [{"id": "one", "written": f"written by {search}"}]
     for epoch in range(1, EPOCHS + 1):
         metrics = {name: value_of(search, epoch, name) for name in NAMES}
-        report: Event = {"event": "report", "trial": TRIAL, "epoch": epoch, "metrics": metrics, "statistics": None}
+        report: RawEvent = {"event": "report", "trial": TRIAL, "epoch": epoch, "metrics": metrics, "statistics": None}
         yield {**report, "samples": samples, "tables": {}, "data": {"digest": "x"}}
     yield {"event": "ended", "trial": TRIAL, "status": COMPLETED, "reason": None}
 

@@ -16,36 +16,37 @@ from searches.question import make_plan
 from searches.running.budget import BUDGET, HOUR, Amount, Budget, phase, phase_of, reserve, share, spent
 from searches.running.budget_stop import BudgetStopper
 from searches.running.clock import Clock
-from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, State
+from searches.running.events import event_of
+from searches.running.ledger import COMPLETED, STOPPED, Ledger, RawEvent, State
 
 BY_CHRF = Comparing(objective="chrf_continuation")
 PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings={"epochs": 2}, comparing=BY_CHRF)
 seconds = st.floats(0, 1e6)
 
 
-def event(kind: str, time: float, **values: object) -> Event:
+def event(kind: str, time: float, **values: object) -> RawEvent:
     return {"event": kind, "time": time, **values}
 
 
-def proposed(name: str, time: float, **changes: object) -> Event:
+def proposed(name: str, time: float, **changes: object) -> RawEvent:
     run = PLAN.config(PLAN.search.reference).model_dump()
     trial = {"name": name, "point": dict(PLAN.search.reference), "run": run, "origin": "sampler"}
     return event("proposed", time, trial={**trial, **changes})
 
 
-def report(name: str, time: float, epoch: int = 1, score: float = 1.0) -> Event:
+def report(name: str, time: float, epoch: int = 1, score: float = 1.0) -> RawEvent:
     values = {"metrics": {"chrf_continuation": score}, "statistics": None, "samples": []}
     return event("report", time, trial=name, epoch=epoch, **values)
 
 
-def share_event(time: float, gpus: float = 0, concurrent: int = 1) -> Event:
+def share_event(time: float, gpus: float = 0, concurrent: int = 1) -> RawEvent:
     return event("share", time, gpus=gpus, cpus=2, concurrent=concurrent)
 
 
-def state_of(*events: Event) -> State:
+def state_of(*events: RawEvent) -> State:
     state = State()
     for one in events:
-        state.apply(one)
+        state.apply(event_of(one))
     return state
 
 
@@ -84,13 +85,13 @@ def test_trials_count_while_they_run_and_the_search_from_its_start() -> None:
 @given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=5))
 def test_what_lies_between_a_kill_and_the_next_start_counts_nothing(sessions: list[tuple[float, float]]) -> None:
     clock, now, total = Clock(), 0.0, 0.0
-    clock.tick(proposed("0000", now))
+    clock.tick(event_of(proposed("0000", now)))
     for down, up in sessions:
         now += down
-        clock.tick(event("started", now))
-        clock.tick(share_event(now, gpus=1))
+        clock.tick(event_of(event("started", now)))
+        clock.tick(event_of(share_event(now, gpus=1)))
         now, total = now + up, total + up
-        clock.tick(event("duplicate", now))
+        clock.tick(event_of(event("left", now)))
     same = pytest.approx(total, abs=1e-6)  # differences of two times lose the digits below a microsecond
     assert clock.wall == same
     assert clock.trials.get("0000", 0.0) == same
@@ -99,8 +100,8 @@ def test_what_lies_between_a_kill_and_the_next_start_counts_nothing(sessions: li
 
 def test_a_clock_that_is_put_back_never_gives_time_back() -> None:
     clock = Clock()
-    for one in (event("started", 100.0), event("duplicate", 160.0), event("duplicate", 50.0), event("duplicate", 60.0)):
-        clock.tick(one)
+    for one in (event("started", 100.0), event("left", 160.0), event("left", 50.0), event("left", 60.0)):
+        clock.tick(event_of(one))
     assert clock.wall == 70.0
 
 

@@ -22,6 +22,7 @@ from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epoch
 from searches.planning.measure import Meter
 from searches.question import Plan, make_plan
 from searches.running.budget import HOUR
+from searches.running.events import event_of
 from searches.running.ledger import COMPLETED, STOPPED, State
 from searches.running.quantities import Quantity
 from tests import course, toys
@@ -142,14 +143,14 @@ def test_what_is_left_follows_the_plan_until_a_trial_has_ended_and_then_the_tria
         event("plan", 0.0, plan={"ranges": {"trial_seconds": seconds}}),
         proposed("0000", 0.0, origin="reference"),
     ):
-        state.apply(one)
+        state.apply(event_of(one))
     asked = plan(trials=5, replicates=1)
     assert seconds_left(asked, state, 0.0) == pytest.approx((5 * 10 + 2 * 20) / 2)
     assert seconds_left(asked, state, 4.0) == pytest.approx((5 * 10 + 2 * 20 - 4) / 2)
-    state.apply(event("ended", 30.0, trial="0000", status=COMPLETED))
+    state.apply(event_of(event("ended", 30.0, trial="0000", status=COMPLETED)))
     assert seconds_left(asked, state, 30.0) == pytest.approx((4 * 30 + 2 * 30) / 2)
-    state.apply(proposed("0001", 30.0))
-    state.apply(event("ended", 40.0, trial="0001", status=STOPPED))
+    state.apply(event_of(proposed("0001", 30.0)))
+    state.apply(event_of(event("ended", 40.0, trial="0001", status=STOPPED)))
     assert seconds_left(asked, state, 40.0) == pytest.approx((3 * 20 + 2 * 30) / 2)
 
 

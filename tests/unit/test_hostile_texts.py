@@ -26,6 +26,7 @@ from searches.promoting.card import model_card
 from searches.promoting.selection import Promotion, choose, load_search
 from searches.published import CLAIMS, TABLES
 from searches.running.budget import Budget
+from searches.running.events import event_of
 from searches.running.ledger import State
 from searches.running.tracking import samples_text
 from searches.showing import report, study_report
@@ -135,7 +136,7 @@ def test_a_plan_and_a_running_search_are_shown() -> None:
     trial = {"name": "0000", "point": {"rank": HOSTILE}, "run": {"epochs": 1}, "origin": "sampler"}
     ended = {"event": "ended", "trial": "0000", "status": "failed", "reason": HOSTILE, "time": 1.0}
     for event in ({"event": "proposed", "trial": trial, "time": 0.0}, ended):
-        state.apply(event)
+        state.apply(event_of(event))
         shown(event, state)
     console.print(shown.table())
     assert "[/x]d" in file.getvalue()

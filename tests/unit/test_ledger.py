@@ -12,17 +12,17 @@ from hypothesis import HealthCheck, given, settings, strategies
 from gpt2core.errors import UserError
 from gpt2core.metrics.direction import Direction
 from searches.running import events
-from searches.running.events import KINDS, EventError
-from searches.running.ledger import COMPLETED, RUNNING, Event, Ledger, State, read_asked, read_state
+from searches.running.events import KINDS, EventError, event_of
+from searches.running.ledger import COMPLETED, RUNNING, Ledger, RawEvent, State, read_search, read_state
 from searches.showing.facts import time_by_part
 
 
-def proposed(name: str, **changes: object) -> Event:
+def proposed(name: str, **changes: object) -> RawEvent:
     trial = {"name": name, "point": {"rank": 8}, "run": {"epochs": 3}, "origin": "sampler", "of": None, "optuna": 0}
     return {"event": "proposed", "trial": {**trial, **changes}}
 
 
-def report(name: str, epoch: int, score: float) -> Event:
+def report(name: str, epoch: int, score: float) -> RawEvent:
     return {
         "event": "report",
         "trial": name,
@@ -92,24 +92,24 @@ def test_two_searches_under_one_name_at_once_are_refused(tmp_path: Path) -> None
 def test_an_epoch_that_is_reported_twice_counts_once() -> None:
     state = State()
     for event in (proposed("0000"), report("0000", 1, 1.0), report("0000", 1, 9.0)):
-        state.apply(event)
+        state.apply(event_of(event))
     assert state.trials["0000"].score("score", Direction.MAX) == 1.0
 
 
 def test_a_score_that_is_no_number_is_none() -> None:
     state = State()
     for event in (proposed("0000"), report("0000", 1, float("nan"))):
-        state.apply(event)
+        state.apply(event_of(event))
     assert state.trials["0000"].score("score", Direction.MAX) is None
 
 
-DATA: Event = {
+DATA: RawEvent = {
     "data": {"data": "x", "digest": "d"},
     "origin": {"source": "x", "licence": {"terms": "none"}, "sizes": {"train": 3}},
     "baselines": {"random": {"meaning": "random", "scores": {"s": [1, 2]}}},
 }
 PREDICTED = {"ranges": {"hours": {"value": 1.0, "low": 0.5, "high": 2.0}}, "trials": 3, "replicates": 0, "gpu_gb": None}
-MADE: Event = {
+MADE: RawEvent = {
     "contexts": {"made": 1},
     "candidates": {"made": 2},
     "pairs": {"made": 3},
@@ -119,7 +119,7 @@ MADE: Event = {
     "digest": "d",
 }
 #: A ledger with an event of every kind, each with all of its fields.
-WHOLE: list[Event] = [
+WHOLE: list[RawEvent] = [
     {"event": "search", "schema_version": 2, "digest": "d", "id": "i", "name": "lora_rank", "seed": 1},
     {"event": "started", "argv": ["--smoke"], "environment": {"Python": "3"}},
     {"event": "run", "trial": "", "run_id": "r"},
@@ -156,7 +156,7 @@ WHOLE: list[Event] = [
 ]
 
 
-def lines_of(found: list[Event]) -> bytes:
+def lines_of(found: list[RawEvent]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in found)
 
 
@@ -197,7 +197,7 @@ def test_every_kind_of_event_is_read(tmp_path: Path) -> None:
 def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_bytes(lines_of([proposed("0000")]))
     with pytest.raises(UserError, match=r"ledger\.jsonl: no `search` line names the script; mend the file"):
-        read_asked(tmp_path)
+        read_search(tmp_path, needs_script=True)
 
 
 @pytest.mark.parametrize(
@@ -222,18 +222,18 @@ def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
         (b"[" * 100_000, "is nested too deep"),
         (
             b'{"event": "ended", "trial": "0009", "status": "completed"}',
-            "speaks of trial 0009, which no line before it",
+            "names trial 0009, which no earlier line",
         ),
         (b'{"event": "ended", "trial": "0000", "status": "well"}', "has a wrong `status`"),
         (b'{"event": "report", "trial": "0000", "epoch": "1", "metrics": {}}', "has a wrong `epoch`"),
         (b'{"event": "report", "trial": "0000", "epoch": -1, "metrics": {}}', "has a wrong `epoch`"),
         (b'{"event": "report", "trial": "0000", "epoch": 1, "metrics": {"score": "x"}}', "has a wrong `metrics.score`"),
         (b'{"event": "report", "trial": "0000", "epoch": 1}', "has a wrong `metrics`: field required"),
-        (b'{"event": "finalists", "trials": ["0001"]}', "speaks of trial 0001"),
+        (b'{"event": "finalists", "trials": ["0001"]}', "names trial 0001"),
         (lines_of([proposed("0000")])[:-1], "proposes trial 0000 a second time"),
         (lines_of([proposed("../../x")])[:-1], "has a wrong `trial.name`"),
         (lines_of([proposed("0001", status="completed")])[:-1], "has a wrong `trial.status`"),
-        (lines_of([proposed("0001", of="0007")])[:-1], "speaks of trial 0007"),
+        (lines_of([proposed("0001", of="0007")])[:-1], "names trial 0007"),
         (lines_of([proposed("0001", run={"epochs": "3"})])[:-1], "has a wrong `trial.run.epochs`"),
     ],
 )
@@ -283,13 +283,13 @@ def test_what_is_no_ledger_is_one_line(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_what_could_not_be_read_again_is_not_written(
-    tmp_path: Path, event: Event, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, event: RawEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "LONGEST_LINE", 1000)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         ledger.record(proposed("0000"))
         before = ledger.path.read_bytes()
-        with pytest.raises(EventError, match="an event is refused, for it"):
+        with pytest.raises(EventError, match="an event is refused: it"):
             ledger.record(event)
         assert ledger.path.read_bytes() == before
         ledger.record(proposed("0001"))

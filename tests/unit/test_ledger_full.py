@@ -36,7 +36,7 @@ def test_a_line_that_does_not_fit_is_cut_off_and_nothing_goes_ahead_of_the_disk(
     assert result.returncode == 0, result.stderr
     counts, reason = result.stdout.splitlines()
     assert reason == (
-        f"{path}: cannot be written (File too large); all before is kept, and when there is room the same command goes on"
+        f"{path}: cannot be written (File too large); nothing recorded is lost: free some space, then run the same command again"
     )
     text = path.read_text()
     assert text.endswith("}\n")

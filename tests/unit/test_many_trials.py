@@ -23,7 +23,8 @@ from searches.lora_rank import SEARCH
 from searches.planning.forecast import seconds_left, trials_of
 from searches.question import make_plan
 from searches.running.budget import Budget, comparable, whole_trial_seconds
-from searches.running.ledger import BAD, CLONE, COMPLETED, RUNNING, STOPPED, Event, State, Trial, read_state
+from searches.running.events import event_of
+from searches.running.ledger import BAD, CLONE, COMPLETED, RUNNING, STOPPED, RawEvent, State, Trial, read_state
 from searches.showing import report
 from searches.showing.plots import POINTS
 from searches.showing.report_tables import MOST
@@ -130,8 +131,10 @@ def test_the_screen_counts_the_trials_that_make_each_value_equal_and_clones(tmp_
     for number in range(plan.trials + 1):
         origin = "sampler" if number < plan.trials else CLONE
         trial = {"name": f"{number:04}", "point": {}, "run": {"epochs": 1}, "origin": origin}
-        state.apply({"event": "proposed", "trial": trial, "time": 0.0})
-        state.apply({"event": "ended", "trial": trial["name"], "status": COMPLETED, "reason": None, "time": 1.0})
+        state.apply(event_of({"event": "proposed", "trial": trial, "time": 0.0}))
+        state.apply(
+            event_of({"event": "ended", "trial": trial["name"], "status": COMPLETED, "reason": None, "time": 1.0})
+        )
     console = Console(file=io.StringIO(), width=250, record=True)
     console.print(Screen(plan, console, Budget(), state).table())
     assert f"(9 of {9 + plan.replicates} done" in console.export_text()
@@ -155,7 +158,7 @@ actions = st.lists(
 )
 
 
-def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[Event]:
+def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[RawEvent]:
     """Events of a ledger: each trial is proposed before anything else happens to it."""
     yield {"event": "started", "time": 0.0}
     yield {"event": "share", "gpus": 1.0, "cpus": 1.0, "concurrent": 2, "time": 0.0}
@@ -166,9 +169,8 @@ def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[
             known.add(name)
             yield {"event": "proposed", "trial": proposed(name), "time": now}
         metrics = {OBJECTIVE: score}
-        yield {"event": kind, "trial": name, "status": status, "epoch": epoch, "metrics": metrics, "time": now} | {
-            "reason": None
-        }
+        ending = {"status": status, "reason": "its rung"}
+        yield {"event": kind, "trial": name, "epoch": epoch, "metrics": metrics, "time": now, **ending}
 
 
 def proposed(name: str) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def test_what_is_counted_event_by_event_is_what_a_recount_finds(
 ) -> None:
     state = State()
     everything, may_win = Ranking(PLAN, state), Ranking(PLAN, state, lambda trial: trial.of is None)
-    for event in events(done):
+    for event in map(event_of, events(done)):
         state.apply(event)
         for ranking in (everything, may_win):
             ranking(event, state)
@@ -195,7 +197,7 @@ def test_what_is_counted_event_by_event_is_what_a_recount_finds(
         assert whole_trial_seconds(state) == slow_whole_trial_seconds(state)
         assert comparable(PLAN, state) == (len({RANKS[trial.name] for trial in scored(state)}) > 1)
         assert comparable(BEST_FIRST, state) == (len({trial.origin for trial in scored(state)}) > 1)
-        now = event["time"] + 1.0
+        now = (event.time or 0.0) + 1.0
         assert seconds_left(PLAN, state, now) == pytest.approx(slow_seconds_left(state, now), abs=1e-6)
 
 
@@ -211,7 +213,7 @@ def scored(state: State) -> list[Trial]:
 
 def slow_seconds_left(state: State, now: float) -> float:
     def seconds(trial: Trial) -> float:
-        more = now - (state.clock.last or 0.0) if trial.status == RUNNING and state.clock.shared else 0.0
+        more = now - (state.clock.last or 0.0) if trial.status == RUNNING and state.clock.trials_run else 0.0
         return state.clock.trials.get(trial.name, 0.0) + more
 
     trials, whole = list(state.trials.values()), slow_whole_trial_seconds(state)

@@ -14,7 +14,7 @@ from searches.deciding.results import summarise
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
-from searches.running.ledger import Event, Trial
+from searches.running.ledger import RawEvent, Trial
 
 REPETITIONS = 20
 TEXTS, TOKENS = 131, 110
@@ -46,7 +46,7 @@ class JudgedLedger(MemoryLedger):
         super().__init__()
         self.effect, self.seed = effect, seed
 
-    def record(self, event: Event) -> None:
+    def record(self, event: RawEvent) -> None:
         """Take an event in."""
         if event["event"] == "report" and (trial := self.state.trials[event["trial"]]).of:
             event = event | {"statistics": to_json(counts(trial, self.effect, self.seed))}

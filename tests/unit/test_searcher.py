@@ -103,7 +103,7 @@ def test_a_full_disk_of_the_search_ends_the_search_not_its_trials(searcher: Stra
     searcher.on_trial_complete("a", FULL)
     assert searcher.budget.stop_all()
     searcher.on_trial_complete("b", result(1.0, 9))
-    says = "^trials/0000: No space left on device; all before is kept, and when there is room"
+    says = "^trials/0000: No space left on device; nothing recorded is lost: free some space"
     with pytest.raises(LedgerError, match=says), translate_errors(searcher.strategy.ledger):
         assert searcher.suggest("c") == Searcher.FINISHED
     searcher.strategy.ledger.close()

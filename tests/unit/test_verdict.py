@@ -25,7 +25,7 @@ from searches.deciding.strategy import DONE, Strategy
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
-from searches.running.ledger import COMPLETED, DIVERGED, Event, Ledger, Trial
+from searches.running.ledger import COMPLETED, DIVERGED, Ledger, RawEvent, Trial
 from trainables.trial import TrialSpec
 
 TEXTS, TOKENS = 40, 100
@@ -276,9 +276,9 @@ def test_a_kill_while_the_test_split_is_scored_locks_nothing(monkeypatch: pytest
         return [{"metrics": {}, "statistics": to_json(counts(4.0, one.name))} for one in specs]
 
     monkeypatch.setattr(final_scores, "score_all", score_all)
-    whole, before = strategy.ledger.record, list[Event]()
+    whole, before = strategy.ledger.record, list[RawEvent]()
 
-    def record(event: Event) -> None:
+    def record(event: RawEvent) -> None:
         if len(before) == records:
             raise KeyboardInterrupt
         before.append(event)
