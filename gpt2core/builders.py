@@ -1,4 +1,4 @@
-"""Builders of what a run consists of: its device, model, optimizer, learning rate schedule and the examples of each epoch."""
+"""Build the parts of a run: device, model, optimizer, learning rate schedule, and the number of examples of each epoch."""
 
 import math
 from typing import Any
@@ -12,19 +12,19 @@ from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS
 
-LARGE = 10**9  # parameters from which on gradient checkpointing is on by default: gpt2-xl has 1.6
+LARGE = 10**9  # parameters above which `gradient_checkpointing` auto is on: gpt2-xl has 1.6e9
 
 
 def device() -> torch.device:
-    """Where this process computes."""
+    """Return the device of this process."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     """Return a model of `config` on `device` with the weights of `base`.
 
-    Frozen parameters share memory with `base` if it is on the same device; trainable ones, and those that the adapter changed,
-    are copies. With the adapter `frozen`, it is `base` itself. Raises ConfigError if the adapter cannot be applied.
+    Frozen parameters share memory with `base` if it is on the same device. Trainable parameters, and those that the adapter
+    changed, are copies. If nothing trains, the model is `base` itself. Raises ConfigError if the adapter cannot be applied.
     """
     has_head = bool(TASKS[config.task].classes(config))
     if not config.trains and not has_head and base.attention == config.attention_config:
@@ -44,22 +44,21 @@ def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
 
 def add_head(model: GPT2, config: RunConfig) -> None:
     """Add the task's classification head, if it has one: no bias, N(0, 0.02) from torch's global generator."""
-    classes = TASKS[config.task].classes(config)
-    if classes:
+    if classes := TASKS[config.task].classes(config):
         model.head = nn.Linear(model.config.n_embd, classes, bias=False, dtype=model.wte.weight.dtype)
         nn.init.normal_(model.head.weight, std=0.02)
 
 
 def build_optimizer(model: GPT2, config: RunConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; the learning rate of a step is `learning_rate` times a group's `factor`."""
+    """Return AdamW over the trainable parameters. A group's learning rate is `learning_rate` times its `factor`."""
     groups = parameter_groups(model, config)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
-    """The trainable parameters in the optimizer's groups.
+    """Return the trainable parameters in the optimizer's groups.
 
-    With LoRA+ (Hayou et al. 2024, arXiv 2402.12354), B of each pair has `lora_plus` times the learning rate of A.
+    In LoRA+ (Hayou et al. 2024, arXiv 2402.12354), B has `lora_plus` times the learning rate of A.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in checkpoints.trained(model).items():
@@ -68,19 +67,17 @@ def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
 
 
 def epoch_sizes(config: RunConfig, examples: int) -> list[int]:
-    """The number of training examples of each epoch: all in the last one, and in each before it `growth` times fewer.
+    """Return the number of training examples of each epoch: all in the last, and `growth` times fewer in each one before.
 
-    With growth above 1, the fidelity by which early stopping judges a trial is the size of its training set.
+    With growth above 1, early stopping compares trials by the size of their training sets.
     """
     least = min(examples, config.batch_size)
-    return [
-        max(least, math.ceil(examples / config.growth ** (config.epochs - epoch)))
-        for epoch in range(1, config.epochs + 1)
-    ]
+    remaining = range(config.epochs - 1, -1, -1)
+    return [max(least, math.ceil(examples / config.growth**epochs)) for epochs in remaining]
 
 
 def learning_rate(config: RunConfig, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant or cosine decay to a tenth (Loshchilov & Hutter 2017)."""
+    """Return the learning rate of a step: linear warm-up, then constant or cosine to a tenth (Loshchilov & Hutter 2017)."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":

@@ -1,6 +1,6 @@
-"""The keys of a run, declared by component, the configurations that they make, and the named models.
+"""The keys of a run, grouped by the component that reads them, the configurations built from them, and the named models.
 
-Every value is checked before anything costs time.
+Every value is validated before any expensive work starts.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from gpt2core.errors import ConfigError
 
 
 class ModelConfig(Config):
-    """Shape of a GPT-2. `n_embd` channels (C), `n_head` heads (H), `n_layer` blocks, `n_positions` tokens of context."""
+    """Shape of a GPT-2: `n_embd` channels (C), `n_head` heads (H), `n_layer` blocks, `n_positions` tokens of context."""
 
     vocab_size: int = Field(50257, ge=1, le=2**24, strict=True)
     n_positions: int = Field(1024, ge=1, le=2**20, strict=True)
@@ -35,9 +35,7 @@ class ModelConfig(Config):
 
     def model_post_init(self, _: Any) -> None:
         if self.n_embd % self.n_head:
-            raise ConfigError(
-                f"The value of `n_head` is {self.n_head}, but must divide `n_embd`, which is {self.n_embd}"
-            )
+            raise ConfigError(f"The value of `n_head` is {self.n_head}, but must divide `n_embd`, {self.n_embd}")
 
 
 MODELS: dict[str, ModelConfig] = {
@@ -50,27 +48,24 @@ MODELS: dict[str, ModelConfig] = {
 
 
 class PatternKeys(Keys):
-    """Keys of attention to a pattern of earlier tokens, as `attention.pattern.offsets` has it."""
+    """Keys of sparse attention, see `attention.pattern.offsets`."""
 
     attention_window: int = key(
-        1, "logsparse, auto: how many of the last tokens are always seen", "step", "evaluation", "stage", ge=1
+        1, "logsparse, auto: number of last tokens that are always visible", "step", "evaluation", "stage", ge=1
     )
     attention_restart: int = key(
-        0,
-        "logsparse, auto: after how many tokens the pattern repeats; 0 is never",
-        *("step", "evaluation", "stage"),
-        ge=0,
+        0, "logsparse, auto: the pattern restarts after so many tokens; 0: never", "step", "evaluation", "stage", ge=0
     )
 
 
 class AttentionConfig(Config):
-    """Which tokens a token may look at.
+    """Which tokens each token attends to.
 
-    `schedule` names an entry of ATTENTION, or several with commas between, which the blocks take in turn. `window` and
-    `restart` are tokens, as in `attention.pattern.offsets`. The key `attention_NAME` of a kernel is here `NAME`.
+    `schedule` names one entry of ATTENTION, or several separated by commas, which the blocks use in turn. `window` and
+    `restart` are in tokens, see `attention.pattern.offsets`. The key `attention_NAME` of a run is `NAME` in this class.
     """
 
-    model_config = ConfigDict(extra="allow")  # keys of kernels from elsewhere, which `RunConfig` has validated
+    model_config = ConfigDict(extra="allow")  # keys of third-party kernels, already validated by `RunConfig`
 
     schedule: str = "dense"
     window: int = Field(1, ge=1)
@@ -83,15 +78,15 @@ class AttentionConfig(Config):
 
 
 def schedule_names(schedule: str) -> list[str]:
-    """The names of kernels in a schedule."""
+    """Return the kernel names in a schedule."""
     return [name.strip() for name in schedule.split(",")]
 
 
 class BlocksKeys(Keys):
-    """Keys of adapters that choose some of the blocks."""
+    """Keys of adapters that apply to some of the blocks."""
 
     blocks: str = key(
-        "default", "blocks that the adapter means: all, lower-half, upper-half, study, or numbers like 0-5,8", "step"
+        "default", "blocks of the adapter: all, lower-half, upper-half, study, or numbers like 0-5,8", "step"
     )
 
 
@@ -102,22 +97,20 @@ class LoraKeys(BlocksKeys):
     alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = key(
         32.0, "alpha of LoRA, whose scale is alpha / rank: a number, r or 2r", "result"
     )
-    lora_dropout: float = key(0.1, "dropout before LoRA", "result", ge=0, lt=1)
+    lora_dropout: float = key(0.1, "dropout of LoRA's input", "result", ge=0, lt=1)
     targets: Literal["qkv", "qkv+dense", "all"] = key(
         "qkv", "projections that LoRA adapts: qkv, qkv+dense or all", "step"
     )
-    rslora: bool = key(False, "scale LoRA by alpha / sqrt(rank) in place of alpha / rank", "result")
-    dora: bool = key(False, "train the magnitude of each output beside LoRA", "step", "evaluation")
+    rslora: bool = key(False, "scale LoRA by alpha / sqrt(rank) instead of alpha / rank", "result")
+    dora: bool = key(False, "DoRA: also train the magnitude of each output", "step", "evaluation")
     lora_init: Literal["default", "pissa"] = key(
-        "default",
-        "how LoRA's pairs start: default, or pissa (the largest singular directions of the weights)",
-        "result",
+        "default", "initial LoRA weights: default, or pissa (largest singular directions of the base weights)", "result"
     )
-    lora_plus: float = key(1.0, "learning rate of LoRA's B in units of that of A", "training", ge=1)
+    lora_plus: float = key(1.0, "LoRA+: learning rate of B divided by that of A", "training", ge=1)
 
     @property
     def lora_alpha(self) -> float:
-        """LoRA's alpha as a number: `r` and `2r` keep the scale alpha / rank the same for every rank."""
+        """LoRA's alpha as a number. With `r` or `2r`, the scale alpha / rank does not depend on the rank."""
         match self.alpha:
             case "r":
                 return float(self.rank)
@@ -128,74 +121,60 @@ class LoraKeys(BlocksKeys):
 
 
 class ClassificationKeys(Keys):
-    """Keys of tasks that classify."""
+    """Keys of classification tasks."""
 
-    head_dropout: float = key(0.3, "dropout before the head of a classification", "training", ge=0, lt=1)
+    head_dropout: float = key(0.3, "dropout before the classification head", "training", ge=0, lt=1)
     contrastive_weight: float = key(
-        0.0,
-        "weight of the contrastive loss of classes; the rest is cross-entropy",
-        *("step", "training"),
-        ge=0,
-        le=1,
+        0.0, "weight of the supervised contrastive loss; the rest is cross-entropy", "step", "training", ge=0, le=1
     )
 
 
 class Thresholds(Keys):
-    """Which scored pairs are accepted. They are applied to stored scores: changing one generates nothing again."""
+    """Keys that decide which scored pairs are accepted. They apply to stored scores, so changing one regenerates nothing."""
 
     tau: float = key(
-        0.75, "least entailment of a pair, in each direction and by the critic", "data", "stage", ge=0, le=1
+        0.75, "least entailment of a pair, in both directions and by the critic", "data", "stage", ge=0, le=1
     )
-    max_rouge: float = key(0.75, "highest ROUGE-L of the two sentences of a pair", "data", "stage", ge=0, le=1)
-    min_length_ratio: float = key(
-        0.8, "least length of the second sentence in units of the first", "data", "stage", gt=0
-    )
-    max_length_ratio: float = key(
-        1.5, "greatest length of the second sentence in units of the first", "data", "stage", gt=0
-    )
+    max_rouge: float = key(0.75, "highest ROUGE-L between the sentences of a pair", "data", "stage", ge=0, le=1)
+    min_length_ratio: float = key(0.8, "least length of the second sentence / first", "data", "stage", gt=0)
+    max_length_ratio: float = key(1.5, "greatest length of the second sentence / first", "data", "stage", gt=0)
     filters: Literal["basic", "all"] = key(
-        "all", "which filters accept pairs: all, or basic (length, entailment both ways and critic)", "data", "stage"
+        "all", "filters of pairs: all, or basic (length, entailment in both directions, critic)", "data", "stage"
     )
 
 
 class PairKeys(Thresholds):
-    """Keys of tasks that learn from generated pairs, made by `python -m trainables.candidates`."""
+    """Keys of tasks that learn from generated pairs, see `python -m trainables.candidates`."""
 
     pairs: str | None = key(
         None,
-        "folder of generated pairs, or one with a folder `temperature-T` for each generation temperature",
+        "folder of generated pairs, or of a subfolder `temperature-T` for each generation temperature",
         *("data", "stage", "place"),
     )
     pairs_temperature: Annotated[float, Field(gt=0)] | None = key(
         None, "generation temperature of the pairs", "data", "stage"
     )
-    pairs_round: Annotated[int, Field(ge=1)] | None = key(
-        None, "round of the pairs; none is all of them", "data", "stage"
-    )
+    pairs_round: Annotated[int, Field(ge=1)] | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
-        "all", "how many of the accepted pairs are learnt from, the first ones", "data", "stage"
+        "all", "train on only the first so many accepted pairs", "data", "stage"
     )
 
     @property
     def learns_from_pairs(self) -> bool:
-        """Whether there are any."""
+        """Whether the run learns from generated pairs."""
         return self.pairs is not None and self.pairs_examples != 0
 
     @property
     def thresholds(self) -> Thresholds:
-        """The part that says which pairs are accepted."""
+        """The keys that decide which pairs are accepted."""
         return Thresholds(**{name: getattr(self, name) for name in Thresholds.model_fields})
 
 
 class DetectionPairKeys(PairKeys):
-    """Keys of paraphrase detection that learns from generated pairs."""
+    """Keys of paraphrase detection with generated pairs."""
 
-    negatives: float = key(
-        0.5, "hard negatives of detection for each accepted pair, where there are any", "data", "stage", ge=0
-    )
-    clean_text: bool = key(
-        False, "detection reads all texts with quotes, white space and Unicode made alike", "data", "stage"
-    )
+    negatives: float = key(0.5, "detection: hard negatives for each accepted pair", "data", "stage", ge=0)
+    clean_text: bool = key(False, "detection: normalise quotes, white space and Unicode of all texts", "data", "stage")
 
 
 class ParaphraseKeys(ClassificationKeys, DetectionPairKeys):
@@ -203,7 +182,7 @@ class ParaphraseKeys(ClassificationKeys, DetectionPairKeys):
 
     paraphrase_head: Literal["binary", "cloze"] = key(
         "binary",
-        "what answers whether two questions are paraphrases: binary (a head of classes), or cloze (the tied head's yes and no)",
+        "head of paraphrase detection: binary (a classifier), or cloze (yes or no by the tied head)",
         *("step", "evaluation", "score"),
     )
 
@@ -211,46 +190,35 @@ class ParaphraseKeys(ClassificationKeys, DetectionPairKeys):
 class RewritingKeys(PairKeys):
     """Keys of rewriting."""
 
-    kl_weight: float = key(
-        0.1, "rewriting: weight of the divergence from the model as it was (lambda)", "training", "stage", ge=0
-    )
+    kl_weight: float = key(0.1, "rewriting: weight (lambda) of the KL to the initial model", "training", "stage", ge=0)
 
 
 class TextKeys(Keys):
     """Keys of all decoders."""
 
-    max_new_tokens: int = key(200, "at most so many new tokens", "texts", "evaluation", ge=1)
+    max_new_tokens: int = key(200, "greatest number of new tokens", "texts", "evaluation", ge=1)
     repetition_penalty: float = key(
-        1.0, "what the logits of tokens of the text are divided by; 1 is off", "texts", ge=0.01, le=100
+        1.0, "divides logits of tokens already in the text; 1: off", "texts", ge=0.01, le=100
     )
-    no_repeat_ngram: int = key(
-        0, "no n-gram of so many tokens comes twice; 0, the default, is off", "texts", "evaluation", ge=0
-    )
+    no_repeat_ngram: int = key(0, "length of the n-grams that may not repeat; 0: off", "texts", "evaluation", ge=0)
 
 
 class TemperatureKeys(TextKeys):
-    """Keys of decoders that divide logits."""
+    """Keys of decoders with a temperature."""
 
-    temperature: float = key(
-        1.0, "what logits are divided by; 0, or below 1e-5, is greedy whatever the decoder", "texts", ge=0
-    )
+    temperature: float = key(1.0, "divides logits; 0, or below 1e-5, is greedy with every decoder", "texts", ge=0)
 
 
 class TopKKeys(TemperatureKeys):
     """Keys of top-k (Fan et al. 2018)."""
 
-    top_k: int = key(
-        50,
-        "how many of the likeliest tokens may be drawn; contrastive weighs so many, 4 to 10 as a rule",
-        "texts",
-        ge=1,
-    )
+    top_k: int = key(50, "number of likeliest tokens to choose from; for contrastive, usually 4 to 10", "texts", ge=1)
 
 
 class TopPKeys(TemperatureKeys):
     """Keys of top-p (Holtzman et al. 2020)."""
 
-    top_p: float = key(0.9, "mass of the likeliest tokens that may be drawn", "texts", gt=0, le=1)
+    top_p: float = key(0.9, "probability mass of the likeliest tokens to choose from", "texts", gt=0, le=1)
 
 
 class TopKPKeys(TopKKeys, TopPKeys):
@@ -260,56 +228,46 @@ class TopKPKeys(TopKKeys, TopPKeys):
 class MinPKeys(TemperatureKeys):
     """Keys of min-p (Nguyen et al. 2024)."""
 
-    min_p: float = key(
-        0.1, "least probability of a token that may be drawn, in units of that of the likeliest", "texts", gt=0, le=1
-    )
+    min_p: float = key(0.1, "min-p: least probability of a token / that of the likeliest", "texts", gt=0, le=1)
 
 
 class TypicalKeys(TemperatureKeys):
     """Keys of locally typical sampling (Meister et al. 2023)."""
 
-    typical_p: float = key(0.95, "mass of the most typical tokens that may be drawn", "texts", gt=0, le=1)
+    typical_p: float = key(0.95, "probability mass of the most typical tokens to choose from", "texts", gt=0, le=1)
 
 
 class EtaKeys(TemperatureKeys):
     """Keys of eta sampling (Hewitt et al. 2022)."""
 
-    epsilon: float = key(
-        0.002, "threshold of eta: least probability where the distribution is narrow", "texts", gt=0, lt=1
-    )
+    epsilon: float = key(0.002, "eta: least probability in a narrow distribution", "texts", gt=0, lt=1)
 
 
 class MirostatKeys(TemperatureKeys):
     """Keys of mirostat (Basu et al. 2021)."""
 
-    mirostat_tau: float = key(5.0, "surprise that mirostat aims at, in bits a token", "texts", gt=0, le=100)
-    mirostat_eta: float = key(0.1, "how fast mirostat adapts", "texts", gt=0, le=100)
+    mirostat_tau: float = key(5.0, "target surprise of mirostat, in bits per token", "texts", gt=0, le=100)
+    mirostat_eta: float = key(0.1, "learning rate of mirostat", "texts", gt=0, le=100)
 
 
 class ContrastiveKeys(TopKKeys):
     """Keys of contrastive search (Su et al. 2022)."""
 
-    penalty_alpha: float = key(
-        0.6, "weight of contrastive search's penalty for resembling the text so far", "texts", ge=0, le=1
-    )
+    penalty_alpha: float = key(0.6, "contrastive: weight of the degeneration penalty", "texts", ge=0, le=1)
 
 
 class BeamKeys(TemperatureKeys):
     """Keys of beam search."""
 
-    num_beams: int = key(5, "hypotheses that beam search follows; 1 is greedy", "texts", "evaluation", ge=1)
+    num_beams: int = key(5, "hypotheses of beam search; 1 is greedy", "texts", "evaluation", ge=1)
     length_penalty: float = key(
-        1.0,
-        "beam search divides log-probabilities by the length to this power; above 0 favours long texts",
-        "texts",
-        ge=-10,
-        le=10,
+        1.0, "beam search divides log-probabilities by length ** this; > 0 favours long texts", "texts", ge=-10, le=10
     )
-    beam_early_stopping: bool = key(False, "end a beam search as soon as `num_beams` hypotheses have ended", "texts")
+    beam_early_stopping: bool = key(False, "stop beam search once `num_beams` hypotheses are complete", "texts")
 
 
 class DecodingKeys(TopKPKeys, MinPKeys, TypicalKeys, EtaKeys, MirostatKeys, ContrastiveKeys, BeamKeys):
-    """Keys of all decoders of this project. Defaults are published ones."""
+    """Keys of all decoders of this project, with published defaults."""
 
 
 class DecodingConfig(DecodingKeys, OpenConfig):
@@ -321,85 +279,80 @@ class DecodingConfig(DecodingKeys, OpenConfig):
 
     @property
     def components(self) -> dict[str, list[str]]:
-        """Its strategy."""
+        """The name of its decoder."""
         return {"decoder": [self.strategy]}
 
 
 class FirstStageKeys(Keys):
-    """Keys of what a run is trained on first: it starts from the best epoch of that."""
+    """Keys of the first stage: a run of another task, from whose best epoch the run starts."""
 
-    pretrain: str | None = key(None, "a task to train on first; none is no first stage", "result")
+    pretrain: str | None = key(None, "task of a first stage to train on before; none: no first stage", "result")
     pretrain_lr: float = key(1e-5, "learning rate of the first stage", "result", gt=0)
     pretrain_batch_size: int = key(4, "batch size of the first stage", "result", ge=1)
     pretrain_epochs: int = key(10, "epochs of the first stage", "result", ge=1)
     pretrain_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "a sample of so many examples that the first stage trains on; none is all", "result"
+        None, "number of randomly drawn training examples of the first stage; none: all", "result"
     )
     pretrain_seed: int = key(11711, "seed of the first stage", "result", ge=0, lt=2**63)
 
 
 class TrainingKeys(Keys):
-    """Keys of how weights are trained: AdamW with betas (0.9, 0.999), as in the study."""
+    """Keys of training with AdamW, betas (0.9, 0.999) as in the study."""
 
     lr: float = key(1e-5, "learning rate", "training", gt=0)
     batch_size: int = key(8, "examples of an optimizer step", "step", "training", ge=1)
-    accumulation: int = key(1, "parts of a batch whose gradients are added up", "step", ge=1)
-    epochs: int = key(10, "epochs", "result", ge=1)
+    accumulation: int = key(1, "gradient accumulation: micro-batches of an optimizer step", "step", ge=1)
+    epochs: int = key(10, "number of epochs", "result", ge=1)
     weight_decay: float = key(0.0, "weight decay of AdamW", "training", ge=0)
     schedule: Literal["constant", "cosine"] = key(
         "constant", "learning rate after the warm-up: constant or cosine", "result"
     )
     warmup_steps: int = key(0, "steps over which the learning rate rises to `lr`", "result", ge=0)
     clip_norm: Annotated[float, Field(gt=0)] | None = key(
-        None, "norm that gradients are clipped to; none is no clipping", "training"
+        None, "gradient norm to clip to; none: no clipping", "training"
     )
     dropout: float = key(0.1, "dropout of the blocks and the embeddings", "training", "stage", ge=0, lt=1)
     train_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "a sample of so many examples of the train split; none is all", "step"
+        None, "number of randomly drawn training examples; none: all", "step"
     )
     growth: float = key(
-        1.0,
-        "each epoch trains on so many times the examples of the one before; the last on all",
-        "result",
-        ge=1,
+        1.0, "number of examples of an epoch / those of the one before; the last has all", "result", ge=1
     )
     cross_documents: bool = key(
-        False, "a packed block lets tokens see the texts before their own", "reading", "step", "stage"
+        False, "let tokens of a packed block attend to earlier documents in it", "reading", "step", "stage"
     )
     precision: Literal["auto", "float32", "bfloat16"] = key(
-        "auto", "precision of training and of written texts; auto is bfloat16 on GPUs that have it", "step", "stage"
+        "auto", "precision of training and generation; auto: bfloat16 on GPUs that support it", "step", "stage"
     )
     gradient_checkpointing: bool | Literal["auto"] = key(
-        "auto", "compute blocks twice and keep less in memory; auto: for models like gpt2-xl", "nothing"
+        "auto", "recompute activations to save memory; auto: for models as large as gpt2-xl", "nothing"
     )
 
 
 class ChoosingKeys(Keys):
-    """Keys of which texts choose the best epoch and the best run, and which judge them."""
+    """Keys that decide which texts choose the best epoch and the best run, and which texts judge them."""
 
-    objective: str | None = key(None, "metric by which the best epoch is chosen; none is the task's own", "if set")
+    objective: str | None = key(None, "metric that chooses the best epoch; none: the task's own", "if set")
     dev_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "a sample of so many examples of the dev split is scored; none is all", "data", "division"
+        None, "number of randomly drawn dev examples that are scored; none: all", "data", "division"
     )
     dev_part: Literal["all", "search"] = key(
-        "all", "search: half of dev alone is scored, the rest is for judging", "division", "if set"
+        "all", "search: score only one half of dev, and keep the other for judging", "division", "if set"
     )
-    folds: int = key(1, "cross-validation: a sub-run for each fold of the training texts", "division", "if set", ge=1)
-    fold: Annotated[int, Field(ge=1)] | None = key(
-        None, "of a sub-run: the fold that it does not train on", "division", "if set"
-    )
+    folds: int = key(1, "folds of cross-validation, each with its own sub-run", "division", "if set", ge=1)
+    fold: Annotated[int, Field(ge=1)] | None = key(None, "held-out fold of a sub-run", "division", "if set")
     scored_on: Literal["dev", "folds"] = key(
-        "dev", "what chooses, dev or the folds; with folds, the other one judges", "division", "if set"
+        "dev", "texts that choose: dev or folds; with folds, the other ones judge", "division", "if set"
     )
-    judged: bool = key(False, "whether the texts that chose nothing are scored as well", "if set")
+    judged: bool = key(False, "also score the texts that are kept for judging", "if set")
 
 
 class RunKeys(Keys):
-    """Keys of every run: the components that it is made of, model, data and seed."""
+    """Keys of every run: its components, model, data and seed."""
 
     task: str = key(
         "sonnet",
-        "what is learnt: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
+        "task to learn: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
         *("data", "step", "evaluation", "score"),
     )
     model: str = key(
@@ -409,7 +362,7 @@ class RunKeys(Keys):
     )
     data_dir: str | None = key(
         None,
-        "folder with the course's files (default: what the installed packages hold)",
+        "folder with the course's files (default: data of the installed packages)",
         *("data", "stage", "score", "place"),
     )
     attention: str = key(
@@ -419,19 +372,19 @@ class RunKeys(Keys):
     )
     adapter: str = key(
         "full",
-        "which parameters train: full, freeze, last-linear (the task's own head alone), lora or frozen (none)",
+        "trainable parameters: full, freeze, last-linear (only the task's own head), lora or frozen (none)",
         *("step", "evaluation"),
     )
     decoder: str = key(
         "top-p",
-        "how tokens are chosen: greedy, top-k, top-p, top-k-p (top-p of what top-k left), top-k-p-study (what is in both "
-        "sets), min-p, typical, eta, mirostat, contrastive or beam",
+        "greedy, top-k, top-p, top-k-p (top-p after top-k), top-k-p-study (the intersection of both), min-p, typical, eta, "
+        "mirostat, contrastive or beam",
         *("texts", "evaluation"),
     )
     decode_seeds: int = key(
-        3, "texts that are written from each prompt; 0: only losses are measured", "texts", "evaluation", ge=0
+        3, "texts generated from each prompt; 0: only losses are measured", "texts", "evaluation", ge=0
     )
-    seed: int = key(11711, "seed of everything", "texts", ge=0, lt=2**63)
+    seed: int = key(11711, "seed of all random numbers", "texts", ge=0, lt=2**63)
 
 
 class RunConfig(
@@ -446,13 +399,13 @@ class RunConfig(
     RunKeys,
     OpenConfig,
 ):
-    """Everything that decides the result of one training run. Flat, so that each key can be searched or `--set`."""
+    """All settings of one training run, in one flat class, so that each key can be searched or `--set`."""
 
     kinds = ("task", "adapter", "attention", "decoder")
 
     @property
     def components(self) -> dict[str, list[str]]:
-        """The entries of TASKS, the first stage's too, of ADAPTERS, ATTENTION and DECODERS."""
+        """The names of its components by kind; tasks include that of the first stage."""
         return {
             "task": [self.task, *([self.first_task] if self.first_task else [])],
             "adapter": [self.adapter],
@@ -461,17 +414,17 @@ class RunConfig(
         }
 
     def model_post_init(self, _: Any) -> None:
-        """Raise ConfigError where keys of choosing and judging contradict each other, or one is of no component."""
+        """Raise ConfigError for an unknown key, or if keys contradict each other."""
         super().model_post_init(_)
         if self.fold is not None and (self.folds == 1 or self.fold > self.folds):
             raise ConfigError(
-                f"The value of `fold` is {self.fold}, but must be one of {self.folds} `folds`, of two or more"
+                f"The value of `fold` is {self.fold}, but must be at most `folds`, which is {self.folds} and must be >= 2"
             )
         if self.folds == 1 and self.scored_on == "folds":
-            raise ConfigError("The value of `scored_on` is 'folds', but must be 'dev' where `folds` is 1")
+            raise ConfigError("The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1")
         if self.dev_part == "search" and self.scored_on == "folds":
             raise ConfigError(
-                "The value of `dev_part` is 'search', but must be 'all' where `scored_on` is 'folds': all of dev judges then"
+                "The value of `dev_part` is 'search', but must be 'all' if `scored_on` is 'folds', since all of dev judges then"
             )
         if self.judged and self.folds == 1 and self.dev_part == "all":
             raise ConfigError(
@@ -479,34 +432,34 @@ class RunConfig(
             )
         if self.folds > 1 and self.reads_pairs:
             raise ConfigError(
-                f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`: they are made of texts of all folds"
+                f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`, which come from texts of all folds"
             )
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether there are generated pairs that the run learns from, or its first stage; known once TASKS is imported."""
+        """Whether the run or its first stage learns from generated pairs; known once TASKS is imported."""
         return self.learns_from_pairs and any(issubclass(task.keys, PairKeys) for task in self.entries("task"))
 
     @property
     def sub_runs(self) -> list["RunConfig"]:
-        """The runs that this one consists of: one for each fold in a round of cross-validation, else itself."""
+        """The runs of a round of cross-validation, one for each fold; a single run is its own only one."""
         if self.folds == 1 or self.fold is not None:
             return [self]
         return [self.but(fold=fold) for fold in range(1, self.folds + 1)]
 
     @property
     def is_round(self) -> bool:
-        """Whether this is a round of cross-validation, and no single run."""
+        """Whether this is a round of cross-validation, not a single run."""
         return self.folds > 1 and self.fold is None
 
     @property
     def choosing(self) -> str:
-        """The part of a single run's data that chooses its best epoch."""
+        """The split that chooses the best epoch of a single run."""
         return "fold" if self.scored_on == "folds" else "dev"
 
     @property
     def judging(self) -> str | None:
-        """The part of a single run's data that judges it and chose nothing; None where none is to be scored."""
+        """The split that judges a single run and chooses nothing; None if no such split is scored."""
         if not self.judged:
             return None
         if self.folds == 1:
@@ -525,7 +478,7 @@ class RunConfig(
 
     @property
     def attention_config(self) -> AttentionConfig:
-        """The attention part of this run."""
+        """The attention settings of this run."""
         values = self.values_of({**PatternKeys.model_fields, **declared_keys("attention")})
         return AttentionConfig(
             schedule=self.attention, **{name.removeprefix("attention_"): value for name, value in values.items()}
@@ -533,46 +486,41 @@ class RunConfig(
 
     @property
     def first_task(self) -> str | None:
-        """The task of the first stage: `pretrain`, but nothing is learnt from no pairs."""
+        """The task of the first stage: `pretrain`, but None for `rewriting` without pairs, which has nothing to learn from."""
         return None if self.pretrain == "rewriting" and not self.learns_from_pairs else self.pretrain
 
     @property
     def decoding(self) -> DecodingConfig:
-        """The decoding part of this run."""
+        """The decoding settings of this run."""
         values = self.values_of({**DecodingKeys.model_fields, **declared_keys("decoder")})
         return DecodingConfig(strategy=self.decoder, **values)
 
 
 def meaning(name: str, keys: type[Config] = RunConfig) -> str:
-    """What a key means, in a few words."""
+    """Return the description of a key."""
     return str(keys.model_fields[name].description)
 
 
 @cached_until_tables_change
 def known_keys() -> Mapping[str, FieldInfo]:
-    """All keys that a run may have: those of RunConfig, and those that components of imported tables declare elsewhere."""
-    elsewhere = {name: keys.model_fields[name] for name, keys in component_keys(RunConfig).items()}
-    return {**RunConfig.model_fields, **elsewhere}
+    """Return all keys of runs: the fields of RunConfig, and the keys that only components of imported tables declare."""
+    declared = {name: keys.model_fields[name] for name, keys in component_keys(RunConfig).items()}
+    return {**RunConfig.model_fields, **declared}
 
 
 @cached_until_tables_change
 def keys_that_decide(what: Decides) -> Mapping[str, FieldInfo]:
-    """The keys of runs that decide `what`."""
+    """Return the keys of runs that decide `what`, see `Decides`."""
     return {name: field for name, field in known_keys().items() if what in decides(field)}
 
 
 def parse_blocks(spec: str, n_layer: int) -> list[int]:
-    """Return the sorted block numbers that `spec` names.
+    """Return the sorted block numbers that `spec` names: `all`, `lower-half`, `upper-half`, or ranges such as `0-5,8`.
 
-    `spec` is `all`, `lower-half`, `upper-half`, or numbers and ranges such as `0-5,8`.
-    Raises ConfigError where it names no block, or one that a model of `n_layer` blocks does not have.
+    Raises ConfigError if it names no block, or a block that a model of `n_layer` blocks lacks.
     """
     half = n_layer // 2
-    named = {
-        "all": range(n_layer),
-        "lower-half": range(half),
-        "upper-half": range(half, n_layer),
-    }
+    named = {"all": range(n_layer), "lower-half": range(half), "upper-half": range(half, n_layer)}
     chosen: set[int] = set(named.get(spec, ()))
     for part in () if spec in named else spec.split(","):
         first, dash, last = part.partition("-")
@@ -580,7 +528,7 @@ def parse_blocks(spec: str, n_layer: int) -> list[int]:
             words = ", ".join(named)
             raise ConfigError(f"The value of `blocks` is {spec!r}, but must be one of {words}, or numbers like 0-5,8")
         end = int(last or first)
-        chosen.update(range(int(first), end + 1) if end < n_layer else [end])  # a long range is refused, not built
+        chosen.update(range(int(first), end + 1) if end < n_layer else [end])  # do not build a long range
     if not chosen or max(chosen) >= n_layer:
         raise ConfigError(f"The value of `blocks` is {spec!r}, but must name blocks 0 to {n_layer - 1} of this model")
     return sorted(chosen)

@@ -1,4 +1,4 @@
-"""What decides the result of a run. Two configurations with the same identity are the same run."""
+"""The identity of a run: the keys that decide its result. Two configurations with the same identity are the same run."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +12,15 @@ from gpt2core.tasks import TASKS, Task
 
 
 def components_of(config: RunConfig) -> list[Component | Task]:
-    """Return the entries of the tables that a run names; raise UnknownNameError for one that there is not."""
+    """Return the components that a run names; raise UnknownNameError for an unknown one."""
     kernels = [ATTENTION[name] for name in config.components["attention"]]
     return [TASKS[config.task], ADAPTERS[config.adapter], *kernels, DECODERS[config.decoder]]
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the keys that some component of the run reads, or no component declares, with the values that they come to.
+    """Return the keys that a component of the run reads, or that no component declares, with their effective values.
 
-    Raises UnknownNameError for a component that there is not.
+    Raises UnknownNameError for an unknown component.
     """
     config = config.model_copy(update={"decoder": resolved(config.decoding).strategy})
     components = components_of(config)
@@ -42,7 +42,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def _unread(components: Iterable[Component | Task], config: RunConfig) -> set[str]:
-    """The keys whose values some component declares and none of these reads as they are."""
+    """Return the keys that some component declares, and whose values none of these components reads unchanged."""
     read = {key for component in components for key in component.keys.model_fields}
-    others = {key for component in components for key in component.values(config)}
-    return (declared_keys(*config.kinds).keys() - read) | others
+    overridden = {key for component in components for key in component.values(config)}
+    return (declared_keys(*config.kinds).keys() - read) | overridden

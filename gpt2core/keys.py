@@ -1,4 +1,4 @@
-"""All keys of a run in words: the values that each may have, its default, its meaning, and which components read it."""
+"""A description of all keys of a run: valid values, default, meaning, and the components that read each key."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)
 
 
 def described_keys() -> list[dict[str, Any]]:
-    """Return `key`, `values`, `default`, `meaning`, `read_by` (names by kind of component; all runs for none), `decides`."""
+    """Return `key`, `values`, `default`, `meaning`, `read_by` (names by kind of component; empty: all runs) and `decides`."""
     declared = declared_keys(*RunConfig.kinds)
     return [
         {
@@ -31,17 +31,16 @@ def described_keys() -> list[dict[str, Any]]:
 def _readers(name: str) -> dict[str, list[str]]:
     if name in FirstStageKeys.model_fields and name != "pretrain":
         return {"first stage": ["pretrain"]}
-    found = {table.kind: table.readers(name) for table in TABLES}
-    return {kind: entries for kind, entries in found.items() if entries}
+    return {table.kind: readers for table in TABLES if (readers := table.readers(name))}
 
 
 def _values(name: str, keys: type[Keys | RunConfig]) -> str:
-    """The values of a key in words."""
+    """Return the valid values of a key in words."""
     table = next((table for table in TABLES if table.kind == name), None)
     if table is not None:
-        return f"one of {', '.join(table)}" + (", or several with commas" if table is ATTENTION else "")
+        return f"one of {', '.join(table)}" + (", or several separated by commas" if table is ATTENTION else "")
     schema = keys.model_json_schema()["properties"][name]
-    return " or ".join(_rule(one) for one in schema.get("anyOf", [schema]))
+    return " or ".join(_rule(option) for option in schema.get("anyOf", [schema]))
 
 
 def _rule(schema: dict[str, Any]) -> str:

@@ -21,9 +21,9 @@ from gpt2core.identity import identity
         ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
         ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
         ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
-        ({"fold": 1}, "The value of `fold` is 1, but must be one of 1 `folds`, of two or more"),
-        ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be one of 3 `folds`, of two or more"),
-        ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' where `folds` is 1"),
+        ({"fold": 1}, "The value of `fold` is 1, but must be at most `folds`, which is 1 and must be >= 2"),
+        ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be at most `folds`, which is 3 and must be >= 2"),
+        ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1"),
         (
             {"folds": 3, "scored_on": "folds", "dev_part": "search"},
             "The value of `dev_part` is 'search', but must be 'all'",
