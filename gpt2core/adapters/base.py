@@ -1,4 +1,4 @@
-"""What an entry of ADAPTERS is: a function that chooses what trains, and the keys that it reads."""
+"""The shape of an entry of ADAPTERS: a function that chooses which parameters train, and the keys that it reads."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from gpt2core.component import Component
 from gpt2core.config import BlocksKeys, RunConfig
 from gpt2core.model import GPT2
 
-#: Change a model in place so that exactly the adapter's parameters require gradients.
+#: Changes a model in place so that exactly the adapter's parameters require gradients. The task's head is left to `adapt`.
 Adapt = Callable[[GPT2, RunConfig], None]
 
 
 class Preset(NamedTuple):
-    """Blocks that an adapter means, as `parse_blocks` reads them, and what it then does; `{blocks}` stands for their numbers."""
+    """A spec of blocks for `parse_blocks`, and what trains with it; `{blocks}` in `meaning` stands for the block numbers."""
 
     blocks: str
     meaning: str
@@ -21,31 +21,35 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Component):
-    """An entry of ADAPTERS. `meaning` says what trains.
+    """An entry of ADAPTERS.
 
-    An adapter whose `keys` are BlocksKeys has `presets`: `plain`, the default, and `study`. `resolve` returns overrides, see
-    `Component.values`.
+    - `apply` changes the model.
+    - `meaning` says in a few words what trains.
+    - `presets` is for adapters whose keys include BlocksKeys: `plain` is used for `blocks="default"`, `study` for "study".
+    - `resolve` returns overrides as `Component.values` does: the value that the adapter uses for a key, None for an ignored key.
+    - `trains` is False if nothing trains, so that all runs share the base model itself.
+    - `shares_base` says whether several runs can share a forward pass of the base model, see `gpt2core.packing`.
+    - `count` returns the number of the adapter's parameters, if that is faster than to `apply` it and count.
+    - `peft_format` says whether `export --format adapter` can write it.
     """
 
     apply: Adapt
     meaning: str = ""
     presets: Mapping[str, Preset] = field(default_factory=dict)
     resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
-    trains: bool = True  # False: all runs share the base model itself
-    shares_base: Callable[[RunConfig], bool] = lambda config: (
-        False
-    )  # several runs can share a forward pass, see `packing`
-    count: Callable[[GPT2, RunConfig], int] | None = None  # counts its parameters without `apply`, if that is faster
-    peft_format: bool = False  # whether `export --format adapter` can write it
+    trains: bool = True
+    shares_base: Callable[[RunConfig], bool] = lambda config: False
+    count: Callable[[GPT2, RunConfig], int] | None = None
+    peft_format: bool = False
 
     def block_spec(self, config: RunConfig) -> str:
-        """The blocks that `config` means, for `parse_blocks`."""
+        """Return the blocks of `config` as a spec for `parse_blocks`, presets resolved."""
         preset = {"default": "plain", "study": "study"}.get(config.blocks)
         if preset is None:
             return config.blocks
         return self.presets[preset].blocks if preset in self.presets else "all"
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
-        """Blocks by their numbers or names, and what the adapter itself resolves."""
+        """Return the overrides of `resolve`, and the resolved blocks if the adapter reads them."""
         blocks = {"blocks": self.block_spec(config)} if issubclass(self.keys, BlocksKeys) else {}
         return {**blocks, **self.resolve(config)}

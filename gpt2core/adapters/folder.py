@@ -1,7 +1,7 @@
-"""LoRA pairs in peft's format: a folder of adapter_config.json and adapter_model.safetensors, for transformers' GPT-2.
+"""LoRA adapters in peft's format for transformers' GPT-2: adapter_config.json and adapter_model.safetensors in a folder.
 
-Our query, key and value are separate projections; transformers' c_attn is all three. Pairs of rank r for each become one of rank
-3r for c_attn: A stacked, B block-diagonal. So each keeps its product, and DoRA's magnitudes, one per output, are concatenated.
+Query, key and value are separate projections here, but one in transformers, c_attn. Three pairs of rank r become one of rank 3r
+with A stacked, B block-diagonal and DoRA's magnitudes concatenated, so that the product of each pair stays the same.
 """
 
 import json
@@ -30,19 +30,19 @@ _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 
 @torch.no_grad()
 def pairs(model: GPT2) -> dict[str, Pair]:
-    """Return copies of a model's pairs by projection, such as `blocks.0.attention.query`."""
-    pairs = {}
+    """Return copies of a model's pairs on the CPU, by projection, such as `blocks.0.attention.query`."""
+    copies = {}
     for name, layer in lora_layers(model):
         pair = layer.pair()
         magnitude = None if pair.magnitude is None else pair.magnitude.cpu().clone()
-        pairs[name] = Pair(pair.down.cpu().clone(), pair.up.cpu().clone(), pair.scale, magnitude)
-    return pairs
+        copies[name] = Pair(pair.down.cpu().clone(), pair.up.cpu().clone(), pair.scale, magnitude)
+    return copies
 
 
 def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, base_model: str) -> None:
-    """Write pairs, and a head (K, C) if there is one, so that `peft.PeftModel.from_pretrained` loads them.
+    """Write pairs, and the classification head (K, C) if any, so that `peft.PeftModel.from_pretrained` loads them.
 
-    `base_model` is the model that they belong to: a repository of the hub or a folder. The weights are written last, atomically.
+    `base_model` is the base model's hub repository or folder. The weights are written last, atomically.
     """
     joined = _joined(pairs)
     tensors = {}
@@ -61,7 +61,7 @@ def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, b
 
 
 def _joined(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Pairs by the names of transformers' projections, those of query, key and value joined."""
+    """Rename pairs to transformers' projections, and join those of query, key and value."""
     joined = {}
     for name, pair in pairs.items():
         if name.endswith((_KEY, _VALUE)):
@@ -79,7 +79,7 @@ def _joined(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
 
 
 def _config(joined: Mapping[str, Pair], base_model: str, has_head: bool) -> dict[str, Any]:
-    """What adapter_config.json says; each projection has one rank in all blocks, and the scale is alpha / rank."""
+    """Return the content of adapter_config.json; a projection has the same rank in all blocks, and its scale is alpha / rank."""
     places = {name: re.fullmatch(r"transformer\.h\.(\d+)\.(.+)", name) for name in joined}
     blocks = sorted({int(place[1]) for place in places.values() if place})
     kinds = {place[2]: joined[name] for name, place in places.items() if place}
@@ -91,7 +91,7 @@ def _config(joined: Mapping[str, Pair], base_model: str, has_head: bool) -> dict
         "task_type": "SEQ_CLS" if has_head else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        "fan_in_fan_out": True,  # a Conv1D keeps its weight as (in, out)
+        "fan_in_fan_out": True,  # transformers' Conv1D stores its weight as (in, out)
         "r": ranks[first],
         "lora_alpha": alphas[first],
         "rank_pattern": {kind: ranks[kind] for kind in others if ranks[kind] != ranks[first]},
@@ -108,19 +108,17 @@ def _config(joined: Mapping[str, Pair], base_model: str, has_head: bool) -> dict
 
 @torch.no_grad()
 def load_adapter(folder: Path, model: GPT2) -> GPT2:
-    """Fold the LoRA of a folder in peft's format, ours or another's, into `model`, in place; return it, a plain GPT2.
+    """Merge a LoRA adapter in peft's format, whoever wrote it, into `model` in place; return the model, a plain GPT2.
 
-    A head of classes is put where the folder holds one. Raises WeightsError where the folder is no such adapter, or of
-    another model: each projection that its configuration names must have a pair, and nothing else may be there.
+    Adds the classification head if the folder has one. Raises WeightsError if the folder holds no such adapter or does not fit
+    the model: each projection that its configuration names must have a pair, and there must be no other tensors.
     """
     config, tensors = read_peft_config(folder), read_tensors(folder / WEIGHTS)
     inside = "transformer." if config.task_type in ("CAUSAL_LM", "SEQ_CLS") or _all_inside(tensors) else ""
     head = tensors.pop(PREFIX + THEIR_HEAD, None)
     if config.has_head != (head is not None):
         there = "no" if head is None else "a"
-        raise WeightsError(
-            f"{folder}: `task_type` is {config.task_type}, but there is {there} head of classes, `{THEIR_HEAD}`"
-        )
+        raise WeightsError(f"{folder}: `task_type` is {config.task_type}, but there is {there} head `{THEIR_HEAD}`")
     if head is not None:
         _put_head(folder, head, model)
     placed: set[str] = set()
@@ -137,13 +135,13 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
         raise WeightsError(f"{folder / NAME}: `target_modules` names no projection of this model")
     if left := sorted(set(tensors) - placed):
         raise WeightsError(
-            f"{folder}: the tensor `{left[0].removeprefix(PREFIX)}` has no place in this model, or none that {NAME} names"
+            f"{folder}: the tensor `{left[0].removeprefix(PREFIX)}` belongs to no projection of this model that {NAME} names"
         )
     return model
 
 
 def _all_inside(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors are of a model with a head, which holds GPT2Model as `transformer`."""
+    """Whether the adapted model is a GPT2Model wrapped as `transformer` in a model with a head."""
     return all(name.startswith((f"{PREFIX}transformer.", PREFIX + THEIR_HEAD)) for name in tensors)
 
 
@@ -155,27 +153,27 @@ def _put_head(folder: Path, head: Tensor, model: GPT2) -> None:
 
 
 def base_model(folder: Path) -> str:
-    """Return what the adapter in `folder` says that it belongs to; raise WeightsError where it says nothing."""
+    """Return the name of the model that the adapter in `folder` was trained on; raise WeightsError if it has none."""
     name = read_peft_config(folder).base_model_name_or_path
     if not name:
-        raise WeightsError(f"{folder / NAME}: `base_model_name_or_path` must name the model that the adapter is of")
+        raise WeightsError(f"{folder / NAME}: `base_model_name_or_path` must name the adapter's base model")
     return name
 
 
 def _names(module: str) -> list[str]:
-    """The tensors of a module's pair: A, B and DoRA's magnitude."""
+    """Return the names of a module's tensors: A, B and DoRA's magnitude."""
     return [f"{PREFIX}{module}.{part}" for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")]
 
 
 def _pair(folder: Path, module: str, tensors: Mapping[str, Tensor], config: PeftConfig) -> Pair:
-    """The pair of transformers' projection `module`; raise WeightsError where it is not whole."""
+    """Return the pair of transformers' projection `module`; raise WeightsError if it is incomplete or misshapen."""
     down, up, magnitude = (tensors.get(name) for name in _names(module))
     if down is None or up is None or config.use_dora != (magnitude is not None):
-        raise WeightsError(f"{folder}: the pair of `{module}` is not whole, or is none of this adapter's kind")
+        raise WeightsError(f"{folder}: the pair of `{module}` is incomplete or does not match `use_dora` of {NAME}")
     rank = config.rank(module)
     if down.ndim != 2 or up.ndim != 2 or (len(down), up.shape[1]) != (rank, rank):
         raise WeightsError(
-            f"{folder}: the pair of `{module}` has the shapes {tuple(down.shape)} and {tuple(up.shape)}, not of rank {rank}"
+            f"{folder}: the pair of `{module}` has the shapes {tuple(down.shape)} and {tuple(up.shape)}, but its rank is {rank}"
         )
     if magnitude is not None and magnitude.shape != (len(up),):
         raise WeightsError(
@@ -185,9 +183,9 @@ def _pair(folder: Path, module: str, tensors: Mapping[str, Tensor], config: Peft
 
 
 def _part_for(key: str, pair: Pair) -> Pair:
-    """What a pair is for our weight `key`: of one for query, key and value together, a third of the outputs."""
-    which = next((i for i, part in enumerate((_QUERY, _KEY, _VALUE)) if part in key), None)
-    if which is None:
-        return pair
-    magnitude = None if pair.magnitude is None else pair.magnitude.chunk(3)[which]
-    return replace(pair, up=pair.up.chunk(3)[which], magnitude=magnitude)
+    """Return the part of a projection's pair for our weight `key`: for query, key or value, a third of c_attn's outputs."""
+    for third, part in enumerate((_QUERY, _KEY, _VALUE)):
+        if part in key:
+            magnitude = None if pair.magnitude is None else pair.magnitude.chunk(3)[third]
+            return replace(pair, up=pair.up.chunk(3)[third], magnitude=magnitude)
+    return pair

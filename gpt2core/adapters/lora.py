@@ -14,7 +14,7 @@ from gpt2core.config import LoraKeys, RunConfig, parse_blocks
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
-#: Our names of the projections that each choice of `targets` adapts.
+#: The model's projections that each choice of `targets` adapts.
 TARGETS = {
     "qkv": ["query", "key", "value"],
     "qkv+dense": ["query", "key", "value", "dense"],
@@ -24,7 +24,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """What LoRA adds to a weight (out, in): scale * up @ down, of down (r, in) and up (out, r); DoRA's magnitude (out,)."""
+    """A LoRA update of a weight (out, in): scale * up @ down, with down (r, in), up (out, r) and DoRA's magnitude (out,)."""
 
     down: Tensor
     up: Tensor
@@ -32,7 +32,7 @@ class Pair:
     magnitude: Tensor | None = None
 
     def minus(self, start: "Pair") -> "Pair":
-        """Return the difference, a pair of rank 2r: what PiSSA adds to the weight that it started from."""
+        """Return the difference as a pair of rank 2r: the update of the original weight that PiSSA has learnt."""
         return replace(self, down=torch.cat([self.down, start.down]), up=torch.cat([self.up, -start.up], dim=1))
 
     def applied_to(self, weight: Tensor) -> Tensor:
@@ -42,12 +42,12 @@ class Pair:
 
 
 class LoRALinear(nn.Module):
-    """A projection and the pair beside it: base(x) + scale * B A x, of A (r, in) and B (out, r).
+    """A projection with a LoRA pair: base(x) + scale * B A x, with A (r, in) and B (out, r).
 
-    With DoRA the adapted weight W + scale * B A is made as long in each row as `lora_magnitude` (out,) says, which trains too;
-    the length that it had is taken as a constant, as the paper's section 4.3 does.
+    With DoRA, each row of W + scale * B A is rescaled to the norm in `lora_magnitude` (out,), which trains; the norm before is
+    treated as a constant (section 4.3 of the paper).
 
-    The same seed gives the A that peft gives it. peft itself is not asked, for to import it takes three seconds of each process.
+    The same seed gives the same A as in peft. peft itself takes three seconds to import in each process, so it is not used.
     """
 
     def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
@@ -56,7 +56,7 @@ class LoRALinear(nn.Module):
         self.base, self.scale = base, scale
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.lora_A, self.lora_B = nn.Linear(base.in_features, rank, False), nn.Linear(rank, base.out_features, False)
-        self.lora_A.reset_parameters()  # drawn again, as peft does
+        self.lora_A.reset_parameters()  # peft draws A twice
         nn.init.zeros_(self.lora_B.weight)
         self.lora_magnitude = nn.Parameter(weight.detach().norm(dim=1)) if dora else None
         self.to(weight.device, weight.dtype)
@@ -77,23 +77,22 @@ class LoRALinear(nn.Module):
         return cast(Tensor, out + (ratio - 1) * plain + ratio * self.scale * self.lora_B(inner)).to(out.dtype)
 
     def pair(self) -> Pair:
-        """The pair as it is."""
+        """Return the current pair, detached."""
         magnitude = None if self.lora_magnitude is None else self.lora_magnitude.detach()
         return Pair(self.lora_A.weight.detach(), self.lora_B.weight.detach(), self.scale, magnitude)
 
 
 def lora(model: GPT2, config: RunConfig) -> None:
-    """Add a pair of rank `config.rank` to the target projections of `config.blocks` (default: all); only pairs train.
+    """Add a pair of rank `config.rank` to the target projections of `config.blocks` (default: all); only the pairs train.
 
-    The pair starts at zero effect: A is random by torch's global generator, B is zero. Scale: lora_alpha / rank.
+    A pair has no effect at first: A is drawn from torch's global generator, B is zero. The scale is lora_alpha / rank.
 
-    - `rslora`: scale lora_alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
-    - `dora`: the magnitude of each output trains as well, and the pair changes the direction alone (Liu et al. 2024, arXiv
-      2402.09353).
-    - `lora_init` pissa: A and B start as the largest singular directions of the weight, which keeps the rest (Meng et al.
-      2024, arXiv 2404.02948).
+    - `rslora`: the scale is lora_alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
+    - `dora`: the magnitude of each output trains too; the pair changes only the direction (Liu et al. 2024, arXiv 2402.09353).
+    - `lora_init` pissa: A and B start as the largest singular directions of the weight, and the frozen base keeps the rest
+      (Meng et al. 2024, arXiv 2404.02948).
 
-    `lora_plus` is of the optimizer (`gpt2core.training`). Raises ConfigError as `lora_blocks`.
+    `lora_plus` is read by the optimizer (`gpt2core.builders`). Raises ConfigError as `lora_blocks` does.
     """
     blocks = lora_blocks(model, config)
     model.requires_grad_(False)
@@ -110,14 +109,11 @@ def lora(model: GPT2, config: RunConfig) -> None:
 
 
 def lora_blocks(model: GPT2, config: RunConfig) -> list[int]:
-    """Return the blocks that LoRA adapts.
-
-    Raises ConfigError where they are not there, or where a weight has fewer singular directions than pissa is to take.
-    """
+    """Return the blocks that LoRA adapts; raise ConfigError if the model lacks one, or if the rank is too large for pissa."""
     if config.lora_init == "pissa" and config.rank > model.config.n_embd:
         raise ConfigError(
-            f"The value of `rank` is {config.rank}, but must be at most {model.config.n_embd} with lora_init pissa: "
-            "a weight of this model has no more singular directions"
+            f"The value of `rank` is {config.rank}, but must be at most {model.config.n_embd} with lora_init pissa, "
+            "the number of singular directions of this model's weights"
         )
     return parse_blocks(LORA.block_spec(config), model.config.n_layer)
 
@@ -126,8 +122,8 @@ def lora_blocks(model: GPT2, config: RunConfig) -> list[int]:
 def _start_at_singular_directions(layer: LoRALinear) -> None:
     """Move the largest singular directions of a weight (out, in) into its pair: A (r, in), B (out, r).
 
-    In float64, so that what is left is the same in float32 on every device, and a checkpoint need not hold it: in float32,
-    each device mixes directions of nearly equal singular values in its own way.
+    Computed in float64, so that every device gets the same float32 base and checkpoints need not store it: in float32, each
+    device mixes directions of nearly equal singular values differently.
     """
     down, up, base, scale = layer.lora_A.weight, layer.lora_B.weight, layer.base.weight, layer.scale
     rank = len(down)
@@ -135,11 +131,11 @@ def _start_at_singular_directions(layer: LoRALinear) -> None:
     root = (values[:rank] / scale).sqrt()
     down.copy_(root[:, None] * right[:rank])
     up.copy_(left[:, :rank] * root)
-    base.data = (base.double() - scale * up.double() @ down.double()).float()  # a copy: models share their base
+    base.data = (base.double() - scale * up.double() @ down.double()).float()  # not in place: models share their base
 
 
 def lora_layers(model: GPT2) -> Iterator[tuple[str, LoRALinear]]:
-    """Yield name and layer of every projection that LoRA adapts, such as `blocks.0.attention.query`."""
+    """Yield the name, such as `blocks.0.attention.query`, and the layer of every projection with LoRA."""
     for name, part in model.named_modules():
         if isinstance(part, LoRALinear):
             yield name, part
@@ -147,9 +143,9 @@ def lora_layers(model: GPT2) -> Iterator[tuple[str, LoRALinear]]:
 
 @torch.no_grad()
 def merge_lora(model: GPT2) -> GPT2:
-    """Fold every LoRA pair of `model` into the projection that it adapts, in place; a plain GPT2 is left."""
+    """Merge every LoRA pair into its projection, in place; return the model, now a plain GPT2."""
     for name, layer in list(lora_layers(model)):
-        layer.base.weight.data = layer.pair().applied_to(layer.base.weight)  # a copy: models share their base
+        layer.base.weight.data = layer.pair().applied_to(layer.base.weight)  # not in place: models share their base
         model.set_submodule(name, layer.base)
     return model
 
@@ -170,7 +166,7 @@ def count_lora(model: GPT2, config: RunConfig) -> int:
 LORA = Adapter(
     apply=lora,
     keys=LoraKeys,
-    meaning="LoRA on blocks {blocks}, as asked",
+    meaning="LoRA on blocks {blocks}, as configured",
     presets={
         "plain": Preset("all", "LoRA on all blocks, {blocks}"),
         "study": Preset("0-11", "LoRA on blocks {blocks}, as in the study"),

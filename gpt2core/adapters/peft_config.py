@@ -1,6 +1,6 @@
-"""What adapter_config.json says of LoRA: which projections have a pair, of which rank and scale, by peft's own rules.
+"""Read adapter_config.json by peft's rules: which projections have a LoRA pair, and its rank and scale.
 
-Whatever else changes what peft computes is refused. So are patterns that could take for ever to match.
+Refused are all other settings that change what peft computes, and patterns that could take exponential time to match.
 """
 
 import math
@@ -18,7 +18,7 @@ from gpt2core.errors import ConfigError, WeightsError, shown
 from gpt2core.foreign import read_json
 
 NAME = "adapter_config.json"
-#: Keys that change nothing of what an adapter computes, or whose value matters only to how it was trained.
+#: Keys that do not change the output of a trained adapter.
 _UNREAD = {
     "auto_mapping",
     "corda_config",
@@ -35,10 +35,10 @@ _UNREAD = {
     "runtime_config",
 }
 _HEADS = frozenset({"score", "classifier"})
-#: How a pair may have started without a change to the weight beside it.
+#: Values of `init_lora_weights` that leave the base weight unchanged.
 _STARTS = (True, False, "gaussian", "orthogonal")
 
-#: A regular expression that `re`, which peft matches with, and RE2 read alike.
+#: Regular expressions that mean the same to `re`, which peft uses, and to RE2.
 _SIMPLE = re.compile(r"(?:\\[.dw]|\(\?:|\{\d+(?:,\d*)?\}|\[\^?[\w-]+\]|[\w.()|^$*+?])*", re.ASCII)
 _LONGEST, _PATTERNS = 200, 1024
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class PeftConfig(Config):
-    """The keys of adapter_config.json that this project reads, with peft's defaults."""
+    """The supported keys of adapter_config.json, with peft's defaults."""
 
     peft_type: Literal["LORA"]
     base_model_name_or_path: str | None = None
@@ -66,12 +66,11 @@ class PeftConfig(Config):
     modules_to_save: list[str] | None = None
 
     def model_post_init(self, _: Any) -> None:
-        """Raise ConfigError for patterns that are not simple, and for what peft refuses."""
-        words = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
+        """Raise ConfigError for unsupported patterns and for combinations that peft refuses."""
         whole = [text for text in (self.target_modules, self.exclude_modules) if isinstance(text, str)]
-        patterns = [*whole, *words, *(self.rank_pattern or {}), *(self.alpha_pattern or {})]
+        patterns = [*whole, *_listed(self.layers_pattern), *(self.rank_pattern or {}), *(self.alpha_pattern or {})]
         if len(patterns) > _PATTERNS:
-            raise ConfigError(f"There are {len(patterns)} patterns of names, but must be at most {_PATTERNS}")
+            raise ConfigError(f"There are {len(patterns)} name patterns, but must be at most {_PATTERNS}")
         for pattern in patterns:
             _check_simple(pattern)
         if self.layers_to_transform not in (None, []) and isinstance(self.target_modules, str):
@@ -80,12 +79,12 @@ class PeftConfig(Config):
             raise ConfigError("The value of `layers_pattern` must be null where `layers_to_transform` is")
         if others := set(self.modules_to_save or []) - _HEADS:
             raise ConfigError(
-                f"The value of `modules_to_save` names {min(others)!r}, but must name the head of classes, `score`, alone"
+                f"The value of `modules_to_save` names {min(others)!r}, but may name only the classification head, `score`"
             )
 
     @property
     def has_head(self) -> bool:
-        """Whether peft takes a head of classes from the adapter's file."""
+        """Whether peft loads a classification head from the adapter's file."""
         return self.task_type == "SEQ_CLS" or (self.task_type is None and "score" in (self.modules_to_save or []))
 
     def adapts(self, module: str) -> bool:
@@ -95,55 +94,42 @@ class PeftConfig(Config):
         targets = ["c_attn"] if self.target_modules is None else self.target_modules  # peft's choice for GPT-2
         if isinstance(targets, str):
             return targets.lower() == "all-linear" or _named(targets, module)
-        if module in targets or self.layers_to_transform in (None, []):
-            return _named(targets, module)
-        return _named(targets, module) and self._block(module) in self._blocks
-
-    @property
-    def _blocks(self) -> list[int]:
-        return (
-            [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform or []
-        )
+        in_all_blocks = module in targets or self.layers_to_transform in (None, [])
+        return _named(targets, module) and (in_all_blocks or self._block(module) in _listed(self.layers_to_transform))
 
     def _block(self, module: str) -> int | None:
-        """The number of a projection's block as `layers_pattern` finds it, or without one, the first that is in its name."""
-        words = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        rules = (
-            [rf"(?:^|.*?\.){word}\.(?P<number>\d+)\." for word in words]
-            if words
-            else [r".*?\.[^.]*\.(?P<number>\d+)\."]
-        )
+        """Return a projection's block number as `layers_pattern` matches it; by default, the first number in its name."""
+        words = _listed(self.layers_pattern)
+        rules = [rf"(?:^|.*?\.){word}\.(?P<number>\d+)\." for word in words] or [r".*?\.[^.]*\.(?P<number>\d+)\."]
         first = next((match for rule in rules if (match := re.match(rule, module))), None)
-        number = first and first["number"]  # a pattern of choices, such as `h|x`, may match without one
+        number = first and first["number"]  # None where a pattern such as `h|x` matches without the group
         return int(number) if number else None
 
     def rank(self, module: str) -> int:
-        """The rank of a projection's pair."""
+        """Return the rank of a projection's pair."""
         return _of_pattern(self.rank_pattern, module, self.r)
 
     def scale(self, module: str) -> float:
-        """What the product of a projection's pair is multiplied by."""
+        """Return the factor of a projection's up @ down."""
         alpha, rank = _of_pattern(self.alpha_pattern, module, self.lora_alpha), self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Read adapter_config.json; raise WeightsError for another kind of adapter, or a key that this project does not do."""
+    """Read adapter_config.json; raise WeightsError for other kinds of adapters and for unsupported keys."""
     path = folder / NAME
     values = read_json(path)
     if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
-        raise WeightsError(f"{path}: must be of LoRA, without biases")
+        raise WeightsError(f"{path}: must describe a LoRA adapter without biases")
     start = values.get("init_lora_weights", True)
     if start not in _STARTS:
         raise WeightsError(
-            f"{path}: `init_lora_weights` is {shown(start)}, which changes the weights; save it as plain LoRA"
+            f"{path}: `init_lora_weights` is {shown(start)}, which changes the base weights; save it as plain LoRA"
         )
     read = PeftConfig.model_fields.keys() & values.keys()
     for key in values.keys() - read - _UNREAD - {"bias", "init_lora_weights"}:
         if values[key] not in (None, False, [], {}):
-            raise WeightsError(
-                f"{path}: `{key}` is {shown(values[key])}, but must be left out: this project does not do it"
-            )
+            raise WeightsError(f"{path}: `{key}` is {shown(values[key])}, which is not supported; leave it out")
     try:
         return PeftConfig.of({key: values[key] for key in read})
     except ConfigError as error:
@@ -151,25 +137,29 @@ def read_peft_config(folder: Path) -> PeftConfig:
 
 
 def _named(targets: list[str] | str, module: str) -> bool:
-    """Whether a pattern is all of a module's name, or one of several names is its end."""
+    """Whether a pattern matches a module's whole name, or one of several targets is a suffix of it."""
     if isinstance(targets, str):
         return _matches(targets, module)
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
 def _of_pattern(patterns: Mapping[str, T] | None, module: str, default: T) -> T:
-    """The value of the first pattern that ends a module's name, or all of it."""
+    """Return the value of the first pattern that matches a module's name or a suffix of it."""
     matching = (value for pattern, value in (patterns or {}).items() if _matches(rf"(?:.*\.)?(?:{pattern})", module))
     return next(matching, default)
 
 
+def _listed(value: list[T] | T | None) -> list[T]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _matches(pattern: str, module: str) -> bool:
-    """Whether a pattern is all of a name. By RE2, whose time is linear in both: that of `re` has no bound."""
+    """Whether a pattern matches a whole name, by RE2, whose time is linear; that of `re` has no bound."""
     return bool(match_substring_regex(pa.scalar(module), pattern=f"^(?:{pattern})$").as_py())
 
 
 def _check_simple(pattern: str) -> None:
-    """Raise ConfigError for what is no regular expression, or none of those that `re` and RE2 read alike."""
+    """Raise ConfigError unless a pattern is a regular expression that means the same to `re` and RE2."""
     try:
         if len(pattern) > _LONGEST or not _SIMPLE.fullmatch(pattern):
             raise ValueError("other characters")
@@ -177,6 +167,6 @@ def _check_simple(pattern: str) -> None:
         _matches(rf"(?:.*\.)?(?:{pattern})", "")
     except (ValueError, re.error, RecursionError, OverflowError):
         raise ConfigError(
-            f"The pattern {shown(pattern)} must be a regular expression of names, wildcards, repeats and choices, of at most "
-            f"{_LONGEST} characters"
+            f"The pattern {shown(pattern)} must be a regular expression of names, wildcards, repetitions and alternatives, of at "
+            f"most {_LONGEST} characters"
         ) from None

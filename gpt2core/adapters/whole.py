@@ -1,4 +1,4 @@
-"""Adapters that add nothing to a model: all of it trains, some whole blocks, the task's own head alone, or nothing."""
+"""Adapters that add no parameters: they train the whole model, whole blocks, only the task's head, or nothing."""
 
 from gpt2core.adapters.base import Adapter, Preset
 from gpt2core.config import BlocksKeys, RunConfig, parse_blocks
@@ -12,9 +12,9 @@ def full(model: GPT2, config: RunConfig) -> None:
 
 
 def freeze(model: GPT2, config: RunConfig) -> None:
-    """Train the blocks that `config.blocks` names, by default the upper half; raise ConfigError for none.
+    """Train the blocks of `config.blocks`, by default the upper half; embeddings and the last LayerNorm stay frozen.
 
-    The other blocks, the embeddings and the last LayerNorm stay.
+    Raises ConfigError if no block is named.
     """
     model.requires_grad_(False)
     for number in parse_blocks(FREEZE.block_spec(config), model.config.n_layer):
@@ -22,19 +22,19 @@ def freeze(model: GPT2, config: RunConfig) -> None:
 
 
 def last_linear(model: GPT2, config: RunConfig) -> None:
-    """Linear probing: train the task's own head and nothing below it; raise ConfigError for a task that has no head."""
+    """Train only the task's own head (linear probing); raise ConfigError if the task has none."""
     if model.head is None:
         raise ConfigError(
-            f"The adapter `last-linear` trains the task's own head, but the task `{config.task}` has none as it is set; "
-            "choose the adapter full, freeze or lora, or a task that classifies with a head"
+            f"The adapter `last-linear` trains the task's own head, but the task `{config.task}` has no head in this "
+            "configuration; choose the adapter full, freeze or lora, or a task that classifies with a head"
         )
     model.requires_grad_(False)
 
 
 def frozen(model: GPT2, config: RunConfig) -> None:
-    """Train nothing, as a search of decoding parameters wants it; what the model computes of prompts may be kept.
+    """Train nothing, as for a search of decoding parameters; allow the model to cache the hidden states of prompts.
 
-    Raises ConfigError for a task with a head of its own, which starts at random.
+    Raises ConfigError if the task has a head of its own, which starts at random.
     """
     if model.head is not None:
         raise ConfigError(
@@ -49,7 +49,7 @@ FULL = Adapter(apply=full, meaning="every parameter trains")
 FREEZE = Adapter(
     apply=freeze,
     keys=BlocksKeys,
-    meaning="blocks {blocks} train, as asked",
+    meaning="blocks {blocks} train, as configured",
     presets={
         "plain": Preset("upper-half", "the first half is frozen, blocks {blocks} train"),
         "study": Preset("6-11", "blocks {blocks} train, as in the study, which calls it 'freeze first half'"),
@@ -57,7 +57,7 @@ FREEZE = Adapter(
 )
 LAST_LINEAR = Adapter(
     apply=last_linear,
-    meaning="the task's own head alone trains",
-    resolve=lambda config: {"dropout": None},  # what lies below the head runs without
+    meaning="only the task's own head trains",
+    resolve=lambda config: {"dropout": None},  # the model below the head runs without dropout
 )
 FROZEN = Adapter(apply=frozen, meaning="nothing trains", trains=False)

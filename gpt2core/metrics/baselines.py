@@ -1,9 +1,10 @@
-"""Trivial baselines: scores that no neural model is needed for. A model's score says something only beside them.
+"""Trivial baselines: scores that need no neural model, for comparison with a model's scores.
 
-chrF here is corpus chrF without whitespace, so line ends and indentation do not count. `whole` scores the given lines
-too; `continuation` scores the 11 lines alone that follow them.
+chrF here is corpus chrF without whitespace, so line ends and indentation do not count. `whole` includes the given lines,
+`continuation` only the 11 lines that follow them.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,60 +15,51 @@ from gpt2core.metrics.form import GIVEN, LINES, first_lines, rhyme_share
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.ngram import ngram_losses
 
-COUNTED = 2_000_000  # training tokens that an n-gram model looks at, the first ones
+COUNTED = 2_000_000  # the first training tokens, from which n-gram models are counted
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
 
-#: (number of the sonnet, its given text, all training texts, random numbers) -> a continuation.
+#: (given lines, all training texts, random numbers) -> a continuation.
 Writer = Callable[[str, Sequence[str], np.random.Generator], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What one such way scores: for each metric, by its name in `Evaluation.metrics`, mean and standard deviation over seeds."""
+    """The scores of a trivial predictor: (mean, standard deviation over seeds) by the metric's name in `Evaluation.metrics`."""
 
     meaning: str
     scores: dict[str, tuple[float, float]]
 
 
 def split_given(text: str, lines: int = GIVEN) -> tuple[str, str]:
-    """Split a sonnet into its first lines and its continuation."""
+    """Split a sonnet into its first lines and the rest."""
     parts = text.split("\n")
     return "\n".join(parts[:lines]), "\n".join(parts[lines:])
 
 
-def _nothing(given: str, train: Sequence[str], random: np.random.Generator) -> str:
-    return ""
-
-
-def _last_repeated(given: str, train: Sequence[str], random: np.random.Generator) -> str:
-    return "\n".join([given.split("\n")[-1]] * (LINES - GIVEN))
-
-
-def _other_tail(given: str, train: Sequence[str], random: np.random.Generator) -> str:
-    return split_given(train[int(random.integers(len(train)))])[1]
-
-
-def _random_lines(count: int) -> Writer:
-    def write(given: str, train: Sequence[str], random: np.random.Generator) -> str:
-        lines = [line for text in train for line in text.split("\n")]
-        return "\n".join(lines[i] for i in random.integers(len(lines), size=count))
-
-    return write
+def _random_lines(count: int, given: str, train: Sequence[str], random: np.random.Generator) -> str:
+    lines = [line for text in train for line in text.split("\n")]
+    return "\n".join(lines[i] for i in random.integers(len(lines), size=count))
 
 
 WRITERS: dict[str, tuple[str, Writer]] = {
-    "given_only": ("the 3 given lines only", _nothing),
-    "last_line_repeated": ("given lines and the last one repeated", _last_repeated),
-    "other_tail": ("given lines and the tail of another training sonnet", _other_tail),
-    "random_lines": ("given lines and 11 random training lines", _random_lines(11)),
-    "random_lines_15": ("given lines and 15 random training lines", _random_lines(15)),
+    "given_only": ("the 3 given lines only", lambda given, train, random: ""),
+    "last_line_repeated": (
+        "given lines and the last one repeated",
+        lambda given, train, random: "\n".join([given.split("\n")[-1]] * (LINES - GIVEN)),
+    ),
+    "other_tail": (
+        "given lines and the tail of another training sonnet",
+        lambda given, train, random: split_given(train[int(random.integers(len(train)))])[1],
+    ),
+    "random_lines": ("given lines and 11 random training lines", functools.partial(_random_lines, 11)),
+    "random_lines_15": ("given lines and 15 random training lines", functools.partial(_random_lines, 15)),
 }
 
 
 def sonnet_baselines(
     given: Sequence[str], gold: Sequence[str], train: Sequence[str], *, seeds: int = 20
 ) -> dict[str, Baseline]:
-    """Score every way of WRITERS on sonnets `gold` whose first lines are `given`, over `seeds` random seeds."""
+    """Score the WRITERS on sonnets `gold` with the first lines `given`, the random ones over `seeds` seeds."""
     references = asked_for([split_given(text)[1] for text in gold])
     result = {}
     for name, (meaning, write) in WRITERS.items():
@@ -85,7 +77,7 @@ def sonnet_baselines(
 
 
 def asked_for(continuations: Sequence[str]) -> list[str]:
-    """Continuations without what follows the 11 lines that were asked for."""
+    """Cut continuations after the 11 lines that a sonnet needs."""
     return [first_lines(text, LINES - GIVEN) for text in continuations]
 
 
@@ -96,10 +88,10 @@ def ngram_baselines(
     characters: np.ndarray,
     split: str,
 ) -> dict[str, Baseline]:
-    """Score n-gram models of training texts on held-out ones, by the losses of LOSSES.
+    """Score n-gram models of the training texts on held-out texts by the metrics LOSSES.
 
-    Texts are tokens (T,); `scored[i]` (T,) says which tokens of held-out text i count, `characters` (V,) how many
-    characters each token has. Of the training texts, the first COUNTED tokens are looked at.
+    Texts are token ids (T,). `scored[i]` (T,) is a mask of the tokens of held-out text i that count; `characters` (V,) is the
+    number of characters of each token. The models are counted on the first COUNTED training tokens.
     """
     texts = list(_first(train, COUNTED))
     baselines = {}
@@ -114,7 +106,7 @@ def ngram_baselines(
 
 
 def _first(texts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Texts of `count` tokens together, the last of them cut."""
+    """Yield the first `count` tokens of the texts."""
     for text in texts:
         if count <= 0:
             return

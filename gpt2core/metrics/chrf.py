@@ -1,4 +1,4 @@
-"""chrF (Popović 2015) by sacrebleu, kept as counts so that any resample of the examples is scored without counting again."""
+"""chrF (Popović 2015) by sacrebleu, as counts per example from which any subset of the examples can be scored."""
 
 import functools
 from collections.abc import Sequence
@@ -10,29 +10,27 @@ BETA_SQUARED = CHRF.BETA**2
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus chrF, 0 to 100, with sacrebleu's default settings; raise ValueError for lists of unlike or no length."""
+    """Return corpus chrF, 0 to 100, with sacrebleu's defaults; raise ValueError for empty lists or different lengths."""
     return float(chrf_from_statistics(sentence_statistics(hypotheses, references).sum(axis=0)))
 
 
 def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Return (N, 18) counts: for each order 1 to 6, n-grams of the hypothesis, of the reference, and in both."""
+    """Return counts (N, 18): for each order 1 to 6, the n-grams of the hypothesis, of the reference, and of both."""
     if len(hypotheses) != len(references) or not hypotheses:
-        raise ValueError(
-            f"There are {len(hypotheses)} hypotheses and {len(references)} references, but chrF needs pairs"
-        )
+        raise ValueError(f"There are {len(hypotheses)} hypotheses and {len(references)} references; chrF needs pairs")
     return np.asarray(_scorer(tuple(references))._extract_corpus_statistics(hypotheses, None), dtype=np.float64)
 
 
 @functools.lru_cache(maxsize=8)
 def _scorer(references: tuple[str, ...]) -> CHRF:
-    """A scorer that has counted its references: each evaluation, and each way of the baselines, is held against the same."""
+    """Return a scorer with the n-grams of its references; cached, because evaluations and baselines share references."""
     return CHRF(references=[references])
 
 
 def chrf_from_statistics(statistics: np.ndarray) -> np.ndarray:
-    """Return the chrF (...,) of summed counts (..., 18): F-beta (beta 2) of mean precision and mean recall.
+    """Return chrF (...) from summed counts (..., 18): F-beta (beta 2) of mean precision and mean recall.
 
-    An order counts only where both sides have n-grams of it, as in sacrebleu's effective order.
+    As in sacrebleu's effective order, an order counts only if both sides have n-grams of that order.
     """
     hypothesis, reference, both = (statistics[..., i::3] for i in range(3))
     counts = (hypothesis > 0) & (reference > 0)

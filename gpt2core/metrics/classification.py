@@ -1,4 +1,4 @@
-"""Scores of a classification from its confusion matrix, K * K counts by gold and predicted class, and its probabilities."""
+"""Scores of classification from a confusion matrix, flattened to K * K counts by gold and predicted class, or probabilities."""
 
 import math
 
@@ -6,59 +6,58 @@ import numpy as np
 
 
 def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count (classes, classes): how many examples of each gold class were given each predicted class."""
+    """Return the confusion matrix (K, K): examples by gold class (rows) and predicted class (columns)."""
     counts = np.bincount(gold * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def one_hot(gold: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (1, N, K * K) of each example: a 1 in the cell gold * K + predicted of a confusion matrix of K classes."""
+    """Return each example's confusion matrix as counts (1, N, K * K): a 1 in the cell gold * K + predicted."""
     return np.eye(classes * classes, dtype=np.uint8)[None, gold * classes + predicted]
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
-    """Percent (...) of right answers in confusion matrices (..., K * K)."""
-    right, _, answers = _margins(counts)
-    return np.asarray(100.0 * right.sum(axis=-1) / np.maximum(1, answers.sum(axis=-1)))
+    """Return the accuracy in percent (...) from confusion matrices (..., K * K)."""
+    correct, _, predicted = _margins(counts)
+    return np.asarray(100.0 * correct.sum(axis=-1) / np.maximum(1, predicted.sum(axis=-1)))
 
 
 def f1_scores(counts: np.ndarray) -> np.ndarray:
-    """F1 in percent (..., K) of each class: the harmonic mean of precision and recall; 0 where a class is never right."""
-    right, gold, answers = _margins(counts)
-    return np.asarray(200.0 * right / np.maximum(1, gold + answers))
+    """Return the F1 of each class in percent (..., K); 0 for a class without a correct prediction."""
+    correct, gold, predicted = _margins(counts)
+    return np.asarray(200.0 * correct / np.maximum(1, gold + predicted))
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 in percent (...) of the classes that are in the gold or were predicted."""
-    _, gold, answers = _margins(counts)
-    present = gold + answers > 0
+    """Return the mean F1 in percent (...) over the classes that occur in the gold labels or the predictions."""
+    _, gold, predicted = _margins(counts)
+    present = gold + predicted > 0
     return np.asarray((f1_scores(counts) * present).sum(axis=-1) / np.maximum(1, present.sum(axis=-1)))
 
 
 def second_f1(counts: np.ndarray) -> np.ndarray:
-    """F1 in percent (...) of the second class, where a positive answer is the second of two."""
+    """Return the F1 in percent (...) of the second class, the positive one of two."""
     return f1_scores(counts)[..., 1]
 
 
 def _margins(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right answers, examples and answers (..., K) of each class in confusion matrices (..., K * K)."""
+    """Return correct predictions, gold labels and predictions (..., K) per class of confusion matrices (..., K * K)."""
     classes = math.isqrt(counts.shape[-1])
     matrix = np.asarray(counts, dtype=np.float64).reshape(*counts.shape[:-1], classes, classes)
     return np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2)
 
 
 def calibration_error(probabilities: np.ndarray, gold: np.ndarray, *, bins: int = 15) -> float:
-    """Expected calibration error, 0 to 1 (Guo et al. 2017): how far confidence is from accuracy, in bins of equal width.
+    """Return the expected calibration error (Guo et al. 2017), 0 to 1: |confidence - accuracy| in bins of equal width.
 
-    `probabilities` (N, K), `gold` (N,). The confidence of an example is the probability of its likeliest class.
+    `probabilities` is (N, K), `gold` (N,). The confidence of an example is the probability of its likeliest class.
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == gold
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == gold
     number = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(number, weights=confidence - right, minlength=bins))
+    gaps = np.abs(np.bincount(number, weights=confidence - correct, minlength=bins))
     return float(gaps.sum() / len(gold))
 
 
 def squared_distances(probability: np.ndarray, happened: np.ndarray) -> np.ndarray:
-    """Squared distances (N,) of the probabilities (N,) of an event from whether it happened (N,): their mean is the Brier
-    score (Brier 1950), 0 to 1."""
+    """Return (probability - happened) ** 2 (N,), whose mean is the Brier score (Brier 1950), 0 to 1."""
     return np.asarray((probability - happened) ** 2)

@@ -1,4 +1,4 @@
-"""Which way a metric is better: the one place that knows its sign."""
+"""The direction in which a metric is better; no other file knows its sign."""
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -8,29 +8,29 @@ T = TypeVar("T")
 
 
 class Direction(StrEnum):
-    """Whether a metric is to be large or small; what is written to files is its value."""
+    """Whether a metric is maximised or minimised; files store the value."""
 
     MAX = "max"
     MIN = "min"
 
     @property
     def sign(self) -> int:
-        """What a score is multiplied by, so that larger is better."""
+        """The factor that turns a score into one where larger is better."""
         return 1 if self is Direction.MAX else -1
 
     @property
     def wanted(self) -> str:
-        """What is better, in words."""
+        """`higher` or `lower`, whichever is better."""
         return "higher" if self is Direction.MAX else "lower"
 
     def better(self, a: float, b: float) -> bool:
-        """Whether `a` is strictly better than `b`; never where one of them is NaN."""
+        """Whether `a` is strictly better than `b`; False if either is NaN."""
         return a > b if self is Direction.MAX else a < b
 
     def best(self, items: Iterable[T], key: Callable[[T], float]) -> T | None:
-        """The item with the best score, the first of several; None where there is no item."""
+        """Return the item with the best score, the first of equals; None if there are no items."""
         return max(items, key=lambda item: self.sign * key(item), default=None)
 
     def ranked(self, items: Iterable[T], key: Callable[[T], float]) -> list[T]:
-        """The items, the best first; in their own order where they have the same score."""
+        """Return the items sorted from best to worst; equals keep their order."""
         return sorted(items, key=lambda item: -self.sign * key(item))

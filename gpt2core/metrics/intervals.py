@@ -1,7 +1,6 @@
-"""The interval of one run's score: a jackknife over examples (Tukey 1958) with Student's t.
+"""The confidence interval of one run's score: a jackknife over examples (Tukey 1958) with Student's t.
 
-It covers the texts that the run was scored on, not the chance of another training seed: other texts of their kind would
-give a score within it, another run of the same configuration need not.
+It accounts for the choice of texts, not for the training seed: another run of the same configuration may well score outside.
 """
 
 from dataclasses import dataclass
@@ -14,29 +13,28 @@ from gpt2core.metrics.metric import Score
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate and the bounds of its confidence interval, which are None where there is nothing to know them from."""
+    """An estimate and the bounds of its confidence interval, None if unknown."""
 
     estimate: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def interval(counts: np.ndarray, score: Score, level: float = 0.95) -> Interval:
-    """Return a run's score and its interval from its counts (outputs, N, S), over the N texts that it was scored on.
+    """Return a run's score and its interval over texts, from counts (outputs, N, S), which are summed over outputs.
 
-    The interval says nothing of the chance of another training seed. All outputs of a text belong to the run and are
-    summed. The score without each text in turn gives the standard error, and Student's t with N - 1 degrees of freedom the
-    bounds: for a plain mean that is the t interval. There are no bounds for one text, or where a number is not finite.
+    The standard error comes from the scores without each text in turn, the bounds from Student's t with N - 1 degrees of
+    freedom; for a plain mean this is the t interval. There are no bounds for a single text or if a number is not finite.
     """
     examples = counts.sum(axis=0, dtype=np.float64)
     total, number = examples.sum(axis=0), len(examples)
     reach = np.nan
-    with np.errstate(all="ignore"):  # what is not finite is seen below
+    with np.errstate(all="ignore"):  # non-finite numbers are handled below
         estimate = float(score(total))
         if number > 1:
             without = np.asarray(score(total - examples))
             error = np.sqrt((number - 1) * np.mean((without - without.mean()) ** 2))
             reach = float(stdtrit(number - 1, (1 + level) / 2) * error)
     if not np.isfinite([estimate - reach, estimate + reach]).all():
-        return Interval(estimate=estimate, low=None, high=None)
+        return Interval(estimate=estimate)
     return Interval(estimate=estimate, low=estimate - reach, high=estimate + reach)

@@ -1,66 +1,47 @@
-"""How well a model predicts texts: three ways to say one sum of losses.
+"""Metrics of language modelling from one sum of losses.
 
-Counts (..., 3) hold nats, predicted tokens and the characters of these tokens. The loss per token and the perplexity
-depend on the tokenizer; bits per character compare models whose tokenizers differ.
+Counts (..., 3) hold nats, predicted tokens and the characters of these tokens. Loss per token and perplexity depend on the
+tokenizer; bits per character can be compared between models with different tokenizers.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from gpt2core.metrics.direction import Direction
-from gpt2core.metrics.metric import Metric, named
+from gpt2core.metrics.metric import NOT_NEGATIVE, Metric, named
 
 
 def mean_loss(counts: np.ndarray) -> np.ndarray:
-    """Mean loss (...) of summed counts (..., S): the first in units of the second, which counts tokens or examples."""
+    """Return the mean loss (...) from counts (..., S): a sum of losses, and the number of tokens or examples."""
     return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
 
 
 def perplexities(counts: np.ndarray) -> np.ndarray:
-    """exp of the loss in nats per token; of one too large for it, a large number."""
+    """Return exp(nats per token), finite even for huge losses."""
     return np.asarray(np.exp(np.minimum(mean_loss(counts), 700.0)))
 
 
 def perplexity(loss: float) -> float:
-    """The same of one loss in nats per token."""
+    """Return exp of a loss in nats per token, finite even for huge losses."""
     return math.exp(min(loss, 700.0))
 
 
 def bits_per_character(counts: np.ndarray) -> np.ndarray:
-    """The loss in bits, in units of the characters of the predicted tokens."""
+    """Return the loss in bits per character of the predicted tokens."""
     return np.asarray(counts[..., 0] / np.maximum(counts[..., 2], 1) / math.log(2))
 
 
-#: What a task of language modelling is judged by, all of the counts `loss`.
+def _from_loss(name: str, unit: str, margin: float, **values: Any) -> Metric:
+    return Metric(name, Direction.MIN, unit, margin, counts="loss", **values)
+
+
+#: The metrics of language modelling, all from the counts `loss`.
 LOSSES = named(
-    Metric(
-        name="dev_loss",
-        direction=Direction.MIN,
-        unit="nats per token",
-        margin=0.05,
-        digits=3,
-        counts="loss",
-        score=mean_loss,
-        bounds=(0.0, math.inf),
-    ),
-    Metric(
-        name="dev_perplexity",
-        direction=Direction.MIN,
-        unit="",
-        margin=2.0,
-        counts="loss",
-        score=perplexities,
-        bounds=(1.0, math.inf),
-    ),
-    Metric(
-        name="bits_per_character",
-        direction=Direction.MIN,
-        unit="bits per character",
-        margin=0.02,
-        digits=3,
-        counts="loss",
-        score=bits_per_character,
-        bounds=(0.0, math.inf),
+    _from_loss("dev_loss", "nats per token", 0.05, digits=3, score=mean_loss, bounds=NOT_NEGATIVE),
+    _from_loss("dev_perplexity", "", 2.0, score=perplexities, bounds=(1.0, math.inf)),
+    _from_loss(
+        "bits_per_character", "bits per character", 0.02, digits=3, score=bits_per_character, bounds=NOT_NEGATIVE
     ),
 )

@@ -1,5 +1,6 @@
-"""What a metric is: its direction and unit, how a person reads it, and the counts that it is made of."""
+"""The shape of a metric: its direction and unit, how it is shown, and the counts that it is computed from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,17 +8,19 @@ import numpy as np
 
 from gpt2core.metrics.direction import Direction
 
-#: Summed counts (..., S) -> scores (...). A function of a module, so that it can be pickled.
+#: Summed counts (..., S) -> scores (...). It must be a module-level function, so that it can be pickled.
 Score = Callable[[np.ndarray], np.ndarray]
 
+NOT_NEGATIVE = (0.0, math.inf)  # bounds
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Metric:
-    """One number by which runs of a task can be judged.
+    """A number by which the runs of a task can be compared.
 
-    A difference is in `unit`; one below `margin` is called practically none. `digits` stand behind the point where it is
-    shown. `counts` names the counts of `Evaluation.statistics` that `score` makes it of; without them it is known of a run
-    as a whole alone. No value lies outside of `bounds`, which intervals are cut to.
+    `unit` is the unit of a difference; differences below `margin` are practically irrelevant. `digits` are the decimals to
+    show. `counts` names an entry of `Evaluation.statistics`, from which `score` computes the metric; without them, only the
+    value of a whole run is known, and it has no interval. Intervals are clipped to `bounds`.
     """
 
     name: str
@@ -30,15 +33,15 @@ class Metric:
     bounds: tuple[float, float] | None = None
 
     def on(self, split: str) -> str:
-        """What `Evaluation.metrics` calls it on a split: `dev_loss` is `test_loss` on the test split."""
+        """Return the metric's name in `Evaluation.metrics` for a split: `dev_loss` is `test_loss` on the test split."""
         return f"{split}_{self.name.removeprefix('dev_')}" if self.name.startswith("dev_") else self.name
 
 
 def share(counts: np.ndarray) -> np.ndarray:
-    """Share (...) from 0 to 1 of counts (..., 2): how many have a property, and how many there are; 0 where there is none."""
+    """Return the share (...), 0 to 1, from counts (..., 2) of items with a property and of all items; 0 if there are none."""
     return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
 
 
 def named(*metrics: Metric) -> dict[str, Metric]:
-    """Metrics by their names."""
+    """Return metrics by name."""
     return {metric.name: metric for metric in metrics}

@@ -1,9 +1,9 @@
 """A baseline for language models: the losses of an interpolated Kneser-Ney n-gram model.
 
-The model is that of Kneser & Ney (1995) in the interpolated form of Chen & Goodman (1998). The highest order counts how
-often an n-gram occurs. A lower order counts in how many ways an n-gram is preceded: its different left neighbours, of
-which the start of a sequence is one. One discount D per order is taken off each count c, and what it frees goes to the
-next lower order, below the unigrams to all V tokens alike:
+The model is that of Kneser & Ney (1995), interpolated as by Chen & Goodman (1998). The highest order counts the occurrences of
+an n-gram, lower orders its distinct left neighbours, where the start of a sequence is a neighbour too. Each order subtracts a
+discount D from each count c and gives that mass to the next lower order; unigrams give it to a uniform distribution over all V
+tokens:
 
     p(w | h) = (max(c(hw) - D, 0) + D * types(h) * p(w | h without its first token)) / total(h)
 
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DISCOUNT = 0.5  # where there are no counts of 1 or none of 2 to estimate it from
-ABSENT = -1  # in the place of an n-gram's number: too few tokens before it in its sequence, or unseen in training
+DISCOUNT = 0.5  # if no count is 1 or none is 2, so that it cannot be estimated
+ABSENT = -1  # stands for an n-gram that would reach beyond its sequence, or is unseen in training
 
 
 @dataclass(frozen=True)
 class _Text:
-    """Sequences end to end: the tokens (T,) and the place (T,) of each in its own sequence, from 0."""
+    """Concatenated sequences: the tokens (T,) and the position (T,) of each in its own sequence, from 0."""
 
     tokens: np.ndarray
     places: np.ndarray
@@ -29,35 +29,34 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Grams:
-    """The G different n-grams of one length in a text, numbered from 0 in the order of their keys.
+    """The G distinct n-grams of one length in a text, numbered from 0 by ascending key.
 
     A key is the number of the n-gram's context (all but its last token) times the vocabulary, plus its last token.
     """
 
     keys: np.ndarray  # (G,), ascending
     numbers: np.ndarray  # (T,): the n-gram that ends at each token, or ABSENT
-    ends: np.ndarray  # (G,): where each n-gram ends for the first time
+    ends: np.ndarray  # (G,): the end of each n-gram's first occurrence
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What one order of the model knows of its G n-grams and their C contexts."""
+    """The statistics of one order: its G n-grams and their C contexts."""
 
     keys: np.ndarray  # (G,), ascending
     discounted: np.ndarray  # (G,): max(c - D, 0)
     freed: np.ndarray  # (C,): D * types
-    totals: np.ndarray  # (C,): summed counts; 0 where nothing follows the context
+    totals: np.ndarray  # (C,): summed counts; 0 if nothing follows the context
 
 
 def ngram_losses(
     train: Sequence[np.ndarray], held_out: Sequence[np.ndarray], vocab_size: int, order: int
 ) -> list[np.ndarray]:
-    """Return for each held-out sequence of token ids (T,) the losses (T,) of its tokens in nats.
+    """Return the losses (T,) in nats of the tokens of each held-out sequence of token ids (T,).
 
-    The model of `order` (1: unigrams, 2: bigrams, ...) is counted on `train`. Sequences are independent: a token is
-    predicted from up to `order - 1` tokens before it in its own sequence, the first from none. A context that is unseen
-    in training backs off completely. Raises ValueError for an order below 1, ids outside of the vocabulary, and no
-    training token.
+    A model of `order` (1: unigrams, 2: bigrams, ...) is counted on `train`. It predicts a token from up to `order - 1`
+    preceding tokens of the same sequence. A context that is unseen in training backs off completely. Raises ValueError for an
+    order below 1, ids outside the vocabulary, and empty training data.
     """
     if order < 1:
         raise ValueError(f"The order of an n-gram model is {order}, but must be at least 1")
@@ -86,7 +85,7 @@ def _check_ids(tokens: np.ndarray, vocab_size: int, name: str) -> None:
 
 
 def _levels(text: _Text, vocab_size: int, order: int) -> list[_Level]:
-    """The orders of a model, unigrams first. An order's counts are known once the next longer n-grams are."""
+    """Return the orders of a model, unigrams first. The counts of an order depend on the next longer n-grams."""
     grams = _grams(text, np.zeros_like(text.tokens), 1, vocab_size)
     contexts, levels = 1, []
     for length in range(1, order):
@@ -98,7 +97,7 @@ def _levels(text: _Text, vocab_size: int, order: int) -> list[_Level]:
 
 
 def _grams(text: _Text, shorter: np.ndarray, length: int, vocab_size: int) -> _Grams:
-    """Number the n-grams of a length, given the numbers (T,) of those one token shorter."""
+    """Return the n-grams of a length, given the numbers (T,) of those one token shorter."""
     before = _contexts(text, shorter, length)
     present = np.flatnonzero(before != ABSENT)
     keys, first, inverse = np.unique(
@@ -110,12 +109,12 @@ def _grams(text: _Text, shorter: np.ndarray, length: int, vocab_size: int) -> _G
 
 
 def _contexts(text: _Text, shorter: np.ndarray, length: int) -> np.ndarray:
-    """The number (T,) of the n-gram one shorter than `length` that ends just before each token, or ABSENT."""
+    """Return the number (T,) of each token's context, the n-gram of `length - 1` that ends just before it, or ABSENT."""
     return np.where(text.places >= length - 1, np.roll(shorter, 1), ABSENT)
 
 
 def _left_neighbours(text: _Text, grams: _Grams, longer: _Grams, length: int) -> np.ndarray:
-    """In how many ways (G,) each n-gram is preceded: by different tokens, and by the start of a sequence."""
+    """Return the number (G,) of distinct left neighbours of each n-gram: tokens, and the start of a sequence."""
     neighbours = np.bincount(grams.numbers[longer.ends], minlength=len(grams.keys))
     neighbours[np.unique(grams.numbers[text.places == length - 1])] += 1
     return neighbours
@@ -130,13 +129,13 @@ def _level(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int)
 
 
 def _discount(counts: np.ndarray) -> float:
-    """What is taken off each count (G,), above 0 and below 1: n1 / (n1 + 2 n2), of n1 counts of 1 and n2 of 2."""
+    """Return the discount, between 0 and 1: n1 / (n1 + 2 n2), where n1 counts are 1 and n2 are 2."""
     ones, twos = (int(np.count_nonzero(counts == value)) for value in (1, 2))
     return ones / (ones + 2 * twos) if ones and twos else DISCOUNT
 
 
 def _probabilities(text: _Text, levels: Sequence[_Level], vocab_size: int) -> np.ndarray:
-    """The probability (T,) of each token: that of all tokens alike, then interpolated with each longer context."""
+    """Return the probability (T,) of each token: uniform, then interpolated with the model of each longer context."""
     result = np.full(len(text.tokens), 1.0 / vocab_size)
     numbers = np.zeros_like(text.tokens)
     for length, level in enumerate(levels, start=1):
@@ -152,7 +151,7 @@ def _probabilities(text: _Text, levels: Sequence[_Level], vocab_size: int) -> np
 
 
 def _lookup(keys: np.ndarray, before: np.ndarray, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """The number (T,) of the n-gram of each context (T,) and token (T,), or ABSENT."""
+    """Return the number (T,) of the n-gram made of each context (T,) and token (T,), or ABSENT."""
     if not len(keys):
         return np.full(len(tokens), ABSENT)
     wanted = np.where(before == ABSENT, ABSENT, before * vocab_size + tokens)

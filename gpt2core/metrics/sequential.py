@@ -1,7 +1,7 @@
-"""When one may look again: the level at each of several planned looks so that all together err in 5% of cases.
+"""Group sequential testing: the level of the test at each planned look so that the overall error rate is 5%.
 
-Lan and DeMets (1983) with the spending function of O'Brien and Fleming: hardly anything is spent early, so the last look has
-nearly the whole level. What was spent is fixed by the plan, before the first look.
+Alpha spending of Lan and DeMets (1983) with O'Brien and Fleming's function, which spends little early and leaves the last look
+nearly the whole level. The spending is fixed by the plan, before the first look.
 """
 
 import functools
@@ -12,45 +12,45 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-REACH, POINTS = 8.0, 1601  # of the grid on which a statistic is followed, in standard deviations
+REACH, POINTS = 8.0, 1601  # of the grid for numerical integration, in standard deviations
 
 
 def spent(alpha: float, information: float) -> float:
-    """How much of `alpha` may be spent, half of it on either side, when a share `information` (0 to 1] of all data is there."""
+    """Return the part of `alpha`, two-sided, that may be spent by the time a share `information`, (0, 1], of the data is in."""
     return float(4 * norm.sf(norm.isf(alpha / 4) / math.sqrt(min(1.0, information))))
 
 
 @functools.cache
 def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[float, ...]:
-    """The two-sided level of the test at each look; `looks` are the runs by then, growing, and `most` the runs at the end.
+    """Return the two-sided level at each look; `looks` are the increasing numbers of runs at each, `most` the final number.
 
-    The statistic is followed as a Brownian motion from look to look (Armitage, McPherson & Rowe 1969), by numerical integration.
-    With one look at the end it is `alpha`. Raises ValueError for looks that do not grow, or end beyond `most`.
+    The statistic is a Brownian motion, integrated numerically from look to look (Armitage, McPherson & Rowe 1969). A single
+    look at the end has the level `alpha`. Raises ValueError if looks do not increase or exceed `most`.
     """
     if not looks or list(looks) != sorted(set(looks)) or looks[0] < 1 or looks[-1] > most:
-        raise ValueError(f"The looks are {list(looks)}, but must grow, from 1 to at most {most}")
+        raise ValueError(f"The looks are {list(looks)}, but must increase from at least 1 to at most {most}")
     grid = np.linspace(-REACH, REACH, POINTS)
-    step, levels = grid[1] - grid[0], []
+    step, result = grid[1] - grid[0], []
     density, before, used = None, 0.0, 0.0
     for look in looks:
         now = look / most
         due = spent(alpha, now) - used
         moved = norm.pdf(grid, scale=math.sqrt(now)) if density is None else _moved(density, grid, now - before, step)
         bound = _bound(moved, grid, due, step, now)
-        levels.append(float(2 * norm.sf(bound / math.sqrt(now))))
+        result.append(float(2 * norm.sf(bound / math.sqrt(now))))
         density = np.where(np.abs(grid) < bound, moved, 0.0)
         before, used = now, spent(alpha, now)
-    return tuple(levels)
+    return tuple(result)
 
 
 def _moved(density: np.ndarray, grid: np.ndarray, time: float, step: float) -> np.ndarray:
-    """The density of the statistic after some more time."""
+    """Return the density of the statistic after a further `time`."""
     kernel = norm.pdf(grid, scale=math.sqrt(time))
     return np.asarray(np.convolve(density, kernel, mode="same") * step)
 
 
 def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float, now: float) -> float:
-    """The value beyond which, on either side, a probability of `due` lies."""
+    """Return the bound of the two-sided rejection region with the probability `due`."""
     above = np.cumsum(density[::-1])[::-1] * step - density * step / 2
 
     def excess(bound: float) -> float:
@@ -60,11 +60,11 @@ def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float, now: 
 
 
 def schedule(least: int, most: int) -> tuple[int, ...]:
-    """The looks of a comparison that goes on until it is decided: after `least` runs, and after each further one."""
+    """Return the looks of a comparison that continues until it is decided: after `least` runs and after each further run."""
     return tuple(range(least, most + 1))
 
 
 def level_at(runs: int, looks: Sequence[int], alpha: float = 0.05) -> float | None:
-    """The level of the last look that so many runs allow; None before the first."""
+    """Return the level of the latest look with at most `runs` runs; None before the first look."""
     passed = [place for place, look in enumerate(looks) if look <= runs]
     return levels(tuple(looks), looks[-1], alpha)[passed[-1]] if passed else None

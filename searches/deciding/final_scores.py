@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
-from gpt2core.metrics.comparison import Mean, mean_of
+from gpt2core.metrics.comparison import mean_of
+from gpt2core.metrics.intervals import Interval
 from searches.deciding.confirmation import runs_of_metric
 from searches.deciding.strategy import finalists
 from searches.deciding.wording import Words
@@ -67,7 +68,7 @@ def result(plan: Plan, state: State) -> OnTest | None:
     )
 
 
-def _with_interval(score: Mean, words: Words) -> str:
+def _with_interval(score: Interval, words: Words) -> str:
     if score.low is None or score.high is None:
         return words.number(score.estimate)
     return f"{words.number(score.estimate)} [{words.number(score.low)}, {words.number(score.high)}]"

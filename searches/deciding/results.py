@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.metrics.comparison import Mean, Runs, mean_of
+from gpt2core.metrics.comparison import Runs, mean_of
+from gpt2core.metrics.intervals import Interval
 from gpt2core.metrics.metric import Metric
 from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores, wording
@@ -270,7 +271,7 @@ def _baseline_note(
     if best is None or best.score is None or baseline is None or not math.isfinite(baseline[1]):
         return ""
     meaning, value = baseline
-    score = _on_dev(plan, state, _chosen(plan, table, None, best)) or Mean(estimate=best.score)
+    score = _on_dev(plan, state, _chosen(plan, table, None, best)) or Interval(estimate=best.score)
     ends = [score.estimate if end is None else end for end in (score.low, score.high)]
     words = wording.Words(metric)
     shown = words.number(score.estimate) + (
@@ -284,7 +285,7 @@ def _baseline_note(
     return ""
 
 
-def _on_dev(plan: Plan, state: State, name: str | None) -> Mean | None:
+def _on_dev(plan: Plan, state: State, name: str | None) -> Interval | None:
     """The mean of a trial's replicates on the dev texts that chose their epochs, with its interval over seeds."""
     again = replicates(state, name) if name else {}
     scores = [score for trial in again.values() if (score := trial.score(plan.objective, plan.direction)) is not None]

@@ -17,7 +17,8 @@ from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
 from gpt2core.describe import describe
-from gpt2core.metrics.comparison import LEAST, Mean, Runs, mean_of
+from gpt2core.metrics.comparison import LEAST, Runs, mean_of
+from gpt2core.metrics.intervals import Interval
 from searches.deciding.study_claims import Summaries, has, stand_in
 from searches.formatting import count, value_text
 from searches.published import COMMON, SIZES, TABLES, Figure
@@ -158,24 +159,24 @@ def _on_test(line: Line, summary: Summary) -> Line:
     return _judged(line, summary, scores[name], again or [by_name[name]])
 
 
-def _test_scores(summary: Summary) -> dict[str, Mean]:
+def _test_scores(summary: Summary) -> dict[str, Interval]:
     """Scores on the test split by trial."""
     if summary.judged_on == "test":
         rows = [row for row in summary.answer.rows if row.runs]
         known = [(row.trial, row.mean, row.low, row.high) for row in rows]
         return {
-            trial: Mean(estimate=mean, low=low, high=high)
+            trial: Interval(estimate=mean, low=low, high=high)
             for trial, mean, low, high in known
             if trial and mean is not None
         }
     scores = summary.test.scores if summary.test else {}
-    return {name: Mean(estimate=one.estimate, low=one.low, high=one.high) for name, one in scores.items()}
+    return {name: Interval(estimate=one.estimate, low=one.low, high=one.high) for name, one in scores.items()}
 
 
 # the mark
 
 
-def _judged(line: Line, summary: Summary, mean: Mean, runs: Sequence[TrialRow], note: str = "") -> Line:
+def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRow], note: str = "") -> Line:
     figure, first = line.figure, runs[0]
     several = len(runs) > 1
     line = replace(
@@ -203,7 +204,7 @@ def _cut(metric: str, end: float | None) -> float | None:
     return min(max(end, 0.0), 100.0) if end is not None and metric in IN_PERCENT else end
 
 
-def _with_enough(line: Line, mean: Mean, summary: Summary) -> Line:
+def _with_enough(line: Line, mean: Interval, summary: Summary) -> Line:
     """The mark of enough runs with the printed setting."""
     figure = line.figure
     low, high = (mean.estimate if end is None else end for end in (mean.low, mean.high))

@@ -135,7 +135,7 @@ def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:
 def test_last_linear_without_a_head_says_the_way_out(keys: dict[str, str]) -> None:
     config = RUN.but(adapter="last-linear", **keys)
     with pytest.raises(
-        ConfigError, match=f"but the task `{config.task}` has none as it is set; choose the adapter full"
+        ConfigError, match=f"but the task `{config.task}` has no head in this configuration; choose the adapter full"
     ):
         build_model(config, toys.model(), CPU)
 

@@ -1,5 +1,6 @@
 """The form of sonnets: rhyme separates real ones from random lines, where chrF does not."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +9,8 @@ import pytest
 
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError
-from gpt2core.metrics import form as module
 from gpt2core.metrics.baselines import split_given
-from gpt2core.metrics.form import first_lines, form_counts, rhyme, rhyme_share, syllables
+from gpt2core.metrics.form import first_lines, form_counts, pronunciations, rhyme, rhyme_share, syllables
 from gpt2core.metrics.metric import share
 
 
@@ -95,8 +95,8 @@ def test_syllables_are_all_that_the_words_may_have() -> None:
 
 
 def test_a_missing_dictionary_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    module.pronunciations.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    pronunciations.cache_clear()
     with pytest.raises(DataError, match="pip install --no-deps pronouncing"):
         rhyme("day", "may")
-    module.pronunciations.cache_clear()
+    pronunciations.cache_clear()

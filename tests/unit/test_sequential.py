@@ -33,7 +33,7 @@ def test_an_end_before_its_time_keeps_the_levels_so_far() -> None:
 
 @pytest.mark.parametrize("looks", [(), (3, 3), (4, 3), (0, 3), (3, 7)])
 def test_looks_that_do_not_grow_are_an_error(looks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must grow, from 1 to at most 6"):
+    with pytest.raises(ValueError, match="must increase from at least 1 to at most 6"):
         levels(looks, 6)
 
 

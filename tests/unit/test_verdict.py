@@ -127,7 +127,7 @@ def test_fewer_than_three_seeds_name_nobody(seeds: int) -> None:
     found = answer(by_rank({4: 9.0, 8: 9.0, 16: 9.0, 32: 4.3}), replicates=seeds)
     assert found["winner"] is None
     assert found["outcome"] == UNDECIDED
-    assert ("nothing can be said of chance" if seeds == 1 else "3 runs each are needed") in found["text"]
+    assert ("the variance between runs is unknown" if seeds == 1 else "3 runs each are needed") in found["text"]
     assert found["test"]["p_value"] is None
     assert "So far rank 32 is ahead, with dev loss 4." in found["text"]
 
