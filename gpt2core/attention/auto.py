@@ -1,4 +1,4 @@
-"""LogSparse attention by whichever way is faster for the length."""
+"""LogSparse attention by the faster of two implementations."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from gpt2core.attention.dense import causal_mask
 from gpt2core.attention.logsparse import logsparse
 from gpt2core.attention.pattern import offsets
 
-#: A mask is faster below so many tokens for each offset of the pattern: below 80 tokens for the plain pattern. Measured on
-#: one thread of an AVX-512 processor, forward and backward, float32, 1 x 12 heads of 64 and 8 x 6 heads of 32, 64 to 768
-#: tokens: with windows of 1, 16 and 48 tokens, both ways took the same time at 8 to 11 tokens for each offset.
+#: With fewer tokens per offset of the pattern, a mask is faster: below 80 tokens for the plain pattern. Measured on one thread of
+#: an AVX-512 CPU, forward and backward, float32, 1 x 12 heads of 64 and 8 x 6 heads of 32, 64 to 768 tokens: with windows of 1,
+#: 16 and 48 tokens, both took the same time at 8 to 11 tokens per offset.
 TOKENS_PER_OFFSET = 10
 
 
 def auto(
     q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, dropout: float, *, window: int = 1, restart: int = 0
 ) -> Tensor:
-    """The same as `logsparse`, to rounding: among few tokens by PyTorch's fused kernel with a mask (T, S).
+    """Return what `logsparse` returns, up to rounding; for few tokens by PyTorch's fused kernel with a mask (T, S).
 
-    The kernel that is fused on a CPU has no dropout, so with it the slices are faster at all lengths but the shortest.
+    PyTorch's fused CPU kernel has no dropout; with dropout, the slices of `logsparse` are faster except for very short texts.
     """
     t, s = q.shape[-2], k.shape[-2]
     pattern = offsets(s, window, restart)
@@ -30,7 +30,7 @@ def auto(
 
 
 def _near(t: int, s: int, pattern: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where the distance (T, S) of a key from a query is one of the pattern's offsets, before it or after it."""
+    """Return a mask (T, S) of the keys whose distance from the query, before or after it, is one of the offsets."""
     is_offset = torch.zeros(s, dtype=torch.bool, device=device)
     is_offset[list(pattern)] = True
     tokens = torch.arange(s, device=device)

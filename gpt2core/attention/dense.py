@@ -6,14 +6,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, dropout: float) -> Tensor:
-    """Softmax attention of (B, H, T, D) queries over (B, H, S, D) keys; shapes as in `attention.Attend`."""
+    """Attend to all earlier tokens; shapes as in `attention.Attend`."""
     t, s = q.shape[-2], k.shape[-2]
     mask = causal_mask(t, s, segments, q.device) if segments is not None or 1 < t < s else None
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and t > 1)
 
 
 def causal_mask(t: int, s: int, segments: Tensor | None, device: torch.device) -> Tensor:
-    """Where the last `t` of `s` tokens may look: (T, S), or (B, 1, T, S) for segments (B, S)."""
+    """Return a mask (T, S), or (B, 1, T, S) for segments (B, S), of the keys that the last `t` of `s` tokens may attend to."""
     causal = torch.ones(t, s, dtype=torch.bool, device=device).tril(diagonal=s - t)
     if segments is None:
         return causal

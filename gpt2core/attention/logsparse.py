@@ -1,7 +1,7 @@
-"""LogSparse attention by shifted slices: time and memory grow as L log L for the plain pattern, and nothing is L x L.
+"""LogSparse attention by shifted slices: time and memory grow as L log L for the plain pattern, without an L x L matrix.
 
-For each offset o of the pattern, the queries from token o on meet the keys up to token L - o in one row-wise product;
-these are a column of scores. `K` is the number of offsets; the rest of the legend is that of `attention`.
+For each offset o of the pattern, one row-wise product of the queries from token o on and the keys up to token L - o gives a
+column of scores. `K` is the number of offsets; the other letters are those of the legend in `attention`.
 """
 
 import math
@@ -16,17 +16,17 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from gpt2core.attention.pattern import offsets
 
-#: Numbers in a block of queries: 2 MiB, so that a block stays in a processor's cache while all offsets pass over it. From
-#: 1,024 to 8,192 tokens it was the fastest of 2**17 to 2**20; larger ones grow faster than L log L.
+#: Numbers in a block of queries: 2 MiB, so that a block stays in the CPU's cache for all offsets. From 1,024 to 8,192 tokens this
+#: was the fastest of 2**17 to 2**20; with larger blocks, time grows faster than L log L.
 BLOCK = 2**19
 
 
 def logsparse(
     q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, dropout: float, *, window: int = 1, restart: int = 0
 ) -> Tensor:
-    """Softmax attention over the keys that `pattern.offsets` names; shapes as in `attention.Attend`.
+    """Attend to the keys at the distances `pattern.offsets`; shapes as in `attention.Attend`.
 
-    Scores and sums are float32 for narrower types. A single query, as in generation, takes its O(log S) keys out.
+    Narrower types are computed in float32. A single query, as in generation, first selects its O(log S) keys.
     """
     t, s = q.shape[-2], k.shape[-2]
     pattern = offsets(s, window, restart)
@@ -42,7 +42,7 @@ def logsparse(
 
 
 def _allowed(keys: Tensor, segments: Tensor | None) -> Tensor:
-    """Which of the tokens `keys` (K, T) a query may look at: (K, T), or (B, 1, K, T) for segments (B, S)."""
+    """Return a mask (K, T), or (B, 1, K, T) for segments (B, S), of the tokens `keys` (K, T) that a query may attend to."""
     inside = keys >= 0
     if segments is None:
         return inside
@@ -63,12 +63,12 @@ class _Scores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         q, k = ctx.saved_tensors
-        grad = grad / math.sqrt(q.shape[-1])  # 0 where a key is not allowed, for its weight is 0
+        grad = grad / math.sqrt(q.shape[-1])  # 0 where a key is not allowed, because its weight is 0
         return _gather(grad, k, ctx.pattern), _scatter(grad, q, k.shape[-2], ctx.pattern), None, None
 
 
 class _Values(torch.autograd.Function):
-    """Sums (B, H, T, D) of the values, by weights (B, H, K, T)."""
+    """Sums (B, H, T, D) of the values, weighted by (B, H, K, T)."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, v: Tensor, pattern: tuple[int, ...]) -> Tensor:
@@ -84,7 +84,7 @@ class _Values(torch.autograd.Function):
 
 
 def _dots(a: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
-    """Column j is the dot product of each token of `a` (B, H, T, D) and the one pattern[j] before it in `b` (B, H, S, D)."""
+    """Return (B, H, K, T): column j holds the dot products of each token of `a` and the token pattern[j] before it in `b`."""
     batch, heads, t, _ = a.shape
     out = a.new_zeros(batch, heads, len(pattern), t)
     for column, rows, keys in _spans(a, b.shape[-2], pattern):
@@ -93,7 +93,7 @@ def _dots(a: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
 
 
 def _gather(weights: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
-    """To each of T tokens, the sum of the tokens of `b` (B, H, S, D) at its offsets, by weights (B, H, K, T)."""
+    """Return for each of T tokens the sum of the tokens of `b` (B, H, S, D) at its offsets, weighted by (B, H, K, T)."""
     out = _zeros(b, weights.shape[-1])
     for column, rows, keys in _spans(out, b.shape[-2], pattern):
         out[:, :, rows].addcmul_(weights[:, :, column, rows, None], b[:, :, keys])
@@ -101,7 +101,7 @@ def _gather(weights: Tensor, b: Tensor, pattern: tuple[int, ...]) -> Tensor:
 
 
 def _scatter(weights: Tensor, a: Tensor, s: int, pattern: tuple[int, ...]) -> Tensor:
-    """The transpose of `_gather`: each token of `a` (B, H, T, D) is added, by its weights, to the tokens it looked at."""
+    """Transpose of `_gather`: add each token of `a` (B, H, T, D), weighted, to the tokens at its offsets."""
     out = _zeros(a, s)
     for column, rows, keys in _spans(a, s, pattern):
         out[:, :, keys].addcmul_(weights[:, :, column, rows, None], a[:, :, rows])
@@ -109,13 +109,13 @@ def _scatter(weights: Tensor, a: Tensor, s: int, pattern: tuple[int, ...]) -> Te
 
 
 def _zeros(like: Tensor, tokens: int) -> Tensor:
-    """Zeros (B, H, tokens, D), the heads of a token side by side as the model's projections give and take them."""
+    """Return zeros (B, H, tokens, D), with a token's heads contiguous in memory as in the model's projections."""
     batch, heads, _, channels = like.shape
     return like.new_zeros(batch, tokens, heads, channels).transpose(1, 2)
 
 
 def _spans(a: Tensor, s: int, pattern: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
-    """For each block of the tokens of `a`, the last T of S: each column, its rows, and the keys an offset before them."""
+    """Yield columns, their rows and the keys one offset before them, for each block of the tokens of `a`, the last T of S."""
     batch, heads, t, channels = a.shape
     size = max(1, BLOCK // (batch * heads * channels)) if a.device.type == "cpu" else t
     for start in range(0, t, size):

@@ -1,7 +1,6 @@
-"""Sparse attention patterns: how far back a token looks, as a sorted tuple of offsets that is the same for all tokens.
+"""Sparse attention patterns as sorted tuples of offsets: token l attends to the tokens l - o for all offsets o <= l.
 
-Token l attends to the tokens l - o of all offsets o <= l. Distances count tokens, not positions, so padding on the left
-moves a text without changing what its tokens see.
+Offsets count tokens, not positions, so that left padding does not change which tokens of its text a token sees.
 """
 
 from collections.abc import Sequence
@@ -10,13 +9,13 @@ from functools import lru_cache
 
 @lru_cache
 def offsets(length: int, window: int = 1, restart: int = 0) -> tuple[int, ...]:
-    """Offsets of LogSparse attention (Li et al. 2019, arXiv 1907.00235, section 4.2) among `length` >= 1 tokens.
+    """Return the offsets of LogSparse attention (Li et al. 2019, arXiv 1907.00235, section 4.2) for `length` >= 1 tokens.
 
-    The plain pattern is {0} and the powers of two: token l > 0 attends to 1 + bit_length(l) tokens, itself among them.
-    `window` >= 1 adds the offsets 0 to window - 1, the paper's local attention; 1 adds nothing. `restart` > 0 keeps the
-    offsets below `restart` and repeats them every `restart` tokens back, the paper's restart attention; 0 is off. The
-    paper restarts at fixed places of a text; here the repetition goes back from each token, so that the pattern does not
-    depend on where a text begins. Its length grows as length / restart * log2(restart).
+    - The plain pattern is 0 and the powers of two: token l > 0 attends to 1 + bit_length(l) tokens, including itself.
+    - `window` >= 1 adds the offsets 0 to window - 1, the paper's local attention; 1 adds nothing.
+    - `restart` > 0 repeats the offsets below `restart` every `restart` tokens back, the paper's restart attention; 0 is off. The
+      number of offsets then grows as length / restart * log2(restart). The paper restarts at fixed positions; here the pattern
+      repeats backwards from each token, so that it does not depend on where a text begins.
     """
     period = min(restart, length) if restart else length
     powers = (1 << exponent for exponent in range((period - 1).bit_length()))
@@ -25,5 +24,5 @@ def offsets(length: int, window: int = 1, restart: int = 0) -> tuple[int, ...]:
 
 
 def pairs(length: int, pattern: Sequence[int]) -> int:
-    """How many (query, key) pairs the offsets `pattern` leave among `length` tokens; a head scores each once."""
+    """Return the number of (query, key) pairs that a head scores for `length` tokens with the offsets `pattern`."""
     return sum(length - offset for offset in pattern)

@@ -10,9 +10,9 @@ from torch import Tensor
 def reference(
     q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, pattern: Container[int] | None = None
 ) -> Tensor:
-    """Scores, mask, softmax, weighted sum, with the T x S matrix written out (Radford et al. 2019, GPT-2).
+    """Return causal attention (Radford et al. 2019, GPT-2) with an explicit T x S matrix; shapes as in `attention.Attend`.
 
-    Of the keys not after a query, those at a distance in `pattern` are seen; None is all.
+    A query attends to earlier keys at the distances in `pattern`; None is all.
     """
     b, _, t, _ = q.shape
     s = k.shape[-2]

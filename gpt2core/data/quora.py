@@ -8,12 +8,7 @@ from gpt2core.data.course import course_folder, read_rows
 from gpt2core.data.hub import load_hub
 from gpt2core.data.origin import DataOrigin, Licence
 
-TRAIN, PARTIAL, DEV, TEST = (
-    "quora-train.csv",
-    "quora-train-partial.tsv",
-    "quora-dev.csv",
-    "quora-test-student.csv",
-)
+TRAIN, PARTIAL, DEV, TEST = ("quora-train.csv", "quora-train-partial.tsv", "quora-dev.csv", "quora-test-student.csv")
 TEXTS = ("sentence1", "sentence2")
 HUB = "nyu-mll/glue"
 LICENCE = Licence(terms="Question pairs of Quora, whose terms allow non-commercial use only.")

@@ -17,10 +17,7 @@ from gpt2core.data.origin import DataOrigin, Licence
 
 SST_HUB, CFIMDB_HUB = "SetFit/sst5", "tasksource/counterfactually-augmented-imdb"
 REVIEWS = "The film reviews belong to those who wrote them; no licence of theirs is known."
-LICENCES = {
-    "sst": Licence(terms=f"Stanford Sentiment Treebank. {REVIEWS}"),
-    "cfimdb": Licence(terms=REVIEWS),
-}
+LICENCES = {"sst": Licence(terms=f"Stanford Sentiment Treebank. {REVIEWS}"), "cfimdb": Licence(terms=REVIEWS)}
 HUB_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 STAND_IN_SIZES = {"train": 1707, "dev": 245, "test": 488}  # those of CFIMDB
 

@@ -1,4 +1,4 @@
-"""Rows that are continued together: their prompts, each computed once, and their parameters.
+"""Rows that are decoded together: their parameters, and their prompts, each of which is run through the model once.
 
 Legend: `B` rows, `U` distinct prompts, `T` tokens of the longest prompt, `N` new tokens, `C` channels, `V` vocabulary.
 """
@@ -17,7 +17,7 @@ from gpt2core.model import GPT2, KVCache
 
 
 class Request(NamedTuple):
-    """One row: a prompt and all that decides its continuation, of at most `limit` tokens."""
+    """One row: a prompt and everything that determines its continuation of at most `limit` tokens."""
 
     prompt: tuple[int, ...]
     config: DecodingConfig
@@ -27,32 +27,32 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """The starting point of a search procedure. Its U prompts may be shared by rows; `source` (B,) is the prompt of each."""
+    """The starting point of decoding. Rows may share prompts."""
 
     requests: list[Request]
     columns: dict[str, Tensor]  # the parameters of the rows, (B, 1) by key
-    limits: Tensor  # (B,)
-    tokens: Tensor  # (B, T + N): the prompts, padded on the left with V, and room for what is new, also V
+    limits: Tensor  # (B,): the largest number of new tokens
+    tokens: Tensor  # (B, T + N): the prompts, left-padded with V, then N times V for the new tokens
     hidden: Tensor  # (B, T, C): last hidden states of the prompts
-    source: Tensor
-    prompts: KVCache
+    source: Tensor  # (B,): the prompt of each row in `prompts`
+    prompts: KVCache  # of the U distinct prompts
 
     @property
     def width(self) -> int:
-        """T, where new tokens start."""
+        """T, the position of the first new token."""
         return self.hidden.shape[1]
 
     @property
     def steps(self) -> int:
-        """N, the largest number of new tokens of a row."""
+        """N, the largest number of new tokens of any row."""
         return self.tokens.shape[1] - self.width
 
     def cache(self, times: int = 1) -> KVCache:
-        """A KV cache of the prompts of all rows, each repeated `times`, with room for N new tokens."""
+        """Return a KV cache of the prompts of all rows, each repeated `times`, with room for N new tokens."""
         return self.prompts.select(self.source.repeat_interleave(times), self.tokens.shape[1])
 
     def subset(self, rows: Sequence[int]) -> "Batch":
-        """The batch of some rows, with tensors of its own."""
+        """Return a batch of some rows, with its own tensors."""
         index = torch.tensor(rows, device=self.tokens.device)
         limits = self.limits[index]
         return replace(
@@ -67,30 +67,33 @@ class Batch:
 
 
 def columns(configs: Sequence[DecodingConfig], device: torch.device | None = None) -> dict[str, Tensor]:
-    """The parameters of each row as columns (B, 1), and the state of adaptive strategies: tokens drawn and their surprise."""
+    """Return the numeric parameters of the rows, (B, 1) by key, and mirostat's state: tokens drawn and their total surprise."""
     defaults = {name: keys.model_fields[name].default for name, keys in declared_keys("decoder").items()}
     numbers = [name for name, value in defaults.items() if isinstance(value, int | float)]
     rows = [defaults | dict(config) for config in configs]
-    made = {name: torch.tensor([[row[name]] for row in rows], device=device) for name in numbers}
-    return made | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
+    parameters = {name: torch.tensor([[row[name]] for row in rows], device=device) for name in numbers}
+    return parameters | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
 
 
 def _computed(model: GPT2, padded: Tensor) -> tuple[Tensor, KVCache]:
-    """Last hidden states (U, T, C) and KV cache of prompts (U, T) that are padded with V."""
+    """Return the last hidden states (U, T, C) and the KV cache of prompts (U, T) padded with V."""
     real = padded < model.config.vocab_size
     cache = KVCache(model, *padded.shape)
     return model(padded.where(real, 0), real.long(), cache), cache
 
 
 def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
-    """Run the model over each distinct prompt once (a frozen model, once for consecutive calls); return the batch of all rows."""
+    """Run the model over each distinct prompt once and return the batch of all rows.
+
+    A frozen model reuses the result if the next call has the same prompts.
+    """
     device = model.wte.weight.device
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
     width, vocabulary = max(map(len, numbers)), model.config.vocab_size
     padded = torch.tensor([[vocabulary] * (width - len(prompt)) + list(prompt) for prompt in numbers], device=device)
     prompts = tuple(numbers)
-    known = model.prefixes or {}
-    hidden, cache = known[prompts] if prompts in known else _computed(model, padded)
+    cached = model.prefixes or {}
+    hidden, cache = cached[prompts] if prompts in cached else _computed(model, padded)
     if model.prefixes is not None:
         model.prefixes = {prompts: (hidden, cache)}
     source = torch.tensor([numbers[request.prompt] for request in requests], device=device)

@@ -1,4 +1,4 @@
-"""Beam search: the texts of the highest probability, normalised by their length (Wu et al. 2016; Graves 2012)."""
+"""Beam search for texts of the highest length-normalised probability (Wu et al. 2016; Graves 2012)."""
 
 from dataclasses import dataclass
 
@@ -12,35 +12,35 @@ from gpt2core.model import GPT2
 
 @dataclass
 class _Beams:
-    """K hypotheses of each row, the best first."""
+    """K hypotheses per row, best first."""
 
-    scores: Tensor  # (B, K); minus infinity where there is none
+    scores: Tensor  # (B, K); minus infinity for a free place
     tokens: Tensor  # (B, K, T + N)
 
     def best(self, scores: Tensor, k: int) -> tuple["_Beams", Tensor]:
-        """Return the best k by other scores, and which (B, k) they are."""
+        """Return the k hypotheses with the best `scores`, and their indices (B, k)."""
         scores, index = scores.topk(k, dim=-1)
         rows = torch.arange(len(index), device=index.device)[:, None]
         return _Beams(scores, self.tokens[rows, index]), index
 
-    def alike(self) -> int:
-        """How many tokens from the left on are the same in all hypotheses of each row; it is most of them as a rule."""
+    def common_prefix(self) -> int:
+        """Return the length of the prefix that the hypotheses of each row share, usually most of the text."""
         same = (self.tokens == self.tokens[:, :1]).all(dim=1).all(dim=0)
         return int(same.cumprod(dim=0).sum())
 
 
 def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
-    """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`; its end counts as a token.
+    """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`, where EOS counts as a token.
 
-    So many `beams` live at a time. A row is done when as many have ended, and the best that lives scores no higher now than
-    the worst that ended, or at once with `beam_early_stopping`.
-    Returns (B, N) tokens, those behind one of `ends` (K,) without meaning.
+    Each row keeps `beams` unfinished hypotheses. It is done as soon as `beams` hypotheses are finished and the best unfinished
+    one scores no higher than the worst of these; with `beam_early_stopping`, as soon as `beams` are finished. Returns (B, N)
+    tokens; those after one of `ends` (K,) are meaningless.
     """
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
     columns = {key: column.repeat_interleave(beams, dim=0) for key, column in batch.columns.items()}
     cache = batch.cache(beams)
     first = torch.arange(rows, device=batch.tokens.device)[:, None] * beams
-    # One hypothesis lives at first, so that the beams do not all find the same.
+    # Start from one hypothesis, or all beams would be the same.
     scores = torch.full((rows, beams), -torch.inf, device=batch.tokens.device)
     live = _Beams(scores.clone(), batch.tokens[:, None].repeat(1, beams, 1))
     live.scores[:, 0] = 0.0
@@ -51,9 +51,9 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
         logits = model.logits(hidden).float().div_(columns["temperature"])
         seen = live.tokens[..., :end].flatten(0, 1)
         next_scores = penalise(logits.log_softmax(dim=-1), seen, columns).view(rows, beams, -1)
-        # Even if each beam goes on with all tokens that end it, enough of them go on.
-        wanted = min((1 + len(ends)) * beams, beams * vocabulary)
-        scores, index = next_scores.add_(live.scores[..., None]).flatten(1).topk(wanted, dim=-1)
+        # Enough candidates that `beams` of them are unfinished, even if each beam ends in every possible way.
+        count = min((1 + len(ends)) * beams, beams * vocabulary)
+        scores, index = next_scores.add_(live.scores[..., None]).flatten(1).topk(count, dim=-1)
         parents, token = first + index // vocabulary, index % vocabulary
         candidates = _Beams(scores, live.tokens.flatten(0, 1)[parents])
         candidates.tokens[..., end] = token
@@ -61,19 +61,19 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
         ended_now = torch.isin(token, ends) | last
         norm = float(step + 1) ** batch.columns["length_penalty"]
         ended = _with_ended(ended, candidates, ended_now & ~done, norm)
-        alike = live.alike()
+        common_prefix = live.common_prefix()
         live, index = candidates.best(scores.masked_fill(ended_now, -torch.inf), beams)
         done |= last | _is_done(live, ended, norm, batch.columns["beam_early_stopping"])
         if bool(done.all()):
             break
         chosen = parents.gather(-1, index).flatten()
-        cache.reorder(chosen, since=min(alike, end))
+        cache.reorder(chosen, since=min(common_prefix, end))
         hidden = model(live.tokens[..., end].view(-1, 1), None, cache)[:, -1]
     return ended.tokens[:, 0, batch.width :]
 
 
 def _with_ended(ended: _Beams, candidates: _Beams, ends: Tensor, norm: Tensor) -> _Beams:
-    """Keep the best of those that ended before and those that end now, which must be among the best K candidates."""
+    """Return the best K finished hypotheses, old and new; a new one must be among the best K candidates."""
     beams = ended.scores.shape[1]
     ends = ends & (torch.arange(ends.shape[1], device=ends.device) < beams)
     scores = candidates.scores.masked_fill(~ends, -torch.inf) / norm
@@ -82,6 +82,6 @@ def _with_ended(ended: _Beams, candidates: _Beams, ends: Tensor, norm: Tensor) -
 
 
 def _is_done(live: _Beams, ended: _Beams, norm: Tensor, early: Tensor) -> Tensor:
-    """Where (B, 1) no hypothesis that lives is waited for."""
+    """Return whether each row (B, 1) is done."""
     worst = ended.scores[:, -1:]
     return (worst > -torch.inf) & (early | (live.scores[:, :1] / norm <= worst))

@@ -1,4 +1,4 @@
-"""Contrastive search (Su et al. 2022): likely tokens that do not resemble what is written already."""
+"""Contrastive search (Su et al. 2022): likely tokens whose hidden states are unlike those of the text so far."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ from gpt2core.model import GPT2
 
 
 def contrastive(model: GPT2, batch: Batch, ends: Tensor, k: int) -> Tensor:
-    """Take, of the k likeliest tokens v, that of the highest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j).
+    """Choose from the k likeliest tokens v the one with the highest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j).
 
-    alpha is `penalty_alpha`, h_v the last hidden state that v would have, h_j those of the text so far. Returns (B, N)
-    tokens, those behind one of `ends` (K,) without meaning.
+    alpha is `penalty_alpha`, h_v the last hidden state that v would have, h_j the hidden states of the text so far. Returns
+    (B, N) tokens; those after one of `ends` (K,) are meaningless.
     """
     rows, vocabulary = len(batch.tokens), model.config.vocab_size
     columns, tokens, alpha = batch.columns, batch.tokens.clone(), batch.columns["penalty_alpha"]
     k = min(k, vocabulary)
-    cache = batch.cache(k)  # k copies of each row: one for each candidate
+    cache = batch.cache(k)  # a copy of each row for each of its k candidates
     first = torch.arange(rows, device=tokens.device) * k
     directions = functional.pad(functional.normalize(batch.hidden.float(), dim=-1), (0, 0, 0, batch.steps))
     hidden, alive = batch.hidden[:, -1], torch.ones_like(first, dtype=torch.bool)

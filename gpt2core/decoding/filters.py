@@ -1,6 +1,7 @@
-"""Which tokens may be drawn: functions that set the probabilities of forbidden tokens to zero.
+"""Filters for sampling: they set the probability of tokens that may not be drawn to 0.
 
-Each takes probabilities (B, V) and the rows' parameters, columns (B, 1) by key, and returns probabilities (B, V) of any sum.
+Each takes probabilities (B, V) and the parameters of the rows, (B, 1) by key; it returns probabilities (B, V) that need not sum
+to 1.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Ranks are told apart by the first bits of their float32: 256 buckets to each octave, 16 octaves below the highest rank.
+# Buckets by the first bits of a float32: 256 per power of two, for 16 powers of two below the highest rank.
 BUCKETS, SHIFT = 4096, 15
 
 Columns = Mapping[str, Tensor]
@@ -30,17 +31,17 @@ def top_k(probabilities: Tensor, columns: Columns) -> Tensor:
 
 
 def top_p(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Keep the smallest set of likeliest tokens whose mass reaches `top_p` of the whole (Holtzman et al. 2020)."""
+    """Keep the smallest set of likeliest tokens with at least `top_p` of the mass (Holtzman et al. 2020)."""
     return _first(probabilities, probabilities, columns["top_p"])
 
 
 def top_k_then_p(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Top-p of what top-k left, renormalised: transformers' reading."""
+    """Apply top-k, renormalise, then apply top-p, as transformers does."""
     return top_p(top_k(probabilities, columns), columns)
 
 
 def top_k_and_p(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Tokens in both sets of the distribution as it is: the study's reading."""
+    """Keep the tokens that both top-k and top-p of the original distribution keep, as the study does."""
     return torch.minimum(top_k(probabilities, columns), top_p(probabilities, columns))
 
 
@@ -51,24 +52,24 @@ def min_p(probabilities: Tensor, columns: Columns) -> Tensor:
 
 
 def typical(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Keep the tokens whose surprise is nearest the entropy, until their mass is `typical_p` (Meister et al. 2023)."""
+    """Keep the tokens whose surprise is closest to the entropy, up to a mass of `typical_p` (Meister et al. 2023)."""
     ratio = probabilities * _entropy(probabilities).exp()
-    nearness = torch.minimum(ratio, 1 / ratio)  # exp of minus the distance between surprise and entropy
-    return _first(probabilities, nearness, columns["typical_p"])
+    closeness = torch.minimum(ratio, 1 / ratio)  # exp(-|surprise - entropy|)
+    return _first(probabilities, closeness, columns["typical_p"])
 
 
 def eta(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Keep tokens of at least min(epsilon, sqrt(epsilon) exp(-entropy)), and the likeliest (Hewitt et al. 2022)."""
+    """Keep the likeliest token and all of at least min(epsilon, sqrt(epsilon) exp(-entropy)) (Hewitt et al. 2022)."""
     epsilon = columns["epsilon"]
     least = torch.minimum(epsilon, epsilon.sqrt() * (-_entropy(probabilities)).exp())
     return _at_least(probabilities, least)
 
 
 def mirostat(probabilities: Tensor, columns: Columns) -> Tensor:
-    """Keep tokens of a surprise of at most mu bits, and the likeliest (Basu et al. 2021, version 2).
+    """Keep the likeliest token and all with a surprise of at most mu bits (Basu et al. 2021, version 2).
 
-    mu starts at 2 `mirostat_tau` and, by each token drawn, falls by `mirostat_eta` times what its surprise was above
-    `mirostat_tau`. Surprise is that of the unfiltered distribution; `drawn` counts a row's tokens, `surprise` is their sum.
+    mu starts at 2 `mirostat_tau`; each drawn token lowers it by `mirostat_eta` times (its surprise - `mirostat_tau`). Surprise
+    refers to the unfiltered distribution. `drawn` counts the tokens of a row, `surprise` is the sum over them.
     """
     tau = columns["mirostat_tau"]
     mu = 2 * tau - columns["mirostat_eta"] * (columns["surprise"] - columns["drawn"] * tau)
@@ -86,17 +87,17 @@ def _at_least(probabilities: Tensor, least: Tensor) -> Tensor:
 
 
 def _first(probabilities: Tensor, rank: Tensor, share: Tensor) -> Tensor:
-    """Keep the tokens of highest rank (B, V), which is not negative, as few as hold a share (B, 1) of the mass.
+    """Keep the smallest set of tokens with the highest `rank` (B, V), >= 0, that holds a `share` (B, 1) of the mass.
 
-    To sort a vocabulary takes longer than a small model's step. So masses are counted by bucket of rank, and only the bucket
-    in which the share is reached is put in order.
+    Sorting the vocabulary would take longer than a step of a small model. So masses are summed by bucket of rank, and only the
+    bucket in which the share is reached is sorted.
     """
     places = rank.view(torch.int32) >> SHIFT
     bucket = (places.amax(dim=-1, keepdim=True) - places).clamp_(max=BUCKETS - 1).long()
     masses = probabilities.new_zeros(len(rank), BUCKETS).scatter_add_(-1, bucket, probabilities)
     ends = masses.cumsum(dim=-1)
     mass = (share * ends[:, -1:]).clamp_(min=torch.finfo(torch.float32).tiny)
-    mass = mass.masked_fill_(share >= 1, torch.inf)  # everything: the sum of a float32 tail is not to be trusted
+    mass = mass.masked_fill_(share >= 1, torch.inf)  # keep all: rounding of float32 sums would cut the tail
     border = (ends < mass).sum(dim=-1, keepdim=True)
     split = bucket == border
     index = (rank * split).topk(int(split.sum(dim=-1).max()), dim=-1).indices

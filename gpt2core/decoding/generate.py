@@ -27,15 +27,14 @@ def generate(
     suppress: Sequence[int] = (),
     stop: Stop | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt (token numbers) until a token of `eos` or `max_new_tokens`; return the new tokens without it.
+    """Continue each prompt (token ids) until EOS, `max_new_tokens` or a full context; return the new tokens without EOS.
 
-    `config` is one for all rows, or one per row. Row i depends on its prompt, seed and configuration alone. Generation stops
-    where the context is full. A prompt that several rows share is computed once. Sampling strategies never draw a token of
-    `suppress`, and end a row when `stop` says so.
+    `config` is for all rows, or there is one per row. The result of a row depends only on its own prompt, seed and
+    configuration. Sampling strategies never draw a token of `suppress`, and end a row when `stop` says so.
 
-    Raises ConfigError for an empty prompt, one that fills the context, or tokens that the model lacks; more beams than vocabulary
-    entries; a wrong number of seeds or configurations; `suppress` or `stop` with a strategy that searches; and for tokens of
-    `suppress` that the model lacks or that leave none. Raises UnknownNameError for an unknown strategy.
+    Raises ConfigError for a prompt that is empty, fills the context or has unknown tokens; more beams than tokens in the
+    vocabulary; a wrong number of seeds or configurations; `suppress` or `stop` with a search strategy; and `suppress` with
+    unknown tokens, or with all. Raises UnknownNameError for an unknown strategy.
     """
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
@@ -44,8 +43,10 @@ def generate(
     requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in rows]
     ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
     sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop and stop.to(model.wte.weight.device))
-    if suppress or stop:
-        _all_sample(requests)
+    searching = {row.config.strategy for row in requests if DECODERS[row.config.strategy].search}
+    if searching and (suppress or stop):
+        names = ", ".join(name for name, decoder in DECODERS.items() if decoder.keep)
+        raise ConfigError(f"The decoder is `{min(searching)}`, but with `suppress` or `stop` it must be one of {names}")
     new: list[list[int]] = [[] for _ in requests]
     was_training = model.training
     model.train(False)
@@ -62,7 +63,7 @@ def generate(
 
 
 def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed: int) -> Request:
-    """Check a row against the model; raise ConfigError or UnknownNameError."""
+    """Return a row if it suits the model; raise ConfigError."""
     room = model.config.n_positions - len(prompt)
     if not prompt or room < 1:
         raise ConfigError(
@@ -70,8 +71,8 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
         )
     if min(prompt) < 0 or max(prompt) >= model.config.vocab_size:
         raise ConfigError(
-            f"A prompt has the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, but must be of tokens 0 to "
-            f"{model.config.vocab_size - 1}, the model's"
+            f"A prompt has the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, but the model has the tokens 0 to "
+            f"{model.config.vocab_size - 1}"
         )
     if config.strategy == "beam" and config.num_beams > model.config.vocab_size:
         raise ConfigError(
@@ -81,30 +82,21 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
     return Request(prompt, config, seed, min(config.max_new_tokens, room))
 
 
-def _all_sample(requests: Sequence[Request]) -> None:
-    """Raise ConfigError if a strategy searches."""
-    sampling = [name for name, decoder in DECODERS.items() if decoder.keep]
-    for name in {request.config.strategy for request in requests} - set(sampling):
-        raise ConfigError(
-            f"The decoder is `{name}`, but with `suppress` or `stop` it must be one that samples: {', '.join(sampling)}"
-        )
-
-
 def _suppressed(model: GPT2, suppress: Sequence[int]) -> Tensor | None:
-    """The tokens that are never drawn, each once; raise ConfigError."""
+    """Return the distinct tokens that are never drawn; raise ConfigError."""
     vocabulary, tokens = model.config.vocab_size, sorted(set(suppress))
     if not tokens:
         return None
     if tokens[0] < 0 or tokens[-1] >= vocabulary or len(tokens) == vocabulary:
         raise ConfigError(
-            f"`suppress` has {len(tokens)} tokens from {tokens[0]} to {tokens[-1]}, but must name some of 0 to "
-            f"{vocabulary - 1}, the model's tokens, and not all of them"
+            f"`suppress` has {len(tokens)} tokens from {tokens[0]} to {tokens[-1]}, but must name some of the model's tokens, "
+            f"0 to {vocabulary - 1}, and not all"
         )
     return torch.tensor(tokens, device=model.wte.weight.device)
 
 
 def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
-    """Rows that fit a context together, padded to their longest prompt, so that none shortens another."""
+    """Group rows so that, padded to the longest prompt of their group, all of them fit into the context up to their limits."""
     batches: list[list[int]] = []
     for row in sorted(range(len(requests)), key=lambda row: len(requests[row].prompt)):
         limit = max(requests[other].limit for other in [*(batches[-1] if batches else []), row])
@@ -116,7 +108,7 @@ def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
 
 
 def _by_search(requests: Sequence[Request], sampling: Search) -> list[tuple[Search, list[int]]]:
-    """The search procedures in use, each with its rows; strategies that sample share `sampling`."""
+    """Group the rows by search procedure; all sampling strategies share `sampling`."""
     groups: dict[Search, list[int]] = {}
     for row, request in enumerate(requests):
         groups.setdefault(DECODERS[request.config.strategy].search or sampling, []).append(row)

@@ -1,4 +1,4 @@
-"""What a text already says is made less likely, whatever the strategy."""
+"""Penalties on repetition, for all strategies."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from gpt2core.decoding.filters import Columns
 
 
 def penalise(scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor | None = None) -> Tensor:
-    """Lower the scores (B, V), logits or log-probabilities, of what the texts so far (B, T) repeat, perhaps in place.
+    """Return the scores (B, V), logits or log-probabilities, with repetitions of the texts so far (B, T) penalised.
 
-    Tokens of V are padding. Columns `repetition_penalty` of 1 and `no_repeat_ngram` of 0 (B, 1) change nothing. Tokens of
-    `suppress` (K,), some but not all, get minus infinity in any case.
+    May change `scores` in place. Token V is padding. `repetition_penalty` 1 and `no_repeat_ngram` 0 change nothing. Tokens in
+    `suppress` (K,), which must leave some, always get minus infinity.
     """
     if bool((columns["repetition_penalty"] != 1).any()):
         scores = _discount(scores, tokens, columns["repetition_penalty"])
@@ -24,18 +24,18 @@ def penalise(scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor 
 
 
 def _discount(scores: Tensor, tokens: Tensor, penalty: Tensor) -> Tensor:
-    """Divide positive scores of tokens of the text by the penalty, multiply negative ones (Keskar et al. 2019)."""
+    """Divide positive scores of the text's tokens by the penalty, multiply negative ones by it (Keskar et al. 2019)."""
     padded = functional.pad(scores, (0, 1))
     old = padded.gather(-1, tokens)
     return padded.scatter(-1, tokens, torch.where(old < 0, old * penalty, old / penalty))[:, :-1]
 
 
 def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, suppress: Tensor | None) -> Tensor:
-    """Ban, in the rows `own` (B, 1), each token that would complete an n-gram that its text has (Paulus et al. 2018).
+    """Ban each token that would repeat an n-gram of its text (Paulus et al. 2018), in the rows `own` (B, 1).
 
-    Where that leaves no token, nothing is banned.
+    A row in which all tokens would be banned stays as it is.
     """
-    vocabulary, last = scores.shape[-1], tokens[:, n - 1 :]  # of the n-grams (B, T - n + 1)
+    vocabulary, last = scores.shape[-1], tokens[:, n - 1 :]  # the last tokens (B, T - n + 1) of the text's n-grams
     begun = own & (last < vocabulary)
     for place in range(n - 1):
         begun &= tokens[:, place : place + last.shape[1]] == tokens[:, tokens.shape[1] - n + 1 + place, None]

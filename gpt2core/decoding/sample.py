@@ -1,4 +1,4 @@
-"""Sampling, token by token. Each row draws from a stream of its own, so batching never changes a text."""
+"""Sampling. Each row has its own stream of random numbers, so batching never changes a text."""
 
 from collections.abc import Sequence
 
@@ -13,24 +13,25 @@ from gpt2core.decoding.penalties import penalise
 from gpt2core.decoding.stop import Stop
 from gpt2core.model import GPT2
 
-LEAVING = 16  # rows that are done leave the batch when there are so many of them, or when they are half of it
-TOGETHER = 2**20  # probabilities that are filtered at once: so many stay in a processor's cache
+LEAVING = 16  # finished rows leave the batch when they are this many, or half of it
+TOGETHER = 2**20  # probabilities that are filtered at once; as many fit into the CPU's cache
 
-#: Which tokens a strategy keeps, places of rows that it is for, and their parameters.
+#: The filter of a strategy, the places of its rows, and their parameters.
 Part = tuple[Keep, Tensor, Columns]
 
 
 def sample(
     model: GPT2, batch: Batch, ends: Tensor, *, suppress: Tensor | None = None, stop: Stop | None = None
 ) -> Tensor:
-    """Draw from the tokens that each row's filter keeps; return (B, N) tokens, one of `ends` (K,) behind the last of a row.
+    """Sample from the tokens that the filter of each row keeps; return (B, N) tokens, each finished row filled up with EOS.
 
-    Tokens of `suppress` (K,) are never drawn. Behind a row's limit, tokens have no meaning.
+    Tokens of `suppress` (K,) are never drawn. A row ends with a token of `ends` (K,), at its limit, or when `stop` says so;
+    tokens after its limit are meaningless.
     """
     columns, tokens, cache = dict(batch.columns), batch.tokens.clone(), batch.cache()
     streams = [np.random.default_rng(row.seed).random(batch.steps, dtype=np.float32) for row in batch.requests]
     draws = torch.from_numpy(np.stack(streams)).to(tokens.device)
-    rows = torch.arange(len(tokens), device=tokens.device)  # those still in the batch
+    rows = torch.arange(len(tokens), device=tokens.device)  # the rows that are still in the batch
     alive = torch.ones_like(rows, dtype=torch.bool)
     parts = _parts(batch, rows, columns, model.config.vocab_size)
     hidden = batch.hidden[:, -1]
@@ -56,7 +57,7 @@ def sample(
 
 
 def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:
-    """The rows of each strategy, no more of them in a part than are filtered at once."""
+    """Group the rows by strategy, in parts that are small enough to be filtered at once."""
     names = [batch.requests[row].config.strategy for row in rows.tolist()]
     size = max(1, TOGETHER // vocabulary)
     parts: list[Part] = []
@@ -69,7 +70,7 @@ def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> lis
 
 
 def _drawn(scores: Tensor, uniform: Tensor, columns: Columns, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-    """Tokens (B,) drawn from logits (B, V) by uniform numbers (B,), and their surprise (B, 1) in bits."""
+    """Draw tokens (B,) from logits (B, V) by uniform numbers (B,); return them and their surprise (B, 1) in bits."""
     token, surprise = scores.new_empty(len(scores), dtype=torch.long), scores.new_empty(len(scores), 1)
     for keep, places, own in parts:
         so_far = {key: columns[key][places] for key in ("drawn", "surprise")}
@@ -80,9 +81,9 @@ def _drawn(scores: Tensor, uniform: Tensor, columns: Columns, parts: Sequence[Pa
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution: probabilities (B, V) of any sum, uniform (B,) in [0, 1) -> tokens (B,)."""
+    """Draw tokens (B,) by inverse transform sampling: probabilities (B, V) of any sum, `uniform` (B,) in [0, 1)."""
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:]
-    # A product that rounds up to the total would fall past the last token that may be drawn.
+    # A product that is rounded up to the total would select a token of probability 0.
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]

@@ -1,4 +1,4 @@
-"""Search procedures follow several hypotheses of a text at once, and draw nothing."""
+"""Search procedures: deterministic decoding that follows several hypotheses per text."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,19 @@ from torch import Tensor
 from gpt2core.decoding.batch import Batch
 from gpt2core.model import GPT2
 
-MOST = 512  # hypotheses that are followed at once: each has a cache of its own
+MOST = 512  # hypotheses at once; each has its own KV cache
 
-#: Model, rows with their prompts, tokens (K,) that end a text -> new tokens (B, N); what follows such a token is cut off.
+#: (model, rows after prefill, tokens (K,) that end a text) -> new tokens (B, N); those after an end token are cut off.
 Search = Callable[[GPT2, Batch, Tensor], Tensor]
 
-#: The same for rows that all follow so many hypotheses, the last argument.
+#: A Search whose last argument is the number of hypotheses per row, the same for all rows of the batch.
 Procedure = Callable[[GPT2, Batch, Tensor, int], Tensor]
 
 
 def search(procedure: Procedure, key: str) -> Search:
-    """Make a Search of a procedure that follows as many hypotheses of a row as the value of `key`.
+    """Return `procedure` as a Search in which the value of `key` is the number of hypotheses of a row.
 
-    Rows of the same prompt and configuration are searched once, those of the same width together.
+    Rows with the same prompt and configuration are searched once, rows with the same number of hypotheses together.
     """
 
     def run(model: GPT2, batch: Batch, ends: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def search(procedure: Procedure, key: str) -> Search:
 
 
 def _by_width(batch: Batch, key: str) -> dict[int, list[list[int]]]:
-    """The rows by the value of `key`; those that are searched once are a list."""
+    """Group the rows by the value of `key`, in lists of rows that have the same result."""
     twins: dict[object, list[int]] = {}
     for row, request in enumerate(batch.requests):
         twins.setdefault((request.prompt, request.config), []).append(row)

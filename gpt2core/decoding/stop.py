@@ -1,4 +1,4 @@
-"""Rows that end as soon as their new text holds what is wanted of it, long before their last token."""
+"""A stopping criterion that ends a row as soon as its new text contains what is needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Stop:
-    """When a row is done: `done` says it of its new tokens, and must say the same of all that may follow them.
+    """`done` says whether a row with these new tokens is finished; once true, it must stay true for all continuations.
 
-    Two tables over the vocabulary (V,) make that cheap: `done` is asked only where a token of `opens` follows one of `closes`.
-    Where they leave out a place, a row goes on for longer than it must, and nothing else changes.
+    To save time, `done` is called only if the last token is in `opens` and the one before it in `closes`, boolean tables (V,).
+    If they are too narrow, a row only runs longer than needed.
     """
 
     closes: Tensor
@@ -20,17 +20,15 @@ class Stop:
     done: Callable[[Sequence[int]], bool]
 
     def to(self, device: torch.device) -> "Stop":
-        """The same with its tables on a device."""
+        """Return a copy with its tables on `device`."""
         return Stop(self.closes.to(device), self.opens.to(device), self.done)
 
     def ended(self, tokens: Tensor, alive: Tensor) -> Tensor:
-        """Which rows (B,) are done, of those that live, by their new tokens (B, N)."""
+        """Return which of the `alive` rows (B,) are finished, given all new tokens (B, N)."""
         ended = torch.zeros_like(alive)
         if tokens.shape[1] > 1:
-            places = alive.nonzero()[:, 0]  # tokens of other rows may be padding, which is in no table
-            before, last = tokens[places, -2], tokens[places, -1]
-            places = places[self.closes[before] & self.opens[last]]
-            ended[places] = torch.tensor([self.done(ids) for ids in tokens[places].tolist()], dtype=torch.bool).to(
-                ended
-            )
+            places = alive.nonzero()[:, 0]  # tokens of other rows may be padding, which no table has
+            places = places[self.closes[tokens[places, -2]] & self.opens[tokens[places, -1]]]
+            done = [self.done(ids) for ids in tokens[places].tolist()]
+            ended[places] = torch.tensor(done, dtype=torch.bool).to(ended)
         return ended

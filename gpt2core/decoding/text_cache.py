@@ -1,7 +1,7 @@
-"""A cache of generated texts: the same request to the same weights is looked up, not decoded again.
+"""A cache of generated texts, so that the same request to the same weights is decoded only once.
 
-It is one SQLite file, shared by the processes of a machine. The key of a text is a hash of all that decides it: weights,
-attention, prompt, seed, EOS, and the decoding keys that its strategy reads.
+It is an SQLite file that the processes of a machine share. The key of a text is a hash of everything that determines it:
+weights, attention, prompt, seed, EOS, and the decoding keys that its strategy reads.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from gpt2core.files import cache_place
 from gpt2core.model import GPT2
 from gpt2core.weights import digest
 
-FORMAT = 2  # raised when decoding comes to write other tokens of the same request, or they are kept in another way
-MOST = 64 * 2**20  # bytes of tokens that are kept; the oldest leave first
-TOGETHER = 256  # rows of a batch, whose keys and values of attention must have room
-SECONDS = 10.0  # that a process waits for another one's writing
+FORMAT = 2  # increased when decoding changes the tokens of a request, or when the storage format changes
+MOST = 64 * 2**20  # bytes of tokens; the oldest are deleted first
+TOGETHER = 256  # rows per batch, limited by the memory of their KV caches
+SECONDS = 10.0  # timeout for a lock of another process
 
 T = TypeVar("T")
 
-_anew = ContextVar("_anew", default=False)
+_bypassed = ContextVar("_bypassed", default=False)
 
 
 @contextmanager
 def bypassing_text_cache() -> Iterator[None]:
     """Bypass the cache, to time decoding."""
-    token = _anew.set(True)
+    token = _bypassed.set(True)
     try:
         yield
     finally:
-        _anew.reset(token)
+        _bypassed.reset(token)
 
 
 def generate_cached(
@@ -53,25 +53,25 @@ def generate_cached(
     seeds: Sequence[int],
     eos: int | Sequence[int],
 ) -> list[list[int]]:
-    """As `generate`, but texts that the same weights have generated on this machine come from the cache.
+    """Return what `generate` returns, from the cache where possible.
 
-    A model that trains bypasses the cache, since its current weights are never seen again.
+    Models with trainable parameters bypass the cache, because their current weights will not occur again.
     """
-    if _anew.get() or any(parameter.requires_grad for parameter in model.parameters()):
+    if _bypassed.get() or any(parameter.requires_grad for parameter in model.parameters()):
         return generate(model, prompts, config, seeds=seeds, eos=eos)
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     keys = _keys(model, prompts, configs, seeds, eos)
-    found = _with_store(lambda store: _read(store, keys)) or {}
-    rows = [row for row, key in enumerate(keys) if key not in found]
-    if rows:
-        texts: list[list[int]] = []
-        for part in (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)):
-            asked = ([prompts[row] for row in part], [configs[row] for row in part])
-            texts += generate(model, *asked, seeds=[seeds[row] for row in part], eos=eos)
-        new = {keys[row]: text for row, text in zip(rows, texts, strict=True)}
+    texts = _with_store(lambda store: _read(store, keys)) or {}
+    missing = [row for row, key in enumerate(keys) if key not in texts]
+    if missing:
+        new: dict[str, list[int]] = {}
+        for part in (missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)):
+            requests = ([prompts[row] for row in part], [configs[row] for row in part])
+            generated = generate(model, *requests, seeds=[seeds[row] for row in part], eos=eos)
+            new |= {keys[row]: text for row, text in zip(part, generated, strict=True)}
         _with_store(lambda store: _write(store, new))
-        found |= new
-    return [found[key] for key in keys]
+        texts |= new
+    return [texts[key] for key in keys]
 
 
 def _keys(
@@ -81,16 +81,11 @@ def _keys(
     seeds: Sequence[int],
     eos: int | Sequence[int],
 ) -> list[str]:
-    scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # no tensor, so no part of the digest
-    shared = [
-        FORMAT,
-        torch.__version__,
-        model.wte.weight.device.type,
-        digest(model),
-        scales,
-        [eos] if isinstance(eos, int) else list(eos),
-    ]
-    start = hashlib.sha256(json.dumps([*shared, model.attention.model_dump()], sort_keys=True).encode())
+    scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # not a tensor, so not in the digest
+    weights = [model.wte.weight.device.type, digest(model), scales]
+    ends = [eos] if isinstance(eos, int) else list(eos)
+    shared = [FORMAT, torch.__version__, *weights, ends, model.attention.model_dump()]
+    start = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
     keys = []
     for prompt, config, seed in zip(prompts, configs, seeds, strict=True):
         row = start.copy()
@@ -100,7 +95,7 @@ def _keys(
 
 
 def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
-    """Return what `use` gives of the cache; a damaged one is replaced, one that cannot be opened is bypassed."""
+    """Return `use` of the open cache, or None if the cache cannot be opened; a damaged cache is replaced."""
     path = cache_place() / "texts.sqlite"
     for _ in range(2):
         try:
@@ -124,21 +119,21 @@ def _opened(path: Path) -> sqlite3.Connection:
 def _read(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[int]]:
     marks = ", ".join("?" * len(keys))
     rows = store.execute(f"SELECT key, tokens FROM texts WHERE key IN ({marks})", keys)
-    return {key: ids for key, kept in rows if (ids := _unpacked(key, kept)) is not None}
+    return {key: ids for key, packed in rows if (ids := _unpacked(key, packed)) is not None}
 
 
 def _packed(key: str, ids: Sequence[int]) -> bytes:
-    """Tokens with a checksum of them and their key, so that damaged or misplaced ones are noticed."""
+    """Return tokens as bytes with a checksum of key and tokens, to detect damaged or misplaced ones."""
     content = np.array(ids, np.int32).tobytes()
     return content + zlib.crc32(key.encode() + content).to_bytes(4)
 
 
-def _unpacked(key: str, kept: object) -> list[int] | None:
-    """The inverse of `_packed`; None for invalid data."""
-    if not isinstance(kept, bytes) or len(kept) < 4 or len(kept) % 4:
+def _unpacked(key: str, packed: object) -> list[int] | None:
+    """Return the tokens of `_packed`, or None for invalid data."""
+    if not isinstance(packed, bytes) or len(packed) < 4 or len(packed) % 4:
         return None
-    ids: list[int] = np.frombuffer(kept[:-4], np.int32).tolist()
-    return ids if _packed(key, ids) == kept else None
+    ids: list[int] = np.frombuffer(packed[:-4], np.int32).tolist()
+    return ids if _packed(key, ids) == packed else None
 
 
 def _write(store: sqlite3.Connection, texts: dict[str, list[int]]) -> None:
