@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ class Search:
         """Its processes and their names, without itself and Ray's agents, which look once a minute whether they are needed."""
         names = {child.pid: name_of(child) for child in psutil.Process(self.process.pid).children(recursive=True)}
         return {pid: name for pid, name in names.items() if not name.endswith("Agent")}
+
+
+@contextmanager
+def frozen(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Stop a driver while it is disturbed, so that its work cannot end first."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def kill(pids: list[int]) -> None:

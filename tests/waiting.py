@@ -5,14 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 240.0  # seconds that anything may take on a busy machine
+PATIENCE = 600.0  # seconds that anything may take on a busy machine
 PAUSE = 0.05  # seconds between two questions
 
 
 def wait_until(
-    reached: Callable[[], Any],
-    process: subprocess.Popen[Any] | None = None,
-    said: Callable[[], str] = lambda: "",
+    reached: Callable[[], Any], process: subprocess.Popen[Any] | None = None, said: Callable[[], str] = lambda: ""
 ) -> None:
     """Ask until `reached` is true. Fail, with what was `said` so far, where the process ends first or patience does."""
     deadline = time.monotonic() + PATIENCE

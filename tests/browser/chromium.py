@@ -13,6 +13,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.runs import ROOT
+from tests.waiting import PATIENCE
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -51,7 +52,7 @@ def show(browser: Chrome, address: str, width: int, height: int = 900) -> None:
     browser.get_log("performance")
     browser.get(address)
     # On a busy machine the driver has been seen to return before the page was whole.
-    WebDriverWait(browser, 60).until(lambda page: page.execute_script("return document.readyState") == "complete")
+    WebDriverWait(browser, PATIENCE).until(lambda page: page.execute_script("return document.readyState") == "complete")
 
 
 def requests(browser: Chrome) -> list[str]:

@@ -95,10 +95,7 @@ def test_temperature_0_is_greedy(model: GPT2, config: DecodingConfig) -> None:
 
 @pytest.mark.parametrize(
     "narrowest",
-    [
-        {"top_k": 1, "top_p": 1e-46},
-        {"min_p": 1.0, "typical_p": 1e-46, "mirostat_tau": 1e-46, "num_beams": 1},
-    ],
+    [{"top_k": 1, "top_p": 1e-46}, {"min_p": 1.0, "typical_p": 1e-46, "mirostat_tau": 1e-46, "num_beams": 1}],
     ids=["k and p", "others"],
 )
 def test_the_narrowest_values_leave_one_token(model: GPT2, config: DecodingConfig, narrowest: dict[str, float]) -> None:

@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
 
 
 @pytest.mark.parametrize(("build", "change", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_another_formula_or_a_broken_file_is_refused(
+def test_other_formulas_and_broken_files_fail(
     build: dict[str, Any], change: Change, words: str, tmp_path: Path
 ) -> None:
     made(tmp_path, **build)
@@ -438,9 +438,7 @@ SAME_TOKENS: dict[str, Change] = {
     "cleaned": both(whole(), edit("tokenizer_config.json", clean_up_tokenization_spaces=True)),
     "old form": model_of(continuing_subword_prefix="", end_of_word_suffix=""),
     "another end": both(
-        parts,
-        edit("added_tokens.json", **{"[EOS]": EOS + 1}),
-        edit("tokenizer_config.json", eos_token="[EOS]"),
+        parts, edit("added_tokens.json", **{"[EOS]": EOS + 1}), edit("tokenizer_config.json", eos_token="[EOS]")
     ),
 }
 OTHER_TOKENS: dict[str, tuple[Change, str]] = {
@@ -878,9 +876,7 @@ FILES += ["base/model.safetensors.index.json", "adapter/adapter_config.json"]
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=settings().max_examples * 2 // 5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
-def test_any_change_of_a_file_gives_a_result_or_one_line(
-    name: str, everything: Path, data: strategies.DataObject
-) -> None:
+def test_any_changed_file_loads_or_fails_in_one_line(name: str, everything: Path, data: strategies.DataObject) -> None:
     path = everything / name
     before, lines = path.read_text(), [""]
     try:

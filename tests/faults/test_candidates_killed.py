@@ -16,7 +16,7 @@ import pytest
 
 from gpt2core.distill.shards import STAGES
 from tests import distilling
-from tests.killing import name_of
+from tests.killing import frozen, name_of
 from tests.runs import ROOT
 from tests.waiting import PATIENCE, wait_until
 
@@ -55,13 +55,12 @@ def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.F
     for number, what in enumerate(islice(cycle(["worker", "driver", "ray"]), KILLS)):
         goal = number * EACH + draws.randint(1, EACH - 1)
         wait_until(lambda: filtered(out) >= goal and len(actors_of(process)) > 1, process)  # noqa: B023
-        process.send_signal(signal.SIGSTOP)  # its actors get no more work while the victims are looked up
-        stamps = stamped(out)
-        assert filtered(out) < SHARDS, "the kill would come too late to be one"
-        twice += remade(seen, stamps)
-        seen = stamps
-        kill(what, process, draws)
-        process.send_signal(signal.SIGCONT)
+        with frozen(process):
+            stamps = stamped(out)
+            assert filtered(out) < SHARDS, "the kill would come too late"
+            twice += remade(seen, stamps)
+            seen = stamps
+            kill(what, process, draws)
         if what != "worker":
             status, errors = process.wait(PATIENCE), errors_of(out).read_text()
             assert status == (-signal.SIGKILL if what == "driver" else 2)

@@ -19,11 +19,12 @@ import pytest
 
 from gpt2core.storage import fetch, folders, local
 from tests.faults.test_search_killed import in_mlflow_once
-from tests.killing import EPOCHS, NAME, command, kill, make_toy
+from tests.killing import EPOCHS, NAME, command, frozen, kill, make_toy
 from tests.runs import ROOT
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
 from tests.stored import reports, stored
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -79,28 +80,25 @@ class Machine:
 
     def lose(self) -> None:
         """Kill all that runs on it, and remove all that is on its disk."""
-        everything = [
-            self.process.pid,
-            *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True)),
-        ]
-        kill(everything)
+        with frozen(self.process):
+            below = psutil.Process(self.process.pid).children(recursive=True)
+            kill([self.process.pid, *(child.pid for child in below)])
         assert self.process.wait() == -signal.SIGKILL
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def test_another_machine_goes_on_from_what_the_storage_has(
+def test_another_machine_resumes(
     toy: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first = Machine(tmp_path / "first", toy, environment)
     request.addfinalizer(first.end)
-    while len(before := reports(stored(FOLDER))) < EPOCHS + 2:
-        assert first.process.poll() is None, first.output
+    wait_until(lambda: len(reports(stored(FOLDER))) >= EPOCHS + 2, first.process, lambda: first.output)
     first.lose()
     before = reports(stored(FOLDER))
 
     second = Machine(tmp_path / "second", toy, environment)
     request.addfinalizer(second.end)
-    assert second.process.wait(timeout=300) == 0, second.output
+    assert second.process.wait(timeout=PATIENCE) == 0, second.output
     assert "Another machine was here" in second.output
     assert f": {FOLDER}/best" in second.output
 

@@ -84,7 +84,7 @@ def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, toy: Path) -> Non
 
 def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, toy: Path) -> None:
     storage, folder = place("group")
-    flags = ["--trials", "1", "--replicates", "0", "--workers-per-trial", "2", "--set", "batch_size=4"]
+    flags = ["--trials", "1", "--replicates", "0", "--workers-per-trial", "2", "--set", "batch_size=2"]
     search = nodes.start(command(storage, toy, *flags))
     search.wait_for(lambda: bool(reports(stored(folder))))
     before = reports(stored(folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import Search, left, make_toy
+from tests.killing import Search, frozen, left, make_toy
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,8 @@ def test_it_says_what_happens_and_goes_on(tmp_path: Path, request: pytest.Fixtur
     search = Search(tmp_path / "runs", toy, *size)
     request.addfinalizer(search.end)
     assert search.wait_for(lambda: bool(search.events("started")))
-    second_is_refused(search)
+    with frozen(search.process):
+        second_is_refused(search)
     assert search.wait_for(lambda: bool(search.events("report")))
     disk_is_full(search)
     search.start()

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from searches.running.ledger import COMPLETED, STOPPED
-from tests.killing import EPOCHS, NAME, Search, kill, left, make_toy
+from tests.killing import EPOCHS, NAME, Search, frozen, kill, left, make_toy
 from tests.server import Server
 
 pytestmark = pytest.mark.slow
@@ -24,6 +24,7 @@ KILLS = int(os.environ.get("SEARCH_KILLS", "5"))
 TRIALS = 6 if KILLS <= 5 else 2 * KILLS
 REPORTS = 4 * EPOCHS + (TRIALS - 4) + 2 * EPOCHS  # at least: the known points and the replicates are never stopped
 EACH = REPORTS // (KILLS + 1)  # reports from one kill to the next
+STATUS = {"driver": -signal.SIGKILL, "ray": 2, "interrupt": 130}  # of a search that ends by it
 
 Stamps = dict[Path, tuple[int, int]]
 
@@ -40,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_it_ends_as_if_nothing_had_happened(
+def test_kills_do_not_change_the_result(
     toy: Path, server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     undisturbed = Search(tmp_path / "undisturbed", toy, "--trials", str(TRIALS))
@@ -51,12 +52,16 @@ def test_it_ends_as_if_nothing_had_happened(
     request.addfinalizer(search.end)
 
     draws, stamps, seen = random.Random(11711), dict[Path, tuple[int, int]](), set[int]()
-    for number, what in enumerate(islice(cycle(["trial", "driver", "server", "ray", "interrupt"]), KILLS)):
+    for number, victim in enumerate(islice(cycle(["trial", "driver", "server", "ray", "interrupt"]), KILLS)):
         moment = max(1 + number * EACH + draws.randrange(EACH), search.reported + 1)
         assert search.wait_for(lambda: len(search.events("report")) >= moment), "it ended too early"  # noqa: B023
-        seen |= search.below().keys()
-        stamps |= stamped(search)
-        disturb(what, search, server, draws)
+        with frozen(search.process):
+            below = search.below()
+            seen |= below.keys()
+            stamps |= stamped(search)
+            disturb(victim, search, server, below, draws)
+        if victim in STATUS:
+            resume(victim, search, server, below)
     seen |= search.below().keys()
     search.ends(0)
 
@@ -71,29 +76,28 @@ def test_it_ends_as_if_nothing_had_happened(
     assert here["answer"] == there["answer"]
 
 
-def disturb(what: str, search: Search, server: Server, draws: random.Random) -> None:
-    """Kill a part, or press Ctrl-C, and start again what does not come back by itself."""
-    if what == "server":
-        server.kill()
-        server.start()
-        return
-    below = search.below()
+def disturb(victim: str, search: Search, server: Server, below: dict[int, str], draws: random.Random) -> None:
+    """Kill a part, or press Ctrl-C."""
     trials = sorted(pid for pid, name in below.items() if name.startswith("ray::ImplicitFunc"))
     servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
     assert len(servers) == 2
-    if what == "trial":
-        kill([draws.choice(trials)])
-        return
-    if what == "interrupt":
+    if victim == "server":
+        server.kill()
+        server.start()
+    elif victim == "interrupt":
         search.process.send_signal(signal.SIGINT)
     else:
-        kill([search.process.pid] if what == "driver" else servers)
-    errors = search.ends({"driver": -signal.SIGKILL, "ray": 2, "interrupt": 130}[what])
+        kill({"trial": draws.sample(trials, victim == "trial"), "driver": [search.process.pid], "ray": servers}[victim])
+
+
+def resume(victim: str, search: Search, server: Server, below: dict[int, str]) -> None:
+    """Wait for the end of a search whose `victim` was killed, and start it again."""
+    errors = search.ends(STATUS[victim])
     assert "Traceback" not in errors
-    if what == "ray":
+    if victim == "ray":
         assert errors.startswith("error: Ray ended: ")
         assert errors.endswith("; what is finished is kept, and the same command goes on\n")
-    if what == "interrupt":
+    if victim == "interrupt":
         assert "Interrupted. What is finished is kept; to go on: python searches/sentiment.py --storage" in errors
     assert left(below) == [], "it outlived its driver"
     server.wait()

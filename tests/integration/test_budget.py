@@ -101,9 +101,7 @@ def test_a_part_is_kept_for_the_replicates_so_that_there_is_an_answer(local_ray:
     assert {trial.reason for trial in state.searched} <= {None, "budget"}
 
 
-def test_a_spent_budget_stops_an_epoch_that_never_ends_and_a_larger_one_goes_on(
-    local_ray: None, tmp_path: Path
-) -> None:
+def test_a_spent_budget_stops_a_hung_epoch_and_a_larger_one_resumes(local_ray: None, tmp_path: Path) -> None:
     first = run(never_ends, plan(2), Budget(hours=150 / HOUR), tmp_path, at_once=2)
     assert {name: (trial.status, trial.reason) for name, trial in first.trials.items()} == {
         "0000": (STOPPED, "budget"),

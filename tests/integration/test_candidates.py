@@ -57,7 +57,7 @@ def complete(job: Job) -> Progress:
 @pytest.mark.parametrize(
     "workers", [{"workers": 1}, {"workers": 4, "scorers": 4}, {"workers": 2, "gpus_per_worker": 1.0, "scorers": 3}]
 )
-def test_any_number_of_workers_leaves_the_same_folder(
+def test_any_number_of_workers_writes_the_same(
     make: Make, finished: Job, tmp_path: Path, workers: dict[str, float]
 ) -> None:
     complete(make(tmp_path / "out", **workers))

@@ -39,7 +39,7 @@ def test_evaluate_lays_accuracy_beside_the_majority_class(trained: Path, capsys:
     assert json.loads((trained / "metrics.json").read_text())["epochs"][0]["accuracy"] <= 100
 
 
-def test_a_test_split_without_labels_is_predicted_not_scored(
+def test_an_unlabelled_test_split_is_predicted(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 2

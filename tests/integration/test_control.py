@@ -85,9 +85,7 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
     assert [event["command"] for event in events(storage, "control")] == ["clone", "stop", "pause", "resume"]
 
 
-def test_a_search_that_has_ended_says_so_at_once_and_nothing_is_left_behind(
-    search: tuple[subprocess.Popen[str], Path],
-) -> None:
+def test_controlling_a_finished_search_fails_and_leaves_no_files(search: tuple[subprocess.Popen[str], Path]) -> None:
     """The one that the test before has run to its end."""
     process, storage = search
     assert process.poll() == 0

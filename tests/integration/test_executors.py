@@ -67,7 +67,7 @@ class Keep(FIFOScheduler):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("judging", [{}, {"folds": 2, "judged": True}], ids=["one run", "a round"])
-def test_function_and_worker_group_give_the_same_losses(
+def test_function_and_group_losses_are_equal(
     local_ray: None, model: str, tmp_path: Path, judging: dict[str, Any]
 ) -> None:
     config = RunConfig.of({**SONNETS, "model": model, "adapter": "lora", "rank": 4, "accumulation": 2, **judging})

@@ -82,9 +82,7 @@ def test_evaluate_lays_scores_beside_the_baselines(trained: Path, capsys: pytest
         assert part in printed
 
 
-def test_generate_continues_each_prompt_and_is_the_same_twice(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_continues_each_prompt_reproducibly(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--prompt", "Shall I compare thee", "--samples", "2", "--max-new-tokens", "8", "--seed", "3"]
     assert run("generate", "--checkpoint", str(trained), *flags) == 0
     first = capsys.readouterr().out
@@ -113,9 +111,7 @@ def test_a_prompt_may_hold_backslashes_and_new_lines(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("poems", [5, 60])
-def test_too_little_for_both_splits_is_said_before_anything_is_trained(
-    poems: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_little_data_fails_before_training(poems: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = json.dumps({"text": "\n".join(f"Line {n} of a poem that goes on" for n in range(30 if poems == 60 else 2))})
     (tmp_path / "pdpoems13754-000.jsonl").write_text(f"{text}\n" * poems)
     out = tmp_path / "run"
@@ -205,7 +201,7 @@ def test_bad_input_is_one_line_and_status_2(
         ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
     ],
 )
-def test_a_malformed_checkpoint_is_named_with_its_rule(
+def test_a_malformed_checkpoint_is_named(
     text: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "best").mkdir()
@@ -217,7 +213,7 @@ def test_a_malformed_checkpoint_is_named_with_its_rule(
     assert rule in error
 
 
-def test_a_model_that_has_diverged_is_not_scored(
+def test_a_diverged_model_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = load_model("gpt2-nano")

@@ -46,7 +46,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cluster.local", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,9 @@ def test_a_python_that_a_head_cannot_start_is_told_at_once(environment: Environm
     venv.parent.mkdir()
     venv.symlink_to(sys.prefix)
     command = [str(venv / "bin" / "python"), "-m", "cluster.local", "up"]
-    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert told.returncode == 2
     assert "whose path has spaces or signs of a shell; move the checkout, or run the search itself" in told.stderr
 
@@ -153,7 +157,7 @@ def test_a_job_that_fails_fails_the_command(head: Environment, tmp_path: Path) -
 
 def test_without_the_token_it_is_refused(head: Environment) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}/api/jobs/", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}/api/jobs/", timeout=PATIENCE)
     refused.value.close()
     assert refused.value.code in (401, 403)
 
@@ -210,7 +214,7 @@ def state_of(storage: Path) -> State:
 @pytest.mark.slow
 def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_path: Path) -> None:
     toy, storage = make_toy(tmp_path / "toy"), tmp_path / "storage"
-    search = ["python", *command(storage, toy, "--trials", "4", "--replicates", "0")[1:]]  # the head's Python
+    search = ["python", *command(storage, toy, "--trials", "6", "--replicates", "0")[1:]]  # the head's Python
     job(head, "submit", *UPLOAD, "--submission-id", "first", "--no-wait", "--", *search)
 
     def logs() -> str:

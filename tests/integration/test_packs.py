@@ -15,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from gpt2core.config import RunConfig
 from tests import toys
 from tests.course import FILMS, sentiment
+from tests.killing import name_of
 from trainables.executors import trainable
 from trainables.packs import Packs
 from trainables.trial import TrialSpec, payloads
@@ -67,9 +68,7 @@ def losses(metrics: dict[str, Any], prefix: str = "") -> list[float]:
     return [metrics[f"{prefix}{key}"] for key in ("train_loss", "dev_loss")]
 
 
-def test_packed_trials_join_leave_survive_a_kill_and_report_what_they_would_alone(
-    local_ray: None, run: RunConfig, tmp_path: Path
-) -> None:
+def test_packed_trials_survive_a_kill_and_match_unpacked_runs(local_ray: None, run: RunConfig, tmp_path: Path) -> None:
     configs = {
         "00001": run.but(epochs=3),
         "00002": run.but(epochs=6, rank=2, seed=3, batch_size=5),
@@ -85,9 +84,7 @@ def test_packed_trials_join_leave_survive_a_kill_and_report_what_they_would_alon
 
     def kill_once(name: str, epoch: int) -> None:
         if name == "00001" and epoch == 1 and not killed:
-            (pid,) = (
-                p.pid for p in psutil.process_iter(["cmdline"]) if "ray::Pack" in "".join(p.info["cmdline"] or ())
-            )
+            (pid,) = (p.pid for p in psutil.Process().children(recursive=True) if "ray::Pack" in name_of(p))
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 

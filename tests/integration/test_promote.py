@@ -98,9 +98,7 @@ def test_transformers_writes_what_we_write(whole: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.strip() == tokenizer.decode(written[0], skip_special_tokens=True).strip()
 
 
-def test_our_scores_of_a_folder_are_those_of_the_search(
-    storage: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_repeats_the_search_scores(storage: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = summary(storage, NAME)["best"]
     assert run("evaluate", "--checkpoint", str(adapter)) == 0
     printed = capsys.readouterr().out
@@ -139,7 +137,7 @@ def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None
         assert part in card.text, part
 
 
-def test_what_the_cards_tell_to_run_runs(
+def test_card_code_runs(
     whole: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in (whole, adapter):
@@ -263,7 +261,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         torch.testing.assert_close(model(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
 
 
-def test_a_search_without_an_end_has_no_answer_and_the_best_score_is_taken(
+def test_an_unfinished_search_promotes_the_best_score(
     sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = sentiment / "searches" / "films"
@@ -292,7 +290,7 @@ def test_what_has_no_form_of_pefts_says_the_way_out(sentiment: Path, capsys: pyt
     assert "The adapter `last-linear` has no form of peft's; take --format huggingface" in capsys.readouterr().err
 
 
-def test_an_mlflow_that_is_away_leaves_the_folder_and_says_so(
+def test_without_mlflow_the_folder_is_kept(
     storage: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -312,9 +310,7 @@ def server(storage: Path, tmp_path: Path) -> Iterator[str]:
     server.kill()
 
 
-def test_a_server_takes_it_too_and_once(
-    storage: Path, tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_takes_it_once(storage: Path, tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--tracking-uri", server, "--registered-name", "from a server", "--out", str(tmp_path / "out")]
     for _ in range(2):
         assert promote(storage, NAME, *flags) == 0, capsys.readouterr().err

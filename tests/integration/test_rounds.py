@@ -84,7 +84,7 @@ def test_other_settings_are_another_student(job: Job, said: list[str]) -> None:
         ),
     ],
 )
-def test_rounds_end_when_they_stop_to_help(
+def test_useless_rounds_stop(
     monkeypatch: pytest.MonkeyPatch, accepted: list[int], losses: list[float], ran: int, last: str
 ) -> None:
     jobs: list[Job] = []

@@ -72,9 +72,7 @@ def test_summary_holds_what_the_screen_was_made_from(done: CompletedProcess[str]
     assert result["wall_seconds"] > 0
 
 
-def test_the_reference_is_trial_0_and_its_settings_with_each_other_rank_follow(
-    done: CompletedProcess[str], storage: Path
-) -> None:
+def test_the_reference_with_each_rank_comes_first(done: CompletedProcess[str], storage: Path) -> None:
     trials = [row for row in summary(storage, NAME)["trials"] if row["of"] is None]
     assert [row["origin"] for row in trials] == ["reference", "default", "default", "default"]
     assert [row["point"] for row in trials] == [{**trials[0]["point"], "rank": rank} for rank in (8, 4, 16, 32)]
@@ -115,7 +113,7 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 
-def test_the_report_can_be_had_from_the_ledger_alone(
+def test_the_ledger_alone_makes_the_report(
     done: CompletedProcess[str], storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = storage / "searches" / NAME
@@ -131,7 +129,7 @@ def test_the_report_can_be_had_from_the_ledger_alone(
     (folder / "summary.json").write_text(before["summary.json"])
 
 
-def test_optuna_reads_what_its_dashboard_shows(
+def test_optuna_reads_the_export(
     done: CompletedProcess[str], storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["export-optuna", NAME, "--storage", str(storage), "--out", str(tmp_path / "optuna.journal")]

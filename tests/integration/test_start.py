@@ -16,11 +16,11 @@ from mlflow.tracking import MlflowClient
 from cluster import connect
 from gpt2core.errors import UserError
 from tests.runs import LORA_RANK, ROOT, summary
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
 SMALL = ("--smoke", "--trials", "1", "--replicates", "0")
-SOON = 60  # seconds: far less than Ray would take, and enough for a busy machine
 
 
 def statuses(storage: Path) -> set[str]:
@@ -39,7 +39,7 @@ def test_a_search_whose_cluster_is_gone_ends_with_one_line(tmp_path: Path) -> No
             env={**os.environ, "RAY_ADDRESS": place},
             capture_output=True,
             text=True,
-            timeout=SOON,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.returncode == 2
@@ -50,7 +50,7 @@ def test_a_search_whose_cluster_is_gone_ends_with_one_line(tmp_path: Path) -> No
 
 def test_a_search_that_waits_for_a_mute_cluster_hears_sigterm(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as mute:
-        mute.settimeout(SOON)
+        mute.settimeout(PATIENCE)
         search = subprocess.Popen(
             [*LORA_RANK, *SMALL, "--storage", str(tmp_path)],
             cwd=ROOT,
@@ -62,7 +62,7 @@ def test_a_search_that_waits_for_a_mute_cluster_hears_sigterm(tmp_path: Path) ->
         mute.accept()[0].close()  # the port was tried
         with mute.accept()[0]:  # the head is asked, and says nothing
             search.send_signal(signal.SIGTERM)
-            _, said = search.communicate(timeout=SOON)
+            _, said = search.communicate(timeout=PATIENCE)
     assert search.returncode == 130
     assert "Interrupted. What is finished is kept" in said
     assert statuses(tmp_path) == {"KILLED"}
@@ -137,7 +137,7 @@ def test_variables_that_would_bend_a_search_do_not(tmp_path: Path) -> None:
         env={**os.environ, **odd},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -66,9 +66,7 @@ def accounted(corpus: Corpus) -> int:
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
 )
 @example(rows=[('"a" or "b', 1), ("\x85\u2028\x1c", 2)], end="\n", quoting=csv.QUOTE_MINIMAL)
-def test_a_table_gives_back_the_rows_that_were_written(
-    folder: Path, rows: list[tuple[str, int]], end: str, quoting: int
-) -> None:
+def test_a_table_returns_the_written_rows(folder: Path, rows: list[tuple[str, int]], end: str, quoting: int) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter="\t", lineterminator=end, quoting=quoting)  # type: ignore[arg-type]
     writer.writerows([["", "id", "sentence", "sentiment"], *([n, f"id{n}", *row] for n, row in enumerate(rows))])
@@ -81,7 +79,7 @@ def test_a_table_gives_back_the_rows_that_were_written(
 
 
 @given(raw=wrong, ending=st.sampled_from(["csv", "tsv"]), labelled=st.booleans())
-def test_each_line_of_any_table_is_read_or_counted_or_the_file_is_refused(
+def test_any_line_of_a_table_is_read_or_counted_or_refused(
     folder: Path, raw: bytes, ending: str, labelled: bool
 ) -> None:
     path = folder / f"any.{ending}"

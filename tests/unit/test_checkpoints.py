@@ -178,9 +178,7 @@ def test_a_run_whose_best_weights_are_lost_starts_again_and_says_so(tmp_path: Pa
     assert run.notes == [f"{tmp_path / 'best'} is damaged: the run starts again"]
 
 
-def test_a_checkpoint_that_cannot_be_written_names_folder_and_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -73,9 +73,7 @@ def test_dropout_before_the_head_is_of_training_alone() -> None:
     torch.testing.assert_close(task.logits(net, some, toys.tokenizer(), config.but(head_dropout=0.0)), plain)
 
 
-def test_a_perfect_prediction_scores_100_and_a_wrong_one_0(
-    task: Classification, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_perfect_predictions_score_100_wrong_ones_0(task: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(shift: int) -> dict[str, float]:
         def logits(self: object, net: GPT2, some: Batch, t: Tokenizer, c: RunConfig) -> torch.Tensor:
             classes = len(task.class_names)
@@ -139,9 +137,7 @@ def test_a_model_without_the_head_of_the_task_is_refused(task: Classification) -
 
 
 @pytest.mark.parametrize("adapter", ["full", "last-linear"])
-def test_training_lowers_the_loss_and_its_record_keeps_the_tables(
-    task: Classification, adapter: str, tmp_path: Path
-) -> None:
+def test_training_lowers_the_loss_and_keeps_the_tables(task: Classification, adapter: str, tmp_path: Path) -> None:
     config = toys.RUN.but(task=task.name, adapter=adapter, lr=3e-3, head_dropout=0.0, dropout=0.0)
     reports = list(train(config, toys.model(), toys.data(), folder=tmp_path))
     losses = [report.metrics["train_loss"] for report in reports]
@@ -258,7 +254,7 @@ def test_f1_of_classes_that_are_nowhere_is_not_counted() -> None:
         ([0.6] * 5 + [0.9] * 5, [1] * 5 + [1] * 5, 0.25),
     ],
 )
-def test_the_calibration_error_is_how_far_confidence_is_from_accuracy(
+def test_the_calibration_error_is_confidence_off_accuracy(
     confidences: Sequence[float], right: Sequence[int], error: float
 ) -> None:
     probabilities = np.stack([np.array(confidences), 1 - np.array(confidences)], axis=1)

@@ -26,9 +26,7 @@ def labels(corpus: Corpus, split: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "load"), [("sst", load_sst), ("cfimdb", load_cfimdb)])
-def test_sentiment_is_read_from_the_folder_or_its_subfolder(
-    name: str, load: Callable[[str | None], Corpus], tmp_path: Path
-) -> None:
+def test_sentiment_is_read_from_either_folder(name: str, load: Callable[[str | None], Corpus], tmp_path: Path) -> None:
     course.folder(tmp_path)
     whole, inner = load(str(tmp_path)), load(str(tmp_path / name))
     assert whole.digest == inner.digest
@@ -341,11 +339,7 @@ def test_poems_are_split_by_their_text_and_lose_those_with_lines_of_a_sonnet(tmp
     train, dev = corpus.splits["train"], corpus.splits["dev"]
     assert len(train) + len(dev) == 201
     assert 1 <= len(dev) <= 12
-    assert corpus.rejected == {
-        "shares two lines with a sonnet": 1,
-        "empty text": 1,
-        "no JSON object with a text": 4,
-    }
+    assert corpus.rejected == {"shares two lines with a sonnet": 1, "empty text": 1, "no JSON object with a text": 4}
     assert "one line\n\nand another" in [row.text for row in [*train, *dev]]
     (files / "pdpoems13754-000.jsonl").rename(files / "pdpoems13754-002.jsonl")
     again = load_poems(str(tmp_path)).splits["dev"]
@@ -439,7 +433,7 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
         (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
     ],
 )
-def test_a_hub_out_of_reach_is_one_line_that_says_how_to_do_without(
+def test_an_unreachable_hub_is_one_line_of_advice(
     load: Callable[[str | None], Corpus], repository: str, files: str
 ) -> None:
     with pytest.raises(HubError) as caught:

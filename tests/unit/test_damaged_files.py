@@ -187,9 +187,7 @@ def test_the_shards_of_a_set_of_candidates(tmp_path: Path, data: strategies.Data
         ),
     ],
 )
-def test_a_shard_has_the_columns_that_are_read(
-    change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path
-) -> None:
+def test_a_shard_must_have_its_columns(change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path) -> None:
     pq.write_table(change(pa.Table.from_pylist(generated.contexts(5), PAIRS)), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=message):
         read(tmp_path / "x.parquet", PAIRS)

@@ -320,9 +320,7 @@ def test_a_cache_file_that_there_is_no_room_for_is_named(cache: Path) -> None:
     assert not list((cache / "tokens").iterdir())
 
 
-def test_blocks_are_cut_from_one_stream_whatever_is_encoded_at_once(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_are_cut_from_one_stream_for_any_chunk_size(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words, task = toys.tokenizer(), TASKS["pretraining"]
     rows = [Row(id=str(i), text=toys.lines(count, i)) for i, count in enumerate([1, 150, 2, 3, 90, 1])]
     stream = [token for row in rows for token in [*words.encode([row.text])[0], words.eos]]

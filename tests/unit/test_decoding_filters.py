@@ -73,7 +73,7 @@ def test_top_k_and_top_p_with_parameters_of_each_row(logits: Tensor, parameters:
 
 @many
 @given(logits(), strategies.lists(strategies.tuples(shares, shares, shares), min_size=ROWS, max_size=ROWS))
-def test_min_p_typical_and_eta_with_parameters_of_each_row(
+def test_min_p_typical_and_eta_read_each_rows_keys(
     logits: Tensor, parameters: list[tuple[float, float, float]]
 ) -> None:
     configs = [DecodingConfig(min_p=m, typical_p=t, epsilon=e**3) for m, t, e in parameters]

@@ -65,11 +65,7 @@ def test_beam_search_gives_the_tokens_of_transformers(
     ours, theirs = pair
     eos = None if place is None else likely_end(ours, place)
     config = DecodingConfig(
-        strategy="beam",
-        num_beams=beams,
-        length_penalty=length_penalty,
-        beam_early_stopping=early,
-        max_new_tokens=NEW,
+        strategy="beam", num_beams=beams, length_penalty=length_penalty, beam_early_stopping=early, max_new_tokens=NEW
     )
     expected = by_transformers(theirs, eos, num_beams=beams, length_penalty=length_penalty, early_stopping=early)
     assert generate(ours, PROMPTS, config, seeds=[0] * 3, eos=NEVER if eos is None else eos) == expected

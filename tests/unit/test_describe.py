@@ -49,7 +49,7 @@ def test_freezing_of_the_study_and_its_plain_meaning(capsys: pytest.CaptureFixtu
     ("flags", "gigabytes"),
     [(["full"], 12.78), (["freeze"], 4.77), (["lora", "--rank", "4"], 3.34), (["lora", "--rank", "8"], 3.35)],
 )
-def test_memory_is_predicted_near_what_the_study_measured(
+def test_predicted_memory_is_near_the_study(
     flags: list[str], gigabytes: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = described(capsys, "--model", "gpt2-large", "--preset", "study", "--adapter", *flags)
@@ -109,9 +109,7 @@ def test_blocks_are_not_claimed_for_an_adapter_that_takes_none(capsys: pytest.Ca
         (["--blocks", "7"], "The value of `blocks` is '7', but must name blocks 0 to 3 of this model"),
     ],
 )
-def test_blocks_that_are_not_there_are_an_error(
-    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_blocks_that_do_not_exist_fail(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["describe", "--adapter", "lora", *flags])
     assert stopped.value.code == 2
@@ -129,9 +127,7 @@ def test_blocks_that_are_not_there_are_an_error(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_the_head_of_a_task_is_counted_and_said(
-    flags: list[str], count: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_head_of_a_task_is_counted(flags: list[str], count: int, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--model", "gpt2-large", "--task", "sst", "--adapter", *flags]
     result = described(capsys, *argv)
     assert (result["trainable_parameters"], result["total_parameters"]) == (count, 774_030_080 + 5 * 1280)
@@ -160,7 +156,7 @@ def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_attention_is_counted_beside_dense(
+def test_attention_pairs_are_counted(
     flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = described(capsys, "--model", "gpt2", "--length", "1024", *flags)
@@ -191,9 +187,7 @@ def test_attention_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
         (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
     ],
 )
-def test_attention_that_cannot_be_is_an_error(
-    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_attention_is_an_error(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["describe", *flags])
     assert stopped.value.code == 2

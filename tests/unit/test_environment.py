@@ -57,9 +57,7 @@ def test_an_address_that_names_no_cluster_is_none(place: str) -> None:
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "Https_Proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("before", [{}, {"NO_PROXY": "a.b,c"}, {"no_proxy": "a.b", "No_Proxy": " c "}])
-def test_requests_to_this_machine_pass_by_proxies(
-    monkeypatch: pytest.MonkeyPatch, name: str, before: dict[str, str]
-) -> None:
+def test_local_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch, name: str, before: dict[str, str]) -> None:
     variables = {name: "http://proxy:3128", **before}
     pass_by_proxies(variables)
     for key in list(os.environ):

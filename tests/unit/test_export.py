@@ -81,7 +81,7 @@ def test_transformers_gives_the_same_logits(config: RunConfig, base: Path, tmp_p
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
 @pytest.mark.parametrize("config", LORAS.values(), ids=LORAS.keys())
 @torch.no_grad()
-def test_peft_gives_the_same_logits_and_so_do_we(
+def test_peft_and_we_give_the_same_logits(
     config: RunConfig, places: dict[str, str], base: Path, tmp_path: Path
 ) -> None:
     config = config.but(model=str(base), **places)
@@ -188,10 +188,7 @@ def _narrow(folder: Path) -> None:
     [
         (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: there is no such file"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is no JSON"),
-        (
-            lambda folder: (folder / "adapter_config.json").write_text("[3]"),
-            "adapter_config.json: is no JSON object",
-        ),
+        (lambda folder: (folder / "adapter_config.json").write_text("[3]"), "adapter_config.json: is no JSON object"),
         (
             lambda folder: (folder / "adapter_model.safetensors").unlink(),
             "adapter_model.safetensors: there is no such file",
@@ -203,7 +200,7 @@ def _narrow(folder: Path) -> None:
         (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
     ],
 )
-def test_a_broken_adapter_says_what_is_wrong(
+def test_a_broken_adapter_is_explained(
     damage: Callable[[Path], None], message: str, base: Path, tmp_path: Path
 ) -> None:
     config = LORA.but(model=str(base))
@@ -227,9 +224,7 @@ def command(*argv: str) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_the_command_says_how_each_folder_is_loaded(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_how_to_load_them(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     trained(LORA.but(model=str(base), task="sst", attention="logsparse"), run)
     assert command("--checkpoint", str(run), "--out", str(out), "--format", "adapter") == 0
@@ -242,9 +237,7 @@ def test_the_command_says_how_each_folder_is_loaded(
     assert f"GPT2ForSequenceClassification.from_pretrained({str(out)!r})" in capsys.readouterr().out
 
 
-def test_the_command_leaves_nothing_where_there_is_no_such_form(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_impossible_export_leaves_nothing(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(toys.RUN.but(model=str(base)), tmp_path / "run")
     assert command("--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--format", "adapter") == 2
     assert "The adapter `full` has no form of peft's; take --format model" in capsys.readouterr().err

@@ -76,9 +76,7 @@ def test_a_trial_without_memory_reports_so(tmp_path: Path, monkeypatch: pytest.M
     assert payload["failure"]["reason"].startswith("out of memory: ")
 
 
-def test_a_checkpoint_that_is_damaged_is_passed_over_and_said_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_cache, "start", lambda run: toys.model())
     monkeypatch.setattr(worker_cache, "task_data", lambda run: toys.data())
     spec, said = TrialSpec(name="0007", run=toys.RUN, folder=str(tmp_path)), list[str]()

@@ -38,9 +38,7 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     assert entries(tmp_path) == {"a", "a.lock", ".a.part"}, "the last one stays"
 
 
-def test_who_waits_for_a_folder_that_is_then_removed_locks_the_one_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_on_a_removed_folder_is_taken_on_its_successor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, flock, opened = tmp_path / "entry" / ".lock", fcntl.flock, Event()
 
     def told(handle: int, how: int) -> None:

@@ -101,9 +101,7 @@ def test_only_what_chooses_is_scored_where_nothing_is_to_judge(monkeypatch: pyte
     assert sorted(seen) == [6, 7]
 
 
-def test_no_sub_run_trains_on_its_fold_nor_does_its_first_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_sub_run_nor_its_first_stage_trains_on_its_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
     data = toys.data()
     monkeypatch.setattr(pretrain_stage, "run_data", lambda config: data)
@@ -152,9 +150,7 @@ def test_a_round_that_was_killed_anywhere_reports_the_same(cut: int, tmp_path: P
     assert [told(report) for report in reports(ROUND, tmp_path)] == whole, "a finished round reports its epochs again"
 
 
-def test_the_best_epoch_of_the_round_is_kept_as_the_first_sub_run_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_epoch_of_a_round_keeps_its_first_sub_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts that judge would have chosen another epoch; so would the first fold."""
     scores = {1: [5.0, 3.0, 4.0], 2: [9.0, 3.0, 1.0]}  # of each fold, by epoch
     told = {fold: iter([value for score in found for value in (score, -score)]) for fold, found in scores.items()}
@@ -216,7 +212,7 @@ def test_without_folds_the_other_half_of_dev_judges_where_there_is_one() -> None
 
 
 @pytest.mark.parametrize("config", [ROUND, ONE.but(dev_part="search", judged=True)], ids=["folds", "halves"])
-def test_what_is_frozen_is_computed_once_for_texts_that_judge_as_well(
+def test_frozen_activations_include_judged_texts(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
@@ -331,9 +327,7 @@ def test_a_trial_reports_counts_as_text(films: Sequence[str], tmp_path: Path) ->
     assert plain["judged"] is None
 
 
-def test_the_command_says_what_judges_and_a_round_can_be_exported(
-    films: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_exports_a_round(films: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = films
     keys = {"task": "sst", "data_dir": data, "folds": "2", "judged": "true", "epochs": "1", "adapter": "lora"}
     flags = [flag for key, value in keys.items() for flag in ("--set", f"{key}={value}")]

@@ -182,7 +182,7 @@ def seed(*key: int) -> int:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7])
-def test_how_many_rows_go_together_changes_nothing(
+def test_batch_size_changes_nothing(
     nano: Generator, contexts: list[Record], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = generate_candidates(nano, contexts[:4], CONFIG, round=1, number=0, rewrite=False)
@@ -238,12 +238,7 @@ def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytes
     )  # the first ends at once: no poison
     context = {"context": "r0-00000-000", "text": "Thy love shall never dim."}
     rows, bad = generate_candidates(toy, [context], CONFIG, round=0, number=0, rewrite=False)
-    assert [(row["number"], row["reason"]) for row in rows] == [
-        (0, "unfinished"),
-        (2, ""),
-        (4, "unfinished"),
-        (5, ""),
-    ]
+    assert [(row["number"], row["reason"]) for row in rows] == [(0, "unfinished"), (2, ""), (4, "unfinished"), (5, "")]
     assert [(row["id"][-1], row["error"]) for row in bad] == [
         ("1", "it is not valid UTF-8"),
         ("3", "it has 500 characters, but must have at most 400"),

@@ -235,7 +235,7 @@ def test_a_search_does_not_go_on_with_another_model_or_other_data_of_the_same_na
 
 
 @pytest.mark.parametrize("domain", [None, Choice(None, "poems")])
-def test_a_search_does_not_go_on_with_other_data_of_a_first_stage(
+def test_a_changed_first_stage_corpus_stops_a_search(
     domain: Choice | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {"fixed": {"pretrain": "poems"}}
@@ -271,9 +271,7 @@ def test_a_search_does_not_go_on_with_other_generated_pairs(tmp_path: Path) -> N
         record_pairs(plan_with(first), ledger)
 
 
-def test_a_trial_does_not_learn_from_other_data_than_its_search_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_refuses_data_other_than_its_searchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = toys.data()
     monkeypatch.setattr(worker_cache, "inputs", lambda run: (toys.model(), data))
     monkeypatch.setattr(worker_cache, "start", lambda run: toys.model())

@@ -69,7 +69,7 @@ def test_the_same_host_name_and_path_is_another_machine(claimant: Claimant, said
     assert second.is_ours(), "who has lost a place does not give it back"
 
 
-def test_a_machine_that_was_started_again_is_another(
+def test_a_restart_is_another_machine(
     claimant: Claimant, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     claimant("one").claim(REFUSED)
@@ -97,7 +97,7 @@ def test_of_two_that_come_at_once_one_goes_away(claimant: Claimant, monkeypatch:
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["an empty place", "the place of a dead owner"])
-def test_of_many_that_come_at_once_one_owns_the_place(
+def test_one_of_many_claimants_owns_it(
     claimant: Claimant, place: Path, monkeypatch: pytest.MonkeyPatch, dead: bool
 ) -> None:
     """Whoever has lost sees the winner's signs; so each of the others ends, and none waits for a lease to run out."""

@@ -282,9 +282,7 @@ def test_what_is_no_ledger_is_one_line(tmp_path: Path, kind: str) -> None:
         {**report("0000", 1, 1.0), "samples": "x" * 2000},
     ],
 )
-def test_what_could_not_be_read_again_is_not_written(
-    tmp_path: Path, event: RawEvent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_events_are_not_written(tmp_path: Path, event: RawEvent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "LONGEST_LINE", 1000)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         ledger.record(proposed("0000"))

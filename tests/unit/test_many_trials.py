@@ -71,7 +71,7 @@ def test_every_trial_is_counted_once(search: tuple[State, Summary, Path]) -> Non
     assert sum(counts[status] for status in BAD) == TRIALS // 50
 
 
-def test_a_report_shows_the_best_trials_and_says_how_many_it_leaves_out(
+def test_a_report_shows_the_best_and_counts_the_rest(
     search: tuple[State, Summary, Path], written: tuple[str, str]
 ) -> None:
     _, summary, _ = search
@@ -89,9 +89,7 @@ def test_a_report_shows_the_best_trials_and_says_how_many_it_leaves_out(
     assert len(html) < 1_000_000
 
 
-def test_pictures_of_many_trials_show_some_and_say_how_many(
-    search: tuple[State, Summary, Path], written: tuple[str, str]
-) -> None:
+def test_pictures_of_many_trials_show_a_sample(search: tuple[State, Summary, Path], written: tuple[str, str]) -> None:
     _, summary, _ = search
     scored = sum(row.of is None and row.score is not None for row in summary.trials)
     drawn = POINTS + len(summary.pareto)
@@ -100,9 +98,7 @@ def test_pictures_of_many_trials_show_some_and_say_how_many(
     assert f"of the best 25 of {scored} trials" in written[0]
 
 
-def test_the_table_at_the_end_shows_the_best_trials_and_all_replicates(
-    search: tuple[State, Summary, Path],
-) -> None:
+def test_the_table_at_the_end_shows_the_best_trials_and_all_replicates(search: tuple[State, Summary, Path]) -> None:
     _, summary, _ = search
     console = Console(file=io.StringIO(), width=250, record=True)
     show(summary, console)
@@ -114,9 +110,7 @@ def test_the_table_at_the_end_shows_the_best_trials_and_all_replicates(
         assert row.of is None or f" {row.id} " in text
 
 
-def test_the_live_table_shows_the_best_trial_and_how_far_the_search_is(
-    search: tuple[State, Summary, Path],
-) -> None:
+def test_the_live_table_shows_the_best_trial_and_how_far_the_search_is(search: tuple[State, Summary, Path]) -> None:
     state, _, folder = search
     options = options_of(TRIALS, folder, "--sampler", "random", "--minimize", "seconds")
     console = Console(file=io.StringIO(), width=250, record=True)
@@ -181,9 +175,7 @@ def proposed(name: str) -> dict[str, Any]:
 
 
 @given(actions)
-def test_what_is_counted_event_by_event_is_what_a_recount_finds(
-    done: list[tuple[str, str, str, int, float, float]],
-) -> None:
+def test_incremental_counts_equal_a_recount(done: list[tuple[str, str, str, int, float, float]]) -> None:
     state = State()
     everything, may_win = Ranking(PLAN, state), Ranking(PLAN, state, lambda trial: trial.of is None)
     for event in map(event_of, events(done)):

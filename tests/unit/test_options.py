@@ -59,9 +59,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert message in error
 
 
-def test_an_unreachable_hub_says_what_was_tried_and_how_to_run_offline(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreachable_hub_says_how_to_run_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(SEARCH, ["--storage", str(tmp_path), "--model", "gpt2"])
     assert stopped.value.code == 2
@@ -91,9 +89,7 @@ def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
     assert options.budget == Budget(hours=3, gpu_hours=2, usd=9.5, usd_per_gpu_hour=2)
 
 
-def test_plan_prints_what_would_run_and_what_it_would_take_and_starts_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
     assert stopped.value.code == 0
@@ -159,7 +155,7 @@ def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags
         ("--set lora_init=pissa", 2, (1, 2, 2)),
     ],
 )
-def test_trials_share_a_process_where_that_pays_or_was_asked_for(
+def test_trials_are_packed_where_that_pays(
     flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
 ) -> None:
     """Trials of a process, trials at once, and CPUs of a process, of four."""

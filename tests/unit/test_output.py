@@ -62,9 +62,7 @@ def run(how: list[str], result: Path, **environment: str) -> subprocess.Complete
     ],
     ids=["closed", "errors closed", "head", "both full", "full"],
 )
-def test_a_command_does_its_work_though_nobody_can_be_shown_anything(
-    tmp_path: Path, how: list[str], errors: bytes
-) -> None:
+def test_a_command_works_though_nothing_can_be_printed(tmp_path: Path, how: list[str], errors: bytes) -> None:
     ended = run(how, tmp_path / "result")
     assert (ended.returncode, ended.stderr) == (0, errors)
     assert (tmp_path / "result").read_text() == "the result"

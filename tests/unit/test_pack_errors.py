@@ -84,7 +84,7 @@ PLACES: dict[str, tuple[Any, str, Callable[[Any], bool], BaseException, int]] = 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_trial_goes_on_after_an_error_and_the_others_are_what_they_are_alone(
+def test_an_error_in_one_trial_does_not_change_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     owner, name, applies, error, number = PLACES[place]

@@ -189,9 +189,7 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
         ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower tau"),
     ],
 )
-def test_pairs_that_cannot_be_had_are_one_clear_line(
-    config: RunConfig, changes: dict[str, object], message: str
-) -> None:
+def test_unusable_pairs_are_one_clear_line(config: RunConfig, changes: dict[str, object], message: str) -> None:
     chosen = config.but(**changes)
     with pytest.raises(DataError, match=message):
         rewriting_corpus(chosen) if chosen.task == "rewriting" else load_pairs(chosen)

@@ -34,9 +34,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     return found
 
 
-def test_the_command_prints_a_line_for_each_number_of_seeds_and_says_what_it_assumed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_prints_each_number_of_seeds_and_its_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--seeds", "2,4")
     assert status == 0
     assert "ASSUMED in units of the margin, not measured" in out
@@ -153,9 +151,7 @@ def from_ledger(storage: Path) -> int:
     return int(ended.value.code or 0)
 
 
-def test_components_are_estimated_from_the_replicates_of_a_search(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_components_are_estimated_from_replicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_search(tmp_path, settings=4, seeds=12)
     assert from_ledger(tmp_path) == 0
     found = json.loads(capsys.readouterr().out)
@@ -166,7 +162,7 @@ def test_components_are_estimated_from_the_replicates_of_a_search(
 
 
 @pytest.mark.parametrize(("settings", "seeds"), [(3, 1), (2, 0)])
-def test_without_replicates_there_is_nothing_to_estimate_from(
+def test_estimates_need_replicates(
     settings: int, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_search(tmp_path, settings, seeds)

@@ -18,9 +18,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("aws", 120), ("google", 30)])
-def test_a_notice_is_heard_once_the_cloud_gives_it(
-    name: str, seconds: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notice_of_a_cloud_is_heard(name: str, seconds: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which no metadata is asked through
     _, ask = CLOUDS[name]
     assert ask(cloud.address) is None

@@ -36,9 +36,7 @@ def test_a_run_without_a_first_stage_starts_from_the_model_itself(config: RunCon
     torch.testing.assert_close(weights(start), weights(toys.model()))
 
 
-def test_the_first_stage_is_trained_once_and_is_the_same_for_whatever_follows(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_stage_is_trained_once_and_shared(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = starting_model(config)
     assert not torch.allclose(weights(first), weights(toys.model()))
     monkeypatch.setattr("gpt2core.training.train_epoch", None)  # training again would fail
@@ -59,7 +57,7 @@ def test_a_run_with_a_first_stage_is_another_run(config: RunConfig) -> None:
     assert identity(alone) == identity(alone.but(pretrain_lr=0.1, pretrain_epochs=77))
 
 
-def test_a_folder_whose_model_data_or_tokens_changed_under_its_name_has_another_first_stage(
+def test_changed_model_data_or_tokens_train_another_first_stage(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = [starting_model(config)]

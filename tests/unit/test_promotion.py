@@ -117,9 +117,7 @@ def test_a_ledger_is_read_while_its_last_line_is_written_and_left_as_it_is(tmp_p
         (RunConfig(model="someone/model"), PACKAGE, "unknown"),
     ],
 )
-def test_a_licence_is_mit_only_where_base_and_texts_are_known_to_be_free(
-    config: RunConfig, origin: DataOrigin, name: str
-) -> None:
+def test_a_licence_is_mit_only_if_base_and_texts_are_free(config: RunConfig, origin: DataOrigin, name: str) -> None:
     assert licence(config, origin)["license"] == name
     if config.task == "paraphrase":
         assert "non-commercial" in " ".join(one.terms for one in text_licences(config, origin).values())
@@ -193,7 +191,7 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
         (_text("adapter_config.json", '{"peft_type": "LORA"}'), WeightsError, "`base_model_name_or_path` must name"),
     ],
 )
-def test_a_broken_folder_says_what_is_wrong(
+def test_a_broken_folder_fails(
     damage: Callable[[Path], None], error: type[UserError], message: str, tmp_path: Path
 ) -> None:
     toys.folder(tmp_path)

@@ -52,9 +52,7 @@ def die(ledger: Ledger) -> None:
     ledger.file.close()
 
 
-def test_another_machine_goes_on_with_what_was_recorded(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_machine_resumes_the_ledger(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Ledger(local(place))
     for number in range(5):
         first.record(proposed(number))
@@ -87,9 +85,7 @@ def test_at_its_end_a_ledger_is_one_object(place: str) -> None:
         assert pieces_of(place) == {"000000000000000.jsonl": local(place).read_text()}
 
 
-def test_what_a_kill_leaves_of_the_pieces_of_which_one_object_was_made_is_no_gap(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftovers_of_merged_pieces_are_no_gap(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(local(place))
     for number in range(4):
         ledger.record(proposed(number))
@@ -125,9 +121,7 @@ def test_an_object_whose_answer_was_lost_is_not_written_twice(place: str, monkey
     ledger.close()
 
 
-def test_a_search_that_runs_on_another_machine_is_left_alone(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_on_another_machine_is_untouched(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Ledger(local(place))
     first.record(proposed(0))
     cache, known = tmp_path / "first", storage._in_storage

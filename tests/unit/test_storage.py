@@ -10,19 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from gpt2core import storage
 from gpt2core.errors import ConfigError, StorageError
 from gpt2core.lease import Lease
-from gpt2core.storage import (
-    OvertakenError,
-    address,
-    fetch,
-    folders,
-    is_copy,
-    local,
-    read,
-    remove,
-    send,
-    size,
-    write,
-)
+from gpt2core.storage import OvertakenError, address, fetch, folders, is_copy, local, read, remove, send, size, write
 from tests.services import BUCKET, Store, started
 
 
@@ -60,9 +48,7 @@ def elsewhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return local(place)
 
 
-def test_another_machine_fetches_what_was_sent_and_forgets_what_was_removed(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_machine_mirrors_the_storage(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(folder / "a", "first")
     written(folder / "below" / "b", "second")
     written(folder / ".part", "being written")
@@ -77,9 +63,7 @@ def test_another_machine_fetches_what_was_sent_and_forgets_what_was_removed(
     assert (folders(there), size(there)) == (["below"], 6)
 
 
-def test_what_is_removed_while_it_is_fetched_is_not_there(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_removed_during_fetch_is_absent(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(folder / "a", "stays")
     written(folder / "b", "goes")
     send(folder)
@@ -175,9 +159,7 @@ def test_a_storage_that_is_away_or_refuses_is_one_line(folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:9000", "s3", "http://", "http://a b", "ftp://host"])
-def test_a_place_of_the_storage_that_cannot_be_is_refused(
-    folder: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_storage_path_is_refused(folder: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(
         ConfigError, match=f"The value of AWS_ENDPOINT_URL is '{endpoint}', but must be http://HOST:PORT"
@@ -202,9 +184,7 @@ def test_google_cloud_storage_without_credentials_is_one_line(tmp_path: Path, mo
     )
 
 
-def test_a_large_file_is_sent_in_parts_and_fetched_whole(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_file_travels_in_parts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = written(folder / "weights", "")
     large.write_bytes(os.urandom(12_000_000))
     send(folder)
@@ -233,7 +213,7 @@ def test_an_object_is_written_over_the_version_that_was_read_alone(folder: Path)
 
 
 @pytest.mark.parametrize("kind", ["ignores", "refuses"])
-def test_a_store_without_conditional_writes_is_refused_in_one_line(
+def test_a_store_without_conditional_writes_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become(monkeypatch, tmp_path / "one")
@@ -298,9 +278,7 @@ def put(store: Store, key: str, text: str = "x") -> None:
         "n" * 201,
     ],
 )
-def test_a_name_in_the_storage_that_leads_elsewhere_is_refused(
-    folder: Path, store: Store, tmp_path: Path, name: str
-) -> None:
+def test_a_name_that_leaves_the_storage_is_refused(folder: Path, store: Store, tmp_path: Path, name: str) -> None:
     put(store, f"{tmp_path.name}/kept", "x")
     put(store, f"{tmp_path.name}/{name}", "poison")
     with pytest.raises(StorageError, match="must lead to one place in its folder"):

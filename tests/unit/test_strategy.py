@@ -241,9 +241,7 @@ METHODS = [
 
 @pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_no_speed_of_workers_and_no_kill_changes_what_a_search_does(
-    method: Method, search: Search, opened: Open
-) -> None:
+def test_worker_speed_and_kills_do_not_change_a_search(method: Method, search: Search, opened: Open) -> None:
     plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)
     undisturbed = in_memory(plan)
     ReplayBackend(curves(0), workers=3).run(undisturbed)
@@ -279,9 +277,7 @@ class Rebuilt(Strategy):
 
 @pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_a_study_that_is_rebuilt_for_each_trial_proposes_what_one_that_lives_on_does(
-    method: Method, search: Search
-) -> None:
+def test_a_study_rebuilt_for_each_trial_proposes_the_same(method: Method, search: Search) -> None:
     trials = {"pbt": 18, "gp": 16}.get(method.scheduler if method.scheduler == "pbt" else method.sampler, 30)
     plan = plan_of(trials=trials, method=method, search=search, replicates=0)
     living, rebuilt = in_memory(plan), Rebuilt(plan, MemoryLedger())

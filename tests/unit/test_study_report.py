@@ -108,12 +108,7 @@ def compared_row(trial: Mapping[str, Any], value: Values, runs: Sequence[float],
 
 
 def summary(
-    rows: Sequence[Values],
-    trials: Sequence[Values],
-    metric: Values = LOSS,
-    *,
-    pairs: bool = True,
-    **answer: Any,
+    rows: Sequence[Values], trials: Sequence[Values], metric: Values = LOSS, *, pairs: bool = True, **answer: Any
 ) -> dict[str, Any]:
     """A search whose answer has these rows, and pairs by their runs unless not wanted."""
     sides = {row["name"]: Runs(scores=np.array(row["runs"])) for row in rows if row["stable"]}
@@ -411,9 +406,7 @@ THREE = (40.4, 40.6, 40.7)
         ("There is no data", NOT_RUN, "There is no data"),
     ],
 )
-def test_a_figure_is_reproduced_by_the_printed_setting_and_three_runs_alone(
-    found: dict[str, Any] | str, mark: str, why: str
-) -> None:
+def test_a_figure_is_reproduced_by_three_runs_of_its_setting(found: dict[str, Any] | str, mark: str, why: str) -> None:
     line = first_of_table_4(found)
     assert (line.mark, line.why) == (mark, why)
     assert line.figure.value == 40.517

@@ -119,7 +119,7 @@ def test_what_is_not_what_was_written_is_decoded_again(decoder: Decoder, tmp_pat
     assert decoder.asked() == 0
 
 
-def test_a_damaged_cache_that_cannot_be_removed_is_done_without(
+def test_a_damaged_undeletable_cache_is_ignored(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = write(fixed())
@@ -132,9 +132,7 @@ def test_a_damaged_cache_that_cannot_be_removed_is_done_without(
     assert write(fixed()) == first
 
 
-def test_the_oldest_leave_where_there_is_no_more_room(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_oldest_texts_are_evicted(decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         text_cache, "MOST", 6 * (12 + 1) * 4
     )  # bytes of one evaluation: tokens, and a check sum of each text

@@ -168,9 +168,7 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
     assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0002", "epoch-0003"]
 
 
-def test_an_epoch_whose_objective_is_not_finite_is_never_the_best(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_epoch_without_a_finite_objective_is_never_best(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scores = iter([math.nan, 3.0, -math.inf, 2.0, math.nan])
     monkeypatch.setattr(
         type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}), raising=True
@@ -271,9 +269,7 @@ def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() ->
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-def test_weights_that_the_last_step_of_an_epoch_broke_are_noticed_before_anything_is_kept(
-    task: str, tmp_path: Path
-) -> None:
+def test_weights_broken_by_the_last_step_of_an_epoch_are_never_saved(task: str, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"The dev loss is not finite after step 1 with lr 1e\+30"):
         losses(DIVERGES_IN_EVALUATION.but(task=task), tmp_path)
     assert not list(tmp_path.iterdir())

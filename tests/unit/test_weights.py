@@ -101,7 +101,7 @@ def _index(content: object) -> Callable[[Path], None]:
         (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be greater than or equal to 1"),
     ],
 )
-def test_a_broken_folder_says_what_is_wrong(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_broken_folder_fails(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     folder = toys.folder(tmp_path / "toy")
     damage(folder)
     with pytest.raises(WeightsError, match=f"{folder}.*{message}"):
@@ -114,9 +114,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["offline", "unreachable"])
-def test_the_hub_out_of_reach_is_said_with_the_way_out(
-    offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_hub_says_the_way_out(offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # not the user's, which may hold a copy
