@@ -1,8 +1,8 @@
-"""Cross-validation: a round has one run for each fold of the training texts; they train in turn and are reported as one.
+"""Cross-validation. A round has one sub-run for each fold of the training texts, and reports them as one run.
 
-Each sub-run trains on all folds but the one that it is scored on, so each training text is scored once, by a run that has not
-seen it. A sub-run has checkpoints of its own, in `fold-1`, `fold-2` and so on, and resumes from them. `best` keeps the first
-sub-run's weights of the best epoch.
+Each sub-run trains on all folds but one and is scored on that one, so each training text is scored once, by a model that has
+not seen it. A sub-run has its own checkpoints, in `fold-1`, `fold-2` and so on. `best` has the first sub-run's weights of the
+best epoch.
 
 Legend of counts: `P` outputs of each of the `K` sub-runs, `N` texts, `S` numbers of a text.
 """
@@ -28,10 +28,10 @@ from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.tasks.base import measured, objective_of
 from gpt2core.training import EpochReport, is_best
 
-#: Returns the model that a run starts from. Sub-runs have different ones if a first stage is on the run's own texts.
+#: Returns the model that a run starts from. Sub-runs start from different ones if a first stage trains on the run's texts.
 Start = Callable[[RunConfig], GPT2]
 
-SUMMED = ("train_seconds", "eval_seconds")  # over the sub-runs; other numbers are averaged
+SUMMED = ("train_seconds", "eval_seconds")  # summed over the sub-runs; other metrics are averaged
 
 
 def train(
@@ -50,9 +50,9 @@ def loop(
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """As `train`, but request each step. A single run is left to `training.loop`.
+    """Yield reports as `train`, but request the steps, see `training.loop`.
 
-    In a round, every sub-run finishes an epoch before any starts the next. Raises ConfigError for more folds than different
+    In a round, all sub-runs finish an epoch before any starts the next one. Raises ConfigError for more folds than distinct
     training texts.
     """
     if not config.is_round:
@@ -60,27 +60,32 @@ def loop(
         return
     metrics = TASKS[config.task].metrics
     objective = objective_of(TASKS[config.task], config)
-    runs = [_sub_run(part, start, data, folder, workers, preempted) for part in config.sub_runs]
+
+    def sub_run(part: RunConfig) -> Events[EpochReport]:  # a generator, so that its model is loaded when it starts
+        own = folder and _folder(folder, part)
+        yield from training.loop(part, start(part), data, folder=own, workers=workers, preempted=preempted)
+
+    runs = [sub_run(part) for part in config.sub_runs]
     history: list[dict[str, Any]] = []
     while True:
-        parts = []
+        reports: list[EpochReport] = []
         for run in runs:
-            parts.append((yield from _epoch(run)))
-        reports = [part for part in parts if part is not None]
+            if (report := (yield from _next_report(run))) is not None:
+                reports.append(report)
         if len(reports) < len(runs):
             return
-        report = joined(config, reports, metrics)
-        best = is_best(history, report.metrics, objective)
-        record = {"epoch": report.epoch, "step": report.step, "metrics": report.metrics, "best": best}
+        joint = join_reports(config, reports, metrics)
+        best = is_best(history, joint.metrics, objective)
+        record = {"epoch": joint.epoch, "step": joint.step, "metrics": joint.metrics, "best": best}
         history.append(record | reports[0].origins)
         if best and folder and workers.rank == 0:
             first, *_ = config.sub_runs
             checkpoints.keep_best_of(_folder(folder, first), folder, first, history)
-        yield report
+        yield joint
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
-    """Let a run of `config` resume from the newest whole checkpoints of another; raise as `checkpoints.adopt`."""
+    """Let a run of `config` resume from the newest whole checkpoints of another run; raise as `checkpoints.adopt`."""
     if not config.is_round:
         checkpoints.adopt(source, target, config)
         return
@@ -94,29 +99,16 @@ def _folder(folder: Path, part: RunConfig) -> Path:
     return folder / f"fold-{part.fold}"
 
 
-def _sub_run(
-    part: RunConfig,
-    start: Start,
-    data: TaskData,
-    folder: Path | None,
-    workers: Workers,
-    preempted: Callable[[], bool],
-) -> Events[EpochReport]:
-    """A sub-run; its starting model is loaded when it starts."""
-    own = folder and _folder(folder, part)
-    yield from training.loop(part, start(part), data, folder=own, workers=workers, preempted=preempted)
-
-
-def _epoch(run: Events[EpochReport]) -> Generator[Step, Outcome, EpochReport | None]:
-    """Request a sub-run's steps up to its next report and return that; None at its end."""
+def _next_report(run: Events[EpochReport]) -> Generator[Step, Outcome, EpochReport | None]:
+    """Request the steps of a sub-run up to its next report; return the report, or None at the end."""
     event = advance(run, None)
     while isinstance(event, Step):
         event = advance(run, (yield event))
     return event
 
 
-def joined(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[str, Metric]) -> EpochReport:
-    """Join the reports of one epoch of all sub-runs, in the order of the folds; metrics are computed from all their counts."""
+def join_reports(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[str, Metric]) -> EpochReport:
+    """Join the reports of all sub-runs on one epoch, in the order of the folds. Metrics are computed from the joint counts."""
     evaluations = [report.evaluation for report in reports]
     evaluation = _evaluation(evaluations, metrics, by_fold=config.scored_on == "folds")
     judged = [report.judged for report in reports if report.judged is not None]
@@ -135,9 +127,9 @@ def joined(config: RunConfig, reports: Sequence[EpochReport], metrics: Mapping[s
 
 
 def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, by_fold: bool) -> Evaluation:
-    """Join the scores of all sub-runs: `by_fold`, as scores on further texts, otherwise as further outputs on the same texts.
+    """Join the scores of all sub-runs: `by_fold` as scores on different texts, otherwise as outputs for the same texts.
 
-    Statistics and tables that some sub-runs lack are left out.
+    Statistics and tables that some sub-runs lack are dropped.
     """
     statistics = {
         name: _counts([part.statistics[name] for part in parts], by_fold=by_fold)
@@ -157,20 +149,20 @@ def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, b
 
 
 def _counts(parts: Sequence[np.ndarray], *, by_fold: bool) -> np.ndarray:
-    """Join counts: `by_fold`, (P, N_k, S) of each to (P, N_1 + ... + N_K, S); otherwise (P, N, S) of each to (K P, N, S)."""
+    """Join counts: `by_fold`, each (P, N_k, S), to (P, N_1 + ... + N_K, S); otherwise each (P, N, S) to (K P, N, S)."""
     return np.concatenate([part.astype(np.float64) for part in parts], axis=1 if by_fold else 0)
 
 
-def _mean(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
-    """The metrics in `anew`, and the mean of each other number that all parts have, without the intervals of the former."""
-    intervals = {f"{name}_{end}" for name in anew for end in ("low", "high")}
+def _mean(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics in `joint`, and the mean of all other numbers that all parts have except the intervals of the former."""
+    intervals = {f"{name}_{end}" for name in joint for end in ("low", "high")}
     common = [name for name in parts[0] if name not in intervals and all(name in part for part in parts)]
-    return {name: math.fsum(part[name] for part in parts) / len(parts) for name in common} | dict(anew)
+    return {name: math.fsum(part[name] for part in parts) / len(parts) for name in common} | dict(joint)
 
 
-def _numbers(parts: Sequence[Mapping[str, float]], anew: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of an epoch of all sub-runs: seconds are summed, and so is the memory, since all hold theirs at once."""
-    metrics = _mean(parts, anew)
+def _numbers(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of an epoch of all sub-runs. Seconds are summed, and so is memory, since all are in memory at once."""
+    metrics = _mean(parts, joint)
     metrics |= {name: metrics[name] * len(parts) for name in SUMMED if name in metrics}
     if "tokens_per_second" in metrics:
         tokens = math.fsum(part["tokens_per_second"] * part["train_seconds"] for part in parts)

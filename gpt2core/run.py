@@ -1,13 +1,13 @@
 """One training run: its model, optimizer and examples, and the optimizer step that updates the weights.
 
-Dropout follows from (seed, step, micro-batch) alone, so the losses are the same whether a run is resumed or spread over workers.
+Dropout depends only on (seed, step, micro-batch), so losses stay the same if a run is resumed or distributed over workers.
 
 Legend: `B` examples of a batch, `T` tokens, `C` channels.
 """
 
 import math
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,13 +29,13 @@ from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.weights import origin
 
-RECENT = 10  # steps whose mean loss is compared with that of guessing
-EXPLODED = 2  # times the loss of guessing, from which on a run has diverged
+RECENT = 10  # steps over which the mean loss is compared with that of guessing
+EXPLODED = 2  # a run has diverged if its mean loss is so many times the loss of guessing
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process's rank in its data-parallel group, and the group's size; a group of one by default."""
+    """This process's rank in its data-parallel group, and the size of the group (default: 1)."""
 
     rank: int = 0
     size: int = 1
@@ -57,7 +57,7 @@ class Run:
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.sizes = epoch_sizes(config, len(self.tokens))
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
-        self.first_steps = np.cumsum([0, *steps])  # the number of each epoch's first step; the last entry is the total
+        self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
         self.model = build_model(config, base, self.device)
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         self.optimizer = build_optimizer(self.model, config)
@@ -71,21 +71,22 @@ class Run:
     def step(self, number: int, batch: np.ndarray) -> float:
         """Take optimizer step `number`, counted from 0, on the mean loss of a batch; return the sum of its losses in nats.
 
-        The gradients of its micro-batches are accumulated, by turns on each worker. Raises as `apply_update`.
+        Gradients are accumulated over micro-batches, which are distributed over the workers. Raises as `apply_update`.
         """
         workers, weight, micro_batches = self.workers, self.weight(batch), self.micro_batches(batch)
-        mine = range(workers.rank, len(micro_batches), workers.size)
+        own = range(workers.rank, len(micro_batches), workers.size)
         total = torch.zeros((), device=self.device)
-        for index in mine:
+        for index in own:
             examples = micro_batches[index]
             torch.manual_seed(self.dropout_seed(number, index))
-            with self._gradient_sync(last=index == mine[-1]):
+            # DDP averages gradients over workers, but only with the last micro-batch.
+            with nullcontext() if self.replica is None or index == own[-1] else self.replica.no_sync():
                 with self.autocast:
-                    # A worker without an example takes part in DDP's all-reduce all the same, with a loss of weight 0.
+                    # DDP's all-reduce needs every worker, so one without examples contributes a zero-weighted loss.
                     inputs = self.collate(examples if len(examples) else np.array([0]))
                     loss = self.forward(inputs) if self.replica is None else self.replica(*inputs)
                     loss = loss if len(examples) else loss * 0.0
-                # DDP averages gradients over workers, but the mean over the batch needs their sum.
+                # The mean over the batch needs the sum of the workers' gradients, not their average.
                 (loss * (workers.size / weight)).backward()
             total += loss.detach()
         if workers.size > 1:
@@ -98,7 +99,7 @@ class Run:
         return self.loss(self.model.run_trunk(self.trunk_input(batch)), batch)
 
     def apply_update(self, number: int, mean_loss: float) -> None:
-        """Update the weights by the gradients of step `number` and clear them.
+        """Update the weights with the gradients of step `number`, and clear the gradients.
 
         Raises DivergedError, before any change, if the loss is not finite or far above that of guessing.
         """
@@ -117,28 +118,24 @@ class Run:
             raise DivergedError(f"The training loss is {mean_loss} {at}")
         recent = [*self.recent_losses, mean_loss][-RECENT:]
         mean, guess = sum(recent) / len(recent), math.log(self.task.classes(self.config) or self.base.config.vocab_size)
-        # A contrastive loss is that of choosing an example among those of the batch.
+        # The contrastive loss is that of choosing one example of the batch.
         limit = EXPLODED * guess + self.config.contrastive_weight * math.log(self.config.batch_size)
         if len(recent) == RECENT and mean > limit:
             raise DivergedError(
-                f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, and a guess has {guess:.2f}, {at}"
+                f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, while guessing has {guess:.2f}, {at}"
             )
 
-    def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
-        """DDP averages the gradients over workers with the last micro-batch only."""
-        return nullcontext() if self.replica is None or last else self.replica.no_sync()
-
-    # -- parts of a step, which several runs can take together
+    # -- parts of a step, which `gpt2core.packing` runs for several runs at once
 
     @property
     def shared_pass(self) -> object | None:
-        """Equal for runs whose steps can be taken in one forward pass (`gpt2core.packing`); None if this one cannot."""
+        """A key that is equal for runs whose steps can share a forward pass; None if this run cannot share one."""
         if not self.config.packs or self.model.gradient_checkpointing:
             return None
         return id(self.base), self.config.precision
 
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
-        """The parts of a batch whose gradients are accumulated, by turns on each worker; some may be empty."""
+        """Return the micro-batches of a batch, assigned to the workers in turn; some may be empty."""
         return np.array_split(batch, self.config.accumulation * self.workers.size)
 
     def collate(self, examples: np.ndarray) -> Batch:
@@ -146,26 +143,26 @@ class Run:
         return collate(self.tokens, examples, self.device)
 
     def trunk_input(self, batch: Batch) -> TrunkInput:
-        """Return what the model's trunk reads of a batch."""
+        """Return the input of the model's trunk for a batch."""
         return self.task.trunk_input(batch, self.data.tokenizer, self.config)
 
     def loss(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the sum of the training losses of a batch, in nats, given its last hidden states (B, T, C) or (B, C)."""
+        """Return the sum of the training losses of a batch, in nats, from its last hidden states (B, T, C) or (B, C)."""
         return self.task.training_loss(self.model, self.base, hidden, batch, self.data.tokenizer, self.config)
 
     def dropout_seed(self, step: int, micro_batch: int) -> int:
-        """Return the seed of torch's generator for a micro-batch of a step."""
+        """Return the seed of torch's generator for a micro-batch."""
         seed = np.random.SeedSequence((self.config.seed, step, micro_batch)).generate_state(1, np.uint64)[0]
         return int(seed) & 0x7FFF_FFFF_FFFF_FFFF
 
     def discard_gradients(self) -> None:
-        """Clear the gradients of a step that was not finished."""
+        """Clear the gradients of an unfinished step."""
         self.optimizer.zero_grad()
 
     def update_counts(self) -> list[float]:
-        """Return how often each parameter group was updated."""
-        firsts = [self.optimizer.state.get(one) for group in self.optimizer.param_groups for one in group["params"][:1]]
-        return [float(first["step"]) if first else 0.0 for first in firsts]
+        """Return the number of updates of each parameter group."""
+        states = [self.optimizer.state.get(p) for group in self.optimizer.param_groups for p in group["params"][:1]]
+        return [float(state["step"]) if state else 0.0 for state in states]
 
     # -- examples
 
@@ -175,34 +172,34 @@ class Run:
         return epoch_batches(lengths, self.config.batch_size, self.config.seed, epoch)
 
     def weight(self, batch: np.ndarray) -> int:
-        """Return the number of predicted tokens, or of examples, that the mean loss of a batch is taken over."""
+        """Return the denominator of the mean loss of a batch: its number of predicted tokens, or of examples."""
         return int(self.weights[batch].sum())
 
     def token_count(self, batch: np.ndarray) -> int:
-        """Return how many tokens a batch has, without padding."""
+        """Return the number of tokens of a batch, without padding."""
         return int(self.tokens.lengths[batch].sum())
 
     def padded_token_count(self, batch: np.ndarray) -> int:
-        """Return how many tokens a batch has when it is padded to its longest example."""
+        """Return the number of tokens of a batch that is padded to its longest example."""
         return len(batch) * int(self.tokens.lengths[batch].max())
 
     def keep(self, examples: np.ndarray) -> None:
-        """Train on some of the examples only; they are numbered anew, in this order."""
+        """Keep only some of the training examples, renumbered in this order."""
         self.tokens, self.weights = self.tokens.take(examples), self.weights[examples]
 
     def use_cached_activations(self, *, evaluates: bool = True) -> None:
-        """Read what comes out of the frozen blocks below the first trainable one from the cache, also for evaluations."""
+        """Cache the output of the frozen blocks for the training examples and, if the run evaluates, for the scored splits."""
         blocks = FrozenBlocks(self.model, self.base, self.task, self.data.tokenizer, self.config)
         self.tokens = blocks.with_activations(self.tokens, bfloat16=self.bfloat16)
         if evaluates and self.workers.rank == 0:
             scored = filter(None, (self.config.choosing, self.config.judging))
-            # Evaluations are in float32.
+            # Evaluations use float32.
             splits = {name: blocks.with_activations(self.data.splits[name], bfloat16=False) for name in scored}
             self.data = replace(self.data, splits={**self.data.splits, **splits})
 
 
 class _Forward(nn.Module):
-    """`Run.forward` as a module, which DDP needs."""
+    """`Run.forward` as a module, for DDP."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Optimizer steps as requests: a run yields a `Step`, and whoever drives it sends back the outcome.
+"""Optimizer steps as requests: a run yields a `Step`, and its driver sends back the outcome.
 
-So `gpt2core.training` need not know whether a step is taken alone or, by `gpt2core.packing`, together with those of other runs.
+`take_steps` drives one run. `gpt2core.packing` takes the steps of several runs together.
 """
 
 import time
@@ -16,19 +16,19 @@ R = TypeVar("R")
 
 
 class StepResult(NamedTuple):
-    """The sum of the losses of a step's batch in nats, and the seconds that the step took."""
+    """The sum of the losses of a step's batch, in nats, and the duration of the step."""
 
     loss: float
     seconds: float
 
 
-#: A result, or the error that a step ended with; None at a report, or where a run starts.
+#: The result of a step, or the error that it raised; None after a report, and at the start of a run.
 Outcome = StepResult | Exception | None
 
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step that a run waits for: its number from 0, its batch (B,) and the number of tokens in it."""
+    """A requested optimizer step: its number from 0, its batch (B,) and the number of tokens in the batch."""
 
     run: Run
     number: int
@@ -36,7 +36,7 @@ class Step:
     tokens: int
 
     def take(self) -> StepResult | Exception:
-        """Take the step on its own; return its result, or the error that it raised."""
+        """Take the step; return its result, or the error that it raised."""
         started = time.perf_counter()
         try:
             loss = self.run.step(self.number, self.batch)
@@ -45,15 +45,12 @@ class Step:
         return StepResult(loss, time.perf_counter() - started)
 
 
-#: A run: it yields the steps that it waits for, and in between a report of each epoch.
+#: A run: it yields the steps that it requests, and a report after each epoch.
 Events = Generator[Step | R, Outcome, None]
 
 
 def advance(events: Events[R], outcome: Outcome) -> Step | R | None:
-    """Send a run the outcome of its last event; return its next event, None at the end.
-
-    A run raises the error that its step ended with, unless it has a better one.
-    """
+    """Send a run the outcome of its last event; return its next event, or None at the end. Raises a failed step's error."""
     try:
         return events.send(outcome)
     except StopIteration:
@@ -61,7 +58,7 @@ def advance(events: Events[R], outcome: Outcome) -> Step | R | None:
 
 
 def take_steps(events: Events[R]) -> Iterator[R]:
-    """Take a run's steps one after another; yield its reports."""
+    """Take the steps of a run one by one; yield its reports."""
     event = advance(events, None)
     while event is not None:
         outcome: Outcome = None

@@ -1,10 +1,10 @@
-"""The training loop. `train` is a generator of one report per epoch, so its consumer decides when to stop.
+"""The training loop. `train` yields one report per epoch, so its consumer decides when to stop.
 
-A report depends on the configuration alone: batches follow from (seed, epoch), dropout from (seed, step, micro-batch). So a run
-that was resumed, or is spread over several workers, has the same losses.
+A report depends only on the configuration: batches depend on (seed, epoch), dropout on (seed, step, micro-batch). So losses stay
+the same if a run is resumed or distributed over workers.
 
-The loop requests each optimizer step (`gpt2core.steps`). `train` takes them one after another; `gpt2core.packing` takes those of
-several runs in one forward pass. What a step does is read in `gpt2core.run.Run.step`.
+The loop requests optimizer steps (`gpt2core.steps`), which `gpt2core.run.Run.step` takes, or `gpt2core.packing` for several runs
+at once.
 """
 
 import math
@@ -34,23 +34,25 @@ from gpt2core.tasks import Evaluation, TaskData
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """The results of one epoch. `metrics` holds train_loss (nats per token) and the scores on the texts that choose."""
+    """The results of one epoch. `metrics` holds train_loss (nats per token) and the scores on the texts that choose.
+
+    `judged` are the scores on the texts that judge, if these are scored. `origins` are digests, see `checkpoints.ORIGINS`.
+    `notes` are warnings for the user. `seconds` is the time since the last report by kind of work.
+    """
 
     epoch: int
     step: int
     metrics: dict[str, float]
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(metrics={}))
-    judged: Evaluation | None = None  # on the texts that chose nothing, where they are scored
-    origins: dict[str, str] = field(
-        default_factory=dict
-    )  # digests of what the run is made from (`checkpoints.ORIGINS`)
-    notes: list[str] = field(default_factory=list)  # what happened before it that a person should know
-    seconds: dict[str, float] = field(default_factory=dict)  # by part of the work, since the report before
+    judged: Evaluation | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """How far an epoch is: the steps taken, the sum of their losses, the seconds they took, and the last mean losses."""
+    """The progress within an epoch: steps taken, the sum of their losses, their seconds, and the last mean losses."""
 
     steps: int = 0
     losses: float = 0.0
@@ -63,11 +65,11 @@ def train(
 ) -> Iterator[EpochReport]:
     """Train for `config.epochs` epochs and yield a report after each; with `folder`, resume from its last checkpoint.
 
-    An epoch's checkpoint is on disk before the epoch is reported. Epochs that the checkpoint holds are reported again from its
-    history, so a consumer always sees each epoch once; `notes` of the first one name damaged checkpoints.
+    The checkpoint of an epoch is on disk before the epoch is reported. A resumed run first reports the epochs of its history, so
+    a consumer always sees each epoch once. `notes` of the first report name damaged checkpoints.
 
-    Raises DivergedError if the loss is NaN or diverges, ConfigError for an objective that the task does not have,
-    CheckpointError if the folder belongs to another configuration or a checkpoint cannot be written.
+    Raises DivergedError if the loss is NaN or diverges, ConfigError for an objective that the task lacks, CheckpointError if the
+    folder belongs to another configuration or a checkpoint cannot be written.
     """
     yield from take_steps(loop(config, base, data, folder=folder, workers=workers))
 
@@ -81,13 +83,13 @@ def loop(
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """As `train`, but request each step. For rounds of cross-validation, see `gpt2core.folds`.
+    """Yield reports as `train`, but request the steps. For rounds of cross-validation, see `gpt2core.folds`.
 
-    If `preempted` says after a step that the machine is about to be taken away, the part of the epoch so far is saved.
+    If `preempted` returns True after a step, because the machine is about to be taken away, the unfinished epoch is saved.
     """
     started = time.perf_counter()
     if config.is_round:
-        raise ValueError("a round of cross-validation is no single run")
+        raise ValueError("a round of cross-validation needs `gpt2core.folds`")
     run = Run(config, base, data, workers)
     run.use_cached_activations()
     notes: list[str] = []
@@ -98,12 +100,12 @@ def loop(
         checkpoints.check_origins(history, run.origins, folder)
         if len(history) > config.epochs:
             raise CheckpointError(
-                f"{folder}: has {len(history)} epochs, more than the {config.epochs} of `epochs`; ask for as many, or choose "
-                "another folder or --name"
+                f"{folder}: has {len(history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as many, or "
+                "choose another folder or --name"
             )
     seconds = {"data": time.perf_counter() - started}
     for past in history:
-        yield replace(_reported_again(past, folder), notes=notes)
+        yield replace(_report_of(past, folder), notes=notes)
         notes = []
     for epoch in range(len(history) + 1, config.epochs + 1):
         trained = yield from train_epoch(run, epoch, folder, preempted)
@@ -122,10 +124,7 @@ def loop(
 def train_epoch(
     run: Run, epoch: int, folder: Path | None = None, preempted: Callable[[], bool] = lambda: False
 ) -> Generator[Step, Outcome, dict[str, float]]:
-    """Request the steps of an epoch, or of the rest of it; return its metrics.
-
-    `train_loss` is the mean in nats per token or example, as the task has it.
-    """
+    """Request the remaining steps of an epoch; return its metrics. `train_loss` is in nats per token or example."""
     if not run.trainable:
         return {"trainable_parameters": 0}
     run.model.train()
@@ -133,49 +132,44 @@ def train_epoch(
         torch.cuda.reset_peak_memory_stats(run.device)
     saved = folder and checkpoints.resume_part(folder, run.config, run.model, run.optimizer, epoch)
     progress = EpochProgress(**saved) if saved else EpochProgress()
-    run.recent_losses.clear()  # a resumed run has the losses of this epoch only, so does one that was not interrupted
+    run.recent_losses.clear()  # so that a resumed run has the same losses as an uninterrupted one: those of this epoch
     run.recent_losses.extend(progress.recent)
     losses, seconds = progress.losses, progress.seconds
     batches, first_step = run.batches(epoch), int(run.first_steps[epoch - 1])
     for number, batch in islice(enumerate(batches), progress.steps, None):
         result = yield Step(run, first_step + number, batch, run.token_count(batch))
         if not isinstance(result, StepResult):
-            raise result or RuntimeError("nobody took the step")
+            raise result or RuntimeError("the step was not taken")
         losses, seconds = losses + result.loss, seconds + result.seconds
         if folder and run.workers.rank == 0 and preempted():
             progress = EpochProgress(number + 1, losses, seconds, tuple(run.recent_losses))
             checkpoints.save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(progress))
     examples = np.arange(run.sizes[epoch - 1])
+    total = sum(p.numel() for p in run.model.parameters())
+    gpu = run.device.type == "cuda"
     return {
         "train_loss": losses / run.weight(examples),
         "train_examples": len(examples),
         "train_seconds": seconds,
         "tokens_per_second": run.token_count(examples) / seconds,
         "trainable_parameters": run.trainable,
-        "predicted_gpu_memory_gb": predicted_gpu_memory_gb(
-            sum(p.numel() for p in run.model.parameters()), run.trainable
-        ),
-        **_peak_gpu_memory(run),
+        "predicted_gpu_memory_gb": predicted_gpu_memory_gb(total, run.trainable),
+        **({"gpu_memory_gb": torch.cuda.max_memory_allocated(run.device) / 1e9} if gpu else {}),
     }
 
 
-def _peak_gpu_memory(run: Run) -> dict[str, float]:
-    """Peak memory of the tensors of the epoch's training; nothing without a GPU."""
-    return {"gpu_memory_gb": torch.cuda.max_memory_allocated(run.device) / 1e9} if run.device.type == "cuda" else {}
-
-
 def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochReport:
-    """Return the report of an epoch whose training had the metrics `trained`; raise DivergedError."""
+    """Evaluate the model and return the report of an epoch, given the metrics of its training; raise DivergedError."""
     started = time.perf_counter()
-    run.model.train(False)  # scores are without dropout
+    run.model.train(False)
     step = int(run.first_steps[epoch])
     evaluation, judged = _evaluate(run, step)
-    evaluated = time.perf_counter() - started
+    elapsed = time.perf_counter() - started
     generated = evaluation.generate_seconds + (judged.generate_seconds if judged else 0.0)
-    metrics = {**trained, "eval_seconds": evaluated, **evaluation.metrics}
+    metrics = {**trained, "eval_seconds": elapsed, **evaluation.metrics}
     if "train_loss" in metrics and "dev_perplexity" in metrics:
         metrics["train_perplexity"] = perplexity(metrics["train_loss"])
-    parts = {"train": trained.get("train_seconds", 0.0), "evaluate": evaluated - generated, "generate": generated}
+    parts = {"train": trained.get("train_seconds", 0.0), "evaluate": elapsed - generated, "generate": generated}
     return EpochReport(
         epoch=epoch,
         step=step,
@@ -188,7 +182,7 @@ def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochRepo
 
 
 def _evaluate(run: Run, step: int) -> tuple[Evaluation, Evaluation | None]:
-    """Let worker 0 score the texts that choose and, where they are wanted, those that judge.
+    """Score the texts that choose and, if configured, the texts that judge; only worker 0 scores.
 
     If the model has diverged, all workers raise DivergedError, so that none waits for the others.
     """
@@ -196,7 +190,7 @@ def _evaluate(run: Run, step: int) -> tuple[Evaluation, Evaluation | None]:
     diverged = torch.zeros((), device=run.device)
     if run.workers.rank == 0:
         config, judging = run.config, run.config.judging
-        # Where the loss decides, the texts that judge need no generated ones, which would take most of the time.
+        # If the loss is the objective, skip generation on the texts that judge, which would take most of the time.
         judge = config.but(decode_seeds=0) if run.objective.counts == "loss" else config
         try:
             evaluation = run.task.evaluate(run.model, run.data.scored_on(config.choosing), config, "dev")
@@ -230,7 +224,7 @@ def _scores(evaluation: Evaluation) -> dict[str, Any]:
     return {"statistics": statistics, "samples": evaluation.samples, "tables": evaluation.tables}
 
 
-def _reported_again(past: dict[str, Any], folder: Path | None) -> EpochReport:
+def _report_of(past: dict[str, Any], folder: Path | None) -> EpochReport:
     judged = past.get("judged")
     try:
         return EpochReport(
@@ -243,7 +237,7 @@ def _reported_again(past: dict[str, Any], folder: Path | None) -> EpochReport:
         )
     except (KeyError, DataError) as error:
         raise CheckpointError(
-            f"{folder}: the record of epoch {past['epoch']} is damaged ({first_line(error)}); remove the folder to start again"
+            f"{folder}: the record of epoch {past['epoch']} is damaged ({first_line(error)}); remove the folder to start over"
         ) from None
 
 
@@ -257,7 +251,7 @@ def _evaluation(past: dict[str, Any]) -> Evaluation:
 
 
 def is_best(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], objective: Metric) -> bool:
-    """Whether an epoch is better than all before it; never by a metric that is not finite."""
+    """Return whether an epoch is better than all earlier ones; a value that is not finite never is."""
     value = metrics.get(objective.name, math.nan)
     before = [past["metrics"].get(objective.name, math.nan) for past in history]
     return math.isfinite(value) and all(objective.direction.better(value, b) for b in before if math.isfinite(b))

@@ -135,7 +135,7 @@ def test_more_epochs_are_another_run_where_they_change_each_of_them(tmp_path: Pa
 
 def test_a_run_of_fewer_epochs_is_not_given_the_best_of_more(tmp_path: Path) -> None:
     list(train(LORA.but(epochs=3, decode_seeds=0), toys.model(), toys.data(), folder=tmp_path))
-    with pytest.raises(CheckpointError, match="has 3 epochs, more than the 2 of `epochs`"):
+    with pytest.raises(CheckpointError, match="has 3 epochs, more than `epochs`, which is 2"):
         list(train(LORA.but(epochs=2, decode_seeds=0), toys.model(), toys.data(), folder=tmp_path))
 
 
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
 
 def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() -> None:
     with pytest.raises(
-        DivergedError, match=r"has exploded: \d+\.\d+ nats over 10 steps, and a guess has 5\.77, at step 10"
+        DivergedError, match=r"has exploded: \d+\.\d+ nats over 10 steps, while guessing has 5\.77, at step 10"
     ):
         losses(toys.RUN.but(lr=1.0, batch_size=1))
     assert losses(toys.RUN.but(lr=0.1, batch_size=1))[-1] < 6
