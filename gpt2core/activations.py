@@ -1,7 +1,7 @@
-"""A cache of the output of a model's frozen blocks for a data set, computed once for all runs that train further up.
+"""A cache of the output of a model's frozen blocks, computed once for all runs that train only later blocks.
 
-The frozen blocks run without dropout (`gpt2core.adapters`), so a text has the same activations in every epoch and every run of
-one base. They are kept in memory-mapped Arrow files, which all processes of a machine share.
+The frozen blocks run without dropout (`gpt2core.adapters`), so a text has the same activations in every epoch and in every run
+of a base model. The cache is a set of memory-mapped Arrow files, which all processes of a machine share.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from gpt2core.tasks.base import by_length
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import fixed_digest
 
-LARGEST = 4 * 10**9  # bytes of a data set's activations; those of a larger one are not cached
-ALL = 20 * 10**9  # bytes of the cache; beyond, the least recently used files are deleted
+LARGEST = 4 * 10**9  # bytes of a data set's activations; larger ones are not cached
+CACHE_SIZE = 20 * 10**9  # bytes, beyond which the least recently used files are deleted
 ROWS = 32  # texts of a forward pass
 
 
 @dataclass(frozen=True)
 class FrozenBlocks:
-    """The blocks of an adapted `model` below its first trainable one, whose weights are those of `base`, and its task."""
+    """The blocks of an adapted `model` before its first trainable one, which have the weights of `base`."""
 
     model: GPT2
     base: GPT2
@@ -43,7 +43,7 @@ class FrozenBlocks:
     config: RunConfig
 
     def with_activations(self, tokens: Tokens, *, bfloat16: bool) -> Tokens:
-        """Return the same examples with the output of these blocks; as they are if no block is frozen or the output too large."""
+        """Return examples with the output of these blocks; unchanged if no block is frozen or the output is too large."""
         model, end = self.model, self.model.first_trainable_block
         if not end or not len(tokens):
             return tokens
@@ -58,7 +58,7 @@ class FrozenBlocks:
                 activations = Activations(np.empty(shape, np.float32), starts, of_texts)
                 with autocast(model.wte.weight.device, bfloat16=bfloat16):
                     self._fill(activations, tokens)
-                with suppress(OSError):  # on a full disk, say: they are computed in each epoch then
+                with suppress(OSError):  # for example on a full disk; they are then computed in each epoch
                     _write(path, activations.values)
             values = _read(path, shape)
         return tokens if values is None else tokens.with_activations(Activations(values, starts, of_texts))
@@ -69,7 +69,7 @@ class FrozenBlocks:
 
     @torch.inference_mode()
     def _fill(self, activations: Activations, tokens: Tokens) -> None:
-        """Compute the activations, texts of similar length together."""
+        """Compute the activations in batches of texts of similar length."""
         model = self.model
         for index in by_length(tokens, ROWS):
             inputs = self._trunk_input(tokens, index)
@@ -81,13 +81,13 @@ class FrozenBlocks:
                 activations.values[start : start + len(rows)] = rows
 
     def _key(self, tokens: Tokens, bfloat16: bool) -> str:
-        """A hash of all that decides the activations."""
+        """Return a hash of everything that decides the activations."""
         deciding = {
             "base": fixed_digest(self.base),
             "entry": self.model.first_trainable_block,
             "attention": self.config.attention_config.model_dump(),
             "task": self.task.name,
-            "tokenizer": self.tokenizer.digest,  # its EOS divides texts into segments
+            "tokenizer": self.tokenizer.digest,  # its EOS token separates segments
             **self.config.values_of(keys_that_decide("reading")),
             "precision": "torch.bfloat16" if bfloat16 else "float32",
             "computed": [torch.__version__, self.model.wte.weight.device.type],
@@ -100,14 +100,14 @@ class FrozenBlocks:
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    """Write activations (R, C), and delete the least recently used files beyond ALL."""
+    """Write activations (R, C), and delete the least recently used files beyond CACHE_SIZE."""
     array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     write_table(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
-    trim(path.parent, ALL)  # a process that has mapped a file keeps it
+    trim(path.parent, CACHE_SIZE)  # processes keep the deleted files that they have mapped
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Map the activations of a file into memory; None if it is missing or damaged."""
+    """Memory-map the activations in a file; return None if it is missing or damaged."""
     table = read_table(path, _schema(shape[1]))
     if table is None or len(table) != shape[0]:
         return None

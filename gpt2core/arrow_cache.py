@@ -1,6 +1,6 @@
-"""Arrow files in the cache. Each ends with a checksum and the name that it was written under.
+"""Arrow files in the cache. Each ends with a checksum and its own name.
 
-A file that was cut, changed, or put in the place of another is treated as missing.
+A truncated, changed or renamed file is treated as missing.
 """
 
 import errno
@@ -16,23 +16,19 @@ from gpt2core.files import atomic_path, used
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table atomically; raise OSError, which names the file."""
     try:
-        _write(path, table)
-    except OSError as error:  # Arrow's own names none
+        with atomic_path(path) as part:
+            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            with pa.memory_map(str(part)) as written:
+                end = _end(path, written.read_buffer())
+            with part.open("ab") as file:
+                file.write(end)
+    except OSError as error:  # Arrow's errors do not name the file
         raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from None
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    with atomic_path(path) as part:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        with pa.memory_map(str(part)) as written:
-            end = _end(path, written.read_buffer())
-        with part.open("ab") as file:
-            file.write(end)
-
-
 def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """Map a file into memory and return its table; None if it is missing, damaged or another file's."""
+    """Memory-map a file and return its table; None if the file is missing, damaged or renamed."""
     try:
         with pa.memory_map(str(path)) as source:
             whole = source.read_buffer()

@@ -1,4 +1,4 @@
-"""A trained run as a Hugging Face folder: the whole model, or its LoRA alone in peft's format."""
+"""Export a trained run as a Hugging Face folder: the whole model, or only its LoRA in the format of peft."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,13 +21,13 @@ CPU = torch.device("cpu")
 
 
 def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "model") -> int:
-    """Write the best epoch of a run's checkpoint folder to `out`; return that epoch.
+    """Write the best epoch of a run to `out`; return the epoch.
 
-    - `model`: the whole model, LoRA merged. transformers loads it with GPT2LMHeadModel, or with
-      GPT2ForSequenceClassification if the task has a head; so does `--model`, without the head.
-    - `adapter`: LoRA alone, which peft's PeftModel.from_pretrained puts on the model that the run started from.
+    - `model`: the whole model with merged LoRA, for transformers' GPT2LMHeadModel, or GPT2ForSequenceClassification if the task
+      has a head. `--model` loads it without the head.
+    - `adapter`: only LoRA, which peft's PeftModel.from_pretrained adds to the model that the run started from.
 
-    Neither names the attention: transformers' is dense. Raises CheckpointError, ConfigError as `check_format`.
+    Neither records the attention, which is always dense in transformers. Raises CheckpointError, ConfigError as `check_format`.
     """
     check_format(config, format)
     if format == "adapter":
@@ -42,15 +42,14 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
 
 
 def check_format(config: RunConfig, format: Format) -> None:
-    """Raise ConfigError if a run cannot be exported in that format."""
+    """Raise ConfigError if a run cannot be exported in a format."""
     if format == "model":
         return
     if not ADAPTERS[config.adapter].peft_format:
-        raise ConfigError(f"The adapter `{config.adapter}` has no form of peft's; take --format model")
+        raise ConfigError(f"The adapter `{config.adapter}` cannot be written in the format of peft; use --format model")
     if config.pretrain is not None:
         raise ConfigError(
-            f"The run started from a model trained first on `{config.pretrain}`, which peft could not find; "
-            "take --format model"
+            f"The run started from a model first trained on `{config.pretrain}`, which peft cannot find; use --format model"
         )
 
 
@@ -60,7 +59,7 @@ def _export_adapter(config: RunConfig, checkpoint: Path, out: Path) -> int:
     start = pairs(model)
     epoch = checkpoints.load_best(checkpoint, model, base)
     lora_pairs = pairs(model)
-    if config.lora_init == "pissa":  # the model that peft puts it on is whole
+    if config.lora_init == "pissa":  # peft adds the pairs to the unchanged base weights
         lora_pairs = {name: pair.minus(start[name]) for name, pair in lora_pairs.items()}
     head = None if model.head is None else model.head.weight
     save_adapter(lora_pairs, head, out, base_model=hub_name(config.model))

@@ -1,9 +1,9 @@
-"""Optimizer steps of several LoRA runs in one forward pass over the base that they share.
+"""Optimizer steps of several LoRA runs in one forward pass over their shared base.
 
-LoRA leaves the base as it is. So the batches of all runs go through its matrices side by side, as one batch, while each run has
-its own pairs, attention, dropout and loss. A run's numbers are those that it has alone, up to rounding.
+LoRA does not change the base, so the batches of all runs pass through its matrices as one batch, while each run has its own LoRA
+pairs, attention, dropout and loss. Up to rounding, a run has the same numbers as on its own.
 
-Legend: `N` tokens of all runs together; of one run, `B` texts of `T` tokens with `C` channels, its share of the N.
+Legend: `N` tokens of all runs; `B` texts of `T` tokens with `C` channels of one run.
 """
 
 import time
@@ -22,14 +22,14 @@ from gpt2core.memory import is_out_of_memory
 from gpt2core.model import GPT2, Attention, Block, TrunkInput
 from gpt2core.steps import Step, StepResult
 
-#: Tokens of a pass on a CPU, from which on no other run joins: more is no faster there, and takes memory.
+#: Tokens after which no further run joins a pass on a CPU, where larger passes are no faster and take memory.
 TOKENS = 512
 
-Parts = list[Tensor]  # of each run: (B, T, C)
+Parts = list[Tensor]  # (B, T, C) of each run
 
 
 class Stream:
-    """The random numbers of one run. Drawing goes on where it left off, whatever is drawn elsewhere in between."""
+    """The random numbers of one run, independent of numbers drawn in between by other runs."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         gpu = device.type == "cuda"
@@ -46,7 +46,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Member:
-    """One run's part of a pass: its model, its input and its random numbers."""
+    """One run of a pass: its model, input and random numbers."""
 
     model: GPT2
     inputs: TrunkInput
@@ -56,18 +56,17 @@ class Member:
 def run_trunks(members: Sequence[Member]) -> list[Tensor]:
     """Return the last hidden states of each member as `GPT2.run_trunk` does: (B, T, C), or (B, C) of last tokens.
 
-    The models must have one base. A member with cached activations joins at its first trainable block.
+    The models must share a base. A member with cached activations joins at its first trainable block.
     """
-    entries = [
-        0 if member.inputs.cached_activations is None else member.model.first_trainable_block for member in members
-    ]
+    n_layer = len(members[0].model.blocks)
+    firsts = [0 if m.inputs.cached_activations is None else m.model.first_trainable_block for m in members]
     states: dict[int, Tensor] = {}
-    for number in range(len(members[0].model.blocks) + 1):
+    for number in range(n_layer + 1):
         for place, member in enumerate(members):
-            if entries[place] == number:
+            if firsts[place] == number:
                 with member.stream.drawing():
                     states[place] = _first_states(member)
-        if number < len(members[0].model.blocks) and states:
+        if number < n_layer and states:
             places = sorted(states)
             outputs = _run_block([members[place] for place in places], [states[place] for place in places], number)
             states = dict(zip(places, outputs, strict=True))
@@ -82,10 +81,9 @@ def _first_states(member: Member) -> Tensor:
 
 
 def _run_block(members: Sequence[Member], xs: Parts, number: int) -> Parts:
-    """Return the outputs of block `number`."""
     blocks = [cast(Block, member.model.blocks[number]) for member in members]
-    last = number + 1 == len(members[0].model.blocks)
-    ends = [member.inputs.lengths if last else None for member in members]
+    is_final = number + 1 == len(members[0].model.blocks)
+    ends = [member.inputs.lengths if is_final else None for member in members]
     segments = [member.inputs.segments for member in members]
     for place, lengths in enumerate(ends):
         if lengths is not None:
@@ -108,9 +106,9 @@ def _attend(
     segments: Sequence[Tensor | None],
     ends: Sequence[Tensor | None],
 ) -> Parts:
-    """Return the concatenated heads of each member; its queries are all its tokens, or the last of each text."""
-    askers = [y if lengths is None else y[:, -1:] for y, lengths in zip(ys, ends, strict=True)]
-    queries = _project(members, [layer.query for layer in layers], askers)
+    """Return the concatenated heads of each member for all its tokens or, with `ends`, for the last token of each text."""
+    queried = [y if lengths is None else y[:, -1:] for y, lengths in zip(ys, ends, strict=True)]
+    queries = _project(members, [layer.query for layer in layers], queried)
     keys = _project(members, [layer.key for layer in layers], ys)
     values = _project(members, [layer.value for layer in layers], ys)
     outputs = []
@@ -122,7 +120,7 @@ def _attend(
 
 
 def _project(members: Sequence[Member], layers: Sequence[nn.Module], xs: Parts) -> Parts:
-    """Return the outputs of one projection: the base's for all members at once, with each member's own LoRA pair added."""
+    """Return the outputs of a projection: the base layer runs once for all members, then each adds its own LoRA pair."""
     base = layers[0].base if isinstance(layers[0], LoRALinear) else layers[0]
     outs = _split(base(_flat(xs)), xs)
     for place, (member, layer) in enumerate(zip(members, layers, strict=True)):
@@ -133,7 +131,6 @@ def _project(members: Sequence[Member], layers: Sequence[nn.Module], xs: Parts) 
 
 
 def _add_residual(members: Sequence[Member], blocks: Sequence[Block], xs: Parts, ys: Parts) -> Parts:
-    """Return x + dropout(y) of each member."""
     sums = []
     for member, block, x, y in zip(members, blocks, xs, ys, strict=True):
         with member.stream.drawing():
@@ -154,13 +151,13 @@ def _split(flat: Tensor, like: Parts) -> Parts:
 
 
 class Packer:
-    """Takes the steps of runs together where it can, as many at once as fit a GPU's memory."""
+    """Takes the steps of several runs in shared passes, each with as many runs as fit into GPU memory."""
 
     def __init__(self) -> None:
-        self.most: int | None = None  # runs of a pass, known once memory was exhausted
+        self.max_runs: int | None = None  # of a pass; known once memory was exhausted
 
     def take(self, steps: Sequence[Step]) -> list[StepResult | Exception]:
-        """Return the result of each step, in their order."""
+        """Return the result of each step, in the same order."""
         results: list[StepResult | Exception | None] = [None] * len(steps)
         groups: dict[object, list[int]] = {}
         for place, step in enumerate(steps):
@@ -177,9 +174,8 @@ class Packer:
         return results
 
     def _next_pass(self, steps: Sequence[Step]) -> Sequence[Step]:
-        """The first steps, as many as one pass takes."""
         count, tokens = 0, 0
-        for step in steps[: self.most]:
+        for step in steps[: self.max_runs]:
             if tokens >= TOKENS and step.run.device.type == "cpu":
                 break
             count, tokens = count + 1, tokens + step.tokens
@@ -191,15 +187,15 @@ class Packer:
         results: list[StepResult | Exception] = [UntakenError()] * len(steps)
         try:
             results = step_together(steps)
-        except Exception as error:  # in the shared part: no step was taken
+        except Exception as error:  # in the shared part, so no step was taken
             if is_out_of_memory(error):
-                self.most = len(steps) // 2
+                self.max_runs = len(steps) // 2
         untaken = [place for place, result in enumerate(results) if isinstance(result, UntakenError)]
         for place in untaken:
             steps[place].run.discard_gradients()
         if untaken:
             torch.cuda.empty_cache()
-        if len(untaken) > (self.most or len(steps)):  # `most` has just become smaller
+        if len(untaken) > (self.max_runs or len(steps)):  # `max_runs` was just reduced
             return self._take_group(steps)
         for place in untaken:
             results[place] = steps[place].take()
@@ -207,14 +203,14 @@ class Packer:
 
 
 class UntakenError(Exception):
-    """A step was not taken, for lack of memory or an error elsewhere, and changed nothing: it can be taken again."""
+    """A step failed for lack of memory or an error of another run. It changed nothing and can be taken again."""
 
 
 def step_together(steps: Sequence[Step]) -> list[StepResult | Exception]:
     """Take the steps of several runs with the same `shared_pass`; return their results in the same order.
 
-    The seconds are divided by the tokens of each. A run that diverges, or whose update fails, does not affect the others.
-    Raises the errors of the shared part, in which case no step was taken.
+    Seconds are shared out by tokens. A run that diverges, or whose update fails, does not affect the others. If the shared
+    part raises an error, no step was taken.
     """
     started = time.perf_counter()
     totals = _gradients(steps)
@@ -227,21 +223,21 @@ def step_together(steps: Sequence[Step]) -> list[StepResult | Exception]:
 
 
 def _gradients(steps: Sequence[Step]) -> list[float]:
-    """Accumulate the gradients of each run's mean loss over its batch; return the sums of the losses."""
+    """Accumulate the gradients of each run's mean loss; return the sums of the losses."""
     totals = [torch.zeros((), device=step.run.device) for step in steps]
     parts = [[part for part in step.run.micro_batches(step.batch) if len(part)] for step in steps]
     for number in range(max(map(len, parts))):
-        now = [place for place, micro_batches in enumerate(parts) if number < len(micro_batches)]
-        losses = _losses([steps[place] for place in now], [parts[place][number] for place in now], number)
-        weights = [steps[place].run.weight(steps[place].batch) for place in now]
+        places = [place for place, micro_batches in enumerate(parts) if number < len(micro_batches)]
+        losses = _losses([steps[place] for place in places], [parts[place][number] for place in places], number)
+        weights = [steps[place].run.weight(steps[place].batch) for place in places]
         torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()
-        for place, loss in zip(now, losses, strict=True):
+        for place, loss in zip(places, losses, strict=True):
             totals[place] += loss.detach()
     return [total.item() for total in totals]
 
 
 def _losses(steps: Sequence[Step], micro_batches: Sequence[np.ndarray], number: int) -> list[Tensor]:
-    """The sums of the losses of micro-batch `number` of each step."""
+    """Return the sum of the losses of micro-batch `number` of each step."""
     members, batches = [], []
     for step, examples in zip(steps, micro_batches, strict=True):
         run = step.run
@@ -257,7 +253,7 @@ def _losses(steps: Sequence[Step], micro_batches: Sequence[np.ndarray], number: 
 
 
 def _apply_update(step: Step, loss: float) -> Exception | None:
-    """Apply a run's update; return the error that it raised, UntakenError if memory was exhausted before any change."""
+    """Apply a run's update; return its error, or UntakenError if memory was exhausted before any change."""
     try:
         before = step.run.update_counts()
         step.run.apply_update(step.number, loss / step.run.weight(step.batch))

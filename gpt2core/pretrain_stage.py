@@ -1,7 +1,7 @@
-"""The model that a run starts from: a published one, or one that was first trained on another task.
+"""The model that a run starts from: a published model, or one that a first stage trained on another task.
 
-The first stage (`RunConfig.pretrain`) is a run like any other. It is trained once and cached under a hash of all that decides it,
-so every trial that starts from it shares it.
+The first stage (`RunConfig.pretrain`) is a run like any other. It is trained once and cached under a hash of everything that
+decides it, so all trials that start from it share it.
 """
 
 import functools
@@ -25,20 +25,20 @@ from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import train
 from gpt2core.weights import load_model, model_folder, origin, shape_of
 
-ALL = 50 * 10**9  # bytes of all first stages that are kept: one of gpt2-large has 12; beyond, see `files.trim`
+CACHE_SIZE = 50 * 10**9  # bytes of cached first stages, see `files.trim`; one of gpt2-large has 12e9
 
 
 def first_stage(config: RunConfig) -> RunConfig | None:
-    """Return the run that `config` starts from: full tuning on the task `config.pretrain`, or None if it names none.
+    """Return the first stage of `config`, full fine-tuning on the task `config.pretrain`; None if it has no first stage.
 
-    Each sub-run of cross-validation has its own; a round has that of its first sub-run, whose weights are kept.
+    Each sub-run of cross-validation has its own first stage; a round has that of its first sub-run, whose weights are kept.
     """
     if config.first_task is None:
         return None
     config, *_ = config.sub_runs
     keys = keys_that_decide("stage").keys() | declared_keys("attention").keys()
     if config.first_task == config.task and (config.dev_part != "all" or config.folds > 1):
-        keys |= keys_that_decide("division").keys()  # else it would read, or be chosen by, texts that judge
+        keys |= keys_that_decide("division").keys()  # so that the first stage does not see texts that judge
     shared = {key: value for key, value in config if key in keys}
     stage = RunConfig(
         **shared,
@@ -49,18 +49,18 @@ def first_stage(config: RunConfig) -> RunConfig | None:
         train_examples=config.pretrain_examples,
         seed=config.pretrain_seed,
         adapter="full",
-        decode_seeds=0,  # its loss chooses its epoch: no text need be written
+        decode_seeds=0,  # the loss chooses its epoch, so it need not generate texts
     )
-    return RunConfig(**identity(stage))  # so that runs which differ in what it does not read share it
+    return RunConfig(**identity(stage))  # so that runs share it even if they differ in keys that it does not read
 
 
 def starting_model(config: RunConfig) -> GPT2:
-    """Return the model that `config` starts from, after its first stage if it has one; raise UserError, DivergedError."""
+    """Return the model that `config` starts from, trained by its first stage if it has one; raise UserError, DivergedError."""
     return _starting_model(config.model, first_stage(config))
 
 
 def shared_starts() -> Callable[[RunConfig], GPT2]:
-    """Return `starting_model` with a cache of one model, for sub-runs that start from the same one."""
+    """Return `starting_model` with a cache of one model, for sub-runs that start from the same model."""
     remembered = functools.lru_cache(maxsize=1)(_starting_model)
     return lambda config: remembered(config.model, first_stage(config))
 
@@ -70,18 +70,18 @@ def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
 
 
 def trained_first(stage: RunConfig) -> GPT2:
-    """Return the model of a first stage's best epoch by its own objective; raise UserError, DivergedError."""
+    """Return the model of the best epoch of a first stage, by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
-    address = _address(stage, base, data)
-    folder = cache_folder("stages") / address
+    digest = _digest(stage, base, data)
+    folder = cache_folder("stages") / digest
     with locked(folder / ".lock"):
         used(folder)
-        trim(folder.parent, ALL)
+        trim(folder.parent, CACHE_SIZE)
         for _ in train(stage, base, data, folder=folder):
-            pass  # where it was made before, this only reads its record
+            pass  # a cached stage only reports its history
         model = build_model(stage, base, torch.device("cpu"))
         checkpoints.load_best(folder, model, base)
-    model.head, model.origin = None, address
+    model.head, model.origin = None, digest
     return model.requires_grad_(False).train(False)
 
 
@@ -92,8 +92,8 @@ def run_data(config: RunConfig) -> TaskData:
     return data.with_dev(config.dev_examples)
 
 
-def _address(stage: RunConfig, base: GPT2, data: TaskData) -> str:
-    # All keys, which `first_stage` has made canonical: a record of a version with other keys cannot be gone on from.
+def _digest(stage: RunConfig, base: GPT2, data: TaskData) -> str:
+    # All keys, which are canonical: a stage from a version with other keys cannot be resumed.
     precision = "bfloat16" if in_bfloat16(stage, device()) else "float32"
     deciding = [stage.model_dump(), precision, data.corpus.digest, data.tokenizer.digest, origin(base)]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -287,7 +287,10 @@ def test_an_unfinished_search_promotes_the_best_score(
 
 def test_what_has_no_form_of_pefts_says_the_way_out(sentiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert promote(sentiment, "films", "--trial", "0000", "--format", "adapter") == 2
-    assert "The adapter `last-linear` has no form of peft's; take --format huggingface" in capsys.readouterr().err
+    assert (
+        "The adapter `last-linear` cannot be written in the format of peft; use --format huggingface"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_mlflow_the_folder_is_kept(

@@ -152,10 +152,13 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (toys.RUN.but(adapter="freeze"), "The adapter `freeze` has no form of peft's; take --format model"),
+        (
+            toys.RUN.but(adapter="freeze"),
+            "The adapter `freeze` cannot be written in the format of peft; use --format model",
+        ),
         (
             LORA.but(pretrain="poems"),
-            "a model trained first on `poems`, which peft could not find; take --format model",
+            "a model first trained on `poems`, which peft cannot find; use --format model",
         ),
     ],
 )
@@ -240,5 +243,5 @@ def test_the_command_says_how_to_load_them(base: Path, tmp_path: Path, capsys: p
 def test_an_impossible_export_leaves_nothing(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(toys.RUN.but(model=str(base)), tmp_path / "run")
     assert command("--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--format", "adapter") == 2
-    assert "The adapter `full` has no form of peft's; take --format model" in capsys.readouterr().err
+    assert "The adapter `full` cannot be written in the format of peft; use --format model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
