@@ -96,13 +96,21 @@ class ProposedTrial(_Part):
 Metrics = Annotated[dict[str, float], _valid(dict[str, float])]  # the loss of a diverged trial is NaN
 
 
+#: Kind of an event, as `event` names it in the file -> its class.
+KINDS: dict[str, type["Event"]] = {}
+
+
 class Event(_Part):
-    """An event and its time in seconds since the epoch; only old ledgers have events without a time."""
+    """An event at a time in seconds since the epoch; only old ledgers have events without a time. Unknown fields are ignored."""
 
     time: Finite | None = None
 
+    def __init_subclass__(cls, kind: str = "") -> None:
+        if kind:
+            KINDS[kind] = cls
 
-class Search(Event):
+
+class Search(Event, kind="search"):
     """First event: which search this is."""
 
     schema_version: Annotated[int, Field(ge=1)] = 1
@@ -111,7 +119,7 @@ class Search(Event):
     name: str = ""
 
 
-class Started(Event):
+class Started(Event, kind="started"):
     """A driver process started or resumed the search."""
 
     argv: list[str] = []
@@ -119,13 +127,11 @@ class Started(Event):
     environment: Texts = {}
 
 
-class Cluster(Event):
-    """The resources of the Ray cluster."""
-
+class Cluster(Event, kind="cluster"):
     cluster: Texts
 
 
-class Share(Event):
+class Share(Event, kind="share"):
     """The resources of each trial from now on."""
 
     gpus: Finite
@@ -133,13 +139,11 @@ class Share(Event):
     concurrent: Whole
 
 
-class Lag(Event):
-    """How many earlier trials a proposal does not wait for."""
-
+class Lag(Event, kind="lag"):
     trials: Whole
 
 
-class Data(Event):
+class Data(Event, kind="data"):
     """Digests of data and model, and the trivial baselines."""
 
     data: Texts
@@ -148,64 +152,56 @@ class Data(Event):
     judges: Annotated[Values | None, _valid(_Judges | None)] = None
 
 
-class Design(Event):
-    """How settings are compared."""
-
+class Design(Event, kind="design"):
     design: Annotated[Values, _valid(_Design)]
 
 
-class Predicted(Event):
-    """The forecast of what the search takes."""
-
+class Predicted(Event, kind="plan"):
     plan: Forecast
 
 
-class Candidates(Event):
-    """A set of generated pairs."""
-
+class Candidates(Event, kind="candidates"):
     name: str
     made: Annotated[Values, _valid(_Pairs)]
 
 
-class Proposed(Event):
-    """A new trial."""
-
+class Proposed(Event, kind="proposed"):
     trial: ProposedTrial
 
 
-class Duplicate(Event):
+class Duplicate(Event, kind="duplicate"):
     """The sampler proposed a point that an earlier trial has."""
 
     point: dict[str, Scalar]
 
 
-class Finalists(Event):
+class Finalists(Event, kind="finalists"):
     """The trials that are compared on fresh seeds."""
 
     trials: list[Name]
 
 
-class Testing(Event):
+class Testing(Event, kind="testing"):
     """The trials that are about to be scored on the test split."""
 
     trials: list[Name]
 
 
 class AboutTrial(Event):
-    """An event about an earlier proposed trial."""
+    """An event about an earlier trial."""
 
     trial: Name
 
 
 class Scores(AboutTrial):
-    """What a trial scored: metrics and packed counts on the texts that choose its epoch, `judged` on held-out texts."""
+    """`metrics` on the texts that choose the best epoch, `judged` on held-out texts, and packed counts for the comparison."""
 
     metrics: Metrics = {}
     statistics: Values | None = None
     judged: Metrics = {}
 
 
-class Report(Scores):
+class Report(Scores, kind="report"):
     """What a trial reported after an epoch."""
 
     epoch: Whole
@@ -217,43 +213,39 @@ class Report(Scores):
     began: Finite | None = None
 
 
-class Test(Scores):
+class Test(Scores, kind="test"):
     """What a trial scored on the test split."""
 
 
-class Stopped(AboutTrial):
-    """A rule, or a user, pruned a trial at an epoch."""
+class Stopped(AboutTrial, kind="stopped"):
+    """A rule or a user stopped a trial at an epoch."""
 
     epoch: Whole
     reason: str
 
 
-class Ended(AboutTrial):
-    """A trial ended."""
-
+class Ended(AboutTrial, kind="ended"):
     status: Literal["running", "completed", "stopped", "failed", "diverged", "out_of_memory"]
     reason: str | None = None
 
 
-class Reopened(AboutTrial):
+class Reopened(AboutTrial, kind="reopened"):
     """An ended trial continues."""
 
 
-class GpuPart(AboutTrial):
+class GpuPart(AboutTrial, kind="gpu_part"):
     """A trial needed more GPU memory; later trials get this part of a GPU."""
 
     part: Finite
     reason: str
 
 
-class MlflowRun(Event):
-    """The MLflow run of a trial; the empty name is the search itself."""
-
-    trial: Name | Literal[""]
+class MlflowRun(Event, kind="run"):
+    trial: Name | Literal[""]  # "" is the search itself
     run_id: str
 
 
-class Control(Event):
+class Control(Event, kind="control"):
     """A user's command, which the search carried out."""
 
     command: str
@@ -261,35 +253,8 @@ class Control(Event):
     set: Values = {}
 
 
-class Left(Event):
-    """The driver process finished."""
-
-
-#: Kind of an event, as `event` names it in the file -> its class. Unknown fields are ignored.
-KINDS: dict[str, type[Event]] = {
-    "search": Search,
-    "started": Started,
-    "cluster": Cluster,
-    "share": Share,
-    "lag": Lag,
-    "gpu_part": GpuPart,
-    "data": Data,
-    "design": Design,
-    "finalists": Finalists,
-    "candidates": Candidates,
-    "proposed": Proposed,
-    "report": Report,
-    "stopped": Stopped,
-    "ended": Ended,
-    "testing": Testing,
-    "test": Test,
-    "reopened": Reopened,
-    "plan": Predicted,
-    "duplicate": Duplicate,
-    "run": MlflowRun,
-    "control": Control,
-    "left": Left,
-}
+class Left(Event, kind="left"):
+    """A driver process finished."""
 
 
 class EventError(UserError):
