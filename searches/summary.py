@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 from gpt2core.data.origin import DataOrigin
 from gpt2core.metrics.direction import Direction
 from searches.running.quantities import QuantityRow
-from searches.running.schema_1 import as_of_today
+from searches.running.schema_1 import upgrade
 
 SCHEMA = 2  # of a summary; `schema_1` says how those before differ
 
@@ -304,7 +304,7 @@ class Summary(_Part):
     @model_validator(mode="before")
     @classmethod
     def _read_older(cls, values: Any) -> Any:
-        return as_of_today(values) if isinstance(values, dict) else values
+        return upgrade(values) if isinstance(values, dict) else values
 
     @property
     def searched(self) -> list[TrialRow]:

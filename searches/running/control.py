@@ -1,8 +1,8 @@
-"""Control a search that runs, from another terminal or machine: `python -m searches control NAME stop|clone|pause|resume`.
+"""Control a running search from another terminal or machine: `python -m searches control NAME stop|clone|pause|resume`.
 
-A command is a file in the search's folder; the search carries it out between two steps, notes it in its ledger and writes its
-answer beside it. So it needs no port and no address, but the folder that search and person share. A command is for the start of
-the search that it was given to: it names it, and one that was not taken is carried out by none that follows.
+A command is a file in the search's folder. The search carries it out between two steps, records it in its ledger and writes an
+answer file. This needs no port and no address, only a folder that search and user share. A command names one start of the search
+and is never carried out by a later one.
 """
 
 import argparse
@@ -27,21 +27,20 @@ from gpt2core.errors import ConfigError, StorageError, UserError, first_line, vi
 from gpt2core.files import read_json, write_json
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
+from searches.running.events import Scalar, first_problem
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held
 from searches.running.ray_tune import StrategyScheduler
 
-MAILBOX = "control"  # the folder of commands, among the results of a search
-OPEN = "open.json"  # says which start of the search takes commands
-COMMAND = re.compile(r"\d{1,20}-\d{1,10}\.json")  # when it was given, and the process that gave it
+MAILBOX = "control"  # the folder of commands, in the search's folder
+OPEN = "open.json"  # names the start of the search that takes commands
+COMMAND = re.compile(r"\d{1,20}-\d{1,10}\.json")  # time in nanoseconds, process id of the sender
 LARGEST = 2**16  # bytes of a command
-EVERY, FAR = 0.5, 3.0  # seconds between two looks into the folder, and into one of a storage that answers slowly
-PATIENCE = 20.0  # seconds that a person waits for an answer
-
-Scalar = str | int | float | bool | None
+EVERY, EVERY_REMOTE = 0.5, 3.0  # seconds between two looks into the folder, on disk and in remote storage
+PATIENCE = 20.0  # seconds that a user waits for an answer
 
 
 class Command(BaseModel):
-    """What a person wants of a search."""
+    """A user's command."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     command: Literal["stop", "clone", "pause", "resume"]
@@ -50,23 +49,23 @@ class Command(BaseModel):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Command":
-        """The command of these values; raise ConfigError where it is none."""
+        """Return a validated command; raise ConfigError if it is invalid."""
         try:
-            made = cls(**values)
-        except (ValidationError, TypeError) as error:
-            raise ConfigError(f"The command is none: {_first_wrong(error)}") from None
+            made = cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(f"Invalid command: {first_problem(error)}") from None
         needs_trial = made.command in ("stop", "clone")
         if needs_trial != (made.trial is not None):
             rule = f"needs a trial: {made.command} TRIAL" if needs_trial else "takes no trial"
             raise ConfigError(f"The command `{made.command}` {rule}")
         if made.set and made.command != "clone":
-            raise ConfigError(f"The command `{made.command}` takes no --set: it changes no value")
+            raise ConfigError(f"The command `{made.command}` takes no --set, because it changes no value")
         return made
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a command; `refused`: nothing was done, and the text says why."""
+    """The result of a command; if it was `refused`, nothing was done and the text says why."""
 
     text: str
     refused: bool = False
@@ -74,30 +73,28 @@ class Answer:
 
 @dataclass
 class Mailbox:
-    """The commands of a search, in the order in which they were given. `say` is told what is passed over."""
+    """The folder of commands. `say` reports what is ignored."""
 
     folder: Path
     say: Callable[[str], None] = lambda text: None
-    passed: set[str] = field(default_factory=set)  # names of files that were looked at, and stay
-    start: str = ""  # the start of the search that takes commands here
+    ignored: set[str] = field(default_factory=set)  # names of handled files that stay, and errors that were reported
+    start: str = ""  # id of this start of the search
 
-    # for who gives commands
+    # for the sender
 
-    def who_takes(self) -> str | None:
-        """The start of the search that takes commands now; None where none does. Raises UserError where none ever will."""
+    def open_start(self) -> str | None:
+        """Return the start that takes commands, or None if none does at the moment. Raises UserError if none ever will."""
         if not is_copy(self.folder) and not is_held(self.folder.parent / "ledger.jsonl"):
-            raise UserError(f"The search in {self.folder.parent} does not run: there is nothing to control")
+            raise UserError(f"The search in {self.folder.parent} is not running: there is nothing to control")
         fetch(self.folder / OPEN)
         with suppress(OSError, UserError, KeyError):
             return str(read_json(self.folder / OPEN, LARGEST)["start"])
         if is_copy(self.folder):
-            raise UserError(
-                f"The search in {self.folder.parent} takes no command: it does not run, or runs no trials now"
-            )
+            raise UserError(f"The search in {self.folder.parent} takes no commands: it is not running any trials")
         return None
 
     def send(self, command: Command, start: str) -> Path:
-        """Give a command to a start of the search."""
+        """Send a command to a start of the search; return its file."""
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.json"
         try:
             write_json(path, {**command.model_dump(), "start": start})
@@ -106,8 +103,8 @@ class Mailbox:
         send(path)
         return path
 
-    def answered(self, path: Path) -> Answer | None:
-        """The answer to a command, which is then removed; None where there is none yet."""
+    def receive(self, path: Path) -> Answer | None:
+        """Return the answer to a command and delete its file, or None if there is no answer yet."""
         place = path.with_suffix(".answer")
         fetch(place)
         if not place.exists():
@@ -117,8 +114,8 @@ class Mailbox:
         send(place)
         return Answer(text=str(values.get("text")), refused=bool(values.get("refused")))
 
-    def take_back(self, path: Path) -> None:
-        """Let nobody carry out a command that nobody has taken."""
+    def withdraw(self, path: Path) -> None:
+        """Delete a command that the search has not taken."""
         path.unlink(missing_ok=True)
         send(path)
 
@@ -132,88 +129,81 @@ class Mailbox:
         self.close()
 
     def open(self) -> None:
-        """Take commands from now on, and none that were given before."""
+        """Take commands from now on; drop earlier ones."""
         self.start = uuid4().hex
         self._try(self._clear)
         self._try(lambda: write_json(self.folder / OPEN, {"start": self.start}))
         self._try(lambda: send(self.folder))
 
     def close(self) -> None:
-        """Take commands no more; leave none behind."""
+        """Take no more commands; refuse those that are waiting."""
         self._try((self.folder / OPEN).unlink)
         self._try(lambda: send(self.folder))
         for path, _ in self.waiting():
-            self.answer(path, Answer(text="The search runs no trials any more", refused=True))
+            self.answer(path, Answer(text="The search runs no more trials", refused=True))
 
     def waiting(self) -> Iterator[tuple[Path, Command]]:
-        """Commands that were not taken yet, the oldest first. What is none is passed over, and said once."""
+        """Yield the waiting commands, oldest first. Invalid ones are refused and reported once."""
         if not self._try(lambda: fetch(self.folder)):
             return
         for path in self._files():
             try:
                 values = read_json(path, LARGEST)
                 if values.pop("start", None) != self.start:
-                    raise ConfigError("It was given to another start of the search")
+                    raise ConfigError("It was sent to another start of the search")
                 command = Command.of(values)
-            except FileNotFoundError:  # it was taken back
+            except FileNotFoundError:  # withdrawn
                 continue
             except (OSError, UserError) as error:
                 why = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-                self.say(f"{path.name} is no command, and is passed over: {why}")
+                self.say(f"{path.name} is not a valid command and is ignored: {why}")
                 self.answer(path, Answer(text=why, refused=True))
             else:
                 yield path, command
 
     def answer(self, path: Path, answer: Answer) -> None:
-        """Write an answer, and remove the command: it is never taken twice, even where it cannot be removed."""
-        self.passed.add(path.name)
+        """Write an answer and delete the command. It is not carried out again, even if it cannot be deleted."""
+        self.ignored.add(path.name)
         self._try(lambda: write_json(path.with_suffix(".answer"), asdict(answer)))
         self._try(lambda: path.unlink(missing_ok=True))
         self._try(lambda: send(self.folder))
 
     def _files(self) -> list[Path]:
-        """Files of commands; whatever else is there stays, and is said once."""
-        found: list[Path] = []
-        self._try(lambda: found.extend(sorted(self.folder.iterdir()) if self.folder.exists() else []))
-        known = [path for path in found if path.name not in self.passed and not path.name.startswith(".")]
+        """Return the files of new commands; other files are reported once and left alone."""
+        paths: list[Path] = []
+        self._try(lambda: paths.extend(sorted(self.folder.iterdir()) if self.folder.exists() else []))
         commands = []
-        for path in known:
+        for path in paths:
+            if path.name in self.ignored or path.name.startswith("."):
+                continue
             if COMMAND.fullmatch(path.name) and _is_file(path):
                 commands.append(path)
             elif path.name != OPEN and path.suffix != ".answer":
-                self.passed.add(path.name)
-                self.say(f"{path.name} in {self.folder.name}/ is no command, and is passed over")
+                self.ignored.add(path.name)
+                self.say(f"{path.name} in {self.folder.name}/ is not a command and is ignored")
         return commands
 
     def _clear(self) -> None:
-        """Remove commands and answers of earlier starts."""
+        """Delete commands and answers of earlier starts."""
         fetch(self.folder)
         for path in self._files():
-            self.say(f"the command {path.name} was given to an earlier start of the search, and is dropped")
+            self.say(f"the command {path.name} was sent to an earlier start of the search and is dropped")
             path.unlink(missing_ok=True)
-        for path in self.folder.glob("*.answer"):  # whose asker has gone
-            if _is_file(path):
-                path.unlink(missing_ok=True)
+        for path in filter(_is_file, self.folder.glob("*.answer")):
+            path.unlink(missing_ok=True)
 
     def _try(self, act: Callable[[], object]) -> bool:
-        """Whether it was done; what cannot be done is said once, and ends no search."""
+        """Return whether `act` succeeded; report each error of the storage once, since none may end the search."""
         try:
             act()
         except FileNotFoundError:
             return False
         except (OSError, StorageError) as error:
-            if str(error) not in self.passed:
-                self.passed.add(str(error))
+            if str(error) not in self.ignored:
+                self.ignored.add(str(error))
                 self.say(f"commands may not reach this search: {first_line(error)}")
             return False
         return True
-
-
-def _first_wrong(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):  # a key that is no name
-        return str(error)
-    wrong = error.errors(include_url=False, include_input=False)[0]
-    return f"`{'.'.join(map(str, wrong['loc']))[:50]}`: {wrong['msg'].lower()}"
 
 
 def _is_file(path: Path) -> bool:
@@ -224,24 +214,24 @@ def _is_file(path: Path) -> bool:
 
 
 def ask(mailbox: Mailbox, command: Mapping[str, Any]) -> str:
-    """Give a command and wait for its answer; raise UserError where there is none, or it is an error."""
+    """Send a command and return the answer; raise UserError if it is refused or does not come in time."""
     checked, deadline = Command.of(command), time.monotonic() + PATIENCE
-    while (start := mailbox.who_takes()) is None:
+    while (start := mailbox.open_start()) is None:
         if time.monotonic() > deadline:
             raise UserError(
-                f"The search in {mailbox.folder.parent} runs no trials now: it prepares or sums up; try again"
+                f"The search in {mailbox.folder.parent} is starting or finishing and runs no trials; try again later"
             )
-        time.sleep(0.1)  # between two looks; what counts is who is there
+        time.sleep(0.1)
     path = mailbox.send(checked, start)
-    while (answer := mailbox.answered(path)) is None and time.monotonic() <= deadline:
-        time.sleep(0.1)  # as above
+    while (answer := mailbox.receive(path)) is None and time.monotonic() <= deadline:
+        time.sleep(0.1)
     if answer is None:
-        mailbox.take_back(path)
-        answer = mailbox.answered(path)  # which may have come meanwhile
+        mailbox.withdraw(path)
+        answer = mailbox.receive(path)  # it may have come meanwhile
     if answer is None:
         raise UserError(
-            f"The search has not answered within {PATIENCE:g} s: it does not run any more, or is busy. The command was taken "
-            "back, and nothing is done"
+            f"The search has not answered within {PATIENCE:g} s: it has ended or is busy. The command was withdrawn and has no "
+            "effect"
         )
     if answer.refused:
         raise UserError(answer.text)
@@ -249,7 +239,7 @@ def ask(mailbox: Mailbox, command: Mapping[str, Any]) -> str:
 
 
 def control(options: argparse.Namespace) -> int:
-    """Give a running search a command and print its answer; raise UserError."""
+    """Send a command to a running search and print the answer. Raises UserError."""
     import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
 
     command = {"command": options.action, "trial": options.trial, "set": settings(options.set)}
@@ -260,7 +250,7 @@ def control(options: argparse.Namespace) -> int:
 
 
 class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Carries commands out, between the steps of Tune; while no trial runs, whenever Tune asks for one."""
+    """Carries out commands between the steps of Tune or, while no trial runs, when Tune asks for a trial."""
 
     def __init__(self, mailbox: Mailbox, scheduler: StrategyScheduler, say: Callable[[str], None]) -> None:
         self.mailbox, self.scheduler, self.say = mailbox, scheduler, say
@@ -268,14 +258,14 @@ class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         scheduler.searcher.before_suggestion = self.look
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look for commands, every now and then."""
+        """Carry out new commands."""
         self.look()
 
     def look(self) -> None:
-        """Carry out what was commanded since the last look, unless that was a moment ago."""
+        """Carry out new commands, unless the last look was a moment ago."""
         if time.monotonic() < self.next:
             return
-        self.next = time.monotonic() + (FAR if is_copy(self.mailbox.folder) else EVERY)
+        self.next = time.monotonic() + (EVERY_REMOTE if is_copy(self.mailbox.folder) else EVERY)
         for path, command in self.mailbox.waiting():
             try:
                 answer = Answer(text=COMMANDS[command.command](self.scheduler, command))
@@ -293,7 +283,7 @@ def stop(scheduler: StrategyScheduler, command: Command) -> str:
     """End a trial at the last epoch that it reported."""
     trial = _trial(scheduler, command)
     if trial.status != RUNNING:
-        raise ConfigError(f"Trial {trial.name} does not run: it is {trial.status}")
+        raise ConfigError(f"Trial {trial.name} is not running: it is {trial.status}")
     strategy = scheduler.searcher.strategy
     strategy.stop(trial, max(trial.reports, default=0), BY_HAND)
     if trial in strategy.unfinished:
@@ -304,32 +294,32 @@ def stop(scheduler: StrategyScheduler, command: Command) -> str:
 
 
 def clone(scheduler: StrategyScheduler, command: Command) -> str:
-    """Start a trial from the last checkpoint of another, with some of its settings changed."""
+    """Start a trial from the last checkpoint of another, with some settings changed."""
     original, changes = _trial(scheduler, command), command.set
     if not original.reports:
-        raise ConfigError(f"Trial {original.name} has no checkpoint yet to start from: wait for its first epoch")
+        raise ConfigError(f"Trial {original.name} has no checkpoint to start from yet: wait for its first epoch")
     run = RunConfig.of({**original.run, **changes})
     made = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
     return f"trial {made.name} starts from trial {original.name}"
 
 
 def pause(scheduler: StrategyScheduler, command: Command) -> str:
-    """Start nothing more, and take running trials from their workers; they go on from their last epoch later."""
+    """Start no more trials and take running ones off their workers; `resume` continues them from their last epoch."""
     scheduler.searcher.paused = True
     running = {trial.name for trial in scheduler.searcher.trials.values() if trial.status == RUNNING}
     scheduler.end(running)
-    return "the search is paused; no trial runs, and what was running goes on from its last epoch with `resume`"
+    return "the search is paused and no trial runs; `resume` continues the trials from their last epochs"
 
 
 def resume(scheduler: StrategyScheduler, command: Command) -> str:
-    """Go on."""
+    """Continue a paused search."""
     if not scheduler.searcher.paused:
         raise ConfigError("The search is not paused")
     scheduler.searcher.paused = False
-    return "the search goes on"
+    return "the search continues"
 
 
-#: Name -> what it does; returns an answer, raises UserError.
+#: Command -> function that carries it out and returns the answer. Raises UserError.
 COMMANDS: dict[str, Callable[[StrategyScheduler, Command], str]] = {
     "stop": stop,
     "clone": clone,

@@ -11,7 +11,7 @@ from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
 from gpt2core.storage import LONGEST, NAME
 from searches.running.quantities import Forecast
-from searches.running.schema_1 import as_of_today
+from searches.running.schema_1 import upgrade
 
 LONGEST_LINE = 2**26  # bytes
 SCHEMA = 2  # of the events below; `schema_1` converts older ones
@@ -264,7 +264,7 @@ class EventError(UserError):
 def parse(line: bytes, trials: Container[str]) -> Event:
     """Return the event of a line. Raise EventError if it is invalid, or names a trial that `trials`, the earlier ones, lack."""
     try:
-        event = event_of(as_of_today(json_object(line, LONGEST_LINE)))
+        event = event_of(upgrade(json_object(line, LONGEST_LINE)))
     except DataError as error:
         raise EventError(str(error)) from None
     if isinstance(event, Search) and event.schema_version > SCHEMA:
@@ -283,9 +283,13 @@ def event_of(raw: RawEvent) -> Event:
     try:
         return KINDS[kind].model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))[:100]
-        raise EventError(f"has a wrong `{field}`: {first['msg'].lower()}") from None
+        raise EventError(f"has a wrong {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first wrong field and its rule, in one line."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"`{'.'.join(map(str, problem['loc']))[:100]}`: {problem['msg'].lower()}"
 
 
 def _check_trials(event: Event, trials: Container[str]) -> None:

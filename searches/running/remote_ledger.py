@@ -1,14 +1,16 @@
-"""A ledger in storage behind an address, for the day on which its machine is gone.
+"""A copy of the ledger in remote storage, which survives the loss of the driver's machine.
 
-An object cannot be appended to. So what is new of the ledger goes into an object of its own, named by the place of its first
-byte, within a second; a proposal waits for that, so no trial runs that only this machine knows of. What else is lost with a
-machine, the trials report again. Who writes is in `owner.json`, renewed every few seconds (`gpt2core.lease`).
+Objects cannot be appended to, so new events go into a segment: an object of its own, named after the offset of its first byte in
+the ledger. Segments follow within a second. A proposal waits until its segment is stored, so no trial runs that only this
+machine knows of; trials report other lost events again. `owner.json` names the driver that writes, and is renewed every few
+seconds (`gpt2core.lease`).
 
-No two machines write one ledger, however long one of them slept. The objects follow each other without a gap, and each is
-created on condition that there is none of its name. So who takes a ledger over writes a line of its own, no event, at the two
-places that the owner before may be writing to: its last object, and the next one. What that owner had begun is there before, and
-read, or it is refused; and an object with such a line is never removed. At its end an owner makes one object of all, over a
-first one that holds nothing else: one that slept until then changes no byte of the ledger.
+Two machines never write one ledger, even if one was suspended for any time. Segments have no gaps, and each is created on the
+condition that none of its name exists. A driver that takes over a ledger therefore writes a fence, a line that is not an event,
+into the two segments to which the previous owner may still be writing: its last one and the next one. A write that the previous
+owner had begun either arrived before, and is read, or is refused. Fenced segments are never removed. At its end, an owner joins
+all segments into the first one, on the condition that it holds nothing but a beginning of the ledger, so an owner that was
+suspended until then changes no byte.
 """
 
 import re
@@ -23,74 +25,74 @@ from gpt2core.files import lock
 from gpt2core.lease import RENEWAL, Lease
 from gpt2core.storage import OvertakenError, Tag, address, fetch, is_copy, read, remove, write
 
-PATIENCE = 120.0  # seconds that a proposal waits for a storage that does not answer
-PAUSE = 1.0  # seconds between two tries
-PIECE = re.compile(r"\d{15}\.jsonl")  # named by the byte of the ledger that it begins at
-LAST = 20.0  # seconds that the end of a search waits for it
-MARK = b"#"  # begins the line of an owner that has taken the ledger over
+PATIENCE = 120.0  # seconds that a proposal waits for storage
+PAUSE = 1.0  # seconds between two attempts
+SEGMENT = re.compile(r"\d{15}\.jsonl")
+LAST = 20.0  # seconds that the end of a search waits for storage
+FENCE = b"#"  # first byte of a fence line
 
 
 class RemoteLedger:
-    """Sends a ledger's events while its process holds it. `say` is told what a person waits for."""
+    """Sends a ledger's events to storage in a thread, while this process owns the ledger. `say` prints to the user."""
 
     def __init__(self, ledger: Path, say: Callable[[str], None]) -> None:
         self.ledger, self.folder, self.say = ledger, ledger.with_suffix(""), say
-        self.owner = self.folder / "owner.json"
         self.lease: Lease
-        self.mark = b""  # of an owner that has taken the ledger over
-        self.marked: dict[int, Tag] = {}  # places of pieces that begin with it
-        self.pieces: set[int]  # places of those that may be removed at the end
-        self.written = self.sent = 0
-        self.lost = self.closing = False
+        self.fence = b""  # this owner's fence line, if it took the ledger over
+        self.fenced: dict[int, Tag] = {}  # offset of each segment that begins with it -> version of the object
+        self.removable: set[int]  # offsets of segments without a fence
+        self.written = self.sent = 0  # bytes of the ledger, here and in storage
+        self.lost = self.closing = False  # lost: another machine has taken over
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="remote ledger", daemon=True)
 
     def open(self, file: IO[bytes]) -> None:
-        """Own the ledger, and bring the locked `file` up to date; raise UserError where another machine is at work on it."""
-        self.lease = Lease(self.owner, file, self.ledger, self.say)
-        is_taken_over = self.lease.claim(
+        """Take ownership and update the locked `file` from storage. Raises UserError if another machine runs the search."""
+        self.lease = Lease(self.folder / "owner.json", file, self.ledger, self.say)
+        has_previous_owner = self.lease.claim(
             f"{address(self.ledger.parent)}: a search of this name runs on another machine ({{}}); choose another --name"
         )
-        self.sent = bring(self.ledger, file)
-        while is_taken_over and not self._shut_out():
-            self.sent = bring(self.ledger, file)
-        self.pieces = {int(path.stem) for path in _pieces(self.folder) if not _is_marked(path)} - set(self.marked)
+        self.sent = download(self.ledger, file)
+        while has_previous_owner and not self._fence_off():
+            self.sent = download(self.ledger, file)
+        self.removable = {int(path.stem) for path in _segments(self.folder) if not _is_fenced(path)} - set(self.fenced)
         self.thread.start()
 
-    def _shut_out(self) -> bool:
-        """Mark what the owner before may be writing to; return False where it has written something meanwhile."""
-        self.mark = MARK + f" {self.lease.id}\n".encode()
-        last = max((place for path in _pieces(self.folder) if (place := int(path.stem)) < self.sent), default=0)
-        for place in {last, self.sent} - ({0} if self.sent else set()):  # the first one is never removed
-            there = read(self._piece(place))
-            events = _events(there[0]) if there else b""
-            if place == self.sent and events:
+    def _fence_off(self) -> bool:
+        """Fence the segments to which the previous owner may be writing; return False if it has just written more."""
+        self.fence = FENCE + f" {self.lease.id}\n".encode()
+        offsets = [int(path.stem) for path in _segments(self.folder)]
+        last = max((offset for offset in offsets if offset < self.sent), default=0)
+        for offset in {last, self.sent} - ({0} if self.sent else set()):  # the first segment is never removed
+            stored = read(self._segment(offset))
+            events = _events(stored[0]) if stored else b""
+            if offset == self.sent and events:
                 return False
             try:
-                self.marked[place] = write(self._piece(place), self.mark + events, there and there[1])
+                self.fenced[offset] = write(self._segment(offset), self.fence + events, stored and stored[1])
             except OvertakenError:
                 return False
         return True
 
     def update(self, size: int, *, wait: bool) -> None:
-        """Say that the ledger has `size` bytes now, and with `wait` return when the storage has them too.
+        """Send the ledger's first `size` bytes; with `wait`, return when they are stored.
 
-        Raises StorageError where it does not take them, or another machine has taken the search over.
+        Raises StorageError if they are not stored in time, or if another machine has taken over.
         """
         with self.changed:
             self.written = size
             self.changed.notify_all()
-            there = not wait or self.changed.wait_for(lambda: self.sent >= size or self.lost, PATIENCE)
+            in_time = not wait or self.changed.wait_for(lambda: self.sent >= size or self.lost, PATIENCE)
             if self.lost:
                 raise StorageError(f"{address(self.ledger)}: another machine has taken this search over")
-            if not there:
+            if not in_time:
                 raise StorageError(
-                    f"{address(self.folder)}: took nothing for {PATIENCE:g} s; nothing is lost, and when it answers the same "
-                    "command goes on"
+                    f"{address(self.folder)}: stored nothing for {PATIENCE:g} s; nothing is lost: run the same command again "
+                    "when the storage answers"
                 )
 
     def close(self, seconds: float = LAST) -> None:
-        """Send the rest as one object, and own the ledger no more; nothing where it could not be opened."""
+        """Send the rest, join all segments and release the ledger; do nothing if `open` failed."""
         if self.thread.ident is None:
             return
         with self.changed:
@@ -103,26 +105,21 @@ class RemoteLedger:
             if not self.lost:
                 self._join()
         except StorageError as error:
-            self.say(f"{error}; the end of the ledger is on this machine alone, and the same command here sends it")
+            self.say(f"{error}; only this machine has the end of the ledger: run the same command here to send it")
 
     def _work(self) -> None:
         while not self.lost:
             with self.changed:
                 self.changed.wait_for(lambda: self.closing or self.written > self.sent, RENEWAL)
-                done = self.closing and self.written == self.sent
-            if done:
-                return
+                if self.closing and self.written == self.sent:
+                    return
             try:
-                self._keep()
+                if not self.lease.keep():
+                    self._lose()
                 self._send()
             except StorageError:
                 with self.changed:
                     self.changed.wait(PAUSE)
-
-    def _keep(self) -> None:
-        """Give a sign of life when one is due; where the storage names another owner, be none."""
-        if not self.lease.keep():
-            self._lose()
 
     def _lose(self) -> None:
         with self.changed:
@@ -137,7 +134,7 @@ class RemoteLedger:
             file.seek(self.sent)
             events = file.read(written - self.sent)
         try:
-            sent = self.sent + self._put(self.sent, events)
+            sent = self.sent + self._create(self.sent, events)
         except OvertakenError:
             self._lose()
             return
@@ -145,85 +142,85 @@ class RemoteLedger:
             self.sent = sent
             self.changed.notify_all()
 
-    def _put(self, place: int, events: bytes) -> int:
-        """Make a piece of events; return how many bytes of them it has. Raises OvertakenError where it is another owner's."""
-        path, mark = self._piece(place), self.mark if place in self.marked else b""
+    def _create(self, offset: int, events: bytes) -> int:
+        """Create a segment; return how many bytes of `events` it holds. Raises OvertakenError if another owner created it."""
+        path, fence = self._segment(offset), self.fence if offset in self.fenced else b""
         try:
-            write(path, mark + events, self.marked.get(place))
+            write(path, fence + events, self.fenced.get(offset))
         except OvertakenError:
-            there = read(path)
-            if there is None or not (mark + events).startswith(there[0]) or len(there[0]) <= len(mark):
+            stored = read(path)
+            if stored is None or not (fence + events).startswith(stored[0]) or len(stored[0]) <= len(fence):
                 raise
-            events = there[0][len(mark) :]  # of an earlier try, whose answer was lost
-        if not mark:
-            self.pieces.add(place)
+            events = stored[0][len(fence) :]  # an earlier attempt was stored, but its answer was lost
+        if not fence:
+            self.removable.add(offset)
         return len(events)
 
     def _join(self) -> None:
-        """Make one object of all, unless another owner has; remove the others, and own the ledger no more."""
-        events, there = self.ledger.read_bytes()[: self.written], read(self._piece(0))
-        if events and (there is None or events.startswith(_events(there[0]))):
+        """Write the whole ledger into the first segment, unless another owner has; remove the others and release the lease."""
+        events, stored = self.ledger.read_bytes()[: self.written], read(self._segment(0))
+        if events and (stored is None or events.startswith(_events(stored[0]))):
             with suppress(OvertakenError):
-                write(self._piece(0), events, there and there[1])
-                for place in sorted(self.pieces - {0}):
-                    remove(self._piece(place))
+                write(self._segment(0), events, stored and stored[1])
+                for offset in sorted(self.removable - {0}):
+                    remove(self._segment(offset))
         self.lease.release()
 
-    def _piece(self, place: int) -> Path:
-        return self.folder / f"{place:015d}.jsonl"
+    def _segment(self, offset: int) -> Path:
+        return self.folder / f"{offset:015d}.jsonl"
 
 
-def bring(ledger: Path, file: IO[bytes]) -> int:
-    """Make a ledger's open and locked `file` what the storage has, unless it has more than that; return the bytes of that.
+def download(ledger: Path, file: IO[bytes]) -> int:
+    """Update a ledger's open and locked `file` from storage, unless it already has more; return the stored size in bytes.
 
-    Raises UserError where a piece is missing.
+    Raises UserError if a segment is missing.
     """
     folder = ledger.with_suffix("")
     fetch(folder)
-    there = b""
-    for path in _pieces(folder):
-        place = int(path.stem)
-        if place > len(there):
+    stored = b""
+    for path in _segments(folder):
+        offset = int(path.stem)
+        if offset > len(stored):
             raise UserError(
-                f"{address(folder)}: the ledger's bytes {len(there)} to {place} are missing; choose another --name"
+                f"{address(folder)}: the ledger's bytes {len(stored)} to {offset} are missing; choose another --name"
             )
-        piece = _events(path.read_bytes())
-        if place + len(piece) > len(there):  # else it is left of those of which one object was made
-            there = there[:place] + piece
-    if not ledger.read_bytes().startswith(there):
+        events = _events(path.read_bytes())
+        if offset + len(events) > len(stored):  # else a killed process had joined it, but not yet removed it
+            stored = stored[:offset] + events
+    if not ledger.read_bytes().startswith(stored):
         file.truncate(0)
-        file.write(there)
+        file.write(stored)
         file.flush()
-    return len(there)
+    return len(stored)
 
 
 def refresh(folder: Path) -> None:
-    """Bring the ledger and the summary of a search from the storage to this machine, unless it runs here."""
+    """Update this machine's copy of a search's ledger and summary from storage, unless the search runs here."""
     ledger = folder / "ledger.jsonl"
     if not is_copy(ledger):
         return
     if not ledger.exists():
         fetch(ledger.with_suffix(""))
-        if not _pieces(ledger.with_suffix("")):
+        if not _segments(ledger.with_suffix("")):
             return
     with ledger.open("a+b") as file:
         try:
             lock(file)
         except OSError:
             return
-        bring(ledger, file)
+        download(ledger, file)
         fetch(folder / "summary.json")
 
 
-def _pieces(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.jsonl") if PIECE.fullmatch(path.name))
+def _segments(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.jsonl") if SEGMENT.fullmatch(path.name))
 
 
-def _is_marked(path: Path) -> bool:
+def _is_fenced(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(MARK)) == MARK
+        return file.read(len(FENCE)) == FENCE
 
 
-def _events(piece: bytes) -> bytes:
-    """What a piece has of the ledger."""
-    return piece.partition(b"\n")[2] if piece.startswith(MARK) else piece
+def _events(segment: bytes) -> bytes:
+    """Return the events of a segment, without a fence."""
+    return segment.partition(b"\n")[2] if segment.startswith(FENCE) else segment

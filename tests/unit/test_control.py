@@ -62,7 +62,7 @@ def test_a_pause_before_the_first_trial_is_undone(desk: Desk) -> None:
     assert desk.searcher.suggest("a") is None
     second = desk.give(2, command="resume")
     assert desk.searcher.suggest("a") is not None
-    assert desk.answer(second) == "the search goes on"
+    assert desk.answer(second) == "the search continues"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_passed_over_in_one_line(desk: Desk, written: bytes) -
     path = desk.put("1-1.json", written)
     good = desk.give(2, command="pause")
     desk.control.look()
-    assert "is no command, and is passed over" in desk.said[0]
+    assert "is not a valid command and is ignored" in desk.said[0]
     assert desk.answer(path).startswith("error: ")
     assert desk.answer(good).startswith("the search is paused")
     desk.control.look()
@@ -170,14 +170,14 @@ def test_what_nobody_took_is_carried_out_by_no_later_start(desk: Desk) -> None:
     assert not left.exists()
     desk.control.look()
     assert not desk.searcher.paused
-    assert desk.said == ["the command 1-1.json was given to an earlier start of the search, and is dropped"]
+    assert desk.said == ["the command 1-1.json was sent to an earlier start of the search and is dropped"]
 
 
 def test_at_the_end_whoever_waits_is_answered(desk: Desk) -> None:
     path = desk.give(command="pause")
     desk.box.close()
-    assert desk.answer(path) == "error: The search runs no trials any more"
-    with pytest.raises(UserError, match="runs no trials now: it prepares or sums up"):
+    assert desk.answer(path) == "error: The search runs no more trials"
+    with pytest.raises(UserError, match="is starting or finishing and runs no trials"):
         ask_within(desk.box, 0.2, {"command": "pause"})
 
 
@@ -189,7 +189,7 @@ def ask_within(box: Mailbox, seconds: float, command: dict[str, Any]) -> str:
 
 def test_a_command_without_an_answer_is_taken_back(desk: Desk) -> None:
     with pytest.raises(
-        UserError, match=r"has not answered within 0.2 s: .* The command was taken back, and nothing is done"
+        UserError, match=r"has not answered within 0.2 s: .* The command was withdrawn and has no effect"
     ):
         ask_within(desk.box, 0.2, {"command": "pause"})
     assert [path.name for path in desk.box.folder.iterdir()] == [OPEN]
@@ -197,7 +197,7 @@ def test_a_command_without_an_answer_is_taken_back(desk: Desk) -> None:
 
 def test_a_search_that_does_not_run_is_said_at_once_and_gets_no_command(desk: Desk) -> None:
     desk.ledger.close()  # as after a kill: it is still said to take commands
-    with pytest.raises(UserError, match="does not run: there is nothing to control"):
+    with pytest.raises(UserError, match="is not running: there is nothing to control"):
         ask(desk.box, {"command": "pause"})
     assert [path.name for path in desk.box.folder.iterdir()] == [OPEN]
 
@@ -254,7 +254,7 @@ def test_whatever_is_in_the_mailbox_the_search_goes_on_and_its_ledger_is_read(de
     for path in desk.box.folder.glob("*.answer"):
         assert isinstance(desk.answer(path), str)
         path.unlink()
-    desk.box.passed.clear()
+    desk.box.ignored.clear()
     assert read_state(desk.ledger.path) == desk.ledger.state
 
 

@@ -17,7 +17,7 @@ from searches.promoting.card import model_card
 from searches.promoting.selection import Promotion, choose, load_search
 from searches.running.events import KINDS
 from searches.running.ledger import Ledger, State, read_state
-from searches.running.schema_1 import as_of_today
+from searches.running.schema_1 import upgrade
 from searches.showing import report
 from searches.showing.summary import summary_of
 from searches.summary import Summary
@@ -43,8 +43,8 @@ def test_it_has_every_kind_of_event_under_its_old_names() -> None:
     assert {event["event"] for event in events} == set(KINDS)
     assert "schema_version" not in events[0]
     for event in events:
-        assert (as_of_today(json.loads(json.dumps(event))) != event) <= (event["event"] in RENAMED)
-        assert as_of_today(as_of_today(event)) == as_of_today(event)
+        assert (upgrade(json.loads(json.dumps(event))) != event) <= (event["event"] in RENAMED)
+        assert upgrade(upgrade(event)) == upgrade(event)
 
 
 def test_its_state_has_the_names_of_today(folder: Path) -> None:

@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 from mlflow.exceptions import MlflowException
 
-from searches.running.retry_queue import LATER, RetryQueue
+from searches.running.retry_queue import TEMPORARY, RetryQueue
 from searches.running.tracking import answer_numbers
 from searches.summary import Verdict
 from tests.summaries import nothing_compared, summary, verdict
@@ -51,4 +51,4 @@ def test_a_database_that_takes_nothing_now_is_waited_for(said: str, shown: str) 
     """SQLAlchemy says first when it came to the error, and the error only then."""
     error = MlflowException(f"(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) {said}")
     assert why(error, "sqlite:///mlflow.db") == shown
-    assert any(sign in shown for sign in LATER)
+    assert any(sign in shown for sign in TEMPORARY)
