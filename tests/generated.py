@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from gpt2core.config import Thresholds
 from gpt2core.distill.acceptance import write_accepted
-from gpt2core.distill.dataset import MANIFEST
 from gpt2core.distill.filters import filter_pairs
+from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import FILTERED, PAIRS, Shard, read, write
 from gpt2core.files import read_json, write_json
 

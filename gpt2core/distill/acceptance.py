@@ -1,6 +1,6 @@
-"""Acceptance of filtered pairs: the only place that decides it, writes accepted/ and negatives/, and reads them for students.
+"""Acceptance of pairs: the only code that decides it, writes accepted/ and negatives/, and reads both for students.
 
-The filters of `gpt2core.distill.filters` see one shard; `accept` then rejects duplicates across all shards of a round.
+The filters in `filters.py` see one shard. `reject_duplicates` then compares the pairs of all shards of a round.
 """
 
 import hashlib
@@ -17,217 +17,172 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt2core.config import Thresholds
-from gpt2core.distill.dedup import BANDS, normalised, repeats
+from gpt2core.distill.dedup import BANDS, duplicates, normalised
 from gpt2core.distill.filters import applied, filter_pairs
 from gpt2core.distill.hard_negatives import hard_negatives
-from gpt2core.distill.shards import (
-    ACCEPTED,
-    FILTERED,
-    NEGATIVES,
-    PAIRS,
-    Shard,
-    read,
-    remove_parts,
-    remove_rounds,
-    write,
-)
+from gpt2core.distill.shards import ACCEPTED, FILTERED, NEGATIVES, PAIRS, Shard, read, remove_stale, write
 from gpt2core.storage import fetch, send
 
-EXACT, NEAR = "exact", "near"  # reasons of rejection, beside the names of FILTERS
+EXACT, NEAR = "exact", "near"  # reasons of rejection that follow those in FILTERS
 
-PARTS = {ACCEPTED: 1, NEGATIVES: 0}  # folder -> class of its pairs
+CLASSES = {ACCEPTED: 1, NEGATIVES: 0}  # folder -> class of its pairs
 LABEL = "is_duplicate"
 EXAMPLES = 3  # of each reason
-STORED = ("thresholds", "digest", "accepted", "negatives")  # what the manifest says of accepted/
-LINEAGE = ("context", "round", "first", "second")
 TEXTS = ("id", "sentence1", "sentence2")
+ORIGIN = ("context", "round", "first", "second")
 
-#: The columns of both folders: the course's first, then the candidates that a pair is made of, then its scores.
-COLUMNS = (*TEXTS, LABEL, *LINEAGE, *(name for name in PAIRS.names if name not in (*TEXTS, *LINEAGE)))
-
-
-def accept(filtered: Callable[[], Iterable[pa.Table]], round: int) -> Iterator[pa.Table]:
-    """Yield each filtered table of a round with its final `reason`s, which also reject duplicates in other contexts.
-
-    Of equal or nearly equal pairs the best stays accepted: the one with the highest critic score, after round 1 with the lowest
-    ROUGE-L, and the first one where these are equal. `filtered` is called twice for the tables, and may read them from disk; some
-    150 bytes of each accepted pair are in memory.
-    """
-    columns = [_of_accepted(table, round) for table in filtered()]
-    merits, keys, bands = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    rank = np.empty(len(merits), dtype=np.int64)
-    rank[np.argsort(-merits, kind="stable")] = np.arange(len(rank))
-    exact = _repeated(keys, rank)
-    near = np.zeros_like(exact)
-    near[~exact] = repeats(lambda number: bands[~exact, number], rank[~exact])
-    start = 0
-    for table, (merits, *_) in zip(filtered(), columns, strict=True):
-        reasons = table["reason"].to_pylist()
-        rows = (row for row, reason in enumerate(reasons) if reason is None)
-        for number, row in enumerate(list(rows), start=start):
-            reasons[row] = EXACT if exact[number] else NEAR if near[number] else None
-        start += len(merits)
-        yield table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
-
-
-def accepted_of(table: pa.Table) -> pa.Table:
-    """The rows of a filtered table that nothing rejected."""
-    return table.filter(pc.is_null(table["reason"]))
-
-
-def _of_accepted(table: pa.Table, round: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the accepted pairs (N,) of a table: their merit, a key of their words, and their keys by band (N, BANDS)."""
-    accepted = accepted_of(table)
-    merits = accepted["critic"].to_numpy() if round == 1 else -accepted["rouge_l"].to_numpy()
-    bands = accepted["bands"].combine_chunks().flatten().to_numpy().reshape(len(accepted), BANDS)
-    return merits, _keys(accepted), bands
-
-
-def _keys(pairs: pa.Table) -> np.ndarray:
-    """64 bits of the words of each pair, whichever sentence comes first."""
-    sentences = zip(pairs["sentence1"].to_pylist(), pairs["sentence2"].to_pylist(), strict=True)
-    texts = ("\0".join(sorted(map(normalised, pair))) for pair in sentences)
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def _repeated(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Whether each pair (N,) has the key of another one with a lower rank."""
-    order = np.lexsort((rank, keys))
-    repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-    return repeated
+#: The columns of both folders: first those of the course's files, then where the pair comes from, then its scores.
+COLUMNS = (*TEXTS, LABEL, *ORIGIN, *(name for name in PAIRS.names if name not in (*TEXTS, *ORIGIN)))
 
 
 def write_accepted(folder: Path, round: int, shards: Sequence[Shard], thresholds: Thresholds) -> dict[str, Any]:
-    """Write accepted/ and negatives/ of a round, a file for each filtered shard that has any; return counts and a digest.
+    """Write accepted/ and negatives/ of a round from its filtered shards; return counts, a digest and examples.
 
-    Files of this round and of later ones are removed first, so that all files are always one data set, and so are those that
-    killed processes left unfinished. One shard at a time is in memory, see `accept`.
+    First removes files of this and later rounds and those that killed processes left unfinished, so that all files are always
+    one data set. A shard without accepted pairs or negatives has no file there. One shard at a time is in memory.
     """
-    for part in PARTS:
+    for part in CLASSES:
         fetch(folder / part)
-    remove_parts(folder)
-    for part in PARTS:
-        remove_rounds(folder / part, round)
-    for shard in shards:
-        shard.exists()  # fetches those of other machines
+    remove_stale(folder, CLASSES, round)
     reasons: Counter[str] = Counter()
-    sizes: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    sizes: Counter[str] = Counter(dict.fromkeys(CLASSES, 0))
     digest = hashlib.sha256()
     examples: dict[str, list[tuple[str, str]]] = {}
-    tables = accept(lambda: (read(shard.path, FILTERED) for shard in shards), round)
+    tables = reject_duplicates(lambda: (shard.read(FILTERED) for shard in shards), round)
     for shard, table in zip(shards, tables, strict=True):
         reasons.update(reason or ACCEPTED for reason in table["reason"].to_pylist())
         _choose_examples(examples, table, shard.path.name)
-        accepted = accepted_of(table)
+        accepted = accepted_rows(table)
         negatives = table.take(hard_negatives(table, accepted, len(accepted)))
         for part, rows in ((ACCEPTED, accepted), (NEGATIVES, negatives)):
             sizes[part] += len(rows)
             if len(rows):
-                write(folder / part / shard.path.name, _labelled(rows, PARTS[part]))
-        _add_to(digest, accepted)
-    for part in PARTS:
+                label = pa.array([CLASSES[part]] * len(rows), pa.int8())
+                write(folder / part / shard.path.name, rows.append_column(LABEL, label).select(COLUMNS))
+        _update(digest, accepted)
+    for part in CLASSES:
         send(folder / part)
     in_order = {reason: reasons[reason] for reason in (*applied(thresholds), EXACT, NEAR, ACCEPTED)}
     return {"reasons": in_order, **sizes, "digest": digest.hexdigest(), "examples": dict(sorted(examples.items()))}
 
 
 def _choose_examples(examples: dict[str, list[tuple[str, str]]], table: pa.Table, file: str) -> None:
-    """Keep EXAMPLES of each reason, as file and id: those with the lowest hashes, a sample of all shards."""
+    """Keep EXAMPLES rows of each reason, as file and id: those with the lowest hashes, a sample of all shards."""
     for reason in table["reason"].unique().to_pylist():
         ids = table.filter(pc.equal(pc.fill_null(table["reason"], ""), reason or ""))["id"].to_pylist()
-        known = examples.setdefault(reason or ACCEPTED, [])
-        places = [*known, *((file, name) for name in ids)]
-        known[:] = sorted(places, key=lambda place: hashlib.sha256(place[1].encode()).digest())[:EXAMPLES]
+        chosen = examples.setdefault(reason or ACCEPTED, [])
+        rows = [*chosen, *((file, id) for id in ids)]
+        chosen[:] = sorted(rows, key=lambda row: hashlib.sha256(row[1].encode()).digest())[:EXAMPLES]
 
 
-def _labelled(rows: pa.Table, label: int) -> pa.Table:
-    """Filtered pairs in COLUMNS, all of one class."""
-    return rows.append_column(LABEL, pa.array([label] * len(rows), pa.int8())).select(COLUMNS)
-
-
-def _add_to(digest: Any, accepted: pa.Table) -> None:
+def _update(digest: Any, accepted: pa.Table) -> None:
     """Update the digest of a round's accepted pairs."""
     for row in accepted.select(TEXTS).to_pylist():
         digest.update(json.dumps(list(row.values())).encode())
 
 
+def reject_duplicates(filtered: Callable[[], Iterable[pa.Table]], round: int) -> Iterator[pa.Table]:
+    """Yield each filtered table of a round, with EXACT or NEAR as the `reason` of duplicates of pairs in other contexts.
+
+    The best pair of each group of duplicates stays accepted: the one with the highest critic score (after round 1, the lowest
+    ROUGE-L), and the first of equals. `filtered` is called twice, so it may read the tables from disk; only about 150 bytes of
+    each accepted pair stay in memory.
+    """
+    columns = [_merits_and_keys(table, round) for table in filtered()]
+    merits, keys, bands = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    rank = np.empty(len(merits), dtype=np.int64)
+    rank[np.argsort(-merits, kind="stable")] = np.arange(len(rank))
+    exact, near = duplicates(keys, rank), duplicates(bands, rank)
+    start = 0
+    for table, (merits, *_) in zip(filtered(), columns, strict=True):
+        reasons = table["reason"].to_pylist()
+        rows = [row for row, reason in enumerate(reasons) if reason is None]
+        for number, row in enumerate(rows, start=start):
+            reasons[row] = EXACT if exact[number] else NEAR if near[number] else None
+        start += len(merits)
+        yield table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
+
+
+def _merits_and_keys(table: pa.Table, round: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return merits (N,), keys of the words (N, 1) and band keys (N, BANDS) of the accepted pairs of a table."""
+    accepted = accepted_rows(table)
+    merits = accepted["critic"].to_numpy() if round == 1 else -accepted["rouge_l"].to_numpy()
+    sentences = zip(accepted["sentence1"].to_pylist(), accepted["sentence2"].to_pylist(), strict=True)
+    texts = ("\0".join(sorted(map(normalised, pair))) for pair in sentences)
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    bands = accepted["bands"].combine_chunks().flatten().to_numpy()
+    return merits, np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 1), bands.reshape(-1, BANDS)
+
+
+def accepted_rows(table: pa.Table) -> pa.Table:
+    """Return the rows of a filtered table that nothing rejected."""
+    return table.filter(pc.is_null(table["reason"]))
+
+
 @dataclass(frozen=True)
 class ShardPairs:
-    """What a student may learn from one shard; tables of the schema PAIRS."""
+    """The pairs of one shard that a student may learn from; tables of the schema PAIRS."""
 
     accepted: pa.Table
-    stored: pa.Table | None  # its file in negatives/, at most as many as accepted pairs; None where that is not read
-    filtered: Callable[[], pa.Table]  # filters the stored scores of the shard
+    filtered: pa.Table | Callable[[], pa.Table]  # all pairs of the shard, or how to filter its stored scores
+    stored: pa.Table | None = None  # its file in negatives/, with at most as many rows as `accepted`; None if not read
 
     def negatives(self, count: int) -> pa.Table:
-        """At most `count` hard negatives, the hardest first; from the stored scores where negatives/ may hold too few."""
+        """Return up to `count` hard negatives, the hardest first; from the stored scores if negatives/ may hold too few."""
         if self.stored is not None and (count <= len(self.stored) or len(self.stored) < len(self.accepted)):
             return self.stored.slice(0, count)
-        table = self.filtered()
+        table = self.filtered() if callable(self.filtered) else self.filtered
         return table.take(hard_negatives(table, self.accepted, count)).select(PAIRS.names)
 
 
-def accepted_pairs(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds) -> tuple[list[ShardPairs], str]:
-    """Return the pairs of a round, an `entry` of the manifest, shard by shard; and a note, empty where accepted/ is read.
+def read_accepted(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds) -> tuple[list[ShardPairs], str]:
+    """Return the accepted pairs of a round by shard, and a note that is empty if accepted/ was read.
 
-    accepted/ is read where it was written with these thresholds. Else the stored scores are filtered again, and the note says
-    why. Raises DataError.
+    `entry` is the round in the manifest. If accepted/ was written with other thresholds or is incomplete, the stored scores are
+    filtered again, and the note says why. Raises DataError.
     """
-    why = _difference(entry, thresholds)
-    if not why:
-        stored = _stored(folder, entry, thresholds)
-        if stored is not None:
-            return stored, ""
-        why = (
-            f"does not hold the {entry['accepted']:,} pairs, or negatives/ the {entry['negatives']:,}, of the manifest"
-        )
-    note = f"accepted/ of round {entry['round']} {why}, so the stored scores were filtered again"
-    return _accepted_again(folder, entry, thresholds), note
+    mismatch = _mismatch(entry, thresholds)
+    if not mismatch:
+        shards = _read_stored(folder, entry, thresholds)
+        if shards is not None:
+            return shards, ""
+        counts = f"{entry['accepted']:,} pairs, or negatives/ the {entry['negatives']:,}"
+        mismatch = f"does not hold the {counts}, of the manifest"
+    fetch(folder / "pairs")
+    filtered = [_filtered(folder / "pairs" / name, thresholds) for name in entry["shards"]["pairs"]]
+    tables = reject_duplicates(lambda: filtered, entry["round"])
+    pairs = [ShardPairs(accepted_rows(table).select(PAIRS.names), table) for table in tables]
+    return pairs, f"accepted/ of round {entry['round']} {mismatch}, so the stored scores were filtered again"
 
 
-def _difference(entry: Mapping[str, Any], thresholds: Thresholds) -> str:
-    """How the thresholds that a round's accepted/ was written with differ from these; empty where they do not."""
-    names, here, there = entry["shards"], thresholds.model_dump(), entry.get("thresholds") or {}
-    if any(entry.get(key) is None for key in STORED) or len(names.get("judged") or ()) != len(names["pairs"]):
+def _mismatch(entry: Mapping[str, Any], thresholds: Thresholds) -> str:
+    """Say how the thresholds that accepted/ was written with differ from `thresholds`; empty if they do not."""
+    files, wanted, written = entry["shards"], thresholds.model_dump(), entry.get("thresholds") or {}
+    recorded = all(entry.get(key) is not None for key in ("thresholds", "digest", *CLASSES))
+    if not recorded or len(files.get("judged") or ()) != len(files["pairs"]):
         return "was written with unknown thresholds"
-    differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    written, asked = (", ".join(f"{key} {values.get(key)}" for key in differing) for values in (there, here))
-    return f"was written with {written}; this run has {asked}" if differing else ""
+    differing = [key for key in {**written, **wanted} if written.get(key) != wanted.get(key)]
+    before, now = (", ".join(f"{key} {values.get(key)}" for key in differing) for values in (written, wanted))
+    return f"was written with {before}; this run has {now}" if differing else ""
 
 
-def _stored(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds) -> list[ShardPairs] | None:
-    """What accepted/ and negatives/ hold of a round; None where that is not all that the manifest tells of."""
-    for part in PARTS:
+def _read_stored(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds) -> list[ShardPairs] | None:
+    """Read accepted/ and negatives/ of a round; return None if they are not what the manifest records."""
+    for part in CLASSES:
         fetch(folder / part)
     shards, digest, count = [], hashlib.sha256(), 0
     for name, scored in zip(entry["shards"]["judged"], entry["shards"]["pairs"], strict=True):
-        accepted, negatives = (_read_part(folder / part / name) for part in PARTS)
-        _add_to(digest, accepted)
+        paths = [folder / part / name for part in CLASSES]  # a shard without such pairs has no file
+        tables = [read(path, PAIRS).select(PAIRS.names) if path.exists() else PAIRS.empty_table() for path in paths]
+        accepted, negatives = tables
+        _update(digest, accepted)
         count += len(negatives)
-        shards.append(ShardPairs(accepted, negatives, partial(_filtered, folder / "pairs" / scored, thresholds)))
+        shards.append(ShardPairs(accepted, partial(_filtered, folder / "pairs" / scored, thresholds), negatives))
     return shards if (digest.hexdigest(), count) == (entry["digest"], entry["negatives"]) else None
 
 
-def _read_part(path: Path) -> pa.Table:
-    """The pairs in a file of accepted/ or negatives/; a shard that has none has no file."""
-    return read(path, PAIRS).select(PAIRS.names) if path.exists() else PAIRS.empty_table()
-
-
-def _accepted_again(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds) -> list[ShardPairs]:
-    """What these thresholds accept of a round's stored scores."""
-    fetch(folder / "pairs")
-    tables = [_filtered(folder / "pairs" / name, thresholds) for name in entry["shards"]["pairs"]]
-    return [_pairs_in(table) for table in accept(lambda: tables, entry["round"])]
-
-
-def _pairs_in(table: pa.Table) -> ShardPairs:
-    return ShardPairs(accepted_of(table).select(PAIRS.names), None, lambda: table)
-
-
 def _filtered(path: Path, thresholds: Thresholds) -> pa.Table:
-    """The scored pairs of a file, filtered."""
+    """Read and filter a file of scored pairs."""
     if not path.exists():
         fetch(path)
     return filter_pairs(read(path, PAIRS), thresholds)

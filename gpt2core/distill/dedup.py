@@ -1,7 +1,7 @@
 """Near duplicates of pairs from different contexts: MinHash and bands (Broder 1997; Leskovec et al. 2014, section 3.4)."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,18 +13,18 @@ _SEED = 11711
 
 
 def normalised(text: str) -> str:
-    """The words of a text, casefolded, one space between: equal for texts that differ in case and punctuation alone."""
+    """Return the words of a text, casefolded and without punctuation, joined by single spaces."""
     return " ".join(words(text))
 
 
 def bands(sentence1s: Sequence[str], sentence2s: Sequence[str]) -> np.ndarray:
-    """Return keys (N, BANDS), uint64, of pairs; those that share a key of a band are held to be near duplicates.
+    """Return keys (N, BANDS), uint64, of N pairs; pairs that share the key of a band are near duplicates.
 
-    Each pair is the set of the 3-word shingles of both its sentences (of a shorter one, all its words), so it has the same
-    keys with its sentences swapped. Sets of Jaccard similarity s share a key with probability 1 - (1 - s^8)^16: 0.06 at
-    s = 0.5, 0.61 at 0.7, 0.95 at 0.8, 1.00 at 0.9. Keys are the same in every process and on every machine.
+    Each pair is the set of the 3-word shingles of both sentences (all words of a shorter sentence), so swapping its sentences
+    changes no key. Sets of Jaccard similarity s share a key with probability 1 - (1 - s^8)^16: 0.06 at s = 0.5, 0.61 at 0.7,
+    0.95 at 0.8, 1.00 at 0.9. Keys are the same in every process and on every machine.
     """
-    from datasketch import MinHash  # it brings most of SciPy, nearly a second, to every process that knows the tasks
+    from datasketch import MinHash  # imports most of SciPy: nearly a second for each process that imports the tasks
 
     keys = np.empty((len(sentence1s), BANDS), dtype=np.uint64)
     shingles = (_shingles(*pair) for pair in zip(sentence1s, sentence2s, strict=True))
@@ -35,28 +35,22 @@ def bands(sentence1s: Sequence[str], sentence2s: Sequence[str]) -> np.ndarray:
 
 
 def _shingles(*texts: str) -> list[bytes]:
-    return sorted({shingle.encode() for text in texts for shingle in _ngrams(words(text))})
-
-
-def _ngrams(found: list[str]) -> Iterator[str]:
-    for start in range(max(1, len(found) - SHINGLE + 1)):
-        yield " ".join(found[start : start + SHINGLE])
+    starts = [(tokens, start) for tokens in map(words, texts) for start in range(max(1, len(tokens) - SHINGLE + 1))]
+    return sorted({" ".join(tokens[start : start + SHINGLE]).encode() for tokens, start in starts})
 
 
 def _key(values: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
 
 
-def repeats(band: Callable[[int], np.ndarray], rank: np.ndarray) -> np.ndarray:
-    """Return which pairs (N,) are not the best of their group, the best having the lowest `rank` (N,).
+def duplicates(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Return which pairs (N,) are not the best of their group: the one with the lowest `rank` (N,), or the first of equals.
 
-    `band(i)` gives the keys (N,) of band i, for i below BANDS. Pairs that share a key of any band are in one group, and so are
-    all that are joined through others. One band is in memory at a time. Where ranks differ, the order of rows does not
-    matter; of equal ranks the first row is best.
+    Pairs that share a key in any column of `keys` (N, BANDS) are in one group, and so are pairs linked through others.
     """
     group = np.arange(len(rank))
-    for number in range(BANDS):
-        group = _joined(group, band(number))
+    for band in keys.T:
+        group = _merged(group, band)
     best_first = np.lexsort((rank, group))
     _, best = np.unique(group[best_first], return_index=True)
     worse = np.ones(len(rank), dtype=bool)
@@ -64,8 +58,8 @@ def repeats(band: Callable[[int], np.ndarray], rank: np.ndarray) -> np.ndarray:
     return worse
 
 
-def _joined(group: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Groups (N,), numbered from 0, after those that share a key have become one."""
+def _merged(group: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Merge the groups (N,) that share a key; return the new groups, numbered from 0."""
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
     if not len(same):

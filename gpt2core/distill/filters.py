@@ -1,6 +1,6 @@
 """Filters of scored pairs; the first that rejects a pair is its reason (Jung et al. 2023, arXiv 2305.16635, section 3.3).
 
-To add a filter: a function of `Filter`'s signature, a line in FILTERS.
+To add a filter: a function of `Filter`'s signature, its name in _IN_ORDER.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from gpt2core.config import Thresholds
 from gpt2core.distill.dedup import BANDS, bands, components
 from gpt2core.distill.shards import FILTERED, PAIRS
 
-#: Numbers of N pairs by name, each (N,): those of PAIRS, `component` and `rank`, the place of the pair's id among all.
+#: Numeric columns (N,) of N pairs by name: those of PAIRS, `component`, and `rank`, the place of the pair's id in sorted order.
 Columns = Mapping[str, np.ndarray]
 
 #: Columns, thresholds -> which pairs (N,) are kept.
@@ -23,83 +23,78 @@ _SCORES = ("round", "length_ratio", "forward", "backward", "rouge_l", "numbers",
 
 
 def length(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """Neither sentence is much longer, in characters."""
+    """Keep pairs of sentences with similar numbers of characters."""
     ratio = columns["length_ratio"]
     return np.asarray((ratio >= thresholds.min_length_ratio) & (ratio <= thresholds.max_length_ratio))
 
 
 def forward(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The first sentence entails the second."""
+    """Keep pairs whose first sentence entails the second."""
     return np.asarray(columns["forward"] >= thresholds.tau)
 
 
 def backward(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The second sentence entails the first."""
+    """Keep pairs whose second sentence entails the first."""
     return np.asarray(columns["backward"] >= thresholds.tau)
 
 
 def duplicate(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """One pair of a component of mutual entailment is kept: they all say the same.
+    """Keep the best pair of each component of mutual entailment, whose sentences all say the same.
 
-    It is the best of those that pass every other filter, the later ones too, so this filter never costs a component its
-    only good pair: a pair is a duplicate if and only if another of its component is accepted. Where none of a component
-    passes, none of it is a duplicate, and each has the reason of its own. Best is the highest critic; from round 2 on, in
-    self-distillation, the lowest ROUGE-L; of equals the lowest id.
+    Only pairs that pass every other filter, also the later ones, compete. So a pair is a duplicate if and only if another pair
+    of its component is accepted, and in a component without an accepted pair each pair has a reason of its own. The best pair
+    has the highest critic score, or from round 2 on (self-distillation) the lowest ROUGE-L; of equals, the lowest id.
     """
     component, others = columns["component"], [keep for keep in applied(thresholds).values() if keep is not duplicate]
     accepted = (component >= 0) & np.all([keep(columns, thresholds) for keep in others], axis=0)
     rows = np.flatnonzero(accepted)
     badness = np.where(columns["round"] > 1, columns["rouge_l"], -columns["critic"])[rows]
     best_first = rows[np.lexsort((columns["rank"][rows], badness, component[rows]))]
-    filled, first = np.unique(component[best_first], return_index=True)
-    kept = ~np.isin(component, filled)
+    with_accepted, first = np.unique(component[best_first], return_index=True)
+    kept = ~np.isin(component, with_accepted)
     kept[best_first[first]] = True
     return kept
 
 
 def numbers(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """Both name the same numbers."""
+    """Keep pairs whose sentences name the same numbers."""
     return columns["numbers"]
 
 
 def rouge(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The two do not share too many words."""
+    """Keep pairs whose sentences do not share too many words."""
     return np.asarray(columns["rouge_l"] <= thresholds.max_rouge)
 
 
 def critic(columns: Columns, thresholds: Thresholds) -> np.ndarray:
-    """The critic's score is above tau: D = {(x, y') : s > tau}."""
+    """Keep pairs with a critic score above tau: D = {(x, y') : s > tau}."""
     return np.asarray(columns["critic"] > thresholds.tau)
 
 
-#: In order: the first that rejects is the reason.
-FILTERS: dict[str, Filter] = {
-    "length": length,
-    "forward": forward,
-    "backward": backward,
-    "duplicate": duplicate,
-    "numbers": numbers,
-    "rouge": rouge,
-    "critic": critic,
-}
+_IN_ORDER = (length, forward, backward, duplicate, numbers, rouge, critic)
+FILTERS: dict[str, Filter] = {keep.__name__: keep for keep in _IN_ORDER}
 
-#: What `Thresholds.filters` calls basic.
+#: The filters of `Thresholds.filters` = "basic".
 BASIC = ("length", "forward", "backward", "critic")
 
 
 def applied(thresholds: Thresholds) -> dict[str, Filter]:
-    """The filters that these thresholds ask for, in order."""
+    """Return the filters that the thresholds select, in order."""
     return {name: keep for name, keep in FILTERS.items() if thresholds.filters == "all" or name in BASIC}
 
 
 def filter_pairs(pairs: pa.Table, thresholds: Thresholds) -> pa.Table:
-    """Return pairs of the schema PAIRS as FILTERED, in the same order: `reason` names the first filter that rejects, or is null.
+    """Return pairs of the schema PAIRS as FILTERED, in the same order; `reason` is the first filter that rejects, or null.
 
-    All pairs of a context must be in the table. `component` numbers are of this table; -1 is a pair whose sentences are in
-    two. `bands` are those of accepted pairs, else null.
+    The table must hold all pairs of a context. `component` is numbered within the table, and -1 if the pair's sentences are in
+    different components. `bands` is null for rejected pairs.
     """
     pairs = pairs.select(PAIRS.names)
-    columns = _columns(pairs, thresholds)
+    columns: dict[str, np.ndarray] = {name: pairs[name].to_numpy() for name in _SCORES}
+    rank = columns["rank"] = np.empty(len(pairs), dtype=np.int64)
+    rank[pc.sort_indices(pairs["id"]).to_numpy()] = np.arange(len(pairs))
+    mutual = forward(columns, thresholds) & backward(columns, thresholds)
+    columns["component"] = _components(pairs, mutual)
     names = list(applied(thresholds))
     reason = np.full(len(pairs), -1)
     for number in reversed(range(len(names))):
@@ -109,18 +104,10 @@ def filter_pairs(pairs: pa.Table, thresholds: Thresholds) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=FILTERED)
 
 
-def _columns(pairs: pa.Table, thresholds: Thresholds) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {name: pairs[name].to_numpy() for name in _SCORES}
-    rank = np.empty(len(pairs), dtype=np.int64)
-    rank[pc.sort_indices(pairs["id"]).to_numpy()] = np.arange(len(pairs))
-    mutual = forward(columns, thresholds) & backward(columns, thresholds)
-    return columns | {"rank": rank, "component": _components(pairs, mutual)}
-
-
 def _components(pairs: pa.Table, mutual: np.ndarray) -> np.ndarray:
-    """The component (N,) of each pair, -1 where its sentences are in two.
+    """Return the component (N,) of each pair, or -1 if its sentences are in different components.
 
-    A node is a sentence of one context and round, by its text: what is written twice is one sentence.
+    A node is a distinct sentence of one context and round; an edge is a pair of `mutual` (N,) entailment.
     """
     count = len(pairs)
     texts = pa.chunked_array([*pairs["sentence1"].chunks, *pairs["sentence2"].chunks], pa.string())
@@ -134,12 +121,12 @@ def _components(pairs: pa.Table, mutual: np.ndarray) -> np.ndarray:
 
 
 def _codes(texts: pa.ChunkedArray) -> np.ndarray:
-    """A number for each text, the same for equal ones."""
+    """Return a number for each text, the same for equal texts."""
     return np.asarray(texts.combine_chunks().dictionary_encode().indices.to_numpy(), dtype=np.int64)
 
 
 def _bands(pairs: pa.Table, accepted: np.ndarray) -> pa.Array:
-    """Keys that pairs share with near duplicates in other contexts: a list of BANDS for those that pass, null for others."""
+    """Return the band keys of each accepted pair as a list, null for others."""
     kept = pairs.filter(pa.array(accepted))
     keys = bands(kept["sentence1"].to_pylist(), kept["sentence2"].to_pylist())
     offsets = pa.array(np.concatenate([[0], BANDS * accepted.cumsum()]), pa.int32())

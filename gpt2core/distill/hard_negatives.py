@@ -1,4 +1,4 @@
-"""Hard negatives for paraphrase detection: rejected pairs that look like paraphrases and are none."""
+"""Hard negatives for paraphrase detection: rejected pairs that share many words but differ in meaning."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,37 +6,35 @@ import pyarrow.compute as pc
 
 from gpt2core.distill.dedup import normalised
 
-#: From this ROUGE-L on, a pair shares so many words that a classifier cannot tell it from a paraphrase by their count.
+#: From this ROUGE-L on, a pair shares so many words that counting them does not tell it from a paraphrase.
 MIN_ROUGE = 0.4
-#: Below this, the critic thinks a direction unlikely. Between it and tau the critic is unsure, and a wrong label may be right.
+#: Below this, the critic thinks entailment unlikely. Between this and tau it is unsure, so the label 0 could be wrong.
 MAX_ENTAILMENT = 0.5
-#: Who must have rejected it: what was too long or had a twin may well be a paraphrase.
+#: The filters that must have rejected the pair: one rejected for its length or as a duplicate may be a paraphrase.
 ENTAILMENT = ("forward", "backward")
 
 
 def hard_negatives(filtered: pa.Table, accepted: pa.Table, count: int) -> np.ndarray:
-    """Return numbers of at most `count` rows of a table of the schema FILTERED that are no paraphrases but share many words.
+    """Return the row numbers of up to `count` hard negatives in a table of the schema FILTERED.
 
-    The hardest come first: by ROUGE-L, the highest first, then by id. None is, by its words and in either order, one of the
-    `accepted` pairs of the shard or another of them; none has two equal sentences.
+    The hardest come first: the highest ROUGE-L, then the lowest id. Compared by words and in either order, each differs from
+    all `accepted` pairs of the shard and from the others, and its two sentences differ.
     """
     taken = {_words(accepted, row) for row in range(len(accepted))}
     chosen: list[int] = []
-    for row in _hardest_first(filtered):
+    for row in _hardest_first(filtered).tolist():
         if len(chosen) >= count:
             break
-        pair = _words(filtered, int(row))
+        pair = _words(filtered, row)
         if len(pair) == 2 and pair not in taken:
             taken.add(pair)
-            chosen.append(int(row))
+            chosen.append(row)
     return np.array(chosen, dtype=np.int64)
 
 
 def _hardest_first(filtered: pa.Table) -> np.ndarray:
-    """Numbers of the rows whose scores make them hard negatives."""
-    hard = pc.and_kleene(
-        pc.is_in(filtered["reason"], pa.array(ENTAILMENT)), pc.greater_equal(filtered["rouge_l"], MIN_ROUGE)
-    )
+    rejected = pc.is_in(filtered["reason"], pa.array(ENTAILMENT))
+    hard = pc.and_kleene(rejected, pc.greater_equal(filtered["rouge_l"], MIN_ROUGE))
     for direction in ENTAILMENT:
         hard = pc.and_kleene(hard, pc.less(filtered[direction], MAX_ENTAILMENT))
     rows = np.flatnonzero(hard.to_numpy())
@@ -45,5 +43,5 @@ def _hardest_first(filtered: pa.Table) -> np.ndarray:
 
 
 def _words(pairs: pa.Table, row: int) -> frozenset[str]:
-    """A pair by its words, in no order; one text alone where both sentences have the same."""
+    """Return the normalised sentences of a pair: one text if both have the same words."""
     return frozenset(normalised(pairs[side][row].as_py()) for side in ("sentence1", "sentence2"))

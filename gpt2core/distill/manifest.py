@@ -1,4 +1,4 @@
-"""The manifest of a set of candidates, which may come from elsewhere: what each round must say, and how."""
+"""The manifest of a set of candidates: what each round must record. It is validated, for it may come from elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,8 @@ from gpt2core.files import broken_rule, read_json
 
 MANIFEST = "manifest.json"
 
-Name = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
-]  # of a file, in the folder of its stage
+#: The name of a file in the folder of its stage.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
 class _Part(BaseModel):
@@ -58,8 +57,8 @@ class _Shards(_Part):
     judged: list[Name] | None = None
 
 
-class Readable(_Part):
-    """What a student reads of a round; without thresholds and digest, its accepted/ is not read."""
+class Round(_Part):
+    """What a student reads of a round. If a value is missing, accepted/ is not read."""
 
     round: int
     shards: _Shards
@@ -69,8 +68,8 @@ class Readable(_Part):
     negatives: int | None = None
 
 
-class Told(Readable):
-    """What a card and a screen tell of a round."""
+class ReportedRound(Round):
+    """What the data card and the screen report about a round."""
 
     rewrite: bool
     generation: _Generation
@@ -86,17 +85,17 @@ class Told(Readable):
     accepted: int
     negatives: int
     digest: str
-    examples: dict[str, list[Annotated[tuple[Name, str], Strict(False)]]]  # file and id of a pair
+    examples: dict[str, list[Annotated[tuple[Name, str], Strict(False)]]]  # reason -> file and id of each pair
     quarantined: _Quarantined
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """The rounds of a manifest, as a student reads them. Raises OSError, and DataError for whatever is none."""
-    return checked_rounds(path, read_json(path), Readable)
+    """Return the rounds of a manifest as a student reads them; raise OSError, or DataError if it is not a valid manifest."""
+    return validated_rounds(path, read_json(path), Round)
 
 
-def checked_rounds(path: Path, values: Mapping[str, Any], kind: type[Readable]) -> list[dict[str, Any]]:
-    """The rounds that the manifest at `path` holds; raise DataError where they do not say what `kind` is."""
+def validated_rounds(path: Path, values: Mapping[str, Any], kind: type[Round]) -> list[dict[str, Any]]:
+    """Return the rounds in the values of the manifest at `path`; raise DataError if one is not a valid `kind`."""
     rounds = values.get("rounds")
     if not isinstance(rounds, list):
         raise DataError(f"{path}: `rounds` is {shown(rounds)}, but must be a list")

@@ -1,4 +1,4 @@
-"""Words of a text: what the lexical critic, ROUGE-L and the search for duplicates all count."""
+"""The words of a text, as the lexical critic, ROUGE-L and deduplication count them."""
 
 import re
 import unicodedata
@@ -7,8 +7,5 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
-    """Letters and digits in runs, casefolded; punctuation is none of them, so `don't` is two words.
-
-    One accented letter is the same in one character or in two (Unicode's form C).
-    """
+    """Return the casefolded runs of letters and digits in a text, after NFC normalisation; `don't` is two words."""
     return _WORD.findall(unicodedata.normalize("NFC", text).casefold())

@@ -115,5 +115,5 @@ def test_data_is_checked_before_there_are_pairs(tmp_path: Path, data_dir: str) -
         return check(options.plan, without_pairs=bool(to_make)).corpus.digest
 
     assert checked() == load_quora(data_dir).digest
-    with pytest.raises(DataError, match=r"must be the manifest of a set of candidates"):
+    with pytest.raises(DataError, match=r"must be the manifest of generated pairs"):
         checked(f"pairs={tmp_path / 'nowhere'}")

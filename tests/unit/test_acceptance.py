@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from gpt2core.config import Thresholds
-from gpt2core.distill.acceptance import EXACT, NEAR, accept
+from gpt2core.distill.acceptance import EXACT, NEAR, reject_duplicates
 from gpt2core.distill.filters import filter_pairs
 from gpt2core.distill.shards import PAIRS
 from tests import generated
@@ -23,7 +23,7 @@ def filtered(rows: list[dict[str, Any]], parts: int = 1) -> list[pa.Table]:
 def reasons(rows: list[dict[str, Any]], parts: int = 1, round: int = 1) -> dict[str, str | None]:
     return {
         name: reason
-        for table in accept(lambda: filtered(rows, parts), round)
+        for table in reject_duplicates(lambda: filtered(rows, parts), round)
         for name, reason in zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
     }
 
@@ -72,4 +72,4 @@ def test_it_does_not_matter_which_shards_pairs_are_in() -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    assert [len(table) for table in accept(lambda: filtered([]), 1)] == [0]
+    assert [len(table) for table in reject_duplicates(lambda: filtered([]), 1)] == [0]

@@ -60,8 +60,8 @@ def test_overlap_is_the_share_of_content_words_in_the_premise(premise: str, hypo
 
 
 def test_overlap_takes_no_model_and_says_that_it_is_a_stand_in() -> None:
-    with pytest.raises(ConfigError, match="takes no model"):
-        Overlap("some/model")
+    with pytest.raises(ConfigError, match="Unknown key `critic_model`"):
+        CRITICS["overlap"].of({"critic_model": "some/model"})
     assert "lexical overlap" in Overlap().stand_in
     assert "stand-in" in Overlap().stand_in
 
@@ -138,12 +138,12 @@ def test_another_embedding_may_judge_quora(embedding: Embedding, tmp_path: Path)
 def test_a_missing_package_is_named_with_its_install_command(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
-    with pytest.raises(ConfigError, match=rf"{package}, .*pip install 'gpt2-search\[embedding\]'"):
+    with pytest.raises(ConfigError, match=rf"{package}: pip install 'gpt2-search\[embedding\]'"):
         Embedding()
 
 
 def test_a_folder_that_is_no_embedding_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"modules\.json: there is no such file"):
+    with pytest.raises(WeightsError, match=r"is not a sentence-transformers model: it has no modules\.json"):
         Embedding(str(critics.nli_folder(tmp_path)))
 
 
@@ -250,7 +250,7 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
 def test_weights_in_pickles_are_not_read(tmp_path: Path) -> None:
     critics.nli_folder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="there is no safetensors file, and no other weights are read"):
+    with pytest.raises(WeightsError, match="has no safetensors file, and no other weights are read"):
         Nli(str(tmp_path))
 
 
@@ -258,7 +258,7 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     path = critics.nli_folder(tmp_path) / "config.json"
     own = {"auto_map": {"AutoModelForSequenceClassification": "own.Own"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | own))
-    with pytest.raises(WeightsError, match="code of the model's own; that is never run"):
+    with pytest.raises(WeightsError, match="custom code of a model is never run"):
         Nli(str(tmp_path))
 
 

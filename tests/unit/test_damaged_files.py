@@ -175,7 +175,7 @@ def test_the_shards_of_a_set_of_candidates(tmp_path: Path, data: strategies.Data
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop_columns("critic"), "must have one column `critic` of the type double"),
+        (lambda table: table.drop_columns("critic"), "must have one column `critic` of type double"),
         (lambda table: table.append_column("id", table["id"]), "must have one column `id`"),
         (
             lambda table: table.set_column(0, "id", pa.array([None] * len(table), pa.string())),
@@ -183,7 +183,7 @@ def test_the_shards_of_a_set_of_candidates(tmp_path: Path, data: strategies.Data
         ),
         (
             lambda table: table.set_column(0, "id", pa.array(range(len(table)))),
-            "must have one column `id` of the type string",
+            "must have one column `id` of type string",
         ),
     ],
 )
@@ -250,5 +250,5 @@ def test_names_of_files_and_columns_that_nobody_can_have_are_refused(tmp_path: P
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"identity": ["a"]}), path, compression="none", store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"identity", b"\x80dentity"))
-    with pytest.raises(DataError, match=r"x.parquet: is no whole Parquet file"):
+    with pytest.raises(DataError, match=r"x.parquet: is not a complete Parquet file"):
         read(path)

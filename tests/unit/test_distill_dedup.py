@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
-from gpt2core.distill.dedup import BANDS, ROWS, bands, components, normalised, repeats
+from gpt2core.distill.dedup import BANDS, ROWS, bands, components, duplicates, normalised
 
 ONE, TWO = "The quick brown fox jumps over the lazy dog.", "Over the lazy dog jumps a fox that is quick."
 
@@ -102,7 +102,7 @@ def test_keys_are_the_same_in_every_process(root: Path) -> None:
         assert done.stdout.strip() == str(bands([ONE], [TWO]).tolist())
 
 
-def slow_repeats(keys: np.ndarray, rank: np.ndarray) -> list[bool]:
+def slow_duplicates(keys: np.ndarray, rank: np.ndarray) -> list[bool]:
     """The closure of sharing any key, grown one pair at a time."""
     count = keys.shape[0]
     found = [True] * count
@@ -123,11 +123,11 @@ def test_one_of_each_group_is_kept_as_by_the_closure(seed: int, values: int) -> 
     count = int(random.integers(1, 60))
     keys = random.integers(0, values * 20, size=(count, BANDS)).astype(np.uint64)
     rank = random.permutation(count)
-    found = repeats(lambda band: keys[:, band], rank)
+    found = duplicates(keys, rank)
     assert found.dtype == bool
-    assert found.tolist() == slow_repeats(keys, rank)
+    assert found.tolist() == slow_duplicates(keys, rank)
     order = random.permutation(count)
-    assert repeats(lambda band: keys[order, band], rank[order]).tolist() == found[order].tolist()
+    assert duplicates(keys[order], rank[order]).tolist() == found[order].tolist()
 
 
 def band_keys(*rows: dict[int, int]) -> np.ndarray:
@@ -142,23 +142,12 @@ def band_keys(*rows: dict[int, int]) -> np.ndarray:
 def test_groups_are_joined_across_bands_and_the_best_is_kept() -> None:
     # 0 and 1 share band 2, 1 and 3 band 9, 3 and 4 band 0; 2 is alone, and shares a number of another band.
     keys = band_keys({2: 7}, {2: 7, 9: 5}, {3: 7}, {9: 5, 0: 1}, {0: 1})
-    assert repeats(lambda band: keys[:, band], np.array([4, 3, 9, 1, 2])).tolist() == [True, True, False, False, True]
-    assert repeats(lambda band: keys[:, band], np.zeros(5)).tolist() == [False, True, False, True, True]
+    assert duplicates(keys, np.array([4, 3, 9, 1, 2])).tolist() == [True, True, False, False, True]
+    assert duplicates(keys, np.zeros(5)).tolist() == [False, True, False, True, True]
 
 
-def test_each_band_is_asked_for_once() -> None:
-    asked = []
-
-    def band(number: int) -> np.ndarray:
-        asked.append(number)
-        return np.zeros(2, dtype=np.uint64)
-
-    assert repeats(band, np.array([1, 0])).tolist() == [True, False]
-    assert sorted(asked) == list(range(BANDS))
-
-
-def test_nothing_repeats_in_nothing() -> None:
-    assert repeats(lambda _: np.zeros(0, dtype=np.uint64), np.zeros(0)).shape == (0,)
+def test_no_pairs_have_no_duplicates() -> None:
+    assert duplicates(np.zeros((0, BANDS), dtype=np.uint64), np.zeros(0)).shape == (0,)
 
 
 def test_components_of_no_edges_are_the_nodes() -> None:

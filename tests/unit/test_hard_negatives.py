@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from gpt2core.config import Thresholds
-from gpt2core.distill.acceptance import accepted_of
+from gpt2core.distill.acceptance import accepted_rows
 from gpt2core.distill.filters import filter_pairs
 from gpt2core.distill.hard_negatives import hard_negatives
 from gpt2core.distill.shards import PAIRS
@@ -25,7 +25,7 @@ def pair(name: str, first: str | None = None, second: str | None = None, **chang
 
 def chosen(*rows: dict[str, Any], count: int = 100, thresholds: Thresholds = ALL) -> list[str]:
     filtered = filter_pairs(pa.Table.from_pylist(list(rows), PAIRS), thresholds)
-    found = hard_negatives(filtered, accepted_of(filtered), count)
+    found = hard_negatives(filtered, accepted_rows(filtered), count)
     assert found.dtype == np.int64
     return [rows[number]["id"] for number in found]
 

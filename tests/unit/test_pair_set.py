@@ -182,11 +182,11 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
     [
         (
             {"pairs": None, "task": "rewriting"},
-            "learns from generated pairs: --set pairs=FOLDER; `python -m trainables.candidates",
+            "learns from generated pairs: --set pairs=FOLDER, or make one with `python -m",
         ),
-        ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of a set of candidates"),
+        ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of generated pairs"),
         ({"pairs": "/nowhere", "pairs_temperature": 0.5}, "/nowhere/temperature-0.5/manifest.json: must be"),
-        ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower tau"),
+        ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower `tau`"),
     ],
 )
 def test_unusable_pairs_are_one_clear_line(config: RunConfig, changes: dict[str, object], message: str) -> None:

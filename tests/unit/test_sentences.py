@@ -5,7 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies
 
-from gpt2core.distill.sentences import clean, collapse, first_sentence, poison, sentences
+from gpt2core.distill.sentences import clean, collapse, first_sentence, sentences, why_unusable
 
 many = settings(derandomize=True, max_examples=500, deadline=None)
 PIECES = [
@@ -117,7 +117,7 @@ def test_clean_text_stays_as_it_is(text: str) -> None:
 
 
 def test_what_nobody_can_use_is_named() -> None:
-    assert poison("A good one.", 11) is None
-    assert poison("A good one.", 10) == "it has 11 characters, but must have at most 10"
-    assert poison(" \n", 10) == "it is empty"
-    assert poison("half \ufffd", 99) == poison("half \ud83d", 99) == "it is not valid UTF-8"
+    assert why_unusable("A good one.", 11) is None
+    assert why_unusable("A good one.", 10) == "it has 11 characters, but must have at most 10"
+    assert why_unusable(" \n", 10) == "it is empty"
+    assert why_unusable("half \ufffd", 99) == why_unusable("half \ud83d", 99) == "it is not valid UTF-8"

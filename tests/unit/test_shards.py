@@ -15,7 +15,7 @@ from gpt2core.config import Thresholds
 from gpt2core.distill import card, shards
 from gpt2core.distill.acceptance import COLUMNS
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.shards import CONTEXTS, QUARANTINE, STAGES, Shard, address, code_version
+from gpt2core.distill.shards import CONTEXTS, QUARANTINE, STAGES, Shard, cache_key, code_version
 from gpt2core.errors import UserError
 from gpt2core.weights import digest
 from tests import toys
@@ -34,7 +34,7 @@ ROW = {"context": "r1-00000-000", "prefix": "Shall I", "text": "Shall I go?"}
 
 
 def shard(folder: Path) -> Shard:
-    return Shard(str(folder), "contexts", 1, 7, address("contexts", seed=1))
+    return Shard(str(folder), "contexts", 1, 7, cache_key("contexts", seed=1))
 
 
 def test_a_shard_is_there_when_it_is_whole(tmp_path: Path) -> None:
@@ -78,14 +78,16 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
     for path in (*kept[1:], *left):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    shards.remove_parts(tmp_path)
+    shards.remove_stale(tmp_path, (), 1)
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in left)
 
 
-def test_an_address_is_of_the_values_and_not_of_their_order() -> None:
-    assert address("pairs", a=1, b=[2]) == address("pairs", b=[2], a=1)
-    assert len({address("pairs", a=1), address("pairs", a=2), address("judged", a=1), address("pairs", b=1)}) == 4
+def test_a_cache_key_depends_on_values_and_not_on_their_order() -> None:
+    assert cache_key("pairs", a=1, b=[2]) == cache_key("pairs", b=[2], a=1)
+    assert (
+        len({cache_key("pairs", a=1), cache_key("pairs", a=2), cache_key("judged", a=1), cache_key("pairs", b=1)}) == 4
+    )
 
 
 def test_the_code_of_a_package_is_that_of_its_files() -> None:
@@ -228,7 +230,7 @@ def test_the_card_has_exact_counts_and_valid_front_matter() -> None:
         "| length | one sentence is much longer than the other | 3,000 | 75.00% | 1,000 |",
         "| near | another context has nearly the same pair | 10 | 0.25% | 90 |",
         "accepted 2.25% (90 of 4,000)",
-        "can be used 99.90% (989 of 990); repeated 1",
+        "usable 99.90% (989 of 990); repeated 1",
         "Quarantined rows: 10; 10 times: it is empty",
         "A stand-in: it knows no meaning",
         "distinct-1 0.500, distinct-2 0.750, self-BLEU 12.000",
@@ -240,7 +242,7 @@ def test_the_card_has_exact_counts_and_valid_front_matter() -> None:
 def test_a_card_without_accepted_pairs_promises_none() -> None:
     text = card.card([ENTRY | {"accepted": 0, "negatives": 0}], None, [{}])
     assert "configs" not in text
-    assert "There is nothing to load: lower `tau`, or make more contexts." in text
+    assert "There is nothing to load: lower `tau`, or generate more contexts." in text
 
 
 def test_measures_do_not_depend_on_how_pairs_are_cut_into_files() -> None:

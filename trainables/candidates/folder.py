@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from gpt2core.distill.manifest import MANIFEST, Told, checked_rounds
+from gpt2core.distill.manifest import MANIFEST, ReportedRound, validated_rounds
 from gpt2core.errors import DataError, UserError, shown
 from gpt2core.files import lock, read_json, write_json
 from gpt2core.lease import Kept, Lease
@@ -70,7 +70,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     try:
         values = read_json(path)
         version = values.get("version")
-        rounds = checked_rounds(path, values, Told) if version == VERSION else []
+        rounds = validated_rounds(path, values, ReportedRound) if version == VERSION else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:

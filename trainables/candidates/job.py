@@ -11,7 +11,7 @@ from typing import Any
 from gpt2core.component import decides
 from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.shards import STAGES, Shard, address, code_version
+from gpt2core.distill.shards import STAGES, Shard, cache_key, code_version
 from gpt2core.storage import local
 
 SHARD = 50  # contexts of a shard: some seconds of work, so that little is lost with a process
@@ -105,7 +105,7 @@ def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shar
     above = ""
     for stage, values in deciding.items():
         where = {"input": above, "round": job.round, "number": number}
-        above = address(stage, **_made_by(stage, job.critic), **where, **values)
+        above = cache_key(stage, **_made_by(stage, job.critic), **where, **values)
         files[stage] = Shard(job.out, stage, job.round, number, above)
     return files
 

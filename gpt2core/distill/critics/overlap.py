@@ -1,4 +1,4 @@
-"""Lexical overlap: how much of a hypothesis its premise says in the same words. It needs no model."""
+"""Lexical overlap: which share of a hypothesis's words its premise has. It needs no model."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gpt2core.distill.text import words
-from gpt2core.errors import ConfigError
 
-#: Words that say little of what a sentence is about. Negations are none of them.
+#: Words without content of their own. Negations have content.
 STOP_WORDS = frozenset(
     words(
         "a an the and or but if of to in on at by for with from as is are was were be been being am do does did has have had "
@@ -19,22 +18,20 @@ STOP_WORDS = frozenset(
 
 
 class Overlap:
-    """The share of the hypothesis's content words that the premise has: 1 for a sentence and any shortening of it."""
+    """Scores the share of the hypothesis's content words that are in the premise: 1 for a sentence and any part of it."""
 
-    stand_in = "lexical overlap, a stand-in for entailment: it knows no meaning, only which words two sentences share"
+    stand_in = "lexical overlap, a stand-in for entailment: it compares words, not meaning"
 
-    def __init__(self, model: str | None = None) -> None:
-        if model is not None:
-            raise ConfigError(f"The value of `--critic-model` is {model!r}, but the critic `overlap` takes no model")
+    def __init__(self) -> None:
         digest = hashlib.sha256(" ".join(sorted(STOP_WORDS)).encode()).hexdigest()
         self.identity: Mapping[str, str] = {"critic": "overlap", "model": "none", "digest": digest}
 
     def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
-        """Return (N,) shares, 0 to 1, of the distinct content words; 0 for a hypothesis that has no word at all."""
+        """Return shares (N,), 0 to 1, of the distinct content words; 0 for a hypothesis without any word."""
         return np.array([_share(*pair) for pair in zip(premises, hypotheses, strict=True)], dtype=np.float64)
 
 
 def _share(premise: str, hypothesis: str) -> float:
-    said = set(words(hypothesis))
-    said = said - STOP_WORDS or said  # of `That is it` nothing would be left
-    return len(said & set(words(premise))) / len(said) if said else 0.0
+    distinct = set(words(hypothesis))
+    content = distinct - STOP_WORDS or distinct  # all words of `That is it` are stop words
+    return len(content & set(words(premise))) / len(content) if content else 0.0
