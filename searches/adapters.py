@@ -18,10 +18,7 @@ SEARCH = Search(
     profiles={
         "quick": Profile(model="gpt2-nano", trials=10, replicates=3, folds=2, run={"epochs": 2, "decode_seeds": 1}),
         "study": Profile(
-            model="gpt2-large",
-            trials=40,
-            replicates=5,
-            run={"epochs": 10, "decode_seeds": 5, "blocks": "study"},
+            model="gpt2-large", trials=40, replicates=5, run={"epochs": 10, "decode_seeds": 5, "blocks": "study"}
         ),
     },
 )

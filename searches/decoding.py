@@ -42,10 +42,7 @@ SEARCH = Search(
             run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 3},
         ),
         "study": Profile(
-            model="gpt2",
-            trials=60,
-            replicates=5,
-            run={"pretrain_lr": 1e-5, "pretrain_epochs": 10, "decode_seeds": 10},
+            model="gpt2", trials=60, replicates=5, run={"pretrain_lr": 1e-5, "pretrain_epochs": 10, "decode_seeds": 10}
         ),
     },
 )

@@ -10,9 +10,7 @@ SEARCH = Search(
     name="lora_rank",
     question="Does the rank of LoRA matter for sonnets?",
     tasks={
-        "sonnet": Case(
-            study=[{"rank": rank, "lr": 1e-5, "alpha": 32.0, "batch_size": 8} for rank in (4, 8, 16, 32)],
-        )
+        "sonnet": Case(study=[{"rank": rank, "lr": 1e-5, "alpha": 32.0, "batch_size": 8} for rank in (4, 8, 16, 32)])
     },
     factor=["rank"],
     scientific={"rank": Choice(4, 8, 16, 32)},
@@ -32,10 +30,7 @@ SEARCH = Search(
             run={"epochs": 2, "train_examples": 64, "decode_seeds": 1},
         ),
         "study": Profile(
-            model="gpt2-large",
-            trials=40,
-            replicates=5,
-            run={"epochs": 10, "decode_seeds": 5, "blocks": "0-11"},
+            model="gpt2-large", trials=40, replicates=5, run={"epochs": 10, "decode_seeds": 5, "blocks": "0-11"}
         ),
     },
 )

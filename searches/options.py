@@ -1,4 +1,4 @@
-"""The flags, the same for every search. This file imports nothing heavy: `--help` answers at once."""
+"""The flags that all searches share. This file imports nothing heavy, so `--help` answers at once."""
 
 import argparse
 import re
@@ -22,19 +22,19 @@ from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 
 EPILOG = """\
-Any key of a run can be fixed with --set, for instance --set epochs=5 --set decoder=greedy; `python -m gpt2core keys` lists them.
-A key that is searched is then searched no more. The results are in <storage>/searches/<name>/: ledger.jsonl, summary.json,
-checkpoints, best/ (a model folder).
+Use --set to fix any key of a run, for instance --set epochs=5 --set decoder=greedy; a fixed key is no longer searched.
+`python -m gpt2core keys` lists all keys. Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl, trials/
+(checkpoints) and best/ (a model folder).
 """
 
-LEAST, MOST_SEEDS = 3, 8  # seeds that `--until decided` runs, at most where nothing else is said
+LEAST, MOST_SEEDS = 3, 8  # of `--until decided`: seeds at its first look, and its default for `--replicates`
 LONGEST_NAME = 100  # characters of a search's name
-CANDIDATES = "candidates"  # the folder, among the results of a search, of the pairs that it generates
+CANDIDATES = "candidates"  # the results subfolder for generated pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A search's flags, parsed and validated into a plan."""
+    """The parsed flags of a search, with its validated plan."""
 
     plan: Plan
     name: str
@@ -53,22 +53,22 @@ class Options:
 
     @property
     def storage_folder(self) -> Path:
-        """The folder of all results, on this machine; raise ConfigError for an address that cannot be used."""
+        """The local folder of all results; raise ConfigError for an invalid address."""
         return storage_path(self.storage)
 
     @property
     def results_folder(self) -> Path:
-        """The folder of this search's results; raise ConfigError as `storage_folder`."""
+        """The local folder of this search's results; raise ConfigError for an invalid address."""
         return self.storage_folder / "searches" / self.name
 
     @property
     def scores_test(self) -> bool:
-        """Whether the test split is scored at the end, to judge or beside what judges."""
+        """Whether finalists are scored on the test split at the end."""
         return self.final_test or self.plan.comparing.on == "test"
 
 
 def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
-    """Return the parser of a script in searches/."""
+    """Return the parser of a search script."""
     first = profiles[0]
     p = Parser(
         prog=f"searches/{name}.py",
@@ -77,143 +77,122 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
-    p.add_argument("--plan", action="store_true", help="time a few steps, print what would run and take; start nothing")
+    p.add_argument("--plan", action="store_true", help="print what would run and what it would take; start nothing")
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
-    _question(p.add_part("what is searched"))
-    _method(p.add_part("how it is searched"))
-    _comparison(p.add_part("how settings are compared"))
-    _resources(p.add_part("what it may take"))
-    _results(p.add_part("where it is kept"), name)
+    _question(p.add_part("question"))
+    _method(p.add_part("search method"))
+    _comparison(p.add_part("final comparison"))
+    _resources(p.add_part("resources and budget"))
+    _results(p.add_part("results"), name)
     return p
 
 
 def _question(p: Part) -> None:
     p.add_argument("--model", help=meaning("model"))
     p.add_argument("--data-dir", help=meaning("data_dir"))
-    p.add_argument("--seed", type=int, default=11711, help="seed of everything (default: 11711, the study's)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a value of every run; may be repeated"
-    )
-    p.add_argument("--objective", metavar="METRIC", help="metric of the task that decides (default: the task's own)")
+    p.add_argument("--seed", type=int, default=11711, help="random seed (default: 11711, the study's)")
+    words = "fix a key of every run; may be repeated"
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
+    p.add_argument("--objective", metavar="METRIC", help="metric to optimize (default: the task's own)")
 
 
 def _method(p: Part) -> None:
-    p.add_argument(
-        "--trials", type=int, help="configurations to try; with a factor, rounded up to as many for each of its values"
+    words = (
+        "how many trials to run, rounded up to the same number for each value of the factor (default: the profile's)"
     )
-    p.add_argument(
-        "--ahead",
-        type=int,
-        metavar="N",
-        help="a proposal does not wait for the last N trials before it, so at most N + 1 run at once (default: 8)",
-    )
-    p.add_argument("--final-test", action="store_true", help="at the end, score the finalists on the test split: once")
-    samplers, schedulers = (", ".join(table) for table in (SAMPLERS, SCHEDULERS))
-    p.add_argument(
-        "--sampler",
-        default=DEFAULT.sampler,
-        help=f"search algorithm: {samplers} (default: {DEFAULT.sampler}). {_keys_of(SAMPLERS)}",
-    )
-    p.add_argument(
-        "--scheduler",
-        default=DEFAULT.scheduler,
-        help=f"early stopping: {schedulers} (default: {DEFAULT.scheduler}). {_keys_of(SCHEDULERS)}",
-    )
-    p.add_argument(
-        "--grace",
-        type=int,
-        metavar="EPOCHS",
-        help="first epoch at which a trial may be stopped (default: a third of its epochs)",
-    )
-    p.add_argument("--plateau", type=int, metavar="EPOCHS", help="end a trial that was no better for so many epochs")
-    for flag, metavar, words in (
-        ("--minimize", "COST", f"a further objective: {', '.join(COSTS)}; may be repeated"),
-        ("--constraint", "LIMIT", "what the winner must keep, such as memory_gb<=8; may be repeated"),
-    ):
-        p.add_argument(flag, action="append", default=[], metavar=metavar, help=words)
+    p.add_argument("--trials", type=int, metavar="N", help=words)
+    words = "propose a trial without waiting for the N trials before it, so that up to N + 1 run at once (default: 8)"
+    p.add_argument("--ahead", type=int, metavar="N", help=words)
+    words = f"search algorithm: {', '.join(SAMPLERS)} (default: {DEFAULT.sampler}). {_keys_of(SAMPLERS)}"
+    p.add_argument("--sampler", default=DEFAULT.sampler, help=words)
+    words = f"early-stopping rule: {', '.join(SCHEDULERS)} (default: {DEFAULT.scheduler}). {_keys_of(SCHEDULERS)}"
+    p.add_argument("--scheduler", default=DEFAULT.scheduler, help=words)
+    words = "first epoch at which a trial may be stopped early (default: a third of its epochs)"
+    p.add_argument("--grace", type=int, metavar="EPOCHS", help=words)
+    words = "stop a trial whose score has not improved for EPOCHS epochs"
+    p.add_argument("--plateau", type=int, metavar="EPOCHS", help=words)
+    words = f"a further objective: {', '.join(COSTS)}; may be repeated"
+    p.add_argument("--minimize", action="append", default=[], metavar="COST", help=words)
+    words = "a limit that the winner must respect, such as memory_gb<=8; may be repeated"
+    p.add_argument("--constraint", action="append", default=[], metavar="LIMIT", help=words)
 
 
 def _comparison(p: Part) -> None:
     p.add_argument(
         "--confirm",
         metavar="each|N",
-        help="settings that run again on fresh seeds: the best of each value of the factor, or the best N trials and the "
-        "reference (default: each where there is a factor, else 1)",
+        help="settings to rerun on fresh seeds: the best trial of each value of the factor, or the best N trials and the "
+        "reference (default: each if there is a factor, else 1)",
     )
-    p.add_argument(
-        "--replicates", type=int, metavar="N", help="fresh seeds; with --until decided, at most (default: 8)"
-    )
+    words = "fresh seeds per setting; with --until decided, the maximum (default then: 8)"
+    p.add_argument("--replicates", type=int, metavar="N", help=words)
     p.add_argument(
         "--until",
         metavar="decided|seeds:N",
-        help="add seeds until the question is decided, from 3 to --replicates, at levels that allow for looking again; or "
-        "compare once after N seeds (default: once)",
+        help="decided: add seeds until the question is decided, from 3 to --replicates, with error rates corrected for repeated "
+        "looks; seeds:N: compare once, after N seeds (default: once, after --replicates seeds)",
     )
-    p.add_argument(
-        "--margin", type=float, metavar="D", help="a difference that does not matter (default: the metric's)"
-    )
+    words = "differences below D do not matter (default: the metric's margin)"
+    p.add_argument("--margin", type=float, metavar="D", help=words)
     p.add_argument(
         "--confirm-on",
         default="dev",
         choices=("dev", "test"),
-        help="texts that judge: those of dev that chose nothing (of a small dev split: folds of the training texts), or the "
-        "test split, once (default: dev)",
+        help="texts for the final comparison. dev: the half of dev that the search has not seen, or folds of the training texts "
+        "if dev is small; test: the test split, once (default: dev)",
     )
-    p.add_argument(
-        "--folds",
-        type=int,
-        default=1,
-        metavar="K",
-        help="score each trial by K-fold cross-validation over the training texts",
-    )
+    p.add_argument("--final-test", action="store_true", help="score the finalists on the test split at the end, once")
+    words = "score each trial by K-fold cross-validation over the training texts"
+    p.add_argument("--folds", type=int, default=1, metavar="K", help=words)
 
 
 def _resources(p: Part) -> None:
-    p.add_argument("--max-concurrent", type=int, help="trials at once (default: what the resources allow)")
+    p.add_argument(
+        "--max-concurrent", type=int, metavar="N", help="most trials to run at once (default: as many as fit)"
+    )
     p.add_argument(
         "--pack",
         default="auto",
         metavar="auto|off|K",
-        help="trials that share a process, and LoRA a forward pass (auto: 4 where nothing trains, or LoRA on GPUs; else off)",
+        help="trials per process; LoRA trials in a process share each forward pass. auto: 4 if trials only decode or if all are "
+        "LoRA trials on GPUs, else off (default: auto)",
     )
+    words = "write a profiler trace of a few steps of each trial to trace.json.gz, next to its checkpoints"
+    p.add_argument("--trace", action="store_true", help=words)
     p.add_argument(
-        "--trace",
-        action="store_true",
-        help="write a trace of some steps of each trial, trace.json.gz beside its checkpoints",
+        "--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel workers per trial (default: 1)"
     )
-    p.add_argument("--workers-per-trial", type=int, default=1, help="data-parallel workers of a trial (default: 1)")
+    words = "GPUs per worker (default: 1, or a fraction if several trials fit on a GPU; 0 without GPUs)"
+    p.add_argument("--gpus-per-worker", type=float, metavar="N", help=words)
+    p.add_argument("--budget-hours", type=float, metavar="H", help="stop and report after H hours of wall-clock time")
+    p.add_argument("--budget-gpu-hours", type=float, metavar="H", help="stop and report after H GPU-hours of trials")
     p.add_argument(
-        "--gpus-per-worker",
-        type=float,
-        help="GPUs of a worker (default: 1 where there are GPUs, or as little of one as its memory allows; else 0)",
+        "--budget-usd", type=float, metavar="USD", help="stop and report when USD is spent; needs --usd-per-gpu-hour"
     )
-    p.add_argument("--budget-hours", type=float, help="hours of wall clock after which all is stopped and reported")
-    p.add_argument("--budget-gpu-hours", type=float, help="the same in GPU-hours of trials; without GPUs it spends 0")
-    p.add_argument("--budget-usd", type=float, help="the same in money, at --usd-per-gpu-hour")
-    p.add_argument("--usd-per-gpu-hour", type=float, help="price of a GPU for an hour, for forecast and budget")
+    p.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="price of a GPU-hour, for forecast and budget")
 
 
 def _results(p: Part, name: str) -> None:
-    p.add_argument("--name", help=f"name of the search; the same name goes on with it (default: {name}-PROFILE)")
+    words = f"name of the search; an existing search of that name is resumed (default: {name}-PROFILE)"
+    p.add_argument("--name", help=words)
     p.add_argument(
         "--storage",
-        help="folder that all nodes share, or s3://BUCKET/FOLDER "
-        "(default: $GPT2_SEARCH_STORAGE, ./runs, or in a job ~/gpt2-search/runs)",
+        help="folder that all nodes share, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER "
+        "(default: $GPT2_SEARCH_STORAGE, ./runs, or in a Ray job ~/gpt2-search/runs)",
     )
-    p.add_argument(
-        "--tracking-uri",
-        help="MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI; mlflow.db in the storage)",
-    )
+    words = "MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI, or mlflow.db in the storage)"
+    p.add_argument("--tracking-uri", help=words)
     p.add_argument(
         "--resume",
         default="auto",
         choices=("auto", "never", "must"),
-        help="go on with an earlier search of that name: if there is one (auto), never, or fail if there is none (must)",
+        help="auto: resume an earlier search of that name if there is one; never: fail if there is one; must: fail if there is "
+        "none (default: auto)",
     )
 
 
 def without(argv: Sequence[str], *flags: str) -> list[str]:
-    """Return `argv` without some flags and their values."""
+    """Return `argv` without the given flags and their values."""
     kept: list[str] = []
     words = iter(argv)
     for word in words:
@@ -225,21 +204,21 @@ def without(argv: Sequence[str], *flags: str) -> list[str]:
 
 
 def storage_path(storage: str | None) -> Path:
-    """The folder that `--storage` means, on this machine; raise ConfigError for an address that cannot be used."""
+    """Return the local folder of a `--storage` value; raise ConfigError for an invalid address."""
     from cluster.connect import default_storage
 
     return default_storage() if storage is None else local(storage)
 
 
 def pack(text: str) -> str:
-    """Return `auto`, `off` or a number of at least 2; raise ConfigError for anything else."""
+    """Validate `--pack`; raise ConfigError unless it is `auto`, `off` or a number >= 2."""
     if text not in ("auto", "off") and not (text.isdecimal() and int(text) > 1):
         raise ConfigError(f"The value of `--pack` is {text!r}, but must be auto, off, or a number >= 2")
     return text
 
 
 def confirm(text: str | None) -> int | None:
-    """Return how many of the best trials are compared; None for `each` or nothing; raise ConfigError for anything else."""
+    """Return N of `--confirm N`, or None for `each` or no value; raise ConfigError otherwise."""
     if text in (None, "each"):
         return None
     if not (text.isdecimal() and int(text)):
@@ -248,28 +227,28 @@ def confirm(text: str | None) -> int | None:
 
 
 def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]:
-    """Return whether seeds are added until the question is decided, and how many there are at most; None as the profile has it.
+    """Return whether `--until` adds seeds until the question is decided, and the (maximum) number of seeds.
 
-    Raises ConfigError.
+    None stands for the profile's value. Raises ConfigError.
     """
     if text is None:
         return None, seeds
     if text == "decided":
         if seeds is not None and seeds < LEAST:
-            raise ConfigError(f"`--until decided` looks first after {LEAST} seeds, but `--replicates` is {seeds}")
+            raise ConfigError(f"The value of `--replicates` is {seeds}, but must be >= {LEAST} with `--until decided`")
         return True, MOST_SEEDS if seeds is None else seeds
     number = text.removeprefix("seeds:")
     if not (text.startswith("seeds:") and number.isdecimal() and int(number)):
         raise ConfigError(f"The value of `--until` is {text!r}, but must be decided, or seeds:N with N >= 1")
     if seeds is not None and seeds != int(number):
-        raise ConfigError(f"`--until {text}` and `--replicates {seeds}` say two things; leave one of them out")
+        raise ConfigError(f"`--until {text}` and `--replicates {seeds}` contradict each other; give only one")
     return False, int(number)
 
 
 def method_settings(given: dict[str, Any], sampler: str, scheduler: str) -> dict[str, Any]:
-    """Take the keys of sampler and scheduler out of the values of `--set`; return those that are not at their default.
+    """Pop the sampler's and scheduler's keys from the `--set` values; return those that differ from their defaults.
 
-    Raises UnknownNameError for a sampler or a scheduler that there is not, ConfigError for a key that neither reads.
+    Raises UnknownNameError for an unknown sampler or scheduler, ConfigError for a key that neither reads.
     """
     chosen = (SAMPLERS[sampler], SCHEDULERS[scheduler])
     keys = {name: entry.keys for entry in chosen for name in entry.keys.model_fields}
@@ -278,7 +257,7 @@ def method_settings(given: dict[str, Any], sampler: str, scheduler: str) -> dict
         if name not in keys:
             readers = [*SAMPLERS.readers(name), *SCHEDULERS.readers(name)]
             raise ConfigError(
-                f"The key `{name}` is read by {', '.join(readers)} alone, not by {sampler} and {scheduler}"
+                f"The key `{name}` is for {', '.join(readers)}, but this search uses {sampler} and {scheduler}"
             )
         value = getattr(keys[name].of({name: given.pop(name)}), name)
         changed |= {name: value} if value != keys[name].model_fields[name].default else {}
@@ -286,59 +265,59 @@ def method_settings(given: dict[str, Any], sampler: str, scheduler: str) -> dict
 
 
 def _keys_of(table: Table[Any]) -> str:
-    """The keys of a table's entries in words, for `--help`."""
-    keys = declared_keys(table.kind)
+    """Describe the keys that a table's entries read, for `--help`."""
+    fields = {name: keys.model_fields[name] for name, keys in declared_keys(table.kind).items()}
     return "; ".join(
         f"{', '.join(table.readers(name))}: --set {name}=N, {field.description} (default: {field.default})"
-        for name, field in ((name, keys[name].model_fields[name]) for name in keys)
+        for name, field in fields.items()
     )
 
 
 def search_name(name: str) -> str:
-    """Return a name that cannot leave its folder; raise ConfigError for any other."""
+    """Return the name if it is safe as a folder name; raise ConfigError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}... of {len(name)} characters"
         raise ConfigError(
-            f"The value of `--name` is {shown!r}, but must be letters, digits, dots, dashes and underscores, a letter or a digit "
-            f"first, and at most {LONGEST_NAME} of them"
+            f"The value of `--name` is {shown!r}, but must be letters, digits, dots, dashes and underscores, starting with a "
+            f"letter or digit, and at most {LONGEST_NAME} characters"
         )
     return name
 
 
 def search_folder(storage: str | None, name: str) -> Path:
-    """The results of a search that is there; raise UserError where there is none of that name."""
+    """Return the results folder of an existing search; raise UserError if there is none of that name."""
     searches = storage_path(storage) / "searches"
     folder = searches / search_name(name)
     refresh(folder)
     if not (folder / "ledger.jsonl").is_file():
-        there = folders(searches)
-        hint = nearest(name, there) if there else "there is none"
+        existing = folders(searches)
+        hint = nearest(name, existing) if existing else "it has no searches"
         raise UserError(f"There is no search `{name}` in {address(searches)}: {hint}; see --storage")
     return folder
 
 
 def trial_folder(search: Path, name: str) -> Path:
-    """The checkpoints of a trial, with its best weights; raise UserError where its folder is gone."""
+    """Return a trial's checkpoint folder, with its best weights fetched; raise UserError if it is missing."""
     folder = search / "trials" / name
     fetch(folder / "best")
     if not folder.is_dir():
         raise UserError(
-            f"{address(folder)}: the folder of trial {name} is gone, and its weights with it; put it back, or take another "
-            f"trial: python -m searches promote {search.name} --trial NUMBER"
+            f"{address(folder)}: the folder with the weights of trial {name} is missing; restore it, or promote another trial: "
+            f"python -m searches promote {search.name} --trial NUMBER"
         )
     return folder
 
 
 def parse(search: Search, argv: list[str] | None = None) -> Options:
-    """Parse and validate the flags; raise ConfigError or UnknownNameError."""
+    """Parse and validate the flags. Raises ConfigError, UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
     at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker")
 
-    import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
+    import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
 
     fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
-    of_method = method_settings(fixed, o.sampler, o.scheduler)
+    method_keys = method_settings(fixed, o.sampler, o.scheduler)
     fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
     fixed |= {key: absolute(fixed[key]) for key in keys_that_decide("place") if fixed.get(key)}
     name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
@@ -350,16 +329,16 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         minimize=objectives(o.minimize),
         limits=tuple(map(limit, o.constraint or search.constraints)),
         plateau=o.plateau,
-        settings=of_method,
+        settings=method_keys,
     )
+    each = o.confirm == "each"
+    comparing = Comparing(objective=o.objective, margin=o.margin, each=each, on=o.confirm_on, folds=o.folds)
     until_decided, replicates = until(o.until, o.replicates)
     plan = make_plan(
         search,
         o.profile,
         method=method,
-        comparing=Comparing(
-            objective=o.objective, margin=o.margin, each=o.confirm == "each", on=o.confirm_on, folds=o.folds
-        ),
+        comparing=comparing,
         smoke=o.smoke,
         settings=fixed,
         seed=o.seed,
@@ -371,6 +350,8 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         grace=o.grace,
         ahead=o.ahead,
     )
+    hours, gpu_hours = o.budget_hours, o.budget_gpu_hours
+    budget = Budget(hours=hours, gpu_hours=gpu_hours, usd=o.budget_usd, usd_per_gpu_hour=o.usd_per_gpu_hour)
     return Options(
         plan=plan,
         name=name,
@@ -384,11 +365,6 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         resume=o.resume,
         plan_only=o.plan,
         final_test=o.final_test,
-        budget=Budget(
-            hours=o.budget_hours,
-            gpu_hours=o.budget_gpu_hours,
-            usd=o.budget_usd,
-            usd_per_gpu_hour=o.usd_per_gpu_hour,
-        ),
+        budget=budget,
         argv=list(sys.argv[1:] if argv is None else argv),
     )

@@ -81,7 +81,7 @@ def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
 
 def pair_sets(plan: Plan) -> list[Path]:
     """The folders of all pairs that trials may learn from, in order."""
-    configs = [plan.config(point) for point in plan.first_points()]
+    configs = [plan.config(point) for point in plan.first_points]
     if plan.search.learns_from_pairs:
         domain, reference = plan.space.get("pairs_temperature"), plan.config(plan.search.reference)
         values = domain.values if isinstance(domain, Choice) else [reference.pairs_temperature]

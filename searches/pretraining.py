@@ -29,10 +29,7 @@ SEARCH = Search(
             run={"epochs": 2, "pretrain_epochs": 1, "pretrain_examples": 400, "decode_seeds": 1},
         ),
         "study": Profile(
-            model="gpt2",
-            trials=24,
-            replicates=5,
-            run={"epochs": 50, "pretrain_epochs": 10, "decode_seeds": 5},
+            model="gpt2", trials=24, replicates=5, run={"epochs": 50, "pretrain_epochs": 10, "decode_seeds": 5}
         ),
     },
 )

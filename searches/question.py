@@ -1,6 +1,7 @@
-"""How a search states its question: what is compared, what is tuned along so that it is fair, what is fixed.
+"""The question of a search and its plan.
 
-The words are those of google-research/tuning_playbook: scientific, nuisance and fixed hyperparameters.
+The terms are those of google-research/tuning_playbook: scientific hyperparameters are compared, nuisance hyperparameters are
+tuned to make the comparison fair, the others are fixed.
 """
 
 import hashlib
@@ -22,21 +23,19 @@ from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
 from searches.formatting import setting_text
 
-if TYPE_CHECKING:  # these take seconds to import: not for --help
+if TYPE_CHECKING:  # too slow to import for --help
     from gpt2core.metrics.direction import Direction
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
 
-Point = Mapping[str, Any]  # a value for each searched key
-REDUCTION = 3  # of successive halving: one in so many passes a rung
-MOST_LEVELS = (
-    8  # values of a factor that are compared with each other; of more, the best trials are compared with the reference
-)
+Point = Mapping[str, Any]  # searched key -> value
+REDUCTION = 3  # of successive halving: one in REDUCTION trials passes a rung
+MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
 
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """One of some values."""
+    """A choice between values."""
 
     values: tuple[Any, ...]
 
@@ -49,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """A number between `low` and `high`, spread evenly over its logarithm."""
+    """A number from `low` to `high`, uniform on a log scale."""
 
     low: float
     high: float
@@ -60,7 +59,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Uniform:
-    """A number between `low` and `high`."""
+    """A number from `low` to `high`, uniform."""
 
     low: float
     high: float
@@ -75,13 +74,12 @@ Space = Mapping[str, Domain]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How large a search is: its model, its trials, the fresh seeds on which its best ones are compared, and values of the run.
+    """The size of a search: its model, number of trials, number of fresh seeds (`replicates`) and values of its runs.
 
-    `confirm` says how many of the best trials are compared with the reference; None: the best of each value of the factor, or
-    the best trial where there is no factor. `until_decided`: `replicates` are the most seeds, and fewer are run where they
-    decide. `folds` are those of the training texts that judge where the dev split is too small to be divided. `grace` is the
-    first epoch at which a trial may be stopped, where it is not `Plan.grace`'s. `ahead` is how many trials before a new one it
-    does not wait for, so it bounds the trials that run at once.
+    `confirm` is the number of best trials to compare with the reference; if None, the best trial of each value of the factor is
+    compared, or without a factor the best trial. With `until_decided`, `replicates` is the maximum number of seeds. If the dev
+    split is too small to divide, the comparison uses `folds` folds of the training texts. `grace` overrides `Plan.grace`. A
+    proposal does not wait for the `ahead` trials before it, so at most `ahead + 1` trials run at once.
     """
 
     model: str
@@ -93,9 +91,8 @@ class Profile:
     grace: int | None = None
     ahead: int = 8
     run: Mapping[str, Any] = field(default_factory=dict)
-    candidates: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # where pairs are generated: contexts, critic, GenerationConfig
+    #: For generated pairs: contexts, critic, and values of the critic and of GenerationConfig.
+    candidates: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: Whatever a search is, `--smoke` runs the whole way in under a minute.
@@ -112,7 +109,7 @@ SMOKE = Profile(
         "pretrain_examples": 16,
         "pretrain_epochs": 1,
         "max_new_tokens": 24,
-        "tau": 0.2,  # of the few pairs of a smoke test, hardly one is a paraphrase
+        "tau": 0.2,  # few pairs of a smoke test are paraphrases
         "min_length_ratio": 0.2,
         "max_length_ratio": 5.0,
         "pairs_temperature": 0.7,
@@ -123,9 +120,9 @@ SMOKE = Profile(
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A task that a question can be asked of: values fixed for it, and the study's points, tried right after the reference.
+    """A task of a search: its fixed values, and the points of the published study, which are tried right after the reference.
 
-    What a point does not name is as in the reference.
+    Keys missing from a point take the reference's values.
     """
 
     fixed: Point = field(default_factory=dict)
@@ -134,11 +131,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A question, judged by the objective of its task. `reference` is trial 0; the points of the published study follow;
-    then the sampler proposes.
+    """A question about a search space. Trial 0 is `reference`; the points of the published study follow, then the sampler's.
 
-    `factor` names the scientific keys whose values the question is about. Where they have up to MOST_LEVELS values together, each
-    value gets the same number of trials and a sampler of its own, and the best of each are compared.
+    `factor` names the scientific keys whose values the question compares. If they have at most MOST_LEVELS combinations, each
+    combination gets the same number of trials and its own sampler, and the best trials of all are compared.
     """
 
     name: str
@@ -150,16 +146,17 @@ class Search:
     reference: Point
     profiles: Mapping[str, Profile]
     factor: Sequence[str] = ()
-    learns_from_pairs: bool = False  # then pairs are generated before the first trial, as `Profile.candidates` says
-    costs: Sequence[str] = ()  # metrics to be small: beside the objective they make the Pareto front
-    constraints: Sequence[str] = ()  # what the winner must keep, where no --constraint says otherwise
+    learns_from_pairs: bool = False  # generate pairs by `Profile.candidates` before the first trial
+    costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
+    constraints: Sequence[str] = ()  # default of --constraint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One value of the factor. `point` has all keys of the factor, `value` those that this value reads: full tuning has no rank.
+    """One value of the factor. A search without a factor has a single level with an empty value.
 
-    `active` are the other searched keys that it reads. A search without a factor has one level, whose value is empty.
+    `point` has all keys of the factor; `value` lacks those that its runs do not read (full tuning has no rank). `active` are the
+    other searched keys that its runs read.
     """
 
     point: Point
@@ -168,13 +165,13 @@ class Level:
 
     @property
     def name(self) -> str:
-        """The value in words, such as `rank 8`."""
+        """The value as text, such as `rank 8`."""
         return ", ".join(setting_text(key, value) for key, value in self.value.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A search with all flags applied: what will run. Validated when made, before anything costs time."""
+    """A search with all flags applied. Validated when created, before anything runs."""
 
     search: Search
     profile: Profile
@@ -184,14 +181,13 @@ class Plan:
     comparing: Comparing = AS_PLANNED
 
     def __post_init__(self) -> None:
-        for point in self.first_points():
+        for point in self.first_points:
             self.config(point)
         if self.profile.trials < 1:
             raise ConfigError(f"The value of `--trials` is {self.profile.trials}, but must be >= 1")
         if self.comparing.each and len(self.levels) < 2:
-            raise ConfigError(
-                f"The value of `--confirm` is each, but this search has no factor of 2 to {MOST_LEVELS} values; give a number"
-            )
+            rule = f"has no factor of 2 to {MOST_LEVELS} values; give a number"
+            raise ConfigError(f"The value of `--confirm` is each, but this search {rule}")
 
     @property
     def task(self) -> str:
@@ -201,14 +197,14 @@ class Plan:
     @cached_property
     def metrics(self) -> "Mapping[str, Metric]":
         """All metrics of the task."""
-        from gpt2core.tasks import TASKS  # PyTorch takes a second to import: not for --help
+        from gpt2core.tasks import TASKS  # PyTorch is too slow to import for --help
 
         metrics: Mapping[str, Metric] = TASKS[self.task].metrics
         return metrics
 
     @cached_property
     def metric(self) -> "Metric":
-        """The metric that decides; raise ConfigError for a name that the task has not."""
+        """The metric that the search optimizes; raise ConfigError if the task lacks it."""
         from gpt2core.tasks import TASKS
         from gpt2core.tasks.base import objective_of
 
@@ -216,106 +212,105 @@ class Plan:
 
     @property
     def objective(self) -> str:
-        """The name of the metric that decides."""
+        """The name of the metric that the search optimizes."""
         return self.metric.name
 
     @property
     def direction(self) -> "Direction":
-        """Whether the objective is to be large or small."""
+        """Whether the objective is maximized or minimized."""
         return self.metric.direction
 
     @property
     def margin(self) -> float:
-        """A difference of the objective that does not matter."""
+        """Differences of the objective below this do not matter."""
         return self.metric.margin if self.comparing.margin is None else self.comparing.margin
 
     @property
     def space(self) -> dict[str, Domain]:
-        """The keys that are searched: those of the question that no flag has fixed."""
+        """The searched keys: those of the question that no flag fixes."""
         both = {**self.search.scientific, **self.search.nuisance}
         return {key: domain for key, domain in both.items() if key not in self.fixed}
 
     @cached_property
     def levels(self) -> list[Level]:
-        """The values of the factor, in its own order; a single one where there is no factor of 2 to MOST_LEVELS values."""
+        """The values of the factor in order, or a single level if the factor does not have 2 to MOST_LEVELS values."""
         space, factor = self.space, [key for key in self.search.factor if key in self.space]
-        alone = [self._whole_space]
         domains = [domain.values for key in factor if isinstance(domain := space[key], Choice)]
         if not factor or len(domains) < len(factor):
-            return alone
-        found: dict[str, Level] = {}
+            return [self._whole_space]
+        levels: dict[str, Level] = {}
         for values in itertools.product(*domains):
             point = dict(zip(factor, values, strict=True))
             read = self._identity({**self.search.reference, **point})
             value = {key: point[key] for key in factor if key in read or point[key] is None}
             active = tuple(key for key in space if key in read and key not in factor)
-            found.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
-        return list(found.values()) if 2 <= len(found) <= MOST_LEVELS else alone
+            levels.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
+        return list(levels.values()) if 2 <= len(levels) <= MOST_LEVELS else [self._whole_space]
 
     @property
     def _whole_space(self) -> Level:
         return Level(point={}, value={}, active=tuple(self.space))
 
     def level_of(self, point: Point) -> Level:
-        """The value of the factor that a point has."""
+        """Return the value of the factor at a point."""
         if not self.has_factor:
             return self.levels[0]
         return next(level for level in self.levels if all(point[key] == value for key, value in level.value.items()))
 
     @property
     def has_factor(self) -> bool:
-        """Whether the question is about a factor with values to compare."""
+        """Whether the search compares the values of a factor."""
         return len(self.levels) > 1
 
     @property
     def factor(self) -> list[str]:
-        """The keys of the factor; none where the question is not about one."""
+        """The keys of the factor; empty without one."""
         return list(self.levels[0].point)
 
     @property
     def factor_name(self) -> str:
-        """The factor in words, such as `rank`."""
+        """The factor as text, such as `rank`."""
         return " and ".join(key.replace("_", " ") for key in self.factor)
 
     @property
     def balanced(self) -> bool:
-        """Whether each value of the factor gets the same number of trials: where there are enough, and no population."""
+        """Whether each value of the factor gets the same number of trials; needs enough trials, and no population."""
         return self.has_factor and self.method.scheduler != "pbt" and self.profile.trials >= len(self.levels)
 
     @cached_property
     def views(self) -> list[Level]:
-        """What is searched apart, each part with as many trials, a sampler and rungs of its own: the values of the factor where
-        they are balanced, else the whole space."""
+        """The parts of the space with the same number of trials and their own sampler and rungs: the values of a balanced factor,
+        else the whole space."""
         return self.levels if self.balanced else [self._whole_space]
 
     def view_of(self, point: Point) -> Level:
-        """The one of them that a point is in."""
+        """Return the view that a point is in."""
         return self.level_of(point) if self.balanced else self.views[0]
 
     @property
     def per_view(self) -> int:
-        """How many trials each of them gets."""
+        """The number of trials of each view."""
         return math.ceil(self.profile.trials / len(self.views))
 
     @property
     def trials(self) -> int:
-        """How many trials there are: as asked for, or so many more that each of the views has the same number."""
+        """The number of trials, rounded up to the same number for each view."""
         return self.per_view * len(self.views)
 
     @property
     def compares_each(self) -> bool:
-        """Whether the best of each value of the factor are compared with each other, not the best trials with the reference."""
+        """Whether the best trials of each value of the factor are compared, rather than the best trials with the reference."""
         return self.has_factor and self.profile.confirm is None
 
     @property
     def compared(self) -> int:
-        """How many settings are compared."""
+        """The number of settings in the final comparison."""
         return min(len(self.levels), self.trials) if self.compares_each else 1 + (self.profile.confirm or 1)
 
     @cached_property
     def design(self) -> "Design | None":
-        """On how many fresh seeds they are, and when it is looked at; None where nothing is to be compared."""
-        from searches.deciding.decision import Design  # SciPy takes half a second to import
+        """After how many fresh seeds the settings are compared; None without a comparison."""
+        from searches.deciding.decision import Design  # SciPy is too slow to import for --help
 
         most = self.profile.replicates
         if not most:
@@ -324,31 +319,25 @@ class Plan:
 
     @property
     def replicates(self) -> int:
-        """Runs of the final comparison, at most."""
+        """The maximum number of runs in the final comparison."""
         return self.compared * self.profile.replicates
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial that nothing stops."""
+        """The epochs of a trial that is not stopped early."""
         return self.config(self.search.reference).epochs
 
     @property
     def grace(self) -> int:
-        """The first epoch at which a trial may be stopped: a third of them.
+        """The first epoch at which a trial may be stopped early: by default, after a third of its epochs.
 
-        Earlier, those that learn fast and end worse stop those that learn slowly: see `tests/benchmarks/replay.py`.
+        Earlier rungs stop slow learners in favor of trials that learn fast but end worse; see `tests/benchmarks/replay.py`.
         """
         return min(self.epochs, self.profile.grace or max(1, self.epochs // REDUCTION))
 
-    def first_points(self) -> list[dict[str, Any]]:
-        """The reference, its settings with each other value of the factor, and the study's points, without repeats.
-
-        They hold the searched keys alone.
-        """
-        return list(self._first_points)
-
     @cached_property
-    def _first_points(self) -> list[dict[str, Any]]:
+    def first_points(self) -> list[dict[str, Any]]:
+        """The searched keys of the reference, of the reference with each other value of the factor, and of the study's points."""
         others = [level.point for level in self.levels] if self.balanced else []
         points: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
@@ -361,28 +350,28 @@ class Plan:
         return points
 
     def known_points(self) -> list[dict[str, Any]]:
-        """The first points that there are trials for: of each view no more than it gets."""
-        kept: list[dict[str, Any]] = []
+        """Return the first points that get a trial: at most `per_view` of each view."""
+        points: list[dict[str, Any]] = []
         trials: Counter[str] = Counter()
-        for point in self.first_points():
+        for point in self.first_points:
             name = self.view_of(point).name
             trials[name] += 1
-            kept += [point] if trials[name] <= self.per_view else []
-        return kept
+            points += [point] if trials[name] <= self.per_view else []
+        return points
 
     def origin(self, number: int, point: Point) -> str:
-        """Where the point of trial `number` is from: the reference, the study, the reference's settings with another
-        value of the factor (`default`), or the sampler."""
+        """Return where the point of trial `number` comes from: `reference`, `study`, `default` (the reference with another value
+        of the factor) or `sampler`."""
         if number == 0:
             return "reference"
-        if point not in self.first_points():
+        if point not in self.first_points:
             return "sampler"
-        study = [{**self.search.reference, **one} for one in self.search.tasks[self.task].study]
-        return "study" if any(all(one[key] == value for key, value in point.items()) for one in study) else "default"
+        study = [{**self.search.reference, **change} for change in self.search.tasks[self.task].study]
+        return "study" if any(point.items() <= values.items() for values in study) else "default"
 
     def config(self, point: Point, **changes: Any) -> RunConfig:
-        """The validated configuration of a point of the space; raise ConfigError."""
-        import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
+        """Return the validated configuration of a point. Raises ConfigError."""
+        import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
 
         searched = {key: value for key, value in point.items() if key in self.space}
         return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
@@ -394,15 +383,13 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the trials; how many there are may grow, so it is not part of it."""
+        """SHA-256 of all that decides the trials, except their number, which may grow."""
+        irrelevant = {*keys_that_decide("place"), *keys_that_decide("nothing")}
         values = {
             "space": {key: repr(domain) for key, domain in self.space.items()},
-            "first": self.first_points(),
-            # All keys, for a point may read one that the reference does not. Where files lie decides nothing: what is in them
-            # is noted with the data.
-            "run": self.config(self.search.reference).model_dump(
-                exclude={*keys_that_decide("place"), *keys_that_decide("nothing")}
-            ),
+            "first": self.first_points,
+            # All keys, since a point may read keys that the reference does not. Paths are left out; the data has its own digest.
+            "run": self.config(self.search.reference).model_dump(exclude=irrelevant),
             "candidates": dict(self.profile.candidates) if self.search.learns_from_pairs else {},
             "grace": self.grace,
             "method": self.method.to_dict(),
@@ -413,16 +400,16 @@ class Plan:
 
 
 def scripts() -> list[str]:
-    """The names of the search scripts in this folder."""
+    """Return the names of the search scripts in this folder."""
     return [
         path.stem for path in Path(__file__).parent.glob("*.py") if "\nSEARCH = " in path.read_text(encoding="utf-8")
     ]
 
 
 def search_of(script: str) -> Search:
-    """The search of a script in this folder, by the script's name; raise ConfigError where there is none."""
+    """Return the search of a script in this folder; raise ConfigError if there is no such script."""
     try:
-        if not script.isidentifier():  # it may be from a file
+        if not script.isidentifier():  # the name may come from a file
             raise ImportError
         search: Search = importlib.import_module(f"searches.{script}").SEARCH
     except (ImportError, AttributeError):
@@ -441,17 +428,17 @@ def make_plan(
     comparing: Comparing = AS_PLANNED,
     **changes: Any,
 ) -> Plan:
-    """Apply the flags to a search. `settings` are the values of `--set`; one of a searched key fixes it."""
+    """Apply the flags to a search. `settings` are the values of `--set`, which fix searched keys. Raises ConfigError."""
     settings = dict(settings or {})
     task = settings.pop("task", next(iter(search.tasks)))
     if task not in search.tasks:
-        raise ConfigError(f"The task `{task}` is none of this search: {nearest(str(task), search.tasks)}")
+        raise ConfigError(f"This search has no task `{task}`: {nearest(str(task), search.tasks)}")
     chosen = SMOKE if smoke else lookup(search.profiles, profile, "profile")
     chosen = Profile(**{**chosen.__dict__, **{k: v for k, v in changes.items() if v is not None}})
     if comparing.each:
         chosen = replace(chosen, confirm=None)
-    asked = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model}
-    fixed = {**asked, **comparing.of_trials(), **settings}
+    fixed = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model}
+    fixed |= {**comparing.of_trials(), **settings}
     for key in settings:
         if key in ("model", "seed", "objective", "folds"):
             raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")

@@ -24,7 +24,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
 
     `without_pairs`: pairs are generated later, so what is learnt from them is not there yet.
     """
-    for point in plan.first_points():
+    for point in plan.first_points:
         config = plan.config(point)
         components_of(config)
         count_trainable(config)  # applies attention and adapter to the model's shape
@@ -44,7 +44,7 @@ def first_digests(plan: Plan) -> dict[str, str]:
     others = (
         [{**plan.search.reference, "pretrain": value} for value in domain.values] if isinstance(domain, Choice) else []
     )
-    configs = [plan.config(point).but(pairs_examples=0) for point in (*plan.first_points(), *others)]
+    configs = [plan.config(point).but(pairs_examples=0) for point in (*plan.first_points, *others)]
     stages = {stage.task: stage for stage in map(first_stage, configs) if stage is not None}
     return {task: task_data(stage).corpus.digest for task, stage in stages.items()}
 

@@ -38,7 +38,7 @@ def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name
     plan = make_plan(search(name), profile, settings={"task": task})
     metric = TASKS[task].metrics[plan.fixed.get("objective", TASKS[task].objective)]
     assert (plan.objective, plan.direction) == (metric.name, metric.direction)
-    points = plan.first_points()
+    points = plan.first_points
     assert len(points) >= 2
     assert points[0] == dict(plan.search.reference)
     assert plan.profile.trials > len(points) or profile == "quick"

@@ -527,7 +527,7 @@ def test_keys_of_sampler_and_scheduler_are_set_as_those_of_a_run_are() -> None:
     ("flags", "message"),
     [
         (["--set", "reduction=1"], "The value of `reduction` is '1', but must be greater than or equal to 2"),
-        (["--set", "grid_values=3"], "The key `grid_values` is read by grid alone, not by tpe and asha"),
+        (["--set", "grid_values=3"], "The key `grid_values` is for grid, but this search uses tpe and asha"),
         (["--set", "startup_trial=3"], "Unknown key `startup_trial`: did you mean `startup_trials`"),
         (["--sampler", "tpee"], "Unknown sampler `tpee`: did you mean `tpe`"),
     ],

@@ -25,7 +25,7 @@ from trainables.nodes import Machine
         (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
         (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
         (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
-        (["--set", "task=sst"], "The task `sst` is none of this search: valid: sonnet"),
+        (["--set", "task=sst"], "This search has no task `sst`: valid: sonnet"),
         (["--trials", "0"], "The value of `--trials` is 0, but must be >= 1"),
         (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
         (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
@@ -33,11 +33,11 @@ from trainables.nodes import Machine
         (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
         (
             ["--name", "_x"],
-            "The value of `--name` is '_x', but must be letters, digits, dots, dashes and underscores, a letter",
+            "The value of `--name` is '_x', but must be letters, digits, dots, dashes and underscores, starting with a",
         ),
         (
             ["--name", "a" * 101],
-            "... of 101 characters', but must be letters, digits, dots, dashes and underscores, a letter or",
+            "... of 101 characters', but must be letters, digits, dots, dashes and underscores, starting with a",
         ),
         (["--storage", "ftp://host/folder"], "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
         (["--storage", "s3://bucket/../x"], "letters, digits and _ . = -"),
@@ -197,10 +197,10 @@ def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[in
     [
         (["--until", "dawn"], "The value of `--until` is 'dawn', but must be decided, or seeds:N with N >= 1"),
         (["--until", "seeds:0"], "The value of `--until` is 'seeds:0', but must be decided"),
-        (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` say two things"),
+        (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` contradict each other"),
         (
             ["--until", "decided", "--replicates", "2"],
-            "`--until decided` looks first after 3 seeds, but `--replicates` is 2",
+            "The value of `--replicates` is 2, but must be >= 3 with `--until decided`",
         ),
         (["--margin", "inf"], "The value of `--margin` is inf, but must be > 0 and finite"),
         (["--constraint", "chrf>=nan"], "The value of `--constraint` is 'chrf>=nan', but must be"),

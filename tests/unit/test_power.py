@@ -97,7 +97,7 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
         (("--examples", "10000000"), "--examples` is 10000000, but must be <= 1000000"),
         (("--finalists", "1"), "--finalists` is 1, but must be >= 2"),
         (("--objective", "chrf"), "did you mean `chrf_"),
-        (("--task", "sst"), "is none of this search"),
+        (("--task", "sst"), "This search has no task `sst`"),
         (("--from", "x", "--sd-run", "1"), "Both --from and --sd-run"),
         (("--from", "x", "--storage", "/nowhere"), "There is no search `x`"),
         (("--search", "nothing"), "There is no search script `nothing`"),
