@@ -31,7 +31,7 @@ def machines() -> Sequence[Machine]:
     return [Machine(int(one.get("CPU", 0)), float(one.get("GPU", 0))) for one in there]
 
 
-def grows() -> bool:
+def can_grow() -> bool:
     """Whether nodes may come and go: Ray was not started on this machine for this command."""
     return bool(os.environ.get("RAY_ADDRESS"))
 

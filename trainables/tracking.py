@@ -120,13 +120,13 @@ def experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def why(error: Exception, address: str) -> str:
+def mlflow_reason(error: Exception, address: str) -> str:
     """Why an MLflow call failed, in one line without passwords."""
     text = str(error)
     return next((said for sign, said in SAID.items() if sign in text), without_passwords(first_line(error), address))
 
 
-def quick_and_quiet() -> None:
+def configure_mlflow() -> None:
     """Give MLflow's client short timeouts, and silence its own messages."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from gpt2core.errors import without_password
 from searches.promoting.selection import Promotion
-from trainables.tracking import database_of, mlflow_address, open_client, why
+from trainables.tracking import database_of, mlflow_address, mlflow_reason, open_client
 
 ALIAS = "champion"
 #: Tags that two versions of one model cannot have in common.
@@ -52,7 +52,9 @@ def register(p: Promotion, folder: Path, name: str, uri: str | None) -> ModelVer
         open_client(uri)
         return _register(MlflowClient(uri, registry_uri=uri), p, folder, name, run)
     except Exception as error:  # of MLflow, of its database, of a store of files
-        raise NotRegisteredError(f"MLflow at {without_password(uri)} did not take it ({why(error, uri)})") from None
+        raise NotRegisteredError(
+            f"MLflow at {without_password(uri)} did not take it ({mlflow_reason(error, uri)})"
+        ) from None
 
 
 def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: str) -> ModelVersion:

@@ -28,7 +28,7 @@ from searches.running.gpu_sharing import Sharing
 from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, LedgerError, RawEvent, Trial
 from trainables.executors import Executor
 from trainables.failures import NO_ROOM
-from trainables.nodes import grows
+from trainables.nodes import can_grow
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 
@@ -94,7 +94,7 @@ class RayTune:
     def _at_once(self, lag: int) -> int:
         """Trials that Tune may hold. Where machines come, what they have room for is proposed; a group waits in a process, so no
         more of them than fit."""
-        open_end = grows() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
+        open_end = can_grow() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
         return lag if open_end else self.spec.concurrent
 
 

@@ -8,7 +8,7 @@ from gpt2core.errors import ConfigError
 from gpt2core.machine import cpus
 from searches.options import Options
 from searches.question import Plan
-from trainables.nodes import Machine, grows, machines
+from trainables.nodes import Machine, can_grow, machines
 from trainables.trial import TrialSpec
 
 PACKED = 4  # trials of a pack where nobody says how many
@@ -94,4 +94,4 @@ def connect_and_share(options: Options, folder: Path, say: Callable[[str], None]
 
 def share_of_cluster(options: Options, folder: Path) -> TrialSpec:
     """What every trial gets of the cluster; raise ConfigError as `share`."""
-    return share(options, folder, machines(), grows=grows())
+    return share(options, folder, machines(), grows=can_grow())

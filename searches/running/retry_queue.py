@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from gpt2core.errors import UserError, without_password
-from trainables.tracking import why
+from trainables.tracking import mlflow_reason
 
 Send = Callable[[], None]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
@@ -114,7 +114,7 @@ class RetryQueue:
 
     def _handle(self, request: Request, error: Exception) -> bool:
         """Skip a failed request and return True, or return False if it must be sent again."""
-        reason = why(error, self.uri)
+        reason = mlflow_reason(error, self.uri)
         permanent = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
         temporary = not request.is_file and any(text in reason for text in TEMPORARY)
         if not permanent and (temporary or not self._is_available()):

@@ -30,7 +30,7 @@ from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, 
 from searches.running.retry_queue import RetryQueue
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.summary import Summary, Verdict
-from trainables.tracking import database_of, experiment, open_client, quick_and_quiet, why
+from trainables.tracking import configure_mlflow, database_of, experiment, mlflow_reason, open_client
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # Markdown that MLflow shows as the description of a run
@@ -49,7 +49,7 @@ class Tracker:
     """Ledger listener that logs events to MLflow."""
 
     def __init__(self, plan: Plan, ledger: Ledger, uri: str, warn: Callable[[str], None]) -> None:
-        quick_and_quiet()
+        configure_mlflow()
         self.plan, self.ledger, self.uri, self.warn = plan, ledger, uri, warn
         self.queue = RetryQueue(uri, warn, lambda: self.client.get_experiment(self.experiment_id))
         self.experiment_id = self.name = ""
@@ -389,6 +389,6 @@ def start_tracking(tracker: Tracker, options: Options) -> None:
             if pause is None:
                 where = without_password(tracker.uri)
                 raise UserError(
-                    f"MLflow at {where} did not answer: {why(error, tracker.uri)}; see --tracking-uri"
+                    f"MLflow at {where} did not answer: {mlflow_reason(error, tracker.uri)}; see --tracking-uri"
                 ) from None
             time.sleep(pause)

@@ -25,14 +25,14 @@ from rich.table import Table
 from tests.benchmarks.compare import CONSOLE, differs
 from tests.server import Server
 from tests.services import PostgreSQL, started
-from trainables.tracking import quick_and_quiet
+from trainables.tracking import configure_mlflow
 
 METRICS = 20  # of a batch: about as many as an epoch of a trial has
 
 
 def log(uri: str, experiment: str, seconds: float) -> tuple[str, int, float]:
     """Log batches for some seconds, when all processes are there; return the run, their count and the seconds they took."""
-    quick_and_quiet()
+    configure_mlflow()
     client = MlflowClient(uri)
     run = client.create_run(experiment).info.run_id
     gate.wait()
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    quick_and_quiet()
+    configure_mlflow()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlflow", "trainables.tracking"])  # what takes seconds to import is imported once
     with ExitStack() as stack:

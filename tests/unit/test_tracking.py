@@ -9,7 +9,7 @@ from searches.running.retry_queue import TEMPORARY, RetryQueue
 from searches.running.tracking import answer_numbers
 from searches.summary import Verdict
 from tests.summaries import nothing_compared, summary, verdict
-from trainables.tracking import why
+from trainables.tracking import mlflow_reason
 
 
 def test_the_numbers_of_an_answer_are_those_that_are_known() -> None:
@@ -50,5 +50,5 @@ def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
 def test_a_database_that_takes_nothing_now_is_waited_for(said: str, shown: str) -> None:
     """SQLAlchemy says first when it came to the error, and the error only then."""
     error = MlflowException(f"(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) {said}")
-    assert why(error, "sqlite:///mlflow.db") == shown
+    assert mlflow_reason(error, "sqlite:///mlflow.db") == shown
     assert any(sign in shown for sign in TEMPORARY)

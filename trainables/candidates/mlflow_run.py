@@ -13,7 +13,7 @@ from gpt2core.distill.card import filter_rows
 from gpt2core.errors import without_password
 from gpt2core.storage import address
 from trainables.candidates.progress import Progress
-from trainables.tracking import experiment, open_client, quick_and_quiet, why
+from trainables.tracking import configure_mlflow, experiment, mlflow_reason, open_client
 
 EXPERIMENT = "candidates"
 EVERY, REST = 5.0, 60.0  # seconds between two entries, and after one that MLflow did not take
@@ -35,7 +35,7 @@ class CandidatesRun:
 
     def start(self, folder: Path, params: Mapping[str, Any]) -> None:
         """Find or make the run of a job that writes into `folder`."""
-        quick_and_quiet()
+        configure_mlflow()
         self._try(lambda: self._open(folder, params))
 
     def __call__(self, progress: Progress) -> None:
@@ -95,8 +95,9 @@ class CandidatesRun:
         except Exception as error:  # of the database, of a store of artifacts: each has errors of its own
             self.next = time.monotonic() + REST
             if not self.warned:
+                reason = mlflow_reason(error, self.uri)
                 self.warn(
-                    f"MLflow at {without_password(self.uri)} did not answer ({why(error, self.uri)}); the job goes on without"
+                    f"MLflow at {without_password(self.uri)} did not answer ({reason}); the job goes on without it"
                 )
             self.warned = True
 

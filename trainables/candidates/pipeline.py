@@ -26,7 +26,7 @@ from trainables.candidates.pool import Pool
 from trainables.candidates.progress import Listener, Progress, Report
 from trainables.candidates.results import remove_results
 from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
-from trainables.nodes import grows
+from trainables.nodes import can_grow
 
 BACKLOG = 4  # shards for each scorer that may wait before generators wait too
 
@@ -55,7 +55,7 @@ def check_room(job: Job) -> None:
             raise ConfigError(f"The value of `{name}` is {getattr(job, name)}, but must be >= 1")
     if not 0 <= job.max_quarantine <= 1:
         raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
-    if grows():
+    if can_grow():
         return  # workers wait for machines; the screen shows how many are ready
     total = ray.cluster_resources()
     for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
