@@ -1,4 +1,4 @@
-"""How the settings that a search finds are compared: by which metric, on which texts. Fixed by the plan, before anything runs."""
+"""The terms of a comparison, fixed by the plan before any trial: metric, margin, and the texts that judge."""
 
 import math
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ On = Literal["dev", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparing:
-    """What `--objective`, `--margin`, `--confirm each`, `--confirm-on` and `--folds` say; None is as the task has it.
+    """The flags `--objective`, `--margin`, `--confirm each`, `--confirm-on` and `--folds`; None stands for the task's own value.
 
-    Trials are chosen by the search part of dev, or with `folds` by cross-validation over the training texts. What is found is
-    judged on other texts: the rest of dev, folds of the training texts where dev is small, or the test split.
+    Trials are chosen on the search part of dev, or with `folds` by cross-validation over the training texts. Finalists are judged
+    on other texts: the rest of dev, folds of the training texts if dev is small, or the test split.
     """
 
     objective: str | None = None
@@ -32,15 +32,15 @@ class Comparing:
 
     @property
     def words(self) -> str:
-        """On which texts settings are judged, before the data is known."""
+        """The texts that judge, described before the data is read."""
         if self.on == "test":
             return "the test split, once"
         if self.folds > 1:
-            return "the dev split, which chose nothing"
-        return "the half of dev that the search does not see (of a small dev split: on folds of the training texts)"
+            return "the dev split, which chooses nothing"
+        return "the half of dev that the search does not use (if dev is small: folds of the training texts)"
 
     def of_trials(self) -> dict[str, Any]:
-        """Values of the runs of all trials."""
+        """Return the configuration values that all trials share."""
         values: dict[str, Any] = {} if self.objective is None else {"objective": self.objective}
         if self.folds > 1:
             return {**values, "folds": self.folds, "scored_on": "folds"}
@@ -52,7 +52,7 @@ AS_PLANNED = Comparing()
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    """The texts that judge what was found, none of which chose it: their number, and the values of a run that scores them."""
+    """The texts that judge finalists, none of which chose them, and the configuration values of a run that scores them."""
 
     on: Literal["dev", "folds", "test"]
     texts: int
@@ -60,25 +60,23 @@ class Judges:
 
     @property
     def cost(self) -> float:
-        """What a run takes that scores them, in units of a run that does not: K folds are K trainings on K - 1 of K parts."""
+        """The cost of a judged run relative to a trial: K folds are K trainings on K - 1 of K parts."""
         return max(1.0, float(self.run.get("folds", 1)) - 1.0)
 
     @property
     def words(self) -> str:
-        """Which texts they are."""
-        folds = self.run.get("folds", 1)
-        of = {
-            "dev": f"{self.texts} dev texts that the search did not see",
-            "folds": f"{self.texts} training texts, each by a run that did not learn it ({folds} folds)",
-            "test": f"the {self.texts} texts of the test split",
-        }
-        return of[self.on]
+        """The texts in words."""
+        if self.on == "dev":
+            return f"{self.texts} dev texts that the search did not use"
+        if self.on == "test":
+            return f"the {self.texts} texts of the test split"
+        return f"{self.texts} training texts, each scored by a run not trained on it ({self.run['folds']} folds)"
 
 
 def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
-    """Return which texts judge; raise ConfigError where there are none.
+    """Return the texts that judge; raise ConfigError if there are none.
 
-    Where the dev split is too small to be divided, they are the training texts, in so many `folds`.
+    If the dev split is too small to divide, they are the training texts, in `folds` folds.
     """
     size = {split: len(tokens) for split, tokens in data.splits.items()}
     if comparing.folds > 1 and comparing.folds > (different := len(set(data.splits["train"].digests))):
@@ -91,7 +89,7 @@ def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
 
 
 def judges(comparing: Comparing, folds: int, *, dev: int, confirmation: int, train: int, test: int) -> Judges:
-    """As `judges_of`, from the sizes of the splits; `confirmation` is that of the part of dev that the search does not see."""
+    """Return the same from the sizes of the splits; `confirmation` is the part of dev that the search does not use."""
     if comparing.on == "test":
         if not test:
             raise ConfigError("The value of `--confirm-on` is test, but there is no test split that can be scored")
@@ -103,6 +101,6 @@ def judges(comparing: Comparing, folds: int, *, dev: int, confirmation: int, tra
     folds = min(folds, train)
     if folds < 2:
         raise ConfigError(
-            f"There are {dev} dev texts and {train} training texts: too few to judge on others than chose"
+            f"There are {dev} dev texts and {train} training texts: too few to judge on other texts than those that chose"
         )
     return Judges(on="folds", texts=train, run={"judged": True, "folds": folds})

@@ -1,4 +1,4 @@
-"""The answer of a search: which settings were compared on fresh seeds, what their runs say, and in which words."""
+"""Compares a search's finalists: gathers their replicates from the ledger and passes the runs to `decide`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,84 +23,77 @@ ENDED = (COMPLETED, STOPPED)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was compared, by name, and what came out; `trials` says which trial stands for each name."""
+    """The compared settings, the decision about them, and the trial behind each setting's name."""
 
     sides: Sequence[Side]
     trials: Mapping[str, str]
     decision: Decision
-    reference: str | None  # its name where the others are compared with it
+    reference: str | None  # the setting that all others are compared with
 
 
 def fix_design(plan: Plan, ledger: Ledger) -> None:
-    """Note how finalists are compared, before the first look; raise UserError where another comparison has been looked at."""
+    """Record the design of the comparison before its first look; raise UserError if another design has begun."""
     looks = list(plan.design.looks) if plan.design else []
     design = {"looks": looks, "each": plan.compares_each, "confirm": plan.profile.confirm, "margin": plan.margin}
     state = ledger.state
     looked_at = any(trial.of is not None for trial in state.trials.values())
     if state.design and state.design != design and looked_at:
         raise UserError(
-            f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other "
-            "--replicates, --until, --confirm or --margin would make its error rate unknown: give those it had, or another "
-            "--name (with --until decided, seeds are added as long as they are needed)"
+            f"This search's comparison was planned with looks after {state.design['looks']} seeds, and has begun; other values "
+            "of --replicates, --until, --confirm or --margin would make its error rate unknown: repeat the earlier ones, or "
+            "choose another --name (with --until decided, seeds are added as needed)"
         )
     if state.design != design:
         ledger.record({"event": "design", "design": design})
 
 
 def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = None) -> Finding | None:
-    """Compare trials by `names` on the fresh seeds that all of them have, at most `seeds`; None where there are none."""
-    if len(names) < 2:
-        return None
-    rounds = _rounds(state, names)
+    """Compare trials on the fresh seeds that all of them have, at most `seeds`; return None if there are none."""
+    rounds = _rounds(state, names) if len(names) > 1 else 0
     rounds = rounds if seeds is None else min(rounds, seeds)
     if not rounds:
         return None
     titles = [_title(plan, state, name) for name in names]
     sides = [_side(plan, state, name, title, rounds) for name, title in zip(names, titles, strict=True)]
-    if plan.compares_each:  # a value of which no trial has a score cannot be judged
+    if plan.compares_each:  # a value without a scored trial cannot be judged
         sides += [Side(name=level.name) for level in plan.levels if level.name not in titles]
     reference = None if plan.compares_each else titles[-1]
-    decision = decide(
-        sides,
-        margin=plan.margin,
-        direction=plan.direction,
-        design=plan.design or Design.fixed(rounds),
-        reference=reference,
-    )
+    design = plan.design or Design.fixed(rounds)
+    decision = decide(sides, margin=plan.margin, direction=plan.direction, design=design, reference=reference)
     return Finding(sides=sides, trials=dict(zip(titles, names, strict=True)), decision=decision, reference=reference)
 
 
 def is_decided(plan: Plan, state: State, names: Sequence[str], seeds: int) -> bool:
-    """Whether the comparison of so many seeds has decided, so that no more are needed."""
-    found = find(plan, state, names, seeds)
-    return found is not None and found.decision.complete
+    """Return whether the comparison on the first `seeds` seeds needs no more of them."""
+    finding = find(plan, state, names, seeds)
+    return finding is not None and finding.decision.complete
 
 
 def runs_of_metric(events: Sequence[Scores], metric: Metric) -> Runs | None:
-    """The runs whose best epochs `events` are, by a metric; None where one of them has no such score."""
+    """Return runs by a metric from the reports of their best epochs, or None if one of them lacks the score."""
     if metric.counts is None or metric.score is None:
         return _runs_of_numbers([(event.judged or event.metrics).get(metric.name) for event in events])
     packed = [(event.statistics or {}).get(metric.counts) for event in events]
-    if not packed or any(one is None for one in packed):
+    if not packed or any(counts is None for counts in packed):
         return None
-    counts = [from_json({metric.counts: one})[metric.counts].astype(np.float64).sum(axis=0) for one in packed]
-    return runs_of(np.stack(counts), metric.score)
+    by_run = [from_json({metric.counts: counts})[metric.counts].astype(np.float64).sum(axis=0) for counts in packed]
+    return runs_of(np.stack(by_run), metric.score)
 
 
 def _runs_of_numbers(scores: Sequence[float | None]) -> Runs | None:
-    """Runs of which only the scores are known; None where one is missing."""
+    """Return runs of which only the scores are known, or None if one is missing."""
     known = [float(score) for score in scores if score is not None]
     return Runs(scores=np.array(known)) if known and len(known) == len(scores) else None
 
 
 def replicates(state: State, name: str) -> dict[int, Trial]:
-    """A trial's replicates by the number of their seed, but those that a budget cut short: they did not run on equal terms."""
+    """Return a trial's replicates by seed number, without those that a budget cut short, as they had unequal terms."""
     numbered = {int(trial.name.rpartition("-r")[2]): trial for trial in state.replicates(name)}
     return {number: trial for number, trial in sorted(numbered.items()) if trial.reason != BUDGET}
 
 
 def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Scores]:
-    """A report for each of a trial's replicates on the first `seeds` seeds: of its best epoch by the texts that choose."""
+    """Return the report of the best epoch, on the choosing texts, of each of a trial's first `seeds` replicates."""
     events: list[Scores] = []
     for number, trial in replicates(state, name).items():
         best = trial.best(plan.objective, plan.direction)
@@ -110,19 +103,19 @@ def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Scores]:
 
 
 def _rounds(state: State, names: Sequence[str]) -> int:
-    """How many seeds all trials have ended on, well or not."""
+    """Return how many seeds, from the first on, all trials have ended on, well or not."""
     ended = [{n for n, trial in replicates(state, name).items() if trial.status in (*ENDED, *BAD)} for name in names]
     common = set.intersection(*ended) if ended else set()
     return next((n for n in range(len(common) + 1) if n + 1 not in common), 0)
 
 
 def _title(plan: Plan, state: State, name: str) -> str:
-    """What a compared trial is called: the value of the factor that it stands for, else its number."""
+    """Return the name of a compared trial: its value of the factor, else its number."""
     return plan.level_of(state.trials[name].point).name if plan.compares_each else f"trial {name}"
 
 
 def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
-    """A setting with its runs; one that a person ended did not run on equal terms, and one without a score has failed."""
+    """Return a setting with its runs. A run counts as failed if it has no score or a person ended it."""
     failed = [
         trial.name
         for number, trial in replicates(state, name).items()
@@ -133,7 +126,7 @@ def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
 
 
 def expected_best(scores: Sequence[float], direction: Direction) -> list[float]:
-    """The expected best of k scores drawn from these, for k from 1 to their number (Dodge et al. 2019, arXiv 1909.03004)."""
+    """Return the expected best of k scores drawn from `scores`, for each k (Dodge et al. 2019, arXiv 1909.03004)."""
     ordered = direction.sign * np.sort(direction.sign * np.asarray(scores))
     n = len(ordered)
     shares = np.arange(n + 1) / n
@@ -141,13 +134,13 @@ def expected_best(scores: Sequence[float], direction: Direction) -> list[float]:
 
 
 def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]) -> list[ComparedSetting]:
-    """A row for each value of the factor in its own order, or for each compared trial: its trials, its fresh runs, their mean."""
-    found = []
+    """Return a row for each value of the factor, in its order, or for each compared trial."""
+    table = []
     for title, value, trials, chosen in _groups(plan, state, finding, finalists):
         side = next((side for side in finding.sides if side.name == title), None) if finding else None
         scores = [score for trial in trials if (score := trial.score(plan.objective, plan.direction)) is not None]
         mean = mean_of(side.runs) if side and side.runs else None
-        found.append(
+        table.append(
             ComparedSetting(
                 name=title,
                 value=value,
@@ -164,50 +157,46 @@ def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[
                 expected=expected_best(scores, plan.direction) if scores else [],
             )
         )
-    return found
+    return table
 
 
 def _groups(
     plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Any], list[Trial], str | None]]:
-    """Title, value, trials of the search, and the one that was compared, of each row."""
+    """Return for each row: title, value of the factor, trials of the search, and the compared trial."""
     named = finding.trials if finding else {_title(plan, state, name): name for name in finalists}
     if not plan.compares_each:
         return [(title, {}, [state.trials[name]], name) for title, name in named.items()]
-    return [
-        (
-            level.name,
-            level.value,
-            [trial for trial in state.searched if plan.level_of(trial.point).name == level.name],
-            named.get(level.name),
-        )
-        for level in plan.levels
-    ]
+    trials: dict[str, list[Trial]] = {level.name: [] for level in plan.levels}
+    for trial in state.searched:
+        trials[plan.level_of(trial.point).name].append(trial)
+    return [(level.name, level.value, trials[level.name], named.get(level.name)) for level in plan.levels]
 
 
 def _runs_anywhere(events: Sequence[Scores], metric: Metric) -> Runs | None:
-    """Runs by a metric on the texts that judge; on those that chose, where these were not scored by it."""
-    return runs_of_metric(events, metric) or _runs_of_numbers([event.metrics.get(metric.name) for event in events])
+    """Return runs by a metric on the judging texts, else on the choosing texts."""
+    numbers = [event.metrics.get(metric.name) for event in events]
+    return runs_of_metric(events, metric) or _runs_of_numbers(numbers)
 
 
 def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[ReliabilityRow]:
-    """How well each metric tells settings apart: variance between settings over that and the variance of a setting's runs.
+    """Return for each metric the share of variance that lies between settings: 0 is chance alone, 1 no chance.
 
-    From the compared settings on the seeds that they share, by one-way analysis of variance; 0 is chance alone, 1 no chance.
+    By one-way analysis of variance of the compared settings, on the seeds that all of them have.
     """
     rounds = _rounds(state, names) if len(names) > 1 else 0
-    found = []
+    table = []
     for metric in plan.metrics.values() if rounds else ():
         groups = [_runs_anywhere(judged(plan, state, name, rounds), metric) for name in names]
         scores = [group.scores for group in groups if group is not None and np.isfinite(group.scores).all()]
         if len(scores) < 2:
             continue
         runs = min(map(len, scores))
-        within = float(np.mean([one.var(ddof=1) for one in scores])) if runs > 1 else None
-        spread = float(np.var([one.mean() for one in scores], ddof=1))
+        within = float(np.mean([of_setting.var(ddof=1) for of_setting in scores])) if runs > 1 else None
+        spread = float(np.var([of_setting.mean() for of_setting in scores], ddof=1))
         between = max(0.0, spread - (within or 0.0) / runs)
         total = between + (within or 0.0)
-        found.append(
+        table.append(
             ReliabilityRow(
                 metric=metric.name,
                 between=between,
@@ -217,4 +206,4 @@ def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[Reliabil
                 runs=runs,
             )
         )
-    return found
+    return table

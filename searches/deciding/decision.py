@@ -1,11 +1,11 @@
-"""From runs to a decision: do settings differ, by how much at least, or by no more than matters? No search, no words: only runs.
+"""The decision from runs alone: settings differ, are equivalent within the margin, or neither is shown.
 
-`python -m searches power` calls these very functions on simulated runs, so what it measures is what a search does.
+`python -m searches power` calls these functions on simulated runs, so it measures the error rates of real searches.
 """
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -17,24 +17,24 @@ DIFFERENCE: Final = "difference"
 EQUIVALENT: Final = "equivalent"
 UNDECIDED: Final = "undecided"
 Outcome = Literal["difference", "equivalent", "undecided"]
-MOST_NEEDED = 200  # runs; what would take more is not said in numbers
+MOST_NEEDED = 200  # runs; no larger number of seeds is reported as needed
 POWER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """When finalists are compared: after so many fresh seeds each. It is fixed before the first look, whatever resumes."""
+    """The looks at which finalists are compared, in fresh seeds each. Fixed before the first look, and kept on resume."""
 
     looks: tuple[int, ...]
 
     @classmethod
     def fixed(cls, seeds: int) -> "Design":
-        """One look, after so many seeds."""
+        """Return the design with one look, after `seeds` seeds."""
         return cls(looks=(seeds,))
 
     @classmethod
     def until_decided(cls, most: int) -> "Design":
-        """A look after LEAST seeds and after each further one, `most` at most: at stricter levels, which add up to LEVEL."""
+        """Return the group-sequential design that looks after LEAST, ... `most` seeds, at levels that add up to LEVEL."""
         return cls(looks=schedule(min(LEAST, most), most))
 
     @property
@@ -43,13 +43,13 @@ class Design:
         return self.looks[-1]
 
     def level(self, seeds: int) -> float:
-        """The level of the last look by so many seeds; LEVEL where a search ended before the first: nobody has looked yet."""
+        """Return the level of the last look at or before `seeds`; LEVEL before the first look."""
         return level_at(seeds, self.looks, LEVEL) or LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One setting that is compared: its runs that ended well, and the names of those that failed or diverged."""
+    """A compared setting: its runs that ended well, and the names of those that failed or diverged."""
 
     name: str
     runs: Runs | None = None
@@ -57,17 +57,16 @@ class Side:
 
     @property
     def stable(self) -> bool:
-        """Whether it may win: all of its runs ended well."""
+        """Whether all of its runs ended well, so that it may win."""
         return self.runs is not None and not self.failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What the runs say. `best` are the names that no other side beats, the best mean first; `winner` beats all others.
+    """The result of a comparison. `best` are the settings that no other one beats, best mean first; `winner` beats all others.
 
-    `excluded` is the largest difference that the simultaneous intervals leave possible. `p_value` is that of no difference at
-    all: the least of the corrected ones. `complete`: further seeds need not be run, for there is a winner, or what nobody beats
-    is alike.
+    `excluded` is the largest difference inside the simultaneous intervals. `p_value` is the smallest corrected one, so it tests
+    that no settings differ. `complete`: no further seeds are needed, since there is a winner or the unbeaten are equivalent.
     """
 
     outcome: Outcome
@@ -80,84 +79,76 @@ class Decision:
     p_value: float | None = None
     anova: float | None = None
     excluded: float | None = None
-    needed: int | None = None  # seeds that would decide, if all stays as it is
-    needs_texts: bool = False  # whether no number of seeds would, for the texts are too few
+    needed: int | None = None  # seeds that would decide if the estimates hold
+    needs_texts: bool = False  # whether no number of seeds would, because there are too few texts
     reason: str = ""
     unstable: Sequence[str] = field(default_factory=tuple)
 
 
 def decide(
-    sides: Sequence[Side],
-    *,
-    margin: float,
-    direction: Direction,
-    design: Design,
-    reference: str | None = None,
+    sides: Sequence[Side], *, margin: float, direction: Direction, design: Design, reference: str | None = None
 ) -> Decision:
-    """Decide between sides, all pairs of them, or each against the `reference` by name.
+    """Compare all pairs of sides, or each side with the `reference` by name.
 
-    Rules: a side with a failed run is unstable, is compared with nobody and cannot win. One run a side: no p, no interval. Two:
-    both for a single pair, and nobody wins. Sides are equivalent where two one-sided tests (Lakens 2017) keep every difference
-    within `margin`, a sure one too: settings that were tuned with few trials differ by the luck of that. Any other difference
-    counts at the level of the design's last look.
+    A side with a failed run is unstable: it is not compared and cannot win. With one run a side there is no p-value and no
+    interval; with two runs a single pair has both, but no side wins. Sides are equivalent if two one-sided tests (Lakens 2017)
+    put every difference within `margin`, even a significant one: tuning with few trials leaves differences of luck. Any other
+    difference counts at the level of the design's last look.
     """
     stable = {side.name: side.runs for side in sides if side.stable and side.runs is not None}
     unstable = tuple(side.name for side in sides if not side.stable)
     seeds = min((runs.count for runs in stable.values()), default=0)
     level = design.level(seeds)
-    if reference is not None and reference not in stable:
-        pairs: list[Pair] = []
-    else:
-        wanted = None if reference is None else [(name, reference) for name in stable if name != reference]
-        pairs = pairwise(stable, wanted, level=level)
-    if 1 < seeds < design.looks[0]:  # else looking before the plan allows it would cost nothing
-        early = f"the comparison is planned for {design.looks[0]} seeds each, and {seeds} are there"
+    wanted = None if reference is None else [(name, reference) for name in stable if name != reference]
+    pairs = [] if reference is not None and reference not in stable else pairwise(stable, wanted, level=level)
+    if 1 < seeds < design.looks[0]:  # an unplanned early look would raise the error rate
+        early = f"the comparison is planned for {design.looks[0]} seeds each, but has {seeds} so far"
         pairs = [_without_p(pair, early) for pair in pairs]
-    elif seeds < LEAST and len(pairs) > 1:  # the tails of two runs are not known well enough for several pairs
+    elif seeds < LEAST and len(pairs) > 1:  # two runs say too little about the tails for several pairs
         pairs = [_without_p(pair, f"{LEAST} runs each are needed to compare several settings") for pair in pairs]
     decision = Decision(outcome=UNDECIDED, seeds=seeds, level=level, pairs=pairs, unstable=unstable)
     if not pairs:
-        lost = f"{reference} failed" if reference in unstable else "there are no two settings whose runs all ended well"
-        return replace(decision, reason=lost)
+        failed = (
+            f"{reference} has a failed run"
+            if reference in unstable
+            else "fewer than two settings finished all their runs"
+        )
+        return replace(decision, reason=failed)
     tested = [pair for pair in pairs if pair.p_value is not None]
     order = direction.ranked(stable, key=lambda name: stable[name].mean)
     if not tested:
         return replace(decision, reason=pairs[0].difference.reason, best=order)
     p_value = min(pair.p_value for pair in tested if pair.p_value is not None)
     bounds = [abs(end) for pair in tested for end in (pair.difference.low, pair.difference.high) if end is not None]
-    decision = replace(
-        decision,
-        p_value=p_value,
-        anova=welch_anova(list(stable.values())),
-        excluded=max(bounds),
-        best=_unbeaten(order, tested, level, direction),
-    )
+    beaten = _beaten(tested, level, direction)
+    best = [name for name in order if name not in beaten]
+    anova = welch_anova(list(stable.values()))
+    decision = replace(decision, p_value=p_value, anova=anova, excluded=max(bounds), best=best)
     if seeds < LEAST:
         return replace(decision, reason=f"{LEAST} runs each are needed to name a winner")
-    winner = _winner(order, pairs, level, direction, reference)
+    winner = _winner(order, pairs, beaten, reference)
     if all(_within(pair, margin) for pair in pairs):
         if unstable:
-            reason = f"{', '.join(unstable)} could not be judged"
+            reason = f"{', '.join(unstable)} had failed runs"
             return replace(decision, winner=winner, complete=True, reason=reason)
         return replace(decision, outcome=EQUIVALENT, winner=winner, complete=True)
     if p_value < level:
-        left = [pair for pair in tested if {pair.a, pair.b} <= set(decision.best)]
-        complete = winner is not None or (bool(left) and all(_within(pair, margin) for pair in left))
+        tied = [pair for pair in tested if {pair.a, pair.b} <= set(best)]
+        complete = winner is not None or (bool(tied) and all(_within(pair, margin) for pair in tied))
         return replace(decision, outcome=DIFFERENCE, winner=winner, complete=complete)
-    needed, texts = seeds_needed(tested, seeds, margin, level)
-    return replace(decision, needed=needed, needs_texts=texts)
+    needed, needs_texts = seeds_needed(tested, seeds, margin, level)
+    return replace(decision, needed=needed, needs_texts=needs_texts)
 
 
 def _without_p(pair: Pair, reason: str) -> Pair:
-    """A pair whose difference alone is told; why it is not more stands with it."""
-    one = pair.difference
-    alone = replace(one, low=None, high=None, p_value=None, reason=one.reason or reason)
+    """Return a pair with its difference alone, and the reason why it has no test."""
+    known = pair.difference
+    alone = replace(known, low=None, high=None, p_value=None, reason=known.reason or reason)
     return replace(pair, difference=alone, p_value=None, low_90=None, high_90=None)
 
 
 def _within(pair: Pair, margin: float) -> bool:
-    """Whether a difference is surely within the margin: its interval of 90% (of less, at an early look) is. Two sides of which
-    nothing varies are where they are the same."""
+    """Return whether the two one-sided tests put a difference within the margin. If nothing varies, it must be 0."""
     low, high = pair.low_90, pair.high_90
     if pair.p_value is None:
         return pair.difference.estimate == 0
@@ -165,58 +156,55 @@ def _within(pair: Pair, margin: float) -> bool:
 
 
 def _beaten(pairs: Sequence[Pair], level: float, direction: Direction) -> dict[str, set[str]]:
-    """By whom each side is surely beaten."""
-    found: dict[str, set[str]] = {}
+    """Return for each side that another one beats significantly the sides that beat it."""
+    beaten: dict[str, set[str]] = {}
     for pair in pairs:
         if pair.p_value is not None and pair.p_value < level:
             better = direction.better(pair.difference.estimate, 0.0)
             winner, loser = (pair.a, pair.b) if better else (pair.b, pair.a)
-            found.setdefault(loser, set()).add(winner)
-    return found
-
-
-def _unbeaten(order: Sequence[str], pairs: Sequence[Pair], level: float, direction: Direction) -> list[str]:
-    beaten = _beaten(pairs, level, direction)
-    return [name for name in order if name not in beaten]
+            beaten.setdefault(loser, set()).add(winner)
+    return beaten
 
 
 def _winner(
-    order: Sequence[str], pairs: Sequence[Pair], level: float, direction: Direction, reference: str | None
+    order: Sequence[str], pairs: Sequence[Pair], beaten: dict[str, set[str]], reference: str | None
 ) -> str | None:
-    """The best side by its mean, where it surely beats whatever it was compared with; beside a reference, the best of those that
-    surely beat it."""
-    beaten = _beaten(pairs, level, direction)
-    sure = [name for name in order if name in beaten.get(reference or "", ())]
-    best = sure[0] if sure else order[0]
+    """Return the side with the best mean if it beats all that it was compared with.
+
+    With a reference, the candidate is the best of the sides that beat the reference, if there are any.
+    """
+    beats_reference = [name for name in order if name in beaten.get(reference or "", ())]
+    best = beats_reference[0] if beats_reference else order[0]
     against = [pair.b if pair.a == best else pair.a for pair in pairs if best in (pair.a, pair.b)]
     return best if against and all(best in beaten.get(name, ()) for name in against) else None
 
 
 def seeds_needed(pairs: Sequence[Pair], seeds: int, margin: float, level: float) -> tuple[int | None, bool]:
-    """How many seeds a side would decide, if estimates and variances stayed as they are; and whether too few texts forbid it.
+    """Return how many seeds a side would decide if estimates and variances hold, and whether too few texts make it impossible.
 
-    They are what half of such searches would be decided by: the estimate is as likely to be nearer to 0 as farther.
+    About half of such searches would then be decided, since the true difference is as likely to be smaller as larger.
     """
     confidence = 1 - level / max(1, len(pairs))
 
     def decided(n: int) -> bool:
         more = [pair.difference.with_seeds(seeds, n) for pair in pairs]
-        differs = any(abs(one.estimate) > _reach(one, confidence) for one in more)
-        return differs or all(abs(one.estimate) + _reach(one, 1 - 2 * level) < margin for one in more)
+        differs = any(abs(known.estimate) > _reach(known, confidence) for known in more)
+        return differs or all(abs(known.estimate) + _reach(known, 1 - 2 * level) < margin for known in more)
 
     if not decided(MOST_NEEDED):
         return None, not decided(10**6)
     return bisect_left(range(MOST_NEEDED), True, lo=seeds + 1, key=decided), False
 
 
-def _reach(one: Difference, confidence: float) -> float:
-    return math.inf if one.df is None or one.se is None else quantile(confidence, one.df) * one.se
+def _reach(known: Difference, confidence: float) -> float:
+    """Return the half-width of a difference's interval; infinity if its variance is not known."""
+    return math.inf if known.df is None or known.se is None else quantile(confidence, known.df) * known.se
 
 
 def detectable(run_sd: float, seeds: int, *, level: float = LEVEL, power: float = POWER, pairs: int = 1) -> float:
-    """The difference that `seeds` runs a side see in `power` of cases, where runs alone vary with `run_sd`.
+    """Return the difference that `seeds` runs a side detect with `power` if only runs vary, with standard deviation `run_sd`.
 
-    From the noncentral t of 2 n - 2 degrees of freedom; infinite for fewer than two runs.
+    From the noncentral t distribution with 2 n - 2 degrees of freedom; infinity for fewer than two runs.
     """
     if seeds < 2:
         return math.inf
@@ -227,8 +215,3 @@ def detectable(run_sd: float, seeds: int, *, level: float = LEVEL, power: float 
     critical = quantile(1 - level / pairs, df)
     shift = brentq(lambda value: float(nct.sf(critical, df, value)) - power, 0.0, critical + 20.0)
     return float(shift) * unit * run_sd
-
-
-def runs_by_name(sides: Sequence[Side]) -> Mapping[str, Runs]:
-    """The runs of the sides that have some."""
-    return {side.name: side.runs for side in sides if side.runs is not None}

@@ -1,4 +1,4 @@
-"""How a search looks for the best trial: sampler, stopping rule, further objectives, limits. The question does not change."""
+"""The search method: sampler, early-stopping rule, further objectives and limits."""
 
 import math
 import re
@@ -11,24 +11,24 @@ from gpt2core.errors import ConfigError
 
 K = TypeVar("K", bound=Keys)
 
-#: What a trial costs, beside any metric that it reports. Small is good.
+#: Costs of a trial that can be minimised or limited; metrics that it reports can be limited too.
 COSTS = {
-    "memory_gb": "memory of the accelerator in GB: measured where there is one, else predicted",
+    "memory_gb": "accelerator memory in GB: measured on an accelerator, else predicted",
     "seconds": "time of training and evaluation",
-    "parameters": "parameters that train",
+    "parameters": "trainable parameters",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What a trial may cost at most, or score at least: `metric` `sign` `bound`."""
+    """An upper or lower limit of a cost or metric: `metric` `sign` `bound`."""
 
     metric: str
     sign: str
     bound: float
 
     def excess(self, value: float) -> float:
-        """How far a value is beyond the bound; 0 or less is allowed."""
+        """Return how far a value exceeds the bound; <= 0 is within it."""
         return value - self.bound if self.sign == "<=" else self.bound - value
 
     def __str__(self) -> str:
@@ -37,24 +37,22 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The names of a sampler and a stopping rule, with what they are told."""
+    """The names of sampler and early-stopping rule, with their settings."""
 
     sampler: str = "tpe"  # an entry of SAMPLERS
     scheduler: str = "asha"  # an entry of SCHEDULERS
-    minimize: tuple[str, ...] = ()  # objectives beside the task's own
+    minimize: tuple[str, ...] = ()  # further objectives
     limits: tuple[Limit, ...] = ()
-    plateau: int | None = None  # epochs without a better score that end a trial
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # keys of sampler and scheduler that are not at their default
+    plateau: int | None = None  # epochs without improvement after which a trial stops
+    settings: Mapping[str, Any] = field(default_factory=dict)  # non-default keys of sampler and scheduler
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values, for digests and summaries."""
         plain = {**vars(self), "minimize": list(self.minimize), "limits": [str(limit) for limit in self.limits]}
         return plain if self.settings else {key: value for key, value in plain.items() if key != "settings"}
 
     def part(self, keys: type[K]) -> K:
-        """The keys of the sampler or the scheduler."""
+        """Return the sampler's or the scheduler's keys."""
         return keys.of({key: value for key, value in self.settings.items() if key in keys.model_fields})
 
 
@@ -62,12 +60,12 @@ DEFAULT = Method()
 
 
 def limit(text: str) -> Limit:
-    """Read `memory_gb<=8`; raise ConfigError."""
-    found = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
+    """Parse a limit such as `memory_gb<=8`; raise ConfigError."""
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
     try:
-        if found is None or not math.isfinite(float(found[3])):
+        if match is None or not math.isfinite(float(match[3])):
             raise ValueError
-        return Limit(metric=found[1], sign=found[2], bound=float(found[3]))
+        return Limit(metric=match[1], sign=match[2], bound=float(match[3]))
     except ValueError:
         raise ConfigError(
             f"The value of `--constraint` is {text!r}, but must be METRIC<=NUMBER or METRIC>=NUMBER, "
@@ -76,7 +74,7 @@ def limit(text: str) -> Limit:
 
 
 def objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the further objectives, each once; raise ConfigError for one that is no cost."""
+    """Return the further objectives, each once; raise ConfigError for a name that is not a cost."""
     for name in names:
         if name not in COSTS:
             raise ConfigError(f"The value of `--minimize` is {name!r}, but must be a cost: {nearest(name, COSTS)}")

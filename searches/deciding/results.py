@@ -1,15 +1,12 @@
-"""What a search has found: its trials, what was compared on fresh seeds, and the answer to its question."""
+"""Builds a search's `Summary` from plan and ledger: trials, Pareto front, comparison, answer, notes."""
 
 import math
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 
 from gpt2core.metrics.comparison import Runs, mean_of
-from gpt2core.metrics.intervals import Interval
-from gpt2core.metrics.metric import Metric
 from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores, wording
 from searches.deciding.comparing import Judges
@@ -40,7 +37,7 @@ from searches.summary import (
 
 
 def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[str, str]) -> Summary:
-    """What the search of a plan has found by `state`; what is no part of its answer is for `summary_of` to add."""
+    """Return a search's results by `state`; `searches.showing.summary` adds facts that are not part of the answer."""
     search = plan.search
     trials = [_row(trial, plan) for trial in state.trials.values()]
     by_name = {row.id: row for row in trials}
@@ -49,8 +46,8 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
     scored = [row for row in trials if row.score is not None and row.of is None]
     allowed = [row for row in scored if row.feasible]
     names = finalists(state, plan)
-    known = [row for row in scored if row.status in (COMPLETED, STOPPED)]
-    exploration = effects(known, plan.space, plan.direction, plan.factor)
+    ended = [row for row in scored if row.status in (COMPLETED, STOPPED)]
+    importance = effects(ended, plan.space, plan.direction, plan.factor)
     return Summary(
         search=name,
         script=search.name,
@@ -68,20 +65,16 @@ def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[st
         method=SearchMethod.model_validate(plan.method.to_dict()),
         costs=costs,
         pareto=pareto(allowed, {plan.objective: plan.direction.sign, **dict.fromkeys(costs, -1)}),
-        baselines={key: BaselineRow.model_validate(one) for key, one in state.baselines.items()},
-        answer=_verdict(plan, state, names, best, exploration),
-        effects=exploration,
+        baselines={key: BaselineRow.model_validate(row) for key, row in state.baselines.items()},
+        answer=_verdict(plan, state, names, best, importance),
+        effects=importance,
         reliability=reliability(plan, state, names),
-        metrics={key: MetricRow(**_shape(metric)) for key, metric in plan.metrics.items()},
+        metrics={key: MetricRow.model_validate(vars(metric)) for key, metric in plan.metrics.items()},
         test=final_scores.result(plan, state),
         counts=_counts(state),
         wall_seconds=round(state.clock.wall, 1),
         versions=versions,
     )
-
-
-def _shape(metric: Metric) -> dict[str, Any]:
-    return {"direction": metric.direction, "unit": metric.unit, "digits": metric.digits, "margin": metric.margin}
 
 
 def _counts(state: State) -> dict[str, int]:
@@ -101,6 +94,7 @@ def _counts(state: State) -> dict[str, int]:
 
 def _row(trial: Trial, plan: Plan) -> TrialRow:
     best = trial.best(plan.objective, plan.direction)
+    costs = {name: value for name in COSTS if (value := cost(trial, name)) is not None}
     return TrialRow(
         id=trial.name,
         origin=trial.origin,
@@ -114,63 +108,53 @@ def _row(trial: Trial, plan: Plan) -> TrialRow:
         epochs=max(trial.counted, default=0),
         best_epoch=best.epoch if best else None,
         score=trial.score(plan.objective, plan.direction),
-        metrics={**(best.metrics if best else {}), **_costs(trial)},
+        metrics={**(best.metrics if best else {}), **costs},
         data=best.data if best else {},
         curve=[{"epoch": epoch, **report.metrics} for epoch, report in trial.counted.items()],
     )
 
 
-def _costs(trial: Trial) -> dict[str, float]:
-    found = {name: cost(trial, name) for name in COSTS}
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def pareto(scored: list[TrialRow], signs: dict[str, int]) -> list[str]:
-    """Names of the trials that no other trial beats in one of several metrics and equals in the rest; none for one metric."""
+    """Return the names of the trials on the Pareto front of several metrics; `signs` are -1 where smaller is better."""
     if len(signs) < 2:
         return []
-    small_is_good = {
-        row.id: tuple(-sign * row.metrics.get(metric, math.nan) for metric, sign in signs.items()) for row in scored
-    }
-    known = {name: vector for name, vector in small_is_good.items() if not any(map(math.isnan, vector))}
+    vectors = {row.id: tuple(-sign * row.metrics.get(key, math.nan) for key, sign in signs.items()) for row in scored}
+    known = {name: vector for name, vector in vectors.items() if not any(map(math.isnan, vector))}
     front: dict[str, tuple[float, ...]] = {}
-    for name, mine in sorted(known.items(), key=itemgetter(1)):  # none is dominated by one that comes later
-        if not any(dominates(other, mine) for other in front.values()):
-            front[name] = mine
+    for name, vector in sorted(known.items(), key=itemgetter(1)):  # a vector cannot dominate one before it
+        if not any(dominates(other, vector) for other in front.values()):
+            front[name] = vector
     return [name for name in known if name in front]
 
 
-def _verdict(plan: Plan, state: State, names: Sequence[str], best: TrialRow | None, exploration: Effects) -> Verdict:
-    """The answer to the question of a search."""
+def _verdict(plan: Plan, state: State, names: Sequence[str], best: TrialRow | None, importance: Effects) -> Verdict:
     finding = find(plan, state, names)
-    decision = (
-        finding.decision
-        if finding
-        else Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_nothing(plan, state, names))
-    )
-    metric, table = plan.metric, rows(plan, state, finding, names)
-    scope = _scope(plan, state, finding)
-    sentences = _sentences(plan, state, finding, decision, table, plan.factor_name)
-    if mattered := wording.mattered(exploration, metric, plan.factor):
-        sentences.append(mattered)
+    nothing = Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_why_nothing(plan, state, names))
+    decision = finding.decision if finding else nothing
+    metric, table, scope = plan.metric, rows(plan, state, finding, names), _scope(state, finding)
+    sentences = [
+        *_sentences(plan, state, finding, decision, table),
+        wording.importance_text(importance, metric, plan.factor),
+    ]
     winner = finding.trials[decision.winner] if finding and decision.winner else None
+    pairs = [
+        Difference(
+            a=pair.a,
+            b=pair.b,
+            difference=pair.difference.estimate,
+            low=pair.difference.low,
+            high=pair.difference.high,
+            p_value=pair.p_value,
+        )
+        for pair in decision.pairs
+    ]
     return Verdict(
-        sentences=sentences,
+        sentences=[sentence for sentence in sentences if sentence],
         outcome=decision.outcome,
         factor=Factor(name=plan.factor_name, keys=plan.factor) if plan.compares_each else None,
-        metric=NamedMetric(name=metric.name, **{**_shape(metric), "margin": plan.margin}),
+        metric=NamedMetric.model_validate({**vars(metric), "margin": plan.margin}),
         rows=table,
-        pairs=[
-            Difference(
-                a=pair.a,
-                b=pair.b,
-                difference=pair.difference.estimate,
-                low=pair.difference.low,
-                high=pair.difference.high,
-                p_value=pair.p_value,
-            )
-            for pair in decision.pairs
-        ],
+        pairs=pairs,
         test=Test(p_value=decision.p_value, level=decision.level, anova=decision.anova),
         excluded=decision.excluded,
         decided=decision.outcome != UNDECIDED,
@@ -189,44 +173,43 @@ def _verdict(plan: Plan, state: State, names: Sequence[str], best: TrialRow | No
 
 
 def _sentences(
-    plan: Plan, state: State, finding: Finding | None, decision: Decision, table: list[ComparedSetting], name: str
+    plan: Plan, state: State, finding: Finding | None, decision: Decision, table: list[ComparedSetting]
 ) -> list[str]:
     if plan.compares_each:
-        found = wording.about_factor(name, decision, table, plan.metric, plan.margin)
+        sentences = wording.about_factor(plan.factor_name, decision, table, plan.metric, plan.margin)
     elif finding is None or finding.reference is None:
-        found = [f"Not decided: {decision.reason}."]
+        sentences = [f"Not decided: {decision.reason}."]
     else:
         points = {title: state.trials[trial].point for title, trial in finding.trials.items()}
-        found = wording.about_best(decision, table, points, finding.reference, plan.metric, plan.margin)
+        sentences = wording.about_best(decision, table, points, finding.reference, plan.metric, plan.margin)
     if finding and decision.outcome == UNDECIDED and not decision.complete:
-        found.append(wording.visible(decision, plan.metric))
-    return [sentence for sentence in found if sentence]
+        sentences.append(wording.detectable_text(decision, plan.metric))
+    return sentences
 
 
-def _nothing(plan: Plan, state: State, names: Sequence[str]) -> str:
-    """Why nothing could be compared."""
+def _why_nothing(plan: Plan, state: State, names: Sequence[str]) -> str:
+    """Return why nothing could be compared."""
     limits = " and ".join(map(str, plan.method.limits))
     if limits and not any(feasible(trial, plan) for trial in state.searched):
-        return f"no trial keeps {limits}"
+        return f"no trial satisfies {limits}"
     if not names:
-        return "there are no two settings with a score to compare"
+        return "fewer than two settings have a score"
     if any(trial.of for trial in state.trials.values()):
         return "no fresh seed has been run for all settings yet"
-    return "nothing was run again on fresh seeds"
+    return "no setting was run again on fresh seeds"
 
 
-def _scope(plan: Plan, state: State, finding: Finding | None) -> str:
+def _scope(state: State, finding: Finding | None) -> str:
     if finding is None:
         return ""
     seeds = finding.decision.seeds
-    fresh = f"{count(seeds, 'fresh seed')} each" if seeds else "no complete set of seeds"
-    judging = state.judges
-    texts = Judges(**judging).words if judging else "the dev texts"
+    fresh = f"{count(seeds, 'fresh seed')} per setting" if seeds else "no complete set of seeds"
+    texts = Judges(**state.judges).words if state.judges else "the dev texts"
     return wording.scope_text(finding.decision, texts, fresh)
 
 
 def _chosen(plan: Plan, table: list[ComparedSetting], winner: str | None, best: TrialRow | None) -> str | None:
-    """The trial of the model folder: the winner, else the best mean on fresh seeds, else the best score."""
+    """Return the trial of the model folder: the winner, else the best mean on fresh seeds, else the best score."""
     confirmed = [row for row in table if row.stable and row.mean is not None]
     leading = plan.direction.best(confirmed, key=lambda row: row.mean or 0.0)
     return winner or (leading.trial if leading else None) or (best.id if best else None)
@@ -235,7 +218,7 @@ def _chosen(plan: Plan, table: list[ComparedSetting], winner: str | None, best: 
 def _notes(
     plan: Plan, state: State, finding: Finding | None, table: list[ComparedSetting], best: TrialRow | None
 ) -> list[str]:
-    """What takes weight from the answer, each in a sentence."""
+    """Return the caveats of the answer, each as a sentence."""
     notes = []
     for row in table:
         if row.failed:
@@ -244,49 +227,39 @@ def _notes(
             notes.append(f"{row.name} is unstable: {runs} on a fresh seed failed ({reasons}), so it cannot win.")
     if plan.compares_each:
         notes += [f"No trial of {row.name} ended with a score." for row in table if finding and row.trial is None]
-    late = best is not None and state.finalists and best.score is not None and best.id not in state.finalists
-    if late and best is not None and not plan.compares_each:
+    elif best is not None and state.finalists and best.id not in state.finalists:
         notes.append(
-            f"Trial {best.id} has a better score, but it ended when the comparison had begun, and is not in it."
+            f"Trial {best.id} has a better score, but it ended after the comparison had begun, so it was not compared."
         )
     if finding and plan.design and finding.decision.seeds < plan.design.looks[0]:
         planned = count(plan.design.looks[0], "seed")
-        notes.append(f"The comparison was planned for {planned} each; this is how it stands before that.")
-    one = plan.config(plan.search.reference)
-    if finding and one.adapter == "frozen" and one.first_task is None:
-        notes.append(
-            f"There is one tuned model, and {count(finding.decision.seeds, 'sampling seed')}: other trainings may differ."
-        )
-    notes += [note for note in [_baseline_note(plan, state, finding, table, best)] if note]
-    return notes
+        notes.append(f"The comparison is planned for {planned} per setting; this is an interim result.")
+    reference = plan.config(plan.search.reference)
+    if finding and reference.adapter == "frozen" and reference.first_task is None:
+        seeds = count(finding.decision.seeds, "sampling seed")
+        notes.append(f"All runs sample from one tuned model, with {seeds}; a model from another training may differ.")
+    return notes + _baseline_notes(plan, state, table, best)
 
 
-def _baseline_note(
-    plan: Plan, state: State, finding: Finding | None, table: list[ComparedSetting], best: TrialRow | None
-) -> str:
-    """Whether even the best is no better than a trivial baseline; nothing where it surely is."""
+def _baseline_notes(plan: Plan, state: State, table: list[ComparedSetting], best: TrialRow | None) -> list[str]:
+    """Return a note if even the best setting is not significantly better than the best trivial baseline."""
     metric, direction = plan.metric, plan.direction
-    known = [(one["meaning"], one["scores"].get(metric.name)) for one in state.baselines.values()]
+    known = [(row["meaning"], row["scores"].get(metric.name)) for row in state.baselines.values()]
     baseline = direction.best([(meaning, score[0]) for meaning, score in known if score], key=itemgetter(1))
     if best is None or best.score is None or baseline is None or not math.isfinite(baseline[1]):
-        return ""
+        return []
     meaning, value = baseline
-    score = _on_dev(plan, state, _chosen(plan, table, None, best)) or Interval(estimate=best.score)
-    ends = [score.estimate if end is None else end for end in (score.low, score.high)]
-    words = wording.Words(metric)
-    shown = words.number(score.estimate) + (
-        "" if score.low is None else f" [{words.number(ends[0])}, {words.number(ends[1])}]"
-    )
-    beside = f"a trivial baseline ({meaning}: {words.number(value)})"
-    if not direction.better(score.estimate, value):
-        return f"Even the best, {words.name} {shown}, is no better than {beside}."
+    words, score, ends = wording.Words(metric), best.score, [best.score]
+    shown = words.number(score)
+    again = replicates(state, _chosen(plan, table, None, best) or best.id)
+    on_dev = [own for trial in again.values() if (own := trial.score(plan.objective, direction)) is not None]
+    if on_dev:  # on the dev texts that chose their epochs, as the baseline
+        mean = mean_of(Runs(scores=np.array(on_dev)))
+        score, shown = mean.estimate, words.number(mean.estimate, mean.low, mean.high)
+        ends = [score if end is None else end for end in (mean.low, mean.high)]
+    than = f"than a trivial baseline ({meaning}: {words.number(value)})"
+    if not direction.better(score, value):
+        return [f"Even the best setting ({words.name} {shown}) is no better {than}."]
     if not all(direction.better(end, value) for end in ends):
-        return f"The best, {words.name} {shown}, is not surely better than {beside}."
-    return ""
-
-
-def _on_dev(plan: Plan, state: State, name: str | None) -> Interval | None:
-    """The mean of a trial's replicates on the dev texts that chose their epochs, with its interval over seeds."""
-    again = replicates(state, name) if name else {}
-    scores = [score for trial in again.values() if (score := trial.score(plan.objective, plan.direction)) is not None]
-    return mean_of(Runs(scores=np.array(scores))) if scores else None
+        return [f"The best setting ({words.name} {shown}) is not significantly better {than}."]
+    return []

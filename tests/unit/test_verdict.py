@@ -88,7 +88,7 @@ def test_a_factor_that_matters_is_answered_with_its_values() -> None:
     found = answer(by_rank({4: 4.5, 8: 4.5, 16: 4.5, 32: 4.3}))
     assert found["outcome"] == DIFFERENCE
     assert found["decided"]
-    assert found["text"].startswith("Yes, rank matters: rank 32 is best on dev loss, by 0.")
+    assert found["text"].startswith("Yes, rank matters: rank 32 has the best dev loss, ahead of rank 4 by 0.")
     assert [row["name"] for row in found["rows"]] == ["rank 4", "rank 8", "rank 16", "rank 32"]
     assert found["winner"] == found["rows"][3]["trial"] == found["chosen"]
     assert found["best"] == ["rank 32"]
@@ -101,7 +101,7 @@ def test_values_that_tie_are_said_to_tie() -> None:
     found = answer(by_rank({4: 4.6, 8: 4.6, 16: 4.3, 32: 4.3}))
     assert found["winner"] is None
     assert set(found["best"]) == {"rank 16", "rank 32"}
-    assert "cannot be told apart" in found["text"]
+    assert "do not differ significantly" in found["text"]
     assert found["chosen"] in {row["trial"] for row in found["rows"][2:]}
 
 
@@ -117,9 +117,9 @@ def test_what_is_not_decided_says_how_many_seeds_it_would_take() -> None:
     found = answer(by_rank({4: 4.3, 8: 4.3, 16: 4.29, 32: 4.3}), comparing=Comparing(margin=0.004))
     assert found["outcome"] == UNDECIDED
     assert not found["decided"]
-    assert found["text"].startswith("No effect of rank was found on dev loss:")
+    assert found["text"].startswith("No effect of rank on dev loss was found: with the other settings tuned")
     assert found["seeds_needed"] is None or found["seeds_needed"] > 3
-    assert "are seen in 80% of cases" in found["text"]
+    assert "is detected with 80% power" in found["text"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -129,7 +129,7 @@ def test_fewer_than_three_seeds_name_nobody(seeds: int) -> None:
     assert found["outcome"] == UNDECIDED
     assert ("the variance between runs is unknown" if seeds == 1 else "3 runs each are needed") in found["text"]
     assert found["test"]["p_value"] is None
-    assert "So far rank 32 is ahead, with dev loss 4." in found["text"]
+    assert "So far, rank 32 leads with dev loss 4." in found["text"]
 
 
 def test_a_value_with_a_diverged_run_cannot_win_and_is_named() -> None:
@@ -180,7 +180,9 @@ def test_a_comparison_that_has_begun_is_not_planned_anew(tmp_path: Path) -> None
     fix_design(plan, strategy.ledger)
     fix_design(plan, strategy.ledger)
     more = make_plan(OF_RANK, "quick", trials=8, replicates=5)
-    with pytest.raises(UserError, match=r"planned with looks after \[3\] seeds, and has begun; other --replicates"):
+    with pytest.raises(
+        UserError, match=r"planned with looks after \[3\] seeds, and has begun; other values of --replicates"
+    ):
         fix_design(more, strategy.ledger)
 
 
@@ -196,7 +198,7 @@ def test_without_a_factor_the_best_is_compared_with_the_reference() -> None:
     assert "is better than the reference (lr 5e-05) by 0." in better["text"]
     worse = answer(one_rate(-0.3), **changes)
     assert worse["winner"] == "0000"
-    assert worse["text"].startswith("The reference (lr 5e-05) is better on dev loss")
+    assert worse["text"].startswith("The reference (lr 5e-05) has a better dev loss")
     assert answer(one_rate(0.0), **changes)["winner"] is None
     several = answer(one_rate(0.3), **changes, confirm=2)
     assert [row["name"] for row in several["rows"]][-1] == "trial 0000"
@@ -210,14 +212,14 @@ def test_what_keeps_no_limit_is_not_compared() -> None:
     assert [row["name"] for row in found["answer"]["rows"] if row["trial"]] == ["rank 4", "rank 8"]
     assert found["best"]["point"]["rank"] == 8
     nobody = Method(limits=(limit("parameters<=1"),))
-    assert "no trial keeps parameters<=1" in answer(SAME, method=nobody)["text"]
+    assert "no trial satisfies parameters<=1" in answer(SAME, method=nobody)["text"]
 
 
 def test_even_the_best_is_laid_beside_a_trivial_baseline() -> None:
     plan, strategy = searched(SAME)
     strategy.ledger.state.baselines = {"bigram": {"meaning": "a bigram model", "scores": {"dev_loss": [4.1, 0.0]}}}
     (note,) = summary(plan, strategy)["answer"]["notes"]
-    assert note.startswith("Even the best, dev loss 4.")
+    assert note.startswith("Even the best setting (dev loss 4.")
     assert note.endswith("is no better than a trivial baseline (a bigram model: 4.100).")
     strategy.ledger.state.baselines["bigram"]["scores"]["dev_loss"][0] = 6.0
     assert summary(plan, strategy)["answer"]["notes"] == []
@@ -258,7 +260,7 @@ def test_the_test_split_is_touched_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == [[f"{name}-r{number}" for name in ("0001", "0000") for number in (1, 2, 3)]]
     found = summary(plan, strategy)["test"]
     assert found["scores"]["0001"]["estimate"] == pytest.approx(4.4, abs=0.2)
-    assert "On the test split, touched once: dev loss of trial 0001 4." in found["text"]
+    assert "On the test split, scored once: dev loss of trial 0001 4." in found["text"]
 
     more = Trial(**{**vars(strategy.ledger.state.trials["0001-r1"]), "name": "0001-r4"})
     strategy.ledger.state.trials["0001-r4"] = more
