@@ -106,7 +106,7 @@ def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> N
         "versions",
         "environment",
         "commands",
-    }  # by sentence, of these packages, here
+    }  # wording, versions, machine
     for name in Summary.model_fields.keys() - added - apart:
         assert getattr(old, name) == getattr(found, name), name
     assert old.effects.rows == found.effects.rows
