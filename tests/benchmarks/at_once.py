@@ -30,16 +30,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import ray
 from ray import tune
 from rich.console import Console
-from rich.table import Table
 
 from cluster.environment import settle
 from gpt2core.storage import local
@@ -53,7 +53,7 @@ from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
 from searches.running.resources import share
 from searches.running.tracking import Tracker
 from searches.showing.screen import Screen
-from tests.benchmarks.compare import CONSOLE, differs
+from tests.benchmarks.compare import differs, show_by_size
 from tests.ledgers import EXAMPLES, curve
 from tests.ledgers import options_of as simulated_options
 from tests.server import free_port
@@ -84,26 +84,22 @@ class Timed(Strategy):
 
     def _timed(self, name: str, do: Callable[[], Any]) -> Any:
         started = time.thread_time()
-        found = do()
-        self.took[name].append(time.thread_time() - started)
-        return found
+        answer = do()
+        if name != "proposal" or isinstance(answer, Trial):
+            self.took[name].append(time.thread_time() - started)
+        return answer
 
     def next(self) -> Any:
         """Time those that propose a trial."""
-        started = time.thread_time()
-        found = super().next()
-        if isinstance(found, Trial):
-            self.took["proposal"].append(time.thread_time() - started)
-        return found
+        return self._timed("proposal", super().next)
 
-    def report(self, trial: Trial, event: RawEvent) -> list[Trial]:
+    def report(self, *given: Any) -> Any:
         """Time it."""
-        found: list[Trial] = self._timed("report", lambda: super(Timed, self).report(trial, event))
-        return found
+        return self._timed("report", partial(super().report, *given))
 
-    def end(self, trial: Trial, status: str, reason: str | None) -> None:
+    def end(self, *given: Any) -> None:
         """Time it."""
-        self._timed("end", lambda: super(Timed, self).end(trial, status, reason))
+        self._timed("end", partial(super().end, *given))
 
 
 class LargeReports(Ledger):
@@ -264,7 +260,8 @@ def through_tune(count: int) -> Figures:
         folder = Path(name)
         ledger = searched(count, ["--set", f"epochs={REPORTS}"], (reporting, {"memory": 1}), folder, listen)
         there = max(path.stat().st_mtime for path in (folder / "ready").iterdir())
-        control = {p.name(): pss(p.pid) for p in psutil.Process().children(recursive=True) if _control(p)}
+        below = psutil.Process().children(recursive=True)
+        control = {p.name(): pss(p.pid) for p in below if p.name() in ("gcs_server", "raylet")}
     proposed = [clock for kind, clock, _ in heard if kind == "proposed"]
     reports = [(clock, cpu) for kind, clock, cpu in heard if kind == "report"]
     metrics = [report["metrics"] for trial in ledger.state.trials.values() for report in trial.reports.values()]
@@ -280,10 +277,6 @@ def through_tune(count: int) -> Figures:
         ("the driver, MB", f"{pss('self'):.0f}"),
         *((f"{name}, MB", f"{size:.0f}") for name, size in control.items()),
     ]
-
-
-def _control(process: psutil.Process) -> bool:
-    return process.name() in ("gcs_server", "raylet")
 
 
 # groups
@@ -402,20 +395,6 @@ def store(round_trip: float) -> Iterator[Far]:
             near.stop()
 
 
-class Meanwhile:
-    """The seconds and the requests of a block."""
-
-    def __init__(self, far: Far) -> None:
-        self.far = far
-
-    def __enter__(self) -> Self:
-        self.before, self.began = self.far.requests, time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.requests, self.seconds = self.far.requests - self.before, time.perf_counter() - self.began
-
-
 def far_ledger(round_trip: float) -> Figures:
     """Proposals whose ledger is in a store; alone, and each with a report that is on its way."""
     with store(round_trip / 1e3) as far:
@@ -425,19 +404,21 @@ def far_ledger(round_trip: float) -> Figures:
             ledger.record({"event": "lag", "trials": 1000})
             strategy = Strategy(plan, ledger)
             strategy.next()
-            with Meanwhile(far) as alone:
-                proposed = [strategy.next() for _ in range(PROPOSALS)]
-            with Meanwhile(far) as among:
-                for trial in proposed:
-                    assert isinstance(trial, Trial)
-                    metrics = curve(trial).metrics[0]
-                    strategy.report(trial, {"event": "report", "trial": trial.name, "epoch": 1, "metrics": metrics})
-                    strategy.next()
+            marks = [(time.perf_counter(), far.requests)]
+            proposed = [strategy.next() for _ in range(PROPOSALS)]
+            marks.append((time.perf_counter(), far.requests))
+            for trial in proposed:
+                assert isinstance(trial, Trial)
+                metrics = curve(trial).metrics[0]
+                strategy.report(trial, {"event": "report", "trial": trial.name, "epoch": 1, "metrics": metrics})
+                strategy.next()
+            marks.append((time.perf_counter(), far.requests))
+    (alone, requests), (among, more) = ((b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks))
     return [
-        ("a proposal, ms", f"{1e3 * alone.seconds / PROPOSALS:.0f}"),
-        ("a report and a proposal, ms", f"{1e3 * among.seconds / PROPOSALS:.0f}"),
-        ("requests a second, at most", f"{alone.requests / alone.seconds:.0f}"),
-        ("requests for a report and a proposal", f"{among.requests / PROPOSALS:.1f}"),
+        ("a proposal, ms", f"{1e3 * alone / PROPOSALS:.0f}"),
+        ("a report and a proposal, ms", f"{1e3 * among / PROPOSALS:.0f}"),
+        ("requests a second, at most", f"{requests / alone:.0f}"),
+        ("requests for a report and a proposal", f"{more / PROPOSALS:.1f}"),
     ]
 
 
@@ -453,17 +434,6 @@ def apart(function: Callable[..., Figures], *given: Any) -> dict[str, str]:
     """Figures from a process that has done nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return dict(pool.apply(_called, (function.__name__, given)))
-
-
-def show(title: str, columns: Mapping[str, dict[str, str]]) -> None:
-    """Print a table with a column for each size."""
-    table = Table(title=title)
-    table.add_column("")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for what in dict.fromkeys(what for column in columns.values() for what in column):
-        table.add_row(what, *(column.get(what, "") for column in columns.values()))
-    CONSOLE.print(table)
 
 
 def main() -> None:
@@ -482,10 +452,10 @@ def main() -> None:
     ]
     for title, sizes, way in ways:
         if sizes:
-            show(title, {f"{size:,} at once": way(size) for size in sizes})
+            show_by_size(title, {f"{size:,} at once": way(size) for size in sizes})
     if chosen.round_trip:
-        heading = f"{chosen.round_trip:g} ms away"
-        show("a ledger in a store", {heading: apart(far_ledger, chosen.round_trip)})
+        figures = apart(far_ledger, chosen.round_trip)
+        show_by_size("a ledger in a store", {f"{chosen.round_trip:g} ms away": figures})
 
 
 if __name__ == "__main__":

@@ -66,16 +66,8 @@ def main() -> None:
 
 def job_of(folder: Path, model: str, generation: GenerationConfig, contexts: int, workers: int) -> Job:
     """A job of the pipeline with the critic that needs no model."""
-    return Job(
-        out=str(folder),
-        contexts=contexts,
-        model=model,
-        generator=model,
-        generation=generation,
-        thresholds=Thresholds(),
-        workers=workers,
-        scorers=workers,
-    )
+    shape: dict[str, Any] = {"contexts": contexts, "workers": workers, "scorers": workers}
+    return Job(out=str(folder), model=model, generator=model, generation=generation, thresholds=Thresholds(), **shape)
 
 
 def speed_table(chosen: argparse.Namespace, generation: GenerationConfig) -> Table:
@@ -158,15 +150,9 @@ class Loop:
             pad_token_id=self.tokenizer.eos,
         )
         texts = [first_sentence(self.tokenizer.decode(ids)) for ids in found[:, len(prompt) :].tolist()]
-        return [
-            {
-                "context": context["context"],
-                "number": number,
-                "text": text or "",
-                "reason": "" if text else "unfinished",
-            }
-            for number, text in enumerate(texts)
-        ]
+        reasons = ["" if text else "unfinished" for text in texts]
+        rows = enumerate(zip(texts, reasons, strict=True))
+        return [{"context": context["context"], "number": n, "text": t or "", "reason": why} for n, (t, why) in rows]
 
 
 def memory_table(chosen: argparse.Namespace, generation: GenerationConfig) -> Table:

@@ -3,7 +3,7 @@ reached."""
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,16 @@ def measure(way: Callable[[], Any]) -> float:
     found = way()
     seconds = time.perf_counter() - started
     return found if isinstance(found, float) else seconds
+
+
+def show_by_size(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Print figures by name, with a column for each size."""
+    table = Table("", title=title)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for what in dict.fromkeys(what for column in columns.values() for what in column):
+        table.add_row(what, *(column.get(what, "") for column in columns.values()))
+    CONSOLE.print(table)
 
 
 def show(title: str, comparisons: Iterable[Comparison], repeats: int, *, warm: bool = True) -> None:

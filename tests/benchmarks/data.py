@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -55,15 +56,8 @@ def pairs(number: int) -> list[Row]:
     words = [word for rows in load_plays().splits.values() for row in rows for word in row.text.split()]
     step = (len(words) - 2 * WORDS) / number
     starts = [int(place * step) for place in range(number)]
-    return [
-        Row(
-            id=str(n),
-            text=" ".join(words[s : s + WORDS]),
-            second=" ".join(words[s + WORDS : s + 2 * WORDS]),
-            label=n % 2,
-        )
-        for n, s in enumerate(starts)
-    ]
+    halves = [(" ".join(words[s : s + WORDS]), " ".join(words[s + WORDS : s + 2 * WORDS])) for s in starts]
+    return [Row(id=str(n), text=text, second=second, label=n % 2) for n, (text, second) in enumerate(halves)]
 
 
 def comparisons(rows: Sequence[Row], folder: Path) -> Iterator[Comparison]:
@@ -85,36 +79,20 @@ def comparisons(rows: Sequence[Row], folder: Path) -> Iterator[Comparison]:
         )
 
     def check() -> None:
-        ours = fresh(CHECKED)
-        for batched in (False, True):
-            if [list(ids) for ids in map(ours.__getitem__, range(len(ours)))] != mapped(CHECKED, batched=batched)[
-                "input_ids"
-            ][:]:
-                raise differs("tokenising")
+        tokens = fresh(CHECKED)
+        ours = [list(tokens[number]) for number in range(len(tokens))]
+        if any(ours != mapped(CHECKED, batched=batched)["input_ids"][:] for batched in (False, True)):
+            raise differs("tokenising")
 
     def read() -> Tokens:
         return tokenised("kept", rows, tokenizer, task.encode)
 
     read()
-    yield Comparison(
-        what="tokenised and written",
-        peer="datasets.map, one by one",
-        ours=fresh,
-        theirs=lambda: mapped(batched=False),
-        check=check,
-    )
-    yield Comparison(
-        what="tokenised and written", peer="datasets.map, in batches", ours=fresh, theirs=lambda: mapped(batched=True)
-    )
     written = "tokenised and written"
-    yield Comparison(what="read back", peer=written, ours=mean(read), theirs=fresh, reach=1000)
-    yield Comparison(
-        what="read back, each token looked at",
-        peer=written,
-        ours=mean(lambda: read().values.sum()),
-        theirs=fresh,
-        reach=1000,
-    )
+    for peer, way in (("one by one", partial(mapped, batched=False)), ("in batches", partial(mapped, batched=True))):
+        yield Comparison(what=written, peer=f"datasets.map, {peer}", ours=fresh, theirs=way, check=check)
+    for what, again in (("", read), (", each token looked at", lambda: read().values.sum())):
+        yield Comparison(what=f"read back{what}", peer=written, ours=mean(again), theirs=fresh, reach=1000)
 
 
 def mean(way: Callable[[], object]) -> Callable[[], float]:

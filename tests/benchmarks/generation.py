@@ -145,14 +145,7 @@ def comparisons(pair: Pair) -> Iterator[Comparison]:
     """All rows of a model."""
     size, reach = pair.size, pair.reach
     texts = f"{len(pair.prompts)} prompts x"
-    yield Comparison(
-        what=f"top-p 0.9, {texts} {size.tokens} tokens",
-        peer=f"{PEER}, one batch",
-        ours=lambda: pair.here(size.tokens),
-        theirs=lambda: pair.beside(size.tokens, do_sample=True, top_p=0.9, top_k=0),
-        reach=reach.get("top-p"),
-        check=pair.same(16, {"strategy": "greedy"}, {}),
-    )
+    yield top_p(pair)
     yield Comparison(
         what=f"beam 5, {texts} {size.beam} tokens",
         peer=f"{PEER}, one batch",
@@ -179,20 +172,20 @@ def comparisons(pair: Pair) -> Iterator[Comparison]:
     yield settings(pair, len(pair.prompts))
     yield settings(pair, 1)
     if pair.ours.wte.weight.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
-        yield from in_bfloat16(pair.cast())
+        cast, kind = pair.cast(), " bfloat16"
+        yield from (top_p(cast, kind), settings(cast, len(pair.prompts), kind), settings(cast, 1, kind))
 
 
-def in_bfloat16(pair: Pair) -> Iterator[Comparison]:
-    """The rows of weights that are cast, beside transformers' cast ones."""
-    yield Comparison(
-        what=f"top-p 0.9, {len(pair.prompts)} prompts x {pair.size.tokens} tokens, bfloat16",
-        peer=f"{PEER}, one batch, bfloat16",
+def top_p(pair: Pair, kind: str = "") -> Comparison:
+    """Nucleus sampling in one batch; the greedy tokens of both are compared first, but for rounded weights."""
+    return Comparison(
+        what=f"top-p 0.9, {len(pair.prompts)} prompts x {pair.size.tokens} tokens{kind}",
+        peer=f"{PEER}, one batch{kind}",
         ours=lambda: pair.here(pair.size.tokens),
         theirs=lambda: pair.beside(pair.size.tokens, do_sample=True, top_p=0.9, top_k=0),
         reach=pair.reach.get("top-p"),
+        check=None if kind else pair.same(16, {"strategy": "greedy"}, {}),
     )
-    yield settings(pair, len(pair.prompts), " bfloat16")
-    yield settings(pair, 1, " bfloat16")
 
 
 def settings(pair: Pair, prompts: int, kind: str = "") -> Comparison:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
 from searches.deciding.strategy import Strategy
 from searches.options import Options
@@ -26,7 +25,7 @@ from searches.running.ledger import Ledger, Trial
 from searches.showing.report import write
 from searches.showing.screen import Screen
 from searches.showing.summary import summary_of
-from tests.benchmarks.compare import CONSOLE
+from tests.benchmarks.compare import show_by_size
 from tests.ledgers import options_of, write_ledger
 
 AT_ONCE = 4  # proposals that need none of the others to have ended; the first does not count
@@ -107,13 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000])
     sizes = parser.parse_args().trials
-    columns = [dict(measured(trials)) for trials in sizes]
-    table = Table(title="what a search of many trials costs beside them")
-    for heading in ("", *(f"{trials:,} trials" for trials in sizes)):
-        table.add_column(heading, justify="right" if heading else "left")
-    for what in columns[0]:
-        table.add_row(what, *(column[what] for column in columns))
-    CONSOLE.print(table)
+    columns = {f"{trials:,} trials": dict(measured(trials)) for trials in sizes}
+    show_by_size("what a search of many trials costs beside them", columns)
 
 
 if __name__ == "__main__":

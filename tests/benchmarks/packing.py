@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -96,13 +95,9 @@ class Trials:
         return [list(losses) for losses in zip(*by_trial, strict=True)]
 
     def _next(self) -> list[list[Step]]:
-        numbers = range(self.taken, self.taken + STEPS)
         self.taken += STEPS
-        return [
-            [Step(run, number, batch, run.token_count(batch)) for run in self.runs]
-            for number in numbers
-            for batch in [self.batches[number % len(self.batches)]]
-        ]
+        batches = [(n, self.batches[n % len(self.batches)]) for n in range(self.taken - STEPS, self.taken)]
+        return [[Step(run, n, batch, run.token_count(batch)) for run in self.runs] for n, batch in batches]
 
 
 def losses_of(answers: Iterable[StepResult | Exception]) -> list[float]:
@@ -138,9 +133,7 @@ class Processes:
             process.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for connection, process in zip(self.connections, self.processes, strict=True):
             connection.send(False)
             process.join()

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,14 +165,8 @@ def as_transformers(model: GPT2, config: RunConfig) -> Any:
 
 def with_peft(peer: Any, config: RunConfig) -> Any:
     """A pair of the same rank at the projection that makes queries, keys and values at once."""
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=["c_attn"],
-        fan_in_fan_out=True,
-    )
-    return get_peft_model(peer, lora)
+    keys: dict[str, Any] = {"lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    return get_peft_model(peer, LoraConfig(r=config.rank, target_modules=["c_attn"], fan_in_fan_out=True, **keys))
 
 
 @torch.no_grad()
@@ -216,7 +211,7 @@ def epochs(name: str, base: GPT2, config: RunConfig) -> Iterator[Comparison]:
     rows = ((shuffled, "random batches", 1.9, pair.check), (grouped, "group_by_length", 1.1, None))
     for order, peer, reach, check in (
         rows if name == "17.5M" else rows[:1]
-    ):  # what has trained on other batches is no longer the same
+    ):  # the second is checked no more: both trained
         beside = spread(np.split(order, EXAMPLES // size), lengths, BATCHES[name])
         yield Comparison(
             what=f"epoch like {like}, batches of {size}",
@@ -237,15 +232,8 @@ def spread(batches: Sequence[np.ndarray], lengths: np.ndarray, count: int) -> li
 
 def same_tokens(what: str, peer: str, pair: Pair) -> Comparison:
     """The seconds of a step on texts of one length."""
-    batch = np.arange(8)
-    return Comparison(
-        what=what,
-        peer=peer,
-        ours=lambda: pair.ours(batch),
-        theirs=lambda: pair.theirs(batch),
-        reach=1.05,
-        check=pair.check,
-    )
+    ours, theirs = (partial(way, np.arange(8)) for way in (pair.ours, pair.theirs))
+    return Comparison(what=what, peer=peer, ours=ours, theirs=theirs, reach=1.05, check=pair.check)
 
 
 def memory(what: str, pair: Pair) -> Comparison:

@@ -1,9 +1,8 @@
 """How often is what a search says wrong? Simulated searches whose truth is known, and real runs of one configuration:
 python -m tests.benchmarks.verdict [--real] [--data-dir DIR] [--only PART] [--simulations 2000].
 
-Each line is of searches that are judged by `searches.deciding.decision.decide`. "before" is what the paired bootstrap over seeds
-and examples said at commit 02595d1, where the same was measured. Beside the power stands that of Student's t-test on run means
-with Holm's correction, where its own errors are below 7%: it takes the texts for all that there are.
+Each line is of searches that are judged by `searches.deciding.decision.decide`. Beside the power stands that of Student's t-test
+on run means with Holm's correction, where its own errors are below 7%: it takes the texts for all that there are.
 """
 
 import argparse
@@ -34,28 +33,6 @@ SEEDS = (2, 3, 5, 10)
 SIMULATIONS = 2000
 VALID = 0.07  # false winners of the t-test above which its power is no measure
 REAL_RUNS, SPLITS = 13, 2000
-#: False winners before, by cell and number of seeds; what else was measured is in words.
-BEFORE: dict[tuple[str, int], str] = {
-    **{("runs alone, 275 examples", n): f"{p}%" for n, p in {2: 34, 3: 19, 5: 12, 10: 9}.items()},
-    ("examples alone, 275 examples", 5): "power 53% for 2 sd",
-    ("examples alone, 275 examples", 10): "power 16% for 1 sd",
-    ("3 finalists, the reference, Holm", 2): "8.2%; intervals hold 71%",
-    ("6 looks", 8): "5 looks: 17.6%",
-    ("best of 40, judged on the same texts", 2): "6.5 to 14%",
-    ("accuracy, 20,212 examples", 2): "20%",
-    ("accuracy, 20,212 examples", 3): "13%",
-    ("chrF, run sd 0", 2): "0.5%",
-    ("chrF, run sd 0.2", 2): "1.7%",
-    ("chrF, run sd 0.5", 2): "12%",
-    ("real, 275 texts", 1): "78%",
-    ("real, 275 texts", 2): "27%",
-    ("real, 275 texts", 3): "14%",
-    ("real, 275 texts", 5): "12%",
-    ("real, 32 texts", 1): "32%",
-    ("real, 32 texts", 2): "5%",
-    ("real, 32 texts", 3): "4%",
-    ("real, 32 texts", 5): "2%",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,17 +224,7 @@ def measured(cells: list[Cell], simulations: int, title: str) -> list[Line]:
     return lines
 
 
-HEADINGS = (
-    "seeds",
-    "false winners",
-    "p < level",
-    "intervals hold",
-    "power",
-    "t-test",
-    "ratio",
-    "t-test false",
-    "before",
-)
+HEADINGS = ("seeds", "false winners", "p < level", "intervals hold", "power", "t-test", "ratio", "t-test false")
 
 
 def show(title: str, lines: list[Line]) -> None:
@@ -277,7 +244,6 @@ def show(title: str, lines: list[Line]) -> None:
             _percent(effect.student_right),
             "-" if line.ratio is None else f"{line.ratio:.2f}",
             _percent(none.student_wrong),
-            BEFORE.get((cell.name, cell.most), ""),
         )
     CONSOLE.print(table)
 
@@ -290,29 +256,18 @@ def worst(lines: list[Line]) -> None:
     """Print the worst cells; those that are judged on the texts that chose are shown above, and not counted here."""
     counted = [line for line in lines if "the same texts" not in line.cell.name]
     named = [line for line in counted if line.cell.most > 2]
-    table = Table(
-        "the worst cells",
-        "of",
-        "cell",
-        "seeds",
-        "measured",
-        title="worst of all, 3 seeds or more where nothing else is said",
-    )
+    table = Table("the worst cells", "of", "cell", "seeds", "measured", title="worst, with 3 seeds or more unless said")
     for what, rows, largest, key in (
         ("false winners", named, True, lambda line: line.none.wrong),
         ("p < level, 2 seeds", [line for line in counted if line.cell.most == 2], True, lambda line: line.none.p_wrong),
         ("intervals hold", named, False, lambda line: line.coverage),
         ("power beside a valid t-test", named, False, lambda line: line.ratio),
-        ("an unstable setting wins", [line for line in counted if line.cell.case.diverged], True, _unstable),
+        ("an unstable setting wins", [a for a in counted if a.cell.case.diverged], True, lambda a: a.effect.unstable),
     ):
         known = [(value, line) for line in rows if (value := key(line)) is not None]
         for value, line in sorted(known, key=lambda one: one[0], reverse=largest)[:3]:
             table.add_row(what, str(len(known)), line.cell.name, str(line.cell.most), f"{value:.3f}")
     CONSOLE.print(table)
-
-
-def _unstable(line: Line) -> float:
-    return line.effect.unstable
 
 
 def real_runs(data_dir: str | None) -> np.ndarray:
@@ -339,16 +294,13 @@ def real_runs(data_dir: str | None) -> np.ndarray:
 
 def real(counts: np.ndarray) -> None:
     """Runs of one configuration in two sides at random, again and again: each difference that is found is none."""
-    table = Table(
-        "what", "seeds a side", "p < 0.05", "intervals hold 0", "before", title="real trainings of one configuration"
-    )
+    table = Table("what", "seeds a side", "p < 0.05", "intervals hold 0", title="real trainings of one configuration")
     random = np.random.default_rng(0)
     for texts in sorted({counts.shape[1], min(32, counts.shape[1])}, reverse=True):
         for n in (1, 2, 3, 5):
             wrong, held = _splits(counts, texts, n, random)
-            name = f"real, {texts} texts"
-            interval = _percent(held) if n > 1 else "none is given"
-            table.add_row(name, str(n), _percent(wrong) if n > 1 else "no p", interval, BEFORE.get((name, n), ""))
+            shown = (_percent(wrong), _percent(held)) if n > 1 else ("no p", "none is given")
+            table.add_row(f"real, {texts} texts", str(n), *shown)
     CONSOLE.print(table)
 
 
