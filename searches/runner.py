@@ -82,7 +82,7 @@ def console() -> Console:
 def resources(options: Options) -> str:
     """What `--plan` can say about resources without starting anything."""
     from gpt2core.speed import gpu_count  # PyTorch takes seconds to import
-    from searches.running.resources import local_share
+    from searches.running.resources import local_spec
 
     workers = f", {options.workers_per_trial} workers each" if options.workers_per_trial > 1 else ""
     if cluster := os.environ.get("RAY_ADDRESS"):
@@ -90,7 +90,7 @@ def resources(options: Options) -> str:
         return f"Runs {at_once} at a time on the cluster at {cluster}{workers}."
     machine = f"{count(cpus(), 'CPU')}, {count(gpu_count(), 'GPU') if gpu_count() else 'no GPU'}"
     try:
-        spec = local_share(options, options.results_folder)
+        spec = local_spec(options, options.results_folder)
     except ConfigError:
         return f"This machine ({machine}) has no room for a trial{workers}."
     return f"Runs {count(spec.concurrent, 'trial')} at a time{workers} on this machine ({machine})."

@@ -16,7 +16,7 @@ from searches.options import Options, without
 from searches.pairs import jobs
 from searches.planning.checking import check, record_data
 from searches.running.ledger import Ledger
-from searches.running.resources import connect_and_share
+from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
 from searches.running.tracking import Tracker, start_tracking
 from searches.showing.facts import cluster, machine
@@ -67,7 +67,7 @@ def connect(run: SearchRun) -> TrialSpec:
         console.print(f"note: {unused}", markup=False, highlight=False, soft_wrap=True)
     with ThreadPoolExecutor(1) as executor:  # a new database takes seconds, and Ray waits for its processes
         tracking = executor.submit(start_tracking, run.tracker, options)
-        spec = connect_and_share(options, options.results_folder, run.screen.warn)
+        spec = connect_to_ray(options, options.results_folder, run.screen.warn)
         tracking.result()
     ledger.listeners += [run.screen, run.tracker]
     record_data(plan, ledger, run.data)

@@ -15,7 +15,7 @@ from searches.planning.measure import record_forecast
 from searches.running.budget_stop import BudgetStopper
 from searches.running.control import MAILBOX, Control, Mailbox
 from searches.running.failures import Faults
-from searches.running.gpu_sharing import sharing_gpus
+from searches.running.gpu_sharing import with_shared_gpus
 from searches.running.ledger import Ledger
 from searches.running.ray_tune import RayTune
 from trainables.executors import Executor, trainable
@@ -28,7 +28,7 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
     options, ledger = run.options, run.ledger
     with leaving_when_ray_ends(lambda: finalise(run, "FAILED")) as heart:
         record_forecast(options, ledger, spec, run.console)
-        spec = sharing_gpus(options, spec, ledger)
+        spec = with_shared_gpus(options, spec, ledger)
         make_pairs(options, ledger, spec, run.console)
         record_pairs(options.plan, ledger)
         spec = replace(spec, data=plain_digest(options.plan))

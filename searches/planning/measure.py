@@ -34,7 +34,7 @@ from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.quantities import Forecast, Quantity
-from searches.running.resources import local_share
+from searches.running.resources import local_spec
 from searches.summary import Spending, Summary
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
@@ -220,7 +220,7 @@ def forecast_locally(options: Options, folder: Path) -> Forecast | str:
     """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
     price = options.budget.usd_per_gpu_hour
     found = unless_refused(
-        lambda: prediction(options.plan, local_share(options, folder), price, folder, patience=IN_A_PLAN)
+        lambda: prediction(options.plan, local_spec(options, folder), price, folder, patience=IN_A_PLAN)
     )
     if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
         differs = f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ"

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from searches.planning.forecast import MEANING, seconds_left
 from searches.question import Plan
-from searches.running.budget import HOUR, Budget, share, spent
+from searches.running.budget import HOUR, Budget, nearest_limit, spent
 from searches.running.ledger import State
 from searches.running.quantities import WORDS, Forecast, QuantityRow
 from searches.showing.tables import Column, Table, on_screen
@@ -61,7 +61,7 @@ def show_actual(summary: Summary, console: Console) -> None:
 def progress(plan: Plan, budget: Budget, state: State, now: float) -> str:
     """About how long a running search still takes, what it took, and the share of the budget."""
     used, left = spent(budget, state, now), seconds_left(plan, state, now)
-    name, part = share(budget, used)
+    name, part = nearest_limit(budget, used)
     until = ""
     if "hours" in budget.limits and (rest := (budget.limits["hours"] - used.hours) * HOUR) < left:
         left, until = max(0.0, rest), ", when the budget ends it"

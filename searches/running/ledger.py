@@ -33,6 +33,7 @@ from trainables.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
 RUNNING, COMPLETED, STOPPED = "running", "completed", "stopped"
 BAD = (FAILED, DIVERGED, OUT_OF_MEMORY)  # final statuses without a usable result
 BY_HAND = "stopped by hand"  # reason of a trial that a user stopped
+FREE_SPACE = "nothing recorded is lost: free some space, then run the same command again"
 CLONE = "clone"  # origin of a trial that a user cloned
 
 
@@ -246,7 +247,7 @@ class Ledger:
 
     def fail(self, why: str) -> LedgerError:
         """Write nothing from now on, because storage is full; return the error for the user."""
-        self.failure = LedgerError(f"{why}; nothing recorded is lost: free some space, then run the same command again")
+        self.failure = LedgerError(f"{why}; {FREE_SPACE}")
         return self.failure
 
     def is_durable(self, size: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a search takes, quantity by quantity: what was predicted of it, kept in its ledger."""
+"""The quantities that a forecast predicts: time, compute, memory, disk and money."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -10,22 +10,22 @@ from gpt2core.estimates import Range
 Quantity = Literal[
     "trials", "epochs", "trial_seconds", "hours", "gpu_hours", "cpu_hours", "usd", "memory_gb", "disk_gb"
 ]
-#: How a table names each.
+#: How tables name them.
 WORDS: dict[Quantity, str] = {
     "trials": "trials",
     "epochs": "epochs",
-    "trial_seconds": "seconds of a whole trial",
+    "trial_seconds": "seconds per whole trial",
     "hours": "hours",
     "gpu_hours": "GPU-hours",
     "cpu_hours": "CPU-hours",
     "usd": "USD",
-    "memory_gb": "most memory of a trial, GB",
+    "memory_gb": "peak memory of a trial, GB",
     "disk_gb": "checkpoints, GB",
 }
 
 
 class QuantityRow(BaseModel):
-    """A quantity as it was predicted, and what it came to; `actual` is None where that is not known."""
+    """A predicted quantity and its actual value, if known."""
 
     quantity: Quantity
     value: float
@@ -35,22 +35,22 @@ class QuantityRow(BaseModel):
 
 
 class Forecast(BaseModel):
-    """What a search was predicted to take, before its first trial."""
+    """The prediction before the first trial of what a search takes."""
 
     model_config = ConfigDict(frozen=True)
 
     ranges: dict[Quantity, Range] = {}
-    trials: Annotated[int, Field(ge=0)] = 0  # of the search, and fresh seeds of each finalist: it is of so many
-    replicates: Annotated[int, Field(ge=0)] = 0
-    gpu_gb: Annotated[float, Field(allow_inf_nan=False)] | None = None  # memory of a GPU; None where there is none
-    notes: list[str] = []  # what it takes for granted
+    trials: Annotated[int, Field(ge=0)] = 0  # number of trials that it is about
+    replicates: Annotated[int, Field(ge=0)] = 0  # fresh seeds of each finalist
+    gpu_gb: Annotated[float, Field(allow_inf_nan=False)] | None = None  # memory of a GPU; None without one
+    notes: list[str] = []  # its assumptions
 
     def most(self, quantity: Quantity) -> float | None:
-        """The most that is predicted of a quantity; None where nothing is."""
+        """Return the upper bound of a quantity, or None if it is not predicted."""
         return self.ranges[quantity].high if quantity in self.ranges else None
 
     def rows(self, actual: Mapping[Quantity, float | None] | None = None) -> list[QuantityRow]:
-        """A row for each quantity, with what it came to where that is known."""
+        """Return a row for each predicted quantity, with its actual value if known."""
         known = actual or {}
         return [
             QuantityRow(quantity=quantity, value=r.value, low=r.low, high=r.high, actual=known.get(quantity))

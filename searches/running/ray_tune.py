@@ -1,7 +1,7 @@
-"""Ray Tune as the backend of a search: it runs what the strategy proposes, and ends what the strategy ends.
+"""Ray Tune as the backend of a search: it runs the trials that the strategy proposes, and ends those that it stops.
 
-Ray's own OptunaSearch tells the last value in place of the best, takes stopped trials for complete ones and hands out
-duplicates (ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838): here, both only pass on.
+Ray's own OptunaSearch reports the last value instead of the best, takes stopped trials for complete ones and proposes duplicates
+(ray#35319), and a restored Tuner forgets the rungs of its scheduler (ray#30838). Searcher and scheduler here only pass on.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -24,7 +25,7 @@ from searches.running import failures
 from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures, translate_errors
-from searches.running.gpu_sharing import Sharing
+from searches.running.gpu_sharing import GpuSharing
 from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, LedgerError, RawEvent, Trial
 from trainables.executors import Executor
 from trainables.failures import NO_ROOM
@@ -34,9 +35,9 @@ from trainables.trial import RESTARTS, TrialSpec
 
 
 class RayTune:
-    """A `Backend`: trials run as Tune trials of `executor`, on a cluster or on this machine.
+    """A `Backend` that runs trials as Tune trials of `executor`.
 
-    Tune owns the loop: it asks a searcher for trials and tells a scheduler of reports, and both ask the strategy.
+    Tune owns the loop: it asks a searcher for trials and gives reports to a scheduler. Both ask the strategy.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class RayTune:
         self.callbacks = callbacks
 
     def run(self, strategy: Strategy) -> None:
-        """Run trials until the strategy is done, or the budget is spent. Raises UserError, KeyboardInterrupt."""
+        """Run trials until the strategy is done or the budget is spent. Raises UserError, KeyboardInterrupt."""
         spec, ledger = self.spec, strategy.ledger
         folder = ledger.path.parent
         shutil.rmtree(folder / "tune", ignore_errors=True)
         packs = Packs(spec, self.options.name) if spec.pack > 1 else None
-        sharing = Sharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
+        sharing = GpuSharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
         searcher = StrategySearcher(strategy, spec, address(folder / "trials"), self.budget, packs, sharing)
         try:
             with translate_errors(ledger):
@@ -67,7 +68,7 @@ class RayTune:
 
     def _tuner(self, searcher: "StrategySearcher", storage: str) -> tune.Tuner:
         for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # their snapshot is never read
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # about a snapshot that we never read
         function, resources = self.executor
         scheduler = StrategyScheduler(searcher)
         return tune.Tuner(
@@ -76,7 +77,7 @@ class RayTune:
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=self._at_once(searcher.strategy.ledger.state.lag),
+                max_concurrent_trials=self._concurrent(searcher.strategy.ledger.state.lag),
                 reuse_actors=not self.spec.grouped,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -91,11 +92,11 @@ class RayTune:
             ),
         )
 
-    def _at_once(self, lag: int) -> int:
-        """Trials that Tune may hold. Where machines come, what they have room for is proposed; a group waits in a process, so no
-        more of them than fit."""
-        open_end = can_grow() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
-        return lag if open_end else self.spec.concurrent
+    def _concurrent(self, lag: int) -> int:
+        """Return how many trials Tune may hold: on an autoscaling cluster as many as may be proposed, so that machines come."""
+        # A process group waits inside a running trial, so groups and packs are limited to what fits.
+        unlimited = can_grow() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
+        return lag if unlimited else self.spec.concurrent
 
 
 def _trial_name(trial: Any) -> str:
@@ -103,7 +104,7 @@ def _trial_name(trial: Any) -> str:
 
 
 class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Hands Tune the trials of a strategy."""
+    """Gives Tune the trials of a strategy."""
 
     def __init__(
         self,
@@ -112,16 +113,15 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         trials_folder: str,
         budget: BudgetStopper,
         packs: Packs | None = None,
-        sharing: Sharing | None = None,
+        sharing: GpuSharing | None = None,
     ) -> None:
         super().__init__(metric="objective", mode=strategy.plan.direction.value)
         self.packs, self.sharing = packs, sharing
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
-        self.names: dict[str, str] = {}  # Tune's id of a trial -> ours
+        self.names: dict[str, str] = {}  # Tune's trial id -> name of the trial
         self.paused = False
-        # While no trial runs, Tune does nothing but ask for one.
-        self.before_suggestion: Callable[[], None] = lambda: None
+        self.before_suggestion: Callable[[], None] = lambda: None  # all that Tune calls while no trial runs
         self.deaths: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
@@ -135,14 +135,14 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if not isinstance(trial, Trial):
             return None if trial == WAIT else Searcher.FINISHED
         self.names[trial_id] = trial.name
-        changes = {
-            "name": trial.name,
-            "run": RunConfig.of(trial.run),
-            "folder": f"{self.trials_folder}/{trial.name}",
-            "parent": f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
-            "until": trial.until,
-        }
-        spec = TrialSpec(**{**vars(self.spec), **changes})
+        spec = replace(
+            self.spec,
+            name=trial.name,
+            run=RunConfig.of(trial.run),
+            folder=f"{self.trials_folder}/{trial.name}",
+            parent=f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
+            until=trial.until,
+        )
         if self.packs is not None:
             spec = self.packs.place(spec)
         if self.sharing is not None:
@@ -150,10 +150,10 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         return {"spec": spec.to_dict(), "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing to do: the scheduler hears of it first."""
+        """Do nothing: the scheduler gets the report first."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note how a trial ended."""
+        """Record how a trial ended, or hand it out again later."""
         trial = self.trials[self.names.pop(trial_id)]
         if self.packs is not None:
             self.packs.leave(trial.name)
@@ -162,32 +162,32 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if trial.status != RUNNING or self.strategy.ledger.failure is not None:
             return
         paused = self.paused and not result and trial.stopped_at is None
-        if paused or wants_more or (error and failures.goes_on(trial_id) and self._again(trial)):
+        if paused or wants_more or (error and failures.may_restart(trial_id) and self._restart(trial)):
             self.strategy.unfinished.append(trial)
             return
-        if kind == NO_ROOM and not is_address(self.trials_folder):  # it goes on when there is room
+        if kind == NO_ROOM and not is_address(self.trials_folder):  # the trial continues when there is room
             self.strategy.ledger.fail(result["failure/reason"] if result else "")
             return
-        with suppress(LedgerError):  # the budget's stopper ends all, and Tune would try again
+        with suppress(LedgerError):  # the budget's stopper then ends all trials; Tune would retry this one
             if result and not error and "failure/kind" not in result:
                 self.strategy.report(trial, report_event(trial, result))
             status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
             self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
 
-    def _again(self, trial: Trial) -> bool:
-        """Whether a trial may be handed out once more after its process died."""
+    def _restart(self, trial: Trial) -> bool:
+        """Count a death of the trial's process; return whether the trial may be handed out again."""
         self.deaths[trial.name] += 1
         return self.deaths[trial.name] <= RESTARTS
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger is the memory."""
+        """Do nothing: the ledger holds the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the ledger is the memory."""
+        """Do nothing: the ledger holds the state."""
 
 
 class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
-    """Passes reports on to the strategy, and ends the trials that it ends."""
+    """Gives reports to the strategy and ends the trials that it stops."""
 
     def __init__(self, searcher: StrategySearcher) -> None:
         super().__init__()
@@ -195,11 +195,11 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
         self.controller: Any = None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Know who runs the trials."""
+        """Keep the controller, which can end trials."""
         self.controller = tune_controller
 
     def end(self, names: Collection[str]) -> None:
-        """Let Tune end trials of ours that run."""
+        """Let Tune end running trials."""
         if not names:
             return
         for trial in self.controller.get_live_trials() if self.controller else []:
@@ -207,26 +207,25 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
                 self.controller.request_stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Note the report of an epoch. It may end its own trial, and others that waited for it."""
-        mine = self.searcher.trials[self.searcher.names[trial.trial_id]]
+        """Record the report of an epoch, which may stop this trial and others that waited for it."""
+        reporter = self.searcher.trials[self.searcher.names[trial.trial_id]]
         if "failure/kind" in result:
             return str(TrialScheduler.CONTINUE)
         if self.searcher.sharing is not None:
-            self.searcher.sharing.saw(mine.name, result.get("metrics/gpu_memory_gb", 0.0))
+            self.searcher.sharing.check_memory(reporter.name, result.get("metrics/gpu_memory_gb", 0.0))
         try:
-            stopped = {one.name for one in self.searcher.strategy.report(mine, report_event(mine, result))}
+            stopped = {trial.name for trial in self.searcher.strategy.report(reporter, report_event(reporter, result))}
         except LedgerError:
             return str(TrialScheduler.STOP)
-        self.end(stopped - {mine.name})
-        return str(TrialScheduler.CONTINUE if mine.stopped_at is None else TrialScheduler.STOP)
+        self.end(stopped - {reporter.name})
+        return str(TrialScheduler.CONTINUE if reporter.stopped_at is None else TrialScheduler.STOP)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles all it is given into a snapshot that is never read here: the ledger is the memory.
-        return {}
+        return {}  # see Ledger
 
 
 def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:
-    """How a trial ended, by what it reported last, and why."""
+    """Return status and reason of a trial from its last report."""
     if result and "failure/kind" in result:
         kind = result["failure/kind"]
         return FAILED if kind == NO_ROOM else kind, result["failure/reason"]
@@ -234,15 +233,15 @@ def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | Non
 
 
 def report_event(trial: Trial, result: dict[str, Any]) -> RawEvent:
-    """The ledger's event of a result of Tune."""
-    # Only replicates are compared; the counts of every epoch of every trial would swell the ledger.
+    """Return the ledger's event for a result of Tune."""
+    # Only replicates are compared; counts of all trials would swell the ledger.
     statistics = json.loads(result.get("statistics") or "null") if trial.of is not None else None
     judged = json.loads(result.get("judged") or "null")
-    if judged is not None:  # the texts that chose nothing are what is compared
+    if judged is not None:  # the comparison is on held-out texts
         statistics = judged["statistics"]
 
     def part(name: str) -> dict[str, Any]:
-        """A mapping that Tune has flattened."""
+        """Return a nested mapping, which Tune has flattened."""
         return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
 
     return {

@@ -1,4 +1,4 @@
-"""The ledger of a search that begins or goes on: by the rule of `--resume`, of the same plan, wherever it lies now."""
+"""Open the ledger of a new or resumed search."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,33 +13,33 @@ from trainables.tracking import database_of
 
 
 def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None]) -> Ledger:
-    """Open the ledger of a search; raise UserError where `resume` or the earlier search forbids it."""
+    """Open the ledger of a search; raise UserError if --resume forbids it, or an earlier search there has another plan."""
     refresh(folder)
     exists = (folder / "ledger.jsonl").exists()
     if resume == "must" and not exists:
-        raise UserError(f"{address(folder)}: there is no search to go on with, but --resume is must")
+        raise UserError(f"{address(folder)}: there is no search to resume, but --resume is must")
     if resume == "never" and exists:
-        raise UserError(f"{address(folder)}: there is a search already, and --resume is never; choose another --name")
+        raise UserError(f"{address(folder)}: there is already a search, but --resume is never; choose another --name")
     ledger = Ledger(folder / "ledger.jsonl", say=say)
     if ledger.state.digest is None:
         ledger.begin(plan.digest, plan.search.name, plan.seed)
     elif ledger.state.digest != plan.digest:
         ledger.close()
         raise UserError(
-            f"{address(folder)}: the search there has another space or other settings; choose another --name, or the flags it had"
+            f"{address(folder)}: the search there has another space or other settings; choose another --name, or its flags"
         )
-    for trial in ledger.state.trials.values():  # its data may have been moved
+    for trial in ledger.state.trials.values():  # the data may have moved
         trial.run |= {key: plan.fixed[key] for key in keys_that_decide("place") if key in plan.fixed}
     return ledger
 
 
 def separate_copy(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:
-    """Give a copy of a search runs of its own where the search that it was copied from has the same MLflow."""
-    state, here = ledger.state, folder / "ledger.jsonl"
-    former = Path(state.folder) / here.name
-    own = database_of(uri)
-    if is_copy(folder) or not state.folder or (own and own.is_relative_to(folder.parent.parent)):
+    """Give a copied search new MLflow runs if the original still exists and uses the same MLflow."""
+    state, path = ledger.state, folder / "ledger.jsonl"
+    original = Path(state.folder) / path.name
+    database = database_of(uri)
+    if is_copy(folder) or not state.folder or (database and database.is_relative_to(folder.parent.parent)):
         return
-    if former.exists() and not former.samefile(here):
-        say(f"This is a copy of the search in {former.parent}: in MLflow it has runs of its own")
+    if original.exists() and not original.samefile(path):
+        say(f"This is a copy of the search in {original.parent}: it gets MLflow runs of its own")
         ledger.begin(state.digest, state.script, plan.seed)

@@ -50,7 +50,7 @@ from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
-from searches.running.resources import share
+from searches.running.resources import trial_spec
 from searches.running.tracking import Tracker
 from searches.showing.screen import Screen
 from tests.benchmarks.compare import differs, show_by_size
@@ -229,7 +229,7 @@ def searched(
     options = parse(SEARCH, ["--trials", str(count), "--max-concurrent", str(count), *flags, *method])
     (folder / "ready").mkdir()
     gpus = 1.0 if "--gpus-per-worker" in flags else 0.0
-    spec = share(options, folder, [Machine(1, gpus)] * count)
+    spec = trial_spec(options, folder, [Machine(1, gpus)] * count)
     ray.cloudpickle.register_pickle_by_value(
         importlib.import_module("tests.benchmarks.at_once")
     )  # imports little there

@@ -28,7 +28,7 @@ from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Ledger
-from searches.running.resources import share
+from searches.running.resources import trial_spec
 from tests.benchmarks.compare import Comparison, differs, show
 from trainables.heartbeat import Heartbeat
 from trainables.nodes import Machine
@@ -58,7 +58,7 @@ def ours(trials: int, sampler: str) -> float:
     with tempfile.TemporaryDirectory() as storage:
         options = options_of(trials, sampler, storage)
         folder = Path(storage)
-        spec = share(options, folder, [Machine(AT_ONCE)])
+        spec = trial_spec(options, folder, [Machine(AT_ONCE)])
         with closing(Ledger(folder / "ledger.jsonl")) as ledger:
             run_trials(options, ledger, spec, (at_once, {"cpu": 1}), print, Faults(Heartbeat(), print))
             completed = [trial for trial in ledger.state.searched if trial.status == COMPLETED]

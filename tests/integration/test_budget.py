@@ -20,7 +20,7 @@ from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, Report, State
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
-from searches.running.resources import share
+from searches.running.resources import trial_spec
 from tests.killing import NAME, finished, make_toy
 from tests.runs import events, summary
 from trainables.nodes import Machine
@@ -143,7 +143,7 @@ def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_p
     options = parse(
         SEARCH, ["--smoke", "--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
     )
-    spec = share(options, tmp_path, [Machine(4, 2)])
+    spec = trial_spec(options, tmp_path, [Machine(4, 2)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         record_forecast(options, ledger, spec, Console(quiet=True))
         noted = ledger.state.forecast

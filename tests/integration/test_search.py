@@ -170,7 +170,7 @@ def test_another_search_never_mixes_with_it(done: CompletedProcess[str], storage
     assert [never.returncode, other.returncode, absent.returncode] == [2, 2, 2]
     assert "choose another --name" in never.stderr
     assert "has another space or other settings" in other.stderr
-    assert "there is no search to go on with" in absent.stderr
+    assert "there is no search to resume" in absent.stderr
     assert not (storage / "searches" / "absent").exists()
 
 

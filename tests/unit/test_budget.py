@@ -13,7 +13,7 @@ from searches.deciding.results import summarise
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.question import make_plan
-from searches.running.budget import BUDGET, HOUR, Amount, Budget, phase, phase_of, reserve, share, spent
+from searches.running.budget import BUDGET, HOUR, Amount, Budget, nearest_limit, phase, phase_of, reserve, spent
 from searches.running.budget_stop import BudgetStopper
 from searches.running.clock import Clock
 from searches.running.events import event_of
@@ -168,8 +168,8 @@ def test_a_machine_without_gpus_spends_no_gpu_hours() -> None:
 
 def test_the_nearest_limit_is_shown() -> None:
     budget = Budget(hours=10, gpu_hours=4)
-    assert share(budget, Amount(hours=1, gpu_hours=3)) == ("gpu_hours", 0.75)
-    assert share(Budget(), Amount(hours=1)) == ("", 0.0)
+    assert nearest_limit(budget, Amount(hours=1, gpu_hours=3)) == ("gpu_hours", 0.75)
+    assert nearest_limit(Budget(), Amount(hours=1)) == ("", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_one_worker_of_several_that_fails_alone_ends_the_group(tmp_path: Path, m
     ],
 )
 def test_what_tune_wrote_is_read(text: str, killed: bool, status: str, reason: str) -> None:
-    found = failures.described(text, killed=killed)
+    found = failures.classify(text, killed=killed)
     assert found[0] == status
     assert reason in found[1]
 
@@ -124,7 +124,7 @@ class Kernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.time = 7, 1000.0
         monkeypatch.setattr(failures, "kernel_kills", lambda: self.count)
-        monkeypatch.setattr(failures, "here", lambda: ("10.0.0.1",))
+        monkeypatch.setattr(failures, "own_addresses", lambda: ("10.0.0.1",))
         self.kills = failures.Kills(lambda: self.time)
 
     def explains(self, pid: int, ip: str = "10.0.0.1") -> bool:

@@ -7,7 +7,7 @@ import pytest
 from gpt2core.errors import ConfigError
 from searches.lora_rank import SEARCH
 from searches.options import parse
-from searches.running.resources import share
+from searches.running.resources import trial_spec
 from trainables.nodes import Machine
 
 HEAD = Machine(0)
@@ -35,7 +35,7 @@ HEAD = Machine(0)
 def test_trials_at_once_and_what_each_worker_gets(
     machines: list[Machine], flags: str, grows: bool, expected: tuple[int, int, float], tmp_path: Path
 ) -> None:
-    spec = share(parse(SEARCH, flags.split()), tmp_path, machines, grows=grows)
+    spec = trial_spec(parse(SEARCH, flags.split()), tmp_path, machines, grows=grows)
     assert (spec.concurrent, spec.cpus_per_worker, spec.gpus_per_worker) == expected
 
 
@@ -50,4 +50,4 @@ def test_trials_at_once_and_what_each_worker_gets(
 )
 def test_what_no_machine_has_room_for_is_an_error(machines: list[Machine], flags: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"A trial needs .* but the cluster has"):
-        share(parse(SEARCH, flags.split()), tmp_path, machines, grows=True)
+        trial_spec(parse(SEARCH, flags.split()), tmp_path, machines, grows=True)

@@ -11,7 +11,7 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
-from searches.running.resources import share
+from searches.running.resources import trial_spec
 from trainables.nodes import Machine
 
 
@@ -106,7 +106,7 @@ def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys:
         "0004 study: rank 4, lr 1e-05",
     ):
         assert part in printed
-    for part in ("What it would take", "seconds of a whole trial", "USD", "low: each trial that may be stopped"):
+    for part in ("What it would take", "seconds per whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
     assert "Fewer than 3 seeds name no winner" in printed
     assert not list(tmp_path.iterdir())
@@ -159,7 +159,7 @@ def test_trials_are_packed_where_that_pays(
     flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
 ) -> None:
     """Trials of a process, trials at once, and CPUs of a process, of four."""
-    spec = share(parse(SEARCH, flags.split()), tmp_path, [Machine(4, gpus)])
+    spec = trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4, gpus)])
     assert (spec.pack, spec.concurrent, spec.cpus_per_worker) == expected
 
 
@@ -167,13 +167,13 @@ def test_trials_are_packed_where_that_pays(
     ("flags", "message"),
     [
         ("--pack 1", "The value of `--pack` is '1', but must be auto, off, or a number >= 2"),
-        ("--pack 2 --workers-per-trial 2", "but trials of 2 workers have a group of processes each"),
+        ("--pack 2 --workers-per-trial 2", "but a trial of 2 workers has a process group"),
         ("--pack 2 --trace", "with --trace it must be off: a process traces one trial at a time"),
     ],
 )
 def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        share(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])
+        trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from searches.question import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import translate_errors
-from searches.running.gpu_sharing import Sharing, trials_of_a_gpu
+from searches.running.gpu_sharing import GpuSharing, trials_per_gpu
 from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
 from searches.running.quantities import Forecast
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
@@ -51,7 +51,7 @@ def made(ledger: Ledger, folder: Path, part: float = 0.0) -> StrategySearcher:
         concurrent=round(1 / (part or 1)),
     )
     strategy = Strategy(plan, ledger)
-    sharing = Sharing(spec, ledger) if part else None
+    sharing = GpuSharing(spec, ledger) if part else None
     budget = BudgetStopper(Budget(), plan, ledger)
     return StrategySearcher(strategy, spec, str(folder / "trials"), budget, sharing=sharing)
 
@@ -181,7 +181,7 @@ def forecast(gpu_gb: float | None, most: float) -> Forecast:
     ],
 )
 def test_as_many_trials_share_a_gpu_as_its_memory_has_room_for(plan: Forecast, several: int) -> None:
-    assert trials_of_a_gpu(plan) == several
+    assert trials_per_gpu(plan) == several
 
 
 def test_a_trial_whose_part_of_a_gpu_was_too_small_is_tried_again_with_more(tmp_path: Path) -> None:
