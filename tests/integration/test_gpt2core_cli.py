@@ -162,13 +162,13 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
         (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
         (
             ["evaluate", "--checkpoint", "nowhere"],
-            "nowhere: must be a run's folder, with best/state.json in it, or a model's",
+            "nowhere: must be the folder of a run, with best/state.json, or of a model",
         ),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),
         (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
         (
             ["export", "--checkpoint", "nowhere", "--out", "x"],
-            "nowhere: must be a run's folder, with best/state.json in it, or a model's",
+            "nowhere: must be the folder of a run, with best/state.json, or of a model",
         ),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be >= 1"),
         (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "1000000000"], "at most 1,000"),
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line_and_status_2(
     [
         ("{", "is no JSON"),
         ("[]", "is no JSON object"),
-        ('{"config": {}, "history": []}', "must hold `config` and a `history` of epochs"),
+        ('{"config": {}, "history": []}', "must have a `config`, and a `history` of epochs"),
         ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
         ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
     ],

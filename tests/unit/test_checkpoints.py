@@ -121,7 +121,7 @@ def test_what_may_not_be_read_is_neither_damaged_nor_missing(name: str, tmp_path
     with as_files_allow(), pytest.raises(CheckpointError) as error:
         Run().until(5, tmp_path)
     (tmp_path / name).chmod(0o755)
-    assert str(error.value) == f"{tmp_path / file}: may not be read (Permission denied); ask its owner for the right"
+    assert str(error.value) == f"{tmp_path / file}: cannot be read (Permission denied); ask its owner for access"
     assert Run().until(5, tmp_path) == 4, "the checkpoint is as it was"
 
 
@@ -130,7 +130,7 @@ def test_best_weights_that_may_not_be_read_are_not_missing(file: str, tmp_path: 
     Run().until(3, tmp_path)
     path = tmp_path / "best" / file
     path.chmod(0)
-    with as_files_allow(), pytest.raises(CheckpointError, match=f"{path}: may not be read"):
+    with as_files_allow(), pytest.raises(CheckpointError, match=f"{path}: cannot be read"):
         checkpoints.load_best(tmp_path, Run().model)
 
 
@@ -155,7 +155,7 @@ def test_a_truncated_newest_checkpoint_costs_one_epoch_and_is_told(file: str, la
     assert run.best(tmp_path) == 3
     (note,) = run.notes
     assert f"epoch-{last:04d} is damaged (" in note
-    assert note.endswith("and passed over")
+    assert note.endswith("and skipped")
 
 
 @pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
@@ -175,7 +175,7 @@ def test_a_run_whose_best_weights_are_lost_starts_again_and_says_so(tmp_path: Pa
     run = Run()
     assert run.until(5, tmp_path) == 0
     assert run.best(tmp_path) == 3
-    assert run.notes == [f"{tmp_path / 'best'} is damaged: the run starts again"]
+    assert run.notes == [f"{tmp_path / 'best'} is damaged: the run starts over"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
