@@ -24,7 +24,7 @@ from gpt2core.cli import command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import home
 from gpt2core.machine import cpus
-from gpt2core.network import pass_by_proxies
+from gpt2core.network import bypass_proxies
 
 PORT = os.environ.get("GPT2_SEARCH_PORT") or "8265"
 DASHBOARD = f"http://127.0.0.1:{PORT}"
@@ -51,7 +51,7 @@ def environment() -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": "30",  # by itself Ray kills after three, and a search writes everything down first
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    pass_by_proxies(variables)
+    bypass_proxies(variables)
     return variables
 
 

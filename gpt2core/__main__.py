@@ -1,4 +1,4 @@
-"""One model or one run without Ray: `python -m gpt2core keys | describe | train | evaluate | predict | generate | export`."""
+"""One model or one run, without Ray: `python -m gpt2core keys | describe | train | evaluate | predict | generate | export`."""
 
 import argparse
 import shlex
@@ -18,89 +18,74 @@ def parser() -> Parser:
     """Return the parser of all commands; `gpt2core.commands` holds the function of each."""
     top = Parser(prog="python -m gpt2core", description=__doc__)
 
-    p = top.add_command("keys", help="list all keys of a run, and what reads each")
+    p = top.add_command("keys", help="list all keys of a run and what reads them")
     p.add_argument("--json", action="store_true", help="print JSON")
 
     p = top.add_command("describe", help="count total and trainable parameters; needs no weights")
-    _keys(p, ("task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS))
+    _add_keys(p, "task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS)
     p.add_argument(
-        "--preset", default="plain", choices=("plain", "study"), help="which blocks an adapter means (default: plain)"
+        "--preset", default="plain", choices=("plain", "study"), help="default blocks of an adapter (default: plain)"
     )
-    p.add_argument(
-        "--length", type=int, help="tokens that attention is counted for (default: all the model's positions)"
-    )
+    p.add_argument("--length", type=int, help="tokens to count attention for (default: the model's n_positions)")
     p.add_argument("--json", action="store_true", help="print JSON")
-    _set(p)
+    _add_set(p)
 
-    p = top.add_command("train", help="train one run; the same command goes on with it")
-    p.add_argument("--out", required=True, help="folder of its checkpoints and metrics")
-    _keys(p, ("task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed"))
-    _set(p)
+    p = top.add_command("train", help="train one run; the same command resumes it")
+    p.add_argument("--out", required=True, help="folder for checkpoints and metrics")
+    _add_keys(p, "task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
+    _add_set(p)
 
-    p = top.add_command("evaluate", help="score a run or a model beside the baselines")
-    _source(p)
-    _keys(p, ("task", "data_dir", *DECODING_FLAGS, "seed"), of_run=True)
-    p.add_argument("--split", default="dev", choices=("dev", "test"), help="which split (default: dev)")
-    _set(p)
+    p = top.add_command("evaluate", help="score a run or a model next to the baselines")
+    _add_source(p)
+    _add_keys(p, "task", "data_dir", *DECODING_FLAGS, "seed", of_run=True)
+    p.add_argument("--split", default="dev", choices=("dev", "test"), help="split to score (default: dev)")
+    _add_set(p)
 
-    p = top.add_command("predict", help="write the classes of a split's texts")
-    _source(p)
-    _keys(p, ("task", "data_dir"), of_run=True)
-    p.add_argument("--split", default="test", choices=("dev", "test"), help="which split (default: test)")
+    p = top.add_command("predict", help="write the predicted classes of a split")
+    _add_source(p)
+    _add_keys(p, "task", "data_dir", of_run=True)
+    p.add_argument("--split", default="test", choices=("dev", "test"), help="split to classify (default: test)")
     p.add_argument("--out", required=True, help="file to write, in the course's submission format")
-    _set(p)
+    _add_set(p)
 
     p = top.add_command("generate", help="continue prompts")
-    _source(p)
-    p.add_argument(
-        "--prompt",
-        action="append",
-        required=True,
-        help=r"text to continue, in which \n is a new line and \\ a backslash; may be repeated",
-    )
+    _add_source(p)
+    prompt = r"text to continue, with \n for a new line and \\ for a backslash; may be repeated"
+    p.add_argument("--prompt", action="append", required=True, help=prompt)
     p.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default: 1)")
-    _keys(p, (*DECODING_FLAGS, "seed"), of_run=True)
+    _add_keys(p, *DECODING_FLAGS, "seed", of_run=True)
 
-    p = top.add_command("export", help="write a run's best epoch as a Hugging Face folder")
+    p = top.add_command("export", help="write the best epoch of a run as a Hugging Face folder")
     p.add_argument("--checkpoint", required=True, help="folder of a run")
     p.add_argument("--out", required=True, help="folder to write")
-    p.add_argument(
-        "--format",
-        default="model",
-        choices=("model", "adapter"),
-        help="transformers' model, or peft's adapter (of LoRA)",
-    )
+    formats = "a model of transformers, or only the LoRA adapter for peft"
+    p.add_argument("--format", default="model", choices=("model", "adapter"), help=formats)
     return top
 
 
-def _keys(p: Parser, keys: Sequence[str], *, of_run: bool = False) -> None:
-    """Add a flag for each key of a run; its value is validated by RunConfig. `of_run`: a checkpoint's value goes first."""
+def _add_keys(p: Parser, *keys: str, of_run: bool = False) -> None:
+    """Add a flag for each key of a run; RunConfig validates its value. `of_run`: a checkpoint's value is the default."""
     for key in keys:
-        value, words = RunConfig.model_fields[key].default, meaning(key)
+        value, text = RunConfig.model_fields[key].default, meaning(key)
         if value not in (None, "default", False):
-            words += f" (default: {'that of the run, else ' if of_run else ''}{value})"
+            text += f" (default: {'that of the run, else ' if of_run else ''}{value})"
         switch: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(value, bool) else {}
-        p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **switch)
+        p.add_argument(f"--{key.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **switch)
 
 
-def _set(p: Parser) -> None:
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other key, see `python -m gpt2core keys`; may be repeated",
-    )
+def _add_set(p: Parser) -> None:
+    text = "any other key, see `python -m gpt2core keys`; may be repeated"
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
-def _source(p: Parser) -> None:
-    either = p.add_alternatives()
-    either.add_argument("--checkpoint", help="folder of a run (its best epoch), of transformers or of peft")
-    either.add_argument("--model", help=meaning("model"))
+def _add_source(p: Parser) -> None:
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="folder of a run (its best epoch is used), or of transformers or peft")
+    source.add_argument("--model", help=meaning("model"))
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 bad input, 130 interrupted."""
+    """Run a command and exit with status 0 (done), 2 (bad input) or 130 (interrupted)."""
 
     def command() -> int:
         options = parser().parse(argv)

@@ -1,4 +1,4 @@
-"""What the commands of `python -m gpt2core` do."""
+"""The functions behind the commands of `python -m gpt2core`."""
 
 import argparse
 import json
@@ -42,7 +42,12 @@ from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = console(160, soft_wrap=True)
 
-MOST_SAMPLES = 1_000  # of a prompt: all of them are written in one batch
+MOST_SAMPLES = 1_000  # of a prompt, since all are generated in one batch
+#: Metrics of the cost of an epoch, not of the model.
+COSTS = (
+    *("train_seconds", "train_examples", "eval_seconds", "tokens_per_second"),
+    *("trainable_parameters", "predicted_gpu_memory_gb"),
+)
 
 
 def describe(options: argparse.Namespace) -> None:
@@ -53,7 +58,7 @@ def describe(options: argparse.Namespace) -> None:
         return
     lora = f" of rank {result['rank']} on {', '.join(result['targets'])}" if result["targets"] else ""
     lora += f" ({', '.join(result['variants'])})" if result["variants"] else ""
-    table = Table("reading", title=f"{result['model']}, adapter {result['adapter']}{lora}", title_justify="left")
+    table = Table("preset", title=f"{result['model']}, adapter {result['adapter']}{lora}", title_justify="left")
     for heading in ("trainable parameters", "share", "predicted GPU memory"):
         table.add_column(heading, justify="right")
     total = result["total_parameters"]
@@ -65,34 +70,29 @@ def describe(options: argparse.Namespace) -> None:
             f"{row['predicted_gpu_memory_gb']:.2f} GB",
         )
     CONSOLE.print(table)
-    CONSOLE.print(
-        f"Total parameters: {total:,} ({result['total_parameters_with_pooler']:,} with the study's unused pooler)"
-    )
+    with_pooler = result["total_parameters_with_pooler"]
+    CONSOLE.print(f"Total parameters: {total:,} ({with_pooler:,} with the study's unused pooler)")
     if result["head"]:
         classes, channels = result["head"]
         CONSOLE.print(
-            f"Both counts hold the head of {result['task']}: {classes} x {channels:,} = {classes * channels:,}"
+            f"Both counts include the head of {result['task']}: {classes} x {channels:,} = {classes * channels:,}"
         )
     CONSOLE.print(f"GPU memory is {result['gpu_memory']}")
-    CONSOLE.print(_attention_line(result["attention"]))
-
-
-def _attention_line(cost: Mapping[str, Any]) -> str:
-    """What attention costs, in one line."""
+    cost = result["attention"]
     names = ", ".join(cost["schedule"]) if len(set(cost["schedule"])) > 1 else cost["schedule"][0]
-    return (
+    CONSOLE.print(
         f"Attention {names} at {cost['length']:,} tokens: {cost['attended_pairs']:,} pairs of {cost['dense_pairs']:,} "
         f"({100 * cost['share']:.2f}%), {cost['flops'] / 1e9:,.3f} GFLOP forward, dense {cost['dense_flops'] / 1e9:,.3f}"
     )
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train one run, a line for each epoch."""
+    """Train one run, and print a line for each epoch."""
     config = _config(options)
     objective = objective_of(TASKS[config.task], config)
-    count_trainable(config)  # where attention or adapter cannot be applied, it says so before anything is loaded
+    count_trainable(config)  # raises early if attention or adapter cannot be applied
     start, data = shared_starts(), run_data(config)
-    start(config)  # a first stage is trained before anything is written
+    start(config)  # train a first stage before anything is written
     out = _folder_to_write(options.out)
     _print_model(config, f"{config.model}, adapter {config.adapter}")
     CONSOLE.print(f"Data: {data.describe()}")
@@ -109,15 +109,17 @@ def train(options: argparse.Namespace) -> None:
                 readable += [(f"judged {name}", value) for name, value in judged]
             numbers = ", ".join(f"{name} {value}" for name, value in readable)
             CONSOLE.print(f"epoch {report.epoch}/{config.epochs}: {numbers}, {seconds:.1f} s")
-            apart = {"judged": report.judged.metrics} if report.judged else {}
-            history.append({"epoch": report.epoch, **report.metrics, **apart})
+            judged_metrics = {"judged": report.judged.metrics} if report.judged else {}
+            history.append({"epoch": report.epoch, **report.metrics, **judged_metrics})
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
     write_json(out / "metrics.json", {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
     name = objective.name
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
-        raise ConfigError(f"The {name} of no epoch is a finite number, so none is the best; choose another `objective`")
+        raise ConfigError(
+            f"The {name} of every epoch is infinite or NaN, so none is the best; choose another `objective`"
+        )
     CONSOLE.print(
         f"Best by {name}: epoch {best['epoch']}, in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}"
     )
@@ -125,27 +127,27 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print a model's scores beside the baselines."""
+    """Print the scores of a model next to the baselines."""
     config, model, words = _model(options)
     task, split = TASKS[config.task], options.split
     data = run_data(config)
     check_gold(data.corpus, split, config.task)
     _print_model(config, words)
     CONSOLE.print(f"Data: {data.describe()}; split {split}")
-    with _of_a_diverged(options):
+    with _explain_divergence(options):
         evaluation = task.evaluate(model, data, config, split)
-    table = Table("", "value, with its 95% interval where there is one", header_style="bold")
+    table = Table("", "value, with a 95% interval if known", header_style="bold")
     for name, value in _readable(evaluation.metrics, task.metrics.values(), split):
         table.add_row(name, value)
     digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
     for baseline in task.baselines(data, split).values():
-        text = ", ".join(_of_baseline(name, *score, digits.get(name, 2)) for name, score in baseline.scores.items())
+        text = ", ".join(_baseline_score(name, *score, digits.get(name, 2)) for name, score in baseline.scores.items())
         table.add_row(f"baseline: {baseline.meaning}", text)
     CONSOLE.print(table)
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write the class of each text of a split, in the course's submission format."""
+    """Write the predicted class of each text of a split, in the course's submission format."""
     config, model, words = _model(options)
     task, split = TASKS[config.task], options.split
     if not isinstance(task, Classification):
@@ -156,41 +158,30 @@ def predict(options: argparse.Namespace) -> None:
     if not tokens:
         raise DataError(f"{data.corpus.origin.source}: there is no {split} split of the {data.corpus.name}")
     CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
-    with _of_a_diverged(options):
+    with _explain_divergence(options):
         classes = task.predict(model, tokens, data.tokenizer, config)
     out = Path(options.out).expanduser()
     try:
         with atomic_path(out) as part:
             part.write_text(task.submission(tokens.ids, classes), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{out}: must be a file that can be written ({error.strerror})") from None
+        raise ConfigError(f"{out}: must be a writable file ({error.strerror})") from None
     CONSOLE.print(f"{len(tokens)} predictions are in {out}")
 
 
 @contextmanager
-def _of_a_diverged(options: argparse.Namespace) -> Iterator[None]:
-    """Name the model whose scores are not finite."""
+def _explain_divergence(options: argparse.Namespace) -> Iterator[None]:
+    """Turn DivergedError into an error that names the model."""
     try:
         yield
     except DivergedError as error:
         raise ConfigError(f"{options.checkpoint or options.model}: cannot be scored: {error}") from None
 
 
-#: What an epoch took, which says nothing of the model.
-COSTS = (
-    "train_seconds",
-    "train_examples",
-    "eval_seconds",
-    "tokens_per_second",
-    "trainable_parameters",
-    "predicted_gpu_memory_gb",
-)
-
-
 def _readable(
     metrics: Mapping[str, float], known: Iterable[Metric], split: str, sure: Container[str] | None = None
 ) -> list[tuple[str, str]]:
-    """Name and value of what a person wants to read: intervals beside their estimates, or those of `sure` alone; no timings."""
+    """Return the names and values of metrics for people, without costs. Intervals are shown, or only those of `sure`."""
     hidden = {*COSTS, "train_perplexity"}
     digits = {metric.on(split): metric.digits for metric in known}
     rows = []
@@ -207,10 +198,9 @@ def _readable(
     return rows
 
 
-def _of_baseline(name: str, mean: float, deviation: float, digits: int) -> str:
-    """One score of a baseline, and how it varies where it does."""
-    varies = f" ± {deviation:.{digits}f}" if deviation else ""
-    return f"{name.replace('_', ' ')} {mean:.{digits}f}{varies}"
+def _baseline_score(name: str, mean: float, deviation: float, digits: int) -> str:
+    spread = f" ± {deviation:.{digits}f}" if deviation else ""
+    return f"{name.replace('_', ' ')} {mean:.{digits}f}{spread}"
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -222,24 +212,24 @@ def generate(options: argparse.Namespace) -> None:
     config, model, _ = _model(options)
     _print_unused(config)
     tokenizer = Tokenizer.load(model_folder(config.model))
-    texts = [written_out(text) for text in options.prompt for _ in range(options.samples)]
-    # Neither the other prompts nor how many samples are asked for change a text.
+    texts = [unescape(text) for text in options.prompt for _ in range(options.samples)]
+    # A text depends neither on the other prompts nor on the number of samples.
     seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
     new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.stops)
     for text, ids in zip(texts, new, strict=True):
         CONSOLE.print(f"{text}{tokenizer.decode(ids)}\n")
 
 
-def written_out(prompt: str) -> str:
-    r"""A prompt with `\n` as a new line and `\\` as a backslash; any other backslash is one. Raises ConfigError."""
-    text = re.sub(r"\\([n\\])", lambda found: "\n" if found[1] == "n" else "\\", prompt)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # what Python makes of bytes that are not UTF-8
+def unescape(prompt: str) -> str:
+    r"""Replace `\n` by a new line and `\\` by a backslash; other backslashes stay. Raises ConfigError."""
+    text = re.sub(r"\\([n\\])", lambda match: "\n" if match[1] == "n" else "\\", prompt)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
         raise ConfigError(f"The value of `--prompt` is {prompt!r}, but must be UTF-8 text")
     return text
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a run's best epoch as a Hugging Face folder."""
+    """Write the best epoch of a run as a Hugging Face folder."""
     folder = _fetched(options.checkpoint)
     config = checkpoints.run_config(folder)
     check_format(config, options.format)
@@ -254,11 +244,11 @@ def export(options: argparse.Namespace) -> None:
         words = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
     CONSOLE.print(f"Epoch {epoch} is in {out}: {words}")
     if is_sparse(config.attention_config):
-        CONSOLE.print(f"Beware: this run's attention is `{config.attention}`, that of transformers is dense")
+        CONSOLE.print(f"warning: this run has `{config.attention}` attention, but transformers uses dense attention")
 
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
-    """The run that the flags describe, on top of what is `known`; every name in it is one of its table."""
+    """Return the run that the flags describe, with defaults from `known`; raise UserError, also for unknown components."""
     known_flags = known_keys().keys() & vars(options).keys()
     given = {key: value for key, value in vars(options).items() if key in known_flags and value is not None}
     config = RunConfig.of({**known, **settings(getattr(options, "set", [])), **given})
@@ -267,29 +257,29 @@ def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
 
 
 def _folder_to_write(name: str) -> Path:
-    """Return an existing folder of that name; raise ConfigError where there can be none."""
+    """Create a folder if it is missing, and return it; raise ConfigError."""
     folder = Path(name).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder}: must be a folder that can be written to ({error.strerror})") from None
+        raise ConfigError(f"{folder}: must be a writable folder ({error.strerror})") from None
     return folder
 
 
 def _print_model(config: RunConfig, words: str) -> None:
-    """Print which model is used, and which of its folder's settings are not."""
+    """Print which model is used, and which settings of its folder are ignored."""
     CONSOLE.print(f"Model: {words}")
     _print_unused(config)
 
 
 def _print_unused(config: RunConfig) -> None:
-    """Print which settings of a model's folder are not used, if any."""
+    """Print which settings of a model's folder are ignored, if any."""
     if unused := unused_decoding(model_folder(config.model)):
         CONSOLE.print(f"note: {unused}")
 
 
 def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
-    """Return the configuration and the model of `--checkpoint` or `--model`, and words that say which it is."""
+    """Return the configuration and the model of `--checkpoint` or `--model`, and a description of it."""
     valid = [*keys_that_decide("score"), *keys_that_decide("texts")]
     for key in settings(getattr(options, "set", [])):
         if key not in valid:
@@ -309,11 +299,8 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     base = starting_model(trained)
     model = build_model(trained, base, device())
     epoch = checkpoints.load_best(folder, model, base)
-    return (
-        config,
-        model.train(False).requires_grad_(False),
-        f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}",
-    )
+    description = f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}"
+    return config, model.train(False).requires_grad_(False), description
 
 
 def keys(options: argparse.Namespace) -> None:
@@ -330,23 +317,17 @@ def keys(options: argparse.Namespace) -> None:
 
 
 def _default(value: Any) -> str:
-    """A value as `--set` takes it."""
+    """Return a value in the form that `--set` takes."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "keys": keys,
-    "describe": describe,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "generate": generate,
-    "export": export,
-}
-
-
 def _fetched(place: str) -> Path:
-    """The folder of a run; of one that is behind an address, its copy."""
+    """Return the folder of a run, or the local copy of a remote one."""
     folder = local(place)
     fetch(folder)
     return folder
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    function.__name__: function for function in (keys, describe, train, evaluate, predict, generate, export)
+}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2core.cli import Parser, Part, absolute, absolute_model, at_least, settings
+from gpt2core.cli import Group, Parser, absolute, absolute_model, at_least, settings
 from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
@@ -79,15 +79,15 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="print what would run and what it would take; start nothing")
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
-    _question(p.add_part("question"))
-    _method(p.add_part("search method"))
-    _comparison(p.add_part("final comparison"))
-    _resources(p.add_part("resources and budget"))
-    _results(p.add_part("results"), name)
+    _question(p.add_argument_group("question"))
+    _method(p.add_argument_group("search method"))
+    _comparison(p.add_argument_group("final comparison"))
+    _resources(p.add_argument_group("resources and budget"))
+    _results(p.add_argument_group("results"), name)
     return p
 
 
-def _question(p: Part) -> None:
+def _question(p: Group) -> None:
     p.add_argument("--model", help=meaning("model"))
     p.add_argument("--data-dir", help=meaning("data_dir"))
     p.add_argument("--seed", type=int, default=11711, help="random seed (default: 11711, the study's)")
@@ -96,7 +96,7 @@ def _question(p: Part) -> None:
     p.add_argument("--objective", metavar="METRIC", help="metric to optimize (default: the task's own)")
 
 
-def _method(p: Part) -> None:
+def _method(p: Group) -> None:
     words = (
         "how many trials to run, rounded up to the same number for each value of the factor (default: the profile's)"
     )
@@ -117,7 +117,7 @@ def _method(p: Part) -> None:
     p.add_argument("--constraint", action="append", default=[], metavar="LIMIT", help=words)
 
 
-def _comparison(p: Part) -> None:
+def _comparison(p: Group) -> None:
     p.add_argument(
         "--confirm",
         metavar="each|N",
@@ -146,7 +146,7 @@ def _comparison(p: Part) -> None:
     p.add_argument("--folds", type=int, default=1, metavar="K", help=words)
 
 
-def _resources(p: Part) -> None:
+def _resources(p: Group) -> None:
     p.add_argument(
         "--max-concurrent", type=int, metavar="N", help="most trials to run at once (default: as many as fit)"
     )
@@ -172,7 +172,7 @@ def _resources(p: Part) -> None:
     p.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="price of a GPU-hour, for forecast and budget")
 
 
-def _results(p: Part, name: str) -> None:
+def _results(p: Group, name: str) -> None:
     words = f"name of the search; an existing search of that name is resumed (default: {name}-PROFILE)"
     p.add_argument("--name", help=words)
     p.add_argument(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpt2core.cli import Parser, Part, at_least
+from gpt2core.cli import Group, Parser, at_least
 from gpt2core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ EXAMPLES = 100
 
 def flags(p: Parser) -> None:
     """The flags of the command."""
-    _question(p.add_part("what is asked"))
-    _components(p.add_part("how scores differ, in units of the metric"))
-    _search(p.add_part("how a search goes"))
+    _question(p.add_argument_group("what is asked"))
+    _components(p.add_argument_group("how scores differ, in units of the metric"))
+    _search(p.add_argument_group("how a search goes"))
     p.add_argument("--simulations", type=int, default=SIMULATIONS, help=f"of each line (default: {SIMULATIONS:,})")
     p.add_argument("--seed", type=int, default=0, help="seed of the simulations (default: 0)")
     p.add_argument("--json", action="store_true", help="print one JSON object in place of tables")
 
 
-def _question(p: Part) -> None:
+def _question(p: Group) -> None:
     p.add_argument("--search", metavar="SCRIPT", help="a script of searches/, such as lora_rank")
     p.add_argument("--task", help="one of its tasks (default: its first)")
     p.add_argument("--objective", help="a metric of the task (default: the task's own)")
@@ -50,7 +50,7 @@ def _question(p: Part) -> None:
     p.add_argument("--seeds", help=f"fresh seeds of each finalist, one number or several (default: {SEEDS})")
 
 
-def _components(p: Part) -> None:
+def _components(p: Group) -> None:
     p.add_argument("--from", dest="name", metavar="NAME", help="estimate them from the replicates of a search")
     p.add_argument("--storage", help="where that search keeps its results (default: ./runs)")
     p.add_argument("--sd-run", type=float, help="between runs of one setting, the same on all examples")
@@ -65,7 +65,7 @@ def _components(p: Part) -> None:
     p.add_argument("--outputs", type=int, help="of a run for each example, whose mean counts (default: 1)")
 
 
-def _search(p: Part) -> None:
+def _search(p: Group) -> None:
     p.add_argument(
         "--finalists", type=int, metavar="K", help="settings compared (default: one of each scientific value)"
     )

@@ -87,7 +87,7 @@ def test_what_cannot_be_predicted_is_said_in_one_line(
 
 def test_a_place_that_cannot_be_written_to_is_named(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("predict", "--checkpoint", str(trained), "--out", str(Path(__file__) / "x")) == 2
-    assert "must be a file that can be written" in capsys.readouterr().err
+    assert "must be a writable file" in capsys.readouterr().err
 
 
 def test_what_a_trial_reports_holds_the_tables(data: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_head_of_a_task_is_counted(flags: list[str], count: int, capsys: pyt
     assert (result["task"], result["head"]) == ("sst", [5, 1280])
     with pytest.raises(SystemExit):
         main(["describe", *argv])
-    assert "Both counts hold the head of sst: 5 x 1,280 = 6,400" in capsys.readouterr().out
+    assert "Both counts include the head of sst: 5 x 1,280 = 6,400" in capsys.readouterr().out
 
 
 def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:

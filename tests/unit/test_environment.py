@@ -12,7 +12,7 @@ from cluster import connect
 from cluster.environment import OURS, settle
 from gpt2core import files, machine
 from gpt2core.errors import ConfigError
-from gpt2core.network import pass_by_proxies
+from gpt2core.network import bypass_proxies
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_address_that_names_no_cluster_is_none(place: str) -> None:
 @pytest.mark.parametrize("before", [{}, {"NO_PROXY": "a.b,c"}, {"no_proxy": "a.b", "No_Proxy": " c "}])
 def test_local_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch, name: str, before: dict[str, str]) -> None:
     variables = {name: "http://proxy:3128", **before}
-    pass_by_proxies(variables)
+    bypass_proxies(variables)
     for key in list(os.environ):
         if key.lower().endswith("_proxy"):
             monkeypatch.delenv(key)

@@ -234,7 +234,7 @@ def test_the_command_says_how_to_load_them(base: Path, tmp_path: Path, capsys: p
     said = capsys.readouterr().out
     model = f"GPT2ForSequenceClassification.from_pretrained({str(base)!r}, num_labels=5)"
     assert f"PeftModel.from_pretrained({model}, {str(out)!r})" in said
-    assert "Beware: this run's attention is `logsparse`, that of transformers is dense" in said
+    assert "this run has `logsparse` attention, but transformers uses dense attention" in said
     assert {path.name for path in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert command("--checkpoint", str(run), "--out", str(out)) == 0
     assert f"GPT2ForSequenceClassification.from_pretrained({str(out)!r})" in capsys.readouterr().out
