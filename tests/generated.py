@@ -24,20 +24,10 @@ def pair(context: str, first: int, second: int, **values: Any) -> dict[str, Any]
     """A scored pair that all filters accept, but for `values`."""
     words = np.random.default_rng(zlib.crc32(context.encode())).choice(VOCABULARY, 12, replace=False)
     return {
-        "id": f"{context}-{first:03d}-{second:03d}",
-        "context": context,
-        "round": 1,
-        "first": first,
-        "second": second,
-        "sentence1": f"{' '.join(words)}?",
-        "sentence2": f"{' '.join(words[::-1])}?",
-        "length_ratio": 1.0,
-        "forward": 0.9,
-        "backward": 0.9,
-        "rouge_l": 0.5,
-        "numbers": True,
-        "critic": 0.9,
-    } | values
+        "id": f"{context}-{first:03d}-{second:03d}", "context": context, "round": 1, "first": first,
+        "second": second, "sentence1": f"{' '.join(words)}?", "sentence2": f"{' '.join(words[::-1])}?",
+        "length_ratio": 1.0, "forward": 0.9, "backward": 0.9, "rouge_l": 0.5, "numbers": True, "critic": 0.9,
+    } | values  # fmt: skip
 
 
 def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None) -> Path:

@@ -93,25 +93,13 @@ def curve(trial: Trial) -> Curve:
 
 def _metrics(trial: Trial, epoch: int, score: float, seconds: float) -> dict[str, float]:
     return {
-        OBJECTIVE: score,
-        f"{OBJECTIVE}_low": score - 1,
-        f"{OBJECTIVE}_high": score + 1,
-        "chrf_whole": score + 15,
-        "train_loss": 5.0 - score / 20,
-        "train_examples": 131,
-        "train_seconds": seconds - 0.5,
-        "eval_seconds": 0.5,
-        "tokens_per_second": 1500.0,
-        "trainable_parameters": 4608 * trial.run["rank"],
-        "predicted_gpu_memory_gb": 0.25 + trial.run["rank"] / 100,
-        "dev_loss": 4.5 - score / 20,
-        "dev_perplexity": math.exp(4.5 - score / 20),
-        "length_ratio": 0.9,
-        "form_rhyme": 0.5,
-        "form_metre": 0.7,
-        "distinct_2": 0.9,
-        "process_memory_gb": 0.8 + epoch / 100,
-    }
+        OBJECTIVE: score, f"{OBJECTIVE}_low": score - 1, f"{OBJECTIVE}_high": score + 1, "chrf_whole": score + 15,
+        "train_loss": 5.0 - score / 20, "train_examples": 131, "train_seconds": seconds - 0.5,
+        "eval_seconds": 0.5, "tokens_per_second": 1500.0, "trainable_parameters": 4608 * trial.run["rank"],
+        "predicted_gpu_memory_gb": 0.25 + trial.run["rank"] / 100, "dev_loss": 4.5 - score / 20,
+        "dev_perplexity": math.exp(4.5 - score / 20), "length_ratio": 0.9, "form_rhyme": 0.5, "form_metre": 0.7,
+        "distinct_2": 0.9, "process_memory_gb": 0.8 + epoch / 100,
+    }  # fmt: skip
 
 
 def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> None:

@@ -193,21 +193,13 @@ def _answer(sides: Mapping[str, dict[str, Any]], **told: Any) -> dict[str, Any]:
     best = [side["name"] for side in ordered if winner in (None, side["trial"])]
     p_values = [pair["p_value"] for pair in pairs if pair["p_value"] is not None]
     return {
-        **told,
-        "metric": dict(METRIC),
-        "rows": list(sides.values()),
-        "pairs": pairs,
+        **told, "metric": dict(METRIC), "rows": list(sides.values()), "pairs": pairs,
         "test": {"p_value": min(p_values, default=None), "level": 0.05, "anova": 0.4 if told["factor"] else None},
-        "decided": told["outcome"] != "undecided",
-        "seeds": 3,
-        "looks": [3],
-        "needs_texts": False,
-        "chosen": winner or (ordered[0]["trial"] if ordered else None),
-        "best": best,
-        "reference": "0000",
+        "decided": told["outcome"] != "undecided", "seeds": 3, "looks": [3], "needs_texts": False,
+        "chosen": winner or (ordered[0]["trial"] if ordered else None), "best": best, "reference": "0000",
         "scope": SCOPE,
         "evidence": ["Largest difference: rank 8 before rank 4 by 0.020 nats per token on dev loss, p = 0.402.", SCOPE],
-    }
+    }  # fmt: skip
 
 
 def _side(name: str, value: dict[str, Any], trials: Sequence[Mapping[str, Any]], runs: list[float]) -> dict[str, Any]:
@@ -257,17 +249,10 @@ def _pairs(sides: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _effect(key: str, share: float, ends: tuple[str, str], difference: float) -> dict[str, Any]:
     return {
-        "key": key,
-        "share": share,
-        "low": share / 2,
-        "high": min(1.0, share * 1.2),
-        "best": ends[0],
-        "worst": ends[1],
-        "difference": difference,
-        "difference_low": difference - 0.05,
-        "difference_high": difference + 0.05,
-        "factor": key == "rank",
-    }
+        "key": key, "share": share, "low": share / 2, "high": min(1.0, share * 1.2), "best": ends[0],
+        "worst": ends[1], "difference": difference, "difference_low": difference - 0.05,
+        "difference_high": difference + 0.05, "factor": key == "rank",
+    }  # fmt: skip
 
 
 def _row(number: int, random: np.random.Generator) -> dict[str, Any]:

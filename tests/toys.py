@@ -15,22 +15,9 @@ from gpt2core.tokenizer import Tokenizer, train_bpe
 from gpt2core.weights import save_model
 
 WORDS = [
-    "thy",
-    "love",
-    "is",
-    "as",
-    "a",
-    "summer",
-    "rose",
-    "that",
-    "time",
-    "shall",
-    "never",
-    "dim",
-    "nor",
-    "death",
+    "thy", "love", "is", "as", "a", "summer", "rose", "that", "time", "shall", "never", "dim", "nor", "death",
     "can",
-]
+]  # fmt: skip
 SHAPE = ModelConfig(vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4)
 RUN = RunConfig(model="toy", lr=1e-3, epochs=3, batch_size=4, decode_seeds=2, max_new_tokens=12, dropout=0.1)
 

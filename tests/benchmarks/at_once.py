@@ -365,7 +365,7 @@ class Far:
             threading.Thread(target=self._pass, args=[here, there, asked, True], daemon=True).start()
             threading.Thread(target=self._pass, args=[there, here, asked, False], daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket, asked: threading.RawEvent, asks: bool) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, asked: threading.Event, asks: bool) -> None:
         """Pass on one way; what comes first after a question waits for the round trip."""
         try:
             while piece := source.recv(2**16):

@@ -26,22 +26,10 @@ DETERMINISTIC = {"greedy", *SEARCHES}
 COLD = DecodingConfig(strategy="greedy", max_new_tokens=24)
 #: A value of each key that leads elsewhere than that of the fixture `config`.
 OTHER = {
-    "temperature": 0.4,
-    "top_k": 3,
-    "top_p": 0.2,
-    "min_p": 0.9,
-    "typical_p": 0.1,
-    "epsilon": 0.5,
-    "mirostat_tau": 0.1,
-    "mirostat_eta": 2.0,
-    "penalty_alpha": 0.1,
-    "num_beams": 2,
-    "length_penalty": -5.0,
-    "beam_early_stopping": True,
-    "repetition_penalty": 3.0,
-    "no_repeat_ngram": 1,
-    "max_new_tokens": 5,
-}
+    "temperature": 0.4, "top_k": 3, "top_p": 0.2, "min_p": 0.9, "typical_p": 0.1, "epsilon": 0.5,
+    "mirostat_tau": 0.1, "mirostat_eta": 2.0, "penalty_alpha": 0.1, "num_beams": 2, "length_penalty": -5.0,
+    "beam_early_stopping": True, "repetition_penalty": 3.0, "no_repeat_ngram": 1, "max_new_tokens": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(params=sorted(DECODERS))
@@ -212,25 +200,19 @@ def test_bad_rows_and_names_are_explained(model: GPT2) -> None:
 @pytest.mark.parametrize(
     ("values", "rule"),
     [
-        ({"top_k": 0}, "greater than or equal to 1"),
-        ({"top_p": 0}, "greater than 0"),
-        ({"top_p": 1.01}, "less than or equal to 1"),
-        ({"min_p": 0}, "greater than 0"),
-        ({"min_p": 1.5}, "less than or equal to 1"),
-        ({"typical_p": 0}, "greater than 0"),
-        ({"typical_p": 2}, "less than or equal to 1"),
-        ({"epsilon": 1}, "less than 1"),
-        ({"mirostat_tau": 0}, "greater than 0"),
-        ({"mirostat_eta": 0}, "greater than 0"),
-        ({"penalty_alpha": -0.1}, "greater than or equal to 0"),
-        ({"num_beams": 0}, "greater than or equal to 1"),
+        ({"top_k": 0}, "greater than or equal to 1"), ({"top_p": 0}, "greater than 0"),
+        ({"top_p": 1.01}, "less than or equal to 1"), ({"min_p": 0}, "greater than 0"),
+        ({"min_p": 1.5}, "less than or equal to 1"), ({"typical_p": 0}, "greater than 0"),
+        ({"typical_p": 2}, "less than or equal to 1"), ({"epsilon": 1}, "less than 1"),
+        ({"mirostat_tau": 0}, "greater than 0"), ({"mirostat_eta": 0}, "greater than 0"),
+        ({"penalty_alpha": -0.1}, "greater than or equal to 0"), ({"num_beams": 0}, "greater than or equal to 1"),
         ({"length_penalty": 11}, "less than or equal to 10"),
         ({"repetition_penalty": 0}, r"greater than or equal to 0\.01"),
         ({"no_repeat_ngram": -1}, "greater than or equal to 0"),
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"beam_early_stopping": "perhaps"}, "a valid boolean"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("kind", [DecodingConfig, RunConfig])
 def test_wrong_values_are_explained(
     kind: type[DecodingConfig | RunConfig], values: dict[str, object], rule: str

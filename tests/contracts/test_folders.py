@@ -599,13 +599,9 @@ PLAIN_LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["c_att
 Q, P, F = "transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_proj", "transformer.h.1.mlp.c_fc"
 ALL = ["c_attn", "c_proj", "c_fc"]
 AS_PEFT: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "mlp": {"target_modules": ["c_fc", "mlp.c_proj"]},
-    "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
-    "dora, all": {"use_dora": True, "target_modules": "all-linear"},
-    "alpha by full name": {"alpha_pattern": {Q: 32}},
-    "alpha by anchored name": {"alpha_pattern": {f"^{Q}": 32}},
+    "plain": {}, "mlp": {"target_modules": ["c_fc", "mlp.c_proj"]}, "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True}, "dora, all": {"use_dora": True, "target_modules": "all-linear"},
+    "alpha by full name": {"alpha_pattern": {Q: 32}}, "alpha by anchored name": {"alpha_pattern": {f"^{Q}": 32}},
     "alpha by end": {"alpha_pattern": {"h.0.attn.c_attn": 32, "c_attn": 16}},
     "alpha of a middle": {"alpha_pattern": {"attn": 32, "0.attn": 16}},
     "alpha by expression": {"alpha_pattern": {r".*\.[0-9]\.attn\.c_attn": 32}},
@@ -613,8 +609,7 @@ AS_PEFT: dict[str, dict[str, Any]] = {
     "alpha of one digit": {"alpha_pattern": {r"h\.\d+\.attn\.(c_attn|c_proj)": 3.5}},
     "ranks": {"rank_pattern": {Q: 2, "c_fc": 6}, "target_modules": ALL, "alpha_pattern": {"c_fc": 1}},
     "ranks with rslora": {"rank_pattern": {f"^{Q}$": 2}, "use_rslora": True},
-    "one block": {"layers_to_transform": 1},
-    "blocks": {"layers_to_transform": [0], "layers_pattern": "h"},
+    "one block": {"layers_to_transform": 1}, "blocks": {"layers_to_transform": [0], "layers_pattern": "h"},
     "blocks of several": {"layers_to_transform": [0], "layers_pattern": ["x", "h"]},
     "blocks of a choice": {"target_modules": [Q, "c_fc"], "layers_to_transform": [1], "layers_pattern": "h|x"},
     "full names": {"target_modules": [Q, P]},
@@ -624,13 +619,10 @@ AS_PEFT: dict[str, dict[str, Any]] = {
     "all": {"target_modules": "all-linear"},
     "excluded": {"target_modules": ALL, "exclude_modules": ["mlp.c_proj"]},
     "excluded by expression": {"target_modules": "all-linear", "exclude_modules": r".*\.mlp\..*"},
-    "peft's choice": {"target_modules": None},
-    "gaussian": {"init_lora_weights": "gaussian"},
-    "orthogonal": {"init_lora_weights": "orthogonal"},
-    "random": {"init_lora_weights": False},
-    "negative alpha": {"lora_alpha": -3},
-    "dropout": {"lora_dropout": 0.5},
-}
+    "peft's choice": {"target_modules": None}, "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"}, "random": {"init_lora_weights": False},
+    "negative alpha": {"lora_alpha": -3}, "dropout": {"lora_dropout": 0.5},
+}  # fmt: skip
 NOT_AS_PEFT: dict[str, tuple[dict[str, Any], str]] = {
     "bias": ({"lora_bias": True}, "lora_bias"),
     "biases": ({"bias": "lora_only"}, "without biases"),

@@ -18,16 +18,9 @@ from tests import course, generated, runs
 pytestmark = pytest.mark.slow
 
 SCRIPT = [
-    sys.executable,
-    "searches/distillation.py",
-    "--smoke",
-    "--set",
-    "epochs=1",
-    "--replicates",
-    "0",
-    "--max-concurrent",
-    "1",
-]
+    sys.executable, "searches/distillation.py", "--smoke", "--set", "epochs=1", "--replicates", "0",
+    "--max-concurrent", "1",
+]  # fmt: skip
 
 
 def search(storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:

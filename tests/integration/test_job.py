@@ -275,17 +275,9 @@ def test_nothing_of_a_package_stays_behind(package: str, upload: Path) -> None:
 def test_the_model_that_ships_is_found_from_what_is_uploaded(upload: Path) -> None:
     assert not list(upload.rglob("*.safetensors"))
     words = [
-        sys.executable,
-        "-m",
-        "gpt2core",
-        "generate",
-        "--model",
-        "gpt2-nano",
-        "--prompt",
-        "Thou",
-        "--max-new-tokens",
-        "2",
-    ]
+        sys.executable, "-m", "gpt2core", "generate", "--model", "gpt2-nano", "--prompt", "Thou",
+        "--max-new-tokens", "2",
+    ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(upload)}
     written = subprocess.run(words, cwd=upload, env=environment, capture_output=True, text=True, check=False)
     assert written.returncode == 0, written.stderr

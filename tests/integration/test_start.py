@@ -119,17 +119,11 @@ def test_a_ray_that_does_not_start_is_one_line(starts: Callable[[int], list[psut
 
 def test_variables_that_would_bend_a_search_do_not(tmp_path: Path) -> None:
     odd = {
-        "TUNE_RESULT_DIR": str(tmp_path / "results"),
-        "RAY_AIR_LOCAL_CACHE_DIR": str(tmp_path / "cache"),
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": "many",
-        "MLFLOW_RUN_ID": "0123",
-        "MLFLOW_EXPERIMENT_NAME": "another",
-        "OMP_NUM_THREADS": "0",
-        "CUDA_VISIBLE_DEVICES": "none of these",
-        "http_proxy": "http://127.0.0.1:9",
-        "ALL_PROXY": "socks5://127.0.0.1:9",
-    }
+        "TUNE_RESULT_DIR": str(tmp_path / "results"), "RAY_AIR_LOCAL_CACHE_DIR": str(tmp_path / "cache"),
+        "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_MAX_PENDING_TRIALS_PG": "many", "MLFLOW_RUN_ID": "0123",
+        "MLFLOW_EXPERIMENT_NAME": "another", "OMP_NUM_THREADS": "0", "CUDA_VISIBLE_DEVICES": "none of these",
+        "http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9",
+    }  # fmt: skip
     only = min(os.sched_getaffinity(0))
     done = subprocess.run(
         ["taskset", "-c", str(only), *LORA_RANK, *SMALL, "--storage", str(tmp_path / "runs")],

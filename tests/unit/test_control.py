@@ -100,17 +100,10 @@ def test_what_is_no_command_is_answered_and_reaches_no_ledger(desk: Desk, values
 @pytest.mark.parametrize(
     "written",
     [
-        b"",
-        b"{",
-        b"\xff\xfe",
-        b"[]",
-        b"3",
-        b"null",
-        b"[" * 50_000,
-        b" " * (LARGEST + 1),
+        b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b"[" * 50_000, b" " * (LARGEST + 1),
         b'{"start":' + b"9" * 5000 + b"}",
     ],
-)
+)  # fmt: skip
 def test_a_damaged_file_is_passed_over_in_one_line(desk: Desk, written: bytes) -> None:
     path = desk.put("1-1.json", written)
     good = desk.give(2, command="pause")

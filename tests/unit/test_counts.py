@@ -36,18 +36,10 @@ def test_what_is_written_is_read_again(statistics: dict[str, np.ndarray]) -> Non
 @pytest.mark.parametrize(
     ("numbers", "dtype"),
     [
-        ([0, 1, 255], "uint8"),
-        ([256.0], "uint16"),
-        ([2**16], "uint32"),
-        ([2**40], "uint64"),
-        ([-1], "float64"),
-        ([0.5], "float64"),
-        ([np.nan], "float64"),
-        ([np.inf], "float64"),
-        ([2.0**60], "float64"),
-        ([], "uint8"),
+        ([0, 1, 255], "uint8"), ([256.0], "uint16"), ([2**16], "uint32"), ([2**40], "uint64"), ([-1], "float64"),
+        ([0.5], "float64"), ([np.nan], "float64"), ([np.inf], "float64"), ([2.0**60], "float64"), ([], "uint8"),
     ],
-)
+)  # fmt: skip
 def test_whole_numbers_take_the_smallest_type_that_holds_them(numbers: list[float], dtype: str) -> None:
     array = np.array(numbers)
     packed = to_json({"a": array})
@@ -72,43 +64,18 @@ def coded(raw: bytes) -> str:
 @pytest.mark.parametrize(
     "values",
     [
-        None,
-        [[1.0]],
-        "a",
-        {1: packed()["a"]},
-        {"a": None},
-        {"a": [1, 2]},
-        {"a": {"shape": [3], "dtype": "uint8"}},
-        packed(more=1),
-        packed(shape=3),
-        packed(shape=[3.0]),
-        packed(shape=[True]),
-        packed(shape=["3"]),
-        packed(shape=[-3]),
-        packed(shape=[-1, -3]),
-        packed(shape=[10**9]),
-        packed(shape=[10**5, 10**5]),
-        packed(shape=[0, 10**30]),
-        packed(shape=[1] * 40),
-        packed(shape=[2]),
-        packed(shape=[4]),
-        packed(dtype="object"),
-        packed(dtype="O"),
-        packed(dtype="float32"),
-        packed(dtype=["uint8"]),
-        packed(dtype="uint16"),
-        packed(data=b"abc"),
-        packed(data="not base64!"),
-        packed(data="é"),
-        packed(data=base64.b64encode(b"not zlib").decode()),
-        packed(data=coded(b"abc")[:8]),
+        None, [[1.0]], "a", {1: packed()["a"]}, {"a": None}, {"a": [1, 2]},
+        {"a": {"shape": [3], "dtype": "uint8"}}, packed(more=1), packed(shape=3), packed(shape=[3.0]),
+        packed(shape=[True]), packed(shape=["3"]), packed(shape=[-3]), packed(shape=[-1, -3]),
+        packed(shape=[10**9]), packed(shape=[10**5, 10**5]), packed(shape=[0, 10**30]), packed(shape=[1] * 40),
+        packed(shape=[2]), packed(shape=[4]), packed(dtype="object"), packed(dtype="O"), packed(dtype="float32"),
+        packed(dtype=["uint8"]), packed(dtype="uint16"), packed(data=b"abc"), packed(data="not base64!"),
+        packed(data="é"), packed(data=base64.b64encode(b"not zlib").decode()), packed(data=coded(b"abc")[:8]),
         packed(data=base64.b64encode(zlib.compress(b"abc")[:-2]).decode()),
-        packed(data=base64.b64encode(zlib.compress(b"abc") + b"more").decode()),
-        packed(data=coded(bytes(10**7))),
-        packed(shape=[0]),
-        packed(data="\n" * 5),
+        packed(data=base64.b64encode(zlib.compress(b"abc") + b"more").decode()), packed(data=coded(bytes(10**7))),
+        packed(shape=[0]), packed(data="\n" * 5),
     ],
-)
+)  # fmt: skip
 def test_whatever_else_is_refused_in_one_line(values: object) -> None:
     with pytest.raises(DataError, match=r"^The \w*.*counts.* must ") as caught:
         from_json(values)

@@ -212,15 +212,9 @@ def test_no_file_takes_more_time_than_its_size_asks_for(tmp_path: Path) -> None:
 def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "pdpoems13754-000.jsonl"
     bad = [
-        '{"text": "half \\ud83d of one"}',
-        '{"text": "one", "text": "two"}',
-        "[" * 100_000,
-        '{"text": ' + "1" * 5_000 + "}",
-        '{"text": NaN}',
-        '{"text": ["a"]}',
-        "",
-        '"text"',
-    ]
+        '{"text": "half \\ud83d of one"}', '{"text": "one", "text": "two"}', "[" * 100_000,
+        '{"text": ' + "1" * 5_000 + "}", '{"text": NaN}', '{"text": ["a"]}', "", '"text"',
+    ]  # fmt: skip
     path.write_text("\n".join(['{"text": "fine", "score": NaN}', *bad]) + "\n")
     corpus = load_poems(str(tmp_path))
     assert [row.text for rows in corpus.splits.values() for row in rows] == ["fine"]

@@ -18,21 +18,13 @@ from gpt2core.network import bypass_proxies
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("TUNE_RESULT_DIR", "/elsewhere"),
-        ("RAY_AIR_LOCAL_CACHE_DIR", "/elsewhere"),
-        ("RAY_CHDIR_TO_TRIAL_DIR", "0"),
-        ("TUNE_MAX_PENDING_TRIALS_PG", "many"),
-        ("TUNE_RESULT_BUFFER_LENGTH", "100"),
-        ("TUNE_GLOBAL_CHECKPOINT_S", "soon"),
-        ("RAY_TRAIN_V2_ENABLED", "0"),
-        ("MLFLOW_EXPERIMENT_NAME", "another"),
-        ("MLFLOW_EXPERIMENT_ID", "7"),
-        ("MLFLOW_RUN_ID", "0123"),
-        ("OMP_NUM_THREADS", "0"),
-        ("OMP_NUM_THREADS", "many"),
-        ("OMP_NUM_THREADS", ""),
+        ("TUNE_RESULT_DIR", "/elsewhere"), ("RAY_AIR_LOCAL_CACHE_DIR", "/elsewhere"),
+        ("RAY_CHDIR_TO_TRIAL_DIR", "0"), ("TUNE_MAX_PENDING_TRIALS_PG", "many"),
+        ("TUNE_RESULT_BUFFER_LENGTH", "100"), ("TUNE_GLOBAL_CHECKPOINT_S", "soon"), ("RAY_TRAIN_V2_ENABLED", "0"),
+        ("MLFLOW_EXPERIMENT_NAME", "another"), ("MLFLOW_EXPERIMENT_ID", "7"), ("MLFLOW_RUN_ID", "0123"),
+        ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "many"), ("OMP_NUM_THREADS", ""),
     ],
-)
+)  # fmt: skip
 def test_a_variable_that_would_bend_a_search_is_left_out_and_said(name: str, value: str) -> None:
     variables = {name: value, "PATH": "/bin"}
     (line,) = settle(variables)

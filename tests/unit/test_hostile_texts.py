@@ -46,34 +46,13 @@ HOSTILE = (
 SEEN = ("[/x][bold]", ":smile:", r"\x1b[2J", r"\u202eevil")
 #: Names that the program itself gives, and numbers written as text: what else is a string may come from elsewhere.
 OURS = {
-    "id",
-    "trial",
-    "of",
-    "parent",
-    "status",
-    "origin",
-    "objective",
-    "direction",
-    "kind",
-    "outcome",
-    "metric",
+    "id", "trial", "of", "parent", "status", "origin", "objective", "direction", "kind", "outcome", "metric",
     "what",
-}
+}  # fmt: skip
 OURS |= {
-    "winner",
-    "chosen",
-    "by",
-    "against",
-    "costs",
-    "pareto",
-    "script",
-    "role",
-    "name",
-    "first",
-    "second",
-    "task",
+    "winner", "chosen", "by", "against", "costs", "pareto", "script", "role", "name", "first", "second", "task",
     "text",
-}
+}  # fmt: skip
 OURS |= {"factor", "mode", "of_what", "reference", "versus", "config"}
 
 
@@ -226,18 +205,10 @@ def test_the_page_and_the_tables_of_the_study_are_text(hostile: Summary, tmp_pat
 
 def test_the_screen_of_candidates_and_the_table_of_replays_are_text(tmp_path: Path) -> None:
     entry = {
-        "round": 1,
-        "generator": HOSTILE,
-        "thresholds": {"tau": 0.5},
-        "contexts": {"made": 1},
-        "candidates": {"made": 1},
-        "pairs": {"made": 2, "reasons": {HOSTILE: 1}},
-        "accepted": 1,
-        "negatives": 0,
-        "quarantined": {"rows": 0},
-        "critic": {"critic": "nli", "model": HOSTILE},
-        "stand_in": HOSTILE,
-    }
+        "round": 1, "generator": HOSTILE, "thresholds": {"tau": 0.5}, "contexts": {"made": 1},
+        "candidates": {"made": 1}, "pairs": {"made": 2, "reasons": {HOSTILE: 1}}, "accepted": 1, "negatives": 0,
+        "quarantined": {"rows": 0}, "critic": {"critic": "nli", "model": HOSTILE}, "stand_in": HOSTILE,
+    }  # fmt: skip
     console, file = screen(4000)
     candidates_screen.show([entry], tmp_path, console)
     share = replay.Share(median=1.0, low=1.0, high=1.0, reached=1, seeds=1)

@@ -45,18 +45,9 @@ def test_the_command_prints_each_number_of_seeds_and_its_assumptions(capsys: pyt
 
 def test_the_json_has_everything_and_is_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
-        "--seeds",
-        "3",
-        "--sd-run",
-        "0.02",
-        "--finalists",
-        "2",
-        "--reference",
-        "--trials",
-        "5",
-        "--sd-setting",
+        "--seeds", "3", "--sd-run", "0.02", "--finalists", "2", "--reference", "--trials", "5", "--sd-setting",
         "0.01",
-    )
+    )  # fmt: skip
     found = as_json(capsys, *flags)
     assert found == as_json(capsys, *flags)
     assert found != as_json(capsys, *flags, "--seed", "1")

@@ -99,14 +99,8 @@ def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> N
         assert one.reference.origin == "reference"
     added = {"schema_version", "origin", "model_is_stand_in", "judged_on"}
     apart = {
-        "answer",
-        "effects",
-        "test",
-        "forecast",
-        "versions",
-        "environment",
-        "commands",
-    }  # wording, versions, machine
+        "answer", "effects", "test", "forecast", "versions", "environment", "commands",
+    }  # wording, versions, machine  # fmt: skip
     for name in Summary.model_fields.keys() - added - apart:
         assert getattr(old, name) == getattr(found, name), name
     assert old.effects.rows == found.effects.rows

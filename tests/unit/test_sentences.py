@@ -9,26 +9,9 @@ from gpt2core.distill.sentences import clean, collapse, first_sentence, sentence
 
 many = settings(derandomize=True, max_examples=500, deadline=None)
 PIECES = [
-    "he",
-    "She",
-    "No",
-    "Mr",
-    "etc",
-    "J",
-    "I",
-    "3",
-    "e.g",
-    ".",
-    "..",
-    "!",
-    "?",
-    "\u2026",
-    '"',
-    "\u201d",
-    ")",
-    "(",
+    "he", "She", "No", "Mr", "etc", "J", "I", "3", "e.g", ".", "..", "!", "?", "\u2026", '"', "\u201d", ")", "(",
     "'",
-]
+]  # fmt: skip
 texts = strategies.lists(strategies.sampled_from([*PIECES, " ", " ", " ", "\n", "\ufffd", "\u00e9"]), max_size=25).map(
     "".join
 )

@@ -197,23 +197,15 @@ def test_the_card_lies_beside_the_database_that_is_given(tmp_path: Path, monkeyp
 
 
 ENTRY: dict[str, Any] = {
-    "round": 1,
-    "rewrite": False,
-    "generation": GenerationConfig().model_dump(),
-    "thresholds": Thresholds().model_dump(),
-    "model": "gpt2-nano",
-    "generator": "gpt2-nano",
+    "round": 1, "rewrite": False, "generation": GenerationConfig().model_dump(),
+    "thresholds": Thresholds().model_dump(), "model": "gpt2-nano", "generator": "gpt2-nano",
     "digests": {"model": "d1", "generator": "d1", "prefixes": "d2"},
-    "critic": {"critic": "overlap", "model": "none", "digest": "d3"},
-    "stand_in": "it knows no meaning",
+    "critic": {"critic": "overlap", "model": "none", "digest": "d3"}, "stand_in": "it knows no meaning",
     "contexts": {"asked": 100, "made": 99},
     "candidates": {"made": 990, "reasons": {"repeated": 1, "usable": 989}},
     "pairs": {"made": 4000, "reasons": {"length": 3000, "forward": 900, "near": 10, "accepted": 90}},
-    "accepted": 90,
-    "negatives": 12,
-    "digest": "d4",
-    "quarantined": {"rows": 10, "errors": {"it is empty": 10}},
-}
+    "accepted": 90, "negatives": 12, "digest": "d4", "quarantined": {"rows": 10, "errors": {"it is empty": 10}},
+}  # fmt: skip
 
 
 def test_the_card_has_exact_counts_and_valid_front_matter() -> None:

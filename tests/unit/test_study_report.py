@@ -61,30 +61,15 @@ def lines(tables: Sequence[str], summaries: Told) -> list[Line]:
 def trial(name: str, point: Values, metrics: Values, *, of: str | None = None, **config: Any) -> dict[str, Any]:
     """A trial, or a replicate of one, that trained all of the sonnets' epochs as the study did."""
     config = {
-        "task": "sonnet",
-        "model": "gpt2",
-        "data_dir": "data",
-        "adapter": "full",
-        "lr": 1e-5,
-        "batch_size": 8,
-        "epochs": 50,
-        "dropout": 0.1,
-        **point,
-        **config,
-    }
+        "task": "sonnet", "model": "gpt2", "data_dir": "data", "adapter": "full", "lr": 1e-5, "batch_size": 8,
+        "epochs": 50, "dropout": 0.1, **point, **config,
+    }  # fmt: skip
     score = next(iter(metrics.values()))
     return {
-        "id": name,
-        "of": of,
-        "status": "completed",
-        "reason": None,
-        "point": dict(point),
-        "config": config,
-        "epochs": config["epochs"],
-        "score": score,
-        "metrics": dict(metrics),
+        "id": name, "of": of, "status": "completed", "reason": None, "point": dict(point), "config": config,
+        "epochs": config["epochs"], "score": score, "metrics": dict(metrics),
         "curve": [{"epoch": config["epochs"], "train_examples": 131, **metrics}],
-    }
+    }  # fmt: skip
 
 
 def compared_row(trial: Mapping[str, Any], value: Values, runs: Sequence[float], failed: Sequence[str] = ()) -> Values:
@@ -92,19 +77,11 @@ def compared_row(trial: Mapping[str, Any], value: Values, runs: Sequence[float],
     mean = mean_of(Runs(scores=np.array(runs))) if runs else None
     return {
         "name": ", ".join(setting_text(key, setting) for key, setting in value.items()) or f"trial {trial['id']}",
-        "value": dict(value),
-        "trial": trial["id"],
-        "point": trial["point"],
-        "trials": 1,
-        "score": trial["score"],
-        "runs": list(runs),
-        "mean": mean.estimate if mean else None,
-        "low": mean.low if mean else None,
-        "high": mean.high if mean else None,
-        "failed": list(failed),
-        "stable": bool(runs) and not failed,
+        "value": dict(value), "trial": trial["id"], "point": trial["point"], "trials": 1, "score": trial["score"],
+        "runs": list(runs), "mean": mean.estimate if mean else None, "low": mean.low if mean else None,
+        "high": mean.high if mean else None, "failed": list(failed), "stable": bool(runs) and not failed,
         "expected": [],
-    }
+    }  # fmt: skip
 
 
 def summary(
