@@ -13,7 +13,7 @@ import pytest
 
 from gpt2core import lease
 from gpt2core.errors import StorageError, UserError
-from gpt2core.lease import Kept, Lease
+from gpt2core.lease import Lease, LeaseKeeper
 from gpt2core.storage import Tag, local, read, remove, send, write
 from tests.services import BUCKET, Store
 from tests.unit.test_storage import become
@@ -109,13 +109,13 @@ def test_one_of_many_claimants_owns_it(
             write(place / str(round_), b"{}", None)
         start = threading.Barrier(len(racers))
 
-        def race(one: Lease, start: threading.Barrier = start) -> Kept | None:
+        def race(one: Lease, start: threading.Barrier = start) -> LeaseKeeper | None:
             start.wait()
             try:
                 one.claim(REFUSED)
             except UserError:
                 return None
-            return Kept(one)
+            return LeaseKeeper(one)
 
         with ThreadPoolExecutor(len(racers)) as pool:
             winners = [kept for kept in pool.map(race, racers) if kept is not None]

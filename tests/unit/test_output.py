@@ -58,7 +58,7 @@ def run(how: list[str], result: Path, **environment: str) -> subprocess.Complete
         (ERRORS_CLOSED, b""),
         (HEAD, b""),
         (BOTH_FULL, b""),
-        (FULL, b"warning: the output cannot be written (No space left on device); the work goes on\n"),
+        (FULL, b"warning: the output cannot be written (No space left on device); the command continues\n"),
     ],
     ids=["closed", "errors closed", "head", "both full", "full"],
 )

@@ -9,12 +9,14 @@ from typing import IO, Any
 from gpt2core.distill.manifest import MANIFEST, ReportedRound, validated_rounds
 from gpt2core.errors import DataError, UserError, shown
 from gpt2core.files import lock, read_json, write_json
-from gpt2core.lease import Kept, Lease
+from gpt2core.lease import Lease, LeaseKeeper
 from gpt2core.storage import address, fetch, is_copy, send
 
 VERSION = 1  # of the manifest
 
-_HELD: dict[Path, Kept | None] = {}  # folders that this process has locked, with the lease of one behind an address
+_HELD: dict[
+    Path, LeaseKeeper | None
+] = {}  # folders that this process has locked, with the lease of one behind an address
 
 
 @contextmanager
@@ -47,11 +49,11 @@ def locked(folder: Path) -> Iterator[None]:
                 kept.close()
 
 
-def _lease(folder: Path, file: IO[str]) -> Kept:
+def _lease(folder: Path, file: IO[str]) -> LeaseKeeper:
     """Lock a folder against jobs on other machines too; raise UserError where one holds it."""
     lease = Lease(folder / "owner.json", file, folder, lambda text: print(text, file=sys.stderr, flush=True))
     lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
-    return Kept(lease)
+    return LeaseKeeper(lease)
 
 
 def check_lease(folder: Path) -> None:
