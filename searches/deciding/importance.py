@@ -1,9 +1,9 @@
-"""Which of the searched settings mattered, as an exploration: trials were placed by a sampler, and nothing here is confirmed.
+"""Importance of the searched keys: exploratory, since a sampler placed the trials and nothing is confirmed on fresh seeds.
 
-A score is taken as a sum of one curve for each key: a step for each choice, or a broken line over a number, on a log scale where
-the key has one. The curves are fitted by ridge regression, whose strength leaving one trial out decides. Intervals come from
-drawing the trials again (bootstrap); those of differences hold for all keys and all pairs of values together, since the pair
-that is shown was chosen for being the largest.
+An additive model predicts the score: a step function for each choice, and a piecewise-linear curve for each number (over its
+logarithm for log-uniform keys). It is fitted by ridge regression, with a strength chosen by leave-one-out cross-validation.
+Intervals come from a bootstrap over trials; those of differences are simultaneous over all keys and pairs of values, since the
+pair with the largest difference is shown.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from searches.question import Choice, Domain, LogUniform
 from searches.summary import EffectRow, Effects, TrialRow
 
 LEAST = 8  # trials
-KNOTS = 5  # of a broken line, at quantiles of the values that were tried
-DRAWS = 200  # of the bootstrap, and shuffles of the scores
+KNOTS = 5  # of a piecewise-linear curve, at quantiles of the values tried
+DRAWS = 200  # of the bootstrap and of the permutation test
 LEVEL = 0.05
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the ridge
-FENCE = 1.5  # interquartile ranges beyond the quartile, behind which a bad score counts as no worse (Tukey 1977)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the ridge penalty
+FENCE = 1.5  # interquartile ranges beyond the quartile at which bad scores are clipped (Tukey 1977)
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The columns (n, values) of one key in the regression, and the values that they stand for, as text."""
+    """A key's columns (n, values) in the regression, and the values that they stand for."""
 
     key: str
     values: list[str]
@@ -41,62 +41,57 @@ class Curve:
 def effects(
     rows: Sequence[TrialRow], space: Mapping[str, Domain], direction: Direction, factor: Sequence[str]
 ) -> Effects:
-    """Return how much each key mattered to the `score` of `rows` at their `point`, the most important first, or why it is not
-    known. `factor` are the keys that the question is about."""
+    """Return the importance of each key for the `score` of `rows`, largest first, or why it is not known.
+
+    `factor` are the keys that the question is about.
+    """
     known = [row for row in rows if row.score is not None and math.isfinite(row.score)]
+    trials = len(known)
     if not space:
-        return Effects(trials=len(known), why="The searched settings were not recorded.")
-    if len(known) < LEAST:
-        return Effects(
-            trials=len(known),
-            why=f"{count(len(known), 'trial')} ended with a score; {LEAST} are needed to tell settings apart.",
-        )
-    scores, cut = _fenced(np.array([row.score for row in known], dtype=float), direction)
+        return Effects(trials=trials, why="The searched settings were not recorded.")
+    if trials < LEAST:
+        why = f"{count(trials, 'trial')} ended with a score, but the importance of settings needs at least {LEAST}."
+        return Effects(trials=trials, why=why)
+    scores, clipped = _clipped(np.array([row.score for row in known], dtype=float), direction)
     if np.ptp(scores) == 0:
-        return Effects(trials=len(known), why="All trials have the same score.")
-    curves = [
-        curve
-        for key, domain in space.items()
-        if len((curve := _curve(key, domain, [row.point.get(key, _UNUSED) for row in known])).values) > 1
-    ]
-    design = np.hstack([curve.columns for curve in curves]) if curves else np.zeros((len(known), 0))
+        return Effects(trials=trials, why="All trials have the same score.")
+    all_curves = [_curve(key, domain, [row.point.get(key, _UNUSED) for row in known]) for key, domain in space.items()]
+    curves = [curve for curve in all_curves if len(curve.values) > 1]
+    design = np.hstack([curve.columns for curve in curves]) if curves else np.zeros((trials, 0))
     random = np.random.default_rng(0)
     strength, explained, p_value = _strength(design, scores, random)
-    said = f"{count(cut, 'very bad score')} counted as no worse than the rest; " if cut else ""
+    outliers = f"{count(clipped, 'outlier')} clipped; " if clipped else ""
     if p_value > LEVEL:
-        return Effects(
-            trials=len(known),
-            why=f"Over {len(known)} trials, the settings predict the score of a trial that is left out no better than chance "
-            f"would ({said}p = {p_value:.2f}).",
-        )
+        why = f"Over {trials} trials, the settings predict held-out scores no better than chance ({outliers}p = {p_value:.2f})."
+        return Effects(trials=trials, why=why)
     table = _table(curves, _draws(design, scores, strength, random), design, direction, factor)
     why = (
-        f"Exploratory, over {len(known)} trials: a sum of one curve for each setting explains {100 * explained:.0f}% of the "
-        f"variance of scores of trials that are left out ({said}combinations of settings are not looked at)."
+        f"Exploratory, over {trials} trials: an additive model of the settings explains {100 * explained:.0f}% of the variance "
+        f"of held-out scores ({outliers}interactions are not modelled)."
     )
-    return Effects(trials=len(known), rows=table, why=why, explained=explained)
+    return Effects(trials=trials, rows=table, why=why, explained=explained)
 
 
 class _Unused:
-    """In place of a value, where a trial does not read the key."""
+    """The value of a key that a trial does not read."""
 
 
 _UNUSED = _Unused()
 
 
-def _fenced(scores: Array, direction: Direction) -> tuple[Array, int]:
-    """Scores of which none lies far on the bad side of the rest, and how many did: a few that failed would hide all else."""
+def _clipped(scores: Array, direction: Direction) -> tuple[Array, int]:
+    """Clip scores far on the bad side, as a few failed trials would hide everything else; return how many were clipped."""
     low, high = np.quantile(scores, [0.25, 0.75])
     reach = FENCE * (high - low)
-    fenced = np.maximum(scores, low - reach) if direction is Direction.MAX else np.minimum(scores, high + reach)
-    return fenced, int((fenced != scores).sum())
+    clipped = np.maximum(scores, low - reach) if direction is Direction.MAX else np.minimum(scores, high + reach)
+    return clipped, int((clipped != scores).sum())
 
 
 def _curve(key: str, domain: Domain, values: list[Any]) -> Curve:
     if isinstance(domain, Choice):
         known = list(dict.fromkeys(map(value_text, [*domain.values, *(v for v in values if v is not _UNUSED)])))
         texts = [None if value is _UNUSED else value_text(value) for value in values]
-        columns = np.array([[float(text == one) for one in known] for text in texts])
+        columns = np.array([[float(text == value) for value in known] for text in texts])
         tried = np.flatnonzero(columns.any(axis=0))
         return Curve(key, [known[place] for place in tried], columns[:, tried])
     log = isinstance(domain, LogUniform)
@@ -106,13 +101,13 @@ def _curve(key: str, domain: Domain, values: list[Any]) -> Curve:
     knots = np.unique(np.quantile(scaled, np.linspace(0, 1, KNOTS))) if len(scaled) else scaled
     columns = np.zeros((len(values), len(knots)))
     if len(knots):
-        columns[used] = np.stack([np.interp(scaled, knots, one) for one in np.eye(len(knots))], axis=1)
+        columns[used] = np.stack([np.interp(scaled, knots, unit) for unit in np.eye(len(knots))], axis=1)
     return Curve(key, [f"{value:.2g}" for value in (np.exp(knots) if log else knots)], columns)
 
 
 def _strength(design: Array, scores: Array, random: np.random.Generator) -> tuple[float, float, float]:
-    """The strength that predicts trials that are left out best, the share of variance that it explains so, and its p-value among
-    shuffled scores."""
+    """Return the ridge strength with the best leave-one-out predictions, its explained share of variance, and the permutation
+    p-value of that share."""
     shuffled = [random.permutation(scores) for _ in range(DRAWS - 1)]
     targets = np.stack([scores, *shuffled], axis=1)
     targets = targets - targets.mean(axis=0)
@@ -127,12 +122,12 @@ def _strength(design: Array, scores: Array, random: np.random.Generator) -> tupl
         errors = (targets - left @ (kept[:, None] * turned)) / (1 - np.minimum(leverage, 1 - 1e-9))[:, None]
         explained.append(1 - (errors**2).sum(axis=0) / alone)
     best = np.max(explained, axis=0)
-    strength = STRENGTHS[int(np.argmax([one[0] for one in explained]))]
+    strength = STRENGTHS[int(np.argmax([shares[0] for shares in explained]))]
     return strength, float(best[0]), float((best >= best[0]).mean())
 
 
 def _draws(design: Array, scores: Array, strength: float, random: np.random.Generator) -> Array:
-    """Coefficients (1 + DRAWS, columns): of all trials, then of trials drawn with replacement."""
+    """Return coefficients (1 + DRAWS, columns): of all trials, then of bootstrap samples."""
     n = len(scores)
     weights = np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), size=DRAWS)])
     return np.stack([_ridge(design, scores, own, strength) for own in weights])
@@ -142,8 +137,8 @@ def _ridge(design: Array, scores: Array, weights: Array, strength: float) -> Arr
     mean, middle = weights @ design / weights.sum(), weights @ scores / weights.sum()
     centred = design - mean
     weighted = centred * weights[:, None]
-    solved = np.linalg.solve(weighted.T @ centred + strength * np.eye(design.shape[1]), weighted.T @ (scores - middle))
-    return np.asarray(solved)
+    gram = weighted.T @ centred + strength * np.eye(design.shape[1])
+    return np.asarray(np.linalg.solve(gram, weighted.T @ (scores - middle)))
 
 
 def _table(

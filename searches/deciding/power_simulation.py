@@ -1,8 +1,8 @@
-"""Simulated searches, whose true scores are known, judged by the very functions that judge real ones.
+"""Simulates searches with known true scores, judged by the functions that judge real ones: the engine of `power`.
 
-The metric is linear here, a mean over examples, and everything is normal. On one example, a run scores the sum of the true score
-of its setting, an effect of the run, one of the example in that setting, one of the example in that run, and the mean of some
-outputs. What an example does to all settings alike is in no difference between them, and is left out.
+The metric is linear, a mean over examples, and all effects are normal. A run's score on an example is the sum of the setting's
+true score, a run effect, an effect of the example in that setting, their interaction, and the mean of the outputs' noise. Effects
+of an example that all settings share cancel in differences and are left out.
 """
 
 import math
@@ -15,29 +15,19 @@ import numpy as np
 from gpt2core.metrics.comparison import LEVEL, Pair, Runs, holm, quantile, runs_of
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
-from searches.deciding.decision import (
-    DIFFERENCE,
-    EQUIVALENT,
-    MOST_NEEDED,
-    POWER,
-    Decision,
-    Design,
-    Side,
-    decide,
-)
+from searches.deciding.decision import DIFFERENCE, EQUIVALENT, MOST_NEEDED, POWER, Decision, Design, Side, decide
 
-BY_COUNTS = 4000  # numbers, of all runs on all examples, above which their moments are drawn in their place
+BY_COUNTS = 4000  # scores of all runs on all examples, above which only their moments are drawn
 Random = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """Standard deviations, in units of the metric, of what a run scores on an example.
+    """Variance components of a run's score on an example, as standard deviations in units of the metric.
 
-    `run`: between runs of a setting, the same on all examples. `example`: between examples, of the effect that an example has
-    in one setting and not in the others; a difference of two settings has it twice. `interaction`: of one example in one run.
-    `output`: between outputs of one run for one example, of which a score is the mean of `outputs`. Runs of the first setting
-    vary `ratio` times as much as the others'.
+    `run`: between runs of a setting, on all examples alike. `example`: between examples within one setting, so a difference of
+    two settings has it twice. `interaction`: of an example in a run. `output`: between outputs of a run for an example; a score
+    is the mean of `outputs`. Runs of the first setting vary `ratio` times as much.
     """
 
     run: float = 0.0
@@ -50,24 +40,23 @@ class Components:
 
     @property
     def residual(self) -> float:
-        """Of one example in one run, outputs and all."""
+        """Standard deviation of an example in a run, over interaction and outputs."""
         return math.hypot(self.interaction, self.output / math.sqrt(self.outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A search that is simulated again and again.
+    """A search to simulate repeatedly.
 
-    Of each of some settings' values, `trials` settings are tried, once each, whose true scores differ by `setting` (a standard
-    deviation); the best of each value is judged by fresh runs, on other texts or on the `same_texts`. The first value is better
-    by `effect`. All are compared in pairs, or each with the last, the `reference`, of which there is one setting alone.
-    `diverged` of the runs of the first fail.
+    For each value, `trials` settings are tried once, with true scores of standard deviation `setting`. The best setting of each
+    value is judged by fresh runs, on other texts or the `same_texts`. The first value is better by `effect`. All are compared in
+    pairs or, with `reference`, each with the last value, which has one setting. `diverged` runs of the first value fail.
     """
 
     components: Components
     design: Design
     margin: float
-    finalists: int = 2  # the reference is not one of them
+    finalists: int = 2  # without the reference
     reference: bool = False
     effect: float = 0.0
     trials: int = 1
@@ -81,13 +70,13 @@ class Case:
         return self.finalists + self.reference
 
 
-#: The truths (k,) of the settings that are compared, and their first n runs.
+#: True scores (k,) of the compared settings, and a function that returns their first n runs.
 Drawn = tuple[np.ndarray, Callable[[int], list[Runs]]]
 Draw = Callable[[Case, Random], Drawn]
 
 
 def draw(case: Case, random: Random) -> Drawn:
-    """Search and run once. Many examples are not drawn one by one: only what `Runs` holds of them, just as it is distributed."""
+    """Simulate one search. For many examples, only the sums that `Runs` needs are drawn, from their exact distribution."""
     truths, drift = _selected(case, random)
     parts = case.components
     vectors = case.sides * (1 + len(case.design.looks))
@@ -97,7 +86,7 @@ def draw(case: Case, random: Random) -> Drawn:
 
 
 def _selected(case: Case, random: Random) -> tuple[np.ndarray, np.ndarray]:
-    """True scores (k,) of the settings that scored best, and what the texts that judge them add to the mean of each."""
+    """Return true scores (k,) of the settings that scored best, and the effect of the judging texts on each mean."""
     parts, shape = case.components, (case.sides, case.trials)
     by_texts = parts.example / math.sqrt(parts.examples)
     truths = random.normal(0.0, case.setting, shape)
@@ -119,7 +108,7 @@ def _run_effects(case: Case, random: Random) -> np.ndarray:
 
 
 def _by_counts(case: Case, truths: np.ndarray, drift: np.ndarray, random: Random) -> Callable[[int], list[Runs]]:
-    """Every run on every example, as the counts that a real run has: what its outputs add up to, and how many they are."""
+    """Draw each run on each example, as a real run's counts: the sum of its outputs, and their number."""
     parts = case.components
     of_examples = random.normal(0.0, parts.example, (case.sides, parts.examples))
     of_examples += (drift - of_examples.mean(axis=1))[:, None]
@@ -130,10 +119,10 @@ def _by_counts(case: Case, truths: np.ndarray, drift: np.ndarray, random: Random
 
 
 def _by_moments(case: Case, means: np.ndarray, random: Random) -> Callable[[int], list[Runs]]:
-    """The same without its examples. Runs between two looks are one block.
+    """Draw the moments of the same runs without their examples. The runs between two looks are one block.
 
-    Scores do not depend on how examples vary around them. Of that only lengths and angles are seen: those of `m` normal vectors
-    of N - 1 numbers are the same as those of the rows of Bartlett's triangle (1933), which has m columns.
+    Scores are independent of the examples' residuals, of which only lengths and angles matter. Those of m normal vectors with
+    N-1 components are distributed as those of the rows of Bartlett's triangle (1933), which has m columns.
     """
     parts, looks = case.components, case.design.looks
     sizes = np.diff([0, *looks])
@@ -162,13 +151,13 @@ def _by_moments(case: Case, means: np.ndarray, random: Random) -> Callable[[int]
 
 
 def _bartlett(rows: int, freedom: int, random: Random) -> np.ndarray:
-    """Rows with the lengths and angles of as many standard normal vectors of `freedom` numbers."""
+    """Draw rows with the lengths and angles of as many standard normal vectors with `freedom` components."""
     triangle = np.tril(random.normal(size=(rows, rows)), -1)
     return np.asarray(triangle + np.diag(np.sqrt(random.chisquare(freedom - np.arange(rows)))))
 
 
 def _as_examples(row: np.ndarray, examples: int) -> np.ndarray:
-    """Influences (N,) of mean 0 with the lengths and angles of such rows: each number is on two examples, once with a minus."""
+    """Return influences (N,) of mean 0 with the row's length and angles: each number at two examples, once negated."""
     influence = np.zeros(examples)
     influence[0 : 2 * len(row) : 2] = row / math.sqrt(2)
     influence[1 : 2 * len(row) : 2] = -row / math.sqrt(2)
@@ -177,12 +166,12 @@ def _as_examples(row: np.ndarray, examples: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Shares of simulated searches, in some of which nothing differed. `student` is Student's t-test on run means, at the end.
+    """Rates over simulated searches. `student_...`: the same by Student's t-test on run means, at the last look.
 
-    `wrong`: a difference was found that is none, or is the other way round. `p_wrong`: the same by p alone, which two runs have
-    too. `right`: the first setting, which is better, was named the winner; `p_right`: it beat the others by p. `named`: any
-    difference was found, be it of the chosen settings alone. `covered`: all intervals held the truth. None: there were none.
-    `equivalent`: no difference beyond the margin was found where there is none; `unlike`: where there is one.
+    `wrong`: a difference was claimed that is zero or of the other sign. `p_wrong`: the same by p-value alone, as with two runs.
+    `right`: the first setting, which is best, was named the winner; `p_right`: it beat the others by p-value. `named`: any
+    difference was claimed. `covered`: all intervals held the truth; None without intervals. `equivalent`: equivalence was claimed
+    and is true; `unlike`: claimed and false.
     """
 
     simulations: int
@@ -194,22 +183,17 @@ class Rates:
     covered: float | None
     equivalent: float
     unlike: float
-    unstable: float  # the setting whose runs failed was named the winner
-    seeds: float  # on average, by the look that ended the search
+    unstable: float  # the setting with failed runs was named the winner
+    seeds: float  # on average, at the look that ended the search
     student_wrong: float | None
     student_right: float | None
     student_covered: float | None
 
 
 def simulate(
-    case: Case,
-    simulations: int,
-    *,
-    seed: int = 0,
-    draw: Draw = draw,
-    advance: Callable[[], None] = lambda: None,
+    case: Case, simulations: int, *, seed: int = 0, draw: Draw = draw, advance: Callable[[], None] = lambda: None
 ) -> Rates:
-    """Simulate searches and count how often what they say is true. `advance` is called after each."""
+    """Simulate searches and return how often their claims are true. `advance` is called after each search."""
     random, total = np.random.default_rng(seed), Counter[str]()
     for _ in range(simulations):
         truths, runs = draw(case, random)
@@ -225,20 +209,13 @@ def simulate(
 
 
 def judge(case: Case, runs: Callable[[int], list[Runs]]) -> Decision:
-    """What a search says: at the first look that decides, else at the last."""
+    """Return the decision of the first look that is complete, else of the last look."""
+    failed = [[f"seed {number}" for number in range(case.diverged)], *([[]] * (case.sides - 1))]
+    reference = str(case.sides - 1) if case.reference else None
     for look in case.design.looks:
-        failed = [[f"seed {number}" for number in range(case.diverged)], *([[]] * (case.sides - 1))]
-        sides = [
-            Side(name=str(number), runs=found, failed=names)
-            for number, (found, names) in enumerate(zip(runs(look), failed, strict=True))
-        ]
-        decision = decide(
-            sides,
-            margin=case.margin,
-            direction=Direction.MAX,
-            design=case.design,
-            reference=str(case.sides - 1) if case.reference else None,
-        )
+        pairs = enumerate(zip(runs(look), failed, strict=True))
+        sides = [Side(name=str(number), runs=own, failed=names) for number, (own, names) in pairs]
+        decision = decide(sides, margin=case.margin, direction=Direction.MAX, design=case.design, reference=reference)
         if decision.complete:
             break
     return decision
@@ -247,9 +224,9 @@ def judge(case: Case, runs: Callable[[int], list[Runs]]) -> Decision:
 def _outcome(case: Case, truths: np.ndarray, decision: Decision) -> dict[str, float]:
     pairs = [pair for pair in decision.pairs if pair.p_value is not None]
     true = [_true(pair, truths) for pair in pairs]
-    found = [pair.p_value is not None and pair.p_value < decision.level for pair in pairs]
-    false = any(s and pair.difference.estimate * t <= 0 for pair, t, s in zip(pairs, true, found, strict=True))
-    beats = [s and pair.difference.estimate > 0 for pair, s in zip(pairs, found, strict=True) if pair.a == "0"]
+    claimed = [pair.p_value is not None and pair.p_value < decision.level for pair in pairs]
+    false = any(c and pair.difference.estimate * t <= 0 for pair, t, c in zip(pairs, true, claimed, strict=True))
+    beats = [c and pair.difference.estimate > 0 for pair, c in zip(pairs, claimed, strict=True) if pair.a == "0"]
     alike = all(abs(difference) < case.margin for difference in true)
     return {
         "wrong": false and decision.outcome == DIFFERENCE,
@@ -276,7 +253,7 @@ def _holds(pair: Pair, true: float) -> bool:
 
 
 def _student(case: Case, truths: np.ndarray, scores: np.ndarray, decision: Decision) -> dict[str, float]:
-    """The same of Student's t-test with one variance, on the means of all runs (k, n), with Holm and Bonferroni too."""
+    """Return the outcome of Student's pooled t-test on scores (k, n), with Holm's and Bonferroni's corrections."""
     n, names = scores.shape[1], [(int(pair.a), int(pair.b)) for pair in decision.pairs]
     if n < 2 or not names:
         return {}
@@ -284,15 +261,15 @@ def _student(case: Case, truths: np.ndarray, scores: np.ndarray, decision: Decis
     estimates = scores.mean(axis=1)[a] - scores.mean(axis=1)[b]
     variances = scores.var(axis=1, ddof=1)
     errors = np.sqrt((variances[a] + variances[b]) / n)
-    if (errors <= 1e-9 * np.abs(scores).max()).any():  # runs do not vary but by rounding
+    if (errors <= 1e-9 * np.abs(scores).max()).any():  # runs vary only by rounding
         return {}
-    found = np.array(holm(_two_sided(estimates / errors, 2 * n - 2))) < LEVEL
+    claimed = np.array(holm(_two_sided(estimates / errors, 2 * n - 2))) < LEVEL
     true = truths[a] - truths[b]
     reach = quantile(1 - LEVEL / len(names), 2 * n - 2) * errors
     first = a == 0
     return {
-        "student_wrong": bool((found & (estimates * true <= 0)).any()),
-        "student_right": bool(first.any() and (found & (estimates > 0))[first].all()),
+        "student_wrong": bool((claimed & (estimates * true <= 0)).any()),
+        "student_right": bool(first.any() and (claimed & (estimates > 0))[first].all()),
         "student_intervals": 1,
         "student_covered": bool((np.abs(estimates - true) <= reach).all()),
     }
@@ -305,9 +282,9 @@ def _two_sided(t: np.ndarray, df: int) -> list[float]:
 
 
 def seeds_for_power(power: Callable[[int], float | None]) -> int | None:
-    """The fewest seeds, from 2 on, with which `power` is POWER; None for more than MOST_NEEDED.
+    """Return the fewest seeds, at least 2, at which `power` reaches POWER; None if that takes more than MOST_NEEDED.
 
-    Found by halves: where power is simulated and grows slowly, it errs by some seeds.
+    By bisection, so the result is some seeds off where simulated power is noisy.
     """
 
     def enough(seeds: int) -> bool:
@@ -326,11 +303,10 @@ def seeds_for_power(power: Callable[[int], float | None]) -> int | None:
 
 
 def components(sides: Sequence[Runs]) -> tuple[Components, int]:
-    """Components by which recorded runs differ, pooled over settings, and how many settings have two runs or more.
+    """Estimate variance components from each setting's recorded runs, pooled; return them and how many settings have >= 2 runs.
 
-    `sides` are the runs of each setting; as the outputs of a run are summed, what these add is in the interaction. Each variance
-    is what its mean square has beyond those below it, or 0; that of examples needs two settings. Raises ValueError where no
-    setting has two runs.
+    A run's outputs are summed, so their noise is in the interaction. Each variance is its mean square less those below it, at
+    least 0; that of examples needs two settings. Raises ValueError if no setting has two runs.
     """
     repeated = [side for side in sides if side.count > 1]
     if not repeated:
@@ -338,8 +314,8 @@ def components(sides: Sequence[Runs]) -> tuple[Components, int]:
     freedom = np.array([side.count - 1 for side in repeated], dtype=np.float64)
     examples = repeated[0].examples
     interaction = float(np.average([side.interaction for side in repeated], weights=freedom))
-    of_runs = float(np.average([side.run_variance for side in repeated], weights=freedom))
-    run = of_runs - interaction / examples if examples else of_runs
+    run = float(np.average([side.run_variance for side in repeated], weights=freedom))
+    run -= interaction / examples if examples else 0.0
     example = 0.0
     influences = [side.influence for side in sides if side.influence is not None and side.examples == examples]
     if len(influences) > 1:
@@ -347,5 +323,5 @@ def components(sides: Sequence[Runs]) -> tuple[Components, int]:
         square = float(((each - each.mean(axis=0)) ** 2).sum() / ((len(each) - 1) * (examples - 1)))
         example = square - interaction * float(np.mean([1 / side.count for side in sides]))
     roots = [math.sqrt(max(0.0, variance)) for variance in (run, example, interaction)]
-    found = Components(run=roots[0], example=roots[1], interaction=roots[2], examples=max(1, examples))
-    return found, len(repeated)
+    estimated = Components(run=roots[0], example=roots[1], interaction=roots[2], examples=max(1, examples))
+    return estimated, len(repeated)

@@ -1,8 +1,8 @@
-"""What our runs say of a comparison that the study draws: supported, contradicted, undecided, or not run.
+"""Judges the study's claims by our runs: each is supported, contradicted, undecided, or not run.
 
-It is judged by the deciding metric of the search that asks it again, on the fresh seeds of both settings, each at its own best
-other values. The pairs of the search's answer count, which hold for other texts too; settings that the search did not compare
-with each other are compared by their runs alone. Level and p-values are corrected for the comparisons of a table.
+A claim is judged by the deciding metric of the search that repeats it, on the fresh seeds of both settings, each with its own
+best other values. A pair that the search's answer compared counts as it stands there, so it holds for other texts too; other
+pairs are compared by their runs alone. Levels and p-values are corrected for all comparisons of a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ UNDECIDED: Final = "undecided"
 NOT_RUN: Final = "not run"
 Mark = Literal["supported", "contradicted", "undecided", "not run"]
 
-Summaries = Mapping[tuple[str, str], Summary | str]  # by search and task; a text says why a search could not run
+Summaries = Mapping[tuple[str, str], Summary | str]  # by search and task; a string says why a search did not run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What our runs say of a claim. `ours` are our numbers, a line for each contrast; `words` say what the mark rests on."""
+    """A judged claim. `words` give the reason for the mark, `ours` our numbers, one line for each contrast."""
 
     claim: Claim
     mark: Mark
@@ -41,10 +41,9 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Two settings compared: `advantage` is by how much the first is better, negative where it is worse.
+    """Two compared settings. `advantage` is by how much the first is better, negative if it is worse.
 
-    `p_value` is corrected; it is None where nothing can be said of chance, and `reason` says why. `alike`: every difference
-    that matters is excluded.
+    `p_value` is corrected; if it is None, `reason` says why. `alike`: equivalent within the margin.
     """
 
     contrast: Contrast
@@ -55,20 +54,21 @@ class Compared:
     level: float = LEVEL
     seeds: int = 0
     alike: bool = False
-    texts: bool = False  # whether it holds for other texts too
+    texts: bool = False  # whether it holds for other texts
     needed: int | None = None
     reason: str = ""
-    unconfirmed: Sequence[str] = ()  # those of the two that were not run again on fresh seeds
+    unconfirmed: Sequence[str] = ()  # names of settings without fresh runs
 
     @property
-    def sure(self) -> bool:
-        """Whether the difference is no chance."""
+    def significant(self) -> bool:
+        """Whether the difference is significant, with enough seeds."""
         return self.p_value is not None and self.p_value < self.level and self.seeds >= LEAST
 
     @property
     def mark(self) -> Mark:
-        """What it says of the contrast."""
-        better, worse = (self.sure and self.advantage is not None and sign * self.advantage > 0 for sign in (1, -1))
+        """The mark of the contrast."""
+        advantage = self.advantage if self.significant and self.advantage is not None else 0.0
+        better, worse = advantage > 0, advantage < 0
         match self.contrast.says:
             case "better":
                 holds, fails = better, worse or self.alike
@@ -80,71 +80,69 @@ class Compared:
 
 
 def judge(claim: Claim, summaries: Summaries, among: Sequence[Claim] = CLAIMS) -> Judged:
-    """Judge a claim; p-values are corrected for all claims of its table that are `among` those that are judged."""
+    """Judge a claim, with p-values corrected for the claims of its table that are `among` those judged."""
     if claim.why_not:
         return Judged(claim=claim, mark=NOT_RUN, words=claim.why_not)
-    summary = summaries.get((str(claim.search), claim.task), "its search was not asked for")
+    summary = summaries.get((str(claim.search), claim.task), "its search was not requested")
     if isinstance(summary, str):
         return Judged(claim=claim, mark=NOT_RUN, words=summary)
-    known = _of_table([claim, *(one for one in among if one.table == claim.table)], summaries)
+    table = _of_table([claim, *(other for other in among if other.table == claim.table)], summaries)
     compared = [
-        replace(known[claim.search, claim.task, contrast.names], contrast=contrast) for contrast in claim.contrasts
+        replace(table[claim.search, claim.task, contrast.names], contrast=contrast) for contrast in claim.contrasts
     ]
-    mark = _of_all([one.mark for one in compared])
-    decisive = [one for one in compared if one.mark == mark]
-    stand_in = _stand_in(claim, summary)
+    marks = [contrast.mark for contrast in compared]
+    mark: Mark = CONTRADICTED if CONTRADICTED in marks else UNDECIDED if UNDECIDED in marks else SUPPORTED
+    decisive = [contrast for contrast in compared if contrast.mark == mark]
+    first = next(iter(summary.trials), None)
+    instead = stand_in(claim.model, first.config, list(summary.pairs.values())) if first else ""
     return Judged(
         claim=claim,
         mark=mark,
-        words=_words(mark, decisive, summary, stand_in),
-        ours=[*(_advantage_text(one, summary) for one in compared), *_by_study(claim, summary)],
-        seeds_needed=_needed(decisive) if mark == UNDECIDED else None,
-        stand_in=stand_in,
+        words=_words(mark, decisive, summary, instead),
+        ours=[*(_advantage_text(contrast, summary) for contrast in compared), *_study_means(claim, summary)],
+        seeds_needed=_seeds_needed(decisive) if mark == UNDECIDED else None,
+        stand_in=instead,
     )
 
 
-def _of_all(marks: Sequence[Mark]) -> Mark:
-    """The mark of a claim from those of its contrasts: it holds where all do, and fails where one does."""
-    return CONTRADICTED if CONTRADICTED in marks else UNDECIDED if UNDECIDED in marks else SUPPORTED
-
-
 def _of_table(claims: Sequence[Claim], summaries: Summaries) -> dict[tuple[str | None, str, tuple[str, str]], Compared]:
-    """All contrasts of a table, each once, by search, task and names; corrected for how many families of tests there are.
+    """Return a table's contrasts by search, task and names, with p-values corrected for the number of test families.
 
-    The pairs of one answer are a family, and so are those that only their runs compare; within each, p-values are Holm's.
+    The pairs of an answer are one family, those compared by runs alone another; within a family, p-values are Holm's.
     """
-    asked: dict[tuple[str, str], dict[tuple[str, str], Contrast]] = {}
+    contrasts: dict[tuple[str, str], dict[tuple[str, str], Contrast]] = {}
     for claim in claims:
         if claim.search is not None:
-            asked.setdefault((claim.search, claim.task), {}).update({one.names: one for one in claim.contrasts})
-    families = {
-        key: _compared(summary, list(contrasts.values()))
-        for key, contrasts in asked.items()
+            of_search = contrasts.setdefault((claim.search, claim.task), {})
+            of_search.update({contrast.names: contrast for contrast in claim.contrasts})
+    by_search = {
+        key: _compared(summary, list(of_search.values()))
+        for key, of_search in contrasts.items()
         if not isinstance(summary := summaries.get(key, ""), str)
     }
-    tested = {(key, one.texts) for key, found in families.items() for one in found if one.p_value is not None}
-    return {
-        (search, task, one.contrast.names): _corrected(one, len(tested))
-        for (search, task), found in families.items()
-        for one in found
+    families = {
+        (key, result.texts) for key, results in by_search.items() for result in results if result.p_value is not None
     }
-
-
-def _corrected(one: Compared, families: int) -> Compared:
-    return one if one.p_value is None else replace(one, p_value=min(1.0, one.p_value * families))
+    return {
+        (search, task, result.contrast.names): result
+        if result.p_value is None
+        else replace(result, p_value=min(1.0, result.p_value * len(families)))
+        for (search, task), results in by_search.items()
+        for result in results
+    }
 
 
 def _compared(summary: Summary, contrasts: Sequence[Contrast]) -> list[Compared]:
-    """The contrasts of one search: those that its answer has as pairs, and those that are left to their runs."""
-    sides = {one.name: _row(summary, one) for contrast in contrasts for one in (contrast.first, contrast.second)}
-    found = [_by_pair(summary, contrast, sides) for contrast in contrasts]
-    left = [contrast for contrast, one in zip(contrasts, found, strict=True) if one is None]
-    by_runs = iter(_by_runs(summary, left, sides))
-    return [one if one is not None else next(by_runs) for one in found]
+    """Return the contrasts of one search, by the answer's pairs where it has them, else by runs."""
+    sides = {side.name: _row(summary, side) for contrast in contrasts for side in (contrast.first, contrast.second)}
+    by_pair = [_by_pair(summary, contrast, sides) for contrast in contrasts]
+    others = [contrast for contrast, result in zip(contrasts, by_pair, strict=True) if result is None]
+    by_runs = iter(_by_runs(summary, others, sides))
+    return [result if result is not None else next(by_runs) for result in by_pair]
 
 
 def _row(summary: Summary, setting: Setting) -> ComparedSetting | None:
-    """The compared setting that a side of a claim is; of several, the one with the best score in the search."""
+    """Return the compared setting that a side of a claim stands for; of several, the one with the best search score."""
     sign = _sign(summary)
     configs = {row.id: row.config for row in summary.trials}
     rows = [
@@ -155,9 +153,9 @@ def _row(summary: Summary, setting: Setting) -> ComparedSetting | None:
     return max(rows, key=lambda row: -np.inf if row.score is None else sign * row.score, default=None)
 
 
-def has(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether a run has all values that are asked for."""
-    return all(key in values and values[key] == value for key, value in asked.items())
+def has(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a run has all the wanted values."""
+    return all(key in values and values[key] == value for key, value in wanted.items())
 
 
 def _sign(summary: Summary) -> int:
@@ -165,21 +163,21 @@ def _sign(summary: Summary) -> int:
 
 
 def _by_pair(summary: Summary, contrast: Contrast, sides: Mapping[str, ComparedSetting | None]) -> Compared | None:
-    """A contrast by the pair of the answer; None where the answer has none with a p-value."""
+    """Return a contrast by the answer's pair, or None if the answer has no such pair with a p-value."""
     first, second = (sides[name] for name in contrast.names)
     if first is None or second is None:
         return None
     answer = summary.answer
-    pair = next((one for one in answer.pairs if {one.a, one.b} == {first.name, second.name}), None)
+    pair = next((pair for pair in answer.pairs if {pair.a, pair.b} == {first.name, second.name}), None)
     if pair is None or pair.difference is None or pair.low is None or pair.high is None or pair.p_value is None:
         return None
-    turned = _sign(summary) * (1 if pair.a == first.name else -1)
-    low, high = sorted((turned * pair.low, turned * pair.high))
+    sign = _sign(summary) * (1 if pair.a == first.name else -1)
+    low, high = sorted((sign * pair.low, sign * pair.high))
     margin, seeds = answer.metric.margin, min(len(first.runs), len(second.runs))
     needed, too_few_texts = _needed_of_pair(answer, first, second)
     return Compared(
         contrast=contrast,
-        advantage=turned * pair.difference,
+        advantage=sign * pair.difference,
         low=low,
         high=high,
         p_value=pair.p_value,
@@ -188,24 +186,24 @@ def _by_pair(summary: Summary, contrast: Contrast, sides: Mapping[str, ComparedS
         alike=answer.outcome == EQUIVALENT or (seeds >= LEAST and -margin < low and high < margin),
         texts=True,
         needed=LEAST if seeds < LEAST else needed,
-        reason="more texts to judge on are needed, not more seeds" if too_few_texts else "",
+        reason="more evaluation texts are needed, not more seeds" if too_few_texts else "",
     )
 
 
 def _level(answer: Verdict) -> float:
-    """The level of the search's last look, which is stricter than LEVEL where it looked several times."""
+    """Return the level of the search's last look, which is below LEVEL if there were several looks."""
     return min(LEVEL, float(answer.test.level))
 
 
 def _needed_of_pair(answer: Verdict, first: ComparedSetting, second: ComparedSetting) -> tuple[int | None, bool]:
-    """How many seeds would decide a pair, and whether too few texts forbid it."""
+    """Return how many seeds would decide a pair, and whether there are too few texts."""
     pairs, level = len(answer.pairs), _level(answer)
     if pairs == 1:
         return answer.seeds_needed, answer.needs_texts
-    one = difference(_runs(first), _runs(second))
-    if one.p_value is None or one.p_value * pairs < level:  # runs do not vary, or they alone would decide it
+    known = difference(_runs(first), _runs(second))
+    if known.p_value is None or known.p_value * pairs < level:  # runs do not vary, or would decide it by themselves
         return None, True
-    pair = Pair(a="", b="", difference=one, p_value=one.p_value, low_90=None, high_90=None)
+    pair = Pair(a="", b="", difference=known, p_value=known.p_value, low_90=None, high_90=None)
     seeds = min(len(first.runs), len(second.runs))
     return seeds_needed([pair], seeds, answer.metric.margin, level / pairs)[0], False
 
@@ -217,21 +215,21 @@ def _runs(row: ComparedSetting) -> Runs:
 def _by_runs(
     summary: Summary, contrasts: Sequence[Contrast], sides: Mapping[str, ComparedSetting | None]
 ) -> list[Compared]:
-    """Contrasts of settings by their fresh runs alone, where both have some; else as the search saw them."""
+    """Compare contrasts by fresh runs alone; without runs of both settings, by their scores in the search."""
     named = {name: row for name, row in sides.items() if row is not None and row.runs and row.stable}
     wanted = [contrast for contrast in contrasts if set(contrast.names) <= named.keys()]
     answer, sign = summary.answer, _sign(summary)
     level, margin = _level(answer), float(answer.metric.margin)
     runs = {name: _runs(row) for name, row in named.items()}
-    found = {}
-    for contrast, pair in zip(wanted, pairwise(runs, [one.names for one in wanted], level=level), strict=True):
-        one, seeds = pair.difference, min(runs[name].count for name in contrast.names)
-        ends = None if one.low is None or one.high is None else sorted((sign * one.low, sign * one.high))
+    compared = {}
+    for contrast, pair in zip(wanted, pairwise(runs, [c.names for c in wanted], level=level), strict=True):
+        known, seeds = pair.difference, min(runs[name].count for name in contrast.names)
+        ends = None if known.low is None or known.high is None else sorted((sign * known.low, sign * known.high))
         narrow = (pair.low_90, pair.high_90)
         needed = LEAST if seeds < 2 else seeds_needed([pair], seeds, margin, level / len(wanted))[0]
-        found[contrast.names] = Compared(
+        compared[contrast.names] = Compared(
             contrast=contrast,
-            advantage=sign * one.estimate,
+            advantage=sign * known.estimate,
             low=ends[0] if ends else None,
             high=ends[1] if ends else None,
             p_value=pair.p_value,
@@ -239,133 +237,117 @@ def _by_runs(
             seeds=seeds,
             alike=seeds >= LEAST and all(end is not None and abs(end) < margin for end in narrow),
             needed=needed if needed is None else max(LEAST, needed),
-            reason=f"one run each: at least {LEAST} seeds are needed" if seeds < 2 else one.reason,
+            reason=f"one run each: at least {LEAST} seeds are needed" if seeds < 2 else known.reason,
         )
-    return [found.get(contrast.names) or _unconfirmed(summary, contrast, sides) for contrast in contrasts]
+    return [compared.get(contrast.names) or _unconfirmed(summary, contrast, sides) for contrast in contrasts]
 
 
 def _unconfirmed(summary: Summary, contrast: Contrast, sides: Mapping[str, ComparedSetting | None]) -> Compared:
-    """A contrast of settings that were not both run again, or of which a fresh run failed: what the search saw of them."""
+    """Return a contrast by search scores, if a setting has no fresh runs or a failed one."""
     rows = {name: sides[name] for name in contrast.names}
     failed = {name: len(row.failed) for name, row in rows.items() if row is not None and row.failed}
     unconfirmed = [name for name, row in rows.items() if name not in failed and (row is None or not row.runs)]
     first, second = (_score(summary, setting) for setting in (contrast.first, contrast.second))
     advantage = None if first is None or second is None else _sign(summary) * (first - second)
-    reasons = [
-        f"{count(number, 'fresh run')} of {name} failed, so it is not compared" for name, number in failed.items()
-    ]
-    return Compared(
-        contrast=contrast,
-        advantage=advantage,
-        needed=None if failed else LEAST,
-        reason="; ".join(reasons),
-        unconfirmed=unconfirmed,
-    )
+    reasons = [f"{count(runs, 'fresh run')} of {name} failed, so it is not compared" for name, runs in failed.items()]
+    needed = None if failed else LEAST
+    reason = "; ".join(reasons)
+    return Compared(contrast=contrast, advantage=advantage, needed=needed, reason=reason, unconfirmed=unconfirmed)
 
 
 def _score(summary: Summary, setting: Setting) -> float | None:
-    """The best score of a setting among the trials of the search."""
+    """Return the best score of a setting among the trials of the search."""
     trials = [row for row in summary.trials if row.of is None and row.score is not None]
     known = [row.score for row in trials if row.score is not None and has({**row.config, **row.point}, setting.point)]
     return summary.answer.metric.direction.best(known, key=lambda score: score)
 
 
-# words
-
-
-def _words(mark: Mark, decisive: Sequence[Compared], summary: Summary, stand_in: str) -> str:
-    said = dict.fromkeys(_why(one, mark, summary) for one in decisive)
-    unconfirmed = list(dict.fromkeys(name for one in decisive for name in one.unconfirmed))
+def _words(mark: Mark, decisive: Sequence[Compared], summary: Summary, instead: str) -> str:
+    """Return the reason for a claim's mark."""
+    reasons = dict.fromkeys(_reason(contrast, mark, summary) for contrast in decisive)
+    unconfirmed = list(dict.fromkeys(name for contrast in decisive for name in contrast.unconfirmed))
     again = f"{listed(unconfirmed)} {'was' if len(unconfirmed) == 1 else 'were'} not run again on fresh seeds"
-    return "; ".join(filter(None, [*said, again if unconfirmed else "", stand_in]))
+    return "; ".join(filter(None, [*reasons, again if unconfirmed else "", instead]))
 
 
-def _why(one: Compared, mark: Mark, summary: Summary) -> str:
-    """What a contrast's mark rests on."""
-    first, second = one.contrast.names
+def _reason(contrast: Compared, mark: Mark, summary: Summary) -> str:
+    first, second = contrast.contrast.names
     metric = summary.answer.metric
     if mark == UNDECIDED:
-        return _open(one)
-    if one.alike and (one.contrast.says != "better" or not one.sure):
+        return _reason_undecided(contrast)
+    if contrast.alike and (contrast.contrast.says != "better" or not contrast.significant):
         margin = f"{metric.margin:.{metric.digits}f} {metric.unit}".strip()
-        return f"{first} and {second} differ by less than what matters ({margin})"
-    if one.advantage is None or one.p_value is None:
+        return f"{first} and {second} differ by less than the equivalence margin ({margin})"
+    if contrast.advantage is None or contrast.p_value is None:
         return ""
-    where = "" if one.texts else ", on these texts"
-    better = "better" if one.advantage > 0 else "worse"
-    return f"{first} is surely {better} than {second} ({p_text(one.p_value)}, {count(one.seeds, 'run')} each{where})"
+    where = "" if contrast.texts else ", on these texts"
+    better, runs = "better" if contrast.advantage > 0 else "worse", count(contrast.seeds, "run")
+    return f"{first} is significantly {better} than {second} ({p_text(contrast.p_value)}, {runs} each{where})"
 
 
-def _open(one: Compared) -> str:
-    """Why a contrast is undecided, and what would decide it."""
-    first, second = one.contrast.names
-    if one.p_value is None:
-        return one.reason
-    p = f"{first} and {second}: p = {one.p_value:.3f}, {count(one.seeds, 'run')} each"
-    if one.seeds < LEAST:
+def _reason_undecided(contrast: Compared) -> str:
+    """Return why a contrast is undecided, and what would decide it."""
+    if contrast.p_value is None:
+        return contrast.reason
+    p = f"{' and '.join(contrast.contrast.names)}: p = {contrast.p_value:.3f}, {count(contrast.seeds, 'run')} each"
+    if contrast.seeds < LEAST:
         return f"{p}; at least {LEAST} are needed"
-    if one.reason:
-        return f"{p}; {one.reason}"
-    if one.needed is None:
-        return f"{p}; more than {MOST_NEEDED} seeds each would be needed, if these estimates hold"
-    return f"{p}; about {count(one.needed, 'seed')} each would decide it"
+    if contrast.reason:
+        return f"{p}; {contrast.reason}"
+    if contrast.needed is None:
+        return f"{p}; more than {MOST_NEEDED} seeds each would be needed if these estimates hold"
+    return f"{p}; about {count(contrast.needed, 'seed')} each would decide it"
 
 
-def _needed(decisive: Sequence[Compared]) -> int | None:
-    """Seeds that would decide all that is undecided; None where no number of them is known to."""
-    known = [one.needed for one in decisive if one.needed is not None]
+def _seeds_needed(decisive: Sequence[Compared]) -> int | None:
+    """Return the seeds that would decide all undecided contrasts, or None if that is not known."""
+    known = [contrast.needed for contrast in decisive if contrast.needed is not None]
     return max(LEAST, *known) if known and len(known) == len(decisive) else None
 
 
-def _advantage_text(one: Compared, summary: Summary) -> str:
-    """By how much the first setting is better, with its interval."""
-    first, second = one.contrast.names
-    metric = summary.answer.metric
+def _advantage_text(contrast: Compared, summary: Summary) -> str:
+    """Return by how much the first setting is better, with its interval."""
+    first, second = contrast.contrast.names
+    metric, advantage = summary.answer.metric, contrast.advantage
     digits, name = metric.digits, metric.name.replace("_", " ")
-    if one.advantage is None:
-        return f"{first} against {second}: no scores of both"
-    better = "better" if one.advantage >= 0 else "worse"
-    amount = f"{abs(one.advantage):.{digits}f} {metric.unit}".strip()
-    value = f"{first} is {better} than {second} by {amount} ({name}"
-    if float(amount.split()[0]) == 0:
+    if advantage is None:
+        return f"{first} against {second}: they do not both have scores"
+    number = f"{abs(advantage):.{digits}f}"
+    amount = f"{number} {metric.unit}".strip()
+    value = f"{first} is {'better' if advantage >= 0 else 'worse'} than {second} by {amount} ({name}"
+    if float(number) == 0:
         value = f"{first} and {second} are {amount} apart ({name}"
-    if one.low is None or one.high is None:
-        return f"{value}; {'one trial each, in the search' if not one.seeds else 'no interval'})"
-    ends = sorted((one.low, one.high)) if one.advantage >= 0 else sorted((-one.low, -one.high))
-    return f"{value}; interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+    if contrast.low is None or contrast.high is None:
+        return f"{value}; {'no interval' if contrast.seeds else 'one trial each, in the search'})"
+    low, high = (contrast.low, contrast.high) if advantage >= 0 else (-contrast.high, -contrast.low)
+    return f"{value}; interval {low:.{digits}f} to {high:.{digits}f})"
 
 
-def _by_study(claim: Claim, summary: Summary) -> list[str]:
-    """Means of the study's own metric over the fresh runs of each setting, where another metric decides."""
+def _study_means(claim: Claim, summary: Summary) -> list[str]:
+    """Return means of the study's own metric over fresh runs, if another metric decides."""
     if claim.metric == summary.answer.metric.name:
         return []
-    settings = {one.name: one for contrast in claim.contrasts for one in (contrast.first, contrast.second)}
+    settings = {side.name: side for contrast in claim.contrasts for side in (contrast.first, contrast.second)}
     means = {name: _mean(summary, setting, claim.metric) for name, setting in settings.items()}
-    told = "; ".join(f"{name} {mean:.2f}" for name, mean in means.items() if mean is not None)
-    return [f"Mean {METRIC_WORDS[claim.metric]}: {told}"] if told else []
+    shown = "; ".join(f"{name} {mean:.2f}" for name, mean in means.items() if mean is not None)
+    return [f"Mean {METRIC_WORDS[claim.metric]}: {shown}"] if shown else []
 
 
 def _mean(summary: Summary, setting: Setting, metric: str) -> float | None:
     row = _row(summary, setting)
-    again = [one for one in summary.trials if row is not None and one.of == row.trial]
-    scores = [one.metrics[metric] for one in again if one.metrics.get(metric) is not None]
+    replicates = [trial for trial in summary.trials if row is not None and trial.of == row.trial]
+    scores = [trial.metrics[metric] for trial in replicates if trial.metrics.get(metric) is not None]
     return float(np.mean(scores)) if scores else None
 
 
-def _stand_in(claim: Claim, summary: Summary) -> str:
-    """What the runs had in place of the study's model, texts and critic; empty where they had these."""
-    first = next(iter(summary.trials), None)
-    return stand_in(claim.model, first.config, list(summary.pairs.values())) if first else ""
-
-
 def stand_in(model: str, config: Mapping[str, Any], pairs: Sequence[Pairs]) -> str:
-    """In words, what a run had in place of the study's model, texts and critic of generated pairs; empty where it had these."""
-    said, used = [], str(config.get("model"))
+    """Return what replaced the study's model, texts and critic of generated pairs in a run; empty if nothing did."""
+    instead, used = [], str(config.get("model"))
     if used not in (model, f"openai-community/{model}"):
-        said.append(f"with {used.rstrip('/').rpartition('/')[2]} in place of {model}")
+        instead.append(f"with {used.rstrip('/').rpartition('/')[2]} in place of {model}")
     if not config.get("data_dir"):
-        said.append("without the course's files (--data-dir)")
-    critics = [made.critic for made in pairs if made.stand_in]
+        instead.append("without the course's files (--data-dir)")
+    critics = [pair_set.critic for pair_set in pairs if pair_set.stand_in]
     if critics:
-        said.append(f"with the critic {critics[0]} in place of an entailment model")
-    return ", ".join(said)
+        instead.append(f"with the critic {critics[0]} in place of an entailment model")
+    return ", ".join(instead)

@@ -1,13 +1,14 @@
-"""Which printed figures our runs reproduce.
+"""Judges which of the study's printed figures our runs reproduce.
 
-Reproduced: the printed model, learning rate, batch size, passes over the data and data set; at least LEAST runs of that very
-point, on fresh seeds; the printed value within the 95% t interval of their mean plus the metric's margin; and no trivial
-baseline that passes too. Whatever differs is listed, and a stand-in of the model or the data has a mark of its own.
+Reproduced: the printed model, learning rate, batch size, passes over the data and data set; at least LEAST runs on fresh seeds;
+the printed value within the 95% t interval of their mean, widened by the metric's margin; and no trivial baseline that passes
+too. All differences from the printed setting are listed, and a stand-in for the model or the data has its own mark.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -34,14 +35,14 @@ OTHER: Final = "other setting"
 NOT_RUN: Final = "not run"
 MARKS = (REPRODUCED, DIFFERS, FEW, NOT_TELLING, STAND_IN, OTHER, NOT_RUN)
 
-NEAR = 0.01  # a share by which a number of texts or of passes may differ
-IN_PERCENT = ("accuracy", "chrf_whole")  # no value is above 100, so no interval is
-DIGITS = {"train_loss": 3, "parameters": 0}  # of our values, where the search says nothing
+NEAR = 0.01  # relative tolerance for numbers of texts and of passes
+IN_PERCENT = ("accuracy", "chrf_whole")  # intervals are cut to 0 to 100
+DIGITS = {"train_loss": 3, "parameters": 0}  # of metrics for which the search has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One printed figure beside ours: the mean of `runs` runs and its interval."""
+    """A printed figure and ours: the mean of `runs` runs with its interval."""
 
     table: str
     figure: Figure
@@ -52,27 +53,25 @@ class Line:
     high: float | None = None
     runs: int = 0
     passes: float | None = None  # over the training texts
-    baseline: float | None = None  # the trivial one with the best score
+    baseline: float | None = None  # of the best trivial baseline
     baseline_words: str = ""
     digits: int = 2
 
     @property
     def label(self) -> str:
-        """The row of the study; where our training set grows from epoch to epoch, with how many passes there were."""
+        """The study's row, with our number of passes if our training set grows from epoch to epoch."""
         shown = self.figure.search == "distillation" and self.passes is not None
         return f"{self.figure.label} (ours: {self.passes:.2f} passes)" if shown else self.figure.label
 
     @property
     def ours_text(self) -> str:
-        """Our value, with its interval where there is one."""
-        if self.ours is None:
-            return ""
-        value = self._number(self.ours)
-        return value if self.low is None else f"{value} [{self._number(self.low)}, {self._number(self.high)}]"
+        """Our value, with its interval if it has one."""
+        interval = "" if self.low is None else f" [{self._number(self.low)}, {self._number(self.high)}]"
+        return self._number(self.ours) + interval
 
     @property
     def baseline_text(self) -> str:
-        """The best trivial baseline, and what it is."""
+        """The best trivial baseline, with its meaning."""
         return "" if self.baseline is None else f"{self._number(self.baseline)} ({self.baseline_words})"
 
     def _number(self, value: float | None) -> str:
@@ -80,7 +79,7 @@ class Line:
 
 
 def lines(tables: Iterable[str], summaries: Summaries) -> list[Line]:
-    """Lay every figure of `tables` beside ours; a search that could not run is a reason in place of a summary."""
+    """Return each figure of `tables` with ours."""
     return [_line(table, figure, summaries) for table in tables for figure in TABLES[table]]
 
 
@@ -97,36 +96,34 @@ def _line(table: str, figure: Figure, summaries: Summaries) -> Line:
 
 
 def _described(line: Line) -> Line:
-    """Counts need no training; memory is predicted by a formula."""
+    """Return counts, which need no training, and memory, which a formula predicts."""
     figure = line.figure
     adapter = "full" if figure.point["adapter"] == "total" else figure.point["adapter"]
     config = RunConfig(model=figure.model, adapter=adapter, rank=figure.point["rank"])
-    found = describe(config, "study" if adapter in ("lora", "freeze") else "plain")
+    description = describe(config, "study" if adapter in ("lora", "freeze") else "plain")
     if figure.metric == "predicted_gpu_memory_gb":
-        predicted = found["chosen"]["predicted_gpu_memory_gb"]
+        predicted = description["chosen"]["predicted_gpu_memory_gb"]
         return replace(line, why="predicted by a formula, not measured on a GPU", ours=predicted)
-    key = "total_parameters_with_pooler" if figure.point["adapter"] == "total" else "trainable_parameters"
-    mark = REPRODUCED if found[key] == figure.value else DIFFERS
-    return replace(line, mark=mark, ours=found[key], digits=0)
-
-
-# the dev split
+    count = description[
+        "total_parameters_with_pooler" if figure.point["adapter"] == "total" else "trainable_parameters"
+    ]
+    return replace(line, mark=REPRODUCED if count == figure.value else DIFFERS, ours=count, digits=0)
 
 
 def _on_dev(line: Line, summary: Summary) -> Line:
     figure = line.figure
-    trials = [row for row in summary.trials if row.of is None and has(_values(row), figure.point)]
-    trials = [row for row in trials if _scored(row, figure.metric)]
+    scored = [row for row in summary.trials if _scored(row, figure.metric)]
+    trials = [row for row in scored if row.of is None and has(_values(row), figure.point)]
     if not trials:
-        return replace(line, why="its trial did not end well, or was not among the trials")
+        return replace(line, why="the search had no such trial, or it did not end well")
     chosen = min(trials, key=lambda row: (len(differences(figure, row)), row.id))
-    again = [row for row in summary.trials if row.of == chosen.id and _scored(row, figure.metric)]
+    again = [row for row in scored if row.of == chosen.id]
     as_printed = [row for row in again if not differences(figure, row)]
     is_as_printed = not differences(figure, chosen)
     runs = as_printed or ([chosen] if is_as_printed else again or [chosen])
-    left = differences(figure, again[0]) if again and not as_printed and is_as_printed else []
+    differing = differences(figure, again[0]) if again and not as_printed and is_as_printed else []
     mean = mean_of(Runs(scores=np.array([float(row.metrics[figure.metric]) for row in runs])))
-    return _judged(line, summary, mean, runs, note=f"its fresh runs: {', '.join(left)}" if left else "")
+    return _judged(line, summary, mean, runs, note=f"its fresh runs: {', '.join(differing)}" if differing else "")
 
 
 def _values(row: TrialRow) -> dict[str, Any]:
@@ -138,11 +135,8 @@ def _scored(row: TrialRow, metric: str) -> bool:
     return row.status in (COMPLETED, STOPPED) and value is not None and math.isfinite(value)
 
 
-# the test split
-
-
 def _on_test(line: Line, summary: Summary) -> Line:
-    """A figure of the test split, which is scored for the finalists alone: with --final-test, or --confirm-on test."""
+    """Return a figure of the test split, on which only finalists are scored, with --final-test or --confirm-on test."""
     figure, scores = line.figure, _test_scores(summary)
     if not scores:
         return replace(line, why="give --final-test")
@@ -152,7 +146,7 @@ def _on_test(line: Line, summary: Summary) -> Line:
     by_name = {row.id: row for row in summary.trials}
     names = [name for name in scores if name in by_name and has(_values(by_name[name]), figure.point)]
     if not names:
-        return replace(line, why="its setting was not among those that were scored on the test split")
+        return replace(line, why="its setting was not scored on the test split")
     chosen = summary.answer.chosen
     name = chosen if chosen in names and not figure.point else names[0]
     again = [row for row in summary.trials if row.of == name and row.status in (COMPLETED, STOPPED)]
@@ -160,25 +154,21 @@ def _on_test(line: Line, summary: Summary) -> Line:
 
 
 def _test_scores(summary: Summary) -> dict[str, Interval]:
-    """Scores on the test split by trial."""
+    """Return scores on the test split by trial."""
     if summary.judged_on == "test":
-        rows = [row for row in summary.answer.rows if row.runs]
-        known = [(row.trial, row.mean, row.low, row.high) for row in rows]
         return {
-            trial: Interval(estimate=mean, low=low, high=high)
-            for trial, mean, low, high in known
-            if trial and mean is not None
+            row.trial: Interval(estimate=row.mean, low=row.low, high=row.high)
+            for row in summary.answer.rows
+            if row.runs and row.trial and row.mean is not None
         }
     scores = summary.test.scores if summary.test else {}
-    return {name: Interval(estimate=one.estimate, low=one.low, high=one.high) for name, one in scores.items()}
-
-
-# the mark
+    return {name: Interval(estimate=score.estimate, low=score.low, high=score.high) for name, score in scores.items()}
 
 
 def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRow], note: str = "") -> Line:
-    figure, first = line.figure, runs[0]
-    several = len(runs) > 1
+    """Return the line with our mean and its mark; `note` is added if there are too few runs."""
+    figure, first, several = line.figure, runs[0], len(runs) > 1
+    baseline, value = max(_baselines(figure, summary).items(), key=itemgetter(1), default=("", None))
     line = replace(
         line,
         ours=mean.estimate,
@@ -187,73 +177,67 @@ def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRo
         runs=len(runs),
         passes=passes(first),
         digits=summary.digits(figure.metric, DIGITS.get(figure.metric, 2)),
-        **_baseline(figure, summary),
+        baseline=value,
+        baseline_words=baseline,
     )
-    differs, instead = differences(figure, first), _stand_in(figure, first, summary)
+    learns_from_all = figure.point.get("pairs_examples") == "all"
+    instead = stand_in(figure.model, first.config, list(summary.pairs.values()) if learns_from_all else [])
+    differing = differences(figure, first)
     if instead:
-        return replace(line, mark=STAND_IN, why="; ".join([instead, *differs]))
-    if differs:
-        return replace(line, mark=OTHER, why="; ".join(differs))
+        return replace(line, mark=STAND_IN, why="; ".join([instead, *differing]))
+    if differing:
+        return replace(line, mark=OTHER, why="; ".join(differing))
     if len(runs) < LEAST:
-        why = f"{'one run' if len(runs) == 1 else count(len(runs), 'run')}: at least {LEAST} are needed"
+        why = f"{count(len(runs), 'run') if several else 'one run'}: at least {LEAST} are needed"
         return replace(line, mark=FEW, why="; ".join(filter(None, [why, note])))
-    return _with_enough(line, mean, summary)
+    return _with_enough_runs(line, mean, summary)
 
 
 def _cut(metric: str, end: float | None) -> float | None:
     return min(max(end, 0.0), 100.0) if end is not None and metric in IN_PERCENT else end
 
 
-def _with_enough(line: Line, mean: Interval, summary: Summary) -> Line:
-    """The mark of enough runs with the printed setting."""
-    figure = line.figure
+def _with_enough_runs(line: Line, mean: Interval, summary: Summary) -> Line:
+    """Return the line with the mark of enough runs of the printed setting."""
+    figure, margin = line.figure, _short(line.figure.margin)
     low, high = (mean.estimate if end is None else end for end in (mean.low, mean.high))
 
     def passes_too(value: float) -> bool:
         return low - figure.margin <= value <= high + figure.margin
 
     if not passes_too(figure.value):
-        return replace(line, mark=DIFFERS, why=f"the printed value is farther than {_margin(figure)} from the interval")
+        return replace(line, mark=DIFFERS, why=f"the printed value is more than {margin} outside the interval")
     passing = {
-        words: value
-        for words, value in _baselines(figure, summary).items()
+        meaning: value
+        for meaning, value in _baselines(figure, summary).items()
         if passes_too(value) or abs(value - figure.value) <= figure.margin
     }
     if passing:
-        told = "; ".join(f"{value:.{line.digits}f}, {words}" for words, value in passing.items())
-        return replace(line, mark=NOT_TELLING, why=f"a trivial baseline passes too: {told}")
+        shown = "; ".join(f"{value:.{line.digits}f}, {meaning}" for meaning, value in passing.items())
+        return replace(line, mark=NOT_TELLING, why=f"a trivial baseline passes too: {shown}")
     return replace(line, mark=REPRODUCED)
 
 
-def _margin(figure: Figure) -> str:
-    return f"{figure.margin:.2f}".rstrip("0").rstrip(".")
+def _short(value: float) -> str:
+    """Return a number with at most two decimals."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _baselines(figure: Figure, summary: Summary) -> dict[str, float]:
-    """What the trivial baselines score, by what they are."""
+    """Return the trivial baselines' scores by their meaning. Larger is better for all printed metrics that they have."""
     rows = [row for row in summary.baselines.values() if figure.metric in row.scores]
     return {row.meaning: row.scores[figure.metric][0] for row in rows}
 
 
-def _baseline(figure: Figure, summary: Summary) -> dict[str, Any]:
-    """The best of them; all metrics that they have and that are printed are better where they are larger."""
-    words, value = max(_baselines(figure, summary).items(), key=lambda item: item[1], default=("", None))
-    return {"baseline": value, "baseline_words": words}
-
-
-# what differs from the printed setting
-
-
 def differences(figure: Figure, row: TrialRow) -> list[str]:
-    """In words, each value of a run that is not as printed."""
+    """Return, in words, how a run differs from the printed setting."""
     config = row.config
-    asked = {**COMMON, **figure.setup}
-    said = [
+    differing = [
         f"ran with {key.replace('_', ' ')} {_value(key, ours)}, not {_value(key, printed)}"
-        for key, printed in asked.items()
+        for key, printed in {**COMMON, **figure.setup}.items()
         if key in config and not _same(ours := _ours(key, config), printed)
     ]
-    return [*said, *_texts(figure, row), *_passes(figure, row)]
+    return [*differing, *_texts(figure, row), *_passes(figure, row)]
 
 
 def _ours(key: str, config: Mapping[str, Any]) -> Any:
@@ -272,15 +256,15 @@ def _same(ours: Any, printed: Any) -> bool:
 
 
 def _texts(figure: Figure, row: TrialRow) -> list[str]:
-    """How the texts that were learnt from and scored on differ from all of the printed ones."""
+    """Return how the texts that a run was trained and scored on differ from the printed ones."""
     config, (train, dev) = row.config, SIZES[figure.task]
-    said, learnt = [], _learnt_from(row)
+    said, trained = [], _training_texts(row)
     if config.get("folds", 1) > 1:
         said.append(f"each run learned from {config['folds'] - 1} of {config['folds']} parts of the training texts")
     elif config.get("train_examples"):
         said.append(f"learned from a sample of {config['train_examples']:,} training texts")
-    elif learnt is not None and learnt < (1 - NEAR) * train:
-        said.append(f"learned from {learnt:,} training texts, not {train:,}")
+    elif trained is not None and trained < (1 - NEAR) * train:
+        said.append(f"learned from {trained:,} training texts, not {train:,}")
     if config.get("dev_examples"):
         said.append(f"scored on a sample of {config['dev_examples']:,} dev texts")
     elif config.get("dev_part") == "search" and dev >= SMALL:
@@ -289,35 +273,25 @@ def _texts(figure: Figure, row: TrialRow) -> list[str]:
     return said
 
 
-def _learnt_from(row: TrialRow) -> int | None:
-    """How many texts a whole epoch of a run is; None where it ended before its last, or did not train."""
+def _training_texts(row: TrialRow) -> int | None:
+    """Return the number of texts of a run's last epoch; None if the run ended early or does not train."""
     if not row.curve or row.epochs < row.config.get("epochs", 0):
         return None
-    found = row.curve[-1].get("train_examples")
-    return None if found is None else int(found)
+    examples = row.curve[-1].get("train_examples")
+    return None if examples is None else int(examples)
 
 
 def _passes(figure: Figure, row: TrialRow) -> list[str]:
-    made = passes(row)
-    if figure.passes is None or made is None or math.isclose(made, figure.passes, rel_tol=NEAR):
+    ours = passes(row)
+    if figure.passes is None or ours is None or math.isclose(ours, figure.passes, rel_tol=NEAR):
         return []
-    return [f"made {_rounded(made)} passes over the training texts, not {figure.passes:g}"]
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return [f"made {_short(ours)} passes over the training texts, not {figure.passes:g}"]
 
 
 def passes(row: TrialRow) -> float | None:
-    """How often a run passed over all of its training texts; None where it does not train."""
+    """Return how often a run passed over all of its training texts; None if it does not train."""
     if not row.epochs or row.config.get("adapter") == "frozen":
         return None
     config = RunConfig.of(row.config)
-    examples = _learnt_from(row) or SIZES.get(config.task, (0, 0))[0]
+    examples = _training_texts(row) or SIZES.get(config.task, (0, 0))[0]
     return sum(epoch_sizes(config, examples)[: row.epochs]) / examples if examples else None
-
-
-def _stand_in(figure: Figure, row: TrialRow, summary: Summary) -> str:
-    """What the run had in place of the study's model and texts; of the critic, where it learned from pairs that one judged."""
-    learns = figure.point.get("pairs_examples") == "all"
-    return stand_in(figure.model, row.config, list(summary.pairs.values()) if learns else [])

@@ -172,7 +172,7 @@ def of_poems(which: Claim, *runs: Sequence[float], **kept: Any) -> Judged:
 def test_a_claim_is_supported_by_a_sure_difference_in_its_direction() -> None:
     found = of_poems(HELPS, SAME, [4.10, 4.11, 4.12], SAME, SAME)
     assert found.mark == SUPPORTED
-    assert "dense after poems is surely better than dense without poems" in found.words
+    assert "dense after poems is significantly better than dense without poems" in found.words
     assert "3 runs each" in found.words
     assert found.seeds_needed is None
     assert found.ours[0].startswith(
@@ -184,7 +184,7 @@ def test_a_claim_is_supported_by_a_sure_difference_in_its_direction() -> None:
 def test_the_other_direction_contradicts() -> None:
     found = of_poems(HELPS, SAME, [4.50, 4.51, 4.52], SAME, SAME)
     assert found.mark == CONTRADICTED
-    assert "dense after poems is surely worse than dense without poems" in found.words
+    assert "dense after poems is significantly worse than dense without poems" in found.words
     assert "worse than dense without poems by 0.200" in found.ours[0]
 
 
@@ -193,7 +193,7 @@ def test_a_difference_that_does_not_matter_contradicts_helps_and_supports_as_goo
     everything = [close, [4.3102, 4.3100, 4.3101], [4.3101, 4.3100, 4.3099], close]
     assert of_poems(HELPS, *everything).mark == CONTRADICTED
     assert of_poems(AS_GOOD, *everything).mark == SUPPORTED
-    assert "differ by less than what matters (0.050 nats per token)" in of_poems(AS_GOOD, *everything).words
+    assert "differ by less than the equivalence margin (0.050 nats per token)" in of_poems(AS_GOOD, *everything).words
     assert of_poems(AS_GOOD, SAME, SAME, [4.60, 4.61, 4.62], SAME).mark == CONTRADICTED
     alike = poems([SAME] * 4, outcome="equivalent")
     assert judge(HELPS, {("pretraining", "sonnet"): alike}).mark == CONTRADICTED
@@ -218,7 +218,7 @@ def test_the_only_pair_of_an_answer_has_the_answers_own_number_of_seeds() -> Non
     few_texts = {("sentiment", "sst"): summary(rows, trials, ACCURACY, seeds_needed=None, needs_texts=True)}
     found = judge(claim("classifies SST"), few_texts)
     assert (found.mark, found.seeds_needed) == (UNDECIDED, None)
-    assert "more texts to judge on are needed" in found.words
+    assert "more evaluation texts are needed" in found.words
 
 
 def test_one_run_each_says_nothing_of_chance_and_two_are_too_few() -> None:
@@ -369,7 +369,7 @@ THREE = (40.4, 40.6, 40.7)
     ("found", "mark", "why"),
     [
         (dense(THREE), REPRODUCED, ""),
-        (dense((45.0, 45.1, 45.2)), DIFFERS, "the printed value is farther than 1 from the interval"),
+        (dense((45.0, 45.1, 45.2)), DIFFERS, "the printed value is more than 1 outside the interval"),
         (dense(), FEW, "one run: at least 3 are needed"),
         (dense(THREE[:2]), FEW, "2 runs: at least 3 are needed"),
         (dense(THREE, model="gpt2-nano"), STAND_IN, "with gpt2-nano in place of gpt2"),
@@ -492,7 +492,7 @@ def test_test_figures_have_rows_that_say_what_they_need() -> None:
     assert full.figure.value == 54.8
     last, full = on_sst(test={"scores": {"a": {"estimate": 46.7, "low": 46.0, "high": 47.4}}, "text": ""})
     assert (last.mark, last.runs, last.ours_text) == (REPRODUCED, 3, "46.70 [46.00, 47.40]")
-    assert (full.mark, full.why) == (NOT_RUN, "its setting was not among those that were scored on the test split")
+    assert (full.mark, full.why) == (NOT_RUN, "its setting was not scored on the test split")
     last, _ = on_sst(judged_on="test")
     assert (last.mark, last.ours) == (REPRODUCED, pytest.approx(46.667, abs=0.001))
 
