@@ -1,7 +1,7 @@
-"""What can so many seeds tell? Simulated searches are judged as real ones are: `python -m searches power --search lora_rank`.
+"""Simulate searches through the functions that judge real ones: `python -m searches power --search lora_rank`.
 
-Printed for each number of seeds: how often a search names a difference that is none, how often it finds one of the size asked
-for, how often its intervals hold the truth, how often it rightly or wrongly says that settings are alike.
+For each number of seeds it prints the rate of false winners, the power for a true difference, the coverage of the intervals, and
+how often settings are rightly or wrongly called equivalent.
 """
 
 import argparse
@@ -19,71 +19,74 @@ if TYPE_CHECKING:
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
     from searches.deciding.power_simulation import Case, Components, Rates
-    from searches.question import Plan, Search
+    from searches.question import Plan
+    from searches.running.ledger import State
 
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
-FEW = 500  # simulations of each number of seeds where it is looked for how many are needed
+FEW = 500  # most simulations for each number of seeds in the search for the number needed
 MOST = {"seeds": 200, "examples": 10**6, "outputs": 10**6, "trials": 10**4, "simulations": 10**6, "finalists": 20}
-LARGEST = 1e100  # of a standard deviation: squares must be numbers
+LARGEST = 1e100  # of a standard deviation, so that its square is finite
 COMPONENTS = ("sd_run", "sd_example", "sd_interaction", "sd_output", "examples", "outputs")
-#: What is assumed where nothing is known: standard deviations in units of the metric's margin.
-ASSUMED = {"run": 0.5, "example": 2.0, "interaction": 2.0}
+ASSUMED = {"run": 0.5, "example": 2.0, "interaction": 2.0}  # standard deviations in units of the metric's margin
 EXAMPLES = 100
 
 
 def flags(p: Parser) -> None:
-    """The flags of the command."""
-    _question(p.add_argument_group("what is asked"))
-    _components(p.add_argument_group("how scores differ, in units of the metric"))
-    _search(p.add_argument_group("how a search goes"))
-    p.add_argument("--simulations", type=int, default=SIMULATIONS, help=f"of each line (default: {SIMULATIONS:,})")
+    """Add the flags of the command."""
+    _question(p.add_argument_group("question"))
+    _components(p.add_argument_group("how scores vary, as standard deviations in units of the metric"))
+    _search(p.add_argument_group("how the search runs"))
+    p.add_argument("--simulations", type=int, default=SIMULATIONS, help=f"searches per row (default: {SIMULATIONS:,})")
     p.add_argument("--seed", type=int, default=0, help="seed of the simulations (default: 0)")
-    p.add_argument("--json", action="store_true", help="print one JSON object in place of tables")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
 def _question(p: Group) -> None:
     p.add_argument("--search", metavar="SCRIPT", help="a script of searches/, such as lora_rank")
     p.add_argument("--task", help="one of its tasks (default: its first)")
-    p.add_argument("--objective", help="a metric of the task (default: the task's own)")
-    p.add_argument("--effect", type=float, metavar="D", help="the difference to be found (default: the margin)")
-    p.add_argument("--margin", type=float, metavar="M", help="less is practically none (default: the metric's)")
-    p.add_argument("--seeds", help=f"fresh seeds of each finalist, one number or several (default: {SEEDS})")
+    p.add_argument("--objective", metavar="METRIC", help="a metric of the task (default: the task's own)")
+    p.add_argument("--effect", type=float, metavar="D", help="the true difference to detect (default: the margin)")
+    p.add_argument(
+        "--margin", type=float, metavar="D", help="differences below D do not matter (default: the metric's)"
+    )
+    p.add_argument("--seeds", metavar="N,N,...", help=f"fresh seeds of each setting, one row each (default: {SEEDS})")
 
 
 def _components(p: Group) -> None:
-    p.add_argument("--from", dest="name", metavar="NAME", help="estimate them from the replicates of a search")
-    p.add_argument("--storage", help="where that search keeps its results (default: ./runs)")
-    p.add_argument("--sd-run", type=float, help="between runs of one setting, the same on all examples")
+    p.add_argument("--from", dest="name", metavar="NAME", help="estimate all of them from the replicates of a search")
+    p.add_argument("--storage", help="the --storage of that search (default: ./runs)")
+    p.add_argument("--sd-run", type=float, metavar="SD", help="between runs of a setting")
     p.add_argument(
-        "--sd-example",
-        type=float,
-        help="between examples, of the effect that an example has in one setting and not in the others",
+        "--sd-example", type=float, metavar="SD", help="between examples, of their effect in one setting only"
     )
-    p.add_argument("--sd-interaction", type=float, help="of one example in one run")
-    p.add_argument("--sd-output", type=float, help="between outputs of one run for one example")
-    p.add_argument("--examples", type=int, help=f"that a run is scored on (default: {EXAMPLES})")
-    p.add_argument("--outputs", type=int, help="of a run for each example, whose mean counts (default: 1)")
+    p.add_argument(
+        "--sd-interaction", type=float, metavar="SD", help="between examples, of their effect in one run only"
+    )
+    p.add_argument("--sd-output", type=float, metavar="SD", help="between outputs of a run for the same example")
+    p.add_argument("--examples", type=int, metavar="N", help=f"examples that score a run (default: {EXAMPLES})")
+    p.add_argument("--outputs", type=int, metavar="N", help="outputs per example, which are averaged (default: 1)")
 
 
 def _search(p: Group) -> None:
     p.add_argument(
-        "--finalists", type=int, metavar="K", help="settings compared (default: one of each scientific value)"
+        "--finalists", type=int, metavar="K", help="settings to compare (default: as many as the search does)"
     )
-    p.add_argument("--reference", action="store_true", help="compare each with a reference, not all in pairs")
+    p.add_argument("--reference", action="store_true", help="compare each with a reference instead of all pairs")
     p.add_argument(
-        "--looks", metavar="N,N,...", help="compare after so many seeds each, and stop as soon as it is decided"
+        "--looks", metavar="N,N,...", help="compare after each number of seeds; stop as soon as it is decided"
     )
-    p.add_argument("--until", choices=("decided",), help="a look after each seed from the third on, up to --seeds")
-    p.add_argument(
-        "--trials", type=int, default=1, metavar="T", help="settings tried of each value; the best of them is judged"
-    )
-    p.add_argument("--sd-setting", type=float, help="by how much their true scores differ (default: 0)")
-    p.add_argument("--same-texts", action="store_true", help="judge on the texts that chose, which is a mistake")
+    p.add_argument("--until", choices=("decided",), help="compare after each seed from the third on, up to --seeds")
+    words = "trials of each value, whose best is compared (default: 1)"
+    p.add_argument("--trials", type=int, default=1, metavar="T", help=words)
+    words = "between the true scores of those trials (default: 0)"
+    p.add_argument("--sd-setting", type=float, metavar="SD", help=words)
+    words = "compare on the texts that selected the best trials, to see how wrong that is"
+    p.add_argument("--same-texts", action="store_true", help=words)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is simulated, and what had to be assumed for it."""
+class Simulation:
+    """What to simulate, and where its variance components come from."""
 
     search: str
     task: str
@@ -93,47 +96,54 @@ class Asked:
     effect: float
     components_from: str
 
+    @property
+    def selects(self) -> bool:
+        """Whether the trials of one value truly differ, so that the best trials of equal values may differ too."""
+        return self.case.trials > 1 and self.case.setting > 0
+
 
 def power(options: argparse.Namespace) -> int:
     """Simulate and print; return 0. Raises UserError."""
-    asked = _asked(options)
-    found = _simulated(asked, options)
-    print(json.dumps(found, indent=2)) if options.json else _show(asked, found)
+    simulation = _simulation(options)
+    results = _simulate(simulation, options)
+    print(json.dumps(results, indent=2)) if options.json else _show(simulation, results)
     return 0
 
 
-def _asked(o: argparse.Namespace) -> Asked:
+def _simulation(o: argparse.Namespace) -> Simulation:
     _check(o)
+    from gpt2core.component import lookup
     from searches.deciding.power_simulation import Case
 
-    judged = _judged_by(o)
-    margin = judged.metric.margin if o.margin is None else o.margin
-    parts, origin = _of_components(o, margin, judged.recorded)
+    plan, state = _planned(o) if o.name is None else _recorded(o)
+    metric = lookup(plan.metrics, o.objective or plan.objective, "metric")
+    margin = metric.margin if o.margin is None else o.margin
+    parts, origin = _given(o, margin) if state is None else _estimated(o, plan, state, metric)
     designs = _designs(o)
+    settings = min(plan.compared if plan.compares_each else plan.compared - 1, MOST["finalists"])
     case = Case(
         components=parts,
         design=designs[0],
         margin=margin,
-        finalists=judged.finalists if o.finalists is None else o.finalists,
-        reference=o.reference or not judged.each,
+        finalists=settings if o.finalists is None else o.finalists,
+        reference=o.reference or not plan.compares_each,
         trials=o.trials,
         setting=o.sd_setting or 0.0,
         same_texts=o.same_texts,
     )
-    effect = margin if o.effect is None else o.effect
-    return Asked(
-        search=judged.search.name,
-        task=judged.task,
-        metric=judged.metric,
+    return Simulation(
+        search=plan.search.name,
+        task=plan.task,
+        metric=metric,
         case=case,
         designs=designs,
-        effect=effect,
+        effect=margin if o.effect is None else o.effect,
         components_from=origin,
     )
 
 
 def _check(o: argparse.Namespace) -> None:
-    """Raise ConfigError for numbers that are out of their range, and for flags that contradict each other."""
+    """Raise ConfigError for numbers out of range, and for flags that contradict each other."""
     at_least(o, 1, "simulations", "trials", "examples", "outputs")
     at_least(o, 1 if o.reference else 2, "finalists")
     at_least(o, 0, "seed")
@@ -142,35 +152,32 @@ def _check(o: argparse.Namespace) -> None:
         if isinstance(value, int) and value > most:
             raise ConfigError(f"The value of `--{name}` is {value}, but must be <= {most}")
     for name in ("sd_run", "sd_example", "sd_interaction", "sd_output", "sd_setting", "effect", "margin"):
-        value, positive = getattr(o, name), name in ("effect", "margin")
-        if value is not None and not (value <= LARGEST and (value > 0 if positive else value >= 0)):
-            rule = "a number > 0" if positive else "a number >= 0"
-            raise ConfigError(
-                f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be {rule}, and <= {LARGEST:g}"
-            )
+        value, sign = getattr(o, name), ">" if name in ("effect", "margin") else ">="
+        if value is not None and not (value <= LARGEST and (value > 0 or (sign == ">=" and value == 0))):
+            rule = f"a number {sign} 0, and <= {LARGEST:g}"
+            raise ConfigError(f"The value of `--{name.replace('_', '-')}` is {value:g}, but must be {rule}")
     given = next((name for name in COMPONENTS if getattr(o, name) is not None), None)
     if o.name is not None and given is not None:
-        raise ConfigError(f"Both --from and --{given.replace('_', '-')} say how scores differ; give one of them")
+        raise ConfigError(f"Both --from and --{given.replace('_', '-')} say how scores vary; give one of them")
     if o.looks and (o.seeds or o.until):
         raise ConfigError(f"Both --looks and --{'seeds' if o.seeds else 'until'} say when to compare; give one of them")
     if o.name is None and o.search is None:
-        raise ConfigError("It is not said what is searched: give --search SCRIPT, or --from NAME")
+        raise ConfigError("There is no search to simulate; give --search SCRIPT, or --from NAME")
 
 
 def _numbers(flag: str, text: str, least: int) -> tuple[int, ...]:
-    """Growing numbers of seeds; raise ConfigError."""
+    """Return increasing numbers of seeds. Raises ConfigError."""
     words = text.split(",")
     numbers = [int(word) for word in words if word.strip().isdecimal()]
-    good = len(numbers) == len(words) and numbers == sorted(set(numbers)) and least <= numbers[0]
-    if not good or numbers[-1] > MOST["seeds"]:
-        raise ConfigError(
-            f"The value of `--{flag}` is {text!r}, but must be numbers from {least} to {MOST['seeds']} that grow, such as {SEEDS}"
-        )
+    valid = len(numbers) == len(words) and numbers == sorted(set(numbers)) and least <= numbers[0]
+    if not valid or numbers[-1] > MOST["seeds"]:
+        rule = f"increasing numbers from {least} to {MOST['seeds']}, such as {SEEDS}"
+        raise ConfigError(f"The value of `--{flag}` is {text!r}, but must be {rule}")
     return tuple(numbers)
 
 
 def _designs(o: argparse.Namespace) -> "tuple[Design, ...]":
-    """When a search compares, for each line of the table."""
+    """Return the number of seeds and the looks of each row."""
     from searches.deciding.decision import Design
 
     if o.looks:
@@ -179,140 +186,102 @@ def _designs(o: argparse.Namespace) -> "tuple[Design, ...]":
     return tuple(make(seeds) for seeds in _numbers("seeds", o.seeds or SEEDS, 1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A search, what it is judged by, the components of its recorded runs, and how many settings it compares: in all pairs, or
-    each with a reference."""
-
-    search: "Search"
-    task: str
-    metric: "Metric"
-    finalists: int
-    each: bool
-    recorded: "tuple[Components, int] | None" = None
-
-
-def _judged_by(o: argparse.Namespace) -> Judged:
-    """What is to be judged; raise UserError."""
+def _planned(o: argparse.Namespace) -> "tuple[Plan, None]":
     from searches.question import make_plan, search_of
 
-    if o.name is not None:
-        return _recorded(o)
     search = search_of(o.search)
     settings = {} if o.task is None else {"task": o.task}
-    return _of_plan(make_plan(search, next(iter(search.profiles)), settings=settings), o)
+    return make_plan(search, next(iter(search.profiles)), settings=settings), None
 
 
-def _of_plan(plan: "Plan", o: argparse.Namespace, recorded: "tuple[Components, int] | None" = None) -> Judged:
-    """What a plan compares, by its metric or another of its task."""
-    from gpt2core.component import lookup
-
-    finalists = plan.compared if plan.compares_each else plan.compared - 1
-    return Judged(
-        search=plan.search,
-        task=plan.task,
-        metric=lookup(plan.metrics, o.objective or plan.objective, "metric"),
-        finalists=min(finalists, MOST["finalists"]),
-        each=plan.compares_each,
-        recorded=recorded,
-    )
-
-
-def _recorded(o: argparse.Namespace) -> Judged:
-    """The same of a search that has run, by its ledger: of its replicates, as they were judged."""
-    from gpt2core.component import lookup
-    from searches.deciding.confirmation import judged, runs_of_metric
-    from searches.deciding.power_simulation import components
+def _recorded(o: argparse.Namespace) -> "tuple[Plan, State]":
+    """Return the plan of the search `--from` and its state, read from its ledger. Raises UserError."""
     from searches.options import parse, search_folder
     from searches.question import search_of
     from searches.running.ledger import read_search
 
     state = read_search(search_folder(o.storage, o.name), needs_script=True)
     if o.search not in (None, state.script):
-        raise ConfigError(f"The search `{o.name}` is of the script {state.script}, but --search is {o.search}")
+        raise ConfigError(f"The search `{o.name}` has the script {state.script}, but --search is {o.search}")
     plan = parse(search_of(state.script), [*state.argv, "--name", o.name]).plan
     if o.task not in (None, plan.task):
-        raise ConfigError(f"The search `{o.name}` is of the task {plan.task}, but --task is {o.task}")
-    metric = lookup(plan.metrics, o.objective or plan.objective, "metric")
+        raise ConfigError(f"The search `{o.name}` has the task {plan.task}, but --task is {o.task}")
+    return plan, state
+
+
+def _estimated(o: argparse.Namespace, plan: "Plan", state: "State", metric: "Metric") -> "tuple[Components, str]":
+    """Return the components estimated from replicates, as the search judged them, and a note on their origin."""
+    from searches.deciding.confirmation import judged, runs_of_metric
+    from searches.deciding.power_simulation import components
+
     names = dict.fromkeys(trial.of for trial in state.trials.values() if trial.of is not None)
     runs = [runs_of_metric(judged(plan, state, name, MOST["seeds"]), metric) for name in names]
     try:
-        recorded = components([side for side in runs if side is not None])
+        parts, settings = components([side for side in runs if side is not None])
     except ValueError:
-        raise UserError(
-            f"The search `{o.name}` has no setting with two or more replicates that are judged by {metric.name}; "
-            "give --sd-run and others"
-        ) from None
-    return _of_plan(plan, o, recorded)
+        rule = f"has no setting with two or more replicates that are judged by {metric.name}"
+        raise UserError(f"The search `{o.name}` {rule}; give --sd-run and others") from None
+    note = "; sd-example is 0, since one setting cannot tell it" if settings < 2 else ""
+    return parts, f"estimated from the replicates of {settings} settings of {o.name}{note}"
 
 
-def _of_components(
-    o: argparse.Namespace, margin: float, recorded: "tuple[Components, int] | None"
-) -> "tuple[Components, str]":
-    """The components, and in words where they are from."""
+def _given(o: argparse.Namespace, margin: float) -> "tuple[Components, str]":
+    """Return the components given by flags, or else assumed ones, and a note on their origin."""
     from searches.deciding.power_simulation import Components
 
-    if recorded is not None:
-        parts, settings = recorded
-        one = "; one setting alone says nothing of examples in a difference, so that is 0" if settings < 2 else ""
-        return parts, f"estimated from the replicates of {settings} settings of {o.name}{one}"
     examples, outputs = o.examples or EXAMPLES, o.outputs or 1
     given = {name: getattr(o, f"sd_{name}") for name in ("run", "example", "interaction", "output")}
     if any(value is not None for value in given.values()):
-        sds = {name: value or 0.0 for name, value in given.items()}
+        sds, origin = {name: value or 0.0 for name, value in given.items()}, "as given, else 0"
         if not any(sds.values()):
-            raise ConfigError("Nothing differs by chance: all of --sd-run and others are 0, but one must be > 0")
-        return Components(examples=examples, outputs=outputs, **sds), "as given, 0 where not"
-    sds = {name: share * margin for name, share in ASSUMED.items()}
-    return (
-        Components(examples=examples, outputs=outputs, **sds),
-        "ASSUMED in units of the margin, not measured; see --from and --sd-run",
-    )
+            raise ConfigError("Nothing varies by chance: all of --sd-run and others are 0, but one must be > 0")
+    else:
+        sds = {name: share * margin for name, share in ASSUMED.items()}
+        origin = "ASSUMED in units of the margin, not measured; see --from and --sd-run"
+    return Components(examples=examples, outputs=outputs, **sds), origin
 
 
-def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
-    """All that is printed, as plain values."""
+def _simulate(simulation: Simulation, o: argparse.Namespace) -> dict[str, Any]:
+    """Simulate; return the object that --json prints."""
     from rich.progress import Progress
 
     from gpt2core.console import PlainConsole
     from searches.deciding.decision import POWER, Design
     from searches.deciding.power_simulation import seeds_for_power, simulate
 
-    console = PlainConsole(stderr=True)
+    console, effect, few = PlainConsole(stderr=True), simulation.effect, min(o.simulations, FEW)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("simulated searches", total=None)
 
-        def rates(case: "Case") -> "Rates":
-            return simulate(case, o.simulations, seed=o.seed, advance=lambda: progress.advance(bar))
+        def rates(design: Design, effect: float, simulations: int = o.simulations) -> "Rates":
+            case = replace(simulation.case, design=design, effect=effect)
+            return simulate(case, simulations, seed=o.seed, advance=lambda: progress.advance(bar))
 
         rows = []
-        for design in asked.designs:
-            case = replace(asked.case, design=design)
-            none, effect = rates(case), rates(replace(case, effect=asked.effect))
-            edge = effect if asked.effect == case.margin else rates(replace(case, effect=case.margin))
-            rows.append(_row(design, none, effect, edge))
-        few = min(o.simulations, FEW)
+        for design in simulation.designs:
+            at_effect = rates(design, effect)
+            at_margin = at_effect if effect == simulation.case.margin else rates(design, simulation.case.margin)
+            rows.append(_row(design, rates(design, 0.0), at_effect, at_margin))
 
         @functools.cache
         def with_seeds(seeds: int) -> "Rates":
-            case = replace(asked.case, design=Design.fixed(seeds), effect=asked.effect)
-            return simulate(case, few, seed=o.seed, advance=lambda: progress.advance(bar))
+            return rates(Design.fixed(seeds), effect, few)
 
         needed = {
             "seeds": seeds_for_power(lambda seeds: with_seeds(seeds).right),
             "student": seeds_for_power(lambda seeds: with_seeds(seeds).student_right),
         }
-    case = asked.case
+    case = simulation.case
     return {
-        "search": asked.search,
-        "task": asked.task,
-        "metric": asked.metric.name,
-        "unit": asked.metric.unit,
+        "search": simulation.search,
+        "task": simulation.task,
+        "metric": simulation.metric.name,
+        "unit": simulation.metric.unit,
         "linear": True,
         "margin": case.margin,
-        "effect": asked.effect,
+        "effect": effect,
         "components": asdict(case.components),
-        "components_from": asked.components_from,
+        "components_from": simulation.components_from,
         "finalists": case.finalists,
         "reference": case.reference,
         "trials": case.trials,
@@ -325,8 +294,8 @@ def _simulated(asked: Asked, o: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _row(design: "Design", none: "Rates", effect: "Rates", edge: "Rates") -> dict[str, Any]:
-    """One line: of searches where nothing differs, where the first differs by the effect, and where by the margin."""
+def _row(design: "Design", none: "Rates", effect: "Rates", margin: "Rates") -> dict[str, Any]:
+    """Return a row from the rates without a difference, with the effect, and with a difference of the margin."""
     return {
         "seeds": design.most,
         "looks": list(design.looks),
@@ -338,7 +307,7 @@ def _row(design: "Design", none: "Rates", effect: "Rates", edge: "Rates") -> dic
         "p_power": effect.p_right,
         "coverage": _least(none.covered, effect.covered),
         "equivalent_rightly": none.equivalent,
-        "equivalent_wrongly": edge.unlike,
+        "equivalent_wrongly": margin.unlike,
         "student": {
             "false_winners": none.student_wrong,
             "power": effect.student_right,
@@ -352,116 +321,82 @@ def _least(*shares: float | None) -> float | None:
     return min(known) if known else None
 
 
-def _show(asked: Asked, found: Mapping[str, Any]) -> None:
+def _show(simulation: Simulation, results: Mapping[str, Any]) -> None:
+    from rich.table import Column, Table
 
     from gpt2core.console import console as console_of
 
     console = console_of(160)
-    console.print("\n".join(_assumptions(asked, found)), markup=False, highlight=False, soft_wrap=True)
-    console.print(_table(asked, found))
-    console.print("\n".join(_conclusions(asked, found)), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(_assumptions(simulation)), markup=False, highlight=False, soft_wrap=True)
+    error = 100 * math.sqrt(0.05 * 0.95 / results["simulations"])
+    title = f"{results['simulations']:,} simulated searches per row; a rate of 5% has a standard error of {error:.1f} points"
+    rows = [_cells(simulation, row) for row in results["rows"]]
+    table = Table(*(Column(heading, justify="right") for heading in rows[0]), title=title)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    console.print("\n".join(_conclusions(simulation, results)), markup=False, highlight=False, soft_wrap=True)
 
 
-def _assumptions(asked: Asked, found: Mapping[str, Any]) -> list[str]:
-    """What was simulated, in words."""
+def _assumptions(simulation: Simulation) -> list[str]:
     from searches.formatting import count
 
-    case, parts, unit = asked.case, asked.case.components, asked.metric.unit
-    outputs = f" (of each of {parts.outputs} outputs {parts.output:.3g})" if parts.output else ""
-    compared = f"{count(case.finalists, 'finalist')}, " + (
-        "each against the reference" if case.reference else "in all pairs"
-    )
-    chosen = (
-        f"; each is the best of {case.trials} trials whose true scores differ by {case.setting:.3g}, judged on "
-        + ("the SAME texts" if case.same_texts else "other texts")
-        if case.trials > 1
-        else ""
-    )
+    case, parts, unit = simulation.case, simulation.case.components, simulation.metric.unit
+    outputs = f" (each of {parts.outputs} outputs {parts.output:.3g})" if parts.output else ""
+    pairs = "each against the reference" if case.reference else "in all pairs"
+    selected = ""
+    if case.trials > 1:
+        texts = "the SAME texts" if case.same_texts else "other texts"
+        selected = f"; each is the best of {case.trials} trials whose true scores have SD {case.setting:.3g}, compared on {texts}"
     return [
-        f"Search {asked.search}, task {asked.task}, {asked.metric.name}: a difference of {asked.effect:g} {unit} is to be found, "
-        f"less than {case.margin:g} is practically none.",
-        f"Standard deviations: runs {parts.run:.3g}, example in a setting {parts.example:.3g}, example in a run "
-        f"{parts.interaction:.3g}{outputs}; {parts.examples:,} examples. {asked.components_from}.",
-        f"Compared: {compared}{chosen}. The metric is taken for a mean over examples, and all effects for normal.",
+        f"Search {simulation.search}, task {simulation.task}, {simulation.metric.name}: the true difference is "
+        f"{simulation.effect:g} {unit}; differences below {case.margin:g} do not matter.",
+        f"Standard deviations: run {parts.run:.3g}, example within a setting {parts.example:.3g}, example within a run "
+        f"{parts.interaction:.3g}{outputs}; {parts.examples:,} examples. {simulation.components_from}.",
+        f"Compared: {count(case.finalists, 'finalist')}, {pairs}{selected}. The metric is assumed to be a mean over examples, all "
+        "effects to be normal.",
     ]
 
 
-def _table(asked: Asked, found: Mapping[str, Any]) -> Any:
-    from rich.table import Table
-
-    simulations = found["simulations"]
-    error = 100 * math.sqrt(0.05 * 0.95 / simulations)
-    looks = len(found["rows"][0]["looks"]) > 1 or found["rows"][-1]["seeds"] != found["rows"][-1]["looks"][0]
-    table = Table(
-        title=f"{simulations:,} simulated searches a line, so that 5% is known to {error:.1f} points; standard deviations: "
-        + asked.components_from
-    )
-    several = _selects(asked)
-    headings = [
-        "seeds",
-        *(["used: no effect, effect"] if looks else []),
-        "false winners",
-        *(["values told apart"] if several else []),
-        f"power for {asked.effect:g}",
-        "intervals hold",
-        "alike: rightly",
-        "wrongly",
-        "t-test: false",
-        "power",
-        "hold",
-    ]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in found["rows"]:
-        used, student = row["seeds_used"], row["student"]
-        table.add_row(
-            str(row["seeds"]),
-            *([f"{used['no_effect']:.1f}, {used['effect']:.1f}"] if looks else []),
-            _percent(row["false_winners"]),
-            *([_percent(row["difference_named"])] if several else []),
-            _percent(row["power"]),
-            _percent(row["coverage"]),
-            _percent(row["equivalent_rightly"]),
-            _percent(row["equivalent_wrongly"]),
-            _percent(student["false_winners"]),
-            _percent(student["power"]),
-            _percent(student["coverage"]),
-        )
-    return table
-
-
-def _selects(asked: Asked) -> bool:
-    """Whether settings of one value truly differ, so that the best of two values may where the values do not."""
-    return asked.case.trials > 1 and asked.case.setting > 0
+def _cells(simulation: Simulation, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row of the table by its headings."""
+    used, student = row["seeds_used"], row["student"]
+    cells = {"seeds": str(row["seeds"])}
+    if any(len(design.looks) > 1 for design in simulation.designs):
+        cells["seeds used: no effect, effect"] = f"{used['no_effect']:.1f}, {used['effect']:.1f}"
+    cells["false winners"] = _percent(row["false_winners"])
+    if simulation.selects:
+        cells["differences named"] = _percent(row["difference_named"])
+    return cells | {
+        f"power for {simulation.effect:g}": _percent(row["power"]),
+        "interval coverage": _percent(row["coverage"]),
+        "equivalent: rightly": _percent(row["equivalent_rightly"]),
+        "wrongly": _percent(row["equivalent_wrongly"]),
+        "t-test: false": _percent(student["false_winners"]),
+        "power": _percent(student["power"]),
+        "coverage": _percent(student["coverage"]),
+    }
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-def _conclusions(asked: Asked, found: Mapping[str, Any]) -> list[str]:
-    """What the table does not say by itself."""
-    needed = found["needed_for_power"]
-    most = MOST["seeds"]
-    ours, student = (
-        f"{needed[name]} seeds each" if needed[name] else f"more than {most} seeds each"
-        for name in ("seeds", "student")
-    )
-    rows = found["rows"]
+def _conclusions(simulation: Simulation, results: Mapping[str, Any]) -> list[str]:
+    needed = results["needed_for_power"]
+    ours, student = (f"{needed[name] or 'more than ' + str(MOST['seeds'])} seeds each" for name in ("seeds", "student"))
+    lines = [
+        f"For 80% power in a single comparison: {ours}; a t-test on run means needs {student}, for these texts only."
+    ]
+    if results["rows"][0]["seeds"] < 3:
+        lines.append("With fewer than 3 runs, no winner is named.")
+    if needed["seeds"] is None and simulation.case.components.example:
+        lines.append("More texts are needed, not more seeds.")
+    if simulation.selects:
+        lines.append(
+            "Differences named: reported between values that are equal, although their best trials may differ."
+        )
     return [
-        f"For 80% power, all run before one look: {ours}; the t-test on run means takes {student}, for these texts alone.",
-        *(["Of fewer than 3 runs nobody is named the winner."] if rows[0]["seeds"] < 3 else []),
-        *(
-            ["More texts, not more seeds, would tell."]
-            if needed["seeds"] is None and asked.case.components.example
-            else []
-        ),
-        *(
-            [
-                "Values told apart: a difference was named between settings of values that are alike; their best may differ."
-            ]
-            if _selects(asked)
-            else []
-        ),
-        "The t-test takes runs as all that varies: its figures hold for these very texts, and are false of others.",
+        *lines,
+        "The t-test treats runs as the only source of variation: its rates hold for these texts, not for others.",
     ]

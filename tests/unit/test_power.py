@@ -75,13 +75,13 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--seeds", "2,x"), "--seeds` is '2,x', but must be numbers from 1 to 200"),
-        (("--seeds", "5,3"), "that grow"),
-        (("--looks", "1,3"), "--looks` is '1,3', but must be numbers from 2"),
+        (("--seeds", "2,x"), "--seeds` is '2,x', but must be increasing numbers from 1 to 200"),
+        (("--seeds", "5,3"), "'5,3', but must be increasing"),
+        (("--looks", "1,3"), "--looks` is '1,3', but must be increasing numbers from 2"),
         (("--looks", "3", "--seeds", "3"), "Both --looks and --seeds"),
         (("--sd-run", "nan"), "--sd-run` is nan, but must be a number >= 0"),
         (("--sd-run", "-1"), "--sd-run` is -1, but must be a number >= 0"),
-        (("--sd-run", "0"), "Nothing differs by chance"),
+        (("--sd-run", "0"), "Nothing varies by chance"),
         (("--margin", "0"), "--margin` is 0, but must be a number > 0"),
         (("--effect", "inf"), "--effect` is inf"),
         (("--examples", "0"), "--examples` is 0, but must be >= 1"),
