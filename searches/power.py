@@ -353,8 +353,8 @@ def _assumptions(simulation: Simulation) -> list[str]:
         f"{simulation.effect:g} {unit}; differences below {case.margin:g} do not matter.",
         f"Standard deviations: run {parts.run:.3g}, example within a setting {parts.example:.3g}, example within a run "
         f"{parts.interaction:.3g}{outputs}; {parts.examples:,} examples. {simulation.components_from}.",
-        f"Compared: {count(case.finalists, 'finalist')}, {pairs}{selected}. The metric is assumed to be a mean over examples, all "
-        "effects to be normal.",
+        f"Compared: {count(case.finalists, 'finalist')}, {pairs}{selected}. Assumptions: the metric is a mean over examples, and "
+        "all effects are normal.",
     ]
 
 
