@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from gpt2core.files import atomic_path, used
+from gpt2core.files import atomic_path, mark_used
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -41,7 +41,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:
         return None
     if not table.schema.equals(schema):
         return None
-    used(path)
+    mark_used(path)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Atomic files: written under a temporary name, flushed to disk, then renamed."""
+"""Atomic files, locks, bounded JSON and the cache folder."""
 
 import errno
 import fcntl
@@ -16,21 +16,21 @@ from pydantic import ValidationError
 
 from gpt2core.errors import ConfigError, DataError, shown, visible
 
-LARGEST = 2**28  # bytes of a JSON file; a tokenizer's of a million entries has 70 MB
-DEEPEST = 100  # levels of JSON
+LARGEST = 2**28  # bytes of a JSON file; a tokenizer with a million entries has 70 MB
+DEEPEST = 100  # levels of nested JSON
 
 
 class NoObjectError(DataError):
-    """Well-formed JSON that is not an object."""
+    """Valid JSON that is not an object."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write, which is then renamed to `path`; on any error it is removed."""
+    """Yield a temporary path to write, then flush it to disk and rename it to `path`; remove it on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # minus the umask
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield part
         with part.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # who wrote has put a file of its own there
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # the writer replaced the file
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         try:
@@ -52,15 +52,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`, which other processes of this machine wait for.
-
-    Raises BlockingIOError if another process holds it, unless told to `wait`.
-    """
+    """Hold the lock file `path` against other processes of this machine; without `wait`, raise BlockingIOError if it is held."""
     while True:
         file = _lock_file(path)
         try:
             lock(file, wait=wait)
-            if _is_at(file, path):  # else who held it has removed it, and a third process may lock a new one
+            if _is_at(file, path):  # else the last holder removed it, and a third process may lock a new file
                 yield
                 return
         finally:
@@ -68,16 +65,16 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def lock(file: int | IO[Any], *, wait: bool = False, shared: bool = False) -> None:
-    """Lock an open file for this process until it is closed, or the process ends; `shared`, against exclusive locks alone.
+    """Lock an open file until it is closed or the process ends; `shared` allows other shared locks.
 
-    The lock is on the file itself: it follows a folder that is moved, and reading rights are enough. Raises BlockingIOError
-    where another process holds it and there is no time to `wait`.
+    The lock belongs to the file itself: it survives a move of the folder, and needs only read access. Without `wait`, raises
+    BlockingIOError if another process holds it.
     """
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Return whether an open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
@@ -89,22 +86,22 @@ def _lock_file(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:  # another user has made it
+        except PermissionError:  # another user created it
             return os.open(path, os.O_RDONLY)
     except OSError as error:
-        hint = ", or set GPT2_SEARCH_CACHE to a folder of yours" if path.is_relative_to(cache_folder()) else ""
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give it to this user{hint}") from None
+        hint = ", or set GPT2_SEARCH_CACHE to another folder" if path.is_relative_to(cache_folder()) else ""
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); change its owner{hint}") from None
 
 
 def readable(path: Path) -> Path:
-    """Return the path; raise OSError for a folder or an unreadable file, on which safetensors' errors mislead."""
-    with suppress(FileNotFoundError, NotADirectoryError):  # who reads it says so
+    """Return the path; raise OSError for a folder or an unreadable file, where errors of safetensors are misleading."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # the caller reports a missing file
         path.open("rb").close()
     return path
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, without which a rename in it does not survive a loss of power."""
+    """Flush the entries of a folder to disk, so that a rename in it survives a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -113,16 +110,16 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write indented JSON atomically."""
     with atomic_path(path) as part:
-        part.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
-    """The JSON object in a file of at most so many bytes. Raises OSError, and DataError for anything else in it."""
+    """Return the JSON object in a file of at most `most` bytes. Raises OSError, and DataError for any other content."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError("is no file")
+            raise DataError("is not a file")
         with path.open("rb") as file:
             return json_object(file.read(most + 1), most)
     except DataError as error:
@@ -130,7 +127,7 @@ def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
 
 
 def json_object(data: bytes, most: int) -> dict[str, Any]:
-    """The JSON object in at most so many bytes; raise DataError, which says why but not where, for anything else."""
+    """Return the JSON object in at most `most` bytes; raise DataError, which names no file, for anything else."""
     if len(data) > most:
         raise DataError(f"is longer than {most:,} bytes")
     try:
@@ -138,59 +135,55 @@ def json_object(data: bytes, most: int) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise DataError("is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"is no JSON ({error.msg}, line {error.lineno})") from None
+        raise DataError(f"is not JSON ({error.msg}, line {error.lineno})") from None
     except RecursionError:
         raise DataError("is nested too deep") from None
-    except ValueError:  # the limit of Python's own
+    except ValueError:  # Python limits the digits
         raise DataError("has a number of thousands of digits") from None
     if not isinstance(value, dict):
-        raise NoObjectError("is no JSON object")
-    if _is_deeper(value, DEEPEST):  # whoever walks through it must not come to an end of Python's own
+        raise NoObjectError("is not a JSON object")
+    if _is_deeper(value, DEEPEST):  # would exceed the recursion limit later
         raise DataError("is nested too deep")
     return value
 
 
 def _is_deeper(value: Any, most: int) -> bool:
-    """Whether JSON's lists and objects are nested deeper than so many levels."""
+    """Return whether lists and objects are nested deeper than `most` levels."""
     level = [value]
     while level and most >= 0:
-        level = [
-            one
-            for outer in level
-            for one in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(one, (dict, list))
-        ]
+        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in items if isinstance(item, (dict, list))]
         most -= 1
     return bool(level)
 
 
 def broken_rule(error: ValidationError) -> str:
-    """Say in one line which value of a file breaks which rule."""
+    """Return one line that names the invalid value and the rule that it breaks."""
     first = error.errors()[0]
     return f"`{'.'.join(map(str, first['loc']))}` is {shown(first['input'])}: {visible(first['msg'])}"
 
 
 def home() -> Path:
-    """The user's home folder; raise ConfigError if it is not known."""
+    """Return the user's home folder; raise ConfigError if it is unknown."""
     try:
         return Path.home()
     except RuntimeError:
-        raise ConfigError(f"The user {os.getuid()} has no name and no home: set HOME to a folder of yours") from None
+        raise ConfigError(f"The user {os.getuid()} has no home folder: set HOME") from None
 
 
-def used(entry: Path) -> None:
-    """Mark a cache entry as used now, for `trim`; it may be another user's."""
-    with suppress(PermissionError):
+def mark_used(entry: Path) -> None:
+    """Mark a cache entry as used now, for `trim`."""
+    with suppress(PermissionError):  # another user's
         os.utime(entry)
 
 
 def trim(folder: Path, most: int) -> None:
-    """Remove the least recently used entries of a cache folder until the rest has at most so many bytes.
+    """Remove the least recently used entries of a cache folder until it has at most `most` bytes.
 
-    The most recent entry is kept, and so is a folder whose `.lock` is held.
+    Keeps the most recent entry, and folders whose `.lock` is held.
     """
     kept = 0
-    with suppress(FileNotFoundError):  # another process trims it
+    with suppress(FileNotFoundError):  # another process trims it too
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.suffix != ".lock"]
         for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True):
             size = sum(file.stat().st_size for file in (entry, *entry.rglob("*")))
@@ -210,12 +203,12 @@ def _remove(entry: Path) -> None:
 
 
 def cache_place() -> Path:
-    """The cache of what can be made again: $GPT2_SEARCH_CACHE, else ~/.cache/gpt2-search."""
+    """Return the cache, whose content can be recomputed: $GPT2_SEARCH_CACHE, or ~/.cache/gpt2-search."""
     return Path(os.environ.get("GPT2_SEARCH_CACHE") or home() / ".cache" / "gpt2-search")
 
 
 def cache_folder(part: str = "") -> Path:
-    """A folder of the cache, created if missing; raise ConfigError if it is not writable."""
+    """Return a folder of the cache, created if missing; raise ConfigError if it is not writable."""
     folder = cache_place() / part
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +216,6 @@ def cache_folder(part: str = "") -> Path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f"{folder}: the cache cannot be written to ({error.strerror}); set GPT2_SEARCH_CACHE, or HOME, to a folder of yours"
+            f"{folder}: the cache is not writable ({error.strerror}); set GPT2_SEARCH_CACHE or HOME to another folder"
         ) from None
     return folder

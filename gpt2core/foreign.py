@@ -1,4 +1,4 @@
-"""Files that may come from elsewhere: read with limits, and refused in one line that names the file and the rule."""
+"""Read files from other sources within limits; errors are one line that names the file and the rule."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from gpt2core import files
 from gpt2core.errors import DataError, WeightsError, first_line, shown
 from gpt2core.files import readable
 
-#: What safetensors may raise for a file that it cannot read, beside OSError.
+#: Errors of safetensors for invalid files, besides OSError.
 NO_TENSORS = (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_json(path: Path, missing: str = "") -> dict[str, Any]:
-    """Return the object that a JSON file holds; raise WeightsError for anything else, with words on a `missing` file."""
+    """Return the object in a JSON file; raise WeightsError otherwise, with an addition about a `missing` file."""
     try:
         return files.read_json(path)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file{missing}") from None
+        raise WeightsError(f"{path}: no such file{missing}") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:
@@ -30,7 +30,7 @@ def read_json(path: Path, missing: str = "") -> dict[str, Any]:
 
 
 def check_values(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequence[Any]], place: str = "") -> None:
-    """Raise WeightsError if a key of a file's object has an unsupported value; `place` is where the object is."""
+    """Raise WeightsError if a key of a JSON object has an unsupported value; `place` is the path of the object in the file."""
     for key, allowed in rules.items():
         if key in values and values[key] not in allowed:
             must = " or ".join(repr(value) for value in allowed)
@@ -38,7 +38,7 @@ def check_values(path: Path, values: Mapping[str, Any], rules: Mapping[str, Sequ
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file exists; raise WeightsError if that cannot be determined."""
+    """Return whether a file exists; raise WeightsError if that cannot be determined."""
     try:
         return path.is_file()
     except (OSError, ValueError) as error:
@@ -46,7 +46,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file in float32; raise WeightsError if it is damaged or not of floats."""
+    """Return the tensors of a safetensors file in float32; raise WeightsError if it is damaged or has other types than floats."""
     tensors = {}
     try:
         with safe_open(readable(path), framework="pt") as file:
@@ -54,14 +54,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 tensor = file.get_tensor(name)
                 if tensor.dtype not in FLOATS:
                     kind = str(tensor.dtype).removeprefix("torch.")
-                    raise WeightsError(
-                        f"{path}: the tensor `{name}` is of {kind}, but must be of float16, bfloat16, float32 or float64"
-                    )
+                    valid = "float16, bfloat16, float32 or float64"
+                    raise WeightsError(f"{path}: the tensor `{name}` is {kind}, but must be {valid}")
                 tensors[name] = tensor.float()
     except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file; save the weights as safetensors into this folder") from None
+        raise WeightsError(f"{path}: no such file; save the weights as safetensors into this folder") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except NO_TENSORS as error:
-        raise WeightsError(f"{path}: is truncated or no safetensors file ({first_line(error)})") from None
+        raise WeightsError(f"{path}: is truncated or not a safetensors file ({first_line(error)})") from None
     return tensors

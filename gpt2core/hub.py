@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, downloaded once; errors are one clear line."""
+"""Downloads from the Hugging Face hub, with one-line errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,9 @@ from gpt2core.errors import HubError, WeightsError, first_line
 
 
 def download(repository: str, patterns: Sequence[str], offline: str) -> Path:
-    """Return the local folder of a repository's files that match some patterns.
+    """Download the files of a repository that match `patterns`, once, and return their local folder.
 
-    Raises HubError if the hub cannot be reached and there is no copy, with `offline` as advice; WeightsError for an invalid
-    repository name.
+    Raises HubError, with `offline` as advice, if the hub is unreachable and nothing is cached; WeightsError for an invalid name.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -18,12 +17,9 @@ def download(repository: str, patterns: Sequence[str], offline: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except HFValidationError as error:
-        raise WeightsError(f"`{repository}` cannot be the name of a model: {first_line(error)}") from None
+        raise WeightsError(f"`{repository}` is not a valid model name: {first_line(error)}") from None
     except LocalEntryNotFoundError:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub, and the local cache has no copy; {offline}"
-        ) from None
+        reason = ", and the local cache has no copy"
     except (HfHubHTTPError, OSError) as error:
-        raise HubError(
-            f"Could not fetch {repository} from the Hugging Face hub ({first_line(error)}); {offline}"
-        ) from None
+        reason = f" ({first_line(error)})"
+    raise HubError(f"Could not fetch {repository} from the Hugging Face hub{reason}; {offline}")

@@ -15,7 +15,7 @@ from gpt2core import checkpoints
 from gpt2core.builders import build_model, device
 from gpt2core.component import declared_keys
 from gpt2core.config import RunConfig, keys_that_decide
-from gpt2core.files import cache_folder, locked, trim, used
+from gpt2core.files import cache_folder, locked, mark_used, trim
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.precision import in_bfloat16
@@ -75,7 +75,7 @@ def trained_first(stage: RunConfig) -> GPT2:
     digest = _digest(stage, base, data)
     folder = cache_folder("stages") / digest
     with locked(folder / ".lock"):
-        used(folder)
+        mark_used(folder)
         trim(folder.parent, CACHE_SIZE)
         for _ in train(stage, base, data, folder=folder):
             pass  # a cached stage only reports its history

@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
     "twice": ({}, tensors(lambda t: t.update({"wte.weight": t["transformer.wte.weight"]})), "twice"),
     "a number": ({}, tensors(lambda t: t.update({"transformer.ln_f.weight": torch.tensor(1.0)})), "ln_f.weight"),
     "no header": ({}, lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 8) and None, "model.safetensors"),
-    "shard missing": ({"shard": "20KB"}, lambda f: next(f.glob("model-*")).unlink(), "there is no such file"),
+    "shard missing": ({"shard": "20KB"}, lambda f: next(f.glob("model-*")).unlink(), "no such file"),
     "shard outside": (
         {},
         both(

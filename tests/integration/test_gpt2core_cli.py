@@ -194,8 +194,8 @@ def test_bad_input_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no JSON object"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
         ('{"config": {}, "history": []}', "must have a `config`, and a `history` of epochs"),
         ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
         ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),

@@ -112,7 +112,7 @@ def test_no_home_is_one_line_that_names_the_variable(monkeypatch: pytest.MonkeyP
         files.cache_folder("tokens")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
-    with pytest.raises(ConfigError, match="has no name and no home: set HOME"):
+    with pytest.raises(ConfigError, match="has no home folder: set HOME"):
         files.cache_folder()
 
 

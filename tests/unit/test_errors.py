@@ -91,7 +91,7 @@ def test_a_json_file_that_is_damaged_is_one_line_with_its_place(tmp_path: Path, 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     for path in (tmp_path, tmp_path / "pipe.json"):
-        with pytest.raises(DataError, match="is no file"):
+        with pytest.raises(DataError, match="is not a file"):
             read_json(path)
 
 

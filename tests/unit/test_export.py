@@ -189,12 +189,15 @@ def _narrow(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: there is no such file"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is no JSON"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[3]"), "adapter_config.json: is no JSON object"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not JSON"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("[3]"),
+            "adapter_config.json: is not a JSON object",
+        ),
         (
             lambda folder: (folder / "adapter_model.safetensors").unlink(),
-            "adapter_model.safetensors: there is no such file",
+            "adapter_model.safetensors: no such file",
         ),
         (_configure(peft_type="IA3"), "must describe a LoRA adapter without biases"),
         (_configure(bias="all"), "must describe a LoRA adapter without biases"),

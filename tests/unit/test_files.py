@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from gpt2core.files import lock, locked, trim, used
+from gpt2core.files import lock, locked, mark_used, trim
 
 
 def entries(folder: Path) -> set[str]:
@@ -24,7 +24,7 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (number, number))
     (tmp_path / "a.lock").touch()
     (tmp_path / ".a.part").write_bytes(bytes(10**6))
-    used(tmp_path / "a")
+    mark_used(tmp_path / "a")
     trim(tmp_path, 10**6)
     assert entries(tmp_path) == {"a", "b", "c", "d", "a.lock", ".a.part"}
     with locked(tmp_path / "c" / ".lock"):

@@ -77,7 +77,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text('{"event": "search", "digest": "d"}\nnonsense\n')
     for _ in range(2):  # and not that another search holds it
-        with pytest.raises(UserError, match=r"ledger.jsonl, line 2: is no JSON"):
+        with pytest.raises(UserError, match=r"ledger.jsonl, line 2: is not JSON"):
             Ledger(path)
 
 
@@ -203,10 +203,10 @@ def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"[]", "is no JSON object"),
-        (b"3", "is no JSON object"),
-        (b"null", "is no JSON object"),
-        (b"", "is no JSON"),
+        (b"[]", "is not a JSON object"),
+        (b"3", "is not a JSON object"),
+        (b"null", "is not a JSON object"),
+        (b"", "is not JSON"),
         (b"{}", "has the `event` 'None', but must have one of search, started"),
         (b'{"event": ["report"]}', "has the `event`"),
         (b'{"event": "nonsense"}', "has the `event` 'nonsense'"),

@@ -101,7 +101,7 @@ def test_a_ledger_is_read_while_its_last_line_is_written_and_left_as_it_is(tmp_p
     assert read_state(path).trials["0002"].status == "running"
     assert path.read_text() == whole + '{"event": "ended", "tri'
     path.write_text("{\n" + whole)
-    with pytest.raises(UserError, match=r"ledger.jsonl, line 1: is no JSON"):
+    with pytest.raises(UserError, match=r"ledger.jsonl, line 1: is not JSON"):
         read_state(path)
 
 
@@ -183,10 +183,10 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (_text(RUN, "{"), CheckpointError, "run.json: is no JSON"),
+        (_text(RUN, "{"), CheckpointError, "run.json: is not JSON"),
         (_text(RUN, "{}"), CheckpointError, "run.json: must hold a `config`, the values of a run"),
         (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
-        (_text("config.json", "{"), WeightsError, "config.json: is no JSON"),
+        (_text("config.json", "{"), WeightsError, "config.json: is not JSON"),
         (_text("model.safetensors", ""), WeightsError, "model.safetensors: is truncated"),
         (_text("adapter_config.json", '{"peft_type": "LORA"}'), WeightsError, "`base_model_name_or_path` must name"),
     ],

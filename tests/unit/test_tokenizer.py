@@ -41,7 +41,7 @@ def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"there is no tokenizer.json, nor vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(WeightsError, match=f"{tmp_path.name}/tokenizer.json: is no JSON"):
+    with pytest.raises(WeightsError, match=f"{tmp_path.name}/tokenizer.json: is not JSON"):
         Tokenizer.load(tmp_path)
 
 
@@ -49,7 +49,9 @@ def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
 def test_malformed_vocab_or_merges_are_refused(vocab: str, merges: str, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(vocab)
     (tmp_path / "merges.txt").write_text(merges)
-    with pytest.raises(WeightsError, match=f"{tmp_path.name}.*(the tokenizer files are malformed|is no JSON object)"):
+    with pytest.raises(
+        WeightsError, match=f"{tmp_path.name}.*(the tokenizer files are malformed|is not a JSON object)"
+    ):
         Tokenizer.load(tmp_path)
 
 

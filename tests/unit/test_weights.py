@@ -76,7 +76,7 @@ def _index(content: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, r"model.safetensors: is truncated or no safetensors file"),
+        (_truncate, r"model.safetensors: is truncated or not a safetensors file"),
         (_drop, r"the tensor `h.1.mlp.c_fc.weight` is missing; the file is partial"),
         (
             _reshape,
@@ -84,13 +84,13 @@ def _index(content: object) -> Callable[[Path], None]:
         ),
         (_index({"weight_map": {"wte.weight": "../../a.safetensors"}}), r"a shard's name must not leave the folder"),
         (_index({"weight_map": {"wte.weight": "/a.safetensors"}}), r"a shard's name must not leave the folder"),
-        (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: there is no such file"),
+        (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: no such file"),
         (_index({"weight_map": {"wte.weight": 5}}), r"index.json: is no index of shards"),
         (_index({"weight_map": ["a.safetensors"]}), r"index.json: is no index of shards"),
-        (_index([]), r"index.json: is no JSON object"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: there is no such file"),
-        (lambda folder: (folder / "config.json").unlink(), r"config.json: there is no such file"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is no JSON"),
+        (_index([]), r"index.json: is not a JSON object"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: no such file"),
+        (lambda folder: (folder / "config.json").unlink(), r"config.json: no such file"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not JSON"),
         (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
         (_configure(activation_function="gelu"), r"`activation_function` is 'gelu', but must be 'gelu_new'"),
         (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
