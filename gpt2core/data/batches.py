@@ -1,4 +1,4 @@
-"""Batches of texts of similar length, so that little is padded; their order depends on seed and epoch alone."""
+"""Batches of examples of similar length, which need little padding; their order depends only on seed and epoch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from torch import Tensor
 from gpt2core.data.tokens import Activations, Tokens
 from gpt2core.model import IGNORE
 
-POOL = 32  # batches whose examples are sorted by length together
+POOL = 32  # batches per pool; examples are sorted by length within a pool
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the batches of one epoch, each an array of at most `batch_size` example numbers."""
+    """Return the batches of one epoch as arrays of at most `batch_size` example indices."""
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
     pools = [order[i : i + POOL * batch_size] for i in range(0, len(order), POOL * batch_size)]
@@ -26,26 +26,23 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 class Batch(NamedTuple):
-    """Examples padded on the right: tokens (B, T), how many of each are real (B,), classes (B,), and how many are given (B,).
+    """Examples, padded on the right."""
 
-    `cached_activations` are the output of the frozen blocks, of each token (B, T, C) or of each text (B, C).
-    """
-
-    input_ids: Tensor
-    lengths: Tensor
-    labels: Tensor
-    given: Tensor
-    cached_activations: Tensor | None = None
+    input_ids: Tensor  # (B, T)
+    lengths: Tensor  # (B,): tokens without padding
+    labels: Tensor  # (B,): classes
+    given: Tensor  # (B,): tokens that are not trained on
+    cached_activations: Tensor | None = None  # outputs of the frozen blocks per token (B, T, C) or per text (B, C)
 
     def next_tokens(self) -> Tensor:
-        """Labels (B, T) of a language model: the tokens themselves, IGNORE for padding and given tokens."""
+        """Return labels (B, T) for a language model: the tokens, with IGNORE for padding and given tokens."""
         place = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
         learnt = (place < self.lengths[:, None]) & (place >= self.given[:, None])
         return self.input_ids.where(learnt, IGNORE)
 
 
 def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
-    """Return the examples of those numbers as one batch."""
+    """Return the examples with the indices `index` as a batch."""
     lengths = tokens.lengths[index]
     input_ids = np.zeros((len(index), int(lengths.max())), dtype=np.int64)
     for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
@@ -57,7 +54,7 @@ def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.dev
 
 
 def _padded(activations: Activations, index: Sequence[int] | np.ndarray, lengths: np.ndarray) -> Tensor:
-    """The activations of texts (B, C), or of their tokens (B, T, C) padded with zeros."""
+    """Return activations of texts (B, C), or of tokens (B, T, C) padded with zeros."""
     if activations.of_texts:
         return torch.from_numpy(activations.values[index])
     padded = np.zeros((len(index), int(lengths.max()), activations.values.shape[1]), dtype=activations.values.dtype)

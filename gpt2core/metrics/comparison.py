@@ -22,7 +22,7 @@ LEVEL = 0.05  # of significance
 MIXED = 0.6  # see `_freedom`
 LEAST = 3  # runs on each side that are needed to call one side better
 
-ONE_RUN = "with one run per setting, the variance between runs is unknown"
+ONE_RUN = "with one run each, the variance between runs is unknown"
 NOTHING_VARIES = "neither runs nor examples vary, so the significance of a difference cannot be computed"
 NOT_FINITE = "a score is not a finite number"
 

@@ -1,4 +1,4 @@
-"""Tasks. To add one: a file with a class of `Task`'s shape, and a line in TASKS."""
+"""Tasks. To add one: a file with a subclass of `Task`, and a line in TASKS."""
 
 from gpt2core.component import Table
 from gpt2core.data.poems import load_poems

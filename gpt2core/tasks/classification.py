@@ -1,8 +1,6 @@
-"""What tasks of classification share: a loss over classes, accuracy with its interval, the majority class as baseline."""
+"""The base class of classification tasks: cross-entropy, accuracy with its interval, and the majority class as baseline."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,95 +18,71 @@ from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
-from gpt2core.metrics.metric import Metric, Score, named
+from gpt2core.metrics.metric import NOT_NEGATIVE, Metric, Score, named
 from gpt2core.model import GPT2, TrunkInput, upcast
-from gpt2core.tasks.base import Evaluation, TaskData, measured
+from gpt2core.tasks.base import Evaluation, Task, TaskData, measured
 from gpt2core.tokenizer import Tokenizer
 
-ROWS, TOKENS = 64, 16384  # at most, of a batch that is scored
+ROWS, TOKENS = 64, 16384  # the most of a batch in evaluation
 SAMPLES = 20
 
 
 def in_percent(name: str, score: Score) -> Metric:
-    """A metric in percent that is made of a confusion matrix."""
-    return Metric(
-        name=name,
-        direction=Direction.MAX,
-        unit="points",
-        margin=1.0,
-        counts="confusion",
-        score=score,
-        bounds=(0.0, 100.0),
-    )
+    """Return a metric in percent that is computed from a confusion matrix."""
+    return Metric(name, Direction.MAX, "points", 1.0, counts="confusion", score=score, bounds=(0.0, 100.0))
 
 
 CLASSIFIED = named(
     in_percent("accuracy", accuracy),
     in_percent("macro_f1", macro_f1),
-    Metric(
-        name="dev_loss",
-        direction=Direction.MIN,
-        unit="nats",
-        margin=0.01,
-        digits=3,
-        counts="loss",
-        score=mean_loss,
-        bounds=(0.0, math.inf),
-    ),
+    Metric("dev_loss", Direction.MIN, "nats", 0.01, digits=3, counts="loss", score=mean_loss, bounds=NOT_NEGATIVE),
 )
 
 
-class Classification:
-    """A class for each text, from the hidden state of its last token. `class_names[k]` says what class k means."""
+class Classification(Task):
+    """Base of tasks that classify a text by the hidden state of its last token into the K classes `class_names`."""
 
-    name: str
     keys: type[Keys] = ClassificationKeys
     cuts = True
-    generates = False
     metrics: Mapping[str, Metric] = CLASSIFIED
     objective = "accuracy"
     class_names: tuple[str, ...]
-    column: str  # what a submission calls the predicted class
-
-    def values(self, config: RunConfig) -> Mapping[str, Any]:
-        """Every key means its own value."""
-        return {}
+    column: str  # the heading of the predicted class in a submission
 
     def classes(self, config: RunConfig) -> int:
-        """One output of the head for each class."""
+        """Return the number of classes."""
         return len(self.class_names)
 
-    def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Scores (B, K) of the classes; raise ConfigError as `class_logits`."""
-        return self.class_logits(model, model.run_trunk(self.trunk_input(batch, tokenizer, config)), tokenizer, config)
-
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
-        """The last token of each text."""
+        """Return texts of which only the last hidden state is needed."""
         return TrunkInput(batch.input_ids, lengths=batch.lengths, cached_activations=batch.cached_activations)
 
-    def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Scores (B, K) of the classes from the hidden states (B, C) of last tokens; in training with dropout before the head.
+    def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Return the logits (B, K) of a batch; raise ConfigError as `class_logits` does."""
+        return self.class_logits(model, model.run_trunk(self.trunk_input(batch, tokenizer, config)), tokenizer, config)
 
-        Raises ConfigError where the model has no such head.
+    def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
+        """Return the logits (B, K) for the last tokens' hidden states (B, C), with dropout before the head in training.
+
+        Raises ConfigError if the model has no head for these classes.
         """
         head = model.head
         if head is None or head.out_features != len(self.class_names):
-            raise ConfigError(
-                f"The model has no head for the {len(self.class_names)} classes; give one trained on them"
-            )
+            raise ConfigError(f"The model has no head for the {len(self.class_names)} classes; use one trained on them")
         logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
         return upcast(logits)
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Cross-entropy of the gold classes."""
+        """Return the cross-entropy of the gold classes."""
         return functional.cross_entropy(self.logits(model, batch, tokenizer, config), batch.labels, reduction="none")
 
     def training_loss(
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
-        """Cross-entropy, and with `config.contrastive_weight` that share of the contrast between the classes.
+        """Return the cross-entropy, interpolated with a supervised contrastive loss by `config.contrastive_weight`.
 
-        The contrast is within the examples that one worker sees at once, so it depends on `accumulation` and on workers.
+        The contrast is among the examples that a worker sees at once, so it depends on `accumulation` and the number of
+        workers.
         """
         logits = self.class_logits(model, hidden, tokenizer, config)
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
@@ -117,12 +91,12 @@ class Classification:
         return loss.lerp(contrastive_losses(hidden, batch.labels).sum(), config.contrastive_weight)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """Each example weighs the same."""
+        """Return 1 for each example."""
         return np.ones(len(tokens), dtype=np.int64)
 
     @torch.inference_mode()
     def log_probabilities(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """Log-probabilities (N, K) of the classes of all examples; raise DivergedError where one is not finite."""
+        """Return the log-probabilities (N, K) of the classes; raise DivergedError if one is not finite."""
         log_probabilities = np.zeros((len(tokens), len(self.class_names)))
         for index in batches(tokens.lengths):
             batch = collate(tokens, index, model.wte.weight.device)
@@ -133,14 +107,14 @@ class Classification:
         return log_probabilities
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """Accuracy and macro-F1 in percent, and cross-entropy in nats, each with its 95% interval over examples."""
+        """Return accuracy and macro-F1 in percent and cross-entropy in nats, each with its 95% interval over examples."""
         tokens = data.splits[split]
         gold = tokens.labels
         if not len(gold) or (gold == NO_LABEL).any():
             raise DataError(f"{data.corpus.origin.source}: the {split} split has no labels to score against")
         log_probabilities = self.log_probabilities(model, tokens, data.tokenizer, config)
         losses, predicted = -log_probabilities[np.arange(len(gold)), gold], log_probabilities.argmax(axis=1)
-        counts, numbers = self.further(np.exp(log_probabilities), gold)
+        counts, values = self.further(np.exp(log_probabilities), gold)
         statistics = {
             "confusion": one_hot(gold, predicted, len(self.class_names)),
             "loss": np.stack([losses, np.ones(len(gold))], axis=1)[None],
@@ -148,32 +122,32 @@ class Classification:
         }
         confusion = confusion_matrix(gold, predicted, len(self.class_names))
         return Evaluation(
-            metrics={**measured(self.metrics, statistics, split), **numbers},
+            metrics={**measured(self.metrics, statistics, split), **values},
             statistics=statistics,
             samples=self._samples(tokens, predicted, losses),
             tables={"confusion": confusion.tolist()},
         )
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Counts (1, N, S) and numbers of one task alone, from probabilities (N, K) and gold classes (N,)."""
+        """Return further counts (1, N, S) and values of a task, from probabilities (N, K) and gold classes (N,)."""
         return {}, {}
 
     def predict(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """The likeliest class (N,) of each example."""
+        """Return the likeliest class (N,) of each example."""
         return np.asarray(self.log_probabilities(model, tokens, tokenizer, config).argmax(axis=1))
 
     def submission(self, ids: Sequence[str], classes: np.ndarray) -> str:
-        """The course's format of predictions: a header, then a line for each text."""
+        """Return predictions in the course's format: a header and a line for each text."""
         lines = [f"{name}, {number} \n" for name, number in zip(ids, classes, strict=True)]
         return f"id \t {self.column} \n" + "".join(lines)
 
     def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
-        """The most frequent class of the training split for every text, or how frequent each is as its probability."""
+        """Return the majority class of the training split as a baseline; its loss is that of the smoothed class frequencies."""
         gold, classes = data.splits[split].labels, len(self.class_names)
         frequencies = np.bincount(data.splits["train"].labels, minlength=classes)
         majority = int(frequencies.argmax())
         confusion = confusion_matrix(gold, np.full(len(gold), majority), classes).ravel()
-        smooth = (frequencies + 1) / (frequencies.sum() + classes)  # a class that training lacks is not impossible
+        smooth = (frequencies + 1) / (frequencies.sum() + classes)  # no class has probability 0
         scores = {
             "accuracy": (float(accuracy(confusion)), 0.0),
             "macro_f1": (float(macro_f1(confusion)), 0.0),
@@ -183,7 +157,7 @@ class Classification:
         return {"majority_class": Baseline(meaning=meaning, scores=scores)}
 
     def _samples(self, tokens: Tokens, predicted: np.ndarray, losses: np.ndarray) -> list[dict[str, str]]:
-        """Examples from the one that the model gets most wrong to the one that it is surest of."""
+        """Return examples from the highest loss to the lowest, evenly spaced."""
         hardest_first = np.argsort(-losses, kind="stable")
         chosen = np.unique(np.linspace(0, len(losses) - 1, SAMPLES).astype(int))
         return [
@@ -198,11 +172,11 @@ class Classification:
 
 
 def batches(lengths: np.ndarray) -> list[np.ndarray]:
-    """Numbers of all examples in batches of like length, longest first, of at most ROWS rows and TOKENS tokens."""
+    """Return the indices of all examples in batches of similar length, longest first, of at most ROWS rows and TOKENS tokens."""
     order = np.argsort(-lengths, kind="stable")
-    numbers = []
+    indices = []
     while len(order):
         size = max(1, min(ROWS, TOKENS // int(lengths[order[0]])))
-        numbers.append(order[:size])
+        indices.append(order[:size])
         order = order[size:]
-    return numbers
+    return indices

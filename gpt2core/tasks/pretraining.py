@@ -1,4 +1,4 @@
-"""Causal language modelling on long texts, joined by EOS and cut into blocks of equal length."""
+"""Causal language modelling on long texts, concatenated with EOS and cut into blocks of equal length."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,14 +10,14 @@ from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example, Tokens, encoded
 from gpt2core.model import IGNORE, TrunkInput
-from gpt2core.tasks.base import PerplexityTask
+from gpt2core.tasks.base import LanguageTask
 from gpt2core.tokenizer import Tokenizer
 
 BLOCK = 256  # tokens of an example
 
 
-class Pretraining(PerplexityTask):
-    """The texts of a corpus as one stream of tokens. One for each corpus."""
+class Pretraining(LanguageTask):
+    """Language modelling of a corpus as one stream of tokens."""
 
     encoding = f"one stream with EOS behind each text, in blocks of {BLOCK} that overlap by one"
 
@@ -25,13 +25,13 @@ class Pretraining(PerplexityTask):
         self.name, self.load = name, load
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """Long texts."""
+        """Return the corpus that `load` reads."""
         return self.load(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:
-        """Join all rows, EOS after each, and cut blocks of BLOCK tokens that overlap by one; the rest is left out."""
-        stream: list[int] = []  # what no block has yet, but for the last token of the last one
-        first = 0  # of the stream, among all tokens
+        """Yield blocks of BLOCK tokens that overlap by one, from all rows with EOS after each; drop an incomplete last block."""
+        stream: list[int] = []  # the tokens after the last block, and its last token
+        first = 0  # the index of the stream's first token among all tokens
         for ids in encoded((row.text for row in rows), tokenizer):
             stream += [*ids, tokenizer.eos]
             starts = range(0, len(stream) - BLOCK + 1, BLOCK - 1)
@@ -41,22 +41,22 @@ class Pretraining(PerplexityTask):
             del stream[: len(starts) * (BLOCK - 1)]
 
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
-        """Unless `config.cross_documents`, each text is a segment of its own: no token sees another text."""
+        """Return each text as its own segment, so that no token attends to another text, unless `config.cross_documents`."""
         if config.cross_documents:
             return TrunkInput(batch.input_ids, cached_activations=batch.cached_activations)
         ends = (batch.input_ids == tokenizer.eos).long()
-        # EOS belongs to the text that it ends.
-        return TrunkInput(batch.input_ids, ends.cumsum(dim=-1) - ends, cached_activations=batch.cached_activations)
+        segments = ends.cumsum(dim=-1) - ends  # EOS belongs to the text that it ends
+        return TrunkInput(batch.input_ids, segments, cached_activations=batch.cached_activations)
 
     def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Unless `config.cross_documents`, no token is predicted from another text."""
+        """Return all tokens but the first of each text, which would be predicted from another text, unless `cross_documents`."""
         labels = batch.next_tokens()
         if not config.cross_documents:
             labels[:, 1:][batch.input_ids[:, :-1] == tokenizer.eos] = IGNORE
         return labels
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """Each token but the first of a block, and of a text unless they are crossed, is predicted."""
+        """Return the number of tokens but the first of a block and, unless `cross_documents`, of each text."""
         if config.cross_documents:
             return tokens.lengths - 1
         ends = np.cumsum([0, *(tokens.values == tokenizer.eos)])

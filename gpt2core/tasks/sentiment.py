@@ -1,4 +1,4 @@
-"""Sentiment of a text."""
+"""Sentiment classification."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,7 +10,7 @@ from gpt2core.tokenizer import Tokenizer
 
 
 class Sentiment(Classification):
-    """The class of a text, lower-cased and stripped. One for each corpus."""
+    """Sentiment of lower-cased texts of a corpus."""
 
     column = "Predicted_Sentiment"
     encoding = "stripped, lower-cased"
@@ -19,13 +19,11 @@ class Sentiment(Classification):
         self.name, self.load, self.class_names = name, load, class_names
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """Texts with their classes."""
+        """Return the corpus that `load` reads."""
         return self.load(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:
-        """One example a text."""
-        for row, ids in zip(rows, encoded(map(self._text, rows), tokenizer), strict=True):
-            yield Example(row.id, self._text(row), ids, row.label)
-
-    def _text(self, row: Row) -> str:
-        return row.text.strip().lower()
+        """Yield one example per text."""
+        texts = [row.text.strip().lower() for row in rows]
+        for row, text, ids in zip(rows, texts, encoded(texts, tokenizer), strict=True):
+            yield Example(row.id, text, ids, row.label)

@@ -1,4 +1,4 @@
-"""Sonnet generation: the last 11 lines of a sonnet from its first 3."""
+"""Sonnet generation: continue the first 3 lines of a sonnet with 11 more."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,22 +24,14 @@ from gpt2core.tokenizer import Tokenizer
 
 
 def _chrf(name: str, counts: str) -> Metric:
-    return Metric(
-        name=name,
-        direction=Direction.MAX,
-        unit="chrF",
-        margin=1.0,
-        counts=counts,
-        score=chrf_from_statistics,
-        bounds=(0.0, 100.0),
-    )
+    return Metric(name, Direction.MAX, "chrF", 1.0, counts=counts, score=chrf_from_statistics, bounds=(0.0, 100.0))
 
 
 class Sonnet(LanguageTask):
-    """Judged by how well the last 11 lines are predicted: chrF of texts that were written does not tell models apart.
+    """The objective is the loss on the last 11 lines, because the chrF of generated texts does not distinguish models.
 
-    chrF is of at most 11 written lines, for more of them are paid for; or, as in the study, of the whole sonnet with the 3
-    lines that were given.
+    `chrf_continuation` counts at most 11 generated lines, because more lines would raise chrF. `chrf_whole` counts the whole
+    sonnet with its 3 given lines, as in the study.
     """
 
     name = "sonnet"
@@ -49,34 +41,32 @@ class Sonnet(LanguageTask):
         **LOSSES,
         **named(_chrf("chrf_continuation", "chrf"), _chrf("chrf_whole", "chrf_whole")),
         **FORM,
-        **named(Metric(name="distinct_2", direction=Direction.MAX, unit="", margin=0.05, bounds=(0.0, 1.0))),
+        **named(Metric("distinct_2", Direction.MAX, "", 0.05, bounds=(0.0, 1.0))),
     }
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """The sonnets in the study's splits."""
+        """Return the sonnets in the study's splits."""
         return load_sonnets(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
-        """One example a sonnet, EOS appended so that the model learns to stop."""
+        """Return one example per sonnet, with EOS so that the model learns to stop."""
         encoded = tokenizer.encode([row.text for row in rows])
         return [Example(row.id, row.text, [*ids, tokenizer.eos]) for row, ids in zip(rows, encoded, strict=True)]
 
     def first_scored(self, text: np.ndarray, tokenizer: Tokenizer) -> int:
-        """The first token that begins behind the given lines and their line end; EOS where nothing else does."""
+        """Return the first token that begins after the given lines and their line break; EOS if there is no other."""
         lines = np.cumsum([tokenizer.pieces[token].count(b"\n") for token in text])
         return min(int(np.searchsorted(lines, GIVEN)) + 1, len(text) - 1)
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """The loss of the continuation's tokens; chrF and form of what is written, over several decoding seeds, if any.
+        """Return the loss of the continuations, and chrF and form of generated ones over `config.decode_seeds` seeds.
 
-        A length ratio of 1 means as long as the gold. `distinct_2` is the share of different pairs of words that follow each
-        other.
+        `length_ratio` is the length of generated texts relative to the gold; `distinct_2` is the share of distinct word
+        bigrams.
         """
-        loss = loss_statistics(self, model, data, config, split)
         if not config.decode_seeds:
-            return Evaluation(
-                metrics=measured(self.metrics, {"loss": loss[None]}, split), statistics={"loss": loss[None]}
-            )
+            return super().evaluate(model, data, config, split)
+        loss = loss_statistics(self, model, data, config, split)
         gold = data.splits[split].texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
         started = time.perf_counter()
@@ -84,6 +74,7 @@ class Sonnet(LanguageTask):
         generate_seconds = time.perf_counter() - started
         sonnets = [[f"{g}\n{t}" for g, t in zip(given, texts, strict=True)] for texts in written]
         wanted = asked_for(references)
+        ratios = [[len(t) / max(1, len(r)) for t, r in zip(texts, references, strict=True)] for texts in written]
         statistics = {
             "loss": loss[None],
             "chrf": np.stack([sentence_statistics(asked_for(texts), wanted) for texts in written]),
@@ -92,7 +83,7 @@ class Sonnet(LanguageTask):
         }
         metrics = {
             **measured(self.metrics, statistics, split),
-            "length_ratio": float(np.mean([_ratios(texts, references) for texts in written])),
+            "length_ratio": float(np.mean(ratios)),
             "distinct_2": distinct_n([text for texts in sonnets for text in texts], 2),
         }
         samples = [
@@ -102,31 +93,22 @@ class Sonnet(LanguageTask):
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
 
     def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
-        """Sonnets written from the given lines and training lines alone, and what n-gram models predict."""
+        """Return sonnets made of given lines and training lines, and n-gram models, as baselines."""
         gold = data.splits[split].texts
         written = sonnet_baselines([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
-        return written | self.loss_baselines(data, split)
-
-
-def _ratios(texts: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Characters of each text in units of those of its reference."""
-    return [len(text) / max(1, len(reference)) for text, reference in zip(texts, references, strict=True)]
+        return written | super().baselines(data, split)
 
 
 def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
-    """Write the texts that several evaluations of one frozen model want in one batch; each finds its own in the cache."""
+    """Generate the texts for several evaluations of a frozen model at once, so that each of them finds its texts in the cache."""
     given = [split_given(text)[0] for text in data.splits[split].texts]
-    prompts, decodings, seeds = [], [], []
-    for config in configs:
-        for prompt, seed in _requests(data.tokenizer, given, config):
-            prompts.append(prompt)
-            decodings.append(config.decoding)
-            seeds.append(seed)
+    rows = [(*row, config.decoding) for config in configs for row in _requests(data.tokenizer, given, config)]
+    prompts, seeds, decodings = zip(*rows, strict=True)
     generate_cached(for_generation(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
-    """Continue each text `config.decode_seeds` times, all in one batch; return the new texts by seed."""
+    """Continue each text with `config.decode_seeds` seeds, in one batch; return the new texts by seed."""
     prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
     new = generate_cached(for_generation(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
     texts = [tokenizer.decode(ids).strip("\n") for ids in new]
@@ -134,7 +116,7 @@ def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], confi
 
 
 def _requests(tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[tuple[list[int], int]]:
-    """Prompt and seed of each text that an evaluation writes, by decoding seed."""
+    """Return prompt and seed of each text that an evaluation generates, ordered by decoding seed."""
     prompts = tokenizer.encode([f"{text}\n" for text in given])
     return [
         (prompt, int(np.random.SeedSequence((config.seed, seed, number)).generate_state(1)[0]))

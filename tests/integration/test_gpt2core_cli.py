@@ -263,7 +263,7 @@ def test_a_test_split_without_gold_is_not_scored(tmp_path: Path, capsys: pytest.
     (tmp_path / "sonnets_held_out.txt").write_text("145\n\none\ntwo\nthree\n")
     flags = ["--model", "gpt2-nano", "--data-dir", str(tmp_path), "--split", "test"]
     assert run("evaluate", *flags) == 2
-    assert "1 of the test split's 1 texts are the 3 given lines alone" in capsys.readouterr().err
+    assert "1 of the test split's 1 texts have only the 3 given lines" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy(root: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> No
     course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", [("a", "fine " * 300, 1), ("b", "dull", 0)])
     data = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     assert data.splits["dev"].lengths.max() == 100
-    assert data.describe().endswith("longer than the context and cut: 1 dev")
+    assert data.describe().endswith("truncated to the context: 1 dev")
 
 
 def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) ->
     whole = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     part = whole.with_dev(3)
     assert len(part.splits["dev"]) == 3
-    assert part.describe().endswith("a sample of 3 of dev is scored")
+    assert part.describe().endswith("scored on a sample of 3 of dev")
     assert whole.with_dev(None).describe() == whole.with_dev(10**6).describe() == whole.describe()
 
 
@@ -194,7 +194,7 @@ def test_the_cloze_is_the_tied_head_on_no_and_yes(answering: Tokenizer) -> None:
 
 def test_a_tokenizer_without_yes_and_no_is_refused_for_the_cloze() -> None:
     nano = Tokenizer.load(model_folder("gpt2-nano"))
-    with pytest.raises(ConfigError, match="tokenizer cuts 'yes' into 2 tokens, and it must be one; take `binary`"):
+    with pytest.raises(ConfigError, match="tokenizer splits 'yes' into 2 tokens instead of one; use `binary`"):
         Paraphrase().logits(toys.model(), batch(), nano, CLOZE)
 
 

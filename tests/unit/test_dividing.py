@@ -70,7 +70,9 @@ def test_another_text_moves_at_most_the_one_at_the_border(found: set[bytes], dat
 def test_folds_are_disjoint_complete_even_and_the_same_in_any_order(texts, folds, random) -> None:  # type: ignore[no-untyped-def]
     groups = Counter(map(tuple, texts))
     if len(groups) < folds:
-        with pytest.raises(ConfigError, match=f"`folds` is {folds}, but must be at most {len(groups)}, the different"):
+        with pytest.raises(
+            ConfigError, match=f"`folds` is {folds}, but must be at most {len(groups)}, the number of distinct"
+        ):
             without_fold(tokens(texts), folds, 1)
         return
     parts = [without_fold(tokens(texts), folds, fold) for fold in range(1, folds + 1)]
