@@ -1,4 +1,4 @@
-"""What errors, records and commands say of an address: where it is, and nothing of who asks."""
+"""Errors, records and commands show the place of a URL, but no user and no secret."""
 
 import os
 import shlex
