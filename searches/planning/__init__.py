@@ -1,1 +1,1 @@
-"""What a search would take, predicted from a few timed steps, and what it took."""
+"""Before a search: checks of its plan, baselines, and a forecast of time and cost from a few timed steps."""

@@ -1,4 +1,4 @@
-"""What a score is laid beside: trivial baselines, and the model as it is before any training."""
+"""Scores to compare trials with: trivial baselines, and the model before any training."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,19 +10,19 @@ from gpt2core.tasks.base import LanguageTask
 from searches.question import Plan
 from trainables.worker_cache import starting_model
 
-TEXTS = 200  # of dev, at most, that the model before training is scored on
-LARGEST = 2 * 10**8  # parameters of a model that a driver without a GPU scores
+TEXTS = 200  # dev texts, at most, on which the untrained model is scored
+LARGEST = 2 * 10**8  # parameters, at most, of an untrained model that is scored without a GPU
 
 
 def baselines(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
-    """Return for each baseline what it is, and its scores on dev by metric: mean and standard deviation over seeds."""
+    """Return each baseline's meaning, and its dev scores by metric: mean and standard deviation over seeds."""
     task = TASKS[plan.task]
-    found = {name: asdict(baseline) for name, baseline in task.baselines(data, "dev").items()}
-    return found | _untrained(plan, data) if isinstance(task, LanguageTask) else found
+    trivial = {name: asdict(baseline) for name, baseline in task.baselines(data, "dev").items()}
+    return trivial | _untrained(plan, data) if isinstance(task, LanguageTask) else trivial
 
 
 def _untrained(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
-    """The losses of the model that all trials start from; nothing where that would take this process long."""
+    """Return the losses of the model that all trials start from; nothing if that would take long."""
     run = plan.config(plan.search.reference).but(decode_seeds=0)
     model, part = starting_model(run.model, None), data.with_dev(TEXTS)
     if device().type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) > LARGEST:

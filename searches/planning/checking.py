@@ -1,4 +1,4 @@
-"""Whether a plan can run at all: its names, its model and its data, which are those that the search began with."""
+"""Checks that a plan can run: its names, model and data, which must be those that the search began with."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,9 +20,9 @@ from trainables.worker_cache import task_data
 
 
 def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
-    """Look every name up, read model and data, and return the data: bad input costs no trial. Raises UserError.
+    """Look up all names and read model and data, before any trial; return the data. Raises UserError.
 
-    `without_pairs`: pairs are generated later, so what is learnt from them is not there yet.
+    `without_pairs`: generated pairs do not exist yet.
     """
     for point in plan.first_points:
         config = plan.config(point)
@@ -30,8 +30,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
         count_trainable(config)  # applies attention and adapter to the model's shape
         if without_pairs:
             config = config.but(pairs_examples=0)
-        stage = first_stage(config)
-        if stage is not None:
+        if (stage := first_stage(config)) is not None:
             task_data(stage)
     data = task_data(config)
     judges_of(plan.comparing, data, plan.profile.folds)
@@ -39,32 +38,25 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
 
 
 def first_digests(plan: Plan) -> dict[str, str]:
-    """The digests of the data that first stages learn from, by their task; generated pairs are not among them."""
+    """Return the digests of the first stages' data by task, without generated pairs."""
     domain = plan.space.get("pretrain")
-    others = (
-        [{**plan.search.reference, "pretrain": value} for value in domain.values] if isinstance(domain, Choice) else []
-    )
-    configs = [plan.config(point).but(pairs_examples=0) for point in (*plan.first_points, *others)]
+    values = domain.values if isinstance(domain, Choice) else ()
+    points = [*plan.first_points, *({**plan.search.reference, "pretrain": value} for value in values)]
+    configs = [plan.config(point).but(pairs_examples=0) for point in points]
     stages = {stage.task: stage for stage in map(first_stage, configs) if stage is not None}
     return {task: task_data(stage).corpus.digest for task, stage in stages.items()}
 
 
 def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
-    """Record the digests of data and model, and the trivial baselines, once; raise UserError where data or model has changed."""
+    """Record digests of data and model, and the baselines, once; raise UserError if data or model has changed since."""
     recorded = ledger.state.data
     model = model_digest(model_folder(plan.config(plan.search.reference).model))
     firsts = {f"first_{task}": digest for task, digest in first_digests(plan).items()}
     description = {"data": data.describe(), "digest": data.corpus.digest, "model": model, **firsts}
     if not recorded:
-        ledger.record(
-            {
-                "event": "data",
-                "data": description,
-                "origin": data.corpus.origin.model_dump(),
-                "baselines": baselines(plan, data),
-                "judges": asdict(judges_of(plan.comparing, data, plan.profile.folds)),
-            }
-        )
+        judges = asdict(judges_of(plan.comparing, data, plan.profile.folds))
+        origin, trivial = data.corpus.origin.model_dump(), baselines(plan, data)
+        ledger.record({"event": "data", "data": description, "origin": origin, "baselines": trivial, "judges": judges})
         return
     _check_same(recorded, description, "digest", "data")
     _check_same(recorded, description, "model", "model")
@@ -73,22 +65,22 @@ def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
 
 
 def plain_digest(plan: Plan) -> str:
-    """The digest of the data that trials have which do not learn from generated pairs; empty where all do."""
+    """Return the digest of the data of trials that learn from no generated pairs; empty if all trials do."""
     config = plan.config(plan.search.reference).but(pairs_examples=0)
     return "" if config.task == "rewriting" else task_data(config).corpus.digest
 
 
 def _check_same(recorded: Mapping[str, str], now: Mapping[str, str], key: str, what: str) -> None:
-    """Raise UserError where something is no longer what the ledger says of it."""
+    """Raise UserError if a digest differs from the ledger's."""
     if recorded.get(key, now[key]) != now[key]:
         raise UserError(
-            f"The {what} has changed since this search began: its digest is {now[key][:12]}, and was "
-            f"{recorded[key][:12]}; choose another --name"
+            f"The {what} has changed since this search began: its digest is {now[key][:12]}, but was {recorded[key][:12]}; "
+            "choose another --name"
         )
 
 
 def record_pairs(plan: Plan, ledger: Ledger) -> None:
-    """Record the digest of all generated pairs that trials learn from, once; raise UserError where they have changed since."""
+    """Record the digest of all generated pairs that trials learn from, once; raise UserError if they have changed since."""
     folders = pair_sets(plan)
     if not folders:
         return
@@ -96,12 +88,5 @@ def record_pairs(plan: Plan, ledger: Ledger) -> None:
     _check_same(recorded, now, "pairs", "set of generated pairs")
     if "pairs" not in recorded:
         state = ledger.state
-        ledger.record(
-            {
-                "event": "data",
-                "data": recorded | now,
-                "origin": state.origin.model_dump() if state.origin else None,
-                "baselines": state.baselines,
-                "judges": state.judges or None,
-            }
-        )
+        known = {"origin": state.origin.model_dump() if state.origin else None, "baselines": state.baselines}
+        ledger.record({"event": "data", "data": recorded | now, **known, "judges": state.judges or None})

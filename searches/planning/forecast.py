@@ -1,4 +1,4 @@
-"""The arithmetic of what a search takes: before it, from what one step takes, and while it runs, from the trials that ended."""
+"""Cost arithmetic: forecasts a search from its step times, and the time left of a running search from its ended trials."""
 
 import math
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from searches.running.ledger import State
 from searches.running.quantities import Quantity
 from trainables.trial import TrialSpec
 
-#: Seconds before the first trial trains: Ray, MLflow, imports. Measured on two laptop cores.
+#: Seconds before the first trial trains (Ray, MLflow, imports), measured on two laptop cores.
 START = Range(value=15.0, low=5.0, high=40.0)
-#: Seconds until a process that trials run in has its imports and model: once for each trial that runs at once.
+#: Seconds until a worker process has imports and model: once for each concurrent trial.
 PROCESS = Range(value=8.0, low=2.0, high=30.0)
-#: Seconds until a Ray Train worker group trains: in every trial that has one.
+#: Seconds until a Ray Train worker group trains: in each trial that has one.
 GROUP = Range(value=20.0, low=10.0, high=30.0)
 NOTHING = exactly(0.0)
 
 MEANING = (
-    "low: each trial that may be stopped is stopped at its first rung, steps take the least of their measured 95% interval, "
-    "texts end as those of the data do; high: nothing is stopped, steps take the most, texts are as long as they may get"
+    "low: each trial that may be stopped stops at its first rung, steps are at the lower end of their measured 95% interval, "
+    "generated texts are as long as the data's; high: nothing is stopped, steps are at the upper end, texts are as long as allowed"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """What one configuration takes. `before` are seconds before its first epoch."""
+    """The cost of one configuration; `before` are the seconds before its first epoch."""
 
     steps: tuple[int, ...]  # of each epoch
     step: Range  # seconds
@@ -41,26 +41,24 @@ class TrialCost:
     disk_gb: float
 
     def seconds(self, epochs: float) -> Range:
-        """Seconds of so many epochs; a part of one is a part of its steps."""
+        """Return the seconds of `epochs` epochs; a part of an epoch is that part of its steps."""
         steps = float(np.interp(epochs, range(len(self.steps) + 1), np.cumsum([0, *self.steps])))
         return self.before + self.step * steps + self.evaluation * epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What the trials of a plan take: the known points, points that the sampler may draw, and what all share; and how long
-    the pairs take that are generated before them."""
+    """The costs of a plan: known points, points that the sampler may draw, and what is made once for all trials."""
 
     known: Sequence[TrialCost]
     drawn: Sequence[TrialCost]
-    once: Range  # seconds of what is made once and shared
-    pairs: Range = NOTHING  # seconds
+    once: Range  # seconds of what trials share
+    pairs: Range = NOTHING  # seconds of generating pairs before the first trial
 
 
 def expected_epochs(grace: int, epochs: int, reduction: int = REDUCTION) -> float:
-    """Epochs of a trial that successive halving may stop, where one in `reduction` passes each rung."""
-    rung, passing, total = min(grace, epochs), 1.0, 0.0
-    reached = 0
+    """Return the expected epochs of a trial under successive halving, if one in `reduction` passes each rung."""
+    reached, rung, passing, total = 0, min(grace, epochs), 1.0, 0.0
     while reached < epochs:
         total += passing * (min(rung, epochs) - reached)
         reached, rung, passing = min(rung, epochs), rung * reduction, passing / reduction
@@ -68,7 +66,7 @@ def expected_epochs(grace: int, epochs: int, reduction: int = REDUCTION) -> floa
 
 
 def epochs_of(plan: Plan) -> tuple[float, float, int]:
-    """Epochs of a trial that may be stopped: least, expected, most. Of a population each trial is a step alone."""
+    """Return least, expected and most epochs of a trial; a trial of a population is one generation."""
     epochs, grace = plan.epochs, plan.grace
     match plan.method.scheduler:
         case "asha":
@@ -79,18 +77,17 @@ def epochs_of(plan: Plan) -> tuple[float, float, int]:
 
 
 def mean(ranges: Sequence[Range]) -> Range:
-    """The mean of each bound."""
-    total = sum(ranges, exactly(0.0))
-    return total * (1 / max(1, len(ranges)))
+    """Return the mean of values and of bounds."""
+    return sum(ranges, NOTHING) * (1 / max(1, len(ranges)))
 
 
 def predict(
     plan: Plan, outlook: Outlook, spec: TrialSpec, price: float | None, again_cost: float = 1.0
 ) -> dict[Quantity, Range]:
-    """What the whole search takes; no `usd` without a price of a GPU-hour.
+    """Return the cost of the whole search; `usd` only if a GPU-hour has a `price`.
 
-    `again_cost` is what a run on a fresh seed takes in units of a trial. With `--until decided`, the least is what the first look
-    takes, the most what the last one does.
+    `again_cost` is the cost of a run on a fresh seed relative to a trial. With `--until decided`, the low end is the first look's
+    cost, the high end the last look's.
     """
     trials, replicates = trials_of(plan), plan.replicates
     known = outlook.known[:trials]
@@ -103,18 +100,15 @@ def predict(
         high=mean([cost.seconds(most) for cost in outlook.drawn]).high,
     )
     count = trials + replicates
-    start = GROUP if spec.grouped else PROCESS * (min(spec.concurrent, count) / count)  # of a trial, on average
+    start = GROUP if spec.grouped else PROCESS * (min(spec.concurrent, count) / count)  # per trial, on average
     search = sum((cost.seconds(most) for cost in known), of_drawn * drawn) + start * trials + outlook.once
     again = (mean(whole) * again_cost + start) * replicates
     if plan.design:
         again = replace(again, low=again.low * plan.design.looks[0] / plan.design.most)
     running = search + again
-    wall = (
-        START
-        + outlook.pairs
-        + _side_by_side(search, whole[0], trials, spec)
-        + _side_by_side(again, whole[0], replicates, spec)
-    )
+    per_trial = [seconds + start for seconds in whole]
+    by_phase = [_wall_seconds(search, whole[0], trials, spec), _wall_seconds(again, whole[0], replicates, spec)]
+    wall = sum(by_phase, START + outlook.pairs)
     disk = [cost.disk_gb for cost in (*known, *outlook.drawn)]
     memory = [cost.memory_gb for cost in (*known, *outlook.drawn)]
     hours = running * (1 / HOUR)
@@ -123,54 +117,49 @@ def predict(
     return {
         "trials": exactly(count),
         "epochs": Range(value=sure + drawn * usual, low=sure + drawn * few, high=count * most),
-        "trial_seconds": _widest([seconds + start for seconds in whole]),
+        "trial_seconds": _spread(mean(per_trial).value, per_trial),
         "hours": wall * (1 / HOUR),
         "gpu_hours": gpu_hours,
         "cpu_hours": hours * spec.cpus,
         **({"usd": gpu_hours * price} if price else {}),
-        "memory_gb": _largest(memory),
+        "memory_gb": _spread(max(size.value for size in memory), memory),
         "disk_gb": Range(value=float(np.mean(disk)), low=min(disk), high=max(disk)) * count,
     }
 
 
 def trials_of(plan: Plan) -> int:
-    """How many trials there will be: as asked for, or all points of a smaller space."""
+    """Return the number of trials: as requested, or all points of a smaller space."""
     spaces = [{key: plan.space[key] for key in view.active} for view in plan.views]
     return sum(min(plan.per_view, size(plan, space) or plan.per_view) for space in spaces)
 
 
-def _side_by_side(total: Range, one: Range, count: int, spec: TrialSpec) -> Range:
-    """Seconds of wall clock of `count` trials; the last of them runs while other slots are empty."""
+def _wall_seconds(total: Range, single: Range, count: int, spec: TrialSpec) -> Range:
+    """Return the wall-clock seconds of `count` concurrent trials; other slots idle during the last ones."""
     if not count:
-        return exactly(0.0)
+        return NOTHING
     rounds = math.ceil(count / spec.concurrent) / (count / spec.concurrent)
     return Range(
-        value=max(one.value, total.value / spec.concurrent * rounds),
-        low=max(one.low, total.low / spec.concurrent),
-        high=max(one.high, total.high / spec.concurrent * rounds),
+        value=max(single.value, total.value / spec.concurrent * rounds),
+        low=max(single.low, total.low / spec.concurrent),
+        high=max(single.high, total.high / spec.concurrent * rounds),
     )
 
 
-def _widest(ranges: Sequence[Range]) -> Range:
-    """The mean, from the least of any to the most of any."""
-    return Range(value=mean(ranges).value, low=min(r.low for r in ranges), high=max(r.high for r in ranges))
-
-
-def _largest(ranges: Sequence[Range]) -> Range:
-    """The largest value, from the least of any to the most of any."""
-    return Range(value=max(r.value for r in ranges), low=min(r.low for r in ranges), high=max(r.high for r in ranges))
+def _spread(value: float, ranges: Sequence[Range]) -> Range:
+    """Return a value with the lowest and the highest bound of `ranges`."""
+    return Range(value=value, low=min(r.low for r in ranges), high=max(r.high for r in ranges))
 
 
 def seconds_left(plan: Plan, state: State, now: float) -> float:
-    """About how long a running search still takes, by the trials that ended; before the first, by the plan."""
+    """Return about how long a running search still takes, by its ended trials, or by the plan before the first one."""
     clock = state.clock.at(now)
     ended, again = clock.ended["search"], clock.ended["replicate"]
     whole = whole_trial_seconds(state)
     planned = state.forecast.ranges["trial_seconds"].value if "trial_seconds" in state.forecast.ranges else whole
     usual = ended.seconds / ended.count if ended.count else planned
-    begun = {True: 0.0, False: 0.0}  # whether a replicate -> seconds that running trials have behind them
+    begun = {True: 0.0, False: 0.0}  # is it a replicate -> seconds that running trials have run
     for name in clock.running:
         begun[clock.kinds[name] == "replicate"] += clock.trials.get(name, 0.0)
     left = max(0.0, (trials_of(plan) - ended.count) * usual - begun[False])
-    repeats = max(0.0, (plan.replicates - again.count) * whole - begun[True])
-    return (left + repeats) / clock.concurrent
+    replicates = max(0.0, (plan.replicates - again.count) * whole - begun[True])
+    return (left + replicates) / clock.concurrent

@@ -1,4 +1,4 @@
-"""What a search will take, predicted from a few real steps and evaluations before it begins, and laid beside what it took."""
+"""Forecasts a search by timing a few real steps and evaluations, and compares the forecast with the actual cost."""
 
 import math
 import os
@@ -39,12 +39,14 @@ from searches.summary import Spending, Summary
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 
-DRAWN = 32  # points of the space that stand for what the sampler will propose
-SHARED_STAGES = 3  # first stages up to which they are taken to be made once each, and not in every trial
-# Bytes of a trained parameter in checkpoints: of each epoch weight and two moments; the best weights.
-EPOCH, BEST = 12, 4
+DRAWN = 32  # random points that stand for those that the sampler will propose
+SHARED_STAGES = 3  # up to so many first stages, each is assumed to be trained once and not in every trial
+EPOCH, BEST = (
+    12,
+    4,
+)  # bytes of a trainable parameter in an epoch's checkpoint (weight, two moments) and in the best weights
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
-WORKERS_MORE = 1.5  # how much more memory than this process a trial's may hold: what a longer run leaves behind
+WORKERS_MORE = 1.5  # by how much a trial's process may exceed this one's memory, since it runs longer
 
 Key = tuple[tuple[str, Any], ...]
 Measure = Callable[..., Range]
@@ -53,19 +55,19 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class Meter:
-    """Times each kind of step and evaluation once, as long as `patience` seconds last; then the nearest kind's stands in."""
+    """Times each kind of step and evaluation once, for `patience` seconds in all; later kinds get the nearest kind's time."""
 
     workers: int
-    pack: int = 1  # trials that take turns, or go together, which takes no less
+    pack: int = 1  # trials per process; packed trials are assumed to save nothing
     patience: float
     begun: float = field(default_factory=time.monotonic)
     steps: dict[Key, Range] = field(default_factory=dict)
     evaluations: dict[Key, Range] = field(default_factory=dict)
-    before: float = 0.0  # gigabytes that this process held before the first step
-    largest: int = 1  # batch size that was timed
+    before: float = 0.0  # memory of this process before the first step, in GB
+    largest: int = 1  # batch size timed
 
     def step(self, config: RunConfig) -> Range:
-        """Seconds of an optimizer step of one of the trial's workers."""
+        """Return the seconds of an optimizer step of one of the trial's workers."""
         part, known = config.but(batch_size=math.ceil(config.batch_size / self.workers)), len(self.steps)
         if not known:
             _ = starting_model(part.model, None), task_data(part)
@@ -76,14 +78,13 @@ class Meter:
         return seconds
 
     def process_memory_gb(self, config: RunConfig) -> Range:
-        """What a trial's process holds: as much as this one does, and more where its batches are larger than any that was
-        timed."""
+        """Return the memory of a trial's process: this process's, and more for batches larger than those timed."""
         held, size = process_memory_gb(), math.ceil(config.batch_size / self.workers)
         value = held + max(0.0, held - self.before) * (max(1.0, size / self.largest) - 1)
         return Range(value=value, low=held / WORKERS_MORE, high=value * WORKERS_MORE)
 
     def evaluation(self, config: RunConfig) -> Range:
-        """Seconds of an evaluation."""
+        """Return the seconds of an evaluation."""
         return self._get(self.evaluations, "evaluation", config, evaluation_seconds)
 
     def _get(self, known: dict[Key, Range], what: Decides, config: RunConfig, measure: Measure) -> Range:
@@ -92,7 +93,7 @@ class Meter:
         if key in known:
             return known[key]
         task = ("task", config.task)
-        of_task = [other for other in known if task in other]  # tasks differ too much to stand in for each other
+        of_task = [other for other in known if task in other]  # times of other tasks are no estimates
         if of_task and time.monotonic() - self.begun > self.patience:
             return known[max(of_task, key=lambda other: len(set(other) & set(key)))]
         base, data = starting_model(config.model, None), task_data(config)
@@ -101,10 +102,9 @@ class Meter:
 
 
 def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, *, patience: float) -> Forecast:
-    """Time the plan's configurations for about `patience` seconds; return what the search takes by them.
+    """Time the plan's configurations for about `patience` seconds; return the forecast. `results` is the search's folder.
 
-    `results` is the folder that the search has, or would have.
-    Raises UserError where model or data cannot be had, DivergedError where the model gives no finite loss.
+    Raises UserError if model or data cannot be read, DivergedError if the model's loss is not finite.
     """
     known = [_config(plan, point) for point in plan.known_points()]
     random = np.random.default_rng(plan.seed)
@@ -112,26 +112,21 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     with threads(spec.cpus_per_worker):
         outlook = _outlook(known, drawn, Meter(workers=spec.workers, pack=spec.pack, patience=patience))
     if (folds := plan.comparing.folds) > 1:
-        known_costs, drawn_costs = ([_in_folds(one, folds) for one in part] for part in (outlook.known, outlook.drawn))
+        known_costs, drawn_costs = (
+            [_in_folds(cost, folds) for cost in part] for part in (outlook.known, outlook.drawn)
+        )
         outlook = replace(outlook, known=known_costs, drawn=drawn_costs)
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
-    ranges = predict(
-        plan, outlook, spec, price, judges_of(plan.comparing, task_data(known[0]), plan.profile.folds).cost
-    )
-    notes = _notes(plan, spec)
-    starting_model.cache_clear()  # trials hold the weights; this process need not
-    return Forecast(
-        ranges=ranges,
-        trials=trials_of(plan),
-        replicates=plan.profile.replicates,
-        gpu_gb=gpu_memory_gb(),
-        notes=notes,
-    )
+    again_cost = judges_of(plan.comparing, task_data(known[0]), plan.profile.folds).cost
+    ranges, notes = predict(plan, outlook, spec, price, again_cost), _notes(plan, spec)
+    starting_model.cache_clear()  # trials hold the weights, so this process need not
+    trials, replicates = trials_of(plan), plan.profile.replicates
+    return Forecast(ranges=ranges, trials=trials, replicates=replicates, gpu_gb=gpu_memory_gb(), notes=notes)
 
 
 def unless_refused(predict: Callable[[], T]) -> T | str:
-    """What a prediction gives, or in one line why there is none: a search does not need it."""
+    """Return a prediction, or one line that says why there is none; a search can do without."""
     try:
         return predict()
     except (UserError, DivergedError) as error:
@@ -139,7 +134,7 @@ def unless_refused(predict: Callable[[], T]) -> T | str:
 
 
 def draw(domain: Domain, random: np.random.Generator) -> Any:
-    """A random value of a domain."""
+    """Draw a random value of a domain."""
     if isinstance(domain, Choice):
         return domain.values[int(random.integers(len(domain.values)))]
     if isinstance(domain, LogUniform):
@@ -148,18 +143,18 @@ def draw(domain: Domain, random: np.random.Generator) -> Any:
 
 
 def _config(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
-    """A point's run without folds, and without pairs that are to be generated first: they cannot be timed before they exist."""
+    """Return a point's run without folds, and without generated pairs, which cannot be timed before they exist."""
     alone = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
     return plan.config(point, **alone, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
 
 
 def _in_folds(cost: TrialCost, folds: int) -> TrialCost:
-    """What a trial takes that is scored by cross-validation: each fold is trained on all the others."""
+    """Return the cost of a cross-validated trial: each fold trains on all the others."""
     return replace(cost, step=cost.step * (folds - 1), evaluation=cost.evaluation * folds, disk_gb=cost.disk_gb * folds)
 
 
 def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Outlook:
-    """What the trials of the given runs take; the reference, which comes first, is timed whatever it takes."""
+    """Return the costs of runs; the reference comes first, so it is always timed."""
     stages = list(dict.fromkeys(stage for run in (*known, *drawn) if (stage := first_stage(run))))
     shared = len(stages) <= SHARED_STAGES
     once = sum((_cost(stage, exactly(0.0), meter).seconds(stage.epochs) for stage in stages if shared), exactly(0.0))
@@ -189,49 +184,44 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
 
 
 def _gpu_memory(run: RunConfig, trainable: int, seen: float) -> Range:
-    """By the formula, and at most what a step was seen to take."""
+    """Return the formula's GPU memory, with the measured peak of the timed steps as upper bound."""
     total = sum(tensor.numel() for tensor in starting_model(run.model, None).parameters())
     predicted = predicted_gpu_memory_gb(total, trainable)
     return Range(value=predicted, low=predicted, high=max(predicted, seen))
 
 
 def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
-    """What a reader of the numbers must know."""
-    parameters = sum(
-        tensor.numel() for tensor in starting_model(plan.config(plan.search.reference).model, None).parameters()
-    )
+    """Return the assumptions of a forecast."""
+    base = starting_model(plan.config(plan.search.reference).model, None)
+    parameters = sum(tensor.numel() for tensor in base.parameters())
+    each = "each" if spec.pack == 1 else f"every {spec.pack} of them"
+    cpus, gpus = count(spec.workers * spec.cpus_per_worker, "CPU"), spec.workers * spec.gpus_per_worker
     notes = [
-        f"{count(spec.concurrent, 'trial')} at once, {'each' if spec.pack == 1 else f'every {spec.pack} of them'} with "
-        f"{count(spec.workers * spec.cpus_per_worker, 'CPU')}"
+        f"{count(spec.concurrent, 'trial')} at once, {each} with {cpus} and {f'{gpus:g} GPUs' if gpus else 'no GPU'}"
     ]
-    notes[0] += f" and {spec.workers * spec.gpus_per_worker:g} GPUs" if spec.gpus_per_worker else " and no GPU"
-    if not spec.gpus_per_worker:
+    if not gpus:
         notes.append("without GPUs, GPU-hours and money are 0, and memory is that of a process")
     if spec.workers > 1:
-        notes.append("what the workers of a trial exchange is not in these numbers")
+        notes.append("communication between a trial's workers is not included")
     if plan.search.learns_from_pairs:
-        notes.append(
-            "the pairs that trials learn from are not in their epochs: nobody knows yet how many there will be"
-        )
+        notes.append("epochs do not include the generated pairs, whose number is not known yet")
     return [*notes, f"the exported model takes {4 * parameters / 1e9:.2g} GB more"]
 
 
 def forecast_locally(options: Options, folder: Path) -> Forecast | str:
-    """What a search would take on this machine, without Ray; or in one line why that cannot be said."""
-    price = options.budget.usd_per_gpu_hour
-    found = unless_refused(
-        lambda: prediction(options.plan, local_spec(options, folder), price, folder, patience=IN_A_PLAN)
-    )
-    if not isinstance(found, str) and os.environ.get("RAY_ADDRESS"):
-        differs = f"timed on this machine: the cluster at {os.environ['RAY_ADDRESS']} will differ"
-        return found.model_copy(update={"notes": [*found.notes, differs]})
-    return found
+    """Return the forecast for this machine, without Ray, or one line that says why there is none."""
+    plan, price = options.plan, options.budget.usd_per_gpu_hour
+    predicted = unless_refused(lambda: prediction(plan, local_spec(options, folder), price, folder, patience=IN_A_PLAN))
+    if not isinstance(predicted, str) and (cluster := os.environ.get("RAY_ADDRESS")):
+        notes = [*predicted.notes, f"timed on this machine: the cluster at {cluster} will differ"]
+        return predicted.model_copy(update={"notes": notes})
+    return predicted
 
 
 def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
-    """Predict what a search takes and note it once, and again where more trials are asked for since; it costs seconds.
+    """Forecast a search and record it, once, and again after a request for more trials. It takes seconds.
 
-    A GPU is timed where the trials will run, by a task that gives it back.
+    A GPU is timed where the trials will run, by a Ray task that releases it.
     """
     plan, noted = options.plan, ledger.state.forecast
     if noted.ranges and (noted.trials, noted.replicates) == (trials_of(plan), plan.profile.replicates):
@@ -252,7 +242,7 @@ def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: 
 
 
 def with_costs(summary: Summary, options: Options, state: State, folder: Path) -> Summary:
-    """A summary with what was predicted beside what it came to, and the budget."""
+    """Return a summary with predicted and actual cost, and the budget."""
     budget = options.budget
     used = spent(budget, state)
     whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]

@@ -1,4 +1,4 @@
-"""The plan of a search, the plan beside what came of it, and what is spent of its budget, in words and tables."""
+"""Shows a forecast, predicted and actual cost, and progress and budget of a running search."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ LIMITS = {"hours": "hours", "gpu_hours": "GPU-hours", "usd": "USD"}
 
 
 def forecast_table(rows: Sequence[QuantityRow], title: str, *, known: bool) -> Table[QuantityRow]:
-    """What was predicted of each quantity, from least to most, and what it came to where that is `known`."""
+    """Return a table of predicted quantities, with their actual values if `known`."""
     columns = [
         Column[QuantityRow](heading="", show=lambda row: WORDS[row.quantity]),
         Column[QuantityRow](heading="predicted", show=lambda row: number_text(row.value), number=True),
@@ -29,14 +29,14 @@ def forecast_table(rows: Sequence[QuantityRow], title: str, *, known: bool) -> T
 
 
 def number_text(value: float | None) -> str:
-    """Three digits of a number; nothing for what was not measured."""
+    """Return a number with three digits; empty for None."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def show_prediction(prediction: Forecast | str, console: Console) -> None:
-    """Print a prediction, or why there is none."""
+    """Print a forecast, or why there is none."""
     if isinstance(prediction, str):
         console.print(f"No prediction of time and cost: {prediction}", markup=False, highlight=False, soft_wrap=True)
         return
@@ -46,7 +46,7 @@ def show_prediction(prediction: Forecast | str, console: Console) -> None:
 
 
 def show_actual(summary: Summary, console: Console) -> None:
-    """Print what was predicted beside what it came to, and what is spent of the budget."""
+    """Print predicted and actual cost, and what is spent of the budget."""
     budget = summary.budget
     if summary.forecast:
         console.print(on_screen(forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True)))
@@ -54,17 +54,17 @@ def show_actual(summary: Summary, console: Console) -> None:
         parts = [
             f"{number_text(budget.spent[name])} of {limit:g} {LIMITS[name]}" for name, limit in budget.limits.items()
         ]
-        ended = "; it ended the search, and the same command with a larger one goes on" if budget.ended else ""
+        ended = "; it ended the search, which the same command with a larger budget resumes" if budget.ended else ""
         console.print(f"Budget: {', '.join(parts)} spent{ended}", markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(plan: Plan, budget: Budget, state: State, now: float) -> str:
-    """About how long a running search still takes, what it took, and the share of the budget."""
+    """Return about how long a running search still takes, its cost so far, and the share of the budget."""
     used, left = spent(budget, state, now), seconds_left(plan, state, now)
     name, part = nearest_limit(budget, used)
     until = ""
     if "hours" in budget.limits and (rest := (budget.limits["hours"] - used.hours) * HOUR) < left:
-        left, until = max(0.0, rest), ", when the budget ends it"
+        left, until = max(0.0, rest), " until the budget ends it"
     money = f", {used.usd:.2f} USD" if budget.usd_per_gpu_hour else ""
     hours = f"{used.gpu_hours:.3f} GPU-hours" if state.clock.gpus else f"{used.cpu_hours:.3f} CPU-hours"
     of_budget = f"; {part:.0%} of the budget's {LIMITS[name]}" if name else ""

@@ -122,7 +122,7 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
 
     over = finished(tmp_path, toy, *flags, "--trials", "4", "--budget-hours", str(spent))
     assert len(events(tmp_path, NAME, "proposed")) == 2
-    assert "it ended the search, and the same command with a larger one goes on" in over
+    assert "it ended the search, which the same command with a larger budget resumes" in over
     assert "Answer:" in over
     assert summary(tmp_path, NAME)["budget"]["ended"]
 
