@@ -25,7 +25,7 @@ NOTHING = exactly(0.0)
 
 MEANING = (
     "low: each trial that may be stopped stops at its first rung, steps are at the lower end of their measured 95% interval, "
-    "generated texts are as long as the data's; high: nothing is stopped, steps are at the upper end, texts are as long as allowed"
+    "generated texts are as long as the data's; high: nothing is stopped, steps are at the upper end, texts as long as allowed"
 )
 
 
