@@ -216,6 +216,6 @@ def cache_folder(part: str = "") -> Path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f"{folder}: the cache is not writable ({error.strerror}); set GPT2_SEARCH_CACHE or HOME to another folder"
+            f"{folder}: the cache cannot be written ({error.strerror}); set GPT2_SEARCH_CACHE or HOME to another folder"
         ) from None
     return folder

@@ -1,6 +1,6 @@
-"""Model folders of transformers and of peft, to generate from and to score.
+"""Load model folders of transformers and peft, for generation and scoring.
 
-Task, attention and decoding, which such a folder does not hold, are in `run.json` beside the weights.
+`run.json` has the task, attention and decoding, which other files of such a folder lack.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import EMBEDDED, load_model, model_folder
 
 RUN = "run.json"
-ABOUT = {"search": str, "trial": str, "epoch": int, "data": str}  # what is told of a run, beside its `config`
+ABOUT = {"search": str, "trial": str, "epoch": int, "data": str}  # values in `run.json` besides `config`
 KINDS = {str: "text", int: "whole number"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A loaded model, the configuration that it is used with, and a description."""
+    """A loaded model, its configuration, and a description."""
 
     model: GPT2
     config: RunConfig
@@ -32,28 +32,28 @@ class Loaded:
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `folder` is one of transformers or of peft."""
+    """Return whether `folder` is a model folder of transformers or peft."""
     return any((folder / name).is_file() for name in ("config.json", NAME))
 
 
 def write_run(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
-    """Write the `run.json` that `load_folder` reads; `about` holds search, trial, epoch and the data's digest."""
+    """Write the `run.json` that `load_folder` reads; `about` has search, trial, epoch and the digest of the data."""
     write_json(folder / RUN, {**about, "config": portable(config)})
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
-    """A run's values without paths of this machine, which are of no use elsewhere and private."""
+    """Return the values of a run without local paths, which are private and useless on other machines."""
     places = {*keys_that_decide("place"), *(["model"] if is_place(config.model) else [])}
     return config.model_dump(exclude=places)
 
 
 def is_place(model: str) -> bool:
-    """Whether a model's name is a local folder."""
+    """Return whether the name of a model is a local folder."""
     return model not in EMBEDDED and Path(model).expanduser().is_dir()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return what `write_run` wrote, empty if there is no file; raise CheckpointError if it is invalid."""
+    """Return the content of `run.json`, empty if there is no such file; raise CheckpointError if it is invalid."""
     path = folder / RUN
     try:
         values = read_json(path)
@@ -64,7 +64,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     except DataError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(values.get("config"), dict):
-        raise CheckpointError(f"{path}: must hold a `config`, the values of a run")
+        raise CheckpointError(f"{path}: must have a `config`, the values of a run")
     for key, kind in ABOUT.items():
         if key in values and type(values[key]) is not kind:
             raise CheckpointError(f"{path}: `{key}` is {shown(values[key])}, but must be a {KINDS[kind]}")
@@ -72,7 +72,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(folder: Path) -> Loaded:
-    """Load a folder of transformers, or of peft and its base model, with a classification head if it has one.
+    """Load a folder of transformers, or of peft with its base model, and its classification head if it has one.
 
     Raises WeightsError, HubError or CheckpointError.
     """
@@ -90,23 +90,23 @@ def load_folder(folder: Path) -> Loaded:
         model = _with_attention(model, config)
     except ConfigError as error:
         raise CheckpointError(f"{folder / RUN}: {error}") from None
-    known = {**run, "data": run.get("data", "")[:12]}  # as a corpus tells its digest
-    about = "".join(f", {key} {' '.join(visible(str(known[key]), 100).split())}" for key in ABOUT if key in run)
+    values = {**run, "data": run.get("data", "")[:12]}  # the length in which a corpus shows its digest
+    about = "".join(f", {key} {' '.join(visible(str(values[key]), 100).split())}" for key in ABOUT if key in run)
     return Loaded(model=model, config=config, words=f"{folder}{about}")
 
 
 def _check_tokenizer(folder: Path, base: str) -> None:
-    """Raise WeightsError if the tokenizer beside an adapter differs from the base's, which texts are encoded with."""
+    """Raise WeightsError if an adapter folder has another tokenizer than its base, whose tokenizer is used."""
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         theirs, ours = Tokenizer.load(folder), Tokenizer.load(model_folder(base))
         if theirs.backend.to_str() != ours.backend.to_str():
-            raise WeightsError(f"{folder}: the tokenizer beside the adapter is another one than that of `{base}`")
+            raise WeightsError(f"{folder}: has another tokenizer than the base model `{base}`")
 
 
 def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
     """Sort the outputs of a model's head, in place, into the order of the class `names`; return the model.
 
-    A folder that only numbers its classes is taken to have that order. Raises WeightsError if its names are others.
+    Numbered classes are assumed to have that order. Raises WeightsError for other names.
     """
     class_names = [_plain(name) for name in model.class_names]
     if not class_names or model.head is None or class_names == [_plain(name) for name in names]:
@@ -114,7 +114,7 @@ def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
     if sorted(class_names) != sorted(map(_plain, names)):
         raise WeightsError(
             f"The classes of the model are {shown(list(model.class_names))}, but those of the task are {shown(list(names))}; "
-            "give its config.json an `id2label` of these names"
+            "set `id2label` in config.json to these names"
         )
     model.head.weight.data = model.head.weight[[class_names.index(_plain(name)) for name in names]]
     model.class_names = tuple(names)
@@ -126,7 +126,7 @@ def _plain(name: str) -> str:
 
 
 def _with_attention(model: GPT2, config: RunConfig) -> GPT2:
-    """The same weights with the attention of a run."""
+    """Return a model with the same weights and the attention of a run."""
     made = without_weights(model.config, attention=config.attention_config)
     made.head, made.class_names = model.head, model.class_names
     made.load_state_dict(model.state_dict(), assign=True)

@@ -1,7 +1,7 @@
-"""Byte-level BPE, read from a Hugging Face folder by the `tokenizers` library (importing transformers takes 4 s).
+"""Byte-level BPE, read from a Hugging Face folder with the `tokenizers` library (importing transformers takes 4 s).
 
-Tokens are those that transformers reads from the folder, or the folder is refused: several files may configure the tokenizer, and
-transformers reads some of them for one tokenizer class and others for another.
+A folder has the same tokens as in transformers, or is rejected: several files may configure a tokenizer, and transformers reads
+different ones for different tokenizer classes.
 """
 
 import functools
@@ -19,23 +19,26 @@ from gpt2core.foreign import check_values, is_there, read_json
 from gpt2core.model_config import read_config, special_ids
 
 EOS = "<|endoftext|>"
-MOST = 2**24  # token numbers: more than any vocabulary has
+MAX_VOCABULARY = 2**24
 
-#: The classes of transformers that read a folder of GPT-2's tokens as this module does.
+#: Tokenizer classes of transformers that read a folder as this module does.
 CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 FAST = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
-#: What tokenizer.json must say, where it says anything: whatever else it may say makes other tokens, for some of the classes.
-_MODEL = {
-    "type": ("BPE",),
-    "dropout": (None,),
-    "continuing_subword_prefix": (None, ""),
-    "end_of_word_suffix": (None, ""),
-    "byte_fallback": (False,),
-    "ignore_merges": (False,),
+#: Supported values in tokenizer.json; other values make other tokens in some of the classes.
+_PARTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "model": {
+        "type": ("BPE",),
+        "dropout": (None,),
+        "continuing_subword_prefix": (None, ""),
+        "end_of_word_suffix": (None, ""),
+        "byte_fallback": (False,),
+        "ignore_merges": (False,),
+    },
+    "pre_tokenizer": {"type": ("ByteLevel",), "add_prefix_space": (False,), "use_regex": (True,)},
+    "decoder": {"type": ("ByteLevel",)},
 }
-_CUTTING = {"type": ("ByteLevel",), "add_prefix_space": (False,), "use_regex": (True,)}
-#: The same of tokenizer_config.json.
+#: Supported values in tokenizer_config.json.
 _SETTINGS = {
     "tokenizer_class": (None, *CLASSES, *FAST),
     "auto_map": (None,),
@@ -43,37 +46,36 @@ _SETTINGS = {
     "split_special_tokens": (None, False),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": (None, False),
 }
-#: Keys that name a special token, in the order in which transformers adds those that are new.
+#: Keys that name a special token, in the order in which transformers adds new ones.
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def _letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level token stands for; printable bytes stand for themselves, as in GPT-2."""
+def _bytes_by_letter() -> dict[str, int]:
+    """Return the byte of each letter of a byte-level token. As in GPT-2, printable bytes are their own letters."""
     printed = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-_BYTES = _letters()
+_BYTES = _bytes_by_letter()
 
 
 class Tokenizer:
-    """Encodes and decodes texts. `eos` ends a text, each of `stops` ends a generated one, `pad` pads a batch."""
+    """Encodes and decodes texts. `eos` ends a text, `stops` end a generated text, `pad` pads a batch."""
 
     def __init__(
         self, backend: tokenizers.Tokenizer, end: str = EOS, stops: Sequence[int] = (), pad: str | None = None
     ) -> None:
         eos = backend.token_to_id(end)
         if eos is None:
-            raise WeightsError(f"The tokenizer has no {end} token, which ends every text of a GPT-2")
+            raise WeightsError(f"The tokenizer has no {end} token, which ends each text of GPT-2")
         self.backend = backend
         added = backend.get_added_tokens_decoder()
         ends = [eos] if eos in stops else [stop for stop in stops if stop in added and added[stop].special]
-        self.eos: int = [*ends, eos][
-            0
-        ]  # an ordinary token, such as a full stop, may end a text, but ends none that is learnt
+        # An ordinary token, such as a full stop, may stop generation, but does not end training texts.
+        self.eos: int = [*ends, eos][0]
         self.stops: tuple[int, ...] = tuple(dict.fromkeys([*stops, self.eos]))
         padding = None if pad is None else backend.token_to_id(pad)
         self.pad: int = eos if padding is None else padding
@@ -81,9 +83,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read a folder's tokenizer as transformers does, and the stop tokens from its model's configuration.
+        """Read the tokenizer of a folder as transformers does, and the stop tokens from the model's configuration.
 
-        Raises WeightsError if files are damaged, need an unsupported feature, or name tokens that the model lacks.
+        Raises WeightsError if a file is damaged, needs an unsupported feature, or names tokens that the model lacks.
         """
         settings = _settings(folder)
         backend = _from_files(folder, settings)
@@ -94,8 +96,8 @@ class Tokenizer:
         largest = max(backend.get_vocab(with_added_tokens=True).values())
         if largest >= size:
             raise WeightsError(
-                f"{folder}: the tokenizer has tokens up to number {largest}, but the model has {size} (`vocab_size`); "
-                "resize the model's embeddings, or take the tokenizer that it was trained with"
+                f"{folder}: the tokenizer has token numbers up to {largest}, but the `vocab_size` of the model is {size}; "
+                "resize the embeddings, or use the tokenizer that the model was trained with"
             )
         stops = [number for number in special_ids(folder)["eos_token_id"] if number < size]
         return cls(backend, end, stops, pad)
@@ -111,7 +113,7 @@ class Tokenizer:
 
     @functools.cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of each token's text; empty for special tokens."""
+        """The bytes of each token, empty for special tokens."""
         added = self.backend.get_added_tokens_decoder()
         plain = {number: b"" if token.special else token.content.encode() for number, token in added.items()}
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
@@ -122,18 +124,18 @@ class Tokenizer:
 
     @functools.cached_property
     def characters(self) -> np.ndarray:
-        """How many UTF-8 characters start in each token (V,), so that those of a text are the sum over its tokens."""
+        """The number of UTF-8 characters that start in each token (V,); summed over its tokens, those of a text."""
         return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces])
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json into `folder`."""
+        """Write tokenizer.json to `folder`."""
         self.backend.save(str(folder / "tokenizer.json"))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Special and added tokens of tokenizer_config.json and the older files beside it.
+    """Return the special and added tokens in tokenizer_config.json and older files.
 
-    `added` are tokens with their numbers, (number, token); `special` those whose numbers follow from their order.
+    `added` are (number, token); `special` are tokens whose numbers follow from their order.
     """
     path = folder / "tokenizer_config.json"
     values = read_json(path) if is_there(path) else {}
@@ -149,7 +151,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         "is_whole_list": declared is not None and values.get("tokenizer_class") not in FAST,
         "has_default": values.get("tokenizer_class") not in FAST
         and not {"bos_token", "eos_token", "unk_token"} <= values.keys(),
-        "added": sorted(added, key=lambda one: one[0]),
+        "added": sorted(added, key=lambda item: item[0]),
         "special": [token for _, token in names],
         **{key: next((t.content for k, t in names if k == key), None) for key in ("eos_token", "pad_token")},
     }
@@ -158,13 +160,13 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _with_older_files(
     folder: Path, path: Path, values: dict[str, Any]
 ) -> tuple[dict[str, Any], list[tuple[int, tokenizers.AddedToken]]]:
-    """The settings with those of special_tokens_map.json and added_tokens.json; raise WeightsError."""
+    """Add the settings of special_tokens_map.json and added_tokens.json; raise WeightsError."""
     names, numbers = folder / "special_tokens_map.json", folder / "added_tokens.json"
     later = read_json(names) if is_there(names) else {}
     for key in _EXTRA:
         if values.get(key) and later.get(key, values[key]) != values[key]:
-            raise WeightsError(f"{names}: `{key}` is another list than in {path.name}")
-    # transformers looks through this list of older versions before it has read it.
+            raise WeightsError(f"{names}: `{key}` differs from the list in {path.name}")
+    # transformers does not see this list at this point.
     unseen = {} if values.get(_EXTRA[0]) else {_EXTRA[0]: None}
     special = {token.content for _, token in _special(names, values | later | unseen)}
     added = [
@@ -182,21 +184,19 @@ def _items(path: Path, key: str, values: object) -> Iterator[tuple[int, Any]]:
 
 
 def _number(path: Path, number: object) -> int:
-    """A token's number, which JSON may hold as a string; raise WeightsError."""
+    """Return the number of a token, which may be a string in JSON; raise WeightsError."""
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 9:
         number = int(number)
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST:
-        raise WeightsError(f"{path}: the number of a token is {shown(number)}, but must be one of 0 to {MOST - 1}")
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MAX_VOCABULARY:
+        raise WeightsError(f"{path}: the number of a token is {shown(number)}, but must be 0 to {MAX_VOCABULARY - 1}")
     return number
 
 
 def _token(path: Path, value: object) -> tokenizers.AddedToken:
-    """A declared token, given by its text alone or with its flags; raise WeightsError."""
+    """Return a declared token, given by its text or with flags; raise WeightsError."""
     fields = {"content": value, "special": True} if isinstance(value, str) else value
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str) or not fields["content"]:
-        raise WeightsError(
-            f"{path}: an added token is {shown(value)}, but must be a text, or an object with a `content`"
-        )
+        raise WeightsError(f"{path}: an added token is {shown(value)}, but must be a text or an object with `content`")
     flags = {key: fields[key] for key in _FLAGS if fields.get(key) is not None}
     if not all(isinstance(flag, bool) for flag in flags.values()):
         raise WeightsError(f"{path}: the flags of the token {shown(fields['content'])} must be true or false")
@@ -204,15 +204,13 @@ def _token(path: Path, value: object) -> tokenizers.AddedToken:
 
 
 def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, tokenizers.AddedToken]]:
-    """The named special tokens, with the keys that name them."""
-    extra = [
-        key for key, value in values.items() if key.endswith("_token") and key not in _NAMED and isinstance(value, str)
-    ]
-    for key in (*_NAMED, *extra):
+    """Yield the named special tokens with the keys that name them."""
+    texts = [key for key, value in values.items() if key.endswith("_token") and isinstance(value, str)]
+    for key in (*_NAMED, *(key for key in texts if key not in _NAMED)):
         if values.get(key) is not None:
             yield key, _named(path, values[key])
     if values.get(_EXTRA[0]) and values.get(_EXTRA[1]) and values[_EXTRA[0]] != values[_EXTRA[1]]:
-        raise WeightsError(f"{path}: `{_EXTRA[0]}` and `{_EXTRA[1]}` are two names of one list, but differ")
+        raise WeightsError(f"{path}: `{_EXTRA[0]}` and `{_EXTRA[1]}` are the same list, but differ")
     for key in _EXTRA:
         listed = values.get(key) or []
         if not isinstance(listed, list | dict):
@@ -222,7 +220,7 @@ def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, token
 
 
 def _named(path: Path, value: object) -> tokenizers.AddedToken:
-    """A token that is special because it is named, whatever its flags say."""
+    """Return a token that is special because it is named, whatever its flags."""
     token = _token(path, value)
     token.special = True
     return token
@@ -232,9 +230,9 @@ def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeniz
     """Read tokenizer.json, or vocab.json and merges.txt, and the tokens of the other files; raise WeightsError."""
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not is_there(whole) and not (is_there(vocab) and is_there(merges)):
-        raise WeightsError(f"{folder}: there is no tokenizer.json, nor vocab.json with merges.txt")
+        raise WeightsError(f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt")
     if not is_there(whole) and settings["class"] in FAST:
-        raise WeightsError(f"{folder}: a tokenizer of the class {settings['class']} needs a tokenizer.json")
+        raise WeightsError(f"{folder}: the tokenizer class {settings['class']} needs a tokenizer.json")
     try:
         backend = _from_whole(whole) if is_there(whole) else _from_parts(vocab, merges)
         _add(folder, backend, settings)
@@ -244,61 +242,56 @@ def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeniz
         raise WeightsError(f"{folder}: the tokenizer files are malformed ({first_line(error)})") from None
     vocabulary = backend.get_vocab(with_added_tokens=True)
     if not {EOS, settings["eos_token"]} & vocabulary.keys():
-        raise WeightsError(f"{folder}: the tokenizer has no {EOS} token, which ends every text of a GPT-2")
+        raise WeightsError(f"{folder}: the tokenizer has no {EOS} token, which ends each text of GPT-2")
     kinds = [type(part).__name__ for part in (backend.model, backend.pre_tokenizer, backend.decoder)]
     if kinds != ["BPE", "ByteLevel", "ByteLevel"]:
-        raise WeightsError(
-            f"{folder}: the tokenizer must be a byte-level BPE, as GPT-2's, but is made of {', '.join(kinds)}"
-        )
-    if max(vocabulary.values()) >= MOST:
-        raise WeightsError(
-            f"{folder}: the tokenizer has a token of number {max(vocabulary.values())}, beyond {MOST - 1}"
-        )
+        raise WeightsError(f"{folder}: the tokenizer must be a byte-level BPE like GPT-2's, but has {', '.join(kinds)}")
+    if (largest := max(vocabulary.values())) >= MAX_VOCABULARY:
+        raise WeightsError(f"{folder}: the tokenizer has the token number {largest}, above {MAX_VOCABULARY - 1}")
     if missing := sorted(set(_BYTES) - vocabulary.keys()):
         raise WeightsError(
-            f"{folder}: the tokenizer has no token for {len(missing)} of 256 bytes, such as {missing[0]!r}, and would "
-            "drop them from a text"
+            f"{folder}: the tokenizer would drop {len(missing)} of 256 bytes, which have no token, such as {missing[0]!r}"
         )
     return backend
 
 
 def _from_whole(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of tokenizer.json without padding, truncation and templates, which `encode` does not use."""
+    """Return the tokenizer of tokenizer.json without padding, truncation and templates, which `encode` does not use."""
     values = read_json(path)
-    parts = {
-        key: values[key] if isinstance(values.get(key), dict) else {} for key in ("model", "pre_tokenizer", "decoder")
-    }
     check_values(path, values, {"normalizer": (None,)})
-    check_values(path, parts["model"], _MODEL, "model.")
-    check_values(path, parts["pre_tokenizer"], _CUTTING, "pre_tokenizer.")
-    check_values(path, parts["decoder"], {"type": ("ByteLevel",)}, "decoder.")
+    for key, rules in _PARTS.items():
+        check_values(path, values[key] if isinstance(values.get(key), dict) else {}, rules, f"{key}.")
     plain = values | {"padding": None, "truncation": None, "post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
     for token in values.get("added_tokens") or []:
-        _numbered(path, backend, _number(path, token["id"]), token["content"])
+        _check_number(path, backend, _number(path, token["id"]), token["content"])
     return backend
 
 
 def _from_parts(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
-    read_json(vocab)  # the library has no bounds
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
+    read_json(vocab)  # checks the size of the file, unlike the library
+    return _byte_level(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
+
+
+def _byte_level(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
 
 
 def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Add the tokens that the files beside the vocabulary declare; raise WeightsError if two files contradict each other."""
+    """Add the tokens that files other than the vocabulary declare; raise WeightsError if files contradict each other."""
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     for number, token in settings["added"]:
         other = known.setdefault(token.content, token)
         if other is token:
             backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
         _check_alike(folder, token, other)
-        _numbered(folder, backend, number, token.content)
+        _check_number(folder, backend, number, token.content)
     if settings["is_whole_list"] and (lost := known.keys() - {token.content for _, token in settings["added"]}):
         raise WeightsError(
-            f"{folder}: tokenizer.json adds {shown(min(lost))}, but `added_tokens_decoder` of tokenizer_config.json does not"
+            f"{folder}: tokenizer.json adds {shown(min(lost))}, but not `added_tokens_decoder` in tokenizer_config.json"
         )
     has_default = backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")
     default = [tokenizers.AddedToken(EOS, special=True)] if settings["has_default"] and has_default else []
@@ -309,29 +302,30 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         if other is token:
             backend.add_special_tokens([token])
         elif not other.special:
-            raise WeightsError(f"{folder}: the token {shown(token.content)} is named as special, but declared as none")
+            raise WeightsError(
+                f"{folder}: the token {shown(token.content)} is named as special, but declared as not special"
+            )
 
 
-def _check_alike(folder: Path, one: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
-    """Raise WeightsError if a token is declared in two ways. Without a normaliser, `normalized` has no meaning."""
-    if any(getattr(one, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
-        raise WeightsError(f"{folder}: the files of the tokenizer declare {shown(one.content)} in two ways")
+def _check_alike(folder: Path, token: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
+    """Raise WeightsError if flags of a token differ. Without a normaliser, `normalized` has no effect."""
+    if any(getattr(token, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
+        raise WeightsError(
+            f"{folder}: the tokenizer files contradict each other about the token {shown(token.content)}"
+        )
 
 
-def _numbered(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:
-    token = backend.token_to_id(text)
-    if token != number:
-        raise WeightsError(f"{path}: the token {shown(text)} is declared as number {number}, but comes to be {token}")
+def _check_number(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:
+    actual = backend.token_to_id(text)
+    if actual != number:
+        raise WeightsError(f"{path}: the token {shown(text)} is declared as number {number}, but gets number {actual}")
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE (Sennrich et al. 2016) of `vocab_size` entries; EOS is the last, as in GPT-2."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    )
+    """Train a byte-level BPE (Sennrich et al. 2016) with `vocab_size` tokens; as in GPT-2, EOS is the last."""
+    backend = _byte_level(tokenizers.models.BPE())
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet)
     backend.train_from_iterator(texts, trainer)
     backend.add_special_tokens([EOS])
     return Tokenizer(backend)

@@ -1,10 +1,10 @@
-"""Reading and writing Hugging Face GPT-2 folders: config.json, model.safetensors (or its shards), tokenizer files."""
+"""Read and write Hugging Face GPT-2 folders: config.json, model.safetensors or its shards, tokenizer files."""
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -29,33 +29,26 @@ from gpt2core.tokenizer import Tokenizer
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("gpt2-nano",)  # models that ship with the project
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
 )
 HUB_FILES = ("config.json", GENERATION, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
-#: Tensors that older versions of transformers wrote: of the causal mask, which is computed.
+#: Tensors of the causal mask, which old versions of transformers wrote.
 _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-#: Files of weights that `save_model` does not write: beside its own they are those of another model.
+#: Weight files that `save_model` does not write, so they belong to another model.
 _STALE = (
-    "*.safetensors.index.json",
-    "model-*-of-*.safetensors",
-    "pytorch_model*.bin*",
-    "adapter_config.json",
-    "adapter_model.*",
+    *("*.safetensors.index.json", "model-*-of-*.safetensors", "pytorch_model*.bin*"),
+    *("adapter_config.json", "adapter_model.*"),
 )
 
-# Our name of a block's part -> Hugging Face's. Its Conv1D keeps weights as (in, out), ours are (out, in).
+#: Our name of a part of a block -> that of Hugging Face, whose Conv1D stores weights as (in, out); ours are (out, in).
 _PARTS = {
-    "ln_1": "ln_1",
-    "ln_2": "ln_2",
     "attention.dense": "attn.c_proj",
     "mlp_in": "mlp.c_fc",
     "mlp_out": "mlp.c_proj",
+    "ln_1": "ln_1",
+    "ln_2": "ln_2",
 }
 _digests: WeakKeyDictionary[GPT2, str] = WeakKeyDictionary()
 
@@ -64,9 +57,9 @@ _QKV = ("attention.query", "attention.key", "attention.value")  # joined in this
 
 
 def model_folder(name: str) -> Path:
-    """Return the local folder of a model: one that ships with the project, a path, or a download from the Hugging Face hub.
+    """Return the local folder of a model: embedded in the project, a path, an address, or downloaded from the Hugging Face hub.
 
-    Raises HubError if the hub cannot be reached, WeightsError if there is no such folder or repository.
+    Raises HubError if the hub is unreachable, WeightsError for an unknown model.
     """
     if name in EMBEDDED:
         return _embedded(name)
@@ -74,7 +67,7 @@ def model_folder(name: str) -> Path:
         path = local(name)
         fetch(path)
         is_folder = path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, of a user that there is not, ...
+    except (OSError, ValueError, RuntimeError) as error:  # for example a name that is too long, or an unknown user
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WeightsError(f"There is no model {shown(name)}: {reason}") from None
     if is_folder:
@@ -84,73 +77,73 @@ def model_folder(name: str) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
     raise WeightsError(
-        f"There is no model `{name}`: it is no folder and no known name ({nearest(name, MODELS)}); "
-        "a model of the hub is written owner/name"
+        f"There is no model `{name}`: it is neither a folder nor a known name ({nearest(name, MODELS)}); the form of hub models "
+        "is owner/name"
     )
 
 
 def _embedded(name: str) -> Path:
-    """The folder of a model that ships with the project. A job's upload leaves its weights out; an installation has them."""
-    here = ASSETS / name
-    if (here / "model.safetensors").is_file():
-        return here
+    """Return the folder of an embedded model. The upload of a Ray job lacks its weights, but the installed project has them."""
+    folder = ASSETS / name
+    if (folder / "model.safetensors").is_file():
+        return folder
     with suppress(PackageNotFoundError, DataError):
         installed = distribution("gpt2-search")
         origin = str(json_object((installed.read_text("direct_url.json") or "{}").encode(), 2**16).get("url", ""))
-        roots = [Path(str(installed.locate_file(""))), local(origin)]
-        for root in roots:
+        for root in (Path(str(installed.locate_file(""))), local(origin)):
             if (root / "gpt2core" / "assets" / name / "model.safetensors").is_file():
                 return root / "gpt2core" / "assets" / name
-    return here
+    return folder
 
 
 def hub_name(name: str) -> str:
-    """Return the name that transformers has for a model: a repository of the hub, or a local folder."""
+    """Return the name of a model in transformers: a repository of the hub, or a local folder."""
     if is_address(name) or Path(name).expanduser().is_dir() or name in EMBEDDED:
         return str(model_folder(name))
     return f"openai-community/{name}" if name in MODELS else name
 
 
 def _download(repository: str) -> Path:
-    offline = "to run offline, give --model a folder, or the embedded gpt2-nano"
+    offline = "to run offline, set --model to a folder or to the embedded gpt2-nano"
     return download(repository, [*HUB_FILES, *TOKENIZER_FILES], offline)
 
 
 def shape_of(name: str) -> ModelConfig:
-    """Return a model's shape without its weights; the named models need neither files nor a network."""
+    """Return the shape of a model without loading weights; named models need neither files nor a network."""
     return MODELS[name] if name in MODELS else read_config(model_folder(name))
 
 
 def load_model(name: str, *, with_head: bool = False) -> GPT2:
-    """Load a GPT-2 by name or folder in float32 on the CPU; raise WeightsError or HubError.
+    """Load a GPT-2 by name or folder, in float32 on the CPU; raise WeightsError or HubError.
 
-    `with_head`: with the classification head of a GPT2ForSequenceClassification, if there is one.
+    `with_head`: also load the classification head of a GPT2ForSequenceClassification, if it has one.
     """
     folder = model_folder(name)
     config = read_config(folder)
     tensors = _read_tensors(folder)
     blocks = {int(key.split(".")[1]) for key in tensors if re.match(r"h\.\d{1,9}\.", key)}
-    if len(blocks) != config.n_layer:  # before a model is built of what may be no number of blocks at all
+    if len(blocks) != config.n_layer:  # checked first, since building a model with a wrong number may take forever
         raise WeightsError(
-            f"{folder}: config.json says {config.n_layer} blocks (`n_layer`), but the weights are of {len(blocks)}"
+            f"{folder}: `n_layer` in config.json is {config.n_layer}, but the weights have {len(blocks)} blocks"
         )
     model = without_weights(config)
     head = tensors.get(THEIR_HEAD)
     if with_head and head is not None:
         if head.ndim != 2:
             raise WeightsError(
-                f"{folder}: the tensor `{THEIR_HEAD}` has shape {tuple(head.shape)}, but must be of classes"
+                f"{folder}: the tensor `{THEIR_HEAD}` has shape {tuple(head.shape)}, but must have 2 dimensions"
             )
         model.head = nn.Linear(config.n_embd, len(head), bias=False, device="meta")
         model.class_names = tuple(class_names(folder, len(head)))
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    _check_names(tensors, expected, folder)
+    if unknown := sorted(tensors.keys() - {their_name(key)[0] for key in expected} - {THEIR_HEAD}):
+        raise WeightsError(f"{folder}: the tensor `{unknown[0]}` does not belong to the model in config.json")
     model.load_state_dict(_from_hugging_face(tensors, expected, folder), assign=True)
     return model.train(False)
 
 
 def digest(model: GPT2) -> str:
-    """SHA-256 of a model: its shape, and the names and values of its tensors."""
+    """Return the SHA-256 of a model: its shape, and the names and values of its tensors."""
     sha = hashlib.sha256(json.dumps(model.config.model_dump(), sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         sha.update(name.encode())
@@ -159,54 +152,46 @@ def digest(model: GPT2) -> str:
 
 
 def fixed_digest(base: GPT2) -> str:
-    """The digest of a model that is never changed, computed once."""
+    """Return the digest of a model that never changes, computed once."""
     if base not in _digests:
         _digests[base] = digest(base)
     return _digests[base]
 
 
 def origin(base: GPT2) -> str:
-    """What identifies a model that runs start from: its first stage if it has one, else its digest.
+    """Return the identity of a model that runs start from: the digest of its first stage, or of its weights.
 
-    A first stage that is trained again elsewhere counts as the same, though its weights differ in their last digits.
+    So a first stage that is trained again elsewhere counts as the same, though its weights differ in their last digits.
     """
     return base.origin or fixed_digest(base)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """A folder's tensors by their names in transformers' GPT2Model, and the classification head; raise WeightsError."""
+    """Return the tensors of a folder by their names in transformers' GPT2Model, and the head; raise WeightsError."""
     tensors: dict[str, Tensor] = {}
     for path in _shards(folder):
         for key, tensor in read_tensors(path).items():
             if tensors.setdefault(key.removeprefix("transformer."), tensor) is not tensor:
-                raise WeightsError(f"{path}: the tensor `{key}` is there twice")
+                raise WeightsError(f"{path}: the tensor `{key}` occurs twice")
     tied = tensors.pop("lm_head.weight", None)
     if tied is not None and not torch.equal(tensors.setdefault("wte.weight", tied), tied):
         raise WeightsError(
-            f"{folder}: `lm_head.weight` differs from `wte.weight`, but this model has one matrix for both "
-            "(`tie_word_embeddings`)"
+            f"{folder}: `lm_head.weight` differs from `wte.weight`, but this model ties them (`tie_word_embeddings`)"
         )
     return {key: tensor for key, tensor in tensors.items() if not _MASKS.fullmatch(key)}
 
 
-def _check_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], folder: Path) -> None:
-    """Raise WeightsError for a tensor that the model lacks: ignoring it would give another model."""
-    known = {their_name(key)[0] for key in expected} | {THEIR_HEAD}
-    if left := sorted(tensors.keys() - known):
-        raise WeightsError(f"{folder}: the tensor `{left[0]}` has no place in the model that config.json describes")
-
-
 def _shards(folder: Path) -> Iterable[Path]:
-    """The weight files of a folder: a single one, else those of an index, as in transformers."""
+    """Return the weight files of a folder: model.safetensors, or the shards of an index, as in transformers."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if is_there(whole) or not is_there(index):
         return [whole]
-    placed = read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-        raise WeightsError(f"{index}: is no index of shards (`weight_map` must name a file for each tensor)")
-    names = sorted(set(placed.values()))
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise WeightsError(f"{index}: `weight_map` must name a file for each tensor")
+    names = sorted(set(weight_map.values()))
     if any(Path(name).name != name or not name.endswith(".safetensors") or "\0" in name for name in names):
-        raise WeightsError(f"{index}: a shard's name must not leave the folder, and end with .safetensors")
+        raise WeightsError(f"{index}: the name of a shard must end with .safetensors and stay in the folder")
     return [folder / name for name in names]
 
 
@@ -217,15 +202,14 @@ def _from_hugging_face(
     for key, shape in expected.items():
         name, conv = their_name(key)
         if name not in theirs:
-            raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is partial")
+            raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is incomplete")
         tensor = theirs[name]
         if any(key.startswith(f"blocks.{key.split('.')[1]}.{part}.") for part in _QKV):
             tensor = _third(tensor, key, name, folder)
         tensor = tensor.T.contiguous() if conv and tensor.ndim == 2 else tensor
         if tuple(tensor.shape) != shape:
             raise WeightsError(
-                f"{folder}: the tensor `{name}` has shape {tuple(theirs[name].shape)}, "
-                f"which does not fit config.json: `{key}` must be {shape}"
+                f"{folder}: the tensor `{name}` has shape {tuple(theirs[name].shape)}, but config.json needs {shape} for `{key}`"
             )
         ours[key] = tensor
     return ours
@@ -233,15 +217,15 @@ def _from_hugging_face(
 
 def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
     if not tensor.ndim or tensor.shape[-1] % 3:
-        raise WeightsError(f"{folder}: the tensor `{name}` must hold query, key and value side by side")
+        raise WeightsError(f"{folder}: the tensor `{name}` must be the concatenation of query, key and value")
     which = next(i for i, part in enumerate(_QKV) if part in key)
     return tensor.chunk(3, dim=-1)[which].contiguous()
 
 
 def their_name(key: str) -> tuple[str, bool]:
-    """Return Hugging Face's name of the tensor that holds our key, and whether it is a Conv1D's, stored as (in, out).
+    """Return the Hugging Face tensor that has our key, and whether it belongs to a Conv1D, stored as (in, out).
 
-    Query, key and value have the same name: they are concatenated in that tensor, in this order.
+    Query, key and value have the same name: that tensor concatenates them in this order.
     """
     if not key.startswith("blocks."):
         return (THEIR_HEAD if key == HEAD else key), False
@@ -252,9 +236,9 @@ def their_name(key: str) -> tuple[str, bool]:
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and concatenate a GPT2 state dict (float32, CPU) into the tensors of a Hugging Face GPT2LMHeadModel.
+    """Convert a GPT2 state dict (float32, CPU) into that of a Hugging Face GPT2LMHeadModel.
 
-    With a classification head (K, C), into those of a GPT2ForSequenceClassification.
+    With a classification head (K, C), it becomes that of a GPT2ForSequenceClassification.
     """
     theirs: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -271,21 +255,21 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, class_names: Sequence[str] = ()) -> None:
-    """Write a folder that transformers and `load_model` both load; the weights are written last, atomically.
+    """Write a folder for transformers and `load_model`; the weights are written last, atomically.
 
-    For transformers it is a GPT2LMHeadModel, or with a classification head a GPT2ForSequenceClassification with classes
-    `class_names`. The special tokens are those of the folder `tokenizer_from`; without one, the last token of the vocabulary, as
-    in GPT-2. Weights and tokenizer files of another model are removed from the folder.
+    In transformers it is a GPT2LMHeadModel, or with a classification head a GPT2ForSequenceClassification with classes
+    `class_names`. Special tokens and tokenizer files are those of the folder `tokenizer_from`; without one, the special token is
+    the last of the vocabulary, as in GPT-2. Weights and tokenizer files of another model are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    last = model.config.vocab_size - 1
-    named: dict[str, Any] = {"bos_token_id": last, "eos_token_id": last}
+    eos = model.config.vocab_size - 1
+    named: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
     generation: dict[str, Any] = {}
     if tokenizer_from is not None:
         named, generation = _their_tokens(model, tokenizer_from)
         _copy_tokenizer(tokenizer_from, folder)
     elif model.head is not None:
-        named["pad_token_id"] = last
+        named["pad_token_id"] = eos
     (folder / "config.json").write_text(json.dumps(_their_config(model, class_names) | named, indent=2) + "\n")
     if generation:
         (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
@@ -297,7 +281,7 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, cl
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Replace a folder's tokenizer files by those of another."""
+    """Replace the tokenizer files of a folder by those of another folder."""
     if source.resolve() == folder.resolve():
         return
     for name in (*TOKENIZER_FILES, GENERATION):
@@ -307,7 +291,7 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
-    """The shape and the classes, if any, as in config.json."""
+    """Return the model shape, and its classes if it has any, in the form of config.json."""
     count = model.head.out_features if model.head is not None else 0
     labels = names or [f"LABEL_{number}" for number in range(count)]
     classes = {
@@ -326,16 +310,14 @@ def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _their_tokens(model: GPT2, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The special tokens of config.json and generation_config.json: the base's, if it has them.
+    """Return the special tokens of config.json and generation_config.json of the base, with the EOS used in training.
 
-    The one that transformers uses also names the EOS that texts were trained with. A head needs a padding token, since it reads
-    the last other token: if the base has none, it is EOS, as is usual for GPT-2.
+    A head reads the last token before padding, so it needs a padding token: by default EOS, as usual for GPT-2.
     """
     tokenizer, config = Tokenizer.load(base), read_json(base / "config.json")
     generation = read_json(base / GENERATION) if is_there(base / GENERATION) else {}
-    named: dict[str, Any] = {
-        key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config
-    }
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    named: dict[str, Any] = {key: config[key] for key in keys if key in config}
     deciding = generation or named
     ends = deciding.get("eos_token_id")
     if tokenizer.eos not in (ends if isinstance(ends, list) else [ends]):

@@ -302,7 +302,7 @@ def test_what_a_folder_says_of_decoding_is_named_as_not_used(tmp_path: Path) -> 
     assert unused_decoding(tmp_path) == "", "special tokens, and what chooses no text"
     edit("generation_config.json", repetition_penalty=1.3, top_p=0.9, min_length=None)(tmp_path)
     said = unused_decoding(tmp_path)
-    assert "generation_config.json: not used: `repetition_penalty`, `top_p`; a run's own settings decide" in said
+    assert "generation_config.json: ignored: `repetition_penalty`, `top_p`; the settings of the run decide" in said
 
 
 # --- tokens

@@ -108,7 +108,7 @@ def test_no_home_is_one_line_that_names_the_variable(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("GPT2_SEARCH_CACHE")
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"cannot be written to .*; set GPT2_SEARCH_CACHE, or HOME"):
+    with pytest.raises(ConfigError, match=r"cannot be written .*; set GPT2_SEARCH_CACHE or HOME"):
         files.cache_folder("tokens")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])

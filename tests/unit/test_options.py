@@ -65,7 +65,7 @@ def test_an_unreachable_hub_says_how_to_run_offline(tmp_path: Path, capsys: pyte
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "openai-community/gpt2" in error
-    assert "to run offline, give --model a folder, or the embedded gpt2-nano" in error
+    assert "to run offline, set --model to a folder or to the embedded gpt2-nano" in error
 
 
 def test_a_key_that_is_set_is_searched_no_more() -> None:

@@ -184,7 +184,7 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
     ("damage", "error", "message"),
     [
         (_text(RUN, "{"), CheckpointError, "run.json: is not JSON"),
-        (_text(RUN, "{}"), CheckpointError, "run.json: must hold a `config`, the values of a run"),
+        (_text(RUN, "{}"), CheckpointError, "run.json: must have a `config`, the values of a run"),
         (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
         (_text("config.json", "{"), WeightsError, "config.json: is not JSON"),
         (_text("model.safetensors", ""), WeightsError, "model.safetensors: is truncated"),

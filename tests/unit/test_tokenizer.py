@@ -38,7 +38,7 @@ def test_a_trained_vocabulary_has_the_size_asked_for_and_eos_last(size: int) -> 
 
 
 def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"there is no tokenizer.json, nor vocab.json with merges.txt"):
+    with pytest.raises(WeightsError, match=r"has neither tokenizer.json nor vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match=f"{tmp_path.name}/tokenizer.json: is not JSON"):
