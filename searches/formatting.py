@@ -1,4 +1,4 @@
-"""Short texts that the screen, the answer and the report share."""
+"""Numbers, values and names as text, for screen, answer and report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,42 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def point_text(point: Mapping[str, Any]) -> str:
-    """Return a point of the search space, such as `rank 8, lr 0.001`."""
-    return ", ".join(f"{key} {value_text(value)}" for key, value in point.items())
+def words(name: str) -> str:
+    """Return the name of a metric or key in words."""
+    return name.replace("_", " ")
 
 
 def value_text(value: Any) -> str:
-    """Return a value as tables show it."""
+    """Return the value of a key, floats with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Return a key with its value, such as `batch size 8`."""
-    return f"{key.replace('_', ' ')} {value_text(value)}"
+    """Return a key with its value, such as `rank 8`."""
+    return f"{words(key)} {value_text(value)}"
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """Return a point of the search space in one line."""
+    return ", ".join(f"{key} {value_text(value)}" for key, value in point.items())
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return the value of a metric with so many decimals; an empty string for None."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def with_interval(value: float, low: float | None, high: float | None, digits: int, sign: str = "") -> str:
+    """Return a value with its interval, if it has one; `sign` is "+" for differences."""
+    ends = "" if low is None or high is None else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return f"{value:{sign}.{digits}f}{ends}"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value with three decimals, but never 0."""
+    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, such as 95% or 98.3%."""
+    return f"{100 * share:.3g}%"

@@ -1,4 +1,4 @@
-"""The way from a search script to its results; every script calls `main`."""
+"""Run a search from its script to its results; every script calls `main`."""
 
 import os
 import sys
@@ -20,27 +20,29 @@ from searches.showing.screen import show_plan
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
-    """Run a search from the command line and exit: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input,
-    130 interrupted."""
+    """Run a search from the command line and exit.
+
+    Status: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input, 130 interrupted.
+    """
     again = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
     run_or_explain(lambda: run(parse(search, argv)), again)
 
 
 def run(options: Options, *, keep_ray: bool = False) -> int:
-    """Run or plan a search; return the exit status. With `keep_ray`, Ray is left to the next search of this process."""
+    """Run or plan a search; return the exit status. `keep_ray` keeps Ray for the next search of this process."""
     for line in settle():
         console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     return print_plan(options) if options.plan_only else run_search(options, keep_ray=keep_ray)
 
 
 def print_plan(options: Options) -> int:
-    """Print what would run, and what it would take on this machine; start nothing."""
+    """Print what would run and what it would take on this machine; start nothing."""
     from searches.pairs import jobs  # PyTorch takes seconds to import
     from searches.planning.checking import check
     from searches.planning.measure import forecast_locally
 
     folder = options.results_folder
-    with suppress(HubError):  # what is there, and cannot be reached now
+    with suppress(HubError):  # model or data may exist, but be unreachable now
         check(options.plan, without_pairs=any(jobs(options.plan, folder)))
     show_plan(options.plan, resources(options), str(folder), console())
     show_prediction(forecast_locally(options, folder), console())
@@ -48,7 +50,7 @@ def print_plan(options: Options) -> int:
 
 
 def run_search(options: Options, *, keep_ray: bool = False) -> int:
-    """Begin a search or go on with it: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
+    """Start or resume a search: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
     import ray  # with Optuna and MLflow it takes seconds to import
 
     from searches.driver.connect import connect, open_search
@@ -66,7 +68,7 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
         raise
     finally:
         summary = finalise(run, status)
-        if status == "FAILED" and not keep_ray:  # else it ends later, and so that the last line says what went wrong
+        if status == "FAILED" and not keep_ray:  # before the error is printed, so that it is the last line
             ray.shutdown()
     code = finish(run, summary)
     if not keep_ray:
@@ -75,12 +77,12 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
 
 
 def console() -> Console:
-    """The screen, or a wide page where nobody looks on."""
+    """Return the terminal, or a wide console if the output is not a terminal."""
     return plain_console(200)
 
 
 def resources(options: Options) -> str:
-    """What `--plan` can say about resources without starting anything."""
+    """Describe how many trials would run at once, without starting anything."""
     from gpt2core.speed import gpu_count  # PyTorch takes seconds to import
     from searches.running.resources import local_spec
 

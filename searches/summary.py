@@ -1,6 +1,6 @@
 """What a search has found, as summary.json holds it: screen, report, study and promotion read these values, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field, model_validator
@@ -307,17 +307,27 @@ class Summary(_Part):
         return upgrade(values) if isinstance(values, dict) else values
 
     @property
+    def best_id(self) -> str | None:
+        """Id of the best trial."""
+        return self.best.id if self.best else None
+
+    @property
+    def reference_id(self) -> str | None:
+        """Id of the reference trial."""
+        return self.reference.id if self.reference else None
+
+    @property
     def searched(self) -> list[TrialRow]:
-        """The trials without those that repeat one on a fresh seed."""
+        """The trials without replicates."""
         return [row for row in self.trials if row.of is None]
 
-    def ranked(self) -> list[TrialRow]:
-        """The same, best first; those without a score last."""
-        sign = self.direction.sign
-        return sorted(self.searched, key=lambda row: (row.score is None, -sign * (row.score or 0.0), row.id))
+    def ranked(self, rows: Sequence[TrialRow] | None = None) -> list[TrialRow]:
+        """Return rows, by default those of `searched`, best first; those without a score last."""
+        sign, rows = self.direction.sign, self.searched if rows is None else rows
+        return sorted(rows, key=lambda row: (row.score is None, -sign * (row.score or 0.0), row.id))
 
     def digits(self, metric: str, otherwise: int = 2) -> int:
-        """Digits behind the point of a metric's values."""
+        """Return the decimals with which a metric is shown."""
         if metric in self.metrics:
             return self.metrics[metric].digits
         return 0 if metric.endswith("parameters") else otherwise

@@ -1,1 +1,1 @@
-"""The driver of a search, in three steps that `searches.runner` calls: connect, tune, finish. What it learns is in the ledger."""
+"""The driver of a search, in three steps that `searches.runner` calls: connect, tune, finish."""

@@ -1,7 +1,8 @@
-"""First step of a search: check it, open its ledger, connect to MLflow and to Ray."""
+"""First step of a search: validate it, open its ledger, connect to MLflow and Ray."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from rich.console import Console
@@ -20,7 +21,7 @@ from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
 from searches.running.tracking import Tracker, start_tracking
 from searches.showing.facts import cluster, machine
-from searches.showing.screen import Screen
+from searches.showing.screen import Screen, print_line
 from searches.showing.summary import model_line
 from trainables.tracking import mlflow_address
 from trainables.trial import TrialSpec
@@ -28,7 +29,7 @@ from trainables.trial import TrialSpec
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRun:
-    """A search that is being driven: what its three steps share."""
+    """What the three steps of a search share."""
 
     options: Options
     console: Console
@@ -39,15 +40,16 @@ class SearchRun:
 
 
 def open_search(options: Options, console: Console) -> SearchRun:
-    """Check everything that costs no trial, and open the ledger. Raises UserError."""
+    """Validate plan, model and data, and open the ledger. Raises UserError."""
     plan, folder = options.plan, options.results_folder
     data = check(plan, without_pairs=any(jobs(plan, folder)))
     if options.scores_test:
         check_gold(data.corpus, "test", plan.task)
-    ledger = open_ledger(folder, plan, options.resume, say=lambda text: console.print(text, markup=False))
+    say = partial(print_line, console)
+    ledger = open_ledger(folder, plan, options.resume, say)
     uri = mlflow_address(options.tracking_uri, options.storage_folder)
-    separate_copy(plan, ledger, folder, uri, lambda text: console.print(text, markup=False, soft_wrap=True))
-    argv = without(options.argv, "--tracking-uri")  # which may hold a password
+    separate_copy(plan, ledger, folder, uri, say)
+    argv = without(options.argv, "--tracking-uri")  # it may hold a password
     ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine()})
     screen = Screen(plan, console, options.budget, ledger.state)
     tracker = Tracker(plan, ledger, uri, screen.warn)
@@ -55,24 +57,24 @@ def open_search(options: Options, console: Console) -> SearchRun:
 
 
 def connect(run: SearchRun) -> TrialSpec:
-    """Connect to MLflow and Ray, record what is searched, on which data, and where; return what every trial gets.
+    """Connect to MLflow and Ray, record data, comparison and cluster; return what every trial gets.
 
-    Raises UserError where either does not answer, or data, model or comparison are not those that the search began with.
+    Raises UserError if MLflow or Ray does not answer, or if data, model or comparison differ from those of an earlier start.
     """
     options, ledger, console = run.options, run.ledger, run.console
     plan = options.plan
-    console.print(f"{options.name}: {plan.search.question}", style="bold", markup=False)
-    console.print(f"Model: {model_line(plan)}", markup=False, highlight=False)
+    print_line(console, f"{options.name}: {plan.search.question}", style="bold")
+    print_line(console, f"Model: {model_line(plan)}")
     if unused := unused_decoding(model_folder(plan.config(plan.search.reference).model)):
-        console.print(f"note: {unused}", markup=False, highlight=False, soft_wrap=True)
-    with ThreadPoolExecutor(1) as executor:  # a new database takes seconds, and Ray waits for its processes
+        print_line(console, f"note: {unused}")
+    with ThreadPoolExecutor(1) as executor:  # both take seconds
         tracking = executor.submit(start_tracking, run.tracker, options)
         spec = connect_to_ray(options, options.results_folder, run.screen.warn)
         tracking.result()
     ledger.listeners += [run.screen, run.tracker]
     record_data(plan, ledger, run.data)
     fix_design(plan, ledger)
-    console.print(f"Data: {ledger.state.data['data']}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"Data: {ledger.state.data['data']}")
     ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
     interrupt_on_signals()
     return spec

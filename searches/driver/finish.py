@@ -1,4 +1,4 @@
-"""Last step of a search: its summary however it ends; its report and the winner's model folder where it ended well."""
+"""Last step of a search: its summary however it ended; report and model folder of the winner if it ended well."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from searches.driver.connect import SearchRun
 from searches.options import trial_folder
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
-from searches.showing.screen import show
+from searches.showing.screen import print_line, show
 from searches.showing.summary import summary_of
 from searches.summary import Summary
 
 
 def finalise(run: SearchRun, status: str) -> Summary:
-    """Write the summary of a search that ends, well or not, and close its run in MLflow and its ledger; return the summary.
+    """Write the summary, end the MLflow run and close the ledger, however the search ended; return the summary.
 
-    Raises UserError where that of a search that ended well could not be written.
+    Raises UserError if a search that ended well cannot be recorded.
     """
     ledger, path = run.ledger, run.options.results_folder / "summary.json"
     problem: UserError | None = None
@@ -37,7 +37,7 @@ def finalise(run: SearchRun, status: str) -> Summary:
     except StorageError as error:
         problem = error
     except OSError as error:
-        problem = UserError(f"{path}: cannot be written ({error.strerror}); the same command goes on")
+        problem = UserError(f"{path}: cannot be written ({error.strerror}); fix this, then run the same command again")
     if run.tracker.ready:
         run.tracker.finish(summary, status)
     ledger.close()
@@ -47,31 +47,31 @@ def finalise(run: SearchRun, status: str) -> Summary:
 
 
 def finish(run: SearchRun, summary: Summary) -> int:
-    """Write the report, export the winner, then print both; return the exit status."""
-    folder, console = run.options.results_folder, run.console
-    report, files, written = _report(summary, folder)
-    model, exported = _model(summary, folder)
+    """Write report and model folder, then print the results; return the exit status."""
+    folder = run.options.results_folder
+    report, files = _write_report(summary, folder)
+    model, exported = _write_model(summary, folder)
     if files:
         run.tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, files[0])
     mlflow = f"MLflow: {run.tracker.page()}"
-    show(summary, console)
+    show(summary, run.console)
     for line in (*report, *model, mlflow):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0 if written and exported else 1
+        print_line(run.console, line)
+    return 0 if files and exported else 1
 
 
-def _report(summary: Summary, folder: Path) -> tuple[list[str], list[Path], bool]:
-    """Lines to print, the files of the report, and whether they were written."""
+def _write_report(summary: Summary, folder: Path) -> tuple[list[str], list[Path]]:
+    """Write the report; return lines to print and its files, none if it cannot be written."""
     results = folder / "summary.json"
     try:
         page, *others = files = write(folder, summary)
     except (OSError, UserError) as error:
-        return [_unwritten("The report", error), f"Results: {address(results)}"], [], False
-    return [f"Report: {address(page)}", f"Results: {', '.join(map(address, [results, *others]))}"], files, True
+        return [_not_written("The report", error), f"Results: {address(results)}"], []
+    return [f"Report: {address(page)}", f"Results: {', '.join(map(address, [results, *others]))}"], files
 
 
-def _model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
-    """Lines to print, and whether there is a winner and its model folder was written."""
+def _write_model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
+    """Write the model folder of the chosen trial; return lines to print and whether this worked."""
     done = any(row.status in (COMPLETED, STOPPED) for row in summary.trials)
     if not done or summary.best is None:
         reasons = sorted({row.reason for row in summary.trials if row.reason})
@@ -80,15 +80,15 @@ def _model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
     chosen = next(row for row in summary.trials if row.id == name)
     out = folder / "best"
     try:
-        weights = trial_folder(folder, name)
-        export(RunConfig.of(chosen.config), weights, out)
+        export(RunConfig.of(chosen.config), trial_folder(folder, name), out)
         send(out)
     except (OSError, UserError, SafetensorError) as error:
-        return [_unwritten(f"The model folder of trial {name}", error)], False
+        return [_not_written(f"The model folder of trial {name}", error)], False
     return [f"Model folder of trial {name}: {address(out)}"], True
 
 
-def _unwritten(what: str, error: Exception) -> str:
-    """That a result is missing, why, and how to have it."""
+def _not_written(result: str, error: Exception) -> str:
     why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else first_line(error)
-    return f"{what} could not be written ({why}). All else is kept; when that is mended, the same command writes it"
+    return (
+        f"{result} could not be written ({why}). All other results are kept; fix this, then run the same command again"
+    )

@@ -1,4 +1,4 @@
-"""Second step of a search: predict what it takes, generate its pairs, run its trials, and score the test split if asked to."""
+"""Second step of a search: predict its cost, generate its pairs, run its trials, and score the test split if requested."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
 def run_trials(
     options: Options, ledger: Ledger, spec: TrialSpec, executor: Executor, say: Callable[[str], None], faults: Faults
 ) -> None:
-    """Let Ray Tune run what the strategy proposes, within the budget."""
+    """Run with Ray Tune what the strategy proposes, within the budget."""
     budget = BudgetStopper(options.budget, options.plan, ledger)
     budget.begin(spec)
     strategy = Strategy(options.plan, ledger, budget.searching)
@@ -49,11 +49,10 @@ def run_trials(
     lag = ledger.state.lag
     if spec.concurrent > lag + 1:
         say(
-            f"{spec.concurrent} trials fit at once, but a trial waits for all but the last {lag} before it, so at most "
-            f"{lag + 1} run; a search of another --name with --ahead {spec.concurrent} uses all"
+            f"{spec.concurrent} trials fit at once, but only {lag + 1} run, because a proposal waits for all but the last {lag} "
+            f"trials before it; to use all, start a search of another --name with --ahead {spec.concurrent}"
         )
     with Mailbox(ledger.path.parent / MAILBOX, say) as mailbox:
-        RayTune(options, spec, executor, budget, lambda scheduler: [Control(mailbox, scheduler, say), faults]).run(
-            strategy
-        )
+        backend = RayTune(options, spec, executor, budget, lambda scheduler: [Control(mailbox, scheduler, say), faults])
+        backend.run(strategy)
     budget.close()

@@ -19,13 +19,12 @@ from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
-from searches.formatting import count, point_text, value_text
+from searches.formatting import count, point_text, value_text, with_interval
 from searches.promoting.licences import base_terms, licence, text_licences
 from searches.promoting.selection import Promotion
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
 from searches.showing.markdown import markdown_cell, markdown_code
-from searches.showing.numbers import with_interval
 from searches.showing.tables import Column, Table, as_markdown
 from searches.summary import Verdict
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from searches.formatting import count
+from searches.formatting import count, words
 from searches.showing.answers import interval_name, value_name
-from searches.showing.numbers import words
 from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
 from searches.summary import ComparedSetting, Summary, TrialRow, Verdict
 

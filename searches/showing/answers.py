@@ -1,7 +1,6 @@
-"""The answer of a search in parts, for the screen and its report: its first sentence, its numbers, and its tables."""
+"""The parts of an answer that the report and its tables show: numbers, intervals, names and statuses."""
 
-from searches.formatting import count, value_text
-from searches.showing.numbers import p_text, with_interval
+from searches.formatting import count, p_text, value_text, with_interval
 from searches.summary import ComparedSetting, Difference, Verdict
 
 OUTCOMES = {
@@ -12,54 +11,48 @@ OUTCOMES = {
 
 
 def numbers(answer: Verdict) -> dict[str, str]:
-    """What the answer rests on, by name; what is not known is left out."""
-    found = {"Outcome": OUTCOMES[answer.outcome]}
-    pair = largest(answer)
-    if pair:
-        found["Largest difference"] = before_text(pair, answer)
-    if answer.test.p_value is not None:
-        found["p"] = p_text(answer.test.p_value)
-    if answer.excluded is not None:
-        found["Not excluded"] = f"differences up to {amount(answer.excluded, answer)}"
-    found["Matters from"] = amount(answer.metric.margin, answer)
-    if answer.seeds:
-        found["Fresh seeds"] = f"{answer.seeds} each"
-    if not answer.decided and answer.seeds_needed is not None:
-        found["Seeds needed"] = f"about {answer.seeds_needed} each"
-    if not answer.decided and answer.needs_texts:
-        found["Needed"] = "more texts to judge on, not more seeds"
-    return found
-
-
-def largest(answer: Verdict) -> Difference | None:
-    """The pair with the largest difference, those first whose interval is known."""
+    """Return the known numbers behind the answer, by label."""
+    shown = {"Outcome": OUTCOMES[answer.outcome]}
     pairs = [pair for pair in answer.pairs if pair.difference is not None]
-    return max(pairs, key=lambda pair: (pair.low is not None, abs(pair.difference or 0.0)), default=None)
+    if pairs:
+        largest = max(pairs, key=lambda pair: (pair.low is not None, abs(pair.difference or 0.0)))
+        shown["Largest difference"] = difference_text(largest, answer)
+    if answer.test.p_value is not None:
+        shown["p"] = p_text(answer.test.p_value)
+    if answer.excluded is not None:
+        shown["Not excluded"] = f"differences up to {amount(answer.excluded, answer)}"
+    shown["Smallest difference that matters"] = amount(answer.metric.margin, answer)
+    if answer.seeds:
+        shown["Fresh seeds"] = f"{answer.seeds} each"
+    if not answer.decided and answer.seeds_needed is not None:
+        shown["Seeds needed"] = f"about {answer.seeds_needed} each"
+    if not answer.decided and answer.needs_texts:
+        shown["Needed"] = "more evaluation texts, not more seeds"
+    return shown
 
 
-def before_text(pair: Difference, answer: Verdict) -> str:
-    """A pair as the better one before the other, by how much, with its simultaneous interval and its unit."""
+def difference_text(pair: Difference, answer: Verdict) -> str:
+    """Return the better setting, the worse one and their difference with its simultaneous interval and unit."""
     metric, difference = answer.metric, pair.difference or 0.0
-    first_is_better = metric.direction.better(difference, 0.0)
-    better, worse = (pair.a, pair.b) if first_is_better else (pair.b, pair.a)
+    better, worse = (pair.a, pair.b) if metric.direction.better(difference, 0.0) else (pair.b, pair.a)
     sign = 1 if difference > 0 else -1
     low, high = (None, None) if pair.low is None or pair.high is None else sorted((sign * pair.low, sign * pair.high))
     shown = with_interval(abs(difference), low, high, metric.digits)
-    return f"{better} before {worse} by {shown} {metric.unit}".strip()
+    return f"{better} better than {worse} by {shown} {metric.unit}".strip()
 
 
 def amount(value: float, answer: Verdict) -> str:
-    """A difference without its sign, with its unit."""
+    """Return an unsigned difference with its unit."""
     return f"{value:.{answer.metric.digits}f} {answer.metric.unit}".strip()
 
 
 def interval_name(answer: Verdict) -> str:
-    """What the interval of a mean covers: one run says nothing of other seeds."""
+    """Return what the interval of a mean covers: that of a single run does not cover other seeds."""
     return "95% interval" if answer.seeds > 1 else "95% interval over texts"
 
 
 def value_name(row: ComparedSetting, answer: Verdict) -> str:
-    """What a compared setting is called in a table whose heading names the factor."""
+    """Return the name of a compared setting in a table whose heading names the factor."""
     factor = answer.factor
     if factor is None:
         return f"{row.name}, the reference" if row.trial == answer.reference else row.name
@@ -68,7 +61,7 @@ def value_name(row: ComparedSetting, answer: Verdict) -> str:
 
 
 def status(row: ComparedSetting, answer: Verdict) -> str:
-    """What came of a compared setting, in a few words."""
+    """Return the result of a compared setting in a few words."""
     if row.failed:
         return f"unstable: {count(len(row.failed), 'run')} failed"
     if row.trial is None:
@@ -76,7 +69,7 @@ def status(row: ComparedSetting, answer: Verdict) -> str:
     if not row.runs:
         return "not run again"
     if row.trial == answer.winner:
-        return "better than all others"
+        return "significantly better than all others"
     if not answer.best or answer.seeds < 2:
         return ""
-    return "none is surely better" if row.name in answer.best else "another is surely better"
+    return "none is significantly better" if row.name in answer.best else "another is significantly better"

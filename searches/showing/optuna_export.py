@@ -1,4 +1,4 @@
-"""A search as Optuna has it, in a journal file for optuna-dashboard: `python -m searches export-optuna NAME --out FILE`."""
+"""Export a search for optuna-dashboard: `python -m searches export-optuna NAME --out FILE`."""
 
 import argparse
 from pathlib import Path
@@ -11,16 +11,16 @@ from searches.deciding.optuna_study import studies
 from searches.showing.summary import reopened
 
 
-def export_optuna(asked: argparse.Namespace) -> int:
-    """Write the studies of a search's ledger to a new file; raise UserError where there is one already, or none can be."""
-    _, state, options = reopened(asked)
-    path = Path(asked.out)
+def export_optuna(options: argparse.Namespace) -> int:
+    """Write the Optuna studies of a search to a new journal file; raise UserError if it exists or cannot be written."""
+    _, state, search_options = reopened(options)
+    path = Path(options.out)
     if path.exists():
-        raise UserError(f"{path}: is there already; give --out another name")
+        raise UserError(f"{path}: already exists; give --out another name")
     try:
-        made = studies(options.plan, state, JournalStorage(JournalFileBackend(str(path))))
+        made = studies(search_options.plan, state, JournalStorage(JournalFileBackend(str(path))))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     names = ", ".join(study.study_name for study in made.values())
-    print(f"Optuna's journal: {path} ({names}); optuna-dashboard opens it")
+    print(f"Optuna journal: {path} ({names}); open it with optuna-dashboard")
     return 0

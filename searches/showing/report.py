@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file that needs no other, and the same as Markdown, both from the summary alone."""
+"""The report of a search: a self-contained HTML file, and the same as Markdown, both made from the summary alone."""
 
 from pathlib import Path
 from typing import Any
@@ -8,33 +8,17 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gpt2core.errors import all_visible
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
-from searches.formatting import count
+from searches.formatting import count, words
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
-from searches.showing.numbers import words
 from searches.showing.plots import curve_pictures, curves, front, front_pictures, intervals, parallel
-from searches.showing.report_tables import (
-    baselines_table,
-    cost_table,
-    differences_table,
-    effects_table,
-    environment_table,
-    failures_table,
-    front_table,
-    pairs_table,
-    predicted_table,
-    reliability_table,
-    replicates_table,
-    settings_table,
-    space_table,
-    time_table,
-    trials_table,
-)
-from searches.showing.tables import Table, as_html, as_markdown
-from searches.summary import Summary, TrialRow
+from searches.showing.report_tables import TABLES
+from searches.showing.tables import as_html, as_markdown
+from searches.summary import Summary
 
 FILES = ("report.html", "report.md")
+#: Id of a section -> its name in the table of contents.
 SECTIONS = {
     "comparison": "Comparison",
     "trials": "Trials",
@@ -53,18 +37,13 @@ SECTIONS = {
 
 
 def write(folder: Path, summary: Summary) -> list[Path]:
-    """Write the report of a search into its results folder, with the plots of its Markdown; return its files, the page first."""
-    environment = Environment(
-        loader=PackageLoader("searches.showing", "."),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Write the report of a search, with the plots of its Markdown, into the results folder; return its files, HTML first."""
+    environment = page_environment()
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
     environment.filters |= {"html": as_html, "markdown": as_markdown}
     summary = Summary.model_validate(all_visible(summary.model_dump()))
-    found = view(summary)
-    texts = {name: environment.get_template(name).render(found) for name in FILES} | plots(summary)
+    values = view(summary)
+    texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary)
     for name, text in texts.items():
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")
@@ -72,39 +51,29 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     return [folder / name for name in texts]
 
 
+def page_environment(**options: Any) -> Environment:
+    """Return the Jinja environment of our templates, which escapes texts in HTML."""
+    loader, escape = PackageLoader("searches.showing", "."), select_autoescape(["html"])
+    return Environment(loader=loader, autoescape=escape, trim_blocks=True, lstrip_blocks=True, **options)
+
+
 def plots(summary: Summary) -> dict[str, str]:
-    """All pictures of a search, by the name of a file."""
-    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
+    """Return all pictures of a search as SVG, by file name."""
     pictures = {
         "answer.svg": answer_picture(summary),
         "expected.svg": expected_picture(summary),
         "intervals.svg": intervals(summary),
         "parallel.svg": parallel(summary),
     }
+    drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
     drawn |= {name: picture.svg for name, picture in pictures.items() if picture}
     return {name: svg for name, svg in drawn.items() if svg}
 
 
 def view(summary: Summary) -> dict[str, Any]:
-    """Return what the templates show: words, tables and pictures. A fact that the summary lacks is left out."""
-    every: dict[str, Table[Any]] = {
-        "settings": settings_table(summary.answer),
-        "differences": differences_table(summary.answer),
-        "trials": trials_table(summary),
-        "baselines": baselines_table(summary),
-        "replicates": replicates_table(summary),
-        "space": space_table(summary),
-        "effects": effects_table(summary),
-        "reliability": reliability_table(summary),
-        "front": front_table(summary),
-        "failures": failures_table(summary),
-        "cost": cost_table(summary),
-        "predicted": predicted_table(summary),
-        "time": time_table(summary),
-        "pairs": pairs_table(summary),
-        "environment": environment_table({**summary.environment, **summary.versions}),
-    }
-    tables = {name: table for name, table in every.items() if table.rows or name in ("trials", "environment")}
+    """Return what the templates show: words, tables and pictures; facts that the summary lacks are left out."""
+    tables = {name: table(summary) for name, table in TABLES.items()}
+    tables = {name: table for name, table in tables.items() if table.rows or name in ("trials", "environment")}
     shown = {"front": bool(summary.pareto), "metrics": "reliability" in tables}
     return {
         "summary": summary,
@@ -123,41 +92,36 @@ def view(summary: Summary) -> dict[str, Any]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """What takes weight from the scores, said plainly: a smoke test, a stand-in, an unfinished search."""
-    said = []
+    """Return warnings about the scores: a smoke test, stand-ins, unfinished trials."""
+    warnings = []
     if summary.smoke:
-        said.append("This was a smoke test, on a few rows: its scores mean nothing.")
+        warnings.append("This was a smoke test on a few rows: its scores mean nothing.")
     if summary.model_is_stand_in:
-        said.append(f"A stand-in model took part: {summary.model}. Its scores say nothing of the real one.")
+        warnings.append(f"The model is a stand-in: {summary.model}. Its scores say nothing about the real one.")
     if summary.origin and summary.origin.stand_in:
-        said.append(f"The data is a stand-in: {summary.data['data']}.")
+        warnings.append(f"The data is a stand-in: {summary.data['data']}.")
     critics = dict.fromkeys(made.stand_in for made in summary.pairs.values() if made.stand_in)
-    said += [f"The critic of the generated pairs was {why}." for why in critics]
+    warnings += [f"The critic of the generated pairs was {why}." for why in critics]
     if unfinished := summary.counts.get("unfinished"):
-        said.append(f"{count(unfinished, 'trial')} had not ended when this was written.")
-    return said
+        warnings.append(f"{count(unfinished, 'trial')} had not ended when this was written.")
+    return warnings
 
 
 def samples(summary: Summary) -> list[dict[str, Any]]:
-    """Texts by example: what all trials share (what was given, the gold), then what each of them wrote."""
+    """Return texts by example: those that all trials share (input, gold), then what each trial wrote."""
     examples: dict[str, dict[str, dict[str, str]]] = {}
     for name, texts in summary.samples.items():
         for sample in texts:
             examples.setdefault(sample["id"], {})[name] = {k: v for k, v in sample.items() if k != "id"}
-    return [{"id": example, "texts": _side_by_side(of_trials, summary)} for example, of_trials in examples.items()]
+    return [{"id": example, "texts": _side_by_side(by_trial, summary)} for example, by_trial in examples.items()]
 
 
-def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> list[tuple[str, str]]:
-    keys = dict.fromkeys(key for texts in of_trials.values() for key in texts)
+def _side_by_side(by_trial: dict[str, dict[str, str]], summary: Summary) -> list[tuple[str, str]]:
     shared, own = [], []
-    for key in keys:
-        values = {name: texts[key] for name, texts in of_trials.items() if key in texts}
-        if (
-            len(of_trials) > 1
-            and len(values) == len(of_trials)
-            and len(set(values.values())) == 1
-            and key != "generated"
-        ):
+    for key in dict.fromkeys(key for texts in by_trial.values() for key in texts):
+        values = {name: texts[key] for name, texts in by_trial.items() if key in texts}
+        same = len(by_trial) > 1 and len(values) == len(by_trial) and len(set(values.values())) == 1
+        if same and key != "generated":
             shared.append((key, next(iter(values.values()))))
         else:
             own += [(f"{key}, {role(name, summary)}", value) for name, value in values.items()]
@@ -165,19 +129,15 @@ def _side_by_side(of_trials: dict[str, dict[str, str]], summary: Summary) -> lis
 
 
 def role(name: str, summary: Summary) -> str:
-    """A trial with what it is: winner, best score, reference."""
-    roles = {"winner": summary.answer.winner, "best score": _id(summary.best), "reference": _id(summary.reference)}
-    return ", ".join([f"trial {name}", *(word for word, of in roles.items() if of == name)])
-
-
-def _id(row: TrialRow | None) -> str | None:
-    return row.id if row else None
+    """Return a trial's name with its roles: winner, best score, reference."""
+    roles = {"winner": summary.answer.winner, "best score": summary.best_id, "reference": summary.reference_id}
+    return ", ".join([f"trial {name}", *(role for role, trial in roles.items() if trial == name)])
 
 
 def _judged_by(summary: Summary) -> str:
     costs = f", and {', '.join(map(words, summary.costs))}" if summary.costs else ""
     method = summary.method
-    how = f" Sampler {method.sampler}, scheduler {method.scheduler}." if method else ""
-    limits = f" The winner keeps {' and '.join(method.limits)}." if method and method.limits else ""
-    wanted = f"the {summary.direction.wanted} the better"
-    return f"Judged by {words(summary.objective)} ({wanted}){costs}.{limits}{how}"
+    algorithm = f" Sampler: {method.sampler}; scheduler: {method.scheduler}." if method else ""
+    limits = f" The winner must keep {' and '.join(method.limits)}." if method and method.limits else ""
+    wanted = f"{summary.direction.wanted} is better"
+    return f"Compared by {words(summary.objective)} ({wanted}){costs}.{limits}{algorithm}"

@@ -1,16 +1,16 @@
-"""The tables of a search: each is described here once, for the screen, the page and its Markdown."""
+"""The tables of a search. Each is described once, for the screen, the page and its Markdown."""
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import Any
 
-from searches.formatting import point_text, value_text
+from searches.formatting import number, p_text, percent, point_text, value_text, with_interval, words
 from searches.planning.plan_table import PREDICTED_AND_ACTUAL, forecast_table
 from searches.running.ledger import BAD
 from searches.running.quantities import QuantityRow
 from searches.showing.answers import interval_name, status, value_name
 from searches.showing.facts import PARTS
-from searches.showing.numbers import number, p_text, percent, with_interval, words
 from searches.showing.tables import Column, Table
 from searches.summary import (
     BaselineRow,
@@ -22,15 +22,15 @@ from searches.summary import (
     Space,
     Summary,
     TrialRow,
-    Verdict,
 )
 
 MOST = 200  # trials that a table shows
-REASONS = 50  # rows of the failures that a table shows
-OVER_TEXTS = "The interval of a single trial is over other texts alone; another seed would move its score too."
-ROLES = {"scientific": "compared", "nuisance": "tuned along, so that the comparison is fair", None: ""}
+REASONS = 50  # rows of the table of failures
+NAMES = 8  # trials that a row of it names
+OVER_TEXTS = "The interval of a single trial is over texts only; another seed would change its score as well."
+ROLES = {"scientific": "compared", "nuisance": "tuned for each compared value, for a fair comparison", None: ""}
 
-#: Metric -> heading and digits, where a task has it.
+#: Metrics that are shown beside the objective if a task has them -> heading and decimals.
 COLUMNS = {
     "train_loss": ("train loss", 3),
     "macro_f1": ("macro-F1", 2),
@@ -42,116 +42,94 @@ COLUMNS = {
 
 
 def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[TrialRow]:
-    """The trials of the search, the best first; of many trials the best alone."""
+    """Return the trials of the search without replicates, best first, at most MOST."""
     rows = summary.ranked()
     keys = list(dict.fromkeys(key for row in rows for key in row.point))
-    best = summary.best.id if summary.best else None
+    best = summary.best_id
     columns = [
-        Column[TrialRow](heading="trial", show=lambda row: row.id),
+        Column[TrialRow]("trial", lambda row: row.id),
         _score(summary),
-        *(_value(key) for key in keys),
-        *(_metric(name, heading, few, summary) for name, (heading, few) in columns_of(summary, rows).items()),
-        Column[TrialRow](heading="best epoch", show=lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True),
-        Column[TrialRow](heading="status", show=lambda row: row.status),
-        Column[TrialRow](heading="from", show=lambda row: row.origin),
+        *map(_value, keys),
+        *(_metric(name, heading, digits, summary) for name, (heading, digits) in _metrics(summary, rows).items()),
+        Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True),
+        Column[TrialRow]("status", lambda row: row.status),
+        Column[TrialRow]("origin", lambda row: row.origin),
     ]
     if summary.pareto:
-        columns.append(Column(heading="front", show=lambda row: "on it" if row.id in summary.pareto else ""))
+        columns.append(Column("Pareto front", lambda row: "yes" if row.id in summary.pareto else ""))
+    more = f"The best {MOST} are shown; {len(rows) - MOST} more are in summary.json. " if len(rows) > MOST else ""
     return Table(
-        title=title,
-        columns=columns,
-        rows=rows[:MOST],
-        note=f"{_left_out(len(rows))} {OVER_TEXTS}".strip(),
-        marked=lambda row: row.id == best,
+        title=title, columns=columns, rows=rows[:MOST], note=more + OVER_TEXTS, marked=lambda row: row.id == best
     )
 
 
 def _score(summary: Summary) -> Column[TrialRow]:
-    heading = f"{words(summary.objective)} [95% interval over texts]"
-    return Column(heading=heading, show=lambda row: score_text(row, summary), number=True)
+    """Return the column of scores with their intervals over texts."""
+    digits = summary.digits(summary.objective)
+
+    def show(row: TrialRow) -> str:
+        low, high = (row.metrics.get(f"{summary.objective}_{end}") for end in ("low", "high"))
+        return "none" if row.score is None else with_interval(row.score, low, high, digits)
+
+    return Column(f"{words(summary.objective)} [95% interval over texts]", show, number=True)
 
 
 def _value(key: str) -> Column[TrialRow]:
-    return Column(heading=key, show=lambda row: value_text(row.point[key]) if key in row.point else "")
+    return Column(key, lambda row: value_text(row.point[key]) if key in row.point else "")
 
 
-def _metric(name: str, heading: str, few: int, summary: Summary) -> Column[TrialRow]:
-    digits = summary.digits(name, few)
-    return Column(heading=heading, show=lambda row: number(row.metrics.get(name), digits), number=True)
+def _metric(name: str, heading: str, digits: int, summary: Summary) -> Column[TrialRow]:
+    digits = summary.digits(name, digits)
+    return Column(heading, lambda row: number(row.metrics.get(name), digits), number=True)
 
 
-def columns_of(summary: Summary, rows: list[TrialRow]) -> dict[str, tuple[str, int]]:
-    """Heading and digits, where no metric says them, of what is shown beside the score of these trials."""
+def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, tuple[str, int]]:
+    """Return heading and default decimals of the metrics beside the objective that any row has."""
     shown = COLUMNS | {cost: (words(cost), 2) for cost in summary.costs}
-    return {
-        name: shape
-        for name, shape in shown.items()
-        if name != summary.objective and any(name in row.metrics for row in rows)
-    }
-
-
-def _left_out(trials: int) -> str:
-    """What a table of the best MOST of so many trials says of the others; nothing where there are none."""
-    return f"The best {MOST} are shown; {trials - MOST} more are in summary.json." if trials > MOST else ""
-
-
-def score_text(row: TrialRow, summary: Summary) -> str:
-    """The score of a trial with its interval over texts."""
-    if row.score is None:
-        return "none"
-    low, high = (row.metrics.get(f"{summary.objective}_{end}") for end in ("low", "high"))
-    return with_interval(row.score, low, high, summary.digits(summary.objective))
+    reported = {name for row in rows for name in row.metrics} - {summary.objective}
+    return {name: shape for name, shape in shown.items() if name in reported}
 
 
 def replicates_table(summary: Summary) -> Table[TrialRow]:
-    """The runs of the compared settings on fresh seeds."""
+    """Return the runs of the compared settings on fresh seeds."""
     return Table(
-        title="The runs on fresh seeds, by their scores on the texts that the search chose by",
+        title="Runs on fresh seeds, scored on the texts that the search selects by",
         columns=[
-            Column(heading="run", show=lambda row: row.id),
-            Column(heading="of trial", show=lambda row: row.of or ""),
-            Column(heading="seed", show=lambda row: str(row.config.get("seed", "")), number=True),
+            Column("run", lambda row: row.id),
+            Column("of trial", lambda row: row.of or ""),
+            Column("seed", lambda row: str(row.config.get("seed", "")), number=True),
             _score(summary),
-            Column(heading="status", show=lambda row: row.status),
+            Column("status", lambda row: row.status),
         ],
         rows=sorted((row for row in summary.trials if row.of is not None), key=lambda row: row.id),
-        note="The answer compares them on texts that the search did not use.",
+        note="The answer compares these runs on held-out texts.",
     )
 
 
-def settings_table(answer: Verdict) -> Table[ComparedSetting]:
-    """The compared settings, with their fresh runs."""
+def settings_table(summary: Summary) -> Table[ComparedSetting]:
+    """Return the compared settings with their runs on fresh seeds."""
+    answer = summary.answer
     metric, factor = answer.metric, answer.factor
     name, digits = words(metric.name), metric.digits
-    searched = Column[ComparedSetting](
-        heading=f"{name} in the search",
-        show=lambda row: "" if row.score is None else f"{row.score:.{digits}f}",
-        number=True,
-    )
-    columns = [
-        Column[ComparedSetting](heading=factor.name if factor else "trial", show=lambda row: value_name(row, answer))
-    ]
-    if factor:
-        columns += [
-            Column(heading="trials", show=lambda row: str(row.trials), number=True),
-            searched,
-            Column(heading="of trial", show=lambda row: row.trial or "", number=True),
-        ]
-    else:
-        columns.append(searched)
-    columns += [
-        Column(heading="fresh runs", show=lambda row: str(len(row.runs)) if row.trial else "", number=True),
+    columns: list[Column[ComparedSetting]] = [
+        Column(factor.name if factor else "trial", lambda row: value_name(row, answer)),
         Column(
-            heading=f"their mean {name} [{interval_name(answer)}]",
-            show=lambda row: "" if row.mean is None else with_interval(row.mean, row.low, row.high, digits),
+            f"{name} in the search",
+            lambda row: "" if row.score is None else f"{row.score:.{digits}f}",
             number=True,
         ),
-        Column(heading="status", show=lambda row: status(row, answer)),
+        Column("runs on fresh seeds", lambda row: str(len(row.runs)) if row.trial else "", number=True),
         Column(
-            heading="settings",
-            show=lambda row: point_text({key: value for key, value in row.point.items() if key not in row.value}),
+            f"their mean {name} [{interval_name(answer)}]",
+            lambda row: "" if row.mean is None else with_interval(row.mean, row.low, row.high, digits),
+            number=True,
         ),
+        Column("status", lambda row: status(row, answer)),
+        Column("other settings", lambda row: point_text({k: v for k, v in row.point.items() if k not in row.value})),
     ]
+    if factor:
+        columns.insert(1, Column("trials", lambda row: str(row.trials), number=True))
+        columns.insert(3, Column("best trial", lambda row: row.trial or "", number=True))
     return Table(
         title=f"Each {factor.name} at its best other settings" if factor else "The best trials and the reference",
         columns=columns,
@@ -160,179 +138,169 @@ def settings_table(answer: Verdict) -> Table[ComparedSetting]:
     )
 
 
-def differences_table(answer: Verdict) -> Table[Difference]:
-    """Each compared pair with its difference."""
+def differences_table(summary: Summary) -> Table[Difference]:
+    """Return the compared pairs with their differences."""
+    answer = summary.answer
     metric, digits = answer.metric, answer.metric.digits
     unit = f", {metric.unit}" if metric.unit else ""
-    favours = "positive" if metric.direction.better(1.0, 0.0) else "negative"
-    over_all = (
-        f" Welch's ANOVA over all values: p = {p_text(answer.test.anova)}." if answer.test.anova is not None else ""
-    )
+    sign = "positive" if metric.direction.better(1.0, 0.0) else "negative"
+    anova = f" Welch's ANOVA over all values: p = {p_text(answer.test.anova)}." if answer.test.anova is not None else ""
     return Table(
         title="Differences",
         columns=[
-            Column(heading="first", show=lambda pair: pair.a),
-            Column(heading="second", show=lambda pair: pair.b),
+            Column("first", lambda pair: pair.a),
+            Column("second", lambda pair: pair.b),
             Column(
-                heading=f"difference of {words(metric.name)}{unit}",
-                show=lambda pair: "" if pair.difference is None else f"{pair.difference:+.{digits}f}",
+                f"difference of {words(metric.name)}{unit}",
+                lambda pair: "" if pair.difference is None else f"{pair.difference:+.{digits}f}",
                 number=True,
             ),
             Column(
-                heading=f"{percent(1 - answer.test.level)} simultaneous interval",
-                show=lambda pair: "" if pair.low is None else f"{pair.low:+.{digits}f} to {pair.high:+.{digits}f}",
+                f"{percent(1 - answer.test.level)} simultaneous interval",
+                lambda pair: "" if pair.low is None else f"{pair.low:+.{digits}f} to {pair.high:+.{digits}f}",
                 number=True,
             ),
             Column(
-                heading="p, corrected (Holm)",
-                show=lambda pair: "" if pair.p_value is None else p_text(pair.p_value),
-                number=True,
+                "p, corrected (Holm)", lambda pair: "" if pair.p_value is None else p_text(pair.p_value), number=True
             ),
         ],
         rows=answer.pairs,
-        note=(
-            "Each difference is the first minus the second, between the means of their fresh runs: a "
-            f"{favours} one favours the first.{over_all}"
-        ),
+        note=f"The first mean over fresh seeds minus the second: a {sign} difference favours the first.{anova}",
     )
 
 
 def effects_table(summary: Summary) -> Table[EffectRow]:
-    """Which settings mattered, as an exploration."""
+    """Return how much each setting mattered, as an exploration."""
     digits, metric = summary.digits(summary.objective), summary.metrics.get(summary.objective)
     unit = f", {metric.unit}" if metric and metric.unit else ""
+
+    def shares(row: EffectRow) -> str:
+        return f"{percent(round(row.low, 2))} to {percent(round(row.high, 2))}"
+
+    def interval(row: EffectRow) -> str:
+        return f"{row.difference_low:.{digits}f} to {row.difference_high:.{digits}f}"
+
     return Table(
-        title="Exploratory: each setting's share of the explained variance",
+        title="Exploratory: share of the explained variance by setting",
         columns=[
-            Column(heading="setting", show=lambda row: row.key),
-            Column(heading="share", show=lambda row: percent(round(row.share, 2)), number=True),
-            Column(
-                heading="95% interval",
-                show=lambda row: f"{percent(round(row.low, 2))} to {percent(round(row.high, 2))}",
-                number=True,
-            ),
-            Column(heading="best", show=lambda row: row.best, number=True),
-            Column(heading="worst", show=lambda row: row.worst, number=True),
-            Column(heading=f"difference of these{unit}", show=lambda row: f"{row.difference:.{digits}f}", number=True),
-            Column(
-                heading="95% simultaneous interval",
-                show=lambda row: f"{row.difference_low:.{digits}f} to {row.difference_high:.{digits}f}",
-                number=True,
-            ),
+            Column("setting", lambda row: row.key),
+            Column("share", lambda row: percent(round(row.share, 2)), number=True),
+            Column("95% interval", shares, number=True),
+            Column("best value", lambda row: row.best, number=True),
+            Column("worst value", lambda row: row.worst, number=True),
+            Column(f"difference of these two{unit}", lambda row: f"{row.difference:.{digits}f}", number=True),
+            Column("95% simultaneous interval", interval, number=True),
         ],
         rows=summary.effects.rows,
     )
 
 
 def reliability_table(summary: Summary) -> Table[ReliabilityRow]:
-    """How well each metric tells settings apart."""
+    """Return how well each metric tells settings apart."""
     first = next(iter(summary.reliability), None)
-    of = f"From {first.settings} settings with {first.runs} runs each, so it is rough." if first else ""
+    basis = f" A rough estimate from {first.settings} settings with {first.runs} runs each." if first else ""
 
     def sd(variance: float | None, metric: str) -> str:
-        """A variance as a standard deviation, one digit finer than the metric."""
+        """Return the standard deviation with one more decimal than the metric."""
         return "" if variance is None else f"{variance**0.5:.{summary.digits(metric) + 1}f}"
 
     return Table(
         title="How well each metric tells the compared settings apart",
         columns=[
-            Column(heading="metric", show=lambda row: words(row.metric)),
-            Column(heading="sd between settings", show=lambda row: sd(row.between, row.metric), number=True),
-            Column(heading="sd between runs of one", show=lambda row: sd(row.within, row.metric), number=True),
-            Column(
-                heading="reliability",
-                show=lambda row: "" if row.reliability is None else f"{row.reliability:.2f}",
-                number=True,
-            ),
+            Column("metric", lambda row: words(row.metric)),
+            Column("sd between settings", lambda row: sd(row.between, row.metric), number=True),
+            Column("sd between runs of a setting", lambda row: sd(row.within, row.metric), number=True),
+            Column("reliability", lambda row: number(row.reliability, 2), number=True),
         ],
         rows=summary.reliability,
         note=(
-            "Reliability: the share of the variance of runs that is between settings; at 0, a metric shows chance alone, at 1 "
-            f"none. {of}"
+            "Reliability is the share of the variance of runs that lies between settings: at 0 a metric shows only chance, at 1 "
+            f"none.{basis}"
         ),
     )
 
 
 def baselines_table(summary: Summary) -> Table[BaselineRow]:
-    """The trivial baselines, by each metric that any has a score for, the objective first."""
+    """Return the trivial baselines with all metrics that any has a score for, the objective first."""
     rows = list(summary.baselines.values())
-    named = dict.fromkeys(metric for row in rows for metric in row.scores)
-    metrics = sorted(named, key=lambda metric: metric != summary.objective)
+    names = dict.fromkeys(metric for row in rows for metric in row.scores)
 
     def column(metric: str) -> Column[BaselineRow]:
-        return Column(heading=words(metric), show=lambda row: _baseline(row, metric, summary), number=True)
+        def show(row: BaselineRow) -> str:
+            if metric not in row.scores:
+                return ""
+            (mean, sd), digits = row.scores[metric], summary.digits(metric)
+            return number(mean, digits) + (f" ± {number(sd, digits)}" if sd else "")
+
+        return Column(words(metric), show, number=True)
 
     return Table(
         title="Trivial baselines (mean ± sd over seeds)",
-        columns=[Column(heading="prediction", show=lambda row: row.meaning), *map(column, metrics)],
+        columns=[
+            Column("prediction", lambda row: row.meaning),
+            *map(column, sorted(names, key=lambda metric: metric != summary.objective)),
+        ],
         rows=rows,
     )
 
 
-def _baseline(row: BaselineRow, metric: str, summary: Summary) -> str:
-    """Mean and standard deviation over seeds; the mean alone where nothing is drawn, nothing where there is no such score."""
-    if metric not in row.scores:
-        return ""
-    (mean, sd), digits = row.scores[metric], summary.digits(metric)
-    return number(mean, digits) + (f" ± {number(sd, digits)}" if sd else "")
-
-
 def space_table(summary: Summary) -> Table[tuple[str, Space]]:
-    """What was searched."""
+    """Return the searched hyperparameters."""
     return Table(
-        title="The searched hyperparameters",
+        title="Searched hyperparameters",
         columns=[
-            Column(heading="hyperparameter", show=lambda row: row[0]),
-            Column(heading="values", show=lambda row: row[1].text),
-            Column(heading="role", show=lambda row: ROLES[row[1].role]),
+            Column("hyperparameter", lambda row: row[0]),
+            Column("values", lambda row: row[1].text),
+            Column("role", lambda row: ROLES[row[1].role]),
         ],
         rows=list(summary.space.items()),
     )
 
 
 def front_table(summary: Summary) -> Table[TrialRow]:
-    """The trials that no other beats in the objective and all costs."""
+    """Return the trials on the Pareto front of the objective and all costs."""
     rows = [row for row in summary.ranked() if row.id in set(summary.pareto)]
     return Table(
-        title="The Pareto front: no trial is better in one of these and as good in the rest",
+        title="Pareto front: no other trial is better in one of these and as good in the rest",
         columns=[
-            Column(heading="trial", show=lambda row: row.id),
+            Column("trial", lambda row: row.id),
             _score(summary),
             *(_metric(cost, words(cost), 2, summary) for cost in summary.costs),
-            Column(heading="values", show=lambda row: point_text(row.point)),
+            Column("values", lambda row: point_text(row.point)),
         ],
         rows=rows[:MOST],
-        note=f"The best {MOST} are shown, of {len(rows)}." if len(rows) > MOST else "",
+        note=f"The best {MOST} of {len(rows)} are shown." if len(rows) > MOST else "",
     )
 
 
 def failures_table(summary: Summary) -> Table[list[TrialRow]]:
-    """Why trials failed, each reason once; numbers in it do not tell two reasons apart."""
+    """Return the failed trials by reason; reasons that differ only in numbers are one."""
     reasons: dict[str, list[TrialRow]] = defaultdict(list)
     for row in summary.trials:
         if row.status in BAD:
             reasons[re.sub(r"\d[\d.e+-]*", "N", row.reason or "no reason was noted")].append(row)
     groups = sorted(reasons.values(), key=len, reverse=True)
+
+    def names(rows: list[TrialRow]) -> str:
+        more = f" and {len(rows) - NAMES} more" if len(rows) > NAMES else ""
+        return ", ".join(row.id for row in rows[:NAMES]) + more
+
     return Table(
-        title="Trials that failed, diverged or needed too much memory, by reason",
+        title="Trials that failed, diverged or ran out of memory, by reason",
         columns=[
-            Column(heading="trials", show=lambda rows: str(len(rows)), number=True),
-            Column(heading="which", show=lambda rows: _some([row.id for row in rows])),
-            Column(heading="status", show=lambda rows: rows[0].status),
-            Column(heading="reason, of the first", show=lambda rows: rows[0].reason or "none noted"),
-            Column(heading="its values", show=lambda rows: point_text(rows[0].point)),
+            Column("trials", lambda rows: str(len(rows)), number=True),
+            Column("names", names),
+            Column("status", lambda rows: rows[0].status),
+            Column("reason of the first", lambda rows: rows[0].reason or "none noted"),
+            Column("values of the first", lambda rows: point_text(rows[0].point)),
         ],
         rows=groups[:REASONS],
         note=f"The {REASONS} most frequent of {len(groups)} reasons." if len(groups) > REASONS else "",
     )
 
 
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def cost_table(summary: Summary) -> Table[tuple[str, float]]:
-    """What the search took; seconds of trials are summed over all epochs that were reported."""
+    """Return what the search took; the seconds of trials are summed over all reported epochs."""
     seconds = {
         row.id: sum(epoch.get(part, 0.0) for epoch in row.curve for part in ("train_seconds", "eval_seconds"))
         for row in summary.trials
@@ -342,25 +310,22 @@ def cost_table(summary: Summary) -> Table[tuple[str, float]]:
     took |= {"seconds lost to failures": round(lost, 1)} if lost else {}
     counts = {words(key): value for key, value in summary.counts.items() if value or key == "trials"}
     return Table(
-        title="What it took",
-        columns=[
-            Column(heading="", show=lambda row: row[0]),
-            Column(heading="fact", show=lambda row: _plain(row[1]), number=True),
-        ],
+        title="Cost",
+        columns=[Column("quantity", lambda row: row[0]), Column("value", lambda row: _plain(row[1]), number=True)],
         rows=[*took.items(), *counts.items()],
     )
 
 
 def time_table(summary: Summary) -> Table[tuple[str, float]]:
-    """Where the time of the trials went; no rows where none was reported."""
+    """Return the time of the trials by part; no rows if none was reported."""
     total = sum(summary.time.values())
     return Table(
-        title="Where the time of the trials went",
+        title="Time of the trials by part",
         columns=[
-            Column(heading="part", show=lambda row: row[0]),
-            Column(heading="seconds", show=lambda row: _plain(row[1]), number=True),
-            Column(heading="share", show=lambda row: f"{100 * row[1] / total:.1f}%", number=True),
-            Column(heading="what it is", show=lambda row: PARTS.get(row[0], "")),
+            Column("part", lambda row: row[0]),
+            Column("seconds", lambda row: _plain(row[1]), number=True),
+            Column("share", lambda row: f"{100 * row[1] / total:.1f}%", number=True),
+            Column("meaning", lambda row: PARTS.get(row[0], "")),
         ],
         rows=list(summary.time.items()) if total else [],
     )
@@ -373,36 +338,52 @@ def _plain(value: float) -> str:
 
 
 def predicted_table(summary: Summary) -> Table[QuantityRow]:
-    """What was predicted before the search, beside what it came to."""
+    """Return the forecast beside the actual values."""
     return forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True)
 
 
 def pairs_table(summary: Summary) -> Table[tuple[str, Pairs]]:
-    """The sets of generated pairs that trials learnt from."""
+    """Return the sets of generated pairs that trials learn from."""
     return Table(
         title="Generated pairs",
         columns=[
-            Column(heading="set", show=lambda row: row[0]),
-            Column(heading="contexts", show=lambda row: f"{row[1].contexts:,}", number=True),
-            Column(heading="candidates", show=lambda row: f"{row[1].candidates:,}", number=True),
-            Column(heading="pairs", show=lambda row: f"{row[1].pairs:,}", number=True),
-            Column(heading="accepted", show=lambda row: f"{row[1].accepted:,}", number=True),
-            Column(heading="critic", show=lambda row: _critic(row[1])),
-            Column(heading="digest", show=lambda row: row[1].digest[:12]),
+            Column("set", lambda row: row[0]),
+            Column("contexts", lambda row: f"{row[1].contexts:,}", number=True),
+            Column("candidates", lambda row: f"{row[1].candidates:,}", number=True),
+            Column("pairs", lambda row: f"{row[1].pairs:,}", number=True),
+            Column("accepted", lambda row: f"{row[1].accepted:,}", number=True),
+            Column("critic", lambda row: row[1].critic + (f" ({row[1].model})" if row[1].model != "none" else "")),
+            Column("digest", lambda row: row[1].digest[:12]),
         ],
         rows=list(summary.pairs.items()),
-        note="Accepted: by the default thresholds; a trial applies its own.",
+        note="Accepted by the default thresholds; a trial applies its own.",
     )
 
 
-def _critic(made: Pairs) -> str:
-    return made.critic + (f" ({made.model})" if made.model != "none" else "")
-
-
-def environment_table(facts: Mapping[str, str]) -> Table[tuple[str, str]]:
-    """Where a search ran."""
+def environment_table(summary: Summary) -> Table[tuple[str, str]]:
+    """Return machine, cluster and versions."""
     return Table(
-        title="Where it ran",
-        columns=[Column(heading="what", show=lambda row: row[0]), Column(heading="value", show=lambda row: row[1])],
-        rows=list(facts.items()),
+        title="Environment",
+        columns=[Column("item", lambda row: row[0]), Column("value", lambda row: row[1])],
+        rows=list({**summary.environment, **summary.versions}.items()),
     )
+
+
+#: The tables of a report, by the name that its templates use.
+TABLES: dict[str, Callable[[Summary], Table[Any]]] = {
+    "settings": settings_table,
+    "differences": differences_table,
+    "trials": trials_table,
+    "baselines": baselines_table,
+    "replicates": replicates_table,
+    "space": space_table,
+    "effects": effects_table,
+    "reliability": reliability_table,
+    "front": front_table,
+    "failures": failures_table,
+    "cost": cost_table,
+    "predicted": predicted_table,
+    "time": time_table,
+    "pairs": pairs_table,
+    "environment": environment_table,
+}

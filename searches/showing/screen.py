@@ -1,4 +1,4 @@
-"""What a search shows: a line for each event while it runs, and at the end a table made from its summary."""
+"""The screen: the plan before a search, a line for each event while it runs, and the results at its end."""
 
 import math
 import time
@@ -10,14 +10,13 @@ from rich.live import Live
 
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
-from searches.formatting import count, point_text
+from searches.formatting import count, number, point_text, with_interval, words
 from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_actual
 from searches.question import Plan
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import RUNNING, State, Trial
-from searches.showing.numbers import number, with_interval, words
 from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
 from searches.showing.tables import Column, Table, on_screen
 from searches.summary import Summary
@@ -26,9 +25,9 @@ RUNNING_SHOWN = 20  # rows of the live table
 
 
 class Screen:
-    """Listens to a ledger and shows what happens, with what it cost so far and about how long it takes.
+    """Ledger listener that prints a line for each event, with the cost so far and the time left.
 
-    A line for each event; on a terminal, while it is entered, a table of what runs in place of most of them.
+    On a terminal, inside `with`, a live table of the running trials replaces most lines.
     """
 
     def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
@@ -50,7 +49,7 @@ class Screen:
         self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """Print what a person's command has done."""
+        """Print a message about the control of the search."""
         self._line("control", text)
 
     def __call__(self, event: Event, state: State) -> None:
@@ -63,57 +62,50 @@ class Screen:
                 trial = event.trial
                 self._line(trial.name, f"starts ({trial.origin}): {point_text(trial.point)}")
             case GpuPart():
-                self._line(event.trial, f"{event.reason}: from now on a trial has {event.part:g} of one")
+                self._line(event.trial, f"{event.reason}; from now on each trial gets {event.part:g} of a GPU")
             case Reopened():
-                self._line(event.trial, "goes on: the budget is larger")
+                self._line(event.trial, "continues, because the budget is larger")
             case Report():
                 self._line(event.trial, self._epoch(event, state))
             case Stopped() if state.trials[event.trial].status != RUNNING:
-                self._line(event.trial, f"counts to epoch {event.epoch} alone: {event.reason}")
+                self._line(event.trial, f"pruned retroactively at epoch {event.epoch}: {event.reason}")
             case Ended():
                 reason = f": {event.reason}" if event.reason else ""
                 self._line(event.trial, f"{event.status}{reason}  {self._progress(state)}")
 
     def table(self) -> rich.table.Table:
-        """The trials that run and the best one so far; below, how far the search is."""
+        """Return the running trials, the best trial so far and, below, the progress of the search."""
         names = list(self.state.clock.running)[:RUNNING_SHOWN]
-        shown = [self.state.trials[name] for name in names if name in self.state.trials]  # it may just be noted
+        running = [self.state.trials[name] for name in names if name in self.state.trials]  # another thread adds both
         best = next(iter(self.ranking), None)
         seconds = self.state.clock.at(time.time()).trials
-        objective, digits = self.plan.objective, self.plan.metric.digits
-        columns = [
-            Column[Trial](heading="trial", show=lambda trial: trial.name),
-            Column[Trial](heading="from", show=lambda trial: trial.origin),
-            Column[Trial](heading="point", show=lambda trial: point_text(trial.point)),
-            Column[Trial](
-                heading="epoch", show=lambda trial: f"{max(trial.reports, default=0)}/{trial.epochs}", number=True
-            ),
-            Column[Trial](
-                heading=f"best {objective}",
-                show=lambda trial: number(trial.score(objective, self.plan.direction), digits),
-                number=True,
-            ),
-            Column[Trial](heading="seconds", show=lambda trial: f"{seconds.get(trial.name, 0.0):.0f}", number=True),
+        objective, direction, digits = self.plan.objective, self.plan.direction, self.plan.metric.digits
+        columns: list[Column[Trial]] = [
+            Column("trial", lambda trial: trial.name),
+            Column("origin", lambda trial: trial.origin),
+            Column("point", lambda trial: point_text(trial.point)),
+            Column("epoch", lambda trial: f"{max(trial.reports, default=0)}/{trial.epochs}", number=True),
+            Column(f"best {objective}", lambda trial: number(trial.score(objective, direction), digits), number=True),
+            Column("seconds", lambda trial: f"{seconds.get(trial.name, 0.0):.0f}", number=True),
         ]
-        rows = [*shown, *([best] if best else [])]
-        progress = self._progress(self.state)
-        return on_screen(Table(title="", columns=columns, rows=rows, note=progress, marked=lambda trial: trial is best))
+        rows = [*running, *([best] if best else [])]
+        note = self._progress(self.state)
+        return on_screen(Table(title="", columns=columns, rows=rows, note=note, marked=lambda trial: trial is best))
 
     def _line(self, name: str, text: str) -> None:
         seconds = time.monotonic() - self.started
-        self.console.print(f"{seconds:5.0f}s  {name:<8} {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, f"{seconds:5.0f}s  {name:<8} {text}")
 
     def _epoch(self, report: Report, state: State) -> str:
         metrics, objective, known = report.metrics, self.plan.objective, self.plan.metrics
         low, high = (metrics.get(f"{objective}_{end}") for end in ("low", "high"))
         score = with_interval(metrics[objective], low, high, self.plan.metric.digits)
-        epochs = state.trials[report.trial].epochs
-        beside = "".join(
-            f", {head} {number(metrics[name], known[name].digits if name in known else digits)}"
-            for name, (head, digits) in COLUMNS.items()
+        others = "".join(
+            f", {heading} {number(metrics[name], known[name].digits if name in known else digits)}"
+            for name, (heading, digits) in COLUMNS.items()
             if name in metrics and name != objective
         )
-        return f"epoch {report.epoch}/{epochs}: {objective} {score}{beside}"
+        return f"epoch {report.epoch}/{state.trials[report.trial].epochs}: {objective} {score}{others}"
 
     def _progress(self, state: State) -> str:
         total = trials_of(self.plan) + len(state.clones) + self.plan.replicates
@@ -121,50 +113,40 @@ class Screen:
         return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
 
 
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text without markup, highlighting or hard line breaks."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def show(summary: Summary, console: Console) -> None:
-    """Print the tables of a summary, what the search took, and last its answer."""
+    """Print the tables of a summary, the cost of the search and, last, its answer."""
     answer = summary.answer
     tables: list[Table[Any]] = [
         trials_table(summary, f"{summary.search}: {summary.question}"),
         replicates_table(summary),
-        settings_table(answer),
+        settings_table(summary),
         baselines_table(summary),
     ]
     for place, table in enumerate(tables):
         if table.rows or not place:
             console.print(on_screen(table))
     if summary.pareto:
-        against = ", ".join(map(words, summary.costs))
-        console.print(f"Front: no trial is better in {summary.objective} and no dearer in {against}", highlight=False)
+        costs = ", ".join(map(words, summary.costs))
+        print_line(console, f"Pareto front of {summary.objective} against {costs}: the trials that no other dominates")
     counts = ", ".join(f"{value} {words(key)}" for key, value in summary.counts.items() if value)
-    console.print(f"{counts}; {summary.wall_seconds:.0f} s", markup=False, highlight=False)
+    print_line(console, f"{counts}; {summary.wall_seconds:.0f} s")
     total = sum(summary.time.values())
     if total:
         shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary.time.items())
-        console.print(f"Time of the trials: {shares}", markup=False, highlight=False)
+        print_line(console, f"Time of the trials: {shares}")
     show_actual(summary, console)
-    _line(console, f"Model: {summary.model}")
-    _line(console, f"Data: {summary.data.get('data')}")
-    _line(console, f"Answer: {answer.text}", style="bold")
-    for line in answer.evidence:
-        _line(console, line)
-    if summary.test:
-        _line(console, summary.test.text)
+    print_line(console, f"Model: {summary.model}")
+    print_line(console, f"Data: {summary.data.get('data')}")
+    print_line(console, f"Answer: {answer.text}", style="bold")
+    for line in (*answer.evidence, *([summary.test.text] if summary.test else [])):
+        print_line(console, line)
     for note in answer.notes:
-        _line(console, f"Note: {note}", style="yellow")
-
-
-def _line(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def objectives_text(plan: Plan) -> str:
-    """What is to be large or small, and what must be kept."""
-    others = "".join(f", {name} (min)" for name in plan.method.minimize)
-    limits = " and ".join(map(str, plan.method.limits))
-    return f"Objective: {plan.objective} ({plan.direction}){others}." + (
-        f" The winner keeps {limits}." if limits else ""
-    )
+        print_line(console, f"Note: {note}", style="yellow")
 
 
 def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
@@ -173,61 +155,70 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
     searched = [(key, roles[key], str(domain)) for key, domain in plan.space.items()]
     fixed = [(key, "fixed", str(value)) for key, value in plan.fixed.items()]
-    columns = [
-        Column[tuple[str, str, str]](heading="key", show=lambda row: row[0]),
-        Column[tuple[str, str, str]](heading="role", show=lambda row: row[1]),
-        Column[tuple[str, str, str]](heading="values", show=lambda row: row[2]),
+    columns: list[Column[tuple[str, str, str]]] = [
+        Column("key", lambda row: row[0]),
+        Column("role", lambda row: row[1]),
+        Column("values", lambda row: row[2]),
     ]
     console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
-        _line(console, f"First, pairs are generated into {plan.fixed['pairs']}, a set for each temperature: {sizes}.")
+        print_line(
+            console, f"First, a set of pairs is generated for each temperature in {plan.fixed['pairs']}: {sizes}."
+        )
     for line in (searched_text(plan), compared_text(plan), objectives_text(plan), resources):
-        _line(console, line)
-    _line(console, f"Results go to {folder}. Nothing was started.")
+        print_line(console, line)
+    print_line(console, f"Results go to {folder}. Nothing was started.")
     for place, point in enumerate(plan.known_points()):
-        origin = plan.origin(place, point)
-        _line(console, f"  {place:04d} {origin}: {point_text(point)}")
+        print_line(console, f"  {place:04d} {plan.origin(place, point)}: {point_text(point)}")
+
+
+def objectives_text(plan: Plan) -> str:
+    """Return the objectives and constraints in a sentence."""
+    others = "".join(f", {name} (min)" for name in plan.method.minimize)
+    limits = " and ".join(map(str, plan.method.limits))
+    winner = f" The winner must keep {limits}." if limits else ""
+    return f"Objective: {plan.objective} ({plan.direction}){others}.{winner}"
 
 
 def searched_text(plan: Plan) -> str:
-    """Which trials there are, and how they are stopped."""
+    """Return in a sentence which trials run and how they are stopped early."""
     each = f" ({plan.per_view} for each of {len(plan.views)} values of {plan.factor_name})" if plan.balanced else ""
     origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
     default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
     study = f"{count(origins.count('study'), 'point')} of the study, " if "study" in origins else ""
     return (
         f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{study}"
-        f"then those of {plan.method.sampler}; "
-        f"{SCHEDULERS[plan.method.scheduler].words.format(plan.grace)}."
+        f"then proposals of {plan.method.sampler}; {SCHEDULERS[plan.method.scheduler].words.format(plan.grace)}."
     )
 
 
 def compared_text(plan: Plan) -> str:
-    """Which settings run again on how many fresh seeds, and what counts as a difference."""
-    if plan.design is None:
-        return "Nothing runs again on fresh seeds, so nothing is decided."
-    best = "trial runs" if plan.compared == 2 else f"{plan.compared - 1} trials run"
-    who = f"the best trial of each value of {plan.factor_name} runs" if plan.compares_each else f"the best {best}"
-    beside = "" if plan.compares_each else ", and so does the reference"
-    looks = plan.design.looks
-    seeds = (
-        f"{looks[0]} to {looks[-1]} fresh seeds each, until it is decided"
-        if len(looks) > 1
-        else (f"{count(looks[0], 'fresh seed')} each")
-    )
-    margin = f"{number(plan.margin, plan.metric.digits)} {plan.metric.unit}".strip()
-    judged = f"Then {who} again, on {seeds}{beside}; they are judged on {plan.comparing.words}."
-    return f"{judged} A difference below {margin} is taken not to matter. {_seen_text(plan, looks[-1])}".rstrip()
-
-
-def _seen_text(plan: Plan, seeds: int) -> str:
-    """What so many seeds can see."""
+    """Return in sentences which settings run again on fresh seeds, and which differences matter."""
     from gpt2core.metrics.comparison import LEAST  # SciPy takes half a second to import: not for --help
     from searches.deciding.decision import detectable
 
-    if seeds < LEAST:
-        return f"Fewer than {LEAST} seeds name no winner."
+    if plan.design is None:
+        return "Nothing runs again on fresh seeds, so the comparison is not decided."
+    if plan.compares_each:
+        settings = f"the best trial of each value of {plan.factor_name} runs"
+    else:
+        best = "trial" if plan.compared == 2 else f"{plan.compared - 1} trials"
+        settings = f"the reference and the best {best} run"
+    looks = plan.design.looks
+    seeds = count(looks[0], "fresh seed")
+    if len(looks) > 1:
+        seeds = f"{looks[0]} to {looks[-1]} fresh seeds, until the comparison is decided"
+    margin = f"{number(plan.margin, plan.metric.digits)} {plan.metric.unit}".strip()
     pairs = math.comb(plan.compared, 2) if plan.compares_each else plan.compared - 1
-    sds = detectable(1.0, seeds, pairs=pairs)
-    return f"With {seeds} seeds, a difference of {sds:.1f} standard deviations of a run is seen in 80% of cases."
+    if looks[-1] < LEAST:
+        power = f"Fewer than {LEAST} seeds name no winner."
+    else:
+        sds = detectable(1.0, looks[-1], pairs=pairs)
+        power = (
+            f"With {looks[-1]} seeds, a difference of {sds:.1f} standard deviations of a run is found with 80% power."
+        )
+    return (
+        f"Then {settings} again, each on {seeds}, scored on {plan.comparing.words}. A difference below {margin} does not matter. "
+        f"{power}"
+    )

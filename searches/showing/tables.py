@@ -1,7 +1,7 @@
-"""Tables, each described once: its columns say how they show a row. Drawn on the screen, in HTML and in Markdown."""
+"""Tables that are described once, by how each column shows a row, and drawn on the screen, in HTML and in Markdown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Generic, TypeVar
 
 import rich.table
@@ -12,18 +12,20 @@ from gpt2core.errors import visible
 from searches.showing.markdown import markdown_cell, markdown_code
 
 Row = TypeVar("Row")
-LONG_NAME, LONG = 25, 40  # characters of a cell, the first of its row or another, that a page may break
+LONG_NAME, LONG = 25, 40  # characters above which a page may wrap a row's name, or another cell
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column(Generic[Row]):
-    """A column: its heading, and the text that it shows of a row. Numbers are aligned right; names of the program are code.
+    """A column: its heading and the text that it shows for a row.
 
-    `mark` names the look of a cell that is a mark, a class of the page; `style` is its style on the screen.
+    Numbers are aligned right, and `code` is shown in Markdown as code. `mark` returns a CSS class for a coloured mark, `style` a
+    style for the screen.
     """
 
     heading: str
     show: Callable[[Row], str]
+    _: KW_ONLY
     number: bool = False
     code: bool = False
     mark: Callable[[Row], str] | None = None
@@ -32,7 +34,7 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Generic[Row]):
-    """A table of rows, which the column `name` names, the first if nothing else is said; `marked` says which stand out."""
+    """A table. Column number `name` names the rows; `marked` returns whether a row is highlighted."""
 
     title: str
     columns: Sequence[Column[Row]]
@@ -41,33 +43,27 @@ class Table(Generic[Row]):
     name: int = 0
     marked: Callable[[Row], bool] = lambda row: False
 
-    @property
-    def headings(self) -> list[str]:
-        """What stands above the columns."""
-        return [column.heading for column in self.columns]
-
     def cells(self) -> list[list[str]]:
-        """The texts of each row."""
+        """Return the texts of each row."""
         return [[column.show(row) for column in self.columns] for row in self.rows]
 
 
 def on_screen(table: Table[Any]) -> rich.table.Table:
-    """Draw a table for the screen; a bracket in a text is no markup."""
-    shown = rich.table.Table(title=table.title or None, title_justify="left", header_style="bold")
-    shown.caption, shown.caption_justify = table.note or None, "left"
+    """Draw a table for the screen; texts are not parsed as markup."""
+    drawn = rich.table.Table(title=table.title or None, title_justify="left", header_style="bold")
+    drawn.caption, drawn.caption_justify = table.note or None, "left"
     for column in table.columns:
-        shown.add_column(column.heading, justify="right" if column.number else "left")
+        drawn.add_column(column.heading, justify="right" if column.number else "left")
     for row in table.rows:
-        texts = [
-            Text(visible(column.show(row)), style=column.style(row) if column.style else "") for column in table.columns
-        ]
-        shown.add_row(*texts, style="bold green" if table.marked(row) else None)
-    return shown
+        styles = [column.style(row) if column.style else "" for column in table.columns]
+        texts = [Text(visible(c.show(row)), style=style) for c, style in zip(table.columns, styles, strict=True)]
+        drawn.add_row(*texts, style="bold green" if table.marked(row) else None)
+    return drawn
 
 
 def as_html(table: Table[Any], *, title: bool = True) -> Markup:
-    """Draw a table for a page; without `title`, it is for those alone who do not see the page."""
-    unseen = "" if title else Markup(' class="unseen"')
+    """Draw a table for a page; without `title`, only screen readers get its caption."""
+    hidden = "" if title else Markup(' class="unseen"')
     heads = Markup("").join(
         Markup('<th scope="col"{}>{}</th>').format(_class("number" if column.number else ""), column.heading)
         for column in table.columns
@@ -80,7 +76,7 @@ def as_html(table: Table[Any], *, title: bool = True) -> Markup:
     return Markup(
         '<div class="scroll" role="region" aria-label="{}" tabindex="0">\n<table>\n<caption{}><span>{}</span></caption>\n'
         "<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n{}"
-    ).format(table.title, unseen, table.title, heads, body, note)
+    ).format(table.title, hidden, table.title, heads, body, note)
 
 
 def _html_cells(table: Table[Any], row: Any) -> Markup:
@@ -102,9 +98,9 @@ def _class(name: str) -> Markup:
 
 
 def as_markdown(table: Table[Any]) -> str:
-    """Draw a table for Markdown, under its title if it has one."""
+    """Draw a table for Markdown, with its title above if it has one."""
     lines = [
-        "| " + " | ".join(map(markdown_cell, table.headings)) + " |",
+        "| " + " | ".join(markdown_cell(column.heading) for column in table.columns) + " |",
         "|" + "|".join(" ---: " if column.number else " --- " for column in table.columns) + "|",
         *("| " + " | ".join(_markdown(column, row) for column in table.columns) + " |" for row in table.rows),
     ]

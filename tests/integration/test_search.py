@@ -139,7 +139,7 @@ def test_optuna_reads_the_export(
             main(command)
         codes.append(stopped.value.code)
     assert codes == [0, 2]
-    assert f"{tmp_path / 'optuna.journal'}: is there already; give --out another name" in capsys.readouterr().err
+    assert f"{tmp_path / 'optuna.journal'}: already exists; give --out another name" in capsys.readouterr().err
     journal = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
     result, ended = summary(storage, NAME), {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
     for row in result["trials"][:4]:  # a study for each rank, each of one trial

@@ -98,8 +98,8 @@ def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys:
         assert part in printed
     for part in (
         "12 trials (3 for each of 4 values of rank) of at most 2 epochs: the reference, its settings with each other value of "
-        "rank, 4 points of the study, then those of tpe",
-        "the best trial of each value of rank runs again, on 1 fresh seed each",
+        "rank, 4 points of the study, then proposals of tpe",
+        "the best trial of each value of rank runs again, each on 1 fresh seed",
         "Objective: dev_loss (min)",
         "0000 reference: rank 8, lr 0.001",
         "0001 default: rank 4, lr 0.001",

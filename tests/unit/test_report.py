@@ -76,7 +76,7 @@ def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) 
         "a trivial baseline (random | lines).",
     ):
         assert text in html
-    assert "stand-in model" in html
+    assert "The model is a stand-in" in html
     assert "python searches/toy.py --name toy-again" in html
     assert "python searches/toy.py --name toy-again" in markdown
 
@@ -95,15 +95,18 @@ def test_the_larger_side_of_a_difference_is_the_better_one_of_its_metric() -> No
     answer = summary()["answer"]
     answer["pairs"] = [{"a": "rank 4", "b": "rank 8", "difference": 0.031, "low": 0.02, "high": 0.042, "p_value": 0.01}]
     assert (
-        numbers(verdict(answer))["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+        numbers(verdict(answer))["Largest difference"]
+        == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
     )
     answer["metric"]["direction"] = "max"
     assert (
-        numbers(verdict(answer))["Largest difference"] == "rank 4 before rank 8 by 0.031 [0.020, 0.042] nats per token"
+        numbers(verdict(answer))["Largest difference"]
+        == "rank 4 better than rank 8 by 0.031 [0.020, 0.042] nats per token"
     )
     answer["pairs"][0] |= {"difference": -0.031, "low": -0.042, "high": -0.02}
     assert (
-        numbers(verdict(answer))["Largest difference"] == "rank 8 before rank 4 by 0.031 [0.020, 0.042] nats per token"
+        numbers(verdict(answer))["Largest difference"]
+        == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
     )
 
 
@@ -131,10 +134,10 @@ def test_what_became_of_each_value_is_said() -> None:
     answer["rows"][1] |= {"trial": None, "runs": [], "mean": None, "score": None}
     answer["rows"][3] |= {"runs": [], "mean": None}
     place = 6
-    assert [cells[place] for cells in settings_table(verdict(answer)).cells()] == [
+    assert [cells[place] for cells in settings_table(typed(summary(8) | {"answer": answer})).cells()] == [
         "unstable: 1 run failed",
         "no score",
-        "better than all others",
+        "significantly better than all others",
         "not run again",
     ]
 
