@@ -1,1 +1,1 @@
-"""How a trial runs on Ray: one training loop, in a warm Tune function or in a Ray Train worker group."""
+"""What Ray workers run: trials, packs of trials, and the generation of candidate paraphrases."""

@@ -1,4 +1,4 @@
-"""Why a trial failed: the kind of an error, and what a person can do about it."""
+"""Why a trial failed: the kind of an error, and what the user can do about it."""
 
 import errno
 import os
@@ -11,21 +11,21 @@ from gpt2core.errors import CheckpointError, DivergedError, StorageError, UserEr
 from gpt2core.memory import NO_MEMORY, is_out_of_memory
 
 DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
-NO_ROOM = "no_room"  # no fault of the trial: its disk is full
+NO_ROOM = "no_room"  # the disk is full, which is not the trial's fault
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The kind and reason of a failure; `common` if all workers of the trial fail in the same way."""
+    """The kind and reason of a failure. `common` means that all workers of the trial fail in the same way."""
 
     kind: str
     reason: str
     common: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, which Tune can pass on."""
+        """Return plain values, which Tune can serialise."""
         return {"kind": self.kind, "reason": self.reason}
 
 
@@ -44,22 +44,22 @@ def failure_of(error: BaseException) -> Failure | None:
             case StorageError():
                 return None
             case CheckpointError():
-                return Failure(NO_ROOM if full(str(cause)) else FAILED, first_line(cause))
+                return Failure(NO_ROOM if disk_full_message(str(cause)) else FAILED, first_line(cause))
             case UserError():
                 return Failure(FAILED, first_line(cause), common=True)
-            case OSError() if cause.errno in FULL:
+            case OSError() if cause.errno in DISK_FULL:
                 where = cause.filename or "its disk"
                 return Failure(NO_ROOM, f"{where}: is full ({cause.strerror}); make room, or choose another --storage")
     return None
 
 
-def full(text: str) -> str | None:
-    """The part of an error's text that says that a disk is full, if any."""
-    return next((words for words in map(os.strerror, FULL) if words in text), None)
+def disk_full_message(text: str) -> str | None:
+    """Return the part of an error's text that says that a disk is full, if any."""
+    return next((message for message in map(os.strerror, DISK_FULL) if message in text), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that it was raised from or wraps, as Ray's errors do."""
+    """Yield an error and all errors that it wraps, as Ray's errors do, or was raised from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -68,7 +68,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def kernel_kills() -> int:
-    """How many processes the kernel's OOM killer has ended on this machine; 0 if it does not say."""
+    """Return how many processes the kernel's OOM killer has ended on this machine; 0 if that is unknown."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

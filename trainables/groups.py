@@ -1,10 +1,10 @@
 """Trials that a Ray Train worker group trains, for GPUs or several workers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from ray import train
@@ -17,7 +17,7 @@ from trainables.trial import RESTARTS, TRAIN, Payload, TrialSpec, payloads
 
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:
-    """Start a worker group named after its trial, and yield what worker 0 reports."""
+    """Start a worker group named after its trial, and yield what its first worker reports."""
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})
     queue = Queue(1, actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
@@ -30,12 +30,12 @@ def reports(spec: TrialSpec) -> Iterator[Payload]:
         run_config=train.RunConfig(
             name=spec.name,
             storage_path=f"{spec.folder}/{TRAIN}",
-            callbacks=[_PassOn(queue)],
+            callbacks=[_Forward(queue)],
             failure_config=train.FailureConfig(max_failures=RESTARTS),
         ),
     )
     try:
-        yield from to_the_end(trainer, queue)
+        yield from reports_until_end(trainer.fit, queue)
     except WorkerGroupError as error:
         failure = next(filter(None, map(failure_of, error.worker_failures.values())), None)
         if failure is None:
@@ -43,10 +43,10 @@ def reports(spec: TrialSpec) -> Iterator[Payload]:
         yield {"epoch": 0, "objective": math.nan, "failure": failure.to_dict()}
 
 
-class _PassOn(train.UserCallback):  # type: ignore[misc]
+class _Forward(train.UserCallback):  # type: ignore[misc]
     """Puts what the first worker reports into a queue.
 
-    Ray's `TuneReportCallback` loses the last report where the group ends before Tune has taken it.
+    Ray's `TuneReportCallback` loses the last report if the group ends before Tune has taken it.
     """
 
     def __init__(self, queue: Queue) -> None:
@@ -56,24 +56,18 @@ class _PassOn(train.UserCallback):  # type: ignore[misc]
         self.queue.put(metrics[0])
 
 
-class Trainer(Protocol):
-    """What trains until it returns or raises."""
-
-    def fit(self) -> Any: ...
-
-
-def to_the_end(trainer: Trainer, queue: Queue) -> Iterator[Payload]:
-    """Let the group train and yield all that it reports. Raises what ended it."""
+def reports_until_end(fit: Callable[[], Any], queue: Queue) -> Iterator[Payload]:
+    """Run `fit` in a thread, and yield all reports that it puts into the queue. Raises the error of `fit`."""
     ended: Future[Any] = Future()
 
-    def fit() -> None:
+    def run() -> None:
         try:
-            ended.set_result(trainer.fit())
-        except BaseException as error:  # raised where the reports are read
+            ended.set_result(fit())
+        except BaseException as error:  # raised below, after the last report
             ended.set_exception(error)
         queue.put(None)
 
-    Thread(target=fit, daemon=True).start()  # a trial that Tune stops does not wait for it
+    Thread(target=run, daemon=True).start()  # a trial that Tune stops does not wait for it
     while (payload := queue.get()) is not None:
         yield payload
     ended.result()

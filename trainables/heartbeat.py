@@ -14,11 +14,9 @@ import ray
 from gpt2core.cli import interrupted
 from gpt2core.errors import UserError
 
-TICK = 0.5  # seconds between two looks at Ray
-PATIENCE = (
-    30  # seconds that the head of a cluster may be away, for it may come back; Ray itself ends the process after 60
-)
-OWN_PATIENCE = 5  # seconds for one that was started for this process, which does not
+TICK = 0.5  # seconds between two checks
+PATIENCE = 30  # seconds that a cluster's head may be away, as it may come back; Ray ends this process after 60
+OWN_PATIENCE = 5  # seconds that the head of a Ray started for this process may be away: it does not come back
 
 
 class RayEndedError(UserError):
@@ -26,38 +24,38 @@ class RayEndedError(UserError):
 
 
 class Heartbeat:
-    """Checks whether Ray's process on this node, and its head, accept connections."""
+    """Checks whether Ray's process on this node, and the cluster's head, accept connections."""
 
     def __init__(self) -> None:
-        here = ray.get_runtime_context()
-        node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
-        head, _, port = here.gcs_address.rpartition(":")
+        context = ray.get_runtime_context()
+        node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        host, _, port = context.gcs_address.rpartition(":")
         self.node = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        self.head = (head, int(port))
+        self.head = (host, int(port))
         self.patience = PATIENCE if os.environ.get("RAY_ADDRESS") else OWN_PATIENCE
-        self.asked = self.seen = time.monotonic()
+        self.checked = self.seen = time.monotonic()
 
     def check(self) -> None:
-        """Raise RayEndedError if this node's process is gone, or the head for longer than `patience`."""
+        """Raise RayEndedError if this node's process is gone, or the head has been away for longer than `patience`."""
         now = time.monotonic()
-        if now - self.asked < TICK:
+        if now - self.checked < TICK:
             return
-        self.asked = now
+        self.checked = now
         self.check_node()
-        if _answers(self.head):
+        if _accepts(self.head):
             self.seen = now
         elif now - self.seen > self.patience:
-            raise ended(f"its head has not answered for {self.patience} s")
+            raise ray_ended(f"its head has not answered for {self.patience} s")
 
     def check_node(self) -> None:
         """Raise RayEndedError if this node's process is gone."""
-        if not _answers(self.node):
-            raise ended("its process on this node is gone")
+        if not _accepts(self.node):
+            raise ray_ended("its process on this node is gone")
 
 
 @contextmanager
 def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
-    """End this process, after `last`, as soon as Ray is gone: any call to it may then hang for a minute."""
+    """End this process, after a call of `last`, as soon as Ray is gone: any call of Ray may then hang for a minute."""
     heart, over = Heartbeat(), threading.Event()
 
     def watch() -> None:
@@ -65,7 +63,7 @@ def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
             try:
                 heart.check()
             except RayEndedError as error:
-                if not (interrupted() and over.wait(OWN_PATIENCE)):  # a signal to all of a group ends Ray too
+                if not (interrupted() and over.wait(OWN_PATIENCE)):  # a signal to the process group ends Ray too
                     leave(error, last)
 
     thread = threading.Thread(target=watch, name="heartbeat", daemon=True)
@@ -80,7 +78,7 @@ def leaving_when_ray_ends(last: Callable[[], object]) -> Iterator[Heartbeat]:
 
 
 def leave(error: Exception, last: Callable[[], object]) -> NoReturn:
-    """Exit at once if Ray is gone: disconnecting from it would hang, and then fail."""
+    """Print the error, call `last`, and exit without disconnecting from Ray, which would hang and then fail."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     try:
         last()
@@ -89,15 +87,15 @@ def leave(error: Exception, last: Callable[[], object]) -> NoReturn:
         os._exit(2)
 
 
-def ended(why: object) -> RayEndedError:
-    """The error for that."""
+def ray_ended(reason: object) -> RayEndedError:
+    """Return the error for a Ray that ended for this reason."""
     return RayEndedError(
-        f"Ray ended: {str(why).splitlines()[0]}; what is finished is kept, and the same command goes on"
+        f"Ray ended: {str(reason).splitlines()[0]}; finished work is kept, and the same command resumes it"
     )
 
 
-def _answers(address: tuple[str, int]) -> bool:
-    """Whether something accepts connections there; a slow one does."""
+def _accepts(address: tuple[str, int]) -> bool:
+    """Whether something accepts connections at the address, even if slowly."""
     try:
         socket.create_connection(address, timeout=5).close()
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""The nodes of the connected Ray cluster: what they have for trials, and which are about to be taken away."""
+"""The nodes of the connected Ray cluster: their resources, and which are about to be taken away."""
 
 import math
 import os
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import ray
 
-LOOK = 2.0  # seconds between two checks
-AGAIN = 20.0  # seconds between two checkpoints on a draining node: at most so much is trained again
+CHECK_EVERY = 2.0  # seconds between two checks for draining nodes
+SAVE_EVERY = 20.0  # seconds between two checkpoints on a draining node: the most that is trained again
 
 
 @dataclass(frozen=True)
@@ -20,44 +20,40 @@ class Machine:
     gpus: float = 0.0
 
     def fits(self, cpus: int, gpus: float) -> int:
-        """How many workers of so many CPUs and GPUs each fit on it."""
+        """Return how many workers with this many CPUs and GPUs each fit on the node."""
         by_gpus = math.floor(self.gpus / gpus + 1e-9) if gpus else math.inf
         return int(min(self.cpus // cpus, by_gpus))
 
 
 def machines() -> Sequence[Machine]:
-    """The nodes that are alive."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Machine(int(one.get("CPU", 0)), float(one.get("GPU", 0))) for one in there]
+    """Return the nodes that are alive."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Machine(int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in resources]
 
 
 def can_grow() -> bool:
-    """Whether nodes may come and go: Ray was not started on this machine for this command."""
+    """Whether nodes may come and go: not if Ray was started on this machine for this command."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
 class Preemption:
-    """Says, every few seconds, that a checkpoint is due because the trial's node is being drained. Worker 0 saves for all."""
+    """Says whether a checkpoint is due because the trial's node is being drained. Worker 0 saves for all workers."""
 
     def __init__(self, workers: int = 1) -> None:
         context = ray.get_runtime_context() if ray.is_initialized() else None
         self.node = context.get_node_id() if context and workers == 1 else None  # with several workers, any node counts
-        self.checks = ray.is_initialized()
+        self.active = ray.is_initialized()
         self.next = time.monotonic()
-        self.saved = False  # since somebody last asked for it
+        self.saved = False  # whether a checkpoint was due since the caller last reset this
 
     def __call__(self) -> bool:
         """Whether a checkpoint is due now."""
         now = time.monotonic()
-        if not self.checks or now < self.next:
+        if not self.active or now < self.next:
             return False
-        draining = draining_nodes()
+        # Ray has no public call for this; Ray Train uses this one.
+        draining = set(ray._private.state.state.get_draining_nodes())
         due = bool(draining) if self.node is None else self.node in draining
-        self.next = now + (AGAIN if due else LOOK)
+        self.next = now + (SAVE_EVERY if due else CHECK_EVERY)
         self.saved = self.saved or due
         return due
-
-
-def draining_nodes() -> set[str]:
-    """The ids of the nodes that Ray was asked to drain. Ray has no public call for this; Ray Train uses this one."""
-    return set(ray._private.state.state.get_draining_nodes())

@@ -1,8 +1,8 @@
 """Packs: processes that train several trials at once, in one forward pass where possible (`gpt2core.packing`).
 
-To Tune, each trial has a light process of its own, which passes on what its pack reports. A trial joins a pack when it starts,
-or when the pack was killed and restarted, and resumes from its last checkpoint; it leaves when it ends. Its next epoch starts
-only once its last report was taken and Tune did not stop it.
+Each trial also has a light process under Tune, which forwards what the pack reports. A trial joins its pack when it starts, or
+again when a killed pack has restarted, and resumes from its last checkpoint. It leaves when it ends. Its next epoch starts only
+after its last report was taken and Tune did not stop it.
 """
 
 import json
@@ -19,12 +19,12 @@ from trainables.trial import RESTARTS, Payload, TrialSpec, events
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events, Step
 
-JOINED_AT_MOST = 1000  # calls at once of one process: each of its trials waits in one
+MAX_CALLS = 1000  # concurrent calls of a pack: each of its trials waits in one
 
 
 @dataclass
 class _Member:
-    """A trial in a pack. `event` is its pending step, or a payload that is to be fetched."""
+    """A trial in a pack. `event` is its pending step, or a report to be fetched."""
 
     spec: TrialSpec
     events: "Events[Payload]"
@@ -45,14 +45,14 @@ class Pack:
         threading.Thread(target=self._train, daemon=True).start()
 
     def next(self, values: dict[str, Any], *, joins: bool) -> Payload | None:
-        """Return the trial's next report, None at its end. Registers the trial first if it `joins` or is unknown."""
+        """Return the trial's next report, or None at its end. Registers the trial first if it `joins` or is unknown."""
         from gpt2core.memory import release_memory
 
         spec = TrialSpec.from_dict(values)
         with self.changed:
             if joins or spec.name not in self.members:
                 self.members.pop(spec.name, None)
-                release_memory()  # of those that left
+                release_memory()  # of trials that left
                 self.members[spec.name] = _Member(spec, events(spec))
             member = self.members[spec.name]
             member.wanted = True
@@ -75,7 +75,7 @@ class Pack:
                 working = [member for member in self.members.values() if member.wanted]
             try:
                 self._turn(working)
-            except BaseException as error:  # all waiting trials raise it, and resume from their checkpoints
+            except BaseException as error:  # raised by all waiting trials, which then resume from their checkpoints
                 with self.changed:
                     for member in working:
                         if member.wanted:
@@ -110,7 +110,7 @@ class Pack:
 
 
 def _generate_ahead(runs: Sequence[RunConfig]) -> None:
-    """Generate in one batch the texts of runs that train nothing and differ in decoding alone."""
+    """Generate the texts of runs that train nothing and differ only in decoding, in one batch."""
     from gpt2core.builders import build_model, device
     from gpt2core.identity import identity
     from gpt2core.tasks import sonnet
@@ -123,7 +123,7 @@ def _generate_ahead(runs: Sequence[RunConfig]) -> None:
             groups[json.dumps(shared, sort_keys=True)].append(run)
     for alike in groups.values():
         if len(alike) > 1:
-            with suppress(Exception):  # each says for itself what is wrong with it
+            with suppress(Exception):  # each run then raises its own error
                 base, data = worker_cache.inputs(alike[0])
                 model, dev = build_model(alike[0], base, device()), data.divided(alike[0])
                 sonnet.generate_ahead(model, dev, alike, "dev")
@@ -141,17 +141,17 @@ def reports(spec: TrialSpec) -> Iterator[Payload]:
 
 
 class Packs:
-    """The packs of a search, and which trial is in which."""
+    """The packs of a search, and the pack of each trial."""
 
     def __init__(self, spec: TrialSpec, name: str) -> None:
         import ray
 
-        shared = {"num_cpus": spec.cpus_per_worker, "num_gpus": spec.gpus_per_worker, "max_concurrency": JOINED_AT_MOST}
+        shared = {"num_cpus": spec.cpus_per_worker, "num_gpus": spec.gpus_per_worker, "max_concurrency": MAX_CALLS}
         again = {"max_restarts": -1, "max_task_retries": RESTARTS}
         actor, count = ray.remote(Pack), -(-spec.concurrent // spec.pack)
         names = [f"{name}-pack-{number}" for number in range(count)]
         self.actors = {name: actor.options(name=name, **shared, **again).remote() for name in names}
-        self.places: dict[str, str] = {}  # of each trial that runs, its pack
+        self.places: dict[str, str] = {}  # trial -> pack, of trials that run
 
     def place(self, spec: TrialSpec) -> TrialSpec:
         """Assign a trial to the pack with the fewest trials."""
@@ -164,11 +164,11 @@ class Packs:
         import ray
         from ray.exceptions import RayActorError
 
-        with suppress(RayActorError):  # a pack that died has forgotten it
+        with suppress(RayActorError):  # a pack that died has forgotten the trial
             ray.get(self.actors[self.places.pop(name)].leave.remote(name))
 
     def close(self) -> None:
-        """End the processes."""
+        """Kill the packs."""
         import ray
 
         for actor in self.actors.values():

@@ -1,4 +1,4 @@
-"""Scores of finished trials on the test split, as Ray tasks. Nothing else reads that split while a search runs."""
+"""Scores finished trials on the test split, as Ray tasks. Nothing else reads that split while a search runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,23 +9,21 @@ from trainables.trial import RESTARTS, TrialSpec, check_data
 
 
 def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
-    """Score the best epoch of each trial; raise UserError if that fails, whatever the reason."""
+    """Return metrics and counts of each trial's best epoch; raise UserError if scoring fails for any reason."""
     import ray
 
     resources = {"num_cpus": specs[0].cpus_per_worker, "num_gpus": specs[0].gpus_per_worker}
     task = ray.remote(max_retries=RESTARTS, **resources)(_score)
     try:
-        found: list[dict[str, Any]] = ray.get([task.remote(spec.to_dict()) for spec in specs])
+        return list(ray.get([task.remote(spec.to_dict()) for spec in specs]))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         raise UserError(
             f"The test split could not be scored ({type(cause).__name__}: {first_line(cause)}); the same command tries again"
         ) from None
-    return found
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:
-    """Metrics and counts of a trial's best epoch on the test split."""
     import torch
 
     from gpt2core import checkpoints

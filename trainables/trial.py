@@ -1,8 +1,9 @@
 """A trial: its specification, and what it reports after each epoch. `trainables.executors` runs it on Ray.
 
-All executors report the same: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`, `notes`,
-and `failure` if the trial failed. Tune flattens mappings, so counts are JSON strings: `statistics` as by
-`gpt2core.metrics.counts.to_json`, and `judged` an object of such `statistics` and of `metrics`, or None.
+All executors report the same keys: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`,
+`notes`, `seconds` and `began`, or `failure` if the trial failed. Tune flattens mappings, so counts are JSON strings:
+`statistics` is the output of `gpt2core.metrics.counts.to_json`, and `judged` is None or an object of such `statistics` and of
+`metrics`.
 """
 
 import json
@@ -23,30 +24,27 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
     from gpt2core.tasks import Evaluation, TaskData
 
-TRAIN = "train"  # the folder of what Ray Train keeps of a group, beside the trial's checkpoints
-RESTARTS = 2  # times that a trial goes on from its checkpoint after its process died
+TRAIN = "train"  # Ray Train's own folder, among the trial's checkpoints
+RESTARTS = 2  # times that a trial resumes from its checkpoint after its process died
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """What a trial needs to run anywhere: name, configuration, folder in shared storage, and resources.
-
-    `parent` is the folder of the run whose last checkpoint it starts from, `until` the epoch after which it ends.
-    """
+    """What a trial needs to run on any node: name, configuration, folder in shared storage, and resources."""
 
     name: str
     run: RunConfig
     folder: str
-    parent: str | None = None
-    until: int | None = None
+    parent: str | None = None  # folder of the run whose last checkpoint the trial starts from
+    until: int | None = None  # epoch after which the trial ends
     workers: int = 1
     gpus_per_worker: float = 0
     cpus_per_worker: int = 1
-    concurrent: int = 1  # trials of this shape at once
-    pack: int = 1  # trials that share a process, and what is said above of a trial
-    process: str | None = None  # the name of that process, where there are several trials to it
-    data: str = ""  # the digest of the search's data, where it is known; what generated pairs add is not in it
-    trace: bool = False  # whether some of its steps are traced into `trace.json.gz` in its folder
+    concurrent: int = 1  # trials that run at once
+    pack: int = 1  # trials that share a process and its resources
+    process: str | None = None  # name of that process, if it has several trials
+    data: str = ""  # digest of the search's data without generated pairs, if known
+    trace: bool = False  # whether to trace some steps into `trace.json.gz` in the folder
 
     @property
     def grouped(self) -> bool:
@@ -55,24 +53,23 @@ class TrialSpec:
 
     @property
     def gpus(self) -> float:
-        """The GPUs, or the part of one, that the trial takes."""
+        """The GPUs of the trial; a fraction if it shares them."""
         return self.workers * self.gpus_per_worker / self.pack
 
     @property
     def cpus(self) -> float:
-        """The CPUs, or the part of them, that the trial takes."""
+        """The CPUs of the trial; a fraction if it shares them."""
         return self.workers * self.cpus_per_worker / self.pack
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, which Tune can pass on."""
+        """Return the spec as plain values, which Tune can serialise."""
         return asdict(self) | {"run": self.run.model_dump()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
-        """The inverse of `to_dict`."""
+        """Return the spec with these values, the inverse of `to_dict`."""
         if values["run"].keys() - RunConfig.model_fields.keys():
-            # One that a component declares: its table is imported for it alone, for PyTorch takes a second.
-            import gpt2core.identity  # noqa: F401
+            import gpt2core.identity  # noqa: F401 (the tables that declare the other keys; PyTorch takes a second)
 
         return cls(**(values | {"run": RunConfig.of(values["run"])}))
 
@@ -88,10 +85,10 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]
 
 
 def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
-    """The trial's run: it yields the steps that it waits for, and the report of each epoch.
+    """Train the trial's run: yield the optimizer steps that it requests, and the report of each epoch.
 
-    An error that another attempt would not avoid is reported, not raised. If only one of several workers fails, it raises all the
-    same, since the others wait for it: the group ends, and its driver reports the failure.
+    An error that another attempt would not avoid is reported, not raised. But if one of several workers may fail alone, it
+    raises, because the others wait for it: the group ends, and its driver reports the failure.
     """
     import torch
 
@@ -154,29 +151,30 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         failure = failure_of(error)
         if failure is None or (size > 1 and not failure.common):
             raise
-    if failure is not None:  # here the error is forgotten, and with it the tensors that its frames held
+    if failure is not None:  # outside `except`, where the error and the tensors in its frames are freed
         torch.cuda.empty_cache()
         yield {"epoch": epoch, "objective": score, "failure": failure.to_dict()}
 
 
 def check_data(spec: TrialSpec, data: "TaskData") -> None:
-    """Raise DataError where this process has read other data than the search began with."""
-    if spec.data and not spec.run.learns_from_pairs and data.corpus.digest != spec.data:
+    """Raise DataError if this process has read other data than the search began with."""
+    digest = data.corpus.digest
+    if spec.data and not spec.run.learns_from_pairs and digest != spec.data:
         raise DataError(
-            f"{data.corpus.origin}: the data is not that of the search: its digest is {data.corpus.digest[:12]}, and was "
-            f"{spec.data[:12]}; it has changed, or is another on this machine"
+            f"{data.corpus.origin}: the data's digest is {digest[:12]}, but the search began with {spec.data[:12]}; restore "
+            "that data on all machines, or start a search of another --name"
         )
 
 
 def _scores(evaluation: "Evaluation") -> dict[str, Any]:
-    """Metrics and counts as JSON values."""
+    """Return metrics and counts as JSON values."""
     from gpt2core.metrics import counts
 
     return {"metrics": evaluation.metrics, "statistics": counts.to_json(evaluation.statistics)}
 
 
 def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
-    """The folder of the trial's checkpoints, with those of an earlier process, or of its parent."""
+    """Return the folder of the trial's checkpoints, with those of an earlier process or of its parent."""
     import torch.distributed as dist
 
     from gpt2core.folds import adopt
@@ -188,7 +186,7 @@ def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
             _fetch_checkpoints(local(spec.parent))
             adopt(local(spec.parent), folder, spec.run)
             send(folder)
-    if size > 1 and is_copy(folder):  # the others may be on other machines, or have the same copy
+    if size > 1 and is_copy(folder):  # other workers may be on other machines, or share this copy
         dist.barrier()
         if rank:
             _fetch_checkpoints(folder)

@@ -1,4 +1,4 @@
-"""A cache of what the trials of one process share: the models that runs start from, and tokenised data."""
+"""What the trials of one process share: the models that runs start from, and tokenised data."""
 
 import functools
 
@@ -11,29 +11,27 @@ from gpt2core.weights import load_model
 
 @functools.lru_cache(maxsize=2)
 def starting_model(model: str, stage: RunConfig | None) -> GPT2:
-    """Return the model that runs start from, after its first stage if it has one; they share it, so it must not be changed."""
+    """Return the model that runs start from, after its first stage if it has one. Runs share it, so do not change it."""
     return load_model(model) if stage is None else trained_first(stage)
 
 
-@functools.lru_cache(maxsize=4)
-def _data(config: RunConfig) -> TaskData:
-    return run_data(config)
+_cached_data = functools.lru_cache(maxsize=4)(run_data)
 
 
 def task_data(config: RunConfig) -> TaskData:
-    """Return a run's tokenised corpus, shared by runs whose keys that decide it are the same.
+    """Return a run's tokenised corpus, shared by all runs with equal values of the keys that decide it.
 
-    It is divided later, in memory, into texts that choose and that judge.
+    `TaskData.divided` later splits the dev texts into those that choose and those that judge.
     """
     keys = keys_that_decide("data")
-    return _data(RunConfig(**{key: value for key, value in config if key in keys}))
+    return _cached_data(RunConfig(**{key: value for key, value in config if key in keys}))
 
 
 def start(config: RunConfig) -> GPT2:
-    """Return the model that a run starts from; that of a round of cross-validation is its first sub-run's."""
+    """Return the model that a run starts from; for a round of cross-validation, that of its first sub-run."""
     return starting_model(config.model, first_stage(config))
 
 
 def inputs(config: RunConfig) -> tuple[GPT2, TaskData]:
-    """Return the model that a run starts from, and its data."""
+    """Return the model that a run starts from, and its tokenised corpus."""
     return start(config), task_data(config)

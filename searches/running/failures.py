@@ -18,7 +18,7 @@ from ray import tune
 from gpt2core.errors import UserError
 from gpt2core.memory import NO_MEMORY
 from searches.running.ledger import FAILED, FREE_SPACE, OUT_OF_MEMORY, Ledger
-from trainables.failures import full, kernel_kills
+from trainables.failures import disk_full_message, kernel_kills
 from trainables.heartbeat import Heartbeat
 from trainables.trial import RESTARTS
 
@@ -124,7 +124,7 @@ def translate_errors(ledger: Ledger) -> Iterator[None]:
         yield
     except Exception as error:
         if ledger.failure is None:
-            problem = full(str(error))
+            problem = disk_full_message(str(error))
             if problem is None:
                 raise
             raise UserError(f"{ledger.path.parent}: cannot be written ({problem}); {FREE_SPACE}") from None

@@ -97,7 +97,7 @@ def resume(victim: str, search: Search, server: Server, below: dict[int, str]) -
     assert "Traceback" not in errors
     if victim == "ray":
         assert errors.startswith("error: Ray ended: ")
-        assert errors.endswith("; what is finished is kept, and the same command goes on\n")
+        assert errors.endswith("; finished work is kept, and the same command resumes it\n")
     if victim == "interrupt":
         assert "Interrupted. What is finished is kept; to go on: python searches/sentiment.py --storage" in errors
     assert left(below) == [], "it outlived its driver"

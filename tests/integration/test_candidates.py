@@ -166,7 +166,7 @@ def test_a_shard_that_is_cut_off_is_made_again(copied: Job) -> None:
 def test_too_many_unusable_rows_stop_the_job(make: Make, local_ray: None, tmp_path: Path) -> None:
     generation = distilling.GENERATION.but(max_characters=25)
     job = make(tmp_path / "out", generation=generation, max_quarantine=0.05)
-    message = r"rows are unusable, more than max_quarantine, 0\.05 of 600 .* times: it has \d+ characters"
+    message = r"rows are unusable, but `max_quarantine` allows 0\.05 of 600 .* times: it has \d+ characters"
     with pytest.raises(UserError, match=message) as stop:
         run(job)
     assert str(job.folder / "quarantine") in str(stop.value)
@@ -179,7 +179,7 @@ def test_a_second_job_in_the_folder_is_refused(make: Make, local_ray: None, tmp_
     job = make(tmp_path)
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another job writes into this folder; wait for its end"):
+        with pytest.raises(UserError, match="another job writes to it; wait until it ends"):
             run(job)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -280,7 +280,7 @@ def test_rounds_that_are_finished_are_written_where_a_later_one_cannot_be(finish
     done = distilling.run([*command, "--rounds", "2", "--set", "lr=1e30"])
     assert done.returncode == 2
     assert done.stderr.startswith("error: The student of round 1 could not be trained: The training loss is")
-    assert "warning: the results of round 1 are written all the same" in done.stdout
+    assert "warning: the results of round 1 are written nevertheless" in done.stdout
     assert (out / "README.md").read_text() == (finished.folder / "README.md").read_text()
     assert (out / "course.tsv").read_text() == (finished.folder / "course.tsv").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -14,7 +14,7 @@ from gpt2core.errors import UserError
 from gpt2core.weights import save_model
 from tests import toys
 from trainables.executors import trainable
-from trainables.groups import to_the_end
+from trainables.groups import reports_until_end
 from trainables.testing import score_all
 from trainables.trial import TrialSpec
 
@@ -93,7 +93,7 @@ def test_what_a_group_reports_last_arrives_although_it_ends_at_once(local_ray: N
 
     seen = []
     with pytest.raises(ValueError, match="no such worker") if error else nullcontext():
-        for payload in to_the_end(Group(), queue):
+        for payload in reports_until_end(Group().fit, queue):
             seen.append(payload["epoch"])
     assert seen == [1, 2, 3]
 

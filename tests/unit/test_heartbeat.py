@@ -14,15 +14,13 @@ def test_ray_is_alive_as_long_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
     heart = Heartbeat.__new__(Heartbeat)
     with socket.create_server(("127.0.0.1", 0)) as node, socket.create_server(("127.0.0.1", 0)) as head:
-        heart.node, heart.head, heart.seen, heart.asked = node.getsockname(), head.getsockname(), 0.0, -1.0
+        heart.node, heart.head, heart.seen, heart.checked = node.getsockname(), head.getsockname(), 0.0, -1.0
         heart.check()
         head.close()
         now[0] = heart.patience = 30
         heart.check()
         now[0] += 1
-        with pytest.raises(
-            RayEndedError, match="Ray ended: its head has not answered for 30 s; what is finished is kept"
-        ):
+        with pytest.raises(RayEndedError, match="Ray ended: its head has not answered for 30 s; finished work is kept"):
             heart.check()
         node.close()
         heart.check()
@@ -39,7 +37,7 @@ def test_a_signal_that_ends_ray_too_is_an_interruption(monkeypatch: pytest.Monke
     class Gone:
         def check(self) -> None:
             seen.set()
-            raise heartbeat.ended("its process on this node is gone")
+            raise heartbeat.ray_ended("its process on this node is gone")
 
     monkeypatch.setattr(heartbeat, "Heartbeat", Gone)
     monkeypatch.setattr(heartbeat, "interrupted", lambda: interrupted)

@@ -230,7 +230,7 @@ def test_a_trial_refuses_data_other_than_its_searchs(tmp_path: Path, monkeypatch
     (report,) = payloads(spec)
     assert "failure" not in report
     (report,) = payloads(dataclasses.replace(spec, data=toys.data(train=12).corpus.digest))
-    assert "the data is not that of the search" in report["failure"]["reason"]
+    assert "but the search began with" in report["failure"]["reason"]
 
 
 # caches

@@ -191,7 +191,7 @@ def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
         (place / "owner.json").write_text(other)
         send(place / "owner.json")
         kept.thread.join(30)
-        with pytest.raises(UserError, match="a job on another machine has taken this folder over"):
+        with pytest.raises(UserError, match="a job on another machine has taken it over"):
             folder.check_lease(place)
     there = read(place / "owner.json")
     assert there is not None
@@ -207,5 +207,5 @@ def test_a_file_that_another_process_has_locked_is_no_place_to_begin(place: Path
     place.mkdir(parents=True)
     with (place / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another job writes into this folder"), folder.locked(place):
+        with pytest.raises(UserError, match="another job writes to it"), folder.locked(place):
             pass

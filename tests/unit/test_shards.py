@@ -126,7 +126,7 @@ def test_what_does_not_decide_a_shard_does_not_name_it() -> None:
     longer = replace(JOB, contexts=1000)
     assert changed(longer) == changed(longer, number=1) == []
     assert changed(longer, number=2) == list(STAGES), "it had the rest, and has more now"
-    assert [JOB.size(number) for number in range(JOB.count)] == [50, 50, 20]
+    assert [JOB.shard_size(number) for number in range(JOB.shard_count)] == [50, 50, 20]
 
 
 def test_every_setting_of_the_generation_decides_something() -> None:
@@ -169,7 +169,7 @@ def test_rates_are_of_what_was_made_now_and_counts_of_all() -> None:
         "   12s  1 of 4 shards filtered; 100 contexts (25.0/s), 1,000 candidates (250.0/s), 40 pairs (20.0/s); "
         "accepted 25.0%, rejected: length 75.0%"
     )
-    assert "waits for its workers (2)" in line(Progress(1, 4, 2))
+    assert "waiting for 2 workers" in line(Progress(1, 4, 2))
 
 
 def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 """Candidate generation for Impossible Distillation on Ray: `python -m trainables.candidates`.
 
-`pipeline.py` runs a round, `actors.py` does its work, `rounds.py` trains a student between two rounds.
+`pipeline.py` runs a round: its actors (`actors.py`) generate contexts and candidates, score and filter pairs, and write the
+accepted pairs. `rounds.py` trains a student between two rounds.
 """

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +17,7 @@ from gpt2core.cli import (
     run_or_explain,
     settings,
 )
-from gpt2core.component import Config
+from gpt2core.component import Config, lookup
 from gpt2core.config import Thresholds, known_keys, meaning
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.errors import ConfigError, UserError, first_line
@@ -28,72 +28,72 @@ if TYPE_CHECKING:
     from trainables.candidates.job import Job
 
 EPILOG = """\
-Settings that have no flag are given with --set: of the generation and of the thresholds, and with --rounds those of the
-student's training. Interrupted or killed, the same command goes on. Other thresholds generate nothing again.
-The results are in --out: accepted/ and negatives/ (Parquet), course.tsv, manifest.json, README.md (the data card).
+--set gives settings that have no flag: of the generation, thresholds and critic, and with --rounds of the student's training.
+The same command resumes a job that was interrupted or killed. Other thresholds only filter again; nothing is generated again.
+--out then has accepted/ and negatives/ (Parquet), course.tsv, manifest.json, and README.md (the data card).
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The flags, validated as far as that needs no cluster; `resources` are arguments of `fit_to_cluster`."""
+    """The validated flags."""
 
     job: "Job"
-    resources: dict[str, Any]
+    resources: dict[str, Any]  # arguments of `fit_to_cluster`
     rounds: int
-    student: dict[str, Any]
+    student: dict[str, Any]  # values of the student's RunConfig
     tracking_uri: str | None
 
 
 def parser() -> Parser:
-    """Return the parser. It imports nothing heavy: `--help` answers at once."""
+    """Return the parser. It imports nothing heavy, so that `--help` answers at once."""
+
+    def described(name: str, keys: type[Config]) -> str:
+        return f"{meaning(name, keys)} (default: {keys.model_fields[name].default})"
+
     p = Parser(
         prog="python -m trainables.candidates",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--contexts", type=int, default=200, help="how many contexts (default: 200)")
-    p.add_argument("--candidates", type=int, help=_words("candidates", GenerationConfig))
-    p.add_argument("--temperature", type=float, help=_words("temperature", GenerationConfig))
-    p.add_argument("--source", help=f"{meaning('source', GenerationConfig)} (default: paraphrase, else pretraining)")
-    p.add_argument("--data-dir", help=meaning("data_dir"))
-    p.add_argument("--model", default="gpt2-nano", help=meaning("model"))
-    p.add_argument(
-        "--critic", default="overlap", help="critic that scores entailment: overlap, embedding, classifier or nli"
+    add = p.add_argument
+    add("--contexts", type=int, default=200, help="number of contexts (default: 200)")
+    add("--candidates", type=int, help=described("candidates", GenerationConfig))
+    add("--temperature", type=float, help=described("temperature", GenerationConfig))
+    add(
+        "--source",
+        help=f"{meaning('source', GenerationConfig)} (default: paraphrase with --data-dir, else pretraining)",
     )
-    p.add_argument("--critic-model", help="the critic's model: a folder, or owner/name of the hub")
-    p.add_argument("--tau", type=float, help=_words("tau", Thresholds))
-    p.add_argument("--max-rouge", type=float, help=_words("max_rouge", Thresholds))
-    p.add_argument("--filters", help=_words("filters", Thresholds))
-    p.add_argument("--rounds", type=int, default=1, help="rounds of self-distillation (default: 1)")
-    p.add_argument("--seed", type=int, help="seed of everything (default: 11711, the study's)")
-    p.add_argument("--workers", type=int, help="generators at work at once (default: as many as GPUs, or CPUs)")
-    p.add_argument("--gpus-per-worker", type=float, help="GPUs of a worker (default: 1 where there are GPUs, else 0)")
-    p.add_argument(
-        "--scorers", type=int, help="critics at work at once (default: as many as workers; beside GPUs, as CPUs)"
+    add("--data-dir", help=meaning("data_dir"))
+    add("--model", default="gpt2-nano", help=meaning("model"))
+    add("--critic", default="overlap", help="critic that scores entailment: overlap, embedding, classifier or nli")
+    add("--critic-model", help="model of the critic: a folder, or owner/name of the hub")
+    add("--tau", type=float, help=described("tau", Thresholds))
+    add("--max-rouge", type=float, help=described("max_rouge", Thresholds))
+    add("--filters", help=described("filters", Thresholds))
+    add("--rounds", type=int, default=1, help="rounds of self-distillation (default: 1)")
+    add("--seed", type=int, help="seed of everything (default: 11711, the study's)")
+    add(
+        "--workers",
+        type=int,
+        help="generators that run at once (default: one for each GPU, or each CPU if there is none)",
     )
-    p.add_argument("--gpus-per-scorer", type=float, default=0.0, help="GPUs of a scorer (default: 0, it runs on a CPU)")
-    p.add_argument(
-        "--max-quarantine",
-        type=float,
-        default=0.05,
-        help="unusable rows that may be, as a share of all candidates, before the job stops (default: 0.05)",
+    add("--gpus-per-worker", type=float, help="GPUs of each generator (default: 1 if there are GPUs, else 0)")
+    add(
+        "--scorers",
+        type=int,
+        help="critics that run at once (default: as many as generators, or with GPUs one for each CPU)",
     )
-    p.add_argument(
-        "--out",
-        help="folder that all nodes share, or s3://BUCKET/FOLDER (default: candidates in $GPT2_SEARCH_STORAGE or runs)",
-    )
-    p.add_argument(
-        "--tracking-uri", help="MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI; mlflow.db in runs)"
-    )
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a setting; may be repeated")
+    add("--gpus-per-scorer", type=float, default=0.0, help="GPUs of each critic (default: 0, it runs on a CPU)")
+    unusable = "share of unusable rows, relative to all candidates, at which the job stops (default: 0.05)"
+    add("--max-quarantine", type=float, default=0.05, help=unusable)
+    out = "folder that all nodes share, or s3://BUCKET/FOLDER (default: candidates in $GPT2_SEARCH_STORAGE or runs)"
+    add("--out", help=out)
+    uri = "MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI, else mlflow.db in runs)"
+    add("--tracking-uri", help=uri)
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="give a setting a value; may be repeated")
     return p
-
-
-def _words(name: str, keys: type[Config]) -> str:
-    """What a key means, and its default."""
-    return f"{meaning(name, keys)} (default: {keys.model_fields[name].default})"
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -105,24 +105,27 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         raise ConfigError(f"The value of `--max-quarantine` is {o.max_quarantine:g}, but must be a share, 0 to 1")
 
     from cluster.connect import default_storage
-    from gpt2core.component import lookup
     from gpt2core.distill.critics import CRITICS
     from gpt2core.storage import address
     from gpt2core.tasks import TASKS
     from trainables.candidates.job import Job
 
     flags = ("candidates", "temperature", "source", "seed", "tau", "max_rouge", "filters")
-    given = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
+    values = {key: getattr(o, key) for key in flags if getattr(o, key) is not None}
     critic = CRITICS[o.critic]
-    if o.critic_model and "critic_model" not in critic.keys.model_fields:
-        raise ConfigError(
-            f"The value of `--critic-model` is {o.critic_model!r}, but the critic `{o.critic}` takes no model"
-        )
     if o.critic_model:
-        given["critic_model"] = absolute_model(o.critic_model)
-    generation, thresholds, of_critic, student = sorted_settings(
-        o.set, given, critic.keys.model_fields, rounds=o.rounds
-    )
+        if "critic_model" not in critic.keys.model_fields:
+            raise ConfigError(
+                f"The value of `--critic-model` is {o.critic_model!r}, but the critic `{o.critic}` takes no model"
+            )
+        values["critic_model"] = absolute_model(o.critic_model)
+    student_keys = known_keys() if o.rounds > 1 else ()
+    owners = [GenerationConfig.model_fields, Thresholds.model_fields, critic.keys.model_fields, student_keys]
+    values |= settings(o.set, {key for keys in owners for key in keys})
+    parts: list[dict[str, Any]] = [{} for _ in owners]
+    for key, value in values.items():
+        parts[next(number for number, keys in enumerate(owners) if key in keys)][key] = value
+    generation, thresholds, critic_settings, student = parts
     generation.setdefault("source", "paraphrase" if o.data_dir else "pretraining")
     lookup(TASKS, str(generation["source"]), "source")
     model = absolute_model(o.model)
@@ -134,32 +137,12 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         generation=GenerationConfig.of(generation),
         thresholds=Thresholds.of(thresholds),
         critic=o.critic,
-        critic_settings={key: value for key, value in critic.keys.of(of_critic) if key in of_critic},
+        critic_settings={key: value for key, value in critic.keys.of(critic_settings) if key in critic_settings},
         data_dir=absolute(o.data_dir) if o.data_dir else None,
         max_quarantine=o.max_quarantine,
     )
-    return Options(
-        job=job,
-        resources={key: getattr(o, key) for key in ("workers", "gpus_per_worker", "scorers", "gpus_per_scorer")},
-        rounds=o.rounds,
-        student=student,
-        tracking_uri=o.tracking_uri,
-    )
-
-
-def sorted_settings(
-    pairs: Sequence[str], given: dict[str, Any], of_critic: Collection[str], *, rounds: int
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The values of flags and of `--set` as those of generation, thresholds, critic and, where there are `rounds`, student.
-
-    Raises ConfigError.
-    """
-    student = set(known_keys()) if rounds > 1 else set()
-    kinds = [set(GenerationConfig.model_fields), set(Thresholds.model_fields), set(of_critic), student]
-    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {}, {})
-    for key, value in {**given, **settings(pairs, set.union(*kinds))}.items():
-        parts[next(place for place, kind in enumerate(kinds) if key in kind)][key] = value
-    return parts
+    resources = {key: getattr(o, key) for key in ("workers", "gpus_per_worker", "scorers", "gpus_per_scorer")}
+    return Options(job=job, resources=resources, rounds=o.rounds, student=student, tracking_uri=o.tracking_uri)
 
 
 def execute(options: Options, console: "Console") -> int:
@@ -218,7 +201,7 @@ def execute(options: Options, console: "Console") -> int:
 
 
 def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict[str, Any]], str]:
-    """Write the results of the finished rounds after a later one failed; return the rounds and the card."""
+    """Write the results of the finished rounds after a later round failed; return the rounds and the card."""
     from trainables.candidates.folder import manifest
     from trainables.candidates.results import write_results
 
@@ -226,15 +209,15 @@ def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict
         rounds = manifest(folder)["rounds"]
         card = write_results(folder, rounds) if rounds else ""
     except (OSError, UserError) as error:
-        warn(f"what is finished could not be written down: {first_line(error)}")
+        warn(f"the results of finished rounds could not be written: {first_line(error)}")
         return [], ""
     if rounds:
-        warn(f"the results of round {', '.join(str(entry['round']) for entry in rounds)} are written all the same")
+        warn(f"the results of round {', '.join(str(entry['round']) for entry in rounds)} are written nevertheless")
     return rounds, card
 
 
 def parameters(job: "Job", options: Options) -> dict[str, Any]:
-    """All settings, for MLflow, without the counts of workers, which change no result."""
+    """Return all settings for MLflow, without worker counts, which change no result."""
     keys = ("contexts", "model", "critic", "data_dir", "max_quarantine")
     values = {key: getattr(job, key) for key in keys} | {"critic_model": None, **job.critic_settings}
     values |= {"rounds": options.rounds}
@@ -243,7 +226,7 @@ def parameters(job: "Job", options: Options) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run from the command line and exit: 0 done, 2 bad input or a job that had to stop, 130 interrupted."""
+    """Run from the command line and exit: 0 done, 2 bad input or a job that stopped, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
 
     def command() -> int:

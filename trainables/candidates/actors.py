@@ -1,70 +1,68 @@
-"""The actors of a round: generators make contexts and candidates, scorers score pairs, filter them and accept.
+"""The actors of a round: generators make contexts and candidates; scorers score pairs, filter them and write the accepted ones.
 
-All names of shards are known before any file is: an actor makes what is not there and answers with counts. Rows stay in the
-files.
+Shard names are known before the files exist: an actor makes the files that are missing, and answers with counts. Rows stay in
+the files.
 """
 
 import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import Critic
-from gpt2core.distill.generator import Generator
-from gpt2core.distill.shards import ACCEPTED, CANDIDATES, CONTEXTS, FILTERED, PAIRS, Shard, read
+from gpt2core.distill.generator import Generator, Record
+from gpt2core.distill.shards import ACCEPTED, STAGES, Shard, read
 from trainables.candidates.job import Job
 from trainables.candidates.progress import Report
 
-KEPT = {"candidates": "usable", "judged": ACCEPTED}  # what rows without a reason are counted as, by stage
+#: Shard number, files by stage -> the rows of one of these files, and rows for the quarantine.
+Maker = Callable[[int, Mapping[str, Shard]], tuple[Any, list[Record]]]
+
+KEPT = {"candidates": "usable", "judged": ACCEPTED}  # stage -> what rows without a reason count as
 
 
 class GeneratorActor:
-    """Generates contexts and candidates. What it needs is loaded by its first call, also after a restart."""
+    """Generates contexts and candidates. The first call loads the models, also after a restart."""
 
     def __init__(self, job: Job) -> None:
         import torch
 
         self.job = job
         if not torch.cuda.is_available():
-            torch.set_num_threads(1)  # else the number of threads, and so of workers, would decide the last digits
+            torch.set_num_threads(1)  # else the last digits would depend on the number of threads, and so of workers
 
     def identity(self) -> dict[str, Any]:
-        """Digests of what decides its texts; raises UserError where a model or the data cannot be read."""
+        """Return digests of what decides the texts; raise UserError if a model or the data cannot be read."""
         job = self.job
-        texts = json.dumps(_prefixes(job.of_contexts, job.data_dir)).encode()
+        prefixes = json.dumps(_prefixes(job.context_settings, job.data_dir)).encode()
         return {
             "model": _generator_digest(job.model),
             "generator": _generator_digest(job.generator),
-            "prefixes": hashlib.sha256(texts).hexdigest(),
+            "prefixes": hashlib.sha256(prefixes).hexdigest(),
         }
 
     def run(self, number: int, files: dict[str, Shard]) -> Report:
-        """Generate the contexts and candidates of a shard where they are not there."""
-        from gpt2core.distill.generator import generate_candidates, generate_contexts
+        """Generate the contexts and candidates of a shard."""
+        return _make_missing(number, files, {"contexts": self._contexts, "candidates": self._candidates})
 
-        job, made = self.job, []
-        contexts, candidates = files["contexts"], files["candidates"]
-        if not contexts.exists():
-            prefixes, teacher = _prefixes(job.of_contexts, job.data_dir), _generator(job.model)
-            where = {"count": job.size(number), "round": job.round, "number": number}
-            rows, bad = generate_contexts(teacher, prefixes, job.of_contexts, **where)
-            contexts.write(rows, CONTEXTS, bad)
-            made.append("contexts")
-        if not candidates.exists():
-            rows, bad = generate_candidates(
-                _generator(job.generator),
-                contexts.read().to_pylist(),
-                job.generation,
-                round=job.round,
-                number=number,
-                rewrite=job.rewrite,
-            )
-            candidates.write(rows, CANDIDATES, bad)
-            made.append("candidates")
-        return report(number, files, ("contexts", "candidates"), made)
+    def _contexts(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
+        from gpt2core.distill.generator import generate_contexts
+
+        job, settings = self.job, self.job.context_settings
+        prefixes, place = _prefixes(settings, job.data_dir), {"round": job.round, "number": number}
+        return generate_contexts(_generator(job.model), prefixes, settings, count=job.shard_size(number), **place)
+
+    def _candidates(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
+        from gpt2core.distill.generator import generate_candidates
+
+        job, generator = self.job, _generator(self.job.generator)
+        contexts, place = files["contexts"].read().to_pylist(), {"round": job.round, "number": number}
+        return generate_candidates(generator, contexts, job.generation, rewrite=job.rewrite, **place)
 
 
 class ScorerActor:
@@ -77,45 +75,49 @@ class ScorerActor:
         torch.set_num_threads(1)
 
     def identity(self) -> dict[str, Any]:
-        """What decides its scores; raises UserError where the critic cannot be made."""
-        critic = self._critic()
-        own = {key: value for key, value in self.job.critic_settings.items() if key != "critic_model"}  # which it names
-        return {"critic": {**critic.identity, **own}, "stand_in": critic.stand_in}
+        """Return what decides the scores; raise UserError if the critic cannot be made."""
+        critic, settings = self._critic(), self.job.critic_settings
+        others = {
+            key: value for key, value in settings.items() if key != "critic_model"
+        }  # critic.identity has the model
+        return {"critic": {**critic.identity, **others}, "stand_in": critic.stand_in}
 
     def run(self, number: int, files: dict[str, Shard]) -> Report:
-        """Score and filter the pairs of a shard where that was not done; its candidates must be there."""
-        from gpt2core.distill.filters import filter_pairs
+        """Score and filter the pairs of a shard; its candidates must exist."""
+        return _make_missing(number, files, {"pairs": self._pairs, "judged": self._filtered})
+
+    def _pairs(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
         from gpt2core.distill.generator import pairs_of
         from gpt2core.distill.scores import score_pairs
 
-        job, made = self.job, []
-        pairs, filtered = files["pairs"], files["judged"]
-        if not pairs.exists():
-            contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
-            unscored = pairs_of(contexts, candidates, round=job.round, rewrite=job.rewrite)
-            rows, bad = score_pairs(unscored, self._critic())
-            pairs.write(rows, PAIRS, bad)
-            made.append("pairs")
-        if not filtered.exists():
-            filtered.write(filter_pairs(pairs.read(), job.thresholds), FILTERED, [])
-            made.append("judged")
-        return report(number, files, ("pairs", "judged"), made)
+        contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
+        unscored = pairs_of(contexts, candidates, round=self.job.round, rewrite=self.job.rewrite)
+        return score_pairs(unscored, self._critic())
 
-    def _critic(self) -> Critic:
-        return _critic(self.job.critic, tuple(sorted(self.job.critic_settings.items())))
+    def _filtered(self, number: int, files: Mapping[str, Shard]) -> tuple[pa.Table, list[Record]]:
+        from gpt2core.distill.filters import filter_pairs
+
+        return filter_pairs(files["pairs"].read(), self.job.thresholds), []
 
     def accept(self, filtered: Sequence[Shard]) -> dict[str, Any]:
-        """Write what is accepted of all shards, see `write_accepted`."""
+        """Write the accepted pairs of all shards, see `write_accepted`."""
         from gpt2core.distill.acceptance import write_accepted
 
         return write_accepted(self.job.folder, self.job.round, filtered, self.job.thresholds)
 
+    def _critic(self) -> Critic:
+        return _critic(self.job.critic, tuple(sorted(self.job.critic_settings.items())))
 
-def report(number: int, files: Mapping[str, Shard], stages: Sequence[str], made: Sequence[str]) -> Report:
-    """Count what is in the files of some stages."""
-    rows, reasons, errors = {}, {}, Counter[str]()
-    for stage in stages:
+
+def _make_missing(number: int, files: Mapping[str, Shard], makers: Mapping[str, Maker]) -> Report:
+    """Make the missing files of some stages, in order; return the counts of all their rows."""
+    made, rows, reasons, errors = [], {}, {}, Counter[str]()
+    for stage, make in makers.items():
         shard = files[stage]
+        if not shard.exists():
+            content, bad = make(number, files)
+            shard.write(content, STAGES[stage], bad)
+            made.append(stage)
         table = read(shard.path)
         rows[stage] = len(table)
         if stage in KEPT:
@@ -162,6 +164,6 @@ def _critic(name: str, settings: tuple[tuple[str, Any], ...]) -> Critic:
 
 
 def forget() -> None:
-    """Drop the models, the critic and the texts that this process has loaded."""
+    """Free the models, the critic and the prefixes that this process has loaded."""
     for loaded in (_generator, _prefixes, _critic):
         loaded.cache_clear()

@@ -14,16 +14,15 @@ from gpt2core.storage import address, fetch, is_copy, send
 
 VERSION = 1  # of the manifest
 
-_HELD: dict[
-    Path, LeaseKeeper | None
-] = {}  # folders that this process has locked, with the lease of one behind an address
+#: Folders that this process has locked -> their lease, if they are in remote storage.
+_HELD: dict[Path, LeaseKeeper | None] = {}
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other jobs; raise UserError where another one holds it. The lock ends with the process.
+    """Lock a folder against other jobs; raise UserError if another job holds it. The lock ends with the process.
 
-    A process that holds it may ask for it again.
+    A process may lock a folder again while it holds the lock.
     """
     if folder in _HELD:
         yield
@@ -38,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock(file)
         except BlockingIOError:
             raise UserError(
-                f"{folder}: another job writes into this folder; wait for its end, or choose another --out"
+                f"{folder}: another job writes to it; wait until it ends, or choose another --out"
             ) from None
         _HELD[folder] = _lease(folder, file) if is_copy(folder) else None
         try:
@@ -50,21 +49,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lease(folder: Path, file: IO[str]) -> LeaseKeeper:
-    """Lock a folder against jobs on other machines too; raise UserError where one holds it."""
+    """Lock a folder against jobs on other machines too; raise UserError if one holds it."""
     lease = Lease(folder / "owner.json", file, folder, lambda text: print(text, file=sys.stderr, flush=True))
-    lease.claim(f"{address(folder)}: a job on another machine writes into this folder ({{}}); choose another --out")
+    lease.claim(f"{address(folder)}: a job on another machine writes to it ({{}}); choose another --out")
     return LeaseKeeper(lease)
 
 
 def check_lease(folder: Path) -> None:
-    """Raise UserError where a job on another machine has taken the folder over."""
+    """Raise UserError if a job on another machine has taken the folder over."""
     kept = _HELD.get(folder)
     if kept is not None and kept.lost:
-        raise UserError(f"{address(folder)}: a job on another machine has taken this folder over")
+        raise UserError(
+            f"{address(folder)}: a job on another machine has taken it over; resume this job when that one ends"
+        )
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a folder; one without rounds where there is none. Raises UserError for one that is damaged."""
+    """Return the manifest of a folder, without rounds if there is no file; raise UserError if it is damaged."""
     path = folder / MANIFEST
     fetch(path)
     if not path.exists():
@@ -76,14 +77,14 @@ def manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:
-        raise UserError(f"{path}: is damaged; remove it, and the same command makes it again ({error})") from None
+        raise UserError(f"{path}: is damaged; remove it, and run the same command again ({error})") from None
     if version != VERSION:
         raise UserError(f"{path}: its version is {shown(version)}, but must be {VERSION}; choose another --out")
     return {"version": version, "rounds": rounds}
 
 
 def write_manifest(folder: Path, rounds: list[dict[str, Any]]) -> None:
-    """Write the manifest; raise UserError where a job on another machine has taken the folder over."""
+    """Write the manifest; raise UserError if a job on another machine has taken the folder over."""
     check_lease(folder)
     write_json(folder / MANIFEST, {"version": VERSION, "rounds": rounds})
     send(folder / MANIFEST)

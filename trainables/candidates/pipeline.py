@@ -1,11 +1,10 @@
 """One round of Impossible Distillation on Ray, parallel and resumable: contexts, candidates, scored pairs, accepted pairs.
 
-Generators and scorers are actors (`trainables/candidates/actors.py`); this file hands them shards, counts, and writes the
-manifest. Everything is deterministic but the order of the work: 1, 2 or 4 workers leave the same files, bit for bit.
+Generators and scorers are actors (`actors.py`). This file gives them shards, counts their rows and writes the manifest. Only
+the order of the work is random: 1, 2 or 4 workers leave the same files, bit for bit.
 """
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import STAGES, Shard
-from gpt2core.errors import ConfigError, UserError
+from gpt2core.errors import ConfigError, UserError, first_line
 from gpt2core.storage import local
 from trainables.candidates.actors import GeneratorActor, ScorerActor
 from trainables.candidates.folder import check_lease, locked, manifest, write_manifest
@@ -25,7 +24,7 @@ from trainables.candidates.job import Job, shards
 from trainables.candidates.pool import Pool
 from trainables.candidates.progress import Listener, Progress, Report
 from trainables.candidates.results import remove_results
-from trainables.heartbeat import TICK, Heartbeat, RayEndedError, ended
+from trainables.heartbeat import TICK, Heartbeat, ray_ended
 from trainables.nodes import can_grow
 
 BACKLOG = 4  # shards for each scorer that may wait before generators wait too
@@ -34,11 +33,11 @@ BACKLOG = 4  # shards for each scorer that may wait before generators wait too
 def run(job: Job, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
     """Run or resume a round on the connected Ray; return its entry of the manifest.
 
-    Raises UserError for bad input, a folder that another job writes into, too many unusable rows, and where Ray ends. Finished
-    shards are kept then, and the same job resumes from them.
+    Raises UserError for bad input, a folder that another job writes to, too many unusable rows, and if Ray ends. Finished
+    shards are kept, and the same job resumes from them.
     """
     with locked(job.folder), translate_ray_errors():
-        check_room(job)
+        check_job(job)
         return _Round(job, listeners).run()
 
 
@@ -48,22 +47,23 @@ def run_within(job: Job, *, workers: int, gpus_per_worker: float) -> dict[str, A
     return run(fit_to_cluster(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker))
 
 
-def check_room(job: Job) -> None:
-    """Raise ConfigError for counts that make no sense, and for more workers than a cluster that does not grow has room for."""
+def check_job(job: Job) -> None:
+    """Raise ConfigError for a count below 1, or for more workers than fit on a cluster that does not grow."""
     for name in ("contexts", "workers", "scorers", "round"):
         if getattr(job, name) < 1:
             raise ConfigError(f"The value of `{name}` is {getattr(job, name)}, but must be >= 1")
     if not 0 <= job.max_quarantine <= 1:
         raise ConfigError(f"The value of `max_quarantine` is {job.max_quarantine:g}, but must be a share, 0 to 1")
     if can_grow():
-        return  # workers wait for machines; the screen shows how many are ready
+        return  # workers wait for nodes; the screen shows how many are ready
     total = ray.cluster_resources()
     for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         need = job.workers * job.generator_resources.get(key, 0) + job.scorers * job.scorer_resources.get(key, 0)
-        there = total.get(kind, 0.0)
-        if need > there + 1e-6:
+        available = total.get(kind, 0.0)
+        if need > available + 1e-6:
             raise ConfigError(
-                f"{job.workers} workers and {job.scorers} scorers need {need:g} {kind}s, but the cluster has {there:g}"
+                f"{job.workers} workers and {job.scorers} scorers need {need:g} {kind}s, but the cluster has {available:g}; "
+                "use fewer of them"
             )
 
 
@@ -75,31 +75,25 @@ def fit_to_cluster(
     scorers: int | None = None,
     gpus_per_scorer: float = 0.0,
 ) -> Job:
-    """The job with as many workers and scorers as asked for, else as many as the connected Ray has room for.
+    """Return the job with these numbers of workers and scorers; by default, with as many as fit on the connected Ray.
 
-    By default each worker has a GPU where there are GPUs, with a scorer for each CPU, so that no GPU waits for filters; else
-    each CPU has a worker and a scorer. There are never more than shards.
+    By default, if there are GPUs, each worker has one, and each CPU has a scorer so that no GPU waits for filters; if not, each
+    CPU has a worker and a scorer. There are never more than shards.
     """
     total = ray.cluster_resources()
     cpus, gpus = max(1, int(total.get("CPU", 1.0))), total.get("GPU", 0.0)
     each = gpus_per_worker if gpus_per_worker is not None else 1.0 if gpus >= 1 else 0.0
     room = int(gpus // (each + gpus_per_scorer)) if each else cpus
-    workers = workers or max(1, min(room, job.count))
-    beside = cpus if each and not gpus_per_scorer else workers
-    return replace(
-        job,
-        workers=workers,
-        gpus_per_worker=each,
-        scorers=scorers or min(beside, job.count),
-        gpus_per_scorer=gpus_per_scorer,
-    )
+    workers = workers or max(1, min(room, job.shard_count))
+    scorers = scorers or min(cpus if each and not gpus_per_scorer else workers, job.shard_count)
+    return replace(job, workers=workers, gpus_per_worker=each, scorers=scorers, gpus_per_scorer=gpus_per_scorer)
 
 
 @contextmanager
 def translate_ray_errors() -> Iterator[None]:
-    """Raise the UserError of an actor or a task as if it had been raised here, and RayEndedError where Ray itself failed.
+    """Raise an actor's UserError as if raised here, and RayEndedError if Ray itself failed.
 
-    Errors of files and of memory become a UserError; others keep Ray's traceback.
+    Errors of files and memory become a UserError; other errors keep Ray's traceback.
     """
     try:
         yield
@@ -110,108 +104,76 @@ def translate_ray_errors() -> Iterator[None]:
             raise UserError(f"A worker could not read or write: {error.cause}; all nodes must share --out") from None
         if isinstance(error.cause, MemoryError | torch.OutOfMemoryError):
             raise UserError(
-                f"A worker ran out of memory ({str(error.cause).splitlines()[0]}); take a smaller model or shorter texts"
+                f"A worker ran out of memory ({first_line(error.cause)}); choose a smaller model or shorter texts"
             ) from None
         raise
     except RayError as error:
-        raise ended(error) from None
+        raise ray_ended(error) from None
 
 
 class _Round:
-    """A round that runs: the shards that wait, the identities of the actors, and how far it is."""
+    """A running round: its actors with their digests, and its progress."""
+
+    generators: Pool
+    scorers: Pool
 
     def __init__(self, job: Job, listeners: Sequence[Listener]) -> None:
-        self.job, self.listeners = job, listeners
+        self.job, self.listeners, self.heartbeat = job, listeners, Heartbeat()
         self.started = time.monotonic()
         self.ready_at: float | None = None
-        self.progress = Progress(job.round, job.count, job.workers)
+        self.progress = Progress(job.round, job.shard_count, job.workers)
         self.identity: dict[str, Any] = {}
-        self.to_generate, self.to_score = deque(range(job.count)), deque[int]()
-        self.scoring = 0
 
     def run(self) -> dict[str, Any]:
-        """Make all shards, then the accepted pairs and the manifest."""
-        known = manifest(self.job.folder)["rounds"]
-        earlier = [entry for entry in known if entry["round"] < self.job.round]
-        pools: list[Pool] = []
-        try:
-            heartbeat = Heartbeat()
-            job = self.job
-            generators = Pool(GeneratorActor, job, job.workers, job.generator_resources)
-            pools.append(generators)
-            scorers = Pool(ScorerActor, job, job.scorers, job.scorer_resources)
-            pools.append(scorers)
+        """Make all shards, then the accepted pairs and the manifest; return the round's entry."""
+        job = self.job
+        earlier = [entry for entry in manifest(job.folder)["rounds"] if entry["round"] < job.round]
+        with (
+            Pool(GeneratorActor, job, job.workers, job.generator_resources, range(job.shard_count)) as self.generators,
+            Pool(ScorerActor, job, job.scorers, job.scorer_resources, ()) as self.scorers,
+        ):
             while not (self.progress.is_filtered and self.is_identified):
-                self._send(generators, scorers)
-                self._receive(generators, scorers)
-                heartbeat.check()
-            accepted = self._accept(earlier, generators, scorers, heartbeat)
-        except RayEndedError:
-            pools.clear()  # there is no Ray left to stop them
-            raise
-        finally:
-            for pool in pools:
-                pool.stop()
+                if self.is_identified and self.scorers.backlog < BACKLOG * job.scorers:
+                    self.generators.send(self._files)
+                if self.is_identified:
+                    self.scorers.send(self._files)
+                self._receive()
+            accepted = self._accept(earlier)
         entry = self._entry(accepted)
-        write_manifest(self.job.folder, [*earlier, entry])
+        write_manifest(job.folder, [*earlier, entry])
         return entry
 
     @property
     def is_identified(self) -> bool:
-        """Whether a generator and a scorer have answered with their digests, which the names of all shards need."""
+        """Whether a generator and a scorer have sent their digests, which are part of all shard names."""
         return {"model", "critic"} <= self.identity.keys()
 
-    def _send(self, generators: Pool, scorers: Pool) -> None:
-        """Give shards to all actors that can take some; to no generator where too many shards wait to be scored."""
-        if not self.is_identified:
-            return
-        while self.to_generate and self._has_room() and (actor := generators.least_busy()) is not None:
-            number = self.to_generate.popleft()
-            generators.send(actor, number, self._files(number))
-        while self.to_score and (actor := scorers.least_busy()) is not None:
-            number = self.to_score.popleft()
-            self.scoring += 1
-            scorers.send(actor, number, self._files(number))
-
-    def _has_room(self) -> bool:
-        return len(self.to_score) + self.scoring < BACKLOG * self.job.scorers
-
-    def _receive(self, generators: Pool, scorers: Pool) -> None:
-        """Wait for an answer, but no longer than TICK, and handle all that are there."""
-        calls = [*generators.in_flight, *scorers.in_flight]
-        done, _ = ray.wait(calls, num_returns=1, timeout=TICK)
+    def _receive(self) -> None:
+        """Wait for an answer, at most TICK, and handle it."""
+        done, _ = ray.wait([*self.generators.in_flight, *self.scorers.in_flight], num_returns=1, timeout=TICK)
         for call in done:
-            pool = generators if call in generators.in_flight else scorers
-            answer = pool.take(call)
+            answer = (self.generators if call in self.generators.in_flight else self.scorers).take(call)
             if isinstance(answer, Report):
                 self._count(answer)
-            elif isinstance(answer, dict):
-                self._note_identity(answer)
             elif answer is not None:
-                self._requeue(pool is generators, answer)
-        self.progress.ready = len(generators.load)
+                self._add_identity(answer)
+        self.progress.ready = len(self.generators.load)
         if self.ready_at is None and self.is_identified:
             self.ready_at = time.monotonic()
-        self._report()
+        self._tick()
 
-    def _report(self) -> None:
+    def _tick(self) -> None:
+        """Show the progress; raise UserError if Ray ended or another machine took the folder over."""
         check_lease(self.job.folder)
         now = time.monotonic()
         self.progress.seconds = now - self.started
         self.progress.working = now - (self.ready_at or now)
         for listener in self.listeners:
             listener(self.progress)
+        self.heartbeat.check()
 
-    def _requeue(self, generating: bool, number: int) -> None:
-        """Let another actor work on a shard whose actor died."""
-        if generating:
-            self.to_generate.appendleft(number)
-        else:
-            self.scoring -= 1
-            self.to_score.appendleft(number)
-
-    def _note_identity(self, identity: dict[str, Any]) -> None:
-        """Keep an actor's digests; raise UserError where those of another differ, for the two would not write the same."""
+    def _add_identity(self, identity: dict[str, Any]) -> None:
+        """Keep an actor's digests; raise UserError if another actor's differ, as the two would write different files."""
         for role, value in identity.items():
             known = self.identity.setdefault(role, value)
             if known != value:
@@ -220,54 +182,45 @@ class _Round:
                 )
 
     def _count(self, report: Report) -> None:
+        """Add a report; raise UserError for too many unusable rows, as a share of the whole job in any order of work."""
         self.progress.add(report)
         if "candidates" in report.rows:
-            self.to_score.append(report.number)
-        else:
-            self.scoring -= 1
-        self._check_quarantine()
-
-    def _check_quarantine(self) -> None:
-        """Raise UserError for too many unusable rows, as a share of the whole job: then the order of the work does not matter."""
+            self.scorers.waiting.append(report.number)
         job, errors = self.job, self.progress.errors
-        whole = job.contexts * job.generation.candidates
-        if errors.total() > job.max_quarantine * whole:
+        total = job.contexts * job.generation.candidates
+        if errors.total() > job.max_quarantine * total:
             common = "; ".join(f"{count} times: {error}" for error, count in errors.most_common(3))
             raise UserError(
-                f"{errors.total()} rows are unusable, more than max_quarantine, {job.max_quarantine:g} of {whole} "
-                f"candidates, allows; the commonest errors: {common}. They are in {job.out}/quarantine"
+                f"{errors.total()} rows are unusable, but `max_quarantine` allows {job.max_quarantine:g} of {total} "
+                f"candidates; the most common errors: {common}. The rows are in {job.out}/quarantine"
             )
 
     def _files(self, number: int) -> dict[str, Shard]:
         return shards(self.job, self.identity, number)
 
-    def _accept(
-        self, earlier: list[dict[str, Any]], generators: Pool, scorers: Pool, heartbeat: Heartbeat
-    ) -> dict[str, Any]:
-        """Let a scorer write the accepted pairs. Before that the manifest drops this round: it never names half of one."""
+    def _accept(self, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+        """Let a scorer write the accepted pairs. First drop this round from the manifest, which never names half of one."""
         folder = self.job.folder
         if (folder / MANIFEST).exists():
             write_manifest(folder, earlier)
         remove_results(folder)
-        filtered = [self._files(number)["judged"] for number in range(self.job.count)]
+        filtered = [self._files(number)["judged"] for number in range(self.job.shard_count)]
         while True:
-            while not scorers.load:
-                self._receive(generators, scorers)
-                heartbeat.check()
-            actor = next(iter(scorers.load))
+            while not self.scorers.load:
+                self._receive()
+            actor = next(iter(self.scorers.load))
             call = actor.accept.remote(filtered)
             while not ray.wait([call], timeout=TICK)[0]:
-                heartbeat.check()
-                self._report()
+                self._tick()
             try:
                 return dict(ray.get(call))
             except RayActorError:
-                scorers.replace(actor)
+                self.scorers.replace(actor)
 
     def _entry(self, accepted: dict[str, Any]) -> dict[str, Any]:
-        """This round's entry of the manifest, without times and counts of workers: all workers give the same."""
+        """Return this round's entry of the manifest, without times or worker counts: any number of workers gives the same."""
         job, progress = self.job, self.progress
-        files = [self._files(number) for number in range(job.count)]
+        files = [self._files(number) for number in range(job.shard_count)]
         return {
             "round": job.round,
             "rewrite": job.rewrite,
@@ -286,10 +239,10 @@ class _Round:
             "pairs": {"made": progress.rows["pairs"], "reasons": accepted.pop("reasons")},
             **accepted,
             "quarantined": {"rows": progress.errors.total(), "errors": dict(sorted(progress.errors.items()))},
-            "shards": {stage: [one[stage].path.name for one in files] for stage in STAGES},
+            "shards": {stage: [shard[stage].path.name for shard in files] for stage in STAGES},
         }
 
     def _name(self, model: str) -> str:
-        """A model's name; the path of a student in the job's folder is relative to it, so that folders can be compared."""
+        """Return a model's name; a student's path is relative to the job's folder, so that folders can be compared."""
         path = local(model)
         return str(path.relative_to(self.job.folder)) if path.is_relative_to(self.job.folder) else model

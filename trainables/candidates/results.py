@@ -1,4 +1,4 @@
-"""What a job leaves beside its shards: course.tsv and the data card."""
+"""The results of a job besides its shards: course.tsv and the data card."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,18 +18,21 @@ CARD, COURSE = "README.md", "course.tsv"
 
 
 def remove_results(folder: Path) -> None:
-    """Remove both, before accepted pairs change."""
+    """Remove course.tsv and the card, before the accepted pairs change."""
     for name in (CARD, COURSE):
         (folder / name).unlink(missing_ok=True)
 
 
 def write_results(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Write both for the `rounds` of the manifest; return the card. Raises DataError, OSError, StorageError."""
+    """Write course.tsv and the card for the `rounds` of the manifest; return the card.
+
+    Raises DataError, OSError, StorageError.
+    """
     for stage in (*CLASSES, "judged"):
         fetch(folder / stage)
-    write_course(folder)
+    _write_course(folder)
     measures = measure(read(path, PAIRS) for path in shards_in(folder / ACCEPTED))
-    text = card(rounds, measures, [examples_of(folder, entry) for entry in rounds])
+    text = card(rounds, measures, [_examples(folder, entry) for entry in rounds])
     with atomic_path(folder / CARD) as part:
         part.write_text(text, encoding="utf-8")
     for name in (CARD, COURSE):
@@ -37,10 +40,10 @@ def write_results(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def write_course(folder: Path) -> None:
+def _write_course(folder: Path) -> None:
     """Write course.tsv: all accepted pairs, then all hard negatives, in the columns of the course's Quora files.
 
-    White space is collapsed, for such a file has no quotes that a tab or a line break could stand in.
+    White space is collapsed, because the format has no quotes for tabs and line breaks.
     """
     schema = pa.schema([PAIRS.field(name) for name in TEXTS])
     with atomic_path(folder / COURSE) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -54,8 +57,8 @@ def write_course(folder: Path) -> None:
                     number += 1
 
 
-def examples_of(folder: Path, entry: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows that a round of the manifest names as examples, by reason: accepted ones first, then in the filters' order."""
+def _examples(folder: Path, entry: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return a round's example rows by reason: accepted rows first, then in the order of the filters."""
     names = [name for name in dict.fromkeys([ACCEPTED, *entry["pairs"]["reasons"]]) if name in entry["examples"]]
     return {name: [_row(folder / "judged" / file, id) for file, id in entry["examples"][name]] for name in names}
 
@@ -64,5 +67,5 @@ def _row(path: Path, id: str) -> dict[str, Any]:
     table = read(path, FILTERED)
     rows = table.filter(pc.equal(table["id"], id)).to_pylist()
     if not rows:
-        raise DataError(f"{path}: there is no row {shown(id)}, which the manifest names")
+        raise DataError(f"{path}: has no row {shown(id)}, which the manifest names; run the same command again")
     return dict(rows[0])

@@ -16,16 +16,16 @@ from trainables.candidates.pipeline import run
 from trainables.candidates.progress import Listener
 from trainables.trial import RESTARTS, TrialSpec, payloads
 
-#: A student's run beside what the job says; the learning rate, batch and epochs are the study's (Table 1, approach 1).
+#: Settings of a student's run; the learning rate, batch size and epochs are the study's (Table 1, approach 1).
 STUDENT = {"task": "rewriting", "lr": 1.5e-5, "batch_size": 8, "epochs": 4}
 
-#: Reasons of good pairs: they are accepted, or a duplicate of a pair that is.
+#: The reasons of good pairs: accepted, or duplicates of accepted pairs.
 GOOD = (ACCEPTED, "duplicate", EXACT, NEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """A trained student: its model folder, and its dev loss at its best epoch, in nats per token."""
+    """A trained student: its model folder, and the dev loss of its best epoch, in nats per token."""
 
     folder: str
     dev_loss: float
@@ -34,38 +34,38 @@ class Student:
 def run_rounds(
     job: Job, rounds: int, settings: Mapping[str, Any], listeners: Sequence[Listener], say: Callable[[str], None]
 ) -> None:
-    """Run `rounds` rounds of a job, fewer where another one would not help; raise UserError.
+    """Run up to `rounds` rounds of a job, fewer if another round would not help; raise UserError.
 
-    In round 1 the teacher continues contexts; in each later round the student of the round before rewrites fresh contexts of
-    the teacher. `settings` are values of the student's RunConfig. The rounds end early where the yield (the share of good pairs)
-    or the student's dev loss is no better than in the round before. `say` is called with a line for each.
+    In round 1 the teacher continues contexts. In each later round, the student of the previous round rewrites fresh contexts of
+    the teacher. `settings` are values of the student's RunConfig. The rounds end early if the yield (the share of good pairs)
+    or the student's dev loss is no better than in the previous round. `say` prints a line about each.
     """
     entry, student = run(job, listeners), None
     for number in range(2, rounds + 1):
-        before, student = student, train_student(replace(job, round=number - 1), entry, settings)
+        previous, student = student, train_student(replace(job, round=number - 1), entry, settings)
         share = good_share(entry)
-        say(f"round {number - 1}: yield {100 * share:.2f}%, the student's dev loss {student.dev_loss:.4f}")
-        if before is not None and student.dev_loss >= before.dev_loss:
-            say(f"stopped before round {number}: the student is no better than that of the round before")
+        say(f"round {number - 1}: yield {100 * share:.2f}%, dev loss of the student {student.dev_loss:.4f}")
+        if previous is not None and student.dev_loss >= previous.dev_loss:
+            say(f"stopped before round {number}: the student is no better than the previous one")
             return
         entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listeners)
         if good_share(entry) <= share and number < rounds:
-            say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
+            say(
+                f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than the previous one"
+            )
             return
 
 
 def good_share(entry: Mapping[str, Any]) -> float:
-    """The yield of a round, from its entry of the manifest: the share of pairs that are accepted or duplicates of these."""
+    """Return the yield of a round from its entry in the manifest: the share of good pairs."""
     counts: dict[str, int] = entry["pairs"]["reasons"]
     return sum(counts.get(reason, 0) for reason in GOOD) / max(1, sum(counts.values()))
 
 
 def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Student:
-    """Train the student of a round as a Ray task, from the teacher's weights on the round's accepted pairs; export its model.
+    """Train the student of a round from the teacher's weights on the round's accepted pairs, as a Ray task; export its model.
 
-    A student that is there is not trained again.
-
-    Raises UserError where it cannot be trained, ConfigError for a setting that no run has.
+    A trained student is not trained again. Raises UserError if training fails, and ConfigError for an unknown setting.
     """
     import ray
 
@@ -86,7 +86,7 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def _train(spec: dict[str, Any]) -> float | str:
-    """Train, or resume; return the best dev loss, or why there is none."""
+    """Train the student or resume; return the best dev loss, or the reason of a failure."""
     from gpt2core.export import export
 
     trial = TrialSpec.from_dict(spec)

@@ -1,4 +1,4 @@
-"""What candidate generation shows: its progress, and at the end which filter rejected how many pairs."""
+"""The screen of candidate generation: its progress, and at the end how many pairs each filter rejected."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from gpt2core.storage import address
 from trainables.candidates.job import Job
 from trainables.candidates.progress import Progress
 
-EVERY = 3.0  # seconds between two lines where there is no terminal
-BARS = {"candidates": "generated", "judged": "filtered"}  # stage -> what its shards are then
+EVERY = 3.0  # seconds between two lines if there is no terminal
+BARS = {"candidates": "shards generated", "judged": "shards filtered"}  # stage -> label
 
 
 class Screen:
-    """Shows the progress of a job: bars on a terminal, else a line now and then."""
+    """Shows the progress of a job: bars on a terminal, or a line every few seconds."""
 
     def __init__(self, job: Job, console: Console) -> None:
         self.job, self.console = job, console
         self.next = 0.0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Bars(*columns, console=console)
-        self.tasks = {stage: self.bars.add_task(f"shards {word}", total=job.count) for stage, word in BARS.items()}
+        self.tasks = {stage: self.bars.add_task(label, total=job.shard_count) for stage, label in BARS.items()}
         self.live = Live(self.bars, console=console, transient=True)
 
     def __enter__(self) -> Self:
@@ -49,44 +49,41 @@ class Screen:
         if self.console.is_terminal:
             for stage, task in self.tasks.items():
                 self.bars.update(task, completed=progress.done[stage])
-            words = _ready(progress) or f"{rates(progress)}\n{yields(progress)}"
-            self.live.update(Group(self.bars, Text(words)))
+            text = _waiting(progress) or f"{_rates(progress)}\n{_yields(progress)}"
+            self.live.update(Group(self.bars, Text(text)))
         elif time.monotonic() >= self.next or progress.is_filtered:
             self.next = time.monotonic() + EVERY
             self.say(line(progress))
 
 
 def line(progress: Progress) -> str:
-    """The progress of a round, in one line."""
-    waiting = _ready(progress)
+    """Return the progress of a round in one line."""
+    waiting = _waiting(progress)
     done = f"{progress.done['judged']} of {progress.shards} shards filtered"
-    words = [done, waiting] if waiting else [done, rates(progress), yields(progress)]
-    return f"{progress.seconds:5.0f}s  {'; '.join(words)}"
+    parts = [done, waiting] if waiting else [done, _rates(progress), _yields(progress)]
+    return f"{progress.seconds:5.0f}s  {'; '.join(parts)}"
 
 
-def _ready(progress: Progress) -> str:
-    """What a round waits for before the first generator is ready."""
-    return "" if progress.ready else f"waits for its workers ({progress.workers}) to load the model"
+def _waiting(progress: Progress) -> str:
+    return "" if progress.ready else f"waiting for {progress.workers} workers to load the model"
 
 
-def rates(progress: Progress) -> str:
-    """Rows so far, and how many a second were made now."""
-    seconds = max(progress.working, 1e-9)
-    stages = ("contexts", "candidates", "pairs")
-    return ", ".join(f"{progress.rows[stage]:,} {stage} ({progress.fresh[stage] / seconds:,.1f}/s)" for stage in stages)
+def _rates(progress: Progress) -> str:
+    """Return the rows so far by stage, with rows per second."""
+    return ", ".join(f"{progress.rows[stage]:,} {stage} ({rate:,.1f}/s)" for stage, rate in progress.rates().items())
 
 
-def yields(progress: Progress) -> str:
-    """Which share of the pairs so far is accepted, and which each filter rejected; near duplicates are found at the end."""
+def _yields(progress: Progress) -> str:
+    """Return the share of pairs so far that is accepted, and the shares that filters rejected; duplicates come at the end."""
     reasons = dict(progress.reasons.get("judged", {}))
-    whole = max(1, sum(reasons.values()))
+    total = max(1, sum(reasons.values()))
     accepted = reasons.pop("accepted", 0)
-    lost = ", ".join(f"{name} {100 * count / whole:.1f}%" for name, count in sorted(reasons.items()))
-    return f"accepted {100 * accepted / whole:.1f}%" + (f", rejected: {lost}" if lost else "")
+    rejected = ", ".join(f"{name} {100 * count / total:.1f}%" for name, count in sorted(reasons.items()))
+    return f"accepted {100 * accepted / total:.1f}%" + (f", rejected: {rejected}" if rejected else "")
 
 
 def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) -> None:
-    """Print how many pairs each filter rejected, the critic, and where the results are."""
+    """Print a table of each round's filters, the critic, and the folder of the results."""
     for entry in rounds:
         pairs = entry["pairs"]["made"]
         console.print(_table(entry))
@@ -97,10 +94,10 @@ def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) ->
             f"quarantined rows: {entry['quarantined']['rows']:,}",
         )
     critic = rounds[-1]["critic"]
-    named = critic["critic"] + (f" ({critic['model']})" if critic.get("model", "none") != "none" else "")
+    model = f" ({critic['model']})" if critic.get("model", "none") != "none" else ""
     warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
-    _print(console, f"Critic: {named}{warning}")
-    _print(console, f"Results: {address(folder)}, the data card {folder / 'README.md'}")
+    _print(console, f"Critic: {critic['critic']}{model}{warning}")
+    _print(console, f"Results: {address(folder)}; the data card is {folder / 'README.md'}")
 
 
 def _print(console: Console, text: str) -> None:
