@@ -1,4 +1,4 @@
-"""Does LogSparse attention cost quality, in all blocks or in every other one? (Figure 1, and Table 4's rows without poems)"""
+"""Does LogSparse attention, in all blocks or every other one, reduce quality? (Figure 1, and Table 4 without poems)"""
 
 from searches.question import Case, Choice, LogUniform, Profile, Search
 from searches.runner import main
@@ -7,7 +7,7 @@ STUDY = [{"attention": "dense", "lr": 1e-5}, {"attention": "logsparse", "lr": 1e
 
 SEARCH = Search(
     name="attention",
-    question="Does LogSparse attention cost quality?",
+    question="Does LogSparse attention reduce quality?",
     tasks={
         "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),  # Table 4
         "paraphrase": Case(fixed={"batch_size": 16, "epochs": 10}, study=STUDY),  # Figure 1

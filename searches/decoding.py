@@ -1,4 +1,4 @@
-"""How should a tuned model write sonnets? Only decoding is searched, on one model that is tuned once. (Table 5)"""
+"""Which decoder writes the best sonnets? All trials decode with one model, which is tuned once. (Table 5)"""
 
 from searches.question import Case, Choice, Profile, Search, Uniform
 from searches.runner import main
@@ -7,7 +7,7 @@ STUDY = {"temperature": 1.2, "top_k": 50, "top_p": 0.9}
 
 SEARCH = Search(
     name="decoding",
-    question="How should a tuned model write sonnets?",
+    question="Which decoder writes the best sonnets?",
     tasks={
         "sonnet": Case(
             study=[{"decoder": name, **STUDY} for name in ("greedy", "top-k", "top-p", "top-k-p-study", "beam")]
@@ -22,7 +22,7 @@ SEARCH = Search(
         "top_p": Uniform(0.5, 1.0),
         "repetition_penalty": Uniform(1.0, 1.3),
     },
-    # The loss does not see how a model writes, and chrF sees neither a text that goes round in circles nor one that is copied.
+    # The loss ignores decoding; chrF penalizes neither repetition nor copying.
     constraints=["distinct_2>=0.5", "copied_lines<=0.1"],
     fixed={
         "objective": "chrf_continuation",

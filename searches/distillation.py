@@ -1,4 +1,4 @@
-"""Do generated paraphrases help to detect paraphrases, and which settings of Impossible Distillation do? (Table 3)"""
+"""Do generated paraphrases help to detect paraphrases, and with which settings of Impossible Distillation? (Table 3)"""
 
 from searches.question import Case, Choice, LogUniform, Profile, Search, Uniform
 from searches.runner import main
@@ -30,7 +30,7 @@ SEARCH = Search(
         "clean_text": Choice(False, True),
     },
     nuisance={"lr": LogUniform(1e-6, 1e-3), "batch_size": Choice(8, 16, 32)},
-    # Small sets first: the size of the training set is what trials are stopped at.
+    # The training set grows each epoch, so early stopping compares trials on small sets first.
     fixed={"adapter": "full", "pretrain": "rewriting", "growth": 2.0},
     reference={**APPROACH_2, "pairs_examples": 0, "lr": 5e-5},
     learns_from_pairs=True,

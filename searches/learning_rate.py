@@ -1,4 +1,4 @@
-"""Which learning rate suits full tuning, with the batch and the epochs of the study? (Table 1, any of its tasks)"""
+"""Which learning rate is best for full tuning, with the study's batch size and epochs? (Table 1, any of its tasks)"""
 
 from searches.question import Case, LogUniform, Profile, Search
 from searches.runner import main
@@ -7,7 +7,7 @@ STUDY = [{"lr": 1e-5}]
 
 SEARCH = Search(
     name="learning_rate",
-    question="Which learning rate suits full tuning?",
+    question="Which learning rate is best for full tuning?",
     tasks={
         "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),
         "sst": Case(fixed={"batch_size": 64, "epochs": 10}, study=STUDY),
@@ -18,7 +18,7 @@ SEARCH = Search(
     scientific={"lr": LogUniform(1e-6, 1e-2)},
     nuisance={},
     fixed={"adapter": "full"},
-    reference={"lr": 5e-5},  # what transformers takes where nothing is said
+    reference={"lr": 5e-5},  # the default of transformers
     profiles={
         "quick": Profile(
             model="gpt2-nano",

@@ -1,7 +1,4 @@
-"""Does the rank of LoRA matter for sonnets, once every rank has a learning rate of its own? (Table 7)
-
-Judged by the loss of held-out continuations, with chrF, rhyme and metre beside it.
-"""
+"""Does the rank of LoRA matter for sonnets, if each rank has its own best learning rate? (Table 7)"""
 
 from searches.question import Case, Choice, LogUniform, Profile, Search
 from searches.runner import main
@@ -16,7 +13,7 @@ SEARCH = Search(
     scientific={"rank": Choice(4, 8, 16, 32)},
     nuisance={
         "lr": LogUniform(1e-5, 3e-2),
-        "alpha": Choice(32.0, "r", "2r"),  # fixed, as in the study, or a scale that is the same for every rank
+        "alpha": Choice(32.0, "r", "2r"),  # the study's, or a constant alpha / rank
         "batch_size": Choice(4, 8, 16),
     },
     fixed={"adapter": "lora", "targets": "qkv", "lora_dropout": 0.1},

@@ -1,4 +1,4 @@
-"""The generated pairs of a search that learns from them, made before its first trial: one set for each generation temperature."""
+"""Generate the pairs that the trials of a search learn from: one set per generation temperature, before the first trial."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,21 +23,17 @@ from trainables.trial import TrialSpec
 
 
 def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
-    """Generate the pairs that the trials of a search learn from, unless `--set pairs=FOLDER` gave some; raise UserError.
+    """Generate the pairs that trials learn from, unless given by `--set pairs=FOLDER`. Raises UserError.
 
-    They are accepted by the default thresholds. A trial that has others filters the scores stored with the pairs again.
+    Pairs are accepted by the default thresholds; trials with other thresholds filter the stored scores again.
     """
     for name, job in jobs(options.plan, options.results_folder):
         made = run_within(job, workers=spec.concurrent * spec.workers, gpus_per_worker=spec.gpus_per_worker)
         accepted = f"{made['accepted']} of {made['pairs']['made']} pairs are accepted by the default thresholds"
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
-        console.print(
-            f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; "
-            "trials with other thresholds filter the stored scores again",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        note = "trials with other thresholds filter the stored scores again"
+        line = f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; {note}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
         ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
 
 
@@ -45,42 +41,40 @@ RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negati
 
 
 def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float) -> Range:
-    """Seconds until all pairs of a search are there, from some that are timed; 0 where it generates none. Raises UserError."""
+    """Estimate the seconds to generate all pairs of a search by timing a few; 0 if it generates none. Raises UserError."""
     to_make = [job for _, job in jobs(plan, results)]
     seconds = sum((job_seconds(job, patience / len(to_make)) for job in to_make), exactly(0.0))
     return seconds * (1 / (spec.concurrent * spec.workers))
 
 
 def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
-    """Name and job of each set of pairs that a search generates; raise ConfigError for an unknown setting of the profile."""
+    """Yield the name and job of each set of pairs to generate. Raises ConfigError for an invalid setting of the profile."""
     folder = results / CANDIDATES
     if not plan.search.learns_from_pairs or plan.fixed["pairs"] != address(folder):
         return
     settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
     contexts, critic = settings.pop("contexts"), settings.pop("critic")
-    of_critic = {key: settings.pop(key) for key in CRITICS[critic].keys.model_fields if key in settings}
+    critic_settings = {key: settings.pop(key) for key in CRITICS[critic].keys.model_fields if key in settings}
     model = plan.config(plan.search.reference).model
     for temperature in temperatures(plan):
         name = temperature_name(temperature)
         generation = {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
-        yield (
-            name,
-            Job(
-                out=address(folder / name),
-                contexts=contexts,
-                model=model,
-                generator=model,
-                generation=GenerationConfig.of(generation),
-                thresholds=Thresholds(),
-                critic=critic,
-                critic_settings=of_critic,
-                data_dir=plan.fixed.get("data_dir"),
-            ),
+        job = Job(
+            out=address(folder / name),
+            contexts=contexts,
+            model=model,
+            generator=model,
+            generation=GenerationConfig.of(generation),
+            thresholds=Thresholds(),
+            critic=critic,
+            critic_settings=critic_settings,
+            data_dir=plan.fixed.get("data_dir"),
         )
+        yield name, job
 
 
 def pair_sets(plan: Plan) -> list[Path]:
-    """The folders of all pairs that trials may learn from, in order."""
+    """Return the folders of all pairs that trials may learn from, sorted."""
     configs = [plan.config(point) for point in plan.first_points]
     if plan.search.learns_from_pairs:
         domain, reference = plan.space.get("pairs_temperature"), plan.config(plan.search.reference)
@@ -90,11 +84,11 @@ def pair_sets(plan: Plan) -> list[Path]:
 
 
 def temperatures(plan: Plan) -> list[float]:
-    """The generation temperatures that trials may ask for; raise ConfigError where those are not a few."""
+    """Return the generation temperatures of the trials; raise ConfigError if the search leaves a range of them."""
     domain = plan.space.get("pairs_temperature")
     if isinstance(domain, Choice):
         return [float(value) for value in domain.values]
     fixed = plan.config(plan.search.reference).pairs_temperature
     if domain is not None or fixed is None:
-        raise ConfigError("The values of `pairs_temperature` must be a Choice, or one: each needs pairs of its own")
+        raise ConfigError("The key `pairs_temperature` must be a Choice or fixed: each value needs its own pairs")
     return [fixed]

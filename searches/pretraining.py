@@ -1,11 +1,11 @@
-"""Do poems help sonnets, if the model is trained on them first? (Table 4)"""
+"""Does training on poems first improve sonnets? (Table 4)"""
 
 from searches.question import Case, Choice, LogUniform, Profile, Search
 from searches.runner import main
 
 SEARCH = Search(
     name="pretraining",
-    question="Do poems help sonnets, if the model is trained on them first?",
+    question="Does training on poems first improve sonnets?",
     tasks={
         "sonnet": Case(
             study=[

@@ -1,16 +1,15 @@
 """Replay recorded learning curves under any sampler and scheduler: `python -m searches.replay RECORD ...`.
 
-A record is the learning curves of a search that stopped nothing: the folder of its results, or a file that --save made of it. A
-configuration that is proposed and is not in the record is taken for the nearest one that is. Nothing is trained, so methods are
-compared over many seeds in seconds: by the compute that each needs to find what random search finds with all of its own. That
-is asked twice: for just the same score, and for one that the dev split cannot tell from it.
+A record holds the learning curves of a search without early stopping: its results folder, or a file written by --save. A proposed
+configuration gets the curve of the nearest recorded one. Nothing is trained, so comparing methods over many seeds takes seconds:
+by the compute that each needs to reach the final score of random search, or a score that the dev split cannot tell from it.
 """
 
 import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import optuna
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from scipy.stats import t as student
 
 from gpt2core.checkpoints import STATE
@@ -28,29 +27,30 @@ from gpt2core.config import RunConfig
 from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, UserError, first_line
 from gpt2core.files import broken_rule, read_json, write_json
-from gpt2core.metrics.comparison import runs_of
-from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.metric import Metric
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.deciding.comparing import Comparing
+from searches.deciding.confirmation import runs_of_metric
 from searches.deciding.method import Method
 from searches.deciding.replay_backend import Course, Curve, Curves, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
+from searches.running.events import Scores
 from searches.running.ledger import Trial
+from searches.summary import Summary, TrialRow
 
-REPLAYED = ("asha", "none")  # not pbt: the trials of a population go on from each other's weights
-MORE = 5  # times the trials of random search that a method may start, as long as its compute lasts
+REPLAYED = ("asha", "none")  # not pbt, whose trials continue from each other's weights
+MORE = 5  # a method may start MORE times as many trials as random search, within the same compute
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Learning curves of a search: of which, on which task, for how many epochs, and what the model and the data were.
+    """The learning curves of a search.
 
-    Two good scores that are `margin` apart are just so far apart that a paired test on the dev split tells one from the other.
+    `margin` is the smallest difference between two good scores that a paired test on the dev split detects.
     """
 
     search: str
@@ -64,16 +64,13 @@ class Record:
     curves: Sequence[Curve]
 
     def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
-        """The plan of a search like it over its whole space, which confirms nothing and begins with the reference alone: known
-        points are the same for each method, and say nothing of it."""
+        """Return the plan of a search over the whole space, without replicates or known points, which would hide the method."""
         search = search_of(self.search)
-        settings_of = lookup(search.tasks, self.task, "task")
-        search = replace(search, factor=(), tasks={self.task: replace(settings_of, study=())})
-        settings = {"task": self.task, "epochs": self.epochs}
+        case = lookup(search.tasks, self.task, "task")
         return make_plan(
-            search,
+            replace(search, factor=(), tasks={self.task: replace(case, study=())}),
             "quick",
-            settings=settings,
+            settings={"task": self.task, "epochs": self.epochs},
             seed=seed,
             method=method,
             comparing=Comparing(objective=self.objective),
@@ -83,137 +80,131 @@ class Record:
         )
 
     def nearest(self, plan: Plan) -> Curves:
-        """The curve of a trial: that of the recorded point that is nearest where each side of the space has length 1."""
+        """Return a function from a trial to the curve of the nearest recorded point, by L1 distance in the unit cube."""
         try:
-            recorded = np.array([_placed(point, plan.space) for point in self.points])
+            recorded = np.array([_unit_cube(point, plan.space) for point in self.points])
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise DataError(
-                f"A point of the record is not of the space of {self.search} ({first_line(error)})"
+                f"A point of the record is outside the space of {self.search} ({first_line(error)})"
             ) from None
         known: dict[str, Curve] = {}
 
-        def of(trial: Trial) -> Curve:
+        def curve_of(trial: Trial) -> Curve:
             if trial.name not in known:
-                distances = np.abs(recorded - _placed(trial.point, plan.space)).sum(axis=1)
+                distances = np.abs(recorded - _unit_cube(trial.point, plan.space)).sum(axis=1)
                 known[trial.name] = self.curves[int(distances.argmin())]
             return known[trial.name]
 
-        return of
+        return curve_of
 
 
-def _placed(point: Point, space: Space) -> list[float]:
-    """Where a point is: numbers from 0 to 1; two points that differ in a choice are 1 apart."""
-    place: list[float] = []
+def _unit_cube(point: Point, space: Space) -> list[float]:
+    """Return a point as numbers from 0 to 1; points that differ in a choice are 1 apart."""
+    coordinates: list[float] = []
     for key, domain in space.items():
         if isinstance(domain, Choice):
-            place += [0.5 * (point[key] == value) for value in domain.values]
+            coordinates += [0.5 * (point[key] == value) for value in domain.values]
         elif isinstance(domain, LogUniform):
-            place.append(math.log(point[key] / domain.low) / math.log(domain.high / domain.low))
+            coordinates.append(math.log(point[key] / domain.low) / math.log(domain.high / domain.low))
         else:
-            place.append((point[key] - domain.low) / (domain.high - domain.low))
-    return place
+            coordinates.append((point[key] - domain.low) / (domain.high - domain.low))
+    return coordinates
 
 
 def read(path: Path) -> Record:
-    """Read a record: the folder of a search, or a file of `save`. Raises DataError."""
+    """Read a record from the results folder of a search, or from a file of `save`. Raises DataError."""
     try:
-        if path.is_dir():
-            return _of_search(path)
-        return _checked(read_json(path))
+        record = _of_search(path) if path.is_dir() else TypeAdapter(Record).validate_python(read_json(path))
+        _check(record)
     except (OSError, UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        why = broken_rule(error) if isinstance(error, ValidationError) else first_line(error)
+        reason = broken_rule(error) if isinstance(error, ValidationError) else first_line(error)
         raise DataError(
-            f"{path}: is no record of learning curves ({why}); give the folder of a search, runs/searches/NAME, "
+            f"{path}: is no record of learning curves ({reason}); give the folder of a search, runs/searches/NAME, "
             "or a file that --save made"
         ) from None
+    return record
 
 
-def _checked(values: dict[str, Any]) -> Record:
-    """The record of these values; raise an error of any kind where they are none that a search could have made."""
-    record = TypeAdapter(Record).validate_python(values)
-    whole = all(len(curve.metrics) == len(curve.seconds) == record.epochs for curve in record.curves)
-    if not whole or not record.curves or len(record.points) != len(record.curves):
+def _check(record: Record) -> None:
+    """Raise ValueError if no search could have recorded this."""
+    complete = all(len(curve.metrics) == len(curve.seconds) == record.epochs for curve in record.curves)
+    if not complete or not record.curves or len(record.points) != len(record.curves):
         raise ValueError(f"there must be as many points as curves, each of {record.epochs} epochs")
     if not all(record.objective in metrics for curve in record.curves for metrics in curve.metrics):
         raise ValueError(f"an epoch has no {record.objective}")
     if not all(0 < seconds < math.inf for curve in record.curves for seconds in curve.seconds):
-        raise ValueError("an epoch took no time that there can be")
-    return record
+        raise ValueError("the seconds of an epoch are not positive and finite")
 
 
 def _of_search(folder: Path) -> Record:
-    summary = read_json(folder / "summary.json")
-    rows = [row for row in summary["trials"] if row["of"] is None and row["parent"] is None]
-    epochs = max(len(row["curve"]) for row in rows)
-    whole = [row for row in rows if len(row["curve"]) == epochs]
-    if len(whole) < len(rows) / 2:
-        raise ValueError(f"only {len(whole)} of {len(rows)} trials ran to epoch {epochs}: record with --scheduler none")
-    curves = []
-    for row in whole:
-        seconds = [epoch.get("train_seconds", 0.0) + epoch.get("eval_seconds", 0.0) for epoch in row["curve"]]
-        curves.append(
-            Curve(metrics=[{summary["objective"]: e[summary["objective"]]} for e in row["curve"]], seconds=seconds)
+    summary = Summary.model_validate(read_json(folder / "summary.json"))
+    trials = [row for row in summary.searched if row.parent is None]
+    epochs = max(len(row.curve) for row in trials)
+    complete = [row for row in trials if len(row.curve) == epochs]
+    if len(complete) < len(trials) / 2:
+        raise ValueError(
+            f"only {len(complete)} of {len(trials)} trials ran to epoch {epochs}: record with --scheduler none"
         )
-    config = whole[0]["config"]
-    found = {
-        "search": summary["script"],
-        "task": config["task"],
-        "objective": summary["objective"],
-        "epochs": epochs,
-        "model": config["model"],
-        "data": str(summary["data"].get("data", "")),
-        "margin": _margin(folder, whole, RunConfig.of(config)),
-        "points": [row["point"] for row in whole],
-        "curves": [vars(curve) for curve in curves],
-    }
-    return _checked(found)
+    config = RunConfig.of(complete[0].config)
+    return Record(
+        search=summary.script,
+        task=config.task,
+        objective=summary.objective,
+        epochs=epochs,
+        model=config.model,
+        data=summary.data.get("data", ""),
+        margin=_margin(folder, complete, objective_of(TASKS[config.task], config)),
+        points=[row.point for row in complete],
+        curves=[
+            Curve(
+                metrics=[{summary.objective: float(epoch[summary.objective])} for epoch in row.curve],
+                seconds=[float(epoch.get("train_seconds", 0) + epoch.get("eval_seconds", 0)) for epoch in row.curve],
+            )
+            for row in complete
+        ],
+    )
 
 
-def _margin(folder: Path, rows: Sequence[dict[str, Any]], run: RunConfig) -> float:
-    """Half the width of the 95% interval, over texts, of a difference between the best trial and another of the best quarter: the
-    median."""
-    metric = objective_of(TASKS[run.task], run)
-    scored = [row for row in rows if row["score"] is not None]
-    ranked = metric.direction.ranked(scored, key=lambda row: float(row["score"]))
-    best, *others = (_influence(folder / "trials" / row["id"], metric) for row in ranked[: 2 + len(ranked) // 4])
-    reach = [student.ppf(0.975, len(best) - 1) * (best - other).std(ddof=1) / math.sqrt(len(best)) for other in others]
-    if not reach:
+def _margin(folder: Path, trials: Sequence[TrialRow], metric: Metric) -> float:
+    """Return the median half-width, over texts, of the 95% interval of the difference between the best trial and each other one
+    of the best quarter."""
+    scored = [row for row in trials if row.score is not None]
+    ranked = metric.direction.ranked(scored, key=lambda row: row.score or 0.0)
+    best, *others = (_influence(folder, row.id, metric) for row in ranked[: 2 + len(ranked) // 4])
+    if not others:
         raise ValueError("only one trial has a score")
-    return float(np.median(reach))
+    half_width = student.ppf(0.975, len(best) - 1) / math.sqrt(len(best))
+    return float(np.median([half_width * (best - other).std(ddof=1) for other in others]))
 
 
-def _influence(trial: Path, metric: Metric) -> np.ndarray:
-    """What each dev example (N,) adds to the score of a trial's best epoch."""
-    state = read_json(trial / "best" / STATE)
-    statistics = from_json(state["history"][-1]["statistics"])
-    found = None
-    if metric.counts is not None and metric.score is not None:
-        counts = statistics[metric.counts].astype(np.float64).sum(axis=0)
-        found = runs_of(counts[None], metric.score).influence
-    if found is None:
-        raise ValueError(f"{metric.name} is no sum over examples")
-    return found
+def _influence(folder: Path, trial: str, metric: Metric) -> np.ndarray:
+    """Return the contribution of each dev example (N,) to the score of a trial's best epoch."""
+    state = read_json(folder / "trials" / trial / "best" / STATE)
+    runs = runs_of_metric([Scores(trial=trial, statistics=state["history"][-1]["statistics"])], metric)
+    if runs is None or runs.influence is None:
+        raise ValueError(f"{metric.name} is not a mean over examples")
+    return runs.influence
 
 
 def save(record: Record, path: Path) -> None:
-    """Write a record to a file that `read` takes."""
-    write_json(path, {**vars(record), "curves": [vars(curve) for curve in record.curves]})
+    """Write a record to a file that `read` reads."""
+    write_json(path, asdict(record))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a method needed, over seeds, in units of all of random search's compute: median, and 95% of the seeds."""
+    """The share of random search's compute that a method needed: median and 95% range over seeds."""
 
     median: float
     low: float
     high: float
-    reached: int  # seeds on which it came there
+    reached: int  # seeds that reached the score
     seeds: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a method needed on a record: for what random search finds, and for what cannot be told from it."""
+    """A method's results on a record: to reach random search's final score, and one that the dev split cannot tell from it."""
 
     record: str
     method: str
@@ -223,7 +214,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A sampler, a scheduler, and the first epoch at which it may stop a trial (None: as the search has it)."""
+    """A sampler, a scheduler, and the first epoch at which it may stop a trial (None: the search's default)."""
 
     method: Method
     grace: int | None = None
@@ -244,24 +235,24 @@ def compare(
     workers: int,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """How much of random search's compute each contender needs to find what random search finds (the median of its seeds)."""
+    """Measure each contender's share of random search's compute to reach random search's median final score."""
     trials = len(record.points)
 
-    def course(contender: Contender, seed: int, trials: int, budget: float = math.inf) -> Course:
+    def simulate(contender: Contender, seed: int, trials: int, budget: float = math.inf) -> Course:
         plan = record.plan(contender.method, trials=trials, seed=seed, grace=contender.grace)
         strategy = Strategy(plan, MemoryLedger())
         progress()
         return ReplayBackend(record.nearest(plan), workers=workers, budget=budget).run(strategy)
 
-    baseline = [course(RANDOM, seed, trials) for seed in range(seeds)]
+    baseline = [simulate(RANDOM, seed, trials) for seed in range(seeds)]
     sign = record.plan(RANDOM.method, trials=trials, seed=0).direction.sign
-    target = float(np.median([found.best[-1] for found in baseline]))
-    whole = float(np.median([found.spent[-1] for found in baseline]))
+    target = float(np.median([course.best[-1] for course in baseline]))
+    whole = float(np.median([course.spent[-1] for course in baseline]))
     rows = []
     for contender in contenders:
-        courses = [course(contender, seed, MORE * trials, whole) for seed in range(seeds)]
+        courses = [simulate(contender, seed, MORE * trials, whole) for seed in range(seeds)]
         same, alike = (
-            _share([found.needed(score, sign) / whole for found in courses])
+            _share([course.needed(score, sign) / whole for course in courses])
             for score in (target, target - sign * record.margin)
         )
         rows.append(Row(record=f"{record.search}, {record.task}", method=str(contender), same=same, alike=alike))
@@ -275,13 +266,12 @@ def _share(needed: Sequence[float]) -> Share:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Shares, for the screen."""
-    title = "Share of random search's compute to find what it finds with all of it: median [95% of seeds], seeds that found it"
-    shown = Table(title=title, title_justify="left", header_style="bold")
-    shown.add_column("record")
-    shown.add_column("method")
-    shown.add_column("the same score", justify="right")
-    shown.add_column("one that dev cannot tell from it", justify="right")
+    """Return a table for the screen."""
+    title = (
+        "Share of random search's compute needed to reach its final score: median [95% of seeds], seeds that reached it"
+    )
+    right = [Column(name, justify="right") for name in ("same score", "score that dev cannot tell from it")]
+    shown = Table("record", "method", *right, title=title, title_justify="left", header_style="bold")
     for row in rows:
         shown.add_row(row.record, row.method, *map(_share_text, (row.same, row.alike)))
     return shown
@@ -298,31 +288,28 @@ def parser() -> Parser:
     p.add_argument(
         "records", nargs="+", metavar="RECORD", help="folder of a search (runs/searches/NAME), or a saved file"
     )
-    p.add_argument("--samplers", default="random,tpe", help=f"with commas between: {', '.join(SAMPLERS)}")
-    p.add_argument("--schedulers", default="none,asha", help=f"with commas between: {', '.join(REPLAYED)}")
-    p.add_argument("--graces", default="", help="with commas between: first epochs at which asha may stop a trial")
-    p.add_argument("--seeds", type=int, default=20, help="searches of each method (default: 20)")
+    p.add_argument("--samplers", default="random,tpe", help=f"comma-separated: {', '.join(SAMPLERS)}")
+    p.add_argument("--schedulers", default="none,asha", help=f"comma-separated: {', '.join(REPLAYED)}")
+    p.add_argument("--graces", default="", help="comma-separated: first epochs at which asha may stop a trial")
+    p.add_argument("--seeds", type=int, default=20, help="searches per method (default: 20)")
     p.add_argument("--workers", type=int, default=4, help="trials at once (default: 4)")
-    p.add_argument("--save", metavar="FILE", help="write the record to a file, and replay nothing")
+    p.add_argument("--save", metavar="FILE", help="write the first record to a file; replay nothing")
     return p
 
 
 def contenders(samplers: Sequence[str], schedulers: Sequence[str], graces: Sequence[str]) -> list[Contender]:
-    """All combinations. Raises UnknownNameError, ConfigError."""
+    """Return all combinations. Raises UnknownNameError, ConfigError."""
     for name in samplers:
         lookup(SAMPLERS, name, "sampler")
     for name in schedulers:
         lookup({key: SCHEDULERS[key] for key in REPLAYED}, name, "scheduler that can be replayed")
     if not all(grace.isdecimal() and int(grace) for grace in graces):
-        raise ConfigError(
-            f"The value of `--graces` is {','.join(graces)!r}, but must be epochs with commas between, each >= 1"
-        )
-    pairs = [Method(sampler=sampler, scheduler=name) for sampler, name in itertools.product(samplers, schedulers)]
-    from_epochs: list[int | None] = [int(grace) for grace in graces] or [None]
+        raise ConfigError(f"The value of `--graces` is {','.join(graces)!r}, but must be comma-separated epochs >= 1")
+    epochs: list[int | None] = [int(grace) for grace in graces] or [None]
     return [
-        Contender(method=method, grace=grace)
-        for method in pairs
-        for grace in (from_epochs if method.scheduler == "asha" else [None])
+        Contender(method=Method(sampler=sampler, scheduler=scheduler), grace=grace)
+        for sampler, scheduler in itertools.product(samplers, schedulers)
+        for grace in (epochs if scheduler == "asha" else [None])
     ]
 
 
@@ -333,16 +320,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     records = [read(Path(name)) for name in o.records]
     if o.save:
         save(records[0], Path(o.save))
-        print(f"{len(records[0].points)} learning curves are in {o.save}")
+        print(f"Saved {len(records[0].points)} learning curves in {o.save}")
         return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked = contenders(o.samplers.split(","), o.schedulers.split(","), o.graces.split(",") if o.graces else [])
+    chosen = contenders(o.samplers.split(","), o.schedulers.split(","), o.graces.split(",") if o.graces else [])
     console = console_of(160)
     rows = []
     with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(asked)))
+        task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(chosen)))
         for record in records:
-            rows += compare(record, asked, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
+            rows += compare(record, chosen, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
     console.print(table(rows))
     return 0
 

@@ -1,4 +1,4 @@
-"""Does sentiment need the whole model to be tuned, or its last linear layer alone? (Table 2)"""
+"""Does full tuning beat tuning only the last linear layer for sentiment? (Table 2)"""
 
 from searches.question import Case, Choice, LogUniform, Profile, Search
 from searches.runner import main
@@ -7,7 +7,7 @@ LAST_LINEAR, FULL = {"adapter": "last-linear", "lr": 1e-3}, {"adapter": "full", 
 
 SEARCH = Search(
     name="sentiment",
-    question="Does sentiment need the whole model to be tuned, or its last linear layer alone?",
+    question="Does full tuning beat tuning only the last linear layer for sentiment?",
     tasks={
         "sst": Case(study=[{**point, "batch_size": 64} for point in (LAST_LINEAR, FULL)]),
         "cfimdb": Case(study=[{**point, "batch_size": 8} for point in (LAST_LINEAR, FULL)]),

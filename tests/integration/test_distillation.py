@@ -96,7 +96,7 @@ def test_pairs_that_are_there_are_taken(tmp_path: Path, data_dir: str) -> None:
 def test_temperatures_that_nobody_can_prepare_are_refused(tmp_path: Path, data_dir: str) -> None:
     done = search(tmp_path, "--data-dir", data_dir, "--set", "pairs_temperature=none")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: The values of `pairs_temperature` must be a Choice, or one")
+    assert done.stderr.startswith("error: The key `pairs_temperature` must be a Choice or fixed")
     assert done.stdout == ""
 
 

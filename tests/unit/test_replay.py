@@ -84,8 +84,7 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
     rows = [
         {
             "id": f"{number:04d}",
-            "of": None,
-            "parent": None,
+            "status": "completed",
             "point": point,
             "config": {"task": "poems", "model": "toy", "epochs": 9},
             "score": -curve.metrics[-1][OBJECTIVE],
@@ -102,7 +101,13 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
         best = tmp_path / "trials" / row["id"] / "best"
         best.mkdir(parents=True)
         (best / "state.json").write_text(json.dumps({"history": [{"statistics": to_json({"loss": losses})}]}))
-    summary = {"script": "lora_rank", "objective": "dev_loss", "data": {"data": ""}, "trials": rows}
+    summary = {
+        "script": "lora_rank",
+        "objective": "dev_loss",
+        "data": {"data": ""},
+        "trials": rows,
+        "answer": {"sentences": [""]},
+    }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     found = read(tmp_path)
     losses = [replace(c, metrics=[{"dev_loss": m[OBJECTIVE]} for m in c.metrics]) for c in record.curves]
