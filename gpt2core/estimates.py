@@ -1,4 +1,4 @@
-"""Estimates: a value with the range that it lies in, and the GPU memory of a run."""
+"""Estimates with lower and upper bounds, and the predicted GPU memory of a run."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ FORMULA = "4 * total + 12 * trainable bytes + 0.25 GB"
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """An uncertain value with its lower and upper bound."""
+    """An estimate with its lower and upper bound."""
 
     value: float
     low: float
@@ -21,13 +21,13 @@ class Range:
 
 
 def exactly(value: float) -> Range:
-    """Return a certain value as a range."""
+    """Return a known value as a range."""
     return Range(value=value, low=value, high=value)
 
 
 def predicted_gpu_memory_gb(total: int, trainable: int) -> float:
-    """Return 4 bytes for each weight in float32 and 12 for each trainable one's gradient and AdamW moments, in gigabytes.
+    """Return the study's estimate, see FORMULA; activations of larger batches need more.
 
-    The quarter of a gigabyte is the study's; activations of larger batches come on top.
+    A float32 weight takes 4 bytes; the gradient and AdamW moments of a trainable one take 12.
     """
     return (4 * total + 12 * trainable) / 1e9 + 0.25

@@ -1,4 +1,4 @@
-"""The CPUs that this process may use."""
+"""The number of CPUs that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ OWN = Path("/proc/self/cgroup")
 
 
 def cpus() -> int:
-    """The number of CPUs by affinity and by cgroup quotas; at least 1."""
+    """Return the number of CPUs by affinity and cgroup quotas, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for quota in _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """The CPU quota of each cgroup of this process; cgroup v1 and v2."""
-    for folder in _groups():
+    """Yield the CPU quota of each cgroup of this process; cgroup v1 and v2."""
+    for folder in _cgroup_folders():
         try:
             if (folder / "cpu.max").exists():
                 quota, period = (folder / "cpu.max").read_text().split()
@@ -28,8 +28,8 @@ def _quotas() -> Iterator[float]:
             continue
 
 
-def _groups() -> Iterator[Path]:
-    """The folders of this process's cgroups, their parents and the root, as a container sees its own."""
+def _cgroup_folders() -> Iterator[Path]:
+    """Yield the folders of this process's cgroups and their parents, up to the root, which a container sees as its own."""
     try:
         lines = [line.split(":", 2) for line in OWN.read_text().splitlines()]
     except OSError:
@@ -38,5 +38,5 @@ def _groups() -> Iterator[Path]:
         if kinds and "cpu" not in kinds.split(","):
             continue
         root = GROUPS / kinds
-        inside = root / place.lstrip("/")
-        yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(root))
+        group = root / place.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))

@@ -1,4 +1,4 @@
-"""Memory of this process: how much it takes, whether none is left, and how it gives some back."""
+"""The memory of this process: its peak, out-of-memory errors, and release of freed memory."""
 
 import ctypes
 import gc
@@ -9,18 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 PROCESS = Path("/proc/self")
-#: How PyTorch and Ray say that memory is exhausted where they have no class of errors for it.
+#: Out-of-memory messages of PyTorch and Ray without an error class of their own.
 NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "low on memory",
+    *("can't allocate memory", "not enough memory", "cannot allocate memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "low on memory"),
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that this process, or its GPU, has no memory left."""
+    """Return whether an error means that this process or its GPU has no memory left."""
     import torch  # takes a second to import
 
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
@@ -29,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def process_memory_gb() -> float:
-    """Peak memory of this process since the last `release_memory`, in gigabytes; since its start if the kernel is not Linux."""
+    """Return the peak memory of this process in gigabytes, since the last `release_memory` (on Linux) or its start."""
     with suppress(OSError):
         peak = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text())
         if peak:
@@ -39,13 +36,12 @@ def process_memory_gb() -> float:
 
 
 def release_memory() -> None:
-    """Return freed memory to the machine, and reset the peak.
+    """Return freed memory to the operating system, and reset the peak.
 
-    glibc keeps freed memory for each thread that allocated it. Without this, a process with a thread for each run grew from 1 GB
-    to 2 in thirty runs.
+    glibc keeps freed memory for each thread. Without this, a process with a thread for each run grew from 1 to 2 GB in 30 runs.
     """
     gc.collect()
-    with suppress(OSError, AttributeError):  # not every C library has it
+    with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")

@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019): pre-LN blocks, learned positions, tanh GELU, a head tied to the embeddings.
 
-Legend: `B` batch, `T` tokens of this call, `S` tokens seen so far (cache and call), `C` channels, `H` heads,
-`D` = C / H channels of a head, `V` vocabulary.
+Legend: `B` batch, `T` tokens of this call, `S` tokens of cache and call, `C` channels, `H` heads, `D` = C / H channels of a head,
+`V` vocabulary.
 """
 
 import math
@@ -21,23 +21,21 @@ from gpt2core.config import AttentionConfig, ModelConfig
 from gpt2core.errors import ConfigError
 
 DENSE = AttentionConfig()
-IGNORE = -100  # the label of a position that carries no loss
-LOGITS = 256  # positions whose logits are alive at once
+IGNORE = -100  # label of a position without loss
+LOGITS = 256  # positions whose logits are in memory at once
 
 
 class KVCache:
-    """Keys and values of all tokens seen so far, in tensors allocated once.
+    """Keys and values (B, H, capacity, D) of all tokens so far for each block, and the segments of the tokens.
 
-    Holds for each block (B, H, capacity, D) keys and values, and the segment of each cached token.
+    Its tensors are allocated once.
     """
 
     def __init__(self, model: "GPT2", batch: int, capacity: int) -> None:
         c = model.config
         weight = model.wte.weight
         if capacity > c.n_positions:
-            raise ConfigError(
-                f"The context is {capacity} tokens, but must be at most {c.n_positions}, the model's n_positions"
-            )
+            raise ConfigError(f"The context has {capacity} tokens, but must have at most n_positions, {c.n_positions}")
         shape = (c.n_layer, 2, batch, c.n_head, capacity, c.n_embd // c.n_head)
         self.store = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=weight.device)
@@ -45,9 +43,9 @@ class KVCache:
         self.segmented = False
 
     def remember(self, segments: Tensor | None, tokens: int) -> Tensor | None:
-        """Store the segments (B, T) of a call; return those of all S tokens, or None if they are one segment.
+        """Store the segments (B, T) of a call; return those of all S tokens, or None if they form one segment.
 
-        Without segments, tokens continue the segment of the token before them.
+        Without segments, tokens continue the segment of the previous token.
         """
         end = self.length + tokens
         if segments is not None:
@@ -58,7 +56,7 @@ class KVCache:
         return self.segments[:, :end] if self.segmented else None
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values (B, H, T, D) of a call; return those (B, H, S, D) of all S tokens."""
+        """Store the keys and values (B, H, T, D) of a call; return those of all S tokens, (B, H, S, D)."""
         end = self.length + k.shape[-2]
         keys, values = self.store[block]
         keys[:, :, self.length : end] = k
@@ -66,13 +64,10 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def select(self, rows: Tensor, capacity: int) -> "KVCache":
-        """Return a new cache with room for `capacity` tokens, with copies of the rows (B',) of this one, in that order.
-
-        A row may be named more than once, so that a prompt is computed once for all its continuations.
-        """
+        """Return a new cache of `capacity` tokens with copies of rows (B',) of this one, possibly repeated, in that order."""
         chosen = copy(self)
         n_layer, _, _, n_head, _, d = self.store.shape
-        chosen.store = _room((n_layer, 2, len(rows), n_head, capacity, d), self.store)
+        chosen.store = _empty((n_layer, 2, len(rows), n_head, capacity, d), self.store)
         for old, new in zip(self.store.flatten(0, 1), chosen.store.flatten(0, 1), strict=True):
             new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
         chosen.segments = self.segments.new_zeros(len(rows), capacity)
@@ -80,34 +75,34 @@ class KVCache:
         return chosen
 
     def keep(self, alive: Tensor) -> Tensor:
-        """Remove the rows that are not `alive` (B,), in place; return the numbers of those that remain (B',), in their new order.
+        """Remove the rows that are not `alive` (B,), in place; return the former numbers (B',) of the rows in their new order.
 
-        The last rows are moved to the places of those removed, so the cost depends on how many leave, not on how many stay.
+        The last rows replace the removed ones, so the cost depends on the number of removed rows, not on that of kept ones.
         """
-        left = int(alive.sum())
-        free, moved = (~alive[:left]).nonzero()[:, 0], left + alive[left:].nonzero()[:, 0]
+        count = int(alive.sum())
+        free, moved = (~alive[:count]).nonzero()[:, 0], count + alive[count:].nonzero()[:, 0]
         self.store[:, :, free, :, : self.length] = self.store[:, :, moved, :, : self.length]
         self.segments[free] = self.segments[moved]
-        self.store, self.segments = self.store[:, :, :left], self.segments[:left]
-        stay = torch.arange(left, device=alive.device)
-        stay[free] = moved
-        return stay
+        self.store, self.segments = self.store[:, :, :count], self.segments[:count]
+        kept = torch.arange(count, device=alive.device)
+        kept[free] = moved
+        return kept
 
     def reorder(self, rows: Tensor, since: int) -> None:
-        """Replace row i by row `rows[i]`, for a batch of the same size; both must be equal before token `since`."""
+        """Replace each row i by row `rows[i]`, where all tokens before `since` are equal in both."""
         tokens = self.store[..., since : self.length, :]
         tokens.copy_(tokens.index_select(2, rows))
 
 
-def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return an uninitialised tensor. On Linux, NumPy allocates large arrays in huge pages; PyTorch does not."""
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return an uninitialised tensor, on a CPU allocated by NumPy, which uses huge pages on Linux."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with separate query, key and value projections, so that each can be adapted on its own."""
+    """Multi-head self-attention with separate query, key and value projections, so that each can have its own adapter."""
 
     def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
@@ -124,26 +119,22 @@ class Attention(nn.Module):
         return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
 
     def forward_last_token(self, x: Tensor, segments: Tensor) -> Tensor:
-        """The output of the last token only: (B, T, C), padded on the left with tokens of another segment -> (B, 1, C)."""
-        q, k, v = (
-            self.split_heads(self.query(x[:, -1:])),
-            self.split_heads(self.key(x)),
-            self.split_heads(self.value(x)),
-        )
+        """Return only the output of the last token: (B, T, C), left-padded with tokens of another segment -> (B, 1, C)."""
+        q, k, v = (self.split_heads(y) for y in (self.query(x[:, -1:]), self.key(x), self.value(x)))
         return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
-        """The concatenated heads: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, T, C)."""
+        """Return the concatenated heads: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, T, C)."""
         out = self.kernel(q, k, v, segments, self.dropout if self.training else 0.0)
         return out.transpose(1, 2).flatten(2)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, H, T, D)."""
+        """Reshape (B, T, C) to (B, H, T, D)."""
         return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
-    """One pre-LN transformer block."""
+    """A pre-LN transformer block."""
 
     def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
@@ -158,29 +149,30 @@ class Block(nn.Module):
         return self._mlp(x + self.drop(self.attention(self.ln_1(x), segments, cache, block)))
 
     def forward_last_token(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The output of each text's last real token only: (B, T, C) padded on the right, lengths (B,) -> (B, C)."""
+        """Return only the output of each text's last real token: right-padded (B, T, C), lengths (B,) -> (B, C)."""
         x, segments = self.pad_left(x, lengths)
         return self._mlp(x[:, -1:] + self.drop(self.attention.forward_last_token(self.ln_1(x), segments)))[:, 0]
 
     @staticmethod
     def pad_left(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the padding of (B, T, C) to the left, since a kernel's queries are the last tokens; return segments (B, T) too."""
+        """Move padding to the left, since queries are the last tokens of a kernel; return (B, T, C) and its segments (B, T)."""
         batch, t, _ = x.shape
         index = torch.arange(t, device=x.device) - (t - lengths[:, None])
         rows = torch.arange(batch, device=x.device)[:, None] * t
         return x.flatten(0, 1).index_select(0, (rows + index % t).flatten()).view_as(x), (index >= 0).long()
 
     def _mlp(self, x: Tensor) -> Tensor:
-        # The tanh form: with the erf form, logits leave those of the released weights by 1e-3.
+        # With the erf form, logits differ by 1e-3 from those of the released weights.
         hidden = functional.gelu(self.mlp_in(self.ln_2(x)), approximate="tanh")
         return cast(Tensor, x + self.drop(self.mlp_out(hidden)))
 
 
 class TrunkInput(NamedTuple):
-    """What the trunk reads: tokens (B, T), padded on the right, and their segments (B, T), if there are several.
+    """Input of the trunk: right-padded tokens (B, T) and, for several segments, their segments (B, T).
 
-    With `lengths` (B,), only the hidden states of the last real tokens are wanted. `cached_activations` are the output (B, T, C)
-    of the blocks below `GPT2.first_trainable_block`, which are then left out; (B, C) if no block trains and `lengths` are given.
+    With `lengths` (B,), only the hidden states of the last real tokens are computed. `cached_activations` are the output
+    (B, T, C) of the blocks before `GPT2.first_trainable_block`, which are then skipped; (B, C) if no block trains and `lengths`
+    are given.
     """
 
     input_ids: Tensor
@@ -201,22 +193,19 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, kernel, dropout) for kernel in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # the classification head, if the task has one
-        self.class_names: tuple[str, ...] = ()  # the classes' names in the folder of the head, if it has them
-        self.origin: str | None = None  # the first stage that it comes from, see `weights.origin`
-        self.first_trainable_block = 0  # the embeddings and the blocks below it are frozen; 0 if the embeddings train
-        self.gradient_checkpointing = (
-            False  # whether training stores only each block's input and computes the rest twice
-        )
-        #: Of a frozen model: hidden states and KV cache of the prompts that it continued last.
+        self.class_names: tuple[str, ...] = ()  # from the folder of the head, if it has names
+        self.origin: str | None = None  # the digest of its first stage, see `weights.origin`
+        self.first_trainable_block = 0  # the embeddings and all blocks before it are frozen; 0 if the embeddings train
+        self.gradient_checkpointing = False
+        #: Hidden states and KV cache of the last prompts of a frozen model.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
 
     def forward(self, input_ids: Tensor, segments: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden states (B, T, C) of `input_ids` (B, T).
 
-        A token attends to its own segment only, and positions count from a segment's first token. An attention mask, 1 for
-        real tokens and 0 for padding, is a valid `segments` (B, T); it is needed for padding on the left or with a cache
-        only, since in causal attention no real token attends to padding on the right.
-        Raises ConfigError if the context exceeds the model's `n_positions`.
+        Tokens attend only to their own segment, and positions count from its first token. An attention mask, 1 for real tokens
+        and 0 for padding, is a valid `segments` (B, T). It is needed only for left padding or with a cache, since causal
+        attention ignores right padding. Raises ConfigError if the context exceeds `n_positions`.
         """
         past = cache.length if cache else 0
         if cache is not None:
@@ -229,12 +218,10 @@ class GPT2(nn.Module):
         return cast(Tensor, self.ln_f(x))
 
     def embed(self, input_ids: Tensor, segments: Tensor | None, past: int = 0) -> Tensor:
-        """Return the embeddings (B, T, C) of tokens (B, T) that follow `past` others; raise ConfigError as `forward`."""
-        if past + input_ids.shape[1] > self.config.n_positions:
-            raise ConfigError(
-                f"The context is {past + input_ids.shape[1]} tokens, but must be at most "
-                f"{self.config.n_positions}, the model's n_positions"
-            )
+        """Return the embeddings (B, T, C) of tokens (B, T) after `past` other tokens; raise ConfigError as `forward`."""
+        context, most = past + input_ids.shape[1], self.config.n_positions
+        if context > most:
+            raise ConfigError(f"The context has {context} tokens, but must have at most n_positions, {most}")
         return cast(Tensor, self.drop(self.wte(input_ids) + self.wpe(_positions(input_ids, segments, past))))
 
     def run_trunk(self, inputs: TrunkInput) -> Tensor:
@@ -245,7 +232,7 @@ class GPT2(nn.Module):
         return cast(Tensor, self.ln_f(self.run_blocks(x, inputs, first, len(self.blocks))))
 
     def run_blocks(self, x: Tensor, inputs: TrunkInput, first: int, end: int) -> Tensor:
-        """Return the output of the blocks `first` to `end` - 1 for the input `x` (B, T, C); shapes as in `run_trunk`."""
+        """Run the blocks `first` to `end` - 1 on `x` (B, T, C); shapes as in `run_trunk`."""
         for number in range(first, end):
             block = cast(Block, self.blocks[number])
             if number + 1 == len(self.blocks) and inputs.lengths is not None:
@@ -257,13 +244,13 @@ class GPT2(nn.Module):
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits (..., V) of hidden states (..., C)."""
+        """Return the next-token logits (..., V) of hidden states (..., C)."""
         return functional.linear(hidden, self.wte.weight)
 
     def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Sums (B,) of the next-token cross-entropies, in nats, of each of B texts with hidden states (B, T, C).
+        """Return the sum of next-token cross-entropies of each text, (B,) in nats, from hidden states (B, T, C).
 
-        Position t is scored against `labels[:, t + 1]`; labels of IGNORE carry no loss, and no logits are made for them.
+        The label of position t is `labels[:, t + 1]`. Positions with label IGNORE have no loss and no logits.
         """
         kept, targets, keep = _scored(hidden, labels)
         pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
@@ -271,7 +258,7 @@ class GPT2(nn.Module):
         return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, keep.nonzero()[:, 0], torch.cat(losses))
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """The sum of `losses`, for training: the logits and gradients of only LOGITS positions are in memory at once."""
+        """Return the sum of `losses`, for training. Logits and gradients of only LOGITS positions are in memory at once."""
         kept, targets, _ = _scored(hidden, labels)
         options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
@@ -279,24 +266,24 @@ class GPT2(nn.Module):
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Return a tensor in float32, or in its own type if that is wider, for sums over many numbers."""
+    """Return a tensor in float32 or its own type, whichever is wider, for sums over many numbers."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _scored(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The hidden states (N, C) of positions that carry loss, their targets (N,), and where they are (B, T - 1)."""
+    """Return the hidden states (N, C) of positions with loss, their targets (N,), and their mask (B, T - 1)."""
     keep = labels[:, 1:] != IGNORE
     return hidden[:, :-1][keep], labels[:, 1:][keep], keep
 
 
 def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:
-    """Return a model on the meta device: its parameters have shapes, but no values and no memory."""
-    with torch.device("meta"), _Uninitialised():
+    """Return a model on the meta device, whose parameters have shapes but no memory."""
+    with torch.device("meta"), _SkipInit():
         return GPT2(config, attention=attention, dropout=dropout)
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Skip torch.nn.init: on the meta device it has nothing to fill, but imports torch's compiler."""
+class _SkipInit(TorchFunctionMode):
+    """Skip torch.nn.init, which would import torch's compiler on the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -308,7 +295,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def initialise(model: GPT2, seed: int) -> None:
-    """Fill `model` with GPT-2's starting weights: N(0, 0.02), residual projections scaled by 1 / sqrt(2 n_layer)."""
+    """Initialise `model` as GPT-2: N(0, 0.02), with residual projections scaled by 1 / sqrt(2 n_layer)."""
     generator = torch.Generator().manual_seed(seed)
     residual = 0.02 / (2 * model.config.n_layer) ** 0.5
     for name, parameter in model.named_parameters():
@@ -320,7 +307,7 @@ def initialise(model: GPT2, seed: int) -> None:
 
 
 def _positions(input_ids: Tensor, segments: Tensor | None, past: int) -> Tensor:
-    """Positions of a call's tokens, (T,) or (B, T), counted from the first token of their segment."""
+    """Return the positions of tokens, (T,) or (B, T), counted from the first token of their segment."""
     t = input_ids.shape[1]
     if segments is None:
         return torch.arange(past, past + t, device=input_ids.device)

@@ -1,4 +1,4 @@
-"""How fast a run would be: a few of its own steps and evaluations are timed, with the device and threads it would have."""
+"""Estimate the speed of a run by timing a few of its steps and evaluations, with its device and threads."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +19,14 @@ from gpt2core.run import Run
 from gpt2core.tasks import TASKS, TaskData
 
 STEPS = 6  # timed, from short batches to long ones
-EXAMPLES, TOKENS = 64, 8192  # of the dev split, at most, in a timed evaluation
-SHORT, LONG = 4, 20  # new tokens of two timed generations: what a token takes is their difference
-HARMLESS = 1e-9  # learning rate: a timed step must not diverge
+EXAMPLES, TOKENS = 64, 8192  # at most, of the dev split, in a timed evaluation
+SHORT, LONG = 4, 20  # new tokens of two timed generations, whose difference gives the time of a token
+HARMLESS = 1e-9  # learning rate with which timed steps cannot diverge
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads, as a trial does that shares its machine."""
+    """Set the number of threads of PyTorch."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -37,73 +37,62 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _fitting(config: RunConfig) -> Iterator[None]:
-    """Turn an exhausted GPU into a UserError that says what did not fit."""
+    """Turn exhausted GPU memory into a UserError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise UserError(
             f"`{config.model}` with adapter `{config.adapter}` and batches of {config.batch_size} does not fit the GPU; "
-            "--set accumulation=2 halves what is computed at once"
+            "--set accumulation=2 halves the micro-batches"
         ) from None
 
 
 def gpu_count() -> int:
-    """How many GPUs this machine has."""
+    """Return the number of GPUs of this machine."""
     return torch.cuda.device_count()
 
 
 def gpu_memory_gb() -> float | None:
-    """The memory of this process's GPU, in gigabytes; None without one."""
+    """Return the memory of this process's GPU in gigabytes, or None without a GPU."""
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
 
 
 def timed_gpu_memory_gb() -> float | None:
-    """The most GPU memory that what was timed in this process has taken, in gigabytes; None without a GPU."""
+    """Return the peak GPU memory of this process in gigabytes, or None without a GPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
 
 
 def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
-    """Mean seconds of an optimizer step with its 95% interval; 0 where nothing trains. The first step warms up.
+    """Return the mean seconds of an optimizer step with a 95% interval; 0 if nothing trains.
 
-    No step is begun once `patience` seconds are over, but two are timed whatever they take. Raises UserError for a GPU that is
-    too small.
+    No step starts after `patience` seconds, but at least two are timed. Raises UserError if the GPU is too small.
     """
     with _fitting(config):
-        return _step_seconds(config, base, data, patience)
-
-
-def _step_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
-    run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data)
-    if not run.trainable:
-        return exactly(0.0)
-    run.model.train()
-    batches = spread(sorted(run.batches(config.epochs), key=run.padded_token_count))
-    batches = _keep_only(run, batches)
-    run.step(0, batches[0])
-    return mean_range(timed([partial(run.step, 0, batch) for batch in batches], patience))
-
-
-def _keep_only(run: Run, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Leave a run the examples of some batches, so that activations are cached of these only; return them renumbered."""
-    examples = np.concatenate(batches)
-    run.keep(examples)
-    run.use_cached_activations(evaluates=False)
-    return np.split(np.arange(len(examples)), np.cumsum([len(batch) for batch in batches])[:-1])
+        run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data)
+        if not run.trainable:
+            return exactly(0.0)
+        run.model.train()
+        batches = spread(sorted(run.batches(config.epochs), key=run.padded_token_count))
+        run.keep(np.concatenate(batches))  # so that only their activations are computed
+        run.use_cached_activations(evaluates=False)
+        ends = np.cumsum([len(batch) for batch in batches])
+        batches = np.split(np.arange(ends[-1]), ends[:-1])
+        run.step(0, batches[0])  # warm-up
+        return mean_range(timed([partial(run.step, 0, batch) for batch in batches], patience))
 
 
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """STEPS of the sorted batches, evenly spread, the middle ones first: their mean estimates that of all."""
+    """Return STEPS of the sorted batches, evenly spaced, the middle ones first. Their mean estimates that of all batches."""
     places = [(number + 0.5) / STEPS for number in range(STEPS)]
     places.sort(key=lambda place: abs(place - 0.5))
     return [batches[int(place * len(batches))] for place in places]
 
 
 def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
-    """Seconds of an evaluation on the dev split, from some of its examples.
+    """Return the seconds of an evaluation on the dev split, estimated from some of its examples.
 
-    Where texts are written, they are at least taken to be as long as the dev split's longest and at most, which is also
-    what is expected, as long as they may get: a batch takes as long as its longest text. Raises UserError for a GPU that is
-    too small.
+    A batch takes as long as its longest generated text. The value and the upper bound assume the greatest length, the lower
+    bound that of the longest dev text. Raises UserError if the GPU is too small.
     """
     with _fitting(config), bypassing_text_cache():
         return _evaluation_seconds(config, base, data, patience)
@@ -134,7 +123,7 @@ def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience:
 
 
 def timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:
-    """Seconds of each call; once `patience` seconds are over, no more than two are made."""
+    """Return the seconds of each call. After `patience` seconds, no call is made except the first two."""
     seconds: list[float] = []
     for call in calls:
         if sum(seconds) > patience and len(seconds) >= 2:
@@ -146,7 +135,7 @@ def timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]
 
 
 def mean_range(values: Sequence[float]) -> Range:
-    """The mean and its 95% interval by Student's t, never below the least value nor above twice the largest."""
+    """Return the mean and its 95% interval by Student's t, limited to the least value and twice the largest."""
     mean, count = float(np.mean(values)), len(values)
     half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(count)) if count > 2 else np.inf
     return Range(value=mean, low=max(min(values), mean - half), high=min(2 * max(values), mean + half))

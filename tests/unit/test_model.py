@@ -84,7 +84,7 @@ def test_loss_is_the_cross_entropy_without_padding() -> None:
 
 
 def test_a_context_beyond_n_positions_is_refused() -> None:
-    with pytest.raises(ConfigError, match="The context is 300 tokens, but must be at most 256"):
+    with pytest.raises(ConfigError, match="The context has 300 tokens, but must have at most n_positions, 256"):
         toys.model()(torch.zeros(1, 300, dtype=torch.long))
-    with pytest.raises(ConfigError, match="The context is 257 tokens, but must be at most 256"):
+    with pytest.raises(ConfigError, match="The context has 257 tokens, but must have at most n_positions, 256"):
         KVCache(toys.model(), 1, 257)
