@@ -20,11 +20,10 @@ import psutil
 
 from cluster.auth_token import private_token
 from cluster.connect import check_temporary_folder
-from gpt2core.cli import command_text, run_or_explain
+from gpt2core.cli import bypass_proxies, command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import home
 from gpt2core.machine import cpus
-from gpt2core.network import bypass_proxies
 
 PORT = os.environ.get("GPT2_SEARCH_PORT") or "8265"
 DASHBOARD = f"http://127.0.0.1:{PORT}"

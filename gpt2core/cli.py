@@ -4,11 +4,12 @@ import argparse
 import atexit
 import gc
 import os
+import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +18,6 @@ from gpt2core.component import lookup, nearest
 from gpt2core.config import known_keys
 from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
 from gpt2core.files import home
-from gpt2core.network import bypass_proxies
 from gpt2core.output import steady_output
 from gpt2core.storage import is_address
 
@@ -28,6 +28,7 @@ Group = argparse._ArgumentGroup
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, preemption, a closed terminal
 PATIENCE = 60.0  # seconds for a clean exit, after which another signal exits at once
 _signal_times: list[float] = []
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,6 +136,16 @@ def interrupt_on_signals() -> None:
 def interrupted() -> bool:
     """Return whether a signal has asked this command to end."""
     return bool(_signal_times)
+
+
+def bypass_proxies(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Add this machine to `no_proxy` if any proxy is configured, also for child processes."""
+    if not any(re.fullmatch(r"\w+_proxy", name, re.IGNORECASE) for name in variables):
+        return
+    values = [value for name, value in sorted(variables.items()) if name.lower() == "no_proxy"]
+    hosts = [host.strip() for value in values for host in value.split(",") if host.strip()]
+    for name in ("no_proxy", "NO_PROXY"):
+        variables[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
 
 
 def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:

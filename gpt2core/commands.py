@@ -21,8 +21,6 @@ from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable
 from gpt2core.describe import describe as count
 from gpt2core.errors import ConfigError, DataError, DivergedError
-from gpt2core.export import check_format
-from gpt2core.export import export as export_run
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
 from gpt2core.identity import components_of
@@ -30,7 +28,8 @@ from gpt2core.keys import described_keys
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
-from gpt2core.model_folder import in_order_of, is_model_folder, load_folder
+from gpt2core.model_folder import check_format, in_order_of, is_model_folder, load_folder
+from gpt2core.model_folder import export as export_run
 from gpt2core.pretrain_stage import run_data, shared_starts, starting_model
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS

@@ -1,4 +1,4 @@
-"""Load model folders of transformers and peft, for generation and scoring.
+"""Read and write model folders of transformers and peft.
 
 `run.json` has the task, attention and decoding, which other files of such a folder lack.
 """
@@ -6,20 +6,30 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
+
+from gpt2core import checkpoints
+from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters import folder as peft_folder
+from gpt2core.adapters.lora import merge_lora
 from gpt2core.adapters.peft_config import NAME
+from gpt2core.builders import build_model
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, WeightsError, shown, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.model import GPT2, without_weights
+from gpt2core.pretrain_stage import starting_model
+from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.weights import EMBEDDED, load_model, model_folder
+from gpt2core.weights import EMBEDDED, hub_name, load_model, model_folder, save_model
 
 RUN = "run.json"
 ABOUT = {"search": str, "trial": str, "epoch": int, "data": str}  # values in `run.json` besides `config`
 KINDS = {str: "text", int: "whole number"}
+
+Format = Literal["model", "adapter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +141,41 @@ def _with_attention(model: GPT2, config: RunConfig) -> GPT2:
     made.head, made.class_names = model.head, model.class_names
     made.load_state_dict(model.state_dict(), assign=True)
     return made.requires_grad_(False).train(False)
+
+
+def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "model") -> int:
+    """Write the best epoch of a run to `out`; return the epoch.
+
+    - `model`: the whole model with merged LoRA, for transformers' GPT2LMHeadModel, or GPT2ForSequenceClassification if the task
+      has a head. `--model` loads it without the head.
+    - `adapter`: only LoRA, which peft's PeftModel.from_pretrained adds to the model that the run started from.
+
+    Neither records the attention, which is always dense in transformers. Raises CheckpointError, ConfigError as `check_format`.
+    """
+    check_format(config, format)
+    base = starting_model(config)
+    model = build_model(config, base, torch.device("cpu"))
+    initial = peft_folder.pairs(model)
+    epoch = checkpoints.load_best(checkpoint, model, base)
+    if format == "model":
+        names = getattr(TASKS[config.task], "class_names", ())
+        save_model(merge_lora(model), out, tokenizer_from=model_folder(config.model), class_names=names)
+        return epoch
+    lora_pairs = peft_folder.pairs(model)
+    if config.lora_init == "pissa":  # peft adds the pairs to the unchanged base weights
+        lora_pairs = {name: pair.minus(initial[name]) for name, pair in lora_pairs.items()}
+    head = None if model.head is None else model.head.weight
+    peft_folder.save_adapter(lora_pairs, head, out, base_model=hub_name(config.model))
+    return epoch
+
+
+def check_format(config: RunConfig, format: Format) -> None:
+    """Raise ConfigError if a run cannot be exported in a format."""
+    if format == "model":
+        return
+    if not ADAPTERS[config.adapter].peft_format:
+        raise ConfigError(f"The adapter `{config.adapter}` cannot be written in the format of peft; use --format model")
+    if config.pretrain is not None:
+        raise ConfigError(
+            f"The run started from a model first trained on `{config.pretrain}`, which peft cannot find; use --format model"
+        )

@@ -6,11 +6,16 @@
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from torch.profiler import profile, schedule
 
+from gpt2core.files import atomic_path
 from gpt2core.run import Run
+
+SKIPPED, TRACED = 2, 3  # steps of a trace; the first ones are slower
 
 R = TypeVar("R")
 
@@ -67,3 +72,28 @@ def take_steps(events: Events[R]) -> Iterator[R]:
         else:
             yield event
         event = advance(events, outcome)
+
+
+def traced(events: Events[R], path: Path) -> Events[R]:
+    """Yield the events of a run, and write a trace of some steps for https://ui.perfetto.dev to `path`.
+
+    A process can trace only one run at a time.
+    """
+
+    def write(profiler: profile) -> None:
+        with atomic_path(path) as part:
+            compressed = part.with_name(f"{part.name}.gz")  # the profiler compresses files with this suffix
+            profiler.export_chrome_trace(str(compressed))
+            compressed.replace(part)
+
+    order = schedule(wait=SKIPPED - 1, warmup=1, active=TRACED, repeat=1)
+    with profile(schedule=order, on_trace_ready=write, record_shapes=True) as tracer:
+        event, remaining = advance(events, None), SKIPPED + TRACED
+        while event is not None and remaining:
+            outcome = yield event
+            if isinstance(event, Step):
+                tracer.step()
+                remaining -= 1
+            event = advance(events, outcome)
+    while event is not None:
+        event = advance(events, (yield event))

@@ -6,8 +6,8 @@ from safetensors import SafetensorError
 
 from gpt2core.config import RunConfig
 from gpt2core.errors import StorageError, UserError, first_line
-from gpt2core.export import export
 from gpt2core.files import write_json
+from gpt2core.model_folder import export
 from gpt2core.storage import address, send
 from searches.driver.connect import SearchRun
 from searches.options import trial_folder

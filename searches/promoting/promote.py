@@ -9,8 +9,7 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.checkpoints import whole_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
-from gpt2core.export import Format, check_format, export
-from gpt2core.model_folder import is_place, read_run, write_run
+from gpt2core.model_folder import Format, check_format, export, is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
 from searches.options import trial_folder

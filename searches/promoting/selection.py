@@ -11,10 +11,10 @@ from gpt2core.component import nearest
 from gpt2core.config import RunConfig
 from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError, UserError
-from gpt2core.export import Format
 from gpt2core.files import read_json
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
+from gpt2core.model_folder import Format
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.options import search_folder

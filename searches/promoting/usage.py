@@ -5,7 +5,7 @@ import shlex
 from gpt2core.config import RunConfig
 from gpt2core.decoding import resolved
 from gpt2core.distill.generator import REWRITE
-from gpt2core.export import Format
+from gpt2core.model_folder import Format
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.paraphrase import PROMPT
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cluster import connect
 from cluster.environment import OURS, settle
 from gpt2core import files, machine
+from gpt2core.cli import bypass_proxies
 from gpt2core.errors import ConfigError
-from gpt2core.network import bypass_proxies
 
 
 @pytest.mark.parametrize(

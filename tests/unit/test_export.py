@@ -19,8 +19,8 @@ from gpt2core.builders import build_model, parameter_groups
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, WeightsError
-from gpt2core.export import export
 from gpt2core.model import GPT2, TrunkInput
+from gpt2core.model_folder import export
 from gpt2core.tasks import TASKS
 from gpt2core.weights import hub_name, load_model
 from tests import toys

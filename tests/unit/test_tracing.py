@@ -4,8 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
-from gpt2core.steps import take_steps
-from gpt2core.tracing import STEPS, traced
+from gpt2core.steps import TRACED, take_steps, traced
 from gpt2core.training import loop
 from tests import toys
 
@@ -18,7 +17,7 @@ def test_a_trace_holds_some_steps_and_the_run_is_as_without(tmp_path: Path) -> N
     assert len(plain) == toys.RUN.epochs
     with gzip.open(path) as file:
         names = [event["name"] for event in json.load(file)["traceEvents"] if "name" in event]
-    assert sum(name.startswith("ProfilerStep#") for name in names) == STEPS
+    assert sum(name.startswith("ProfilerStep#") for name in names) == TRACED
     assert any("addmm" in name for name in names), "operations are named"
     assert list(path.parent.iterdir()) == [path]
 

@@ -87,7 +87,7 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
 
 def _train(spec: dict[str, Any]) -> float | str:
     """Train the student or resume; return the best dev loss, or the reason of a failure."""
-    from gpt2core.export import export
+    from gpt2core.model_folder import export
 
     trial = TrialSpec.from_dict(spec)
     reports = list(payloads(trial))
