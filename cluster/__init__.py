@@ -1,1 +1,1 @@
-"""Where a search runs: connecting to Ray, on this machine or on a cluster."""
+"""Set-up of Ray: on this machine, or on a cluster."""

@@ -1,4 +1,4 @@
-"""Ray's token on this machine. Whoever reads it can run code with its owner's rights, so it is for its owner's eyes alone."""
+"""Ray's token on this machine, readable by its owner alone: whoever reads it can run code as the owner."""
 
 import os
 import secrets
@@ -9,28 +9,27 @@ from pathlib import Path
 from gpt2core.errors import UserError
 from gpt2core.files import home, locked
 
-OTHERS = stat.S_IRWXG | stat.S_IRWXO  # the rights of a file that are not its owner's
+OTHERS = stat.S_IRWXG | stat.S_IRWXO  # the permissions of all but the owner
 WAS_OPEN = (
-    "warning: other users of this machine could read Ray's token, and no longer can; for one that none of them knows, end all "
-    "Rays and remove {}"
+    "warning: other users of this machine could read Ray's token until now; to get a new one, stop Ray and remove {}"
 )
 
 
 def default_token() -> Path:
-    """Where Ray itself looks for a token that nobody names."""
+    """Return the file where Ray looks for a token by default."""
     return home() / ".ray" / "auth_token"
 
 
 def keep_token_private(*, draw: bool) -> None:
-    """See that nobody else can read or replace the token that Ray will use; with `draw`, make one where there is none.
+    """Make sure that no other user can read or replace the token that Ray will use; with `draw`, create a missing token.
 
-    Ray would make one itself, by the umask, which lets others read it. Raises UserError.
+    Ray would create it with the permissions of the umask, which lets others read it. Raises UserError.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named) if named else default_token()
-    if named and path.exists():  # a cluster may mount it, as a file of root's
+    if named and path.exists():  # a cluster may mount it as a file of root
         _close(path, mounted=True)
     elif draw:
         private_token(path)
@@ -39,7 +38,7 @@ def keep_token_private(*, draw: bool) -> None:
 
 
 def private_token(path: Path) -> str:
-    """The token in a file of this user's that nobody else can read; a new one where there is none. Raises UserError."""
+    """Return the token in a file that no other user can read, created if it is missing. Raises UserError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(path.with_name(f".{path.name}.lock")):
@@ -52,7 +51,7 @@ def private_token(path: Path) -> str:
 
 
 def _close(path: Path, *, mounted: bool) -> None:
-    """Take the rights of others from a token and its folder; raise UserError where they are not this user's to take."""
+    """Remove the permissions of others from a token and its folder; raise UserError if this user cannot."""
     for place, rights in ((path.parent, stat.S_IWGRP | stat.S_IWOTH), (path, OTHERS)):
         try:
             status = place.stat()
@@ -67,13 +66,13 @@ def _close(path: Path, *, mounted: bool) -> None:
             continue
         except OSError as error:
             raise UserError(
-                f"{place}: other users may read or replace Ray's token, and it cannot be closed to them ({error.strerror}); "
-                f"run `chmod go-rwx {path}`"
+                f"{place}: other users may read or replace Ray's token, and this cannot be changed ({error.strerror}); run "
+                f"`chmod go-rwx {path}`"
             ) from None
 
 
 def _draw(path: Path) -> None:
-    """Write a new token, whole or not at all, and never readable by others."""
+    """Write a new token atomically, never readable by others."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""One way to connect to Ray, for laptops, jobs and clusters alike. Whatever does not answer is one line, within PATIENCE."""
+"""Connects to Ray on laptops, in jobs and on clusters. A Ray that does not answer is a one-line error within seconds."""
 
 import logging
 import os
@@ -23,17 +23,17 @@ from gpt2core.files import home
 from gpt2core.machine import cpus
 from gpt2core.storage import address, fetch, local, send
 
-LOOK = 60  # seconds that a machine may take to look into a folder
-KNOCK, ASK = 4.0, 10.0  # seconds in which a port must take a connection, and a head answer
-SOCKET = 103 if sys.platform == "darwin" else 107  # bytes of the longest path that a socket may have
-#: Below the folder for temporary files, Ray's longest path of a socket.
+LOOK_TIMEOUT = 60  # seconds for a machine to look for a file
+CONNECT_TIMEOUT, ANSWER_TIMEOUT = 4.0, 10.0  # seconds for a port to accept a connection, and for a head to answer
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the longest path of a socket
+#: Ray's longest socket path below the folder for temporary files.
 SOCKETS = "/ray/session_2000-01-01_00-00-00_000000_{process}/sockets/plasma_store"
-#: Ends with status 0 where a Ray answers. As a process of its own it can be stopped, and what Ray says of it goes nowhere.
-ANSWERS = """
+#: A script that exits with status 0 if a Ray answers. A process of its own can be stopped, and its output is hidden.
+PROBE = """
 import sys
 from ray._private.authentication import authentication_token_setup as tokens
 from ray._raylet import GcsClient
-if sys.argv[2] == "auto":  # of a cluster that Ray finds by itself, it takes the token too
+if sys.argv[2] == "auto":  # Ray then finds the cluster and its token by itself
     tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 GcsClient(address=sys.argv[1])
 """
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 
 def connect(*, dashboard: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
-    """Use the Ray that is there, the cluster of $RAY_ADDRESS, or a new local one, on loopback. Raises UserError.
+    """Connect to the cluster of $RAY_ADDRESS, or start a local Ray on loopback, unless connected. Raises UserError.
 
-    A local one that does not start is tried a second time, which `say` is told: a machine may just have been busy.
+    A local Ray that does not start is tried a second time, for a machine may just have been busy; `say` prints that.
     """
     import ray
 
@@ -59,75 +59,72 @@ def connect(*, dashboard: bool = False, say: Callable[[str], None] = lambda text
 
 
 def join_cluster(place: str) -> None:
-    """Connect to the cluster that $RAY_ADDRESS names; raise UserError for one that does not answer."""
+    """Connect to the cluster at `place`, the value of $RAY_ADDRESS; raise UserError if it does not answer."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
     _check_form(place)
     shown = without_passwords(place)
     unanswered = f"Ray did not answer at {shown}, which RAY_ADDRESS names"
-    way_out = "without RAY_ADDRESS, a search starts a Ray of its own"
+    way_out = "unset RAY_ADDRESS to let a search start its own Ray"
     try:
-        head = urlsplit(f"//{within(KNOCK, lambda: canonicalize_bootstrap_address('auto'))}")
+        head = urlsplit(f"//{within(CONNECT_TIMEOUT, lambda: canonicalize_bootstrap_address('auto'))}")
         host, port = head.hostname or "", head.port or 0
-        within(KNOCK, lambda: socket.create_connection((host, port), KNOCK).close())
-        asked = subprocess.run(
-            [sys.executable, "-c", ANSWERS, head.netloc, place],
-            capture_output=True,
-            text=True,
-            timeout=ASK,
-            check=False,
-        )
-        if asked.returncode:
-            lines = [line for line in asked.stderr.splitlines() if line.strip()] or ["no Ray is there"]
+        within(CONNECT_TIMEOUT, lambda: socket.create_connection((host, port), CONNECT_TIMEOUT).close())
+        command = [sys.executable, "-c", PROBE, head.netloc, place]
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT, check=False)
+        if probe.returncode:
+            lines = [line for line in probe.stderr.splitlines() if line.strip()] or ["no Ray is there"]
             raise ConnectionError(lines[-1])
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     except (TimeoutError, subprocess.TimeoutExpired):
         raise UserError(f"{unanswered}, in time; {way_out}") from None
     except Exception as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise UserError(f"{unanswered} ({said}); {way_out}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise UserError(f"{unanswered} ({reason}); {way_out}") from None
 
 
 def _check_form(place: str) -> None:
-    """Raise ConfigError for a value of RAY_ADDRESS that is no address of a cluster."""
+    """Raise ConfigError if a value of RAY_ADDRESS is not the address of a cluster."""
     if place == "auto":
         return
     hint = ""
     if place.startswith(("http://", "https://")):
-        hint = "; this one is for jobs: `ray job submit --address`, and a job needs no RAY_ADDRESS of its own"
+        hint = "; this URL is for `ray job submit --address`, and a job needs no RAY_ADDRESS"
     elif place.startswith("ray://"):
-        hint = "; this one is for Ray Client, which a search cannot use: submit it as a job"
+        hint = "; this URL is for Ray Client, which a search cannot use: submit the search as a job"
     try:
         parts = urlsplit(f"//{place}")
         if "://" not in place and parts.hostname and parts.port and parts.netloc == place and "@" not in place:
             return
-    except ValueError:  # its port is no number, or its brackets are not closed
+    except ValueError:  # the port is not a number, or brackets are not closed
         pass
     shown = without_passwords(place) if "://" in place else place.rpartition("@")[2]
-    hint = hint or ("; the place alone, without a user" if "@" in place else "")
+    hint = hint or ("; leave out the user" if "@" in place else "")
     raise ConfigError(
         f"The value of RAY_ADDRESS is {shown!r}, but must be HOST:PORT of a cluster's head, [IPv6]:PORT, or auto{hint}"
     )
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises, TimeoutError where it takes longer; signals are heard meanwhile."""
-    found: Future[T] = Future()
+    """Return or raise what `ask` does, or raise TimeoutError after `seconds`; signals are handled meanwhile."""
+    answer: Future[T] = Future()
 
     def work() -> None:
         try:
-            found.set_result(ask())
+            answer.set_result(ask())
         except BaseException as error:
-            found.set_exception(error)
+            answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return found.result(seconds)
+    return answer.result(seconds)
 
 
 def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
-    """Start a Ray on this machine; raise UserError where it does not start twice. "local" is said by name: a stale address
-    file of an older cluster would break a plain `ray.init()`."""
+    """Start Ray on this machine; raise UserError if it fails twice.
+
+    The address is "local" because a stale address file of an older cluster would break a plain `ray.init()`.
+    """
     import ray
 
     from gpt2core.speed import gpu_count
@@ -135,46 +132,44 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
     check_temporary_folder()
     shape = {"num_cpus": cpus(), "num_gpus": gpu_count(), "include_dashboard": dashboard}
     if shape["num_gpus"] == 0 and os.environ.get("CUDA_VISIBLE_DEVICES", "-1") not in ("", "-1", "NoDevFiles"):
-        say(
-            f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, of which PyTorch finds none: without GPUs"
-        )
+        say(f"running without GPUs: PyTorch finds none of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     for last in (False, True):
         before = psutil.Process().children(recursive=True)
         try:
-            ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=python_quoted(), **shape, **quiet)
+            ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=_quoted_python(), **shape, **quiet)
             return
         except BaseException as error:
-            _clear(before)
+            _kill_ray_processes(before)
             if not isinstance(error, Exception) or isinstance(error, UserError):
                 raise
             if isinstance(error, PermissionError):
                 raise ConfigError(
-                    f"{error.filename}: Ray cannot write there ({error.strerror}); set HOME, or TMPDIR, to a folder of yours"
+                    f"{error.filename}: Ray cannot write there ({error.strerror}); set HOME or TMPDIR to a folder of yours"
                 ) from None
             if last:
                 raise UserError(
-                    f"Ray did not start on this machine, twice ({first_line(error)}); if it is busy or short of memory, try "
+                    f"Ray failed twice to start on this machine ({first_line(error)}); if it is busy or short of memory, try "
                     "again later"
                 ) from None
             say(f"Ray did not start ({first_line(error)}); trying a second time")
 
 
-def python_quoted() -> dict[str, str] | None:
-    """The runtime environment that Ray needs where the path of Python holds a space: it puts it into a shell's line as it is."""
+def _quoted_python() -> dict[str, str] | None:
+    """Return the runtime environment for a Python whose path has a space: Ray does not quote it in its shell commands."""
     quoted = shlex.quote(sys.executable)
     return None if quoted == sys.executable else {"py_executable": quoted}
 
 
-def _clear(before: list[psutil.Process]) -> None:
-    """End what a start left behind that failed: Ray itself forgets its processes then."""
+def _kill_ray_processes(before: list[psutil.Process]) -> None:
+    """Kill Ray processes that were not there `before`: Ray forgets those of a start that failed."""
     import ray
 
     ray.shutdown()
-    left = [one for one in psutil.Process().children(recursive=True) if one not in before and _is_ray(one)]
+    left = [child for child in psutil.Process().children(recursive=True) if child not in before and _is_ray(child)]
     for process in left:
         process.kill()
-    psutil.wait_procs(left, timeout=KNOCK)
+    psutil.wait_procs(left, timeout=CONNECT_TIMEOUT)
 
 
 def _is_ray(process: psutil.Process) -> bool:
@@ -185,18 +180,18 @@ def _is_ray(process: psutil.Process) -> bool:
 
 
 def check_temporary_folder() -> None:
-    """Raise ConfigError where Ray cannot have its sockets and logs in the folder for temporary files."""
+    """Raise ConfigError if Ray cannot put its sockets and logs into the folder for temporary files."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "TMPDIR")
     folder = Path(os.environ.get(name) or "/tmp")
     longest = f"{folder}{SOCKETS.format(process=os.getpid())}"
-    way_out = f"set {name} to another, such as /tmp"
+    way_out = f"set {name} to another folder, such as /tmp"
     if not folder.is_absolute():
         raise ConfigError(f"The value of {name} is {str(folder)!r}, but must be an absolute path; {way_out}")
-    if len(os.fsencode(longest)) > SOCKET:
-        room = SOCKET - len(os.fsencode(longest)) + len(os.fsencode(folder))
+    size, excess = len(os.fsencode(folder)), len(os.fsencode(longest)) - SOCKET_BYTES
+    if excess > 0:
         raise ConfigError(
-            f"The folder for temporary files, {folder}, is too long for Ray's sockets: {len(os.fsencode(folder))} bytes, but "
-            f"must be at most {room}; {way_out}"
+            f"The folder for temporary files, {folder}, is too long for Ray's sockets: {size} bytes, but must be at most "
+            f"{size - excess}; {way_out}"
         )
     try:
         with tempfile.TemporaryDirectory(dir=folder / "ray" if (folder / "ray").is_dir() else folder):
@@ -208,19 +203,19 @@ def check_temporary_folder() -> None:
 
 
 def in_job() -> bool:
-    """Whether this process is the driver of a submitted job, whose working folder is a temporary copy."""
+    """Whether this process drives a submitted job, whose working folder is a temporary copy."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def default_storage() -> Path:
-    """Where results go unless `--storage` says so: $GPT2_SEARCH_STORAGE, `runs` here, or at home for a submitted job."""
+    """Return the storage without `--storage`: $GPT2_SEARCH_STORAGE, else `runs` in this folder, or at home in a job."""
     if os.environ.get("GPT2_SEARCH_STORAGE"):
         return local(os.environ["GPT2_SEARCH_STORAGE"])
     return home() / "gpt2-search" / "runs" if in_job() else Path.cwd() / "runs"
 
 
 def check_shared(folder: Path) -> None:
-    """See that every machine of the cluster finds what this one writes into `folder`; raise UserError for one that does not."""
+    """Raise UserError if a machine of the cluster does not see what this machine writes into `folder`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -232,29 +227,29 @@ def check_shared(folder: Path) -> None:
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(uuid4().hex)
     send(mark)
-    look = ray.remote(num_cpus=0, max_retries=0)(_sees)
-    looks = {
+    look = ray.remote(num_cpus=0, max_retries=0)(_why_unseen)
+    reasons = {
         node["NodeManagerAddress"]: look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(address(mark), mark.read_text())
         for node in others
     }
-    for machine, looked in looks.items():
+    for machine, reference in reasons.items():
         try:
-            seen = ray.get(looked, timeout=LOOK)
-        except ray.exceptions.RayError:  # it has just left, or is too busy; its trials will tell
+            reason = ray.get(reference, timeout=LOOK_TIMEOUT)
+        except ray.exceptions.RayError:  # the machine has left or is too busy; its trials will tell
             continue
-        if seen is not None:
+        if reason is not None:
             raise UserError(
-                f"The machine {machine} of the cluster does not see {address(folder)} ({seen}): give --storage, or "
-                "GPT2_SEARCH_STORAGE, a folder that all machines share, or s3://BUCKET/FOLDER"
+                f"The machine {machine} of the cluster does not see {address(folder)} ({reason}): set --storage or "
+                "GPT2_SEARCH_STORAGE to a folder that all machines share, or to s3://BUCKET/FOLDER"
             )
     mark.unlink()
     send(mark)
 
 
-def _sees(place: str, text: str) -> str | None:
-    """Why a file is not what it should be here; None where it is."""
+def _why_unseen(place: str, text: str) -> str | None:
+    """Say why a file does not have this text on this machine; None if it does."""
     path = local(place)
     try:
         fetch(path)

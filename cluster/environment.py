@@ -1,38 +1,38 @@
-"""What of the environment's variables a search follows: what would bend its results or break it is left out, and that is said."""
+"""Removes environment variables that would change or break a search, and sets those that Tune and Train need."""
 
 import os
 import re
 from collections.abc import MutableMapping
 
-#: How Tune and Train work here. The ledger and MLflow are written by this project, Ctrl-C is the runner's, and so is the
-#: screen: with verbose=0, Tune's old output prints nothing. Tune's snapshots of all trials are never read.
+#: Our settings of Tune and Train. This project writes the ledger, MLflow and the screen, and handles Ctrl-C; with verbose=0,
+#: Tune's old output prints nothing. Tune's snapshots of all trials are never read.
 OURS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train asks for reports this often
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # seconds between two checks for reports
 }
-#: Settings of Tune and Train by which trials would be stored elsewhere, stop elsewhere or hang; and runs of MLflow that are
-#: not this search's.
+#: Settings of Tune and Train with which trials would be stored elsewhere, stop early or hang, and runs of MLflow that belong to
+#: other searches.
 FOREIGN = re.compile(
     r"(TUNE|RAY_AIR|RAY_TRAIN)_\w+|RAY_CHDIR_TO_TRIAL_DIR|MLFLOW_(EXPERIMENT_NAME|EXPERIMENT_ID|RUN_ID)"
 )
-NUMBERS = re.compile(r"[1-9]\d*(,[1-9]\d*)*")  # of threads, at each level
+NUMBERS = re.compile(r"[1-9]\d*(,[1-9]\d*)*")  # of threads, by level of nesting
 EMPTY_IS_NONE = ("TMPDIR", "RAY_TMPDIR", "RAY_ADDRESS", "HOME")
 
 
 def settle(variables: MutableMapping[str, str] = os.environ) -> list[str]:
-    """Leave out of the environment what is not followed, set what is needed, and return a line for each that was left out."""
-    said = []
+    """Remove foreign variables and set ours; return a line for each variable that was removed."""
+    lines = []
     for name in sorted(variables):
         if FOREIGN.fullmatch(name) and variables[name] != OURS.get(name):
-            said.append(f"{name} is not followed: a search has its own way there")
+            lines.append(f"{name} is ignored: a search sets this itself")
             del variables[name]
     threads = variables.get("OMP_NUM_THREADS")
     if threads is not None and not NUMBERS.fullmatch(threads):
-        said.append(f"OMP_NUM_THREADS is not followed: its value is {threads!r}, but must be a number >= 1")
+        lines.append(f"OMP_NUM_THREADS is ignored: its value is {threads!r}, but must be a number >= 1")
         del variables["OMP_NUM_THREADS"]
     for name in EMPTY_IS_NONE:
         if not variables.get(name, "-").strip():
@@ -40,6 +40,6 @@ def settle(variables: MutableMapping[str, str] = os.environ) -> list[str]:
     if "RAY_ADDRESS" in variables:
         variables["RAY_ADDRESS"] = variables["RAY_ADDRESS"].strip()
         if variables["RAY_ADDRESS"] == "local":
-            del variables["RAY_ADDRESS"]  # which is what there is without it
+            del variables["RAY_ADDRESS"]  # a local Ray is the default
     variables.update(OURS)
-    return said
+    return lines

@@ -1,7 +1,7 @@
 """A Ray head on this machine: `python -m cluster.local up | submit -- COMMAND | down`.
 
-It listens on loopback and asks for a token: whoever reaches a job API can run code. Other Rays of this machine are left alone.
-Each port, `GPT2_SEARCH_PORT`, has a head of its own.
+It listens on loopback and requires a token, because whoever reaches a job API can run code. It leaves other Rays on this
+machine alone. Each port, `GPT2_SEARCH_PORT`, has its own head.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from gpt2core.machine import cpus
 
 PORT = os.environ.get("GPT2_SEARCH_PORT") or "8265"
 DASHBOARD = f"http://127.0.0.1:{PORT}"
-RAY = Path(os.path.expanduser("~/.ray"))  # noqa: PTH111 (without a home, Path raises; see `check`)
-TOKEN = RAY / "auth_token"  # where Ray itself looks for it
+RAY = Path(os.path.expanduser("~/.ray"))  # noqa: PTH111 (Path raises if there is no home, see `check`)
+TOKEN = RAY / "auth_token"  # where Ray looks for it by default
 HEAD, LOG = RAY / f"gpt2-search-head-{PORT}.pid", RAY / f"gpt2-search-head-{PORT}.log"
 USAGE = "usage: python -m cluster.local up | submit -- COMMAND | down"
 PATIENCE = 90  # seconds that a head may take to start or to stop
-ANOTHER = "choose another with GPT2_SEARCH_PORT"
+ANOTHER = "choose another port with GPT2_SEARCH_PORT"
 SHELL_SIGNS = set(" \t\n\"'\\$`&|;<>(){}*?[]")
-#: What would lead Ray's commands to another cluster.
+#: Variables that would direct Ray's commands to another cluster.
 ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of all Ray commands: token on, telemetry off, this interpreter's programs first, no proxy."""
+    """Return the environment of Ray commands: with the token, without telemetry and proxies, this Python's programs first."""
     private_token(TOKEN)
     programs = str(Path(sys.executable).parent)
     variables = {
@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # by itself Ray kills after three, and a search writes everything down first
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # not Ray's 3: a search needs time to save
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     bypass_proxies(variables)
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 
 
 def check() -> None:
-    """Raise ConfigError for a port that is none, and where there is no home to keep token and log in."""
+    """Raise ConfigError if the port is invalid, or there is no home folder for the token and the log."""
     if not (PORT.isascii() and PORT.isdecimal() and 1024 <= int(PORT) <= 65535):
         raise ConfigError(f"The value of GPT2_SEARCH_PORT is {PORT!r}, but must be a port, 1024 to 65535")
     try:
@@ -67,7 +67,7 @@ def check() -> None:
 
 
 def is_up() -> bool:
-    """Whether a head answers on this machine with our token. Raises UserError where something else does."""
+    """Whether a head accepts our token on this machine. Raises UserError if something else answers."""
     token = TOKEN.read_text() if TOKEN.exists() else ""
     request = urllib.request.Request(f"{DASHBOARD}/api/version", headers={"Authorization": f"Bearer {token}"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -78,8 +78,7 @@ def is_up() -> bool:
         error.close()
         if error.code in (401, 403):
             raise UserError(
-                f"another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`, or choose "
-                "a port with GPT2_SEARCH_PORT"
+                f"another Ray at {DASHBOARD} refuses the token in {TOKEN} ({error.code}); stop it with `ray stop`, or {ANOTHER}"
             ) from None
         raise UserError(f"another program answers at {DASHBOARD} ({error.code}); {ANOTHER}") from None
     except http.client.HTTPException:
@@ -89,12 +88,12 @@ def is_up() -> bool:
 
 
 def up() -> int:
-    """Start a head if there is none, and wait until it answers; raise UserError where none does after two tries."""
+    """Start a head if none runs, and wait until it answers; raise UserError after two attempts."""
     check()
-    if SHELL_SIGNS & set(sys.executable):  # a head puts it into a shell's line as it is
+    if SHELL_SIGNS & set(sys.executable):  # Ray does not quote it in a shell command
         raise ConfigError(
-            f"{sys.executable}: Ray's head cannot start a Python whose path has spaces or signs of a shell; move the checkout, "
-            "or run the search itself, which needs no head"
+            f"{sys.executable}: Ray's head cannot start a Python whose path has spaces or shell characters; move the checkout, "
+            "or run the search directly, which needs no head"
         )
     env = environment()
     if is_up():
@@ -105,17 +104,17 @@ def up() -> int:
         try:
             port.bind(("127.0.0.1", int(PORT)))
         except OSError as error:
-            raise UserError(f"The port {PORT} cannot be had ({error.strerror}); {ANOTHER}") from None
+            raise UserError(f"The port {PORT} cannot be used ({error.strerror}); {ANOTHER}") from None
     print(f"Starting a Ray head on {DASHBOARD} ...", flush=True)
     if not (_start(env) or _start(env)):
-        raise UserError(f"The head did not start, twice; its last words, of {LOG}: {_last_words()}")
+        raise UserError(f"The head failed twice to start; the last line of {LOG}: {_last_line()}")
     print("It runs until `python -m cluster.local down`.", flush=True)
     return 0
 
 
 def _start(env: dict[str, str]) -> bool:
-    """Start a head; return whether it answers. One that does not in time is stopped."""
-    # Any port but the one that is asked for: the usual ones may be those of a search's own Ray, or of another head.
+    """Start a head; return whether it answers. A head that does not answer in time is stopped."""
+    # Any free ports but the dashboard's: the usual ports may belong to a search's own Ray, or to another head.
     ports = ["--port", "0", "--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0"]
     ports += ["--dashboard-port", PORT]
     host = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus())]
@@ -145,21 +144,21 @@ def _start(env: dict[str, str]) -> bool:
 
 
 def _wait_until(reached: Callable[[], bool]) -> bool:
-    """Ask again and again, for a head tells nobody of its start or end; False where PATIENCE ran out."""
+    """Poll until `reached`, as a head does not announce its start or end; return False after PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not reached():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.2)  # between two questions; what counts is the answer
+        time.sleep(0.2)
     return True
 
 
 def _stop(head: psutil.Process) -> None:
-    """Stop a head, wait until all of its processes are gone, and forget it; one that does not end in time is killed."""
-    there = _processes(head)
+    """Stop a head, wait until all its processes are gone, and forget it; processes that do not end in time are killed."""
+    processes = _processes(head)
     with contextlib.suppress(psutil.NoSuchProcess):
         head.terminate()
-    _, left = psutil.wait_procs(there, timeout=PATIENCE)
+    _, left = psutil.wait_procs(processes, timeout=PATIENCE)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -168,18 +167,18 @@ def _stop(head: psutil.Process) -> None:
 
 
 def _processes(head: psutil.Process) -> list[psutil.Process]:
-    """A head and all that it has started: they are below it, or in its session."""
-    found = {head}
+    """Return a head and all processes that it has started: its children, and those in its session."""
+    processes = {head}
     with contextlib.suppress(psutil.NoSuchProcess):
-        found |= set(head.children(recursive=True))
+        processes |= set(head.children(recursive=True))
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == head.pid:
-                found.add(process)
-    return list(found)
+                processes.add(process)
+    return list(processes)
 
 
-def _last_words() -> str:
+def _last_line() -> str:
     lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "none"
 
@@ -204,7 +203,7 @@ def down() -> int:
 
 
 def _head() -> psutil.Process | None:
-    """The head that was noted, if it is the process that still has that number."""
+    """Return the recorded head if it still runs; another process may have got its number."""
     try:
         number, began = HEAD.read_text().split()
         head = psutil.Process(int(number))

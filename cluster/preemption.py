@@ -1,7 +1,7 @@
 """Tells Ray that this machine is about to be taken away: `python -m cluster.preemption watch | leave SECONDS`.
 
-A trial on a node that Ray drains saves what it has trained of its epoch, and Ray starts nothing there. Clouds tell only the
-machine itself: `watch` asks for that every few seconds, on AWS and Google Cloud. Kubernetes runs `leave` before it stops a pod.
+Ray starts nothing on a node that it drains, and a trial there saves a checkpoint within its epoch. Clouds notify only the
+machine itself: `watch` polls for the notice of AWS or Google Cloud. Kubernetes runs `leave` before it stops a pod.
 """
 
 import os
@@ -15,27 +15,26 @@ from pathlib import Path
 from gpt2core.errors import ConfigError, UserError
 
 USAGE = "usage: python -m cluster.preemption watch [NODE] | leave SECONDS [NODE]"
-EVERY = 5.0  # seconds between two questions
-ANSWER = 2.0  # seconds that a cloud may take to answer
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would answer of another machine
+EVERY = 5.0  # seconds between two polls
+TIMEOUT = 2.0  # seconds for a cloud to answer
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would answer for another machine
 
 
 def amazon(place: str) -> int | None:
-    """Seconds that AWS leaves this spot machine, None while it says nothing; its instance metadata service, version 2."""
+    """Return the seconds until AWS takes this spot machine away, or None without a notice; reads IMDS version 2."""
     token = _ask(f"{place}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, method="PUT")
     if token is None:
         return None
-    told = _ask(f"{place}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
-    return 120 if told else None
+    return 120 if _ask(f"{place}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token}) else None
 
 
 def google(place: str) -> int | None:
-    """Seconds that Google Cloud leaves this spot machine, None while it says nothing."""
-    told = _ask(f"{place}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
-    return 30 if told == "TRUE" else None
+    """Return the seconds until Google Cloud takes this spot machine away, or None without a notice."""
+    preempted = _ask(f"{place}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
+    return 30 if preempted == "TRUE" else None
 
 
-#: Where each cloud answers its machines, and how.
+#: Cloud -> the address of its metadata server, and the function that reads its notice.
 CLOUDS: dict[str, tuple[str, Callable[[str], int | None]]] = {
     "aws": ("http://169.254.169.254", amazon),
     "google": ("http://metadata.google.internal", google),
@@ -43,7 +42,7 @@ CLOUDS: dict[str, tuple[str, Callable[[str], int | None]]] = {
 
 
 def watch(node: str | None) -> int:
-    """Wait for the notice of this machine's cloud, then drain its node."""
+    """Wait for the cloud's notice, then drain this machine's node."""
     places = {name: os.environ.get("GPT2_SEARCH_METADATA", place) for name, (place, _) in CLOUDS.items()}
     while True:
         for name, (_, ask) in CLOUDS.items():
@@ -56,14 +55,14 @@ def watch(node: str | None) -> int:
 
 
 def leave(seconds: int, node: str | None) -> int:
-    """Drain this machine's node, and return when the time is over that its trials have to save."""
+    """Drain this machine's node, and wait for the seconds that its trials have to save."""
     drain(seconds, node)
     time.sleep(seconds)
     return 0
 
 
 def drain(seconds: int, node: str | None) -> None:
-    """Tell Ray that the node, by default this machine's, ends in `seconds`; raise UserError where it does not listen."""
+    """Tell Ray that a node, by default this machine's, ends in `seconds`; raise UserError if Ray refuses."""
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "the machine is taken away", "--deadline-remaining-seconds", str(seconds)]
     command += ["--node-id", node] if node else []
@@ -73,10 +72,10 @@ def drain(seconds: int, node: str | None) -> None:
 
 
 def _ask(address: str, headers: dict[str, str], method: str = "GET") -> str | None:
-    """What a metadata server answers; None where there is none, or it has nothing to say."""
+    """Return the answer of a metadata server, or None if there is no server or no such entry."""
     try:
-        asked = urllib.request.Request(address, headers=headers, method=method)
-        with DIRECT.open(asked, timeout=ANSWER) as answer:
+        request = urllib.request.Request(address, headers=headers, method=method)
+        with DIRECT.open(request, timeout=TIMEOUT) as answer:
             return str(answer.read().decode())
     except (OSError, ValueError):
         return None

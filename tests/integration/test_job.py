@@ -88,7 +88,7 @@ def test_a_head_that_is_given_up_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(cluster.local, "PORT", str(free_port()))
     monkeypatch.setattr(cluster.local, "_wait_until", lambda reached: False)
     monkeypatch.setattr(psutil, "Popen", start)
-    with pytest.raises(UserError, match="The head did not start, twice"):
+    with pytest.raises(UserError, match="The head failed twice to start"):
         cluster.local.up()
     assert [(head.poll() is None, processes(head.pid)) for head in heads] == [(False, []), (False, [])]
     assert not (tmp_path / "ray" / "head.pid").exists()
@@ -103,7 +103,7 @@ def test_a_python_that_a_head_cannot_start_is_told_at_once(environment: Environm
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert told.returncode == 2
-    assert "whose path has spaces or signs of a shell; move the checkout, or run the search itself" in told.stderr
+    assert "whose path has spaces or shell characters; move the checkout, or run the search directly" in told.stderr
 
 
 def test_a_note_of_another_process_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

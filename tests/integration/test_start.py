@@ -69,7 +69,7 @@ def test_a_search_that_waits_for_a_mute_cluster_hears_sigterm(tmp_path: Path) ->
 
 
 def test_a_mute_cluster_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "ASK", 0.5)
+    monkeypatch.setattr(connect, "ANSWER_TIMEOUT", 0.5)
     with socket.create_server(("", 0)) as mute:
         place = f"127.0.0.1:{mute.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", place)
@@ -112,7 +112,7 @@ def test_a_ray_that_starts_slowly_is_tried_a_second_time(starts: Callable[[int],
 
 def test_a_ray_that_does_not_start_is_one_line(starts: Callable[[int], list[psutil.Process]]) -> None:
     left = starts(2)
-    with pytest.raises(UserError, match=r"^Ray did not start on this machine, twice \(The current node timed out"):
+    with pytest.raises(UserError, match=r"^Ray failed twice to start on this machine \(The current node timed out"):
         connect.connect()
     assert [process.poll() is None for process in left] == [False, False]
 

@@ -1,4 +1,4 @@
-"""What of the environment's variables is followed, what is left out, and what is said of it; and what a machine has."""
+"""Environment variables that a search removes or keeps, addresses of clusters, proxies, folders, and the CPUs of a machine."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ from gpt2core.errors import ConfigError
 def test_a_variable_that_would_bend_a_search_is_left_out_and_said(name: str, value: str) -> None:
     variables = {name: value, "PATH": "/bin"}
     (line,) = settle(variables)
-    assert line.startswith(f"{name} is not followed: ")
+    assert line.startswith(f"{name} is ignored: ")
     assert variables == {"PATH": "/bin", **OURS}
     assert settle(variables) == [], "once"
 
