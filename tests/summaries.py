@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from searches.options import Options
+from searches.question import Plan
+from searches.running.budget import Budget
+from searches.running.ledger import State
+from searches.showing.summary import summarise
 from searches.summary import Summary, Verdict
 
 SCRIPT = "<script>alert('x')</script>"
@@ -282,3 +288,17 @@ def _row(number: int, random: np.random.Generator) -> dict[str, Any]:
         "data": {},
         "curve": curve,
     }
+
+
+def summary_of(plan: Plan, state: State) -> dict[str, Any]:
+    """The summary of a search of a plan, as its file has it."""
+    flags = {
+        "storage": None,
+        "tracking_uri": None,
+        "max_concurrent": None,
+        "workers_per_trial": 1,
+        "gpus_per_worker": None,
+    }
+    modes = {"pack": "off", "trace": False, "resume": "auto", "plan_only": False, "final_test": False}
+    options = Options(plan=plan, name="s", budget=Budget(), argv=[], **flags, **modes)
+    return summarise(options, state, Path("nowhere")).model_dump()

@@ -1,4 +1,4 @@
-"""Builds a search's `Summary` from plan and ledger: trials, Pareto front, comparison, answer, notes."""
+"""The parts of a summary that answer the question: rows of trials, Pareto front, verdict and its notes."""
 
 import math
 from collections.abc import Sequence
@@ -7,77 +7,30 @@ from operator import itemgetter
 import numpy as np
 
 from gpt2core.metrics.comparison import Runs, mean_of
-from gpt2core.weights import EMBEDDED
-from searches.deciding import final_scores, wording
+from searches.deciding import wording
 from searches.deciding.comparing import Judges
-from searches.deciding.confirmation import Finding, find, reliability, replicates, rows
+from searches.deciding.confirmation import Finding, find, replicates, rows
 from searches.deciding.decision import UNDECIDED, Decision
-from searches.deciding.importance import effects
 from searches.deciding.method import COSTS
-from searches.deciding.objectives import cost, feasible, ranked
+from searches.deciding.objectives import cost, feasible
 from searches.deciding.stopping import dominates
-from searches.deciding.strategy import finalists
 from searches.formatting import count
 from searches.question import Plan
 from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, State, Trial
 from searches.summary import (
-    BaselineRow,
     ComparedSetting,
     Difference,
     Effects,
     Factor,
-    MetricRow,
     NamedMetric,
-    SearchMethod,
-    Summary,
     Test,
     TrialRow,
     Verdict,
 )
 
 
-def summarise(plan: Plan, state: State, name: str, model: str, versions: dict[str, str]) -> Summary:
-    """Return a search's results by `state`; `searches.showing.summary` adds facts that are not part of the answer."""
-    search = plan.search
-    trials = [_row(trial, plan) for trial in state.trials.values()]
-    by_name = {row.id: row for row in trials}
-    best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
-    costs = list(dict.fromkeys([*plan.search.costs, *plan.method.minimize]))
-    scored = [row for row in trials if row.score is not None and row.of is None]
-    allowed = [row for row in scored if row.feasible]
-    names = finalists(state, plan)
-    ended = [row for row in scored if row.status in (COMPLETED, STOPPED)]
-    importance = effects(ended, plan.space, plan.direction, plan.factor)
-    return Summary(
-        search=name,
-        script=search.name,
-        question=search.question,
-        judged_on=plan.comparing.on,
-        objective=plan.objective,
-        direction=plan.direction,
-        model=model,
-        model_is_stand_in=plan.config(search.reference).model in EMBEDDED,
-        data=state.data,
-        origin=state.origin,
-        trials=trials,
-        best=best,
-        reference=next((row for row in trials if row.origin == "reference"), None),
-        method=SearchMethod.model_validate(plan.method.to_dict()),
-        costs=costs,
-        pareto=pareto(allowed, {plan.objective: plan.direction.sign, **dict.fromkeys(costs, -1)}),
-        baselines={key: BaselineRow.model_validate(row) for key, row in state.baselines.items()},
-        answer=_verdict(plan, state, names, best, importance),
-        effects=importance,
-        reliability=reliability(plan, state, names),
-        metrics={key: MetricRow.model_validate(vars(metric)) for key, metric in plan.metrics.items()},
-        test=final_scores.result(plan, state),
-        counts=_counts(state),
-        wall_seconds=round(state.clock.wall, 1),
-        versions=versions,
-    )
-
-
-def _counts(state: State) -> dict[str, int]:
+def counts(state: State) -> dict[str, int]:
+    """Return the numbers of trials by status, and of replicates and duplicates."""
     statuses = [trial.status for trial in state.trials.values() if trial.of is None]
     return {
         "trials": len(statuses),
@@ -92,7 +45,8 @@ def _counts(state: State) -> dict[str, int]:
     }
 
 
-def _row(trial: Trial, plan: Plan) -> TrialRow:
+def trial_row(trial: Trial, plan: Plan) -> TrialRow:
+    """Return a trial's row of the summary."""
     best = trial.best(plan.objective, plan.direction)
     costs = {name: value for name in COSTS if (value := cost(trial, name)) is not None}
     return TrialRow(
@@ -127,7 +81,8 @@ def pareto(scored: list[TrialRow], signs: dict[str, int]) -> list[str]:
     return [name for name in known if name in front]
 
 
-def _verdict(plan: Plan, state: State, names: Sequence[str], best: TrialRow | None, importance: Effects) -> Verdict:
+def verdict(plan: Plan, state: State, names: Sequence[str], best: TrialRow | None, importance: Effects) -> Verdict:
+    """Return the answer from the comparison of the finalists `names`."""
     finding = find(plan, state, names)
     nothing = Decision(outcome=UNDECIDED, seeds=0, level=0.05, reason=_why_nothing(plan, state, names))
     decision = finding.decision if finding else nothing

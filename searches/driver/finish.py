@@ -14,7 +14,7 @@ from searches.options import trial_folder
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
 from searches.showing.screen import print_line, show
-from searches.showing.summary import summary_of
+from searches.showing.summary import summarise
 from searches.summary import Summary
 
 
@@ -30,7 +30,7 @@ def finalise(run: SearchRun, status: str) -> Summary:
         ledger.record({"event": "left"})
     except LedgerError as error:
         problem = error
-    summary = summary_of(run.options, ledger.state, path.parent)
+    summary = summarise(run.options, ledger.state, path.parent)
     try:
         write_json(path, summary.model_dump(mode="json"))
         send(path)

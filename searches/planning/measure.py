@@ -35,7 +35,7 @@ from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.quantities import Forecast, Quantity
 from searches.running.resources import local_spec
-from searches.summary import Spending, Summary
+from searches.summary import Spending
 from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 
@@ -241,14 +241,13 @@ def record_forecast(options: Options, ledger: Ledger, spec: TrialSpec, console: 
         ledger.record({"event": "plan", "plan": predicted.model_dump()})
 
 
-def with_costs(summary: Summary, options: Options, state: State, folder: Path) -> Summary:
-    """Return a summary with predicted and actual cost, and the budget."""
-    budget = options.budget
-    used = spent(budget, state)
+def actual_costs(options: Options, state: State, folder: Path) -> dict[Quantity, float | None]:
+    """Return the actual value of each quantity of a forecast; None if unknown. `folder` is the results folder."""
+    used = spent(options.budget, state)
     whole = [state.clock.trials.get(trial.name, 0.0) for trial in state.trials.values() if trial.status == COMPLETED]
     memory = "gpu_memory_gb" if state.clock.gpus else "process_memory_gb"
     held = [r.metrics[memory] for t in state.trials.values() for r in t.reports.values() if memory in r.metrics]
-    actual: dict[Quantity, float | None] = {
+    return {
         "trials": len(state.trials),
         "epochs": sum(len(trial.reports) for trial in state.trials.values()),
         "trial_seconds": sum(whole) / len(whole) if whole else None,
@@ -259,8 +258,12 @@ def with_costs(summary: Summary, options: Options, state: State, folder: Path) -
         "memory_gb": max(held, default=None),
         "disk_gb": size(folder / "trials") / 1e9,
     }
-    ended = any(trial.reason == BUDGET for trial in state.trials.values()) or (
-        len(state.searched) < trials_of(options.plan) and phase_of(budget, options.plan, state) != "search"
-    )
-    spending = Spending(limits=budget.limits, usd_per_gpu_hour=budget.usd_per_gpu_hour, spent=asdict(used), ended=ended)
-    return summary.model_copy(update={"forecast": state.forecast.rows(actual), "budget": spending})
+
+
+def spending(options: Options, state: State) -> Spending:
+    """Return the limits of the budget, what is spent, and whether the budget ended the search."""
+    budget, plan = options.budget, options.plan
+    cut_short = len(state.searched) < trials_of(plan) and phase_of(budget, plan, state) != "search"
+    ended = cut_short or any(trial.reason == BUDGET for trial in state.trials.values())
+    used = asdict(spent(budget, state))
+    return Spending(limits=budget.limits, usd_per_gpu_hour=budget.usd_per_gpu_hour, spent=used, ended=ended)

@@ -1,4 +1,4 @@
-"""What a report tells beside the trials: the space, texts that the finalists wrote, the machine, and the commands."""
+"""Facts of a summary beside the trials: search space, time, sample texts, machine and commands."""
 
 import platform
 import re
@@ -12,43 +12,24 @@ from searches.formatting import count
 from searches.options import Options, without
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.ledger import State
-from searches.summary import Pairs, Role, Space, Summary
+from searches.summary import Pairs, Role, Space
 
-#: Parts of a trial's time, and what is in them.
+#: Parts of a trial's time -> meaning.
 PARTS = {
-    "start": "until its process has its imports",
-    "data": "model, tokens, what a frozen part makes of them",
+    "start": "starting the process and its imports",
+    "data": "loading model and tokens, and computing the activations of frozen blocks",
     "train": "optimizer steps",
-    "evaluate": "scores, without what follows",
-    "generate": "texts that are scored",
-    "checkpoint": "weights and optimizer on the disk",
-    "report": "reports on their way, and turns that others have",
+    "evaluate": "computing scores, without generating texts",
+    "generate": "generating the texts to score",
+    "checkpoint": "writing weights and optimizer state",
+    "report": "sending reports and waiting for other trials",
 }
 
-SAMPLES, LONGEST = 4, 1500  # texts of a trial that a summary keeps, and characters of each
-
-
-def with_facts(summary: Summary, options: Options, state: State) -> Summary:
-    """A summary with what the report alone shows."""
-    plan = options.plan
-    compared = [row.id for row in (summary.best, summary.reference) if row]
-    names = dict.fromkeys(name for name in (summary.answer.chosen, *compared) if name)
-    return summary.model_copy(
-        update={
-            "task": plan.task,
-            "smoke": "--smoke" in options.argv,
-            "space": {key: _space(domain, _role(plan, key)) for key, domain in plan.space.items()},
-            "time": time_by_part(state),
-            "samples": {name: _samples(plan, state, name) for name in names},
-            "pairs": {name: _pairs(made) for name, made in state.pairs.items()},
-            "environment": state.environment,
-            "commands": commands(options),
-        }
-    )
+SAMPLES, LONGEST = 4, 1500  # sample texts of a trial in a summary, and characters of each
 
 
 def commands(options: Options) -> dict[str, str]:
-    """The commands that repeat a search, go on with it, and hand over its model."""
+    """Return the commands that repeat a search, resume it, and promote its model."""
     script, argv = f"python searches/{options.plan.search.name}.py", options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
@@ -60,7 +41,7 @@ def commands(options: Options) -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """The interpreter and the machine of this process."""
+    """Return Python version, platform and processor of this machine."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     processor = named[1] if named else platform.processor() or platform.machine()
@@ -72,7 +53,7 @@ def machine() -> dict[str, str]:
 
 
 def cluster(resources: Mapping[str, float]) -> dict[str, str]:
-    """What Ray had to give: nodes, CPUs, and GPUs by kind."""
+    """Return the nodes, CPUs and GPUs of a Ray cluster, in one line."""
     nodes = [key for key in resources if key.startswith("node:") and not key.startswith("node:__")]
     kinds = [key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")]
     gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(kinds)})" if kinds else "")
@@ -80,7 +61,7 @@ def cluster(resources: Mapping[str, float]) -> dict[str, str]:
 
 
 def time_by_part(state: State) -> dict[str, float]:
-    """Seconds of all trials together by part, from when each was proposed to its end."""
+    """Return the seconds of all trials from proposal to end, by part."""
     parts = dict.fromkeys(PARTS, 0.0)
     for trial in state.trials.values():
         reports = [report for _, report in sorted(trial.reports.items()) if report.began]
@@ -93,8 +74,8 @@ def time_by_part(state: State) -> dict[str, float]:
     return parts
 
 
-def _pairs(made: Mapping[str, Any]) -> Pairs:
-    """What a set of generated pairs came to, who judged it, and its digest."""
+def pairs_of(made: Mapping[str, Any]) -> Pairs:
+    """Return the sizes of a set of generated pairs, its critic and its digest."""
     return Pairs(
         **{key: made[key]["made"] for key in ("contexts", "candidates", "pairs")},
         accepted=made["accepted"],
@@ -105,6 +86,14 @@ def _pairs(made: Mapping[str, Any]) -> Pairs:
     )
 
 
+def space_of(plan: Plan) -> dict[str, Space]:
+    """Return the values and the role of each searched key."""
+    scientific = plan.search.scientific
+    return {
+        key: _space(domain, "scientific" if key in scientific else "nuisance") for key, domain in plan.space.items()
+    }
+
+
 def _space(domain: Domain, role: Role) -> Space:
     if isinstance(domain, Choice):
         return Space(text=str(domain), kind="choice", values=list(domain.values), role=role)
@@ -112,11 +101,8 @@ def _space(domain: Domain, role: Role) -> Space:
     return Space(text=str(domain), kind=kind, low=domain.low, high=domain.high, role=role)
 
 
-def _role(plan: Plan, key: str) -> Role:
-    return "scientific" if key in plan.search.scientific else "nuisance"
-
-
-def _samples(plan: Plan, state: State, name: str) -> list[dict[str, str]]:
+def samples_of(plan: Plan, state: State, name: str) -> list[dict[str, str]]:
+    """Return the first sample texts of a trial's best epoch, shortened."""
     best = state.trials[name].best(plan.objective, plan.direction)
     shown = best.samples[:SAMPLES] if best else []
     return [{key: _cut(str(value)) for key, value in sample.items()} for sample in shown]

@@ -1,48 +1,100 @@
-"""All that a search has found so far, from its flags and from what its ledger adds up to: what summary.json holds."""
+"""The summary of a search, from its flags and its ledger: what summary.json holds and every report is made from."""
 
 import argparse
 from importlib.metadata import version
 from pathlib import Path
 
 from gpt2core.storage import address
-from searches.deciding.results import summarise
+from gpt2core.weights import EMBEDDED
+from searches.deciding import final_scores
+from searches.deciding.confirmation import reliability
+from searches.deciding.importance import effects
+from searches.deciding.objectives import ranked
+from searches.deciding.results import counts, pareto, trial_row, verdict
+from searches.deciding.strategy import finalists
 from searches.options import Options, parse, search_folder
-from searches.planning.measure import with_costs
+from searches.planning.measure import actual_costs, spending
 from searches.question import Plan, search_of
-from searches.running.ledger import State, read_search
-from searches.showing.facts import with_facts
+from searches.running.ledger import COMPLETED, STOPPED, State, read_search
+from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
 from searches.showing.report import write
-from searches.summary import Summary
+from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sacrebleu", "tokenizers")
 
 
-def summary_of(options: Options, state: State, folder: Path) -> Summary:
-    """What tables, plots and reports are made from; `folder` is that of the search's results."""
-    versions = {package: version(package) for package in PACKAGES}
-    summary = summarise(options.plan, state, options.name, model_line(options.plan), versions)
-    return with_facts(with_costs(summary, options, state, folder), options, state)
+def summarise(options: Options, state: State, folder: Path) -> Summary:
+    """Return the results of a search; `folder` is its results folder, for the size of its checkpoints."""
+    plan, search = options.plan, options.plan.search
+    trials = [trial_row(trial, plan) for trial in state.trials.values()]
+    by_name = {row.id: row for row in trials}
+    best = next((by_name[trial.name] for trial in ranked([*state.searched, *state.clones], plan)), None)
+    reference = next((row for row in trials if row.origin == "reference"), None)
+    scored = [row for row in trials if row.score is not None and row.of is None]
+    ended = [row for row in scored if row.status in (COMPLETED, STOPPED)]
+    costs = list(dict.fromkeys([*search.costs, *plan.method.minimize]))
+    signs = {plan.objective: plan.direction.sign, **dict.fromkeys(costs, -1)}
+    names, importance = finalists(state, plan), effects(ended, plan.space, plan.direction, plan.factor)
+    answer = verdict(plan, state, names, best, importance)
+    with_samples = dict.fromkeys([answer.chosen, *(row.id for row in (best, reference) if row)])
+    return Summary(
+        search=options.name,
+        script=search.name,
+        question=search.question,
+        task=plan.task,
+        smoke="--smoke" in options.argv,
+        judged_on=plan.comparing.on,
+        objective=plan.objective,
+        direction=plan.direction,
+        model=model_line(plan),
+        model_is_stand_in=plan.config(search.reference).model in EMBEDDED,
+        data=state.data,
+        origin=state.origin,
+        trials=trials,
+        best=best,
+        reference=reference,
+        method=SearchMethod.model_validate(plan.method.to_dict()),
+        costs=costs,
+        pareto=pareto([row for row in scored if row.feasible], signs),
+        baselines={key: BaselineRow.model_validate(row) for key, row in state.baselines.items()},
+        answer=answer,
+        effects=importance,
+        reliability=reliability(plan, state, names),
+        metrics={key: MetricRow.model_validate(vars(metric)) for key, metric in plan.metrics.items()},
+        test=final_scores.result(plan, state),
+        counts=counts(state),
+        wall_seconds=round(state.clock.wall, 1),
+        versions={package: version(package) for package in PACKAGES},
+        forecast=state.forecast.rows(actual_costs(options, state, folder)),
+        budget=spending(options, state),
+        space=space_of(plan),
+        time=time_by_part(state),
+        samples={name: samples_of(plan, state, name) for name in with_samples if name},
+        pairs={name: pairs_of(made) for name, made in state.pairs.items()},
+        environment=state.environment,
+        commands=commands(options),
+    )
 
 
 def model_line(plan: Plan) -> str:
-    """Which model a search used, in plain words."""
+    """Return the model of a search, in words if it is the stand-in."""
     name = plan.config(plan.search.reference).model
     if name == "gpt2-nano":
         return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
     return name
 
 
-def reopened(asked: argparse.Namespace) -> tuple[Path, State, Options]:
-    """Folder, state and flags of the search that a command names. Raises UserError."""
-    folder = search_folder(asked.storage, asked.name)
+def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
+    """Return folder, state and flags of the search that a command names. Raises UserError."""
+    folder = search_folder(options.storage, options.name)
     state = read_search(folder, needs_script=True)
-    storage = ["--storage", asked.storage] if asked.storage else []
-    return folder, state, parse(search_of(state.script), [*state.argv, "--name", asked.name, *storage])
+    storage = ["--storage", options.storage] if options.storage else []
+    return folder, state, parse(search_of(state.script), [*state.argv, "--name", options.name, *storage])
 
 
-def report(asked: argparse.Namespace) -> int:
-    """Write the report of a search as it stands, whether it runs, was interrupted or has ended. Raises UserError."""
-    folder, state, options = reopened(asked)
-    page, *_ = write(folder, summary_of(options, state, folder))
+def report(options: argparse.Namespace) -> int:
+    """Write the report of a search, running, interrupted or ended. Raises UserError."""
+    folder, state, search_options = reopened(options)
+    page, *_ = write(folder, summarise(search_options, state, folder))
     print(f"Report: {address(page)}")
     return 0

@@ -24,7 +24,7 @@ from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import Ledger, Trial
 from searches.showing.report import write
 from searches.showing.screen import Screen
-from searches.showing.summary import summary_of
+from searches.showing.summary import summarise
 from tests.benchmarks.compare import show_by_size
 from tests.ledgers import options_of, write_ledger
 
@@ -62,7 +62,7 @@ def _figures(trials: int, folder: Path) -> Iterator[tuple[str, str]]:
         strategy = _strategy(further(trials, folder, "tpe"), ledger)
         yield "a proposal, TPE, ms", f"{1e3 * _proposal(strategy):.1f}"
         yield "a refresh of the live table, ms", f"{1e3 * _refresh(options, ledger):.2f}"
-        seconds, summary = timed(lambda: summary_of(options, ledger.state, folder))
+        seconds, summary = timed(lambda: summarise(options, ledger.state, folder))
         yield "the summary, s", f"{seconds:.2f}"
         seconds, (page, *_) = timed(lambda: write(folder, summary))
         yield "the report, s", f"{seconds:.2f}"

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gpt2core.errors import ConfigError
 from searches.deciding.comparing import Comparing
-from searches.deciding.results import summarise
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.question import make_plan
@@ -18,6 +17,7 @@ from searches.running.budget_stop import BudgetStopper
 from searches.running.clock import Clock
 from searches.running.events import event_of
 from searches.running.ledger import COMPLETED, STOPPED, Ledger, RawEvent, State
+from tests.summaries import summary_of
 
 BY_CHRF = Comparing(objective="chrf_continuation")
 PLAN = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings={"epochs": 2}, comparing=BY_CHRF)
@@ -199,7 +199,7 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
             ledger.record(report(f"{name}-r1", 0.0))
         ledger.record(event("ended", 0.0, trial="0001-r1", status=COMPLETED))
         ledger.record(event("ended", 0.0, trial="0000-r1", status=STOPPED, reason=BUDGET))
-        answer = summarise(PLAN, ledger.state, "s", "m", {}).model_dump()["answer"]
+        answer = summary_of(PLAN, ledger.state)["answer"]
     assert answer["winner"] is None
     assert answer["text"] == "Not decided: no fresh seed has been run for all settings yet."
 

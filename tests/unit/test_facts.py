@@ -6,8 +6,8 @@ from pathlib import Path
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.ledger import Ledger
-from searches.showing.facts import cluster, commands, machine, with_facts
-from searches.summary import Summary, TrialRow, Verdict
+from searches.showing.facts import cluster, commands, machine
+from searches.showing.summary import summarise
 
 
 def options(*flags: str) -> Options:
@@ -50,9 +50,7 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
     report = {"event": "report", "trial": "0000", "epoch": 1, "samples": texts}
     ledger.record({**report, "metrics": {"dev_loss": 1.0}, "statistics": None})
     ledger.close()
-    row = TrialRow(id="0000", status="running")
-    before = Summary(trials=[row], best=row, reference=row, answer=Verdict(sentences=["none yet"]))
-    found = with_facts(before, options("--smoke"), ledger.state).model_dump(exclude_defaults=True)
+    found = summarise(options("--smoke"), ledger.state, tmp_path).model_dump(exclude_defaults=True)
     assert found["environment"] == {"Python": "3"}
     assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])

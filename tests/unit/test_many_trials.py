@@ -29,7 +29,7 @@ from searches.showing import report
 from searches.showing.plots import POINTS
 from searches.showing.report_tables import MOST
 from searches.showing.screen import Screen, show
-from searches.showing.summary import summary_of
+from searches.showing.summary import summarise
 from searches.summary import Summary, TrialRow
 from tests.ledgers import OBJECTIVE, options_of, write_ledger
 
@@ -48,7 +48,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Summary, Pa
     options = options_of(TRIALS, folder, "--sampler", "random", "--minimize", "seconds")
     write_ledger(options, folder, texts=2)
     state = read_state(folder / "ledger.jsonl")
-    return state, summary_of(options, state, folder), folder
+    return state, summarise(options, state, folder), folder
 
 
 @pytest.fixture(scope="module")

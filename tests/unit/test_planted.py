@@ -10,11 +10,11 @@ from gpt2core.metrics.counts import to_json
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT
 from searches.deciding.method import Method
 from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
-from searches.deciding.results import summarise
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.question import make_plan
 from searches.running.ledger import RawEvent, Trial
+from tests.summaries import summary_of
 
 REPETITIONS = 20
 TEXTS, TOKENS = 131, 110
@@ -64,7 +64,7 @@ def answered(effect: float, seed: int, **changes: Any) -> dict[str, Any]:
 
     strategy = Strategy(plan, JudgedLedger(effect, 2 * seed + 1))
     ReplayBackend(curve, workers=1).run(strategy)
-    return dict(summarise(plan, strategy.ledger.state, "s", "toy", {}).model_dump()["answer"])
+    return dict(summary_of(plan, strategy.ledger.state)["answer"])
 
 
 @pytest.mark.parametrize("changes", [{}, {"until_decided": True, "replicates": 6}], ids=["planned", "until decided"])

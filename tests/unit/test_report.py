@@ -170,7 +170,7 @@ def test_a_diverged_trial_does_not_flatten_the_picture_and_is_counted() -> None:
     found["trials"][4]["score"] = 400.0
     picture = answer_picture(typed(found))
     assert picture
-    assert "Triangles: 1 trial lies outside the picture." in picture.caption
+    assert "Triangles: 1 trial outside the picture." in picture.caption
     assert ">400" not in picture.svg
 
 

@@ -19,7 +19,7 @@ from searches.running.events import KINDS
 from searches.running.ledger import Ledger, State, read_state
 from searches.running.schema_1 import upgrade
 from searches.showing import report
-from searches.showing.summary import summary_of
+from searches.showing.summary import summarise
 from searches.summary import Summary
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "schema-1"
@@ -91,7 +91,7 @@ def test_a_schema_of_tomorrow_is_refused(tmp_path: Path) -> None:
 def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> None:
     state = read_state(folder / "ledger.jsonl")
     options = parse(SEARCH, [*state.argv, "--name", "schema-1"])
-    found, old = summary_of(options, state, folder), Summary.model_validate(read_json(RECORDED / "summary.json"))
+    found, old = summarise(options, state, folder), Summary.model_validate(read_json(RECORDED / "summary.json"))
     worded = {"sentences", "text", "scope", "notes", "evidence"}
     assert old.answer.model_dump(exclude=worded) == found.answer.model_dump(exclude=worded)
     for one in (old, found):

@@ -20,12 +20,12 @@ from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED
 from searches.deciding.final_scores import final_test
 from searches.deciding.method import Method, limit
 from searches.deciding.replay_backend import MemoryLedger
-from searches.deciding.results import summarise
 from searches.deciding.strategy import DONE, Strategy
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
 from searches.question import Plan, Search, make_plan
 from searches.running.ledger import COMPLETED, DIVERGED, Ledger, RawEvent, Trial
+from tests.summaries import summary_of
 from trainables.trial import TrialSpec
 
 TEXTS, TOKENS = 40, 100
@@ -69,7 +69,7 @@ def finish(strategy: Strategy, trial: Trial, losses: Losses) -> None:
 
 
 def summary(plan: Plan, strategy: Strategy) -> dict[str, Any]:
-    return summarise(plan, strategy.ledger.state, "s", "toy", {}).model_dump()
+    return summary_of(plan, strategy.ledger.state)
 
 
 def answer(losses: Losses, **changes: Any) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_kills_and_resumes_change_nothing_of_a_comparison_that_looks_again(tmp_p
             if strategy.next() == DONE:
                 break
     assert kills > 10
-    assert summarise(plan, ledger.state, "s", "toy", {}).model_dump()["answer"] == expected
+    assert summary_of(plan, ledger.state)["answer"] == expected
 
 
 def test_a_comparison_that_has_begun_is_not_planned_anew(tmp_path: Path) -> None:
