@@ -1,1 +1,1 @@
-"""The winner as a model folder with its card, and in MLflow's registry."""
+"""Promotion of a trial to a model folder with its card, and to MLflow's registry."""

@@ -1,6 +1,6 @@
-"""The card of a promoted model, README.md with the front matter of the Hugging Face hub.
+"""The card of a promoted model: README.md with the Hugging Face hub's front matter.
 
-Everything in it is from the search's ledger and summary; what they do not tell is said to be not known.
+All of it comes from the search's ledger and summary; facts that they lack are "not known".
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,17 @@ from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
-from searches.formatting import count, point_text, value_text, with_interval
+from searches.formatting import count, point_text, value_text, with_interval, words
 from searches.promoting.licences import base_terms, licence, text_licences
 from searches.promoting.selection import Promotion
 from searches.promoting.usage import commands, python_code
 from searches.running.ledger import Trial
-from searches.showing.markdown import markdown_cell, markdown_code
+from searches.showing.markdown import markdown_cell as cell
+from searches.showing.markdown import markdown_code
 from searches.showing.tables import Column, Table, as_markdown
 from searches.summary import Verdict
 
-#: What the hub calls our metrics, where it has a name for them.
+#: The hub's names of our metrics, where it has one.
 HUB_METRICS = {
     "chrf_continuation": "chrf",
     "chrf_whole": "chrf",
@@ -43,32 +44,21 @@ BOUNDS = ("_low", "_high")
 
 
 def model_card(p: Promotion, name: str) -> ModelCard:
-    """The card of a promotion that is registered as `name`."""
-    parts = [
-        f"# {name}",
-        _what(p),
-        _answer(p),
-        _scores(p),
-        _training(p),
-        _use(p),
-        _limits(p),
-        _licences(p),
-        _versions(p),
-    ]
-    body = "\n\n".join(parts)
-    return ModelCard(f"---\n{_front(p, name).to_yaml()}\n---\n\n{body}\n")
+    """Return the card of a promotion that is registered as `name`."""
+    sections = [_what(p), _answer(p), _scores(p), _training(p), _use(p), _limits(p), _licences(p), _versions(p)]
+    body = "\n\n".join([f"# {name}", *sections])
+    return ModelCard(f"---\n{_front_matter(p, name).to_yaml()}\n---\n\n{body}\n")
 
 
-def _front(p: Promotion, name: str) -> ModelCardData:
+def _front_matter(p: Promotion, name: str) -> ModelCardData:
     config, results = p.config, _results(p)
     further: dict[str, Any] = {**licence(config, p.origin)}
     if not _unpublished(config):
         further["base_model"] = hub_name(config.model)
         further["base_model_relation"] = "adapter" if p.format == "adapter" else "finetune"
-    kind = "text-classification" if TASKS[config.task].classes(config) else "text-generation"
     return ModelCardData(
         language="en",
-        pipeline_tag=kind,
+        pipeline_tag=_pipeline(config),
         library_name="peft" if p.format == "adapter" else "transformers",
         datasets=[p.origin.hub] if p.origin.hub else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
@@ -79,19 +69,22 @@ def _front(p: Promotion, name: str) -> ModelCardData:
     )
 
 
+def _pipeline(config: RunConfig) -> str:
+    return "text-classification" if TASKS[config.task].classes(config) else "text-generation"
+
+
 def _results(p: Promotion) -> list[EvalResult]:
-    """The scores that the hub has a name for, each with its interval where it has one."""
+    """Return the scores that the hub has a name for, with their intervals."""
     corpus = p.origin.corpus or "not known"
-    kind = "text-classification" if TASKS[p.config.task].classes(p.config) else "text-generation"
     return [
         EvalResult(
-            task_type=kind,
+            task_type=_pipeline(p.config),
             dataset_type=p.origin.hub or corpus,
             dataset_name=corpus,
             dataset_split="dev",
             dataset_args={"digest": p.digest},
             metric_type=HUB_METRICS[metric],
-            metric_name=_readable(metric),
+            metric_name=words(metric),
             metric_value=round(value, 4),
             metric_args=_interval_args(p.metrics, metric),
         )
@@ -108,78 +101,71 @@ def _interval_args(metrics: Mapping[str, float], metric: str) -> dict[str, float
 
 
 def _unpublished(config: RunConfig) -> bool:
-    """Whether the base model has no name on the hub."""
+    """Return whether the base model has no name on the hub."""
     return config.model in EMBEDDED or is_place(config.model)
 
 
-def _base(config: RunConfig) -> str:
-    if is_place(config.model):
-        return f"{markdown_code(Path(config.model).name)}, a folder of the machine that the search ran on"
-    return markdown_code(hub_name(config.model) if config.model not in EMBEDDED else config.model)
-
-
 def _what(p: Promotion) -> str:
-    rank = f" of rank {p.config.rank}" if p.config.adapter == "lora" else ""
+    config = p.config
+    base = markdown_code(config.model if config.model in EMBEDDED else hub_name(config.model))
+    if is_place(config.model):
+        base = f"{markdown_code(Path(config.model).name)}, a folder on the machine of the search"
+    rank = f" of rank {config.rank}" if config.adapter == "lora" else ""
     form = "LoRA alone, in peft's format" if p.format == "adapter" else "the whole model"
     return (
-        f"GPT-2 ({_base(p.config)}) tuned for the task `{p.config.task}`, adapter `{p.config.adapter}`{rank}: {form}. "
-        f"It is trial {p.trial.name} of the hyperparameter search `{p.found.name}`, at epoch {p.epoch} of "
-        f"{p.config.epochs}, made with gpt2-search."
+        f"GPT-2 ({base}) tuned for the task `{config.task}`, adapter `{config.adapter}`{rank}: {form}. "
+        f"It is trial {p.trial.name} of the hyperparameter search `{p.search.name}`, at epoch {p.epoch} of "
+        f"{config.epochs}, made with gpt2-search."
     )
 
 
 def _answer(p: Promotion) -> str:
-    found, answer = p.found, p.found.answer
-    question = found.summary.question if found.summary else "not known: the search has not come to its end"
-    left = f"\n\n{count(found.unfinished, 'trial')} had not ended when this was written." if found.unfinished else ""
+    search, answer = p.search, p.search.answer
+    question = search.summary.question if search.summary else "not known: the search has not come to its end"
+    left = f"\n\n{count(search.unfinished, 'trial')} had not ended when this was written." if search.unfinished else ""
     claim = "" if p.chosen.named else " It is not claimed to be better than any other trial."
-    more = _rests_on(answer) if answer else ""
     return (
-        f"## Question and answer\n\n**Question:** {_cell(question)}\n\n**Answer:** {_cell(found.answer_text)}{more}\n\n"
-        f"**Why this trial:** {p.chosen.why}.{claim}{left}"
+        f"## Question and answer\n\n**Question:** {cell(question)}\n\n**Answer:** {cell(search.answer_text)}"
+        f"{_grounds(answer) if answer else ''}\n\n**Why this trial:** {p.chosen.why}.{claim}{left}"
     )
 
 
-def _rests_on(answer: Verdict) -> str:
-    """Evidence, scope and notes of an answer."""
+def _grounds(answer: Verdict) -> str:
+    """Return evidence, scope and notes of an answer."""
     lines = [line for line in answer.evidence if line != answer.scope]
-    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {_cell(line)}" for line in lines) if lines else ""
-    scope = f"\n\n**Scope:** {_cell(answer.scope)}" if answer.scope else ""
-    return evidence + scope + "".join(f"\n\n**Note:** {_cell(note)}" for note in answer.notes)
+    evidence = "\n\n**Evidence:**\n\n" + "\n".join(f"- {cell(line)}" for line in lines) if lines else ""
+    scope = f"\n\n**Scope:** {cell(answer.scope)}" if answer.scope else ""
+    return evidence + scope + "".join(f"\n\n**Note:** {cell(note)}" for note in answer.notes)
 
 
 def _scores(p: Promotion) -> str:
-    metric, found = p.found.metric, p.found
-    searched = count(len(found.state.searched), "trial")
-    reference = [t for t in found.state.searched if t.origin == "reference" and t is not p.trial]
-    measured = [(f"this model, trial {p.trial.name}", p.metrics)]
-    measured += [
-        (f"the same with fresh seed {t.run['seed']}", _measured(t, p)) for t in found.state.replicates(p.trial.name)
+    metric, state = p.search.metric, p.search.state
+    reference = [t for t in state.searched if t.origin == "reference" and t is not p.trial]
+    measured = [
+        (f"this model, trial {p.trial.name}", p.metrics),
+        *((f"the same with fresh seed {t.run['seed']}", _measured(t, p)) for t in state.replicates(p.trial.name)),
+        *((f"the reference, trial {t.name}", _measured(t, p)) for t in reference),
     ]
-    measured += [(f"the reference, trial {t.name}", _measured(t, p)) for t in reference]
-    known = [(one["meaning"], one["scores"].get(metric.name)) for one in found.state.baselines.values()]
-    baselines = [
-        ScoreRow(label=f"trivial baseline: {meaning}", score=_with_sd(score[0], score[1], metric.digits))
-        for meaning, score in known
-        if score
-    ]
-    scores = [_score(label, metrics, metric) for label, metrics in measured] + baselines
-    others = [_score(_readable(name), p.metrics, _metric(p, name)) for name in _others(p)]
-    tables = [_score_table(f"{_readable(metric.name)} ({metric.direction.wanted} is better)", "score", scores)]
+    rows = [_score(label, metrics, metric) for label, metrics in measured]
+    for baseline in state.baselines.values():
+        if score := baseline["scores"].get(metric.name):
+            rows.append(
+                ScoreRow(f"trivial baseline: {baseline['meaning']}", _with_sd(score[0], score[1], metric.digits))
+            )
+    others = [_score(words(name), p.metrics, TASKS[p.config.task].metrics.get(name, name)) for name in _others(p)]
+    tables = [_score_table(f"{words(metric.name)} ({metric.direction.wanted} is better)", "score", rows)]
     tables += [_score_table("other measures of this model", "value", others)] if others else []
-    return "\n\n".join(
-        [
-            "## Scores",
-            f"All are of the **dev** split. The search looked at it to choose among {searched}, so the score of the chosen "
-            f"one is too good by what that choice gave it. Intervals are over texts. {_fresh(p)}{_test(p)}",
-            *map(as_markdown, tables),
-        ]
+    about = (
+        "All scores are from the **dev** split. The search used it to choose among "
+        f"{count(len(state.searched), 'trial')}, so the chosen trial's score is biased upwards by that selection. "
+        f"Intervals are over texts. {_fresh(p)}{_test(p)}"
     )
+    return "\n\n".join(["## Scores", about, *map(as_markdown, tables)])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ScoreRow:
-    """A score with its interval, as texts; the interval is empty where there is none."""
+    """A score with its interval, as texts."""
 
     label: str
     score: str
@@ -188,16 +174,11 @@ class ScoreRow:
 
 def _score_table(what: str, value: str, rows: list[ScoreRow]) -> Table[ScoreRow]:
     columns = [
-        Column[ScoreRow](heading=what, show=lambda row: row.label),
-        Column[ScoreRow](heading=value, show=lambda row: row.score, number=True),
-        Column[ScoreRow](heading="95% interval", show=lambda row: row.interval),
+        Column[ScoreRow](what, lambda row: row.label),
+        Column[ScoreRow](value, lambda row: row.score, number=True),
+        Column[ScoreRow]("95% interval", lambda row: row.interval),
     ]
     return Table(title="", columns=columns, rows=rows)
-
-
-def _metric(p: Promotion, name: str) -> Metric | str:
-    """A metric of the task, or the name of what is none."""
-    return TASKS[p.config.task].metrics.get(name, name)
 
 
 def _with_sd(mean: float, sd: float, digits: int) -> str:
@@ -205,52 +186,52 @@ def _with_sd(mean: float, sd: float, digits: int) -> str:
 
 
 def _fresh(p: Promotion) -> str:
-    """The mean of the configuration's runs on fresh seeds, as the answer has it."""
-    rows = p.found.answer.rows if p.found.answer else []
+    """Return the mean of the configuration's runs on fresh seeds, as the answer has it."""
+    rows = p.search.answer.rows if p.search.answer else []
     row = next((row for row in rows if row.trial == p.trial.name), None)
     if row is None or row.mean is None or row.low is None or row.high is None:
         return ""
-    score = with_interval(row.mean, row.low, row.high, p.found.metric.digits)
+    score = with_interval(row.mean, row.low, row.high, p.search.metric.digits)
     return f"On texts that the search did not use, {count(len(row.runs), 'run')} on fresh seeds had a mean of {score}. "
 
 
 def _test(p: Promotion) -> str:
-    """What the search's one look at the test split said of this trial and the others."""
-    test = p.found.summary.test if p.found.summary else None
+    """Return the scores of this trial and the others on the test split."""
+    test = p.search.summary.test if p.search.summary else None
     if test is None or p.trial.name not in test.scores:
         return "The test split was not scored for this trial."
-    digits = p.found.metric.digits
+    digits = p.search.metric.digits
     shown = {name: with_interval(s.estimate, s.low, s.high, digits) for name, s in test.scores.items()}
-    mine = shown.pop(p.trial.name)
+    own = shown.pop(p.trial.name)
     others = "".join(f", that of trial {name} {score}" for name, score in shown.items())
     return (
-        f"On the **test** split, which was scored once, at the end, this configuration had {mine}{others} (95% intervals; "
-        "runs on fresh seeds where there were some)."
+        f"On the **test** split, which was scored once, at the end, this configuration had {own}{others} (95% intervals; "
+        "over runs on fresh seeds, if there were any)."
     )
 
 
 def _others(p: Promotion) -> list[str]:
-    """Measures beside the objective, without intervals' bounds and what an epoch took."""
-    hidden = {*COSTS, "train_perplexity", p.found.objective}
+    """Return the names of further measures, without bounds of intervals and costs of an epoch."""
+    hidden = {*COSTS, "train_perplexity", p.search.objective}
     bounds = {f"{metric}{end}" for metric in p.metrics for end in BOUNDS}
     return [metric for metric in p.metrics if metric not in hidden | bounds]
 
 
 def _measured(trial: Trial, p: Promotion) -> dict[str, float]:
-    """What the best epoch of a trial measured."""
-    best = trial.best(p.found.objective, p.found.direction)
+    """Return the metrics of a trial's best epoch."""
+    best = trial.best(p.search.objective, p.search.direction)
     return dict(best.metrics) if best else {}
 
 
 def _score(label: str, metrics: Mapping[str, float], metric: Metric | str) -> ScoreRow:
-    name = metric if isinstance(metric, str) else metric.name
+    """Return the row of a metric of the task, or of another measure by name."""
+    name, digits = (metric, 2) if isinstance(metric, str) else (metric.name, metric.digits)
     if name not in metrics:
-        return ScoreRow(label=label, score="none")
-    digits = 2 if isinstance(metric, str) else metric.digits
+        return ScoreRow(label, "none")
     low, high = (metrics.get(f"{name}{end}") for end in BOUNDS)
     interval = "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
     value = f"{metrics[name]:.4g}" if isinstance(metric, str) and not interval else f"{metrics[name]:.{digits}f}"
-    return ScoreRow(label=label, score=value, interval=interval)
+    return ScoreRow(label, value, interval)
 
 
 def _training(p: Promotion) -> str:
@@ -258,17 +239,17 @@ def _training(p: Promotion) -> str:
     values = {key: value for key, value in identity(p.config).items() if key not in hidden}
     trainable = p.metrics.get("trainable_parameters")
     columns = [
-        Column[tuple[str, Any]](heading="key", show=lambda row: row[0], code=True),
-        Column[tuple[str, Any]](heading="value", show=lambda row: value_text(row[1])),
+        Column[tuple[str, Any]]("key", lambda row: row[0], code=True),
+        Column[tuple[str, Any]]("value", lambda row: value_text(row[1])),
     ]
     return "\n".join(
         [
             "## Training\n",
-            f"- Data: {_cell(p.data)}",
+            f"- Data: {cell(p.data)}",
             f"- SHA-256 of the data: {markdown_code(p.digest)}",
-            f"- What the search varied: {_cell(point_text(p.trial.point)) or 'nothing'}",
-            f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {_readable(p.found.objective)}",
-            *([f"- Parameters that trained: {int(trainable):,}"] if trainable is not None else []),
+            f"- Searched settings: {cell(point_text(p.trial.point)) or 'none'}",
+            f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {words(p.search.objective)}",
+            *([f"- Trainable parameters: {int(trainable):,}"] if trainable is not None else []),
             "",
             as_markdown(Table(title="", columns=columns, rows=sorted(values.items()))),
         ]
@@ -278,60 +259,50 @@ def _training(p: Promotion) -> str:
 def _use(p: Promotion) -> str:
     lower = " Texts were stripped and put in lower case." if p.config.task in ("sst", "cfimdb") else ""
     local = (
-        " Its `adapter_config.json` names the base model by a folder of the machine that wrote it: elsewhere, write there "
-        "where yours is."
-        if p.format == "adapter" and _unpublished(p.config)
-        else ""
+        " Its `adapter_config.json` names the base model by a folder of the machine that wrote it: on another machine, "
+        "replace that by your folder."
     )
     return (
-        f"## Use\n\nWith {'peft' if p.format == 'adapter' else 'transformers'}.{lower}{local}\n\n"
+        f"## Use\n\nWith {'peft' if p.format == 'adapter' else 'transformers'}.{lower}"
+        f"{local if p.format == 'adapter' and _unpublished(p.config) else ''}\n\n"
         f"```python\n{python_code(p.config, p.format)}\n```\n\n"
         f"With gpt2-search, which reads task and decoding from `run.json`:\n\n```console\n{commands(p.config)}\n```"
     )
 
 
 def _limits(p: Promotion) -> str:
-    lines = ["It says what is likely, not what is true, and repeats what its base model and texts hold, prejudice too."]
+    lines = [
+        "It writes what is likely, not what is true, and repeats the content of its training texts, prejudice included."
+    ]
     if p.config.model in EMBEDDED:
         lines.append(
-            f"`{p.config.model}` is a small stand-in for GPT-2: its scores say nothing of how well GPT-2 can be tuned."
+            f"`{p.config.model}` is a small stand-in for GPT-2: its scores say nothing about how well GPT-2 can be tuned."
         )
     if p.origin.stand_in:
-        lines.append("The data is a stand-in: the score is not one of the task that it stands in for.")
+        lines.append("The data is a stand-in: the score is not a score on the task's real data.")
     if p.config.train_examples or p.config.dev_examples:
-        lines.append("It was trained or scored on a part of the data alone; see `train_examples` and `dev_examples`.")
+        lines.append("It was trained or scored on a part of the data; see `train_examples` and `dev_examples`.")
     if is_sparse(p.config.attention_config):
         lines.append(
-            f"It was trained with `{p.config.attention}` attention. That of transformers is dense, so there it computes "
-            "something else; gpt2-search keeps it."
+            f"It was trained with `{p.config.attention}` attention. transformers has only dense attention, so its outputs differ "
+            "there; gpt2-search keeps the attention."
         )
     if rows := p.origin.sizes.get("train"):
-        learnt = min(rows, p.config.train_examples or rows)
-        lines.append(f"It learnt from {count(learnt, 'training example')}, all of them English.")
-    lines.append(
-        "The interval is over the examples of the dev split: other texts may be further from the training texts."
-    )
+        examples = count(min(rows, p.config.train_examples or rows), "training example")
+        lines.append(f"It learnt from {examples}, all in English.")
+    lines.append("The interval is over the examples of the dev split; other texts may be less like the training texts.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _licences(p: Promotion) -> str:
-    texts = "\n".join(f"- {what}: {one.terms}" for what, one in text_licences(p.config, p.origin).items())
+    texts = "\n".join(f"- {what}: {terms.terms}" for what, terms in text_licences(p.config, p.origin).items())
     return (
         f"## Licences\n\n- Code: gpt2-search is under the MIT licence.\n- Base model: {base_terms(p.config)}\n{texts}\n"
-        "- This model: whoever passes it on keeps to all of these."
+        "- This model: all of these apply to whoever passes it on."
     )
 
 
 def _versions(p: Promotion) -> str:
-    used = p.found.summary.versions if p.found.summary else {}
+    used = p.search.summary.versions if p.search.summary else {}
     ran = ", ".join(f"{package} {number}" for package, number in used.items()) or "not known"
-    return f"## Versions\n\n- The search ran with: {_cell(ran)}\n- Promoted with: gpt2-search {version('gpt2-search')}"
-
-
-def _readable(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _cell(text: str) -> str:
-    """A text that a table's cell can hold."""
-    return markdown_cell(text)
+    return f"## Versions\n\n- The search ran with: {cell(ran)}\n- Promoted with: gpt2-search {version('gpt2-search')}"

@@ -1,4 +1,4 @@
-"""A search that is there, read without holding it up: it may have ended, been interrupted, or still be running."""
+"""Reads a stored search, which may still be running, and chooses the trial to promote."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from searches.summary import Summary, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSearch:
-    """A search's results. `summary` is that of its last end, None where it was never ended or has gone on since."""
+    """A search in storage. `summary` is the one of its last end, None if it never ended or went on since."""
 
     name: str
     storage: Path
@@ -33,45 +33,40 @@ class StoredSearch:
     summary: Summary | None
 
     @property
-    def task(self) -> str:
-        """The task that all trials have."""
-        return str(next(iter(self.state.trials.values())).run["task"])
-
-    @property
     def metric(self) -> Metric:
-        """The metric that decides; raise ConfigError for one that the task has not."""
-        first = next(iter(self.state.trials.values()))
-        return objective_of(TASKS[self.task], RunConfig.of(first.run))
+        """The deciding metric; raises ConfigError if the task lacks it."""
+        run = RunConfig.of(next(iter(self.state.trials.values())).run)
+        return objective_of(TASKS[run.task], run)
 
     @property
     def objective(self) -> str:
-        """The name of the metric that decides."""
+        """The name of the deciding metric."""
         return self.metric.name
 
     @property
     def direction(self) -> Direction:
-        """Whether the objective is to be large or small."""
+        """The direction of the deciding metric."""
         return self.metric.direction
 
     @property
     def unfinished(self) -> int:
-        """How many trials are running, or were when the search was interrupted."""
+        """The number of trials that run, or ran when the search was interrupted."""
         return sum(trial.status == RUNNING for trial in self.state.trials.values())
 
     @property
     def answer(self) -> Verdict | None:
-        """The answer; None where the search has not come to its end."""
+        """The answer; None if the search has not come to its end."""
         return self.summary.answer if self.summary else None
 
     @property
     def answer_text(self) -> str:
-        """The answer in full."""
+        """The answer in full, or that it is not known."""
         return self.answer.text if self.answer else "not known yet: the search has not come to its end"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A trial, why it is this one, and whether the answer names it as the winner."""
+    """The chosen trial, the reason, and whether the answer named it the winner."""
 
     trial: Trial
     why: str
@@ -79,20 +74,18 @@ class Chosen:
 
 
 def load_search(storage: str | None, name: str) -> StoredSearch:
-    """Read the search `name`; raise UserError where there is none, or where it has no trial."""
+    """Read the search `name`; raise UserError if it does not exist or has no trial."""
     folder = search_folder(storage, name)
-    state = read_search(folder)
-    return StoredSearch(
-        name=name, storage=folder.parent.parent, folder=folder, state=state, summary=_summary(folder, state)
-    )
+    state, root = read_search(folder), folder.parent.parent
+    return StoredSearch(name=name, storage=root, folder=folder, state=state, summary=_summary(folder, state))
 
 
 def _summary(folder: Path, state: State) -> Summary | None:
-    """The summary, if it is of the trials that the ledger has."""
+    """Return the summary if it describes the ledger's trials."""
     try:
         summary = Summary.model_validate(read_json(folder / "summary.json"))
     except PermissionError:
-        raise  # it has an answer
+        raise  # the answer exists, so it must not be ignored
     except (OSError, DataError, ValidationError):
         return None
     known = {row.id: row.status for row in summary.trials}
@@ -101,21 +94,22 @@ def _summary(folder: Path, state: State) -> Summary | None:
     return summary if same else None
 
 
-def choose(found: StoredSearch, asked: str | None) -> Chosen:
-    """Return the trial that was asked for, else the winner, else the one that the answer chose; raise UserError."""
-    objective, trials = found.objective, found.state.trials
-    answer = found.answer
+def choose(search: StoredSearch, requested: str | None) -> Chosen:
+    """Return the requested trial, else the winner, else the answer's choice, else the best; raise UserError without a score."""
+    objective, trials, answer = search.objective, search.state.trials, search.answer
     winner = answer.winner if answer else None
-    if asked is not None:
-        if asked not in trials:
-            raise UserError(f"There is no trial `{asked}` in the search {found.name}: {nearest(asked, trials)}")
-        trial = trials[asked]
-        if trial.score(objective, found.direction) is None:
+    if requested is not None:
+        if requested not in trials:
+            raise UserError(
+                f"There is no trial `{requested}` in the search {search.name}: {nearest(requested, trials)}"
+            )
+        trial = trials[requested]
+        if trial.score(objective, search.direction) is None:
             reason = f": {trial.reason}" if trial.reason else ""
             raise UserError(
-                f"The trial {asked} has no score, so there is nothing to promote; it is {trial.status}{reason}"
+                f"The trial {requested} has no score, so it cannot be promoted; it is {trial.status}{reason}"
             )
-        return Chosen(trial=trial, why="It was asked for by its name", named=asked == winner)
+        return Chosen(trial=trial, why="It was requested by its name", named=requested == winner)
     if winner is not None:
         return Chosen(trial=trials[winner], why="It is the winner", named=True)
     if answer and answer.chosen is not None:
@@ -123,20 +117,20 @@ def choose(found: StoredSearch, asked: str | None) -> Chosen:
         again = any(row.trial == name and row.mean is not None for row in answer.rows)
         what = f"mean {objective} on fresh seeds" if again else objective
         return Chosen(trial=trials[name], why=f"There is no winner; this trial has the best {what}", named=False)
-    scores = [(trial.score(objective, found.direction), trial) for trial in trials.values() if trial.of is None]
+    scores = [(trial.score(objective, search.direction), trial) for trial in trials.values() if trial.of is None]
     scored = [(score, trial) for score, trial in scores if score is not None]
-    best = found.direction.best(scored, key=itemgetter(0))
+    best = search.direction.best(scored, key=itemgetter(0))
     if best is None:
-        reasons = sorted({trial.reason for trial in trials.values() if trial.reason})
-        raise UserError(f"No trial of {found.name} has a score: {'; '.join(reasons) or 'none has ended an epoch'}")
+        reasons = "; ".join(sorted({trial.reason for trial in trials.values() if trial.reason}))
+        raise UserError(f"No trial of {search.name} has a score: {reasons or 'none has ended an epoch'}")
     return Chosen(trial=best[1], why=f"There is no answer yet; this trial has the best {objective}", named=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """All that is told of a promoted trial: where it is from, how it was configured, and what its exported epoch reported."""
+    """A promoted trial: its search, its configuration, and its exported epoch."""
 
-    found: StoredSearch
+    search: StoredSearch
     chosen: Chosen
     config: RunConfig
     format: Format
@@ -144,34 +138,34 @@ class Promotion:
 
     @property
     def trial(self) -> Trial:
-        """The trial."""
+        """The chosen trial."""
         return self.chosen.trial
 
     @property
     def name(self) -> str:
-        """What the model is called, unless a name is given."""
-        return f"gpt2-{self.config.task}-{self.found.name}"
+        """The default name of the registered model."""
+        return f"gpt2-{self.config.task}-{self.search.name}"
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the exported epoch measured, where it is a number."""
+        """The finite metrics of the exported epoch."""
         measured = self.trial.reports[self.epoch].metrics
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     @property
     def data(self) -> str:
-        """The data in one line, without the places of the machine."""
-        text = str(self.found.state.data.get("data", "not known"))
-        for place in filter(None, (self.config.data_dir, self.config.pairs)):
-            text = text.replace(place, Path(place).name)
+        """The data in one line, without paths of the machine."""
+        text = str(self.search.state.data.get("data", "not known"))
+        for path in filter(None, (self.config.data_dir, self.config.pairs)):
+            text = text.replace(path, Path(path).name)
         return text
 
     @property
     def origin(self) -> DataOrigin:
-        """Where the data is from."""
-        return self.found.state.origin or DataOrigin(source="not known")
+        """The origin of the data."""
+        return self.search.state.origin or DataOrigin(source="not known")
 
     @property
     def digest(self) -> str:
         """SHA-256 of the data."""
-        return str(self.found.state.data.get("digest", "not known"))
+        return str(self.search.state.data.get("digest", "not known"))

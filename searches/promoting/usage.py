@@ -1,4 +1,4 @@
-"""How a promoted folder is loaded, as code that runs inside it: by transformers, by peft and by this project."""
+"""Code that loads a promoted folder and runs inside it: for transformers, peft and this project."""
 
 import shlex
 
@@ -17,7 +17,7 @@ PROMPTS = {
 }
 SONNET = "Shall I compare thee to a summer's day?\n"
 
-#: What transformers' `generate` calls what each strategy reads; those that are missing here it does not have.
+#: The keys of each decoding strategy -> their names in transformers' `generate`, which lacks the other strategies.
 SAMPLING = {
     "greedy": {},
     "top-k": {"temperature": "temperature", "top_k": "top_k"},
@@ -31,13 +31,13 @@ SAMPLING = {
 
 
 def generation(config: RunConfig) -> tuple[dict[str, object], bool]:
-    """Arguments of transformers' `generate` for a run's decoding; False where it lacks the strategy, and they are greedy."""
+    """Return arguments of transformers' `generate`, and False if it lacks the run's strategy, so that they are greedy."""
     decoding = resolved(config.decoding)
     names = SAMPLING.get(decoding.strategy)
     draws = names is not None and "temperature" in names
     values: dict[str, object] = {"do_sample": draws}
     if draws and "top_k" not in (names or {}):
-        values["top_k"] = 0  # else transformers takes 50
+        values["top_k"] = 0  # the default of transformers is 50
     values |= {theirs: getattr(decoding, ours) for ours, theirs in (names or {}).items()}
     if decoding.repetition_penalty != 1:
         values["repetition_penalty"] = decoding.repetition_penalty
@@ -47,7 +47,7 @@ def generation(config: RunConfig) -> tuple[dict[str, object], bool]:
 
 
 def python_code(config: RunConfig, format: Format) -> str:
-    """Python that loads the folder and uses it once."""
+    """Return Python code that loads the folder and uses it once."""
     classes = TASKS[config.task].classes(config)
     kind = "SequenceClassification" if classes else "CausalLM"
     lines = ['folder = "."  # this folder, or its name on the Hugging Face hub']
@@ -75,18 +75,16 @@ def _generate(config: RunConfig) -> list[str]:
         return ["print(tokenizer.decode(model(**inputs).logits[0, -1].argmax()))"]
     values, same = generation(config)
     arguments = ", ".join(f"{name}={value!r}" for name, value in values.items())
-    beware = (
-        [] if same else [f"# Scored with {config.decoder} decoding, which transformers does not have: greedy here."]
-    )
+    warning = f"# Scored with {config.decoder} decoding, which transformers does not have: greedy here."
     return [
-        *beware,
+        *([] if same else [warning]),
         f"output = model.generate(**inputs, {arguments})",
         "print(tokenizer.decode(output[0], skip_special_tokens=True))",
     ]
 
 
 def commands(config: RunConfig) -> str:
-    """Commands of this project, in the folder."""
+    """Return commands of this project, to run in the folder."""
     data = " --data-dir DATA" if config.data_dir else ""
     lines = [f"python -m gpt2core evaluate --checkpoint .{data}"]
     if TASKS[config.task].classes(config) or config.task == "paraphrase":

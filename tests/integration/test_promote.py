@@ -185,7 +185,7 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
         (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
         (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
         (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must be"),
-        (["promote", NAME, "--out", "."], "is there already and was not promoted from lora_rank-smoke"),
+        (["promote", NAME, "--out", "."], "exists already and was not promoted from lora_rank-smoke"),
         (["promote", NAME, "--out", f"{__file__}/x"], "must be a folder that can be written to (Not a directory)"),
     ],
 )
@@ -299,7 +299,7 @@ def test_without_mlflow_the_folder_is_kept(
     out = tmp_path / "out"
     assert promote(storage, NAME, "--out", str(out), "--tracking-uri", "http://127.0.0.1:9") == 1
     error = capsys.readouterr().err
-    assert error.startswith("warning: the folder is whole, but not registered: MLflow at http://127.0.0.1:9 did not")
+    assert error.startswith("warning: the folder is complete, but not registered: MLflow at http://127.0.0.1:9 did not")
     assert error.count("\n") == 1
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 

@@ -241,7 +241,7 @@ def test_the_card_of_a_model_is_text(tmp_path: Path) -> None:
     found = load_search(str(tmp_path), "s")
     chosen = choose(found, None)
     config = RunConfig.of(chosen.trial.run)
-    promotion = Promotion(found=found, chosen=chosen, config=config, format="model", epoch=1)
+    promotion = Promotion(search=found, chosen=chosen, config=config, format="model", epoch=1)
     card = model_card(promotion, "name")
     page = Page(MarkdownIt("commonmark").enable("table").render(card.text))
     assert not {"script", "a"} & page.tags

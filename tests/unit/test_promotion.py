@@ -90,7 +90,7 @@ def test_a_trial_without_a_score_is_not_promoted(tmp_path: Path) -> None:
     found = load_search(str(tmp_path), "s")
     with pytest.raises(UserError, match="No trial of s has a score: none has ended an epoch"):
         choose(found, None)
-    with pytest.raises(UserError, match="The trial 0000 has no score, so there is nothing to promote; it is completed"):
+    with pytest.raises(UserError, match="The trial 0000 has no score, so it cannot be promoted; it is completed"):
         choose(found, "0000")
 
 

@@ -117,7 +117,7 @@ def test_a_trial_of_it_is_promoted_with_the_card_that_it_had(folder: Path) -> No
     assert found.summary
     chosen = choose(found, None)
     config = parse(SEARCH, ["--smoke"]).plan.config({})
-    card = model_card(Promotion(found=found, chosen=chosen, config=config, format="model", epoch=1), "x")
+    card = model_card(Promotion(search=found, chosen=chosen, config=config, format="model", epoch=1), "x")
     assert card.data.license == "mit"
     assert f"- Data: {SHAKESPEARE.terms}" in card.text
     assert "trivial baseline: a bigram model of the training texts (Kneser-Ney)" in card.text
