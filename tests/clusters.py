@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from tests.runs import ROOT
+from tests.runs import ROOT, python
 from tests.waiting import PATIENCE, wait_until
 
 
@@ -45,9 +44,8 @@ class Nodes:
     def take_away(self, name: str, cloud: "Cloud") -> None:
         """Let the cloud say that it takes a node away, to the node's own watcher."""
         cloud.told = True
-        words = [sys.executable, "-m", "cluster.preemption", "watch", self.nodes[name].node_id]
         told = {"GPT2_SEARCH_METADATA": cloud.address, "RAY_ADDRESS": self.cluster.address, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+        done = python("-m", "cluster.preemption", "watch", self.nodes[name].node_id, **told)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert done.stdout == "aws takes this machine away within 120 s\n"
 

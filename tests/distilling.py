@@ -1,9 +1,6 @@
 """What the tests of candidate generation share: a toy that writes sentences, questions to start from, commands, folders."""
 
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ from gpt2core.distill.config import GenerationConfig
 from gpt2core.tokenizer import train_bpe
 from gpt2core.weights import save_model
 from tests import course, toys
-from tests.runs import ROOT
 from trainables.candidates.job import Job
 
 GENERATION = GenerationConfig(
@@ -80,11 +76,6 @@ def command(out: Path | str, model: Path, data_dir: Path, *flags: str, records: 
         *(f"--set={key}={value}" for key, value in settings.items()),
         *flags,
     ]
-
-
-def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from tests import course, toys
-from tests.runs import ROOT
+from tests.runs import ROOT, program
 from tests.waiting import PATIENCE, wait_until
 
 NAME = "toy"
@@ -41,9 +41,7 @@ def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:
 
 def finished(storage: Path, toy: Path, *flags: str) -> str:
     """Run the search to its good end; return what it printed."""
-    done = subprocess.run(
-        command(storage, toy, *flags), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = program(command(storage, toy, *flags), **ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from gpt2core.config import RunConfig
 from gpt2core.pretrain_stage import run_data
 from gpt2core.tasks import TASKS
 from searches.__main__ import main
 from searches.running.ledger import COMPLETED, Ledger
+from tests.runs import status
 from trainables.trial import TrialSpec, payloads
 
 VERSIONS = {"torch": "9.9"}
@@ -18,9 +17,7 @@ VERSIONS = {"torch": "9.9"}
 
 def promote(storage: Path, name: str, *flags: str) -> int:
     """Run `python -m searches promote` in this process; return its status."""
-    with pytest.raises(SystemExit) as stopped:
-        main(["promote", name, "--storage", str(storage), *flags])
-    return int(stopped.value.code or 0)
+    return status(main, ["promote", name, "--storage", str(storage), *flags])
 
 
 def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:

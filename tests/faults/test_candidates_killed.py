@@ -17,7 +17,7 @@ import pytest
 from gpt2core.distill.shards import STAGES
 from tests import distilling
 from tests.killing import frozen, name_of
-from tests.runs import ROOT
+from tests.runs import ROOT, program
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def command(out: Path, toy: Path) -> list[str]:
 
 
 def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    undisturbed = distilling.run(command(tmp_path / "undisturbed", toy))
+    undisturbed = program(command(tmp_path / "undisturbed", toy))
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     out, draws = tmp_path / "killed", random.Random(11711)

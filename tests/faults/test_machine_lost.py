@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 from gpt2core.storage import fetch, folders, local
 from tests.faults.test_search_killed import in_mlflow_once
 from tests.killing import EPOCHS, NAME, command, frozen, kill, make_toy
-from tests.runs import ROOT
+from tests.runs import ROOT, python
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
 from tests.stored import reports, stored
@@ -102,13 +101,7 @@ def test_another_machine_resumes(
     assert "Another machine was here" in second.output
     assert f": {FOLDER}/best" in second.output
 
-    promoted = subprocess.run(
-        [sys.executable, "-m", "searches", "promote", NAME, "--storage", STORAGE, "--registered-name", "winner"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    promoted = python("-m", "searches", "promote", NAME, "--storage", STORAGE, "--registered-name", "winner")
     assert promoted.returncode == 0, promoted.stderr
     assert f": {FOLDER}/promoted" in promoted.stdout
     assert "MLflow: version 1 of winner" in promoted.stdout

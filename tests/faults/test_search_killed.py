@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 
 from searches.running.ledger import COMPLETED, STOPPED
 from tests.killing import EPOCHS, NAME, Search, frozen, kill, left, make_toy
+from tests.runs import mlflow_runs
 from tests.server import Server
 
 pytestmark = pytest.mark.slow
@@ -120,9 +121,7 @@ def rows(summary: dict[str, Any]) -> dict[str, Any]:
 def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
     """One run for the search, one for each trial below it, one for each replicate below that, and each epoch once."""
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("sst")
-    assert experiment is not None
-    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_id: run for run in mlflow_runs(uri, "sst")}
     (parent,) = (run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags)
     assert parent.data.tags["search"] == NAME
     assert parent.info.status == "FINISHED"

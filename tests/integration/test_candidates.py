@@ -17,6 +17,7 @@ from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.dataset import load_pairs
 from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
+from tests.runs import mlflow_runs, program, status
 from trainables.candidates import __main__ as candidates
 from trainables.candidates.folder import manifest
 from trainables.candidates.job import Job
@@ -221,9 +222,7 @@ def test_what_nobody_asked_for_is_what_the_cluster_has_room_for(make: Make, loca
     ],
 )
 def test_bad_flags_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        candidates.main(flags)
-    assert end.value.code == 2
+    assert status(candidates.main, flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -241,11 +240,9 @@ def test_flags_and_settings_make_the_job(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
     out = tmp_path / "out"
     model, data = Path(finished.model), Path(str(finished.data_dir))
-    done = distilling.run(distilling.command(out, model, data))
+    done = program(distilling.command(out, model, data))
     assert done.returncode == 0, done.stderr
     assert distilling.contents(out) == distilling.contents(finished.folder)
     (entry,) = manifest(out)["rounds"]
@@ -258,10 +255,7 @@ def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, t
     ):
         assert part in done.stdout
     assert "a stand-in for entailment" in done.stdout
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("candidates")
-    assert experiment is not None
-    (record,) = client.search_runs([experiment.experiment_id])
+    (record,) = mlflow_runs(tmp_path, "candidates")
     assert record.info.status == "FINISHED"
     assert record.data.tags["digest"] == entry["digest"]
     assert record.data.params["tau"] == "0.5"
@@ -270,21 +264,16 @@ def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, t
 
 
 def test_rounds_that_are_finished_are_written_where_a_later_one_cannot_be(finished: Job, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
     out = tmp_path / "out"
     shutil.copytree(finished.folder, out)
     for name in ("README.md", "course.tsv"):
         (out / name).unlink()
     command = distilling.command(out, Path(finished.model), Path(str(finished.data_dir)))
-    done = distilling.run([*command, "--rounds", "2", "--set", "lr=1e30"])
+    done = program([*command, "--rounds", "2", "--set", "lr=1e30"])
     assert done.returncode == 2
     assert done.stderr.startswith("error: The student of round 1 could not be trained: The training loss is")
     assert "warning: the results of round 1 are written nevertheless" in done.stdout
     assert (out / "README.md").read_text() == (finished.folder / "README.md").read_text()
     assert (out / "course.tsv").read_text() == (finished.folder / "course.tsv").read_text()
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("candidates")
-    assert experiment is not None
-    (record,) = client.search_runs([experiment.experiment_id])
+    (record,) = mlflow_runs(tmp_path, "candidates")
     assert record.info.status == "FAILED"

@@ -1,8 +1,6 @@
 """A search that runs is stopped in part, cloned, paused and resumed from another process."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +41,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 def control(storage: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command that a person gives."""
-    command = [sys.executable, "-m", "searches", "control", "lora_rank-smoke", "--storage", str(storage), *words]
-    return subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=False, env=os.environ)
+    return runs.python("-m", "searches", "control", "lora_rank-smoke", "--storage", str(storage), *words)
 
 
 def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> None:

@@ -1,11 +1,9 @@
 """searches/distillation.py, the whole way: pairs are generated once, trials learn from them, MLflow says from which."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from gpt2core.data.quora import load_quora
 from gpt2core.errors import DataError
@@ -17,15 +15,11 @@ from tests import course, generated, runs
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = [
-    sys.executable, "searches/distillation.py", "--smoke", "--set", "epochs=1", "--replicates", "0",
-    "--max-concurrent", "1",
-]  # fmt: skip
+SCRIPT = ["searches/distillation.py", "--smoke", "--set", "epochs=1", "--replicates", "0", "--max-concurrent", "1"]
 
 
 def search(storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [*SCRIPT, "--storage", str(storage), *flags]
-    return subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return runs.python(*SCRIPT, "--storage", str(storage), *flags)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +54,7 @@ def test_as_many_trials_with_pairs_as_without_the_study_s_among_them(storage: Pa
 
 
 def test_mlflow_says_of_each_trial_what_it_learnt_from(storage: Path) -> None:
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("paraphrase")
-    assert experiment is not None
-    tags = {run.info.run_name: run.data.tags for run in client.search_runs([experiment.experiment_id])}
+    tags = {run.info.run_name: run.data.tags for run in runs.mlflow_runs(storage, "paraphrase")}
     summary = runs.summary(storage, "distillation-smoke")
     trial = summary["trials"][1]
     assert tags["0001"]["data_generated_digest"] == trial["data"]["generated_digest"]

@@ -1,8 +1,6 @@
 """`python -m gpt2core` on the embedded model and data."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,14 +20,13 @@ from gpt2core.model import GPT2
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.gold import check_gold
 from gpt2core.weights import load_model
+from tests.runs import python, status
 
 TINY = ["--set", "train_examples=12", "--set", "decode_seeds=1", "--set", "max_new_tokens=16"]
 
 
 def run(*argv: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    return int(stopped.value.code or 0)
+    return status(main, argv)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs, made by the command as a person gives it."""
     out = tmp_path_factory.mktemp("run")
     argv = ["train", "--out", str(out), "--adapter", "lora", "--lr", "0.01", "--epochs", "2", *TINY]
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run(
-        [sys.executable, "-m", "gpt2core", *argv], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = python("-m", "gpt2core", *argv)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2: train loss" in done.stdout
     return out
@@ -230,7 +224,7 @@ def test_an_interruption_says_how_to_go_on() -> None:
         "commands.COMMANDS['train'] = lambda options: signal.raise_signal(signal.SIGINT)",
         "__main__.main(['train', '--out', 'my run'])",
     ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    done = python("-c", "\n".join(lines))
     assert done.returncode == 130
     rule = "Interrupted. What is finished is kept; to go on: python -m gpt2core train --out 'my run'"
     assert done.stderr.strip() == rule
@@ -264,13 +258,3 @@ def test_a_test_split_without_gold_is_not_scored(tmp_path: Path, capsys: pytest.
     flags = ["--model", "gpt2-nano", "--data-dir", str(tmp_path), "--split", "test"]
     assert run("evaluate", *flags) == 2
     assert "1 of the test split's 1 texts have only the 3 given lines" in capsys.readouterr().err
-
-
-def test_help_imports_nothing_heavy(root: Path) -> None:
-    code = (
-        "import sys\nfrom gpt2core.__main__ import main\n"
-        "try: main(['train', '--help'])\nexcept SystemExit as stop: assert not stop.code\n"
-        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

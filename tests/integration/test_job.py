@@ -24,7 +24,7 @@ from gpt2core.errors import UserError
 from searches.running.ledger import COMPLETED, State, read_state
 from tests.faults.test_search_killed import in_mlflow_once
 from tests.killing import NAME, command, make_toy
-from tests.runs import ROOT, events, summary
+from tests.runs import ROOT, events, program, python, summary
 from tests.server import free_port
 from tests.stored import reports
 from tests.waiting import PATIENCE, wait_until
@@ -45,10 +45,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cluster.local", *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return python("-m", "cluster.local", *words, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +95,7 @@ def test_a_python_that_a_head_cannot_start_is_told_at_once(environment: Environm
     venv = tmp_path / "a b" / ".venv"
     venv.parent.mkdir()
     venv.symlink_to(sys.prefix)
-    command = [str(venv / "bin" / "python"), "-m", "cluster.local", "up"]
-    told = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    told = program([str(venv / "bin" / "python"), "-m", "cluster.local", "up"], **environment)
     assert told.returncode == 2
     assert "whose path has spaces or shell characters; move the checkout, or run the search directly" in told.stderr
 
@@ -190,8 +184,7 @@ def job(head: Environment, *words: str) -> str:
         "no_proxy": "127.0.0.1",
         "RAY_AUTH_TOKEN_PATH": f"{head['HOME']}/.ray/auth_token",
     }
-    ray = [str(Path(sys.executable).with_name("ray")), "job", *words]
-    done = subprocess.run(ray, cwd=ROOT, env=head | ours, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = program([str(Path(sys.executable).with_name("ray")), "job", *words], **(head | ours))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -258,9 +251,7 @@ def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_search_starts_from_what_is_uploaded(script: Path, upload: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(upload)}  # as Ray sets it for a job
-    help_of = [sys.executable, f"searches/{script.name}", "--help"]
-    shown = subprocess.run(help_of, cwd=upload, env=environment, capture_output=True, text=True, check=False)
+    shown = python(f"searches/{script.name}", "--help", cwd=upload, PYTHONPATH=str(upload))  # as Ray sets it for a job
     assert shown.returncode == 0, shown.stderr
     assert "--storage" in shown.stdout
 
@@ -274,12 +265,8 @@ def test_nothing_of_a_package_stays_behind(package: str, upload: Path) -> None:
 
 def test_the_model_that_ships_is_found_from_what_is_uploaded(upload: Path) -> None:
     assert not list(upload.rglob("*.safetensors"))
-    words = [
-        sys.executable, "-m", "gpt2core", "generate", "--model", "gpt2-nano", "--prompt", "Thou",
-        "--max-new-tokens", "2",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(upload)}
-    written = subprocess.run(words, cwd=upload, env=environment, capture_output=True, text=True, check=False)
+    flags = ("--model", "gpt2-nano", "--prompt", "Thou", "--max-new-tokens", "2")
+    written = python("-m", "gpt2core", "generate", *flags, cwd=upload, PYTHONPATH=str(upload))
     assert written.returncode == 0, written.stderr
 
 

@@ -28,7 +28,7 @@ from searches.question import make_plan, search_of
 from searches.running.ledger import COMPLETED, Ledger, RawEvent
 from searches.running.tracking import Tracker
 from searches.summary import Summary, Verdict
-from tests.runs import ROOT
+from tests.runs import ROOT, mlflow_runs
 from tests.server import Server
 from tests.services import BUCKET, PostgreSQL, Store, started
 from tests.waiting import PATIENCE
@@ -177,9 +177,7 @@ def test_eight_searches_at_once_lose_nothing(server: TeamServer, client: MlflowC
     # MLflow refuses one of two searches that name the same new data at once; it is sent again
     assert all(told[-1].endswith("answers again") for told in warnings if told)
 
-    experiment = client.get_experiment_by_name(PLAN.task)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = mlflow_runs(server.uri, PLAN.task)
     parents = {run.info.run_name: run for run in runs if "mlflow.parentRunId" not in run.data.tags}
     trials = {run.data.tags["search"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
     names = [f"search-{search}" for search in range(SEARCHES)]

@@ -1,15 +1,12 @@
 """A component of one's own, with a key of its own: one file and one line, in a copy of the project, and a search over it."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from tests.runs import ROOT, events, summary
+from tests.runs import ROOT, events, python, summary
 
 ADAPTER = '''"""The last blocks alone train."""
 
@@ -78,10 +75,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(copy: Path, *command: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = python(*command, cwd=copy, PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from gpt2core.weights import load_model
 from searches.__main__ import main
 from tests import course
-from tests.runs import ROOT, events, search, summary
+from tests.runs import ROOT, events, mlflow_runs, search, status, summary
 
 NAME = "lora_rank-smoke"
 FLAGS = ("--smoke", "--trials", "4", "--set", "epochs=1")
@@ -80,9 +80,7 @@ def test_the_reference_with_each_rank_comes_first(done: CompletedProcess[str], s
 
 def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str], storage: Path) -> None:
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("sonnet")
-    assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_name: run for run in mlflow_runs(storage, "sonnet")}
     result = summary(storage, NAME)
     assert set(runs) == {NAME, *(row["id"] for row in result["trials"])}
     parent = runs[NAME]
@@ -120,9 +118,7 @@ def test_the_ledger_alone_makes_the_report(
     before = {name: (folder / name).read_text() for name in ("report.md", "summary.json")}
     for name in before:
         (folder / name).unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main(["report", NAME, "--storage", str(storage)])
-    assert not stopped.value.code
+    assert status(main, ["report", NAME, "--storage", str(storage)]) == 0
     assert capsys.readouterr().out == f"Report: {folder / 'report.html'}\n"
     sections = [text.split("## Cost")[0] for text in (before["report.md"], (folder / "report.md").read_text())]
     assert sections[0] == sections[1]
@@ -133,12 +129,7 @@ def test_optuna_reads_the_export(
     done: CompletedProcess[str], storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["export-optuna", NAME, "--storage", str(storage), "--out", str(tmp_path / "optuna.journal")]
-    codes = []
-    for _ in range(2):
-        with pytest.raises(SystemExit) as stopped:
-            main(command)
-        codes.append(stopped.value.code)
-    assert codes == [0, 2]
+    assert [status(main, command) for _ in range(2)] == [0, 2]
     assert f"{tmp_path / 'optuna.journal'}: already exists; give --out another name" in capsys.readouterr().err
     journal = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
     result, ended = summary(storage, NAME), {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from cluster import connect
 from gpt2core.errors import UserError
-from tests.runs import LORA_RANK, ROOT, summary
+from tests.runs import LORA_RANK, ROOT, program, summary
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -33,15 +33,7 @@ def test_a_search_whose_cluster_is_gone_ends_with_one_line(tmp_path: Path) -> No
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         place = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = subprocess.run(
-            [*LORA_RANK, *SMALL, "--storage", str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, "RAY_ADDRESS": place},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = program([*LORA_RANK, *SMALL, "--storage", str(tmp_path)], RAY_ADDRESS=place)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: Ray did not answer at {place}, which RAY_ADDRESS names (Connection refused)")
@@ -125,15 +117,8 @@ def test_variables_that_would_bend_a_search_do_not(tmp_path: Path) -> None:
         "http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9",
     }  # fmt: skip
     only = min(os.sched_getaffinity(0))
-    done = subprocess.run(
-        ["taskset", "-c", str(only), *LORA_RANK, *SMALL, "--storage", str(tmp_path / "runs")],
-        cwd=ROOT,
-        env={**os.environ, **odd},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    search = [*LORA_RANK, *SMALL, "--storage", str(tmp_path / "runs")]
+    done = program(["taskset", "-c", str(only), *search], **odd)
     assert done.returncode == 0, done.stderr
     assert {line.split()[1] for line in done.stdout.splitlines() if line.startswith("warning: ")} == set(odd) - {
         "http_proxy",

@@ -1,21 +1,19 @@
 """The whole study on a few rows, run as a user runs it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from tests import course, toys
-from tests.runs import ROOT
+from tests.runs import mlflow_runs, python
 
 pytestmark = pytest.mark.slow
 
 
 def study(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "searches/study.py", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    return python("searches/study.py", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +45,8 @@ def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_pat
     assert f'href="{link}"' in page
     assert (storage / "searches" / link).is_file()
     assert "<svg" in page
+    (trial,) = [run for run in mlflow_runs(storage, "sst") if run.info.run_name == "0000"]
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("sst")
-    assert experiment is not None
-    (trial,) = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "0000"]
     assert "confusion.json" in [artifact.path for artifact in client.list_artifacts(trial.info.run_id)]
 
 

@@ -2,8 +2,6 @@
 
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from cluster import auth_token
 from cluster.auth_token import keep_token_private, private_token
 from gpt2core.errors import UserError
-from tests.runs import ROOT
+from tests.runs import program, python
 
 VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 START = """
@@ -114,16 +112,7 @@ def test_the_first_plain_start_of_ray_is_closed_to_whoever_has_no_token_and_no_o
     """As an own process, for Ray reads its settings once; and in a home that others may look into."""
     with TemporaryDirectory() as home:
         Path(home).chmod(0o755)
-        environment = {key: value for key, value in os.environ.items() if key not in VARIABLES} | {"HOME": home}
-        ran = subprocess.run(
-            [sys.executable, "-c", START],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        ran = python("-c", START, HOME=home)  # the fixture has removed the variables of a token
         assert ran.stdout.splitlines() == ["ran", "0 False", "1 True"], ran.stdout + ran.stderr
         token = Path(home) / ".ray" / "auth_token"
         assert mode(token) == 0o600
@@ -136,6 +125,6 @@ def test_the_first_plain_start_of_ray_is_closed_to_whoever_has_no_token_and_no_o
 def read_by_nobody(path: Path) -> bool:
     """Whether a user who is nobody here can read a file."""
     reads = f"import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); open({str(path)!r}).read()"
-    found = subprocess.run(["/usr/bin/env", "python3", "-c", reads], capture_output=True, text=True, check=False)
+    found = program(["/usr/bin/env", "python3", "-c", reads])
     assert found.returncode == 0 or "PermissionError" in found.stderr, found.stderr
     return found.returncode == 0

@@ -1,7 +1,6 @@
 """The course's tables, the poems and the hub: what is read, what is rejected and why."""
 
 import gzip
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -434,8 +433,3 @@ def test_an_unreachable_hub_is_one_line_of_advice(
     assert message.startswith(f"Could not fetch the data set {repository} from the Hugging Face hub (")
     assert message.endswith(f"without a network, give --data-dir a folder with {files}")
     assert "\n" not in message
-
-
-def test_the_library_of_the_hub_is_imported_only_when_it_is_asked(tmp_path: Path) -> None:
-    code = "import sys, gpt2core.tasks; assert 'datasets' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

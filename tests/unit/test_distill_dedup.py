@@ -1,15 +1,11 @@
 """Keys of near duplicates, and which pair of those that share one is kept."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from datasketch import MinHash
 
 from gpt2core.distill.dedup import BANDS, ROWS, bands, components, duplicates, normalised
+from tests.runs import python
 
 ONE, TWO = "The quick brown fox jumps over the lazy dog.", "Over the lazy dog jumps a fox that is quick."
 
@@ -92,13 +88,10 @@ def test_pairs_share_a_key_as_often_as_the_curve_says() -> None:
         assert low <= expected / trials <= high
 
 
-def test_keys_are_the_same_in_every_process(root: Path) -> None:
+def test_keys_are_the_same_in_every_process() -> None:
     code = f"from gpt2core.distill.dedup import bands; print(bands([{ONE!r}], [{TWO!r}]).tolist())"
     for seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, check=True
-        )
+        done = python("-c", code, PYTHONHASHSEED=seed)
         assert done.stdout.strip() == str(bands([ONE], [TWO]).tolist())
 
 

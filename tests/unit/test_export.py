@@ -25,6 +25,7 @@ from gpt2core.tasks import TASKS
 from gpt2core.weights import hub_name, load_model
 from tests import toys
 from tests.contracts.test_adapters import VARIANTS
+from tests.runs import status
 
 # peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -225,9 +226,7 @@ def test_what_an_adapter_belongs_to_is_named_as_transformers_does(base: Path) ->
 
 
 def command(*argv: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(["export", *argv])
-    return int(stopped.value.code or 0)
+    return status(main, ["export", *argv])
 
 
 def test_the_command_says_how_to_load_them(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

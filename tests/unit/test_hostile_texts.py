@@ -34,6 +34,7 @@ from searches.showing.markdown import markdown_cell, markdown_code, markdown_fen
 from searches.showing.screen import Screen, show, show_plan
 from searches.showing.tables import on_screen
 from searches.summary import Summary
+from tests.runs import status
 from tests.summaries import summary, typed
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
 from trainables.candidates import screen as candidates_screen
@@ -221,8 +222,7 @@ def test_an_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -
     def fail() -> int:
         raise UserError(f"a\n{HOSTILE}")
 
-    with pytest.raises(SystemExit):
-        run_or_explain(fail, "")
+    assert status(run_or_explain, fail, "") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert not obeyed(said)

@@ -1,14 +1,12 @@
 """A disk that is full cuts nothing in half: the ledger on it is what the search has in mind."""
 
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from searches.running.ledger import Ledger, LedgerError
-from tests.runs import ROOT
+from tests.runs import python
 
 #: Appends until the file may grow no more, as on a full disk; then says what the ledger has in mind.
 APPENDING = """
@@ -31,8 +29,7 @@ print(reason)
 
 def test_a_line_that_does_not_fit_is_cut_off_and_nothing_goes_ahead_of_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    words = [sys.executable, "-c", APPENDING, str(path)]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = python("-c", APPENDING, str(path))
     assert result.returncode == 0, result.stderr
     counts, reason = result.stdout.splitlines()
     assert reason == (

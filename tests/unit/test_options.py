@@ -1,7 +1,5 @@
 """The flags of a search: what is valid becomes a plan, what is not becomes one line and status 2."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from searches.options import parse
 from searches.runner import main
 from searches.running.budget import Budget
 from searches.running.resources import trial_spec
+from tests.runs import status
 from trainables.nodes import Machine
 
 
@@ -50,9 +49,7 @@ def test_bad_input_is_one_line_and_status_2(
     plan: list[str], flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = [] if "--storage" in flags else ["--storage", str(tmp_path)]
-    with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, [*storage, *flags, *plan])
-    assert stopped.value.code == 2
+    assert status(main, SEARCH, [*storage, *flags, *plan]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -60,9 +57,7 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 def test_an_unreachable_hub_says_how_to_run_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, ["--storage", str(tmp_path), "--model", "gpt2"])
-    assert stopped.value.code == 2
+    assert status(main, SEARCH, ["--storage", str(tmp_path), "--model", "gpt2"]) == 2
     error = capsys.readouterr().err
     assert "openai-community/gpt2" in error
     assert "to run offline, set --model to a folder or to the embedded gpt2-nano" in error
@@ -90,9 +85,8 @@ def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
 
 
 def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(SEARCH, ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)])
-    assert stopped.value.code == 0
+    flags = ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)]
+    assert status(main, SEARCH, flags) == 0
     printed = capsys.readouterr().out
     for part in ("rank", "scientific", "nuisance", "at a time on this machine", "Nothing was started"):
         assert part in printed
@@ -110,19 +104,6 @@ def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys:
         assert part in printed
     assert "Fewer than 3 seeds name no winner" in printed
     assert not list(tmp_path.iterdir())
-
-
-def test_help_imports_nothing_heavy(root: Path) -> None:
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = ['searches/lora_rank.py', '--help']\n"
-        "try: runpy.run_path('searches/lora_rank.py', run_name='__main__')\n"
-        "except SystemExit as stop: assert not stop.code\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'transformers', 'peft'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_point_that_breaks_a_rule_is_found_before_anything_runs() -> None:

@@ -15,28 +15,27 @@ from searches.__main__ import main
 from searches.deciding import power_simulation
 from searches.deciding.decision import Design
 from searches.deciding.power_simulation import Case, Components, components, seeds_for_power, simulate
+from tests.runs import status
 
 ALWAYS = ("power", "--search", "lora_rank", "--simulations", "40")
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
     """Status, output and errors of the command."""
-    with pytest.raises(SystemExit) as ended:
-        main([*ALWAYS, *flags])
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
+    code, printed = status(main, [*ALWAYS, *flags]), capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
-    status, out, _ = run(capsys, "--json", *flags)
-    assert status == 0
+    code, out, _ = run(capsys, "--json", *flags)
+    assert code == 0
     found: dict[str, Any] = json.loads(out)
     return found
 
 
 def test_the_command_prints_each_number_of_seeds_and_its_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "--seeds", "2,4")
-    assert status == 0
+    code, out, _ = run(capsys, "--seeds", "2,4")
+    assert code == 0
     assert "ASSUMED in units of the margin, not measured" in out
     assert "4 finalists, in all pairs" in out
     assert "For 80% power" in out
@@ -95,15 +94,13 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_input_is_one_line(flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, error = run(capsys, *flags)
-    assert (status, out, error.count("\n")) == (2, "", 1)
+    code, out, error = run(capsys, *flags)
+    assert (code, out, error.count("\n")) == (2, "", 1)
     assert said in error
 
 
 def test_without_a_search_it_is_said_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["power"])
-    assert ended.value.code == 2
+    assert status(main, ["power"]) == 2
     assert "give --search SCRIPT, or --from NAME" in capsys.readouterr().err
 
 
@@ -137,9 +134,7 @@ def write_search(storage: Path, settings: int, seeds: int) -> None:
 
 def from_ledger(storage: Path) -> int:
     flags = ["--seeds", "3", "--simulations", "20", "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main(["power", "--from", "known", "--storage", str(storage), *flags])
-    return int(ended.value.code or 0)
+    return status(main, ["power", "--from", "known", "--storage", str(storage), *flags])
 
 
 def test_components_are_estimated_from_replicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

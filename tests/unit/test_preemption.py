@@ -1,13 +1,12 @@
 """What a machine hears from its cloud, and what Ray is told; a node that is drained is in tests/faults/test_nodes.py."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from cluster.preemption import CLOUDS, main
 from tests.clusters import Cloud
+from tests.runs import python
 
 
 @pytest.fixture
@@ -39,8 +38,7 @@ def test_a_wrong_command_gets_the_usage(words: list[str], capsys: pytest.Capture
 
 
 def test_where_no_ray_listens_it_is_one_line() -> None:
-    words = [sys.executable, "-m", "cluster.preemption", "leave", "1", "f" * 56]
-    done = subprocess.run(words, env={"RAY_ADDRESS": "127.0.0.1:9"}, capture_output=True, text=True, check=False)
+    done = python("-m", "cluster.preemption", "leave", "1", "f" * 56, RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("error: Ray did not drain the node: ")
     assert done.stderr.count("\n") == 1

@@ -1,8 +1,6 @@
 """Which trial is promoted, what is said of licences and of decoding, and what a folder must hold to be loaded."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from searches.promoting.selection import choose, load_search
 from searches.promoting.usage import generation, python_code
 from searches.running.ledger import read_state
 from tests import toys
+from tests.runs import status
 
 SCORES = {"0000": 20.0, "0001": 30.0, "0002": 25.0}
 ABOUT = {"search": "s", "trial": "0001", "epoch": 1, "data": "d"}
@@ -203,17 +202,5 @@ def test_a_broken_folder_fails(
 
 def test_the_commands_are_named_where_one_is_wrong_or_missing(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, message in (([], f"A command is missing; valid: {', '.join(COMMANDS)}"), (["promot"], "`promote`?")):
-        with pytest.raises(SystemExit) as stopped:
-            main(argv)
-        assert stopped.value.code == 2
+        assert status(main, argv) == 2
         assert message in capsys.readouterr().err
-
-
-def test_help_imports_nothing_heavy(root: Path) -> None:
-    code = (
-        "import sys\nfrom searches.__main__ import main\n"
-        "try: main(['promote', '--help'])\nexcept SystemExit as stop: assert not stop.code\n"
-        "assert not {'torch', 'transformers', 'mlflow', 'ray', 'optuna', 'huggingface_hub'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
