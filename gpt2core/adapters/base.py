@@ -23,24 +23,19 @@ class Preset(NamedTuple):
 class Adapter(Component):
     """An entry of ADAPTERS.
 
-    - `apply` changes the model.
-    - `meaning` says in a few words what trains.
-    - `presets` is for adapters whose keys include BlocksKeys: `plain` is used for `blocks="default"`, `study` for "study".
-    - `resolve` returns overrides as `Component.values` does: the value that the adapter uses for a key, None for an ignored key.
-    - `trains` is False if nothing trains, so that all runs share the base model itself.
-    - `shares_base` says whether several runs can share a forward pass of the base model, see `gpt2core.packing`.
-    - `count` returns the number of the adapter's parameters, if that is faster than to `apply` it and count.
-    - `peft_format` says whether `export --format adapter` can write it.
+    `presets` is for adapters whose keys include BlocksKeys: `plain` is used for `blocks="default"`, `study` for "study".
     """
 
     apply: Adapt
-    meaning: str = ""
+    meaning: str = ""  # what trains, in a few words
     presets: Mapping[str, Preset] = field(default_factory=dict)
-    resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
-    trains: bool = True
-    shares_base: Callable[[RunConfig], bool] = lambda config: False
-    count: Callable[[GPT2, RunConfig], int] | None = None
-    peft_format: bool = False
+    resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}  # overrides, as in `Component.values`
+    trains: bool = True  # False if nothing trains, so that all runs share the base model itself
+    shares_base: Callable[[RunConfig], bool] = lambda config: (
+        False
+    )  # whether runs can share its forward pass, see `packing`
+    count: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters, if known without calling `apply`
+    peft_format: bool = False  # whether `export --format adapter` can write it
 
     def block_spec(self, config: RunConfig) -> str:
         """Return the blocks of `config` as a spec for `parse_blocks`, presets resolved."""

@@ -114,17 +114,23 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
     the model: each projection that its configuration names must have a pair, and there must be no other tensors.
     """
     config, tensors = read_peft_config(folder), read_tensors(folder / WEIGHTS)
-    inside = "transformer." if config.task_type in ("CAUSAL_LM", "SEQ_CLS") or _all_inside(tensors) else ""
+    is_wrapped = all(name.startswith((f"{PREFIX}transformer.", PREFIX + THEIR_HEAD)) for name in tensors)
+    prefix = (
+        "transformer." if is_wrapped or config.task_type in ("CAUSAL_LM", "SEQ_CLS") else ""
+    )  # else a bare GPT2Model
     head = tensors.pop(PREFIX + THEIR_HEAD, None)
     if config.has_head != (head is not None):
-        there = "no" if head is None else "a"
-        raise WeightsError(f"{folder}: `task_type` is {config.task_type}, but there is {there} head `{THEIR_HEAD}`")
+        exists = "no" if head is None else "a"
+        raise WeightsError(f"{folder}: `task_type` is {config.task_type}, but there is {exists} head `{THEIR_HEAD}`")
     if head is not None:
-        _put_head(folder, head, model)
+        if head.ndim != 2 or head.shape[1] != model.config.n_embd:
+            raise WeightsError(f"{folder}: the head `{THEIR_HEAD}` of shape {tuple(head.shape)} does not fit the model")
+        model.head = nn.Linear(head.shape[1], head.shape[0], bias=False)
+        model.head.weight.copy_(head)
     placed: set[str] = set()
     for key, weight in model.named_parameters():
         module, is_projection = their_name(key)
-        module = inside + module.removesuffix(".weight")
+        module = prefix + module.removesuffix(".weight")
         if is_projection and key.endswith(".weight") and config.adapts(module):
             pair = _part_for(key, _pair(folder, module, tensors, config))
             if (len(pair.up), pair.down.shape[1]) != weight.shape:
@@ -138,18 +144,6 @@ def load_adapter(folder: Path, model: GPT2) -> GPT2:
             f"{folder}: the tensor `{left[0].removeprefix(PREFIX)}` belongs to no projection of this model that {NAME} names"
         )
     return model
-
-
-def _all_inside(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the adapted model is a GPT2Model wrapped as `transformer` in a model with a head."""
-    return all(name.startswith((f"{PREFIX}transformer.", PREFIX + THEIR_HEAD)) for name in tensors)
-
-
-def _put_head(folder: Path, head: Tensor, model: GPT2) -> None:
-    if head.ndim != 2 or head.shape[1] != model.config.n_embd:
-        raise WeightsError(f"{folder}: the head `{THEIR_HEAD}` of shape {tuple(head.shape)} does not fit this model")
-    model.head = nn.Linear(head.shape[1], head.shape[0], bias=False)
-    model.head.weight.copy_(head)
 
 
 def base_model(folder: Path) -> str:
@@ -176,9 +170,7 @@ def _pair(folder: Path, module: str, tensors: Mapping[str, Tensor], config: Peft
             f"{folder}: the pair of `{module}` has the shapes {tuple(down.shape)} and {tuple(up.shape)}, but its rank is {rank}"
         )
     if magnitude is not None and magnitude.shape != (len(up),):
-        raise WeightsError(
-            f"{folder}: the magnitudes of `{module}` have the shape {tuple(magnitude.shape)}, not ({len(up)},)"
-        )
+        raise WeightsError(f"{folder}: `{module}` has magnitudes of shape {tuple(magnitude.shape)}, not ({len(up)},)")
     return Pair(down, up, config.scale(module), magnitude)
 
 

@@ -42,12 +42,10 @@ class Pair:
 
 
 class LoRALinear(nn.Module):
-    """A projection with a LoRA pair: base(x) + scale * B A x, with A (r, in) and B (out, r).
+    """A projection with a LoRA pair: base(x) + scale * B A x, with A (r, in) and B (out, r); a seed gives the same A as in peft.
 
     With DoRA, each row of W + scale * B A is rescaled to the norm in `lora_magnitude` (out,), which trains; the norm before is
-    treated as a constant (section 4.3 of the paper).
-
-    The same seed gives the same A as in peft. peft itself takes three seconds to import in each process, so it is not used.
+    treated as a constant (section 4.3 of the paper). peft itself is not used because it takes three seconds to import.
     """
 
     def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
@@ -92,30 +90,33 @@ def lora(model: GPT2, config: RunConfig) -> None:
     - `lora_init` pissa: A and B start as the largest singular directions of the weight, and the frozen base keeps the rest
       (Meng et al. 2024, arXiv 2404.02948).
 
-    `lora_plus` is read by the optimizer (`gpt2core.builders`). Raises ConfigError as `lora_blocks` does.
+    `lora_plus` is read by the optimizer (`gpt2core.builders`). Raises ConfigError for blocks that the model
+    lacks, and for a rank that is too large for pissa.
     """
-    blocks = lora_blocks(model, config)
+    targets = _targets(model, config)
     model.requires_grad_(False)
     scale = config.lora_alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
-    for number in blocks:
-        block = f"blocks.{number}."
-        for name, part in list(model.get_submodule(block[:-1]).named_modules()):
-            if name.split(".")[-1] in TARGETS[config.targets] and isinstance(part, nn.Linear):
-                adapted = LoRALinear(part, rank=config.rank, scale=scale, dropout=config.lora_dropout, dora=config.dora)
-                model.set_submodule(block + name, adapted)
+    for name, base in targets:
+        adapted = LoRALinear(base, rank=config.rank, scale=scale, dropout=config.lora_dropout, dora=config.dora)
+        model.set_submodule(name, adapted)
     if config.lora_init == "pissa":
         for _, layer in lora_layers(model):
             _start_at_singular_directions(layer)
 
 
-def lora_blocks(model: GPT2, config: RunConfig) -> list[int]:
-    """Return the blocks that LoRA adapts; raise ConfigError if the model lacks one, or if the rank is too large for pissa."""
+def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, nn.Linear]]:
+    """Return the names and layers of the projections to adapt; raise ConfigError."""
     if config.lora_init == "pissa" and config.rank > model.config.n_embd:
         raise ConfigError(
             f"The value of `rank` is {config.rank}, but must be at most {model.config.n_embd} with lora_init pissa, "
             "the number of singular directions of this model's weights"
         )
-    return parse_blocks(LORA.block_spec(config), model.config.n_layer)
+    return [
+        (f"blocks.{number}.{name}", part)
+        for number in parse_blocks(LORA.block_spec(config), model.config.n_layer)
+        for name, part in model.blocks[number].named_modules()
+        if isinstance(part, nn.Linear) and name.split(".")[-1] in TARGETS[config.targets]
+    ]
 
 
 @torch.no_grad()
@@ -151,15 +152,10 @@ def merge_lora(model: GPT2) -> GPT2:
 
 
 def count_lora(model: GPT2, config: RunConfig) -> int:
-    """Return the number of LoRA parameters: rank * (inputs + outputs) for each adapted projection (Hu et al. 2021, section 4.1).
-
-    DoRA adds one magnitude per output.
-    """
+    """Return the number of LoRA parameters: rank * (inputs + outputs) per projection; DoRA adds one magnitude per output."""
     return sum(
-        config.rank * (part.in_features + part.out_features) + (part.out_features if config.dora else 0)
-        for number in lora_blocks(model, config)
-        for name, part in model.blocks[number].named_modules()
-        if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in TARGETS[config.targets]
+        config.rank * (base.in_features + base.out_features) + (base.out_features if config.dora else 0)
+        for _, base in _targets(model, config)
     )
 
 

@@ -124,7 +124,7 @@ def read_peft_config(folder: Path) -> PeftConfig:
     start = values.get("init_lora_weights", True)
     if start not in _STARTS:
         raise WeightsError(
-            f"{path}: `init_lora_weights` is {shown(start)}, which changes the base weights; save it as plain LoRA"
+            f"{path}: `init_lora_weights` {shown(start)} changes the base weights; save it as plain LoRA"
         )
     read = PeftConfig.model_fields.keys() & values.keys()
     for key in values.keys() - read - _UNREAD - {"bias", "init_lora_weights"}:

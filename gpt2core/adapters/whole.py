@@ -12,10 +12,7 @@ def full(model: GPT2, config: RunConfig) -> None:
 
 
 def freeze(model: GPT2, config: RunConfig) -> None:
-    """Train the blocks of `config.blocks`, by default the upper half; embeddings and the last LayerNorm stay frozen.
-
-    Raises ConfigError if no block is named.
-    """
+    """Train only the blocks of `config.blocks`, by default the upper half; raise ConfigError as `parse_blocks` does."""
     model.requires_grad_(False)
     for number in parse_blocks(FREEZE.block_spec(config), model.config.n_layer):
         model.blocks[number].requires_grad_(True)
@@ -39,7 +36,7 @@ def frozen(model: GPT2, config: RunConfig) -> None:
     if model.head is not None:
         raise ConfigError(
             f"The adapter `frozen` trains nothing, but the head of the task `{config.task}` starts at random; "
-            "choose last-linear, which trains that head alone"
+            "choose last-linear, which trains only that head"
         )
     model.requires_grad_(False)
     model.prefixes = model.prefixes or {}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.data.tokens import Activations, Tokens
+from gpt2core.data.tokens import Tokens
 from gpt2core.model import IGNORE
 
 POOL = 32  # batches per pool; examples are sorted by length within a pool
@@ -43,21 +43,18 @@ class Batch(NamedTuple):
 
 def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
     """Return the examples with the indices `index` as a batch."""
-    lengths = tokens.lengths[index]
-    input_ids = np.zeros((len(index), int(lengths.max())), dtype=np.int64)
-    for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
-        input_ids[row, :length] = tokens[number]
-    labels, given = (column[index].astype(np.int64) for column in (tokens.labels, tokens.given))
-    cached = None if tokens.activations is None else _padded(tokens.activations, index, lengths).to(device)
-    ids, counts, classes, offset = (torch.from_numpy(a).to(device) for a in (input_ids, lengths, labels, given))
-    return Batch(ids, counts, classes, offset, cached)
+    lengths, blocks = tokens.lengths[index], tokens.activations
+    input_ids = _padded(tokens.values, tokens.starts[index], lengths)
+    columns = [input_ids.astype(np.int64), lengths, *(c[index].astype(np.int64) for c in (tokens.labels, tokens.given))]
+    if blocks is not None:
+        values = blocks.values
+        columns.append(values[index] if blocks.of_texts else _padded(values, blocks.starts[index], lengths))
+    return Batch(*(torch.from_numpy(column).to(device) for column in columns))
 
 
-def _padded(activations: Activations, index: Sequence[int] | np.ndarray, lengths: np.ndarray) -> Tensor:
-    """Return activations of texts (B, C), or of tokens (B, T, C) padded with zeros."""
-    if activations.of_texts:
-        return torch.from_numpy(activations.values[index])
-    padded = np.zeros((len(index), int(lengths.max()), activations.values.shape[1]), dtype=activations.values.dtype)
-    for row, (number, length) in enumerate(zip(index, lengths, strict=True)):
-        padded[row, :length] = activations.values[activations.starts[number] : activations.starts[number] + length]
-    return torch.from_numpy(padded)
+def _padded(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the values of each example, padded with zeros on the right."""
+    padded = np.zeros((len(lengths), int(lengths.max()), *values.shape[1:]), dtype=values.dtype)
+    for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        padded[row, :length] = values[start : start + length]
+    return padded

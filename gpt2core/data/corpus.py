@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from gpt2core.errors import DataError
 NO_LABEL = -1  # of a text without a class, or with an unknown one
 
 #: The first bytes of files that are not UTF-8 text.
-OTHER_KINDS = {
+KINDS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
     b"\x1f\x8b": "compressed by gzip",
@@ -37,18 +37,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Rows by split, and what is known about them.
-
-    `rejected` counts rows by reason. `facts` are recorded with each trial, which also shows the fact `note`. `notes` are
-    remarks for `describe`.
-    """
+    """Rows by split, and what is known about them."""
 
     name: str
     origin: DataOrigin
     splits: dict[str, list[Row]]
-    rejected: Counter[str] = field(default_factory=Counter)
-    facts: dict[str, str | int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    rejected: Counter[str] = field(default_factory=Counter)  # rows by reason
+    facts: dict[str, str | int] = field(default_factory=dict)  # recorded with each trial, which shows the fact `note`
+    notes: tuple[str, ...] = ()  # remarks for `describe`
 
     def __post_init__(self) -> None:
         sizes = {split: len(rows) for split, rows in self.splits.items()}
@@ -85,22 +81,14 @@ def shared_texts(splits: Mapping[str, Sequence[Row]]) -> str:
     """Return one line: how many texts of a split also occur in an earlier one, up to case and punctuation, and exactly."""
     overlaps = []
     for earlier, later in combinations(splits, 2):
-        alike, same = (_count_shared(splits[earlier], splits[later], key) for key in (_words, _exact))
+        shared = []
+        for key in (_words, lambda row: (row.text, row.second)):
+            wanted = Counter(map(key, splits[later]))
+            shared.append(sum(wanted.pop(known, 0) for known in map(key, splits[earlier])))
+        alike, same = shared
         if alike:
-            overlaps.append(
-                f"{alike} of {len(splits[later])} {later} texts are also in {earlier}, {same} of them exactly"
-            )
+            overlaps.append(f"{alike} of {len(splits[later])} {later} texts are also in {earlier}, {same} exactly")
     return "; ".join(overlaps) or "no two splits have a text in common"
-
-
-def _count_shared(earlier: Sequence[Row], later: Sequence[Row], key: Callable[[Row], tuple[str, ...]]) -> int:
-    """Return the number of later rows whose key an earlier row has too."""
-    wanted = Counter(map(key, later))
-    return sum(wanted.pop(known, 0) for known in map(key, earlier))
-
-
-def _exact(row: Row) -> tuple[str, ...]:
-    return row.text, row.second
 
 
 def _words(row: Row) -> tuple[str, ...]:
@@ -129,7 +117,7 @@ def read_lines(path: Path) -> Iterator[str]:
 def _decoded(line: bytes, path: Path, number: int) -> str:
     """Return a line as text, the first one without a byte order mark; raise DataError if it is not UTF-8."""
     if number == 1:
-        for start, kind in OTHER_KINDS.items():
+        for start, kind in KINDS.items():
             if line.startswith(start):
                 raise DataError(f"{path}, line 1: must be UTF-8 text, but is {kind}")
         line = line.removeprefix(BOM)

@@ -52,36 +52,26 @@ def read_rows(
     lines, quoted = read_lines(path), path.suffix != ".tsv"
     header = [name.strip() for name in _fields(next(lines, ""), quoted, path, 1)]
     places = _places(header, ["id", *texts, *([label] if labelled or label in header else [])], path)
-    rules = (
-        "an empty line",
-        f"a field of more than {LONGEST:,} characters",
-        "more fields than columns",
-        "no label",
-        f"label is not one of 0 to {classes - 1}",
-        "empty text",
-        "no id",
-        "fewer fields than columns",
-    )
     rows, faults, first_fault = [], Counter[str](), (2, "there is no row")
     for number, line in enumerate(lines, start=2):
         fields = _fields(line, quoted, path, number)
         named = {column: fields[place].strip() for column, place in places.items() if place < len(fields)}
         name, value, words = named.get("id", ""), named.get(label, ""), [named.get(column, "") for column in texts]
         gold = _label(value, classes) if value else NO_LABEL
-        broken = (
-            not line.strip(),
-            len(line) > LONGEST and max(map(len, fields)) > LONGEST,
-            len(fields) > len(header) and any(map(str.strip, fields[len(header) :])),
-            labelled and not value,
-            gold is None,
-            not all(words),
-            not name,
-            len(fields) < len(header),
+        checks = (
+            ("an empty line", not line.strip()),
+            (f"a field of more than {LONGEST:,} characters", len(line) > LONGEST and max(map(len, fields)) > LONGEST),
+            ("more fields than columns", len(fields) > len(header) and any(map(str.strip, fields[len(header) :]))),
+            ("no label", labelled and not value),
+            (f"label is not one of 0 to {classes - 1}", gold is None),
+            ("empty text", not all(words)),
+            ("no id", not name),
+            ("fewer fields than columns", len(fields) < len(header)),
         )
-        if gold is not None and not any(broken):
+        fault = next((rule for rule, broken in checks if broken), "")
+        if gold is not None and not fault:
             rows.append(Row(id=name, text=words[0], second="".join(words[1:]), label=gold))
         else:
-            fault = rules[broken.index(True)]
             first_fault = first_fault if faults else (number, fault)
             faults[fault] += 1
     if not rows:

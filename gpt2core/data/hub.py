@@ -9,6 +9,8 @@ from gpt2core.data.corpus import Corpus, Row, corpus_of
 from gpt2core.data.origin import DataOrigin, Licence
 from gpt2core.errors import HubError, first_line
 
+Values = Mapping[str, Any]  # of a row on the hub
+
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # our names and the hub's
 
 
@@ -18,7 +20,7 @@ def package_folder(package: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, Iterable[Values]]:
     """Return the rows of each split of a data set from the hub, downloaded once.
 
     Raises HubError, whose message names the `files` to put into --data-dir instead.
@@ -27,7 +29,7 @@ def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, It
     from datasets.exceptions import DatasetsError
 
     try:
-        splits: Mapping[str, Iterable[Mapping[str, Any]]] = load_dataset(repository, config)
+        splits: Mapping[str, Iterable[Values]] = load_dataset(repository, config)
     except (DatasetsError, OSError, ValueError) as error:
         raise HubError(
             f"Could not fetch the data set {repository} from the Hugging Face hub ({first_line(error)}); without a network, "
@@ -37,12 +39,7 @@ def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, It
 
 
 def hub_corpus(
-    name: str,
-    repository: str,
-    config: str | None,
-    files: str,
-    licence: Licence,
-    row: Callable[[str, Mapping[str, Any]], Row],
+    name: str, repository: str, config: str | None, files: str, licence: Licence, row: Callable[[str, Values], Row]
 ) -> Corpus:
     """Return the train, dev and test splits of a data set from the hub; raise HubError as `load_hub` does.
 

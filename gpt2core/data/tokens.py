@@ -18,16 +18,13 @@ from gpt2core.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """An example: the id and text of its row, its tokens and its class, if any.
-
-    Language models are not trained on the first `given` tokens.
-    """
+    """An example: the id and text of its row, its tokens and its class, if any."""
 
     id: str
     text: str
     input_ids: list[int]
     label: int = NO_LABEL
-    given: int = 0
+    given: int = 0  # the first tokens, on which language models are not trained
 
 
 SAMPLE_SEED = 11711  # of the order of samples; the seed of a run does not change its examples
@@ -50,13 +47,10 @@ SCHEMA = pa.schema(
 
 
 class Activations(NamedTuple):
-    """Outputs of a model's frozen blocks: a row of C channels per text if `of_texts`, else per token.
+    """Outputs of a model's frozen blocks."""
 
-    The rows of example i in `values` (R, C) begin at `starts[i]`.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
+    values: np.ndarray  # (R, C): a row per text or per token
+    starts: np.ndarray  # the first row of each example
     of_texts: bool
 
 
@@ -87,18 +81,15 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on, its class is `labels[i]`.
-
-    Its first `given[i]` tokens are not trained on.
-    """
+    """A tokenised split. Example i has `lengths[i]` tokens from `values[starts[i]]` on."""
 
     ids: Sequence[str]
     texts: Sequence[str]
     values: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
-    labels: np.ndarray
-    given: np.ndarray
+    labels: np.ndarray  # classes
+    given: np.ndarray  # numbers of first tokens that are not trained on
     truncated: int = 0  # number of examples that were cut
     activations: Activations | None = None  # of the frozen blocks
 
@@ -117,32 +108,22 @@ class Tokens:
     def sample(self, count: int | None) -> "Tokens":
         """Return `count` examples, or all for None, in a random order that is the same for all runs.
 
-        This makes samples of sorted files representative (SST is nearly sorted by sentiment) and nested: a smaller sample is
-        the beginning of a larger one.
+        The order matters as SST is nearly sorted by sentiment. A smaller sample is the beginning of a larger one.
         """
         return self.take(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count])
 
     def take(self, chosen: np.ndarray) -> "Tokens":
         """Return the examples with the indices `chosen`, in that order."""
-        return replace(
-            self,
-            ids=Strings(self.ids, chosen),
-            texts=Strings(self.texts, chosen),
-            starts=self.starts[chosen],
-            lengths=self.lengths[chosen],
-            labels=self.labels[chosen],
-            given=self.given[chosen],
-            activations=None,
-        )
+        ids, texts = Strings(self.ids, chosen), Strings(self.texts, chosen)
+        columns = {name: getattr(self, name)[chosen] for name in ("starts", "lengths", "labels", "given")}
+        return replace(self, ids=ids, texts=texts, **columns, activations=None)
 
     def with_activations(self, activations: Activations) -> "Tokens":
         """Return the examples with the outputs of a model's frozen blocks."""
         return replace(self, activations=activations)
 
 
-def tokenised(
-    key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, *, limit: int | None = None
-) -> Tokens:
+def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, limit: int | None = None) -> Tokens:
     """Return the tokens of `rows`, from the cache if possible; examples of more than `limit` tokens are truncated.
 
     `key` must determine the content together with tokenizer and limit: corpus digest, split and encoding. The file name is a

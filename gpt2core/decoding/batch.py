@@ -3,9 +3,9 @@
 Legend: `B` rows, `U` distinct prompts, `T` tokens of the longest prompt, `N` new tokens, `C` channels, `V` vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch.nn import functional
 from gpt2core.component import declared_keys
 from gpt2core.config import DecodingConfig
 from gpt2core.model import GPT2, KVCache
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Request(NamedTuple):
@@ -75,25 +78,26 @@ def columns(configs: Sequence[DecodingConfig], device: torch.device | None = Non
     return parameters | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
 
 
-def _computed(model: GPT2, padded: Tensor) -> tuple[Tensor, KVCache]:
-    """Return the last hidden states (U, T, C) and the KV cache of prompts (U, T) padded with V."""
-    real = padded < model.config.vocab_size
-    cache = KVCache(model, *padded.shape)
-    return model(padded.where(real, 0), real.long(), cache), cache
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return the items by key, in order of first occurrence."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def prefill(model: GPT2, requests: Sequence[Request]) -> Batch:
-    """Run the model over each distinct prompt once and return the batch of all rows.
-
-    A frozen model reuses the result if the next call has the same prompts.
-    """
+    """Run the model over each distinct prompt, unless a frozen model did so in its last call; return the batch of all rows."""
     device = model.wte.weight.device
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
     width, vocabulary = max(map(len, numbers)), model.config.vocab_size
     padded = torch.tensor([[vocabulary] * (width - len(prompt)) + list(prompt) for prompt in numbers], device=device)
     prompts = tuple(numbers)
-    cached = model.prefixes or {}
-    hidden, cache = cached[prompts] if prompts in cached else _computed(model, padded)
+    if model.prefixes and prompts in model.prefixes:
+        hidden, cache = model.prefixes[prompts]
+    else:
+        real, cache = padded < vocabulary, KVCache(model, *padded.shape)
+        hidden = model(padded.where(real, 0), real.long(), cache)
     if model.prefixes is not None:
         model.prefixes = {prompts: (hidden, cache)}
     source = torch.tensor([numbers[request.prompt] for request in requests], device=device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.decoding.batch import Batch
-from gpt2core.decoding.penalties import penalise
+from gpt2core.decoding.filters import penalise
 from gpt2core.model import GPT2
 
 
@@ -63,7 +63,9 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
         ended = _with_ended(ended, candidates, ended_now & ~done, norm)
         common_prefix = live.common_prefix()
         live, index = candidates.best(scores.masked_fill(ended_now, -torch.inf), beams)
-        done |= last | _is_done(live, ended, norm, batch.columns["beam_early_stopping"])
+        worst = ended.scores[:, -1:]
+        hopeless = batch.columns["beam_early_stopping"] | (live.scores[:, :1] / norm <= worst)
+        done |= last | ((worst > -torch.inf) & hopeless)
         if bool(done.all()):
             break
         chosen = parents.gather(-1, index).flatten()
@@ -79,9 +81,3 @@ def _with_ended(ended: _Beams, candidates: _Beams, ends: Tensor, norm: Tensor) -
     scores = candidates.scores.masked_fill(~ends, -torch.inf) / norm
     both = _Beams(torch.cat([ended.scores, scores], dim=1), torch.cat([ended.tokens, candidates.tokens], dim=1))
     return both.best(both.scores, beams)[0]
-
-
-def _is_done(live: _Beams, ended: _Beams, norm: Tensor, early: Tensor) -> Tensor:
-    """Return whether each row (B, 1) is done."""
-    worst = ended.scores[:, -1:]
-    return (worst > -torch.inf) & (early | (live.scores[:, :1] / norm <= worst))

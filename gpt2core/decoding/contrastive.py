@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gpt2core.decoding.batch import Batch
-from gpt2core.decoding.penalties import penalise
+from gpt2core.decoding.filters import penalise
 from gpt2core.model import GPT2
 
 

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding import DECODERS, resolved
-from gpt2core.decoding.batch import Request, prefill
-from gpt2core.decoding.sample import sample
-from gpt2core.decoding.searching import Search
-from gpt2core.decoding.stop import Stop
+from gpt2core.decoding.batch import Request, grouped, prefill
+from gpt2core.decoding.sample import Stop, sample
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
@@ -52,7 +50,8 @@ def generate(
     model.train(False)
     for together in _batches(requests, model.config.n_positions):
         batch = prefill(model, [requests[row] for row in together])
-        for search, members in _by_search(batch.requests, sampling):
+        searches = [DECODERS[request.config.strategy].search or sampling for request in batch.requests]
+        for search, members in grouped(range(len(together)), searches.__getitem__).items():
             new_tokens = search(model, batch.subset(members), ends)
             ended = torch.isin(new_tokens, ends).long().cumsum(dim=-1)
             lengths = ended.eq(0).sum(dim=-1).tolist()
@@ -66,9 +65,7 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
     """Return a row if it suits the model; raise ConfigError."""
     room = model.config.n_positions - len(prompt)
     if not prompt or room < 1:
-        raise ConfigError(
-            f"A prompt has {len(prompt)} tokens, but must have 1 to {model.config.n_positions - 1} for this model"
-        )
+        raise ConfigError(f"A prompt has {len(prompt)} tokens, but must have 1 to {model.config.n_positions - 1}")
     if min(prompt) < 0 or max(prompt) >= model.config.vocab_size:
         raise ConfigError(
             f"A prompt has the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, but the model has the tokens 0 to "
@@ -105,11 +102,3 @@ def _batches(requests: Sequence[Request], context: int) -> list[list[int]]:
         else:
             batches.append([row])
     return batches
-
-
-def _by_search(requests: Sequence[Request], sampling: Search) -> list[tuple[Search, list[int]]]:
-    """Group the rows by search procedure; all sampling strategies share `sampling`."""
-    groups: dict[Search, list[int]] = {}
-    for row, request in enumerate(requests):
-        groups.setdefault(DECODERS[request.config.strategy].search or sampling, []).append(row)
-    return list(groups.items())

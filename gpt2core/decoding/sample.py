@@ -1,16 +1,15 @@
 """Sampling. Each row has its own stream of random numbers, so batching never changes a text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gpt2core.decoding import DECODERS, Keep
-from gpt2core.decoding.batch import Batch
-from gpt2core.decoding.filters import Columns
-from gpt2core.decoding.penalties import penalise
-from gpt2core.decoding.stop import Stop
+from gpt2core.decoding.batch import Batch, grouped
+from gpt2core.decoding.filters import Columns, penalise
 from gpt2core.model import GPT2
 
 LEAVING = 16  # finished rows leave the batch when they are this many, or half of it
@@ -18,6 +17,35 @@ TOGETHER = 2**20  # probabilities that are filtered at once; as many fit into th
 
 #: The filter of a strategy, the places of its rows, and their parameters.
 Part = tuple[Keep, Tensor, Columns]
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """A stopping criterion.
+
+    To save time, `done` is called only if the last token is in `opens` and the one before it in `closes`, boolean tables (V,).
+    If they are too narrow, a row only runs longer than needed.
+    """
+
+    closes: Tensor
+    opens: Tensor
+    done: Callable[
+        [Sequence[int]], bool
+    ]  # whether a row with these new tokens, and any continuation of it, is finished
+
+    def to(self, device: torch.device) -> "Stop":
+        """Return a copy with its tables on `device`."""
+        return Stop(self.closes.to(device), self.opens.to(device), self.done)
+
+    def ended(self, tokens: Tensor, alive: Tensor) -> Tensor:
+        """Return which of the `alive` rows (B,) are finished, given all new tokens (B, N)."""
+        ended = torch.zeros_like(alive)
+        if tokens.shape[1] > 1:
+            places = alive.nonzero()[:, 0]  # tokens of other rows may be padding, which no table has
+            places = places[self.closes[tokens[places, -2]] & self.opens[tokens[places, -1]]]
+            done = [self.done(ids) for ids in tokens[places].tolist()]
+            ended[places] = torch.tensor(done, dtype=torch.bool).to(ended)
+        return ended
 
 
 def sample(
@@ -59,13 +87,12 @@ def sample(
 def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:
     """Group the rows by strategy, in parts that are small enough to be filtered at once."""
     names = [batch.requests[row].config.strategy for row in rows.tolist()]
-    size = max(1, TOGETHER // vocabulary)
     parts: list[Part] = []
-    for name in dict.fromkeys(names):
-        places = torch.tensor([place for place, other in enumerate(names) if other == name], device=rows.device)
+    for name, places in grouped(range(len(names)), names.__getitem__).items():
         keep = DECODERS[name].keep
         assert keep is not None
-        parts += [(keep, part, {key: column[part] for key, column in columns.items()}) for part in places.split(size)]
+        for part in torch.tensor(places, device=rows.device).split(max(1, TOGETHER // vocabulary)):
+            parts.append((keep, part, {key: column[part] for key, column in columns.items()}))
     return parts
 
 

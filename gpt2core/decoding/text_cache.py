@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -28,9 +27,11 @@ from gpt2core.weights import digest
 FORMAT = 2  # increased when decoding changes the tokens of a request, or when the storage format changes
 MOST = 64 * 2**20  # bytes of tokens; the oldest are deleted first
 TOGETHER = 256  # rows per batch, limited by the memory of their KV caches
+TABLE = "CREATE TABLE IF NOT EXISTS texts (number INTEGER PRIMARY KEY, key TEXT UNIQUE, tokens BLOB)"
 SECONDS = 10.0  # timeout for a lock of another process
 
 T = TypeVar("T")
+Row = tuple[Sequence[int], DecodingConfig, int]  # prompt, configuration, seed
 
 _bypassed = ContextVar("_bypassed", default=False)
 
@@ -60,37 +61,32 @@ def generate_cached(
     if _bypassed.get() or any(parameter.requires_grad for parameter in model.parameters()):
         return generate(model, prompts, config, seeds=seeds, eos=eos)
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
-    keys = _keys(model, prompts, configs, seeds, eos)
+    rows = list(zip(prompts, configs, seeds, strict=True))
+    keys = _keys(model, rows, eos)
     texts = _with_store(lambda store: _read(store, keys)) or {}
     missing = [row for row, key in enumerate(keys) if key not in texts]
     if missing:
         new: dict[str, list[int]] = {}
         for part in (missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)):
-            requests = ([prompts[row] for row in part], [configs[row] for row in part])
-            generated = generate(model, *requests, seeds=[seeds[row] for row in part], eos=eos)
+            some_prompts, some_configs, some_seeds = zip(*(rows[row] for row in part), strict=True)
+            generated = generate(model, some_prompts, some_configs, seeds=some_seeds, eos=eos)
             new |= {keys[row]: text for row, text in zip(part, generated, strict=True)}
         _with_store(lambda store: _write(store, new))
         texts |= new
     return [texts[key] for key in keys]
 
 
-def _keys(
-    model: GPT2,
-    prompts: Sequence[Sequence[int]],
-    configs: Sequence[DecodingConfig],
-    seeds: Sequence[int],
-    eos: int | Sequence[int],
-) -> list[str]:
+def _keys(model: GPT2, rows: Sequence[Row], eos: int | Sequence[int]) -> list[str]:
     scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # not a tensor, so not in the digest
     weights = [model.wte.weight.device.type, digest(model), scales]
     ends = [eos] if isinstance(eos, int) else list(eos)
     shared = [FORMAT, torch.__version__, *weights, ends, model.attention.model_dump()]
     start = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
     keys = []
-    for prompt, config, seed in zip(prompts, configs, seeds, strict=True):
-        row = start.copy()
-        row.update(json.dumps([list(prompt), deciding(config), seed], sort_keys=True).encode())
-        keys.append(row.hexdigest())
+    for prompt, config, seed in rows:
+        key = start.copy()
+        key.update(json.dumps([list(prompt), deciding(config), seed], sort_keys=True).encode())
+        keys.append(key.hexdigest())
     return keys
 
 
@@ -99,7 +95,9 @@ def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
     path = cache_place() / "texts.sqlite"
     for _ in range(2):
         try:
-            with closing(_opened(path)) as store, store:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path, timeout=SECONDS)) as store, store:
+                store.execute(TABLE)
                 return use(store)
         except (sqlite3.OperationalError, OSError):
             return None
@@ -107,13 +105,6 @@ def _with_store(use: Callable[[sqlite3.Connection], T]) -> T | None:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
     return None
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = sqlite3.connect(path, timeout=SECONDS)
-    store.execute("CREATE TABLE IF NOT EXISTS texts (number INTEGER PRIMARY KEY, key TEXT UNIQUE, tokens BLOB)")
-    return store
 
 
 def _read(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[int]]:

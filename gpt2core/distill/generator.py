@@ -16,7 +16,7 @@ import torch
 from gpt2core.config import DecodingConfig
 from gpt2core.data.corpus import Row
 from gpt2core.decoding.generate import generate
-from gpt2core.decoding.stop import Stop
+from gpt2core.decoding.sample import Stop
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.sentences import BROKEN, CLOSING, MARKS, collapse, first_sentence, sentences, why_unusable
 from gpt2core.errors import DataError

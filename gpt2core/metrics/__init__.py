@@ -1,1 +1,1 @@
-"""Scores: chrF with the baselines it must be laid beside, and how sure one can be of a difference."""
+"""Metrics, trivial baselines, and statistics of differences between settings."""

@@ -5,7 +5,7 @@ chrF here is corpus chrF without whitespace, so line ends and indentation do not
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,12 @@ def ngram_baselines(
     Texts are token ids (T,). `scored[i]` (T,) is a mask of the tokens of held-out text i that count; `characters` (V,) is the
     number of characters of each token. The models are counted on the first COUNTED training tokens.
     """
-    texts = list(_first(train, COUNTED))
+    texts, left = [], COUNTED
+    for text in train:
+        texts.append(text[:left])
+        left -= len(text)
+        if left <= 0:
+            break
     baselines = {}
     for name, order in ORDERS.items():
         losses = ngram_losses(texts, held_out, len(characters), order)
@@ -103,12 +108,3 @@ def ngram_baselines(
         scores = {m.on(split): (float(m.score(counts)), 0.0) for m in LOSSES.values() if m.score is not None}
         baselines[name] = Baseline(meaning=f"a {name} model of the training texts (Kneser-Ney)", scores=scores)
     return baselines
-
-
-def _first(texts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Yield the first `count` tokens of the texts."""
-    for text in texts:
-        if count <= 0:
-            return
-        yield text[:count]
-        count -= len(text)

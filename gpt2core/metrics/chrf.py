@@ -28,12 +28,9 @@ def _scorer(references: tuple[str, ...]) -> CHRF:
 
 
 def chrf_from_statistics(statistics: np.ndarray) -> np.ndarray:
-    """Return chrF (...) from summed counts (..., 18): F-beta (beta 2) of mean precision and mean recall.
-
-    As in sacrebleu's effective order, an order counts only if both sides have n-grams of that order.
-    """
+    """Return chrF (...) from summed counts (..., 18): F-beta (beta 2) of mean precision and mean recall."""
     hypothesis, reference, both = (statistics[..., i::3] for i in range(3))
-    counts = (hypothesis > 0) & (reference > 0)
+    counts = (hypothesis > 0) & (reference > 0)  # the orders that count, as with sacrebleu's effective order
     orders = np.maximum(counts.sum(axis=-1), 1)
     precision = _mean_ratio(both, hypothesis, counts, orders)
     recall = _mean_ratio(both, reference, counts, orders)

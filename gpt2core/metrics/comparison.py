@@ -29,16 +29,11 @@ NOT_FINITE = "a score is not a finite number"
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The runs of one setting: their scores, and the influence of each example on the mean score.
-
-    `influence` holds jackknife pseudo-values minus the score, averaged over runs; `interaction` is the residual variance after
-    the effects of runs and examples. Metrics that are not computed from counts of examples have neither: then only runs vary,
-    and conclusions hold only for these texts.
-    """
+    """The runs of one setting. Without counts of examples, only runs vary, and conclusions hold only for these texts."""
 
     scores: np.ndarray  # (n,)
-    influence: np.ndarray | None = None  # (N,)
-    interaction: float = 0.0
+    influence: np.ndarray | None = None  # (N,): jackknife pseudo-values minus the score, averaged over runs
+    interaction: float = 0.0  # residual variance after the effects of runs and examples
 
     @property
     def count(self) -> int:
@@ -81,11 +76,7 @@ def runs_of(counts: np.ndarray, score: Score) -> Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Setting a minus setting b. `p_value` and the interval are None if they cannot be computed, for the `reason` given.
-
-    `runs` and `texts` are the variances of the difference due to runs and to examples, `both` is their interaction, which each
-    of the two contains. `examples` is the number of examples.
-    """
+    """Setting a minus setting b. `p_value` and the interval are None if they cannot be computed, for the `reason` given."""
 
     estimate: float
     low: float | None = None
@@ -93,10 +84,10 @@ class Difference:
     p_value: float | None = None
     df: float | None = None
     se: float | None = None
-    runs: float = 0.0
-    texts: float = 0.0
-    both: float = 0.0
-    examples: int = 0
+    runs: float = 0.0  # the variance of the difference due to runs
+    texts: float = 0.0  # the variance due to examples
+    both: float = 0.0  # the interaction of runs and examples, which each of these two contains
+    examples: int = 0  # their number
     reason: str = ""
 
     def within(self, confidence: float) -> "Difference":
@@ -109,7 +100,7 @@ class Difference:
     def with_seeds(self, seeds: int, more: int) -> "Difference":
         """Predict the difference with `more` runs per side instead of `seeds`, given the same estimate and variances per run.
 
-        The variance due to runs and the interaction shrink as 1 / n; the variance due to examples alone stays.
+        The variance due to runs and the interaction shrink as 1 / n; the rest of the variance due to examples stays.
         """
         if self.se is None:
             return self
@@ -159,8 +150,8 @@ def difference(a: Runs, b: Runs, *, confidence: float = 1 - LEVEL) -> Difference
 def _of_runs(a: Runs, b: Runs) -> tuple[float, float]:
     """Return Vs and its degrees of freedom by Welch (1947), clipped to [fewest runs - 1, all runs - 2].
 
-    Welch's form with n + 1 and -2 is unbiased for few runs; -1.75 is used here because 3 runs per side would lose a quarter of
-    the power. With two runs per side, variances cannot be compared and are taken as equal.
+    Welch's form with n + 1 and -2 is unbiased for few runs. With -2, 3 runs per side would lose a quarter of the power, so -1.75
+    is used. With two runs per side, variances cannot be compared and are taken as equal.
     """
     parts = [side.run_variance / side.count for side in (a, b)]
     most, fewest = a.count + b.count - 2, min(a.count, b.count)

@@ -19,7 +19,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def self_bleu(texts: Sequence[str], *, seed: int = 0) -> float:
     """Return the mean sentence BLEU, 0 to 100, of each text against all others: high for similar texts; 0 for fewer than two.
 
-    From more than SAMPLE texts, SAMPLE are drawn by `seed`. BLEU is sacrebleu's with effective order.
+    Of more than SAMPLE texts, SAMPLE are drawn by `seed`. BLEU is sacrebleu's with effective order.
     """
     if len(texts) > SAMPLE:
         drawn = np.random.default_rng(seed).choice(len(texts), SAMPLE, replace=False)

@@ -42,6 +42,6 @@ LOSSES = named(
     _from_loss("dev_loss", "nats per token", 0.05, digits=3, score=mean_loss, bounds=NOT_NEGATIVE),
     _from_loss("dev_perplexity", "", 2.0, score=perplexities, bounds=(1.0, math.inf)),
     _from_loss(
-        "bits_per_character", "bits per character", 0.02, digits=3, score=bits_per_character, bounds=NOT_NEGATIVE
+        "bits_per_character", "bits per character", 0.02, score=bits_per_character, digits=3, bounds=NOT_NEGATIVE
     ),
 )

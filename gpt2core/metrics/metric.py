@@ -18,19 +18,17 @@ NOT_NEGATIVE = (0.0, math.inf)  # bounds
 class Metric:
     """A number by which the runs of a task can be compared.
 
-    `unit` is the unit of a difference; differences below `margin` are practically irrelevant. `digits` are the decimals to
-    show. `counts` names an entry of `Evaluation.statistics`, from which `score` computes the metric; without them, only the
-    value of a whole run is known, and it has no interval. Intervals are clipped to `bounds`.
+    `score` computes it from the entry `counts` of `Evaluation.statistics`. Without these, it has no interval.
     """
 
     name: str
     direction: Direction
-    unit: str
-    margin: float
-    digits: int = 2
+    unit: str  # of a difference
+    margin: float  # smaller differences are practically irrelevant
+    digits: int = 2  # decimals to show
     counts: str | None = None
     score: Score | None = None
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] | None = None  # intervals are clipped to these
 
     def on(self, split: str) -> str:
         """Return the metric's name in `Evaluation.metrics` for a split: `dev_loss` is `test_loss` on the test split."""

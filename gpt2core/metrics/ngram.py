@@ -60,12 +60,14 @@ def ngram_losses(
     """
     if order < 1:
         raise ValueError(f"The order of an n-gram model is {order}, but must be at least 1")
-    known, asked = _joined(train), _joined(held_out)
-    _check_ids(known.tokens, vocab_size, "training")
-    _check_ids(asked.tokens, vocab_size, "held-out")
+    known, unknown = _joined(train), _joined(held_out)
+    for name, text in (("training", known), ("held-out", unknown)):
+        wrong = text.tokens[(text.tokens < 0) | (text.tokens >= vocab_size)]
+        if len(wrong):
+            raise ValueError(f"A {name} token id is {wrong[0]}, but ids must be from 0 to {vocab_size - 1}")
     if not len(known.tokens):
         raise ValueError(f"There are 0 training tokens in {len(train)} sequences, but an n-gram model needs at least 1")
-    losses = -np.log(_probabilities(asked, _levels(known, vocab_size, order), vocab_size))
+    losses = -np.log(_probabilities(unknown, _levels(known, vocab_size, order), vocab_size))
     return np.split(losses, np.cumsum([len(sequence) for sequence in held_out], dtype=np.int64))[:-1]
 
 
@@ -78,19 +80,15 @@ def _joined(sequences: Sequence[np.ndarray]) -> _Text:
     return _Text(tokens, np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths))
 
 
-def _check_ids(tokens: np.ndarray, vocab_size: int, name: str) -> None:
-    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if len(wrong):
-        raise ValueError(f"A {name} token id is {wrong[0]}, but ids must be from 0 to {vocab_size - 1}")
-
-
 def _levels(text: _Text, vocab_size: int, order: int) -> list[_Level]:
     """Return the orders of a model, unigrams first. The counts of an order depend on the next longer n-grams."""
     grams = _grams(text, np.zeros_like(text.tokens), 1, vocab_size)
     contexts, levels = 1, []
     for length in range(1, order):
         longer = _grams(text, grams.numbers, length + 1, vocab_size)
-        levels.append(_level(grams.keys, _left_neighbours(text, grams, longer, length), contexts, vocab_size))
+        neighbours = np.bincount(grams.numbers[longer.ends], minlength=len(grams.keys))
+        neighbours[np.unique(grams.numbers[text.places == length - 1])] += 1  # the start of a sequence
+        levels.append(_level(grams.keys, neighbours, contexts, vocab_size))
         grams, contexts = longer, len(grams.keys)
     counts = np.bincount(grams.numbers[grams.numbers != ABSENT], minlength=len(grams.keys))
     return [*levels, _level(grams.keys, counts, contexts, vocab_size)]
@@ -100,9 +98,8 @@ def _grams(text: _Text, shorter: np.ndarray, length: int, vocab_size: int) -> _G
     """Return the n-grams of a length, given the numbers (T,) of those one token shorter."""
     before = _contexts(text, shorter, length)
     present = np.flatnonzero(before != ABSENT)
-    keys, first, inverse = np.unique(
-        before[present] * vocab_size + text.tokens[present], return_index=True, return_inverse=True
-    )
+    keys = before[present] * vocab_size + text.tokens[present]
+    keys, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     numbers = np.full(len(before), ABSENT)
     numbers[present] = inverse
     return _Grams(keys, numbers, present[first])
@@ -113,25 +110,13 @@ def _contexts(text: _Text, shorter: np.ndarray, length: int) -> np.ndarray:
     return np.where(text.places >= length - 1, np.roll(shorter, 1), ABSENT)
 
 
-def _left_neighbours(text: _Text, grams: _Grams, longer: _Grams, length: int) -> np.ndarray:
-    """Return the number (G,) of distinct left neighbours of each n-gram: tokens, and the start of a sequence."""
-    neighbours = np.bincount(grams.numbers[longer.ends], minlength=len(grams.keys))
-    neighbours[np.unique(grams.numbers[text.places == length - 1])] += 1
-    return neighbours
-
-
 def _level(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Level:
-    discount = _discount(counts)
+    ones, twos = (int(np.count_nonzero(counts == value)) for value in (1, 2))
+    discount = ones / (ones + 2 * twos) if ones and twos else DISCOUNT
     begins = keys // vocab_size
     types = np.bincount(begins, minlength=contexts)
     totals = np.bincount(begins, weights=counts, minlength=contexts)
     return _Level(keys, np.maximum(counts - discount, 0.0), discount * types, totals)
-
-
-def _discount(counts: np.ndarray) -> float:
-    """Return the discount, between 0 and 1: n1 / (n1 + 2 n2), where n1 counts are 1 and n2 are 2."""
-    ones, twos = (int(np.count_nonzero(counts == value)) for value in (1, 2))
-    return ones / (ones + 2 * twos) if ones and twos else DISCOUNT
 
 
 def _probabilities(text: _Text, levels: Sequence[_Level], vocab_size: int) -> np.ndarray:

@@ -35,18 +35,14 @@ def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[floa
     for look in looks:
         now = look / most
         due = spent(alpha, now) - used
-        moved = norm.pdf(grid, scale=math.sqrt(now)) if density is None else _moved(density, grid, now - before, step)
+        moved = norm.pdf(grid, scale=math.sqrt(now - before))
+        if density is not None:
+            moved = np.convolve(density, moved, mode="same") * step
         bound = _bound(moved, grid, due, step, now)
         result.append(float(2 * norm.sf(bound / math.sqrt(now))))
         density = np.where(np.abs(grid) < bound, moved, 0.0)
         before, used = now, spent(alpha, now)
     return tuple(result)
-
-
-def _moved(density: np.ndarray, grid: np.ndarray, time: float, step: float) -> np.ndarray:
-    """Return the density of the statistic after a further `time`."""
-    kernel = norm.pdf(grid, scale=math.sqrt(time))
-    return np.asarray(np.convolve(density, kernel, mode="same") * step)
 
 
 def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float, now: float) -> float:

@@ -75,28 +75,22 @@ class TaskData:
 class Evaluation:
     """Scores of one model on one split.
 
-    - `metrics`: values by name.
-    - `statistics`: counts by name, each (outputs, N, S), with the N examples in the order of the split's tokens. Deterministic
-      counts have one output. A `Metric` is computed from their sums, and comparisons of runs use them.
-    - `samples`: texts for people to read, each a mapping of headings to text.
-    - `tables`: matrices by name, such as a confusion matrix.
-    - `generate_seconds`: the time that generating texts took.
+    `statistics` are counts by name, each (outputs, N, S), with the N examples in the order of the split's tokens, and one output
+    for counts that are deterministic. Metrics are computed from their sums, and runs are compared by them.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # by name
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
-    samples: list[dict[str, str]] = field(default_factory=list)
-    tables: dict[str, list[list[float]]] = field(default_factory=dict)
-    generate_seconds: float = 0.0
+    samples: list[dict[str, str]] = field(default_factory=list)  # texts to read, each by headings
+    tables: dict[str, list[list[float]]] = field(default_factory=dict)  # matrices by name, such as a confusion matrix
+    generate_seconds: float = 0.0  # the time that generating texts took
 
 
 class Task(Protocol):
     """The interface of tasks. A task has no state: each call gets everything that it needs.
 
-    Where it fits, subclass LanguageTask or Classification. Both leave only `name`, `encoding`, `corpus` and `encode` to be
-    defined.
-
-    Legend: `B` examples of a batch, `T` tokens, `C` channels, `N` examples of a split.
+    Most tasks subclass LanguageTask, which leaves `name`, `encoding`, `corpus` and `encode` to define, or Classification, which
+    also leaves `class_names` and `column`. Legend: `B` examples of a batch, `T` tokens, `C` channels, `N` examples of a split.
     """
 
     name: str  # as in TASKS
@@ -115,9 +109,8 @@ class Task(Protocol):
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""
         if config.learns_from_pairs or not issubclass(self.keys, PairKeys):
             return {}
-        return dict.fromkeys(self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()) | {
-            "pairs_examples": 0
-        }
+        ignored = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()
+        return dict.fromkeys(ignored) | {"pairs_examples": 0}
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return the validated rows, at least in the splits `train` and `dev`; raise DataError or HubError."""
@@ -203,7 +196,6 @@ class LanguageTask(Task):
     objective = "dev_loss"
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Return the cross-entropy of each example, summed over its `labels`."""
         hidden = model.run_trunk(self.trunk_input(batch, tokenizer, config))
         return model.losses(hidden, self.labels(batch, tokenizer, config))
 
@@ -218,7 +210,6 @@ class LanguageTask(Task):
     def training_loss(
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
-        """Return the cross-entropy."""
         return model.loss(hidden, self.labels(batch, tokenizer, config))
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:

@@ -50,11 +50,10 @@ class Classification(Task):
     column: str  # the heading of the predicted class in a submission
 
     def classes(self, config: RunConfig) -> int:
-        """Return the number of classes."""
         return len(self.class_names)
 
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
-        """Return texts of which only the last hidden state is needed."""
+        """Return texts with their lengths, because only the hidden states of last tokens are used."""
         return TrunkInput(batch.input_ids, lengths=batch.lengths, cached_activations=batch.cached_activations)
 
     def logits(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
@@ -73,7 +72,6 @@ class Classification(Task):
         return upcast(logits)
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Return the cross-entropy of the gold classes."""
         return functional.cross_entropy(self.logits(model, batch, tokenizer, config), batch.labels, reduction="none")
 
     def training_loss(
@@ -81,8 +79,7 @@ class Classification(Task):
     ) -> Tensor:
         """Return the cross-entropy, interpolated with a supervised contrastive loss by `config.contrastive_weight`.
 
-        The contrast is among the examples that a worker sees at once, so it depends on `accumulation` and the number of
-        workers.
+        The contrast is among the examples that a worker sees at once, so it depends on `accumulation` and on workers.
         """
         logits = self.class_logits(model, hidden, tokenizer, config)
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
@@ -91,7 +88,6 @@ class Classification(Task):
         return loss.lerp(contrastive_losses(hidden, batch.labels).sum(), config.contrastive_weight)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
-        """Return 1 for each example."""
         return np.ones(len(tokens), dtype=np.int64)
 
     @torch.inference_mode()
@@ -99,8 +95,7 @@ class Classification(Task):
         """Return the log-probabilities (N, K) of the classes; raise DivergedError if one is not finite."""
         log_probabilities = np.zeros((len(tokens), len(self.class_names)))
         for index in batches(tokens.lengths):
-            batch = collate(tokens, index, model.wte.weight.device)
-            logits = self.logits(model, batch, tokenizer, config)
+            logits = self.logits(model, collate(tokens, index, model.wte.weight.device), tokenizer, config)
             log_probabilities[index] = logits.double().log_softmax(dim=-1).cpu().numpy()
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(f"The cross-entropy is {-log_probabilities.sum()}")

@@ -8,7 +8,7 @@ from gpt2core.tasks.classification import Classification
 
 
 def check_gold(corpus: Corpus, split: str, task: str) -> None:
-    """Raise DataError if a split is missing, lacks labels, or has sonnets of which only the given lines are known."""
+    """Raise DataError if a split is missing, lacks labels, or has only the given lines of sonnets."""
     rows = corpus.splits.get(split)
     if not rows:
         filled = ", ".join(name for name, texts in corpus.splits.items() if texts)

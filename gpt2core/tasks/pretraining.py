@@ -25,7 +25,6 @@ class Pretraining(LanguageTask):
         self.name, self.load = name, load
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """Return the corpus that `load` reads."""
         return self.load(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:

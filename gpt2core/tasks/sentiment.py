@@ -19,7 +19,6 @@ class Sentiment(Classification):
         self.name, self.load, self.class_names = name, load, class_names
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """Return the corpus that `load` reads."""
         return self.load(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Example]:

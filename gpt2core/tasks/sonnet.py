@@ -45,7 +45,6 @@ class Sonnet(LanguageTask):
     }
 
     def corpus(self, config: RunConfig) -> Corpus:
-        """Return the sonnets in the study's splits."""
         return load_sonnets(config.data_dir)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
@@ -59,11 +58,7 @@ class Sonnet(LanguageTask):
         return min(int(np.searchsorted(lines, GIVEN)) + 1, len(text) - 1)
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
-        """Return the loss of the continuations, and chrF and form of generated ones over `config.decode_seeds` seeds.
-
-        `length_ratio` is the length of generated texts relative to the gold; `distinct_2` is the share of distinct word
-        bigrams.
-        """
+        """Return the loss of the continuations, and scores of those generated with `config.decode_seeds` seeds."""
         if not config.decode_seeds:
             return super().evaluate(model, data, config, split)
         loss = loss_statistics(self, model, data, config, split)
@@ -102,8 +97,12 @@ class Sonnet(LanguageTask):
 def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
     """Generate the texts for several evaluations of a frozen model at once, so that each of them finds its texts in the cache."""
     given = [split_given(text)[0] for text in data.splits[split].texts]
-    rows = [(*row, config.decoding) for config in configs for row in _requests(data.tokenizer, given, config)]
-    prompts, seeds, decodings = zip(*rows, strict=True)
+    prompts, decodings, seeds = [], [], []
+    for config in configs:
+        rows = _requests(data.tokenizer, given, config)
+        prompts += [prompt for prompt, _ in rows]
+        seeds += [seed for _, seed in rows]
+        decodings += [config.decoding] * len(rows)
     generate_cached(for_generation(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
 
 

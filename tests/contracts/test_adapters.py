@@ -1,4 +1,4 @@
-"""What every adapter and every variant of LoRA promises; a new entry of ADAPTERS is tested without another line."""
+"""The contract of adapters, run for each entry of ADAPTERS and for variants of LoRA."""
 
 import itertools
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests import toys
 
 CPU = torch.device("cpu")
 IDS = torch.arange(30).view(2, 15)
-#: With a head of its own, so that every adapter has something to train.
+#: A task with a head of its own, so that every adapter has something to train.
 RUN = toys.RUN.but(task="cfimdb", rank=3)
 LORA = RUN.but(adapter="lora")
 VARIANTS = {
@@ -49,7 +49,7 @@ def batch() -> Batch:
 
 
 def step(model: GPT2, config: RunConfig, batch: Batch, size: float = 1e-2) -> None:
-    """Two steps of training, large enough to be seen; LoRA's A has no gradient before B has moved."""
+    """Take two large optimizer steps; LoRA's A has no gradient until B has moved."""
     optimizer = torch.optim.AdamW(trained(model).values(), lr=size)
     for _ in range(2):
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What every attention kernel promises; a new entry of ATTENTION is tested without another line."""
+"""The contract of attention kernels, run for each entry of ATTENTION."""
 
 from collections.abc import Callable
 from functools import partial
@@ -48,13 +48,13 @@ def kernel(case: Case) -> Attend:
 
 
 def expected(case: Case, inputs: Inputs, segments: Tensor | None) -> Tensor:
-    """The reference with the pattern of a case, which is written out in another way than the kernel's."""
+    """Return the reference with the pattern of a case, implemented differently from the kernels'."""
     name, window, restart = case
     return reference(*inputs, segments, seen(inputs[1].shape[-2], window, restart) if name in PATTERNED else None)
 
 
 def seen(length: int, window: int, restart: int) -> set[int]:
-    """The distances at which a token is seen, by trying each."""
+    """Return the distances at which a token is attended to, by testing each."""
 
     def logarithmic(o: int) -> bool:
         return o < window or o & (o - 1) == 0  # 0 and the powers of two share no bit with the number before
@@ -70,7 +70,7 @@ def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Input
 
 
 def two_segments(shape: tuple[int, ...]) -> Tensor:
-    """The first two tokens of row 0 are a segment of their own, such as padding; row 1 changes in the middle."""
+    """Return segments: the first two tokens of row 0 are separate, like padding; the last row changes in the middle."""
     b, _, _, s, _ = shape
     segments = torch.ones(b, s, dtype=torch.long)
     segments[0, :2] = 0
@@ -110,8 +110,8 @@ def test_it_equals_the_reference_whatever_the_shape(data: strategies.DataObject)
 
 @pytest.mark.parametrize("queries", [1, 40, 100])
 def test_blocks_of_queries_change_nothing(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among so many tokens that the slices are taken in blocks, as at lengths that the reference is too slow for."""
-    module = import_module("gpt2core.attention.logsparse")  # by its name in the package it is the function
+    """With a small BLOCK, slices are computed in blocks as at lengths for which the reference is too slow."""
+    module = import_module("gpt2core.attention.logsparse")  # `gpt2core.attention.logsparse` is the function
     monkeypatch.setattr(module, "BLOCK", 7 * 2 * 2 * 4)
     for name in ("auto", "logsparse"):
         case, shape = (name, 2, 0), (2, 2, queries, 100, 4)
@@ -195,7 +195,7 @@ def test_1024_tokens_have_10241_pairs() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes how many elements the largest tensor has that any operation makes."""
+    """Records the number of elements of the largest tensor that any operation creates."""
 
     numel = 0
 
@@ -273,7 +273,7 @@ def test_gradients_reach_every_parameter(spec: str, precision: str) -> None:
     for name, parameter in gpt2.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # A bias of the keys adds the same to all scores of a query, which softmax does not see.
+        # A bias of the keys shifts all scores of a query equally, so softmax ignores it.
         assert name.endswith("key.bias") or parameter.grad.abs().sum() > 0, name
 
 
@@ -301,7 +301,7 @@ def test_a_pattern_reaches_its_kernel() -> None:
 @pytest.mark.parametrize("spec", ["dense,logsparse", "dense,dense,dense,dense,dense,dense", "auto,auto,auto,auto"])
 def test_a_schedule_of_the_wrong_length_is_explained(spec: str) -> None:
     names = 1 + spec.count(",")
-    rule = f"The value of `attention` is '{spec}', {names} names .* must divide the model's n_layer, which is 3"
+    rule = f"The value of `attention` is '{spec}', {names} names .* must divide the model's n_layer, 3"
     with pytest.raises(ConfigError, match=rule):
         GPT2(SHAPE.but(n_layer=3), attention=AttentionConfig(schedule=spec))
 
@@ -340,7 +340,7 @@ def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(ATTENTION))
 def test_the_last_tokens_alone_are_what_they_are_among_all(name: str) -> None:
-    """Classification reads no others, so the last block computes no others."""
+    """Classification uses only last tokens, so the last block computes no others."""
     gpt2 = model(name, window=3)
     lengths = torch.tensor([9, 1, 30, 17])
     ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))

@@ -1,6 +1,6 @@
-"""What every decoding strategy promises; a new entry of DECODERS is tested as it is.
+"""The contract of decoding strategies, run for each entry of DECODERS.
 
-A strategy that samples needs no more than that; a search procedure also needs its slow form in `tests/slow_decoding.py`.
+A new search procedure also needs a slow implementation in `tests/slow_decoding.py`; a strategy that samples needs nothing.
 """
 
 from collections import Counter
@@ -13,18 +13,18 @@ import torch
 from gpt2core.config import DecodingConfig, DecodingKeys, RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
-from gpt2core.decoding.stop import Stop
+from gpt2core.decoding.sample import Stop
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from tests import slow_decoding, toys
 
 PROMPTS = [[5, 6, 7], [9], [30, 2, 11, 40, 8, 1]]
-NEVER = 10**9  # an EOS that no model draws
+NEVER = 10**9  # an EOS that no model generates
 SEARCHES = {name for name, decoder in DECODERS.items() if decoder.search}
 DETERMINISTIC = {"greedy", *SEARCHES}
 COLD = DecodingConfig(strategy="greedy", max_new_tokens=24)
-#: A value of each key that leads elsewhere than that of the fixture `config`.
+#: A value of each key that changes the result compared with the fixture `config`.
 OTHER = {
     "temperature": 0.4, "top_k": 3, "top_p": 0.2, "min_p": 0.9, "typical_p": 0.1, "epsilon": 0.5,
     "mirostat_tau": 0.1, "mirostat_eta": 2.0, "penalty_alpha": 0.1, "num_beams": 2, "length_penalty": -5.0,
@@ -66,7 +66,7 @@ def test_a_row_does_not_depend_on_the_length_of_the_others(model: GPT2, config: 
     "penalties", [{}, {"repetition_penalty": 1.3, "no_repeat_ngram": 2}], ids=["plain", "penalised"]
 )
 def test_it_is_what_the_slow_way_gives(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
-    """So the cache, the batch and the padding change nothing."""
+    """Neither the cache nor batching nor padding changes anything."""
     config = config.but(max_new_tokens=10, temperature=0.8, top_k=6, num_beams=3, **penalties)
     eos = generate(model, PROMPTS, config, seeds=range(3), eos=NEVER)[0][5]
     for end in (NEVER, eos):
@@ -87,7 +87,7 @@ def test_temperature_0_is_greedy(model: GPT2, config: DecodingConfig) -> None:
     ids=["k and p", "others"],
 )
 def test_the_narrowest_values_leave_one_token(model: GPT2, config: DecodingConfig, narrowest: dict[str, float]) -> None:
-    """It is the likeliest one, but for typical sampling."""
+    """It is the likeliest token, except for typical sampling."""
     read = DECODERS[config.strategy].keys.model_fields
     if set(narrowest) & set(read):
         one = generate(model, PROMPTS, config.but(**narrowest), seeds=[1, 2, 3], eos=NEVER)
@@ -111,7 +111,7 @@ def test_generation_ends_where_the_context_does(model: GPT2, config: DecodingCon
 
 
 def pair_of(first: int, second: int) -> Stop:
-    """Ends a row that has two tokens of these classes, modulo 8, behind each other."""
+    """Return a criterion that ends a row after two consecutive tokens of these classes, modulo 8."""
 
     def done(ids: Sequence[int]) -> bool:
         return any(a % 8 == first and b % 8 == second for a, b in pairwise(ids))
@@ -122,7 +122,7 @@ def pair_of(first: int, second: int) -> Stop:
 
 @pytest.mark.parametrize("eos", [NEVER, 46])
 def test_a_row_that_stops_is_the_row_cut_where_it_is_done(model: GPT2, config: DecodingConfig, eos: int) -> None:
-    """Also where others go on, and with prompts that end as `closes` says."""
+    """Also if other rows continue, and for prompts whose last token is in `closes`."""
     prompts = [[number, 3] for number in range(60)]
     free = generate(model, prompts, config, seeds=range(60), eos=eos)
     stop = pair_of(3, 5)
@@ -142,7 +142,7 @@ def test_a_row_that_stops_is_the_row_cut_where_it_is_done(model: GPT2, config: D
     "penalties", [{}, {"repetition_penalty": 1.3, "no_repeat_ngram": 1}], ids=["plain", "penalised"]
 )
 def test_a_suppressed_token_is_never_drawn(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
-    """It is what a model gives whose bias forbids those tokens; where one token is left, all of a row are that."""
+    """The result is that of a model whose bias forbids these tokens; if one token is left, only that is drawn."""
     config = config.but(**penalties)
     suppress = [token for token in range(320) if token % 3]
     if config.strategy in SEARCHES:
@@ -154,7 +154,7 @@ def test_a_suppressed_token_is_never_drawn(model: GPT2, config: DecodingConfig, 
     assert [len(row) for row in rows] == [24] * 3
     assert rows == generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=suppress[::-1] * 2)
     only = generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=[t for t in range(320) if t != 9])
-    assert only == [[9] * 24] * 3  # though it repeats: what is suppressed is never drawn, what is repeated may be
+    assert only == [[9] * 24] * 3  # suppression takes precedence over the ban on repetition
 
 
 @pytest.mark.parametrize("suppress", [[-1], [3, 320], range(320)])

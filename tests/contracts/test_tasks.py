@@ -1,4 +1,4 @@
-"""What every task promises; a new entry of TASKS is tested without another line."""
+"""The contract of tasks, run for each entry of TASKS."""
 
 import json
 import math

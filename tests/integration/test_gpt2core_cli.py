@@ -143,7 +143,7 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
         (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),
         (["train", "--out", "x", "--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
         (["train", "--out", "x", "--set", "attention=dnse"], "Unknown attention `dnse`: did you mean `dense`?"),
-        (["train", "--out", "x", "--attention", "dense,auto,dense"], "must divide the model's n_layer, which is 4"),
+        (["train", "--out", "x", "--attention", "dense,auto,dense"], "must divide the model's n_layer, 4"),
         (["train", "--out", "x", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
         (["train", "--out", __file__], "test_gpt2core_cli.py: must be a writable folder"),
         (["describe", "--adpter", "lora"], "Unknown flag `--adpter`: did you mean `--adapter`?"),

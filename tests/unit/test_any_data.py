@@ -1,4 +1,4 @@
-"""Files of any content: rows that are written properly are read as they were, and of all others each is accounted for."""
+"""Files of any content: valid rows are read unchanged, and each invalid one is counted."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ PIECES = (b'"', b"\t", b"\n", b"\r", b"\r\r\n", b"1", b"4.0", b"id1", b"a fine f
 LINES = (b"\n\tb\tdull\t3\n", b"nan", b"\xff", b"\0", b"\n132\n", b"\n\n2\xc2\xa0\n", b"a\nb\nc\nd\n", b"XI", b"\n\n")
 OBJECTS = (b'{"text": "a rose"}\n', b'{"text": "\\ud800"}\n', b"[[[", b'{"text": 1}')
 
-#: Bytes as of a file that went wrong somewhere, and any bytes.
+#: Bytes of damaged files, and arbitrary bytes.
 wrong = st.lists(st.sampled_from(PIECES + LINES + OBJECTS), max_size=40).map(b"".join) | st.binary(max_size=60)
 
 
@@ -47,7 +47,7 @@ def count_of_lines(raw: bytes) -> int:
 
 
 def unless_refused(load: Callable[[], T], begin: str) -> T | None:
-    """What is loaded; None where a DataError with that begin refuses it."""
+    """Return the result of `load`, or None if it raises a DataError that matches `begin`."""
     try:
         return load()
     except DataError as error:

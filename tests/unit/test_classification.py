@@ -1,4 +1,4 @@
-"""Classification: what is given to the model, what is scored, what is predicted."""
+"""Classification: inputs, scores and predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def task(request: pytest.FixtureRequest) -> Classification:
 
 @pytest.fixture(scope="module")
 def answering() -> Tokenizer:
-    """A tokenizer of which yes and no are tokens."""
+    """Return a tokenizer in which yes and no are tokens."""
     return train_bpe([toys.lines(50, 1) + "\nyes\nno" * 200], 320)
 
 

@@ -1,4 +1,4 @@
-"""Whether two settings differ: the training run is the unit, and the texts are a sample too."""
+"""Comparison of settings: training runs are the unit, and texts are a sample too."""
 
 import math
 from collections.abc import Sequence
@@ -25,23 +25,23 @@ from gpt2core.metrics.losses import mean_loss
 
 
 def counted(values: np.ndarray) -> np.ndarray:
-    """Values (n, N), each once, as the counts of a mean."""
+    """Return values (n, N) as the counts of a mean."""
     return np.stack([values, np.ones_like(values)], axis=-1)
 
 
 def of(*scores: float) -> Runs:
-    """Runs of which only their scores are known."""
+    """Return runs of which only the scores are known."""
     return Runs(scores=np.array(scores))
 
 
 def drawn(random: np.random.Generator, n: int, examples: int, **sd: float) -> Runs:
-    """Runs whose scores on an example add up from normal effects of the run, the example in this setting, and both."""
+    """Return runs whose scores are sums of normal effects of run, example and their interaction."""
     values = random.normal(0, sd.get("run", 0.0), (n, 1)) + random.normal(0, sd.get("example", 0.0), (1, examples))
     return runs_of(counted(values + random.normal(0, sd.get("both", 0.0), (n, examples))), mean_loss)
 
 
 def known(one: Difference) -> tuple[float, float, float, float]:
-    """Low, high, p and df, which are there."""
+    """Return low, high, p and df, which must not be None."""
     assert one.low is not None
     assert one.high is not None
     assert one.p_value is not None
@@ -55,7 +55,7 @@ def test_components_are_those_computed_by_hand() -> None:
     assert found.scores.tolist() == [3.0, 5.0]
     assert found.run_variance == 2.0
     np.testing.assert_allclose(found.influence, [-2.0, -2.0, 4.0], atol=1e-12)  # means 2, 2, 8, less 4
-    # What is left of run 1 is 0, 1, -1, of run 2 the negative: a sum of squares of 4 with 1 x 2 degrees of freedom.
+    # The residuals of run 1 are 0, 1, -1, of run 2 the negative: a sum of squares of 4 with 1 x 2 degrees of freedom.
     assert found.interaction == pytest.approx(2.0)
     other = runs_of(counted(np.array([[0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])), mean_loss)
     one = difference(found, other)
@@ -84,7 +84,7 @@ def test_influence_of_a_score_that_is_no_mean_is_that_of_the_jackknife() -> None
 def test_where_runs_alone_vary_alike_it_is_students_t_test(n: int) -> None:
     random = np.random.default_rng(n)
     scores = random.normal(size=n)
-    a, b = scores, 3.0 + random.permutation(scores)  # of one variance, so that Welch's df is the pooled one
+    a, b = scores, 3.0 + random.permutation(scores)  # equal variances, so that Welch's df is the pooled one
     low, high, p, df = known(difference(of(*a), of(*b)))
     expected = stats.ttest_ind(a, b)
     assert df == 2 * n - 2
@@ -216,7 +216,7 @@ def test_the_mean_of_a_setting() -> None:
 
 
 def slow_welch(groups: Sequence[np.ndarray]) -> float:
-    """Welch (1951), step by step."""
+    """Compute Welch's (1951) test step by step."""
     k = len(groups)
     weights = [len(group) / np.var(group, ddof=1) for group in groups]
     grand = sum(w * np.mean(group) for w, group in zip(weights, groups, strict=True)) / sum(weights)
@@ -245,7 +245,7 @@ def test_welchs_anova() -> None:
     ],
 )
 def test_errors_and_intervals_are_what_they_are_said_to_be(n: int, examples: int, sd: dict[str, Any]) -> None:
-    """5% of 800 with a standard error of 0.8 points; where the interaction is all, errors are fewer."""
+    """Errors are 5% of 800, with a standard error of 0.8 points; fewer if only the interaction varies."""
     random, wrong, held = np.random.default_rng(8), 0, 0
     for _ in range(800):
         low, high, p, _ = known(difference(drawn(random, n, examples, **sd), drawn(random, n, examples, **sd)))

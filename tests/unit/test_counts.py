@@ -1,4 +1,4 @@
-"""Counts in a file: the same numbers again, and nothing that a file can say makes more of it than an error."""
+"""Counts survive a file unchanged, and no file content causes more than an error."""
 
 import base64
 import json
@@ -53,7 +53,7 @@ def test_answers_of_20_000_examples_are_a_few_kilobytes() -> None:
 
 
 def packed(**changes: Any) -> dict[str, Any]:
-    """An array of three bytes, with changes."""
+    """Return a stored array of three bytes, with changes."""
     return {"a": {"shape": [3], "dtype": "uint8", "data": coded(b"abc")} | changes}
 
 

@@ -230,13 +230,13 @@ def test_texts_that_two_splits_have_are_counted_by_words_and_letters(tmp_path: P
     course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", dev)
     course.sentiment(tmp_path / "sst" / "ids-sst-test-student.csv", [("e0", "Another!"), ("e1", "?!"), ("e2", "...")])
     words = load_sst(str(tmp_path)).describe()
-    assert "2 of 3 dev texts are also in train, 1 of them exactly" in words
-    assert "1 of 3 test texts are also in dev, 0 of them exactly" in words
+    assert "2 of 3 dev texts are also in train, 1 exactly" in words
+    assert "1 of 3 test texts are also in dev, 0 exactly" in words
     course.sentiment(tmp_path / "cfimdb" / "ids-cfimdb-dev.csv", [("d0", "Another!", 1)])
     assert load_cfimdb(str(tmp_path)).describe().endswith("no two splits have a text in common")
     course.quora(tmp_path / "quora" / "quora-train.csv", [("a", "Who is it?", "What is it?", 1)])
     course.quora(tmp_path / "quora" / "quora-dev.csv", [("b", "What is it?", "Who is it?", 1), ("c", "Who?", "Me?", 0)])
-    assert "1 of 2 dev texts are also in train, 0 of them exactly" in load_quora(str(tmp_path)).describe()
+    assert "1 of 2 dev texts are also in train, 0 exactly" in load_quora(str(tmp_path)).describe()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_the_embedded_reviews_are_said_to_be_a_stand_in(tmp_path: Path, monkeypa
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]]) -> list[tuple[Any, ...]]:
-    """Let the library `datasets` give these rows; return the list of what is asked of it."""
+    """Make the library `datasets` return these rows; return a list that records its calls."""
     asked = []
 
     def load_dataset(*args: Any) -> dict[str, list[dict[str, Any]]]:

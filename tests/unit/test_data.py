@@ -52,12 +52,12 @@ def test_the_course_files_are_read_and_rejected_rows_are_counted_with_reasons(tm
 
 
 def numbered(numbers: Sequence[object], lines: int = 14, gap: str = "\n\n") -> str:
-    """Sonnets as the course has them, each of its own words."""
+    """Return sonnets in the course's format, each with its own words."""
     return "Sonnets\nby someone\n\n" + "\n\n".join(f"{n}{gap}{toys.lines(lines, int(str(n)))}" for n in numbers)
 
 
 def release(folder: Path, **files: str) -> Path:
-    """A --data-dir with files of the course, by their names without .txt."""
+    """Create a --data-dir with files of the course, by their names without .txt."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
@@ -235,7 +235,7 @@ def test_of_those_who_want_the_same_tokens_at_once_one_makes_them(cache: Path, m
         assert encoding.wait(30)
         assert wanted.acquire(timeout=30)
         second = pool.submit(tokenised, "key", rows, words, slowly)
-        assert wanted.acquire(timeout=30)  # it has seen that there is no file, and comes to the lock
+        assert wanted.acquire(timeout=30)  # it has seen that the file is missing, and waits for the lock
         go_on.set()
         assert list(first.result()[0]) == list(second.result()[0]) == words.encode([rows[0].text])[0]
     assert calls == [1]

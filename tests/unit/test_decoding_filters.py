@@ -1,4 +1,4 @@
-"""Which tokens may be drawn, and the penalties, against transformers' processors on logits of any spread."""
+"""Filters and penalties equal transformers' logits processors, on logits of any spread."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,19 @@ from transformers.generation.logits_process import (
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding import DECODERS, Keep
 from gpt2core.decoding.batch import columns
-from gpt2core.decoding.penalties import penalise
+from gpt2core.decoding.filters import penalise
 from gpt2core.decoding.sample import draw
 from tests import slow_decoding
 
 ROWS, VOCABULARY = 4, 500
 shares = strategies.floats(0.01, 0.999)
-# Examples are the same in each run: one in many thousands has a sum that is rounded across the threshold.
+# Examples are deterministic, because in one of many thousands a sum is rounded across the threshold.
 many = settings(derandomize=True, max_examples=150, deadline=None)
 
 
 @strategies.composite
 def logits(draw: strategies.DrawFn) -> Tensor:
-    """Logits from nearly uniform to nearly certain."""
+    """Return logits from nearly uniform to nearly certain."""
     seed, spread = draw(strategies.integers(0, 2**31)), draw(strategies.floats(0.05, 12.0))
     return torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * spread
 
@@ -43,7 +43,7 @@ def filter_of(name: str) -> Keep:
 
 
 def kept(name: str, logits: Tensor, configs: Sequence[DecodingConfig]) -> Tensor:
-    """The kept set of a strategy, each of its tokens at the probability that it had."""
+    """Return the probabilities of the tokens that a strategy keeps, unchanged."""
     probabilities = logits.softmax(-1)
     ours = filter_of(name)(probabilities, columns(configs))
     if name != "greedy":
@@ -86,7 +86,7 @@ def test_min_p_typical_and_eta_read_each_rows_keys(
 
 
 def assert_nearly_the_same(ours: Tensor, theirs: Tensor, probabilities: Tensor) -> None:
-    """Two sets of typical tokens differ at most in those at the border, which float32 cannot tell apart."""
+    """Two sets of typical tokens may differ only in tokens at the border that are equal in float32."""
     surprise = -probabilities.log()
     distance = (surprise - (probabilities * surprise).nansum()).abs()
     assert ((distance - distance[theirs].max())[ours ^ theirs].abs() < 1e-5).all()
@@ -133,7 +133,7 @@ def test_a_share_of_1_keeps_everything(name: str) -> None:
 
 
 def test_mirostat_keeps_what_is_no_more_surprising_than_mu() -> None:
-    """By the letter: mu starts at 2 tau, and each token moves it by eta times its error (Basu et al. 2021)."""
+    """As in Basu et al. (2021): mu starts at 2 tau, and each token changes it by eta times its error."""
     random, mu, tau, rate = torch.Generator().manual_seed(2), 6.0, 3.0, 0.4
     parameters = columns([DecodingConfig(mirostat_tau=tau, mirostat_eta=rate)])
     for _ in range(50):

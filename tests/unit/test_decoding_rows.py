@@ -1,4 +1,4 @@
-"""Rows of one call: each with a strategy, parameters and an end of its own, and prompts that are computed once."""
+"""Rows of one call have their own strategies, parameters and ends; each prompt is computed once."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def model() -> GPT2:
 
 
 def settings() -> list[DecodingConfig]:
-    """Two of each strategy, all of different parameters."""
+    """Return two configurations per strategy, all with different parameters."""
     return [
         DecodingConfig(
             strategy=name,
@@ -83,7 +83,7 @@ def test_rows_that_are_done_leave_the_batch(model: GPT2, monkeypatch: pytest.Mon
 
 
 def test_mirostat_approaches_the_surprise_that_it_aims_at() -> None:
-    """Mean surprise, in bits, of what is drawn, between that of greedy decoding, 4.4, and of all tokens, 7.6."""
+    """The mean surprise in bits of drawn tokens is between those of greedy decoding, 4.4, and of full sampling, 7.6."""
     model = toys.model(seed=8)
     prompts = [[first] for first in range(40)]
 
@@ -143,7 +143,7 @@ def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: 
     configs = [DecodingConfig(strategy=name, max_new_tokens=8) for name in ("greedy", "top-p", "beam")]
     expected = [generate(toys.model(seed=5), PROMPTS, config, seeds=[1, 2, 3], eos=NEVER) for config in configs]
     first = generate(frozen, PROMPTS, configs[0], seeds=[1, 2, 3], eos=NEVER)
-    monkeypatch.setattr("gpt2core.decoding.batch._computed", None)  # computing again would fail
+    monkeypatch.setattr("gpt2core.decoding.batch.KVCache", None)  # computing again would fail
     assert [first, *(generate(frozen, PROMPTS, c, seeds=[1, 2, 3], eos=NEVER) for c in configs[1:])] == expected
 
 

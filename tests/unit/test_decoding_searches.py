@@ -1,4 +1,4 @@
-"""Greedy decoding and beam search against transformers, beam search against all there is, contrastive search by hand."""
+"""Greedy and beam search equal transformers', beam search equals exhaustive search, contrastive search equals its formula."""
 
 from itertools import product
 
@@ -27,7 +27,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def by_transformers(model: GPT2LMHeadModel, eos: int | None, **options: object) -> list[list[int]]:
-    """The new tokens of a batch padded on the left."""
+    """Return the new tokens of a left-padded batch."""
     width = max(map(len, PROMPTS))
     rows = model.generate(
         torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in PROMPTS]),
@@ -42,7 +42,7 @@ def by_transformers(model: GPT2LMHeadModel, eos: int | None, **options: object) 
 
 
 def likely_end(model: GPT2, place: int) -> int:
-    """A token that texts of this model hold, so that as an EOS it ends some of them."""
+    """Return a token that occurs in this model's texts, so that as EOS it ends some of them."""
     config = DecodingConfig(strategy="greedy", max_new_tokens=NEW)
     return generate(model, PROMPTS, config, seeds=[0] * 3, eos=NEVER)[place % 3][place]
 
@@ -73,7 +73,7 @@ def test_beam_search_gives_the_tokens_of_transformers(
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 def test_penalties_come_where_transformers_has_them(pair: tuple[GPT2, GPT2LMHeadModel], strategy: str) -> None:
-    """One prompt at a time: transformers' penalties also see the padding."""
+    """One prompt at a time, because transformers' penalties include padding."""
     ours, theirs = pair
     config = DecodingConfig(strategy=strategy, repetition_penalty=1.4, no_repeat_ngram=2, max_new_tokens=NEW)
     for prompt in PROMPTS:
@@ -131,7 +131,7 @@ def test_many_rows_are_searched_part_by_part_and_equal_ones_once(name: str, monk
 
 
 def test_beams_do_not_collapse() -> None:
-    """What 8 beams find is likelier than what greedy decoding does, for most prompts of a small model."""
+    """For most prompts of a small model, 8 beams find a likelier text than greedy decoding."""
     model, prompts = toys.model(seed=3), [[first] for first in range(12)]
     one, many = (
         generate(

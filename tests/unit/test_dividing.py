@@ -1,4 +1,4 @@
-"""Texts that choose and texts that judge are divided by what they are, wherever they stand."""
+"""Splits are divided by content, independent of row order."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.errors import ConfigError
 from tests import toys
 
-#: Texts as tokens: several are equal, and there may be few or many.
+#: Texts as tokens, few or many, with duplicates.
 TEXTS = strategies.lists(strategies.lists(strategies.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=150)
 FOLDS = strategies.integers(2, 6)
 
@@ -31,7 +31,7 @@ def tokens(texts: list[list[int]], labels: list[int] | None = None) -> Tokens:
 
 
 def held(part: Tokens) -> Counter[tuple[int, ...]]:
-    """The texts of a part, each with how often it is there."""
+    """Return the texts of a part with their counts."""
     return Counter(tuple(part[number]) for number in range(len(part)))
 
 

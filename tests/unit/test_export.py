@@ -202,7 +202,7 @@ def _narrow(folder: Path) -> None:
         ),
         (_configure(peft_type="IA3"), "must describe a LoRA adapter without biases"),
         (_configure(bias="all"), "must describe a LoRA adapter without biases"),
-        (_configure(init_lora_weights="pissa"), "`init_lora_weights` is 'pissa', which changes the base weights"),
+        (_configure(init_lora_weights="pissa"), "`init_lora_weights` 'pissa' changes the base weights"),
         (_rename, r"the pair of `transformer.h.1.attn.c_attn` is incomplete"),
         (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
     ],

@@ -1,4 +1,4 @@
-"""The form of sonnets: rhyme separates real ones from random lines, where chrF does not."""
+"""The form of sonnets: unlike chrF, rhyme distinguishes real sonnets from random lines."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ def sonnets(split: str) -> list[str]:
 
 
 def parts(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The first lines of sonnets, and their continuations."""
+    """Return the first lines of sonnets, and the rest."""
     given, rest = zip(*map(split_given, texts), strict=True)
     return list(given), list(rest)
 
 
 def form(given: Sequence[str], texts: Sequence[str], train: Sequence[str] = ()) -> dict[str, float]:
-    """Each share of one continuation of each sonnet."""
+    """Return the shares for one continuation per sonnet."""
     return {name: float(share(counts.sum(axis=(0, 1)))) for name, counts in form_counts(given, [texts], train).items()}
 
 

@@ -11,7 +11,7 @@ from gpt2core.metrics.metric import share
 
 
 def counts(values: np.ndarray) -> np.ndarray:
-    """Each value once, as the counts (1, N, 2) of a mean."""
+    """Return values as the counts (1, N, 2) of a mean."""
     return np.stack([values, np.ones_like(values)], axis=1)[None]
 
 
@@ -37,7 +37,7 @@ def test_it_holds_the_truth_about_95_times_in_100(number: int, least: float) -> 
 
 
 def test_it_holds_the_truth_of_a_ratio_of_sums() -> None:
-    """Texts of unlike length, whose losses grow with it: the score is no mean of what each text scores."""
+    """Return texts of different lengths with losses that grow with length: the score is not a mean over texts."""
     random, held = np.random.default_rng(1), 0
     for _ in range(1000):
         tokens = random.integers(20, 200, size=60)

@@ -1,4 +1,4 @@
-"""LoRA as it is here, beside peft's."""
+"""LoRA equals peft's."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def both(keys: dict[str, Any]) -> tuple[GPT2, GPT2]:
-    """One model with our pairs and one with peft's, of the same seed, in float64."""
+    """Return a model with our LoRA and one with peft's, from the same seed, in float64."""
     config = toys.RUN.but(adapter="lora", rank=3, targets="all", blocks="1", **keys)
     theirs = LoraConfig(
         r=config.rank,
@@ -42,7 +42,7 @@ def both(keys: dict[str, Any]) -> tuple[GPT2, GPT2]:
 
 
 def pairs(model: GPT2) -> dict[str, torch.nn.Parameter]:
-    """What trains, by names without those that peft puts in."""
+    """Return the trainable parameters by name, without peft's additions to the names."""
     named = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".lora_" in name}
     return {name.replace("_magnitude_vector.weight", "_magnitude"): parameter for name, parameter in named.items()}
 

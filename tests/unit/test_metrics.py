@@ -1,4 +1,4 @@
-"""Scores and how sure one can be of them."""
+"""Scores and their uncertainty."""
 
 import numpy as np
 import pytest
@@ -32,12 +32,12 @@ def test_chrf_needs_pairs() -> None:
 
 
 def counts(values: np.ndarray) -> np.ndarray:
-    """Each value once, as one seed's statistics of a mean."""
+    """Return values as one seed's statistics of a mean."""
     return np.stack([values, np.ones_like(values)], axis=1)[None]
 
 
 def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
-    """Counts of texts of which a share of the lines is the gold's."""
+    """Return the counts of texts in which a share of the lines is from the gold."""
     random = np.random.default_rng(seed)
     gold = [toys.lines(10, 100 + i).split("\n") for i in range(12)]
     texts = [
@@ -104,7 +104,7 @@ def test_ngram_baselines_count_the_scored_tokens_alone() -> None:
 
 
 def test_a_model_of_words_is_not_better_than_one_of_their_neighbours_too() -> None:
-    """On the real sonnets, with the tokenizer that is embedded."""
+    """Scored on the real sonnets with the embedded tokenizer."""
     baselines = TASKS["sonnet"].baselines(run_data(RunConfig(task="sonnet")), "dev")
     loss = {
         name: baseline.scores["dev_loss"][0] for name, baseline in baselines.items() if "dev_loss" in baseline.scores

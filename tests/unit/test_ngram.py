@@ -13,13 +13,13 @@ ORDERS = (1, 2, 3, 4)
 
 
 def sequences(seed: int, count: int = 12, used: int = VOCABULARY - 1) -> list[np.ndarray]:
-    """Random sequences, some of them empty or of one token, in which the last ids of the vocabulary are unseen."""
+    """Return random sequences, some empty or of one token, without the last ids of the vocabulary."""
     random = np.random.default_rng(seed)
     return [random.choice(used, size=random.integers(0, 15)) ** 2 % used for _ in range(count)]
 
 
 def slow_losses(train: list[np.ndarray], held_out: list[np.ndarray], vocab_size: int, order: int) -> list[list[float]]:
-    """The model from its definition, with one dictionary of counts per order."""
+    """A model that follows the definition, with a dictionary of counts per order."""
     occurrences: dict[tuple[int, ...], int] = defaultdict(int)
     neighbours: dict[tuple[int, ...], set[int | None]] = defaultdict(set)
     for sequence in (tuple(sequence.tolist()) for sequence in train):
@@ -75,7 +75,7 @@ def test_probabilities_sum_to_one_after_seen_and_unseen_contexts(order: int) -> 
 
 def test_a_bigram_model_by_hand() -> None:
     train = [np.array([0, 1]), np.array([0, 1]), np.array([0, 2])]
-    # Bigrams 01 (twice) and 02 (once): D = 1/3. Unigrams are each preceded in one way: no counts of 2, D = 1/2.
+    # Bigrams 01 (twice) and 02 (once): D = 1/3. Each unigram has one left neighbour, so no count is 2: D = 1/2.
     unigram = (1 - 1 / 2 + 1 / 2 * 3 / 4) / 3
     (losses,) = ngram_losses(train, [np.array([0, 1, 3])], 4, 2)
     expected = [unigram, (2 - 1 / 3 + 1 / 3 * 2 * unigram) / 3, 1 / 2 * 3 / 3 / 4]
@@ -102,7 +102,7 @@ def test_longer_contexts_help_where_there_is_structure() -> None:
     likely = random.integers(30, size=(30, 30))
 
     def text(length: int) -> np.ndarray:
-        """The two tokens before a token decide it four times of five; the last leaves few to choose from."""
+        """Return tokens that the two before determine in four cases of five, and the one before narrows down."""
         tokens = [0, 1]
         for _ in range(length):
             sure = random.random() < 0.8

@@ -1,4 +1,4 @@
-"""Looking again: the levels of all looks together err in 5% of cases."""
+"""Repeated looks have an overall error rate of 5%."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Texts that a fixed model wrote before are looked up; whatever decides them makes others."""
+"""Texts of a frozen model are cached by everything that determines them."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ GIVEN = [toys.lines(3, seed) for seed in range(3)]
 
 
 class Decoder:
-    """Real decoding that counts the rows that it is asked for."""
+    """Count the rows that are really decoded."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -29,7 +29,7 @@ class Decoder:
         return generate(model, prompts, *rest, **keys)  # type: ignore[arg-type]
 
     def asked(self) -> int:
-        """Rows since this was last called."""
+        """Return the rows since the last call."""
         rows, self.rows = self.rows, 0
         return rows
 
