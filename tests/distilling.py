@@ -56,12 +56,8 @@ def data(folder: Path) -> Path:
 def job(out: Path, model: Path, data_dir: Path, **values: object) -> Job:
     """A job on the toy."""
     plain: dict[str, object] = {
-        "contexts": 120,
-        "generation": GENERATION,
-        "thresholds": THRESHOLDS,
-        "max_quarantine": 0.2,
-        **values,
-    }
+        "contexts": 120, "generation": GENERATION, "thresholds": THRESHOLDS, "max_quarantine": 0.2, **values,
+    }  # fmt: skip
     return Job(out=str(out), model=str(model), generator=str(model), data_dir=str(data_dir), **plain)  # type: ignore[arg-type]
 
 

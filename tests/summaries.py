@@ -71,11 +71,7 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
         "reliability": [
             {"metric": "dev_loss", "between": 0.0004, "within": 2e-5, "reliability": 0.95, "settings": 4, "runs": 3},
             {
-                "metric": "chrf_continuation",
-                "between": 0.0,
-                "within": 0.2,
-                "reliability": 0.0,
-                "settings": 4,
+                "metric": "chrf_continuation", "between": 0.0, "within": 0.2, "reliability": 0.0, "settings": 4,
                 "runs": 3,
             },
         ],
@@ -101,7 +97,7 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
         "environment": {"Python": "3.11.7", "cluster": "1 node, 2 CPUs, 0 GPUs"},
         "commands": {"repeat it": "python searches/toy.py --name toy-again", "promote the chosen trial": "promote toy"},
         **changes,
-    }
+    }  # fmt: skip
 
 
 def typed(found: Mapping[str, Any]) -> Summary:
@@ -242,14 +238,10 @@ def _pairs(sides: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ends = test.confidence_interval(1 - 0.05 / len(named))
         found.append(
             {
-                "a": a["name"],
-                "b": b["name"],
-                "difference": a["mean"] - b["mean"],
-                "low": float(ends.low),
-                "high": float(ends.high),
-                "p_value": min(1.0, float(test.pvalue) * len(named)),
+                "a": a["name"], "b": b["name"], "difference": a["mean"] - b["mean"], "low": float(ends.low),
+                "high": float(ends.high), "p_value": min(1.0, float(test.pvalue) * len(named)),
             }
-        )
+        )  # fmt: skip
     return found
 
 

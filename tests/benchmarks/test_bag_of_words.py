@@ -17,12 +17,8 @@ def test_words_that_tell_the_class_are_learnt() -> None:
 
 def test_a_pair_is_what_it_shares_and_what_it_does_not() -> None:
     assert features(Row(id="1", text="Who am", second="who is")) == [
-        "both who",
-        "one am",
-        "one is",
-        "one who am",
-        "one who is",
-    ]
+        "both who", "one am", "one is", "one who am", "one who is",
+    ]  # fmt: skip
 
 
 def test_every_task_of_classification_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,16 +87,12 @@ def _case(
 
 
 MIXES = {
-    "runs alone": (1.0, 0.0, 0.0),
-    "examples alone": (0.0, 1.0, 0.0),
-    "interaction alone": (0.0, 0.0, 1.0),
-    "runs 10%, examples": (0.1, 0.9, 0.0),
-    "runs 10%, interaction": (0.1, 0.0, 0.9),
-    "runs 50%, examples": (0.5, 0.5, 0.0),
-    "runs 50%, interaction": (0.5, 0.0, 0.5),
+    "runs alone": (1.0, 0.0, 0.0), "examples alone": (0.0, 1.0, 0.0), "interaction alone": (0.0, 0.0, 1.0),
+    "runs 10%, examples": (0.1, 0.9, 0.0), "runs 10%, interaction": (0.1, 0.0, 0.9),
+    "runs 50%, examples": (0.5, 0.5, 0.0), "runs 50%, interaction": (0.5, 0.0, 0.5),
     "runs 50%, examples 25%, interaction 25%": (0.5, 0.25, 0.25),
     "runs 80%, examples 10%, interaction 10%": (0.8, 0.1, 0.1),
-}
+}  # fmt: skip
 
 
 def variances() -> Iterator[Cell]:

@@ -19,14 +19,9 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 INSTALL = "there is no Chromium to look at pages with: apt-get install chromium chromium-driver"
 FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+)  # fmt: skip
 
 
 @contextmanager

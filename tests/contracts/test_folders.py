@@ -309,12 +309,8 @@ def test_what_a_folder_says_of_decoding_is_named_as_not_used(tmp_path: Path) -> 
 
 TEXTS = [
     "Shall I compare thee to a summer's day?\nThou art",
-    "thy love [SEP] is as[SEP]a rose [PAD] <|endoftext|> never",
-    "naïve — 日本 🌹",
-    "[EOS]",
-    "  two  spaces ",
-    "",
-]
+    "thy love [SEP] is as[SEP]a rose [PAD] <|endoftext|> never", "naïve — 日本 🌹", "[EOS]", "  two  spaces ", "",
+]  # fmt: skip
 PLAIN = "GPT2Tokenizer"
 
 
@@ -375,13 +371,9 @@ def model_of(**changes: Any) -> Change:
 
 
 PADDING = {
-    "strategy": {"Fixed": 8},
-    "direction": "Right",
-    "pad_to_multiple_of": None,
-    "pad_id": EOS,
-    "pad_type_id": 0,
+    "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": EOS, "pad_type_id": 0,
     "pad_token": "<|endoftext|>",
-}
+}  # fmt: skip
 CUTTING = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
 TEMPLATE = json.loads(
     tokenizers.processors.TemplateProcessing(

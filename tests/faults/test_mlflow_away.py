@@ -22,6 +22,7 @@ from searches.running.ledger import COMPLETED, STOPPED, Ledger, RawEvent
 from searches.running.tracking import Tracker
 from searches.summary import Summary, Verdict
 from tests.server import Server
+from tests.waiting import PATIENCE
 from trainables.tracking import mlflow_address
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,12 @@ def test_a_page_of_elsewhere_can_neither_read_nor_write(server: Server, said: di
         urllib.request.urlopen(found, timeout=60)
     missing.value.close()
     assert missing.value.code == 404, "it was not made"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for MLflow at the end of a search as long as a busy machine may take."""
+    monkeypatch.setattr("searches.running.tracking.GRACE", PATIENCE)
 
 
 @pytest.fixture

@@ -86,7 +86,6 @@ def disturb(victim: str, search: Search, server: Server, below: dict[int, str], 
         server.kill()
         server.start()
     elif victim == "interrupt":
-        search.process.send_signal(signal.SIGCONT)  # a stopped process may lose it
         search.process.send_signal(signal.SIGINT)
     else:
         kill({"trial": draws.sample(trials, victim == "trial"), "driver": [search.process.pid], "ray": servers}[victim])

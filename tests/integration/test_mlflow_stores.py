@@ -64,18 +64,13 @@ class TeamServer(Server):
     def start(self) -> None:
         """Start it; it is not there at once."""
         environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "TMPDIR": str(self.folder),
-            "SECRETS": str(self.folder),
+            **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(self.folder), "SECRETS": str(self.folder),
             "POSTGRES_HOST": f"{self.database_url.host}:{self.database_url.port}",
-            "AWS_ENDPOINT_URL": self.store.environment["AWS_ENDPOINT_URL"],
-            "ARTIFACTS": f"s3://{BUCKET}/mlflow",
-            "HOST": "127.0.0.1",
-            "PORT": str(self.port),
-            "MLFLOW_WORKERS": str(self.workers),
+            "AWS_ENDPOINT_URL": self.store.environment["AWS_ENDPOINT_URL"], "ARTIFACTS": f"s3://{BUCKET}/mlflow",
+            "HOST": "127.0.0.1", "PORT": str(self.port), "MLFLOW_WORKERS": str(self.workers),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
+        }  # fmt: skip
         with (self.folder / "log.txt").open("a") as log:
             script = ["sh", str(ROOT / "cluster/mlflow/serve.sh")]
             self.process = subprocess.Popen(script, stdout=log, stderr=log, env=environment)

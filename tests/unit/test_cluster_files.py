@@ -501,12 +501,8 @@ def test_the_image_gets_what_the_package_is_made_of() -> None:
     kept = [line[1:].rstrip("/") for line in ignored if line.startswith("!")]
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {*kept} == {
-        *(name.rstrip("*") for name in packages),
-        "LICENSE",
-        "README.md",
-        "constraints.txt",
-        "pyproject.toml",
-    }
+        *(name.rstrip("*") for name in packages), "LICENSE", "README.md", "constraints.txt", "pyproject.toml",
+    }  # fmt: skip
     assert all((ROOT / name).exists() for name in kept)
 
 

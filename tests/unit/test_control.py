@@ -70,21 +70,16 @@ def test_a_pause_before_the_first_trial_is_undone(desk: Desk) -> None:
     [
         ({"command": "stop", "trial": "0001", "event": "ended"}, "`event`"),
         ({"command": "clone", "trial": "0000", "set": "abc"}, "`set`"),
-        ({"command": "clone", "trial": "0000", "set": {"lr": [1]}}, "`set.lr"),
-        ({"command": "fly"}, "`command`"),
-        ({"command": ["stop"]}, "`command`"),
-        ({}, "`command`: field required"),
-        ({"command": "stop", "trial": 1}, "`trial`"),
-        ({"command": "stop", "trial": "x" * 1000}, "`trial`"),
-        ({"command": "stop"}, "needs a trial"),
-        ({"command": "pause", "trial": "0000"}, "takes no trial"),
-        ({"command": "pause", "set": {"lr": 1}}, "takes no --set"),
-        ({"command": "pause", "time": 1}, "`time`"),
+        ({"command": "clone", "trial": "0000", "set": {"lr": [1]}}, "`set.lr"), ({"command": "fly"}, "`command`"),
+        ({"command": ["stop"]}, "`command`"), ({}, "`command`: field required"),
+        ({"command": "stop", "trial": 1}, "`trial`"), ({"command": "stop", "trial": "x" * 1000}, "`trial`"),
+        ({"command": "stop"}, "needs a trial"), ({"command": "pause", "trial": "0000"}, "takes no trial"),
+        ({"command": "pause", "set": {"lr": 1}}, "takes no --set"), ({"command": "pause", "time": 1}, "`time`"),
         ({"command": "stop", "trial": "../../x"}, "Unknown trial"),
         ({"command": "pause", "start": "another"}, "another start"),
         ({"command": "pause", "start": None}, "another start"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_command_is_answered_and_reaches_no_ledger(desk: Desk, values: dict[str, Any], why: str) -> None:
     desk.searcher.suggest("a")
     path, before = desk.give(**values), desk.ledger.path.read_bytes()
@@ -128,12 +123,8 @@ def test_what_is_no_file_of_a_command_stays_and_is_said_once(desk: Desk) -> None
     assert desk.answer(good).startswith("the search is paused")
     assert len(desk.said) == 6 + 1
     assert {path.name for path in desk.box.folder.iterdir()} >= {
-        "1-1.json",
-        "2-1.json",
-        "3-1.json",
-        "4-1.json",
-        "notes.txt",
-    }
+        "1-1.json", "2-1.json", "3-1.json", "4-1.json", "notes.txt",
+    }  # fmt: skip
 
 
 def test_a_mailbox_that_is_no_folder_ends_no_search(desk: Desk) -> None:

@@ -45,12 +45,8 @@ def test_rows_that_break_a_rule_are_counted_by_reason(tmp_path: Path) -> None:
     corpus = load_sst(str(tmp_path))
     assert [(row.id, row.label) for row in corpus.splits["train"]] == [("a", 0), ("b", 4)]
     assert corpus.rejected == {
-        "duplicate id": 1,
-        "empty text": 1,
-        "no label": 1,
-        "label is not one of 0 to 4": 5,
-        "no id": 1,
-    }
+        "duplicate id": 1, "empty text": 1, "no label": 1, "label is not one of 0 to 4": 5, "no id": 1,
+    }  # fmt: skip
     assert "5 rejected: label is not one of 0 to 4" in corpus.describe()
 
 
@@ -93,15 +89,11 @@ SST = "\tid\tsentence\tsentiment\n"
     ("lines", "number"),
     [
         (['0\ta\t"never closed\t1', "1\tb\tfine\t2", '2\tc\t"again\t3'], 2),
-        (["0\ta\tfine\t1", '1\tb\t"to the end of the file\t2'], 3),
-        (['0\ta\t"over a tab\tand on"\t1'], 2),
-        (['0\ta\t"over a line', 'end"\t1'], 2),
-        (['0\ta\t"words" behind\t1'], 2),
-        (['0\t"a\tfine\t1'], 2),
-        (['0\ta\tfine\t"1'], 2),
-        (['0\ta\t"\t1'], 2),
+        (["0\ta\tfine\t1", '1\tb\t"to the end of the file\t2'], 3), (['0\ta\t"over a tab\tand on"\t1'], 2),
+        (['0\ta\t"over a line', 'end"\t1'], 2), (['0\ta\t"words" behind\t1'], 2), (['0\t"a\tfine\t1'], 2),
+        (['0\ta\tfine\t"1'], 2), (['0\ta\t"\t1'], 2),
     ],
-)
+)  # fmt: skip
 def test_quotes_that_do_not_match_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     path.write_text(SST + "\n".join(lines) + "\n")

@@ -211,13 +211,9 @@ def test_no_candidate_has_a_line_break(nano: Generator, contexts: list[Record]) 
 
 def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     said = [
-        " thy love shall dim. Never",
-        " nor time",
-        " Thy love -- SHALL dim! And",
-        " as a summer rose?",
-        " A summer's love.",
-        " Dr.",
-    ]
+        " thy love shall dim. Never", " nor time", " Thy love -- SHALL dim! And", " as a summer rose?",
+        " A summer's love.", " Dr.",
+    ]  # fmt: skip
     context = {"context": "r0-00000-000", "text": "A summer's love, is."}
     for rewrite, repeats in ((False, []), (True, ["A summer's love is!"])):
         says(monkeypatch, [*said[:5], *(repeats or said[5:])])
@@ -297,14 +293,9 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
         f"{name}-{a:03d}-{b:03d}" for name in "ab" for a, b in ((0, 5), (0, 11), (5, 11))
     ]
     assert pairs[1] == {
-        "id": "a-000-011",
-        "context": "a",
-        "round": 2,
-        "first": 0,
-        "second": 11,
-        "sentence1": "a0",
+        "id": "a-000-011", "context": "a", "round": 2, "first": 0, "second": 11, "sentence1": "a0",
         "sentence2": "a11",
-    }
+    }  # fmt: skip
     rewritten = pairs_of(own, candidates, round=2, rewrite=True)
     assert [pair["id"] for pair in rewritten] == [f"{name}-ctx-{b:03d}" for name in "ab" for b in (0, 5, 11)]
     assert {(pair["first"], pair["sentence1"]) for pair in rewritten} == {(-1, "a text."), (-1, "b text.")}

@@ -24,13 +24,9 @@ def proposed(name: str, **changes: object) -> RawEvent:
 
 def report(name: str, epoch: int, score: float) -> RawEvent:
     return {
-        "event": "report",
-        "trial": name,
-        "epoch": epoch,
-        "metrics": {"score": score},
-        "statistics": None,
+        "event": "report", "trial": name, "epoch": epoch, "metrics": {"score": score}, "statistics": None,
         "samples": [],
-    }
+    }  # fmt: skip
 
 
 def test_a_reopened_ledger_has_the_same_state(tmp_path: Path) -> None:
@@ -110,14 +106,9 @@ DATA: RawEvent = {
 }
 PREDICTED = {"ranges": {"hours": {"value": 1.0, "low": 0.5, "high": 2.0}}, "trials": 3, "replicates": 0, "gpu_gb": None}
 MADE: RawEvent = {
-    "contexts": {"made": 1},
-    "candidates": {"made": 2},
-    "pairs": {"made": 3},
-    "accepted": 2,
-    "critic": {"critic": "overlap", "model": "none"},
-    "stand_in": None,
-    "digest": "d",
-}
+    "contexts": {"made": 1}, "candidates": {"made": 2}, "pairs": {"made": 3}, "accepted": 2,
+    "critic": {"critic": "overlap", "model": "none"}, "stand_in": None, "digest": "d",
+}  # fmt: skip
 #: A ledger with an event of every kind, each with all of its fields.
 WHOLE: list[RawEvent] = [
     {"event": "search", "schema_version": 2, "digest": "d", "id": "i", "name": "lora_rank", "seed": 1},
@@ -134,14 +125,9 @@ WHOLE: list[RawEvent] = [
     {"event": "run", "trial": "0000", "run_id": "r0"},
     {"event": "gpu_part", "part": 0.5, "trial": "0000", "reason": "memory"},
     {
-        **report("0000", 1, 1.0),
-        "statistics": {},
-        "judged": {"score": 1.0},
-        "samples": [{"id": "1", "generated": "x"}],
-        "tables": {"confusion": [[1]]},
-        "data": {"digest": "d"},
-        "seconds": {"train": 1.0},
-        "began": 4.0,
+        **report("0000", 1, 1.0), "statistics": {}, "judged": {"score": 1.0},
+        "samples": [{"id": "1", "generated": "x"}], "tables": {"confusion": [[1]]}, "data": {"digest": "d"},
+        "seconds": {"train": 1.0}, "began": 4.0,
     },
     {"event": "stopped", "trial": "0000", "epoch": 1, "reason": "plateau"},
     {"event": "ended", "trial": "0000", "status": "stopped", "reason": "plateau"},
@@ -153,7 +139,7 @@ WHOLE: list[RawEvent] = [
     {"event": "testing", "trials": ["0000"]},
     {"event": "test", "trial": "0000", "metrics": {"score": 1.0}, "statistics": None},
     {"event": "left", "time": 9.0},
-]
+]  # fmt: skip
 
 
 def lines_of(found: list[RawEvent]) -> bytes:

@@ -126,16 +126,11 @@ def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags
 @pytest.mark.parametrize(
     ("flags", "gpus", "expected"),
     [
-        ("", 0, (1, 4, 1)),
-        ("", 2, (4, 8, 2)),
-        ("--pack off", 2, (1, 2, 2)),
-        ("--trace", 2, (1, 2, 2)),
-        ("--pack 3", 0, (3, 3, 4)),
-        ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
-        ("--set dora=true", 2, (4, 8, 2)),
-        ("--set lora_init=pissa", 2, (1, 2, 2)),
+        ("", 0, (1, 4, 1)), ("", 2, (4, 8, 2)), ("--pack off", 2, (1, 2, 2)), ("--trace", 2, (1, 2, 2)),
+        ("--pack 3", 0, (3, 3, 4)), ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
+        ("--set dora=true", 2, (4, 8, 2)), ("--set lora_init=pissa", 2, (1, 2, 2)),
     ],
-)
+)  # fmt: skip
 def test_trials_are_packed_where_that_pays(
     flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
 ) -> None:

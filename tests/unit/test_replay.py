@@ -32,14 +32,9 @@ def record() -> Record:
         points.append(point)
         curves.append(Curve(metrics=[{OBJECTIVE: height - 4 / epoch} for epoch in range(1, 10)], seconds=[1.0] * 9))
     about = {
-        "search": "lora_rank",
-        "task": "sonnet",
-        "objective": OBJECTIVE,
-        "epochs": 9,
-        "model": "toy",
-        "data": "",
+        "search": "lora_rank", "task": "sonnet", "objective": OBJECTIVE, "epochs": 9, "model": "toy", "data": "",
         "margin": 0.0,
-    }
+    }  # fmt: skip
     return Record(**about, points=points, curves=curves)  # type: ignore[arg-type]
 
 

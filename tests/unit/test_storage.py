@@ -125,15 +125,10 @@ def test_a_folder_of_this_machine_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "s3://",
-        "s3://bucket//x",
-        "s3://bucket/../x",
-        "s3://bucket/.hidden",
-        "s3://key:secret@bucket/x",
-        "ftp://host/x",
-        "s3://b/x?y",
+        "s3://", "s3://bucket//x", "s3://bucket/../x", "s3://bucket/.hidden", "s3://key:secret@bucket/x",
+        "ftp://host/x", "s3://b/x?y",
     ],
-)
+)  # fmt: skip
 def test_an_address_that_leads_elsewhere_is_refused(place: str) -> None:
     with pytest.raises(ConfigError, match=r"must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"):
         local(place)

@@ -109,12 +109,8 @@ def summary(
             "rows": list(rows),
             "pairs": [
                 {
-                    "a": pair.a,
-                    "b": pair.b,
-                    "difference": pair.difference.estimate,
-                    "low": pair.difference.low,
-                    "high": pair.difference.high,
-                    "p_value": pair.p_value,
+                    "a": pair.a, "b": pair.b, "difference": pair.difference.estimate, "low": pair.difference.low,
+                    "high": pair.difference.high, "p_value": pair.p_value,
                 }
                 for pair in found
             ],
@@ -128,7 +124,7 @@ def summary(
             "winner": None,
             **answer,
         },
-    }
+    }  # fmt: skip
 
 
 DENSE, DENSE_POEMS, SPARSE, SPARSE_POEMS = (

@@ -151,12 +151,7 @@ def test_neither_pickles_nor_code_of_a_model_are_downloaded(patterns: Sequence[s
         "pytorch_model.bin",
     ]
     there += [
-        "modeling_gpt2.py",
-        "training_args.bin",
-        "model.pt",
-        "x/weights.pkl",
-        "tf_model.h5",
-        "model.ckpt",
+        "modeling_gpt2.py", "training_args.bin", "model.pt", "x/weights.pkl", "tf_model.h5", "model.ckpt",
         "run.sh",
-    ]
+    ]  # fmt: skip
     assert set(filter_repo_objects(there, allow_patterns=list(patterns))) == set(there[:4])
