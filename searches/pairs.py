@@ -16,9 +16,9 @@ from gpt2core.storage import address
 from searches.options import CANDIDATES, Options
 from searches.question import Choice, Plan
 from searches.running.ledger import Ledger
+from trainables.candidates.actors import job_seconds
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import run_within
-from trainables.candidates.timing import job_seconds
 from trainables.trial import TrialSpec
 
 

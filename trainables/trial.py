@@ -1,4 +1,4 @@
-"""A trial: its specification, and what it reports after each epoch. `trainables.executors` runs it on Ray.
+"""A trial: its specification, its reports after each epoch, and its test scores. `trainables.executors` runs it on Ray.
 
 All executors report the same keys: `epoch`, `objective`, `metrics/...`, `statistics`, `judged`, `samples`, `tables`, `data`,
 `notes`, `seconds` and `began`, or `failure` if the trial failed. Tune flattens mappings, so counts are JSON strings:
@@ -10,13 +10,13 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.config import RunConfig
-from gpt2core.errors import DataError
+from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import fetch, folders, is_copy, local, send
 from trainables.failures import failure_of
 
@@ -197,3 +197,41 @@ def _fetch_checkpoints(folder: Path) -> None:
         for name in folders(folder):
             if name != TRAIN:
                 fetch(folder / name)
+
+
+def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
+    """Return metrics and counts of each trial's best epoch on the test split, scored by Ray tasks. Raises UserError.
+
+    Nothing else reads that split while a search runs.
+    """
+    import ray
+
+    resources = {"num_cpus": specs[0].cpus_per_worker, "num_gpus": specs[0].gpus_per_worker}
+    task = ray.remote(max_retries=RESTARTS, **resources)(_score)
+    try:
+        return list(ray.get([task.remote(spec.to_dict()) for spec in specs]))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise UserError(
+            f"The test split could not be scored ({type(cause).__name__}: {first_line(cause)}); the same command tries again"
+        ) from None
+
+
+def _score(values: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from gpt2core import checkpoints
+    from gpt2core.builders import build_model, device
+    from gpt2core.tasks import TASKS
+    from trainables import worker_cache
+
+    spec = TrialSpec.from_dict(values)
+    torch.set_num_threads(spec.cpus_per_worker)
+    base, data = worker_cache.inputs(spec.run)
+    check_data(spec, data)
+    model = build_model(spec.run, base, device())
+    folder = local(spec.folder)
+    fetch(folder / checkpoints.BEST)
+    checkpoints.load_best(folder, model, base)
+    evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
+    return _scores(evaluation)

@@ -11,8 +11,7 @@ from searches.deciding.wording import Words
 from searches.question import Plan
 from searches.running.ledger import Ledger, State, Trial
 from searches.summary import OnTest, Score
-from trainables.testing import score_all
-from trainables.trial import TrialSpec
+from trainables.trial import TrialSpec, score_all
 
 
 def final_test(plan: Plan, ledger: Ledger, spec: TrialSpec, trials_folder: str) -> None:

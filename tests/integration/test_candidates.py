@@ -19,11 +19,10 @@ from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
 from tests.runs import mlflow_runs, program, status
 from trainables.candidates import __main__ as candidates
-from trainables.candidates.folder import manifest
+from trainables.candidates.folder import manifest, write_results
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import fit_to_cluster, run
 from trainables.candidates.progress import Progress
-from trainables.candidates.results import write_results
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +50,7 @@ def complete(job: Job) -> Progress:
     """Run a job with all that the command writes; return how it ended."""
     seen: list[Progress] = []
     run(job, [seen.append])
-    write_results(job.folder, manifest(job.folder)["rounds"])
+    write_results(job.folder)
     return seen[-1]
 
 

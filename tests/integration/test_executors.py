@@ -15,8 +15,7 @@ from gpt2core.weights import save_model
 from tests import toys
 from trainables.executors import trainable
 from trainables.groups import reports_until_end
-from trainables.testing import score_all
-from trainables.trial import TrialSpec
+from trainables.trial import TrialSpec, score_all
 
 pytestmark = pytest.mark.slow
 

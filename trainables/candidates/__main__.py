@@ -151,10 +151,9 @@ def execute(options: Options, console: "Console") -> int:
 
     from cluster.connect import connect, default_storage
     from cluster.environment import settle
-    from trainables.candidates.folder import locked, manifest
+    from trainables.candidates.folder import locked, write_results
     from trainables.candidates.mlflow_run import CandidatesRun
     from trainables.candidates.pipeline import fit_to_cluster, translate_ray_errors
-    from trainables.candidates.results import write_results
     from trainables.candidates.rounds import run_rounds
     from trainables.candidates.screen import Screen, show
     from trainables.heartbeat import RayEndedError, leave
@@ -185,8 +184,7 @@ def execute(options: Options, console: "Console") -> int:
                 except UserError:
                     rounds, card = write_finished(folder, warn)
                     raise
-            rounds = manifest(folder)["rounds"]
-            card = write_results(folder, rounds)
+            rounds, card = write_results(folder)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -202,12 +200,10 @@ def execute(options: Options, console: "Console") -> int:
 
 def write_finished(folder: Path, warn: Callable[[str], None]) -> tuple[list[dict[str, Any]], str]:
     """Write the results of the finished rounds after a later round failed; return the rounds and the card."""
-    from trainables.candidates.folder import manifest
-    from trainables.candidates.results import write_results
+    from trainables.candidates.folder import write_results
 
     try:
-        rounds = manifest(folder)["rounds"]
-        card = write_results(folder, rounds) if rounds else ""
+        rounds, card = write_results(folder)
     except (OSError, UserError) as error:
         warn(f"the results of finished rounds could not be written: {first_line(error)}")
         return [], ""

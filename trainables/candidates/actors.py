@@ -7,22 +7,25 @@ the files.
 import functools
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import Critic
 from gpt2core.distill.generator import Generator, Record
 from gpt2core.distill.shards import ACCEPTED, STAGES, Shard, read
-from trainables.candidates.job import Job
+from gpt2core.estimates import Range
+from trainables.candidates.job import Job, shards
 from trainables.candidates.progress import Report
 
 #: Shard number, files by stage -> the rows of one of these files, and rows for the quarantine.
 Maker = Callable[[int, Mapping[str, Shard]], tuple[Any, list[Record]]]
 
+TIMED_CONTEXTS, TIMED_SHARDS = 8, 3  # contexts of a shard, and shards, that `job_seconds` makes
 KEPT = {"candidates": "usable", "judged": ACCEPTED}  # stage -> what rows without a reason count as
 
 
@@ -36,13 +39,25 @@ class GeneratorActor:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # else the last digits would depend on the number of threads, and so of workers
 
+    @functools.cached_property
+    def prefixes(self) -> list[str]:
+        """The beginnings of contexts, from the training texts of the source."""
+        from gpt2core.config import RunConfig
+        from gpt2core.distill.generator import prefixes_of
+        from gpt2core.tasks import TASKS
+
+        settings = self.job.context_settings
+        source = TASKS[settings.source]
+        corpus = source.corpus(RunConfig(task=source.name, data_dir=self.job.data_dir))
+        return prefixes_of(corpus.splits["train"], settings)
+
     def identity(self) -> dict[str, Any]:
         """Return digests of what decides the texts; raise UserError if a model or the data cannot be read."""
-        job = self.job
-        prefixes = json.dumps(_prefixes(job.context_settings, job.data_dir)).encode()
+        job, prefixes = self.job, json.dumps(self.prefixes).encode()
+        digests = {name: _generator_digest(name) for name in {job.model, job.generator}}
         return {
-            "model": _generator_digest(job.model),
-            "generator": _generator_digest(job.generator),
+            "model": digests[job.model],
+            "generator": digests[job.generator],
             "prefixes": hashlib.sha256(prefixes).hexdigest(),
         }
 
@@ -53,9 +68,9 @@ class GeneratorActor:
     def _contexts(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
         from gpt2core.distill.generator import generate_contexts
 
-        job, settings = self.job, self.job.context_settings
-        prefixes, place = _prefixes(settings, job.data_dir), {"round": job.round, "number": number}
-        return generate_contexts(_generator(job.model), prefixes, settings, count=job.shard_size(number), **place)
+        job, teacher = self.job, _generator(self.job.model)
+        how = {"count": job.shard_size(number), "round": job.round, "number": number}
+        return generate_contexts(teacher, self.prefixes, job.context_settings, **how)
 
     def _candidates(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
         from gpt2core.distill.generator import generate_candidates
@@ -74,12 +89,19 @@ class ScorerActor:
         self.job = job
         torch.set_num_threads(1)
 
+    @functools.cached_property
+    def critic(self) -> Critic:
+        """The job's critic."""
+        from gpt2core.distill.critics import CRITICS
+
+        return CRITICS[self.job.critic].of(self.job.critic_settings)
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the scores; raise UserError if the critic cannot be made."""
-        critic, settings = self._critic(), self.job.critic_settings
+        critic, settings = self.critic, self.job.critic_settings
         others = {
             key: value for key, value in settings.items() if key != "critic_model"
-        }  # critic.identity has the model
+        }  # its identity names the model
         return {"critic": {**critic.identity, **others}, "stand_in": critic.stand_in}
 
     def run(self, number: int, files: dict[str, Shard]) -> Report:
@@ -92,7 +114,7 @@ class ScorerActor:
 
         contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
         unscored = pairs_of(contexts, candidates, round=self.job.round, rewrite=self.job.rewrite)
-        return score_pairs(unscored, self._critic())
+        return score_pairs(unscored, self.critic)
 
     def _filtered(self, number: int, files: Mapping[str, Shard]) -> tuple[pa.Table, list[Record]]:
         from gpt2core.distill.filters import filter_pairs
@@ -104,9 +126,6 @@ class ScorerActor:
         from gpt2core.distill.acceptance import write_accepted
 
         return write_accepted(self.job.folder, self.job.round, filtered, self.job.thresholds)
-
-    def _critic(self) -> Critic:
-        return _critic(self.job.critic, tuple(sorted(self.job.critic_settings.items())))
 
 
 def _make_missing(number: int, files: Mapping[str, Shard], makers: Mapping[str, Maker]) -> Report:
@@ -138,7 +157,6 @@ def _generator(name: str) -> Generator:
     return Generator(load_model(name).to(device).requires_grad_(False), Tokenizer.load(model_folder(name)))
 
 
-@functools.lru_cache(maxsize=2)
 def _generator_digest(name: str) -> str:
     from gpt2core.weights import digest
 
@@ -146,24 +164,26 @@ def _generator_digest(name: str) -> str:
     return hashlib.sha256(f"{digest(generator.model)}\0{generator.tokenizer.digest}".encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=1)
-def _prefixes(generation: GenerationConfig, data_dir: str | None) -> list[str]:
-    from gpt2core.config import RunConfig
-    from gpt2core.distill.generator import prefixes_of
-    from gpt2core.tasks import TASKS
+def job_seconds(job: Job, patience: float) -> Range:
+    """Return the seconds that one worker needs for a job, from about `patience` seconds of timing. Raises UserError.
 
-    source = TASKS[generation.source]
-    return prefixes_of(source.corpus(RunConfig(task=source.name, data_dir=data_dir)).splits["train"], generation)
+    The actors make a few small shards in this process, without Ray, which are thrown away. Small shards take longer per context.
+    """
+    from gpt2core.speed import mean_range, timed
 
+    with tempfile.TemporaryDirectory() as out:
+        small = replace(job, out=out, contexts=min(TIMED_CONTEXTS, job.contexts))
+        generator, scorer = GeneratorActor(small), ScorerActor(small)
+        identity = generator.identity() | scorer.identity()
 
-@functools.lru_cache(maxsize=1)
-def _critic(name: str, settings: tuple[tuple[str, Any], ...]) -> Critic:
-    from gpt2core.distill.critics import CRITICS
+        def make_shard(round: int) -> None:
+            generator.job = scorer.job = replace(small, round=round)
+            files = shards(generator.job, identity, 0)
+            generator.run(0, files)
+            scorer.run(0, files)
 
-    return CRITICS[name].of(dict(settings))
-
-
-def forget() -> None:
-    """Free the models, the critic and the prefixes that this process has loaded."""
-    for loaded in (_generator, _prefixes, _critic):
-        loaded.cache_clear()
+        make_shard(1)  # warms up
+        rounds = range(2, 2 + TIMED_SHARDS)
+        seconds = timed([functools.partial(make_shard, round) for round in rounds], patience)
+    _generator.cache_clear()  # this process does not need the models any more
+    return mean_range(seconds) * (job.contexts / small.contexts)

@@ -1,18 +1,25 @@
-"""The folder of a job: its lock and its manifest."""
+"""The folder of a job: its lock, its manifest, and its results: course.tsv and the data card."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpt2core.distill.acceptance import CLASSES, TEXTS
+from gpt2core.distill.card import card, measure
 from gpt2core.distill.manifest import MANIFEST, ReportedRound, validated_rounds
+from gpt2core.distill.shards import ACCEPTED, FILTERED, PAIRS, read, shards_in
 from gpt2core.errors import DataError, UserError, shown
-from gpt2core.files import lock, read_json, write_json
+from gpt2core.files import atomic_path, lock, read_json, write_json
 from gpt2core.lease import Lease, LeaseKeeper
 from gpt2core.storage import address, fetch, is_copy, send
 
 VERSION = 1  # of the manifest
+CARD, COURSE = "README.md", "course.tsv"
 
 #: Folders that this process has locked -> their lease, if they are in remote storage.
 _HELD: dict[Path, LeaseKeeper | None] = {}
@@ -88,3 +95,60 @@ def write_manifest(folder: Path, rounds: list[dict[str, Any]]) -> None:
     check_lease(folder)
     write_json(folder / MANIFEST, {"version": VERSION, "rounds": rounds})
     send(folder / MANIFEST)
+
+
+def remove_results(folder: Path) -> None:
+    """Remove course.tsv and the card, before the accepted pairs change."""
+    for name in (CARD, COURSE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_results(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Write course.tsv and the data card for the rounds of the manifest, if any; return the rounds and the card.
+
+    Raises UserError, OSError.
+    """
+    rounds = manifest(folder)["rounds"]
+    if not rounds:
+        return [], ""
+    for stage in (*CLASSES, "judged"):
+        fetch(folder / stage)
+    _write_course(folder)
+    measures = measure(read(path, PAIRS) for path in shards_in(folder / ACCEPTED))
+    text = card(rounds, measures, [_examples(folder, entry) for entry in rounds])
+    with atomic_path(folder / CARD) as part:
+        part.write_text(text, encoding="utf-8")
+    for name in (CARD, COURSE):
+        send(folder / name)
+    return rounds, text
+
+
+def _write_course(folder: Path) -> None:
+    """Write course.tsv: all accepted pairs, then all hard negatives, in the columns of the course's Quora files.
+
+    White space is collapsed, because the format has no quotes for tabs and line breaks.
+    """
+    schema = pa.schema([PAIRS.field(name) for name in TEXTS])
+    with atomic_path(folder / COURSE) as part, part.open("w", encoding="utf-8", newline="") as file:
+        file.write("\tid\tsentence1\tsentence2\tis_duplicate\n")
+        number = 0
+        for name, label in CLASSES.items():
+            for shard in shards_in(folder / name):
+                for row in read(shard, schema).select(TEXTS).to_pylist():
+                    texts = (" ".join(text.split()) for text in row.values())
+                    file.write("\t".join([str(number), *texts, f"{label}.0"]) + "\n")
+                    number += 1
+
+
+def _examples(folder: Path, entry: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return a round's example rows by reason: accepted rows first, then in the order of the filters."""
+    names = [name for name in dict.fromkeys([ACCEPTED, *entry["pairs"]["reasons"]]) if name in entry["examples"]]
+    return {name: [_row(folder / "judged" / file, id) for file, id in entry["examples"][name]] for name in names}
+
+
+def _row(path: Path, id: str) -> dict[str, Any]:
+    table = read(path, FILTERED)
+    rows = table.filter(pc.equal(table["id"], id)).to_pylist()
+    if not rows:
+        raise DataError(f"{path}: has no row {shown(id)}, which the manifest names; run the same command again")
+    return dict(rows[0])

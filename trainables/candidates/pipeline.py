@@ -19,11 +19,10 @@ from gpt2core.distill.shards import STAGES, Shard
 from gpt2core.errors import ConfigError, UserError, first_line
 from gpt2core.storage import local
 from trainables.candidates.actors import GeneratorActor, ScorerActor
-from trainables.candidates.folder import check_lease, locked, manifest, write_manifest
+from trainables.candidates.folder import check_lease, locked, manifest, remove_results, write_manifest
 from trainables.candidates.job import Job, shards
 from trainables.candidates.pool import Pool
 from trainables.candidates.progress import Listener, Progress, Report
-from trainables.candidates.results import remove_results
 from trainables.heartbeat import TICK, Heartbeat, ray_ended
 from trainables.nodes import can_grow
 
