@@ -201,7 +201,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
             lambda f: (f / "model.safetensors").unlink(),
             edit("model.safetensors.index.json", weight_map={"a": "../x.safetensors"}),
         ),
-        "leave the folder",
+        "stay in the folder",
     ),
 }
 
@@ -451,7 +451,7 @@ OTHER_TOKENS: dict[str, tuple[Change, str]] = {
     "negative": (model_of(vocab={"a": -1}, merges=[]), "tokenizer"),
     "far": (
         model_of(vocab={**json.loads(TOY.backend.to_str())["model"]["vocab"], "<|endoftext|>": EOS, "far": 2**31}),
-        "beyond",
+        "above",
     ),
     "another class": (both(whole(), edit("tokenizer_config.json", tokenizer_class="BertTokenizer")), "tokenizer_class"),
     "own code": (both(whole(), edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["a", "b"]})), "auto_map"),
@@ -463,7 +463,7 @@ OTHER_TOKENS: dict[str, tuple[Change, str]] = {
             whole(),
             edit("tokenizer_config.json", added_tokens_decoder=special(EOS, content="<|endoftext|>", lstrip=True)),
         ),
-        "two ways",
+        "contradict each other",
     ),
     "not declared": (
         both(
@@ -510,7 +510,7 @@ def test_more_tokens_than_the_model_has_are_refused_with_both_sizes(tmp_path: Pa
     parts(tmp_path)
     edit("added_tokens.json", **{"[PAD]": EOS + 1})(tmp_path)
     line = refused(lambda: Tokenizer.load(tmp_path))
-    assert f"up to number {EOS + 1}" in line
+    assert f"token numbers up to {EOS + 1}" in line
     assert f"the model has {EOS + 1}" in line
     with pytest.raises(UserError, match=f"the token {EOS + 1}, but the model has the tokens 0 to {EOS}"):
         generate(load_model(str(tmp_path)), [[1, EOS + 1]], DecodingConfig(), seeds=[1], eos=3)
@@ -788,7 +788,7 @@ def test_a_tokenizer_beside_an_adapter_must_be_the_bases(tmp_path: Path) -> None
         TOY.save(tmp_path / place)
     load_folder(tmp_path / "adapter")
     fast(lambda tokenizer: tokenizer.add_tokens(["[SEP]"]))(tmp_path / "adapter")
-    assert "is another one than that of" in refused(lambda: load_folder(tmp_path / "adapter"))
+    assert "has another tokenizer than" in refused(lambda: load_folder(tmp_path / "adapter"))
 
 
 # --- anything

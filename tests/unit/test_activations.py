@@ -80,7 +80,7 @@ def test_a_damaged_file_is_made_again_and_the_oldest_go_when_there_is_no_room(mo
     assert losses(CASES["a head"]) == plain
     largest = max(files, key=lambda file: file.stat().st_size)
     os.utime(largest, (0, 0))
-    monkeypatch.setattr(activations, "ALL", largest.stat().st_size)
+    monkeypatch.setattr(activations, "CACHE_SIZE", largest.stat().st_size)
     losses(CASES["a head"].but(train_examples=3))
     kept = set(cache_folder().glob("activations/*.arrow"))
     assert kept - set(files), "the new one"

@@ -277,7 +277,7 @@ def test_a_name_that_leaves_the_storage_is_refused(folder: Path, store: Store, t
 def test_names_that_one_disk_would_take_for_another_are_refused(folder: Path, store: Store, tmp_path: Path) -> None:
     put(store, f"{tmp_path.name}/Notes", "one")
     put(store, f"{tmp_path.name}/notes", "two")
-    with pytest.raises(StorageError, match="differs from another in case alone"):
+    with pytest.raises(StorageError, match="differ from another one only in case"):
         fetch(folder)
 
 

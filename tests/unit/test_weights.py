@@ -120,7 +120,7 @@ def test_an_unreachable_hub_says_the_way_out(offline: bool, tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # not the user's, which may hold a copy
     with pytest.raises(
         HubError,
-        match=r"Could not fetch openai-community/gpt2-xl .*the local cache has no copy; to run offline, give --model a folder",
+        match=r"Could not fetch openai-community/gpt2-xl .*the local cache has no copy; to run offline, set --model to a folder",
     ):
         model_folder("gpt2-xl")
 
