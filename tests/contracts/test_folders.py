@@ -511,7 +511,7 @@ def test_more_tokens_than_the_model_has_are_refused_with_both_sizes(tmp_path: Pa
     edit("added_tokens.json", **{"[PAD]": EOS + 1})(tmp_path)
     line = refused(lambda: Tokenizer.load(tmp_path))
     assert f"token numbers up to {EOS + 1}" in line
-    assert f"the model has {EOS + 1}" in line
+    assert f"`vocab_size` of the model is {EOS + 1}" in line
     with pytest.raises(UserError, match=f"the token {EOS + 1}, but the model has the tokens 0 to {EOS}"):
         generate(load_model(str(tmp_path)), [[1, EOS + 1]], DecodingConfig(), seeds=[1], eos=3)
 
