@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
@@ -39,6 +40,7 @@ KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "sample
 ORIGINS = {"data": "on other data", "tokenizer": "with another tokenizer", "base": "from another model"}
 
 Tensors = dict[str, Tensor]
+History = list[dict[str, Any]]  # the records of epochs
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -50,13 +52,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save(
-    folder: Path,
-    config: RunConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, Any]],
-    *,
-    best: bool,
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, history: History, *, best: bool
 ) -> None:
     """Write the checkpoint of the last epoch in `history` and remove old ones; with `best`, also keep its weights in `best`.
 
@@ -64,7 +60,10 @@ def save(
     """
     epoch = history[-1]["epoch"]
     with _writing(folder, epoch):
-        _remove_unfinished(folder)
+        for path in (*folder.glob(".epoch-*"), *folder.glob(f".{PART}.*")):  # of killed processes
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (folder / BEST).glob(".*"):
+            path.unlink(missing_ok=True)
         state = {"config": config.model_dump(), "history": [*history[:-1], {**history[-1], "best": best}]}
         _write(_epoch_folder(folder, epoch), epoch, model, optimizer, state)
         if best:
@@ -74,19 +73,14 @@ def save(
 
 
 def save_part(
-    folder: Path,
-    config: RunConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    progress: dict[str, Any],
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int, progress: dict[str, Any]
 ) -> None:
     """Save an unfinished epoch with its progress; raise CheckpointError if it cannot be written."""
     with _writing(folder, epoch):
         _write(folder / PART, epoch, model, optimizer, {"config": config.model_dump(), "begun": progress})
 
 
-def keep_best_of(source: Path, folder: Path, config: RunConfig, history: list[dict[str, Any]]) -> None:
+def keep_best_of(source: Path, folder: Path, config: RunConfig, history: History) -> None:
     """Keep the last epoch in `history` as `best` of `folder`; its checkpoint, of a run of `config`, is in `source`.
 
     Changes nothing if `best` has that epoch or a later one. If the checkpoint of the epoch is gone, `best` of `source` is used.
@@ -125,7 +119,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing(folder: Path, epoch: int) -> Iterator[None]:
-    """Turn errors of writing into CheckpointError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -135,7 +128,7 @@ def _writing(folder: Path, epoch: int) -> Iterator[None]:
         ) from None
 
 
-def _write(target: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _write(target: Path, epoch: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
     moments = {
         f"{name}/{key}": value.detach().cpu().contiguous()
@@ -150,14 +143,6 @@ def _write(target: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Op
 
 def _write_state(part: Path, state: Mapping[str, Any]) -> None:
     (part / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove the unfinished files of killed processes."""
-    for path in (*folder.glob(".epoch-*"), *folder.glob(f".{PART}.*")):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (folder / BEST).glob(".*"):
-        path.unlink(missing_ok=True)
 
 
 def _write_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -> None:
@@ -188,11 +173,11 @@ def resume(
     folder: Path,
     config: RunConfig,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     say: Callable[[str], None] = lambda text: None,
     writes: bool = True,
-) -> list[dict[str, Any]]:
+) -> History:
     """Load the newest undamaged checkpoint into model and optimizer; return its history, empty if there is none.
 
     Damaged checkpoints are skipped, and reported to `say`. Of several workers, only one `writes` and so repairs `best`. Raises
@@ -221,7 +206,7 @@ def resume(
 
 
 def resume_part(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int
 ) -> dict[str, Any] | None:
     """Load a saved unfinished epoch into model and optimizer; return its progress, or None if none was saved."""
     part = folder / PART
@@ -303,10 +288,7 @@ def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, st
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys that may not change when a run resumes.
-
-    Those are all but places, and all but `epochs` unless the number of epochs affects what an epoch learns.
-    """
+    """Return the keys that may not change on resuming: all but places and, unless it affects single epochs, `epochs`."""
     planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
     free = {*keys_that_decide("place"), *([] if planned else ["epochs"])}
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
@@ -395,7 +377,6 @@ def _readable_by_user() -> Iterator[None]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn errors of reading `path` into CheckpointError."""
     try:
         with _readable_by_user():
             yield
@@ -409,15 +390,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
     """Return the state of a checkpoint. Raises OSError or DataError."""
     path = folder / STATE
     match read_json(path):
-        case {"config": {}, "history": [_, *_] as history} as state if all(
-            _is_record(past) and past.get("epoch") == number for number, past in enumerate(history, start=1)
-        ):
-            return dict(state)
+        case {"config": {}, "history": [_, *_] as history} as state:
+            if all(_is_record(past) and past.get("epoch") == number for number, past in enumerate(history, start=1)):
+                return dict(state)
     raise DataError(f"{path}: must have a `config`, and a `history` of epochs from 1 on, each with its `metrics`")
 
 
 def _is_record(past: object) -> bool:
-    """Return whether the values in the record of an epoch have valid types."""
     return (
         isinstance(past, dict)
         and all(isinstance(past[key], kind) for key, kind in KINDS.items() if key in past)
@@ -428,7 +407,6 @@ def _is_record(past: object) -> bool:
 
 
 def _tensors(folder: Path) -> tuple[Tensors, Tensors]:
-    """Return the weights and the optimizer state of a checkpoint. Raises OSError, and DataError for damaged files."""
     return _read_tensors(folder / WEIGHTS), _read_tensors(folder / OPTIMIZER)
 
 
@@ -441,7 +419,7 @@ def _read_tensors(path: Path) -> Tensors:
         raise DataError(f"{path}: is truncated or not a safetensors file ({first_line(error)})") from None
 
 
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: tuple[Tensors, Tensors]) -> None:
+def _load(path: Path, model: nn.Module, optimizer: Optimizer, tensors: tuple[Tensors, Tensors]) -> None:
     """Load the tensors of a checkpoint; raise CheckpointError, and change nothing, if they do not fit."""
     weights, moments = tensors
     parameters = trained(model)

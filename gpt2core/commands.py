@@ -73,9 +73,8 @@ def describe(options: argparse.Namespace) -> None:
     CONSOLE.print(f"Total parameters: {total:,} ({with_pooler:,} with the study's unused pooler)")
     if result["head"]:
         classes, channels = result["head"]
-        CONSOLE.print(
-            f"Both counts include the head of {result['task']}: {classes} x {channels:,} = {classes * channels:,}"
-        )
+        size = f"{classes} x {channels:,} = {classes * channels:,}"
+        CONSOLE.print(f"Both counts include the head of {result['task']}: {size}")
     CONSOLE.print(f"GPU memory is {result['gpu_memory']}")
     cost = result["attention"]
     names = ", ".join(cost["schedule"]) if len(set(cost["schedule"])) > 1 else cost["schedule"][0]
@@ -93,7 +92,8 @@ def train(options: argparse.Namespace) -> None:
     start, data = shared_starts(), run_data(config)
     start(config)  # train a first stage before anything is written
     out = _folder_to_write(options.out)
-    _print_model(config, f"{config.model}, adapter {config.adapter}")
+    CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}")
+    _print_ignored_settings(config)
     CONSOLE.print(f"Data: {data.describe()}")
     history: list[dict[str, Any]] = []
     try:
@@ -116,9 +116,7 @@ def train(options: argparse.Namespace) -> None:
     name = objective.name
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
-        raise ConfigError(
-            f"The {name} of every epoch is infinite or NaN, so none is the best; choose another `objective`"
-        )
+        raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
     CONSOLE.print(
         f"Best by {name}: epoch {best['epoch']}, in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}"
     )
@@ -127,11 +125,12 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print the scores of a model next to the baselines."""
-    config, model, words = _model(options)
+    config, model, description = _model(options)
     task, split = TASKS[config.task], options.split
     data = run_data(config)
     check_gold(data.corpus, split, config.task)
-    _print_model(config, words)
+    CONSOLE.print(f"Model: {description}")
+    _print_ignored_settings(config)
     CONSOLE.print(f"Data: {data.describe()}; split {split}")
     with _explain_divergence(options):
         evaluation = task.evaluate(model, data, config, split)
@@ -147,7 +146,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Write the predicted class of each text of a split, in the course's submission format."""
-    config, model, words = _model(options)
+    config, model, description = _model(options)
     task, split = TASKS[config.task], options.split
     if not isinstance(task, Classification):
         classifying = ", ".join(name for name, entry in TASKS.items() if isinstance(entry, Classification))
@@ -156,7 +155,7 @@ def predict(options: argparse.Namespace) -> None:
     tokens = data.splits.get(split)
     if not tokens:
         raise DataError(f"{data.corpus.origin.source}: there is no {split} split of the {data.corpus.name}")
-    CONSOLE.print(f"Model: {words}\nData: {data.describe()}; split {split}")
+    CONSOLE.print(f"Model: {description}\nData: {data.describe()}; split {split}")
     with _explain_divergence(options):
         classes = task.predict(model, tokens, data.tokenizer, config)
     out = Path(options.out).expanduser()
@@ -205,11 +204,9 @@ def _baseline_score(name: str, mean: float, deviation: float, digits: int) -> st
 def generate(options: argparse.Namespace) -> None:
     """Print continuations of prompts."""
     if not 1 <= options.samples <= MOST_SAMPLES:
-        raise ConfigError(
-            f"The value of `--samples` is {options.samples}, but must be >= 1 and at most {MOST_SAMPLES:,}"
-        )
+        raise ConfigError(f"The value of `--samples` is {options.samples}, but must be 1 to {MOST_SAMPLES:,}")
     config, model, _ = _model(options)
-    _print_unused(config)
+    _print_ignored_settings(config)
     tokenizer = Tokenizer.load(model_folder(config.model))
     texts = [unescape(text) for text in options.prompt for _ in range(options.samples)]
     # A text depends neither on the other prompts nor on the number of samples.
@@ -238,10 +235,10 @@ def export(options: argparse.Namespace) -> None:
     kind = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
     if options.format == "adapter":
         base = f"{hub_name(config.model)!r}" + (f", num_labels={classes}" if classes else "")
-        words = f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
+        usage = f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
     else:
-        words = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
-    CONSOLE.print(f"Epoch {epoch} is in {out}: {words}")
+        usage = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
+    CONSOLE.print(f"Epoch {epoch} is in {out}: {usage}")
     if is_sparse(config.attention_config):
         CONSOLE.print(f"warning: this run has `{config.attention}` attention, but transformers uses dense attention")
 
@@ -256,7 +253,6 @@ def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
 
 
 def _folder_to_write(name: str) -> Path:
-    """Create a folder if it is missing, and return it; raise ConfigError."""
     folder = Path(name).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,16 +261,9 @@ def _folder_to_write(name: str) -> Path:
     return folder
 
 
-def _print_model(config: RunConfig, words: str) -> None:
-    """Print which model is used, and which settings of its folder are ignored."""
-    CONSOLE.print(f"Model: {words}")
-    _print_unused(config)
-
-
-def _print_unused(config: RunConfig) -> None:
-    """Print which settings of a model's folder are ignored, if any."""
-    if unused := unused_decoding(model_folder(config.model)):
-        CONSOLE.print(f"note: {unused}")
+def _print_ignored_settings(config: RunConfig) -> None:
+    if note := unused_decoding(model_folder(config.model)):
+        CONSOLE.print(f"note: {note}")
 
 
 def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
@@ -292,7 +281,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
         config = _config(options, **loaded.config.model_dump())
         names = getattr(TASKS[config.task], "class_names", ())
         model = in_order_of(loaded.model, names) if names else loaded.model
-        return config, model.to(device()), loaded.words
+        return config, model.to(device()), loaded.description
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())
     base = starting_model(trained)
@@ -316,7 +305,6 @@ def keys(options: argparse.Namespace) -> None:
 
 
 def _default(value: Any) -> str:
-    """Return a value in the form that `--set` takes."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -74,7 +74,6 @@ def lock(file: int | IO[Any], *, wait: bool = False, shared: bool = False) -> No
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Return whether an open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

@@ -38,7 +38,7 @@ class Loaded:
 
     model: GPT2
     config: RunConfig
-    words: str
+    description: str
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -102,7 +102,7 @@ def load_folder(folder: Path) -> Loaded:
         raise CheckpointError(f"{folder / RUN}: {error}") from None
     values = {**run, "data": run.get("data", "")[:12]}  # the length in which a corpus shows its digest
     about = "".join(f", {key} {' '.join(visible(str(values[key]), 100).split())}" for key in ABOUT if key in run)
-    return Loaded(model=model, config=config, words=f"{folder}{about}")
+    return Loaded(model=model, config=config, description=f"{folder}{about}")
 
 
 def _check_tokenizer(folder: Path, base: str) -> None:

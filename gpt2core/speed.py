@@ -95,31 +95,27 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
     bound that of the longest dev text. Raises UserError if the GPU is too small.
     """
     with _fitting(config), bypassing_text_cache():
-        return _evaluation_seconds(config, base, data, patience)
+        task, dev = TASKS[config.task], data.splits["dev"]
+        part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
+        model = build_model(config, base, device()).train(False)
+        scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
 
+        def evaluate(new_tokens: int) -> None:
+            task.evaluate(model, part, config.but(max_new_tokens=new_tokens), "dev")
 
-def _evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, patience: float) -> Range:
-    task, dev = TASKS[config.task], data.splits["dev"]
-    part = data.with_dev(max(1, min(EXAMPLES, int((np.cumsum(dev.lengths) <= TOKENS).sum()))))
-    model = build_model(config, base, device()).train(False)
-    scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
-
-    def evaluate(new_tokens: int) -> None:
-        task.evaluate(model, part, config.but(max_new_tokens=new_tokens), "dev")
-
-    evaluate(min(SHORT, config.max_new_tokens))
-    short, long = (min(count, config.max_new_tokens) for count in (SHORT, LONG))
-    brief = mean_range(timed([partial(evaluate, short)] * 2, patience)) * scale
-    if not task.generates or long == short:
-        return brief
-    (slower,) = timed([partial(evaluate, long)], patience)
-    token = max(0.0, slower * scale - brief.value) / (long - short)
-    usual = min(config.max_new_tokens, int(dev.lengths.max()))
-    return Range(
-        value=brief.value + token * (config.max_new_tokens - short),
-        low=brief.low + token * max(0, usual - short),
-        high=brief.high + token * (config.max_new_tokens - short),
-    )
+        evaluate(min(SHORT, config.max_new_tokens))
+        short, long = (min(count, config.max_new_tokens) for count in (SHORT, LONG))
+        brief = mean_range(timed([partial(evaluate, short)] * 2, patience)) * scale
+        if not task.generates or long == short:
+            return brief
+        (slower,) = timed([partial(evaluate, long)], patience)
+        token = max(0.0, slower * scale - brief.value) / (long - short)
+        usual = min(config.max_new_tokens, int(dev.lengths.max()))
+        return Range(
+            value=brief.value + token * (config.max_new_tokens - short),
+            low=brief.low + token * max(0, usual - short),
+            high=brief.high + token * (config.max_new_tokens - short),
+        )
 
 
 def timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:

@@ -92,7 +92,7 @@ def test_what_is_told_of_a_model_folder(tmp_path: Path) -> None:
     write_run(tmp_path, RunConfig(task="sonnet"), {"search": "s", "trial": "0001", "epoch": 1, "data": "d" * 64})
     survives(tmp_path / RUN, lambda: load_folder(tmp_path))
     (tmp_path / RUN).write_text(json.dumps({"config": {}, "search": "a\n\x1b[2J" + "b" * 999}))
-    words = load_folder(tmp_path).words
+    words = load_folder(tmp_path).description
     assert r"search a \x1b[2Jbbb" in words
     assert len(words) < 400
     (tmp_path / RUN).write_text(json.dumps({"config": {}, "epoch": ["x"]}))

@@ -169,7 +169,7 @@ def test_a_folder_of_transformers_from_elsewhere_is_taken_as_it_is(tmp_path: Pat
     found = load_folder(tmp_path)
     assert found.model.head is not None
     assert found.model.head.out_features == 3
-    assert found.words == str(tmp_path)
+    assert found.description == str(tmp_path)
 
 
 def _text(name: str, text: str) -> Callable[[Path], None]:
