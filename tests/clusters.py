@@ -30,7 +30,6 @@ class Nodes:
         return {**self.told, "GPT2_SEARCH_CACHE": str(self.folder / name)}
 
     def add(self, name: str, **resources: int) -> None:
-        """Let a node join."""
         self.nodes[name] = self.cluster.add_node(env_vars=self._environment(name), **resources)
 
     def kill(self, name: str) -> None:
@@ -64,14 +63,12 @@ class Nodes:
             shutil.rmtree(folder)
 
     def shutdown(self) -> None:
-        """End all nodes."""
         processes = [process for node in self.cluster.list_all_nodes() for process in processes_of(node)]
         self.cluster.shutdown()
         for process in processes:
             process.wait()
 
     def start(self, words: list[str]) -> "Command":
-        """Start a command on the head."""
         environment = {
             **os.environ,
             **self._environment("head"),
@@ -83,7 +80,6 @@ class Nodes:
 
 
 def processes_of(node: Any) -> list[subprocess.Popen[bytes]]:
-    """All that a node has started."""
     return [info.process for infos in node.all_processes.values() for info in infos]
 
 
@@ -120,14 +116,11 @@ class Cloud:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """End it."""
         self.server.shutdown()
         self.server.server_close()
 
 
 class Command:
-    """A command that runs."""
-
     def __init__(self, words: list[str], environment: dict[str, str], output: Path) -> None:
         self.file = output
         with output.open("w") as file:
@@ -135,7 +128,6 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What it has written."""
         return self.file.read_text()
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
@@ -143,6 +135,5 @@ class Command:
         wait_until(reached, self.process, self.file.read_text)
 
     def ends(self) -> str:
-        """Wait for a good end; return what it wrote."""
         assert self.process.wait(timeout=PATIENCE) == 0, self.output
         return self.output

@@ -35,7 +35,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One local Ray for all tests that need one in their own process."""
     import ray
 
     ray.init(
@@ -53,12 +52,10 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def root() -> Path:
-    """The folder of the project."""
     return Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store that speaks S3, for the tests of a file."""
     with started(lambda: Store(tmp_path_factory.mktemp("store"))) as store:
         yield store

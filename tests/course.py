@@ -13,7 +13,6 @@ FILMS = ("a fine film", "dull", "Not bad , not good", "the worst hour of the yea
 
 
 def folder(path: Path) -> Path:
-    """A --data-dir with a folder for each corpus."""
     for name, classes in (("sst", 5), ("cfimdb", 2)):
         for split, count in SPLITS.items():
             rows = [(f"{split}{n}", f" {FILMS[n % 5]} {n} .", n % classes) for n in range(count)]
@@ -43,7 +42,6 @@ def encoded(text: object) -> str:
 
 
 def poems(path: Path, texts: Sequence[str]) -> Path:
-    """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"author": "A", "title": "T", "text": text, "gpt2_tokens": 9}) for text in texts]
     path.write_text("\n".join(lines) + "\n")
@@ -61,7 +59,6 @@ def sonnets(path: Path) -> Path:
 
 
 def _write(path: Path, rows: Sequence[Sequence[object]]) -> Path:
-    """Write tab-separated CSV, which is an encoding of its own."""
     buffer = io.StringIO()
     csv.writer(buffer, delimiter="\t", lineterminator="\n").writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,6 @@ def _tokenizer(kind: str, pad_token: str | None = "[PAD]") -> Any:
 
 
 def run_folder(path: Path, task: str = "paraphrase", **changes: Any) -> Path:
-    """A run of one epoch of a toy model."""
     config = toys.RUN.but(task=task, model=str(toys.folder(path / "model")), epochs=1, **changes)
     for _ in train(config, load_model(config.model), toys.data(), folder=path / "run"):
         pass

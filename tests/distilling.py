@@ -20,7 +20,6 @@ THRESHOLDS = Thresholds(tau=0.5, max_rouge=0.9)
 
 
 def sentence(random: np.random.Generator) -> str:
-    """Some words of the toys', with a full stop."""
     words = random.choice(toys.WORDS, size=random.integers(4, 8))
     return " ".join(words).capitalize() + "."
 
@@ -45,7 +44,6 @@ def writer(folder: Path) -> Path:
 
 
 def data(folder: Path) -> Path:
-    """A --data-dir with questions of such words."""
     random = np.random.default_rng(1)
     for split in ("train", "dev"):
         rows = [(f"{split}{n}", sentence(random), sentence(random), "0.0") for n in range(60)]
@@ -54,7 +52,6 @@ def data(folder: Path) -> Path:
 
 
 def job(out: Path, model: Path, data_dir: Path, **values: object) -> Job:
-    """A job on the toy."""
     plain: dict[str, object] = {
         "contexts": 120, "generation": GENERATION, "thresholds": THRESHOLDS, "max_quarantine": 0.2, **values,
     }  # fmt: skip

@@ -49,7 +49,6 @@ def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None)
 
 
 def with_accepted(path: Path, thresholds: Thresholds, rounds: Sequence[Sequence[dict[str, Any]]] | None = None) -> Path:
-    """The same with filtered pairs, accepted/ and negatives/."""
     values = read_json(folder(path, rounds) / MANIFEST)
     for entry in values["rounds"]:
         filtered = []

@@ -23,7 +23,6 @@ SETTINGS = (f"epochs={EPOCHS}", "dev_examples=30")
 
 
 def make_toy(folder: Path) -> Path:
-    """The toy model and the corpus of a search."""
     toys.folder(folder / "model")
     for split, rows in (("train", 600), ("dev", 30)):
         lines = [(f"{split}{n}", f"{course.FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
@@ -40,15 +39,12 @@ def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:
 
 
 def finished(storage: Path, toy: Path, *flags: str) -> str:
-    """Run the search to its good end; return what it printed."""
     done = program(command(storage, toy, *flags), **ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 class Search:
-    """A search that runs, and what it left."""
-
     def __init__(self, storage: Path, toy: Path, *flags: str) -> None:
         self.storage, self.words = storage, command(storage, toy, *flags)
         self.folder = storage / "searches" / NAME
@@ -57,7 +53,6 @@ class Search:
         self.start()
 
     def start(self) -> None:
-        """Start the command, or start it again."""
         self.starts += 1
         self.reported = len(self.events("report"))  # before this start
         with self.output.open("w") as out, self.errors.open("w") as errors:
@@ -65,23 +60,19 @@ class Search:
 
     @property
     def output(self) -> Path:
-        """What it last wrote to stdout."""
         return self.storage / f"output-{self.starts}.txt"
 
     @property
     def errors(self) -> Path:
-        """What it last wrote to stderr."""
         return self.storage / f"errors-{self.starts}.txt"
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
-        """The whole events of some kinds in its ledger."""
         path = self.folder / "ledger.jsonl"
         text = path.read_text() if path.exists() else ""
         events = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
         return [event for event in events if event["event"] in kinds]
 
     def summary(self) -> dict[str, Any]:
-        """What it came to."""
         return dict(json.loads((self.folder / "summary.json").read_text()))
 
     def wait_for(self, reached: Callable[[], bool]) -> bool:
@@ -96,7 +87,6 @@ class Search:
         return self.errors.read_text()
 
     def end(self) -> None:
-        """Kill it, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -118,7 +108,6 @@ def frozen(process: subprocess.Popen[Any]) -> Iterator[None]:
 
 
 def kill(pids: list[int]) -> None:
-    """Send SIGKILL to those that are still there."""
     for pid in pids:
         if psutil.pid_exists(pid):
             os.kill(pid, signal.SIGKILL)

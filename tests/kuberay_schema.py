@@ -1,7 +1,4 @@
-"""The fields of KubeRay 1.5's RayCluster and RayJob that cluster/kuberay uses, as a JSON schema: no package holds KubeRay's own.
-
-A pod template is any object here; Kubernetes' schema checks it.
-"""
+"""A JSON schema of the fields that cluster/kuberay uses of KubeRay 1.5, which no package holds; a pod template is any object."""
 
 from typing import Any
 

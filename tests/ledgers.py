@@ -40,7 +40,6 @@ class WrittenLedger(MemoryLedger):
         self.file, self.texts, self.time = path.open("w", encoding="utf-8"), texts, 0.0
 
     def record(self, event: RawEvent) -> None:
-        """Take an event in, a second after the one before."""
         self.time += 1.0
         kind = event["event"]
         if kind == "report":
@@ -55,7 +54,6 @@ class WrittenLedger(MemoryLedger):
             self.record({"event": "run", "trial": event["trial"]["name"], "run_id": f"{int(self.time):032x}"})
 
     def close(self) -> None:
-        """Have everything in the file."""
         self.file.close()
 
     def _of_report(self, trial: Trial, epoch: int) -> dict[str, Any]:
@@ -120,7 +118,6 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> No
 
 
 def _begin(options: Options) -> list[RawEvent]:
-    """What a search notes before its first trial."""
     plan, argv = options.plan, list(options.argv)
     baselines = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}
     ranges: dict[Quantity, Range] = {

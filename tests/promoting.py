@@ -50,5 +50,4 @@ def ended(folder: Path, trials: list[str], answer: dict[str, Any], test: dict[st
 
 
 def python_blocks(card: str) -> list[str]:
-    """The Python in a card."""
     return [part.split("```")[0] for part in card.split("```python\n")[1:]]

@@ -20,35 +20,29 @@ LORA_RANK = [sys.executable, "searches/lora_rank.py"]
 
 
 def program(words: Sequence[str], *, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, with some variables of the environment set."""
     env = os.environ | variables
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def python(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end."""
     return program([sys.executable, *words], cwd=cwd, **variables)
 
 
 def status(main: Callable[..., object], *given: object) -> int:
-    """Call a command's main in this process; return its exit status."""
     with pytest.raises(SystemExit) as stopped:
         main(*given)
     return int(stopped.value.code or 0)
 
 
 def search(storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run searches/lora_rank.py to its end."""
     return program([*LORA_RANK, "--storage", str(storage), *flags])
 
 
 def summary(storage: Path, name: str) -> dict[str, Any]:
-    """Read summary.json."""
     return dict(json.loads((storage / "searches" / name / "summary.json").read_text()))
 
 
 def events(storage: Path, name: str, kind: str) -> list[dict[str, Any]]:
-    """Read the events of one kind from a ledger."""
     lines = (storage / "searches" / name / "ledger.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 

@@ -46,7 +46,6 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it; it is not there at once."""
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self.workers), *self.app]
         store = ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
@@ -56,7 +55,6 @@ class Server:
             )
 
     def wait(self) -> None:
-        """Wait until it answers."""
         wait_until(self._answers, self.process, (self.folder / "log.txt").read_text)
 
     def _answers(self) -> bool:
@@ -67,7 +65,6 @@ class Server:
             return False
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.process.pid)
             for one in (process, *process.children(recursive=True)):
@@ -75,6 +72,5 @@ class Server:
                     one.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it with all its processes."""
         self.send(signal.SIGKILL)
         self.process.wait()

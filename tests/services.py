@@ -1,7 +1,4 @@
-"""What a team shares, on this machine: PostgreSQL, a store that speaks S3, and an MLflow server on both, all on loopback.
-
-`python -m tests.services` starts them and prints the environment in which searches use them, until Ctrl-C.
-"""
+"""PostgreSQL, an S3 store and an MLflow server on loopback: `python -m tests.services` runs them and prints their environment."""
 
 import os
 import secrets
@@ -41,7 +38,6 @@ class PostgreSQL:
         self._run("pg_ctl", "start", "--wait", "--pgdata", str(data), "--log", str(self.folder / "log"), "-o", options)
 
     def stop(self) -> None:
-        """Stop it and remove its data."""
         self._run("pg_ctl", "stop", "--mode", "immediate", "--pgdata", str(self.folder / "data"))
         shutil.rmtree(self.folder)
 
@@ -76,14 +72,12 @@ class Store:
             return False
 
     def stop(self) -> None:
-        """Stop it, with all that it holds."""
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def started(make: Callable[[], PostgreSQL | Store]) -> Iterator[PostgreSQL | Store]:
-    """Start a service, and stop it at the end."""
     service = make()
     try:
         yield service

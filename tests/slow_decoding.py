@@ -13,12 +13,10 @@ from gpt2core.model import GPT2
 
 
 def logits(model: GPT2, tokens: list[int]) -> list[float]:
-    """The next token's logits."""
     return model.logits(model(torch.tensor([tokens]))[0, -1]).tolist()
 
 
 def penalised(scores: list[float], text: list[int], config: DecodingConfig) -> list[float]:
-    """Scores after the penalties for repetition."""
     scores, n = list(scores), config.no_repeat_ngram
     for token in set(text):
         scores[token] *= config.repetition_penalty if scores[token] < 0 else 1 / config.repetition_penalty
@@ -29,7 +27,6 @@ def penalised(scores: list[float], text: list[int], config: DecodingConfig) -> l
 
 
 def sampled(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    """New tokens of a strategy that samples."""
     row, parameters, keep = list(prompt), columns([config]), DECODERS[config.strategy].keep
     assert keep is not None
     for uniform in np.random.default_rng(seed).random(config.max_new_tokens, dtype=np.float32):
@@ -45,7 +42,6 @@ def sampled(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, e
 
 
 def beam(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    """New tokens of a beam search."""
     k, live, ended = config.num_beams, [(0.0, list(prompt))], []
     for length in range(1, config.max_new_tokens + 1):
         candidates = []
@@ -68,7 +64,6 @@ def beam(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos:
 
 
 def contrastive(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    """New tokens of contrastive search."""
     row = list(prompt)
     while len(row) < len(prompt) + config.max_new_tokens:
         scores = torch.tensor(penalised(logits(model, row), row, config)) / config.temperature
@@ -91,5 +86,4 @@ SEARCHES = {"beam": beam, "contrastive": contrastive}
 
 @torch.no_grad()
 def decode(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    """New tokens of one prompt."""
     return SEARCHES.get(config.strategy, sampled)(model, prompt, config, seed, eos)

@@ -14,7 +14,6 @@ def stored(folder: str) -> State:
 
 
 def reports(state: State) -> dict[tuple[str, int], float | None]:
-    """When each epoch of each trial was reported."""
     return {
         (trial.name, epoch): report.time for trial in state.trials.values() for epoch, report in trial.reports.items()
     }

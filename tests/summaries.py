@@ -174,7 +174,6 @@ def about_best(trials: Sequence[Mapping[str, Any]], *, wins: bool = True) -> dic
 
 
 def nothing_compared(reason: str) -> dict[str, Any]:
-    """The answer of a search that compared nothing."""
     found = _answer(
         {},
         sentences=[f"Not decided: {reason}."],

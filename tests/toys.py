@@ -23,13 +23,11 @@ RUN = RunConfig(model="toy", lr=1e-3, epochs=3, batch_size=4, decode_seeds=2, ma
 
 
 def lines(count: int, seed: int) -> str:
-    """Lines of random words."""
     random = np.random.default_rng(seed)
     return "\n".join(" ".join(random.choice(WORDS, size=6)) for _ in range(count))
 
 
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE of 320 entries."""
     return train_bpe([lines(50, seed) for seed in range(10)], SHAPE.vocab_size)
 
 
@@ -45,7 +43,6 @@ def model(seed: int = 0, shape: ModelConfig = SHAPE, classes: int = 0) -> GPT2:
 
 
 def data(train: int = 13, dev: int = 4) -> TaskData:
-    """Sonnets of random words, of several lengths."""
     words = tokenizer()
     splits, rows = {}, {}
     for split, count, offset in (("train", train, 0), ("dev", dev, 1000)):
@@ -68,7 +65,6 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
 
 
 def folder(path: Path) -> Path:
-    """The toy model and its tokenizer as a Hugging Face folder."""
     save_model(model(), path)
     tokenizer().save(path)
     return path

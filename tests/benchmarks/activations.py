@@ -1,7 +1,6 @@
-"""Trials of a head alone, beside such that run the frozen trunk each time: python -m tests.benchmarks.activations.
+"""Time trials of a head alone with a stored trunk, and with the trunk run each time: python -m tests.benchmarks.activations.
 
-One after the other in one process, with other learning rates. What the trunk makes of the texts is computed once here, which
-counts. Random weights and random tokens, in the lengths of SST: what is timed does not depend on what they say.
+All run in one process, with different learning rates; making the store counts. Weights and tokens are random, lengths are SST's.
 """
 
 import argparse

@@ -1,17 +1,12 @@
-"""What a search costs with many trials at once: python -m tests.benchmarks.at_once.
+"""Measure a search with many trials at once, which train nothing: python -m tests.benchmarks.at_once.
 
-Nothing trains. Three ways, each in processes that have done nothing else:
+- *simulated*: strategy, ledger on disk, screen and tracker, with workers in simulated time and an MLflow that only counts;
+- *through Tune*: a process per trial, all at once, which reports and waits;
+- *groups*: the driver of each trial on a GPU and Ray Train's processes around a worker that only waits, without GPUs;
+- what a proposal takes with results in S3, at `--round-trip` milliseconds.
 
-- *simulated*: the strategy, the ledger on the disk, the lines of the screen and the tracker, with workers in a time of their own
-  and an MLflow that takes everything and counts it;
-- *through Tune*: a process for each trial, all at once, which reports and waits;
-- *groups*: the driver that each trial on a GPU has, with Ray Train's processes around a worker that only waits, on GPUs that are
-  not there.
-
-Milliseconds are CPU time of the thread or process, whoever else wants the processors, where nothing else is said.
-
-And where results go to S3: what a proposal takes that waits for a store that is `--round-trip` milliseconds away. What was
-measured for `cluster/SCALE.md`: --workers 10 100 1000 --sampler tpe --processes 4 16 48 --groups 1 4 --round-trip 30.
+Milliseconds are CPU time unless stated otherwise. The figures of `cluster/SCALE.md` are those of
+--workers 10 100 1000 --sampler tpe --processes 4 16 48 --groups 1 4 --round-trip 30.
 """
 
 import argparse

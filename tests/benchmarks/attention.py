@@ -1,8 +1,7 @@
-"""Time and memory of LogSparse attention beside PyTorch's fused dense attention: python -m tests.benchmarks.attention.
+"""Compare LogSparse attention with PyTorch's fused dense attention in time and memory: python -m tests.benchmarks.attention.
 
-Forward and backward of one layer of GPT-2 (12 heads of 64 channels, float32, no dropout), the heads lying as in the model.
-One thread, and time is that of the processor. Kernels and lengths alternate, so that what else the machine does falls on
-all of them. Memory is what PyTorch's allocator hands out during a step, at its peak, beside the inputs.
+Forward and backward pass of one layer of GPT-2 (12 heads of 64 channels, float32, no dropout). Time is CPU time of one thread;
+memory is the peak of PyTorch's allocator in a step, without the inputs. Kernels and lengths alternate.
 """
 
 import argparse

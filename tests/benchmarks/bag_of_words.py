@@ -1,7 +1,4 @@
-"""What needs no GPT-2: the majority class, and a logistic regression on the words, for every task of classification.
-
-`python -m tests.benchmarks.bag_of_words --data-dir FOLDER`; without it, what is embedded or on the hub.
-"""
+"""Score the majority class and a logistic regression on words: python -m tests.benchmarks.bag_of_words [--data-dir FOLDER]."""
 
 import argparse
 import re

@@ -1,10 +1,8 @@
-"""How fast candidate pairs are made, beside a plain loop around transformers: `python -m tests.benchmarks.candidates`.
+"""Compare candidate generation with a plain loop around transformers: python -m tests.benchmarks.candidates.
 
-The loop takes one context after the other: `generate` with as many returned sequences as candidates, then the same rule of the
-first sentence, the same critic and filters. It gets the contexts for nothing; the pipeline generates them and writes all files. A
-loop on as many threads stands beside each number of workers. They take turns; the table has medians.
-
-With `--memory`, the most memory of the driver and of the actors for 1,000 and for 10,000 contexts, in place of that.
+For each context, the loop calls `generate` with a returned sequence per candidate, then applies the same sentence rule, critic
+and filters. Its contexts are given; the pipeline generates them and writes all files. Both use the same number of threads. With
+`--memory`, measure instead the peak memory of the driver and the actors for 1,000 and for 10,000 contexts.
 """
 
 import argparse

@@ -1,5 +1,4 @@
-"""What every comparison has in common: both ways take turns in one process, and the table says ratio, spread and what was to be
-reached."""
+"""What all comparisons share: both ways alternate in one process; the table has ratio, spread and target."""
 
 import statistics
 import time

@@ -1,9 +1,7 @@
-"""How fast pairs are tokenised and read back, beside `datasets.map` and transformers: `python -m tests.benchmarks.data`.
+"""Compare tokenising and reading pairs with `datasets.map` and transformers: python -m tests.benchmarks.data.
 
-Pairs in the prompt of paraphrase detection: Quora's own with --data-dir, else of the same length, 11 words each, from
-Shakespeare's plays; `--pairs 141506` is the size of Quora's training split, which takes some minutes. All ways use the same
-tokenizer, gpt2-nano's, and all write an Arrow file. That both give the same tokens is seen first. To read back is to map the
-file into memory and look at each token.
+Pairs are in the prompt of paraphrase detection: Quora's with --data-dir, else 11 words each from Shakespeare's plays;
+`--pairs 141506` is Quora's training split. All use gpt2-nano's tokenizer and write Arrow files, with the same tokens.
 """
 
 import argparse

@@ -1,12 +1,8 @@
-"""How fast text is generated, beside transformers on the same weights: `python -m tests.benchmarks.generation`.
+"""Compare text generation with transformers on the same weights: python -m tests.benchmarks.generation.
 
-`small` is GPT-2 small and `mini` has its vocabulary and 6 blocks of 256 (17.6M parameters without the positions), both at
-random weights, whose nucleus is half the vocabulary: the hardest case. Any other name or folder is a model with its own
-weights. The prompts are the first lines of sonnets. Greedy tokens, and those of beam search, are compared before anything
-is timed, in float32. Rows in bfloat16 have their weights cast, on both sides, and are left out where a CPU has no bfloat16.
-
-On a CPU it is one thread, as a trial has it, and time is that of the processor. `--full` takes longer texts; each row says its
-size.
+`small` (GPT-2 small) and `mini` (6 blocks of 256) have random weights, whose nucleus is half the vocabulary: the hardest case.
+Other names and folders are models with their own weights. Prompts are first lines of sonnets. Tokens of greedy decoding and beam
+search are compared first, in float32. bfloat16 is left out where the CPU lacks it. On a CPU, time is that of one thread.
 """
 
 import argparse

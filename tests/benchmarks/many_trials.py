@@ -1,8 +1,7 @@
-"""What a search of many trials costs beside them: python -m tests.benchmarks.many_trials.
+"""Measure what a search of many trials costs beside them: python -m tests.benchmarks.many_trials.
 
-The ledgers are of searches that never trained (`tests/ledgers.py`): real decisions, reports as large as those of the sonnets.
-Each is read by a process of its own, as a resumed search would read it. There is no peer: what counts is how a figure grows with
-the number of trials. What Ray Tune takes for a trial is in `tests/benchmarks/trials.py`.
+The ledgers are of simulated searches (`tests/ledgers.py`), with reports as large as those of the sonnets; each is read by a new
+process, as a resumed search does. There is no peer: what counts is the growth with the number of trials.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""Eight processes that log to MLflow at once, by where it keeps the records: `python -m tests.benchmarks.mlflow_stores`.
+"""Compare MLflow's stores for eight processes that log at once: python -m tests.benchmarks.mlflow_stores.
 
-Each makes a run and logs batches of 20 metrics as fast as they are taken: into an SQLite file itself, as searches on one machine
-do; to a server on such a file; and to a server on PostgreSQL, as a team's is. They take turns; the first of each does not count.
-The first and the last metric of each batch that was taken must be there in the end, once.
+Each logs batches of 20 metrics to an SQLite file, to a server on such a file, or to a server on PostgreSQL, in turn; the first
+turn does not count. The first and the last metric of each batch must be stored once.
 """
 
 import argparse

@@ -1,7 +1,6 @@
-"""LoRA trials in one forward pass, beside one after another and beside processes: `python -m tests.benchmarks.packing`.
+"""Compare LoRA trials in one forward pass with one after another and with processes: python -m tests.benchmarks.packing.
 
-Weights and tokens are random, texts as long as those of SST. The trials differ in rank and learning rate. Each way takes the same
-steps of the same trials; their losses are compared before anything is timed.
+Weights and tokens are random, lengths are SST's; ranks and learning rates differ. The losses are compared before the timing.
 """
 
 import argparse

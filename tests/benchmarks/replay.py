@@ -1,7 +1,7 @@
-"""Samplers and schedulers beside random search that stops nothing, on recorded curves: python -m tests.benchmarks.replay.
+"""Compare samplers and schedulers with random search without stops, on recorded curves: python -m tests.benchmarks.replay.
 
-The curves in curves/ are of gpt2-nano on parts of the study's data, nine epochs each, all with --scheduler none --sampler random
---replicates 0 --set epochs=9:
+The curves in curves/ are of gpt2-nano on parts of the study's data, all with --scheduler none --sampler random --replicates 0
+--set epochs=9:
 
 - searches/learning_rate.py --trials 50 --set task=poems --set train_examples=40 --set dev_examples=32
 - searches/lora_rank.py --trials 60 --set train_examples=64 --set decode_seeds=2 (42 trials ran to their end)

@@ -1,15 +1,9 @@
-"""How costs grow with the work, as curves: python -m tests.benchmarks.scaling.
+"""Show how costs grow with the work, as curves with fitted power laws: python -m tests.benchmarks.scaling.
 
-Each curve is fitted with a power law, whose exponent is given with a 95% interval: 0 where a trial or a candidate costs the same
-however many there are, -1 where twice the workers take half the time. Measured are:
-
-- what a trial costs beside its training, through Tune (`trials.py`), and of that the strategy alone, in memory;
-- one candidate pair's share of a distillation round, from when a worker is ready, with as many workers as cores, and the round's
-  time with 1 worker and with 2;
-- forward and backward of a layer of attention, of the lengths where it has left the cost of starting operations behind.
-
-Simulated, in a time of its own, is a search on more workers than there are cores: its decisions are real, its trials are
-recorded learning curves and take as long as those did, none of which waits for another's processor.
+An exponent, with a 95% interval, is 0 where a trial costs the same however many there are, -1 where twice the workers take half
+the time. Curves: a trial beside its training, through Tune (`trials.py`), and its strategy alone; a candidate pair of a
+distillation round by workers; a layer of attention at lengths where starting operations no longer counts; and, simulated with
+recorded learning curves, a search on more workers than there are cores.
 """
 
 import argparse

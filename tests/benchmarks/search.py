@@ -1,20 +1,12 @@
-"""A whole search beside transformers' own, and warm trials beside a TorchTrainer for each: python -m tests.benchmarks.search.
+"""Compare a whole search with transformers' own, and warm trials with a TorchTrainer each: python -m tests.benchmarks.search.
 
-The search: 16 short LoRA trials of gpt2-nano on the narrative poems, two at once, one CPU each, every point of a grid of rank
-and learning rate, an evaluation and a checkpoint after each epoch. Here it is a search script's whole way (`poems.py`), with
-plan, ledger, MLflow and report; beside it `Trainer.hyperparameter_search(backend="ray")` with peft (`trainer_search.py`). Each is
-a process of its own, timed from its start to its end. What is saved is the start of each trial: the longer trials are, the less
-that matters.
+The search: 16 short LoRA trials of gpt2-nano on the narrative poems, two at once, one CPU each, a grid of rank and learning rate,
+evaluation and checkpoint after each epoch; `poems.py` beside `Trainer.hyperparameter_search` with peft (`trainer_search.py`).
+Each is one process, timed once with its start. peft adapts c_attn as one matrix, so its rank is 1.5 times as large for as many
+parameters at the same alpha; batch order and first values differ too. So dev losses are compared: they agree to a millionth
+before training, to a hundredth or two after it.
 
-The same are the weights, tokens, points, epochs, batch size, steps, optimizer, and what is scored. Not the same: peft adapts
-transformers' c_attn as one matrix, where here queries, keys and values have a pair each. So its rank is half as large again, at
-the same alpha, and as many parameters train. The order of batches and the first values of the pairs are each side's own. So dev
-losses are compared: before training they agree to a millionth, after it to a hundredth or two.
-
-The trials: the same four runs by this project's two executors, of which one is a Tune function in processes that stay, the other
-a TorchTrainer for each trial, as Ray documents it. Their losses are the same.
-
-Both are run once, without a turn that does not count: a start is a part of what is timed.
+The trials: the same four by a Tune function in processes that stay, and by a TorchTrainer each, with the same losses.
 """
 
 import argparse

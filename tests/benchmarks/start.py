@@ -1,7 +1,6 @@
-"""How long a person waits for an answer that needs no search: python -m tests.benchmarks.start.
+"""Measure how long commands take to answer when nothing is searched: python -m tests.benchmarks.start.
 
-Each command is a process of its own, timed from its start to its end. They take turns with a process that imports what a search
-needs in all and does nothing, which is what a command takes that imports everything first. The first turn does not count.
+Each is a process, timed from start to end, in turn with one that only imports what a search needs. The first turn does not count.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The search of `poems.py` as transformers documents one: `Trainer.hyperparameter_search(backend="ray")`, with peft.
+"""Run the search of `poems.py` by `Trainer.hyperparameter_search(backend="ray")` and peft, as transformers documents it.
 
 python -m tests.benchmarks.trainer_search FOLDER EXAMPLES EPOCHS AT_ONCE writes FOLDER/outcomes.json.
 """

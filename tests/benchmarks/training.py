@@ -1,8 +1,7 @@
-"""Time and memory of training, beside transformers and peft on the same weights: `python -m tests.benchmarks.training`.
+"""Compare training with transformers and peft on the same weights, in time and memory: python -m tests.benchmarks.training.
 
-Weights and tokens are random; texts are as long as those of SST and the prompts of Quora are in GPT-2's tokens. The losses and
-gradients of a batch are compared, in float32 and without dropout, before anything is timed. A step is all of it: batch, forward
-and backward pass, fused AdamW. The peers are given a bare loop, which leaves out what transformers' `Trainer` adds.
+Weights and tokens are random, lengths are those of SST and Quora's prompts. Losses and gradients are compared first, in float32
+without dropout. A step is batch, forward and backward pass and fused AdamW. The peers run a bare loop without `Trainer`.
 """
 
 import argparse

@@ -1,10 +1,8 @@
-"""What a search costs beside its training: trials that report at once, beside Ray Tune alone: python -m tests.benchmarks.trials.
+"""Compare what a search costs beside its training with Ray Tune alone: python -m tests.benchmarks.trials.
 
-Here are this project's searcher, scheduler, ledger (on the disk before a trial goes on), Optuna's study and callbacks, as a
-search has them; beside it Tune with its stock searchers and scheduler, which keep nothing of that but Tune's own snapshots. Both
-run the same function, as often, with samplers of the same kind, two at once in processes that stay; neither writes Tune's logs of
-results. What is measured is the time from the report of the first trial to that of the last, over the trials in between: no
-start, no end.
+Trials report at once: here with searcher, scheduler, ledger, Optuna's study and callbacks; beside it with Tune's stock searchers
+and scheduler. Both run the same function with like samplers, two at once in processes that stay, without Tune's result logs. Time
+is from the first trial's report to the last's.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How often is what a search says wrong? Simulated searches whose truth is known, and real runs of one configuration:
-python -m tests.benchmarks.verdict [--real] [--data-dir DIR] [--only PART] [--simulations 2000].
+"""Measure how often a search's answer is wrong, in simulated searches and real runs of one configuration.
 
-Each line is of searches that are judged by `searches.deciding.decision.decide`. Beside the power stands that of Student's t-test
-on run means with Holm's correction, where its own errors are below 7%: it takes the texts for all that there are.
+python -m tests.benchmarks.verdict [--real] [--data-dir DIR] [--only PART] [--simulations 2000]. Searches are judged by
+`searches.deciding.decision.decide`. Student's t-test on run means with Holm's correction stands beside it where its errors are
+below 7%.
 """
 
 import argparse

@@ -56,7 +56,6 @@ def link(printed: str, mlflow: str) -> str:
 
 
 def cells(browser: Chrome, column: str) -> list[str]:
-    """The cells of a column of MLflow's table, from top to bottom."""
     found = browser.find_elements(By.CSS_SELECTOR, f"[role=gridcell][col-id*='{column}']")
     return [cell.text.split("\n")[-1] for cell in sorted(found, key=lambda cell: cell.location["y"])]
 

@@ -1,7 +1,4 @@
-"""The contract of decoding strategies, run for each entry of DECODERS.
-
-A new search procedure also needs a slow implementation in `tests/slow_decoding.py`; a strategy that samples needs nothing.
-"""
+"""The contract of decoding strategies, for each of DECODERS; search procedures also need a slow one in `slow_decoding.py`."""
 
 from collections import Counter
 from collections.abc import Sequence

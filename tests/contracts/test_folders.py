@@ -59,8 +59,6 @@ def made(folder: Path, kind: type = GPT2LMHeadModel, shard: str = "1GB", **chang
 
 
 def edit(name: str, **changes: Any) -> Change:
-    """Change keys of a JSON file; those of None are left out."""
-
     def change(folder: Path) -> None:
         path = folder / name
         values = json.loads(path.read_text()) if path.is_file() else {}
@@ -71,8 +69,6 @@ def edit(name: str, **changes: Any) -> Change:
 
 
 def tensors(change: Callable[[dict[str, Tensor]], Any]) -> Change:
-    """Change the tensors of a folder, in place."""
-
     def write(folder: Path) -> None:
         name = next(path for path in folder.glob("*.safetensors"))
         found = load_file(name)
@@ -95,7 +91,6 @@ def nothing(folder: Path) -> None:
 
 
 def each(change: Callable[[Tensor], Tensor]) -> Change:
-    """Change each tensor of a folder."""
     return tensors(lambda found: found.update({key: change(tensor) for key, tensor in found.items()}))
 
 
@@ -110,7 +105,6 @@ def stale_index(folder: Path) -> None:
 
 
 def refused(load: Callable[[], Any]) -> str:
-    """The one line with which something is refused."""
     with pytest.raises(UserError) as caught:
         load()
     assert "\n" not in str(caught.value)
@@ -325,8 +319,6 @@ END = special(EOS, content="<|endoftext|>")
 
 
 def whole(**changes: Any) -> Change:
-    """tokenizer.json, with some of its keys changed."""
-
     def write(folder: Path) -> None:
         TOY.save(folder)
         path = folder / "tokenizer.json"
@@ -336,7 +328,6 @@ def whole(**changes: Any) -> Change:
 
 
 def parts(folder: Path) -> None:
-    """vocab.json and merges.txt."""
     model = json.loads(TOY.backend.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"] | {"<|endoftext|>": len(model["vocab"])}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in model["merges"]))
@@ -361,8 +352,6 @@ def padded(tokenizer: Any) -> None:
 
 
 def model_of(**changes: Any) -> Change:
-    """tokenizer.json with keys of its model changed."""
-
     def write(folder: Path) -> None:
         values = json.loads(TOY.backend.to_str())
         (folder / "tokenizer.json").write_text(json.dumps(values | {"model": values["model"] | changes}))
@@ -808,7 +797,6 @@ JSON = strategies.recursive(
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each value inside a JSON value, at most six of a list or an object of many."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items)[:24]:
         yield (*place, key)

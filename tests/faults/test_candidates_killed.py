@@ -1,7 +1,4 @@
-"""Whatever of candidate generation is killed, the same command ends with the same files and makes next to nothing twice.
-
-CANDIDATES_KILLS=10 in the environment kills ten times in place of three.
-"""
+"""Killed at any part, candidate generation ends with the same files; CANDIDATES_KILLS=10 kills ten times instead of three."""
 
 import os
 import random
@@ -93,13 +90,11 @@ def filtered(out: Path) -> int:
 
 
 def stamped(out: Path) -> Stamps:
-    """When each shard was made, and as which file."""
     shards: Iterator[Path] = (path for stage in STAGES for path in (out / stage).glob("*.parquet"))
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
 
 
 def remade(before: Stamps, after: Stamps) -> int:
-    """How many shards that were there were made again."""
     assert before.keys() <= after.keys()
     return sum(after[path] != stamp for path, stamp in before.items())
 

@@ -1,7 +1,6 @@
-"""A machine is gone, with its disk and the driver of a search on it: another goes on from what the storage has.
+"""After the loss of a machine, disk and driver, another resumes from the storage (S3) and MLflow's server (PostgreSQL).
 
-The storage is a store that speaks S3, the records are on an MLflow server with PostgreSQL. A machine is stood in for by a cache
-folder of its own: nothing else on this machine's disk is read or written by a search in such a storage.
+A cache folder stands in for a machine: nothing else on this disk is read or written by a search in such a storage.
 """
 
 import json
@@ -52,8 +51,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
 
 
 class Machine:
-    """A search on a machine of its own."""
-
     def __init__(self, folder: Path, toy: Path, told: dict[str, str]) -> None:
         self.folder = folder
         environment = {**os.environ, **told, "PYTHONPATH": str(ROOT), "GPT2_SEARCH_CACHE": str(folder)}
@@ -73,7 +70,6 @@ class Machine:
         return (self.folder / "output.txt").read_text()
 
     def end(self) -> None:
-        """Kill the search, if it still runs."""
         self.process.kill()
         self.process.wait()
 

@@ -71,20 +71,16 @@ def test_a_page_of_elsewhere_can_neither_read_nor_write(server: Server, said: di
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for MLflow at the end of a search as long as a busy machine may take."""
     monkeypatch.setattr("searches.running.tracking.GRACE", PATIENCE)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries follow each other at once."""
     monkeypatch.setattr("searches.running.retry_queue.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("searches.running.retry_queue.LONGEST_PAUSE", 0.01)
 
 
 class Tracked:
-    """A ledger that MLflow listens to."""
-
     def __init__(self, folder: Path, uri: str, name: str) -> None:
         self.warnings: list[str] = []
         self.ledger = Ledger(folder / "ledger.jsonl")

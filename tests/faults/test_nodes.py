@@ -106,7 +106,6 @@ def place(name: str) -> tuple[str, str]:
 
 
 def saved(folder: str) -> list[str]:
-    """The trials of which the storage has a part of an epoch."""
     trials = local(f"{folder}/trials")
     return [name for name in folders(trials) if PART in folders(trials / name)]
 
@@ -130,6 +129,5 @@ def test_a_candidate_job_goes_on_where_its_node_was_killed(nodes: Nodes, tmp_pat
 
 
 def written(folder: Path) -> dict[str, datetime]:
-    """When each file in a folder of the storage was written."""
     bucket, key = storage._place(folder)
     return {found["path"]: found["last_modified"] for found in bucket.list_with_delimiter(key)["objects"]}

@@ -1,7 +1,4 @@
-"""Whatever of a search is killed, or who interrupts it, it ends as an undisturbed one does, and nothing is done twice.
-
-SEARCH_KILLS=20 in the environment kills twenty times in place of five.
-"""
+"""Killed or interrupted anywhere, a search ends as if undisturbed and repeats nothing; SEARCH_KILLS=20 replaces five kills."""
 
 import os
 import random
@@ -78,7 +75,6 @@ def test_kills_do_not_change_the_result(
 
 
 def disturb(victim: str, search: Search, server: Server, below: dict[int, str], draws: random.Random) -> None:
-    """Kill a part, or press Ctrl-C."""
     trials = sorted(pid for pid, name in below.items() if name.startswith("ray::ImplicitFunc"))
     servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
     assert len(servers) == 2
@@ -106,14 +102,12 @@ def resume(victim: str, search: Search, server: Server, below: dict[int, str]) -
 
 
 def stamped(search: Search) -> Stamps:
-    """Which files the checkpoints of finished trials are, and when each was written."""
     folders = [search.folder / "trials" / event["trial"] for event in search.events("ended")]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def rows(summary: dict[str, Any]) -> dict[str, Any]:
-    """What decides of each trial, and what it came to."""
     return {row["id"]: (row["point"], row["config"], row["status"], row["score"]) for row in summary["trials"]}
 
 

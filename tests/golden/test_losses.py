@@ -1,7 +1,4 @@
-"""Losses of a tiny run, stored with the versions that made them and the command that makes them again.
-
-The tolerance of 1e-4 is for other processors and thread counts, whose matrix products round in another order.
-"""
+"""Stored losses of a tiny run, to 1e-4 because processors and thread counts round matrix products differently."""
 
 import json
 from importlib.metadata import version

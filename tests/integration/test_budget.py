@@ -48,13 +48,11 @@ def report(config: dict[str, Any], epoch: int) -> None:
 
 
 def trains(config: dict[str, Any]) -> None:
-    """A trial that reports all its epochs."""
     for epoch in range(1, EPOCHS + 1):
         report(config, epoch)
 
 
 def never_ends(config: dict[str, Any]) -> None:
-    """A trial whose second epoch never ends."""
     report(config, 1)
     threading.Event().wait()
 
@@ -64,7 +62,6 @@ def plan(trials: int) -> Plan:
 
 
 def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, folder: Path, at_once: int) -> State:
-    """Run a plan's trials, so many at once; return what the ledger knows then."""
     watch = Watch()
     with closing(Ledger(folder / "ledger.jsonl", now=lambda: watch.time)) as ledger:
         watch.time = ledger.state.clock.last or 0.0

@@ -32,7 +32,6 @@ STAGES = ("contexts", "candidates", "pairs", "judged")
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes a job of a folder and some values."""
     folder = tmp_path_factory.mktemp("toy")
     model, data = distilling.writer(folder / "writer"), distilling.data(folder / "data")
     return lambda out, **values: distilling.job(out, model, data, **values)
@@ -47,7 +46,6 @@ def finished(make: Make, local_ray: None, tmp_path_factory: pytest.TempPathFacto
 
 
 def complete(job: Job) -> Progress:
-    """Run a job with all that the command writes; return how it ended."""
     seen: list[Progress] = []
     run(job, [seen.append])
     write_results(job.folder)
@@ -121,7 +119,6 @@ def test_course_tsv_is_read_like_the_courses_own_files(make: Make, finished: Job
 
 @pytest.fixture
 def copied(finished: Job, tmp_path: Path) -> Job:
-    """The finished job in a folder of its own, with one worker."""
     shutil.copytree(finished.folder, tmp_path / "out")
     return replace(finished, out=str(tmp_path / "out"), workers=1)
 

@@ -24,7 +24,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the small SST."""
     out = tmp_path_factory.mktemp("run")
     flags = ["--data-dir", str(data), "--adapter", "last-linear", "--lr", "0.001", "--epochs", "1"]
     assert run("train", "--task", "sst", "--out", str(out), *flags) == 0

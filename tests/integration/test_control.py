@@ -35,12 +35,10 @@ def events(storage: Path, kind: str) -> list[RawEvent]:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    """What a search that has ended wrote to stderr."""
     return process.communicate()[1] if process.poll() is not None else "it still runs"
 
 
 def control(storage: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command that a person gives."""
     return runs.python("-m", "searches", "control", "lora_rank-smoke", "--storage", str(storage), *words)
 
 

@@ -24,7 +24,6 @@ SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A toy model with room for a sonnet in toy tokens."""
     folder = tmp_path_factory.mktemp("models") / "toy"
     shape = toys.SHAPE.but(n_positions=1024, vocab_size=320)
     save_model(toys.model(shape=shape), folder)
@@ -35,7 +34,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(
     config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grouped: bool = False
 ) -> list[dict[str, Any]]:
-    """Run one trial through Tune; return the metrics of its epochs."""
     spec = TrialSpec(name="trial", run=config, folder=str(folder / "trial"), workers=workers, gpus_per_worker=gpus)
     function, resources = trainable(spec)
     seen = Keep()
@@ -50,8 +48,6 @@ def run(
 
 
 class Keep(FIFOScheduler):  # type: ignore[misc]
-    """Keeps what is reported, once each."""
-
     def __init__(self) -> None:
         super().__init__()
         self.metrics: list[dict[str, Any]] = []

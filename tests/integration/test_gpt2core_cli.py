@@ -31,7 +31,6 @@ def run(*argv: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs, made by the command as a person gives it."""
     out = tmp_path_factory.mktemp("run")
     argv = ["train", "--out", str(out), "--adapter", "lora", "--lr", "0.01", "--epochs", "2", *TINY]
     done = python("-m", "gpt2core", *argv)
@@ -116,7 +115,6 @@ def test_too_little_data_fails_before_training(poems: int, tmp_path: Path, capsy
 
 
 def adapted(trained: Path) -> GPT2:
-    """The model of a run's best epoch, LoRA beside its weights."""
     model = build_model(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(trained, model)
     return model

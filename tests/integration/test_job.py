@@ -62,7 +62,6 @@ def head(environment: Environment) -> Iterator[Environment]:
 
 
 def processes(session: int) -> list[int]:
-    """The processes of a session that live."""
     found = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -177,7 +176,6 @@ def test_another_token_is_told_that_the_port_is_taken(head: Environment, tmp_pat
 
 
 def job(head: Environment, *words: str) -> str:
-    """Run one of Ray's own commands about jobs; return what it writes."""
     ours = {
         "RAY_ADDRESS": f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}",
         "RAY_AUTH_MODE": "token",
@@ -190,7 +188,6 @@ def job(head: Environment, *words: str) -> str:
 
 
 def ask(head: Environment, what: str, method: str = "GET") -> dict[str, Any]:
-    """What the head's job API answers."""
     token = (Path(head["HOME"]) / ".ray/auth_token").read_text()
     address = f"http://127.0.0.1:{head['GPT2_SEARCH_PORT']}/api/jobs/{what}"
     request = urllib.request.Request(address, method=method, headers={"Authorization": f"Bearer {token}"})
@@ -199,7 +196,6 @@ def ask(head: Environment, what: str, method: str = "GET") -> dict[str, Any]:
 
 
 def state_of(storage: Path) -> State:
-    """How the search stands, by its ledger."""
     ledger = storage / "searches" / NAME / "ledger.jsonl"
     return read_state(ledger) if ledger.exists() else State()
 
@@ -232,7 +228,6 @@ def test_a_job_that_was_stopped_goes_on_as_another_one(head: Environment, tmp_pa
 
 
 def twice(found: list[dict[str, Any]], *keys: str) -> list[tuple[Any, ...]]:
-    """What is in more than one event."""
     return [what for what, count in Counter(tuple(event[key] for key in keys) for event in found).items() if count > 1]
 
 
@@ -271,7 +266,6 @@ def test_the_model_that_ships_is_found_from_what_is_uploaded(upload: Path) -> No
 
 
 def files(folder: Path) -> set[Path]:
-    """All files below a folder, but those that Python makes itself."""
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 

@@ -1,7 +1,4 @@
-"""Eight searches of two users write to one MLflow server at once; nothing is lost, nothing doubled, nobody else is let in.
-
-It is a team's server: records and users are in PostgreSQL, files in a store that speaks S3.
-"""
+"""Eight searches of two users log to a team's MLflow server (PostgreSQL, S3) at once, without loss, doubles or intruders."""
 
 import json
 import multiprocessing
@@ -62,7 +59,6 @@ class TeamServer(Server):
         super().__init__(folder, workers=2)
 
     def start(self) -> None:
-        """Start it; it is not there at once."""
         environment = {
             **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "TMPDIR": str(self.folder), "SECRETS": str(self.folder),
@@ -143,7 +139,6 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
 
 
 def events_of(search: int) -> Iterator[RawEvent]:
-    """What a search with one trial tells."""
     data = {"data": f"data of {search}", "digest": "d" * 64}
     yield {"event": "data", "data": data, "baselines": {f"baseline-{search}": {"meaning": "none", "scores": {}}}}
     run = {**PLAN.config({"rank": 4}).model_dump(), "seed": search}
@@ -158,7 +153,6 @@ def events_of(search: int) -> Iterator[RawEvent]:
 
 
 def keep(barrier: Any) -> None:
-    """Keep what all processes start at."""
     global gate
     gate = barrier
 
@@ -184,7 +178,6 @@ def test_eight_searches_at_once_lose_nothing(server: TeamServer, client: MlflowC
 
 
 def open_at_once(uri: str) -> str:
-    """Open MLflow together with others; returns the id of the experiment."""
     gate.wait(PATIENCE)
     return experiment(open_client(uri), PLAN.task)
 
@@ -221,7 +214,6 @@ def check_trial(search: int, run: Run, parent: Run, server: TeamServer) -> None:
 
 
 def recorded(server: TeamServer, run: Run) -> list[tuple[str, int, float]]:
-    """Name, epoch and value of all metrics of a run, as PostgreSQL has them."""
     query = text("SELECT key, step, value FROM metrics WHERE run_uuid = :run AND key <> :best")
     with connected(server.database_url) as connection:
         rows = connection.execute(query, {"run": run.info.run_id, "best": f"best_{PLAN.objective}"})
@@ -229,7 +221,6 @@ def recorded(server: TeamServer, run: Run) -> list[tuple[str, int, float]]:
 
 
 def artifact(store: Store, run: Run, name: str) -> str:
-    """A file of a run, as the store has it."""
     told = store.environment
     s3 = boto3.client(
         "s3",

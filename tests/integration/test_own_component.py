@@ -55,7 +55,6 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with the adapter."""
     folder = tmp_path_factory.mktemp("copy")
     for room in ("cluster", "gpt2core", "searches", "trainables"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))

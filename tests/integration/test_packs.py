@@ -23,7 +23,6 @@ from trainables.trial import TrialSpec, payloads
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """LoRA on a toy corpus of film reviews."""
     folder = tmp_path_factory.mktemp("packs")
     toys.folder(folder / "model")
     for split, rows in (("train", 60), ("dev", 20)):

@@ -43,7 +43,6 @@ def own_mlflow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real search of one trial."""
     folder = tmp_path_factory.mktemp("runs")
     done = search(folder, "--smoke", "--trials", "1", "--replicates", "0", "--set", "epochs=1", "--set", "lr=0.01")
     assert done.returncode == 0, done.stderr
@@ -52,7 +51,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(storage: Path) -> Path:
-    """The model folder."""
     assert promote(storage, NAME) == 0
     return storage / "searches" / NAME / "promoted"
 
@@ -66,7 +64,6 @@ def adapter(storage: Path, whole: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(storage: Path) -> GPT2:
-    """The trial's model, as training left it."""
     folder = storage / "searches" / NAME / "trials" / "0000"
     model = build_model(checkpoints.run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(folder, model)
@@ -306,7 +303,6 @@ def test_without_mlflow_the_folder_is_kept(
 
 @pytest.fixture
 def server(storage: Path, tmp_path: Path) -> Iterator[str]:
-    """Address of a server over the search's database."""
     server = Server(tmp_path / "server", database=f"sqlite:///{storage / 'mlflow.db'}")
     server.wait()
     yield server.uri

@@ -27,7 +27,6 @@ def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Job:
 
 @pytest.fixture(scope="module")
 def said(job: Job) -> list[str]:
-    """What two rounds of that job say."""
     lines: list[str] = []
     run_rounds(job, 2, SETTINGS, [], lines.append)
     return lines

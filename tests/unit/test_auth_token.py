@@ -123,7 +123,6 @@ def test_the_first_plain_start_of_ray_is_closed_to_whoever_has_no_token_and_no_o
 
 
 def read_by_nobody(path: Path) -> bool:
-    """Whether a user who is nobody here can read a file."""
     reads = f"import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); open({str(path)!r}).read()"
     found = program(["/usr/bin/env", "python3", "-c", reads])
     assert found.returncode == 0 or "PermissionError" in found.stderr, found.stderr

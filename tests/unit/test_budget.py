@@ -51,7 +51,6 @@ def state_of(*events: RawEvent) -> State:
 
 
 def two_that_ended(seconds_each: float, gpus: float = 0) -> State:
-    """The reference and another trial, one after the other."""
     return state_of(
         event("started", 0.0),
         share_event(0.0, gpus),

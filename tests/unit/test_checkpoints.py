@@ -37,7 +37,6 @@ class Run:
         self.notes: list[str] = []
 
     def until(self, last: int, folder: Path) -> int:
-        """Go on to an epoch; return the one that it started after."""
         history = checkpoints.resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
         if history:
             assert self.weights() == {len(history)}

@@ -39,7 +39,6 @@ def task(request: pytest.FixtureRequest) -> Classification:
 
 @pytest.fixture(scope="module")
 def answering() -> Tokenizer:
-    """Return a tokenizer in which yes and no are tokens."""
     return train_bpe([toys.lines(50, 1) + "\nyes\nno" * 200], 320)
 
 

@@ -1,7 +1,4 @@
-"""The files of cluster/, as far as they can be checked on one machine: schemas, Ray's own readers, and what they promise.
-
-Each rule is a function that returns what is wrong, so that it is also shown to find something.
-"""
+"""The files of cluster/, checked by schemas, Ray's readers and rules; each rule is also shown to find something."""
 
 import copy
 import json
@@ -58,7 +55,6 @@ def broken(document: Document, change: Break) -> Document:
 
 
 def walk(value: Any) -> Iterator[Any]:
-    """Every mapping and text below `value`."""
     if isinstance(value, dict):
         yield value
     for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -75,7 +71,6 @@ def test_every_yaml_file_is_checked_here() -> None:
 
 
 def launched(config: Document) -> list[str]:
-    """What is wrong with a configuration of `ray up`."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
@@ -180,7 +175,6 @@ def autoscaled(document: Document) -> Document:
 
 
 def orchestrated(document: Document) -> list[str]:
-    """What is wrong with a RayCluster or a RayJob."""
     try:
         jsonschema.validate(document, SCHEMAS[document["kind"]])
         for template in templates(document):
@@ -339,7 +333,6 @@ def test_only_pods_of_the_namespace_reach_mlflow() -> None:
 
 
 def composed(document: Document) -> list[str]:
-    """What is wrong with a compose file."""
     from check_jsonschema.builtin_schemas import get_builtin_schema
 
     try:
@@ -550,7 +543,6 @@ def test_searches_know_the_flags_that_clusters_give_them() -> None:
 
 
 def missing(text: str, folders: tuple[Path, ...]) -> list[str]:
-    """The paths of this project that a text names and that do not exist."""
     named = re.findall(r"(?<![\w/.~$-])(?:cluster|searches|tests|trainables|gpt2core|kuberay|mlflow)/[\w./*-]+\w", text)
     return [path for path in named if not any(list(folder.glob(path)) for folder in folders)]
 

@@ -25,17 +25,14 @@ from gpt2core.metrics.losses import mean_loss
 
 
 def counted(values: np.ndarray) -> np.ndarray:
-    """Return values (n, N) as the counts of a mean."""
     return np.stack([values, np.ones_like(values)], axis=-1)
 
 
 def of(*scores: float) -> Runs:
-    """Return runs of which only the scores are known."""
     return Runs(scores=np.array(scores))
 
 
 def drawn(random: np.random.Generator, n: int, examples: int, **sd: float) -> Runs:
-    """Return runs whose scores are sums of normal effects of run, example and their interaction."""
     values = random.normal(0, sd.get("run", 0.0), (n, 1)) + random.normal(0, sd.get("example", 0.0), (1, examples))
     return runs_of(counted(values + random.normal(0, sd.get("both", 0.0), (n, examples))), mean_loss)
 

@@ -30,7 +30,6 @@ class Desk:
         self.box.open()
 
     def put(self, name: str, written: str | bytes) -> Path:
-        """Put a file into the mailbox, as anybody may who can write there."""
         self.box.folder.mkdir(exist_ok=True)
         path = self.box.folder / name
         path.write_bytes(written if isinstance(written, bytes) else written.encode())

@@ -53,7 +53,6 @@ def test_answers_of_20_000_examples_are_a_few_kilobytes() -> None:
 
 
 def packed(**changes: Any) -> dict[str, Any]:
-    """Return a stored array of three bytes, with changes."""
     return {"a": {"shape": [3], "dtype": "uint8", "data": coded(b"abc")} | changes}
 
 

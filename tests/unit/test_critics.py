@@ -78,8 +78,6 @@ def test_an_embedding_is_symmetric_and_a_sentence_is_most_like_itself(embedding:
 
 
 class _Vectors:
-    """A sentence-transformers model whose embeddings are given."""
-
     max_seq_length = None
 
     def __init__(self, vectors: dict[str, list[float]]) -> None:
@@ -150,7 +148,6 @@ PAIRS = [("thy love is a rose", "a rose"), ("time", "death shall never dim"), ("
 
 
 def reference(folder: Path, premise: str, hypothesis: str) -> list[float]:
-    """The probabilities of all labels, one pair at a time."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()

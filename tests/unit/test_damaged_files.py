@@ -44,7 +44,6 @@ FEW = settings(
 
 
 def places(value: Any) -> list[tuple[Any, ...]]:
-    """Where there is something in a value of JSON."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [found for key, one in items for found in ((key,), *((key, *rest) for rest in places(one)))]
 

@@ -57,7 +57,6 @@ def numbered(numbers: Sequence[object], lines: int = 14, gap: str = "\n\n") -> s
 
 
 def release(folder: Path, **files: str) -> Path:
-    """Create a --data-dir with files of the course, by their names without .txt."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")

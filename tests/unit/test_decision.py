@@ -30,7 +30,6 @@ def side(name: str, mean: float, spread: float = 1.0, seeds: int = 5, failed: Se
 def said(
     *sides: Side, margin: float = 0.5, direction: Direction = Direction.MAX, reference: str | None = None
 ) -> Decision:
-    """What is decided at the one look that there is."""
     seeds = min((one.runs.count for one in sides if one.runs), default=1)
     return decide(sides, margin=margin, direction=direction, design=Design.fixed(seeds), reference=reference)
 

@@ -31,7 +31,6 @@ many = settings(derandomize=True, max_examples=150, deadline=None)
 
 @strategies.composite
 def logits(draw: strategies.DrawFn) -> Tensor:
-    """Return logits from nearly uniform to nearly certain."""
     seed, spread = draw(strategies.integers(0, 2**31)), draw(strategies.floats(0.05, 12.0))
     return torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * spread
 
@@ -43,7 +42,6 @@ def filter_of(name: str) -> Keep:
 
 
 def kept(name: str, logits: Tensor, configs: Sequence[DecodingConfig]) -> Tensor:
-    """Return the probabilities of the tokens that a strategy keeps, unchanged."""
     probabilities = logits.softmax(-1)
     ours = filter_of(name)(probabilities, columns(configs))
     if name != "greedy":

@@ -21,7 +21,6 @@ def model() -> GPT2:
 
 
 def settings() -> list[DecodingConfig]:
-    """Return two configurations per strategy, all with different parameters."""
     return [
         DecodingConfig(
             strategy=name,

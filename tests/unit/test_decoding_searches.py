@@ -27,7 +27,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def by_transformers(model: GPT2LMHeadModel, eos: int | None, **options: object) -> list[list[int]]:
-    """Return the new tokens of a left-padded batch."""
     width = max(map(len, PROMPTS))
     rows = model.generate(
         torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in PROMPTS]),

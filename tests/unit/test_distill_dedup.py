@@ -16,7 +16,6 @@ def test_normalised_texts_differ_in_words_alone() -> None:
 
 
 def shared(one: tuple[str, str], other: tuple[str, str]) -> int:
-    """How many bands two pairs share."""
     return int((bands([one[0]], [one[1]]) == bands([other[0]], [other[1]])).sum())
 
 

@@ -135,8 +135,6 @@ def pair(number: int, first: str, second: str) -> dict[str, Any]:
 
 
 class Fake:
-    """A critic of given scores, or errors, by premise; it notes how many rows each call has."""
-
     identity = {"critic": "fake"}  # noqa: RUF012
     stand_in = "a fake"
 

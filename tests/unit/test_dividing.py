@@ -31,7 +31,6 @@ def tokens(texts: list[list[int]], labels: list[int] | None = None) -> Tokens:
 
 
 def held(part: Tokens) -> Counter[tuple[int, ...]]:
-    """Return the texts of a part with their counts."""
     return Counter(tuple(part[number]) for number in range(len(part)))
 
 

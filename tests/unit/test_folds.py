@@ -46,7 +46,6 @@ def reports(config: RunConfig, folder: Path | None = None, **others: Any) -> lis
 
 
 def told(report: EpochReport) -> dict[str, Any]:
-    """What a report says, but for what it took."""
     parts = [report.evaluation, *([report.judged] if report.judged else [])]
     return {
         "epoch": report.epoch,

@@ -41,7 +41,6 @@ def plan(**changes: int) -> Plan:
 
 
 def cost(memory: float = 1.0, disk: float = 0.5) -> TrialCost:
-    """Three epochs of 2 seconds each."""
     return TrialCost(
         steps=(10, 10, 10),
         step=exactly(0.1),

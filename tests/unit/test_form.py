@@ -19,13 +19,11 @@ def sonnets(split: str) -> list[str]:
 
 
 def parts(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the first lines of sonnets, and the rest."""
     given, rest = zip(*map(split_given, texts), strict=True)
     return list(given), list(rest)
 
 
 def form(given: Sequence[str], texts: Sequence[str], train: Sequence[str] = ()) -> dict[str, float]:
-    """Return the shares for one continuation per sonnet."""
     return {name: float(share(counts.sum(axis=(0, 1)))) for name, counts in form_counts(given, [texts], train).items()}
 
 

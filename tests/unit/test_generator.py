@@ -55,8 +55,6 @@ def toy() -> Generator:
 
 
 def says(monkeypatch: pytest.MonkeyPatch, texts: list[str | list[int]]) -> None:
-    """Let every generator return these texts, in turn."""
-
     def sample(self: Generator, prompts: list[list[int]], *_: object, **__: object) -> list[list[int]]:
         assert len(prompts) == len(texts)
         return [self.tokenizer.encode([text])[0] if isinstance(text, str) else text for text in texts]
@@ -304,7 +302,6 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
 
 
 def test_what_a_generator_knows_of_its_tokens(nano: Generator) -> None:
-    """A stop is asked wherever a sentence may have ended: of all places that have, none is overlooked."""
     text = 'He came. "Go!" said he. Why? (Because.) \u201cNo!\u201d \u2018Well?\u2019 Then he went... Away'
     ids = torch.tensor(nano.tokenizer.encode([text])[0])
     asked = (nano.stop.closes[ids[:-1]] & nano.stop.opens[ids[1:]]).nonzero()[:, 0].tolist()

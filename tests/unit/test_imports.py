@@ -1,7 +1,4 @@
-"""Imports go one way: searches -> trainables -> gpt2core; cluster is imported by what is run from the command line alone.
-
-No two files import each other either, directly or around.
-"""
+"""Imports go one way: searches -> trainables -> gpt2core; commands alone import cluster; no files import each other."""
 
 import ast
 from collections.abc import Iterator
@@ -28,7 +25,6 @@ ONLY_HERE = {
 
 
 def imports(path: Path) -> set[str]:
-    """The top-level packages that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -39,7 +35,6 @@ def imports(path: Path) -> set[str]:
 
 
 def files_of(root: Path) -> dict[str, Path]:
-    """Each file of the rooms, by its name as a module."""
     paths = [path for room in ROOMS for path in (root / room).rglob("*.py")]
     return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
@@ -55,7 +50,6 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def circle(files: dict[str, Path]) -> list[str]:
-    """A file, the file that it imports, and so on back to the first; empty where there is no circle."""
     graph = {name: {other for other in imported(path) if other in files} - {name} for name, path in files.items()}
     try:
         TopologicalSorter(graph).prepare()

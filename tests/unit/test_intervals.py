@@ -11,7 +11,6 @@ from gpt2core.metrics.metric import share
 
 
 def counts(values: np.ndarray) -> np.ndarray:
-    """Return values as the counts (1, N, 2) of a mean."""
     return np.stack([values, np.ones_like(values)], axis=1)[None]
 
 

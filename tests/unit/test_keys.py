@@ -89,7 +89,6 @@ each_key = pytest.mark.parametrize("key", KEYS)
 
 
 def two_runs(key: str) -> tuple[RunConfig, RunConfig]:
-    """Two runs that differ in one key, which both read."""
     values, other = KEYS[key]
     return RunConfig.of({**values}), RunConfig.of({**values, key: other})
 

@@ -40,7 +40,6 @@ def place(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def claimant(place: Path, tmp_path: Path, said: list[str]) -> Iterator[Claimant]:
-    """Make a lease of a process with a lock file of that name."""
     with ExitStack() as stack:
 
         def make(name: str) -> Lease:

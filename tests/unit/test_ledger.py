@@ -294,7 +294,6 @@ values = strategies.recursive(
 
 @strategies.composite
 def damaged(draw: strategies.DrawFn) -> bytes:
-    """A whole ledger of which some lines have another value somewhere, or are lost, doubled, swapped or cut."""
     found = [json.loads(json.dumps(event)) for event in WHOLE]
     for _ in range(draw(strategies.integers(1, 3))):
         _spoil(draw, draw(strategies.sampled_from(found)))

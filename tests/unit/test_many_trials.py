@@ -43,7 +43,6 @@ RUN = PLAN.config(PLAN.search.reference).model_dump()
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Summary, Path]:
-    """State, summary and folder of a search of many trials, judged by two objectives."""
     folder = tmp_path_factory.mktemp("many")
     options = options_of(TRIALS, folder, "--sampler", "random", "--minimize", "seconds")
     write_ledger(options, folder, texts=2)
@@ -53,7 +52,6 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Summary, Pa
 
 @pytest.fixture(scope="module")
 def written(search: tuple[State, Summary, Path]) -> tuple[str, str]:
-    """The report of it, as HTML and as Markdown."""
     _, summary, folder = search
     page, text, *_ = report.write(folder, summary)
     return page.read_text(), text.read_text()
@@ -153,7 +151,6 @@ actions = st.lists(
 
 
 def events(done: Sequence[tuple[str, str, str, int, float, float]]) -> Iterator[RawEvent]:
-    """Events of a ledger: each trial is proposed before anything else happens to it."""
     yield {"event": "started", "time": 0.0}
     yield {"event": "share", "gpus": 1.0, "cpus": 1.0, "concurrent": 2, "time": 0.0}
     known: set[str] = set()

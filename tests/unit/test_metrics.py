@@ -32,12 +32,10 @@ def test_chrf_needs_pairs() -> None:
 
 
 def counts(values: np.ndarray) -> np.ndarray:
-    """Return values as one seed's statistics of a mean."""
     return np.stack([values, np.ones_like(values)], axis=1)[None]
 
 
 def statistics(seed: int, copies: int = 3, share: float = 0.5) -> np.ndarray:
-    """Return the counts of texts in which a share of the lines is from the gold."""
     random = np.random.default_rng(seed)
     gold = [toys.lines(10, 100 + i).split("\n") for i in range(12)]
     texts = [

@@ -13,7 +13,6 @@ ORDERS = (1, 2, 3, 4)
 
 
 def sequences(seed: int, count: int = 12, used: int = VOCABULARY - 1) -> list[np.ndarray]:
-    """Return random sequences, some empty or of one token, without the last ids of the vocabulary."""
     random = np.random.default_rng(seed)
     return [random.choice(used, size=random.integers(0, 15)) ** 2 % used for _ in range(count)]
 

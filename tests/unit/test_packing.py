@@ -35,8 +35,6 @@ RUNS = [
 
 
 class Script:
-    """A run that waits at its next step; its evaluations are passed over."""
-
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, above: bool = False) -> None:
         self.run = Run(config, base, data)
         if above:
@@ -128,7 +126,6 @@ def test_a_pass_on_a_cpu_takes_no_more_runs_than_are_of_use(monkeypatch: pytest.
 def fails_once(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, *, after: bool = False
 ) -> None:
-    """Let the second call of a function raise an error, before or after what it does."""
     whole, calls = getattr(owner, name), itertools.count(1)
 
     def failing(*arguments: Any, **more: Any) -> Any:

@@ -47,7 +47,6 @@ class JudgedLedger(MemoryLedger):
         self.effect, self.seed = effect, seed
 
     def record(self, event: RawEvent) -> None:
-        """Take an event in."""
         if event["event"] == "report" and (trial := self.state.trials[event["trial"]]).of:
             event = event | {"statistics": to_json(counts(trial, self.effect, self.seed))}
         super().record(event)

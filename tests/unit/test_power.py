@@ -21,7 +21,6 @@ ALWAYS = ("power", "--search", "lora_rank", "--simulations", "40")
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
-    """Status, output and errors of the command."""
     code, printed = status(main, [*ALWAYS, *flags]), capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -105,7 +104,6 @@ def test_without_a_search_it_is_said_what_is_missing(capsys: pytest.CaptureFixtu
 
 
 def write_search(storage: Path, settings: int, seeds: int) -> None:
-    """The ledger of a search whose replicates differ by known effects."""
     random, texts = np.random.default_rng(7), 200
     tokens = np.ones((1, texts, 1))
     events: list[dict[str, Any]] = [

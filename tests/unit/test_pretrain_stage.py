@@ -19,7 +19,6 @@ from tests import toys
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """Sonnets after sonnets, on a toy model and toy texts."""
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pretrain_stage, "run_data", lambda config: toys.data())
     folder = str(toys.folder(tmp_path / "toy"))

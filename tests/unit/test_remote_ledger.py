@@ -43,7 +43,6 @@ def proposed(number: int) -> dict[str, object]:
 
 
 def die(ledger: Ledger) -> None:
-    """Be gone without a word: no last event, no end of the ownership."""
     assert ledger.remote is not None
     with ledger.remote.changed:
         ledger.remote.lost = True
@@ -132,7 +131,6 @@ def test_a_search_on_another_machine_is_untouched(place: str, tmp_path: Path, mo
     seen = json.loads(owner.read_text())
 
     def renewed(seconds: float) -> None:
-        """What the first machine does meanwhile."""
         owner.write_text(json.dumps(seen | {"time": seen["time"] + 5}))
         send(owner)
 
@@ -266,7 +264,6 @@ def test_a_machine_that_slept_at_the_moment_of_its_write_changes_no_ledger(
 
 
 def pieces_of(place: str) -> dict[str, str]:
-    """What the storage has of a ledger."""
     folder = local(place).with_suffix("")
     fetch(folder)
     return {path.name: path.read_text() for path in folder.glob("*.jsonl")}

@@ -22,7 +22,6 @@ OBJECTIVE = "chrf_continuation"
 
 @pytest.fixture(scope="module")
 def record() -> Record:
-    """Sixty configurations of a search whose scores the learning rate decides, and all epochs know it."""
     random = np.random.default_rng(0)
     points, curves = [], []
     for _ in range(60):

@@ -43,20 +43,17 @@ class Page(HTMLParser):
 
 
 def written(folder: Path, found: dict[str, Any]) -> tuple[str, str]:
-    """Both files, from a summary as it is read from its file."""
     page, text, *_ = report.write(folder, typed(found))
     return page.read_text(), text.read_text()
 
 
 def shown(found: dict[str, Any]) -> str:
-    """What the screen says at the end."""
     console = Console(file=io.StringIO(), width=250, record=True)
     show(typed(found), console)
     return console.export_text()
 
 
 def decided(outcome: str, trials: int = 30) -> dict[str, Any]:
-    """A summary whose answer has an outcome."""
     found = summary(trials)
     return found | {"answer": about_factor([row for row in found["trials"] if row["of"] is None], outcome)}
 

@@ -28,7 +28,6 @@ RENAMED = {"data", "plan", "proposed"}  # kinds of events that schema 2 writes o
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of the search, in a storage of its own."""
     found = tmp_path / "searches" / "schema-1"
     shutil.copytree(RECORDED, found)
     return found

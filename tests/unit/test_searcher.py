@@ -34,7 +34,6 @@ def result(score: float, epoch: int = 2) -> dict[str, Any]:
 
 @pytest.fixture
 def searcher(tmp_path: Path) -> Iterator[StrategySearcher]:
-    """A searcher of four trials, some of which an earlier driver left running."""
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         yield made(ledger, tmp_path)
 

@@ -24,7 +24,6 @@ def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def become(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Be a machine with another disk."""
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(cache))
     monkeypatch.setattr(storage, "_in_storage", {})
 
@@ -36,13 +35,11 @@ def written(path: Path, text: str) -> Path:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """All files of a folder that are no hidden ones."""
     files = [path for path in folder.rglob("[!.]*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def elsewhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same folder on another machine."""
     place = address(folder)
     become(monkeypatch, tmp_path / "two")
     return local(place)
@@ -248,7 +245,6 @@ def test_the_mark_of_a_folder_that_a_web_console_made_is_no_file(folder: Path, s
 
 
 def put(store: Store, key: str, text: str = "x") -> None:
-    """Put an object into the store as any other program may."""
     client = boto3.client(
         "s3",
         endpoint_url=store.environment["AWS_ENDPOINT_URL"],

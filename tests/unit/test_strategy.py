@@ -51,8 +51,6 @@ def in_memory(plan: Plan) -> Strategy:
 
 
 def curves(seed: int = 0, epochs: int = 9) -> Curves:
-    """Curves that rise to a height that the learning rate and the rank decide; epochs take as long as `seed` says."""
-
     def of(trial: Trial) -> Curve:
         height = (
             30 - 3 * abs(math.log10(trial.run["lr"]) + 3) + math.log2(trial.run["rank"]) + trial.run["seed"] % 7 / 10
@@ -268,7 +266,6 @@ class Rebuilt(Strategy):
     """A strategy whose every proposal is of one that has just been opened, as after a kill."""
 
     def next(self) -> Next:
-        """Propose a trial by what the ledger says alone."""
         listeners = list(self.ledger.listeners)
         proposed = Strategy(self.plan, self.ledger).next() if not self.unfinished else super().next()
         self.ledger.listeners[:] = listeners

@@ -44,17 +44,14 @@ Told = Mapping[tuple[str, str], Values | str]
 
 
 def typed(summaries: Told) -> dict[tuple[str, str], Summary | str]:
-    """Summaries as they are read."""
     return {key: one if isinstance(one, str) else Summary.model_validate(one) for key, one in summaries.items()}
 
 
 def judge(one: Claim, summaries: Told) -> Judged:
-    """Judge a claim by summaries that are read."""
     return study_claims.judge(one, typed(summaries))
 
 
 def lines(tables: Sequence[str], summaries: Told) -> list[Line]:
-    """The figures of tables beside those of summaries that are read."""
     return study_figures.lines(tables, typed(summaries))
 
 
@@ -73,7 +70,6 @@ def trial(name: str, point: Values, metrics: Values, *, of: str | None = None, *
 
 
 def compared_row(trial: Mapping[str, Any], value: Values, runs: Sequence[float], failed: Sequence[str] = ()) -> Values:
-    """A row of an answer."""
     mean = mean_of(Runs(scores=np.array(runs))) if runs else None
     return {
         "name": ", ".join(setting_text(key, setting) for key, setting in value.items()) or f"trial {trial['id']}",
@@ -273,7 +269,6 @@ RANKS = (4, 8, 16, 32)
 
 
 def ranks(runs: Mapping[int, Sequence[float]], **kept: Any) -> dict[tuple[str, str], dict[str, Any] | str]:
-    """The search of Table 7, with the runs of each rank by dev loss."""
     values = {rank: {"adapter": "lora", "rank": rank} for rank in runs}
     trials = {
         rank: trial(f"{rank:04d}", value, {"dev_loss": 4.3}, model="gpt2-large") for rank, value in values.items()
@@ -346,7 +341,6 @@ def test_every_claim_is_asked_by_a_search_that_has_its_settings_or_says_why_not(
 
 
 def dense(scores: Sequence[float] = (), first: float = 40.6, **config: Any) -> dict[str, Any]:
-    """The search of Table 4 with the trial of dense attention without poems, and its replicates' chrF."""
     one = trial("0001", DENSE, {"chrf_whole": first}, **config)
     again = [
         trial(f"0001-r{n}", DENSE, {"chrf_whole": score}, of="0001", **config) for n, score in enumerate(scores, 1)

@@ -19,8 +19,6 @@ GIVEN = [toys.lines(3, seed) for seed in range(3)]
 
 
 class Decoder:
-    """Count the rows that are really decoded."""
-
     def __init__(self) -> None:
         self.rows = 0
 
@@ -29,7 +27,6 @@ class Decoder:
         return generate(model, prompts, *rest, **keys)  # type: ignore[arg-type]
 
     def asked(self) -> int:
-        """Return the rows since the last call."""
         rows, self.rows = self.rows, 0
         return rows
 

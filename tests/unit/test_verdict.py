@@ -46,7 +46,6 @@ def counts(loss: float, seed: str) -> dict[str, Any]:
 def searched(
     losses: Losses, search: Search = OF_RANK, fails: str = "", ended: str = DIVERGED, **changes: Any
 ) -> tuple[Plan, Strategy]:
-    """A finished search whose trials have the losses that they are given, and whose replicate `fails` ended badly."""
     plan = make_plan(search, "quick", **{"trials": 8, "replicates": 3, **changes})
     strategy = Strategy(plan, MemoryLedger())
     strategy.ledger.record({"event": "lag", "trials": 1})
@@ -59,7 +58,6 @@ def searched(
 
 
 def finish(strategy: Strategy, trial: Trial, losses: Losses) -> None:
-    """Let a trial report the losses that it is given, and end."""
     made = counts(losses(trial), trial.name)
     scores = {name: float(of.score(made["loss"].sum(axis=(0, 1)))) for name, of in LOSSES.items() if of.score}
     scores["trainable_parameters"] = 1000.0 * trial.run["rank"]
@@ -77,7 +75,6 @@ def answer(losses: Losses, **changes: Any) -> dict[str, Any]:
 
 
 def by_rank(losses: Mapping[int, float]) -> Losses:
-    """Losses that the rank decides alone."""
     return lambda trial: losses[trial.run["rank"]]
 
 
