@@ -1,4 +1,4 @@
-"""What a search has found, as summary.json holds it: screen, report, study and promotion read these values, and nothing else."""
+"""The summary of a search, as summary.json holds it: all that screen, report, study report and promotion read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from gpt2core.metrics.direction import Direction
 from searches.running.quantities import QuantityRow
 from searches.running.schema_1 import upgrade
 
-SCHEMA = 2  # of a summary; `schema_1` says how those before differ
+SCHEMA = 2  # of a summary; `schema_1` converts older ones
 
 Values = dict[str, Any]
 Number = int | float
@@ -19,13 +19,13 @@ Outcome = Literal["difference", "equivalent", "undecided"]
 
 
 class _Part(BaseModel):
-    """A part of a summary: what an older one lacks has a value that says nothing."""
+    """Base of the parts of a summary. Fields that older summaries lack have neutral defaults."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
 
 class MetricRow(_Part):
-    """A metric as it is shown: a difference is in `unit`, one below `margin` does not matter."""
+    """How a metric is shown; a difference, in `unit`, below `margin` does not matter."""
 
     direction: Direction
     unit: str
@@ -34,15 +34,15 @@ class MetricRow(_Part):
 
 
 class NamedMetric(MetricRow):
-    """The metric that decides."""
+    """The metric that decides the comparison."""
 
     name: str
 
 
 class TrialRow(_Part):
-    """A trial. `of` names the trial that it repeats on a fresh seed, `parent` the one whose checkpoint it started from.
+    """A trial. `of` names the trial that it repeats on a fresh seed, `parent` the trial whose checkpoint it started from.
 
-    `metrics` are those of the best epoch and what the trial cost; `curve` has the metrics of each epoch that counts.
+    `metrics` are those of the best epoch and the costs of the trial; `curve` has the metrics of each epoch that counts.
     """
 
     id: str
@@ -65,7 +65,7 @@ class TrialRow(_Part):
 class ComparedSetting(_Part):
     """A compared setting: a value of the factor at its best other settings, or a trial; with its runs on fresh seeds.
 
-    `trials` says how many the search had of it, `expected` the expected best score of so many of them.
+    `trials` is the number of its trials in the search, `expected` the expected best score of 1, 2, ... of them.
     """
 
     name: str = ""
@@ -84,7 +84,7 @@ class ComparedSetting(_Part):
 
 
 class Difference(_Part):
-    """The difference of two settings, the first minus the second, with its simultaneous interval and corrected p-value."""
+    """The difference of two settings, a minus b, with its simultaneous interval and corrected p-value."""
 
     a: str
     b: str
@@ -95,14 +95,14 @@ class Difference(_Part):
 
 
 class Factor(_Part):
-    """What the question is about: the keys whose values are compared."""
+    """The factor of the question: the keys whose values are compared."""
 
     name: str
     keys: list[str]
 
 
 class Test(_Part):
-    """The test of the comparison: its smallest p-value, the level of the look, and Welch's ANOVA over all settings."""
+    """The test of the comparison: smallest p-value, significance level of this look, p of Welch's ANOVA over all settings."""
 
     p_value: float | None = None
     level: float = 0.05
@@ -110,7 +110,7 @@ class Test(_Part):
 
 
 class Verdict(_Part):
-    """The answer to the question: `sentences`, of which the first is the claim, and all that they rest on."""
+    """The answer to the question: `sentences`, the first of which is the claim, and the numbers behind them."""
 
     sentences: list[str]
     outcome: Outcome = "undecided"
@@ -119,15 +119,15 @@ class Verdict(_Part):
     rows: list[ComparedSetting] = []
     pairs: list[Difference] = []
     test: Test = Test()
-    excluded: float | None = None  # larger differences are excluded
+    excluded: float | None = None  # larger differences are ruled out
     decided: bool = False
     seeds: int = 0
     looks: list[int] = []
     seeds_needed: int | None = None
     needs_texts: bool = False
-    winner: str | None = None  # a trial, and so is what follows
+    winner: str | None = None  # a trial, like `chosen` and `reference`
     chosen: str | None = None
-    best: list[str] = []  # settings that none surely beats
+    best: list[str] = []  # settings that no other is significantly better than
     reference: str | None = None
     scope: str = ""
     notes: list[str] = []
@@ -147,7 +147,7 @@ class Verdict(_Part):
 
     @property
     def rest(self) -> str:
-        """What follows."""
+        """The other sentences."""
         return " ".join(self.sentences[1:])
 
     @computed_field  # type: ignore[prop-decorator]
@@ -158,7 +158,7 @@ class Verdict(_Part):
 
 
 class EffectRow(_Part):
-    """How much a setting mattered: its share of the explained variance, its best and worst value, and their difference."""
+    """How much a setting mattered: its share of the explained variance, best and worst value, and their difference."""
 
     key: str
     share: float
@@ -173,16 +173,16 @@ class EffectRow(_Part):
 
 
 class Effects(_Part):
-    """Which settings mattered, as an exploration over so many trials; `why` says what it rests on, or why it is not known."""
+    """Which settings mattered, as an exploration of the search's trials; `why` explains its basis, or why there are no rows."""
 
     trials: int = 0
     rows: list[EffectRow] = []
-    why: str = "Nothing was recorded to tell it from."
+    why: str = "No data was recorded for this."
     explained: float | None = None
 
 
 class ReliabilityRow(_Part):
-    """How well a metric tells settings apart: variances between settings and within one, and the share of the former."""
+    """How well a metric tells settings apart: variance between settings, within a setting, and the share of the former."""
 
     metric: str
     between: float
@@ -201,7 +201,7 @@ class Score(_Part):
 
 
 class OnTest(_Part):
-    """What the one look at the test split said, by trial."""
+    """The scores on the test split, by trial."""
 
     scores: dict[str, Score]
     text: str = ""
@@ -225,7 +225,7 @@ class SearchMethod(_Part):
 
 
 class Space(_Part):
-    """The values of a searched key: some, or a range."""
+    """The values of a searched key: choices, or a range."""
 
     text: str
     kind: Literal["choice", "uniform", "log-uniform"]
@@ -236,10 +236,7 @@ class Space(_Part):
 
 
 class Pairs(_Part):
-    """A set of generated pairs: how many there are at each stage, and the critic that judged them.
-
-    `stand_in` says why the critic is no model of entailment, where it is none.
-    """
+    """A set of generated pairs: its sizes by stage, and its critic; `stand_in` describes a critic that is no entailment model."""
 
     contexts: int
     candidates: int
@@ -252,7 +249,7 @@ class Pairs(_Part):
 
 
 class Spending(_Part):
-    """Limits of the budget and what is spent of each; `ended`: it ended the search."""
+    """Limits of the budget, what is spent, and whether the budget ended the search."""
 
     limits: dict[str, float] = {}
     usd_per_gpu_hour: float | None = None
@@ -261,7 +258,7 @@ class Spending(_Part):
 
 
 class Summary(_Part):
-    """A search as it stands. `best` and `reference` are rows of `trials`, `pareto` names those on the front of `costs`."""
+    """The results of a search. `best` and `reference` are rows of `trials`; `pareto` names trials on the front with `costs`."""
 
     schema_version: int = SCHEMA
     search: str = ""
@@ -269,7 +266,7 @@ class Summary(_Part):
     question: str = ""
     task: str = ""
     judged_on: str = ""  # as `Comparing.on`
-    report: str = ""  # a link to its report, where another page has one
+    report: str = ""  # link to the report from the study report
     smoke: bool = False
     objective: str = ""
     direction: Direction = Direction.MAX

@@ -61,17 +61,12 @@ class Budget:
         limits = {"hours": self.hours, "gpu_hours": self.gpu_hours, "usd": self.usd}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
-    @property
-    def price(self) -> float:
-        """USD per GPU-hour; 0 if none is set."""
-        return self.usd_per_gpu_hour or 0.0
-
 
 def spent(budget: Budget, state: State, now: float | None = None) -> Spent:
     """Return what a search has spent until `now`, or until its last event."""
     clock = state.clock if now is None else state.clock.at(now)
     gpu_hours = clock.gpu / HOUR
-    usd = gpu_hours * budget.price
+    usd = gpu_hours * (budget.usd_per_gpu_hour or 0.0)
     return Spent(hours=clock.wall / HOUR, gpu_hours=gpu_hours, usd=usd, cpu_hours=clock.cpu / HOUR)
 
 
@@ -94,7 +89,7 @@ def reserve(budget: Budget, state: State, replicates: int, epochs: int) -> Amoun
     seconds = whole_trial_seconds(state) * cost
     gpu_hours = (replicates + clock.concurrent / epochs) * seconds * clock.gpus / HOUR
     hours = (math.ceil(replicates / clock.concurrent) + 1 / epochs) * seconds / HOUR
-    need = {"hours": hours, "gpu_hours": gpu_hours, "usd": gpu_hours * budget.price}
+    need = {"hours": hours, "gpu_hours": gpu_hours, "usd": gpu_hours * (budget.usd_per_gpu_hour or 0.0)}
     return Amount(**{name: min(need[name], MOST_RESERVED * limit) for name, limit in budget.limits.items()})
 
 

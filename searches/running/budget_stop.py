@@ -6,11 +6,11 @@ from ray.tune.stopper import Stopper
 
 from searches.question import Plan
 from searches.running.budget import BUDGET, Budget, Phase, phase_of
-from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger
+from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, NotPickled
 from trainables.trial import TrialSpec
 
 
-class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
+class BudgetStopper(NotPickled, Stopper):  # type: ignore[misc]  # Ray ships no types
     """Stops one or all trials when the budget is spent."""
 
     def __init__(self, budget: Budget, plan: Plan, ledger: Ledger) -> None:
@@ -52,6 +52,3 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray ships no types
 
     def _phase(self) -> Phase:
         return phase_of(self.budget, self.plan, self.ledger.state, self.ledger.now())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # see Ledger

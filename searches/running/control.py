@@ -28,7 +28,7 @@ from gpt2core.files import read_json, write_json
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
 from searches.running.events import Scalar, first_problem
-from searches.running.ledger import BY_HAND, RUNNING, STOPPED, Trial, is_held
+from searches.running.ledger import BY_HAND, RUNNING, STOPPED, NotPickled, Trial, is_held
 from searches.running.ray_tune import StrategyScheduler
 
 MAILBOX = "control"  # the folder of commands, in the search's folder
@@ -249,7 +249,7 @@ def control(options: argparse.Namespace) -> int:
     return 0
 
 
-class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
+class Control(NotPickled, tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Carries out commands between the steps of Tune or, while no trial runs, when Tune asks for a trial."""
 
     def __init__(self, mailbox: Mailbox, scheduler: StrategyScheduler, say: Callable[[str], None]) -> None:
@@ -274,9 +274,6 @@ class Control(tune.Callback):  # type: ignore[misc]  # Ray ships no types
                 answer = Answer(text=str(error), refused=True)
             self.say(f"error: {answer.text}" if answer.refused else answer.text)
             self.mailbox.answer(path, answer)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # see StrategyScheduler
 
 
 def stop(scheduler: StrategyScheduler, command: Command) -> str:

@@ -17,7 +17,7 @@ from ray import tune
 
 from gpt2core.errors import UserError
 from gpt2core.memory import NO_MEMORY
-from searches.running.ledger import FAILED, FREE_SPACE, OUT_OF_MEMORY, Ledger
+from searches.running.ledger import FAILED, FREE_SPACE, OUT_OF_MEMORY, Ledger, NotPickled
 from trainables.failures import disk_full_message, kernel_kills
 from trainables.heartbeat import Heartbeat
 from trainables.trial import RESTARTS
@@ -78,7 +78,7 @@ def own_addresses() -> tuple[str, ...]:
 _kills = Kills()
 
 
-class NotesFailures:
+class NotesFailures(NotPickled):
     """Mix-in for schedulers that notes why a trial failed, for `outcome`."""
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -90,7 +90,7 @@ class NotesFailures:
         super().on_trial_error(tune_controller, trial)  # type: ignore[misc]
 
 
-class Faults(tune.Callback):  # type: ignore[misc]  # Ray ships no types
+class Faults(NotPickled, tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Prints the notes of trials, and keeps Tune from mistaking the end of Ray for failures of trials."""
 
     def __init__(self, heart: Heartbeat, say: Callable[[str], None]) -> None:
@@ -112,9 +112,6 @@ class Faults(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         self.heart.check_node()
         _, reason = _read(trial.error_file)
         self.say(f"trial {trial}: {reason}; it continues from its last checkpoint")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 @contextmanager

@@ -178,7 +178,14 @@ class State:
         return [trial for trial in self.trials.values() if trial.of == name]
 
 
-class Ledger:
+class NotPickled:
+    """Mix-in for what Tune pickles into a snapshot that we never read."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Ledger(NotPickled):
     """A search's ledger file and its state. One process at a time holds the file; each event is on disk before it counts.
 
     Remote storage gets a copy if the search's folder is there. `say` prints what the user is waiting for.
@@ -268,10 +275,6 @@ class Ledger:
         if self.remote is not None:
             self.remote.close()
         self.file.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its arguments into a snapshot that we never read.
-        return {}
 
 
 def read_state(path: Path) -> State:

@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import tune
@@ -34,22 +34,18 @@ from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
 
 
+@dataclass(frozen=True)
 class RayTune:
     """A `Backend` that runs trials as Tune trials of `executor`.
 
     Tune owns the loop: it asks a searcher for trials and gives reports to a scheduler. Both ask the strategy.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        spec: TrialSpec,
-        executor: Executor,
-        budget: BudgetStopper,
-        callbacks: Callable[["StrategyScheduler"], list[tune.Callback]] = lambda scheduler: [],
-    ) -> None:
-        self.options, self.spec, self.executor, self.budget = options, spec, executor, budget
-        self.callbacks = callbacks
+    options: Options
+    spec: TrialSpec
+    executor: Executor
+    budget: BudgetStopper
+    callbacks: Callable[["StrategyScheduler"], list[tune.Callback]]
 
     def run(self, strategy: Strategy) -> None:
         """Run trials until the strategy is done or the budget is spent. Raises UserError, KeyboardInterrupt."""
@@ -219,9 +215,6 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.STOP)
         self.end(stopped - {reporter.name})
         return str(TrialScheduler.CONTINUE if reporter.stopped_at is None else TrialScheduler.STOP)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # see Ledger
 
 
 def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Parallel coordinates: an upright axis for each searched key and one for the score, a line for each trial."""
+"""Parallel coordinates: a vertical axis for each searched key and for the score, and a line for each trial."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from searches.summary import Space, TrialRow
 
 
 class Axis:
-    """Where the values of a key stand on an axis from 0 to 1, and which of them are written beside it."""
+    """Maps the values of a key to places from 0 to 1 on an axis, and chooses its ticks."""
 
     def __init__(self, name: str, values: list[Any], domain: Space) -> None:
         self.name, self.kind = name, domain.kind
@@ -19,14 +19,14 @@ class Axis:
         self.high = max(value for value in (domain.high, *values) if value is not None)
 
     def place(self, value: Any) -> float:
-        """Place of a value."""
+        """Return the place of a value."""
         if self.kind == "choice":
             return (self.choices.index(value_text(value)) + 0.5) / len(self.choices)
         low, high, value = (self._scaled(v) for v in (self.low, self.high, value))
         return 0.5 if low == high else (value - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and texts of what is written: every choice, powers of ten, or round numbers."""
+        """Return places and labels of the ticks: every choice, powers of ten, or quarters of the range."""
         if self.kind == "choice":
             return [((number + 0.5) / len(self.choices), text) for number, text in enumerate(self.choices)]
         if self.kind == "log-uniform" and self.low < self.high:
@@ -45,31 +45,31 @@ class Axis:
 def draw_parallel(
     axes: Any, rows: list[TrialRow], space: dict[str, Space], objective: str, named: dict[str, str]
 ) -> None:
-    """Draw `rows`, worst first, so that the better lie above; `named` gives some trials a color of their own."""
+    """Draw `rows`, worst first, so that better trials are on top; `named` gives some trials their own color."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
-    upright = [Axis(key, [row.point[key] for row in rows], domain) for key, domain in space.items()]
+    vertical = [Axis(key, [row.point[key] for row in rows], domain) for key, domain in space.items()]
     scores = [row.score or 0.0 for row in rows]
-    upright.append(Axis(objective, scores, Space(text="", kind="uniform", low=min(scores), high=max(scores))))
+    vertical.append(Axis(objective, scores, Space(text="", kind="uniform", low=min(scores), high=max(scores))))
     shades = LinearSegmentedColormap.from_list("shades", ["#c3cedb", "#12408a"])
     lines, colors, widths = [], [], []
     for number, row in enumerate(sorted(rows, key=lambda row: row.id in named)):
         values = [*(row.point[key] for key in space), row.score]
         lines.append(
-            [(place, axis.place(value)) for place, (axis, value) in enumerate(zip(upright, values, strict=True))]
+            [(place, axis.place(value)) for place, (axis, value) in enumerate(zip(vertical, values, strict=True))]
         )
         colors.append(named.get(row.id, shades(number / max(1, len(rows) - 1))))
         widths.append(3.0 if row.id in named else 1.2)
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths))
-    for place, axis in enumerate(upright):
+    for place, axis in enumerate(vertical):
         axes.axvline(place, color="#5b6673", lw=1)
         for height, text in axis.ticks():
             look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
             axes.text(place + 0.04, height, text, fontsize=9, va="center", bbox=look, zorder=4)
-    axes.set_xticks(range(len(upright)), [axis.name for axis in upright])
+    axes.set_xticks(range(len(vertical)), [axis.name for axis in vertical])
     axes.set_yticks([])
-    axes.set_xlim(-0.1, len(upright) - 0.6)
+    axes.set_xlim(-0.1, len(vertical) - 0.6)
     axes.set_ylim(-0.04, 1.04)
     axes.grid(False)
     for spine in axes.spines.values():
@@ -77,7 +77,7 @@ def draw_parallel(
 
 
 def _apart(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Leave out what would be written over the one below, but neither end."""
+    """Drop ticks that would overlap a lower one, but keep both ends."""
     kept = [ticks[0]]
     for tick in ticks[1:-1]:
         if tick[0] - kept[-1][0] > 0.06 and ticks[-1][0] - tick[0] > 0.06:

@@ -3,12 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from searches.formatting import number, p_text, percent, point_text, value_text, with_interval, words
 from searches.planning.plan_table import PREDICTED_AND_ACTUAL, forecast_table
 from searches.running.ledger import BAD
-from searches.running.quantities import QuantityRow
 from searches.showing.answers import interval_name, status, value_name
 from searches.showing.facts import PARTS
 from searches.showing.tables import Column, Table
@@ -138,8 +138,7 @@ def settings_table(summary: Summary) -> Table[ComparedSetting]:
     )
 
 
-def differences_table(summary: Summary) -> Table[Difference]:
-    """Return the compared pairs with their differences."""
+def _differences(summary: Summary) -> Table[Difference]:
     answer = summary.answer
     metric, digits = answer.metric, answer.metric.digits
     unit = f", {metric.unit}" if metric.unit else ""
@@ -169,8 +168,7 @@ def differences_table(summary: Summary) -> Table[Difference]:
     )
 
 
-def effects_table(summary: Summary) -> Table[EffectRow]:
-    """Return how much each setting mattered, as an exploration."""
+def _effects(summary: Summary) -> Table[EffectRow]:
     digits, metric = summary.digits(summary.objective), summary.metrics.get(summary.objective)
     unit = f", {metric.unit}" if metric and metric.unit else ""
 
@@ -195,8 +193,7 @@ def effects_table(summary: Summary) -> Table[EffectRow]:
     )
 
 
-def reliability_table(summary: Summary) -> Table[ReliabilityRow]:
-    """Return how well each metric tells settings apart."""
+def _reliability(summary: Summary) -> Table[ReliabilityRow]:
     first = next(iter(summary.reliability), None)
     basis = f" A rough estimate from {first.settings} settings with {first.runs} runs each." if first else ""
 
@@ -244,8 +241,7 @@ def baselines_table(summary: Summary) -> Table[BaselineRow]:
     )
 
 
-def space_table(summary: Summary) -> Table[tuple[str, Space]]:
-    """Return the searched hyperparameters."""
+def _space(summary: Summary) -> Table[tuple[str, Space]]:
     return Table(
         title="Searched hyperparameters",
         columns=[
@@ -257,8 +253,7 @@ def space_table(summary: Summary) -> Table[tuple[str, Space]]:
     )
 
 
-def front_table(summary: Summary) -> Table[TrialRow]:
-    """Return the trials on the Pareto front of the objective and all costs."""
+def _front(summary: Summary) -> Table[TrialRow]:
     rows = [row for row in summary.ranked() if row.id in set(summary.pareto)]
     return Table(
         title="Pareto front: no other trial is better in one of these and as good in the rest",
@@ -273,8 +268,7 @@ def front_table(summary: Summary) -> Table[TrialRow]:
     )
 
 
-def failures_table(summary: Summary) -> Table[list[TrialRow]]:
-    """Return the failed trials by reason; reasons that differ only in numbers are one."""
+def _failures(summary: Summary) -> Table[list[TrialRow]]:
     reasons: dict[str, list[TrialRow]] = defaultdict(list)
     for row in summary.trials:
         if row.status in BAD:
@@ -299,8 +293,7 @@ def failures_table(summary: Summary) -> Table[list[TrialRow]]:
     )
 
 
-def cost_table(summary: Summary) -> Table[tuple[str, float]]:
-    """Return what the search took; the seconds of trials are summed over all reported epochs."""
+def _cost(summary: Summary) -> Table[tuple[str, float]]:
     seconds = {
         row.id: sum(epoch.get(part, 0.0) for epoch in row.curve for part in ("train_seconds", "eval_seconds"))
         for row in summary.trials
@@ -316,8 +309,7 @@ def cost_table(summary: Summary) -> Table[tuple[str, float]]:
     )
 
 
-def time_table(summary: Summary) -> Table[tuple[str, float]]:
-    """Return the time of the trials by part; no rows if none was reported."""
+def _time(summary: Summary) -> Table[tuple[str, float]]:
     total = sum(summary.time.values())
     return Table(
         title="Time of the trials by part",
@@ -332,18 +324,10 @@ def time_table(summary: Summary) -> Table[tuple[str, float]]:
 
 
 def _plain(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def predicted_table(summary: Summary) -> Table[QuantityRow]:
-    """Return the forecast beside the actual values."""
-    return forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True)
-
-
-def pairs_table(summary: Summary) -> Table[tuple[str, Pairs]]:
-    """Return the sets of generated pairs that trials learn from."""
+def _pairs(summary: Summary) -> Table[tuple[str, Pairs]]:
     return Table(
         title="Generated pairs",
         columns=[
@@ -360,30 +344,26 @@ def pairs_table(summary: Summary) -> Table[tuple[str, Pairs]]:
     )
 
 
-def environment_table(summary: Summary) -> Table[tuple[str, str]]:
-    """Return machine, cluster and versions."""
-    return Table(
-        title="Environment",
-        columns=[Column("item", lambda row: row[0]), Column("value", lambda row: row[1])],
-        rows=list({**summary.environment, **summary.versions}.items()),
-    )
+def _environment(summary: Summary) -> Table[tuple[str, str]]:
+    columns: list[Column[tuple[str, str]]] = [Column("item", itemgetter(0)), Column("value", itemgetter(1))]
+    return Table(title="Environment", columns=columns, rows=[*summary.environment.items(), *summary.versions.items()])
 
 
 #: The tables of a report, by the name that its templates use.
 TABLES: dict[str, Callable[[Summary], Table[Any]]] = {
     "settings": settings_table,
-    "differences": differences_table,
+    "differences": _differences,
     "trials": trials_table,
     "baselines": baselines_table,
     "replicates": replicates_table,
-    "space": space_table,
-    "effects": effects_table,
-    "reliability": reliability_table,
-    "front": front_table,
-    "failures": failures_table,
-    "cost": cost_table,
-    "predicted": predicted_table,
-    "time": time_table,
-    "pairs": pairs_table,
-    "environment": environment_table,
+    "space": _space,
+    "effects": _effects,
+    "reliability": _reliability,
+    "front": _front,
+    "failures": _failures,
+    "cost": _cost,
+    "predicted": lambda summary: forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True),
+    "time": _time,
+    "pairs": _pairs,
+    "environment": _environment,
 }

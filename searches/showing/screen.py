@@ -2,6 +2,7 @@
 
 import math
 import time
+from operator import itemgetter
 from typing import Any, Self
 
 import rich.table
@@ -155,11 +156,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
     searched = [(key, roles[key], str(domain)) for key, domain in plan.space.items()]
     fixed = [(key, "fixed", str(value)) for key, value in plan.fixed.items()]
-    columns: list[Column[tuple[str, str, str]]] = [
-        Column("key", lambda row: row[0]),
-        Column("role", lambda row: row[1]),
-        Column("values", lambda row: row[2]),
-    ]
+    columns = [Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))]
     console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())

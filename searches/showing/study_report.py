@@ -4,8 +4,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpt2core.errors import all_visible, visible
 from gpt2core.files import atomic_path
@@ -15,7 +15,6 @@ from searches.deciding.study_figures import Line
 from searches.formatting import count
 from searches.published import CLAIMS
 from searches.showing.answer_picture import answer_picture
-from searches.showing.plots import Picture
 from searches.showing.report import page_environment
 from searches.showing.tables import Column, Table, as_html
 from searches.summary import Summary
@@ -45,18 +44,6 @@ Each printed figure beside ours. Reproduced: at least three runs with the printe
 data set; the printed value lies in the 95% interval of their mean, or within a margin beyond it (1 chrF, 1 point of accuracy, \
 0.05 nats, 2% of a perplexity); and no trivial baseline passes by the same rule. To train and score exactly as the study did, \
 give --confirm-on test and fix the printed values with --set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSection:
-    """What the page shows of a search; `report` is a link to its report, or empty."""
-
-    question: str
-    about: str
-    first: str  # sentence of the answer
-    rest: str
-    report: str
-    picture: Picture | None
 
 
 def judged(tables: Sequence[str], summaries: Summaries) -> list[Judged]:
@@ -136,14 +123,14 @@ def _counts(marks: Sequence[str]) -> Mapping[str, int]:
     return {mark: marks.count(mark) for mark in COLORS if mark in marks}
 
 
-def _section(search: str, task: str, summary: Summary) -> SearchSection:
+def _section(search: str, task: str, summary: Summary) -> dict[str, Any]:
+    """Return what the page shows of a search; `report` is a link to its report, or empty."""
     summary = Summary.model_validate(all_visible(summary.model_dump()))
     trials = count(len(summary.searched), "trial")
-    return SearchSection(
-        question=summary.question,
-        about=f"{search} on {task}: {trials}; model {summary.model}; {summary.data.get('data', 'data not read')}",
-        first=summary.answer.claim,
-        rest=summary.answer.rest,
-        report=summary.report,
-        picture=answer_picture(summary),
-    )
+    return {
+        "question": summary.question,
+        "about": f"{search} on {task}: {trials}; model {summary.model}; {summary.data.get('data', 'data not read')}",
+        "answer": summary.answer,
+        "report": summary.report,
+        "picture": answer_picture(summary),
+    }

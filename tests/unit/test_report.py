@@ -219,8 +219,8 @@ def test_facts_that_an_older_summary_lacks_are_left_out(tmp_path: Path) -> None:
         del found[missing]
     html, markdown = written(tmp_path, found)
     assert "None" not in re.sub("<svg.*?</svg>", "", html, flags=re.S)
-    assert "No commands were noted." in html
-    assert "This task writes no texts, or none was kept." in markdown
+    assert "No commands were recorded." in html
+    assert "This task generates no texts, or none were kept." in markdown
 
 
 def test_generated_pairs_are_named_with_their_critic_and_that_it_is_a_stand_in(tmp_path: Path) -> None:
