@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class FrozenBlocks:
                 with suppress(OSError):  # for example on a full disk; they are then computed in each epoch
                     _write(path, activations.values)
             values = _read(path, shape)
-        return tokens if values is None else tokens.with_activations(Activations(values, starts, of_texts))
+        return tokens if values is None else replace(tokens, activations=Activations(values, starts, of_texts))
 
     def _trunk_input(self, tokens: Tokens, index: np.ndarray) -> TrunkInput:
         batch = collate(tokens, index, self.model.wte.weight.device)

@@ -15,11 +15,8 @@ from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
 #: The model's projections that each choice of `targets` adapts.
-TARGETS = {
-    "qkv": ["query", "key", "value"],
-    "qkv+dense": ["query", "key", "value", "dense"],
-    "all": ["query", "key", "value", "dense", "mlp_in", "mlp_out"],
-}
+QKV = ["query", "key", "value"]
+TARGETS = {"qkv": QKV, "qkv+dense": [*QKV, "dense"], "all": [*QKV, "dense", "mlp_in", "mlp_out"]}
 
 
 @dataclass(frozen=True)

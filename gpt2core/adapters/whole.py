@@ -29,10 +29,7 @@ def last_linear(model: GPT2, config: RunConfig) -> None:
 
 
 def frozen(model: GPT2, config: RunConfig) -> None:
-    """Train nothing, as for a search of decoding parameters; allow the model to cache the hidden states of prompts.
-
-    Raises ConfigError if the task has a head of its own, which starts at random.
-    """
+    """Train nothing, and let the model cache hidden states of prompts; raise ConfigError if the task has a head of its own."""
     if model.head is not None:
         raise ConfigError(
             f"The adapter `frozen` trains nothing, but the head of the task `{config.task}` starts at random; "

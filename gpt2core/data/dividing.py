@@ -1,7 +1,4 @@
-"""Division of a split into halves or folds by the digests of its texts, independent of row order and labels.
-
-Texts with equal tokens always stay together.
-"""
+"""Division of a split into halves or folds by the digests of its texts, whatever their order; equal texts stay together."""
 
 import heapq
 from collections import Counter
@@ -15,10 +12,7 @@ SMALL = 60  # splits with fewer texts are not halved
 
 
 def halves(tokens: Tokens) -> tuple[Tokens, Tokens]:
-    """Return the half of the texts with the smaller digests, and the rest; all and none if there are fewer than SMALL.
-
-    Equal texts at the border belong to the first half. Each half keeps the order of the split.
-    """
+    """Return the half of the texts with the smaller digests, and the rest, in order; all and none for fewer than SMALL."""
     first = in_first_half(tokens.digests)
     return tokens.take(np.flatnonzero(first)), tokens.take(np.flatnonzero(~first))
 

@@ -21,10 +21,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, Iterable[Values]]:
-    """Return the rows of each split of a data set from the hub, downloaded once.
-
-    Raises HubError, whose message names the `files` to put into --data-dir instead.
-    """
+    """Return the rows of each split of a data set, downloaded once; raise HubError, which names the `files` for --data-dir."""
     from datasets import load_dataset  # it takes a second to import
     from datasets.exceptions import DatasetsError
 

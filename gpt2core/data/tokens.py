@@ -34,15 +34,10 @@ Encode = Callable[[Sequence[Row], Tokenizer], Iterable[Example]]
 ALL = 5 * 10**9  # bytes of the cache; beyond that, the least recently used files are deleted
 AT_ONCE = 4096  # texts to encode, or examples to write, at once
 
+INT = pa.int32()
+#: The fields of Example, and the number of tokens before truncation.
 SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("input_ids", pa.large_list(pa.int32())),
-        ("label", pa.int32()),
-        ("given", pa.int32()),
-        ("whole", pa.int32()),  # number of tokens before truncation
-    ]
+    {"id": pa.string(), "text": pa.string(), "input_ids": pa.large_list(INT), "label": INT, "given": INT, "whole": INT}
 )
 
 
@@ -72,11 +67,6 @@ class Strings(Sequence[str]):
         if isinstance(place, slice):
             return Strings(self.column, self.order[place])
         return str(self.column[int(self.order[place])])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +107,6 @@ class Tokens:
         ids, texts = Strings(self.ids, chosen), Strings(self.texts, chosen)
         columns = {name: getattr(self, name)[chosen] for name in ("starts", "lengths", "labels", "given")}
         return replace(self, ids=ids, texts=texts, **columns, activations=None)
-
-    def with_activations(self, activations: Activations) -> "Tokens":
-        """Return the examples with the outputs of a model's frozen blocks."""
-        return replace(self, activations=activations)
 
 
 def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, limit: int | None = None) -> Tokens:

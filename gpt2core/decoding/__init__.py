@@ -38,14 +38,11 @@ Keep = Callable[[Tensor, filters.Columns], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder(Component):
-    """An entry of DECODERS, with a function `keep` if it samples, or `search` if it searches.
-
-    `is_greedy` says whether a configuration is equivalent to greedy decoding at any temperature.
-    """
+    """An entry of DECODERS, with a function `keep` if it samples, or `search` if it searches."""
 
     keep: Keep | None = None
     search: Search | None = None
-    is_greedy: Callable[[DecodingConfig], bool] = lambda config: False
+    is_greedy: Callable[[DecodingConfig], bool] = lambda config: False  # at any temperature
 
 
 DECODERS: Table[Decoder] = Table(

@@ -23,11 +23,6 @@ class _Beams:
         rows = torch.arange(len(index), device=index.device)[:, None]
         return _Beams(scores, self.tokens[rows, index]), index
 
-    def common_prefix(self) -> int:
-        """Return the length of the prefix that the hypotheses of each row share, usually most of the text."""
-        same = (self.tokens == self.tokens[:, :1]).all(dim=1).all(dim=0)
-        return int(same.cumprod(dim=0).sum())
-
 
 def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
     """Search for the text of the highest sum of log-probabilities / length ** `length_penalty`, where EOS counts as a token.
@@ -61,7 +56,8 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
         ended_now = torch.isin(token, ends) | last
         norm = float(step + 1) ** batch.columns["length_penalty"]
         ended = _with_ended(ended, candidates, ended_now & ~done, norm)
-        common_prefix = live.common_prefix()
+        same = (live.tokens == live.tokens[:, :1]).all(dim=1).all(dim=0)
+        common_prefix = int(same.cumprod(dim=0).sum())  # usually most of the text
         live, index = candidates.best(scores.masked_fill(ended_now, -torch.inf), beams)
         worst = ended.scores[:, -1:]
         hopeless = batch.columns["beam_early_stopping"] | (live.scores[:, :1] / norm <= worst)

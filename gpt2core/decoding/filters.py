@@ -46,8 +46,7 @@ def top_k_and_p(probabilities: Tensor, columns: Columns) -> Tensor:
 
 def min_p(probabilities: Tensor, columns: Columns) -> Tensor:
     """Keep tokens at least `min_p` times as likely as the likeliest (Nguyen et al. 2024)."""
-    likeliest = probabilities.amax(dim=-1, keepdim=True)
-    return probabilities.where(probabilities >= columns["min_p"] * likeliest, 0.0)
+    return _at_least(probabilities, columns["min_p"] * probabilities.amax(dim=-1, keepdim=True))
 
 
 def typical(probabilities: Tensor, columns: Columns) -> Tensor:
@@ -130,10 +129,7 @@ def _discount(scores: Tensor, tokens: Tensor, penalty: Tensor) -> Tensor:
 
 
 def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, suppress: Tensor | None) -> Tensor:
-    """Ban each token that would repeat an n-gram of its text (Paulus et al. 2018), in the rows `own` (B, 1).
-
-    A row in which all tokens would be banned stays as it is.
-    """
+    """Ban tokens that would repeat an n-gram of the text (Paulus et al. 2018), unless that bans all, in the rows `own` (B, 1)."""
     vocabulary, last = scores.shape[-1], tokens[:, n - 1 :]  # the last tokens (B, T - n + 1) of the text's n-grams
     begun = own & (last < vocabulary)
     for place in range(n - 1):

@@ -66,14 +66,12 @@ def _request(model: GPT2, prompt: tuple[int, ...], config: DecodingConfig, seed:
     room = model.config.n_positions - len(prompt)
     if not prompt or room < 1:
         raise ConfigError(f"A prompt has {len(prompt)} tokens, but must have 1 to {model.config.n_positions - 1}")
-    if min(prompt) < 0 or max(prompt) >= model.config.vocab_size:
+    vocabulary = model.config.vocab_size
+    if unknown := [token for token in prompt if not 0 <= token < vocabulary]:
+        raise ConfigError(f"A prompt has the token {unknown[0]}, but the model has the tokens 0 to {vocabulary - 1}")
+    if config.strategy == "beam" and config.num_beams > vocabulary:
         raise ConfigError(
-            f"A prompt has the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, but the model has the tokens 0 to "
-            f"{model.config.vocab_size - 1}"
-        )
-    if config.strategy == "beam" and config.num_beams > model.config.vocab_size:
-        raise ConfigError(
-            f"The value of `num_beams` is {config.num_beams}, but must be at most {model.config.vocab_size}, "
+            f"The value of `num_beams` is {config.num_beams}, but must be at most {vocabulary}, "
             "the size of the model's vocabulary"
         )
     return Request(prompt, config, seed, min(config.max_new_tokens, room))

@@ -54,11 +54,9 @@ def generate_cached(
     seeds: Sequence[int],
     eos: int | Sequence[int],
 ) -> list[list[int]]:
-    """Return what `generate` returns, from the cache where possible.
-
-    Models with trainable parameters bypass the cache, because their current weights will not occur again.
-    """
-    if _bypassed.get() or any(parameter.requires_grad for parameter in model.parameters()):
+    """Return what `generate` returns, from the cache where possible."""
+    trains = any(parameter.requires_grad for parameter in model.parameters())
+    if _bypassed.get() or trains:  # its current weights will not occur again
         return generate(model, prompts, config, seeds=seeds, eos=eos)
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     rows = list(zip(prompts, configs, seeds, strict=True))

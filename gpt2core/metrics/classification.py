@@ -56,8 +56,3 @@ def calibration_error(probabilities: np.ndarray, gold: np.ndarray, *, bins: int 
     number = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.abs(np.bincount(number, weights=confidence - correct, minlength=bins))
     return float(gaps.sum() / len(gold))
-
-
-def squared_distances(probability: np.ndarray, happened: np.ndarray) -> np.ndarray:
-    """Return (probability - happened) ** 2 (N,), whose mean is the Brier score (Brier 1950), 0 to 1."""
-    return np.asarray((probability - happened) ** 2)

@@ -98,10 +98,7 @@ class Difference:
         return replace(self, low=self.estimate - reach, high=self.estimate + reach)
 
     def with_seeds(self, seeds: int, more: int) -> "Difference":
-        """Predict the difference with `more` runs per side instead of `seeds`, given the same estimate and variances per run.
-
-        The variance due to runs and the interaction shrink as 1 / n; the rest of the variance due to examples stays.
-        """
+        """Predict the difference for `more` runs per side instead of `seeds`: what depends on runs shrinks as 1 / n."""
         if self.se is None:
             return self
         runs, both = self.runs * seeds / more, self.both * seeds / more
@@ -260,10 +257,7 @@ def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
 
 
 def welch_anova(sides: Sequence[Runs]) -> float | None:
-    """Return the p-value of Welch's (1951) test of equal means across settings; None if a setting's runs do not vary.
-
-    It accounts only for runs, so its conclusion holds for other seeds but not for other texts.
-    """
+    """Return the p-value of Welch's (1951) test of equal means over seeds, on these texts; None if some runs do not vary."""
     if len(sides) < 2 or any(side.count < 2 or not side.run_variance > 0 for side in sides):
         return None
     from scipy.stats import f

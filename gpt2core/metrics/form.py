@@ -22,16 +22,12 @@ SYLLABLES = range(9, 12)  # of a pentameter, give or take one
 Phones = tuple[str, ...]
 
 
-def _of_form(name: str, direction: Direction) -> Metric:
-    return Metric(name, direction, "", 0.05, counts=name, score=share, bounds=(0.0, 1.0))
-
-
 #: Shares from 0 to 1, each from the counts of the same name.
 FORM = named(
-    _of_form("form_rhyme", Direction.MAX),
-    _of_form("form_metre", Direction.MAX),
-    _of_form("form_lines", Direction.MAX),
-    _of_form("copied_lines", Direction.MIN),
+    Metric("form_rhyme", Direction.MAX, "", 0.05, 2, "form_rhyme", share, (0.0, 1.0)),
+    Metric("form_metre", Direction.MAX, "", 0.05, 2, "form_metre", share, (0.0, 1.0)),
+    Metric("form_lines", Direction.MAX, "", 0.05, 2, "form_lines", share, (0.0, 1.0)),
+    Metric("copied_lines", Direction.MIN, "", 0.05, 2, "copied_lines", share, (0.0, 1.0)),
 )
 
 

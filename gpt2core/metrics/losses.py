@@ -5,7 +5,6 @@ tokenizer; bits per character can be compared between models with different toke
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -33,15 +32,11 @@ def bits_per_character(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts[..., 0] / np.maximum(counts[..., 2], 1) / math.log(2))
 
 
-def _from_loss(name: str, unit: str, margin: float, **values: Any) -> Metric:
-    return Metric(name, Direction.MIN, unit, margin, counts="loss", **values)
-
-
 #: The metrics of language modelling, all from the counts `loss`.
 LOSSES = named(
-    _from_loss("dev_loss", "nats per token", 0.05, digits=3, score=mean_loss, bounds=NOT_NEGATIVE),
-    _from_loss("dev_perplexity", "", 2.0, score=perplexities, bounds=(1.0, math.inf)),
-    _from_loss(
-        "bits_per_character", "bits per character", 0.02, score=bits_per_character, digits=3, bounds=NOT_NEGATIVE
+    Metric("dev_loss", Direction.MIN, "nats per token", 0.05, 3, "loss", mean_loss, NOT_NEGATIVE),
+    Metric("dev_perplexity", Direction.MIN, "", 2.0, 2, "loss", perplexities, (1.0, math.inf)),
+    Metric(
+        "bits_per_character", Direction.MIN, "bits per character", 0.02, 3, "loss", bits_per_character, NOT_NEGATIVE
     ),
 )

@@ -29,12 +29,11 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Grams:
-    """The G distinct n-grams of one length in a text, numbered from 0 by ascending key.
+    """The G distinct n-grams of one length in a text, numbered from 0 by ascending key."""
 
-    A key is the number of the n-gram's context (all but its last token) times the vocabulary, plus its last token.
-    """
-
-    keys: np.ndarray  # (G,), ascending
+    keys: (
+        np.ndarray
+    )  # (G,): the number of the context, all but the last token, times the vocabulary, plus the last token
     numbers: np.ndarray  # (T,): the n-gram that ends at each token, or ABSENT
     ends: np.ndarray  # (G,): the end of each n-gram's first occurrence
 

@@ -173,10 +173,7 @@ def objective_of(task: Task, config: RunConfig) -> Metric:
 
 
 def measured(metrics: Mapping[str, Metric], statistics: Mapping[str, np.ndarray], split: str) -> dict[str, float]:
-    """Return the metrics for which `statistics` has counts, with the bounds `NAME_low` and `NAME_high` if they are known.
-
-    The bounds are those of the 95% interval of one run over its examples, clipped to the metric's bounds.
-    """
+    """Return the metrics that have counts, and the bounds of their 95% intervals over examples, `NAME_low` and `NAME_high`."""
     scores = {}
     for metric in metrics.values():
         if metric.counts is None or metric.counts not in statistics or metric.score is None:
@@ -250,10 +247,7 @@ class LanguageTask(Task):
 
 
 def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: int) -> TaskData:
-    """Read, validate and tokenise a task's corpus; raise DataError if it has no training or dev examples.
-
-    Raises ConfigError if an example that may not be truncated exceeds the context.
-    """
+    """Read and tokenise a corpus; raise DataError if train or dev has no examples, ConfigError if one exceeds the context."""
     corpus = task.corpus(config)
     splits = {}
     for split, rows in corpus.splits.items():

@@ -29,13 +29,13 @@ SAMPLES = 20
 
 def in_percent(name: str, score: Score) -> Metric:
     """Return a metric in percent that is computed from a confusion matrix."""
-    return Metric(name, Direction.MAX, "points", 1.0, counts="confusion", score=score, bounds=(0.0, 100.0))
+    return Metric(name, Direction.MAX, "points", 1.0, 2, "confusion", score, (0.0, 100.0))
 
 
 CLASSIFIED = named(
     in_percent("accuracy", accuracy),
     in_percent("macro_f1", macro_f1),
-    Metric("dev_loss", Direction.MIN, "nats", 0.01, digits=3, counts="loss", score=mean_loss, bounds=NOT_NEGATIVE),
+    Metric("dev_loss", Direction.MIN, "nats", 0.01, 3, "loss", mean_loss, NOT_NEGATIVE),
 )
 
 
@@ -61,10 +61,7 @@ class Classification(Task):
         return self.class_logits(model, model.run_trunk(self.trunk_input(batch, tokenizer, config)), tokenizer, config)
 
     def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
-        """Return the logits (B, K) for the last tokens' hidden states (B, C), with dropout before the head in training.
-
-        Raises ConfigError if the model has no head for these classes.
-        """
+        """Return the logits (B, K) for the last tokens' hidden states (B, C); raise ConfigError if the model lacks the head."""
         head = model.head
         if head is None or head.out_features != len(self.class_names):
             raise ConfigError(f"The model has no head for the {len(self.class_names)} classes; use one trained on them")
@@ -115,13 +112,10 @@ class Classification(Task):
             "loss": np.stack([losses, np.ones(len(gold))], axis=1)[None],
             **counts,
         }
-        confusion = confusion_matrix(gold, predicted, len(self.class_names))
-        return Evaluation(
-            metrics={**measured(self.metrics, statistics, split), **values},
-            statistics=statistics,
-            samples=self._samples(tokens, predicted, losses),
-            tables={"confusion": confusion.tolist()},
-        )
+        metrics = {**measured(self.metrics, statistics, split), **values}
+        tables = {"confusion": confusion_matrix(gold, predicted, len(self.class_names)).tolist()}
+        samples = self._samples(tokens, predicted, losses)
+        return Evaluation(metrics=metrics, statistics=statistics, samples=samples, tables=tables)
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Return further counts (1, N, S) and values of a task, from probabilities (N, K) and gold classes (N,)."""

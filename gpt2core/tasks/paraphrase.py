@@ -12,7 +12,7 @@ from gpt2core.data.quora import load_quora
 from gpt2core.data.tokens import Example, encoded
 from gpt2core.distill.dataset import with_pairs
 from gpt2core.errors import ConfigError
-from gpt2core.metrics.classification import calibration_error, second_f1, squared_distances
+from gpt2core.metrics.classification import calibration_error, second_f1
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import Metric, named
@@ -34,7 +34,7 @@ class Paraphrase(Classification):
         **CLASSIFIED,
         **named(
             in_percent("f1", second_f1),  # of duplicates
-            Metric("brier_score", Direction.MIN, "", 0.005, 3, counts="brier", score=mean_loss, bounds=(0.0, 1.0)),
+            Metric("brier_score", Direction.MIN, "", 0.005, 3, "brier", mean_loss, (0.0, 1.0)),
             Metric("calibration_error", Direction.MIN, "", 0.01, 3, bounds=(0.0, 1.0)),
         ),
     }
@@ -64,7 +64,7 @@ class Paraphrase(Classification):
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Return the counts of the Brier score, and the calibration error, 0 to 1."""
-        distances = squared_distances(probabilities[:, 1], gold)
+        distances = (probabilities[:, 1] - gold) ** 2  # their mean is the Brier score (Brier 1950)
         counts = {"brier": np.stack([distances, np.ones(len(gold))], axis=1)[None]}
         return counts, {"calibration_error": calibration_error(probabilities, gold)}
 

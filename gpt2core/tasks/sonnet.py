@@ -23,10 +23,6 @@ from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statist
 from gpt2core.tokenizer import Tokenizer
 
 
-def _chrf(name: str, counts: str) -> Metric:
-    return Metric(name, Direction.MAX, "chrF", 1.0, counts=counts, score=chrf_from_statistics, bounds=(0.0, 100.0))
-
-
 class Sonnet(LanguageTask):
     """The objective is the loss on the last 11 lines, because the chrF of generated texts does not distinguish models.
 
@@ -39,7 +35,10 @@ class Sonnet(LanguageTask):
     generates = True
     metrics: Mapping[str, Metric] = {
         **LOSSES,
-        **named(_chrf("chrf_continuation", "chrf"), _chrf("chrf_whole", "chrf_whole")),
+        **named(
+            Metric("chrf_continuation", Direction.MAX, "chrF", 1.0, 2, "chrf", chrf_from_statistics, (0.0, 100.0)),
+            Metric("chrf_whole", Direction.MAX, "chrF", 1.0, 2, "chrf_whole", chrf_from_statistics, (0.0, 100.0)),
+        ),
         **FORM,
         **named(Metric("distinct_2", Direction.MAX, "", 0.05, bounds=(0.0, 1.0))),
     }

@@ -229,8 +229,9 @@ def test_f1_and_brier_agree_with_scikit_learn(classes: int) -> None:
     assert metrics.accuracy(confusion) == pytest.approx(100 * (gold == predicted).mean())
     if classes == 2:
         assert metrics.second_f1(confusion) == pytest.approx(100 * f1_score(gold, predicted))
-        distances = metrics.squared_distances(probabilities[:, 1], gold)
-        assert distances.mean() == pytest.approx(brier_score_loss(gold, probabilities[:, 1]))
+        counts, _ = Paraphrase().further(probabilities, gold)
+        brier = Paraphrase.metrics["brier_score"].score(counts["brier"].sum(axis=(0, 1)))
+        assert brier == pytest.approx(brier_score_loss(gold, probabilities[:, 1]))
 
 
 def test_scores_of_many_confusion_matrices_are_those_of_each() -> None:
