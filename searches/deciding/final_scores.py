@@ -7,7 +7,7 @@ from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import mean_of
 from searches.deciding.confirmation import runs_of_metric
 from searches.deciding.strategy import finalists
-from searches.deciding.wording import Words
+from searches.deciding.wording import MetricText
 from searches.question import Plan
 from searches.running.ledger import Ledger, State, Trial
 from searches.summary import OnTest, Score
@@ -46,11 +46,11 @@ def runs_of(state: State, name: str) -> list[Trial]:
 def result(plan: Plan, state: State) -> OnTest | None:
     """Return the compared settings' scores on the test split; None if it was not scored, or was the judge already."""
     tested = {name: [state.tests.get(trial.name) for trial in runs_of(state, name)] for name in finalists(state, plan)}
-    events = {name: [event for event in found if event] for name, found in tested.items() if all(found)}
+    events = {name: [event for event in scored if event] for name, scored in tested.items() if all(scored)}
     if plan.comparing.on == "test" or not tested or len(events) < len(tested):
         return None
-    words, on_test = Words(plan.metric), replace(plan.metric, name=plan.metric.on("test"))
+    text, on_test = MetricText(plan.metric), replace(plan.metric, name=plan.metric.on("test"))
     runs = {name: runs_of_metric(scored, on_test) for name, scored in events.items()}
     scores = {name: Score(**vars(mean_of(side))) for name, side in runs.items() if side is not None}
-    by_trial = [f"trial {name} {words.number(one.estimate, one.low, one.high)}" for name, one in scores.items()]
-    return OnTest(scores=scores, text=f"On the test split, scored once: {words.name} of {', '.join(by_trial)}.")
+    by_trial = [f"trial {name} {text.number(score.estimate, score.low, score.high)}" for name, score in scores.items()]
+    return OnTest(scores=scores, text=f"On the test split, scored once: {text.name} of {', '.join(by_trial)}.")

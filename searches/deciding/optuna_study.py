@@ -6,7 +6,6 @@ Studies live in memory and are rebuilt from the ledger when a search starts or r
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,6 @@ ATTEMPTS = 100  # duplicate proposals in a row, after which a view counts as exh
 POPULATION = "population"  # the origin of trials that population-based training made; samplers are not told of them
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A point of the whole space, and its run."""
-
-    point: dict[str, Any]
-    run: RunConfig
-
-
 class View:
     """Proposes points of one of `Plan.views` from the results of that view's trials."""
 
@@ -45,12 +36,12 @@ class View:
         finite = points(plan, self.space)
         self.points = None if finite is None else deque(finite)  # known points are dropped once they come first
         self.exhausted = False  # whether all of its points have had a trial
-        self.asked: dict[str, optuna.Trial] = {}  # by name: the trials that run, for the study
+        self.running: dict[str, optuna.Trial] = {}  # by name: the trials that run, for the study
 
     def propose(
         self, name: str, number: int, known: Point | None, seen: set[str], duplicate: Callable[[Point], None]
-    ) -> Proposal | None:
-        """Return the point of trial `number` of this view: `known` if given, else the sampler's; None if all were `seen`.
+    ) -> tuple[dict[str, Any], RunConfig] | None:
+        """Return point and run of trial `number` of this view, `known` or the sampler's; None if all points were `seen`.
 
         From then on, trial `name` runs, for the study. The sampler is seeded by `number`, so each value of the factor gets the
         same random draws and none is luckier than the others.
@@ -64,16 +55,16 @@ class View:
                 if not self.points:
                     return None
                 self._enqueue(self.points[0])
-            asked = self._ask(number, attempt)
-            point = self._complete(asked.params)
+            optuna_trial = self._ask(number, attempt)
+            point = self._complete(optuna_trial.params)
             run = self.plan.config(point)
             key = identity(run)
             if key not in seen:
-                self.asked[name] = asked
+                self.running[name] = optuna_trial
                 is_known = known is not None and key == identity(self._run(known))
-                return Proposal(dict(known) if known and is_known else point, run)
+                return dict(known) if known and is_known else point, run
             duplicate(point)
-            self.study.tell(asked, state=TrialState.FAIL)
+            self.study.tell(optuna_trial, state=TrialState.FAIL)
         return None
 
     def restore(self, trial: Trial, number: int, seen: set[str]) -> None:
@@ -84,41 +75,41 @@ class View:
         """
         if trial.origin == "sampler" and SAMPLERS[self.plan.method.sampler].is_stateful:
             again = self.propose(trial.name, number, None, seen, lambda point: None)
-            if again is not None and again.point == trial.point:
+            if again is not None and again[0] == trial.point:
                 return
             if again is not None:
-                self.study.tell(self.asked[trial.name], state=TrialState.FAIL)
+                self.study.tell(self.running[trial.name], state=TrialState.FAIL)
         self.add(trial)
 
     def add(self, trial: Trial) -> None:
         """Add a trial as running, without asking the sampler: its point is given."""
         self._enqueue(trial.point)
-        self.asked[trial.name] = self.study.ask(self.distributions)
+        self.running[trial.name] = self.study.ask(self.distributions)
 
     def tell(self, trial: Trial) -> None:
         """Tell the study a trial's best score. A stopped or failed trial is told as pruned, so its region counts as poor.
 
         With several objectives Optuna has no pruning, so a stopped trial is told with the values that it reached.
         """
-        asked, plan = self.asked.pop(trial.name), self.plan
+        optuna_trial, plan = self.running.pop(trial.name), self.plan
         if SAMPLERS[plan.method.sampler].learns_limits:
             for key, excess in excesses(trial, plan).items():
-                asked.set_constraint(key, excess)
+                optuna_trial.set_constraint(key, excess)
         reached = values(trial, plan)
         if plan.method.minimize:
             if reached is None or trial.status not in (COMPLETED, STOPPED):
-                self.study.tell(asked, state=TrialState.FAIL)
+                self.study.tell(optuna_trial, state=TrialState.FAIL)
             else:
-                self.study.tell(asked, [self._score(reached), *reached[1:]])
+                self.study.tell(optuna_trial, [self._score(reached), *reached[1:]])
             return
         for epoch in trial.counted:
             score = trial.score(plan.objective, plan.direction, epoch)
             if score is not None:
-                asked.report(score, epoch)
+                optuna_trial.report(score, epoch)
         if trial.status == COMPLETED and reached is not None:
-            self.study.tell(asked, self._score(reached))
+            self.study.tell(optuna_trial, self._score(reached))
         else:
-            self.study.tell(asked, state=TrialState.PRUNED)
+            self.study.tell(optuna_trial, state=TrialState.PRUNED)
 
     def _complete(self, params: Point) -> dict[str, Any]:
         """Return a point of the whole space: keys that this value of the factor does not read are the reference's."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr
 
 from gpt2core.metrics.comparison import LEVEL, Pair, Runs, holm, quantile, runs_of
 from gpt2core.metrics.direction import Direction
@@ -223,7 +224,7 @@ def judge(case: Case, runs: Callable[[int], list[Runs]]) -> Decision:
 
 def _outcome(case: Case, truths: np.ndarray, decision: Decision) -> dict[str, float]:
     pairs = [pair for pair in decision.pairs if pair.p_value is not None]
-    true = [_true(pair, truths) for pair in pairs]
+    true = [float(truths[int(pair.a)] - truths[int(pair.b)]) for pair in pairs]
     claimed = [pair.p_value is not None and pair.p_value < decision.level for pair in pairs]
     false = any(c and pair.difference.estimate * t <= 0 for pair, t, c in zip(pairs, true, claimed, strict=True))
     beats = [c and pair.difference.estimate > 0 for pair, c in zip(pairs, claimed, strict=True) if pair.a == "0"]
@@ -243,10 +244,6 @@ def _outcome(case: Case, truths: np.ndarray, decision: Decision) -> dict[str, fl
     }
 
 
-def _true(pair: Pair, truths: np.ndarray) -> float:
-    return float(truths[int(pair.a)] - truths[int(pair.b)])
-
-
 def _holds(pair: Pair, true: float) -> bool:
     low, high = pair.difference.low, pair.difference.high
     return low is not None and high is not None and low <= true <= high
@@ -263,7 +260,8 @@ def _student(case: Case, truths: np.ndarray, scores: np.ndarray, decision: Decis
     errors = np.sqrt((variances[a] + variances[b]) / n)
     if (errors <= 1e-9 * np.abs(scores).max()).any():  # runs vary only by rounding
         return {}
-    claimed = np.array(holm(_two_sided(estimates / errors, 2 * n - 2))) < LEVEL
+    p_values = 2 * stdtr(2 * n - 2, -np.abs(estimates / errors))
+    claimed = np.array(holm([float(p) for p in p_values])) < LEVEL
     true = truths[a] - truths[b]
     reach = quantile(1 - LEVEL / len(names), 2 * n - 2) * errors
     first = a == 0
@@ -273,12 +271,6 @@ def _student(case: Case, truths: np.ndarray, scores: np.ndarray, decision: Decis
         "student_intervals": 1,
         "student_covered": bool((np.abs(estimates - true) <= reach).all()),
     }
-
-
-def _two_sided(t: np.ndarray, df: int) -> list[float]:
-    from scipy.special import stdtr
-
-    return [float(p) for p in 2 * stdtr(df, -np.abs(t))]
 
 
 def seeds_for_power(power: Callable[[int], float | None]) -> int | None:

@@ -204,17 +204,17 @@ def _baseline_notes(plan: Plan, state: State, table: list[ComparedSetting], best
     if best is None or best.score is None or baseline is None or not math.isfinite(baseline[1]):
         return []
     meaning, value = baseline
-    words, score, ends = wording.Words(metric), best.score, [best.score]
-    shown = words.number(score)
+    text, score, ends = wording.MetricText(metric), best.score, [best.score]
+    shown = text.number(score)
     again = replicates(state, _chosen(plan, table, None, best) or best.id)
     on_dev = [own for trial in again.values() if (own := trial.score(plan.objective, direction)) is not None]
     if on_dev:  # on the dev texts that chose their epochs, as the baseline
         mean = mean_of(Runs(scores=np.array(on_dev)))
-        score, shown = mean.estimate, words.number(mean.estimate, mean.low, mean.high)
+        score, shown = mean.estimate, text.number(mean.estimate, mean.low, mean.high)
         ends = [score if end is None else end for end in (mean.low, mean.high)]
-    than = f"than a trivial baseline ({meaning}: {words.number(value)})"
+    than = f"than a trivial baseline ({meaning}: {text.number(value)})"
     if not direction.better(score, value):
-        return [f"Even the best setting ({words.name} {shown}) is no better {than}."]
+        return [f"Even the best setting ({text.name} {shown}) is no better {than}."]
     if not all(direction.better(end, value) for end in ends):
-        return [f"The best setting ({words.name} {shown}) is not significantly better {than}."]
+        return [f"The best setting ({text.name} {shown}) is not significantly better {than}."]
     return []

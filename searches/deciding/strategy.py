@@ -147,10 +147,10 @@ class Strategy:
             if proposal is None:
                 view.exhausted = True
                 continue
-            self._count(view, proposal.run)
+            point, run = proposal
+            self._count(view, run)
             until = self.population.until(number) if self.population else None
-            origin = self.plan.origin(number, proposal.point)
-            return self._record(name, proposal.point, proposal.run, origin, until=until)
+            return self._record(name, point, run, self.plan.origin(number, point), until=until)
         return None
 
     def _count(self, view: View, run: RunConfig) -> None:

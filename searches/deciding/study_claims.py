@@ -14,7 +14,7 @@ import numpy as np
 from gpt2core.metrics.comparison import LEAST, LEVEL, Pair, Runs, difference, pairwise
 from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
 from searches.deciding.wording import listed, p_text
-from searches.formatting import count
+from searches.formatting import count, words
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
 from searches.summary import ComparedSetting, Pairs, Summary, Verdict
 
@@ -309,7 +309,7 @@ def _advantage_text(contrast: Compared, summary: Summary) -> str:
     """Return by how much the first setting is better, with its interval."""
     first, second = contrast.contrast.names
     metric, advantage = summary.answer.metric, contrast.advantage
-    digits, name = metric.digits, metric.name.replace("_", " ")
+    digits, name = metric.digits, words(metric.name)
     if advantage is None:
         return f"{first} against {second}: they do not both have scores"
     number = f"{abs(advantage):.{digits}f}"

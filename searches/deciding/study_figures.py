@@ -21,7 +21,7 @@ from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Runs, mean_of
 from gpt2core.metrics.intervals import Interval
 from searches.deciding.study_claims import Summaries, has, stand_in
-from searches.formatting import count, value_text
+from searches.formatting import count, number, value_text, words
 from searches.published import COMMON, SIZES, TABLES, Figure
 from searches.running.ledger import COMPLETED, STOPPED
 from searches.summary import Summary, TrialRow
@@ -66,16 +66,13 @@ class Line:
     @property
     def ours_text(self) -> str:
         """Our value, with its interval if it has one."""
-        interval = "" if self.low is None else f" [{self._number(self.low)}, {self._number(self.high)}]"
-        return self._number(self.ours) + interval
+        interval = "" if self.low is None else f" [{number(self.low, self.digits)}, {number(self.high, self.digits)}]"
+        return number(self.ours, self.digits) + interval
 
     @property
     def baseline_text(self) -> str:
         """The best trivial baseline, with its meaning."""
-        return "" if self.baseline is None else f"{self._number(self.baseline)} ({self.baseline_words})"
-
-    def _number(self, value: float | None) -> str:
-        return "" if value is None else f"{value:,.{self.digits}f}"
+        return "" if self.baseline is None else f"{number(self.baseline, self.digits)} ({self.baseline_words})"
 
 
 def lines(tables: Iterable[str], summaries: Summaries) -> list[Line]:
@@ -233,7 +230,7 @@ def differences(figure: Figure, row: TrialRow) -> list[str]:
     """Return, in words, how a run differs from the printed setting."""
     config = row.config
     differing = [
-        f"ran with {key.replace('_', ' ')} {_value(key, ours)}, not {_value(key, printed)}"
+        f"ran with {words(key)} {_value(key, ours)}, not {_value(key, printed)}"
         for key, printed in {**COMMON, **figure.setup}.items()
         if key in config and not _same(ours := _ours(key, config), printed)
     ]
@@ -258,19 +255,21 @@ def _same(ours: Any, printed: Any) -> bool:
 def _texts(figure: Figure, row: TrialRow) -> list[str]:
     """Return how the texts that a run was trained and scored on differ from the printed ones."""
     config, (train, dev) = row.config, SIZES[figure.task]
-    said, trained = [], _training_texts(row)
+    differing, trained = [], _training_texts(row)
     if config.get("folds", 1) > 1:
-        said.append(f"each run learned from {config['folds'] - 1} of {config['folds']} parts of the training texts")
+        differing.append(
+            f"each run learned from {config['folds'] - 1} of {config['folds']} parts of the training texts"
+        )
     elif config.get("train_examples"):
-        said.append(f"learned from a sample of {config['train_examples']:,} training texts")
+        differing.append(f"learned from a sample of {config['train_examples']:,} training texts")
     elif trained is not None and trained < (1 - NEAR) * train:
-        said.append(f"learned from {trained:,} training texts, not {train:,}")
+        differing.append(f"learned from {trained:,} training texts, not {train:,}")
     if config.get("dev_examples"):
-        said.append(f"scored on a sample of {config['dev_examples']:,} dev texts")
+        differing.append(f"scored on a sample of {config['dev_examples']:,} dev texts")
     elif config.get("dev_part") == "search" and dev >= SMALL:
         what = "scored on" if figure.split == "dev" else "its epoch chosen by"
-        said.append(f"{what} half of the dev texts (all of them: --confirm-on test)")
-    return said
+        differing.append(f"{what} half of the dev texts (all of them: --confirm-on test)")
+    return differing
 
 
 def _training_texts(row: TrialRow) -> int | None:

@@ -7,23 +7,21 @@ from typing import Any
 from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
-from searches.formatting import count, point_text, setting_text, value_text
+from searches.formatting import count, point_text, setting_text, value_text, with_interval, words
 from searches.summary import ComparedSetting, Effects
 
 TUNED = "with the other settings tuned for each value"
 
 
-class Words:
+class MetricText:
     """Values and differences of one metric as text."""
 
     def __init__(self, metric: Metric) -> None:
-        self.metric, self.name = metric, metric.name.replace("_", " ")
+        self.metric, self.name = metric, words(metric.name)
 
     def number(self, value: float, low: float | None = None, high: float | None = None) -> str:
         """Return a value with the metric's digits, and its interval if it has one."""
-        digits = self.metric.digits
-        interval = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-        return f"{value:.{digits}f}{interval}"
+        return with_interval(value, low, high, self.metric.digits)
 
     def amount(self, value: float) -> str:
         """Return the absolute value of a difference, with its unit."""
@@ -53,33 +51,33 @@ def about_factor(
     name: str, decision: Decision, rows: Sequence[ComparedSetting], metric: Metric, margin: float
 ) -> list[str]:
     """Return the answer about a factor, sentence by sentence."""
-    words, values = Words(metric), _values([row for row in rows if row.stable])
+    text, values = MetricText(metric), _values([row for row in rows if row.stable])
     several = " and " in name  # keys, so that the verb is a plural
-    matters, shown_margin = f"{name} {'matter' if several else 'matters'}", words.number(margin)
+    matters, shown_margin = f"{name} {'matter' if several else 'matters'}", text.number(margin)
     significant = _significant(decision)
     if decision.outcome == DIFFERENCE and decision.winner is not None:
-        beaten = [words.advantage(pair) for pair in significant if decision.winner in (pair.a, pair.b)]
+        beaten = [text.advantage(pair) for pair in significant if decision.winner in (pair.a, pair.b)]
         ahead = listed([f"{other} by {amount}" for _, other, amount in beaten])
-        return [f"Yes, {matters}: {decision.winner} has the best {words.name}, ahead of {ahead}."]
+        return [f"Yes, {matters}: {decision.winner} has the best {text.name}, ahead of {ahead}."]
     if decision.outcome == DIFFERENCE:
-        better, worse, amount = words.advantage(_largest(significant))
+        better, worse, amount = text.advantage(_largest(significant))
         tied = [f"{listed(decision.best)} do not differ significantly."] if len(decision.best) > 1 else []
-        return [f"Yes, {matters}: {better} is better than {worse} by {amount} in {words.name}.", *tied]
+        return [f"Yes, {matters}: {better} is better than {worse} by {amount} in {text.name}.", *tied]
     if decision.outcome == EQUIVALENT and decision.excluded is not None:
         answer = (
             f"No, {name} {'make' if several else 'makes'} no difference that matters: {TUNED}, {values} are within "
-            f"{words.amount(min(margin, decision.excluded))} of each other in {words.name} (the equivalence margin is "
+            f"{text.amount(min(margin, decision.excluded))} of each other in {text.name} (the equivalence margin is "
             f"{shown_margin})."
         )
         if not significant:
             return [answer]
-        better, worse, amount = words.advantage(_largest(significant))
+        better, worse, amount = text.advantage(_largest(significant))
         return [answer, f"A smaller difference is significant: {better} is better than {worse} by {amount}."]
     if decision.reason:
-        leading = [f"No difference among {values} matters."] if decision.complete else _leading(rows, words)
+        leading = [f"No difference among {values} matters."] if decision.complete else _leading(rows, text)
         return [f"Not decided whether {matters}: {decision.reason}.", *leading]
     return [
-        f"No effect of {name} on {words.name} was found: {TUNED}, differences of up to {words.amount(decision.excluded or 0.0)} "
+        f"No effect of {name} on {text.name} was found: {TUNED}, differences of up to {text.amount(decision.excluded or 0.0)} "
         f"between {values} cannot be ruled out (the equivalence margin is {shown_margin}).",
         *_needed(decision),
     ]
@@ -98,16 +96,16 @@ def _values(rows: Sequence[ComparedSetting]) -> str:
     keys = {tuple(row.value) for row in rows}
     if len(keys) == 1 and len(next(iter(keys))) == 1:
         (key,) = next(iter(keys))
-        return f"{key.replace('_', ' ')} {listed([value_text(row.value[key]) for row in rows])}"
+        return f"{words(key)} {listed([value_text(row.value[key]) for row in rows])}"
     return listed([row.name for row in rows])
 
 
-def _leading(rows: Sequence[ComparedSetting], words: Words) -> list[str]:
+def _leading(rows: Sequence[ComparedSetting], text: MetricText) -> list[str]:
     known = [row for row in rows if row.stable and row.mean is not None and math.isfinite(row.mean)]
-    best = words.metric.direction.best(known, key=lambda row: row.mean or 0.0)
+    best = text.metric.direction.best(known, key=lambda row: row.mean or 0.0)
     if best is None or best.mean is None:
         return []
-    return [f"So far, {best.name} leads with {words.name} {words.number(best.mean)}."]
+    return [f"So far, {best.name} leads with {text.name} {text.number(best.mean)}."]
 
 
 def _needed(decision: Decision) -> list[str]:
@@ -127,7 +125,7 @@ def about_best(
     margin: float,
 ) -> list[str]:
     """Return the answer about the best trials and the reference, sentence by sentence; `points` are each setting's values."""
-    words, the_reference = Words(metric), f"the reference ({point_text(points[reference])})"
+    text, named = MetricText(metric), f"reference ({point_text(points[reference])})"
 
     def settings(name: str) -> str:
         """Return the values in which a setting differs from the reference."""
@@ -135,22 +133,22 @@ def about_best(
         return point_text({key: value for key, value in own.items() if value != other.get(key)}) or point_text(own)
 
     if decision.winner == reference:
-        return [f"T{the_reference[1:]} has a better {words.name} than the settings that the search found."]
+        return [f"The {named} has a better {text.name} than the settings that the search found."]
     if decision.winner is not None:
         won = next(pair for pair in decision.pairs if decision.winner in (pair.a, pair.b))
-        _, _, amount = words.advantage(won)
-        small = ", which is within the equivalence margin of " + words.number(margin)
+        _, _, amount = text.advantage(won)
+        small = ", which is within the equivalence margin of " + text.number(margin)
         return [
-            f"{settings(decision.winner)} is better than {the_reference} by {amount} in {words.name}"
+            f"{settings(decision.winner)} is better than the {named} by {amount} in {text.name}"
             f"{small if decision.outcome == EQUIVALENT else ''}."
         ]
     if not decision.pairs or decision.excluded is None:
-        return [f"Not decided: {decision.reason}.", *_leading(rows, words)]
+        return [f"Not decided: {decision.reason}.", *_leading(rows, text)]
     pair = _largest(decision.pairs)
-    _, _, amount = words.advantage(pair)
-    differ = f"{settings(pair.a)} and {the_reference} differ by {amount} in {words.name}"
+    _, _, amount = text.advantage(pair)
+    differ = f"{settings(pair.a)} and the {named} differ by {amount} in {text.name}"
     if decision.outcome == EQUIVALENT:
-        return [f"No difference that matters: {differ}, within the equivalence margin of {words.amount(margin)}."]
+        return [f"No difference that matters: {differ}, within the equivalence margin of {text.amount(margin)}."]
     if decision.seeds < LEAST:
         return [f"Not decided: {decision.reason}.", f"{differ}."]
     return [f"No setting better than the reference was found: {differ}.", *_needed(decision)]
@@ -158,22 +156,22 @@ def about_best(
 
 def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:
     """Return up to three lines: the largest difference, the size of the differences that are ruled out, and the scope."""
-    words, lines = Words(metric), []
+    text, lines = MetricText(metric), []
     known = [pair for pair in decision.pairs if pair.difference.low is not None]
     significant = [pair for pair in _significant(decision) if pair in known]
     several = len(decision.pairs) > 1
     if known:
         pair = _largest(significant or known)
-        better, worse, amount = words.advantage(pair)
+        better, worse, amount = text.advantage(pair)
         p = "" if pair.p_value is None else f", {p_text(pair.p_value)}"
         corrected = f", corrected for {len(decision.pairs)} comparisons" if several else ""
         lines.append(
             f"Largest {'significant ' if significant else ''}difference: {better} is better than {worse} by {amount} in "
-            f"{words.name}{p}{corrected}."
+            f"{text.name}{p}{corrected}."
         )
     if decision.excluded is not None:
         level = f"{'familywise ' if several else ''}level {decision.level:.3g}"
-        lines.append(f"Differences of more than {words.amount(decision.excluded)} are ruled out at {level}.")
+        lines.append(f"Differences of more than {text.amount(decision.excluded)} are ruled out at {level}.")
     return [*lines, scope]
 
 
@@ -196,7 +194,7 @@ def detectable_text(decision: Decision, metric: Metric) -> str:
     ]
     if not detectable or decision.seeds < LEAST:
         return ""
-    seeds, least = count(decision.seeds, "seed"), Words(metric).amount(max(detectable))
+    seeds, least = count(decision.seeds, "seed"), MetricText(metric).amount(max(detectable))
     return f"With {seeds} per setting on these texts, a difference of {least} is detected with {POWER:.0%} power."
 
 
@@ -205,9 +203,9 @@ def importance_text(effects: Effects, metric: Metric, factor: Sequence[str]) -> 
     row = max((row for row in effects.rows if row.key not in factor), key=lambda row: row.share, default=None)
     if row is None or row.difference_low <= 0:
         return ""
-    amount = Words(metric).number(row.difference, row.difference_low, row.difference_high)
+    amount = MetricText(metric).number(row.difference, row.difference_low, row.difference_high)
     return (
-        f"Of the other settings, {row.key.replace('_', ' ')} mattered most: {setting_text(row.key, row.best)} is better than "
+        f"Of the other settings, {words(row.key)} mattered most: {setting_text(row.key, row.best)} is better than "
         f"{row.worst} by about {amount} {metric.unit}".rstrip()
         + f" (exploratory, from {effects.trials} trials)."
     )

@@ -18,7 +18,7 @@ from gpt2core.component import Decides
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
-from gpt2core.estimates import Range, exactly, predicted_gpu_memory_gb
+from gpt2core.estimates import Range, predicted_gpu_memory_gb
 from gpt2core.identity import identity
 from gpt2core.memory import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
@@ -28,7 +28,7 @@ from searches.deciding.comparing import judges_of
 from searches.formatting import count
 from searches.options import Options
 from searches.pairs import pairs_seconds
-from searches.planning.forecast import Outlook, TrialCost, predict, trials_of
+from searches.planning.forecast import NOTHING, Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
 from searches.question import Choice, Domain, LogUniform, Plan
 from searches.running.budget import BUDGET, phase_of, spent
@@ -41,10 +41,8 @@ from trainables.worker_cache import starting_model, task_data
 
 DRAWN = 32  # random points that stand for those that the sampler will propose
 SHARED_STAGES = 3  # up to so many first stages, each is assumed to be trained once and not in every trial
-EPOCH, BEST = (
-    12,
-    4,
-)  # bytes of a trainable parameter in an epoch's checkpoint (weight, two moments) and in the best weights
+# Bytes of a trainable parameter in an epoch's checkpoint (weight and two moments), and in the best weights.
+EPOCH, BEST = 12, 4
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
 WORKERS_MORE = 1.5  # by how much a trial's process may exceed this one's memory, since it runs longer
 
@@ -157,11 +155,11 @@ def _outlook(known: list[RunConfig], drawn: list[RunConfig], meter: Meter) -> Ou
     """Return the costs of runs; the reference comes first, so it is always timed."""
     stages = list(dict.fromkeys(stage for run in (*known, *drawn) if (stage := first_stage(run))))
     shared = len(stages) <= SHARED_STAGES
-    once = sum((_cost(stage, exactly(0.0), meter).seconds(stage.epochs) for stage in stages if shared), exactly(0.0))
+    once = sum((_cost(stage, NOTHING, meter).seconds(stage.epochs) for stage in stages if shared), NOTHING)
 
     def cost(run: RunConfig) -> TrialCost:
         stage = None if shared else first_stage(run)
-        before = _cost(stage, exactly(0.0), meter).seconds(stage.epochs) if stage else exactly(0.0)
+        before = _cost(stage, NOTHING, meter).seconds(stage.epochs) if stage else NOTHING
         return _cost(run, before, meter)
 
     costs = [cost(run) for run in (*known, *drawn)]
