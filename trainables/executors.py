@@ -1,10 +1,4 @@
-"""The three ways to run a trial under Ray Tune:
-
-- `function_trial` trains in the trial's own process, on one worker without a GPU. With Tune's `reuse_actors`, the process keeps
-  its imports, base weights and tokens from trial to trial.
-- `group_trial` starts a Ray Train worker group, for GPUs or several workers (`trainables.groups`).
-- `packed_trial` joins a process that trains several trials together (`trainables.packs`).
-"""
+"""The three ways to run a trial under Ray Tune: as a function, by a Ray Train worker group, or in a pack of trials."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -21,7 +15,10 @@ GROUP_DRIVER, PACK_DRIVER = 800 * 2**20, 120 * 2**20
 
 
 def function_trial(config: dict[str, Any]) -> None:
-    """Tune function: train the trial in this process."""
+    """Train the trial in this process, on one worker without a GPU.
+
+    With Tune's `reuse_actors`, the process keeps its imports, base weights and tokens from trial to trial.
+    """
     from gpt2core.memory import release_memory
 
     release_memory()  # of the previous trial
@@ -30,14 +27,14 @@ def function_trial(config: dict[str, Any]) -> None:
 
 
 def group_trial(config: dict[str, Any]) -> None:
-    """Tune function: let a Ray Train worker group train the trial."""
+    """Let a Ray Train worker group train the trial, on GPUs or several workers."""
     from trainables.groups import reports
 
     _report(reports(TrialSpec.from_dict(config["spec"])))
 
 
 def packed_trial(config: dict[str, Any]) -> None:
-    """Tune function: let a pack train the trial."""
+    """Let a process that trains several trials together train the trial."""
     from trainables.packs import reports
 
     _report(reports(TrialSpec.from_dict(config["spec"])))

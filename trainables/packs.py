@@ -13,6 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.exceptions import RayActorError
+
 from gpt2core.config import RunConfig, keys_that_decide
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
@@ -131,8 +134,6 @@ def _generate_ahead(runs: Sequence[RunConfig]) -> None:
 
 def reports(spec: TrialSpec) -> Iterator[Payload]:
     """Join the trial's pack and yield its reports; raise the error that it ended with."""
-    import ray
-
     pack = ray.get_actor(spec.process)
     payload = ray.get(pack.next.remote(spec.to_dict(), joins=True))
     while payload is not None:
@@ -144,8 +145,6 @@ class Packs:
     """The packs of a search, and the pack of each trial."""
 
     def __init__(self, spec: TrialSpec, name: str) -> None:
-        import ray
-
         shared = {"num_cpus": spec.cpus_per_worker, "num_gpus": spec.gpus_per_worker, "max_concurrency": MAX_CALLS}
         again = {"max_restarts": -1, "max_task_retries": RESTARTS}
         actor, count = ray.remote(Pack), -(-spec.concurrent // spec.pack)
@@ -161,15 +160,10 @@ class Packs:
 
     def leave(self, name: str) -> None:
         """Let a trial's pack forget it."""
-        import ray
-        from ray.exceptions import RayActorError
-
         with suppress(RayActorError):  # a pack that died has forgotten the trial
             ray.get(self.actors[self.places.pop(name)].leave.remote(name))
 
     def close(self) -> None:
         """Kill the packs."""
-        import ray
-
         for actor in self.actors.values():
             ray.kill(actor)

@@ -30,17 +30,15 @@ def bands(sentence1s: Sequence[str], sentence2s: Sequence[str]) -> np.ndarray:
     shingles = (_shingles(*pair) for pair in zip(sentence1s, sentence2s, strict=True))
     sketches = MinHash.generator(shingles, num_perm=BANDS * ROWS, seed=_SEED, scheme="affine32")
     for row, sketch in enumerate(sketches):
-        keys[row] = [_key(values) for values in sketch.hashvalues.astype("<u4").reshape(BANDS, ROWS)]
+        values = sketch.hashvalues.astype("<u4").reshape(BANDS, ROWS)
+        digests = [hashlib.blake2b(band.tobytes(), digest_size=8).digest() for band in values]
+        keys[row] = np.frombuffer(b"".join(digests), dtype="<u8")
     return keys
 
 
 def _shingles(*texts: str) -> list[bytes]:
     starts = [(tokens, start) for tokens in map(words, texts) for start in range(max(1, len(tokens) - SHINGLE + 1))]
     return sorted({" ".join(tokens[start : start + SHINGLE]).encode() for tokens, start in starts})
-
-
-def _key(values: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
 
 
 def duplicates(keys: np.ndarray, rank: np.ndarray) -> np.ndarray:

@@ -59,6 +59,8 @@ def score_pairs(pairs: Sequence[Record], critic: Critic) -> tuple[list[Record], 
     scored, bad = [], []
     for pair, scores in zip(pairs, _entailment(pairs, critic), strict=True):
         x, y = pair["sentence1"], pair["sentence2"]
+        if not isinstance(scores, Exception) and not all(0 <= score <= 1 for score in scores):
+            scores = ValueError(f"The critic's scores are {scores[0]} and {scores[1]}, but must be 0 to 1")
         if isinstance(scores, Exception):
             error = f"{type(scores).__name__}: {scores}"
             bad.append({"stage": "pairs", "id": pair["id"], "text": f"{x}\n{y}", "error": error})
@@ -92,12 +94,6 @@ def _entailment(pairs: Sequence[Record], critic: Critic) -> list[Scores]:
         if len(pairs) == 1:
             return [error]
     else:
-        return [_checked(*row) for row in scores.tolist()]
+        return [(forward, backward) for forward, backward in scores.tolist()]
     half = len(pairs) // 2
     return _entailment(pairs[:half], critic) + _entailment(pairs[half:], critic)
-
-
-def _checked(forward: float, backward: float) -> Scores:
-    if 0 <= forward <= 1 and 0 <= backward <= 1:
-        return forward, backward
-    return ValueError(f"The critic's scores are {forward} and {backward}, but must be 0 to 1")

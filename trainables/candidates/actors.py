@@ -14,11 +14,20 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import torch
 
-from gpt2core.distill.critics import Critic
-from gpt2core.distill.generator import Generator, Record
+from gpt2core.config import RunConfig
+from gpt2core.distill.acceptance import write_accepted
+from gpt2core.distill.critics import CRITICS, Critic
+from gpt2core.distill.filters import filter_pairs
+from gpt2core.distill.generator import Generator, Record, generate_candidates, generate_contexts, pairs_of, prefixes_of
+from gpt2core.distill.scores import score_pairs
 from gpt2core.distill.shards import ACCEPTED, STAGES, Shard, read
 from gpt2core.estimates import Range
+from gpt2core.speed import mean_range, timed
+from gpt2core.tasks import TASKS
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import digest, load_model, model_folder
 from trainables.candidates.job import Job, shards
 from trainables.candidates.progress import Report
 
@@ -33,8 +42,6 @@ class GeneratorActor:
     """Generates contexts and candidates. The first call loads the models, also after a restart."""
 
     def __init__(self, job: Job) -> None:
-        import torch
-
         self.job = job
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # else the last digits would depend on the number of threads, and so of workers
@@ -42,10 +49,6 @@ class GeneratorActor:
     @functools.cached_property
     def prefixes(self) -> list[str]:
         """The beginnings of contexts, from the training texts of the source."""
-        from gpt2core.config import RunConfig
-        from gpt2core.distill.generator import prefixes_of
-        from gpt2core.tasks import TASKS
-
         settings = self.job.context_settings
         source = TASKS[settings.source]
         corpus = source.corpus(RunConfig(task=source.name, data_dir=self.job.data_dir))
@@ -66,15 +69,11 @@ class GeneratorActor:
         return _make_missing(number, files, {"contexts": self._contexts, "candidates": self._candidates})
 
     def _contexts(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
-        from gpt2core.distill.generator import generate_contexts
-
         job, teacher = self.job, _generator(self.job.model)
         how = {"count": job.shard_size(number), "round": job.round, "number": number}
         return generate_contexts(teacher, self.prefixes, job.context_settings, **how)
 
     def _candidates(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
-        from gpt2core.distill.generator import generate_candidates
-
         job, generator = self.job, _generator(self.job.generator)
         contexts, place = files["contexts"].read().to_pylist(), {"round": job.round, "number": number}
         return generate_candidates(generator, contexts, job.generation, rewrite=job.rewrite, **place)
@@ -84,24 +83,18 @@ class ScorerActor:
     """Scores pairs of candidates and filters them. It holds the critic."""
 
     def __init__(self, job: Job) -> None:
-        import torch
-
         self.job = job
         torch.set_num_threads(1)
 
     @functools.cached_property
     def critic(self) -> Critic:
         """The job's critic."""
-        from gpt2core.distill.critics import CRITICS
-
         return CRITICS[self.job.critic].of(self.job.critic_settings)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the scores; raise UserError if the critic cannot be made."""
         critic, settings = self.critic, self.job.critic_settings
-        others = {
-            key: value for key, value in settings.items() if key != "critic_model"
-        }  # its identity names the model
+        others = {key: value for key, value in settings.items() if key != "critic_model"}  # which is in critic.identity
         return {"critic": {**critic.identity, **others}, "stand_in": critic.stand_in}
 
     def run(self, number: int, files: dict[str, Shard]) -> Report:
@@ -109,22 +102,15 @@ class ScorerActor:
         return _make_missing(number, files, {"pairs": self._pairs, "judged": self._filtered})
 
     def _pairs(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
-        from gpt2core.distill.generator import pairs_of
-        from gpt2core.distill.scores import score_pairs
-
         contexts, candidates = (files[stage].read().to_pylist() for stage in ("contexts", "candidates"))
         unscored = pairs_of(contexts, candidates, round=self.job.round, rewrite=self.job.rewrite)
         return score_pairs(unscored, self.critic)
 
     def _filtered(self, number: int, files: Mapping[str, Shard]) -> tuple[pa.Table, list[Record]]:
-        from gpt2core.distill.filters import filter_pairs
-
         return filter_pairs(files["pairs"].read(), self.job.thresholds), []
 
     def accept(self, filtered: Sequence[Shard]) -> dict[str, Any]:
         """Write the accepted pairs of all shards, see `write_accepted`."""
-        from gpt2core.distill.acceptance import write_accepted
-
         return write_accepted(self.job.folder, self.job.round, filtered, self.job.thresholds)
 
 
@@ -148,18 +134,11 @@ def _make_missing(number: int, files: Mapping[str, Shard], makers: Mapping[str, 
 
 @functools.lru_cache(maxsize=2)
 def _generator(name: str) -> Generator:
-    import torch
-
-    from gpt2core.tokenizer import Tokenizer
-    from gpt2core.weights import load_model, model_folder
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Generator(load_model(name).to(device).requires_grad_(False), Tokenizer.load(model_folder(name)))
 
 
 def _generator_digest(name: str) -> str:
-    from gpt2core.weights import digest
-
     generator = _generator(name)
     return hashlib.sha256(f"{digest(generator.model)}\0{generator.tokenizer.digest}".encode()).hexdigest()
 
@@ -169,8 +148,6 @@ def job_seconds(job: Job, patience: float) -> Range:
 
     The actors make a few small shards in this process, without Ray, which are thrown away. Small shards take longer per context.
     """
-    from gpt2core.speed import mean_range, timed
-
     with tempfile.TemporaryDirectory() as out:
         small = replace(job, out=out, contexts=min(TIMED_CONTEXTS, job.contexts))
         generator, scorer = GeneratorActor(small), ScorerActor(small)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
+
 from gpt2core.config import RunConfig
 from gpt2core.distill.acceptance import EXACT, NEAR
 from gpt2core.distill.shards import ACCEPTED
 from gpt2core.errors import UserError
+from gpt2core.identity import identity
 from gpt2core.storage import address, local, send
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import run
@@ -67,10 +70,6 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
 
     A trained student is not trained again. Raises UserError if training fails, and ConfigError for an unknown setting.
     """
-    import ray
-
-    from gpt2core.identity import identity  # PyTorch takes a second to import
-
     values = {"model": job.model, "pairs": job.out, "pairs_round": job.round, "seed": job.generation.seed}
     config = RunConfig.of({**STUDENT, **values, **job.thresholds.model_dump(), **settings})
     deciding = json.dumps([identity(config) | {"pairs": None}, entry["digest"]], sort_keys=True)
