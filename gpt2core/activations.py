@@ -59,7 +59,9 @@ class FrozenBlocks:
                 with autocast(model.wte.weight.device, bfloat16=bfloat16):
                     self._fill(activations, tokens)
                 with suppress(OSError):  # for example on a full disk; they are then computed in each epoch
-                    _write(path, activations.values)
+                    array = pa.FixedSizeListArray.from_arrays(pa.array(activations.values.reshape(-1)), shape[1])
+                    write_table(path, pa.Table.from_arrays([array], schema=_schema(shape[1])))
+                    trim(path.parent, CACHE_SIZE)  # processes keep the deleted files that they have mapped
             values = _read(path, shape)
         return tokens if values is None else replace(tokens, activations=Activations(values, starts, of_texts))
 
@@ -97,13 +99,6 @@ class FrozenBlocks:
         for number in range(len(tokens)):
             sha.update(tokens[number].tobytes())
         return sha.hexdigest()
-
-
-def _write(path: Path, values: np.ndarray) -> None:
-    """Write activations (R, C), and delete the least recently used files beyond CACHE_SIZE."""
-    array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    write_table(path, pa.Table.from_arrays([array], schema=_schema(values.shape[1])))
-    trim(path.parent, CACHE_SIZE)  # processes keep the deleted files that they have mapped
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

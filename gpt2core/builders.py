@@ -56,10 +56,7 @@ def build_optimizer(model: GPT2, config: RunConfig) -> torch.optim.AdamW:
 
 
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
-    """Return the trainable parameters in the optimizer's groups.
-
-    In LoRA+ (Hayou et al. 2024, arXiv 2402.12354), B has `lora_plus` times the learning rate of A.
-    """
+    """Return the optimizer's groups. In LoRA+ (Hayou et al. 2024, arXiv 2402.12354), the `factor` of B is `lora_plus`."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in checkpoints.trained(model).items():
         groups.setdefault(config.lora_plus if ".lora_B." in name else 1.0, []).append(parameter)

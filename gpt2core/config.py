@@ -515,10 +515,7 @@ def keys_that_decide(what: Decides) -> Mapping[str, FieldInfo]:
 
 
 def parse_blocks(spec: str, n_layer: int) -> list[int]:
-    """Return the sorted block numbers that `spec` names: `all`, `lower-half`, `upper-half`, or ranges such as `0-5,8`.
-
-    Raises ConfigError if it names no block, or a block that a model of `n_layer` blocks lacks.
-    """
+    """Return the sorted block numbers of `spec`: all, lower-half, upper-half or ranges such as `0-5,8`; raise ConfigError."""
     half = n_layer // 2
     named = {"all": range(n_layer), "lower-half": range(half), "upper-half": range(half, n_layer)}
     chosen: set[int] = set(named.get(spec, ()))

@@ -1,7 +1,6 @@
 """Parameter counts of a run, computed without weights: under the study's Table 6 preset and under the plain one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpt2core.adapters import ADAPTERS, adapt
@@ -19,17 +18,6 @@ from gpt2core.weights import shape_of
 
 PRESETS = ("plain", "study")
 STUDY_BLOCKS = 12  # the study's presets name blocks 0 to 11
-
-
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """Trainable parameters under one preset, and the GPU memory that the study's formula predicts for them."""
-
-    preset: str
-    meaning: str
-    blocks: str
-    trainable: int
-    predicted_gpu_memory_gb: float
 
 
 def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[str, Any]:
@@ -64,9 +52,9 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "total_parameters": total,
         "total_parameters_with_pooler": total + pooler,
         "pooler": f"the study's code counts a pooler of {pooler:,} that it never uses; this project has none",
-        "trainable_parameters": chosen.trainable,
-        "chosen": asdict(chosen),
-        "beside": asdict(other) if other else None,
+        "trainable_parameters": chosen["trainable"],
+        "chosen": chosen,
+        "beside": other,
         "attention": _attention(config, shape, shape.n_positions if length is None else length),
         "gpu_memory": f"predicted, not measured: {FORMULA}",
     }
@@ -108,7 +96,8 @@ def _lora_variants(config: RunConfig) -> list[str]:
     return switched + start + ([f"lora_plus {config.lora_plus:g}"] if config.lora_plus > 1 else [])
 
 
-def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
+def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> dict[str, Any]:
+    """Return the trainable parameters under one preset, and the GPU memory that the study's formula predicts."""
     adapter, spec, meaning = ADAPTERS[config.adapter], config.blocks, ADAPTERS[config.adapter].meaning
     if spec == "default":
         spec, meaning = adapter.presets.get(preset, Preset("all", meaning))
@@ -125,13 +114,13 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> Count:
         blocks = _ranges(
             [n for n, block in enumerate(model.blocks) if any(p.requires_grad for p in block.parameters())]
         )
-    return Count(
-        preset=preset,
-        meaning=meaning.format(blocks=blocks) or f"the parameters that `{config.adapter}` chooses",
-        blocks=blocks,
-        trainable=trainable,
-        predicted_gpu_memory_gb=round(predicted_gpu_memory_gb(total, trainable), 2),
-    )
+    return {
+        "preset": preset,
+        "meaning": meaning.format(blocks=blocks) or f"the parameters that `{config.adapter}` chooses",
+        "blocks": blocks,
+        "trainable": trainable,
+        "predicted_gpu_memory_gb": round(predicted_gpu_memory_gb(total, trainable), 2),
+    }
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -142,10 +131,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def count_trainable(config: RunConfig) -> int:
-    """Return the number of trainable parameters of `config`, including the task's own head.
-
-    Raises ConfigError if the adapter cannot be applied.
-    """
+    """Return the number of trainable parameters, including the task's own head; raise ConfigError."""
     model, count = _shapes(config), ADAPTERS[config.adapter].count
     if count is not None:
         return count(model, config) + (0 if model.head is None else model.head.weight.numel())

@@ -177,10 +177,7 @@ def mark_used(entry: Path) -> None:
 
 
 def trim(folder: Path, most: int) -> None:
-    """Remove the least recently used entries of a cache folder until it has at most `most` bytes.
-
-    Keeps the most recent entry, and folders whose `.lock` is held.
-    """
+    """Remove the least recently used entries beyond `most` bytes, except the latest one and folders whose `.lock` is held."""
     kept = 0
     with suppress(FileNotFoundError):  # another process trims it too
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.suffix != ".lock"]

@@ -127,12 +127,10 @@ def join_reports(config: RunConfig, reports: Sequence[EpochReport], metrics: Map
 
 
 def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, by_fold: bool) -> Evaluation:
-    """Join the scores of all sub-runs: `by_fold` as scores on different texts, otherwise as outputs for the same texts.
-
-    Statistics and tables that some sub-runs lack are dropped.
-    """
+    """Join the scores of all sub-runs: `by_fold` as scores on different texts, otherwise as outputs for the same texts."""
+    # By fold (P, N_k, S) to (P, N_1 + ... + N_K, S), otherwise (P, N, S) to (K P, N, S).
     statistics = {
-        name: _counts([part.statistics[name] for part in parts], by_fold=by_fold)
+        name: np.concatenate([part.statistics[name].astype(np.float64) for part in parts], axis=1 if by_fold else 0)
         for name in parts[0].statistics
         if all(name in part.statistics for part in parts)
     }
@@ -146,11 +144,6 @@ def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, b
             if all(name in part.tables for part in parts)
         },
     )
-
-
-def _counts(parts: Sequence[np.ndarray], *, by_fold: bool) -> np.ndarray:
-    """Join counts: `by_fold`, each (P, N_k, S), to (P, N_1 + ... + N_K, S); otherwise each (P, N, S) to (K P, N, S)."""
-    return np.concatenate([part.astype(np.float64) for part in parts], axis=1 if by_fold else 0)
 
 
 def _mean(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -> dict[str, float]:

@@ -85,10 +85,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Release the lease if this process owns it. Raises StorageError.
-
-        The object stays, since no storage has conditional deletes, and another machine may own it by now.
-        """
+        """Mark the lease as released if this process owns it; storages have no conditional deletes. Raises StorageError."""
         with suppress(OvertakenError):
             self._write({**self.me, "released": True})
 

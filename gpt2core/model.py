@@ -26,10 +26,7 @@ LOGITS = 256  # positions whose logits are in memory at once
 
 
 class KVCache:
-    """Keys and values (B, H, capacity, D) of all tokens so far for each block, and the segments of the tokens.
-
-    Its tensors are allocated once.
-    """
+    """Preallocated keys and values (B, H, capacity, D) of all tokens so far for each block, and the segments of the tokens."""
 
     def __init__(self, model: "GPT2", batch: int, capacity: int) -> None:
         c = model.config

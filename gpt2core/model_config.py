@@ -69,10 +69,7 @@ def _looks_like_gpt2(values: Mapping[str, Any]) -> bool:
 
 
 def special_ids(folder: Path) -> dict[str, list[int]]:
-    """Return the token numbers of BOS, EOS and padding in a folder, possibly outside the vocabulary; raise WeightsError.
-
-    As in transformers, generation_config.json overrides config.json.
-    """
+    """Return the token numbers of BOS, EOS and padding. As in transformers, generation_config.json overrides config.json."""
     path, generation = folder / "config.json", folder / GENERATION
     config = read_json(path)
     named = read_json(generation) if is_there(generation) else {}

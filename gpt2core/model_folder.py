@@ -82,10 +82,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(folder: Path) -> Loaded:
-    """Load a folder of transformers, or of peft with its base model, and its classification head if it has one.
-
-    Raises WeightsError, HubError or CheckpointError.
-    """
+    """Load a model and its head from a folder of transformers or peft; raise WeightsError, HubError or CheckpointError."""
     run = read_run(folder)
     values = run.get("config", {})
     if (folder / NAME).is_file():

@@ -75,10 +75,7 @@ def take_steps(events: Events[R]) -> Iterator[R]:
 
 
 def traced(events: Events[R], path: Path) -> Events[R]:
-    """Yield the events of a run, and write a trace of some steps for https://ui.perfetto.dev to `path`.
-
-    A process can trace only one run at a time.
-    """
+    """Yield the events of a run, and trace some steps for https://ui.perfetto.dev; one run at a time per process."""
 
     def write(profiler: profile) -> None:
         with atomic_path(path) as part:

@@ -98,7 +98,9 @@ def send(path: Path, *, recursive: bool = True) -> None:
             if _in_storage.get(file) != version:
                 _upload(file)
                 _in_storage[file] = version
-        for file in [known for known in list(_in_storage) if _contains(path, known, recursive) and known not in files]:
+        for file in [sent for sent in list(_in_storage) if sent not in files]:
+            if file != path and not (file.is_relative_to(path) if recursive else file.parent == path):
+                continue
             _remove(file)
             del _in_storage[file]
 
@@ -318,10 +320,6 @@ def _local_files(path: Path, recursive: bool) -> dict[Path, Version]:
 def _version(file: Path) -> Version:
     status = file.stat()
     return status.st_mtime_ns, status.st_size
-
-
-def _contains(path: Path, file: Path, recursive: bool) -> bool:
-    return file == path or (file.is_relative_to(path) if recursive else file.parent == path)
 
 
 def _download_all(path: Path, recursive: bool, retries: int = ATTEMPTS) -> Sequence[Path]:

@@ -141,7 +141,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     values = read_json(path) if is_there(path) else {}
     check_values(path, values, _SETTINGS)
     declared = values.get("added_tokens_decoder")
-    added = [(number, _token(path, token)) for number, token in _items(path, "added_tokens_decoder", declared or {})]
+    if not isinstance(declared or {}, dict):
+        raise WeightsError(f"{path}: `added_tokens_decoder` must be an object")
+    added = [(_number(path, number), _token(path, token)) for number, token in (declared or {}).items()]
     if declared is None:
         values, older = _with_older_files(folder, path, values)
         added += older
@@ -174,13 +176,6 @@ def _with_older_files(
         for text, number in (read_json(numbers) if is_there(numbers) else {}).items()
     ]
     return values | later, added
-
-
-def _items(path: Path, key: str, values: object) -> Iterator[tuple[int, Any]]:
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: `{key}` must be an object")
-    for number, value in values.items():
-        yield _number(path, number), value
 
 
 def _number(path: Path, number: object) -> int:
@@ -308,8 +303,8 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
 
 
 def _check_alike(folder: Path, token: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
-    """Raise WeightsError if flags of a token differ. Without a normaliser, `normalized` has no effect."""
-    if any(getattr(token, flag) != getattr(other, flag) for flag in _FLAGS if flag != "normalized"):
+    flags = [flag for flag in _FLAGS if flag != "normalized"]  # which has no effect without a normaliser
+    if any(getattr(token, flag) != getattr(other, flag) for flag in flags):
         raise WeightsError(
             f"{folder}: the tokenizer files contradict each other about the token {shown(token.content)}"
         )

@@ -57,10 +57,7 @@ _QKV = ("attention.query", "attention.key", "attention.value")  # joined in this
 
 
 def model_folder(name: str) -> Path:
-    """Return the local folder of a model: embedded in the project, a path, an address, or downloaded from the Hugging Face hub.
-
-    Raises HubError if the hub is unreachable, WeightsError for an unknown model.
-    """
+    """Return the folder of a model: embedded, local, remote, or downloaded from the hub; raise HubError or WeightsError."""
     if name in EMBEDDED:
         return _embedded(name)
     try:
@@ -114,10 +111,7 @@ def shape_of(name: str) -> ModelConfig:
 
 
 def load_model(name: str, *, with_head: bool = False) -> GPT2:
-    """Load a GPT-2 by name or folder, in float32 on the CPU; raise WeightsError or HubError.
-
-    `with_head`: also load the classification head of a GPT2ForSequenceClassification, if it has one.
-    """
+    """Load a GPT-2 in float32 on the CPU, `with_head` with its classification head if any; raise WeightsError or HubError."""
     folder = model_folder(name)
     config = read_config(folder)
     tensors = _read_tensors(folder)
@@ -236,10 +230,7 @@ def their_name(key: str) -> tuple[str, bool]:
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a GPT2 state dict (float32, CPU) into that of a Hugging Face GPT2LMHeadModel.
-
-    With a classification head (K, C), it becomes that of a GPT2ForSequenceClassification.
-    """
+    """Convert a GPT2 state dict (float32, CPU) into that of GPT2LMHeadModel, or with a head GPT2ForSequenceClassification."""
     theirs: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key == HEAD:
