@@ -1,10 +1,9 @@
-"""Make gpt2-nano, the model that ships with the project: `make nano`, about an hour on 2 cores."""
+"""Train gpt2-nano, the model that ships with the project: `make nano`, about an hour on 2 cores."""
 
 import hashlib
 import json
 import platform
 import time
-from pathlib import Path
 
 import torch
 
@@ -16,7 +15,7 @@ from gpt2core.files import cache_folder, read_json
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
-from gpt2core.tokenizer import train_bpe
+from gpt2core.tokenizer import EOS, train_bpe
 from gpt2core.training import train
 from gpt2core.weights import ASSETS, save_model
 
@@ -40,22 +39,23 @@ tags: [gpt2, shakespeare]
 ---
 # gpt2-nano
 
-A GPT-2 of {parameters:,} parameters ({shape}) with a byte-level BPE of {vocab_size:,} entries, so that every
-part of the project can be run, tested and shown without a network. It writes like a small model: use it to see how the
+A GPT-2 of {parameters:,} parameters ({shape.n_layer} blocks, {shape.n_embd} channels, {shape.n_head} heads)
+with a byte-level BPE of {shape.vocab_size:,} entries, so that
+every part of the project can be run, tested and shown without a network. It writes like a small model: use it to see how the
 search works, not to judge how well GPT-2 can be tuned.
 
 - **Made by** `make nano` (`python -m gpt2core.nano`), with the project's own training loop, in {minutes:.0f} minutes on
-  {threads} CPU thread(s); torch {torch}. Made again on another machine it differs in the last digits.
+  {threads} CPU thread(s); torch {torch}. Trained on another machine, it differs in the last digits.
 - **Text:** {corpus}. Modern-spelling
   editions only. Left out: all poems, above all the sonnets and The Passionate Pilgrim, and every play that shares two lines
   with one of them (Love's Labour's Lost). Held out: The Tempest.
-- **Training:** {epochs} epochs of blocks of 256 tokens, batches of {batch_size}, AdamW, learning rate {lr:g} (warm-up
-  {warmup_steps} steps, then cosine), weight decay {weight_decay:g}, gradient norm clipped at {clip_norm:g},
-  dropout {dropout:g}, seed {seed}.
-- **Held-out perplexity** (The Tempest, per token of its own tokenizer): **{perplexity:.2f}**,
-  cross-entropy {loss:.4f} nats; epoch {epoch}.
+- **Training:** {run.epochs} epochs of blocks of 256 tokens, batches of {run.batch_size}, AdamW, learning rate {run.lr:g} (warm-up
+  {run.warmup_steps} steps, then cosine), weight decay {run.weight_decay:g}, gradient norm clipped at {run.clip_norm:g},
+  dropout {run.dropout:g}, seed {run.seed}.
+- **Held-out perplexity** (The Tempest, per token of its own tokenizer): **{metrics[dev_perplexity]:.2f}**,
+  cross-entropy {metrics[dev_loss]:.4f} nats; epoch {epoch}.
   Perplexities of different tokenizers cannot be compared: per character it is {per_character:.4f} nats.
-- **Positions** beyond 255 were never trained, though the model has {n_positions}.
+- **Positions** beyond 255 were never trained, though the model has {shape.n_positions}.
 - SHA-256 of model.safetensors: `{digest}`
 """
 
@@ -70,61 +70,41 @@ def main() -> None:
     print(plays.describe(), flush=True)
     tokenizer = train_bpe([row.text for row in plays.splits["train"]], shape.vocab_size)
     tokenizer.save(folder)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": shape.n_positions,
-        "eos_token": "<|endoftext|>",
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": shape.n_positions, "eos_token": EOS}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     data = load_data(TASKS["pretraining"], CONFIG, tokenizer, shape.n_positions)
     print(f"{data.splits['train'].values.size:,} training tokens", flush=True)
 
     base = GPT2(shape)
     initialise(base, CONFIG.seed)
-    # Named by what decides the result, so that an interrupted run goes on and a changed one starts anew.
+    # A digest of everything that decides the result, so that only an unchanged run resumes.
     name = hashlib.sha256(f"{CONFIG}{shape}{tokenizer.digest}{plays.digest}".encode()).hexdigest()[:16]
     work = cache_folder("nano") / name
     for report in train(CONFIG, base, data, folder=work):
-        m = report.metrics
-        print(
-            f"epoch {report.epoch}/{CONFIG.epochs}: train loss {m['train_loss']:.4f}, held-out perplexity "
-            f"{m['dev_perplexity']:.2f}, {m['tokens_per_second']:.0f} tokens/s",
-            flush=True,
+        train_loss, perplexity, speed = (
+            report.metrics[k] for k in ("train_loss", "dev_perplexity", "tokens_per_second")
         )
+        progress = f"epoch {report.epoch}/{CONFIG.epochs}: train loss {train_loss:.4f}"
+        print(f"{progress}, held-out perplexity {perplexity:.2f}, {speed:.0f} tokens/s", flush=True)
     model = build_model(CONFIG, base, torch.device("cpu"))
     epoch = checkpoints.load_best(work, model)
     save_model(model, folder)
-    state = read_json(work / checkpoints.BEST / checkpoints.STATE)
-    characters = sum(len(row.text) for row in plays.splits["dev"]) / data.splits["dev"].values.size
-    write_card(
-        folder, model, plays.describe(), state["history"][-1]["metrics"], characters, epoch, time.time() - started
+    metrics = read_json(work / checkpoints.BEST / checkpoints.STATE)["history"][-1]["metrics"]
+    characters = sum(len(row.text) for row in plays.splits["dev"]) / data.splits["dev"].values.size  # per token
+    card = CARD.format(
+        run=CONFIG,
+        shape=shape,
+        parameters=sum(p.numel() for p in model.parameters()),
+        corpus=plays.describe(),
+        minutes=(time.time() - started) / 60,
+        threads=torch.get_num_threads(),
+        torch=f"{torch.__version__}, {platform.machine()}",
+        metrics=metrics,
+        per_character=metrics["dev_loss"] / characters,
+        epoch=epoch,
+        digest=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
     )
-
-
-def write_card(
-    folder: Path, model: GPT2, corpus: str, metrics: dict[str, float], characters: float, epoch: int, seconds: float
-) -> None:
-    """Write README.md, the model card; `characters` is how many a token of the held-out text has on average."""
-    config = model.config
-    (folder / "README.md").write_text(
-        CARD.format(
-            parameters=sum(p.numel() for p in model.parameters()),
-            shape=f"{config.n_layer} blocks, {config.n_embd} channels, {config.n_head} heads",
-            corpus=corpus,
-            minutes=seconds / 60,
-            threads=torch.get_num_threads(),
-            torch=f"{torch.__version__}, {platform.machine()}",
-            perplexity=metrics["dev_perplexity"],
-            loss=metrics["dev_loss"],
-            per_character=metrics["dev_loss"] / characters,
-            epoch=epoch,
-            digest=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-            **config.model_dump(include={"vocab_size", "n_positions"}),
-            **CONFIG.model_dump(
-                include={"epochs", "batch_size", "lr", "warmup_steps", "weight_decay", "clip_norm", "dropout", "seed"}
-            ),
-        )
-    )
+    (folder / "README.md").write_text(card)
 
 
 if __name__ == "__main__":
