@@ -20,8 +20,7 @@ THRESHOLDS = Thresholds(tau=0.5, max_rouge=0.9)
 
 
 def sentence(random: np.random.Generator) -> str:
-    words = random.choice(toys.WORDS, size=random.integers(4, 8))
-    return " ".join(words).capitalize() + "."
+    return " ".join(random.choice(toys.WORDS, size=random.integers(4, 8))).capitalize() + "."
 
 
 def writer(folder: Path) -> Path:

@@ -28,8 +28,7 @@ def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
     rows = [_row(number, random) for number in range(trials)]
     if trials > 1:
         rows[-1] |= {"status": "failed", "reason": f"GPU 0 out of memory {SCRIPT}", "score": None, "metrics": {}}
-    scored = [row for row in rows if row["score"] is not None]
-    best = min(scored, key=lambda row: row["score"])
+    best = min([row for row in rows if row["score"] is not None], key=lambda row: row["score"])
     found = about_factor(rows)
     replicas = [
         {**next(one for one in rows if one["id"] == row["trial"]), "id": f"{row['trial']}-r{seed}", "of": row["trial"]}

@@ -223,8 +223,7 @@ def searched(
     method = ["--sampler", "random", "--scheduler", "none", "--replicates", "0", "--storage", str(folder)]
     options = parse(SEARCH, ["--trials", str(count), "--max-concurrent", str(count), *flags, *method])
     (folder / "ready").mkdir()
-    gpus = 1.0 if "--gpus-per-worker" in flags else 0.0
-    spec = trial_spec(options, folder, [Machine(1, gpus)] * count)
+    spec = trial_spec(options, folder, [Machine(1, 1.0 if "--gpus-per-worker" in flags else 0.0)] * count)
     ray.cloudpickle.register_pickle_by_value(
         importlib.import_module("tests.benchmarks.at_once")
     )  # imports little there
@@ -421,8 +420,7 @@ def far_ledger(round_trip: float) -> Figures:
 
 
 def _called(name: str, given: Sequence[Any]) -> Figures:
-    found: Figures = getattr(importlib.import_module("tests.benchmarks.at_once"), name)(*given)
-    return found
+    return getattr(importlib.import_module("tests.benchmarks.at_once"), name)(*given)
 
 
 def apart(function: Callable[..., Figures], *given: Any) -> dict[str, str]:
@@ -449,8 +447,7 @@ def main() -> None:
         if sizes:
             show_by_size(title, {f"{size:,} at once": way(size) for size in sizes})
     if chosen.round_trip:
-        figures = apart(far_ledger, chosen.round_trip)
-        show_by_size("a ledger in a store", {f"{chosen.round_trip:g} ms away": figures})
+        show_by_size("a ledger in a store", {f"{chosen.round_trip:g} ms away": apart(far_ledger, chosen.round_trip)})
 
 
 if __name__ == "__main__":

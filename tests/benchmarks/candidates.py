@@ -148,8 +148,7 @@ class Loop:
             pad_token_id=self.tokenizer.eos,
         )
         texts = [first_sentence(self.tokenizer.decode(ids)) for ids in found[:, len(prompt) :].tolist()]
-        reasons = ["" if text else "unfinished" for text in texts]
-        rows = enumerate(zip(texts, reasons, strict=True))
+        rows = enumerate(zip(texts, ["" if text else "unfinished" for text in texts], strict=True))
         return [{"context": context["context"], "number": n, "text": t or "", "reason": why} for n, (t, why) in rows]
 
 

@@ -214,8 +214,7 @@ def by_transformers(model: GPT2LMHeadModel, prompts: Sequence[list[int]], tokens
         max_new_tokens=tokens,
         **{"do_sample": False, "eos_token_id": None, "pad_token_id": 0, **keys},
     )
-    rows: list[list[int]] = found[:, width:].tolist()
-    return rows
+    return found[:, width:].tolist()
 
 
 @torch.inference_mode()
@@ -223,12 +222,10 @@ def without_cache(model: GPT2, prompt: Sequence[int], tokens: int, top_p: float 
     """The new tokens of one prompt the plain way: for each, the whole text again, logits of every place, a sorted vocabulary."""
     text = torch.tensor([prompt], device=model.wte.weight.device)
     for _ in range(tokens):
-        probabilities = model.logits(model(text))[:, -1].softmax(dim=-1)
-        ordered, index = probabilities.sort(dim=-1, descending=True)
+        ordered, index = model.logits(model(text))[:, -1].softmax(dim=-1).sort(dim=-1, descending=True)
         kept = ordered * (ordered.cumsum(dim=-1) - ordered < top_p)
         text = torch.cat([text, index.gather(-1, kept.multinomial(1))], dim=1)
-    new: list[int] = text[0, len(prompt) :].tolist()
-    return new
+    return text[0, len(prompt) :].tolist()
 
 
 def check_loop(pair: Pair) -> None:

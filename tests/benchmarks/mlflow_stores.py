@@ -37,8 +37,7 @@ def log(uri: str, experiment: str, seconds: float) -> tuple[str, int, float]:
     gate.wait()
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        values = [Metric(f"metric_{name}", float(count), count, count) for name in range(METRICS)]
-        client.log_batch(run, metrics=values)
+        client.log_batch(run, metrics=[Metric(f"metric_{name}", float(count), count, count) for name in range(METRICS)])
         count += 1
     return run, count, time.perf_counter() - begin
 

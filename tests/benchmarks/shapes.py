@@ -52,5 +52,4 @@ def random_texts(lengths: np.ndarray, shape: ModelConfig) -> TaskData:
 
 def lengths_of(task: str, count: int) -> np.ndarray:
     """Tokens of `count` texts, drawn as they are in a task's training split."""
-    drawn = np.random.default_rng(1).random(count)
-    return np.interp(drawn, SHARES, LENGTHS[task]).round().astype(int)
+    return np.interp(np.random.default_rng(1).random(count), SHARES, LENGTHS[task]).round().astype(int)

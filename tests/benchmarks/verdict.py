@@ -60,8 +60,7 @@ class Line:
     @property
     def coverage(self) -> float | None:
         """The worse of both."""
-        known = [rates.covered for rates in (self.none, self.effect) if rates.covered is not None]
-        return min(known, default=None)
+        return min([rates.covered for rates in (self.none, self.effect) if rates.covered is not None], default=None)
 
     @property
     def ratio(self) -> float | None:
@@ -168,8 +167,7 @@ def accuracy() -> Iterator[Cell]:
 
 def _answers(case: Case, random: Random) -> Drawn:
     number, n = case.components.examples, case.design.most
-    easy = random.random(number) < 0.7
-    chances = np.where(easy, 0.93, random.uniform(0.2, 0.8, number)).astype(np.float32)
+    chances = np.where(random.random(number) < 0.7, 0.93, random.uniform(0.2, 0.8, number)).astype(np.float32)
     truths = np.zeros(case.sides)
     truths[0] = case.effect
     runs = truths[:, None] + random.normal(0.0, case.components.run, (case.sides, n))

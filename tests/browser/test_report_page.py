@@ -55,8 +55,7 @@ def test_wide_tables_scroll_in_their_own_box(browser: Chrome, page: str) -> None
     assert outer <= 400
     browser.execute_script("arguments[0].scrollLeft = 1000", box)
     assert browser.execute_script("return [arguments[0].scrollLeft > 0, scrollX]", box) == [True, 0]
-    name = box.find_element(By.CSS_SELECTOR, "tbody th")
-    assert name.location["x"] >= 0, "the name of a trial stays in sight"
+    assert box.find_element(By.CSS_SELECTOR, "tbody th").location["x"] >= 0, "the name of a trial stays in sight"
 
 
 def test_pictures_say_what_they_show(browser: Chrome, page: str) -> None:

@@ -155,8 +155,7 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 @pytest.mark.parametrize("targets", sorted(TARGETS))
 @pytest.mark.parametrize("blocks", ["all", "1"])
 def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
-    config = toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks)
-    model = build_model(config, toys.model(), CPU)
+    model = build_model(toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks), toys.model(), CPU)
     places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
     assert places == {
         f"{block}.{target}" for block in ("01" if blocks == "all" else "1") for target in TARGETS[targets]
@@ -182,8 +181,7 @@ def test_lora_plus_lets_b_learn_faster() -> None:
 @pytest.mark.parametrize("targets", ["qkv", "all"])
 def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
     base = toys.model()
-    model = build_model(LORA.but(lora_init="pissa", targets=targets), base, CPU)
-    for name, layer in lora_layers(model):
+    for name, layer in lora_layers(build_model(LORA.but(lora_init="pissa", targets=targets), base, CPU)):
         weight = base.get_submodule(name).weight
         values = torch.linalg.svdvals(weight)
         rest = layer.base.weight

@@ -139,8 +139,7 @@ def test_a_token_changes_nothing_before_it(case: Case, attend: Attend, queries: 
     distances = seen(12, window, restart) if name in PATTERNED else set(range(12))
     assert torch.equal(before[:, :, :changed], after[:, :, :changed])
     for query in range(changed, queries):
-        same = torch.allclose(before[:, :, query], after[:, :, query])
-        assert same == (query - changed not in distances)
+        assert torch.allclose(before[:, :, query], after[:, :, query]) == (query - changed not in distances)
 
 
 def test_dropout_follows_the_seed_and_keeps_the_mean(attend: Attend) -> None:
@@ -345,5 +344,4 @@ def test_the_last_tokens_alone_are_what_they_are_among_all(name: str) -> None:
     lengths = torch.tensor([9, 1, 30, 17])
     ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))
     every = gpt2.run_trunk(TrunkInput(ids))
-    alone = gpt2.run_trunk(TrunkInput(ids, lengths=lengths))
-    torch.testing.assert_close(alone, every[torch.arange(4), lengths - 1])
+    torch.testing.assert_close(gpt2.run_trunk(TrunkInput(ids, lengths=lengths)), every[torch.arange(4), lengths - 1])

@@ -48,8 +48,7 @@ def test_batches_and_order_do_not_change_them(critic: Critic) -> None:
     alone = [critic.entailment([p], [h])[0] for p, h in zip(PREMISES, HYPOTHESES, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)
     assert critic.entailment(PREMISES[::-1], HYPOTHESES[::-1]) == pytest.approx(together[::-1], abs=1e-5)
-    many = critic.entailment(PREMISES * 30, HYPOTHESES * 30)
-    assert many == pytest.approx(np.tile(together, 30), abs=1e-5)
+    assert critic.entailment(PREMISES * 30, HYPOTHESES * 30) == pytest.approx(np.tile(together, 30), abs=1e-5)
 
 
 def test_no_pairs_have_no_scores(critic: Critic) -> None:

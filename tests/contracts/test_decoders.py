@@ -42,8 +42,7 @@ def model() -> GPT2:
 def test_the_same_seeds_give_the_same_text_and_others_another(model: GPT2, config: DecodingConfig) -> None:
     one = generate(model, PROMPTS, config, seeds=[1, 2, 3], eos=NEVER)
     assert one == generate(model, PROMPTS, config, seeds=[1, 2, 3], eos=NEVER)
-    other = generate(model, PROMPTS, config, seeds=[4, 5, 6], eos=NEVER)
-    assert (one == other) == (config.strategy in DETERMINISTIC)
+    assert (one == generate(model, PROMPTS, config, seeds=[4, 5, 6], eos=NEVER)) == (config.strategy in DETERMINISTIC)
 
 
 def test_a_row_does_not_depend_on_the_others(model: GPT2, config: DecodingConfig) -> None:
@@ -53,8 +52,7 @@ def test_a_row_does_not_depend_on_the_others(model: GPT2, config: DecodingConfig
 
 
 def test_a_row_does_not_depend_on_the_length_of_the_others(model: GPT2, config: DecodingConfig) -> None:
-    prompts = [[7] * 250, PROMPTS[0], [8] * 240, [7] * 250]
-    together = generate(model, prompts, config, seeds=[1, 2, 3, 4], eos=NEVER)
+    together = generate(model, [[7] * 250, PROMPTS[0], [8] * 240, [7] * 250], config, seeds=[1, 2, 3, 4], eos=NEVER)
     assert [len(row) for row in together] == [6, 24, 16, 6]
     assert together[1] == generate(model, PROMPTS[:1], config, seeds=[2], eos=NEVER)[0]
 
@@ -65,8 +63,7 @@ def test_a_row_does_not_depend_on_the_length_of_the_others(model: GPT2, config: 
 def test_it_is_what_the_slow_way_gives(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
     """Neither the cache nor batching nor padding changes anything."""
     config = config.but(max_new_tokens=10, temperature=0.8, top_k=6, num_beams=3, **penalties)
-    eos = generate(model, PROMPTS, config, seeds=range(3), eos=NEVER)[0][5]
-    for end in (NEVER, eos):
+    for end in (NEVER, generate(model, PROMPTS, config, seeds=range(3), eos=NEVER)[0][5]):
         expected = [slow_decoding.decode(model, prompt, config, seed, end) for seed, prompt in enumerate(PROMPTS)]
         assert generate(model, PROMPTS, config, seeds=range(3), eos=end) == expected
 
@@ -74,8 +71,7 @@ def test_it_is_what_the_slow_way_gives(model: GPT2, config: DecodingConfig, pena
 def test_temperature_0_is_greedy(model: GPT2, config: DecodingConfig) -> None:
     greedy = generate(model, PROMPTS, COLD, seeds=[0] * 3, eos=NEVER)
     for temperature in (0.0, 1e-45, 1e-39, 9e-6):
-        cold = config.but(temperature=temperature)
-        assert generate(model, PROMPTS, cold, seeds=[1, 2, 3], eos=NEVER) == greedy
+        assert generate(model, PROMPTS, config.but(temperature=temperature), seeds=[1, 2, 3], eos=NEVER) == greedy
 
 
 @pytest.mark.parametrize(
@@ -167,8 +163,7 @@ def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: Decoding
     deciding = identity(RunConfig(decoder=config.strategy))
     for key in DecodingKeys.model_fields:
         read = key in DECODERS[config.strategy].keys.model_fields
-        others = generate(model, prompts, config.but(**{key: OTHER[key]}), seeds=seeds, eos=eos)
-        assert (others != texts) == read, key
+        assert (generate(model, prompts, config.but(**{key: OTHER[key]}), seeds=seeds, eos=eos) != texts) == read, key
         assert (key in deciding) == read, key
 
 

@@ -278,8 +278,7 @@ def test_an_ordinary_token_ends_a_text_but_none_that_is_learnt(tmp_path: Path) -
     found = Tokenizer.load(tmp_path)
     assert (found.stops, found.eos) == ((13, 11, EOS), EOS)
     save_model(load_model(str(tmp_path)), tmp_path / "out", tokenizer_from=tmp_path)
-    values = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert values["eos_token_id"] == [13, 11], "what the base says"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [13, 11], "what the base says"
     assert GPT2LMHeadModel.from_pretrained(tmp_path / "out").generation_config.eos_token_id == [13, 11, EOS]
 
 
@@ -806,8 +805,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 def mutated(text: str, data: strategies.DataObject) -> str:
     """A JSON text with one of its values changed or left out, or with its bytes broken."""
     if data.draw(strategies.integers(0, 9)) == 0:
-        cut = data.draw(strategies.integers(0, len(text)))
-        return text[:cut] + data.draw(strategies.text(max_size=3))
+        return text[: data.draw(strategies.integers(0, len(text)))] + data.draw(strategies.text(max_size=3))
     values = json.loads(text)
     *way, last = data.draw(strategies.sampled_from(list(places(values))))
     inner = values
@@ -853,8 +851,7 @@ def test_any_changed_file_loads_or_fails_in_one_line(name: str, everything: Path
     before, lines = path.read_text(), [""]
     try:
         path.write_text(mutated(before, data), encoding="utf-8", errors="surrogatepass")
-        tokenizer = Tokenizer.load(everything / ("parts" if name.startswith("parts") else "base"))
-        assert tokenizer.encode(TEXTS)[0]
+        assert Tokenizer.load(everything / ("parts" if name.startswith("parts") else "base")).encode(TEXTS)[0]
         folded(everything)
     except UserError as error:
         lines.append(str(error))

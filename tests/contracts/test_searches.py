@@ -17,8 +17,7 @@ CASES = [(name, task) for name in SCRIPTS for task in importlib.import_module(f"
 
 
 def search(name: str) -> Search:
-    found: Search = importlib.import_module(f"searches.{name}").SEARCH
-    return found
+    return importlib.import_module(f"searches.{name}").SEARCH
 
 
 def test_all_scripts_are_found() -> None:

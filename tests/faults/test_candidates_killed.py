@@ -106,8 +106,7 @@ def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> Non
     servers = [pid for pid, name in below.items() if name.endswith(("/raylet", "/gcs_server"))]
     assert actors
     assert len(servers) == 2
-    victims = {"worker": [draws.choice(actors)], "driver": [process.pid], "ray": servers}[what]
-    for pid in victims:
+    for pid in {"worker": [draws.choice(actors)], "driver": [process.pid], "ray": servers}[what]:
         os.kill(pid, signal.SIGKILL)
 
 

@@ -124,8 +124,7 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
     for row in summary["trials"]:
         run = below[row["id"]]
         assert run.data.tags["mlflow.parentRunId"] == (below[row["of"]] if row["of"] else parent).info.run_id
-        history = client.get_metric_history(run.info.run_id, summary["objective"])
-        steps = sorted(metric.step for metric in history)
+        steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, summary["objective"]))
         assert steps == list(range(1, len(steps) + 1)), "an epoch is there twice, or is missing"
         assert len(steps) >= row["epochs"], "one that heard of its end later has more, which do not count"
         assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], (

@@ -71,8 +71,7 @@ def run(function: Callable[[dict[str, Any]], None], plan: Plan, budget: Budget, 
         stopper = BudgetStopper(budget, plan, ledger)
         stopper.begin(spec)
         ledger.record({"event": "lag", "trials": 2 * at_once})
-        strategy = Strategy(plan, ledger, stopper.searching)
-        searcher = StrategySearcher(strategy, spec, str(folder / "trials"), stopper)
+        searcher = StrategySearcher(Strategy(plan, ledger, stopper.searching), spec, str(folder / "trials"), stopper)
         tune.Tuner(
             tune.with_resources(function, {"cpu": 1}),
             tune_config=tune.TuneConfig(

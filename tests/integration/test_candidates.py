@@ -161,14 +161,12 @@ def test_a_shard_that_is_cut_off_is_made_again(copied: Job) -> None:
 
 
 def test_too_many_unusable_rows_stop_the_job(make: Make, local_ray: None, tmp_path: Path) -> None:
-    generation = distilling.GENERATION.but(max_characters=25)
-    job = make(tmp_path / "out", generation=generation, max_quarantine=0.05)
+    job = make(tmp_path / "out", generation=distilling.GENERATION.but(max_characters=25), max_quarantine=0.05)
     message = r"rows are unusable, but `max_quarantine` allows 0\.05 of 600 .* times: it has \d+ characters"
     with pytest.raises(UserError, match=message) as stop:
         run(job)
     assert str(job.folder / "quarantine") in str(stop.value)
-    table = pyarrow.dataset.dataset(job.folder / "quarantine", format="parquet").to_table()
-    assert len(table) > 30
+    assert len(pyarrow.dataset.dataset(job.folder / "quarantine", format="parquet").to_table()) > 30
     assert not (job.folder / "manifest.json").exists()
 
 

@@ -25,8 +25,7 @@ SONNETS = {"epochs": 2, "batch_size": 16, "train_examples": 40, "decode_seeds": 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "toy"
-    shape = toys.SHAPE.but(n_positions=1024, vocab_size=320)
-    save_model(toys.model(shape=shape), folder)
+    save_model(toys.model(shape=toys.SHAPE.but(n_positions=1024, vocab_size=320)), folder)
     toys.tokenizer().save(folder)
     return str(folder)
 

@@ -40,8 +40,7 @@ PACKAGES = ("cluster", "gpt2core", "searches", "trainables")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """A home and a port of their own, so that no head and no token of this machine is touched; and a proxy that is gone."""
     proxies = {"http_proxy": "http://127.0.0.1:9", "All_Proxy": "http://127.0.0.1:9", "RAY_ADDRESS": "elsewhere:1"}
-    home = str(tmp_path_factory.mktemp("home"))
-    return {**os.environ, **proxies, "HOME": home, "GPT2_SEARCH_PORT": str(free_port())}
+    return {**os.environ, **proxies, "HOME": str(tmp_path_factory.mktemp("home")), "GPT2_SEARCH_PORT": str(free_port())}
 
 
 def local(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
@@ -78,8 +77,7 @@ def test_a_head_that_is_given_up_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp
         heads.append(whole(*arguments, **more))
         return heads[-1]
 
-    names = {"RAY": "", "TOKEN": "token", "HEAD": "head.pid", "LOG": "head.log"}
-    for name, file in names.items():
+    for name, file in {"RAY": "", "TOKEN": "token", "HEAD": "head.pid", "LOG": "head.log"}.items():
         monkeypatch.setattr(cluster.local, name, tmp_path / "ray" / file)
     monkeypatch.setattr(cluster.local, "PORT", str(free_port()))
     monkeypatch.setattr(cluster.local, "_wait_until", lambda reached: False)

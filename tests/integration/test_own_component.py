@@ -81,8 +81,7 @@ def run(copy: Path, *command: str) -> str:
 
 def test_a_search_over_a_key_of_ones_own_runs_each_of_its_values(copy: Path, tmp_path: Path) -> None:
     flags = ("--smoke", "--trials", "6", "--replicates", "0", "--set", "epochs=1", "--storage", str(tmp_path))
-    printed = run(copy, "searches/top_blocks.py", *flags)
-    assert "top_blocks 4" in printed
+    assert "top_blocks 4" in run(copy, "searches/top_blocks.py", *flags)
     name = "top_blocks-smoke"
     trials = summary(tmp_path, name)["trials"]
     points = {tuple(row["point"].values()) for row in trials}

@@ -80,12 +80,7 @@ def test_other_settings_are_another_student(job: Job, said: list[str]) -> None:
             2,
             "stopped after round 2: its yield, 10.00%, is no better than the previous one",
         ),
-        (
-            [1, 2, 3, 4],
-            [0.9, 0.9, 0.7],
-            2,
-            "stopped before round 3: the student is no better than the previous one",
-        ),
+        ([1, 2, 3, 4], [0.9, 0.9, 0.7], 2, "stopped before round 3: the student is no better than the previous one"),
     ],
 )
 def test_useless_rounds_stop(

@@ -143,8 +143,7 @@ def test_optuna_reads_the_export(
 
 
 def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:
-    model = load_model(str(storage / "searches" / NAME / "best"))
-    assert model.config.n_layer == 4
+    assert load_model(str(storage / "searches" / NAME / "best")).config.n_layer == 4
 
 
 def test_asked_again_it_runs_nothing_again(done: CompletedProcess[str], storage: Path) -> None:

@@ -41,8 +41,7 @@ def original() -> dict[str, Any]:
 
 def test_the_same_words_in_either_order_are_accepted_once(original: dict[str, Any]) -> None:
     swapped = {"sentence1": original["sentence2"].upper(), "sentence2": f"{original['sentence1']}!"}
-    found = reasons([original, like(1, original), like(2, original) | swapped])
-    assert list(found.values()) == [None, EXACT, EXACT]
+    assert list(reasons([original, like(1, original), like(2, original) | swapped]).values()) == [None, EXACT, EXACT]
 
 
 def test_nearly_the_same_words_are_too(original: dict[str, Any]) -> None:
@@ -53,13 +52,11 @@ def test_nearly_the_same_words_are_too(original: dict[str, Any]) -> None:
 def test_the_best_stays_by_critic_and_in_later_rounds_by_rouge(original: dict[str, Any]) -> None:
     surer = like(1, original, critic=0.95, rouge_l=0.6)
     assert list(reasons([original, surer]).values()) == [EXACT, None]
-    second = [row | {"round": 2} for row in (original, surer)]
-    assert list(reasons(second, round=2).values()) == [None, EXACT]
+    assert list(reasons([row | {"round": 2} for row in (original, surer)], round=2).values()) == [None, EXACT]
 
 
 def test_what_a_filter_rejected_keeps_its_reason_and_displaces_nothing(original: dict[str, Any]) -> None:
-    rejected = like(1, original, critic=0.99, numbers=False)
-    assert list(reasons([rejected, original]).values()) == ["numbers", None]
+    assert list(reasons([like(1, original, critic=0.99, numbers=False), original]).values()) == ["numbers", None]
 
 
 def test_it_does_not_matter_which_shards_pairs_are_in() -> None:

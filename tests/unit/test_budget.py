@@ -166,8 +166,7 @@ def test_a_machine_without_gpus_spends_no_gpu_hours() -> None:
 
 
 def test_the_nearest_limit_is_shown() -> None:
-    budget = Budget(hours=10, gpu_hours=4)
-    assert nearest_limit(budget, Amount(hours=1, gpu_hours=3)) == ("gpu_hours", 0.75)
+    assert nearest_limit(Budget(hours=10, gpu_hours=4), Amount(hours=1, gpu_hours=3)) == ("gpu_hours", 0.75)
     assert nearest_limit(Budget(), Amount(hours=1)) == ("", 0.0)
 
 
@@ -205,8 +204,7 @@ def test_a_replicate_that_the_budget_cut_short_is_not_compared(tmp_path: Path) -
 
 def test_a_trial_of_a_population_is_a_part_of_a_run(tmp_path: Path) -> None:
     """What is kept for replicates, which train for all epochs, follows from what members took for their few."""
-    settings = {"epochs": 6}
-    plan = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings=settings, comparing=BY_CHRF)
+    plan = make_plan(SEARCH, "quick", trials=6, replicates=1, confirm=1, settings={"epochs": 6}, comparing=BY_CHRF)
     run = plan.config(plan.search.reference).model_dump()
     events = [event("started", 0.0), share_event(0.0)]
     for number, (parent, until) in enumerate([(None, 2), ("0000", 4), ("0001", 6)]):
@@ -217,8 +215,7 @@ def test_a_trial_of_a_population_is_a_part_of_a_run(tmp_path: Path) -> None:
     state = state_of(*events)
     assert state.clock.longest == pytest.approx(300.0)
     assert sum(state.clock.trials.values()) == pytest.approx(300.0), "what they took stays what it is"
-    kept = reserve(Budget(hours=1.0), state, replicates=2, epochs=6)
-    assert kept.hours * HOUR == pytest.approx((2 + 1 / 6) * 300.0)
+    assert reserve(Budget(hours=1.0), state, replicates=2, epochs=6).hours * HOUR == pytest.approx((2 + 1 / 6) * 300.0)
 
     with closing(Ledger(tmp_path / "ledger.jsonl", now=lambda: 0.0)) as ledger:
         ledger.record(event("started", 0.0))

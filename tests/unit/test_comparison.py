@@ -47,8 +47,7 @@ def known(one: Difference) -> tuple[float, float, float, float]:
 
 
 def test_components_are_those_computed_by_hand() -> None:
-    values = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])
-    found = runs_of(counted(values), mean_loss)
+    found = runs_of(counted(np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])), mean_loss)
     assert found.scores.tolist() == [3.0, 5.0]
     assert found.run_variance == 2.0
     np.testing.assert_allclose(found.influence, [-2.0, -2.0, 4.0], atol=1e-12)  # means 2, 2, 8, less 4
@@ -136,8 +135,7 @@ def test_one_example_leaves_the_runs() -> None:
 
 def test_constant_scores_and_those_that_are_not_finite_are_refused() -> None:
     same = runs_of(counted(np.ones((3, 4))), mean_loss)
-    other = runs_of(counted(np.full((3, 4), 2.0)), mean_loss)
-    assert difference(same, other).reason == NOTHING_VARIES
+    assert difference(same, runs_of(counted(np.full((3, 4), 2.0)), mean_loss)).reason == NOTHING_VARIES
     assert difference(same, same).p_value is None
     for bad in (math.nan, math.inf):
         one = difference(of(1.0, bad), of(1.0, 2.0))
@@ -162,10 +160,8 @@ def test_more_seeds_shrink_what_runs_and_the_interaction_have() -> None:
     assert more.se is not None
     assert one.se is not None
     assert more.se < one.se
-    same = one.with_seeds(4, 4)
-    assert same.se == pytest.approx(one.se)
-    far = one.with_seeds(4, 10**9)
-    assert far.se == pytest.approx(math.sqrt(one.texts - one.both), rel=1e-3)
+    assert one.with_seeds(4, 4).se == pytest.approx(one.se)
+    assert one.with_seeds(4, 10**9).se == pytest.approx(math.sqrt(one.texts - one.both), rel=1e-3)
 
 
 @pytest.mark.parametrize(

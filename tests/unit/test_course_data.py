@@ -95,8 +95,7 @@ SST = "\tid\tsentence\tsentiment\n"
     ],
 )  # fmt: skip
 def test_quotes_that_do_not_match_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
-    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
-    path.write_text(SST + "\n".join(lines) + "\n")
+    (course.folder(tmp_path) / "sst" / "ids-sst-train.csv").write_text(SST + "\n".join(lines) + "\n")
     with pytest.raises(DataError, match=rf"ids-sst-train.csv, line {number}: the field '\"") as error:
         load_sst(str(tmp_path))
     assert "\n" not in str(error.value)
@@ -123,8 +122,7 @@ def test_a_column_named_twice_is_refused_unless_nobody_reads_it(tmp_path: Path) 
 
 
 def test_a_row_with_a_tab_in_its_text_is_rejected(tmp_path: Path) -> None:
-    path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
-    path.write_text(SST + "0\ta\tnot\t1\t4\n1\tb\tfine\t1\t\n")
+    (course.folder(tmp_path) / "sst" / "ids-sst-train.csv").write_text(SST + "0\ta\tnot\t1\t4\n1\tb\tfine\t1\t\n")
     corpus = load_sst(str(tmp_path))
     assert [(row.id, row.label) for row in corpus.splits["train"]] == [("b", 1)]
     assert corpus.rejected == {"more fields than columns": 1}
@@ -140,8 +138,7 @@ def test_any_run_of_cr_before_lf_is_one_line_end(end: str, tmp_path: Path) -> No
     corpus = load(tmp_path / "any", end)
     assert corpus.digest == load(tmp_path / "plain", "\n").digest
     assert not corpus.rejected
-    poem = end.join(["one", "two", "", "three"])
-    course.poems(tmp_path / "any" / "poems" / "pdpoems13754-000.jsonl", [poem])
+    course.poems(tmp_path / "any" / "poems" / "pdpoems13754-000.jsonl", [end.join(["one", "two", "", "three"])])
     (row,) = [row for rows in load_poems(str(tmp_path / "any")).splits.values() for row in rows]
     assert row.text == "one\ntwo\n\nthree"
 
@@ -207,11 +204,7 @@ def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
     path.write_text("\n".join(['{"text": "fine", "score": NaN}', *bad]) + "\n")
     corpus = load_poems(str(tmp_path))
     assert [row.text for rows in corpus.splits.values() for row in rows] == ["fine"]
-    assert corpus.rejected == {
-        "half of a surrogate pair": 1,
-        "not a JSON object with a text": 6,
-        "blank line": 1,
-    }
+    assert corpus.rejected == {"half of a surrogate pair": 1, "not a JSON object with a text": 6, "blank line": 1}
 
 
 def test_texts_that_two_splits_have_are_counted_by_words_and_letters(tmp_path: Path) -> None:
@@ -265,8 +258,7 @@ def test_the_quotes_that_splitting_into_words_drew_apart_are_joined() -> None:
 def test_reviews_lose_all_their_encodings(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "cfimdb" / "ids-cfimdb-dev.csv"
     original = 'I liked " it " .'
-    split_into_words = '" I liked " " it " " . "'
-    course.sentiment(path, [("a", " " + course.encoded(split_into_words), 1)])
+    course.sentiment(path, [("a", " " + course.encoded('" I liked " " it " " . "'), 1)])
     assert '" """ I liked' not in path.read_text()
     assert [row.text for row in load_cfimdb(str(tmp_path)).splits["dev"]] == [original]
 

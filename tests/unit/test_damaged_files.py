@@ -107,8 +107,7 @@ def test_the_state_of_a_checkpoint(tmp_path: Path) -> None:
         folder = tmp_path.parent / f"{tmp_path.name}-copy"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path, folder)
-        model = build_model(checkpoints.run_config(folder), toys.model(), torch.device("cpu"))
-        checkpoints.load_best(folder, model)
+        checkpoints.load_best(folder, build_model(checkpoints.run_config(folder), toys.model(), torch.device("cpu")))
         list(train(run, toys.model(), toys.data(), folder=folder))
 
     survives(tmp_path / checkpoints.BEST / checkpoints.STATE, again)
@@ -159,8 +158,7 @@ def test_the_manifest_of_a_set_of_candidates(tmp_path: Path) -> None:
 def test_the_shards_of_a_set_of_candidates(tmp_path: Path, data: strategies.DataObject) -> None:
     path = tmp_path / "x.parquet"
     file = io.BytesIO()
-    table = pa.Table.from_pylist(generated.contexts(5), PAIRS)
-    pq.write_table(table, file, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(generated.contexts(5), PAIRS), file, compression="zstd")
     whole = bytearray(file.getvalue())
     for _ in range(data.draw(strategies.integers(1, 4))):
         whole[data.draw(strategies.integers(0, len(whole) - 1))] = data.draw(strategies.integers(0, 255))

@@ -43,11 +43,7 @@ def test_the_course_files_are_read_and_rejected_rows_are_counted_with_reasons(tm
         "test": ["145"],
     }
     assert [row.text.count("\n") + 1 for row in corpus.splits["train"]] == [14, 15, 12]
-    assert corpus.rejected == {
-        "duplicate id": 1,
-        "number in no split of the study": 1,
-        "fewer than 3 lines": 1,
-    }
+    assert corpus.rejected == {"duplicate id": 1, "number in no split of the study": 1, "fewer than 3 lines": 1}
     assert "1 rejected: fewer than 3 lines" in corpus.describe()
 
 
@@ -103,8 +99,7 @@ def test_a_page_number_within_a_sonnet_is_left_out_and_counted(page: str, sonnet
 
 
 def test_what_has_no_number_of_its_own_is_rejected_and_what_is_not_there_is_named(tmp_path: Path) -> None:
-    text = numbered([1, 2, 3, 132]).replace("\n2\n", "\nNumber two\n")
-    corpus = load_sonnets(str(release(tmp_path, sonnets=text)))
+    corpus = load_sonnets(str(release(tmp_path, sonnets=numbered([1, 2, 3, 132]).replace("\n2\n", "\nNumber two\n"))))
     assert [row.id for row in corpus.splits["train"]] == ["3"]
     assert corpus.rejected == {"more than 15 lines: the number between two sonnets is missing": 1}
     assert "130 of the study's 131 train sonnets are missing: 1, 2, 4, 5, 6, ..." in corpus.describe()

@@ -108,8 +108,7 @@ def test_penalties_are_each_rows_own_and_overlook_padding() -> None:
         DecodingConfig(repetition_penalty=0.5, no_repeat_ngram=2),
         DecodingConfig(),
     ]
-    padded = torch.tensor([[20] * (5 - len(text)) + text for text in texts])
-    ours = penalise(logits, padded, columns(configs))
+    ours = penalise(logits, torch.tensor([[20] * (5 - len(text)) + text for text in texts]), columns(configs))
     rows = zip(logits.tolist(), texts, configs, strict=True)
     torch.testing.assert_close(ours, torch.tensor([slow_decoding.penalised(*row) for row in rows]))
     assert torch.equal(ours[3], logits[3])

@@ -60,8 +60,7 @@ def test_a_prompt_that_rows_share_is_computed_once(model: GPT2, name: str, monke
     config = DecodingConfig(strategy=name, top_k=4, max_new_tokens=12)
     alone = [generate(model, [p], config, seeds=[s], eos=NEVER)[0] for s in range(4) for p in PROMPTS]
     monkeypatch.setattr(GPT2, "forward", counted)
-    seeds = [seed for seed in range(4) for _ in PROMPTS]
-    assert generate(model, PROMPTS * 4, config, seeds=seeds, eos=NEVER) == alone
+    assert generate(model, PROMPTS * 4, config, seeds=[seed for seed in range(4) for _ in PROMPTS], eos=NEVER) == alone
     assert [shape for shape in seen if shape[1] > 1] == [(3, 6)]
 
 
@@ -73,8 +72,7 @@ def test_rows_that_are_done_leave_the_batch(model: GPT2, monkeypatch: pytest.Mon
         return forward(self, input_ids, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(GPT2, "forward", counted)
-    limits = [1, 2, 2, 20, 3, 20, 2, 20]
-    configs = [DecodingConfig(max_new_tokens=limit) for limit in limits]
+    configs = [DecodingConfig(max_new_tokens=limit) for limit in [1, 2, 2, 20, 3, 20, 2, 20]]
     together = generate(model, [[7]] * 8, configs, seeds=range(8), eos=NEVER)
     assert sizes == [1, 8] + [4] * 18
     for row, config in enumerate(configs):
@@ -130,8 +128,7 @@ def test_a_cache_in_another_order_goes_on_as_it_would(model: GPT2) -> None:
     model(tokens[:, :8], None, cache)
     rows = torch.tensor([1, 1, 0])
     cache.reorder(rows, since=4)
-    hidden = model(tokens[rows, 8:], None, cache)
-    torch.testing.assert_close(hidden[:, -1], model(tokens[rows])[:, -1])
+    torch.testing.assert_close(model(tokens[rows, 8:], None, cache)[:, -1], model(tokens[rows])[:, -1])
 
 
 def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,7 @@ def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_attention_pairs_are_counted(
     flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = described(capsys, "--model", "gpt2", "--length", "1024", *flags)
-    attention = result["attention"]
+    attention = described(capsys, "--model", "gpt2", "--length", "1024", *flags)["attention"]
     assert isinstance(attention, dict)
     assert (attention["length"], attention["attended_pairs"], attention["dense_pairs"]) == (1024, pairs, 524_800)
     assert attention["share"] == pytest.approx(share)

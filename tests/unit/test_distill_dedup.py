@@ -90,8 +90,7 @@ def test_pairs_share_a_key_as_often_as_the_curve_says() -> None:
 def test_keys_are_the_same_in_every_process() -> None:
     code = f"from gpt2core.distill.dedup import bands; print(bands([{ONE!r}], [{TWO!r}]).tolist())"
     for seed in ("1", "2"):
-        done = python("-c", code, PYTHONHASHSEED=seed)
-        assert done.stdout.strip() == str(bands([ONE], [TWO]).tolist())
+        assert python("-c", code, PYTHONHASHSEED=seed).stdout.strip() == str(bands([ONE], [TWO]).tolist())
 
 
 def slow_duplicates(keys: np.ndarray, rank: np.ndarray) -> list[bool]:

@@ -27,8 +27,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 
 
 def reasons(*rows: dict[str, Any], thresholds: Thresholds = ALL) -> list[str | None]:
-    found: list[str | None] = filter_pairs(table(*rows), thresholds)["reason"].to_pylist()
-    return found
+    return filter_pairs(table(*rows), thresholds)["reason"].to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,7 @@ def test_what_is_not_the_fault_of_a_row_is_raised(error: BaseException) -> None:
 
 
 def test_a_row_without_a_sentence_is_poisonous() -> None:
-    empty: Any = None
-    scored, bad = score_pairs([pair(1, "a dog", empty), pair(2, "a dog", "a cat")], Overlap())
+    scored, bad = score_pairs([pair(1, "a dog", None), pair(2, "a dog", "a cat")], Overlap())
     assert [row["id"] for row in scored] == ["002"]
     assert bad[0]["error"].startswith("TypeError: ")
 

@@ -58,8 +58,7 @@ def test_more_is_better_where_it_is() -> None:
 @pytest.mark.parametrize("count", [8, 16, 40])
 def test_where_nothing_matters_a_setting_is_seldom_said_to(count: int) -> None:
     found = [effects(trials(count, seed=seed, effect=0.0), SPACE, Direction.MIN, []) for seed in range(100)]
-    false = sum(any(row.difference_low > 0 for row in one.rows) for one in found)
-    assert false <= 10
+    assert sum(any(row.difference_low > 0 for row in one.rows) for one in found) <= 10
     assert all("no better than chance" in one.why for one in found if not one.rows)
 
 
@@ -99,8 +98,7 @@ def test_a_key_that_some_trials_do_not_read_and_a_single_value_are_no_trouble() 
     one = {**SPACE, "batch_size": Choice(8)}
     for row in rows:
         row.point["batch_size"] = 8
-    found = effects(rows, one, Direction.MIN, [])
-    assert {row.key for row in found.rows} == SPACE.keys()
+    assert {row.key for row in effects(rows, one, Direction.MIN, []).rows} == SPACE.keys()
 
 
 def test_it_is_the_same_each_time_and_takes_a_moment_for_many_trials() -> None:

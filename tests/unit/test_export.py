@@ -126,8 +126,7 @@ def test_a_head_of_classes_becomes_transformers_own(adapter: str, task: str, bas
     assert theirs.config.id2label == dict(enumerate(names))
     assert theirs.config.num_labels == len(names)
     assert theirs.config.architectures == ["GPT2ForSequenceClassification"]
-    data = toys.data()
-    batch = collate(data.splits["train"], range(5), CPU)
+    batch = collate(toys.data().splits["train"], range(5), CPU)
     lengths = batch.lengths - 1  # without the EOS of the toy texts
     real = torch.arange(batch.input_ids.shape[1]) < lengths[:, None]
     padded = batch.input_ids.where(real, theirs.config.pad_token_id)
@@ -157,10 +156,7 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
             toys.RUN.but(adapter="freeze"),
             "The adapter `freeze` cannot be written in the format of peft; use --format model",
         ),
-        (
-            LORA.but(pretrain="poems"),
-            "a model first trained on `poems`, which peft cannot find; use --format model",
-        ),
+        (LORA.but(pretrain="poems"), "a model first trained on `poems`, which peft cannot find; use --format model"),
     ],
 )
 def test_what_peft_has_no_form_for_says_the_way_out(config: RunConfig, message: str, tmp_path: Path) -> None:
@@ -196,10 +192,7 @@ def _narrow(folder: Path) -> None:
             lambda folder: (folder / "adapter_config.json").write_text("[3]"),
             "adapter_config.json: is not a JSON object",
         ),
-        (
-            lambda folder: (folder / "adapter_model.safetensors").unlink(),
-            "adapter_model.safetensors: no such file",
-        ),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: no such file"),
         (_configure(peft_type="IA3"), "must describe a LoRA adapter without biases"),
         (_configure(bias="all"), "must describe a LoRA adapter without biases"),
         (_configure(init_lora_weights="pissa"), "`init_lora_weights` 'pissa' changes the base weights"),

@@ -339,6 +339,5 @@ def test_the_command_exports_a_round(films: Sequence[str], tmp_path: Path, capsy
         assert status(main, argv) == 0
         printed = capsys.readouterr()
         assert argv[0] != "train" or ", judged accuracy " in printed.out
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["epochs"][0]["judged"]["accuracy"] >= 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"][0]["judged"]["accuracy"] >= 0
     assert (tmp_path / "out" / "model.safetensors").exists()

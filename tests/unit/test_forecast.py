@@ -167,8 +167,7 @@ def test_a_trial_of_the_toy_takes_what_was_timed_within_a_factor() -> None:
 
 
 def test_what_does_not_train_takes_no_steps() -> None:
-    frozen = toys.RUN.but(adapter="frozen")
-    assert step_seconds(frozen, toys.model(), toys.data(), patience=1) == exactly(0.0)
+    assert step_seconds(toys.RUN.but(adapter="frozen"), toys.model(), toys.data(), patience=1) == exactly(0.0)
 
 
 def test_once_patience_is_over_the_nearest_timing_stands_in() -> None:
@@ -189,8 +188,7 @@ def test_a_grid_has_as_many_trials_as_points_at_most() -> None:
 
 def test_pairs_are_timed_by_what_their_actors_do(tmp_path: Path) -> None:
     data, spec = course.folder(tmp_path / "data"), TrialSpec(name="", run=toys.RUN, folder="")
-    pairs = tmp_path / "results" / CANDIDATES
-    settings = {"data_dir": str(data), "pairs": str(pairs), "pairs_temperature": 0.7}
+    settings = {"data_dir": str(data), "pairs": str(tmp_path / "results" / CANDIDATES), "pairs_temperature": 0.7}
     asked = make_plan(distillation.SEARCH, "quick", smoke=True, settings=settings)
     foreseen = pairs_seconds(asked, spec, tmp_path / "results", patience=1)
     ((_, job),) = jobs(asked, tmp_path / "results")

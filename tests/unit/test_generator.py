@@ -297,8 +297,7 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
     rewritten = pairs_of(own, candidates, round=2, rewrite=True)
     assert [pair["id"] for pair in rewritten] == [f"{name}-ctx-{b:03d}" for name in "ab" for b in (0, 5, 11)]
     assert {(pair["first"], pair["sentence1"]) for pair in rewritten} == {(-1, "a text."), (-1, "b text.")}
-    table = pa.Table.from_pylist(pairs + rewritten, shards.PAIRS)
-    assert table.num_rows == 12
+    assert pa.Table.from_pylist(pairs + rewritten, shards.PAIRS).num_rows == 12
 
 
 def test_what_a_generator_knows_of_its_tokens(nano: Generator) -> None:

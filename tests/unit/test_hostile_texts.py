@@ -105,8 +105,7 @@ def test_a_terminal_obeys_what_the_program_says_alone() -> None:
 
 
 def test_a_plan_and_a_running_search_are_shown() -> None:
-    words = ["--smoke", "--data-dir", "[/x]d", "--model", "gpt2-nano"]
-    options = parse(SEARCH, words)
+    options = parse(SEARCH, ["--smoke", "--data-dir", "[/x]d", "--model", "gpt2-nano"])
     console, file = screen()
     show_plan(options.plan, f"resources {HOSTILE}", HOSTILE, console)
     state = State()
@@ -156,8 +155,7 @@ def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: Summary, t
 
     assert len(pictures) >= 4
     for picture in pictures:
-        drawn = ElementTree.fromstring(picture.read_text())
-        assert not [one for one in drawn.iter() if one.tag.endswith("script")]
+        assert not [one for one in ElementTree.fromstring(picture.read_text()).iter() if one.tag.endswith("script")]
 
 
 def test_notes_and_samples_for_mlflow_are_text() -> None:
@@ -175,8 +173,7 @@ def test_any_text_is_itself_in_markdown_and_harmless_on_a_screen(text: str) -> N
     assert visible(visible(text)) == visible(text)
     line = " ".join(visible(text).split())
     for shown in (f"x {markdown_cell(text)} x", f"x {markdown_code(text)} x", markdown_fence(text)):
-        page = Page(MarkdownIt("commonmark").enable("table").render(shown))
-        assert page.tags <= {"p", "code", "pre"}
+        assert Page(MarkdownIt("commonmark").enable("table").render(shown)).tags <= {"p", "code", "pre"}
     if line:
         found = Page(MarkdownIt("commonmark").render(f"x {markdown_cell(text)} x")).text.strip()
         assert found == f"x {line} x"
@@ -240,8 +237,7 @@ def test_the_card_of_a_model_is_text(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     found = load_search(str(tmp_path), "s")
     chosen = choose(found, None)
-    config = RunConfig.of(chosen.trial.run)
-    promotion = Promotion(search=found, chosen=chosen, config=config, format="model", epoch=1)
+    promotion = Promotion(search=found, chosen=chosen, config=RunConfig.of(chosen.trial.run), format="model", epoch=1)
     card = model_card(promotion, "name")
     page = Page(MarkdownIt("commonmark").enable("table").render(card.text))
     assert not {"script", "a"} & page.tags

@@ -40,8 +40,7 @@ def test_it_holds_the_truth_of_a_ratio_of_sums() -> None:
     random, held = np.random.default_rng(1), 0
     for _ in range(1000):
         tokens = random.integers(20, 200, size=60)
-        nats = tokens * random.normal(4.0, 0.5, size=60)
-        found = interval(np.stack([nats, tokens], axis=1)[None], perplexities)
+        found = interval(np.stack([(tokens * random.normal(4.0, 0.5, size=60)), tokens], axis=1)[None], perplexities)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= np.exp(4.0) <= found.high

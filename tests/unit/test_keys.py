@@ -389,8 +389,7 @@ def test_a_decoder_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [narrow.decoding, broad.decoding, RunConfig(decoder="greedy", max_new_tokens=8).decoding]
     texts = [generate(model, prompts, config, seeds=[0, 1], eos=-1) for config in configs]
     assert texts[0] == texts[2] != texts[1]
-    mixed = generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1)
-    assert mixed == [text[0] for text in texts]
+    assert generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1) == [text[0] for text in texts]
     keys = [text_cache._keys(model, prompts, [config] * 2, [0, 1], 0) for config in configs]
     assert len({key for row in keys for key in row}) == 6
 

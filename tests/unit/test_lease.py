@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -43,8 +42,7 @@ def claimant(place: Path, tmp_path: Path, said: list[str]) -> Iterator[Claimant]
     with ExitStack() as stack:
 
         def make(name: str) -> Lease:
-            lock: IO[str] = stack.enter_context((tmp_path / name).open("w"))
-            return Lease(place / "owner.json", lock, place, said.append)
+            return Lease(place / "owner.json", stack.enter_context((tmp_path / name).open("w")), place, said.append)
 
         yield make
 

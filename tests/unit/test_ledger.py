@@ -206,10 +206,7 @@ def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
         (b"\xff\xfe{\x00", "is not UTF-8"),
         (b'{"x":' * 100_000, "is no|is nested too deep"),
         (b"[" * 100_000, "is nested too deep"),
-        (
-            b'{"event": "ended", "trial": "0009", "status": "completed"}',
-            "names trial 0009, which no earlier line",
-        ),
+        (b'{"event": "ended", "trial": "0009", "status": "completed"}', "names trial 0009, which no earlier line"),
         (b'{"event": "ended", "trial": "0000", "status": "well"}', "has a wrong `status`"),
         (b'{"event": "report", "trial": "0000", "epoch": "1", "metrics": {}}', "has a wrong `epoch`"),
         (b'{"event": "report", "trial": "0000", "epoch": -1, "metrics": {}}', "has a wrong `epoch`"),

@@ -93,8 +93,7 @@ def test_ngram_baselines_count_the_scored_tokens_alone() -> None:
     found = ngram_baselines(iter(train), held_out, scored, characters, "test")
     assert list(found) == ["unigram", "bigram", "trigram"]
     for order, baseline in enumerate(found.values(), start=1):
-        losses = [own[20:] for own in ngram_losses(train, held_out, 5, order)]
-        nats = float(np.concatenate(losses).sum())
+        nats = float(np.concatenate([own[20:] for own in ngram_losses(train, held_out, 5, order)]).sum())
         length = sum(characters[text[20:]].sum() for text in held_out)
         assert baseline.scores["test_loss"] == (pytest.approx(nats / 80), 0.0)
         assert baseline.scores["test_perplexity"] == (pytest.approx(np.exp(nats / 80)), 0.0)

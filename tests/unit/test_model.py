@@ -25,13 +25,11 @@ PADDINGS = ["none", "right", "left"]
 def pair(shape: ModelConfig, tmp_path: Path) -> tuple[GPT2, GPT2LMHeadModel]:
     ours = toys.model(seed=1, shape=shape)
     save_model(ours, tmp_path / "hf")
-    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "hf", attn_implementation="eager")
-    return ours, theirs.train(False)
+    return ours, GPT2LMHeadModel.from_pretrained(tmp_path / "hf", attn_implementation="eager").train(False)
 
 
 def batch(shape: ModelConfig, padding: str, width: int = 20) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    input_ids = torch.randint(shape.vocab_size, (3, width), generator=generator)
+    input_ids = torch.randint(shape.vocab_size, (3, width), generator=torch.Generator().manual_seed(7))
     mask = torch.ones_like(input_ids)
     for row, hidden in enumerate((0, 3, 11)):
         if padding == "right" and hidden:
@@ -64,8 +62,7 @@ def test_logits_and_hidden_states_equal_transformers(shape: ModelConfig, padding
 def test_the_cache_gives_what_one_pass_gives(chunks: list[int], padding: str, tmp_path: Path) -> None:
     ours, theirs = pair(toys.SHAPE, tmp_path)
     input_ids, mask = batch(toys.SHAPE, padding)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    expected = theirs(input_ids, attention_mask=mask, position_ids=positions).logits
+    expected = theirs(input_ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
     cache = KVCache(ours, 3, 20)
     parts = zip(input_ids.split(chunks, dim=1), mask.split(chunks, dim=1), strict=True)
     hidden = torch.cat([ours(ids, None if padding == "none" else real, cache) for ids, real in parts], dim=1)

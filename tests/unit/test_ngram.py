@@ -82,8 +82,7 @@ def test_a_bigram_model_by_hand() -> None:
 
 
 def test_an_unseen_context_backs_off_completely() -> None:
-    train = [np.array([0, 1, 2, 0, 1, 0, 2])]
-    after_unseen, alone = ngram_losses(train, [np.array([3, 1]), np.array([1])], 4, 3)
+    after_unseen, alone = ngram_losses([np.array([0, 1, 2, 0, 1, 0, 2])], [np.array([3, 1]), np.array([1])], 4, 3)
     assert after_unseen[-1] == alone[-1]
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Generator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -47,9 +47,14 @@ class Script:
         for epoch in itertools.count(1):
             yield from train_epoch(self.run, epoch)
 
-    def took(self, done: StepResult) -> None:
+    def took(self, done: Outcome) -> None:
+        assert isinstance(done, StepResult), done
         self.losses.append(done.loss)
         self.waits = self.steps.send(done)
+
+    def take(self, steps: int) -> None:
+        for _ in range(steps):
+            self.took(self.waits.take())
 
     def trained(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.run.model.named_parameters() if p.requires_grad}
@@ -63,11 +68,8 @@ def test_thirty_steps_together_are_those_of_each_alone(dtype: torch.dtype, toler
     packed = [Script(config, base, data, above=dtype == torch.float32) for config in RUNS]
     for _ in range(30):
         for script in alone:
-            done = script.waits.take()
-            assert isinstance(done, StepResult)
-            script.took(done)
+            script.take(1)
         for script, done in zip(packed, step_together([script.waits for script in packed]), strict=True):
-            assert isinstance(done, StepResult)
             script.took(done)
     for one, other in zip(alone, packed, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=tolerance, abs=tolerance)
@@ -93,15 +95,11 @@ def test_runs_that_memory_has_no_room_for_are_taken_in_smaller_passes(monkeypatc
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     for _ in range(2):
         for script, done in zip(packed, packer.take([script.waits for script in packed]), strict=True):
-            assert isinstance(done, StepResult)
             script.took(done)
     assert sizes[:2] == [4, 4]
     assert max(sizes[2:]) == 2
     for one, other in zip(alone, packed, strict=True):
-        for _ in range(2):
-            done = one.waits.take()
-            assert isinstance(done, StepResult)
-            one.took(done)
+        one.take(2)
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
 
 
@@ -160,15 +158,11 @@ def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
     configs = [config.but(accumulation=2, batch_size=6, clip_norm=0.5) for config in RUNS[:4]]
     alone, packed = ([Script(config, base, data) for config in configs] for _ in range(2))
     for script in alone:
-        for _ in range(3):
-            done = script.waits.take()
-            assert isinstance(done, StepResult)
-            script.took(done)
+        script.take(3)
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     fails_once(monkeypatch, owner, name, error)
     for _ in range(3):
         for script, answer in zip(packed, packer.take([script.waits for script in packed]), strict=True):
-            assert isinstance(answer, StepResult), answer
             script.took(answer)
     for one, other in zip(alone, packed, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
@@ -188,19 +182,16 @@ def test_an_update_that_fails_for_good_ends_its_own_run_alone(
     base, data, packer = toys.model(), toys.data(), Packer()
     alone, packed = ([Script(config, base, data) for config in RUNS[:4]] for _ in range(2))
     for script in alone:
-        for _ in range(2):
-            done = script.waits.take()
-            assert isinstance(done, StepResult)
-            script.took(done)
+        script.take(2)
     monkeypatch.setattr(packing, "TOKENS", 10**9)
     fails_once(monkeypatch, owner, name, error, after=after)
     answers = packer.take([script.waits for script in packed])
     assert [answer is error for answer in answers] == [False, True, False, False]
     going = [place for place in range(4) if place != 1]
     for place in going:
-        packed[place].took(cast(StepResult, answers[place]))
+        packed[place].took(answers[place])
     for place, answer in zip(going, packer.take([packed[place].waits for place in going]), strict=True):
-        packed[place].took(cast(StepResult, answer))
+        packed[place].took(answer)
         assert packed[place].losses == pytest.approx(alone[place].losses, rel=1e-5)
 
 
@@ -209,7 +200,6 @@ def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
     one, other = Script(LORA, base, data), Script(LORA.but(lr=1e30, seed=2), base, data)
     for _ in range(3):
         done, broken = step_together([one.waits, other.waits])
-        assert isinstance(done, StepResult)
         one.took(done)
         if isinstance(broken, StepResult):
             other.took(broken)
@@ -222,7 +212,6 @@ def test_the_base_is_as_it_was() -> None:
     scripts = [Script(config, base, data) for config in RUNS]
     for _ in range(2):
         for script, done in zip(scripts, step_together([script.waits for script in scripts]), strict=True):
-            assert isinstance(done, StepResult)
             script.took(done)
     for adapter in ("full", "freeze", "last-linear", "lora"):
         list(train(toys.RUN.but(adapter=adapter, epochs=1, task="sst"), base, data))

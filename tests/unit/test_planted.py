@@ -76,6 +76,5 @@ def test_a_factor_that_matters_is_found_and_the_better_value_named(changes: dict
 @pytest.mark.parametrize("changes", [{}, {"until_decided": True, "replicates": 6}], ids=["planned", "until decided"])
 def test_a_factor_that_does_not_matter_is_said_not_to(changes: dict[str, Any]) -> None:
     answers = [answered(0.0, seed, **changes) for seed in range(REPETITIONS)]
-    right = sum(one["outcome"] == EQUIVALENT for one in answers)
-    assert right >= 19, [one["text"] for one in answers]
+    assert sum(one["outcome"] == EQUIVALENT for one in answers) >= 19, [one["text"] for one in answers]
     assert all(one["winner"] is None for one in answers if one["outcome"] != DIFFERENCE)

@@ -28,8 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]
 def as_json(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     code, out, _ = run(capsys, "--json", *flags)
     assert code == 0
-    found: dict[str, Any] = json.loads(out)
-    return found
+    return json.loads(out)
 
 
 def test_the_command_prints_each_number_of_seeds_and_its_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +217,7 @@ def test_a_setting_whose_run_failed_never_wins() -> None:
 def test_components_are_found_again() -> None:
     random = np.random.default_rng(6)
     parts = Components(run=0.5, example=2.0, interaction=3.0, examples=400)
-    case = Case(components=parts, design=Design.fixed(40), margin=1.0, finalists=6)
-    _, runs = power_simulation.draw(case, random)
+    _, runs = power_simulation.draw(Case(components=parts, design=Design.fixed(40), margin=1.0, finalists=6), random)
     found, settings = components(runs(40))
     assert settings == 6
     assert found.examples == 400

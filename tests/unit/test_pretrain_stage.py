@@ -31,8 +31,7 @@ def weights(model: GPT2) -> torch.Tensor:
 
 def test_a_run_without_a_first_stage_starts_from_the_model_itself(config: RunConfig) -> None:
     assert first_stage(config.but(pretrain=None)) is None
-    start = starting_model(config.but(pretrain=None))
-    torch.testing.assert_close(weights(start), weights(toys.model()))
+    torch.testing.assert_close(weights(starting_model(config.but(pretrain=None))), weights(toys.model()))
 
 
 def test_the_first_stage_is_trained_once_and_shared(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

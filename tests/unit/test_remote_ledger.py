@@ -180,8 +180,7 @@ def test_a_ledger_with_a_hole_is_refused(place: str, tmp_path: Path, monkeypatch
     for number in range(3):
         ledger.record(proposed(number))
     fetch(local(place).with_suffix(""))
-    pieces = sorted(local(place).with_suffix("").glob("0*.jsonl"))
-    remove(pieces[1])
+    remove(sorted(local(place).with_suffix("").glob("0*.jsonl"))[1])
     die(ledger)
     become(monkeypatch, tmp_path / "second")
     with pytest.raises(UserError, match=r"the ledger's bytes \d+ to \d+ are missing"):

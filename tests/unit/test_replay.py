@@ -41,8 +41,7 @@ def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
     course = Course(spent=np.array([1.0, 2.0, 3.0]), best=np.array([5.0, 7.0, 9.0]))
     assert course.needed(7.0, 1) == 2.0
     assert course.needed(10.0, 1) == math.inf
-    falling = Course(spent=np.array([1.0, 2.0]), best=np.array([5.0, 3.0]))
-    assert falling.needed(4.0, -1) == 2.0
+    assert Course(spent=np.array([1.0, 2.0]), best=np.array([5.0, 3.0])).needed(4.0, -1) == 2.0
 
 
 def test_better_methods_need_less(record: Record) -> None:
@@ -64,8 +63,7 @@ def test_less_is_needed_for_what_is_not_to_be_told_apart(record: Record) -> None
 
 
 def test_a_proposal_is_taken_for_the_nearest_recorded_point(record: Record) -> None:
-    plan = record.plan(Method(), trials=5, seed=0)
-    curves = record.nearest(plan)
+    curves = record.nearest(record.plan(Method(), trials=5, seed=0))
     for number in (0, 17):
         point: dict[str, Any] = dict(record.points[number])
         trial = type("Trial", (), {"name": str(number), "point": point | {"lr": point["lr"] * 1.0001}})

@@ -187,8 +187,7 @@ def test_a_trial_whose_part_of_a_gpu_was_too_small_is_tried_again_with_more(tmp_
     none_left = {"epoch": 0, "failure/kind": "out_of_memory", "failure/reason": "no memory left"}
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         searcher = made(ledger, tmp_path, part=0.25)
-        handed = [gpus(searcher.suggest(name)) for name in "abcd"]
-        assert handed == [(f"000{number}", 0.25) for number in range(4)]
+        assert [gpus(searcher.suggest(name)) for name in "abcd"] == [(f"000{number}", 0.25) for number in range(4)]
         assert searcher.suggest("e") is None, "a GPU has no more parts"
         searcher.on_trial_complete("a", none_left)
         assert searcher.suggest("e") is None, "a quarter is free, and half of a GPU is wanted"

@@ -40,8 +40,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
         def make(plan: Plan) -> Strategy:
             stack.close()
-            ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl")))
-            return Strategy(plan, ledger)
+            return Strategy(plan, stack.enter_context(closing(Ledger(tmp_path / "ledger.jsonl"))))
 
         yield make
 
@@ -175,8 +174,7 @@ def test_a_value_reads_its_own_keys_alone() -> None:
     ]
     strategy = in_memory(plan)
     ReplayBackend(curves(), workers=2).run(strategy)
-    counts = Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched)
-    assert set(counts.values()) == {2}
+    assert set(Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched).values()) == {2}
     assert set(strategy.views["adapter full"].space) == {"lr"}
 
 
@@ -342,9 +340,6 @@ def test_a_faster_trial_hears_of_its_end_later_and_counts_up_to_its_rung_alone()
     strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, settings={"epochs": "9"}, trials=3, grace=1))
     strategy.ledger.record({"event": "lag", "trials": 4})
     reference, slow, fast = (strategy.next() for _ in range(3))
-    assert isinstance(reference, Trial)
-    assert isinstance(slow, Trial)
-    assert isinstance(fast, Trial)
     assert strategy.report(reference, report(reference, 1, 20.0)) == []
     assert strategy.report(fast, report(fast, 1, 10.0)) == []
     assert strategy.report(fast, report(fast, 2, 30.0)) == [], "its rung waits for the trial before it"
@@ -357,10 +352,8 @@ def test_a_slow_trial_leaves_no_worker_idle_at_once() -> None:
     strategy = in_memory(plan_of(12))
     strategy.ledger.record({"event": "lag", "trials": 4})
     first = strategy.next()
-    assert isinstance(first, Trial)
     for _ in range(4):
         other = strategy.next()
-        assert isinstance(other, Trial)
         strategy.report(other, report(other, 9, 1.0))
         strategy.end(other, COMPLETED, None)
     assert strategy.next() == WAIT
@@ -376,7 +369,6 @@ def report(trial: Trial, epoch: int, score: float, **metrics: float) -> dict[str
 def test_optuna_is_told_the_best_epoch_not_the_last() -> None:
     strategy = in_memory(plan_of(1, replicates=0))
     trial = strategy.next()
-    assert isinstance(trial, Trial)
     for epoch in range(1, 10):
         strategy.report(trial, report(trial, epoch, 10.0 - epoch))
     strategy.end(trial, COMPLETED, None)
@@ -405,8 +397,7 @@ def test_who_is_beyond_a_limit_wins_nothing() -> None:
     plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
     strategy = in_memory(plan)
     ReplayBackend(curves(), workers=2).run(strategy)
-    best = strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]]
-    assert best.run["rank"] <= 8
+    assert strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]].run["rank"] <= 8
     highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, Direction.MAX) or 0)
     assert highest.run["rank"] > 8
 
@@ -414,16 +405,13 @@ def test_who_is_beyond_a_limit_wins_nothing() -> None:
 def test_a_plateau_ends_a_trial() -> None:
     strategy = in_memory(plan_of(1, method=Method(plateau=2)))
     trial = strategy.next()
-    assert isinstance(trial, Trial)
-    stops = [strategy.report(trial, report(trial, epoch, -epoch)) for epoch in (1, 2, 3)]
-    assert stops == [[], [], [trial]]
+    assert [strategy.report(trial, report(trial, epoch, -epoch)) for epoch in (1, 2, 3)] == [[], [], [trial]]
     strategy.end(trial, COMPLETED, None)
     assert (trial.status, trial.reason) == ("stopped", "no better for 2 epochs")
 
 
 def test_a_population_takes_over_what_is_better() -> None:
-    plan = plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0)
-    strategy = in_memory(plan)
+    strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0))
     ReplayBackend(curves(), workers=4).run(strategy)
     trials = strategy.ledger.state.searched
     assert [trial.until for trial in trials[::8]] == list(range(1, 10))
@@ -463,7 +451,6 @@ def test_a_population_that_cannot_be_is_refused() -> None:
 def test_a_diverged_trial_is_poor_not_unknown() -> None:
     strategy = in_memory(plan_of(2, replicates=0))
     trial = strategy.next()
-    assert isinstance(trial, Trial)
     strategy.end(trial, DIVERGED, "The training loss is nan")
     assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
     while isinstance(other := strategy.next(), Trial):

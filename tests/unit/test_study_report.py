@@ -187,8 +187,7 @@ def test_a_difference_that_does_not_matter_contradicts_helps_and_supports_as_goo
     assert of_poems(AS_GOOD, *everything).mark == SUPPORTED
     assert "differ by less than the equivalence margin (0.050 nats per token)" in of_poems(AS_GOOD, *everything).words
     assert of_poems(AS_GOOD, SAME, SAME, [4.60, 4.61, 4.62], SAME).mark == CONTRADICTED
-    alike = poems([SAME] * 4, outcome="equivalent")
-    assert judge(HELPS, {("pretraining", "sonnet"): alike}).mark == CONTRADICTED
+    assert judge(HELPS, {("pretraining", "sonnet"): poems([SAME] * 4, outcome="equivalent")}).mark == CONTRADICTED
 
 
 def test_what_is_open_says_how_many_seeds_would_decide_it() -> None:
@@ -316,11 +315,9 @@ def test_p_is_corrected_for_the_searches_of_a_table() -> None:
         for one, value, scores in zip(trials, values, ([40.0, 40.5, 41.0], [42.0, 41.5, 41.2]), strict=True)
     ]
     one = summary(rows, trials, ACCURACY)
-    p = one["answer"]["pairs"][0]["p_value"]
-    assert 0.025 < p < 0.05, "else this test says nothing"
+    assert 0.025 < one["answer"]["pairs"][0]["p_value"] < 0.05, "else this test says nothing"
     assert judge(claim("classifies SST"), {("sentiment", "sst"): one}).mark == SUPPORTED
-    both = {("sentiment", "sst"): one, ("sentiment", "cfimdb"): one}
-    assert judge(claim("classifies SST"), both).mark == UNDECIDED
+    assert judge(claim("classifies SST"), {("sentiment", "sst"): one, ("sentiment", "cfimdb"): one}).mark == UNDECIDED
 
 
 @pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.words)

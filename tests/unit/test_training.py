@@ -185,8 +185,7 @@ def test_an_objective_that_the_task_does_not_have_is_said_before_anything_is_tra
 
 def test_the_counts_of_an_epoch_are_reported_again_as_they_were(tmp_path: Path) -> None:
     first = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
-    again = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
-    for one, two in zip(first, again, strict=True):
+    for one, two in zip(first, list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path)), strict=True):
         assert one.metrics == two.metrics
         assert one.evaluation.statistics.keys() == two.evaluation.statistics.keys()
         for name, counts in one.evaluation.statistics.items():

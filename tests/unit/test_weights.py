@@ -24,8 +24,7 @@ IDS = torch.arange(24).view(2, 12)
 @torch.no_grad()
 def test_a_folder_that_transformers_wrote_gives_the_same_logits(sharded: bool, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    config = GPT2Config(vocab_size=120, n_positions=32, n_embd=32, n_layer=2, n_head=2)
-    theirs = GPT2LMHeadModel(config).train(False)
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=120, n_positions=32, n_embd=32, n_layer=2, n_head=2)).train(False)
     theirs.save_pretrained(tmp_path, max_shard_size="40KB" if sharded else "1GB")
     assert (tmp_path / "model.safetensors.index.json").exists() == sharded, "what this test is about"
     ours = load_model(str(tmp_path))
@@ -59,8 +58,7 @@ def _reshape(folder: Path) -> None:
 
 def _configure(**changes: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(values | changes))
+        (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
 
     return change
 
@@ -78,10 +76,7 @@ def _index(content: object) -> Callable[[Path], None]:
     [
         (_truncate, r"model.safetensors: is truncated or not a safetensors file"),
         (_drop, r"the tensor `h.1.mlp.c_fc.weight` is missing; the file is incomplete"),
-        (
-            _reshape,
-            r"`wpe.weight` has shape \(255, 32\), but config.json needs \(256, 32\) for `wpe.weight`",
-        ),
+        (_reshape, r"`wpe.weight` has shape \(255, 32\), but config.json needs \(256, 32\) for `wpe.weight`"),
         (_index({"weight_map": {"wte.weight": "../../a.safetensors"}}), r"the name of a shard must end with"),
         (_index({"weight_map": {"wte.weight": "/a.safetensors"}}), r"the name of a shard must end with"),
         (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: no such file"),
