@@ -11,19 +11,10 @@ from searches import power
 #: Each command's help, and its function: it takes the parsed flags, returns the exit status, and is imported when it runs.
 COMMANDS = {
     "control": ("stop or clone a trial of a running search; pause or resume the search", "running.control:control"),
-    "export-optuna": (
-        "write a search as an Optuna journal for optuna-dashboard",
-        "showing.optuna_export:export_optuna",
-    ),
+    "export-optuna": ("write an Optuna journal for optuna-dashboard", "showing.optuna_export:export_optuna"),
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
-    "promote": (
-        "write the winner as a model folder with a card and register it in MLflow",
-        "promoting.promote:promote",
-    ),
-    "report": (
-        "write the report of a search, even if it is still running or was interrupted",
-        "showing.summary:report",
-    ),
+    "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
+    "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
 }
 
 

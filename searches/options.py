@@ -97,9 +97,7 @@ def _question(p: Group) -> None:
 
 
 def _method(p: Group) -> None:
-    words = (
-        "how many trials to run, rounded up to the same number for each value of the factor (default: the profile's)"
-    )
+    words = "number of trials, rounded up to equal numbers for the values of the factor (default: the profile's)"
     p.add_argument("--trials", type=int, metavar="N", help=words)
     words = "propose a trial without waiting for the N trials before it, so that up to N + 1 run at once (default: 8)"
     p.add_argument("--ahead", type=int, metavar="N", help=words)
@@ -147,9 +145,7 @@ def _comparison(p: Group) -> None:
 
 
 def _resources(p: Group) -> None:
-    p.add_argument(
-        "--max-concurrent", type=int, metavar="N", help="most trials to run at once (default: as many as fit)"
-    )
+    p.add_argument("--max-concurrent", type=int, metavar="N", help="maximum trials at once (default: as many as fit)")
     p.add_argument(
         "--pack",
         default="auto",
@@ -159,16 +155,14 @@ def _resources(p: Group) -> None:
     )
     words = "write a profiler trace of a few steps of each trial to trace.json.gz, next to its checkpoints"
     p.add_argument("--trace", action="store_true", help=words)
-    p.add_argument(
-        "--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel workers per trial (default: 1)"
-    )
+    words = "data-parallel workers per trial (default: 1)"
+    p.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help=words)
     words = "GPUs per worker (default: 1, or a fraction if several trials fit on a GPU; 0 without GPUs)"
     p.add_argument("--gpus-per-worker", type=float, metavar="N", help=words)
     p.add_argument("--budget-hours", type=float, metavar="H", help="stop and report after H hours of wall-clock time")
     p.add_argument("--budget-gpu-hours", type=float, metavar="H", help="stop and report after H GPU-hours of trials")
-    p.add_argument(
-        "--budget-usd", type=float, metavar="USD", help="stop and report when USD is spent; needs --usd-per-gpu-hour"
-    )
+    words = "stop and report when this amount is spent; needs --usd-per-gpu-hour"
+    p.add_argument("--budget-usd", type=float, metavar="USD", help=words)
     p.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="price of a GPU-hour, for forecast and budget")
 
 

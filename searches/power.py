@@ -46,9 +46,7 @@ def _question(p: Group) -> None:
     p.add_argument("--task", help="one of its tasks (default: its first)")
     p.add_argument("--objective", metavar="METRIC", help="a metric of the task (default: the task's own)")
     p.add_argument("--effect", type=float, metavar="D", help="the true difference to detect (default: the margin)")
-    p.add_argument(
-        "--margin", type=float, metavar="D", help="differences below D do not matter (default: the metric's)"
-    )
+    p.add_argument("--margin", type=float, metavar="D", help="ignore differences below D (default: the metric's)")
     p.add_argument("--seeds", metavar="N,N,...", help=f"fresh seeds of each setting, one row each (default: {SEEDS})")
 
 
@@ -56,25 +54,17 @@ def _components(p: Group) -> None:
     p.add_argument("--from", dest="name", metavar="NAME", help="estimate all of them from the replicates of a search")
     p.add_argument("--storage", help="the --storage of that search (default: ./runs)")
     p.add_argument("--sd-run", type=float, metavar="SD", help="between runs of a setting")
-    p.add_argument(
-        "--sd-example", type=float, metavar="SD", help="between examples, of their effect in one setting only"
-    )
-    p.add_argument(
-        "--sd-interaction", type=float, metavar="SD", help="between examples, of their effect in one run only"
-    )
+    p.add_argument("--sd-example", type=float, metavar="SD", help="between examples, in one setting only")
+    p.add_argument("--sd-interaction", type=float, metavar="SD", help="between examples, in one run only")
     p.add_argument("--sd-output", type=float, metavar="SD", help="between outputs of a run for the same example")
     p.add_argument("--examples", type=int, metavar="N", help=f"examples that score a run (default: {EXAMPLES})")
     p.add_argument("--outputs", type=int, metavar="N", help="outputs per example, which are averaged (default: 1)")
 
 
 def _search(p: Group) -> None:
-    p.add_argument(
-        "--finalists", type=int, metavar="K", help="settings to compare (default: as many as the search does)"
-    )
+    p.add_argument("--finalists", type=int, metavar="K", help="settings to compare (default: as the search does)")
     p.add_argument("--reference", action="store_true", help="compare each with a reference instead of all pairs")
-    p.add_argument(
-        "--looks", metavar="N,N,...", help="compare after each number of seeds; stop as soon as it is decided"
-    )
+    p.add_argument("--looks", metavar="N,N,...", help="compare after these numbers of seeds; stop once decided")
     p.add_argument("--until", choices=("decided",), help="compare after each seed from the third on, up to --seeds")
     words = "trials of each value, whose best is compared (default: 1)"
     p.add_argument("--trials", type=int, default=1, metavar="T", help=words)

@@ -95,7 +95,7 @@ class Profile:
     candidates: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: Whatever a search is, `--smoke` runs the whole way in under a minute.
+#: The profile of `--smoke` for every search: an end-to-end check in under a minute.
 SMOKE = Profile(
     model="gpt2-nano",
     trials=3,

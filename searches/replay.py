@@ -84,9 +84,7 @@ class Record:
         try:
             recorded = np.array([_unit_cube(point, plan.space) for point in self.points])
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise DataError(
-                f"A point of the record is outside the space of {self.search} ({first_line(error)})"
-            ) from None
+            raise DataError(f"A recorded point is outside the space of {self.search} ({first_line(error)})") from None
         known: dict[str, Curve] = {}
 
         def curve_of(trial: Trial) -> Curve:
