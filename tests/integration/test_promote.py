@@ -181,7 +181,7 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
         (["promote", "../x"], "The value of `--name` is '../x', but must be letters"),
         (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
         (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
-        (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must be"),
+        (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must consist"),
         (["promote", NAME, "--out", "."], "exists already and was not promoted from lora_rank-smoke"),
         (["promote", NAME, "--out", f"{__file__}/x"], "must be a folder that can be written to (Not a directory)"),
     ],
