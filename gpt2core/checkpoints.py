@@ -97,7 +97,7 @@ def keep_best_of(source: Path, folder: Path, config: RunConfig, history: History
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder to fill, which then atomically becomes `target`. Any folder there before is removed."""
     part = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
@@ -135,7 +135,7 @@ def _write(target: Path, epoch: int, model: nn.Module, optimizer: Optimizer, sta
         for name, parameter in trained(model).items()
         for key, value in optimizer.state[parameter].items()
     }
-    with whole_folder(target) as part:
+    with atomic_folder(target) as part:
         save_file(weights, part / WEIGHTS, {EPOCH: str(epoch)})
         save_file(moments, part / OPTIMIZER)
         _write_state(part, state)
@@ -252,7 +252,7 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
             state = _read_state(path)
             for folder in (source / BEST, path):  # the epoch last: if it exists, the copy is complete
                 written = state if folder == path else _read_state(folder)
-                with whole_folder(target / folder.name) as part:
+                with atomic_folder(target / folder.name) as part:
                     for file in (WEIGHTS, OPTIMIZER):
                         if (folder / file).exists():
                             shutil.copyfile(folder / file, part / file)
@@ -269,7 +269,7 @@ def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
         return
     try:
         state = _best_state(source) | {"config": config.model_dump()}
-        with whole_folder(target / BEST) as part:
+        with atomic_folder(target / BEST) as part:
             shutil.copyfile(source / BEST / WEIGHTS, part / WEIGHTS)
             _write_state(part, state)
     except OSError as error:
@@ -306,7 +306,7 @@ def load_best(folder: Path, model: nn.Module, base: GPT2 | None = None) -> int:
     if base is not None and not all(parameter.requires_grad for parameter in model.parameters()):
         check_origins(state["history"], {"base": origin(base)}, folder)
     path = folder / BEST / WEIGHTS
-    with _reading(path):
+    with reading(path):
         weights = _read_tensors(path)
     _load_weights(model, weights, folder)
     return _epoch_of(folder / BEST) or int(state["history"][-1]["epoch"])
@@ -321,7 +321,7 @@ def run_config(folder: Path) -> RunConfig:
 
 
 def _best_state(folder: Path) -> dict[str, Any]:
-    with _reading(folder / BEST / STATE):
+    with reading(folder / BEST / STATE):
         try:
             return _read_state(folder / BEST)
         except FileNotFoundError:
@@ -376,7 +376,8 @@ def _readable_by_user() -> Iterator[None]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of reading a file into CheckpointError."""
     try:
         with _readable_by_user():
             yield

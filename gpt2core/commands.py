@@ -28,9 +28,9 @@ from gpt2core.keys import described_keys
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
-from gpt2core.model_folder import check_format, in_order_of, is_model_folder, load_folder
+from gpt2core.model_folder import check_format, is_model_folder, load_folder, sort_classes
 from gpt2core.model_folder import export as export_run
-from gpt2core.pretrain_stage import run_data, shared_starts, starting_model
+from gpt2core.pretrain_stage import cached_starting_model, run_data, starting_model
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
@@ -89,7 +89,7 @@ def train(options: argparse.Namespace) -> None:
     config = _config(options)
     objective = objective_of(TASKS[config.task], config)
     count_trainable(config)  # raises early if attention or adapter cannot be applied
-    start, data = shared_starts(), run_data(config)
+    start, data = cached_starting_model(), run_data(config)
     start(config)  # train a first stage before anything is written
     out = _folder_to_write(options.out)
     CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}")
@@ -280,7 +280,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
         loaded = load_folder(folder)
         config = _config(options, **loaded.config.model_dump())
         names = getattr(TASKS[config.task], "class_names", ())
-        model = in_order_of(loaded.model, names) if names else loaded.model
+        model = sort_classes(loaded.model, names) if names else loaded.model
         return config, model.to(device()), loaded.description
     trained = checkpoints.run_config(folder)
     config = _config(options, **trained.model_dump())

@@ -73,13 +73,8 @@ class AttentionConfig(Config):
 
     @property
     def names(self) -> list[str]:
-        """The names in `schedule`."""
-        return schedule_names(self.schedule)
-
-
-def schedule_names(schedule: str) -> list[str]:
-    """Return the kernel names in a schedule."""
-    return [name.strip() for name in schedule.split(",")]
+        """The kernel names in `schedule`."""
+        return [name.strip() for name in self.schedule.split(",")]
 
 
 class BlocksKeys(Keys):
@@ -409,7 +404,7 @@ class RunConfig(
         return {
             "task": [self.task, *([self.first_task] if self.first_task else [])],
             "adapter": [self.adapter],
-            "attention": schedule_names(self.attention),
+            "attention": AttentionConfig(schedule=self.attention).names,
             "decoder": [self.decoder],
         }
 

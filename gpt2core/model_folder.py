@@ -17,7 +17,7 @@ from gpt2core.adapters.lora import merge_lora
 from gpt2core.adapters.peft_config import NAME
 from gpt2core.builders import build_model
 from gpt2core.config import RunConfig, keys_that_decide
-from gpt2core.errors import CheckpointError, ConfigError, DataError, WeightsError, shown, visible
+from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.model import GPT2, without_weights
 from gpt2core.pretrain_stage import starting_model
@@ -65,14 +65,11 @@ def is_place(model: str) -> bool:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json`, empty if there is no such file; raise CheckpointError if it is invalid."""
     path = folder / RUN
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
+    with checkpoints.reading(path):
+        try:
+            values = read_json(path)
+        except FileNotFoundError:
+            return {}
     if not isinstance(values.get("config"), dict):
         raise CheckpointError(f"{path}: must have a `config`, the values of a run")
     for key, kind in ABOUT.items():
@@ -110,7 +107,7 @@ def _check_tokenizer(folder: Path, base: str) -> None:
             raise WeightsError(f"{folder}: has another tokenizer than the base model `{base}`")
 
 
-def in_order_of(model: GPT2, names: Sequence[str]) -> GPT2:
+def sort_classes(model: GPT2, names: Sequence[str]) -> GPT2:
     """Sort the outputs of a model's head, in place, into the order of the class `names`; return the model.
 
     Numbered classes are assumed to have that order. Raises WeightsError for other names.

@@ -64,20 +64,14 @@ def run_trunks(members: Sequence[Member]) -> list[Tensor]:
     for number in range(n_layer + 1):
         for place, member in enumerate(members):
             if firsts[place] == number:
+                inputs, cached = member.inputs, member.inputs.cached_activations
                 with member.stream.drawing():
-                    states[place] = _first_states(member)
+                    states[place] = member.model.embed(inputs.input_ids, inputs.segments) if cached is None else cached
         if number < n_layer and states:
             places = sorted(states)
             outputs = _run_block([members[place] for place in places], [states[place] for place in places], number)
             states = dict(zip(places, outputs, strict=True))
     return [cast(Tensor, member.model.ln_f(states[place])) for place, member in enumerate(members)]
-
-
-def _first_states(member: Member) -> Tensor:
-    inputs = member.inputs
-    if inputs.cached_activations is not None:
-        return inputs.cached_activations
-    return member.model.embed(inputs.input_ids, inputs.segments)
 
 
 def _run_block(members: Sequence[Member], xs: Parts, number: int) -> Parts:
@@ -158,14 +152,13 @@ class Packer:
 
     def take(self, steps: Sequence[Step]) -> list[StepResult | Exception]:
         """Return the result of each step, in the same order."""
-        results: list[StepResult | Exception | None] = [None] * len(steps)
+        results: dict[int, StepResult | Exception] = {}
         groups: dict[object, list[int]] = {}
         for place, step in enumerate(steps):
             groups.setdefault(step.run.shared_pass or place, []).append(place)
         for places in groups.values():
-            for place, result in zip(places, self._take_group([steps[place] for place in places]), strict=True):
-                results[place] = result
-        return cast(list[StepResult | Exception], results)
+            results |= zip(places, self._take_group([steps[place] for place in places]), strict=True)
+        return [results[place] for place in range(len(steps))]
 
     def _take_group(self, steps: Sequence[Step]) -> list[StepResult | Exception]:
         results: list[StepResult | Exception] = []

@@ -56,23 +56,26 @@ def first_stage(config: RunConfig) -> RunConfig | None:
 
 def starting_model(config: RunConfig) -> GPT2:
     """Return the model that `config` starts from, trained by its first stage if it has one; raise UserError, DivergedError."""
-    return _starting_model(config.model, first_stage(config))
+    return _load_start(config.model, first_stage(config))
 
 
-def shared_starts() -> Callable[[RunConfig], GPT2]:
+def cached_starting_model() -> Callable[[RunConfig], GPT2]:
     """Return `starting_model` with a cache of one model, for sub-runs that start from the same model."""
-    remembered = functools.lru_cache(maxsize=1)(_starting_model)
-    return lambda config: remembered(config.model, first_stage(config))
+    load = functools.lru_cache(maxsize=1)(_load_start)
+    return lambda config: load(config.model, first_stage(config))
 
 
-def _starting_model(model: str, stage: RunConfig | None) -> GPT2:
+def _load_start(model: str, stage: RunConfig | None) -> GPT2:
     return load_model(model) if stage is None else trained_first(stage)
 
 
 def trained_first(stage: RunConfig) -> GPT2:
     """Return the model of the best epoch of a first stage, by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
-    digest = _digest(stage, base, data)
+    # All keys, which are canonical: a stage from a version with other keys cannot be resumed.
+    precision = "bfloat16" if in_bfloat16(stage, device()) else "float32"
+    deciding = [stage.model_dump(), precision, data.corpus.digest, data.tokenizer.digest, origin(base)]
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
     folder = cache_folder("stages") / digest
     with locked(folder / ".lock"):
         mark_used(folder)
@@ -90,10 +93,3 @@ def run_data(config: RunConfig) -> TaskData:
     folder = model_folder(config.model)
     data = load_data(TASKS[config.task], config, Tokenizer.load(folder), shape_of(config.model).n_positions)
     return data.with_dev(config.dev_examples)
-
-
-def _digest(stage: RunConfig, base: GPT2, data: TaskData) -> str:
-    # All keys, which are canonical: a stage from a version with other keys cannot be resumed.
-    precision = "bfloat16" if in_bfloat16(stage, device()) else "float32"
-    deciding = [stage.model_dump(), precision, data.corpus.digest, data.tokenizer.digest, origin(base)]
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

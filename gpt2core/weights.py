@@ -199,7 +199,10 @@ def _from_hugging_face(
             raise WeightsError(f"{folder}: the tensor `{name}` is missing; the file is incomplete")
         tensor = theirs[name]
         if any(key.startswith(f"blocks.{key.split('.')[1]}.{part}.") for part in _QKV):
-            tensor = _third(tensor, key, name, folder)
+            if not tensor.ndim or tensor.shape[-1] % 3:
+                raise WeightsError(f"{folder}: the tensor `{name}` must be the concatenation of query, key and value")
+            which = next(i for i, part in enumerate(_QKV) if part in key)
+            tensor = tensor.chunk(3, dim=-1)[which].contiguous()
         tensor = tensor.T.contiguous() if conv and tensor.ndim == 2 else tensor
         if tuple(tensor.shape) != shape:
             raise WeightsError(
@@ -207,13 +210,6 @@ def _from_hugging_face(
             )
         ours[key] = tensor
     return ours
-
-
-def _third(tensor: Tensor, key: str, name: str, folder: Path) -> Tensor:
-    if not tensor.ndim or tensor.shape[-1] % 3:
-        raise WeightsError(f"{folder}: the tensor `{name}` must be the concatenation of query, key and value")
-    which = next(i for i, part in enumerate(_QKV) if part in key)
-    return tensor.chunk(3, dim=-1)[which].contiguous()
 
 
 def their_name(key: str) -> tuple[str, bool]:

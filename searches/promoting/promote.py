@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from gpt2core.adapters import ADAPTERS
-from gpt2core.checkpoints import whole_folder
+from gpt2core.checkpoints import atomic_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
 from gpt2core.model_folder import Format, check_format, export, is_place, read_run, write_run
@@ -52,7 +52,7 @@ def write(
     """Write weights, card and run.json into `out`, all or nothing. Raises UserError."""
     trial = chosen.trial
     try:
-        with whole_folder(out) as part:
+        with atomic_folder(out) as part:
             epoch = export(config, trial_folder(search.folder, trial.name), part, format)
             if epoch not in trial.reports:
                 raise CheckpointError(

@@ -27,7 +27,7 @@ from gpt2core.decoding.generate import generate
 from gpt2core.errors import UserError
 from gpt2core.model import GPT2
 from gpt2core.model_config import read_config, unused_decoding
-from gpt2core.model_folder import in_order_of, load_folder
+from gpt2core.model_folder import load_folder, sort_classes
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, save_model
 from tests import toys
@@ -552,7 +552,7 @@ LABELS = {0: "POSITIVE", 1: "NEGATIVE"}
 @torch.no_grad()
 def test_classes_are_taken_by_their_names(tmp_path: Path) -> None:
     theirs = made(tmp_path, GPT2ForSequenceClassification, id2label=LABELS, label2id={v: k for k, v in LABELS.items()})
-    model = in_order_of(load_folder(tmp_path).model, ("negative", "positive"))
+    model = sort_classes(load_folder(tmp_path).model, ("negative", "positive"))
     scores = model.head(model(IDS[:1])[:, -1])  # type: ignore[misc]
     torch.testing.assert_close(scores.flip(-1), theirs(IDS[:1]).logits, atol=1e-5, rtol=0)
 
@@ -561,11 +561,11 @@ def test_numbered_classes_are_in_order_and_other_names_are_refused(tmp_path: Pat
     made(tmp_path, GPT2ForSequenceClassification, num_labels=2)
     model = load_folder(tmp_path).model
     before = model.head.weight.clone()  # type: ignore[union-attr]
-    assert torch.equal(in_order_of(model, ("no", "yes")).head.weight, before)  # type: ignore[union-attr]
+    assert torch.equal(sort_classes(model, ("no", "yes")).head.weight, before)  # type: ignore[union-attr]
     edit("config.json", id2label={"0": "0", "1": "1"})(tmp_path)
     assert not load_folder(tmp_path).model.class_names
     edit("config.json", id2label={"0": "spam", "1": "ham"})(tmp_path)
-    line = refused(lambda: in_order_of(load_folder(tmp_path).model, ("no", "yes")))
+    line = refused(lambda: sort_classes(load_folder(tmp_path).model, ("no", "yes")))
     assert "'spam', 'ham'" in line
     assert "'no', 'yes'" in line
     for labels in ({"0": "a"}, {"0": "a", "7": "b"}, ["a", "b"], {"0": 1, "1": 2}):
