@@ -57,7 +57,7 @@ def step(model: GPT2, config: RunConfig, batch: Batch, size: float = 1e-2) -> No
         optimizer.step()
 
 
-def test_it_trains_what_it_says_and_nothing_else(config: RunConfig, batch: Batch) -> None:
+def test_only_trainable_parameters_change(config: RunConfig, batch: Batch) -> None:
     base = toys.model()
     kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = build_model(config, base, CPU).train(False)
@@ -71,18 +71,18 @@ def test_it_trains_what_it_says_and_nothing_else(config: RunConfig, batch: Batch
 
 
 @torch.no_grad()
-def test_it_starts_at_the_base_model(config: RunConfig) -> None:
+def test_the_initial_output_is_that_of_the_base_model(config: RunConfig) -> None:
     base = toys.model()
     model = build_model(config, base, CPU).train(False)
     torch.testing.assert_close(model(IDS), base(IDS), atol=1e-5 if config.lora_init == "pissa" else 1e-6, rtol=0)
 
 
-def test_the_same_seed_gives_the_same_start(config: RunConfig) -> None:
+def test_initialisation_follows_the_seed(config: RunConfig) -> None:
     one, two = (build_model(config, toys.model(), CPU).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_merged_it_is_a_plain_model_with_the_same_outputs(config: RunConfig, batch: Batch) -> None:
+def test_a_merged_adapter_is_a_plain_model_with_the_same_outputs(config: RunConfig, batch: Batch) -> None:
     base = toys.model()
     model = build_model(config, base, CPU).train(False)
     step(model, config, batch)
@@ -92,7 +92,7 @@ def test_merged_it_is_a_plain_model_with_the_same_outputs(config: RunConfig, bat
     assert set(model.state_dict()) == {*base.state_dict(), "head.weight"}
 
 
-def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(config: RunConfig, tmp_path: Path) -> None:
     def losses(folder: Path | None, epochs: int) -> list[float]:
         reports = train(config.but(epochs=2), toys.model(), toys.data(), folder=folder)
         return [report.metrics["train_loss"] for report in itertools.islice(reports, epochs)]
@@ -102,7 +102,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_pa
     assert losses(tmp_path, 2) == whole
 
 
-def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_describe_counts_trainable_parameters(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
     model = build_model(config, toys.model(), CPU)
     trains = sum(p.numel() for p in trained(model).values())
@@ -112,7 +112,7 @@ def test_describe_counts_what_trains(config: RunConfig, monkeypatch: pytest.Monk
     assert said["head"] == [2, toys.SHAPE.n_embd]
 
 
-def test_frozen_trains_nothing_and_is_scored_as_it_is() -> None:
+def test_frozen_trains_nothing_and_scores_the_base_model() -> None:
     base, config = toys.model(), toys.RUN.but(adapter="frozen", epochs=1)
     assert not trained(build_model(config, base, CPU))
     (report,) = train(config, base, toys.data())
@@ -123,7 +123,7 @@ def test_frozen_trains_nothing_and_is_scored_as_it_is() -> None:
         build_model(RUN.but(adapter="frozen"), toys.model(), CPU)
 
 
-def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:
+def test_last_linear_trains_only_the_head_on_a_trunk_without_dropout() -> None:
     model = build_model(RUN.but(adapter="last-linear", dropout=0.5), toys.model(), CPU).train()
     assert set(trained(model)) == {"head.weight"}
     assert torch.equal(model(IDS), model(IDS))
@@ -132,7 +132,7 @@ def test_last_linear_trains_the_head_alone_on_a_trunk_without_dropout() -> None:
 @pytest.mark.parametrize(
     "keys", [{"task": "sonnet"}, {"task": "pretraining"}, {"task": "paraphrase", "paraphrase_head": "cloze"}]
 )
-def test_last_linear_without_a_head_says_the_way_out(keys: dict[str, str]) -> None:
+def test_last_linear_without_a_head_is_an_error_with_alternatives(keys: dict[str, str]) -> None:
     config = RUN.but(adapter="last-linear", **keys)
     with pytest.raises(
         ConfigError, match=f"but the task `{config.task}` has no head in this configuration; choose the adapter full"
@@ -154,7 +154,7 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 
 @pytest.mark.parametrize("targets", sorted(TARGETS))
 @pytest.mark.parametrize("blocks", ["all", "1"])
-def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
+def test_lora_adapts_the_configured_blocks_and_targets(targets: str, blocks: str) -> None:
     model = build_model(toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks), toys.model(), CPU)
     places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
     assert places == {
@@ -163,12 +163,12 @@ def test_lora_sits_where_it_was_asked_to(targets: str, blocks: str) -> None:
 
 
 @pytest.mark.parametrize(("keys", "scale"), [({}, 8.0), ({"rslora": True}, 16.0), ({"alpha": "2r"}, 2.0)], ids=str)
-def test_the_scale_is_alpha_by_rank_or_by_its_root(keys: dict[str, object], scale: float) -> None:
+def test_the_scale_is_alpha_over_rank_or_its_square_root(keys: dict[str, object], scale: float) -> None:
     model = build_model(LORA.but(rank=4, **keys), toys.model(), CPU)
     assert {layer.scale for _, layer in lora_layers(model)} == {scale}
 
 
-def test_lora_plus_lets_b_learn_faster() -> None:
+def test_lora_plus_raises_the_learning_rate_of_b() -> None:
     config = LORA.but(lora_plus=16.0, schedule="cosine", warmup_steps=2)
     run = Run(config, toys.model(), toys.data())
     assert list(take_steps(train_epoch(run, 1))) == [], "all that it asks for are steps"
@@ -189,12 +189,12 @@ def test_pissa_starts_at_the_largest_singular_directions(targets: str) -> None:
         torch.testing.assert_close(torch.linalg.svdvals(rest)[:-3], values[3:], atol=1e-5, rtol=0)
 
 
-def test_pissa_of_more_directions_than_there_are_is_an_error() -> None:
+def test_pissa_with_too_large_a_rank_is_an_error() -> None:
     with pytest.raises(ConfigError, match="The value of `rank` is 33, but must be at most 32 with lora_init pissa"):
         build_model(LORA.but(lora_init="pissa", rank=33), toys.model(), CPU)
 
 
-def test_an_adapter_is_the_same_run_whatever_the_keys_that_it_does_not_read() -> None:
+def test_keys_that_an_adapter_ignores_are_not_part_of_its_identity() -> None:
     keys = {"rslora": True, "dora": True, "lora_init": "pissa", "lora_plus": 4.0, "rank": 7}
     for name in ADAPTERS:
         config = RUN.but(adapter=name)

@@ -96,7 +96,7 @@ def test_it_equals_the_reference_with_gradients(case: Case, shape: tuple[int, ..
 
 @settings(max_examples=60, deadline=None)
 @given(strategies.data())
-def test_it_equals_the_reference_whatever_the_shape(data: strategies.DataObject) -> None:
+def test_it_equals_the_reference_for_random_shapes(data: strategies.DataObject) -> None:
     def number(low: int, high: int) -> int:
         return data.draw(strategies.integers(low, high))
 
@@ -120,7 +120,7 @@ def test_blocks_of_queries_change_nothing(queries: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("length", [2, 79, 80, 300])
-def test_both_ways_of_auto_give_the_same(length: int) -> None:
+def test_both_implementations_of_auto_are_equal(length: int) -> None:
     assert (length < TOKENS_PER_OFFSET * len(offsets(length))) == (length < 80)
     inputs = tensors((1, 2, length, length, 8))
     ours, theirs = (ATTENTION[name].attend(*inputs, None, 0.0) for name in ("auto", "logsparse"))
@@ -128,7 +128,7 @@ def test_both_ways_of_auto_give_the_same(length: int) -> None:
 
 
 @pytest.mark.parametrize("queries", [12, 8])
-def test_a_token_changes_nothing_before_it(case: Case, attend: Attend, queries: int) -> None:
+def test_a_token_does_not_affect_earlier_ones(case: Case, attend: Attend, queries: int) -> None:
     name, window, restart = case
     q, k, v = (tensor.detach() for tensor in tensors((1, 2, queries, 12, 8)))
     before = attend(q, k, v, None, 0.0)
@@ -173,13 +173,13 @@ def test_bfloat16_is_near_float32_and_keeps_its_type(attend: Attend, length: int
 
 @pytest.mark.parametrize("length", [1, 2, 3, 64, 100])
 @pytest.mark.parametrize(("window", "restart"), PATTERNS)
-def test_the_offsets_are_those_that_the_words_say(length: int, window: int, restart: int) -> None:
+def test_the_offsets_follow_their_definition(length: int, window: int, restart: int) -> None:
     pattern = offsets(length, window, restart)
     assert list(pattern) == sorted(seen(length, window, restart))
     assert pairs(length, pattern) == sum(o <= token for token in range(length) for o in pattern)
 
 
-def test_a_token_attends_to_1_and_the_bits_of_its_number() -> None:
+def test_a_token_attends_to_itself_and_to_powers_of_two_back() -> None:
     """Li et al. 2019: I(l) is l itself and l - 2^k for each 2^k <= l."""
     for token in range(1, 2000):
         mine = [token - o for o in offsets(2000) if o <= token]
@@ -210,7 +210,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("name", sorted(PATTERNED))
-def test_no_tensor_of_all_pairs_is_made(name: str, segmented: bool, dropout: float) -> None:
+def test_no_quadratic_tensor_is_created(name: str, segmented: bool, dropout: float) -> None:
     length, channels = 2048, 4
     shape = (2, 1, length, length, channels)
     inputs = tensors(shape)
@@ -220,7 +220,7 @@ def test_no_tensor_of_all_pairs_is_made(name: str, segmented: bool, dropout: flo
     assert 0 < largest.numel <= 2 * length * max(channels, len(offsets(length)))
 
 
-def test_one_query_touches_its_few_columns_only() -> None:
+def test_a_single_query_reads_only_its_own_keys() -> None:
     inputs = [tensor.detach() for tensor in tensors((1, 2, 1, 2048, 4))]
     with Largest() as largest:
         ATTENTION["logsparse"].attend(*inputs, None, 0.0)
@@ -245,7 +245,7 @@ def model(spec: str, shape: ModelConfig = SHAPE, **pattern: int) -> GPT2:
 @pytest.mark.parametrize("chunks", [[24], [13, 1, 1, 9], [1] * 24], ids=str)
 @pytest.mark.parametrize("spec", SCHEDULES)
 @torch.no_grad()
-def test_the_cache_gives_what_one_pass_gives(spec: str, chunks: list[int], padded: bool) -> None:
+def test_cached_steps_equal_a_single_pass(spec: str, chunks: list[int], padded: bool) -> None:
     gpt2 = model(spec, window=2, restart=9)
     ids = torch.randint(SHAPE.vocab_size, (3, 24), generator=torch.Generator().manual_seed(7))
     mask = torch.ones_like(ids)
@@ -325,7 +325,7 @@ def test_a_pattern_out_of_range_is_explained(key: str, value: int) -> None:
         RunConfig.of({key: value})
 
 
-def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
+def test_the_pattern_is_part_of_the_identity_if_a_block_uses_it() -> None:
     keys = {"attention_window", "attention_restart"}
     assert keys.isdisjoint(identity(RunConfig(attention="dense", attention_window=4)))
     for spec in ("logsparse", "auto", "dense, logsparse"):
@@ -338,7 +338,7 @@ def test_the_pattern_is_part_of_a_run_where_a_block_uses_it() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(ATTENTION))
-def test_the_last_tokens_alone_are_what_they_are_among_all(name: str) -> None:
+def test_last_hidden_states_equal_those_of_a_full_pass(name: str) -> None:
     """Classification uses only last tokens, so the last block computes no others."""
     gpt2 = model(name, window=3)
     lengths = torch.tensor([9, 1, 30, 17])

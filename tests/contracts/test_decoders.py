@@ -39,7 +39,7 @@ def model() -> GPT2:
     return toys.model(seed=5)
 
 
-def test_the_same_seeds_give_the_same_text_and_others_another(model: GPT2, config: DecodingConfig) -> None:
+def test_texts_follow_the_seeds(model: GPT2, config: DecodingConfig) -> None:
     one = generate(model, PROMPTS, config, seeds=[1, 2, 3], eos=NEVER)
     assert one == generate(model, PROMPTS, config, seeds=[1, 2, 3], eos=NEVER)
     assert (one == generate(model, PROMPTS, config, seeds=[4, 5, 6], eos=NEVER)) == (config.strategy in DETERMINISTIC)
@@ -60,7 +60,7 @@ def test_a_row_does_not_depend_on_the_length_of_the_others(model: GPT2, config: 
 @pytest.mark.parametrize(
     "penalties", [{}, {"repetition_penalty": 1.3, "no_repeat_ngram": 2}], ids=["plain", "penalised"]
 )
-def test_it_is_what_the_slow_way_gives(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
+def test_it_equals_the_slow_implementation(model: GPT2, config: DecodingConfig, penalties: dict[str, float]) -> None:
     """Neither the cache nor batching nor padding changes anything."""
     config = config.but(max_new_tokens=10, temperature=0.8, top_k=6, num_beams=3, **penalties)
     for end in (NEVER, generate(model, PROMPTS, config, seeds=range(3), eos=NEVER)[0][5]):
@@ -98,7 +98,7 @@ def test_it_stops_at_eos(model: GPT2, config: DecodingConfig) -> None:
         assert stopped == [row[: row.index(eos)] if eos in row else row for row in free]
 
 
-def test_generation_ends_where_the_context_does(model: GPT2, config: DecodingConfig) -> None:
+def test_generation_stops_at_a_full_context(model: GPT2, config: DecodingConfig) -> None:
     (row,) = generate(model, [[1] * 250], config.but(max_new_tokens=100), seeds=[0], eos=NEVER)
     assert len(row) == 6
 
@@ -114,7 +114,7 @@ def pair_of(first: int, second: int) -> Stop:
 
 
 @pytest.mark.parametrize("eos", [NEVER, 46])
-def test_a_row_that_stops_is_the_row_cut_where_it_is_done(model: GPT2, config: DecodingConfig, eos: int) -> None:
+def test_a_stopped_row_is_a_prefix_of_the_full_row(model: GPT2, config: DecodingConfig, eos: int) -> None:
     """Also if other rows continue, and for prompts whose last token is in `closes`."""
     prompts = [[number, 3] for number in range(60)]
     free = generate(model, prompts, config, seeds=range(60), eos=eos)
@@ -151,12 +151,12 @@ def test_a_suppressed_token_is_never_drawn(model: GPT2, config: DecodingConfig, 
 
 
 @pytest.mark.parametrize("suppress", [[-1], [3, 320], range(320)])
-def test_bad_tokens_to_suppress_are_explained(model: GPT2, suppress: Sequence[int]) -> None:
+def test_invalid_suppressed_tokens_are_explained(model: GPT2, suppress: Sequence[int]) -> None:
     with pytest.raises(ConfigError, match="must name some of the model's tokens, 0 to 319, and not all"):
         generate(model, PROMPTS, DecodingConfig(), seeds=range(3), eos=0, suppress=suppress)
 
 
-def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: DecodingConfig) -> None:
+def test_exactly_the_keys_in_the_identity_affect_the_texts(model: GPT2, config: DecodingConfig) -> None:
     prompts, seeds = [[first, first] for first in range(12)], range(12)
     (eos, _), *_ = Counter(chain(*generate(model, prompts, config, seeds=seeds, eos=NEVER))).most_common()
     texts = generate(model, prompts, config, seeds=seeds, eos=eos)
@@ -167,14 +167,14 @@ def test_it_reads_the_keys_that_its_identity_holds(model: GPT2, config: Decoding
         assert (key in deciding) == read, key
 
 
-def test_what_is_greedy_by_another_name_is_the_same_run() -> None:
+def test_equivalents_of_greedy_decoding_have_the_same_identity() -> None:
     greedy = identity(RunConfig(decoder="greedy"))
     assert greedy == identity(RunConfig(decoder="beam", num_beams=1, length_penalty=2.0))
     assert greedy == identity(RunConfig(decoder="mirostat", temperature=0.0))
     assert greedy != identity(RunConfig(decoder="greedy", repetition_penalty=1.2))
 
 
-def test_bad_rows_and_names_are_explained(model: GPT2) -> None:
+def test_invalid_rows_and_names_are_explained(model: GPT2) -> None:
     config = DecodingConfig()
     with pytest.raises(ConfigError, match="A prompt has 0 tokens, but must have 1 to 255"):
         generate(model, [[]], config, seeds=[0], eos=0)
@@ -206,7 +206,7 @@ def test_bad_rows_and_names_are_explained(model: GPT2) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [DecodingConfig, RunConfig])
-def test_wrong_values_are_explained(
+def test_invalid_values_are_explained(
     kind: type[DecodingConfig | RunConfig], values: dict[str, object], rule: str
 ) -> None:
     ((key, value),) = values.items()

@@ -40,11 +40,11 @@ def course_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return course.folder(tmp_path_factory.mktemp("course"))
 
 
-def test_it_is_known_by_its_name(task: Task) -> None:
+def test_its_name_is_its_key_in_the_table(task: Task) -> None:
     assert TASKS[task.name] is task
 
 
-def test_the_evaluation_has_the_objective_and_is_the_same_twice(task: Task, model: GPT2) -> None:
+def test_evaluation_is_deterministic_and_has_the_objective(task: Task, model: GPT2) -> None:
     data = toys.data()
     one, two = (task.evaluate(model, data, toys.RUN, "dev") for _ in range(2))
     assert math.isfinite(one.metrics[task.objective])
@@ -63,7 +63,7 @@ def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: P
 
 
 @torch.no_grad()
-def test_padding_has_no_loss(task: Task, model: GPT2) -> None:
+def test_losses_do_not_depend_on_padding_or_batching(task: Task, model: GPT2) -> None:
     data = toys.data()
     tokens = data.splits["train"]
     batch = collate(tokens, range(6), torch.device("cpu"))
@@ -77,7 +77,7 @@ def test_padding_has_no_loss(task: Task, model: GPT2) -> None:
         torch.testing.assert_close(alone[0], together[number])
 
 
-def test_every_metric_is_the_score_of_its_counts_and_lies_in_its_interval(task: Task, model: GPT2) -> None:
+def test_every_metric_follows_from_its_counts_and_lies_in_its_interval(task: Task, model: GPT2) -> None:
     data = toys.data()
     evaluation = task.evaluate(model, data, toys.RUN, "dev")
     for name, metric in task.metrics.items():
@@ -95,7 +95,7 @@ def test_every_metric_is_the_score_of_its_counts_and_lies_in_its_interval(task: 
         assert least <= low <= evaluation.metrics[name] <= high <= most, name
 
 
-def test_its_metrics_travel_between_processes_and_one_is_the_objective(task: Task) -> None:
+def test_its_metrics_can_be_pickled_and_include_the_objective(task: Task) -> None:
     assert pickle.loads(pickle.dumps(dict(task.metrics))) == task.metrics
     assert objective_of(task, toys.RUN) is task.metrics[task.objective]
     for name, metric in task.metrics.items():
@@ -108,7 +108,7 @@ def test_its_metrics_travel_between_processes_and_one_is_the_objective(task: Tas
         assert metric.margin > 0
 
 
-def test_an_objective_that_the_task_does_not_have_is_refused(task: Task) -> None:
+def test_an_unknown_objective_is_an_error(task: Task) -> None:
     wrong = toys.RUN.but(objective=f"{task.objective}s")
     with pytest.raises(ConfigError, match=f"`objective` is '{task.objective}s', but must be .* `{task.objective}`"):
         objective_of(task, wrong)
@@ -122,7 +122,7 @@ def test_the_counts_survive_a_file(task: Task, model: GPT2) -> None:
         np.testing.assert_array_equal(again[name], counts)
 
 
-def test_baselines_are_scores_of_metrics(task: Task) -> None:
+def test_baselines_have_scores_of_its_metrics(task: Task) -> None:
     baselines = task.baselines(toys.data(), "dev")
     assert baselines
     assert any(task.objective in baseline.scores for baseline in baselines.values())
@@ -148,14 +148,14 @@ def test_one_example_has_no_interval(task: Task, model: GPT2) -> None:
     assert not any(name.endswith(("_low", "_high")) for name in metrics)
 
 
-def test_a_model_that_has_diverged_is_said_to_have(task: Task, model: GPT2) -> None:
+def test_a_diverged_model_is_an_error(task: Task, model: GPT2) -> None:
     data = toys.data()
     model.ln_f.weight.data.fill_(torch.nan)
     with pytest.raises(DivergedError, match="The cross-entropy is nan"):
         task.evaluate(model, data, toys.RUN, "dev")
 
 
-def test_a_very_large_loss_is_still_a_number(task: Task, model: GPT2) -> None:
+def test_a_very_large_loss_is_finite(task: Task, model: GPT2) -> None:
     model.ln_f.weight.data *= 1e6
     metrics = task.evaluate(model, toys.data(), toys.RUN, "dev").metrics
     assert metrics["dev_loss"] > 1000
@@ -212,7 +212,7 @@ def test_statistics_hold_one_row_for_each_output_and_example() -> None:
     }
 
 
-def test_the_loss_of_a_sonnet_is_that_of_what_follows_the_given_lines() -> None:
+def test_the_loss_of_a_sonnet_excludes_the_given_lines() -> None:
     model, data = toys.model(), toys.data()
     tokens, words = data.splits["dev"], data.tokenizer
     found = loss_statistics(TASKS["sonnet"], model, data, toys.RUN, "dev")
@@ -241,7 +241,7 @@ def test_lines_beyond_those_asked_for_do_not_change_chrf(monkeypatch: pytest.Mon
     assert (short["form_lines"], long["form_lines"]) == (1, 0)
 
 
-def test_a_model_that_predicts_evenly_has_the_bits_of_its_vocabulary() -> None:
+def test_a_uniform_model_has_the_bits_of_its_vocabulary() -> None:
     model, data = toys.model(), toys.data()
     model.wte.weight.data.zero_()
     metrics = TASKS["poems"].evaluate(model, data, toys.RUN, "dev").metrics

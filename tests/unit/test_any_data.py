@@ -93,7 +93,7 @@ def test_any_line_of_a_table_is_read_or_counted_or_refused(
 
 
 @given(written=st.lists(poems, min_size=1), ascii_only=st.booleans(), end=st.sampled_from(["\n", "\r\n", "\r\r\n"]))
-def test_poems_are_read_as_they_were_written(folder: Path, written: list[str], ascii_only: bool, end: str) -> None:
+def test_valid_poems_are_read_unchanged(folder: Path, written: list[str], ascii_only: bool, end: str) -> None:
     path = folder / "pdpoems13754-000.jsonl"
     whole = [json.dumps({"title": "T", "text": text.replace("\n", end)}, ensure_ascii=ascii_only) for text in written]
     path.write_bytes((end.join(whole) + end).encode())
@@ -104,7 +104,7 @@ def test_poems_are_read_as_they_were_written(folder: Path, written: list[str], a
 
 
 @given(raw=wrong)
-def test_each_line_of_any_poems_is_read_or_counted_or_the_file_is_refused(folder: Path, raw: bytes) -> None:
+def test_any_line_of_a_poem_file_is_read_or_counted_or_refused(folder: Path, raw: bytes) -> None:
     path = folder / "pdpoems13754-000.jsonl"
     path.write_bytes(raw)
     corpus = unless_refused(lambda: load_poems(str(folder)), re.escape(str(path)) + r", line \d+: ")
@@ -112,7 +112,7 @@ def test_each_line_of_any_poems_is_read_or_counted_or_the_file_is_refused(folder
 
 
 @given(raw=wrong, held_out=wrong, dev=wrong, whole=st.none() | wrong)
-def test_each_number_of_any_sonnets_is_read_or_counted_or_the_file_is_refused(
+def test_any_number_in_a_sonnet_file_is_read_or_counted_or_refused(
     folder: Path, raw: bytes, held_out: bytes, dev: bytes, whole: bytes | None
 ) -> None:
     poem = b"\n\n".join(b"%d\n\na\nb\nc\nd" % number for number in (130, 132)) + b"\n"

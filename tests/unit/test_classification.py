@@ -51,7 +51,7 @@ def model(task: Classification, config: RunConfig = toys.RUN) -> GPT2:
 
 
 @torch.no_grad()
-def test_the_classes_are_read_off_the_last_real_token(task: Classification) -> None:
+def test_classes_are_predicted_from_the_last_real_token(task: Classification) -> None:
     net, some = model(task), batch()
     assert net.head is not None
     logits = task.logits(net, some, toys.tokenizer(), toys.RUN)
@@ -60,7 +60,7 @@ def test_the_classes_are_read_off_the_last_real_token(task: Classification) -> N
         torch.testing.assert_close(logits[row], net.head(alone))
 
 
-def test_dropout_before_the_head_is_of_training_alone() -> None:
+def test_head_dropout_applies_only_in_training() -> None:
     task, some, config = TASKS["sst"], batch(), toys.RUN.but(dropout=0.0)
     assert isinstance(task, Classification)
     net = model(task)
@@ -111,7 +111,7 @@ def test_the_evaluation_holds_a_confusion_matrix_statistics_and_samples(task: Cl
     assert "### predicted" in samples_text(evaluation.samples)
 
 
-def test_the_baseline_is_the_most_frequent_class_of_training(task: Classification) -> None:
+def test_the_baseline_is_the_majority_class_of_training(task: Classification) -> None:
     data = toys.data(train=13, dev=7)  # 7 of class 0 and 6 of class 1 in training, 4 and 3 in dev
     (baseline,) = task.baselines(data, "dev").values()
     assert f"always `{task.class_names[0]}`" in baseline.meaning
@@ -128,7 +128,7 @@ def test_a_split_without_labels_has_no_score(task: Classification) -> None:
         task.evaluate(model(task), data, toys.RUN, "dev")
 
 
-def test_a_model_without_the_head_of_the_task_is_refused(task: Classification) -> None:
+def test_a_model_without_the_tasks_head_is_an_error(task: Classification) -> None:
     for net in (toys.model(), toys.model(classes=3)):
         with pytest.raises(ConfigError, match=r"The model has no head for the [25] classes"):
             task.logits(net, batch(), toys.tokenizer(), toys.RUN)
@@ -153,7 +153,7 @@ def test_sentiment_is_lower_cased_and_stripped() -> None:
     assert words.decode(example.input_ids) == "thy love"
 
 
-def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> None:
+def test_truncated_texts_are_reported(tmp_path: Path) -> None:
     course.folder(tmp_path)
     course.sentiment(tmp_path / "sst" / "ids-sst-dev.csv", [("a", "fine " * 300, 1), ("b", "dull", 0)])
     data = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
@@ -161,7 +161,7 @@ def test_a_text_longer_than_the_context_is_cut_and_said_so(tmp_path: Path) -> No
     assert data.describe().endswith("truncated to the context: 1 dev")
 
 
-def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) -> None:
+def test_scoring_a_part_of_the_dev_split_is_reported(tmp_path: Path) -> None:
     course.folder(tmp_path)
     whole = load_data(TASKS["sst"], RunConfig(data_dir=str(tmp_path)), toys.tokenizer(), 100)
     part = whole.with_dev(3)
@@ -170,7 +170,7 @@ def test_part_of_the_dev_split_may_be_scored_and_that_is_said(tmp_path: Path) ->
     assert whole.with_dev(None).describe() == whole.with_dev(10**6).describe() == whole.describe()
 
 
-def test_a_pair_is_one_prompt_that_an_answer_follows(answering: Tokenizer) -> None:
+def test_a_pair_is_a_prompt_that_an_answer_follows(answering: Tokenizer) -> None:
     row = Row(id="a", text="Who?", second="Whom?", label=1)
     (example,) = TASKS["paraphrase"].encode([row], answering)
     assert example.text.index("Who?") < example.text.index("Whom?")
@@ -190,20 +190,20 @@ def test_the_cloze_is_the_tied_head_on_no_and_yes(answering: Tokenizer) -> None:
     torch.testing.assert_close(task.losses(net, some, answering, CLOZE), expected)
 
 
-def test_a_tokenizer_without_yes_and_no_is_refused_for_the_cloze() -> None:
+def test_the_cloze_needs_a_tokenizer_with_yes_and_no() -> None:
     nano = Tokenizer.load(model_folder("gpt2-nano"))
     with pytest.raises(ConfigError, match="tokenizer splits 'yes' into 2 tokens instead of one; use `binary`"):
         Paraphrase().logits(toys.model(), batch(), nano, CLOZE)
 
 
-def test_the_classification_keys_decide_only_where_they_are_read() -> None:
+def test_classification_keys_are_part_of_the_identity_only_if_read() -> None:
     for name, reads_dropout, reads_head in (("sonnet", 0, 0), ("sst", 1, 0), ("paraphrase", 1, 1)):
         config = RunConfig(task=name)
         assert (identity(config) != identity(config.but(head_dropout=0.1))) == reads_dropout
         assert (identity(config) != identity(config.but(paraphrase_head="cloze"))) == reads_head
 
 
-def test_scored_batches_hold_each_example_once_within_their_budget() -> None:
+def test_evaluation_batches_have_each_example_once_within_their_limits() -> None:
     lengths = np.random.default_rng(0).integers(1, 1025, size=999)
     found = batches(lengths)
     assert sorted(np.concatenate(found)) == list(range(999))
@@ -239,7 +239,7 @@ def test_scores_of_many_confusion_matrices_are_those_of_each() -> None:
         assert score(counts).tolist() == [[float(score(one)) for one in row] for row in counts]
 
 
-def test_f1_of_classes_that_are_nowhere_is_not_counted() -> None:
+def test_macro_f1_ignores_absent_classes() -> None:
     confusion = metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 5).ravel()
     assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score([0, 0, 1], [0, 1, 1], average="macro"))
 
@@ -253,7 +253,7 @@ def test_f1_of_classes_that_are_nowhere_is_not_counted() -> None:
         ([0.6] * 5 + [0.9] * 5, [1] * 5 + [1] * 5, 0.25),
     ],
 )
-def test_the_calibration_error_is_confidence_off_accuracy(
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy(
     confidences: Sequence[float], right: Sequence[int], error: float
 ) -> None:
     probabilities = np.stack([np.array(confidences), 1 - np.array(confidences)], axis=1)

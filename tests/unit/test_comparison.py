@@ -46,7 +46,7 @@ def known(one: Difference) -> tuple[float, float, float, float]:
     return one.low, one.high, one.p_value, one.df
 
 
-def test_components_are_those_computed_by_hand() -> None:
+def test_variance_components_equal_those_computed_by_hand() -> None:
     found = runs_of(counted(np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])), mean_loss)
     assert found.scores.tolist() == [3.0, 5.0]
     assert found.run_variance == 2.0
@@ -63,7 +63,7 @@ def test_components_are_those_computed_by_hand() -> None:
     assert one.se**2 == pytest.approx(max(one.runs + one.texts - one.both, one.runs, one.texts))
 
 
-def test_influence_of_a_score_that_is_no_mean_is_that_of_the_jackknife() -> None:
+def test_influence_on_a_nonlinear_score_is_the_jackknifes() -> None:
     counts = np.random.default_rng(0).uniform(1, 9, (2, 7, 2))
 
     def ratio(totals: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_influence_of_a_score_that_is_no_mean_is_that_of_the_jackknife() -> None
 
 
 @pytest.mark.parametrize("n", [2, 4, 9])
-def test_where_runs_alone_vary_alike_it_is_students_t_test(n: int) -> None:
+def test_runs_of_equal_variance_give_students_t_test(n: int) -> None:
     random = np.random.default_rng(n)
     scores = random.normal(size=n)
     a, b = scores, 3.0 + random.permutation(scores)  # equal variances, so that Welch's df is the pooled one
@@ -89,7 +89,7 @@ def test_where_runs_alone_vary_alike_it_is_students_t_test(n: int) -> None:
     assert (low, high) == pytest.approx((interval.low, interval.high))
 
 
-def test_where_runs_vary_unalike_the_statistic_is_welchs_and_df_lie_between() -> None:
+def test_runs_of_unequal_variance_give_welchs_statistic_and_bounded_df() -> None:
     random = np.random.default_rng(1)
     a, b = random.normal(0, 5, 8), random.normal(0, 1, 6)
     one = difference(of(*a), of(*b))
@@ -101,7 +101,7 @@ def test_where_runs_vary_unalike_the_statistic_is_welchs_and_df_lie_between() ->
     assert df == pytest.approx(welch.df, rel=0.25)
 
 
-def test_where_texts_alone_vary_it_is_the_paired_t_test_over_them() -> None:
+def test_variation_only_between_texts_gives_the_paired_t_test() -> None:
     random = np.random.default_rng(2)
     a, b = random.normal(size=20), random.normal(size=20)
     one = difference(runs_of(counted(np.stack([a, a])), mean_loss), runs_of(counted(np.stack([b, b])), mean_loss))
@@ -111,7 +111,7 @@ def test_where_texts_alone_vary_it_is_the_paired_t_test_over_them() -> None:
     assert p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=0.1)
 
 
-def test_it_turns_with_its_sides() -> None:
+def test_swapping_the_sides_flips_the_sign() -> None:
     random = np.random.default_rng(3)
     a, b = drawn(random, 3, 15, run=1, example=2, both=1), drawn(random, 5, 15, run=2, example=2, both=1)
     one, other = difference(a, b), difference(b, a)
@@ -120,20 +120,20 @@ def test_it_turns_with_its_sides() -> None:
     assert (low, high, p, df) == pytest.approx((-known(other)[1], -known(other)[0], *known(other)[2:]))
 
 
-def test_one_run_gives_a_difference_and_nothing_of_chance() -> None:
+def test_one_run_gives_a_difference_without_p_value() -> None:
     one = difference(of(1.0), of(2.0, 3.0))
     assert (one.estimate, one.p_value, one.low, one.high) == (-1.5, None, None, None)
     assert one.reason == ONE_RUN
     assert one.within(0.9) == one.with_seeds(1, 5) == one
 
 
-def test_one_example_leaves_the_runs() -> None:
+def test_with_one_example_only_runs_vary() -> None:
     one = runs_of(counted(np.array([[1.0], [2.0], [4.0]])), mean_loss)
     assert (one.examples, one.influence, one.interaction) == (0, None, 0.0)
     assert difference(one, of(2.0, 2.5, 3.0)).p_value is not None
 
 
-def test_constant_scores_and_those_that_are_not_finite_are_refused() -> None:
+def test_constant_and_non_finite_scores_have_no_p_value() -> None:
     same = runs_of(counted(np.ones((3, 4))), mean_loss)
     assert difference(same, runs_of(counted(np.full((3, 4), 2.0)), mean_loss)).reason == NOTHING_VARIES
     assert difference(same, same).p_value is None
@@ -144,13 +144,13 @@ def test_constant_scores_and_those_that_are_not_finite_are_refused() -> None:
         assert math.isnan(mean_of(of(1.0, bad)).estimate)
 
 
-def test_unlike_examples_are_an_error() -> None:
+def test_different_numbers_of_examples_are_an_error() -> None:
     random = np.random.default_rng(4)
     with pytest.raises(ValueError, match="12 and 11 examples"):
         difference(drawn(random, 2, 12, both=1), drawn(random, 2, 11, both=1))
 
 
-def test_more_seeds_shrink_what_runs_and_the_interaction_have() -> None:
+def test_more_seeds_shrink_the_variance_due_to_runs() -> None:
     random = np.random.default_rng(5)
     one = difference(drawn(random, 4, 50, run=1, example=9, both=5), drawn(random, 4, 50, run=1, example=9, both=5))
     more = one.with_seeds(4, 16)
@@ -177,7 +177,7 @@ def test_holm(given: Sequence[float], tests: int | None, expected: Sequence[floa
     assert holm(given, tests) == pytest.approx(list(expected))
 
 
-def test_pairs_have_bonferronis_intervals_and_holms_p() -> None:
+def test_pairs_have_bonferroni_intervals_and_holm_p_values() -> None:
     sides = {name: of(*(place + np.array([0.0, 0.3, 0.9]))) for place, name in enumerate("abc")}
     rows = pairwise(sides)
     assert [(row.a, row.b) for row in rows] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -237,7 +237,7 @@ def test_welchs_anova() -> None:
         (2, 12, {"both": 1.0}),
     ],
 )
-def test_errors_and_intervals_are_what_they_are_said_to_be(n: int, examples: int, sd: dict[str, Any]) -> None:
+def test_error_and_coverage_rates_are_as_stated(n: int, examples: int, sd: dict[str, Any]) -> None:
     """Errors are 5% of 800, with a standard error of 0.8 points; fewer if only the interaction varies."""
     random, wrong, held = np.random.default_rng(8), 0, 0
     for _ in range(800):

@@ -23,7 +23,7 @@ ARRAYS = strategies.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(strategies.dictionaries(strategies.text(max_size=5), ARRAYS, max_size=3))
-def test_what_is_written_is_read_again(statistics: dict[str, np.ndarray]) -> None:
+def test_counts_survive_a_file_unchanged(statistics: dict[str, np.ndarray]) -> None:
     again = from_json(json.loads(json.dumps(to_json(statistics))))
     assert again.keys() == statistics.keys()
     for name, counts in statistics.items():
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(statistics: dict[str, np.ndarray]) -> Non
         ([0.5], "float64"), ([np.nan], "float64"), ([np.inf], "float64"), ([2.0**60], "float64"), ([], "uint8"),
     ],
 )  # fmt: skip
-def test_whole_numbers_take_the_smallest_type_that_holds_them(numbers: list[float], dtype: str) -> None:
+def test_integers_are_stored_in_the_smallest_type(numbers: list[float], dtype: str) -> None:
     array = np.array(numbers)
     packed = to_json({"a": array})
     assert packed["a"]["dtype"] == dtype
@@ -75,7 +75,7 @@ def coded(raw: bytes) -> str:
         packed(shape=[0]), packed(data="\n" * 5),
     ],
 )  # fmt: skip
-def test_whatever_else_is_refused_in_one_line(values: object) -> None:
+def test_invalid_content_is_an_error_of_one_line(values: object) -> None:
     with pytest.raises(DataError, match=r"^The \w*.*counts.* must ") as caught:
         from_json(values)
     assert len(str(caught.value)) < 250

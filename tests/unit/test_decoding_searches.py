@@ -71,7 +71,9 @@ def test_beam_search_gives_the_tokens_of_transformers(
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_penalties_come_where_transformers_has_them(pair: tuple[GPT2, GPT2LMHeadModel], strategy: str) -> None:
+def test_penalties_are_applied_where_transformers_applies_them(
+    pair: tuple[GPT2, GPT2LMHeadModel], strategy: str
+) -> None:
     """One prompt at a time, because transformers' penalties include padding."""
     ours, theirs = pair
     config = DecodingConfig(strategy=strategy, repetition_penalty=1.4, no_repeat_ngram=2, max_new_tokens=NEW)
@@ -93,7 +95,7 @@ def test_penalties_come_where_transformers_has_them(pair: tuple[GPT2, GPT2LMHead
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("seed", range(4))
 @torch.no_grad()
-def test_a_beam_search_with_room_for_everything_finds_the_best_of_all_texts(seed: int, length_penalty: float) -> None:
+def test_beam_search_with_enough_beams_finds_the_best_text(seed: int, length_penalty: float) -> None:
     vocabulary, new, eos, prompt = 4, 4, 0, [1, 3]
     model = toys.model(seed, ModelConfig(vocab_size=vocabulary, n_positions=8, n_embd=16, n_layer=1, n_head=2))
     scores = {}
@@ -112,7 +114,7 @@ def test_a_beam_search_with_room_for_everything_finds_the_best_of_all_texts(seed
 
 
 @pytest.mark.parametrize("name", ["beam", "contrastive"])
-def test_many_rows_are_searched_part_by_part_and_equal_ones_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_searched_in_parts_and_equal_ones_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = toys.model(seed=4), [[first] for first in range(6)] * 2
     config = DecodingConfig(strategy=name, top_k=4, num_beams=4, max_new_tokens=8)
     whole = generate(model, prompts, config, seeds=range(12), eos=NEVER)
@@ -143,7 +145,7 @@ def test_beams_do_not_collapse() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("k", [1, 4, 9])
-def test_contrastive_search_is_what_its_formula_says(k: int, alpha: float) -> None:
+def test_contrastive_search_follows_its_formula(k: int, alpha: float) -> None:
     model = toys.model(seed=4)
     config = DecodingConfig(strategy="contrastive", top_k=k, penalty_alpha=alpha, max_new_tokens=10)
     expected = [slow_decoding.decode(model, prompt, config, 0, NEVER) for prompt in PROMPTS]

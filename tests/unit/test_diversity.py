@@ -8,7 +8,7 @@ from gpt2core.metrics.diversity import distinct_n, self_bleu
 from tests import toys
 
 
-def test_distinct_n_counts_different_n_grams_of_all_texts() -> None:
+def test_distinct_n_counts_distinct_n_grams_of_all_texts() -> None:
     texts = ["A rose is a rose.", "Is a rose thine?"]
     assert distinct_n(texts, 1) == pytest.approx(4 / 9)
     assert distinct_n(texts, 2) == pytest.approx(4 / 7)  # a rose 3 times, is a twice, rose is, rose thine
@@ -26,7 +26,7 @@ def test_self_bleu_is_the_mean_of_each_against_the_others() -> None:
     assert self_bleu(["Alone."]) == self_bleu([]) == 0.0
 
 
-def test_self_bleu_of_many_texts_looks_at_a_seeded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_bleu_of_many_texts_uses_a_seeded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2core.metrics.diversity.SAMPLE", 10)
     texts = [toys.lines(1, seed) for seed in range(60)]
     drawn = sorted(np.random.default_rng(3).choice(60, 10, replace=False))

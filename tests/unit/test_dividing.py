@@ -47,7 +47,7 @@ def test_halves_are_disjoint_complete_and_the_same_in_any_order_of_the_rows(text
 
 
 @given(TEXTS)
-def test_the_first_half_is_half_but_for_equal_texts_at_the_border(texts: list[list[int]]) -> None:
+def test_the_first_half_is_half_except_for_equal_texts_at_the_border(texts: list[list[int]]) -> None:
     first, rest = halves(tokens(texts))
     if len(texts) < SMALL:
         assert not len(rest)
@@ -57,7 +57,7 @@ def test_the_first_half_is_half_but_for_equal_texts_at_the_border(texts: list[li
 
 
 @given(strategies.sets(strategies.binary(min_size=4, max_size=4), min_size=SMALL, max_size=100), strategies.data())
-def test_another_text_moves_at_most_the_one_at_the_border(found: set[bytes], data: strategies.DataObject) -> None:
+def test_a_new_text_moves_only_texts_at_the_border(found: set[bytes], data: strategies.DataObject) -> None:
     texts = sorted(found)
     new = data.draw(strategies.binary(min_size=4, max_size=4).filter(lambda text: text not in found))
     before = dict(zip(texts, in_first_half(np.array(texts, dtype=object)), strict=True))
@@ -93,7 +93,7 @@ def test_folds_of_different_texts_differ_by_one_text_at_most() -> None:
     assert sorted(sizes.values()) == [2, 3, 3, 3]
 
 
-def test_data_is_divided_as_a_run_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_divided_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     data = toys.data(train=13, dev=8)
     assert data.divided(toys.RUN).splits.keys() == data.splits.keys()
     assert not len(data.confirmation_part()), "too few to divide"

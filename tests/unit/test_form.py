@@ -27,7 +27,7 @@ def form(given: Sequence[str], texts: Sequence[str], train: Sequence[str] = ()) 
     return {name: float(share(counts.sum(axis=(0, 1)))) for name, counts in form_counts(given, [texts], train).items()}
 
 
-def test_real_sonnets_rhyme_and_random_lines_and_silence_do_not() -> None:
+def test_real_sonnets_rhyme_unlike_random_lines_and_empty_texts() -> None:
     train = sonnets("train")
     given, rest = parts(sonnets("dev"))
     lines = [line for text in train for line in text.split("\n")]
@@ -64,7 +64,7 @@ def test_each_output_and_sonnet_has_its_own_counts() -> None:
     assert float(share(counts["form_rhyme"][0].sum(axis=0))) == pytest.approx(rhyme_share(given, rest))
 
 
-def test_lines_are_cut_behind_the_last_one_that_counts() -> None:
+def test_lines_are_cut_after_the_last_counted_one() -> None:
     assert first_lines("a\n\n b\nc\n", 2) == "a\n\n b"
     assert first_lines("a\nb", 2) == "a\nb"
     assert first_lines("a\n\n", 3) == "a\n\n"
@@ -81,18 +81,18 @@ def test_lines_are_cut_behind_the_last_one_that_counts() -> None:
         ("", "the day", None),
     ],
 )
-def test_a_rhyme_is_the_same_sound_from_the_last_stress_on(a: str, b: str, rhymes: bool | None) -> None:
+def test_rhymes_share_the_sounds_from_the_last_stress_on(a: str, b: str, rhymes: bool | None) -> None:
     assert rhyme(a, b) is rhymes
     assert rhyme(b, a) is rhymes
 
 
-def test_syllables_are_all_that_the_words_may_have() -> None:
+def test_syllables_include_all_pronunciations() -> None:
     assert 10 in syllables("Shall I compare thee to a summer's day?")
     assert {len(syllables(line)) for line in ("", "xyzzyq day", "12 ;")} == {0}
     assert syllables("fire " * 200) == set(range(200, 401)), "two ways to say it, and no more than sums are kept"
 
 
-def test_a_missing_dictionary_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_dictionary_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     pronunciations.cache_clear()
     with pytest.raises(DataError, match="pip install --no-deps pronouncing"):

@@ -16,7 +16,7 @@ def counts(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("number", [2, 5, 50])
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_that_of_a_plain_mean_is_the_t_interval(number: int, level: float) -> None:
+def test_the_interval_of_a_plain_mean_is_the_t_interval(number: int, level: float) -> None:
     values = np.random.default_rng(number).normal(3, 2, size=number)
     found = interval(counts(values), mean_loss, level)
     expected = stats.t.interval(level, number - 1, values.mean(), stats.sem(values))
@@ -25,7 +25,7 @@ def test_that_of_a_plain_mean_is_the_t_interval(number: int, level: float) -> No
 
 
 @pytest.mark.parametrize(("number", "least"), [(12, 0.93), (60, 0.93)])
-def test_it_holds_the_truth_about_95_times_in_100(number: int, least: float) -> None:
+def test_intervals_cover_the_truth_in_95_percent_of_cases(number: int, least: float) -> None:
     random, held = np.random.default_rng(0), 0
     for _ in range(1000):
         found = interval(counts(random.normal(3.0, 1.0, size=number)), mean_loss)
@@ -35,7 +35,7 @@ def test_it_holds_the_truth_about_95_times_in_100(number: int, least: float) -> 
     assert least <= held / 1000 <= 0.97
 
 
-def test_it_holds_the_truth_of_a_ratio_of_sums() -> None:
+def test_intervals_of_a_ratio_of_sums_cover_the_truth() -> None:
     """Return texts of different lengths with losses that grow with length: the score is not a mean over texts."""
     random, held = np.random.default_rng(1), 0
     for _ in range(1000):
@@ -47,7 +47,7 @@ def test_it_holds_the_truth_of_a_ratio_of_sums() -> None:
     assert 0.925 <= held / 1000 <= 0.975
 
 
-def test_outputs_of_a_run_are_no_runs_of_their_own() -> None:
+def test_outputs_of_a_run_do_not_count_as_runs() -> None:
     one = np.random.default_rng(2).integers(1, 50, size=(1, 12, 18)).astype(float)
     once, thrice = interval(one, chrf_from_statistics), interval(np.repeat(one, 3, axis=0), chrf_from_statistics)
     assert (thrice.estimate, thrice.low, thrice.high) == pytest.approx((once.estimate, once.low, once.high))
@@ -61,6 +61,6 @@ def test_small_unsigned_counts_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("values", [[2.0], [1.0, np.inf, 2.0], [1e300, 1.0, 5.0], [np.nan, 1.0]])
-def test_there_are_no_bounds_where_nothing_is_known(values: list[float]) -> None:
+def test_unknown_bounds_are_none(values: list[float]) -> None:
     found = interval(counts(np.array(values) * 1e8), lambda c: np.asarray(c[..., 0] ** 2))
     assert (found.low, found.high) == (None, None)

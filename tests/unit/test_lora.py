@@ -48,7 +48,7 @@ def pairs(model: GPT2) -> dict[str, torch.nn.Parameter]:
 
 
 @pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
-def test_pairs_start_and_learn_as_pefts_do(keys: dict[str, Any]) -> None:
+def test_pairs_start_and_train_like_pefts(keys: dict[str, Any]) -> None:
     one, other = both(keys)
     assert {name for name, p in one.named_parameters() if p.requires_grad} == set(pairs(one))
     for _ in range(3):
@@ -71,7 +71,7 @@ def test_pairs_start_and_learn_as_pefts_do(keys: dict[str, Any]) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
-def test_merging_leaves_the_base_of_others_as_it_was(keys: dict[str, Any]) -> None:
+def test_merging_does_not_change_a_shared_base(keys: dict[str, Any]) -> None:
     model, _ = both(keys)
     for _, layer in lora_layers(model):
         layer.lora_B.weight.normal_()

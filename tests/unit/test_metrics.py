@@ -85,7 +85,7 @@ def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None
     assert max(rhyme["random_lines"], rhyme["random_lines_15"]) < 0.06
 
 
-def test_ngram_baselines_count_the_scored_tokens_alone() -> None:
+def test_ngram_baselines_count_only_scored_tokens() -> None:
     random = np.random.default_rng(0)
     train, held_out = ([random.integers(0, 5, size=30) for _ in range(8)] for _ in range(2))
     scored = [np.arange(30) >= 20] * 8
@@ -100,7 +100,7 @@ def test_ngram_baselines_count_the_scored_tokens_alone() -> None:
         assert baseline.scores["bits_per_character"] == (pytest.approx(nats / np.log(2) / length), 0.0)
 
 
-def test_a_model_of_words_is_not_better_than_one_of_their_neighbours_too() -> None:
+def test_a_unigram_model_is_not_better_than_a_bigram_model() -> None:
     """Scored on the real sonnets with the embedded tokenizer."""
     baselines = TASKS["sonnet"].baselines(run_data(RunConfig(task="sonnet")), "dev")
     loss = {

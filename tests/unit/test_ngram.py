@@ -50,7 +50,7 @@ def slow_losses(train: list[np.ndarray], held_out: list[np.ndarray], vocab_size:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("seed", range(8))
-def test_losses_are_those_of_slow_counting(seed: int, order: int) -> None:
+def test_losses_equal_those_of_slow_counting(seed: int, order: int) -> None:
     train, held_out = sequences(seed, count=1 + 4 * seed), sequences(seed + 100, used=VOCABULARY)
     losses = ngram_losses([np.array([1], np.uint16), *train], held_out, VOCABULARY, order)
     slow = slow_losses([np.array([1]), *train], held_out, VOCABULARY, order)
@@ -113,7 +113,7 @@ def test_longer_contexts_help_where_there_is_structure() -> None:
     assert unigram < math.log(30)
 
 
-def test_nothing_held_out_has_no_losses() -> None:
+def test_no_held_out_data_gives_no_losses() -> None:
     assert ngram_losses([np.array([0])], [], 1, 3) == []
     (losses,) = ngram_losses([np.array([0])], [np.array([])], 1, 3)
     assert losses.shape == (0,)
@@ -131,6 +131,6 @@ def test_nothing_held_out_has_no_losses() -> None:
         ([[0]], [[1, 9]], 2, "held-out token id is 9, but ids must be from 0 to 4"),
     ],
 )
-def test_wrong_input_is_refused(train: list[list[int]], held_out: list[list[int]], order: int, message: str) -> None:
+def test_invalid_input_is_an_error(train: list[list[int]], held_out: list[list[int]], order: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ngram_losses([np.array(ids) for ids in train], [np.array(ids) for ids in held_out], 5, order)

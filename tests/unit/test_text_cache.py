@@ -50,7 +50,7 @@ def write(model: GPT2, config: RunConfig = toys.RUN) -> list[list[str]]:
     return continuations(model, toys.tokenizer(), GIVEN, config)
 
 
-def test_the_same_weights_write_the_same_texts_once(decoder: Decoder) -> None:
+def test_the_same_request_is_decoded_once(decoder: Decoder) -> None:
     first = write(fixed())
     assert decoder.asked() == 6
     assert write(fixed()) == first
@@ -61,7 +61,7 @@ def test_the_same_weights_write_the_same_texts_once(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"top_p": 0.5}, {"max_new_tokens": 11}, {"decoder": "min-p"}], ids=str)
-def test_another_seed_or_setting_is_decoded(decoder: Decoder, change: dict[str, object]) -> None:
+def test_another_seed_or_configuration_is_decoded(decoder: Decoder, change: dict[str, object]) -> None:
     first = write(fixed())
     assert write(fixed(), toys.RUN.but(**change)) != first
     assert decoder.asked() == 12
@@ -78,7 +78,7 @@ def test_other_weights_and_prompts_are_decoded(decoder: Decoder) -> None:
     assert decoder.asked() == 24
 
 
-def test_a_model_that_trains_and_what_is_timed_is_never_looked_up(decoder: Decoder) -> None:
+def test_trainable_models_and_timed_decoding_bypass_the_cache(decoder: Decoder) -> None:
     write(fixed())
     write(toys.model())
     with text_cache.bypassing_text_cache():
@@ -87,7 +87,7 @@ def test_a_model_that_trains_and_what_is_timed_is_never_looked_up(decoder: Decod
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.9])
-def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path, share: float) -> None:
+def test_a_damaged_cache_is_replaced(decoder: Decoder, tmp_path: Path, share: float) -> None:
     first = write(fixed())
     path = tmp_path / "texts.sqlite"
     whole = path.read_bytes()
@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path, share: 
 @pytest.mark.parametrize(
     "tokens", [b"abc", "a text", None, 5, b"", bytes(4), np.arange(12, dtype=np.int32).tobytes()], ids=repr
 )
-def test_what_is_not_what_was_written_is_decoded_again(decoder: Decoder, tmp_path: Path, tokens: object) -> None:
+def test_damaged_texts_are_decoded_again(decoder: Decoder, tmp_path: Path, tokens: object) -> None:
     first = write(fixed())
     with sqlite3.connect(tmp_path / "texts.sqlite") as store:
         ((key, kept), *_) = store.execute("SELECT key, tokens FROM texts").fetchall()
@@ -145,7 +145,7 @@ def test_the_oldest_texts_are_evicted(decoder: Decoder, monkeypatch: pytest.Monk
         assert store.execute("SELECT sum(length(tokens)) FROM texts").fetchone()[0] <= text_cache.MOST
 
 
-def test_several_settings_are_written_in_one_batch_and_each_finds_its_own(decoder: Decoder) -> None:
+def test_texts_generated_ahead_are_found_by_each_configuration(decoder: Decoder) -> None:
     frozen = toys.RUN.but(adapter="frozen", epochs=1)
     configs = [frozen, frozen.but(decoder="greedy"), frozen.but(temperature=0.5, seed=3)]
 
