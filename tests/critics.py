@@ -1,4 +1,4 @@
-"""Toy models that critics read: a BERT or RoBERTa of natural language inference, a run of this project's classifier."""
+"""Toy models of critics: a BERT or RoBERTa for natural language inference, and a run of this project's classifier."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of candidate generation share: a toy that writes sentences, questions to start from, commands, folders."""
+"""Shared by tests of candidate generation: a toy model that writes sentences, questions, commands and folders."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def sentence(random: np.random.Generator) -> str:
 
 
 def writer(folder: Path) -> Path:
-    """A toy model that has learnt to write such sentences, as a Hugging Face folder; the same each time."""
+    """A toy model trained to write such sentences, as a Hugging Face folder; the same each time."""
     random = np.random.default_rng(0)
     texts = [" ".join(sentence(random) for _ in range(4)) for _ in range(400)]
     tokenizer = train_bpe(texts, toys.SHAPE.vocab_size)
@@ -58,7 +58,7 @@ def job(out: Path, model: Path, data_dir: Path, **values: object) -> Job:
 
 
 def command(out: Path | str, model: Path, data_dir: Path, *flags: str, records: Path | None = None) -> list[str]:
-    """The command that is `job`; MLflow's records are beside what it makes, or in the folder `records`."""
+    """The command of `job`; MLflow's database is next to its output, or in the folder `records`."""
     settings = {"context_tokens": 40, "candidate_tokens": 20, "no_repeat_ngram": 0}
     return [
         *(sys.executable, "-m", "trainables.candidates", "--out", str(out), "--model", str(model)),
@@ -71,6 +71,6 @@ def command(out: Path | str, model: Path, data_dir: Path, *flags: str, records: 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder but the lock."""
+    """All files of a folder except the lock."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""Small sets of generated pairs, as `python -m trainables.candidates` leaves them."""
+"""Small sets of generated pairs, as `python -m trainables.candidates` writes them."""
 
 import zlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ VOCABULARY = [
 
 
 def pair(context: str, first: int, second: int, **values: Any) -> dict[str, Any]:
-    """A scored pair that all filters accept, but for `values`."""
+    """A scored pair that all filters accept, except for `values`."""
     words = np.random.default_rng(zlib.crc32(context.encode())).choice(VOCABULARY, 12, replace=False)
     return {
         "id": f"{context}-{first:03d}-{second:03d}", "context": context, "round": 1, "first": first,
@@ -62,7 +62,7 @@ def with_accepted(path: Path, thresholds: Thresholds, rounds: Sequence[Sequence[
 
 
 def contexts(count: int, round: int = 1) -> list[dict[str, Any]]:
-    """For each context an accepted pair and one that shares words and says another thing."""
+    """For each context, an accepted pair and a hard negative."""
     rows = []
     for number in range(count):
         name = f"r{round}-00000-{number:03d}"

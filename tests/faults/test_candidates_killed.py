@@ -1,4 +1,4 @@
-"""Killed at any part, candidate generation ends with the same files; CANDIDATES_KILLS=10 kills ten times instead of three."""
+"""Candidate generation killed at any point ends with the same files; CANDIDATES_KILLS=10 kills ten times, not three."""
 
 import os
 import random
@@ -40,7 +40,7 @@ def command(out: Path, toy: Path) -> list[str]:
     return distilling.command(out, toy / "writer", toy / "data", "--contexts", str(50 * SHARDS))
 
 
-def test_it_goes_on_to_the_same_end(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_killed_generation_resumes_to_the_same_files(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     undisturbed = program(command(tmp_path / "undisturbed", toy))
     assert undisturbed.returncode == 0, undisturbed.stderr
 
@@ -111,6 +111,6 @@ def kill(what: str, process: subprocess.Popen[str], draws: random.Random) -> Non
 
 
 def actors_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process numbers of a command's generators and scorers."""
+    """The process ids of a command's generators and scorers."""
     below = psutil.Process(process.pid).children(recursive=True)
     return sorted(child.pid for child in below if name_of(child).startswith(("ray::Generator", "ray::Scorer")))

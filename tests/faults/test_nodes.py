@@ -1,4 +1,4 @@
-"""Searches and candidate jobs on several nodes that come, go and are told to go. The nodes share a store that speaks S3 alone."""
+"""Searches and candidate jobs on nodes that join, die and are drained. The nodes share only an S3 store."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A head without nodes; this process sees the storage too."""
+    """A head without nodes; this process can use its storage."""
     folder = tmp_path_factory.mktemp("nodes")
     with started(lambda: Store(folder)) as store, pytest.MonkeyPatch.context() as monkeypatch:
         for key, value in {**store.environment, "GPT2_SEARCH_CACHE": str(folder / "mine")}.items():
@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Iterator[Nodes]:
-    """Two nodes of one CPU, and what a test adds."""
+    """Two nodes with one CPU each; tests may add more."""
     cluster.add("first", num_cpus=1)
     cluster.add("second", num_cpus=1)
     yield cluster
@@ -100,7 +100,7 @@ def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, toy: Path
 
 
 def place(name: str) -> tuple[str, str]:
-    """A storage of a test's own, and the folder of its search."""
+    """A storage for one test, and the folder of its search."""
     storage = f"s3://{BUCKET}/{name}"
     return storage, f"{storage}/searches/{NAME}"
 
@@ -110,7 +110,7 @@ def saved(folder: str) -> list[str]:
     return [name for name in folders(trials) if PART in folders(trials / name)]
 
 
-def test_a_candidate_job_goes_on_where_its_node_was_killed(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_candidate_job_survives_the_kill_of_a_node(nodes: Nodes, tmp_path: Path) -> None:
     out = f"s3://{BUCKET}/candidates"
     writer, data = distilling.writer(tmp_path / "writer"), distilling.data(tmp_path / "data")
     flags = ["--contexts", "500", "--scorers", "2"]

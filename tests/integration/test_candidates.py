@@ -1,4 +1,4 @@
-"""Candidate generation on real Ray with a toy that writes sentences: the same files whatever made them, none made twice."""
+"""Candidate generation on real Ray with a toy model: any workers write the same files, and none is made twice."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(scope="module")
 def finished(make: Make, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A job of two workers that was run; no test changes its folder."""
+    """A finished job of two workers; no test changes its folder."""
     job = make(tmp_path_factory.mktemp("finished") / "out", workers=2, scorers=2)
     complete(job)
     return job
@@ -91,7 +91,7 @@ def test_a_student_learns_what_accepted_holds(finished: Job) -> None:
     assert "was written with tau 0.5; this run has tau 0.8" in note
 
 
-def test_it_loads_with_what_people_use(finished: Job, tmp_path: Path) -> None:
+def test_accepted_pairs_load_with_common_libraries(finished: Job, tmp_path: Path) -> None:
     datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
     (entry,) = manifest(finished.folder)["rounds"]
     files, cache = str(finished.folder / "accepted" / "*.parquet"), str(tmp_path / "cache")
@@ -123,13 +123,13 @@ def copied(finished: Job, tmp_path: Path) -> Job:
     return replace(finished, out=str(tmp_path / "out"), workers=1)
 
 
-def test_a_job_that_is_done_makes_nothing_again(copied: Job) -> None:
+def test_a_finished_job_makes_nothing_again(copied: Job) -> None:
     before = distilling.contents(copied.folder)
     assert not complete(copied).made
     assert distilling.contents(copied.folder) == before
 
 
-def test_other_thresholds_judge_again_and_generate_nothing(copied: Job) -> None:
+def test_other_thresholds_only_filter_again(copied: Job) -> None:
     before, (loose,) = distilling.contents(copied.folder), manifest(copied.folder)["rounds"]
     assert complete(replace(copied, thresholds=copied.thresholds.but(tau=0.8))).made == {"judged": 3}
     (strict,) = manifest(copied.folder)["rounds"]
@@ -142,7 +142,7 @@ def test_other_thresholds_judge_again_and_generate_nothing(copied: Job) -> None:
     assert [name for name in kept if before[name] != after[name]] == [], "for who comes back to the first ones"
 
 
-def test_more_contexts_and_other_candidates_keep_what_stays_the_same(copied: Job) -> None:
+def test_more_contexts_and_other_candidates_keep_unchanged_shards(copied: Job) -> None:
     assert complete(replace(copied, contexts=160)).made == dict.fromkeys(STAGES, 2)
     (entry,) = manifest(copied.folder)["rounds"]
     assert entry["contexts"]["made"] == 160
@@ -151,7 +151,7 @@ def test_more_contexts_and_other_candidates_keep_what_stays_the_same(copied: Job
     assert len(list((copied.folder / "accepted").iterdir())) == 1, "of 50 contexts"
 
 
-def test_a_shard_that_is_cut_off_is_made_again(copied: Job) -> None:
+def test_a_truncated_shard_is_made_again(copied: Job) -> None:
     before = distilling.contents(copied.folder)
     victim = copied.folder / "candidates" / manifest(copied.folder)["rounds"][0]["shards"]["candidates"][1]
     victim.write_bytes(victim.read_bytes()[:-20])
@@ -179,7 +179,7 @@ def test_a_second_job_in_the_folder_is_refused(make: Make, local_ray: None, tmp_
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_what_an_actor_cannot_load_is_the_users_error(make: Make, local_ray: None, tmp_path: Path) -> None:
+def test_errors_of_actors_reach_the_user(make: Make, local_ray: None, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="There is no model `nowhere`"):
         run(replace(make(tmp_path / "a"), generator="nowhere"))
     with pytest.raises(ConfigError, match=r"5 workers and 1 scorers need 4\.6 CPUs, but the cluster has 4"):
@@ -188,7 +188,7 @@ def test_what_an_actor_cannot_load_is_the_users_error(make: Make, local_ray: Non
         run(make(tmp_path / "c", workers=2, gpus_per_worker=1.0, gpus_per_scorer=1.0))
 
 
-def test_what_nobody_asked_for_is_what_the_cluster_has_room_for(make: Make, local_ray: None, tmp_path: Path) -> None:
+def test_default_worker_counts_fit_the_cluster(make: Make, local_ray: None, tmp_path: Path) -> None:
     job = make(tmp_path, contexts=1000)
 
     def places(**asked: float) -> tuple[int, float, int]:
@@ -233,7 +233,7 @@ def test_flags_and_settings_make_the_job(tmp_path: Path, monkeypatch: pytest.Mon
     assert candidates.parse(["--rounds", "2", "--set", "epochs=1"]).student == {"epochs": "1"}
 
 
-def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, tmp_path: Path) -> None:
+def test_the_command_shows_writes_and_logs_a_job(make: Make, finished: Job, tmp_path: Path) -> None:
     out = tmp_path / "out"
     model, data = Path(finished.model), Path(str(finished.data_dir))
     done = program(distilling.command(out, model, data))
@@ -257,7 +257,7 @@ def test_the_command_shows_writes_and_tracks_it_all(make: Make, finished: Job, t
     assert {"contexts", "pairs_per_second", "rejected_forward"} <= record.data.metrics.keys()
 
 
-def test_rounds_that_are_finished_are_written_where_a_later_one_cannot_be(finished: Job, tmp_path: Path) -> None:
+def test_finished_rounds_are_written_if_a_later_one_fails(finished: Job, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished.folder, out)
     for name in ("README.md", "course.tsv"):

@@ -1,4 +1,4 @@
-"""The two executors around the one loop, on real Ray: whatever runs a trial, its losses are the same."""
+"""The executors on real Ray: each gives a trial the same losses."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_function_and_group_losses_are_equal(
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no such worker")], ids=["ended", "failed"])
-def test_what_a_group_reports_last_arrives_although_it_ends_at_once(local_ray: None, error: Exception | None) -> None:
+def test_the_last_report_of_a_group_arrives(local_ray: None, error: Exception | None) -> None:
     queue = Queue(1, actor_options={"num_cpus": 0})
 
     class Group:
@@ -92,7 +92,7 @@ def test_what_a_group_reports_last_arrives_although_it_ends_at_once(local_ray: N
     assert seen == [1, 2, 3]
 
 
-def test_a_trial_that_its_configuration_breaks_reports_why(local_ray: None, model: str, tmp_path: Path) -> None:
+def test_a_trial_that_diverges_reports_why(local_ray: None, model: str, tmp_path: Path) -> None:
     config = RunConfig.of({**SONNETS, "model": model, "lr": 1e30})
     spec = TrialSpec(name="trial", run=config, folder=str(tmp_path / "trial"))
     function, resources = trainable(spec)
@@ -108,7 +108,7 @@ def test_a_trial_that_its_configuration_breaks_reports_why(local_ray: None, mode
     assert "The training loss is nan" in result.metrics["failure"]["reason"]
 
 
-def test_a_test_split_that_cannot_be_scored_is_one_line(local_ray: None, model: str, tmp_path: Path) -> None:
+def test_a_failed_test_score_is_a_one_line_error(local_ray: None, model: str, tmp_path: Path) -> None:
     spec = TrialSpec(name="0000", run=RunConfig.of({**SONNETS, "model": model}), folder=str(tmp_path / "nothing"))
     with pytest.raises(
         UserError, match=r"^The test split could not be scored \(CheckpointError: .*; the same command"

@@ -1,4 +1,4 @@
-"""Trials that share a process, on real Ray: each is one that Tune knows, and reports what it would report alone."""
+"""Packs on real Ray: each trial is known to Tune and reports what it would report alone."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Rounds on real Ray: each round's student writes the next one's candidates, from the first round's teacher and contexts on."""
+"""Rounds on real Ray: the student of each round writes the candidates of the next one."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_the_same_command_again_makes_nothing_again(job: Job, said: list[str]) -
     assert distilling.contents(job.folder) == before
 
 
-def test_other_settings_are_another_student(job: Job, said: list[str]) -> None:
+def test_other_settings_train_another_student(job: Job, said: list[str]) -> None:
     run_rounds(job, 2, {**SETTINGS, "kl_weight": 0.5}, [], lambda text: None)
     assert len(list((job.folder / "students").iterdir())) == 2
     configs = [json.loads(path.read_text())["config"] for path in (job.folder / "students").glob("*/best/state.json")]
@@ -106,13 +106,13 @@ def test_useless_rounds_stop(
     assert lines[-1] == last
 
 
-def test_the_yield_counts_good_pairs_that_there_are_others_like() -> None:
+def test_the_yield_counts_duplicates_of_accepted_pairs() -> None:
     reasons = {"accepted": 3, "duplicate": 2, "exact": 1, "near": 1, "length": 2, "rouge": 1}
     assert good_share({"pairs": {"reasons": reasons}}) == 0.7
     assert good_share({"pairs": {"reasons": {}}}) == 0
 
 
-def test_what_the_student_cannot_learn_from_is_said(job: Job, said: list[str]) -> None:
+def test_a_student_that_cannot_be_trained_is_a_one_line_error(job: Job, said: list[str]) -> None:
     with pytest.raises(UserError, match=r"The student of round 1 could not be trained: The training loss is"):
         run_rounds(job, 2, {**SETTINGS, "lr": 1e30}, [], lambda text: None)
     with pytest.raises(ConfigError, match="The value of `epochs` is 0, but must be"):

@@ -1,4 +1,4 @@
-"""Pairs that several contexts have are accepted once."""
+"""Duplicate pairs of several contexts are accepted once."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def reasons(rows: list[dict[str, Any]], parts: int = 1, round: int = 1) -> dict[
 
 
 def like(number: int, other: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """A pair of another context that says the same."""
+    """A pair of another context with the same sentences."""
     sentences = {key: other[key] for key in ("sentence1", "sentence2")}
     return generated.pair(f"r1-00001-{number:03d}", 0, 1, **sentences, **values)
 
@@ -39,27 +39,27 @@ def original() -> dict[str, Any]:
     return generated.pair("r1-00000-000", 0, 1, critic=0.9, rouge_l=0.4)
 
 
-def test_the_same_words_in_either_order_are_accepted_once(original: dict[str, Any]) -> None:
+def test_pairs_with_equal_words_in_either_order_are_accepted_once(original: dict[str, Any]) -> None:
     swapped = {"sentence1": original["sentence2"].upper(), "sentence2": f"{original['sentence1']}!"}
     assert list(reasons([original, like(1, original), like(2, original) | swapped]).values()) == [None, EXACT, EXACT]
 
 
-def test_nearly_the_same_words_are_too(original: dict[str, Any]) -> None:
+def test_pairs_with_nearly_equal_words_are_accepted_once(original: dict[str, Any]) -> None:
     longer = like(1, original) | {"sentence1": f"{original['sentence1']} Now"}
     assert list(reasons([original, longer]).values()) == [None, NEAR]
 
 
-def test_the_best_stays_by_critic_and_in_later_rounds_by_rouge(original: dict[str, Any]) -> None:
+def test_the_best_duplicate_has_the_highest_critic_score_or_later_the_lowest_rouge(original: dict[str, Any]) -> None:
     surer = like(1, original, critic=0.95, rouge_l=0.6)
     assert list(reasons([original, surer]).values()) == [EXACT, None]
     assert list(reasons([row | {"round": 2} for row in (original, surer)], round=2).values()) == [None, EXACT]
 
 
-def test_what_a_filter_rejected_keeps_its_reason_and_displaces_nothing(original: dict[str, Any]) -> None:
+def test_a_filtered_pair_keeps_its_reason_and_displaces_no_other(original: dict[str, Any]) -> None:
     assert list(reasons([like(1, original, critic=0.99, numbers=False), original]).values()) == ["numbers", None]
 
 
-def test_it_does_not_matter_which_shards_pairs_are_in() -> None:
+def test_acceptance_does_not_depend_on_the_shards() -> None:
     rows = generated.contexts(30)
     rows += [like(40 + n, rows[2 * n]) for n in range(10)]
     whole = reasons(rows)
@@ -68,5 +68,5 @@ def test_it_does_not_matter_which_shards_pairs_are_in() -> None:
         assert reasons(rows, parts) == whole
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_pairs_are_accepted_from_an_empty_table() -> None:
     assert [len(table) for table in reject_duplicates(lambda: filtered([]), 1)] == [0]

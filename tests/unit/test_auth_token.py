@@ -1,4 +1,4 @@
-"""Ray's token: drawn whole, for its owner alone, and closed to others where it was open."""
+"""Ray's token: created atomically, readable by its owner alone, and made private if it was not."""
 
 import os
 import stat
@@ -35,7 +35,7 @@ ray.shutdown()
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own, with the umask that lets others read."""
+    """A separate home, with a umask that lets others read."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -58,7 +58,7 @@ def test_a_new_token_is_for_its_owner_alone(home: Path) -> None:
     assert token.read_text() == drawn, "it stays"
 
 
-def test_all_who_start_at_once_have_the_same_token(home: Path) -> None:
+def test_concurrent_starts_get_the_same_token(home: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         tokens = set(pool.map(private_token, [home / ".ray" / "auth_token"] * 32))
     assert len(tokens) == 1
@@ -67,7 +67,7 @@ def test_all_who_start_at_once_have_the_same_token(home: Path) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("wide", [0o644, 0o640, 0o666, 0o604])
-def test_a_token_that_others_could_read_is_closed_to_them_and_said(
+def test_a_token_that_others_could_read_becomes_private_with_a_warning(
     home: Path, wide: int, named: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = home / ".ray" / "auth_token"
@@ -82,7 +82,7 @@ def test_a_token_that_others_could_read_is_closed_to_them_and_said(
     assert capsys.readouterr().err.count("other users of this machine could read Ray's token") == 1
 
 
-def test_an_empty_token_is_none(home: Path) -> None:
+def test_an_empty_token_is_replaced(home: Path) -> None:
     token = home / ".ray" / "auth_token"
     token.parent.mkdir(parents=True)
     token.touch(mode=0o644)
@@ -90,7 +90,7 @@ def test_an_empty_token_is_none(home: Path) -> None:
     assert mode(token) == 0o600
 
 
-def test_the_token_of_a_cluster_is_not_drawn_here(home: Path) -> None:
+def test_the_token_of_a_cluster_is_not_created(home: Path) -> None:
     keep_token_private(draw=False)
     assert not (home / ".ray" / "auth_token").exists()
 
@@ -102,14 +102,14 @@ def test_a_token_of_another_user_is_refused(home: Path, monkeypatch: pytest.Monk
         keep_token_private(draw=True)
 
 
-def test_a_place_for_no_token_is_one_line(home: Path) -> None:
+def test_a_folder_that_cannot_hold_a_token_is_a_one_line_error(home: Path) -> None:
     home.write_text("no folder")
     with pytest.raises(UserError, match=r"auth_token: Ray's token cannot be kept there .*; set HOME"):
         keep_token_private(draw=True)
 
 
-def test_the_first_plain_start_of_ray_is_closed_to_whoever_has_no_token_and_no_other_user_can_read_it() -> None:
-    """As an own process, for Ray reads its settings once; and in a home that others may look into."""
+def test_the_first_start_of_ray_requires_a_private_token() -> None:
+    """Runs in its own process, because Ray reads its settings once, and in a home that others can open."""
     with TemporaryDirectory() as home:
         Path(home).chmod(0o755)
         ran = python("-c", START, HOME=home)  # the fixture has removed the variables of a token

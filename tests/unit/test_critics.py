@@ -1,4 +1,4 @@
-"""The critics: what each measures, and what it refuses."""
+"""The critics: what each measures and rejects."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Keys of near duplicates, and which pair of those that share one is kept."""
+"""Keys of near duplicates, and which pair of each group is kept."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.runs import python
 ONE, TWO = "The quick brown fox jumps over the lazy dog.", "Over the lazy dog jumps a fox that is quick."
 
 
-def test_normalised_texts_differ_in_words_alone() -> None:
+def test_normalised_texts_keep_only_words() -> None:
     assert normalised("  Don't STOP,\tplease! ") == "don t stop please"
     assert normalised("?!") == ""
 
@@ -19,7 +19,7 @@ def shared(one: tuple[str, str], other: tuple[str, str]) -> int:
     return int((bands([one[0]], [one[1]]) == bands([other[0]], [other[1]])).sum())
 
 
-def test_keys_are_of_the_words_of_an_unordered_pair() -> None:
+def test_keys_depend_on_the_words_of_an_unordered_pair() -> None:
     keys = bands([ONE, TWO, ONE.upper(), ONE], [TWO, ONE, f"  {TWO}!", ONE])
     assert keys.shape == (4, BANDS)
     assert keys.dtype == np.uint64
@@ -36,7 +36,7 @@ def test_near_duplicates_share_a_key_and_others_do_not() -> None:
     assert shared((ONE, "other words by far, and many of them"), (TWO, "what is said here shares nothing")) == 0
 
 
-def test_a_text_too_short_for_a_shingle_counts_with_all_its_words() -> None:
+def test_a_text_shorter_than_a_shingle_counts_with_all_its_words() -> None:
     assert shared(("Hello there", "Hi"), ("hi!", "hello, there")) == BANDS
     assert shared(("Hello there", "Hi"), ("hello", "hi")) < BANDS
     assert shared(("?", "..."), ("!", "")) == BANDS  # pairs without words are all the same
@@ -44,7 +44,7 @@ def test_a_text_too_short_for_a_shingle_counts_with_all_its_words() -> None:
 
 
 def slow_bands(first: str, second: str) -> list[bytes]:
-    """The rows of MinHash that each key stands for."""
+    """The MinHash rows that each key is made of."""
     shingles = set()
     for text in (first, second):
         found = normalised(text).split()
@@ -69,7 +69,7 @@ def test_a_key_stands_for_eight_rows_of_minhash() -> None:
             assert same_keys == [a == b for a, b in zip(rows[one], rows[other], strict=True)]
 
 
-def test_pairs_share_a_key_as_often_as_the_curve_says() -> None:
+def test_pairs_share_a_key_with_the_stated_probability() -> None:
     random = np.random.default_rng(1)
     count, trials = 45, 400  # words; 43 shingles of each text
     for changed, low, high in ((1, 0.9, 1.0), (3, 0.3, 0.7), (20, 0.0, 0.01)):
@@ -94,7 +94,7 @@ def test_keys_are_the_same_in_every_process() -> None:
 
 
 def slow_duplicates(keys: np.ndarray, rank: np.ndarray) -> list[bool]:
-    """The closure of sharing any key, grown one pair at a time."""
+    """A slow reference: the closure of sharing any key, grown one pair at a time."""
     count = keys.shape[0]
     found = [True] * count
     left = set(range(count))
@@ -109,7 +109,7 @@ def slow_duplicates(keys: np.ndarray, rank: np.ndarray) -> list[bool]:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("values", [3, 40, 300, 10**6])
-def test_one_of_each_group_is_kept_as_by_the_closure(seed: int, values: int) -> None:
+def test_one_pair_of_each_group_is_kept_as_by_the_slow_closure(seed: int, values: int) -> None:
     random = np.random.default_rng(seed)
     count = int(random.integers(1, 60))
     keys = random.integers(0, values * 20, size=(count, BANDS)).astype(np.uint64)
@@ -122,7 +122,7 @@ def test_one_of_each_group_is_kept_as_by_the_closure(seed: int, values: int) -> 
 
 
 def band_keys(*rows: dict[int, int]) -> np.ndarray:
-    """Keys that all differ, but for those given by band."""
+    """Keys that all differ, except for those given by band."""
     keys = np.arange(1000, 1000 + len(rows) * BANDS, dtype=np.uint64).reshape(len(rows), BANDS)
     for row, given in enumerate(rows):
         for band, key in given.items():
@@ -141,7 +141,7 @@ def test_no_pairs_have_no_duplicates() -> None:
     assert duplicates(np.zeros((0, BANDS), dtype=np.uint64), np.zeros(0)).shape == (0,)
 
 
-def test_components_of_no_edges_are_the_nodes() -> None:
+def test_without_edges_each_node_is_a_component() -> None:
     none = np.zeros(0, dtype=np.int64)
     assert components(3, none, none).tolist() == [0, 1, 2]
     assert components(0, none, none).shape == (0,)

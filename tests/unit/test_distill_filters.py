@@ -1,4 +1,4 @@
-"""Which pairs are accepted, which one of those that say the same, and why the others are not."""
+"""The filters of pairs: which pairs pass, which duplicate is kept, and the reasons of the others."""
 
 from collections import deque
 from typing import Any
@@ -17,7 +17,7 @@ ALL = Thresholds()
 
 
 def pair(name: str, first: str | None = None, second: str | None = None, **changes: Any) -> dict[str, Any]:
-    """A row that every filter keeps, but for the changes; with sentences of its own unless some are given."""
+    """A row that every filter keeps, with some changes; its sentences are unique unless given."""
     row: dict[str, Any] = {"id": name, "context": "c", "round": 1, "first": 0, "second": 1}
     return row | {"sentence1": first or f"{name} is one", "sentence2": second or f"{name} is two"} | GOOD | changes
 
@@ -41,11 +41,11 @@ def reasons(*rows: dict[str, Any], thresholds: Thresholds = ALL) -> list[str | N
         ({"critic": 0.75}, "critic"),
     ],
 )  # fmt: skip
-def test_each_filter_rejects_what_is_beyond_its_bound(changes: dict[str, Any], reason: str | None) -> None:
+def test_each_filter_rejects_values_beyond_its_bound(changes: dict[str, Any], reason: str | None) -> None:
     assert reasons(pair("a"), pair("b", **changes)) == [None, reason]
 
 
-def test_bounds_are_those_of_the_thresholds() -> None:
+def test_filters_use_the_thresholds() -> None:
     wide = Thresholds(tau=0.2, max_rouge=1.0, min_length_ratio=0.1, max_length_ratio=9.0)
     row = pair("a", length_ratio=5.0, forward=0.2, backward=0.3, rouge_l=1.0, critic=0.25)
     assert reasons(row, thresholds=wide) == [None]
@@ -75,7 +75,7 @@ def test_basic_is_length_entailment_and_the_critic() -> None:
 CHAIN = [("p", "q"), ("q", "r"), ("r", "s")]
 
 
-def test_of_pairs_joined_by_mutual_entailment_the_highest_critic_is_kept() -> None:
+def test_the_highest_critic_score_of_a_component_is_kept() -> None:
     rows = [pair(str(n), *CHAIN[n], critic=critic) for n, critic in enumerate((0.8, 0.95, 0.9))]
     assert reasons(*rows) == ["duplicate", None, "duplicate"]
 
@@ -87,7 +87,7 @@ def test_in_self_distillation_the_lowest_rouge_is_kept() -> None:
 
 
 @pytest.mark.parametrize("round", [1, 2])
-def test_of_equals_the_lowest_id_is_kept_whatever_the_order(round: int) -> None:
+def test_of_equal_pairs_the_lowest_id_is_kept_in_any_order(round: int) -> None:
     rows = [pair(name, *edge, round=round) for name, edge in zip("bca", CHAIN, strict=True)]
     assert reasons(*rows) == ["duplicate", "duplicate", None]
     assert reasons(*rows[::-1]) == [None, "duplicate", "duplicate"]
@@ -112,30 +112,30 @@ def test_a_pair_that_other_filters_reject_still_joins() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"numbers": False}, {"rouge_l": 0.9}, {"critic": 0.6, "forward": 0.75}])
-def test_the_best_is_of_those_that_pass_later_filters_too(changes: dict[str, Any]) -> None:
+def test_the_best_pair_passes_later_filters_too(changes: dict[str, Any]) -> None:
     best = {"critic": 0.99} | changes
     rows = [pair("a", "p", "q", **best), pair("b", "q", "r", critic=0.8), pair("c", "r", "s", critic=0.85)]
     assert reasons(*rows) == ["duplicate", "duplicate", None]
 
 
-def test_where_none_of_a_component_is_accepted_none_is_a_duplicate() -> None:
+def test_a_component_without_an_accepted_pair_has_no_duplicates() -> None:
     rows = [pair("a", "p", "q", numbers=False), pair("b", "q", "r", rouge_l=0.9), pair("c", "r", "s", critic=0.7)]
     assert reasons(*rows) == ["numbers", "rouge", "critic"]
 
 
-def test_contexts_and_rounds_are_apart() -> None:
+def test_components_do_not_span_contexts_or_rounds() -> None:
     rows = [pair(f"{c}{r}", "p", "q", context=c, round=r) for c in "cd" for r in (1, 2)]
     filtered = filter_pairs(table(*rows), ALL)
     assert filtered["reason"].to_pylist() == [None] * 4
     assert len(set(filtered["component"].to_pylist())) == 4
 
 
-def test_a_sentence_written_twice_is_one() -> None:
+def test_equal_sentences_are_one_node() -> None:
     rows = [pair("a", "p", "q"), pair("b", "p", "r", critic=0.95) | {"first": 2, "second": 3}]
     assert reasons(*rows) == ["duplicate", None]
 
 
-def test_filtered_has_all_of_the_pair_and_keys_of_what_is_accepted() -> None:
+def test_filtered_keeps_all_columns_and_adds_keys_of_accepted_pairs() -> None:
     rows = [pair("a"), pair("b", forward=0.1), pair("c"), pair("d", numbers=False)]
     filtered = filter_pairs(table(*rows), ALL)
     assert filtered.schema == FILTERED
@@ -146,21 +146,21 @@ def test_filtered_has_all_of_the_pair_and_keys_of_what_is_accepted() -> None:
     assert filter_pairs(filtered, ALL).equals(filtered)
 
 
-def test_it_makes_no_difference_how_a_table_lies_in_memory() -> None:
+def test_the_memory_layout_of_a_table_does_not_matter() -> None:
     rows = [pair(str(n), *CHAIN[n % 3], critic=0.8 + n / 100) for n in range(6)]
     chunked = pa.concat_tables([table(*rows[:1]), table(), table(*rows[1:4]), table(*rows[4:])])
     assert filter_pairs(chunked, ALL).equals(filter_pairs(table(*rows), ALL))
     assert filter_pairs(table(pair("x"), *rows).slice(1), ALL).equals(filter_pairs(table(*rows), ALL))
 
 
-def test_no_pairs_are_filtered_too() -> None:
+def test_an_empty_table_can_be_filtered() -> None:
     filtered = filter_pairs(table(), ALL)
     assert filtered.schema == FILTERED
     assert len(filtered) == 0
 
 
 def slow_components(rows: list[dict[str, Any]], tau: float) -> list[int]:
-    """For each row the first row of its component by a breadth-first search over sentences, -1 where it has two."""
+    """The first row of each row's component by a breadth-first search over sentences; -1 if the row spans two components."""
     near: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for row in rows:
         one, other = ((row["context"], row[side]) for side in ("sentence1", "sentence2"))
@@ -182,7 +182,7 @@ def slow_components(rows: list[dict[str, Any]], tau: float) -> list[int]:
 
 
 def slow_reasons(rows: list[dict[str, Any]], component: list[int], t: Thresholds) -> list[str | None]:
-    """One pair at a time, by the words of the docstrings."""
+    """A slow reference: one pair at a time, as the docstrings say."""
     own: list[list[str]] = []
     for row in rows:
         wrong = {
@@ -210,7 +210,7 @@ def slow_reasons(rows: list[dict[str, Any]], component: list[int], t: Thresholds
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_tables_are_filtered_as_one_pair_at_a_time(seed: int) -> None:
+def test_random_tables_are_filtered_like_the_slow_reference(seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = []
     for number in random.permutation(150):

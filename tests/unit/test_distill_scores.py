@@ -35,7 +35,7 @@ def test_the_length_ratio_is_of_the_second_to_the_first(x: str, y: str, ratio: f
         (" ?! ", []),
     ],
 )
-def test_words_have_neither_case_nor_punctuation(text: str, expected: list[str]) -> None:
+def test_words_ignore_case_and_punctuation(text: str, expected: list[str]) -> None:
     assert words(text) == expected
 
 
@@ -54,7 +54,7 @@ def slow_rouge_l(x: str, y: str) -> float:
 
 
 @given(x=SENTENCES, y=SENTENCES)
-def test_rouge_l_is_that_of_a_textbook(x: str, y: str) -> None:
+def test_rouge_l_equals_the_textbook_algorithm(x: str, y: str) -> None:
     assert rouge_l(x, y) == pytest.approx(slow_rouge_l(x, y))
     assert rouge_l(x, y) == rouge_l(y, x)
 
@@ -67,7 +67,7 @@ def test_rouge_l_is_that_of_a_textbook(x: str, y: str) -> None:
         ("the cat", "the cat sat on the mat", 2 * 2 / 8), ("cat", "dog", 0.0), ("", "cat", 0.0), ("?", "!", 1.0),
     ],
 )  # fmt: skip
-def test_rouge_l_of_sentences_worked_out_by_hand(x: str, y: str, score: float) -> None:
+def test_rouge_l_of_hand_computed_examples(x: str, y: str, score: float) -> None:
     assert rouge_l(x, y) == pytest.approx(score)
 
 
@@ -88,7 +88,7 @@ def test_rouge_l_of_sentences_worked_out_by_hand(x: str, y: str, score: float) -
         ("", set()),
     ],
 )  # fmt: skip
-def test_numbers_are_read_in_digits_and_in_words(text: str, found: set[str]) -> None:
+def test_numbers_are_read_from_digits_and_words(text: str, found: set[str]) -> None:
     assert numbers(text) == found
 
 
@@ -177,7 +177,7 @@ def test_no_pairs_need_no_critic() -> None:
 
 @pytest.mark.parametrize("side", ["sentence1", "sentence2"])
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
-def test_only_the_poisonous_rows_are_quarantined(count: int, side: str) -> None:
+def test_only_rows_that_fail_are_quarantined(count: int, side: str) -> None:
     rows = [pair(number, f"a {number}", f"b {number}") for number in range(count)]
     poisonous = sorted({0, count // 2, count - 1})
     scores: dict[str, float | BaseException] = {f"a {number}": number / 100 for number in range(count)}
@@ -208,7 +208,7 @@ def test_one_bad_row_of_many_is_found_by_halving() -> None:
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -0.01, 1.01])
 @pytest.mark.parametrize("side", ["a 1", "b 1"])
-def test_a_score_that_is_none_is_poisonous(score: float, side: str) -> None:
+def test_an_invalid_score_is_quarantined(score: float, side: str) -> None:
     rows = [pair(number, f"a {number}", f"b {number}") for number in range(3)]
     critic = Fake({side: score})
     scored, (bad,) = score_pairs(rows, critic)
@@ -229,18 +229,18 @@ def test_a_score_that_is_none_is_poisonous(score: float, side: str) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_not_the_fault_of_a_row_is_raised(error: BaseException) -> None:
+def test_errors_that_concern_no_single_row_are_raised(error: BaseException) -> None:
     with pytest.raises(type(error)):
         score_pairs([pair(1, "a", "b"), pair(2, "c", "d")], Fake({"c": error}))
 
 
-def test_a_row_without_a_sentence_is_poisonous() -> None:
+def test_a_row_without_a_sentence_is_quarantined() -> None:
     scored, bad = score_pairs([pair(1, "a dog", None), pair(2, "a dog", "a cat")], Overlap())
     assert [row["id"] for row in scored] == ["002"]
     assert bad[0]["error"].startswith("TypeError: ")
 
 
-def test_a_critic_that_loses_rows_is_not_believed() -> None:
+def test_a_critic_that_returns_too_few_scores_is_rejected() -> None:
     class Short(Fake):
         def entailment(self, premises: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
             return np.zeros(len(premises) // 2)

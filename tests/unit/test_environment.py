@@ -25,7 +25,7 @@ from gpt2core.errors import ConfigError
         ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "many"), ("OMP_NUM_THREADS", ""),
     ],
 )  # fmt: skip
-def test_a_variable_that_would_bend_a_search_is_left_out_and_said(name: str, value: str) -> None:
+def test_a_variable_that_would_change_a_search_is_removed_with_a_note(name: str, value: str) -> None:
     variables = {name: value, "PATH": "/bin"}
     (line,) = settle(variables)
     assert line.startswith(f"{name} is ignored: ")
@@ -33,7 +33,7 @@ def test_a_variable_that_would_bend_a_search_is_left_out_and_said(name: str, val
     assert settle(variables) == [], "once"
 
 
-def test_what_a_search_needs_and_what_does_no_harm_stays() -> None:
+def test_harmless_variables_stay() -> None:
     kept = {"OMP_NUM_THREADS": "2,1", "RAY_ADDRESS": "head:6379", "MLFLOW_TRACKING_URI": "http://there", **OURS}
     variables = dict(kept)
     assert settle(variables) == []
@@ -41,7 +41,7 @@ def test_what_a_search_needs_and_what_does_no_harm_stays() -> None:
 
 
 @pytest.mark.parametrize("place", ["", "  ", "local"])
-def test_an_address_that_names_no_cluster_is_none(place: str) -> None:
+def test_an_address_without_a_cluster_is_removed(place: str) -> None:
     variables = {"RAY_ADDRESS": place, "TMPDIR": "", "HOME": "/home/anna"}
     assert settle(variables) == []
     assert variables == {"HOME": "/home/anna", **OURS}
@@ -69,14 +69,14 @@ def test_local_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch, name: st
         *("head:port", "::1", "[::1]", "[::1:6379", "head:6379/path", "anna:secret@head:6379"),
     ],
 )
-def test_an_address_of_no_cluster_is_told_the_rule(place: str) -> None:
+def test_an_invalid_address_is_answered_with_the_rule(place: str) -> None:
     with pytest.raises(ConfigError, match=r"^The value of RAY_ADDRESS is .*, but must be HOST:PORT") as told:
         connect.join_cluster(place)
     assert "secret" not in str(told.value)
 
 
 @given(st.text(max_size=30))
-def test_no_text_for_an_address_is_a_traceback(place: str) -> None:
+def test_any_text_as_an_address_is_a_one_line_error(place: str) -> None:
     told = "nothing"
     try:
         connect._check_form(place)
@@ -85,7 +85,7 @@ def test_no_text_for_an_address_is_a_traceback(place: str) -> None:
     assert len(told.splitlines()) == 1
 
 
-def test_a_folder_for_temporary_files_must_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unusable_folder_for_temporary_files_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for value, rule in {
         f"/tmp/{'x' * 70}": "is too long for Ray's sockets: 75 bytes, but must be at most",

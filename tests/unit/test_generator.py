@@ -1,4 +1,4 @@
-"""Shards of contexts, candidates and pairs: what they hold, and that each is a function of its number alone."""
+"""Shards of contexts, candidates and pairs: their contents, and that each depends only on its number."""
 
 import re
 from itertools import combinations
@@ -62,7 +62,7 @@ def says(monkeypatch: pytest.MonkeyPatch, texts: list[str | list[int]]) -> None:
     monkeypatch.setattr(Generator, "sample", sample)
 
 
-def test_prefixes_are_the_first_words_of_what_is_spoken() -> None:
+def test_prefixes_are_the_first_words_of_speeches() -> None:
     play = """ACT I. The beginning of it all.
 
 SCENE 2. A room in the castle.
@@ -86,13 +86,13 @@ Now is the other, really. Where art thou going?
         prefixes_of(rows, CONFIG.but(prefix_words=20))
 
 
-def test_prefixes_of_the_plays_are_no_names_and_directions(prefixes: list[str]) -> None:
+def test_prefixes_of_the_plays_have_no_names_or_directions(prefixes: list[str]) -> None:
     assert len(prefixes) == len(set(prefixes)) > 500
     assert all(len(prefix.split()) == 3 for prefix in prefixes)
     assert not any("[" in prefix or prefix.isupper() for prefix in prefixes)
 
 
-def test_contexts_are_different_whole_sentences_of_many_texts(contexts: list[Record], prefixes: list[str]) -> None:
+def test_contexts_are_distinct_complete_sentences_of_many_texts(contexts: list[Record], prefixes: list[str]) -> None:
     assert [context["context"] for context in contexts] == [f"r1-00000-{index:03d}" for index in range(24)]
     assert len({context["text"].casefold() for context in contexts}) == 24
     for context in contexts:
@@ -104,7 +104,7 @@ def test_contexts_are_different_whole_sentences_of_many_texts(contexts: list[Rec
     assert all(context["text"].startswith(context["prefix"]) for context in contexts[:3])
 
 
-def test_contexts_are_fewer_where_nothing_better_is_written(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
+def test_there_are_fewer_contexts_if_texts_are_unusable(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     says(monkeypatch, [" love is a rose. No end", " love is as a rose! Nor"])
     rows, bad = generate_contexts(toy, ["thy"], CONFIG, count=4, round=2, number=7)
     assert [row["text"] for row in rows] == ["thy love is a rose.", "thy love is as a rose!"]
@@ -114,14 +114,14 @@ def test_contexts_are_fewer_where_nothing_better_is_written(monkeypatch: pytest.
     assert bad[0]["error"] == "it has 22 characters, but must have at most 20"
 
 
-def test_a_prefix_that_fills_the_context_stops_no_other(toy: Generator) -> None:
+def test_a_prefix_that_fills_the_context_does_not_stop_others(toy: Generator) -> None:
     prefix = "rose " * 300 + "nor death. And thy love shall never dim."
     rows, _ = generate_contexts(toy, [prefix], CONFIG.but(max_characters=9999), count=2, round=0, number=0)
     assert [len(row["text"].split()) for row in rows] == [302, 6]
 
 
 def test_a_shard_is_a_function_of_its_number(nano: Generator, prefixes: list[str]) -> None:
-    """So a longer job begins with the shards of a shorter one, and each can be made alone."""
+    """So a longer job starts with the shards of a shorter one, and each shard can be made alone."""
 
     def shard(number: int, config: GenerationConfig = CONFIG, round: int = 1) -> list[Record]:
         own, bad = generate_contexts(nano, prefixes, config, count=6, round=round, number=number)
@@ -135,15 +135,15 @@ def test_a_shard_is_a_function_of_its_number(nano: Generator, prefixes: list[str
     assert all(len(a & b) < 8 for a, b in combinations(texts, 2))
 
 
-def test_candidates_of_one_context_differ_and_those_of_equal_contexts_too(nano: Generator) -> None:
+def test_candidates_differ_within_and_between_equal_contexts(nano: Generator) -> None:
     twins = [{"context": name, "text": "I will go with thee to the king."} for name in "ab"]
     rows, _ = generate_candidates(nano, twins, CONFIG, round=0, number=0, rewrite=False)
     assert len({row["text"] for row in rows}) > 9
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-def test_candidates_are_what_the_slow_way_writes(nano: Generator, contexts: list[Record], rewrite: bool) -> None:
-    """Each row to its last token, in the order of the shard, and cut afterwards."""
+def test_candidates_equal_those_of_the_slow_reference(nano: Generator, contexts: list[Record], rewrite: bool) -> None:
+    """The reference generates each row to its last token, in the order of the shard, and cuts it afterwards."""
     config = CONFIG.but(candidates=12)
     rows, bad = generate_candidates(nano, contexts, config, round=1, number=5, rewrite=rewrite)
     decoding = DecodingConfig(temperature=0.7, top_p=0.9, no_repeat_ngram=3, max_new_tokens=100)
@@ -174,7 +174,7 @@ def test_candidates_are_what_the_slow_way_writes(nano: Generator, contexts: list
 
 
 def seed(*key: int) -> int:
-    """The seed of a candidate, as the module's words define it."""
+    """The seed of a candidate, as the module defines it."""
     first, *rest = key
     return int(np.random.SeedSequence(first, spawn_key=(1, *rest)).generate_state(1, np.uint64)[0])
 
@@ -207,7 +207,7 @@ def test_no_candidate_has_a_line_break(nano: Generator, contexts: list[Record]) 
     assert sum(map(len, texts)) > 2000
 
 
-def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
+def test_reasons_of_unusable_candidates(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     said = [
         " thy love shall dim. Never", " nor time", " Thy love -- SHALL dim! And", " as a summer rose?",
         " A summer's love.", " Dr.",
@@ -223,7 +223,7 @@ def test_reasons_say_why_a_candidate_takes_no_part(monkeypatch: pytest.MonkeyPat
         assert bad == []
 
 
-def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
+def test_invalid_outputs_go_to_quarantine_and_others_continue(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     half = toy.tokenizer.encode(["\u20ac"])[0][:1]
     end = toy.tokenizer.encode([" dim."])[0]
     long = " rose" * 100
@@ -251,11 +251,11 @@ def test_poisonous_outputs_go_to_quarantine_and_the_others_on(monkeypatch: pytes
         ("thy \ufffd love", "thy \ufffd love", "it is not valid UTF-8"),
     ],
 )
-def test_what_ends_before_its_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
+def test_a_text_that_ends_within_a_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
     assert _checked(text, set(), CONFIG) == (kept, "unfinished", error)
 
 
-def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Generator, tmp_path: Path) -> None:
+def test_random_weights_write_many_invalid_texts_and_stop_nothing(toy: Generator, tmp_path: Path) -> None:
     own = [{"context": f"r0-00000-{n:03d}", "text": toys.lines(1, n) + "."} for n in range(20)]
     rows, bad = generate_candidates(toy, own, CONFIG.but(candidate_tokens=40), round=0, number=0, rewrite=True)
     assert len(rows) + len(bad) == 120
@@ -267,7 +267,7 @@ def test_a_model_of_random_weights_writes_much_poison_and_stops_nothing(toy: Gen
     assert shards.read(shard.quarantine).to_pylist() == bad
 
 
-def test_a_context_that_does_not_fit_goes_to_quarantine_and_changes_no_other(toy: Generator) -> None:
+def test_a_context_that_is_too_long_is_quarantined_and_changes_no_other(toy: Generator) -> None:
     config = CONFIG.but(candidate_tokens=40)
     own = [{"context": f"r0-00000-{n:03d}", "text": toys.lines(1, n) + "."} for n in range(3)]
     rows, bad = generate_candidates(toy, own, config, round=0, number=0, rewrite=False)
@@ -300,7 +300,7 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
     assert pa.Table.from_pylist(pairs + rewritten, shards.PAIRS).num_rows == 12
 
 
-def test_what_a_generator_knows_of_its_tokens(nano: Generator) -> None:
+def test_stop_tables_cover_all_ends_of_sentences(nano: Generator) -> None:
     text = 'He came. "Go!" said he. Why? (Because.) \u201cNo!\u201d \u2018Well?\u2019 Then he went... Away'
     ids = torch.tensor(nano.tokenizer.encode([text])[0])
     asked = (nano.stop.closes[ids[:-1]] & nano.stop.opens[ids[1:]]).nonzero()[:, 0].tolist()

@@ -44,7 +44,7 @@ def test_a_hard_negative_shares_words_and_entails_in_no_direction(changes: dict[
     assert chosen(pair("a", **changes)) == (["a"] if hard else [])
 
 
-def test_who_rejected_it_is_told_in_either_direction() -> None:
+def test_either_direction_of_entailment_may_have_rejected_a_hard_negative() -> None:
     low = Thresholds(tau=0.3)
     assert chosen(pair("a", forward=0.1, backward=0.45), pair("b", forward=0.45, backward=0.1), thresholds=low) == [
         "a",
@@ -61,7 +61,7 @@ def test_the_hardest_come_first_then_the_lowest_id() -> None:
     assert chosen(*rows, count=0) == []
 
 
-def test_it_is_no_copy_of_an_accepted_pair_in_either_order() -> None:
+def test_a_hard_negative_is_not_an_accepted_pair_in_either_order() -> None:
     good = pair("good", "A rose is red.", "Red is a rose.", **ACCEPTED)
     same = pair("same", "a ROSE is red", "red is a rose!")
     swapped = pair("swapped", "Red is a rose", "A rose is red")
@@ -70,15 +70,15 @@ def test_it_is_no_copy_of_an_accepted_pair_in_either_order() -> None:
     assert chosen(same, swapped, half, good) == ["half"]
 
 
-def test_two_equal_sentences_are_none() -> None:
+def test_equal_sentences_are_not_a_hard_negative() -> None:
     assert chosen(pair("a", "A rose is red.", "a rose, is RED", rouge_l=1.0)) == []
 
 
-def test_no_two_are_equal_and_the_hardest_of_them_stays() -> None:
+def test_of_equal_hard_negatives_the_hardest_stays() -> None:
     rows = [pair("a", "p q r", "p q s"), pair("b", "P q s!", "p, q, r", rouge_l=0.7), pair("c", "p q r", "p q t")]
     assert chosen(*rows) == ["b", "c"]
     assert chosen(*rows, count=2) == ["b", "c"]
 
 
-def test_of_no_pairs_there_are_none() -> None:
+def test_an_empty_table_has_no_hard_negatives() -> None:
     assert chosen() == []

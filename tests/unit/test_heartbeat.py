@@ -1,4 +1,4 @@
-"""Whether Ray lives is seen by whether it listens."""
+"""Ray counts as alive as long as it accepts connections."""
 
 import socket
 from threading import Event
@@ -31,7 +31,7 @@ def test_ray_is_alive_as_long_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_a_signal_that_ends_ray_too_is_an_interruption(monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
-    """As where a terminal is closed, or `timeout` ends a whole group of processes."""
+    """As when a terminal is closed, or `timeout` ends a process group."""
     seen, left = Event(), Event()
 
     class Gone:

@@ -1,4 +1,4 @@
-"""An error in one trial of a process that trains several ends that trial alone; nobody waits for ever."""
+"""An error in one trial of a pack ends only that trial; no call waits for ever."""
 
 import itertools
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def losses(payload: dict[str, Any]) -> tuple[float, float]:
 
 
 def follow(pack: Pack, spec: TrialSpec, attempts: int = 2) -> list[tuple[float, float]]:
-    """What a trial reports that begins again at its checkpoint after an error, as Tune lets it; by epoch."""
+    """The losses by epoch of a trial that resumes from its checkpoint after an error, as under Tune."""
     found: dict[int, tuple[float, float]] = {}
     for attempt in range(attempts):
         try:
@@ -105,7 +105,7 @@ def test_an_error_in_one_trial_does_not_change_the_others(
     assert next(calls) > number, "the error was raised"
 
 
-def test_a_trial_whose_error_stays_ends_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_trial_with_a_permanent_error_ends_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = Run.apply_update
 
     def failing(run: Run, *rest: Any) -> None:

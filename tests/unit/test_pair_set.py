@@ -37,7 +37,7 @@ def test_thresholds_are_applied_to_the_stored_scores(config: RunConfig) -> None:
     assert len(load_pairs(config.but(max_rouge=0.4, filters="basic")).accepted) == 60
 
 
-def test_a_set_may_be_cut_and_has_negatives_in_proportion(config: RunConfig) -> None:
+def test_a_smaller_set_has_negatives_in_proportion(config: RunConfig) -> None:
     found = load_pairs(config.but(pairs_examples=40))
     assert (len(found.accepted), len(found.negatives)) == (40, 20)
     assert [pair["id"] for pair in found.accepted] == [f"r1-00000-{n:03d}-000-001" for n in range(40)]
@@ -46,7 +46,7 @@ def test_a_set_may_be_cut_and_has_negatives_in_proportion(config: RunConfig) -> 
     assert found.digest != load_pairs(config).digest
 
 
-def test_a_pair_that_another_context_has_too_is_accepted_once(tmp_path: Path) -> None:
+def test_a_pair_of_two_contexts_is_accepted_once(tmp_path: Path) -> None:
     rows = generated.contexts(10)
     rows[-2] |= {key: rows[0][key] for key in ("sentence1", "sentence2")} | {"critic": 0.95}
     found = load_pairs(RunConfig(pairs=str(generated.folder(tmp_path, [rows]))))
@@ -60,7 +60,7 @@ UNEVEN = [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3, 3, 3]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run with the thresholds that accepted/ was written with, of two rounds that repeat some of their pairs."""
+    """A run with the thresholds of accepted/, for two rounds with some duplicate pairs."""
     rows = [uneven(round) for round in (1, 2)]
     folder = generated.with_accepted(tmp_path_factory.mktemp("written"), Thresholds(tau=0.6), rows)
     return RunConfig(task="paraphrase", pairs=str(folder), tau=0.6)
@@ -110,7 +110,7 @@ def test_a_student_learns_from_accepted_and_not_from_the_scores(written: RunConf
         load_pairs(config.but(tau=0.7))
 
 
-def test_other_thresholds_are_said_in_the_data_s_description_and_in_its_facts(written: RunConfig) -> None:
+def test_other_thresholds_are_noted_in_description_and_facts(written: RunConfig) -> None:
     same, other = (with_pairs(QUORA, config) for config in (written, written.but(tau=0.7, filters="basic")))
     assert "filtered again" not in same.describe()
     assert "note" not in same.facts
@@ -126,7 +126,7 @@ def test_other_thresholds_are_said_in_the_data_s_description_and_in_its_facts(wr
     assert "this run has tau 0.7" in str(student.facts["note"])
 
 
-def test_pairs_of_a_folder_without_accepted_are_filtered_and_that_is_said(config: RunConfig) -> None:
+def test_a_folder_without_accepted_is_filtered_with_a_note(config: RunConfig) -> None:
     note = "accepted/ of round 1 was written with unknown thresholds, so the stored scores were filtered again"
     assert load_pairs(config).notes == [note]
 
@@ -152,7 +152,7 @@ def test_text_is_cleaned_in_all_splits_or_not_at_all(config: RunConfig) -> None:
     assert '"Why" 0?' in {row.text for row in cleaned.splits["train"]}
 
 
-def test_none_of_the_pairs_is_the_corpus_as_it_is(config: RunConfig) -> None:
+def test_zero_pairs_leave_the_corpus_unchanged(config: RunConfig) -> None:
     assert with_pairs(QUORA, config.but(pairs_examples=0)) is QUORA
     assert with_pairs(QUORA, RunConfig()) is QUORA
 
@@ -189,7 +189,7 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
         ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower `tau`"),
     ],
 )
-def test_unusable_pairs_are_one_clear_line(config: RunConfig, changes: dict[str, object], message: str) -> None:
+def test_unusable_pairs_are_a_one_line_error(config: RunConfig, changes: dict[str, object], message: str) -> None:
     chosen = config.but(**changes)
     with pytest.raises(DataError, match=message):
         rewriting_corpus(chosen) if chosen.task == "rewriting" else load_pairs(chosen)

@@ -1,4 +1,4 @@
-"""What a machine hears from its cloud, and what Ray is told; a node that is drained is in tests/faults/test_nodes.py."""
+"""Preemption notices of clouds, and the drain command; tests/faults/test_nodes.py drains a node."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("aws", 120), ("google", 30)])
-def test_a_notice_of_a_cloud_is_heard(name: str, seconds: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notice_of_a_cloud_is_read(name: str, seconds: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which no metadata is asked through
     _, ask = CLOUDS[name]
     assert ask(cloud.address) is None
@@ -26,7 +26,7 @@ def test_a_notice_of_a_cloud_is_heard(name: str, seconds: int, cloud: Cloud, mon
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_a_machine_of_no_cloud_hears_nothing(name: str) -> None:
+def test_a_machine_outside_clouds_gets_no_notice(name: str) -> None:
     _, ask = CLOUDS[name]
     assert ask("http://127.0.0.1:9") is None
 
@@ -37,7 +37,7 @@ def test_a_wrong_command_gets_the_usage(words: list[str], capsys: pytest.Capture
     assert capsys.readouterr().err.startswith("error: usage: python -m cluster.preemption")
 
 
-def test_where_no_ray_listens_it_is_one_line() -> None:
+def test_draining_without_ray_is_a_one_line_error() -> None:
     done = python("-m", "cluster.preemption", "leave", "1", "f" * 56, RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("error: Ray did not drain the node: ")

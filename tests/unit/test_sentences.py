@@ -1,4 +1,4 @@
-"""Where sentences end, on examples by hand and on random texts against what a sentence must be."""
+"""Ends of sentences: hand-made examples, and properties on random texts."""
 
 import time
 
@@ -43,15 +43,15 @@ def test_sentences_end_where_a_reader_says(text: str, expected: list[str] | int 
 @pytest.mark.parametrize(
     "text", ["He came.", 'He came."', "He came. ", "Well... ", "See No. ", "Pears etc. ", "It is 3.", "Well... \ufffd"]
 )
-def test_a_sentence_is_not_known_to_end_before_what_follows_it(text: str) -> None:
-    """But for a full stop with a space, which nothing can change."""
+def test_a_sentence_end_is_known_only_after_the_next_character(text: str) -> None:
+    """Except for a full stop before a space, which is always an end."""
     assert first_sentence(text, final=False) == ("He came." if text == "He came. " else None)
     assert first_sentence(text) == " ".join(text.removesuffix("\ufffd").split())
 
 
 @many
 @given(texts, texts)
-def test_what_is_known_of_a_text_holds_for_all_that_begin_with_it(text: str, more: str) -> None:
+def test_the_first_sentence_of_a_text_holds_for_its_continuations(text: str, more: str) -> None:
     known = first_sentence(text, final=False)
     if known is not None:
         # A character that is broken at the end of a text may be whole in a longer one.
@@ -61,7 +61,7 @@ def test_what_is_known_of_a_text_holds_for_all_that_begin_with_it(text: str, mor
 
 @many
 @given(texts)
-def test_sentences_are_the_text_but_for_its_rest(text: str) -> None:
+def test_sentences_join_to_the_text_without_its_rest(text: str) -> None:
     found = sentences(text)
     collapsed = " ".join(text.split())
     joined = " ".join(found)
@@ -74,8 +74,8 @@ def test_sentences_are_the_text_but_for_its_rest(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [" .", ". ", "... a", '." ', ".'", "x.) ", "No. ", ".", "?'"])
 @pytest.mark.parametrize("before", ["", "x" * 50_000 + "."])
-def test_a_text_of_marks_is_read_in_one_go(before: str, piece: str) -> None:
-    """A model writes such texts. Where it is looked through again at each mark, one takes minutes."""
+def test_a_text_of_marks_takes_linear_time(before: str, piece: str) -> None:
+    """Models write such texts. With a search that restarts at each mark, one text takes minutes."""
     text, began = before + piece * 50_000 + "a", time.process_time()
     found = sentences(text)
     assert time.process_time() - began < 10
@@ -91,11 +91,11 @@ def test_clean_text_is_plain() -> None:
 
 @many
 @given(strategies.text())
-def test_clean_text_stays_as_it_is(text: str) -> None:
+def test_cleaning_is_idempotent(text: str) -> None:
     assert clean(clean(text)) == clean(text)
 
 
-def test_what_nobody_can_use_is_named() -> None:
+def test_unusable_texts_get_a_reason() -> None:
     assert why_unusable("A good one.", 11) is None
     assert why_unusable("A good one.", 10) == "it has 11 characters, but must have at most 10"
     assert why_unusable(" \n", 10) == "it is empty"

@@ -1,4 +1,4 @@
-"""Shards are whole or absent, and named by what decides them and by nothing else."""
+"""Shards are complete or absent, and their names depend on exactly what decides them."""
 
 import socket
 from collections import Counter
@@ -37,7 +37,7 @@ def shard(folder: Path) -> Shard:
     return Shard(str(folder), "contexts", 1, 7, cache_key("contexts", seed=1))
 
 
-def test_a_shard_is_there_when_it_is_whole(tmp_path: Path) -> None:
+def test_only_a_complete_shard_exists(tmp_path: Path) -> None:
     one = shard(tmp_path)
     assert not one.exists()
     one.write([ROW], CONTEXTS, [])
@@ -56,7 +56,7 @@ def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
     assert shard(tmp_path / "a").path.read_bytes() == shard(tmp_path / "b").path.read_bytes()
 
 
-def test_the_quarantine_is_there_before_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quarantine_is_written_before_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     monkeypatch.setattr(shards, "write", lambda path, table: written.append((path, table.schema)))
     one = shard(tmp_path)
@@ -64,13 +64,13 @@ def test_the_quarantine_is_there_before_the_shard(tmp_path: Path, monkeypatch: p
     assert written == [(one.quarantine, QUARANTINE), (one.path, CONTEXTS)]
 
 
-def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowTypeError):
         shard(tmp_path).write([ROW | {"text": 1}], CONTEXTS, [])
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     one = shard(tmp_path)
     one.write([ROW], CONTEXTS, [])
     kept = [one.path, tmp_path / ".lock", tmp_path / "manifest.json", tmp_path / "students" / ".config.abcdefgh"]
@@ -90,7 +90,7 @@ def test_a_cache_key_depends_on_values_and_not_on_their_order() -> None:
     )
 
 
-def test_the_code_of_a_package_is_that_of_its_files() -> None:
+def test_the_code_version_of_a_package_covers_its_files() -> None:
     scores, filters = gpt2core.distill.scores, gpt2core.distill.filters
     assert code_version(scores) != code_version(filters)
     assert code_version(scores, filters) == code_version(scores, filters)
@@ -98,7 +98,7 @@ def test_the_code_of_a_package_is_that_of_its_files() -> None:
 
 
 def changed(job: Job, identity: dict[str, Any] = IDENTITY, number: int = 0) -> list[str]:
-    """The stages whose file of a shard is another than that of JOB."""
+    """The stages whose files of a shard differ from those of JOB."""
     before, after = files_of(JOB, IDENTITY, number), files_of(job, identity, number)
     return [stage for stage in STAGES if before[stage] != after[stage]]
 
@@ -107,7 +107,7 @@ def generating(**values: object) -> Job:
     return replace(JOB, generation=JOB.generation.but(**values))
 
 
-def test_a_change_makes_what_it_decides_and_what_follows_anew() -> None:
+def test_a_change_remakes_the_stages_that_it_decides_and_later_ones() -> None:
     assert changed(JOB) == []
     assert changed(replace(JOB, thresholds=Thresholds(tau=0.5))) == ["judged"]
     assert changed(JOB, IDENTITY | {"critic": {"critic": "nli"}}) == ["pairs", "judged"]
@@ -121,7 +121,7 @@ def test_a_change_makes_what_it_decides_and_what_follows_anew() -> None:
         assert changed(JOB, IDENTITY | {role: "c"}) == list(STAGES)
 
 
-def test_what_does_not_decide_a_shard_does_not_name_it() -> None:
+def test_settings_that_do_not_decide_a_shard_are_not_in_its_name() -> None:
     assert changed(replace(JOB, workers=8, gpus_per_worker=1.0, scorers=3, max_quarantine=0.5, data_dir="/else")) == []
     longer = replace(JOB, contexts=1000)
     assert changed(longer) == changed(longer, number=1) == []
@@ -129,13 +129,13 @@ def test_what_does_not_decide_a_shard_does_not_name_it() -> None:
     assert [JOB.shard_size(number) for number in range(JOB.shard_count)] == [50, 50, 20]
 
 
-def test_every_setting_of_the_generation_decides_something() -> None:
+def test_every_generation_setting_changes_a_shard_name() -> None:
     other = {"source": "poems"}
     for key, value in JOB.generation:
         assert changed(generating(**{key: other.get(key, value * 2 if key != "top_p" else 0.5)})), key
 
 
-def test_the_digest_of_a_model_is_of_its_shape_and_values() -> None:
+def test_the_digest_of_a_model_covers_its_shape_and_values() -> None:
     model = toys.model()
     assert digest(model) == digest(toys.model())
     assert digest(model) != digest(toys.model(seed=1))
@@ -144,7 +144,7 @@ def test_the_digest_of_a_model_is_of_its_shape_and_values() -> None:
     assert digest(model) != digest(toys.model())
 
 
-def test_a_damaged_manifest_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_a_one_line_error(tmp_path: Path) -> None:
     assert manifest(tmp_path)["rounds"] == []
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json: is damaged; remove it"):
@@ -164,7 +164,7 @@ def progress() -> Progress:
     return told
 
 
-def test_rates_are_of_what_was_made_now_and_counts_of_all() -> None:
+def test_rates_count_new_rows_and_totals_count_all() -> None:
     assert line(progress()) == (
         "   12s  1 of 4 shards filtered; 100 contexts (25.0/s), 1,000 candidates (250.0/s), 40 pairs (20.0/s); "
         "accepted 25.0%, rejected: length 75.0%"
@@ -172,7 +172,7 @@ def test_rates_are_of_what_was_made_now_and_counts_of_all() -> None:
     assert "waiting for 2 workers" in line(Progress(1, 4, 2))
 
 
-def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_silent_mlflow_is_reported_once_and_stops_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
     said: list[str] = []
@@ -185,7 +185,7 @@ def test_mlflow_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path: Pa
     assert "\n" not in said[0]
 
 
-def test_the_card_lies_beside_the_database_that_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_is_stored_next_to_the_given_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tracker = CandidatesRun(f"sqlite:///{tmp_path / 'elsewhere' / 'x.db'}", pytest.fail)
     tracker.start(tmp_path / "pairs", {"tau": 0.5})
@@ -231,13 +231,13 @@ def test_the_card_has_exact_counts_and_valid_front_matter() -> None:
         assert part in text
 
 
-def test_a_card_without_accepted_pairs_promises_none() -> None:
+def test_a_card_without_accepted_pairs_has_no_configs() -> None:
     text = card.card([ENTRY | {"accepted": 0, "negatives": 0}], None, [{}])
     assert "configs" not in text
     assert "There is nothing to load: lower `tau`, or generate more contexts." in text
 
 
-def test_measures_do_not_depend_on_how_pairs_are_cut_into_files() -> None:
+def test_measures_do_not_depend_on_the_split_into_files() -> None:
     rows = [
         {"id": str(n), "sentence1": f"one {n} two", "sentence2": f"two {n % 7}", "critic": n / 300, "rouge_l": 0.5}
         for n in range(300)

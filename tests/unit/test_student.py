@@ -1,4 +1,4 @@
-"""What a student learns by, beside slow references."""
+"""The losses of a student, compared with slow references."""
 
 import math
 
@@ -30,19 +30,19 @@ def slow(student: GPT2, teacher: GPT2, weight: float) -> list[float]:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
-def test_the_losses_are_those_of_the_formula(weight: float) -> None:
+def test_losses_equal_the_formula(weight: float) -> None:
     student, teacher = toys.model(1), toys.model(2)
     losses = student_losses(student, student(IDS), teacher, IDS, BATCH.next_tokens(), weight)
     assert losses.tolist() == pytest.approx(slow(student, teacher, weight), rel=1e-5)
 
 
-def test_a_student_that_is_its_teacher_has_no_divergence() -> None:
+def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
     model = toys.model(1)
     alone = model.losses(model(IDS), BATCH.next_tokens())
     torch.testing.assert_close(student_losses(model, model(IDS), toys.model(1), IDS, BATCH.next_tokens(), 5.0), alone)
 
 
-def test_what_is_given_and_padding_carry_no_loss() -> None:
+def test_prompts_and_padding_have_no_loss() -> None:
     labels = BATCH.next_tokens()
     assert (labels != IGNORE).tolist() == [
         [False, False, True, True, True, True],
@@ -71,13 +71,13 @@ def slow_contrast(hidden: Tensor, classes: list[int], temperature: float) -> lis
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
-def test_the_contrast_is_that_of_the_formula(classes: list[int]) -> None:
+def test_the_contrastive_loss_equals_the_formula(classes: list[int]) -> None:
     hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     losses = contrastive_losses(hidden, torch.tensor(classes), 0.3)
     assert losses.tolist() == pytest.approx(slow_contrast(hidden, classes, 0.3), rel=1e-4)
 
 
-def test_the_contrast_of_one_text_is_nothing_and_has_a_gradient() -> None:
+def test_the_contrastive_loss_of_one_text_is_zero_with_a_gradient() -> None:
     hidden = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     losses = contrastive_losses(hidden, torch.tensor([1]))
     losses.sum().backward()
