@@ -1,4 +1,4 @@
-"""What every search script promises; a new script in searches/ is found by its call of `main`."""
+"""The contract of every search script in searches/, recognized by its call of `main`."""
 
 import importlib
 from pathlib import Path
@@ -20,7 +20,7 @@ def search(name: str) -> Search:
     return importlib.import_module(f"searches.{name}").SEARCH
 
 
-def test_all_scripts_are_found() -> None:
+def test_all_scripts_are_tested() -> None:
     expected = {"adapters", "attention", "decoding", "learning_rate", "lora_rank", "pretraining", "sentiment"}
     assert expected <= set(SCRIPTS)
 
@@ -43,11 +43,11 @@ def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name
     assert plan.profile.trials > len(points) or profile == "quick"
     runs = [plan.config(point) for point in points]
     assert all(isinstance(run, RunConfig) and run.task == task for run in runs)
-    assert len({str(identity(run)) for run in runs}) == len(runs), "two of the first points are one configuration"
+    assert len({str(identity(run)) for run in runs}) == len(runs), "two of the first points are the same configuration"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_what_it_compares_lies_in_its_space(name: str) -> None:
+def test_the_space_has_the_compared_keys(name: str) -> None:
     plan = make_plan(search(name), "quick")
     assert plan.space.keys() == {*plan.search.scientific, *plan.search.nuisance}
     assert plan.search.scientific

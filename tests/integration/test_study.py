@@ -1,4 +1,4 @@
-"""The whole study on a few rows, run as a user runs it."""
+"""The whole study on tiny data, from the command line."""
 
 import subprocess
 from pathlib import Path
@@ -21,7 +21,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_path: Path) -> None:
+def test_searches_of_tables_run_and_are_reported(storage: Path, tmp_path: Path) -> None:
     data = course.folder(tmp_path)
     course.sonnets(tmp_path / "sonnets")
     model = str(toys.folder(tmp_path / "model"))
@@ -50,14 +50,14 @@ def test_tables_that_need_training_are_asked_and_reported(storage: Path, tmp_pat
     assert "confusion.json" in [artifact.path for artifact in client.list_artifacts(trial.info.run_id)]
 
 
-def test_a_table_without_data_is_said_not_to_run(storage: Path) -> None:
+def test_a_table_without_data_is_reported_as_not_run(storage: Path) -> None:
     done = study("--tables", "figure-1", "--smoke", "--storage", str(storage / "empty"))
     assert done.returncode == 1
     assert "not run" in done.stdout
     assert "--data-dir" in done.stdout
 
 
-def test_bad_tables_are_one_line_and_a_plan_starts_nothing(storage: Path) -> None:
+def test_bad_tables_are_refused_and_a_plan_starts_nothing(storage: Path) -> None:
     wrong = study("--tables", "figure1")
     assert (wrong.returncode, wrong.stderr) == (2, "error: Unknown table `figure1`: did you mean `figure-1`?\n")
     plan = study("--tables", "4", "--plan", "--storage", str(storage / "planned"))

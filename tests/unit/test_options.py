@@ -1,4 +1,4 @@
-"""The flags of a search: what is valid becomes a plan, what is not becomes one line and status 2."""
+"""The flags of a search: valid ones become a plan, invalid ones an error in one line and status 2."""
 
 from pathlib import Path
 
@@ -63,14 +63,14 @@ def test_an_unreachable_hub_says_how_to_run_offline(tmp_path: Path, capsys: pyte
     assert "to run offline, set --model to a folder or to the embedded gpt2-nano" in error
 
 
-def test_a_key_that_is_set_is_searched_no_more() -> None:
+def test_a_key_that_is_set_is_not_searched() -> None:
     plan = parse(SEARCH, ["--set", "rank=16", "--set", "alpha=r"]).plan
     assert set(plan.space) == {"lr", "batch_size"}
     config = plan.config(SEARCH.reference)
     assert (config.rank, config.lora_alpha, config.lr) == (16, 16.0, 1e-3)
 
 
-def test_every_flag_of_the_readme_is_there_for_every_search() -> None:
+def test_every_flag_of_the_readme_exists() -> None:
     flags = (
         "--profile study --model gpt2 --data-dir d --trials 3 --max-concurrent 2 --workers-per-trial 2 --gpus-per-worker 0.5 "
         "--replicates 1 --seed 5 --name n --storage /s --tracking-uri http://h --resume must --plan --smoke --set epochs=2 "
@@ -106,12 +106,12 @@ def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_point_that_breaks_a_rule_is_found_before_anything_runs() -> None:
+def test_an_invalid_point_is_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="The value of `dropout` is '2', but must be less than 1"):
         parse(SEARCH, ["--set", "dropout=2"])
 
 
-def test_errors_are_of_the_kind_that_entry_points_print() -> None:
+def test_config_errors_are_user_errors() -> None:
     assert issubclass(ConfigError, UserError)
 
 
@@ -131,10 +131,8 @@ def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags
         ("--set dora=true", 2, (4, 8, 2)), ("--set lora_init=pissa", 2, (1, 2, 2)),
     ],
 )  # fmt: skip
-def test_trials_are_packed_where_that_pays(
-    flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path
-) -> None:
-    """Trials of a process, trials at once, and CPUs of a process, of four."""
+def test_trials_are_packed_if_it_pays(flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path) -> None:
+    """Expected are the trials per process, the trials at once, and the CPUs per process, on four CPUs."""
     spec = trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4, gpus)])
     assert (spec.pack, spec.concurrent, spec.cpus_per_worker) == expected
 
@@ -147,7 +145,7 @@ def test_trials_are_packed_where_that_pays(
         ("--pack 2 --trace", "with --trace it must be off: a process traces one trial at a time"),
     ],
 )
-def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: Path) -> None:
+def test_impossible_packs_are_refused(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])
 
@@ -162,7 +160,7 @@ def test_packs_that_cannot_be_are_explained(flags: str, message: str, tmp_path: 
         (["--until", "decided", "--replicates", "5"], (3, 4, 5)),
     ],
 )
-def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
+def test_looks_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
     design = parse(SEARCH, flags).plan.design
     assert design is not None
     assert design.looks == looks
@@ -188,7 +186,7 @@ def test_the_looks_at_a_comparison_are_planned(flags: list[str], looks: tuple[in
         (["--set", "judged=true"], "The key `judged` cannot be `--set`: the search sets it"),
     ],
 )
-def test_a_comparison_that_cannot_be_is_refused(flags: list[str], message: str) -> None:
+def test_invalid_comparisons_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         _ = parse(SEARCH, flags).plan.objective
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Simulated searches, and the command that prints them."""
+"""Simulated searches, and the `power` command."""
 
 import json
 from dataclasses import replace
@@ -40,24 +40,24 @@ def test_the_command_prints_each_number_of_seeds_and_its_assumptions(capsys: pyt
     assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == ["2", "4"]
 
 
-def test_the_json_has_everything_and_is_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_is_complete_and_reproducible(capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
         "--seeds", "3", "--sd-run", "0.02", "--finalists", "2", "--reference", "--trials", "5", "--sd-setting",
         "0.01",
     )  # fmt: skip
-    found = as_json(capsys, *flags)
-    assert found == as_json(capsys, *flags)
-    assert found != as_json(capsys, *flags, "--seed", "1")
-    assert found["components"]["run"] == 0.02
-    assert (found["finalists"], found["reference"], found["trials"], found["sd_setting"]) == (2, True, 5, 0.01)
-    assert found["margin"] == found["effect"] == 0.05
-    assert found["linear"] is True
-    (row,) = found["rows"]
+    results = as_json(capsys, *flags)
+    assert results == as_json(capsys, *flags)
+    assert results != as_json(capsys, *flags, "--seed", "1")
+    assert results["components"]["run"] == 0.02
+    assert (results["finalists"], results["reference"], results["trials"], results["sd_setting"]) == (2, True, 5, 0.01)
+    assert results["margin"] == results["effect"] == 0.05
+    assert results["linear"] is True
+    (row,) = results["rows"]
     assert row.keys() == {
         *("seeds", "looks", "seeds_used", "false_winners", "difference_named", "p_below_level", "power", "p_power"),
         *("coverage", "equivalent_rightly", "equivalent_wrongly", "student"),
     }
-    assert found["needed_for_power"].keys() == {"power", "seeds", "student"}
+    assert results["needed_for_power"].keys() == {"power", "seeds", "student"}
 
 
 def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +70,7 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--seeds", "2,x"), "--seeds` is '2,x', but must be increasing numbers from 1 to 200"),
         (("--seeds", "5,3"), "'5,3', but must be increasing"),
@@ -91,13 +91,13 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
         (("--search", "nothing"), "There is no search script `nothing`"),
     ],
 )
-def test_bad_input_is_one_line(flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, error = run(capsys, *flags)
     assert (code, out, error.count("\n")) == (2, "", 1)
-    assert said in error
+    assert message in error
 
 
-def test_without_a_search_it_is_said_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert status(main, ["power"]) == 2
     assert "give --search SCRIPT, or --from NAME" in capsys.readouterr().err
 
@@ -137,11 +137,11 @@ def from_ledger(storage: Path) -> int:
 def test_components_are_estimated_from_replicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_search(tmp_path, settings=4, seeds=12)
     assert from_ledger(tmp_path) == 0
-    found = json.loads(capsys.readouterr().out)
-    parts = found["components"]
+    results = json.loads(capsys.readouterr().out)
+    parts = results["components"]
     assert (parts["run"], parts["example"], parts["interaction"]) == pytest.approx((0.1, 0.5, 1.0), rel=0.25)
-    assert (parts["examples"], found["search"], found["metric"]) == (200, "lora_rank", "dev_loss")
-    assert found["components_from"] == "estimated from the replicates of 4 settings of known"
+    assert (parts["examples"], results["search"], results["metric"]) == (200, "lora_rank", "dev_loss")
+    assert results["components_from"] == "estimated from the replicates of 4 settings of known"
 
 
 @pytest.mark.parametrize(("settings", "seeds"), [(3, 1), (2, 0)])
@@ -157,7 +157,7 @@ PARTS = Components(run=0.3, example=2.0, interaction=1.5, output=1.0, outputs=3,
 CASE = Case(components=PARTS, design=Design(looks=(3, 5)), margin=1.0, finalists=3, effect=0.8)
 
 
-def test_many_examples_are_judged_as_if_each_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_examples_are_simulated_by_their_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
     for bound in (0, 10**9):
         monkeypatch.setattr(power_simulation, "BY_COUNTS", bound)
@@ -170,8 +170,8 @@ def test_many_examples_are_judged_as_if_each_was_drawn(monkeypatch: pytest.Monke
     assert fast.seeds == pytest.approx(slow.seeds, abs=0.15)
 
 
-def test_moments_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means over many draws of all that a comparison reads, at both looks."""
+def test_simulated_moments_equal_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the means, over many draws, of all values that a comparison uses, at both looks."""
     means = []
     for bound in (0, 10**9):
         monkeypatch.setattr(power_simulation, "BY_COUNTS", bound)
@@ -198,7 +198,7 @@ def test_moments_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (np.abs(a - b) < 4.5 * np.hypot(error_a, error_b)).all()
 
 
-def test_the_texts_that_chose_must_not_judge() -> None:
+def test_selecting_and_comparing_on_the_same_texts_names_false_winners() -> None:
     parts = Components(run=0.05, example=2.0, examples=275)
     case = Case(components=parts, design=Design.fixed(5), margin=0.01, finalists=1, reference=True, trials=40)
     assert simulate(case, 300, seed=5).wrong <= 0.09
@@ -214,20 +214,20 @@ def test_a_setting_whose_run_failed_never_wins() -> None:
     assert failed.right == failed.unstable == 0.0
 
 
-def test_components_are_found_again() -> None:
+def test_components_are_recovered_from_simulated_runs() -> None:
     random = np.random.default_rng(6)
     parts = Components(run=0.5, example=2.0, interaction=3.0, examples=400)
     _, runs = power_simulation.draw(Case(components=parts, design=Design.fixed(40), margin=1.0, finalists=6), random)
-    found, settings = components(runs(40))
+    estimated, settings = components(runs(40))
     assert settings == 6
-    assert found.examples == 400
-    assert (found.run, found.example, found.interaction) == pytest.approx((0.5, 2.0, 3.0), rel=0.15)
+    assert estimated.examples == 400
+    assert (estimated.run, estimated.example, estimated.interaction) == pytest.approx((0.5, 2.0, 3.0), rel=0.15)
     alone = runs_of(np.ones((1, 5, 2)), mean_loss)
     with pytest.raises(ValueError, match="two runs"):
         components([alone])
 
 
-def test_the_seeds_for_80_percent() -> None:
+def test_seeds_for_80_percent_power() -> None:
     assert seeds_for_power(lambda seeds: seeds / 10) == 8
     assert seeds_for_power(lambda seeds: 1.0) == 2
     assert seeds_for_power(lambda seeds: seeds / 250) == 200

@@ -1,4 +1,4 @@
-"""Replaying recorded curves: what a method needs is measured against random search on the same record."""
+"""Replaying learning curves: methods are compared with random search on the same record."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def record() -> Record:
     return Record(**about, points=points, curves=curves)  # type: ignore[arg-type]
 
 
-def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
+def test_the_compute_needed_is_that_spent_until_the_score() -> None:
     course = Course(spent=np.array([1.0, 2.0, 3.0]), best=np.array([5.0, 7.0, 9.0]))
     assert course.needed(7.0, 1) == 2.0
     assert course.needed(10.0, 1) == math.inf
@@ -45,24 +45,24 @@ def test_a_course_needs_what_it_spent_until_it_was_there() -> None:
 
 
 def test_better_methods_need_less(record: Record) -> None:
-    found = {
+    rows = {
         row.method: row
         for row in compare(record, contenders(["random", "tpe"], ["none", "asha"], []), seeds=10, workers=4)
     }
-    assert found["random, asha"].same.median < 0.6 * found["random, none"].same.median
-    assert found["tpe, asha"].same.median < found["random, none"].same.median
-    assert found["tpe, asha"].same.reached == 10
-    assert all(row.same.low <= row.same.median <= row.same.high for row in found.values())
-    assert all(row.alike == row.same for row in found.values()), "the margin is 0"
+    assert rows["random, asha"].same.median < 0.6 * rows["random, none"].same.median
+    assert rows["tpe, asha"].same.median < rows["random, none"].same.median
+    assert rows["tpe, asha"].same.reached == 10
+    assert all(row.same.low <= row.same.median <= row.same.high for row in rows.values())
+    assert all(row.alike == row.same for row in rows.values()), "the margin is 0"
 
 
-def test_less_is_needed_for_what_is_not_to_be_told_apart(record: Record) -> None:
+def test_a_score_within_the_margin_needs_less(record: Record) -> None:
     (row,) = compare(replace(record, margin=1.0), [RANDOM], seeds=4, workers=4)
     assert row.alike.median < row.same.median
     assert row.alike.reached == 4
 
 
-def test_a_proposal_is_taken_for_the_nearest_recorded_point(record: Record) -> None:
+def test_a_proposal_gets_the_curve_of_the_nearest_point(record: Record) -> None:
     curves = record.nearest(record.plan(Method(), trials=5, seed=0))
     for number in (0, 17):
         point: dict[str, Any] = dict(record.points[number])
@@ -70,7 +70,7 @@ def test_a_proposal_is_taken_for_the_nearest_recorded_point(record: Record) -> N
         assert curves(trial) is record.curves[number]
 
 
-def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, tmp_path: Path) -> None:
+def test_a_record_is_read_from_a_file_and_from_a_results_folder(record: Record, tmp_path: Path) -> None:
     save(record, tmp_path / "curves.json")
     assert read(tmp_path / "curves.json") == record
     rows = [
@@ -101,10 +101,10 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
         "answer": {"sentences": [""]},
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    found = read(tmp_path)
+    record_read = read(tmp_path)
     losses = [replace(c, metrics=[{"dev_loss": m[OBJECTIVE]} for m in c.metrics]) for c in record.curves]
-    assert replace(found, margin=0.0) == replace(record, task="poems", objective="dev_loss", curves=losses)
-    assert found.margin == pytest.approx(1.96 * 2**0.5 * 0.25, rel=0.3), "means of 16 losses of deviation 1"
+    assert replace(record_read, margin=0.0) == replace(record, task="poems", objective="dev_loss", curves=losses)
+    assert record_read.margin == pytest.approx(1.96 * 2**0.5 * 0.25, rel=0.3), "means of 16 losses of deviation 1"
     for row in rows[:40]:
         del row["curve"][3:]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -112,7 +112,7 @@ def test_a_record_is_read_from_a_file_and_from_a_searchs_folder(record: Record, 
         read(tmp_path)
 
 
-def test_what_is_no_record_is_said(record: Record, tmp_path: Path) -> None:
+def test_invalid_records_are_refused(record: Record, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no record of learning curves"):
         read(tmp_path / "nowhere.json")
     with pytest.raises(ConfigError, match="There is no search script `os"):
@@ -122,8 +122,8 @@ def test_what_is_no_record_is_said(record: Record, tmp_path: Path) -> None:
         read(tmp_path / "x.json")
 
 
-def test_contenders_are_all_combinations_and_a_grace_is_of_halving_alone() -> None:
-    names = [str(one) for one in contenders(["random", "gp"], ["none", "asha"], ["1", "3"])]
+def test_contenders_are_all_combinations_with_graces_for_asha_only() -> None:
+    names = [str(contender) for contender in contenders(["random", "gp"], ["none", "asha"], ["1", "3"])]
     assert names == [
         *("random, none", "random, asha from epoch 1", "random, asha from epoch 3"),
         *("gp, none", "gp, asha from epoch 1", "gp, asha from epoch 3"),
@@ -134,8 +134,8 @@ def test_contenders_are_all_combinations_and_a_grace_is_of_halving_alone() -> No
         contenders(["random"], ["asha"], ["0"])
 
 
-def test_a_later_first_rung_spares_a_trial_that_begins_slowly(record: Record) -> None:
-    """The best begins as the worst: from epoch 1 on it is stopped, from epoch 3 on it is found."""
+def test_a_later_first_rung_keeps_slow_learners(record: Record) -> None:
+    """The best curves start as the worst: a rung at epoch 1 stops them, one at epoch 3 does not."""
     falls = [
         replace(
             curve,
@@ -160,7 +160,7 @@ def test_the_command_prints_a_table(record: Record, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
-def test_the_recorded_curves_are_of_searches_that_there_are(path: Path) -> None:
+def test_the_recorded_curves_fit_their_searches(path: Path) -> None:
     record = read(path)
     plan = record.plan(RANDOM.method, trials=3, seed=0)
     assert len(record.points) >= 40
