@@ -23,9 +23,7 @@ def parser() -> Parser:
 
     p = top.add_command("describe", help="count total and trainable parameters; needs no weights")
     _add_keys(p, "task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS)
-    p.add_argument(
-        "--preset", default="plain", choices=("plain", "study"), help="default blocks of an adapter (default: plain)"
-    )
+    p.add_argument("--preset", default="plain", choices=("plain", "study"), help="an adapter's blocks (default: plain)")
     p.add_argument("--length", type=int, help="tokens to count attention for (default: the model's n_positions)")
     p.add_argument("--json", action="store_true", help="print JSON")
     _add_set(p)

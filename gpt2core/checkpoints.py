@@ -40,7 +40,8 @@ KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "sample
 ORIGINS = {"data": "on other data", "tokenizer": "with another tokenizer", "base": "from another model"}
 
 Tensors = dict[str, Tensor]
-History = list[dict[str, Any]]  # the records of epochs
+Record = dict[str, Any]
+History = list[Record]  # of epochs
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -205,9 +206,7 @@ def resume(
     return []
 
 
-def resume_part(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int
-) -> dict[str, Any] | None:
+def resume_part(folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int) -> Record | None:
     """Load a saved unfinished epoch into model and optimizer; return its progress, or None if none was saved."""
     part = folder / PART
     if _epoch_of(part) != epoch:

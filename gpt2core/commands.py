@@ -117,9 +117,7 @@ def train(options: argparse.Namespace) -> None:
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
-    CONSOLE.print(
-        f"Best by {name}: epoch {best['epoch']}, in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}"
-    )
+    CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}")
     CONSOLE.print(f"As a model folder: python -m gpt2core export --checkpoint {out} --out FOLDER")
 
 

@@ -22,6 +22,9 @@ from gpt2core.component import (
 )
 from gpt2core.errors import ConfigError
 
+Positive = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
 
 class ModelConfig(Config):
     """Shape of a GPT-2: `n_embd` channels (C), `n_head` heads (H), `n_layer` blocks, `n_positions` tokens of context."""
@@ -50,12 +53,8 @@ MODELS: dict[str, ModelConfig] = {
 class PatternKeys(Keys):
     """Keys of sparse attention, see `attention.pattern.offsets`."""
 
-    attention_window: int = key(
-        1, "logsparse, auto: number of last tokens that are always visible", "step", "evaluation", "stage", ge=1
-    )
-    attention_restart: int = key(
-        0, "logsparse, auto: the pattern restarts after so many tokens; 0: never", "step", "evaluation", "stage", ge=0
-    )
+    attention_window: int = key(1, "logsparse, auto: always visible last tokens", "step", "evaluation", "stage", ge=1)
+    attention_restart: int = key(0, "logsparse, auto: pattern period; 0: none", "step", "evaluation", "stage", ge=0)
 
 
 class AttentionConfig(Config):
@@ -80,22 +79,16 @@ class AttentionConfig(Config):
 class BlocksKeys(Keys):
     """Keys of adapters that apply to some of the blocks."""
 
-    blocks: str = key(
-        "default", "blocks of the adapter: all, lower-half, upper-half, study, or numbers like 0-5,8", "step"
-    )
+    blocks: str = key("default", "blocks to adapt: all, lower-half, upper-half, study, or numbers like 0-5,8", "step")
 
 
 class LoraKeys(BlocksKeys):
     """Keys of LoRA and its variants."""
 
     rank: int = key(8, "rank of LoRA", "result", ge=1)
-    alpha: Annotated[float, Field(gt=0)] | Literal["r", "2r"] = key(
-        32.0, "alpha of LoRA, whose scale is alpha / rank: a number, r or 2r", "result"
-    )
+    alpha: Positive | Literal["r", "2r"] = key(32.0, "alpha of LoRA (scale: alpha / rank): a number, r or 2r", "result")
     lora_dropout: float = key(0.1, "dropout of LoRA's input", "result", ge=0, lt=1)
-    targets: Literal["qkv", "qkv+dense", "all"] = key(
-        "qkv", "projections that LoRA adapts: qkv, qkv+dense or all", "step"
-    )
+    targets: Literal["qkv", "qkv+dense", "all"] = key("qkv", "projections with LoRA: qkv, qkv+dense or all", "step")
     rslora: bool = key(False, "scale LoRA by alpha / sqrt(rank) instead of alpha / rank", "result")
     dora: bool = key(False, "DoRA: also train the magnitude of each output", "step", "evaluation")
     lora_init: Literal["default", "pissa"] = key(
@@ -119,17 +112,13 @@ class ClassificationKeys(Keys):
     """Keys of classification tasks."""
 
     head_dropout: float = key(0.3, "dropout before the classification head", "training", ge=0, lt=1)
-    contrastive_weight: float = key(
-        0.0, "weight of the supervised contrastive loss; the rest is cross-entropy", "step", "training", ge=0, le=1
-    )
+    contrastive_weight: float = key(0.0, "share of the contrastive loss in training", "step", "training", ge=0, le=1)
 
 
 class Thresholds(Keys):
     """Keys that decide which scored pairs are accepted. They apply to stored scores, so changing one regenerates nothing."""
 
-    tau: float = key(
-        0.75, "least entailment of a pair, in both directions and by the critic", "data", "stage", ge=0, le=1
-    )
+    tau: float = key(0.75, "least entailment of a pair in both directions and by critic", "data", "stage", ge=0, le=1)
     max_rouge: float = key(0.75, "highest ROUGE-L between the sentences of a pair", "data", "stage", ge=0, le=1)
     min_length_ratio: float = key(0.8, "least length of the second sentence / first", "data", "stage", gt=0)
     max_length_ratio: float = key(1.5, "greatest length of the second sentence / first", "data", "stage", gt=0)
@@ -146,10 +135,8 @@ class PairKeys(Thresholds):
         "folder of generated pairs, or of a subfolder `temperature-T` for each generation temperature",
         *("data", "stage", "place"),
     )
-    pairs_temperature: Annotated[float, Field(gt=0)] | None = key(
-        None, "generation temperature of the pairs", "data", "stage"
-    )
-    pairs_round: Annotated[int, Field(ge=1)] | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
+    pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
+    pairs_round: AtLeastOne | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
         "all", "train on only the first so many accepted pairs", "data", "stage"
     )
@@ -192,9 +179,7 @@ class TextKeys(Keys):
     """Keys of all decoders."""
 
     max_new_tokens: int = key(200, "greatest number of new tokens", "texts", "evaluation", ge=1)
-    repetition_penalty: float = key(
-        1.0, "divides logits of tokens already in the text; 1: off", "texts", ge=0.01, le=100
-    )
+    repetition_penalty: float = key(1.0, "divides logits of tokens in the text; 1: off", "texts", ge=0.01, le=100)
     no_repeat_ngram: int = key(0, "length of the n-grams that may not repeat; 0: off", "texts", "evaluation", ge=0)
 
 
@@ -255,9 +240,7 @@ class BeamKeys(TemperatureKeys):
     """Keys of beam search."""
 
     num_beams: int = key(5, "hypotheses of beam search; 1 is greedy", "texts", "evaluation", ge=1)
-    length_penalty: float = key(
-        1.0, "beam search divides log-probabilities by length ** this; > 0 favours long texts", "texts", ge=-10, le=10
-    )
+    length_penalty: float = key(1.0, "beam search: exponent of length; > 0 favours long texts", "texts", ge=-10, le=10)
     beam_early_stopping: bool = key(False, "stop beam search once `num_beams` hypotheses are complete", "texts")
 
 
@@ -285,9 +268,7 @@ class FirstStageKeys(Keys):
     pretrain_lr: float = key(1e-5, "learning rate of the first stage", "result", gt=0)
     pretrain_batch_size: int = key(4, "batch size of the first stage", "result", ge=1)
     pretrain_epochs: int = key(10, "epochs of the first stage", "result", ge=1)
-    pretrain_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "number of randomly drawn training examples of the first stage; none: all", "result"
-    )
+    pretrain_examples: AtLeastOne | None = key(None, "random training examples of the first stage; none: all", "result")
     pretrain_seed: int = key(11711, "seed of the first stage", "result", ge=0, lt=2**63)
 
 
@@ -299,23 +280,13 @@ class TrainingKeys(Keys):
     accumulation: int = key(1, "gradient accumulation: micro-batches of an optimizer step", "step", ge=1)
     epochs: int = key(10, "number of epochs", "result", ge=1)
     weight_decay: float = key(0.0, "weight decay of AdamW", "training", ge=0)
-    schedule: Literal["constant", "cosine"] = key(
-        "constant", "learning rate after the warm-up: constant or cosine", "result"
-    )
+    schedule: Literal["constant", "cosine"] = key("constant", "schedule after warm-up: constant or cosine", "result")
     warmup_steps: int = key(0, "steps over which the learning rate rises to `lr`", "result", ge=0)
-    clip_norm: Annotated[float, Field(gt=0)] | None = key(
-        None, "gradient norm to clip to; none: no clipping", "training"
-    )
+    clip_norm: Positive | None = key(None, "gradient norm to clip to; none: no clipping", "training")
     dropout: float = key(0.1, "dropout of the blocks and the embeddings", "training", "stage", ge=0, lt=1)
-    train_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "number of randomly drawn training examples; none: all", "step"
-    )
-    growth: float = key(
-        1.0, "number of examples of an epoch / those of the one before; the last has all", "result", ge=1
-    )
-    cross_documents: bool = key(
-        False, "let tokens of a packed block attend to earlier documents in it", "reading", "step", "stage"
-    )
+    train_examples: AtLeastOne | None = key(None, "random training examples; none: all", "step")
+    growth: float = key(1.0, "examples of an epoch / those of the one before; the last has all", "result", ge=1)
+    cross_documents: bool = key(False, "let tokens attend to all documents of their block", "reading", "step", "stage")
     precision: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "precision of training and generation; auto: bfloat16 on GPUs that support it", "step", "stage"
     )
@@ -328,17 +299,11 @@ class ChoosingKeys(Keys):
     """Keys that decide which texts choose the best epoch and the best run, and which texts judge them."""
 
     objective: str | None = key(None, "metric that chooses the best epoch; none: the task's own", "if set")
-    dev_examples: Annotated[int, Field(ge=1)] | None = key(
-        None, "number of randomly drawn dev examples that are scored; none: all", "data", "division"
-    )
-    dev_part: Literal["all", "search"] = key(
-        "all", "search: score only one half of dev, and keep the other for judging", "division", "if set"
-    )
+    dev_examples: AtLeastOne | None = key(None, "random dev examples that are scored; none: all", "data", "division")
+    dev_part: Literal["all", "search"] = key("all", "search: half of dev chooses, half judges", "division", "if set")
     folds: int = key(1, "folds of cross-validation, each with its own sub-run", "division", "if set", ge=1)
-    fold: Annotated[int, Field(ge=1)] | None = key(None, "held-out fold of a sub-run", "division", "if set")
-    scored_on: Literal["dev", "folds"] = key(
-        "dev", "texts that choose: dev or folds; with folds, the other ones judge", "division", "if set"
-    )
+    fold: AtLeastOne | None = key(None, "held-out fold of a sub-run", "division", "if set")
+    scored_on: Literal["dev", "folds"] = key("dev", "dev or folds choose; the other one judges", "division", "if set")
     judged: bool = key(False, "also score the texts that are kept for judging", "if set")
 
 
@@ -376,9 +341,7 @@ class RunKeys(Keys):
         "mirostat, contrastive or beam",
         *("texts", "evaluation"),
     )
-    decode_seeds: int = key(
-        3, "texts generated from each prompt; 0: only losses are measured", "texts", "evaluation", ge=0
-    )
+    decode_seeds: int = key(3, "texts generated from each prompt; 0: only losses", "texts", "evaluation", ge=0)
     seed: int = key(11711, "seed of all random numbers", "texts", ge=0, lt=2**63)
 
 
@@ -418,9 +381,7 @@ class RunConfig(
         if self.folds == 1 and self.scored_on == "folds":
             raise ConfigError("The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1")
         if self.dev_part == "search" and self.scored_on == "folds":
-            raise ConfigError(
-                "The value of `dev_part` is 'search', but must be 'all' if `scored_on` is 'folds', since all of dev judges then"
-            )
+            raise ConfigError("The value of `dev_part` is 'search', but must be 'all' if `scored_on` is 'folds'")
         if self.judged and self.folds == 1 and self.dev_part == "all":
             raise ConfigError(
                 "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search', or `folds` to 2 or more"
@@ -474,10 +435,9 @@ class RunConfig(
     @property
     def attention_config(self) -> AttentionConfig:
         """The attention settings of this run."""
-        values = self.values_of({**PatternKeys.model_fields, **declared_keys("attention")})
-        return AttentionConfig(
-            schedule=self.attention, **{name.removeprefix("attention_"): value for name, value in values.items()}
-        )
+        names = {**PatternKeys.model_fields, **declared_keys("attention")}
+        values = {name.removeprefix("attention_"): value for name, value in self.values_of(names).items()}
+        return AttentionConfig(schedule=self.attention, **values)
 
     @property
     def first_task(self) -> str | None:

@@ -36,10 +36,8 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     total = sum(p.numel() for p in model.parameters())
     pooler = shape.n_embd * shape.n_embd + shape.n_embd
     chosen = _count(config, preset, total, shape.n_layer)
-    has_both_presets = "study" in adapter.presets and config.blocks == "default" and shape.n_layer >= STUDY_BLOCKS
-    other = (
-        _count(config, "plain" if preset == "study" else "study", total, shape.n_layer) if has_both_presets else None
-    )
+    has_both = "study" in adapter.presets and config.blocks == "default" and shape.n_layer >= STUDY_BLOCKS
+    other = _count(config, "plain" if preset == "study" else "study", total, shape.n_layer) if has_both else None
     return {
         "model": config.model,
         "task": config.task,
@@ -111,9 +109,7 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> dict[str
         blocks = _ranges(parse_blocks(spec, n_layer))
     else:
         model = adapt(_shapes(config), config)
-        blocks = _ranges(
-            [n for n, block in enumerate(model.blocks) if any(p.requires_grad for p in block.parameters())]
-        )
+        blocks = _ranges([n for n, b in enumerate(model.blocks) if any(p.requires_grad for p in b.parameters())])
     return {
         "preset": preset,
         "meaning": meaning.format(blocks=blocks) or f"the parameters that `{config.adapter}` chooses",

@@ -102,9 +102,7 @@ def class_names(folder: Path, count: int) -> list[str]:
     if named is None:
         return []
     if not isinstance(named, dict) or named.keys() != {str(number) for number in range(count)}:
-        raise WeightsError(
-            f"{path}: `id2label` must name the classes 0 to {count - 1} of the head, but is {shown(named)}"
-        )
+        raise WeightsError(f"{path}: `id2label` must name the classes 0 to {count - 1}, but is {shown(named)}")
     names = [named[str(number)] for number in range(count)]
     if not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{path}: `id2label` must contain texts, but is {shown(named)}")

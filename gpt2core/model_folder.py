@@ -170,6 +170,4 @@ def check_format(config: RunConfig, format: Format) -> None:
     if not ADAPTERS[config.adapter].peft_format:
         raise ConfigError(f"The adapter `{config.adapter}` cannot be written in the format of peft; use --format model")
     if config.pretrain is not None:
-        raise ConfigError(
-            f"The run started from a model first trained on `{config.pretrain}`, which peft cannot find; use --format model"
-        )
+        raise ConfigError(f"peft cannot find the first stage `{config.pretrain}` of the run; use --format model")

@@ -81,10 +81,8 @@ def main() -> None:
     name = hashlib.sha256(f"{CONFIG}{shape}{tokenizer.digest}{plays.digest}".encode()).hexdigest()[:16]
     work = cache_folder("nano") / name
     for report in train(CONFIG, base, data, folder=work):
-        train_loss, perplexity, speed = (
-            report.metrics[k] for k in ("train_loss", "dev_perplexity", "tokens_per_second")
-        )
-        progress = f"epoch {report.epoch}/{CONFIG.epochs}: train loss {train_loss:.4f}"
+        loss, perplexity, speed = (report.metrics[k] for k in ("train_loss", "dev_perplexity", "tokens_per_second"))
+        progress = f"epoch {report.epoch}/{CONFIG.epochs}: train loss {loss:.4f}"
         print(f"{progress}, held-out perplexity {perplexity:.2f}, {speed:.0f} tokens/s", flush=True)
     model = build_model(CONFIG, base, torch.device("cpu"))
     epoch = checkpoints.load_best(work, model)

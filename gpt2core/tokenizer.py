@@ -245,7 +245,7 @@ def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeniz
         raise WeightsError(f"{folder}: the tokenizer has the token number {largest}, above {MAX_VOCABULARY - 1}")
     if missing := sorted(set(_BYTES) - vocabulary.keys()):
         raise WeightsError(
-            f"{folder}: the tokenizer would drop {len(missing)} of 256 bytes, which have no token, such as {missing[0]!r}"
+            f"{folder}: the tokenizer has no token for {len(missing)} of 256 bytes, such as {missing[0]!r}"
         )
     return backend
 
@@ -285,9 +285,7 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         _check_alike(folder, token, other)
         _check_number(folder, backend, number, token.content)
     if settings["is_whole_list"] and (lost := known.keys() - {token.content for _, token in settings["added"]}):
-        raise WeightsError(
-            f"{folder}: tokenizer.json adds {shown(min(lost))}, but not `added_tokens_decoder` in tokenizer_config.json"
-        )
+        raise WeightsError(f"{folder}: tokenizer.json adds {shown(min(lost))}, but `added_tokens_decoder` does not")
     has_default = backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")
     default = [tokenizers.AddedToken(EOS, special=True)] if settings["has_default"] and has_default else []
     named: dict[str, tokenizers.AddedToken] = {}
@@ -297,17 +295,13 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
         if other is token:
             backend.add_special_tokens([token])
         elif not other.special:
-            raise WeightsError(
-                f"{folder}: the token {shown(token.content)} is named as special, but declared as not special"
-            )
+            raise WeightsError(f"{folder}: the token {shown(token.content)} is named as special, but not declared so")
 
 
 def _check_alike(folder: Path, token: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
     flags = [flag for flag in _FLAGS if flag != "normalized"]  # which has no effect without a normaliser
     if any(getattr(token, flag) != getattr(other, flag) for flag in flags):
-        raise WeightsError(
-            f"{folder}: the tokenizer files contradict each other about the token {shown(token.content)}"
-        )
+        raise WeightsError(f"{folder}: the tokenizer files contradict each other about {shown(token.content)}")
 
 
 def _check_number(path: Path, backend: tokenizers.Tokenizer, number: int, text: str) -> None:

@@ -242,12 +242,8 @@ def _report_of(past: dict[str, Any], folder: Path | None) -> EpochReport:
 
 
 def _evaluation(past: dict[str, Any]) -> Evaluation:
-    return Evaluation(
-        metrics=past["metrics"],
-        statistics=counts.from_json(past["statistics"]),
-        samples=past["samples"],
-        tables=past["tables"],
-    )
+    values = {key: past[key] for key in ("metrics", "samples", "tables")}
+    return Evaluation(**values, statistics=counts.from_json(past["statistics"]))
 
 
 def is_best(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], objective: Metric) -> bool:

@@ -117,16 +117,12 @@ def load_model(name: str, *, with_head: bool = False) -> GPT2:
     tensors = _read_tensors(folder)
     blocks = {int(key.split(".")[1]) for key in tensors if re.match(r"h\.\d{1,9}\.", key)}
     if len(blocks) != config.n_layer:  # checked first, since building a model with a wrong number may take forever
-        raise WeightsError(
-            f"{folder}: `n_layer` in config.json is {config.n_layer}, but the weights have {len(blocks)} blocks"
-        )
+        raise WeightsError(f"{folder}: `n_layer` is {config.n_layer}, but the weights have {len(blocks)} blocks")
     model = without_weights(config)
     head = tensors.get(THEIR_HEAD)
     if with_head and head is not None:
         if head.ndim != 2:
-            raise WeightsError(
-                f"{folder}: the tensor `{THEIR_HEAD}` has shape {tuple(head.shape)}, but must have 2 dimensions"
-            )
+            raise WeightsError(f"{folder}: `{THEIR_HEAD}` has shape {tuple(head.shape)}, but must have 2 dimensions")
         model.head = nn.Linear(config.n_embd, len(head), bias=False, device="meta")
         model.class_names = tuple(class_names(folder, len(head)))
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -170,7 +166,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tied = tensors.pop("lm_head.weight", None)
     if tied is not None and not torch.equal(tensors.setdefault("wte.weight", tied), tied):
         raise WeightsError(
-            f"{folder}: `lm_head.weight` differs from `wte.weight`, but this model ties them (`tie_word_embeddings`)"
+            f"{folder}: `lm_head.weight` differs from `wte.weight`, but must be tied (`tie_word_embeddings`)"
         )
     return {key: tensor for key, tensor in tensors.items() if not _MASKS.fullmatch(key)}
 

@@ -156,7 +156,7 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
             toys.RUN.but(adapter="freeze"),
             "The adapter `freeze` cannot be written in the format of peft; use --format model",
         ),
-        (LORA.but(pretrain="poems"), "a model first trained on `poems`, which peft cannot find; use --format model"),
+        (LORA.but(pretrain="poems"), "peft cannot find the first stage `poems` of the run; use --format model"),
     ],
 )
 def test_what_peft_has_no_form_for_says_the_way_out(config: RunConfig, message: str, tmp_path: Path) -> None:
