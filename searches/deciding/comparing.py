@@ -78,26 +78,18 @@ def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
 
     If the dev split is too small to divide, they are the training texts, in `folds` folds.
     """
-    size = {split: len(tokens) for split, tokens in data.splits.items()}
+    dev, train, test = (len(data.splits.get(split, ())) for split in ("dev", "train", "test"))
     if comparing.folds > 1 and comparing.folds > (different := len(set(data.splits["train"].digests))):
         raise ConfigError(
             f"The value of `--folds` is {comparing.folds}, but there are {different} different training texts to divide"
         )
-    confirmation = len(data.confirmation_part())
-    sizes = {"dev": size["dev"], "confirmation": confirmation, "train": size["train"], "test": size.get("test", 0)}
-    return judges(comparing, folds, **sizes)
-
-
-def judges(comparing: Comparing, folds: int, *, dev: int, confirmation: int, train: int, test: int) -> Judges:
-    """Return the same from the sizes of the splits; `confirmation` is the part of dev that the search does not use."""
     if comparing.on == "test":
         if not test:
             raise ConfigError("The value of `--confirm-on` is test, but there is no test split that can be scored")
         return Judges(on="test", texts=test, run={})
-    if comparing.folds > 1:
-        return Judges(on="dev", texts=dev, run={"judged": True})
-    if confirmation:
-        return Judges(on="dev", texts=confirmation, run={"judged": True})
+    texts = dev if comparing.folds > 1 else len(data.confirmation_part())
+    if texts or comparing.folds > 1:
+        return Judges(on="dev", texts=texts, run={"judged": True})
     folds = min(folds, train)
     if folds < 2:
         raise ConfigError(

@@ -175,7 +175,7 @@ class Strategy:
         Finalists are replicated side by side, seed by seed, since a budget may end the search at any time.
         """
         state, design = self.ledger.state, self.plan.design
-        names = _finalists(self.ranking, state, self.plan)
+        names = finalists(state, self.plan, self.ranking)
         if design and names and not state.finalists:
             self.ledger.record({"event": "finalists", "trials": names})
         for number in range(1, design.most + 1 if design and names else 1):
@@ -231,23 +231,16 @@ class Backend(Protocol):
         ...
 
 
-def finalists(state: State, plan: Plan) -> list[str]:
+def finalists(state: State, plan: Plan, best_first: Iterable[Trial] | None = None) -> list[str]:
     """Return the trials to compare on fresh seeds, or an empty list if there are fewer than two.
 
     With a factor: the best trial of each value. Else: the `Profile.confirm` best trials, then the reference (trial 0). They are
-    fixed once the first replicate is proposed.
+    fixed once the first replicate is proposed. `best_first`: the ranked trials that may win, if they are known already.
     """
-    return _finalists(ranked([t for t in state.trials.values() if _may_win(t, plan)], plan), state, plan)
-
-
-def _may_win(trial: Trial, plan: Plan) -> bool:
-    """Return whether a trial is no replicate and, in a population, the last of its line of successors."""
-    return trial.of is None and (trial.until is None or trial.until >= plan.epochs)
-
-
-def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[str]:
     if state.finalists:  # a later change would be selection by what the looks have shown
         return state.finalists
+    if best_first is None:
+        best_first = ranked([trial for trial in state.trials.values() if _may_win(trial, plan)], plan)
     if plan.compares_each:
         best: dict[str, str] = {}
         for trial in best_first:
@@ -260,3 +253,8 @@ def _finalists(best_first: Iterable[Trial], state: State, plan: Plan) -> list[st
     others = (trial.name for trial in best_first if trial is not reference)
     names = list(itertools.islice(others, plan.profile.confirm or 1))
     return [*names, reference.name] if names else []
+
+
+def _may_win(trial: Trial, plan: Plan) -> bool:
+    """Return whether a trial is no replicate and, in a population, the last of its line of successors."""
+    return trial.of is None and (trial.until is None or trial.until >= plan.epochs)

@@ -149,9 +149,8 @@ def _scores(p: Promotion) -> str:
     rows = [_score(label, metrics, metric) for label, metrics in measured]
     for baseline in state.baselines.values():
         if score := baseline["scores"].get(metric.name):
-            rows.append(
-                ScoreRow(f"trivial baseline: {baseline['meaning']}", _with_sd(score[0], score[1], metric.digits))
-            )
+            mean, sd = (f"{number:.{metric.digits}f}" for number in score)
+            rows.append(ScoreRow(f"trivial baseline: {baseline['meaning']}", f"{mean} ± {sd}" if score[1] else mean))
     others = [_score(words(name), p.metrics, TASKS[p.config.task].metrics.get(name, name)) for name in _others(p)]
     tables = [_score_table(f"{words(metric.name)} ({metric.direction.wanted} is better)", "score", rows)]
     tables += [_score_table("other measures of this model", "value", others)] if others else []
@@ -179,10 +178,6 @@ def _score_table(what: str, value: str, rows: list[ScoreRow]) -> Table[ScoreRow]
         Column[ScoreRow]("95% interval", lambda row: row.interval),
     ]
     return Table(title="", columns=columns, rows=rows)
-
-
-def _with_sd(mean: float, sd: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd else "")
 
 
 def _fresh(p: Promotion) -> str:
