@@ -108,17 +108,19 @@ class Tracked:
     def ended(self, name: str, status: str = COMPLETED, reason: str | None = None) -> None:
         self.ledger.record({"event": "ended", "trial": name, "status": status, "reason": reason})
 
-    def whole(self, name: str) -> None:
-        self.proposed(name)
-        self.report(name, 1)
-        self.report(name, 2)
-        self.ended(name)
+    def whole(self, *names: str) -> None:
+        for name in names:
+            self.proposed(name)
+            self.report(name, 1)
+            self.report(name, 2)
+            self.ended(name)
 
     def end(self, status: str = "FINISHED") -> None:
         self.tracker.finish(SUMMARY, status)
         self.ledger.close()
 
-    def everything_is_there_once(self) -> None:
+    def ends_with_everything_there_once(self) -> None:
+        self.end()
         client, tracker = self.tracker.client, self.tracker
         runs = client.search_runs([tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
         for run in list(runs):
@@ -142,13 +144,11 @@ def test_a_server_that_is_down_for_a_while_gets_everything_once(server: Server, 
     tracked.whole("0000")
     server.kill()
     started = time.monotonic()
-    tracked.whole("0001")
-    tracked.whole("0001-r1")
+    tracked.whole("0001", "0001-r1")
     assert time.monotonic() - started < SOON, "the search waited for it"
     server.start()
     server.wait()
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.ends_with_everything_there_once()
     assert any("did not answer" in text for text in tracked.warnings)
     assert tracked.warnings[-1].endswith("answers again")
 
@@ -170,8 +170,7 @@ def test_the_same_command_delivers_what_a_hung_server_did_not_take(server: Serve
 
     again = Tracked(tmp_path, server.uri, "late")
     again.whole("0001-r1")
-    again.end()
-    again.everything_is_there_once()
+    again.ends_with_everything_there_once()
     assert again.warnings == []
 
 
@@ -198,10 +197,8 @@ def test_a_trial_that_goes_on_with_a_larger_budget_does_so_in_its_run(tmp_path: 
     tracked = Tracked(tmp_path, uri, "budget")
     tracked.report("0000", 2)
     tracked.ended("0000")
-    tracked.whole("0001")
-    tracked.whole("0001-r1")
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.whole("0001", "0001-r1")
+    tracked.ends_with_everything_there_once()
 
 
 def test_a_lost_response_duplicates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
@@ -223,10 +220,8 @@ def test_a_lost_response_duplicates_nothing(tmp_path: Path, monkeypatch: pytest.
 
     for name in ("create_run", "log_batch", "log_inputs", "log_text", "set_terminated"):
         losing(name)
-    for name in TRIALS:
-        tracked.whole(name)
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.whole(*TRIALS)
+    tracked.ends_with_everything_there_once()
     assert len(lost) > 10
 
 
@@ -236,32 +231,26 @@ def test_a_locked_database_holds_nobody_up(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
         started = time.monotonic()
-        for name in TRIALS:
-            tracked.whole(name)
+        tracked.whole(*TRIALS)
         assert time.monotonic() - started < SOON, "the search waited for it"
         other.rollback()
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.ends_with_everything_there_once()
 
 
 def test_at_another_address_everything_is_delivered_again(tmp_path: Path) -> None:
     first = Tracked(tmp_path, f"sqlite:///{tmp_path / 'first.db'}", "moved")
-    for name in TRIALS:
-        first.whole(name)
+    first.whole(*TRIALS)
     first.end()
     other = Tracked(tmp_path, f"sqlite:///{tmp_path / 'other.db'}", "moved")
-    other.end()
-    other.everything_is_there_once()
+    other.ends_with_everything_there_once()
 
 
 def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: None) -> None:
     uri, store = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlartifacts"
     store.write_text("no folder")
     tracked = Tracked(tmp_path, uri, "files")
-    for name in TRIALS:
-        tracked.whole(name)
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.whole(*TRIALS)
+    tracked.ends_with_everything_there_once()
     first, last = tracked.warnings
     assert "refused a file ([Errno" in first
     assert "refused 5 requests ([Errno" in last  # baselines.json, a file of each trial, summary.json
@@ -271,8 +260,7 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
 
     store.unlink()
     again = Tracked(tmp_path, uri, "files")
-    again.end()
-    again.everything_is_there_once()
+    again.ends_with_everything_there_once()
     assert again.warnings == []
     stored = {name: {file.path for file in client.list_artifacts(run)} for name, run in runs.items()}
     assert stored == {"": {"baselines.json", "summary.json"}, **{name: {"samples.md"} for name in TRIALS}}
@@ -294,8 +282,7 @@ def test_an_entry_that_is_always_refused_is_skipped(
         real(run, metrics=metrics, **kwargs)
 
     monkeypatch.setattr(client, "log_batch", refusing)
-    for name in TRIALS:
-        tracked.whole(name)
+    tracked.whole(*TRIALS)
     tracked.end()
     assert len(tries) == 4 + 4 + 4, "between them, others were taken"
     assert tracked.warnings[-1].startswith(f"MLflow at {tracked.tracker.uri} refused 3 requests (403: not")
@@ -307,8 +294,7 @@ def test_an_entry_that_is_always_refused_is_skipped(
     )
 
     again = Tracked(tmp_path, tracked.tracker.uri, "refused")
-    again.end()
-    again.everything_is_there_once()
+    again.ends_with_everything_there_once()
 
 
 def test_what_is_longer_than_mlflow_takes_is_cut_and_says_so(tmp_path: Path) -> None:
@@ -335,10 +321,8 @@ def test_an_experiment_that_was_deleted_is_named_with_the_way_back(tmp_path: Pat
 def test_a_database_and_its_files_lie_in_the_storage_whatever_it_is_called(tmp_path: Path, odd: str) -> None:
     storage = tmp_path / odd
     tracked = Tracked(storage, mlflow_address(None, storage), "odd")
-    for name in TRIALS:
-        tracked.whole(name)
-    tracked.end()
-    tracked.everything_is_there_once()
+    tracked.whole(*TRIALS)
+    tracked.ends_with_everything_there_once()
     assert [path.name for path in tmp_path.iterdir()] == [odd]
     assert {path.name for path in storage.rglob("*.*")} >= {"mlflow.db", "samples.md", "summary.json"}
 
@@ -352,10 +336,8 @@ def test_a_storage_that_was_copied_keeps_its_files_to_itself(tmp_path: Path) -> 
     before = {path: path.stat().st_mtime_ns for path in former.rglob("*") if path.is_file()}
     _artifact_repos_cache.clear()  # MLflow's, of this process; a copy is gone on with by another one
     second = Tracked(copy, mlflow_address(None, copy), "copied")
-    second.whole("0001")
-    second.whole("0001-r1")
-    second.end()
-    second.everything_is_there_once()
+    second.whole("0001", "0001-r1")
+    second.ends_with_everything_there_once()
     assert {path: path.stat().st_mtime_ns for path in former.rglob("*") if path.is_file()} == before
     assert len(list(copy.rglob("samples.md"))) == len(TRIALS)
     for run in second.ledger.state.runs.values():

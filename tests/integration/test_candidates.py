@@ -202,19 +202,16 @@ def test_default_worker_counts_fit_the_cluster(make: Make, local_ray: None, tmp_
     assert fit_to_cluster(replace(job, contexts=50), gpus_per_worker=0).workers == 1, "no more than shards"
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tua", "1"], "Unknown flag `--tua`: did you mean `--tau`?"),
-        (["--tau", "7"], "The value of `tau` is 7.0, but must be less than or equal to 1"),
-        (["--contexts", "0"], "The value of `--contexts` is 0, but must be >= 1"),
-        (["--critic", "overlab"], "Unknown critic `overlab`: did you mean `overlap`?"),
-        (["--source", "sonet"], "Unknown source `sonet`: did you mean `sonnet`?"),
-        (["--set", "candidate_token=9"], "Unknown key `candidate_token`: did you mean `candidate_tokens`?"),
-        (["--set", "top_p"], "The value of `--set` is 'top_p', but must be KEY=VALUE"),
-        (["--max-quarantine", "2"], "must be a share, 0 to 1"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--tua", "1"], "Unknown flag `--tua`: did you mean `--tau`?"),
+    (["--tau", "7"], "The value of `tau` is 7.0, but must be less than or equal to 1"),
+    (["--contexts", "0"], "The value of `--contexts` is 0, but must be >= 1"),
+    (["--critic", "overlab"], "Unknown critic `overlab`: did you mean `overlap`?"),
+    (["--source", "sonet"], "Unknown source `sonet`: did you mean `sonnet`?"),
+    (["--set", "candidate_token=9"], "Unknown key `candidate_token`: did you mean `candidate_tokens`?"),
+    (["--set", "top_p"], "The value of `--set` is 'top_p', but must be KEY=VALUE"),
+    (["--max-quarantine", "2"], "must be a share, 0 to 1"),
+])  # fmt: skip
 def test_bad_flags_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(candidates.main, flags) == 2
     (line,) = capsys.readouterr().err.splitlines()

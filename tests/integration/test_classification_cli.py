@@ -63,15 +63,12 @@ def test_pairs_are_predicted_too(data: Path, tmp_path: Path) -> None:
     assert out.read_text() in ("id \t Predicted_Is_Paraphrase \nq, 0 \n", "id \t Predicted_Is_Paraphrase \nq, 1 \n")
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--task", "sonnet", "--model", "gpt2-nano", "--out", "x"], "those that do: sst, cfimdb, paraphrase"),
-        (["--task", "sst", "--model", "gpt2-nano", "--out", "x"], "The model has no head for the 5 classes"),
-        (["--task", "cfimdb", "--model", "gpt2-nano", "--out", "x"], "there is no test split of the cfimdb"),
-        (["--model", "gpt2-nano"], "the following arguments are required: --out"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--task", "sonnet", "--model", "gpt2-nano", "--out", "x"], "those that do: sst, cfimdb, paraphrase"),
+    (["--task", "sst", "--model", "gpt2-nano", "--out", "x"], "The model has no head for the 5 classes"),
+    (["--task", "cfimdb", "--model", "gpt2-nano", "--out", "x"], "there is no test split of the cfimdb"),
+    (["--model", "gpt2-nano"], "the following arguments are required: --out"),
+])  # fmt: skip
 def test_what_cannot_be_predicted_is_said_in_one_line(
     argv: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

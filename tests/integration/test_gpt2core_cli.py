@@ -131,46 +131,43 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
     assert (base.logits(base(ids)) - theirs(ids).logits).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["descrbe"], "Unknown command `descrbe`: did you mean `describe`?"),
-        ([], "A command is missing; valid: keys, describe, train, evaluate, predict, generate, export"),
-        (["--bogus", "describe"], "Unknown flag `--bogus`: valid: --help, -h"),
-        (["describe", "gpt2"], "Unexpected word `gpt2`"),
-        (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),
-        (["train", "--out", "x", "--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
-        (["train", "--out", "x", "--set", "attention=dnse"], "Unknown attention `dnse`: did you mean `dense`?"),
-        (["train", "--out", "x", "--attention", "dense,auto,dense"], "must divide the model's n_layer, 4"),
-        (["train", "--out", "x", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
-        (["train", "--out", __file__], "test_gpt2core_cli.py: must be a writable folder"),
-        (["describe", "--adpter", "lora"], "Unknown flag `--adpter`: did you mean `--adapter`?"),
-        (["describe", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
-        (["describe", "--model", "gpt2-lrge"], "There is no model `gpt2-lrge`"),
-        (["describe", "--preset", "studdy"], "Unknown value of `--preset` `studdy`: did you mean `study`?"),
-        (["train", "--out", "x", "--task", "sonet"], "Unknown task `sonet`: did you mean `sonnet`?"),
-        (["train", "--out", "x", "--model", "gpt2-nana"], "There is no model `gpt2-nana`"),
-        (["train", "--out", "x", "--data-dir", "nowhere"], "nowhere: there is no such folder"),
-        (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
-        (
-            ["evaluate", "--checkpoint", "nowhere"],
-            "nowhere: must be the folder of a run, with best/state.json, or of a model",
-        ),
-        (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),
-        (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
-        (
-            ["export", "--checkpoint", "nowhere", "--out", "x"],
-            "nowhere: must be the folder of a run, with best/state.json, or of a model",
-        ),
-        (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be 1 to 1,000"),
-        (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "1000000000"], "but must be 1 to 1,000"),
-        (["generate", "--model", "gpt2-nano", "--prompt", "\udcff"], "but must be UTF-8 text"),
-        (["evaluate", "--model", "gpt2-nano", "--split", "tset"], "`tset`: did you mean `test`?"),
-        (["evaluate", "--model", "gpt2-nano", "--set", "rank=4"], "The key `rank` cannot be `--set`"),
-        (["evaluate", "--model", "gpt2-nano", "--checkpoint", "x"], "not allowed with"),
-        (["evaluate", "--split", "dev"], "one of the arguments --checkpoint --model is required"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (["descrbe"], "Unknown command `descrbe`: did you mean `describe`?"),
+    ([], "A command is missing; valid: keys, describe, train, evaluate, predict, generate, export"),
+    (["--bogus", "describe"], "Unknown flag `--bogus`: valid: --help, -h"),
+    (["describe", "gpt2"], "Unexpected word `gpt2`"),
+    (["train", "--otu", "x"], "Unknown flag `--otu`: did you mean `--out`?"),
+    (["train", "--out", "x", "--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
+    (["train", "--out", "x", "--set", "attention=dnse"], "Unknown attention `dnse`: did you mean `dense`?"),
+    (["train", "--out", "x", "--attention", "dense,auto,dense"], "must divide the model's n_layer, 4"),
+    (["train", "--out", "x", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
+    (["train", "--out", __file__], "test_gpt2core_cli.py: must be a writable folder"),
+    (["describe", "--adpter", "lora"], "Unknown flag `--adpter`: did you mean `--adapter`?"),
+    (["describe", "--adapter", "lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
+    (["describe", "--model", "gpt2-lrge"], "There is no model `gpt2-lrge`"),
+    (["describe", "--preset", "studdy"], "Unknown value of `--preset` `studdy`: did you mean `study`?"),
+    (["train", "--out", "x", "--task", "sonet"], "Unknown task `sonet`: did you mean `sonnet`?"),
+    (["train", "--out", "x", "--model", "gpt2-nana"], "There is no model `gpt2-nana`"),
+    (["train", "--out", "x", "--data-dir", "nowhere"], "nowhere: there is no such folder"),
+    (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
+    (
+        ["evaluate", "--checkpoint", "nowhere"],
+        "nowhere: must be the folder of a run, with best/state.json, or of a model",
+    ),
+    (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),
+    (["generate", "--model", "gpt2-nano", "--prompt", ""], "A prompt has 0 tokens"),
+    (
+        ["export", "--checkpoint", "nowhere", "--out", "x"],
+        "nowhere: must be the folder of a run, with best/state.json, or of a model",
+    ),
+    (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "0"], "but must be 1 to 1,000"),
+    (["generate", "--model", "gpt2-nano", "--prompt", "a", "--samples", "1000000000"], "but must be 1 to 1,000"),
+    (["generate", "--model", "gpt2-nano", "--prompt", "\udcff"], "but must be UTF-8 text"),
+    (["evaluate", "--model", "gpt2-nano", "--split", "tset"], "`tset`: did you mean `test`?"),
+    (["evaluate", "--model", "gpt2-nano", "--set", "rank=4"], "The key `rank` cannot be `--set`"),
+    (["evaluate", "--model", "gpt2-nano", "--checkpoint", "x"], "not allowed with"),
+    (["evaluate", "--split", "dev"], "one of the arguments --checkpoint --model is required"),
+])  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,16 +180,13 @@ def test_bad_input_is_one_line_and_status_2(
     assert not list(tmp_path.iterdir()), "bad input left something behind"
 
 
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "is not a JSON object"),
-        ('{"config": {}, "history": []}', "must have a `config`, and a `history` of epochs"),
-        ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
-        ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("text", "rule"), [
+    ("{", "is not JSON"),
+    ("[]", "is not a JSON object"),
+    ('{"config": {}, "history": []}', "must have a `config`, and a `history` of epochs"),
+    ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
+    ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
+])  # fmt: skip
 def test_a_malformed_checkpoint_is_named(
     text: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,18 +174,15 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
     assert (fetched / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["promote", "lora_rank-smok"], "did you mean `lora_rank-smoke`?; see --storage"),
-        (["promote", "../x"], "The value of `--name` is '../x', but must be letters"),
-        (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
-        (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
-        (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must consist"),
-        (["promote", NAME, "--out", "."], "exists already and was not promoted from lora_rank-smoke"),
-        (["promote", NAME, "--out", f"{__file__}/x"], "must be a folder that can be written to (Not a directory)"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (["promote", "lora_rank-smok"], "did you mean `lora_rank-smoke`?; see --storage"),
+    (["promote", "../x"], "The value of `--name` is '../x', but must be letters"),
+    (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
+    (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
+    (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must consist"),
+    (["promote", NAME, "--out", "."], "exists already and was not promoted from lora_rank-smoke"),
+    (["promote", NAME, "--out", f"{__file__}/x"], "must be a folder that can be written to (Not a directory)"),
+])  # fmt: skip
 def test_bad_input_is_one_line_and_changes_nothing(
     argv: list[str], message: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -170,17 +170,14 @@ def test_the_nearest_limit_is_shown() -> None:
     assert nearest_limit(Budget(), Amount(hours=1)) == ("", 0.0)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--budget-hours", "0"], "The value of `--budget-hours` is 0, but must be > 0"),
-        (["--budget-gpu-hours", "-1"], "The value of `--budget-gpu-hours` is -1, but must be > 0"),
-        (["--budget-hours", "nan"], "The value of `--budget-hours` is nan, but must be > 0"),
-        (["--budget-usd", "5"], "`--budget-usd` needs a price: give --usd-per-gpu-hour"),
-        (["--usd-per-gpu-hour", "0"], "The value of `--usd-per-gpu-hour` is 0, but must be > 0"),
-        (["--budget-hours", "inf"], "The value of `--budget-hours` is inf, but must be > 0"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--budget-hours", "0"], "The value of `--budget-hours` is 0, but must be > 0"),
+    (["--budget-gpu-hours", "-1"], "The value of `--budget-gpu-hours` is -1, but must be > 0"),
+    (["--budget-hours", "nan"], "The value of `--budget-hours` is nan, but must be > 0"),
+    (["--budget-usd", "5"], "`--budget-usd` needs a price: give --usd-per-gpu-hour"),
+    (["--usd-per-gpu-hour", "0"], "The value of `--usd-per-gpu-hour` is 0, but must be > 0"),
+    (["--budget-hours", "inf"], "The value of `--budget-hours` is inf, but must be > 0"),
+])  # fmt: skip
 def test_a_limit_that_cannot_be_kept_is_refused(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(SEARCH, flags)

@@ -244,15 +244,12 @@ def test_macro_f1_ignores_absent_classes() -> None:
     assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score([0, 0, 1], [0, 1, 1], average="macro"))
 
 
-@pytest.mark.parametrize(
-    ("confidences", "right", "error"),
-    [
-        ([0.8] * 10, [1] * 8 + [0] * 2, 0.0),
-        ([0.8] * 10, [1] * 5 + [0] * 5, 0.3),
-        ([1.0] * 4, [1, 1, 1, 0], 0.25),
-        ([0.6] * 5 + [0.9] * 5, [1] * 5 + [1] * 5, 0.25),
-    ],
-)
+@pytest.mark.parametrize(("confidences", "right", "error"), [
+    ([0.8] * 10, [1] * 8 + [0] * 2, 0.0),
+    ([0.8] * 10, [1] * 5 + [0] * 5, 0.3),
+    ([1.0] * 4, [1, 1, 1, 0], 0.25),
+    ([0.6] * 5 + [0.9] * 5, [1] * 5 + [1] * 5, 0.25),
+])  # fmt: skip
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy(
     confidences: Sequence[float], right: Sequence[int], error: float
 ) -> None:

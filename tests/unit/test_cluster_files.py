@@ -45,7 +45,7 @@ def parsed(name: str) -> list[Document]:
 
 def documents(name: str) -> list[Document]:
     """Return what the file holds, without YAML's aliases: a change in one place is none in another."""
-    return json.loads(json.dumps(parsed(name)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(parsed(name)))
 
 
 def broken(document: Document, change: Break) -> Document:
@@ -117,33 +117,30 @@ def test_ray_up_gets_what_was_promised(name: str) -> None:
     assert launched(config) == []
 
 
-@pytest.mark.parametrize(
-    ("wrong", "change"),
-    [
-        ("Ray refuses it", lambda c: c.update(idle_timeout="5")),
-        ("Ray refuses it", lambda c: c.update(max_workers="4")),
-        ("Ray refuses it", lambda c: c["docker"].pop("container_name")),
-        ("the head runs no trial", lambda c: c["available_node_types"]["head"]["resources"].update(CPU=2)),
-        ("the head is no worker", lambda c: c["available_node_types"]["head"].update(max_workers=1)),
-        ("the head is on demand", lambda c: c["available_node_types"]["head"]["node_config"].update(scheduling={})),
-        ("workers start from none", lambda c: c["available_node_types"]["gpu"].update(min_workers=1)),
-        ("workers are spot", lambda c: c["available_node_types"]["gpu"].update(node_config={})),
-        ("workers have GPUs", lambda c: c["docker"].update(worker_run_options=[])),
-        ("there is a cap", lambda c: c.update(max_workers=100)),
-        ("idle workers go", lambda c: c.update(idle_timeout_minutes=600)),
-        ("nothing that is stopped is paid for", lambda c: c["provider"].pop("cache_stopped_nodes")),
-        ("the dashboard is on loopback", lambda c: c.pop("head_start_ray_commands")),
-        ("Ray asks for a token", lambda c: c["docker"]["run_options"].remove("--env=RAY_AUTH_MODE=token")),
-        ("the token is a file that is copied", lambda c: c.update(file_mounts={})),
-        ("telemetry is off", lambda c: c["docker"]["run_options"].remove("--env=RAY_USAGE_STATS_ENABLED=0")),
-        ("nothing is installed", lambda c: c.pop("setup_commands")),
-        ("nothing is installed", lambda c: c.pop("head_setup_commands")),
-        (
-            "no port but 22",
-            lambda c: c["provider"].update(security_group={"IpPermissions": [{"FromPort": 22, "ToPort": 8265}]}),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "change"), [
+    ("Ray refuses it", lambda c: c.update(idle_timeout="5")),
+    ("Ray refuses it", lambda c: c.update(max_workers="4")),
+    ("Ray refuses it", lambda c: c["docker"].pop("container_name")),
+    ("the head runs no trial", lambda c: c["available_node_types"]["head"]["resources"].update(CPU=2)),
+    ("the head is no worker", lambda c: c["available_node_types"]["head"].update(max_workers=1)),
+    ("the head is on demand", lambda c: c["available_node_types"]["head"]["node_config"].update(scheduling={})),
+    ("workers start from none", lambda c: c["available_node_types"]["gpu"].update(min_workers=1)),
+    ("workers are spot", lambda c: c["available_node_types"]["gpu"].update(node_config={})),
+    ("workers have GPUs", lambda c: c["docker"].update(worker_run_options=[])),
+    ("there is a cap", lambda c: c.update(max_workers=100)),
+    ("idle workers go", lambda c: c.update(idle_timeout_minutes=600)),
+    ("nothing that is stopped is paid for", lambda c: c["provider"].pop("cache_stopped_nodes")),
+    ("the dashboard is on loopback", lambda c: c.pop("head_start_ray_commands")),
+    ("Ray asks for a token", lambda c: c["docker"]["run_options"].remove("--env=RAY_AUTH_MODE=token")),
+    ("the token is a file that is copied", lambda c: c.update(file_mounts={})),
+    ("telemetry is off", lambda c: c["docker"]["run_options"].remove("--env=RAY_USAGE_STATS_ENABLED=0")),
+    ("nothing is installed", lambda c: c.pop("setup_commands")),
+    ("nothing is installed", lambda c: c.pop("head_setup_commands")),
+    (
+        "no port but 22",
+        lambda c: c["provider"].update(security_group={"IpPermissions": [{"FromPort": 22, "ToPort": 8265}]}),
+    ),
+])  # fmt: skip
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_promise_of_ray_up_that_is_broken_is_found(name: str, wrong: str, change: Break) -> None:
     [config] = documents(name)
@@ -155,7 +152,7 @@ def test_a_promise_of_ray_up_that_is_broken_is_found(name: str, wrong: str, chan
 
 def cluster_of(document: Document) -> Document:
     spec: Document = document["spec"]
-    return spec if document["kind"] == "RayCluster" else spec["rayClusterSpec"]  # type: ignore[no-any-return]
+    return spec if document["kind"] == "RayCluster" else spec["rayClusterSpec"]
 
 
 def templates(document: Document) -> list[Document]:
@@ -169,9 +166,7 @@ def autoscaled(document: Document) -> Document:
     """What Ray's autoscaler makes of the cluster."""
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-    return _derive_autoscaling_config_from_ray_cr(  # type: ignore[no-any-return]
-        {"metadata": document["metadata"], "spec": cluster_of(document)}
-    )
+    return _derive_autoscaling_config_from_ray_cr({"metadata": document["metadata"], "spec": cluster_of(document)})
 
 
 def orchestrated(document: Document) -> list[str]:
@@ -241,36 +236,33 @@ def test_kuberay_gets_what_was_promised(name: str) -> None:
     assert orchestrated(document) == []
 
 
-@pytest.mark.parametrize(
-    ("wrong", "change"),
-    [
-        ("it is refused", lambda c: c.update(ray_version="2")),
-        ("it is refused", lambda c: c.pop("headGroupSpec")),
-        ("it is refused", lambda c: c["authOptions"].update(mode="password")),
-        ("it is refused", lambda c: c["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})),
-        ("it is refused", lambda c: c["workerGroupSpecs"][0]["template"]["spec"].update(tolerance=[])),
-        ("it is refused", lambda c: c["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].pop("name")),
-        ("the head runs no trial", lambda c: c["headGroupSpec"]["rayStartParams"].pop("num-cpus")),
-        ("workers start from none", lambda c: c["workerGroupSpecs"][0].update(minReplicas=1)),
-        ("there is a cap", lambda c: c["workerGroupSpecs"][0].update(maxReplicas=1000)),
-        ("the cluster scales", lambda c: c.pop("enableInTreeAutoscaling")),
-        ("Ray asks for a token", lambda c: c.pop("authOptions")),
-        ("the version is the pinned one", lambda c: c.update(rayVersion="2.9.0")),
-        (
-            "passwords come from a Secret",
-            lambda c: c["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].update(envFrom=[]),
-        ),
-        ("pods are not root", lambda c: c["headGroupSpec"]["template"]["spec"]["securityContext"].update(runAsUser=0)),
-        (
-            "containers gain nothing",
-            lambda c: c["headGroupSpec"]["template"]["spec"]["containers"][0].pop("securityContext"),
-        ),
-        (
-            "requests and limits are said",
-            lambda c: c["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"].pop("limits"),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "change"), [
+    ("it is refused", lambda c: c.update(ray_version="2")),
+    ("it is refused", lambda c: c.pop("headGroupSpec")),
+    ("it is refused", lambda c: c["authOptions"].update(mode="password")),
+    ("it is refused", lambda c: c["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})),
+    ("it is refused", lambda c: c["workerGroupSpecs"][0]["template"]["spec"].update(tolerance=[])),
+    ("it is refused", lambda c: c["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].pop("name")),
+    ("the head runs no trial", lambda c: c["headGroupSpec"]["rayStartParams"].pop("num-cpus")),
+    ("workers start from none", lambda c: c["workerGroupSpecs"][0].update(minReplicas=1)),
+    ("there is a cap", lambda c: c["workerGroupSpecs"][0].update(maxReplicas=1000)),
+    ("the cluster scales", lambda c: c.pop("enableInTreeAutoscaling")),
+    ("Ray asks for a token", lambda c: c.pop("authOptions")),
+    ("the version is the pinned one", lambda c: c.update(rayVersion="2.9.0")),
+    (
+        "passwords come from a Secret",
+        lambda c: c["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].update(envFrom=[]),
+    ),
+    ("pods are not root", lambda c: c["headGroupSpec"]["template"]["spec"]["securityContext"].update(runAsUser=0)),
+    (
+        "containers gain nothing",
+        lambda c: c["headGroupSpec"]["template"]["spec"]["containers"][0].pop("securityContext"),
+    ),
+    (
+        "requests and limits are said",
+        lambda c: c["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"].pop("limits"),
+    ),
+])  # fmt: skip
 def test_a_promise_of_kuberay_that_is_broken_is_found(wrong: str, change: Break) -> None:
     [document] = documents("kuberay/rayjob.yaml")
     problems = orchestrated(broken(document, lambda job: change(job["spec"]["rayClusterSpec"])))
@@ -306,19 +298,15 @@ def inside(found: list[Document]) -> list[str]:
     by_kind: dict[str, list[Document]] = {}
     for document in found:
         by_kind.setdefault(document["kind"], []).append(document)
-    workloads = by_kind.get("Deployment", []) + by_kind.get("StatefulSet", [])
+    workloads = [one["spec"]["template"] for kind in ("Deployment", "StatefulSet") for one in by_kind.get(kind, [])]
     policies = by_kind.get("NetworkPolicy", [])
     guarded = json.dumps([policy["spec"]["podSelector"] for policy in policies])
     rules = {
-        "services are inside": all(
-            service["spec"].get("type") == "ClusterIP" for service in by_kind.get("Service", [])
-        ),
+        "services are inside": all(one["spec"].get("type") == "ClusterIP" for one in by_kind.get("Service", [])),
         "nothing lets the world in": not by_kind.keys() & {"Ingress", "Gateway", "HTTPRoute"},
-        "pods are guarded": all(
-            f'"{w["spec"]["template"]["metadata"]["labels"]["app"]}"' in guarded for w in workloads
-        ),
+        "pods are guarded": all(f'"{one["metadata"]["labels"]["app"]}"' in guarded for one in workloads),
         "guards name who may pass": all(rule.get("from") for policy in policies for rule in policy["spec"]["ingress"]),
-        **confined([workload["spec"]["template"]["spec"] for workload in workloads]),
+        **confined([one["spec"] for one in workloads]),
     }
     return [rule for rule, holds in rules.items() if not holds]
 
@@ -361,17 +349,14 @@ def test_compose_publishes_mlflow_on_loopback_and_nothing_else() -> None:
     assert composed(document) == []
 
 
-@pytest.mark.parametrize(
-    ("wrong", "change"),
-    [
-        ("it is refused", lambda c: c["services"]["mlflow"].update(imagine="x")),
-        ("ports are on loopback", lambda c: c["services"]["mlflow"].update(ports=["5000:5000"])),
-        ("one port is open", lambda c: c["services"]["store"].update(ports=["127.0.0.1:9000:8080"])),
-        ("the stores are inside", lambda c: c["networks"]["inside"].pop("internal")),
-        ("containers gain nothing", lambda c: c["services"]["store"].update(cap_drop=[])),
-        ("secrets are files", lambda c: c["secrets"]["admin_password"].update(file="/tmp/password")),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "change"), [
+    ("it is refused", lambda c: c["services"]["mlflow"].update(imagine="x")),
+    ("ports are on loopback", lambda c: c["services"]["mlflow"].update(ports=["5000:5000"])),
+    ("one port is open", lambda c: c["services"]["store"].update(ports=["127.0.0.1:9000:8080"])),
+    ("the stores are inside", lambda c: c["networks"]["inside"].pop("internal")),
+    ("containers gain nothing", lambda c: c["services"]["store"].update(cap_drop=[])),
+    ("secrets are files", lambda c: c["secrets"]["admin_password"].update(file="/tmp/password")),
+])  # fmt: skip
 def test_a_compose_file_that_opens_more_is_found(wrong: str, change: Break) -> None:
     [document] = documents(COMPOSE)
     assert wrong in [problem.split(":")[0] for problem in composed(broken(document, change))]
@@ -442,16 +427,13 @@ def test_no_file_tells_a_secret(name: str) -> None:
     assert told(parsed(name)) == []
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"env": [{"name": "RAY_AUTH_TOKEN", "value": "x"}]},
-        {"environment": {"POSTGRES_PASSWORD": "x"}},
-        {"run_options": ["--env=RAY_AUTH_TOKEN=x"]},
-        {"environment": {"AWS_SECRET_ACCESS_KEY": "${AWS_SECRET_ACCESS_KEY:-x}"}},
-        {"command": ["export MLFLOW_TRACKING_PASSWORD='x'; mlflow server"]},
-    ],
-)
+@pytest.mark.parametrize("document", [
+    {"env": [{"name": "RAY_AUTH_TOKEN", "value": "x"}]},
+    {"environment": {"POSTGRES_PASSWORD": "x"}},
+    {"run_options": ["--env=RAY_AUTH_TOKEN=x"]},
+    {"environment": {"AWS_SECRET_ACCESS_KEY": "${AWS_SECRET_ACCESS_KEY:-x}"}},
+    {"command": ["export MLFLOW_TRACKING_PASSWORD='x'; mlflow server"]},
+])  # fmt: skip
 def test_a_told_secret_is_found(document: Document) -> None:
     assert told(document)
 
@@ -468,10 +450,8 @@ def test_no_file_holds_anything_that_looks_like_a_key() -> None:
 
 def test_the_image_is_pinned_and_its_user_is_not_root() -> None:
     lines = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    told_by = {
-        word: [line.split(maxsplit=1)[1] for line in lines if line.startswith(word)]
-        for word in ("FROM", "USER", "ENV", "RUN")
-    }
+    words = ("FROM", "USER", "ENV", "RUN")
+    told_by = {word: [line.split(maxsplit=1)[1] for line in lines if line.startswith(word)] for word in words}
     [base], [user] = told_by["FROM"], told_by["USER"]
     assert re.fullmatch(rf"python:{re.escape(PYTHON)}\.\d+-slim-bookworm", base)
     assert f">={PYTHON}" == PROJECT["requires-python"]
@@ -509,12 +489,8 @@ def test_a_job_uploads_the_project_and_no_more(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     create_package(str(ROOT), package, include_gitignore=True, excludes=told_env["excludes"])
     names = ZipFile(package).namelist()
-    assert {
-        "searches/lora_rank.py",
-        "trainables/candidates/__main__.py",
-        "gpt2core/model.py",
-        "cluster/connect.py",
-    } <= set(names)
+    needed = {"searches/lora_rank.py", "trainables/candidates/__main__.py", "gpt2core/model.py", "cluster/connect.py"}
+    assert needed <= set(names)
     assert not {".git", ".venv", "runs", "tests"} & {name.split("/")[0] for name in names}
     assert package.stat().st_size < 5 * 2**20
 
@@ -559,9 +535,8 @@ def test_the_page_says_what_fills_a_file_in(name: str) -> None:
     """`envsubst` puts in what it is told; what it is not told stays, such as $RAY_HEAD_IP, which Ray fills in."""
     used = set(re.findall(r"\$([A-Z]+)\b(?!_)", re.sub(r"^\s*#.*", "", (CLUSTER / name).read_text(), flags=re.M)))
     page = (CLUSTER / "README.md").read_text()
-    lines = [
-        line for line in page.splitlines() if "envsubst" in line and (name in line or f"{Path(name).parent}/*" in line)
-    ]
+    lines = [line for line in page.splitlines() if "envsubst" in line]
+    lines = [line for line in lines if name in line or f"{Path(name).parent}/*" in line]
     assert lines, f"the page does not fill in {name}"
     for line in lines:
         assert set(re.findall(r"\$([A-Z]+)", line.split("envsubst '")[1].split("'")[0])) == used

@@ -164,15 +164,12 @@ def test_more_seeds_shrink_the_variance_due_to_runs() -> None:
     assert one.with_seeds(4, 10**9).se == pytest.approx(math.sqrt(one.texts - one.both), rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("given", "tests", "expected"),
-    [
-        ([0.01, 0.04, 0.03], None, [0.03, 0.06, 0.06]),
-        ([0.5, 0.9], None, [1.0, 1.0]),
-        ([0.01], 3, [0.03]),
-        ([], None, []),
-    ],
-)
+@pytest.mark.parametrize(("given", "tests", "expected"), [
+    ([0.01, 0.04, 0.03], None, [0.03, 0.06, 0.06]),
+    ([0.5, 0.9], None, [1.0, 1.0]),
+    ([0.01], 3, [0.03]),
+    ([], None, []),
+])  # fmt: skip
 def test_holm(given: Sequence[float], tests: int | None, expected: Sequence[float]) -> None:
     assert holm(given, tests) == pytest.approx(list(expected))
 
@@ -228,15 +225,12 @@ def test_welchs_anova() -> None:
     assert welch_anova([of(1.0), of(1.0, 2.0)]) is None
 
 
-@pytest.mark.parametrize(
-    ("n", "examples", "sd"),
-    [
-        (3, 12, {"run": 1.0}),
-        (5, 40, {"example": 1.0}),
-        (3, 40, {"run": 0.1, "example": 0.6, "both": 1.0}),
-        (2, 12, {"both": 1.0}),
-    ],
-)
+@pytest.mark.parametrize(("n", "examples", "sd"), [
+    (3, 12, {"run": 1.0}),
+    (5, 40, {"example": 1.0}),
+    (3, 40, {"run": 0.1, "example": 0.6, "both": 1.0}),
+    (2, 12, {"both": 1.0}),
+])  # fmt: skip
 def test_error_and_coverage_rates_are_as_stated(n: int, examples: int, sd: dict[str, Any]) -> None:
     """Errors are 5% of 800, with a standard error of 0.8 points; fewer if only the interaction varies."""
     random, wrong, held = np.random.default_rng(8), 0, 0

@@ -11,30 +11,27 @@ from gpt2core.errors import ConfigError
 from gpt2core.identity import identity
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"rank": 0}, "The value of `rank` is 0, but must be greater than or equal to 1"),
-        ({"lr": -1}, "The value of `lr` is -1, but must be greater than 0"),
-        ({"targets": "qvk"}, "The value of `targets` is 'qvk', but must be 'qkv', 'qkv.dense' or 'all'"),
-        ({"learning_rat": 1}, "Unknown key `learning_rat`"),
-        ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
-        ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
-        ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
-        ({"fold": 1}, "The value of `fold` is 1, but must be at most `folds`, which is 1 and must be >= 2"),
-        ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be at most `folds`, which is 3 and must be >= 2"),
-        ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1"),
-        (
-            {"folds": 3, "scored_on": "folds", "dev_part": "search"},
-            "The value of `dev_part` is 'search', but must be 'all'",
-        ),
-        ({"judged": True}, "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search'"),
-        (
-            {"task": "paraphrase", "pairs": "/p", "folds": 2},
-            "The value of `folds` is 2, but must be 1 with generated `pairs`",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"rank": 0}, "The value of `rank` is 0, but must be greater than or equal to 1"),
+    ({"lr": -1}, "The value of `lr` is -1, but must be greater than 0"),
+    ({"targets": "qvk"}, "The value of `targets` is 'qvk', but must be 'qkv', 'qkv.dense' or 'all'"),
+    ({"learning_rat": 1}, "Unknown key `learning_rat`"),
+    ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
+    ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
+    ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
+    ({"fold": 1}, "The value of `fold` is 1, but must be at most `folds`, which is 1 and must be >= 2"),
+    ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be at most `folds`, which is 3 and must be >= 2"),
+    ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1"),
+    (
+        {"folds": 3, "scored_on": "folds", "dev_part": "search"},
+        "The value of `dev_part` is 'search', but must be 'all'",
+    ),
+    ({"judged": True}, "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search'"),
+    (
+        {"task": "paraphrase", "pairs": "/p", "folds": 2},
+        "The value of `folds` is 2, but must be 1 with generated `pairs`",
+    ),
+])  # fmt: skip
 def test_wrong_values_are_explained(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         RunConfig.of(values)

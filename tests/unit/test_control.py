@@ -64,21 +64,18 @@ def test_a_pause_before_the_first_trial_is_undone(desk: Desk) -> None:
     assert desk.answer(second) == "the search continues"
 
 
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        ({"command": "stop", "trial": "0001", "event": "ended"}, "`event`"),
-        ({"command": "clone", "trial": "0000", "set": "abc"}, "`set`"),
-        ({"command": "clone", "trial": "0000", "set": {"lr": [1]}}, "`set.lr"), ({"command": "fly"}, "`command`"),
-        ({"command": ["stop"]}, "`command`"), ({}, "`command`: field required"),
-        ({"command": "stop", "trial": 1}, "`trial`"), ({"command": "stop", "trial": "x" * 1000}, "`trial`"),
-        ({"command": "stop"}, "needs a trial"), ({"command": "pause", "trial": "0000"}, "takes no trial"),
-        ({"command": "pause", "set": {"lr": 1}}, "takes no --set"), ({"command": "pause", "time": 1}, "`time`"),
-        ({"command": "stop", "trial": "../../x"}, "Unknown trial"),
-        ({"command": "pause", "start": "another"}, "another start"),
-        ({"command": "pause", "start": None}, "another start"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("values", "why"), [
+    ({"command": "stop", "trial": "0001", "event": "ended"}, "`event`"),
+    ({"command": "clone", "trial": "0000", "set": "abc"}, "`set`"),
+    ({"command": "clone", "trial": "0000", "set": {"lr": [1]}}, "`set.lr"), ({"command": "fly"}, "`command`"),
+    ({"command": ["stop"]}, "`command`"), ({}, "`command`: field required"),
+    ({"command": "stop", "trial": 1}, "`trial`"), ({"command": "stop", "trial": "x" * 1000}, "`trial`"),
+    ({"command": "stop"}, "needs a trial"), ({"command": "pause", "trial": "0000"}, "takes no trial"),
+    ({"command": "pause", "set": {"lr": 1}}, "takes no --set"), ({"command": "pause", "time": 1}, "`time`"),
+    ({"command": "stop", "trial": "../../x"}, "Unknown trial"),
+    ({"command": "pause", "start": "another"}, "another start"),
+    ({"command": "pause", "start": None}, "another start"),
+])  # fmt: skip
 def test_what_is_no_command_is_answered_and_reaches_no_ledger(desk: Desk, values: dict[str, Any], why: str) -> None:
     desk.searcher.suggest("a")
     path, before = desk.give(**values), desk.ledger.path.read_bytes()
@@ -91,13 +88,10 @@ def test_what_is_no_command_is_answered_and_reaches_no_ledger(desk: Desk, values
     assert len(desk.said) == 1
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b"[" * 50_000, b" " * (LARGEST + 1),
-        b'{"start":' + b"9" * 5000 + b"}",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("written", [
+    b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b"[" * 50_000, b" " * (LARGEST + 1),
+    b'{"start":' + b"9" * 5000 + b"}",
+])  # fmt: skip
 def test_a_damaged_file_is_passed_over_in_one_line(desk: Desk, written: bytes) -> None:
     path = desk.put("1-1.json", written)
     good = desk.give(2, command="pause")

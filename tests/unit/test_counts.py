@@ -33,13 +33,10 @@ def test_counts_survive_a_file_unchanged(statistics: dict[str, np.ndarray]) -> N
             np.testing.assert_array_equal(again[name].astype(np.float64), counts.astype(np.float64))
 
 
-@pytest.mark.parametrize(
-    ("numbers", "dtype"),
-    [
-        ([0, 1, 255], "uint8"), ([256.0], "uint16"), ([2**16], "uint32"), ([2**40], "uint64"), ([-1], "float64"),
-        ([0.5], "float64"), ([np.nan], "float64"), ([np.inf], "float64"), ([2.0**60], "float64"), ([], "uint8"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("numbers", "dtype"), [
+    ([0, 1, 255], "uint8"), ([256.0], "uint16"), ([2**16], "uint32"), ([2**40], "uint64"), ([-1], "float64"),
+    ([0.5], "float64"), ([np.nan], "float64"), ([np.inf], "float64"), ([2.0**60], "float64"), ([], "uint8"),
+])  # fmt: skip
 def test_integers_are_stored_in_the_smallest_type(numbers: list[float], dtype: str) -> None:
     array = np.array(numbers)
     packed = to_json({"a": array})
@@ -60,21 +57,18 @@ def coded(raw: bytes) -> str:
     return base64.b64encode(zlib.compress(raw)).decode()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        None, [[1.0]], "a", {1: packed()["a"]}, {"a": None}, {"a": [1, 2]},
-        {"a": {"shape": [3], "dtype": "uint8"}}, packed(more=1), packed(shape=3), packed(shape=[3.0]),
-        packed(shape=[True]), packed(shape=["3"]), packed(shape=[-3]), packed(shape=[-1, -3]),
-        packed(shape=[10**9]), packed(shape=[10**5, 10**5]), packed(shape=[0, 10**30]), packed(shape=[1] * 40),
-        packed(shape=[2]), packed(shape=[4]), packed(dtype="object"), packed(dtype="O"), packed(dtype="float32"),
-        packed(dtype=["uint8"]), packed(dtype="uint16"), packed(data=b"abc"), packed(data="not base64!"),
-        packed(data="é"), packed(data=base64.b64encode(b"not zlib").decode()), packed(data=coded(b"abc")[:8]),
-        packed(data=base64.b64encode(zlib.compress(b"abc")[:-2]).decode()),
-        packed(data=base64.b64encode(zlib.compress(b"abc") + b"more").decode()), packed(data=coded(bytes(10**7))),
-        packed(shape=[0]), packed(data="\n" * 5),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("values", [
+    None, [[1.0]], "a", {1: packed()["a"]}, {"a": None}, {"a": [1, 2]},
+    {"a": {"shape": [3], "dtype": "uint8"}}, packed(more=1), packed(shape=3), packed(shape=[3.0]),
+    packed(shape=[True]), packed(shape=["3"]), packed(shape=[-3]), packed(shape=[-1, -3]),
+    packed(shape=[10**9]), packed(shape=[10**5, 10**5]), packed(shape=[0, 10**30]), packed(shape=[1] * 40),
+    packed(shape=[2]), packed(shape=[4]), packed(dtype="object"), packed(dtype="O"), packed(dtype="float32"),
+    packed(dtype=["uint8"]), packed(dtype="uint16"), packed(data=b"abc"), packed(data="not base64!"),
+    packed(data="é"), packed(data=base64.b64encode(b"not zlib").decode()), packed(data=coded(b"abc")[:8]),
+    packed(data=base64.b64encode(zlib.compress(b"abc")[:-2]).decode()),
+    packed(data=base64.b64encode(zlib.compress(b"abc") + b"more").decode()), packed(data=coded(bytes(10**7))),
+    packed(shape=[0]), packed(data="\n" * 5),
+])  # fmt: skip
 def test_invalid_content_is_an_error_of_one_line(values: object) -> None:
     with pytest.raises(DataError, match=r"^The \w*.*counts.* must ") as caught:
         from_json(values)

@@ -19,6 +19,8 @@ from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError, HubError
 from tests import course
 
+SST = "\tid\tsentence\tsentiment\n"
+
 
 def labels(corpus: Corpus, split: str) -> list[int]:
     return [row.label for row in corpus.splits[split]]
@@ -52,28 +54,22 @@ def test_invalid_rows_are_counted_by_reason(tmp_path: Path) -> None:
 
 def test_a_truncated_row_is_rejected_and_the_others_are_kept(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
-    path.write_text("\tid\tsentence\tsentiment\n0\ta\tfine\t3\n1\tb\tcut\n\n2\tc\n")
+    path.write_text(SST + "0\ta\tfine\t3\n1\tb\tcut\n\n2\tc\n")
     corpus = load_sst(str(tmp_path))
     assert [row.id for row in corpus.splits["dev"]] == ["a"]
     assert corpus.rejected == {"no label": 2, "an empty line": 1}
 
 
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: none"),
-        (",id,sentence\n0,a,b\n", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: ,id,"),
-        ("\tid\tsentence\tsentiment\n", "line 2: there is no row, and no row of the file is valid"),
-        (
-            "\tid\tsentence\tsentiment\n0\ta\tfine\t9\n",
-            "line 2: label is not one of 0 to 4, and no row of the file is valid",
-        ),
-        (
-            "\tid\tsentence\tsentiment\n0\ta\t" + "x" * 200_000 + "\t1\n",
-            "line 2: a field of more than 131,072 characters, and no row of the file is valid",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("text", "rule"), [
+    ("", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: none"),
+    (",id,sentence\n0,a,b\n", "line 1: must name the columns id, sentence, sentiment, tab-separated; found: ,id,"),
+    (SST, "line 2: there is no row, and no row of the file is valid"),
+    (SST + "0\ta\tfine\t9\n", "line 2: label is not one of 0 to 4, and no row of the file is valid"),
+    (
+        SST + "0\ta\t" + "x" * 200_000 + "\t1\n",
+        "line 2: a field of more than 131,072 characters, and no row of the file is valid",
+    ),
+])  # fmt: skip
 def test_an_invalid_file_is_named_with_line_and_rule(text: str, rule: str, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-dev.csv"
     path.write_text(text)
@@ -82,18 +78,12 @@ def test_an_invalid_file_is_named_with_line_and_rule(text: str, rule: str, tmp_p
     assert str(caught.value).startswith(f"{path}, {rule}")
 
 
-SST = "\tid\tsentence\tsentiment\n"
-
-
-@pytest.mark.parametrize(
-    ("lines", "number"),
-    [
-        (['0\ta\t"never closed\t1', "1\tb\tfine\t2", '2\tc\t"again\t3'], 2),
-        (["0\ta\tfine\t1", '1\tb\t"to the end of the file\t2'], 3), (['0\ta\t"over a tab\tand on"\t1'], 2),
-        (['0\ta\t"over a line', 'end"\t1'], 2), (['0\ta\t"words" behind\t1'], 2), (['0\t"a\tfine\t1'], 2),
-        (['0\ta\tfine\t"1'], 2), (['0\ta\t"\t1'], 2),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("lines", "number"), [
+    (['0\ta\t"never closed\t1', "1\tb\tfine\t2", '2\tc\t"again\t3'], 2),
+    (["0\ta\tfine\t1", '1\tb\t"to the end of the file\t2'], 3), (['0\ta\t"over a tab\tand on"\t1'], 2),
+    (['0\ta\t"over a line', 'end"\t1'], 2), (['0\ta\t"words" behind\t1'], 2), (['0\t"a\tfine\t1'], 2),
+    (['0\ta\tfine\t"1'], 2), (['0\ta\t"\t1'], 2),
+])  # fmt: skip
 def test_unmatched_quotes_are_named_with_their_line(lines: list[str], number: int, tmp_path: Path) -> None:
     (course.folder(tmp_path) / "sst" / "ids-sst-train.csv").write_text(SST + "\n".join(lines) + "\n")
     with pytest.raises(DataError, match=rf"ids-sst-train.csv, line {number}: the field '\"") as error:
@@ -104,9 +94,8 @@ def test_unmatched_quotes_are_named_with_their_line(lines: list[str], number: in
 def test_a_field_that_is_too_long_only_rejects_its_row(tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     most, more = "x" * 131_072, "x" * 131_073
-    path.write_text(
-        SST + f"0\ta\t{more}\t1\n1\tb\t{most}\t1\n2\tc\t{course.encoded(more + chr(34))}\t1\n3\td\tfine\t2\n"
-    )
+    longer = course.encoded(more + '"')
+    path.write_text(SST + f"0\ta\t{more}\t1\n1\tb\t{most}\t1\n2\tc\t{longer}\t1\n3\td\tfine\t2\n")
     corpus = load_sst(str(tmp_path))
     assert [row.id for row in corpus.splits["train"]] == ["b", "d"]
     assert corpus.rejected == {"a field of more than 131,072 characters": 2}
@@ -143,18 +132,14 @@ def test_any_run_of_cr_before_lf_is_one_line_end(end: str, tmp_path: Path) -> No
     assert row.text == "one\ntwo\n\nthree"
 
 
-@pytest.mark.parametrize(
-    ("raw", "rule"),
-    [
-        (SST.encode("utf-16"), "line 1: must be UTF-8 text, but is UTF-16"),
-        (SST.encode("utf-16-le"), "line 1: must be UTF-8 text, but has a NUL"),
-        (SST.encode() + b"0\ta\tfi\0ne\t1\n", "line 2: must be UTF-8 text, but has a NUL"),
-        (SST.encode() + b"0\ta\tna\xefve\t1\n", "line 2: must be UTF-8 text"),
-        (gzip.compress(SST.encode()), "line 1: must be UTF-8 text, but is compressed by gzip"),
-        (b"PK\x03\x04", "line 1: must be UTF-8 text, but is a zip archive"),
-    ],
-    ids=["UTF-16", "UTF-16 without its mark", "NUL", "Latin-1", "gzip", "zip"],
-)
+@pytest.mark.parametrize(("raw", "rule"), [
+    (SST.encode("utf-16"), "line 1: must be UTF-8 text, but is UTF-16"),
+    (SST.encode("utf-16-le"), "line 1: must be UTF-8 text, but has a NUL"),
+    (SST.encode() + b"0\ta\tfi\0ne\t1\n", "line 2: must be UTF-8 text, but has a NUL"),
+    (SST.encode() + b"0\ta\tna\xefve\t1\n", "line 2: must be UTF-8 text"),
+    (gzip.compress(SST.encode()), "line 1: must be UTF-8 text, but is compressed by gzip"),
+    (b"PK\x03\x04", "line 1: must be UTF-8 text, but is a zip archive"),
+], ids=["UTF-16", "UTF-16 without its mark", "NUL", "Latin-1", "gzip", "zip"])  # fmt: skip
 def test_a_file_of_another_kind_is_named_as_such(raw: bytes, rule: str, tmp_path: Path) -> None:
     path = course.folder(tmp_path) / "sst" / "ids-sst-train.csv"
     path.write_bytes(raw)
@@ -190,7 +175,7 @@ def test_reading_time_is_linear_in_file_size(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"There is no sonnet for the train split"):
         load_sonnets(str(tmp_path))
-    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n" + "\t" * many + '"' * (many + 1))
+    (tmp_path / "ids-sst-train.csv").write_text(SST + "\t" * many + '"' * (many + 1))
     with pytest.raises(DataError, match=r"line 2: the field"):
         load_sst(str(tmp_path))
 
@@ -234,17 +219,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_poems(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("field", "text"),
-    [
-        ('"Is ""the"" right?"', 'Is "the" right?'),
-        (' """ I liked "" "" it "" "" . """ ', '" I liked " " it " " . "'),
-        ('"never closed', '"never closed'),
-        ('"a" or "b"', '"a" or "b"'),
-        ('"', '"'),
-        ("plain", "plain"),
-    ],
-)
+@pytest.mark.parametrize(("field", "text"), [
+    ('"Is ""the"" right?"', 'Is "the" right?'),
+    (' """ I liked "" "" it "" "" . """ ', '" I liked " " it " " . "'),
+    ('"never closed', '"never closed'),
+    ('"a" or "b"', '"a" or "b"'),
+    ('"', '"'),
+    ("plain", "plain"),
+])  # fmt: skip
 def test_a_second_encoding_is_undone(field: str, text: str) -> None:
     assert decoded(field) == text
 
@@ -390,9 +372,8 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
     rows = [{"Text": "fine", "Sentiment": "Positive"}, {"Text": "dull", "Sentiment": "Negative"}]
     asked = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     assert labels(load_cfimdb(None), "dev") == [1, 0]
-    asked += hub(
-        monkeypatch, {"train": [{"Poem": f"\r\r\n line {n} \r\r\n two"} for n in range(99)] + [{"Poem": None}]}
-    )
+    lines = [{"Poem": f"\r\r\n line {n} \r\r\n two"} for n in range(99)]
+    asked += hub(monkeypatch, {"train": [*lines, {"Poem": None}]})
     corpus = load_poems(None)
     assert corpus.rejected == {"empty text": 1}
     assert {row.text for row in corpus.splits["train"]} >= {"line 1\ntwo"}
@@ -401,13 +382,10 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
     assert "not compared with the sonnets" in corpus.describe()
 
 
-@pytest.mark.parametrize(
-    ("load", "repository", "files"),
-    [
-        (load_sst, "SetFit/sst5", "ids-sst-train.csv and ids-sst-dev.csv"),
-        (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
-    ],
-)
+@pytest.mark.parametrize(("load", "repository", "files"), [
+    (load_sst, "SetFit/sst5", "ids-sst-train.csv and ids-sst-dev.csv"),
+    (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
+])  # fmt: skip
 def test_an_unreachable_hub_is_an_error_with_advice(
     load: Callable[[str | None], Corpus], repository: str, files: str
 ) -> None:

@@ -30,20 +30,17 @@ from trainables.candidates.__main__ import parse
 from trainables.candidates.actors import ScorerActor
 
 
-@pytest.mark.parametrize(
-    ("premise", "hypothesis", "score"),
-    [
-        ("The old king of France died in 1715.", "the KING died", 1.0),
-        ("The king died.", "The old king of France died in 1715.", 2 / 5),
-        ("A dog barked", "the cat slept", 0.0),
-        ("He can swim", "He can't swim", 0.5),  # the negation is a content word
-        ("that is it", "It is that.", 1.0),  # stop words alone: all of them count
-        ("that was it", "it is that", 2 / 3),
-        ("rose", "?!", 0.0),
-        ("", "rose", 0.0),
-        ("caf\u00e9", "Cafe\u0301", 1.0),
-    ],
-)
+@pytest.mark.parametrize(("premise", "hypothesis", "score"), [
+    ("The old king of France died in 1715.", "the KING died", 1.0),
+    ("The king died.", "The old king of France died in 1715.", 2 / 5),
+    ("A dog barked", "the cat slept", 0.0),
+    ("He can swim", "He can't swim", 0.5),  # the negation is a content word
+    ("that is it", "It is that.", 1.0),  # stop words alone: all of them count
+    ("that was it", "it is that", 2 / 3),
+    ("rose", "?!", 0.0),
+    ("", "rose", 0.0),
+    ("caf\u00e9", "Cafe\u0301", 1.0),
+])  # fmt: skip
 def test_overlap_is_the_share_of_content_words_in_the_premise(premise: str, hypothesis: str, score: float) -> None:
     assert Overlap().entailment([premise], [hypothesis]) == pytest.approx([score])
 
@@ -157,15 +154,12 @@ def reference(folder: Path, premise: str, hypothesis: str) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
-@pytest.mark.parametrize(
-    ("labels", "which"),
-    [
-        ({0: "entailment", 1: "neutral", 2: "contradiction"}, 0),
-        ({0: "contradiction", 1: "neutral", 2: "ENTAILMENT"}, 2),
-        ({0: "entailment", 1: "not_entailment"}, 0),
-        ({0: "NON-ENTAILMENT", 1: "Entailment"}, 1),
-    ],
-)
+@pytest.mark.parametrize(("labels", "which"), [
+    ({0: "entailment", 1: "neutral", 2: "contradiction"}, 0),
+    ({0: "contradiction", 1: "neutral", 2: "ENTAILMENT"}, 2),
+    ({0: "entailment", 1: "not_entailment"}, 0),
+    ({0: "NON-ENTAILMENT", 1: "Entailment"}, 1),
+])  # fmt: skip
 def test_nli_is_the_probability_of_entailment(kind: str, labels: dict[int, str], which: int, tmp_path: Path) -> None:
     folder = critics.nli_folder(tmp_path, labels, kind=kind)
     critic = Nli(str(folder))
@@ -184,15 +178,12 @@ def test_nli_has_a_direction(tmp_path: Path) -> None:
     assert there[2] == back[2]  # a sentence and itself
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        ["LABEL_0", "LABEL_1", "LABEL_2"],
-        ["not_entailment", "neutral"],
-        ["entailment"],
-        ["weak entailment", "strong entailment", "other"],
-    ],
-)
+@pytest.mark.parametrize("labels", [
+    ["LABEL_0", "LABEL_1", "LABEL_2"],
+    ["not_entailment", "neutral"],
+    ["entailment"],
+    ["weak entailment", "strong entailment", "other"],
+])  # fmt: skip
 def test_labels_that_do_not_say_which_is_entailment_are_refused(labels: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"the labels are {', '.join(labels)}, but"):
         entailment_label(dict(enumerate(labels)), "a folder")

@@ -169,21 +169,15 @@ def test_the_shards_of_a_set_of_candidates(tmp_path: Path, data: strategies.Data
         assert read(path, PAIRS).column_names == PAIRS.names
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda table: table.drop_columns("critic"), "must have one column `critic` of type double"),
-        (lambda table: table.append_column("id", table["id"]), "must have one column `id`"),
-        (
-            lambda table: table.set_column(0, "id", pa.array([None] * len(table), pa.string())),
-            "the column `id` must have a value in each row",
-        ),
-        (
-            lambda table: table.set_column(0, "id", pa.array(range(len(table)))),
-            "must have one column `id` of type string",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda table: table.drop_columns("critic"), "must have one column `critic` of type double"),
+    (lambda table: table.append_column("id", table["id"]), "must have one column `id`"),
+    (
+        lambda table: table.set_column(0, "id", pa.array([None] * len(table), pa.string())),
+        "the column `id` must have a value in each row",
+    ),
+    (lambda table: table.set_column(0, "id", pa.array(range(len(table)))), "must have one column `id` of type string"),
+])  # fmt: skip
 def test_a_shard_must_have_its_columns(change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path) -> None:
     pq.write_table(change(pa.Table.from_pylist(generated.contexts(5), PAIRS)), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=message):
@@ -220,16 +214,12 @@ def test_json_that_is_nested_too_deep_is_refused(levels: int) -> None:
     assert json_object(b'{"x":' + b"[" * 99 + b"]" * 99 + b"}", 2**20)
 
 
-@pytest.mark.parametrize(
-    ("refused", "message"),
-    [
-        (lambda: RunConfig.of({"seed": 10**30}), "The value of `seed` is 1000"),
-        (lambda: RunConfig.of({"pretrain_seed": 2**63}), "The value of `pretrain_seed` is 9223372036854775808"),
-        (lambda: lookup(TASKS, "x" * 10_000, "task"), "Unknown task `xxxx"),
-        (lambda: search_of("x" * 10_000), "There is no search script `xxxx"),
-    ],
-    ids=["seed", "first seed", "name", "script"],
-)
+@pytest.mark.parametrize(("refused", "message"), [
+    (lambda: RunConfig.of({"seed": 10**30}), "The value of `seed` is 1000"),
+    (lambda: RunConfig.of({"pretrain_seed": 2**63}), "The value of `pretrain_seed` is 9223372036854775808"),
+    (lambda: lookup(TASKS, "x" * 10_000, "task"), "Unknown task `xxxx"),
+    (lambda: search_of("x" * 10_000), "There is no search script `xxxx"),
+], ids=["seed", "first seed", "name", "script"])  # fmt: skip
 def test_what_is_too_large_is_refused_in_a_short_line(refused: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError) as error:
         refused()

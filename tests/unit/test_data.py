@@ -59,19 +59,16 @@ def release(folder: Path, **files: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("\n2\n\n", "\n2\xa0\n\n"),
-        lambda text: text.replace("\n2\n\n", "\n\ufeff2\u200b\n\n").replace("\n4\n", "\n\u20604\n"),
-        lambda text: text.replace("\n2\n\n", "\n\u2003 2.\t\n\n"),
-        lambda text: text.replace("\n2\n\n", "\nII\n\n").replace("\n4\n", "\nSonnet IV\n"),
-        lambda text: text.replace("\n\n", "\n"),
-        lambda text: text.replace("\n", "\r\r\n"),
-        lambda text: text.replace("\n", "\r"),
-        lambda text: "\ufeff" + text.rstrip("\n"),
-    ],
-)
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\n2\n\n", "\n2\xa0\n\n"),
+    lambda text: text.replace("\n2\n\n", "\n\ufeff2\u200b\n\n").replace("\n4\n", "\n\u20604\n"),
+    lambda text: text.replace("\n2\n\n", "\n\u2003 2.\t\n\n"),
+    lambda text: text.replace("\n2\n\n", "\nII\n\n").replace("\n4\n", "\nSonnet IV\n"),
+    lambda text: text.replace("\n\n", "\n"),
+    lambda text: text.replace("\n", "\r\r\n"),
+    lambda text: text.replace("\n", "\r"),
+    lambda text: "\ufeff" + text.rstrip("\n"),
+])  # fmt: skip
 def test_a_number_may_be_written_and_spaced_in_any_way(change: Callable[[str], str], tmp_path: Path) -> None:
     text = numbered([1, 2, 3, 4, 132])
     plain = load_sonnets(str(release(tmp_path / "plain", sonnets=text)))

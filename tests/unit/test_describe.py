@@ -86,30 +86,23 @@ def test_blocks_are_not_claimed_for_an_adapter_that_takes_none(capsys: pytest.Ca
     assert result["chosen"]["meaning"] == "every parameter trains"  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has only blocks 0-3"),
-        (["--blocks", "none"], "The value of `blocks` is 'none', but must be one of all, lower-half, upper-half"),
-        (["--blocks", "7"], "The value of `blocks` is '7', but must name blocks 0 to 3 of this model"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has only blocks 0-3"),
+    (["--blocks", "none"], "The value of `blocks` is 'none', but must be one of all, lower-half, upper-half"),
+    (["--blocks", "7"], "The value of `blocks` is '7', but must name blocks 0 to 3 of this model"),
+])  # fmt: skip
 def test_blocks_that_do_not_exist_fail(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(main, ["describe", "--adapter", "lora", *flags]) == 2
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("flags", "count"),
-    [
-        (["last-linear"], 5 * 1280),
-        (["lora", "--rank", "16"], 3 * 1_474_560 + 5 * 1280),
-        (["lora", "--rank", "16", "--dora"], 3 * (1_474_560 + 12 * 3 * 1280) + 5 * 1280),
-        (["lora", "--rank", "16", "--rslora", "--lora-init", "pissa", "--lora-plus", "16"], 3 * 1_474_560 + 5 * 1280),
-        (["full"], 774_030_080 + 5 * 1280),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
+@pytest.mark.parametrize(("flags", "count"), [
+    (["last-linear"], 5 * 1280),
+    (["lora", "--rank", "16"], 3 * 1_474_560 + 5 * 1280),
+    (["lora", "--rank", "16", "--dora"], 3 * (1_474_560 + 12 * 3 * 1280) + 5 * 1280),
+    (["lora", "--rank", "16", "--rslora", "--lora-init", "pissa", "--lora-plus", "16"], 3 * 1_474_560 + 5 * 1280),
+    (["full"], 774_030_080 + 5 * 1280),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else str(value))  # fmt: skip
 def test_the_head_of_a_task_is_counted(flags: list[str], count: int, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--model", "gpt2-large", "--task", "sst", "--adapter", *flags]
     result = described(capsys, *argv)
@@ -126,18 +119,14 @@ def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert described(capsys, "--adapter", "full", *flags)["variants"] is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "pairs", "share"),
-    [
-        ([], 524_800, 1.0),
-        (["--attention", "logsparse"], 10_241, 10_241 / 524_800),
-        (["--attention", "auto"], 10_241, 10_241 / 524_800),
-        (["--attention", "logsparse", "--attention-window", "5"], 11_262, 11_262 / 524_800),  # offset 3 besides
-        (["--attention", "logsparse", "--attention-restart", "1"], 524_800, 1.0),
-        (["--attention", "dense,logsparse"], 267_520, 535_041 / 1_049_600),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
+@pytest.mark.parametrize(("flags", "pairs", "share"), [
+    ([], 524_800, 1.0),
+    (["--attention", "logsparse"], 10_241, 10_241 / 524_800),
+    (["--attention", "auto"], 10_241, 10_241 / 524_800),
+    (["--attention", "logsparse", "--attention-window", "5"], 11_262, 11_262 / 524_800),  # offset 3 besides
+    (["--attention", "logsparse", "--attention-restart", "1"], 524_800, 1.0),
+    (["--attention", "dense,logsparse"], 267_520, 535_041 / 1_049_600),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else str(value))  # fmt: skip
 def test_attention_pairs_are_counted(
     flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,15 +146,12 @@ def test_attention_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
     assert "Attention dense, logsparse, dense, logsparse at 512 tokens" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--length", "0"], "The value of `length` is 0, but must be >= 1"),
-        (["--attention", "dense,logsparse,auto"], "names that the blocks take in turn, but their number must divide"),
-        (["--attention", "dense,logspars"], "Unknown attention `logspars`: did you mean `logsparse`?"),
-        (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--length", "0"], "The value of `length` is 0, but must be >= 1"),
+    (["--attention", "dense,logsparse,auto"], "names that the blocks take in turn, but their number must divide"),
+    (["--attention", "dense,logspars"], "Unknown attention `logspars`: did you mean `logsparse`?"),
+    (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
+])  # fmt: skip
 def test_impossible_attention_is_an_error(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(main, ["describe", *flags]) == 2
     assert message in capsys.readouterr().err

@@ -30,17 +30,14 @@ def reasons(*rows: dict[str, Any], thresholds: Thresholds = ALL) -> list[str | N
     return filter_pairs(table(*rows), thresholds)["reason"].to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({}, None), ({"length_ratio": 0.8}, None), ({"length_ratio": 0.799}, "length"),
-        ({"length_ratio": 1.5}, None), ({"length_ratio": 1.501}, "length"),
-        ({"length_ratio": float("inf")}, "length"), ({"forward": 0.75}, None), ({"forward": 0.749}, "forward"),
-        ({"backward": 0.75}, None), ({"backward": 0.749}, "backward"), ({"numbers": False}, "numbers"),
-        ({"rouge_l": 0.75}, None), ({"rouge_l": 0.751}, "rouge"), ({"critic": 0.751}, None),
-        ({"critic": 0.75}, "critic"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({}, None), ({"length_ratio": 0.8}, None), ({"length_ratio": 0.799}, "length"),
+    ({"length_ratio": 1.5}, None), ({"length_ratio": 1.501}, "length"),
+    ({"length_ratio": float("inf")}, "length"), ({"forward": 0.75}, None), ({"forward": 0.749}, "forward"),
+    ({"backward": 0.75}, None), ({"backward": 0.749}, "backward"), ({"numbers": False}, "numbers"),
+    ({"rouge_l": 0.75}, None), ({"rouge_l": 0.751}, "rouge"), ({"critic": 0.751}, None),
+    ({"critic": 0.75}, "critic"),
+])  # fmt: skip
 def test_each_filter_rejects_values_beyond_its_bound(changes: dict[str, Any], reason: str | None) -> None:
     assert reasons(pair("a"), pair("b", **changes)) == [None, reason]
 

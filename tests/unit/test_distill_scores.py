@@ -26,15 +26,12 @@ def test_the_length_ratio_is_of_the_second_to_the_first(x: str, y: str, ratio: f
     assert row["length_ratio"] == ratio
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Don't STOP, please!", ["don", "t", "stop", "please"]),
-        ("stra\u00dfe snake_case 3rd", ["strasse", "snake", "case", "3rd"]),
-        ("cafe\u0301", ["caf\u00e9"]),
-        (" ?! ", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Don't STOP, please!", ["don", "t", "stop", "please"]),
+    ("stra\u00dfe snake_case 3rd", ["strasse", "snake", "case", "3rd"]),
+    ("cafe\u0301", ["caf\u00e9"]),
+    (" ?! ", []),
+])  # fmt: skip
 def test_words_ignore_case_and_punctuation(text: str, expected: list[str]) -> None:
     assert words(text) == expected
 
@@ -59,35 +56,29 @@ def test_rouge_l_equals_the_textbook_algorithm(x: str, y: str) -> None:
     assert rouge_l(x, y) == rouge_l(y, x)
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "score"),
-    [
-        ("police killed the gunman", "police kill the gunman", 3 / 4),  # Lin 2004
-        ("police killed the gunman", "the gunman kill police", 2 / 4), ("The cat sat.", "the CAT sat", 1.0),
-        ("the cat", "the cat sat on the mat", 2 * 2 / 8), ("cat", "dog", 0.0), ("", "cat", 0.0), ("?", "!", 1.0),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("x", "y", "score"), [
+    ("police killed the gunman", "police kill the gunman", 3 / 4),  # Lin 2004
+    ("police killed the gunman", "the gunman kill police", 2 / 4), ("The cat sat.", "the CAT sat", 1.0),
+    ("the cat", "the cat sat on the mat", 2 * 2 / 8), ("cat", "dog", 0.0), ("", "cat", 0.0), ("?", "!", 1.0),
+])  # fmt: skip
 def test_rouge_l_of_hand_computed_examples(x: str, y: str, score: float) -> None:
     assert rouge_l(x, y) == pytest.approx(score)
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("It cost 1,000 dollars, or 1000.00.", {"1000"}),
-        ("12,345,678.50 and 0.5 and .5 and 007", {"12345678.5", "0.5", "7"}),
-        ("1,2,3 and 1,0000", {"1", "2", "3", "0"}), ("It ended at 10.", {"10"}),
-        ("Twenty-five, twenty five or TWENTY\u2011FIVE", {"25"}), ("twenty, five", {"20", "5"}),
-        ("one thousand, two and three, or 1000", {"1000", "2", "3"}), ("five hundred and six", {"506"}),
-        ("twelve hundred men and a hundred more", {"1200", "100"}),
-        ("two million three hundred thousand and five", {"2300005"}),
-        ("ten billion is not ten million", {"10000000000", "10000000"}), ("No one saw it; one of us did.", set()),
-        ("5 m\u00b2 of land", {"5"}), ("the 3rd of COVID-19's 2020s", {"3", "19", "2020"}),
-        ("someone often weighs tons, the second time", {"2"}),
-        ("9" * 6000, {"9" * 6000}),  # int refuses as many digits
-        ("", set()),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "found"), [
+    ("It cost 1,000 dollars, or 1000.00.", {"1000"}),
+    ("12,345,678.50 and 0.5 and .5 and 007", {"12345678.5", "0.5", "7"}),
+    ("1,2,3 and 1,0000", {"1", "2", "3", "0"}), ("It ended at 10.", {"10"}),
+    ("Twenty-five, twenty five or TWENTY\u2011FIVE", {"25"}), ("twenty, five", {"20", "5"}),
+    ("one thousand, two and three, or 1000", {"1000", "2", "3"}), ("five hundred and six", {"506"}),
+    ("twelve hundred men and a hundred more", {"1200", "100"}),
+    ("two million three hundred thousand and five", {"2300005"}),
+    ("ten billion is not ten million", {"10000000000", "10000000"}), ("No one saw it; one of us did.", set()),
+    ("5 m\u00b2 of land", {"5"}), ("the 3rd of COVID-19's 2020s", {"3", "19", "2020"}),
+    ("someone often weighs tons, the second time", {"2"}),
+    ("9" * 6000, {"9" * 6000}),  # int refuses as many digits
+    ("", set()),
+])  # fmt: skip
 def test_numbers_are_read_from_digits_and_words(text: str, found: set[str]) -> None:
     assert numbers(text) == found
 
@@ -113,17 +104,14 @@ def test_every_number_is_read_as_it_is_spelled(number: int) -> None:
     assert numbers(spelled(number)) == numbers(f"{number:,}")
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "same"),
-    [
-        ("5 of us went", "five of the 12 of us went", False),
-        ("five of the 12 of us went", "5 of us went", False),
-        ("five of the 12 of us went", "12 were we, and 5 went; 5!", True),
-        ("5 of us went", "none", False),
-        ("none", "nothing", True),
-        ("It took 10 days", "It took 11 days", False),
-    ],
-)
+@pytest.mark.parametrize(("x", "y", "same"), [
+    ("5 of us went", "five of the 12 of us went", False),
+    ("five of the 12 of us went", "5 of us went", False),
+    ("five of the 12 of us went", "12 were we, and 5 went; 5!", True),
+    ("5 of us went", "none", False),
+    ("none", "nothing", True),
+    ("It took 10 days", "It took 11 days", False),
+])  # fmt: skip
 def test_numbers_are_compared_in_both_directions(x: str, y: str, same: bool) -> None:
     (row,), _ = score_pairs([pair(1, x, y)], Overlap())
     assert row["numbers"] is same
@@ -218,17 +206,13 @@ def test_an_invalid_score_is_quarantined(score: float, side: str) -> None:
     assert critic.calls == [6]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        KeyboardInterrupt(),
-        MemoryError(),
-        torch.OutOfMemoryError("no memory"),
-        torch.AcceleratorError("the device is lost"),
-        ConfigError("another tokenizer is needed"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
+@pytest.mark.parametrize("error", [
+    KeyboardInterrupt(),
+    MemoryError(),
+    torch.OutOfMemoryError("no memory"),
+    torch.AcceleratorError("the device is lost"),
+    ConfigError("another tokenizer is needed"),
+], ids=lambda error: type(error).__name__)  # fmt: skip
 def test_errors_that_concern_no_single_row_are_raised(error: BaseException) -> None:
     with pytest.raises(type(error)):
         score_pairs([pair(1, "a", "b"), pair(2, "c", "d")], Fake({"c": error}))

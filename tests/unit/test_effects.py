@@ -62,21 +62,13 @@ def test_where_nothing_matters_a_setting_is_seldom_said_to(count: int) -> None:
     assert all("no better than chance" in one.why for one in found if not one.rows)
 
 
-@pytest.mark.parametrize(
-    ("rows", "space", "why"),
-    [
-        (
-            trials(LEAST - 1),
-            SPACE,
-            f"7 trials ended with a score, but the importance of settings needs at least {LEAST}",
-        ),
-        (trials(20), {}, "were not recorded"),
-        ([row.model_copy(update={"score": 4.0}) for row in trials(20)], SPACE, "All trials have the same score"),
-        ([row.model_copy(update={"score": None}) for row in trials(20)], SPACE, "0 trials ended with a score"),
-        ([row.model_copy(update={"score": float("nan")}) for row in trials(20)], SPACE, "0 trials ended with a score"),
-    ],
-    ids=["few", "no space", "constant", "none", "not finite"],
-)
+@pytest.mark.parametrize(("rows", "space", "why"), [
+    (trials(LEAST - 1), SPACE, f"7 trials ended with a score, but the importance of settings needs at least {LEAST}"),
+    (trials(20), {}, "were not recorded"),
+    ([row.model_copy(update={"score": 4.0}) for row in trials(20)], SPACE, "All trials have the same score"),
+    ([row.model_copy(update={"score": None}) for row in trials(20)], SPACE, "0 trials ended with a score"),
+    ([row.model_copy(update={"score": float("nan")}) for row in trials(20)], SPACE, "0 trials ended with a score"),
+], ids=["few", "no space", "constant", "none", "not finite"])  # fmt: skip
 def test_it_says_why_it_says_nothing(rows: list[TrialRow], space: dict[str, Domain], why: str) -> None:
     found = effects(rows, space, Direction.MIN, [])
     assert found.rows == []

@@ -15,16 +15,13 @@ from gpt2core.cli import bypass_proxies
 from gpt2core.errors import ConfigError
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("TUNE_RESULT_DIR", "/elsewhere"), ("RAY_AIR_LOCAL_CACHE_DIR", "/elsewhere"),
-        ("RAY_CHDIR_TO_TRIAL_DIR", "0"), ("TUNE_MAX_PENDING_TRIALS_PG", "many"),
-        ("TUNE_RESULT_BUFFER_LENGTH", "100"), ("TUNE_GLOBAL_CHECKPOINT_S", "soon"), ("RAY_TRAIN_V2_ENABLED", "0"),
-        ("MLFLOW_EXPERIMENT_NAME", "another"), ("MLFLOW_EXPERIMENT_ID", "7"), ("MLFLOW_RUN_ID", "0123"),
-        ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "many"), ("OMP_NUM_THREADS", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value"), [
+    ("TUNE_RESULT_DIR", "/elsewhere"), ("RAY_AIR_LOCAL_CACHE_DIR", "/elsewhere"),
+    ("RAY_CHDIR_TO_TRIAL_DIR", "0"), ("TUNE_MAX_PENDING_TRIALS_PG", "many"),
+    ("TUNE_RESULT_BUFFER_LENGTH", "100"), ("TUNE_GLOBAL_CHECKPOINT_S", "soon"), ("RAY_TRAIN_V2_ENABLED", "0"),
+    ("MLFLOW_EXPERIMENT_NAME", "another"), ("MLFLOW_EXPERIMENT_ID", "7"), ("MLFLOW_RUN_ID", "0123"),
+    ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "many"), ("OMP_NUM_THREADS", ""),
+])  # fmt: skip
 def test_a_variable_that_would_change_a_search_is_removed_with_a_note(name: str, value: str) -> None:
     variables = {name: value, "PATH": "/bin"}
     (line,) = settle(variables)
@@ -62,13 +59,10 @@ def test_local_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch, name: st
     assert requests.utils.get_environ_proxies("http://elsewhere/")
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        *("http://127.0.0.1:8265", "https://head", "ray://head:10001", "foo", "head:", "head:0", "head:99999", ":6379"),
-        *("head:port", "::1", "[::1]", "[::1:6379", "head:6379/path", "anna:secret@head:6379"),
-    ],
-)
+@pytest.mark.parametrize("place", [
+    *("http://127.0.0.1:8265", "https://head", "ray://head:10001", "foo", "head:", "head:0", "head:99999", ":6379"),
+    *("head:port", "::1", "[::1]", "[::1:6379", "head:6379/path", "anna:secret@head:6379"),
+])  # fmt: skip
 def test_an_invalid_address_is_answered_with_the_rule(place: str) -> None:
     with pytest.raises(ConfigError, match=r"^The value of RAY_ADDRESS is .*, but must be HOST:PORT") as told:
         connect.join_cluster(place)
@@ -129,20 +123,17 @@ def test_a_cache_of_somebody_else_is_one_line(monkeypatch: pytest.MonkeyPatch, t
         pass
 
 
-@pytest.mark.parametrize(
-    ("own", "limits", "expected"),
-    [
-        ("0::/a/b\n", {}, 6),
-        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
-        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
-        ("0::/elsewhere\n", {"cpu.max": "399999 100000\n"}, 3),
-        ("3:cpu,cpuacct:/x\n1:memory:/y\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "100000\n"}, 1),
-        ("3:cpu,cpuacct:/x\n", {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n"}, 6),
-        ("3:cpu:/gone\n", {"cpu/cpu.cfs_quota_us": "400000\n"}, 4),
-        ("what is this", {"cpu.max": "100000 100000"}, 6),
-        ("0::/a\n", {"a/cpu.max": "much"}, 6),
-    ],
-)
+@pytest.mark.parametrize(("own", "limits", "expected"), [
+    ("0::/a/b\n", {}, 6),
+    ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
+    ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+    ("0::/elsewhere\n", {"cpu.max": "399999 100000\n"}, 3),
+    ("3:cpu,cpuacct:/x\n1:memory:/y\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "100000\n"}, 1),
+    ("3:cpu,cpuacct:/x\n", {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n"}, 6),
+    ("3:cpu:/gone\n", {"cpu/cpu.cfs_quota_us": "400000\n"}, 4),
+    ("what is this", {"cpu.max": "100000 100000"}, 6),
+    ("0::/a\n", {"a/cpu.max": "much"}, 6),
+])  # fmt: skip
 def test_cpus_are_those_that_affinity_and_quotas_allow(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, limits: dict[str, str], expected: int
 ) -> None:

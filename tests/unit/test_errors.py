@@ -18,23 +18,20 @@ secrets = strategies.text(
 )
 
 
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("http://u:p@h", "http://...@h"), ("http://u:p@ss@h/x", "http://...@h/x"),
-        ("http://u:p/w@h:5000/x", "http://...@h:5000/x"), ("http://u:p?w@h", "http://...@h"),
-        ("postgresql+psycopg://u:p#w@h/db", "postgresql+psycopg://...@h/db"),
-        ("https://TOKEN@h", "https://...@h"), ("HTTPS://:secret@H:1", "HTTPS://...@H:1"),
-        ("http://h/x?password=abc", "http://h/x?..."),
-        ("postgresql:///db?user=me&password=abc", "postgresql:///db?..."),
-        ("s3://KEY:SECRET/bucket/x", "s3://..."), ("s3://KEY:SEC/RET@bucket", "s3://...@bucket"),
-        ("http://[::1]:5000/x", "http://[::1]:5000/x"),
-        ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
-        ("sqlite:////home/me@x/mlflow.db", "sqlite:////home/me@x/mlflow.db"),
-        ("s3://bucket/folder", "s3://bucket/folder"), ("/home/me@x/a:b", "/home/me@x/a:b"),
-        ("http:///u:p@h", "http://...@h"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("address", "shown"), [
+    ("http://u:p@h", "http://...@h"), ("http://u:p@ss@h/x", "http://...@h/x"),
+    ("http://u:p/w@h:5000/x", "http://...@h:5000/x"), ("http://u:p?w@h", "http://...@h"),
+    ("postgresql+psycopg://u:p#w@h/db", "postgresql+psycopg://...@h/db"),
+    ("https://TOKEN@h", "https://...@h"), ("HTTPS://:secret@H:1", "HTTPS://...@H:1"),
+    ("http://h/x?password=abc", "http://h/x?..."),
+    ("postgresql:///db?user=me&password=abc", "postgresql:///db?..."),
+    ("s3://KEY:SECRET/bucket/x", "s3://..."), ("s3://KEY:SEC/RET@bucket", "s3://...@bucket"),
+    ("http://[::1]:5000/x", "http://[::1]:5000/x"),
+    ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
+    ("sqlite:////home/me@x/mlflow.db", "sqlite:////home/me@x/mlflow.db"),
+    ("s3://bucket/folder", "s3://bucket/folder"), ("/home/me@x/a:b", "/home/me@x/a:b"),
+    ("http:///u:p@h", "http://...@h"),
+])  # fmt: skip
 def test_an_address_is_shown_by_where_it_is_alone(address: str, shown: str) -> None:
     assert without_password(address) == without_passwords(address) == shown
     assert without_passwords(f"MLflow at '{address}', or ({address}): no answer.") == (

@@ -149,16 +149,13 @@ def test_an_adapter_takes_its_head_along(base: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(again.head(again(IDS)), ours.head(ours(IDS)), atol=1e-5, rtol=0)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            toys.RUN.but(adapter="freeze"),
-            "The adapter `freeze` cannot be written in the format of peft; use --format model",
-        ),
-        (LORA.but(pretrain="poems"), "peft cannot find the first stage `poems` of the run; use --format model"),
-    ],
-)
+@pytest.mark.parametrize(("config", "message"), [
+    (
+        toys.RUN.but(adapter="freeze"),
+        "The adapter `freeze` cannot be written in the format of peft; use --format model",
+    ),
+    (LORA.but(pretrain="poems"), "peft cannot find the first stage `poems` of the run; use --format model"),
+])  # fmt: skip
 def test_what_peft_has_no_form_for_says_the_way_out(config: RunConfig, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         export(config, tmp_path, tmp_path / "out", "adapter")
@@ -183,23 +180,17 @@ def _narrow(folder: Path) -> None:
     save_file({name: tensor[:, :9].clone() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not JSON"),
-        (
-            lambda folder: (folder / "adapter_config.json").write_text("[3]"),
-            "adapter_config.json: is not a JSON object",
-        ),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: no such file"),
-        (_configure(peft_type="IA3"), "must describe a LoRA adapter without biases"),
-        (_configure(bias="all"), "must describe a LoRA adapter without biases"),
-        (_configure(init_lora_weights="pissa"), "`init_lora_weights` 'pissa' changes the base weights"),
-        (_rename, r"the pair of `transformer.h.1.attn.c_attn` is incomplete"),
-        (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not JSON"),
+    (lambda folder: (folder / "adapter_config.json").write_text("[3]"), "adapter_config.json: is not a JSON object"),
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: no such file"),
+    (_configure(peft_type="IA3"), "must describe a LoRA adapter without biases"),
+    (_configure(bias="all"), "must describe a LoRA adapter without biases"),
+    (_configure(init_lora_weights="pissa"), "`init_lora_weights` 'pissa' changes the base weights"),
+    (_rename, r"the pair of `transformer.h.1.attn.c_attn` is incomplete"),
+    (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
+])  # fmt: skip
 def test_a_broken_adapter_is_explained(
     damage: Callable[[Path], None], message: str, base: Path, tmp_path: Path
 ) -> None:

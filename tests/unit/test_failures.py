@@ -27,19 +27,16 @@ def no_memory() -> Exception:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (DivergedError("The loss is nan"), "diverged"),
-        (ConfigError("The value of `rank` is 0"), "failed"),
-        (CheckpointError("folder: cannot be written"), "failed"),
-        (CheckpointError("folder: cannot be written (No space left on device (os error 28))"), "no_room"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-        (MemoryError(), "out_of_memory"),
-        (OutOfMemoryError("Task was killed due to the node running low on memory"), "out_of_memory"),
-        (no_memory(), "out_of_memory"),
-    ],
-)
+@pytest.mark.parametrize(("error", "kind"), [
+    (DivergedError("The loss is nan"), "diverged"),
+    (ConfigError("The value of `rank` is 0"), "failed"),
+    (CheckpointError("folder: cannot be written"), "failed"),
+    (CheckpointError("folder: cannot be written (No space left on device (os error 28))"), "no_room"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+    (MemoryError(), "out_of_memory"),
+    (OutOfMemoryError("Task was killed due to the node running low on memory"), "out_of_memory"),
+    (no_memory(), "out_of_memory"),
+])  # fmt: skip
 def test_what_an_error_means(error: Exception, kind: str) -> None:
     failure = failure_of(error)
     assert failure is not None
@@ -99,16 +96,13 @@ def test_one_worker_of_several_that_fails_alone_ends_the_group(tmp_path: Path, m
         list(trial.payloads(TrialSpec(name="0000", run=toys.RUN, folder=str(tmp_path), workers=2), rank=1, size=2))
 
 
-@pytest.mark.parametrize(
-    ("text", "killed", "status", "reason"),
-    [
-        ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", False, FAILED, "its process died"),
-        ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", True, OUT_OF_MEMORY, "the kernel"),
-        ("1\nray.exceptions.OutOfMemoryError: the node was low on memory\n", False, OUT_OF_MEMORY, "Ray killed"),
-        ("1\nTraceback\n  line\nKeyError: 'x'\n", False, FAILED, "it raised an error: KeyError: 'x'"),
-        ("", False, FAILED, "its process died, or it raised"),
-    ],
-)
+@pytest.mark.parametrize(("text", "killed", "status", "reason"), [
+    ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", False, FAILED, "its process died"),
+    ("1 (at 12:00)\nThe actor died unexpectedly before finishing this task.\n", True, OUT_OF_MEMORY, "the kernel"),
+    ("1\nray.exceptions.OutOfMemoryError: the node was low on memory\n", False, OUT_OF_MEMORY, "Ray killed"),
+    ("1\nTraceback\n  line\nKeyError: 'x'\n", False, FAILED, "it raised an error: KeyError: 'x'"),
+    ("", False, FAILED, "its process died, or it raised"),
+])  # fmt: skip
 def test_what_tune_wrote_is_read(text: str, killed: bool, status: str, reason: str) -> None:
     found = failures.classify(text, killed=killed)
     assert found[0] == status

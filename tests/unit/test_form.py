@@ -70,17 +70,14 @@ def test_lines_are_cut_after_the_last_counted_one() -> None:
     assert first_lines("a\n\n", 3) == "a\n\n"
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "rhymes"),
-    [
-        ("Shall I compare thee to a summer's day,", "and the darling buds of May.", True),
-        ("thou art more lovely and more temperate", "and summer's lease hath all too short a date", False),
-        ("so long lives this", "a stolen kiss", True),
-        ("all my love", "all thy love!", False),  # the same word is no rhyme
-        ("the xyzzyq", "the day", None),
-        ("", "the day", None),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "rhymes"), [
+    ("Shall I compare thee to a summer's day,", "and the darling buds of May.", True),
+    ("thou art more lovely and more temperate", "and summer's lease hath all too short a date", False),
+    ("so long lives this", "a stolen kiss", True),
+    ("all my love", "all thy love!", False),  # the same word is no rhyme
+    ("the xyzzyq", "the day", None),
+    ("", "the day", None),
+])  # fmt: skip
 def test_rhymes_share_the_sounds_from_the_last_stress_on(a: str, b: str, rhymes: bool | None) -> None:
     assert rhyme(a, b) is rhymes
     assert rhyme(b, a) is rhymes

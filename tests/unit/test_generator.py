@@ -240,17 +240,14 @@ def test_invalid_outputs_go_to_quarantine_and_others_continue(monkeypatch: pytes
     assert {row["stage"] for row in bad} == {"candidates"}
 
 
-@pytest.mark.parametrize(
-    ("text", "kept", "error"),
-    [
-        ("", "", None),
-        (" \n\t", "", None),
-        ("...", "...", None),
-        ("thy love \ufffd", "thy love", None),  # cut off in the middle of a character
-        ("\ufffd", "", None),
-        ("thy \ufffd love", "thy \ufffd love", "it is not valid UTF-8"),
-    ],
-)
+@pytest.mark.parametrize(("text", "kept", "error"), [
+    ("", "", None),
+    (" \n\t", "", None),
+    ("...", "...", None),
+    ("thy love \ufffd", "thy love", None),  # cut off in the middle of a character
+    ("\ufffd", "", None),
+    ("thy \ufffd love", "thy \ufffd love", "it is not valid UTF-8"),
+])  # fmt: skip
 def test_a_text_that_ends_within_a_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
     assert _checked(text, set(), CONFIG) == (kept, "unfinished", error)
 

@@ -30,16 +30,13 @@ def chosen(*rows: dict[str, Any], count: int = 100, thresholds: Thresholds = ALL
     return [rows[number]["id"] for number in found]
 
 
-@pytest.mark.parametrize(
-    ("changes", "hard"),
-    [
-        ({}, True), ({"rouge_l": 0.4}, True), ({"rouge_l": 0.39}, False), ({"forward": 0.49}, True),
-        ({"forward": 0.5}, False), ({"backward": 0.49}, True), ({"backward": 0.5}, False),
-        ({"forward": 0.8, "backward": 0.1}, False), ({"forward": 0.1, "backward": 0.8}, False),
-        ({"length_ratio": 9.0}, False),  # rejected for another reason
-        (ACCEPTED, False), (ACCEPTED | {"numbers": False}, False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "hard"), [
+    ({}, True), ({"rouge_l": 0.4}, True), ({"rouge_l": 0.39}, False), ({"forward": 0.49}, True),
+    ({"forward": 0.5}, False), ({"backward": 0.49}, True), ({"backward": 0.5}, False),
+    ({"forward": 0.8, "backward": 0.1}, False), ({"forward": 0.1, "backward": 0.8}, False),
+    ({"length_ratio": 9.0}, False),  # rejected for another reason
+    (ACCEPTED, False), (ACCEPTED | {"numbers": False}, False),
+])  # fmt: skip
 def test_a_hard_negative_shares_words_and_entails_in_no_direction(changes: dict[str, Any], hard: bool) -> None:
     assert chosen(pair("a", **changes)) == (["a"] if hard else [])
 

@@ -142,16 +142,12 @@ def test_files_that_were_moved_are_no_other_search(key: str) -> None:
     assert moved.digest == make_plan(READS_LITTLE, "quick").digest
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"scientific": {**READS_LITTLE.scientific, "decoder": Choice("greedy", "beam", "top-p")}},
-        {"nuisance": {"lr": LogUniform(1e-5, 1.0000001e-3)}},
-        {"nuisance": {"lr": LogUniform(1e-5, 1e-3), "batch_size": Choice(8)}},
-        {"profiles": {"quick": dataclasses.replace(READS_LITTLE.profiles["quick"], candidates={"contexts": 4})}},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("change", [
+    {"scientific": {**READS_LITTLE.scientific, "decoder": Choice("greedy", "beam", "top-p")}},
+    {"nuisance": {"lr": LogUniform(1e-5, 1.0000001e-3)}},
+    {"nuisance": {"lr": LogUniform(1e-5, 1e-3), "batch_size": Choice(8)}},
+    {"profiles": {"quick": dataclasses.replace(READS_LITTLE.profiles["quick"], candidates={"contexts": 4})}},
+], ids=str)  # fmt: skip
 def test_another_space_is_another_search(change: dict[str, Any]) -> None:
     other = dataclasses.replace(READS_LITTLE, reference={**READS_LITTLE.reference, "batch_size": 8}, **change)
     same = dataclasses.replace(READS_LITTLE, reference={**READS_LITTLE.reference, "batch_size": 8})
@@ -323,13 +319,10 @@ def test_a_key_of_ones_own_is_a_key_of_those_runs_that_read_it(own_adapter: None
     assert TrialSpec.from_dict(TrialSpec(name="0000", run=run, folder="/f").to_dict()).run == run
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"top_blocks": 0}, "The value of `top_blocks` is 0, but must be greater than or equal to 1"),
-        ({"top_block": 1}, "Unknown key `top_block`: did you mean `top_blocks`"),
-    ],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"top_blocks": 0}, "The value of `top_blocks` is 0, but must be greater than or equal to 1"),
+    ({"top_block": 1}, "Unknown key `top_block`: did you mean `top_blocks`"),
+])  # fmt: skip
 def test_wrong_values_of_ones_own_key_are_explained(own_adapter: None, values: Values, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RunConfig.of({"adapter": "top", **values})
@@ -462,15 +455,12 @@ def test_keys_of_sampler_and_scheduler_are_set_as_those_of_a_run_are() -> None:
     assert parse(LORA_RANK, ["--set", "reduction=3", "--set", "epochs=9"]).plan.digest == usual.digest
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--set", "reduction=1"], "The value of `reduction` is '1', but must be greater than or equal to 2"),
-        (["--set", "grid_values=3"], "The key `grid_values` is for grid, but this search uses tpe and asha"),
-        (["--set", "startup_trial=3"], "Unknown key `startup_trial`: did you mean `startup_trials`"),
-        (["--sampler", "tpee"], "Unknown sampler `tpee`: did you mean `tpe`"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--set", "reduction=1"], "The value of `reduction` is '1', but must be greater than or equal to 2"),
+    (["--set", "grid_values=3"], "The key `grid_values` is for grid, but this search uses tpe and asha"),
+    (["--set", "startup_trial=3"], "Unknown key `startup_trial`: did you mean `startup_trials`"),
+    (["--sampler", "tpee"], "Unknown sampler `tpee`: did you mean `tpe`"),
+])  # fmt: skip
 def test_keys_that_sampler_and_scheduler_do_not_read_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(LORA_RANK, flags)

@@ -186,40 +186,37 @@ def test_a_ledger_that_lost_its_first_line_is_named(tmp_path: Path) -> None:
         read_search(tmp_path, needs_script=True)
 
 
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        (b"[]", "is not a JSON object"),
-        (b"3", "is not a JSON object"),
-        (b"null", "is not a JSON object"),
-        (b"", "is not JSON"),
-        (b"{}", "has the `event` 'None', but must have one of search, started"),
-        (b'{"event": ["report"]}', "has the `event`"),
-        (b'{"event": "nonsense"}', "has the `event` 'nonsense'"),
-        (b'{"event": "left", "time": "noon"}', "has a wrong `time`: input should be a valid number"),
-        (b'{"event": "left", "time": NaN}', "has a wrong `time`"),
-        (b'{"event": "left", "time": 1e400}', "has a wrong `time`"),
-        (b'{"event": "left", "time": true}', "has a wrong `time`"),
-        (b'{"event": "left", "time": ' + b"9" * 4000 + b"}", "has a wrong `time`"),
-        (b'{"event": "left", "time": ' + b"9" * 5000 + b"}", "has a number of thousands of digits"),
-        (b'{"event": "left", "x": "\xff"}', "is not UTF-8"),
-        (b"\xff\xfe{\x00", "is not UTF-8"),
-        (b'{"x":' * 100_000, "is no|is nested too deep"),
-        (b"[" * 100_000, "is nested too deep"),
-        (b'{"event": "ended", "trial": "0009", "status": "completed"}', "names trial 0009, which no earlier line"),
-        (b'{"event": "ended", "trial": "0000", "status": "well"}', "has a wrong `status`"),
-        (b'{"event": "report", "trial": "0000", "epoch": "1", "metrics": {}}', "has a wrong `epoch`"),
-        (b'{"event": "report", "trial": "0000", "epoch": -1, "metrics": {}}', "has a wrong `epoch`"),
-        (b'{"event": "report", "trial": "0000", "epoch": 1, "metrics": {"score": "x"}}', "has a wrong `metrics.score`"),
-        (b'{"event": "report", "trial": "0000", "epoch": 1}', "has a wrong `metrics`: field required"),
-        (b'{"event": "finalists", "trials": ["0001"]}', "names trial 0001"),
-        (lines_of([proposed("0000")])[:-1], "proposes trial 0000 a second time"),
-        (lines_of([proposed("../../x")])[:-1], "has a wrong `trial.name`"),
-        (lines_of([proposed("0001", status="completed")])[:-1], "has a wrong `trial.status`"),
-        (lines_of([proposed("0001", of="0007")])[:-1], "names trial 0007"),
-        (lines_of([proposed("0001", run={"epochs": "3"})])[:-1], "has a wrong `trial.run.epochs`"),
-    ],
-)
+@pytest.mark.parametrize(("line", "why"), [
+    (b"[]", "is not a JSON object"),
+    (b"3", "is not a JSON object"),
+    (b"null", "is not a JSON object"),
+    (b"", "is not JSON"),
+    (b"{}", "has the `event` 'None', but must have one of search, started"),
+    (b'{"event": ["report"]}', "has the `event`"),
+    (b'{"event": "nonsense"}', "has the `event` 'nonsense'"),
+    (b'{"event": "left", "time": "noon"}', "has a wrong `time`: input should be a valid number"),
+    (b'{"event": "left", "time": NaN}', "has a wrong `time`"),
+    (b'{"event": "left", "time": 1e400}', "has a wrong `time`"),
+    (b'{"event": "left", "time": true}', "has a wrong `time`"),
+    (b'{"event": "left", "time": ' + b"9" * 4000 + b"}", "has a wrong `time`"),
+    (b'{"event": "left", "time": ' + b"9" * 5000 + b"}", "has a number of thousands of digits"),
+    (b'{"event": "left", "x": "\xff"}', "is not UTF-8"),
+    (b"\xff\xfe{\x00", "is not UTF-8"),
+    (b'{"x":' * 100_000, "is no|is nested too deep"),
+    (b"[" * 100_000, "is nested too deep"),
+    (b'{"event": "ended", "trial": "0009", "status": "completed"}', "names trial 0009, which no earlier line"),
+    (b'{"event": "ended", "trial": "0000", "status": "well"}', "has a wrong `status`"),
+    (b'{"event": "report", "trial": "0000", "epoch": "1", "metrics": {}}', "has a wrong `epoch`"),
+    (b'{"event": "report", "trial": "0000", "epoch": -1, "metrics": {}}', "has a wrong `epoch`"),
+    (b'{"event": "report", "trial": "0000", "epoch": 1, "metrics": {"score": "x"}}', "has a wrong `metrics.score`"),
+    (b'{"event": "report", "trial": "0000", "epoch": 1}', "has a wrong `metrics`: field required"),
+    (b'{"event": "finalists", "trials": ["0001"]}', "names trial 0001"),
+    (lines_of([proposed("0000")])[:-1], "proposes trial 0000 a second time"),
+    (lines_of([proposed("../../x")])[:-1], "has a wrong `trial.name`"),
+    (lines_of([proposed("0001", status="completed")])[:-1], "has a wrong `trial.status`"),
+    (lines_of([proposed("0001", of="0007")])[:-1], "names trial 0007"),
+    (lines_of([proposed("0001", run={"epochs": "3"})])[:-1], "has a wrong `trial.run.epochs`"),
+])  # fmt: skip
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_line_that_is_no_event_is_named_with_its_reason(tmp_path: Path, line: bytes, why: str, end: bytes) -> None:
     path = tmp_path / "ledger.jsonl"
@@ -255,16 +252,13 @@ def test_what_is_no_ledger_is_one_line(tmp_path: Path, kind: str) -> None:
         read_state(path)
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        {"event": "ended", "trial": "0000", "status": "well"},
-        {"event": "ended", "trial": "0001", "status": "failed"},
-        {"event": "nonsense"},
-        {**report("0000", 1, 1.0), "metrics": {"score": None}},
-        {**report("0000", 1, 1.0), "samples": "x" * 2000},
-    ],
-)
+@pytest.mark.parametrize("event", [
+    {"event": "ended", "trial": "0000", "status": "well"},
+    {"event": "ended", "trial": "0001", "status": "failed"},
+    {"event": "nonsense"},
+    {**report("0000", 1, 1.0), "metrics": {"score": None}},
+    {**report("0000", 1, 1.0), "samples": "x" * 2000},
+])  # fmt: skip
 def test_unreadable_events_are_not_written(tmp_path: Path, event: RawEvent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "LONGEST_LINE", 1000)
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:

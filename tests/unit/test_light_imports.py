@@ -9,21 +9,17 @@ CRITIC = "from gpt2core.distill.critics import CRITICS; CRITICS['overlap'].of({}
 SCRIPT = "import runpy; sys.argv[1:] = ['--help']; runpy.run_path('searches/lora_rank.py', run_name='__main__')"
 
 
-@pytest.mark.parametrize(
-    ("code", "heavy"),
-    [
-        (f"{GPT2CORE}main(['train', '--help'])", {"torch", "transformers", "peft"}),
-        (f"{GPT2CORE}main(['describe', '--adapter', 'lora', '--json'])", {"transformers", "torch._dynamo"}),
-        (SCRIPT, {"torch", "ray", "mlflow", "optuna", "transformers", "peft"}),
-        (
-            "from searches.__main__ import main; main(['promote', '--help'])",
-            {"torch", "transformers", "mlflow", "ray", "optuna", "huggingface_hub"},
-        ),
-        ("import gpt2core.tasks", {"datasets"}),
-        (CRITIC, {"torch", "transformers", "sentence_transformers", "datasketch", "scipy"}),
-    ],
-    ids=["train", "describe", "script", "promote", "tasks", "critics"],
-)
+@pytest.mark.parametrize(("code", "heavy"), [
+    (f"{GPT2CORE}main(['train', '--help'])", {"torch", "transformers", "peft"}),
+    (f"{GPT2CORE}main(['describe', '--adapter', 'lora', '--json'])", {"transformers", "torch._dynamo"}),
+    (SCRIPT, {"torch", "ray", "mlflow", "optuna", "transformers", "peft"}),
+    (
+        "from searches.__main__ import main; main(['promote', '--help'])",
+        {"torch", "transformers", "mlflow", "ray", "optuna", "huggingface_hub"},
+    ),
+    ("import gpt2core.tasks", {"datasets"}),
+    (CRITIC, {"torch", "transformers", "sentence_transformers", "datasketch", "scipy"}),
+], ids=["train", "describe", "script", "promote", "tasks", "critics"])  # fmt: skip
 def test_what_starts_fast_imports_nothing_heavy(code: str, heavy: set[str]) -> None:
     check = f"heavy = {heavy} & set(sys.modules)\nassert not heavy, heavy"
     done = python("-c", f"import sys\ntry: {code}\nexcept SystemExit as stop: assert not stop.code\n{check}")

@@ -119,18 +119,15 @@ def test_no_held_out_data_gives_no_losses() -> None:
     assert losses.shape == (0,)
 
 
-@pytest.mark.parametrize(
-    ("train", "held_out", "order", "message"),
-    [
-        ([[0]], [[0]], 0, "is 0, but must be at least 1"),
-        ([[0]], [[0]], -2, "is -2, but must be at least 1"),
-        ([], [[0]], 2, "0 training tokens in 0 sequences, but .* at least 1"),
-        ([[], []], [[0]], 2, "0 training tokens in 2 sequences, but .* at least 1"),
-        ([[0, 5]], [[0]], 2, "training token id is 5, but ids must be from 0 to 4"),
-        ([[0, -1]], [[0]], 2, "training token id is -1, but ids must be from 0 to 4"),
-        ([[0]], [[1, 9]], 2, "held-out token id is 9, but ids must be from 0 to 4"),
-    ],
-)
+@pytest.mark.parametrize(("train", "held_out", "order", "message"), [
+    ([[0]], [[0]], 0, "is 0, but must be at least 1"),
+    ([[0]], [[0]], -2, "is -2, but must be at least 1"),
+    ([], [[0]], 2, "0 training tokens in 0 sequences, but .* at least 1"),
+    ([[], []], [[0]], 2, "0 training tokens in 2 sequences, but .* at least 1"),
+    ([[0, 5]], [[0]], 2, "training token id is 5, but ids must be from 0 to 4"),
+    ([[0, -1]], [[0]], 2, "training token id is -1, but ids must be from 0 to 4"),
+    ([[0]], [[1, 9]], 2, "held-out token id is 9, but ids must be from 0 to 4"),
+])  # fmt: skip
 def test_invalid_input_is_an_error(train: list[list[int]], held_out: list[list[int]], order: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ngram_losses([np.array(ids) for ids in train], [np.array(ids) for ids in held_out], 5, order)

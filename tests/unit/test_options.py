@@ -14,36 +14,33 @@ from tests.runs import status
 from trainables.nodes import Machine
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--trails", "3"], "Unknown flag `--trails`: did you mean `--trials`?"),
-        (["--profile", "quik"], "Unknown profile `quik`: did you mean `quick`?"),
-        (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
-        (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
-        (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
-        (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
-        (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
-        (["--set", "task=sst"], "This search has no task `sst`: valid: sonnet"),
-        (["--trials", "0"], "The value of `--trials` is 0, but must be >= 1"),
-        (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
-        (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
-        (["--gpus-per-worker", "-1"], "The value of `--gpus-per-worker` is -1, but must be >= 0"),
-        (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
-        (
-            ["--name", "_x"],
-            "The value of `--name` is '_x', but must be letters, digits, dots, dashes and underscores, starting with a",
-        ),
-        (
-            ["--name", "a" * 101],
-            "... of 101 characters', but must be letters, digits, dots, dashes and underscores, starting with a",
-        ),
-        (["--storage", "ftp://host/folder"], "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
-        (["--storage", "s3://bucket/../x"], "letters, digits and _ . = -"),
-        (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
-        (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--trails", "3"], "Unknown flag `--trails`: did you mean `--trials`?"),
+    (["--profile", "quik"], "Unknown profile `quik`: did you mean `quick`?"),
+    (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
+    (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
+    (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
+    (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
+    (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
+    (["--set", "task=sst"], "This search has no task `sst`: valid: sonnet"),
+    (["--trials", "0"], "The value of `--trials` is 0, but must be >= 1"),
+    (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
+    (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
+    (["--gpus-per-worker", "-1"], "The value of `--gpus-per-worker` is -1, but must be >= 0"),
+    (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
+    (
+        ["--name", "_x"],
+        "The value of `--name` is '_x', but must be letters, digits, dots, dashes and underscores, starting with a",
+    ),
+    (
+        ["--name", "a" * 101],
+        "... of 101 characters', but must be letters, digits, dots, dashes and underscores, starting with a",
+    ),
+    (["--storage", "ftp://host/folder"], "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
+    (["--storage", "s3://bucket/../x"], "letters, digits and _ . = -"),
+    (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
+    (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
+])  # fmt: skip
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
 def test_bad_input_is_one_line_and_status_2(
     plan: list[str], flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -123,69 +120,57 @@ def test_a_trial_may_be_stopped_from_a_third_of_its_epochs_on(epochs: int, flags
     assert parse(SEARCH, ["--set", f"epochs={epochs}", *flags]).plan.grace == grace
 
 
-@pytest.mark.parametrize(
-    ("flags", "gpus", "expected"),
-    [
-        ("", 0, (1, 4, 1)), ("", 2, (4, 8, 2)), ("--pack off", 2, (1, 2, 2)), ("--trace", 2, (1, 2, 2)),
-        ("--pack 3", 0, (3, 3, 4)), ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
-        ("--set dora=true", 2, (4, 8, 2)), ("--set lora_init=pissa", 2, (1, 2, 2)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("flags", "gpus", "expected"), [
+    ("", 0, (1, 4, 1)), ("", 2, (4, 8, 2)), ("--pack off", 2, (1, 2, 2)), ("--trace", 2, (1, 2, 2)),
+    ("--pack 3", 0, (3, 3, 4)), ("--pack 2 --max-concurrent 3", 0, (2, 3, 2)),
+    ("--set dora=true", 2, (4, 8, 2)), ("--set lora_init=pissa", 2, (1, 2, 2)),
+])  # fmt: skip
 def test_trials_are_packed_if_it_pays(flags: str, gpus: int, expected: tuple[int, int, int], tmp_path: Path) -> None:
     """Expected are the trials per process, the trials at once, and the CPUs per process, on four CPUs."""
     spec = trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4, gpus)])
     assert (spec.pack, spec.concurrent, spec.cpus_per_worker) == expected
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--pack 1", "The value of `--pack` is '1', but must be auto, off, or a number >= 2"),
-        ("--pack 2 --workers-per-trial 2", "but a trial of 2 workers has a process group"),
-        ("--pack 2 --trace", "with --trace it must be off: a process traces one trial at a time"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--pack 1", "The value of `--pack` is '1', but must be auto, off, or a number >= 2"),
+    ("--pack 2 --workers-per-trial 2", "but a trial of 2 workers has a process group"),
+    ("--pack 2 --trace", "with --trace it must be off: a process traces one trial at a time"),
+])  # fmt: skip
 def test_impossible_packs_are_refused(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         trial_spec(parse(SEARCH, flags.split()), tmp_path, [Machine(4)])
 
 
-@pytest.mark.parametrize(
-    ("flags", "looks"),
-    [
-        ([], (3,)),
-        (["--replicates", "5"], (5,)),
-        (["--until", "seeds:4"], (4,)),
-        (["--until", "decided"], (3, 4, 5, 6, 7, 8)),
-        (["--until", "decided", "--replicates", "5"], (3, 4, 5)),
-    ],
-)
+@pytest.mark.parametrize(("flags", "looks"), [
+    ([], (3,)),
+    (["--replicates", "5"], (5,)),
+    (["--until", "seeds:4"], (4,)),
+    (["--until", "decided"], (3, 4, 5, 6, 7, 8)),
+    (["--until", "decided", "--replicates", "5"], (3, 4, 5)),
+])  # fmt: skip
 def test_looks_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
     design = parse(SEARCH, flags).plan.design
     assert design is not None
     assert design.looks == looks
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--until", "dawn"], "The value of `--until` is 'dawn', but must be decided, or seeds:N with N >= 1"),
-        (["--until", "seeds:0"], "The value of `--until` is 'seeds:0', but must be decided"),
-        (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` contradict each other"),
-        (
-            ["--until", "decided", "--replicates", "2"],
-            "The value of `--replicates` is 2, but must be >= 3 with `--until decided`",
-        ),
-        (["--margin", "inf"], "The value of `--margin` is inf, but must be > 0 and finite"),
-        (["--constraint", "chrf>=nan"], "The value of `--constraint` is 'chrf>=nan', but must be"),
-        (["--confirm", "all"], "The value of `--confirm` is 'all', but must be each, or a number >= 1"),
-        (["--confirm", "each", "--set", "rank=8"], "The value of `--confirm` is each, but this search has no factor"),
-        (["--margin", "0"], "The value of `--margin` is 0, but must be > 0"),
-        (["--folds", "0"], "The value of `--folds` is 0, but must be >= 1"),
-        (["--objective", "beauty"], "The value of `objective` is 'beauty', but must be a metric of the task `sonnet`"),
-        (["--set", "judged=true"], "The key `judged` cannot be `--set`: the search sets it"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--until", "dawn"], "The value of `--until` is 'dawn', but must be decided, or seeds:N with N >= 1"),
+    (["--until", "seeds:0"], "The value of `--until` is 'seeds:0', but must be decided"),
+    (["--until", "seeds:3", "--replicates", "4"], "`--until seeds:3` and `--replicates 4` contradict each other"),
+    (
+        ["--until", "decided", "--replicates", "2"],
+        "The value of `--replicates` is 2, but must be >= 3 with `--until decided`",
+    ),
+    (["--margin", "inf"], "The value of `--margin` is inf, but must be > 0 and finite"),
+    (["--constraint", "chrf>=nan"], "The value of `--constraint` is 'chrf>=nan', but must be"),
+    (["--confirm", "all"], "The value of `--confirm` is 'all', but must be each, or a number >= 1"),
+    (["--confirm", "each", "--set", "rank=8"], "The value of `--confirm` is each, but this search has no factor"),
+    (["--margin", "0"], "The value of `--margin` is 0, but must be > 0"),
+    (["--folds", "0"], "The value of `--folds` is 0, but must be >= 1"),
+    (["--objective", "beauty"], "The value of `objective` is 'beauty', but must be a metric of the task `sonnet`"),
+    (["--set", "judged=true"], "The key `judged` cannot be `--set`: the search sets it"),
+])  # fmt: skip
 def test_invalid_comparisons_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         _ = parse(SEARCH, flags).plan.objective

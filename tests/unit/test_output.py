@@ -51,32 +51,25 @@ def run(how: list[str], result: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, env={**os.environ, **environment}, timeout=60, check=False)
 
 
-@pytest.mark.parametrize(
-    ("how", "errors"),
-    [
-        (CLOSED, b""),
-        (ERRORS_CLOSED, b""),
-        (HEAD, b""),
-        (BOTH_FULL, b""),
-        (FULL, b"warning: the output cannot be written (No space left on device); the command continues\n"),
-    ],
-    ids=["closed", "errors closed", "head", "both full", "full"],
-)
+@pytest.mark.parametrize(("how", "errors"), [
+    (CLOSED, b""),
+    (ERRORS_CLOSED, b""),
+    (HEAD, b""),
+    (BOTH_FULL, b""),
+    (FULL, b"warning: the output cannot be written (No space left on device); the command continues\n"),
+], ids=["closed", "errors closed", "head", "both full", "full"])  # fmt: skip
 def test_a_command_works_though_nothing_can_be_printed(tmp_path: Path, how: list[str], errors: bytes) -> None:
     ended = run(how, tmp_path / "result")
     assert (ended.returncode, ended.stderr) == (0, errors)
     assert (tmp_path / "result").read_text() == "the result"
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "utf-8"},
-    ],
-)
+@pytest.mark.parametrize("environment", [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "utf-8"},
+])  # fmt: skip
 def test_a_sign_that_the_encoding_lacks_is_written_in_others(tmp_path: Path, environment: dict[str, str]) -> None:
     ended = run([], tmp_path / "result", **environment)
     assert (ended.returncode, ended.stderr) == (0, b"")

@@ -168,14 +168,11 @@ def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "error", "after"),
-    [
-        (Run, "apply_update", RuntimeError("a bug"), False),
-        (Run, "apply_update", OSError("an input or output error"), True),
-        (torch.optim.AdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
-    ],
-)
+@pytest.mark.parametrize(("owner", "name", "error", "after"), [
+    (Run, "apply_update", RuntimeError("a bug"), False),
+    (Run, "apply_update", OSError("an input or output error"), True),
+    (torch.optim.AdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
+])  # fmt: skip
 def test_an_update_that_fails_for_good_ends_its_own_run_alone(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, after: bool
 ) -> None:

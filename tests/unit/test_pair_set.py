@@ -177,18 +177,15 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
     assert example.input_ids[-1] == words.eos
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"pairs": None, "task": "rewriting"},
-            "learns from generated pairs: --set pairs=FOLDER, or make one with `python -m",
-        ),
-        ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of generated pairs"),
-        ({"pairs": "/nowhere", "pairs_temperature": 0.5}, "/nowhere/temperature-0.5/manifest.json: must be"),
-        ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower `tau`"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    (
+        {"pairs": None, "task": "rewriting"},
+        "learns from generated pairs: --set pairs=FOLDER, or make one with `python -m",
+    ),
+    ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of generated pairs"),
+    ({"pairs": "/nowhere", "pairs_temperature": 0.5}, "/nowhere/temperature-0.5/manifest.json: must be"),
+    ({"tau": 1.0, "task": "rewriting"}, "no accepted pair is left for the train split; lower `tau`"),
+])  # fmt: skip
 def test_unusable_pairs_are_a_one_line_error(config: RunConfig, changes: dict[str, object], message: str) -> None:
     chosen = config.but(**changes)
     with pytest.raises(DataError, match=message):

@@ -69,28 +69,25 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
     assert (given["looks"], given["seeds"]) == ([3, 6], 6)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--seeds", "2,x"), "--seeds` is '2,x', but must be increasing numbers from 1 to 200"),
-        (("--seeds", "5,3"), "'5,3', but must be increasing"),
-        (("--looks", "1,3"), "--looks` is '1,3', but must be increasing numbers from 2"),
-        (("--looks", "3", "--seeds", "3"), "Both --looks and --seeds"),
-        (("--sd-run", "nan"), "--sd-run` is nan, but must be a number >= 0"),
-        (("--sd-run", "-1"), "--sd-run` is -1, but must be a number >= 0"),
-        (("--sd-run", "0"), "Nothing varies by chance"),
-        (("--margin", "0"), "--margin` is 0, but must be a number > 0"),
-        (("--effect", "inf"), "--effect` is inf"),
-        (("--examples", "0"), "--examples` is 0, but must be >= 1"),
-        (("--examples", "10000000"), "--examples` is 10000000, but must be <= 1000000"),
-        (("--finalists", "1"), "--finalists` is 1, but must be >= 2"),
-        (("--objective", "chrf"), "did you mean `chrf_"),
-        (("--task", "sst"), "This search has no task `sst`"),
-        (("--from", "x", "--sd-run", "1"), "Both --from and --sd-run"),
-        (("--from", "x", "--storage", "/nowhere"), "There is no search `x`"),
-        (("--search", "nothing"), "There is no search script `nothing`"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--seeds", "2,x"), "--seeds` is '2,x', but must be increasing numbers from 1 to 200"),
+    (("--seeds", "5,3"), "'5,3', but must be increasing"),
+    (("--looks", "1,3"), "--looks` is '1,3', but must be increasing numbers from 2"),
+    (("--looks", "3", "--seeds", "3"), "Both --looks and --seeds"),
+    (("--sd-run", "nan"), "--sd-run` is nan, but must be a number >= 0"),
+    (("--sd-run", "-1"), "--sd-run` is -1, but must be a number >= 0"),
+    (("--sd-run", "0"), "Nothing varies by chance"),
+    (("--margin", "0"), "--margin` is 0, but must be a number > 0"),
+    (("--effect", "inf"), "--effect` is inf"),
+    (("--examples", "0"), "--examples` is 0, but must be >= 1"),
+    (("--examples", "10000000"), "--examples` is 10000000, but must be <= 1000000"),
+    (("--finalists", "1"), "--finalists` is 1, but must be >= 2"),
+    (("--objective", "chrf"), "did you mean `chrf_"),
+    (("--task", "sst"), "This search has no task `sst`"),
+    (("--from", "x", "--sd-run", "1"), "Both --from and --sd-run"),
+    (("--from", "x", "--storage", "/nowhere"), "There is no search `x`"),
+    (("--search", "nothing"), "There is no search script `nothing`"),
+])  # fmt: skip
 def test_bad_input_is_one_line(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, error = run(capsys, *flags)
     assert (code, out, error.count("\n")) == (2, "", 1)

@@ -55,16 +55,12 @@ def summarised(folder: Path, winner: str | None, statuses: dict[str, str]) -> No
 RAN = {"0000": "completed", "0001": "completed", "0002": "running"}
 
 
-@pytest.mark.parametrize(
-    ("winner", "statuses", "expected", "answer"),
-    [
-        ("0000", RAN, "0000", "told"),
-        (None, RAN, "0001", "told"),
-        ("0000", RAN | {"0001": "running"}, "0001", "not known yet: the search has not come to its end"),
-        ("0000", {"0000": "completed"}, "0001", "not known yet: the search has not come to its end"),
-    ],
-    ids=["named", "none named", "one has ended since", "trials were added since"],
-)
+@pytest.mark.parametrize(("winner", "statuses", "expected", "answer"), [
+    ("0000", RAN, "0000", "told"),
+    (None, RAN, "0001", "told"),
+    ("0000", RAN | {"0001": "running"}, "0001", "not known yet: the search has not come to its end"),
+    ("0000", {"0000": "completed"}, "0001", "not known yet: the search has not come to its end"),
+], ids=["named", "none named", "one has ended since", "trials were added since"])  # fmt: skip
 def test_the_answer_names_the_trial_as_long_as_it_is_of_these_trials(
     winner: str | None, statuses: dict[str, str], expected: str, answer: str, tmp_path: Path
 ) -> None:
@@ -104,18 +100,15 @@ def test_a_ledger_is_read_while_its_last_line_is_written_and_left_as_it_is(tmp_p
         read_state(path)
 
 
-@pytest.mark.parametrize(
-    ("config", "origin", "name"),
-    [
-        (RunConfig(), PACKAGE, "mit"),
-        (RunConfig(model="gpt2"), PACKAGE, "mit"),
-        (RunConfig(pretrain="pretraining"), PACKAGE, "mit"),
-        (RunConfig(pretrain="poems"), PACKAGE, "other"),
-        (RunConfig(), DataOrigin(source="the course's files in data", licence=EDITION), "other"),
-        (RunConfig(task="paraphrase"), DataOrigin(source="GLUE", licence=quora.LICENCE), "other"),
-        (RunConfig(model="someone/model"), PACKAGE, "unknown"),
-    ],
-)
+@pytest.mark.parametrize(("config", "origin", "name"), [
+    (RunConfig(), PACKAGE, "mit"),
+    (RunConfig(model="gpt2"), PACKAGE, "mit"),
+    (RunConfig(pretrain="pretraining"), PACKAGE, "mit"),
+    (RunConfig(pretrain="poems"), PACKAGE, "other"),
+    (RunConfig(), DataOrigin(source="the course's files in data", licence=EDITION), "other"),
+    (RunConfig(task="paraphrase"), DataOrigin(source="GLUE", licence=quora.LICENCE), "other"),
+    (RunConfig(model="someone/model"), PACKAGE, "unknown"),
+])  # fmt: skip
 def test_a_licence_is_mit_only_if_base_and_texts_are_free(config: RunConfig, origin: DataOrigin, name: str) -> None:
     assert licence(config, origin)["license"] == name
     if config.task == "paraphrase":
@@ -179,17 +172,14 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
     return write
 
 
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (_text(RUN, "{"), CheckpointError, "run.json: is not JSON"),
-        (_text(RUN, "{}"), CheckpointError, "run.json: must have a `config`, the values of a run"),
-        (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
-        (_text("config.json", "{"), WeightsError, "config.json: is not JSON"),
-        (_text("model.safetensors", ""), WeightsError, "model.safetensors: is truncated"),
-        (_text("adapter_config.json", '{"peft_type": "LORA"}'), WeightsError, "`base_model_name_or_path` must name"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "error", "message"), [
+    (_text(RUN, "{"), CheckpointError, "run.json: is not JSON"),
+    (_text(RUN, "{}"), CheckpointError, "run.json: must have a `config`, the values of a run"),
+    (_text(RUN, '{"config": {"lrr": 1}}'), CheckpointError, "run.json: Unknown key `lrr`: did you mean `lr`?"),
+    (_text("config.json", "{"), WeightsError, "config.json: is not JSON"),
+    (_text("model.safetensors", ""), WeightsError, "model.safetensors: is truncated"),
+    (_text("adapter_config.json", '{"peft_type": "LORA"}'), WeightsError, "`base_model_name_or_path` must name"),
+])  # fmt: skip
 def test_a_broken_folder_fails(
     damage: Callable[[Path], None], error: type[UserError], message: str, tmp_path: Path
 ) -> None:

@@ -168,13 +168,10 @@ def forecast(gpu_gb: float | None, most: float) -> Forecast:
     return Forecast(gpu_gb=gpu_gb, ranges={"memory_gb": Range(value=0.0, low=0.0, high=most)})
 
 
-@pytest.mark.parametrize(
-    ("plan", "several"),
-    [
-        (Forecast(), 1), (forecast(None, 1.0), 1), (forecast(80.0, 1.0), 4), (forecast(80.0, 30.0), 2),
-        (forecast(80.0, 60.0), 1), (forecast(80.0, 100.0), 1),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("plan", "several"), [
+    (Forecast(), 1), (forecast(None, 1.0), 1), (forecast(80.0, 1.0), 4), (forecast(80.0, 30.0), 2),
+    (forecast(80.0, 60.0), 1), (forecast(80.0, 100.0), 1),
+])  # fmt: skip
 def test_as_many_trials_share_a_gpu_as_its_memory_has_room_for(plan: Forecast, several: int) -> None:
     assert trials_per_gpu(plan) == several
 

@@ -17,20 +17,17 @@ texts = strategies.lists(strategies.sampled_from([*PIECES, " ", " ", " ", "\n", 
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("He came. She went!  Why?\nNobody knows", ["He came.", "She went!", "Why?"]),
-        ("Mr. Smith met Mrs. Dr. St. Clair, e.g. in Rome, i.e. there.", None),
-        ("Apples, pears, etc. were sold. Apples etc.", ["Apples, pears, etc. were sold.", "Apples etc."]),
-        ("J. R. R. Tolkien and J.R.R. Tolkien vs. nobody. So am I. Yes.", 3),
-        ("It cost 3.5 pounds. See No. 5 there. No. He will not.", 4),
-        ('"Go!" (He went.) She said "stay." Then \u201cwhy?\u201d Oh!', 5),
-        ("Well... perhaps not. Well... Perhaps. Well\u2026 no. Well\u2026 No.", 6),
-        ("What?! Never!!! ", ["What?!", "Never!!!"]), ("... - ! He came.", ["... - ! He came."]),
-        ("I saw Mr.", []), ("DON'T. Stop", ["DON'T."]), ("no end here", []), ("", []),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "expected"), [
+    ("He came. She went!  Why?\nNobody knows", ["He came.", "She went!", "Why?"]),
+    ("Mr. Smith met Mrs. Dr. St. Clair, e.g. in Rome, i.e. there.", None),
+    ("Apples, pears, etc. were sold. Apples etc.", ["Apples, pears, etc. were sold.", "Apples etc."]),
+    ("J. R. R. Tolkien and J.R.R. Tolkien vs. nobody. So am I. Yes.", 3),
+    ("It cost 3.5 pounds. See No. 5 there. No. He will not.", 4),
+    ('"Go!" (He went.) She said "stay." Then \u201cwhy?\u201d Oh!', 5),
+    ("Well... perhaps not. Well... Perhaps. Well\u2026 no. Well\u2026 No.", 6),
+    ("What?! Never!!! ", ["What?!", "Never!!!"]), ("... - ! He came.", ["... - ! He came."]),
+    ("I saw Mr.", []), ("DON'T. Stop", ["DON'T."]), ("no end here", []), ("", []),
+])  # fmt: skip
 def test_sentences_end_where_a_reader_says(text: str, expected: list[str] | int | None) -> None:
     found = sentences(text)
     if isinstance(expected, int):

@@ -119,13 +119,10 @@ def test_a_folder_of_this_machine_is_left_as_it_is(tmp_path: Path) -> None:
     assert local(str(file)) == local(file.as_uri()) == file
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "s3://", "s3://bucket//x", "s3://bucket/../x", "s3://bucket/.hidden", "s3://key:secret@bucket/x",
-        "ftp://host/x", "s3://b/x?y",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("place", [
+    "s3://", "s3://bucket//x", "s3://bucket/../x", "s3://bucket/.hidden", "s3://key:secret@bucket/x",
+    "ftp://host/x", "s3://b/x?y",
+])  # fmt: skip
 def test_an_address_that_leads_elsewhere_is_refused(place: str) -> None:
     with pytest.raises(ConfigError, match=r"must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"):
         local(place)
@@ -255,13 +252,10 @@ def put(store: Store, key: str, text: str = "x") -> None:
     client.put_object(Bucket=BUCKET, Key=key, Body=text.encode())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../../../outside", "below/../../outside", "./a", "below//b", "back\\slash", "..\\outside", "bell\x07",
-        "right\u202eleft", "n" * 201,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [
+    "../../../../outside", "below/../../outside", "./a", "below//b", "back\\slash", "..\\outside", "bell\x07",
+    "right\u202eleft", "n" * 201,
+])  # fmt: skip
 def test_a_name_that_leaves_the_storage_is_refused(folder: Path, store: Store, tmp_path: Path, name: str) -> None:
     put(store, f"{tmp_path.name}/kept", "x")
     put(store, f"{tmp_path.name}/{name}", "poison")

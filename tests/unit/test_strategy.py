@@ -30,6 +30,7 @@ from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, 
 Open = Callable[[Plan], Strategy]
 OBJECTIVE = "chrf_continuation"
 BY_CHRF = Comparing(objective=OBJECTIVE)
+POPULATION = Method(scheduler="pbt", sampler="random")
 SEARCH = dataclasses.replace(OF_A_FACTOR, factor=())  # one sampler for the whole space
 
 
@@ -61,6 +62,12 @@ def curves(seed: int = 0, epochs: int = 9) -> Curves:
         return Curve(metrics=metrics, seconds=times.tolist())
 
     return of
+
+
+def ran(plan: Plan, found: Curves | None = None, *, workers: int) -> Strategy:
+    strategy = in_memory(plan)
+    ReplayBackend(found or curves(), workers=workers).run(strategy)
+    return strategy
 
 
 def plan_of(
@@ -95,8 +102,7 @@ def small_plan() -> Plan:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(sampler: str) -> None:
-    strategy = in_memory(dataclasses.replace(small_plan(), method=Method(sampler=sampler)))
-    ReplayBackend(curves(), workers=2).run(strategy)
+    strategy = ran(dataclasses.replace(small_plan(), method=Method(sampler=sampler)), workers=2)
     points = [(trial.run["rank"], trial.run["batch_size"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 12
     assert points[:2] == [(8, 8), (4, 8)]
@@ -110,15 +116,13 @@ def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
         tasks={"sonnet": Case()},
         reference={"rank": 16, "alpha": "2r"},
     )
-    strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0))
-    ReplayBackend(curves(), workers=1).run(strategy)
+    strategy = ran(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0), workers=1)
     assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
     assert strategy.ledger.state.duplicates >= 1
 
 
 def test_each_value_of_the_factor_gets_the_same_trials_and_a_sampler_of_its_own() -> None:
-    strategy = in_memory(plan_of(22, search=OF_A_FACTOR))
-    ReplayBackend(curves(), workers=3).run(strategy)
+    strategy = ran(plan_of(22, search=OF_A_FACTOR), workers=3)
     trials = strategy.ledger.state.searched
     assert Counter(trial.run["rank"] for trial in trials) == {4: 6, 8: 6, 16: 6, 32: 6}, "22 is rounded up"
     assert [trial.run["rank"] for trial in trials[:8]] == [8, 4, 16, 32, 4, 8, 16, 32], "known points first"
@@ -157,8 +161,7 @@ def test_rungs_measure_a_value_of_the_factor_beside_itself() -> None:
         scores = [trial.run["rank"] + epoch + trial.point["lr"] for epoch in range(1, 10)]
         return Curve(metrics=[{OBJECTIVE: score} for score in scores], seconds=[1.0] * 9)
 
-    strategy = in_memory(plan_of(60, search=OF_A_FACTOR, method=Method(sampler="random")))
-    ReplayBackend(of, workers=4).run(strategy)
+    strategy = ran(plan_of(60, search=OF_A_FACTOR, method=Method(sampler="random")), of, workers=4)
     stopped = Counter(trial.run["rank"] for trial in strategy.ledger.state.searched if trial.stopped_at)
     assert set(stopped) == {4, 8, 16, 32}
     assert min(stopped.values()) >= 6, "the lowest rank would have none that goes on, beside the others"
@@ -172,8 +175,7 @@ def test_a_value_reads_its_own_keys_alone() -> None:
         "adapter freeze",
         *(f"adapter lora, rank {rank}" for rank in (4, 8, 16, 32)),
     ]
-    strategy = in_memory(plan)
-    ReplayBackend(curves(), workers=2).run(strategy)
+    strategy = ran(plan, workers=2)
     assert set(Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched).values()) == {2}
     assert set(strategy.views["adapter full"].space) == {"lr"}
 
@@ -185,15 +187,13 @@ def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
         reference={"rank": 8, "alpha": "r"},
         tasks={"sonnet": Case()},
     )
-    strategy = in_memory(plan_of(40, search=search))  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
-    ReplayBackend(curves(), workers=2).run(strategy)
+    strategy = ran(plan_of(40, search=search), workers=2)  # of rank 4 alpha 2r is alpha 8, of rank 8 alpha r
     assert Counter(trial.run["rank"] for trial in strategy.ledger.state.searched) == {4: 2, 8: 2, 16: 3, 32: 3}
 
 
 def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
     plan = plan_of(12, search=OF_A_FACTOR, replicates=2)
-    strategy = in_memory(plan)
-    ReplayBackend(curves(), workers=3).run(strategy)
+    strategy = ran(plan, workers=3)
     state = strategy.ledger.state
     names = finalists(state, plan)
     assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
@@ -212,8 +212,7 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
 @pytest.mark.parametrize("confirm", [1, 3])
 def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(confirm: int) -> None:
     plan = plan_of(replicates=2, confirm=confirm)
-    strategy = in_memory(plan)
-    ReplayBackend(curves(), workers=3).run(strategy)
+    strategy = ran(plan, workers=3)
     names = finalists(strategy.ledger.state, plan)
     assert len(names) == confirm + 1
     assert names[-1] == "0000"
@@ -228,7 +227,7 @@ def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(co
 METHODS = [
     *(Method(sampler=name) for name in SAMPLERS),
     Method(scheduler="none"),
-    Method(scheduler="pbt", sampler="random"),
+    POPULATION,
     Method(minimize=("parameters",), sampler="nsga2"),
     Method(minimize=("parameters",), sampler="tpe"),
     Method(plateau=2, limits=(limit("parameters<=800"),)),
@@ -239,14 +238,12 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_worker_speed_and_kills_do_not_change_a_search(method: Method, search: Search, opened: Open) -> None:
     plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)
-    undisturbed = in_memory(plan)
-    ReplayBackend(curves(0), workers=3).run(undisturbed)
+    undisturbed = ran(plan, curves(0), workers=3)
     expected = what_it_did(undisturbed)
     assert len(undisturbed.ledger.state.searched) == plan.trials
 
     for workers in (1, 2, 8):
-        other = in_memory(plan)
-        ReplayBackend(curves(workers), workers=workers).run(other)
+        other = ran(plan, curves(workers), workers=workers)
         assert what_it_did(other) == expected
 
     for kill in itertools.count(1):
@@ -302,8 +299,7 @@ def test_a_point_that_a_sampler_would_not_propose_again_is_the_ledgers_all_the_s
 
 
 def test_a_search_that_is_given_more_trials_proposes_what_one_of_that_size_does(opened: Open) -> None:
-    whole = in_memory(plan_of(24, replicates=0))
-    ReplayBackend(curves(), workers=3).run(whole)
+    whole = ran(plan_of(24, replicates=0), workers=3)
     for trials in (12, 24):
         strategy = opened(plan_of(trials, replicates=0))
         ReplayBackend(curves(), workers=3).run(strategy)
@@ -311,7 +307,7 @@ def test_a_search_that_is_given_more_trials_proposes_what_one_of_that_size_does(
 
 
 class KilledError(Exception):
-    """What a kill is here."""
+    pass
 
 
 def killed(found: Curves, after: int) -> Curves:
@@ -395,8 +391,7 @@ def test_what_needed_too_much_memory_is_a_constraint_to_the_sampler() -> None:
 
 def test_who_is_beyond_a_limit_wins_nothing() -> None:
     plan = plan_of(20, method=Method(limits=(limit("parameters<=800"),)))
-    strategy = in_memory(plan)
-    ReplayBackend(curves(), workers=2).run(strategy)
+    strategy = ran(plan, workers=2)
     assert strategy.ledger.state.trials[finalists(strategy.ledger.state, plan)[0]].run["rank"] <= 8
     highest = max(strategy.ledger.state.searched, key=lambda trial: trial.score(OBJECTIVE, Direction.MAX) or 0)
     assert highest.run["rank"] > 8
@@ -411,8 +406,7 @@ def test_a_plateau_ends_a_trial() -> None:
 
 
 def test_a_population_takes_over_what_is_better() -> None:
-    strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0))
-    ReplayBackend(curves(), workers=4).run(strategy)
+    strategy = ran(plan_of(8 * 9, method=POPULATION, replicates=0), workers=4)
     trials = strategy.ledger.state.searched
     assert [trial.until for trial in trials[::8]] == list(range(1, 10))
     heirs = [trial for trial in trials if trial.parent and int(trial.parent) % 8 != int(trial.name) % 8]
@@ -432,8 +426,7 @@ def test_a_population_trains_on_from_the_first_stage_that_its_weights_lie_on(fir
         nuisance={**SEARCH.nuisance, "dropout": Choice(0.0, 0.1, 0.2)},
         reference={**SEARCH.reference, "dropout": 0.1},
     )
-    strategy = in_memory(plan_of(8 * 9, method=Method(scheduler="pbt", sampler="random"), replicates=0, search=search))
-    ReplayBackend(curves(), workers=4).run(strategy)
+    strategy = ran(plan_of(8 * 9, method=POPULATION, replicates=0, search=search), workers=4)
     trials = strategy.ledger.state.trials
     pairs = [(trial, trials[str(trial.parent)]) for trial in trials.values() if trial.parent]
     assert any(heir.point["lr"] != parent.point["lr"] for heir, parent in pairs)
@@ -465,8 +458,7 @@ def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> No
     search = dataclasses.replace(SEARCH, scientific={"rank": Choice(4, 8, 16, 32)}, nuisance={"lr": LogUniform(1e-4, 1e-2)},
                                  reference={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
     method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
-    strategy = in_memory(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method))
-    ReplayBackend(curves(), workers=2).run(strategy)
+    strategy = ran(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method), workers=2)
     points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
     assert len(points) == len(set(points)) == 18
     assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)

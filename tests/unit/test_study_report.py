@@ -87,22 +87,14 @@ def summary(
     sides = {row["name"]: Runs(scores=np.array(row["runs"])) for row in rows if row["stable"]}
     found = compared(sides) if pairs and len(sides) > 1 else []
     return {
-        "search": "toy",
-        "question": f"Do poems help? {SCRIPT}",
-        "objective": metric["name"],
-        "direction": metric["direction"],
-        "model": "gpt2",
-        "data": {"data": "toy data"},
-        "trials": list(trials),
+        "search": "toy", "question": f"Do poems help? {SCRIPT}", "objective": metric["name"],
+        "direction": metric["direction"], "model": "gpt2", "data": {"data": "toy data"}, "trials": list(trials),
         "metrics": {"chrf_whole": CHRF, metric["name"]: metric},
         "baselines": {"random": {"meaning": "random <lines>", "scores": {"form_rhyme": [0.01, 0.0]}}},
         "test": None,
         "answer": {
-            "text": f"Yes, poems help. {SCRIPT}",
-            "outcome": "undecided",
-            "factor": {"name": "toy", "keys": []},
-            "metric": dict(metric),
-            "rows": list(rows),
+            "text": f"Yes, poems help. {SCRIPT}", "outcome": "undecided", "factor": {"name": "toy", "keys": []},
+            "metric": dict(metric), "rows": list(rows),
             "pairs": [
                 {
                     "a": pair.a, "b": pair.b, "difference": pair.difference.estimate, "low": pair.difference.low,
@@ -110,14 +102,8 @@ def summary(
                 }
                 for pair in found
             ],
-            "test": {"p_value": None, "level": 0.05, "anova": None},
-            "seeds_needed": 9,
-            "needs_texts": False,
-            "chosen": rows[0]["trial"] if rows else None,
-            "reference": None,
-            "seeds": 3,
-            "best": [],
-            "winner": None,
+            "test": {"p_value": None, "level": 0.05, "anova": None}, "seeds_needed": 9, "needs_texts": False,
+            "chosen": rows[0]["trial"] if rows else None, "reference": None, "seeds": 3, "best": [], "winner": None,
             **answer,
         },
     }  # fmt: skip
@@ -167,9 +153,8 @@ def test_a_claim_is_supported_by_a_sure_difference_in_its_direction() -> None:
     assert "dense after poems is significantly better than dense without poems" in found.words
     assert "3 runs each" in found.words
     assert found.seeds_needed is None
-    assert found.ours[0].startswith(
-        "dense after poems is better than dense without poems by 0.200 nats per token (dev loss"
-    )
+    words = "dense after poems is better than dense without poems by 0.200 nats per token (dev loss"
+    assert found.ours[0].startswith(words)
     assert found.ours[1] == "Mean chrF of the whole sonnet: dense after poems 42.00; dense without poems 42.00"
 
 
@@ -198,16 +183,19 @@ def test_what_is_open_says_how_many_seeds_would_decide_it() -> None:
     assert f"about {found.seeds_needed} seeds each would decide it" in found.words
 
 
-def test_the_only_pair_of_an_answer_has_the_answers_own_number_of_seeds() -> None:
+def sst(last_linear: Sequence[float], full: Sequence[float], **answer: Any) -> dict[str, Any]:
     values = ({"adapter": "last-linear"}, {"adapter": "full"})
     trials = [trial(name, value, {"accuracy": 40.0}) for name, value in zip("ab", values, strict=True)]
+    rows = [compared_row(*row) for row in zip(trials, values, (last_linear, full), strict=True)]
+    return summary(rows, trials, ACCURACY, **answer)
+
+
+def test_the_only_pair_of_an_answer_has_the_answers_own_number_of_seeds() -> None:
     runs = ([40.0, 42.0, 44.0], [41.0, 43.0, 46.0])
-    rows = [compared_row(one, value, scores) for one, value, scores in zip(trials, values, runs, strict=True)]
-    search = {("sentiment", "sst"): summary(rows, trials, ACCURACY)}
-    found = judge(claim("classifies SST"), search)
+    found = judge(claim("classifies SST"), {("sentiment", "sst"): sst(*runs)})
     assert (found.mark, found.seeds_needed) == (UNDECIDED, 9)
-    few_texts = {("sentiment", "sst"): summary(rows, trials, ACCURACY, seeds_needed=None, needs_texts=True)}
-    found = judge(claim("classifies SST"), few_texts)
+    few_texts = sst(*runs, seeds_needed=None, needs_texts=True)
+    found = judge(claim("classifies SST"), {("sentiment", "sst"): few_texts})
     assert (found.mark, found.seeds_needed) == (UNDECIDED, None)
     assert "more evaluation texts are needed" in found.words
 
@@ -224,9 +212,8 @@ def test_one_run_each_says_nothing_of_chance_and_two_are_too_few() -> None:
 
 def test_scores_that_are_equal_are_called_neither_better_nor_worse() -> None:
     found = of_poems(HELPS, SAME, SAME, SAME, SAME)
-    assert found.ours[0].startswith(
-        "dense after poems and dense without poems are 0.000 nats per token apart (dev loss"
-    )
+    words = "dense after poems and dense without poems are 0.000 nats per token apart (dev loss"
+    assert found.ours[0].startswith(words)
 
 
 def test_settings_that_were_not_run_again_are_undecided_and_their_difference_is_told() -> None:
@@ -269,9 +256,7 @@ RANKS = (4, 8, 16, 32)
 
 def ranks(runs: Mapping[int, Sequence[float]], **kept: Any) -> dict[tuple[str, str], dict[str, Any] | str]:
     values = {rank: {"adapter": "lora", "rank": rank} for rank in runs}
-    trials = {
-        rank: trial(f"{rank:04d}", value, {"dev_loss": 4.3}, model="gpt2-large") for rank, value in values.items()
-    }
+    trials = {rank: trial(f"{rank:04d}", values[rank], {"dev_loss": 4.3}, model="gpt2-large") for rank in runs}
     rows = [compared_row(trials[rank], values[rank], scores) for rank, scores in runs.items()]
     return {("adapters", "sonnet"): summary(rows, list(trials.values()), **kept)}
 
@@ -299,22 +284,15 @@ def test_decoders_are_found_by_their_points() -> None:
     trials = [trial(f"000{n}", {"decoder": name}, {"chrf_continuation": 27.0}) for n, name in enumerate(names)]
     runs = [[29.0, 29.1, 29.2], *[[26.0, 26.1, 26.2]] * 4]
     rows = [compared_row(one, {}, scores) for one, scores in zip(trials, runs, strict=True)]
-    search: dict[tuple[str, str], dict[str, Any] | str] = {("decoding", "sonnet"): summary(rows, trials, CHRF)}
-    assert judge(claim("Top-p sampling"), search).mark == SUPPORTED
-    search = {("decoding", "sonnet"): summary(rows[:2], trials, CHRF)}
-    found = judge(claim("Top-p sampling"), search)
+    one = claim("Top-p sampling")
+    assert judge(one, {("decoding", "sonnet"): summary(rows, trials, CHRF)}).mark == SUPPORTED
+    found = judge(one, {("decoding", "sonnet"): summary(rows[:2], trials, CHRF)})
     assert found.mark == UNDECIDED
     assert "top-k-p, greedy and beam were not run again on fresh seeds" in found.words
 
 
 def test_p_is_corrected_for_the_searches_of_a_table() -> None:
-    values = ({"adapter": "last-linear"}, {"adapter": "full"})
-    trials = [trial(name, value, {"accuracy": 40.0}) for name, value in zip("ab", values, strict=True)]
-    rows = [
-        compared_row(one, value, scores)
-        for one, value, scores in zip(trials, values, ([40.0, 40.5, 41.0], [42.0, 41.5, 41.2]), strict=True)
-    ]
-    one = summary(rows, trials, ACCURACY)
+    one = sst([40.0, 40.5, 41.0], [42.0, 41.5, 41.2])
     assert 0.025 < one["answer"]["pairs"][0]["p_value"] < 0.05, "else this test says nothing"
     assert judge(claim("classifies SST"), {("sentiment", "sst"): one}).mark == SUPPORTED
     assert judge(claim("classifies SST"), {("sentiment", "sst"): one, ("sentiment", "cfimdb"): one}).mark == UNDECIDED
@@ -352,24 +330,21 @@ def first_of_table_4(found: dict[str, Any] | str) -> Line:
 THREE = (40.4, 40.6, 40.7)
 
 
-@pytest.mark.parametrize(
-    ("found", "mark", "why"),
-    [
-        (dense(THREE), REPRODUCED, ""),
-        (dense((45.0, 45.1, 45.2)), DIFFERS, "the printed value is more than 1 outside the interval"),
-        (dense(), FEW, "one run: at least 3 are needed"),
-        (dense(THREE[:2]), FEW, "2 runs: at least 3 are needed"),
-        (dense(THREE, model="gpt2-nano"), STAND_IN, "with gpt2-nano in place of gpt2"),
-        (dense(THREE, data_dir=None), STAND_IN, "without the course's files (--data-dir)"),
-        (dense(THREE, lr=1e-3), OTHER, "ran with lr 0.001, not 1e-5"),
-        (dense(THREE, batch_size=16), OTHER, "ran with batch size 16, not 8"),
-        (dense(THREE, train_examples=16), OTHER, "learned from a sample of 16 training texts"),
-        (dense(THREE, dev_examples=8), OTHER, "scored on a sample of 8 dev texts"),
-        (dense(THREE, epochs=10), OTHER, "made 10 passes over the training texts, not 50"),
-        (dense(THREE, growth=2.0), OTHER, "made 4.7 passes over the training texts, not 50"),
-        ("There is no data", NOT_RUN, "There is no data"),
-    ],
-)
+@pytest.mark.parametrize(("found", "mark", "why"), [
+    (dense(THREE), REPRODUCED, ""),
+    (dense((45.0, 45.1, 45.2)), DIFFERS, "the printed value is more than 1 outside the interval"),
+    (dense(), FEW, "one run: at least 3 are needed"),
+    (dense(THREE[:2]), FEW, "2 runs: at least 3 are needed"),
+    (dense(THREE, model="gpt2-nano"), STAND_IN, "with gpt2-nano in place of gpt2"),
+    (dense(THREE, data_dir=None), STAND_IN, "without the course's files (--data-dir)"),
+    (dense(THREE, lr=1e-3), OTHER, "ran with lr 0.001, not 1e-5"),
+    (dense(THREE, batch_size=16), OTHER, "ran with batch size 16, not 8"),
+    (dense(THREE, train_examples=16), OTHER, "learned from a sample of 16 training texts"),
+    (dense(THREE, dev_examples=8), OTHER, "scored on a sample of 8 dev texts"),
+    (dense(THREE, epochs=10), OTHER, "made 10 passes over the training texts, not 50"),
+    (dense(THREE, growth=2.0), OTHER, "made 4.7 passes over the training texts, not 50"),
+    ("There is no data", NOT_RUN, "There is no data"),
+])  # fmt: skip
 def test_a_figure_is_reproduced_by_three_runs_of_its_setting(found: dict[str, Any] | str, mark: str, why: str) -> None:
     line = first_of_table_4(found)
     assert (line.mark, line.why) == (mark, why)
@@ -427,14 +402,15 @@ def test_half_of_a_large_dev_split_is_said_and_a_small_one_is_whole() -> None:
     values = {"adapter": "full"}
     one = trial("a", values, {"accuracy": 50.8}, task="sst", batch_size=64, epochs=10, dev_part="search")
     one["curve"][0]["train_examples"] = 8544
-    search = {("sentiment", "sst"): summary([compared_row(one, values, [])], [one], ACCURACY)}
-    (line,) = [
-        line for line in lines(["2"], {**search, ("sentiment", "cfimdb"): "no data"}) if line.figure.value == 50.8
-    ]
+    search: dict[tuple[str, str], Any] = {
+        ("sentiment", "sst"): summary([compared_row(one, values, [])], [one], ACCURACY)
+    }
+    search |= {("sentiment", "cfimdb"): "no data"}
+    (line,) = [line for line in lines(["2"], search) if line.figure.value == 50.8]
     assert (line.mark, line.why) == (OTHER, "scored on half of the dev texts (all of them: --confirm-on test)")
     one["curve"][0]["train_examples"] = 12
     one["config"]["dev_part"] = "all"
-    line = lines(["2"], {**search, ("sentiment", "cfimdb"): "no data"})[2]
+    line = lines(["2"], search)[2]
     assert line.why == "learned from 12 training texts, not 8,544"
 
 
@@ -443,13 +419,8 @@ def test_table_3_says_how_many_passes_were_really_made() -> None:
     one = trial("a", point, {"accuracy": 83.0}, task="paraphrase", lr=1.5e-5, epochs=8, growth=2.0)
     one["curve"][0]["train_examples"] = 150_000
     assert passes(TrialRow.model_validate(one)) == pytest.approx(1.992, abs=0.001)
-    made = {
-        **dict.fromkeys(("contexts", "candidates", "pairs", "accepted"), 1),
-        "critic": "overlap",
-        "model": "none",
-        "stand_in": "lexical overlap",
-        "digest": "d",
-    }
+    made: dict[str, Any] = dict.fromkeys(("contexts", "candidates", "pairs", "accepted"), 1)
+    made |= {"critic": "overlap", "model": "none", "stand_in": "lexical overlap", "digest": "d"}
     found = summary([compared_row(one, point, [])], [one], ACCURACY) | {"pairs": {"x": made}}
     line = lines(["3"], {("distillation", "paraphrase"): found})[1]
     assert line.label == "approach 1, 4 epochs (ours: 1.99 passes)"
@@ -466,11 +437,8 @@ def on_sst(**more: Any) -> list[Line]:
     for row in (one, *again):
         row["curve"][0]["train_examples"] = 8544
     found = summary([compared_row(one, values, [46.5, 46.6, 46.9])], [one, *again], ACCURACY) | more
-    return [
-        line
-        for line in lines(["2"], {("sentiment", "sst"): found, ("sentiment", "cfimdb"): "no data"})
-        if line.figure.split == "test"
-    ]
+    searches = {("sentiment", "sst"): found, ("sentiment", "cfimdb"): "no data"}
+    return [line for line in lines(["2"], searches) if line.figure.split == "test"]
 
 
 def test_test_figures_have_rows_that_say_what_they_need() -> None:
@@ -543,11 +511,7 @@ def test_the_page_shows_claims_first_then_figures_then_answers(tmp_path: Path) -
         assert f">{one.mark}</span>" in page, "a word, not a colour alone"
     for line in of_figures:
         assert line.figure.printed in page
-    for text in (
-        "Yes, poems help.",
-        'href="study-quick-pretraining-sonnet/report.html"',
-        "with gpt2-nano in place of gpt2",
-    ):
+    for text in ("poems help.", 'href="study-quick-pretraining-sonnet/report.html"', "with gpt2-nano in place of gpt2"):
         assert text in page
     assert page.count("<svg") == 1
     assert page_of(tmp_path)[0] == page, "the same twice"

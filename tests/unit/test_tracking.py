@@ -40,13 +40,10 @@ def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
     assert sent == ["first", "second"]
 
 
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        ("database or disk is full", "the disk of its database is full"),
-        ("database is locked", "its database is locked"),
-    ],
-)
+@pytest.mark.parametrize(("said", "shown"), [
+    ("database or disk is full", "the disk of its database is full"),
+    ("database is locked", "its database is locked"),
+])  # fmt: skip
 def test_a_database_that_takes_nothing_now_is_waited_for(said: str, shown: str) -> None:
     """SQLAlchemy says first when it came to the error, and the error only then."""
     error = MlflowException(f"(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) {said}")

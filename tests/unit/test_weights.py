@@ -71,31 +71,28 @@ def _index(content: object) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_truncate, r"model.safetensors: is truncated or not a safetensors file"),
-        (_drop, r"the tensor `h.1.mlp.c_fc.weight` is missing; the file is incomplete"),
-        (_reshape, r"`wpe.weight` has shape \(255, 32\), but config.json needs \(256, 32\) for `wpe.weight`"),
-        (_index({"weight_map": {"wte.weight": "../../a.safetensors"}}), r"the name of a shard must end with"),
-        (_index({"weight_map": {"wte.weight": "/a.safetensors"}}), r"the name of a shard must end with"),
-        (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: no such file"),
-        (_index({"weight_map": {"wte.weight": 5}}), r"index.json: `weight_map` must name"),
-        (_index({"weight_map": ["a.safetensors"]}), r"index.json: `weight_map` must name"),
-        (_index([]), r"index.json: is not a JSON object"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: no such file"),
-        (lambda folder: (folder / "config.json").unlink(), r"config.json: no such file"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not JSON"),
-        (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
-        (_configure(activation_function="gelu"), r"`activation_function` is 'gelu', but must be 'gelu_new'"),
-        (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
-        (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),
-        (_configure(tie_word_embeddings=False), r"`tie_word_embeddings` is False, but must be True"),
-        (_configure(n_head=5), r"config.json: The value of `n_head` is 5, but must divide `n_embd`, 32"),
-        (_configure(n_embd="wide"), r"config.json: The value of `n_embd` is 'wide', but must be a valid integer"),
-        (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be greater than or equal to 1"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "message"), [
+    (_truncate, r"model.safetensors: is truncated or not a safetensors file"),
+    (_drop, r"the tensor `h.1.mlp.c_fc.weight` is missing; the file is incomplete"),
+    (_reshape, r"`wpe.weight` has shape \(255, 32\), but config.json needs \(256, 32\) for `wpe.weight`"),
+    (_index({"weight_map": {"wte.weight": "../../a.safetensors"}}), r"the name of a shard must end with"),
+    (_index({"weight_map": {"wte.weight": "/a.safetensors"}}), r"the name of a shard must end with"),
+    (_index({"weight_map": {"wte.weight": "a.safetensors"}}), r"a.safetensors: no such file"),
+    (_index({"weight_map": {"wte.weight": 5}}), r"index.json: `weight_map` must name"),
+    (_index({"weight_map": ["a.safetensors"]}), r"index.json: `weight_map` must name"),
+    (_index([]), r"index.json: is not a JSON object"),
+    (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: no such file"),
+    (lambda folder: (folder / "config.json").unlink(), r"config.json: no such file"),
+    (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not JSON"),
+    (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
+    (_configure(activation_function="gelu"), r"`activation_function` is 'gelu', but must be 'gelu_new'"),
+    (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
+    (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),
+    (_configure(tie_word_embeddings=False), r"`tie_word_embeddings` is False, but must be True"),
+    (_configure(n_head=5), r"config.json: The value of `n_head` is 5, but must divide `n_embd`, 32"),
+    (_configure(n_embd="wide"), r"config.json: The value of `n_embd` is 'wide', but must be a valid integer"),
+    (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be greater than or equal to 1"),
+])  # fmt: skip
 def test_a_broken_folder_fails(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     folder = toys.folder(tmp_path / "toy")
     damage(folder)
