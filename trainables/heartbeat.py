@@ -89,9 +89,8 @@ def leave(error: Exception, last: Callable[[], object]) -> NoReturn:
 
 def ray_ended(reason: object) -> RayEndedError:
     """Return the error for a Ray that ended for this reason."""
-    return RayEndedError(
-        f"Ray ended: {str(reason).splitlines()[0]}; finished work is kept, and the same command resumes it"
-    )
+    line = str(reason).partition("\n")[0]
+    return RayEndedError(f"Ray ended: {line}; finished work is kept, and the same command resumes it")
 
 
 def _accepts(address: tuple[str, int]) -> bool:

@@ -16,9 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from gpt2core.errors import UserError, first_line, without_password, without_passwords
 from gpt2core.files import atomic_path, locked
 
-KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # MLflow shows pages for training runs, not for chat traces
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # with pages for training runs, not for chat traces
 ARTIFACTS = "mlartifacts"  # the folder of artifacts next to a database file
 #: The columns of a database that hold paths of artifacts: table -> column.
 PATH_COLUMNS = {
@@ -79,23 +77,20 @@ def open_client(uri: str) -> MlflowClient:
 
 def _update_artifact_paths(database: Path) -> None:
     """Point a database that was moved or copied to the artifacts next to it."""
-    new = (database.parent / ARTIFACTS).as_uri()
+    folder = database.parent / ARTIFACTS
+    new = folder.as_uri()
     with closing(sqlite3.connect(database)) as connection, connection:
         experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
         tails = [(uri, f"/{ARTIFACTS}/{name}") for name, uri in experiments]
         former = {uri[: -len(tail)] + f"/{ARTIFACTS}" for uri, tail in tails if uri and uri.endswith(tail)}
         for old in former - {new}:
-            if not _same_folder(old, database.parent / ARTIFACTS):
+            path = Path(unquote(urlparse(old).path))
+            if not (path.exists() and folder.exists() and path.samefile(folder)):
                 for table, column in PATH_COLUMNS.items():
                     connection.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                         (new, len(old) + 1, len(old) + 1, f"{old}/"),
                     )
-
-
-def _same_folder(uri: str, folder: Path) -> bool:
-    path = Path(unquote(urlparse(uri).path))
-    return path.exists() and folder.exists() and path.samefile(folder)
 
 
 def experiment(client: MlflowClient, name: str) -> str:

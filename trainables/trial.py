@@ -113,9 +113,8 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         notes = [note] if (note := data.corpus.facts.get("note")) else []
         folder = _checkpoints(spec, rank, size)
         preemption = Preemption(size)
-        run = folds.loop(
-            spec.run, worker_cache.start, data, folder=folder, workers=Workers(rank, size), preempted=preemption
-        )
+        workers = Workers(rank, size)
+        run = folds.loop(spec.run, worker_cache.start, data, folder=folder, workers=workers, preempted=preemption)
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
         report = advance(run, None)
@@ -212,9 +211,8 @@ def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
         return list(ray.get([task.remote(spec.to_dict()) for spec in specs]))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        raise UserError(
-            f"The test split could not be scored ({type(cause).__name__}: {first_line(cause)}); the same command tries again"
-        ) from None
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        raise UserError(f"The test split could not be scored ({reason}); the same command tries again") from None
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_a_second_job_in_the_folder_is_refused(make: Make, local_ray: None, tmp_
     job = make(tmp_path)
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another job writes to it; wait until it ends"):
+        with pytest.raises(UserError, match="another job writes to it; wait for its end"):
             run(job)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

@@ -364,5 +364,5 @@ def test_a_critic_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
         parse([*flags, "--set", "critic_least=0"])
     with pytest.raises(ConfigError, match="Unknown key `critic_least`"):
         parse(["--out", str(tmp_path), "--set", "critic_least=3"])
-    with pytest.raises(ConfigError, match="'some/model', but the critic `overlap` takes no model"):
+    with pytest.raises(ConfigError, match="'some/model', but `overlap` takes no model"):
         parse(["--out", str(tmp_path), "--critic-model", "some/model"])

@@ -115,9 +115,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     critic = CRITICS[o.critic]
     if o.critic_model:
         if "critic_model" not in critic.keys.model_fields:
-            raise ConfigError(
-                f"The value of `--critic-model` is {o.critic_model!r}, but the critic `{o.critic}` takes no model"
-            )
+            raise ConfigError(f"The value of `--critic-model` is {o.critic_model!r}, but `{o.critic}` takes no model")
         values["critic_model"] = absolute_model(o.critic_model)
     student_keys = known_keys() if o.rounds > 1 else ()
     owners = [GenerationConfig.model_fields, Thresholds.model_fields, critic.keys.model_fields, student_keys]

@@ -43,9 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock(file)
         except BlockingIOError:
-            raise UserError(
-                f"{folder}: another job writes to it; wait until it ends, or choose another --out"
-            ) from None
+            raise UserError(f"{folder}: another job writes to it; wait for its end, or choose another --out") from None
         _HELD[folder] = _lease(folder, file) if is_copy(folder) else None
         try:
             yield
@@ -66,9 +64,7 @@ def check_lease(folder: Path) -> None:
     """Raise UserError if a job on another machine has taken the folder over."""
     kept = _HELD.get(folder)
     if kept is not None and kept.lost:
-        raise UserError(
-            f"{address(folder)}: a job on another machine has taken it over; resume this job when that one ends"
-        )
+        raise UserError(f"{address(folder)}: a job on another machine has taken it over; resume when that job ends")
 
 
 def manifest(folder: Path) -> dict[str, Any]:

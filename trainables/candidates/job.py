@@ -85,6 +85,7 @@ def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shar
     Devices and library versions are not part of a name: they change only the last digits of probabilities, and a job may resume
     on another machine.
     """
+    generation = job.generation.model_dump()
     inputs: dict[str, dict[str, Any]] = {
         "contexts": {
             "count": job.shard_size(number),
@@ -92,11 +93,7 @@ def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shar
             "writer": identity["model"],
             "prefixes": identity["prefixes"],
         },
-        "candidates": {
-            "generation": job.generation.model_dump(),
-            "writer": identity["generator"],
-            "rewrite": job.rewrite,
-        },
+        "candidates": {"generation": generation, "writer": identity["generator"], "rewrite": job.rewrite},
         "pairs": {"critic": identity["critic"], "rewrite": job.rewrite},
         "judged": {"thresholds": job.thresholds.model_dump()},
     }

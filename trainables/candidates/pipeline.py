@@ -176,9 +176,7 @@ class _Round:
         for role, value in identity.items():
             known = self.identity.setdefault(role, value)
             if known != value:
-                raise UserError(
-                    f"The workers do not see the same {role}: {known} and {value}; give all nodes the same files"
-                )
+                raise UserError(f"Workers differ in their {role}: {known} and {value}; give all nodes the same files")
 
     def _count(self, report: Report) -> None:
         """Add a report; raise UserError for too many unusable rows, as a share of the whole job in any order of work."""

@@ -24,11 +24,9 @@ class Pool:
     waits for a machine that does not come back.
     """
 
-    def __init__(
-        self, kind: type, job: Job, count: int, resources: Mapping[str, float], waiting: Iterable[int]
-    ) -> None:
+    def __init__(self, kind: type, job: Job, count: int, resources: Mapping[str, float], shards: Iterable[int]) -> None:
         self.job, self.remote = job, ray.remote(max_restarts=0, max_task_retries=0, **resources)(kind)
-        self.waiting = deque(waiting)  # shards that no actor works on yet
+        self.waiting = deque(shards)  # shards that no actor works on yet
         self.actors: list[Any] = []
         self.load: dict[Any, int] = {}  # calls in flight of each ready actor
         self.in_flight: dict[Any, tuple[Any, int | None]] = {}  # call -> actor, and shard (None: asks for the identity)

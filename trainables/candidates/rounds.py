@@ -13,6 +13,7 @@ from gpt2core.distill.acceptance import EXACT, NEAR
 from gpt2core.distill.shards import ACCEPTED
 from gpt2core.errors import UserError
 from gpt2core.identity import identity
+from gpt2core.model_folder import export
 from gpt2core.storage import address, local, send
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import run
@@ -53,9 +54,7 @@ def run_rounds(
             return
         entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listeners)
         if good_share(entry) <= share and number < rounds:
-            say(
-                f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than the previous one"
-            )
+            say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
             return
 
 
@@ -74,10 +73,9 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
     config = RunConfig.of({**STUDENT, **values, **job.thresholds.model_dump(), **settings})
     deciding = json.dumps([identity(config) | {"pairs": None}, entry["digest"]], sort_keys=True)
     folder = job.folder / "students" / f"r{job.round}-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}"
-    spec = TrialSpec(
-        name=f"student-{job.round}", run=config, folder=address(folder), gpus_per_worker=job.gpus_per_worker
-    )
-    task = ray.remote(num_cpus=1, num_gpus=job.gpus_per_worker, max_retries=RESTARTS)(_train)
+    name, gpus = f"student-{job.round}", job.gpus_per_worker
+    spec = TrialSpec(name=name, run=config, folder=address(folder), gpus_per_worker=gpus)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RESTARTS)(_train)
     result = ray.get(task.remote(spec.to_dict()))
     if isinstance(result, str):
         raise UserError(f"The student of round {job.round} could not be trained: {result}")
@@ -86,8 +84,6 @@ def train_student(job: Job, entry: Mapping[str, Any], settings: Mapping[str, Any
 
 def _train(spec: dict[str, Any]) -> float | str:
     """Train the student or resume; return the best dev loss, or the reason of a failure."""
-    from gpt2core.model_folder import export
-
     trial = TrialSpec.from_dict(spec)
     reports = list(payloads(trial))
     failure = next((report["failure"]["reason"] for report in reports if "failure" in report), None)

@@ -18,6 +18,7 @@ from trainables.candidates.job import Job
 from trainables.candidates.progress import Progress
 
 EVERY = 3.0  # seconds between two lines if there is no terminal
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}  # how lines are printed
 BARS = {"candidates": "shards generated", "judged": "shards filtered"}  # stage -> label
 
 
@@ -42,7 +43,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        _print(self.console, text)
+        self.console.print(text, **PLAIN)
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress of a round."""
@@ -86,30 +87,21 @@ def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) ->
     """Print a table of each round's filters, the critic, and the folder of the results."""
     for entry in rounds:
         pairs = entry["pairs"]["made"]
-        console.print(_table(entry))
-        _print(
-            console,
+        title = f"Round {entry['round']}: {entry['generator']}, tau {entry['thresholds']['tau']:g}"
+        table = Table("filter", title=title, title_justify="left", header_style="bold")
+        for heading in ("rejected", "of all pairs", "left"):
+            table.add_column(heading, justify="right")
+        for name, rejected, left in filter_rows(entry):
+            table.add_row(name, f"{rejected:,}", f"{100 * rejected / max(1, pairs):.2f}%", f"{left:,}")
+        console.print(table)
+        console.print(
             f"Contexts: {entry['contexts']['made']:,}; candidates: {entry['candidates']['made']:,}; pairs: {pairs:,}; "
             f"accepted {share(entry['accepted'], pairs)}; hard negatives: {entry['negatives']:,}; "
             f"quarantined rows: {entry['quarantined']['rows']:,}",
+            **PLAIN,
         )
     critic = rounds[-1]["critic"]
     model = f" ({critic['model']})" if critic.get("model", "none") != "none" else ""
     warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
-    _print(console, f"Critic: {critic['critic']}{model}{warning}")
-    _print(console, f"Results: {address(folder)}; the data card is {folder / 'README.md'}")
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(entry: Mapping[str, Any]) -> Table:
-    title = f"Round {entry['round']}: {entry['generator']}, tau {entry['thresholds']['tau']:g}"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("filter")
-    for heading in ("rejected", "of all pairs", "left"):
-        table.add_column(heading, justify="right")
-    for name, rejected, left in filter_rows(entry):
-        table.add_row(name, f"{rejected:,}", f"{100 * rejected / max(1, entry['pairs']['made']):.2f}%", f"{left:,}")
-    return table
+    console.print(f"Critic: {critic['critic']}{model}{warning}", **PLAIN)
+    console.print(f"Results: {address(folder)}; the data card is {folder / 'README.md'}", **PLAIN)
