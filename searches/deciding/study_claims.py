@@ -90,16 +90,16 @@ def judge(claim: Claim, summaries: Summaries, among: Sequence[Claim] = CLAIMS) -
     compared = [
         replace(table[claim.search, claim.task, contrast.names], contrast=contrast) for contrast in claim.contrasts
     ]
-    marks = [contrast.mark for contrast in compared]
+    marks = [result.mark for result in compared]
     mark: Mark = CONTRADICTED if CONTRADICTED in marks else UNDECIDED if UNDECIDED in marks else SUPPORTED
-    decisive = [contrast for contrast in compared if contrast.mark == mark]
+    decisive = [result for result in compared if result.mark == mark]
     first = next(iter(summary.trials), None)
     instead = stand_in(claim.model, first.config, list(summary.pairs.values())) if first else ""
     return Judged(
         claim=claim,
         mark=mark,
         words=_words(mark, decisive, summary, instead),
-        ours=[*(_advantage_text(contrast, summary) for contrast in compared), *_study_means(claim, summary)],
+        ours=[*(_advantage_text(result, summary) for result in compared), *_study_means(claim, summary)],
         seeds_needed=_seeds_needed(decisive) if mark == UNDECIDED else None,
         stand_in=instead,
     )
@@ -264,51 +264,51 @@ def _score(summary: Summary, setting: Setting) -> float | None:
 
 def _words(mark: Mark, decisive: Sequence[Compared], summary: Summary, instead: str) -> str:
     """Return the reason for a claim's mark."""
-    reasons = dict.fromkeys(_reason(contrast, mark, summary) for contrast in decisive)
-    unconfirmed = list(dict.fromkeys(name for contrast in decisive for name in contrast.unconfirmed))
+    reasons = dict.fromkeys(_reason(result, mark, summary) for result in decisive)
+    unconfirmed = list(dict.fromkeys(name for result in decisive for name in result.unconfirmed))
     again = f"{listed(unconfirmed)} {'was' if len(unconfirmed) == 1 else 'were'} not run again on fresh seeds"
     return "; ".join(filter(None, [*reasons, again if unconfirmed else "", instead]))
 
 
-def _reason(contrast: Compared, mark: Mark, summary: Summary) -> str:
-    first, second = contrast.contrast.names
+def _reason(result: Compared, mark: Mark, summary: Summary) -> str:
+    first, second = result.contrast.names
     metric = summary.answer.metric
     if mark == UNDECIDED:
-        return _reason_undecided(contrast)
-    if contrast.alike and (contrast.contrast.says != "better" or not contrast.significant):
+        return _reason_undecided(result)
+    if result.alike and (result.contrast.says != "better" or not result.significant):
         margin = f"{metric.margin:.{metric.digits}f} {metric.unit}".strip()
         return f"{first} and {second} differ by less than the equivalence margin ({margin})"
-    if contrast.advantage is None or contrast.p_value is None:
+    if result.advantage is None or result.p_value is None:
         return ""
-    where = "" if contrast.texts else ", on these texts"
-    better, runs = "better" if contrast.advantage > 0 else "worse", count(contrast.seeds, "run")
-    return f"{first} is significantly {better} than {second} ({p_text(contrast.p_value)}, {runs} each{where})"
+    where = "" if result.texts else ", on these texts"
+    better, runs = "better" if result.advantage > 0 else "worse", count(result.seeds, "run")
+    return f"{first} is significantly {better} than {second} ({p_text(result.p_value)}, {runs} each{where})"
 
 
-def _reason_undecided(contrast: Compared) -> str:
+def _reason_undecided(result: Compared) -> str:
     """Return why a contrast is undecided, and what would decide it."""
-    if contrast.p_value is None:
-        return contrast.reason
-    p = f"{' and '.join(contrast.contrast.names)}: p = {contrast.p_value:.3f}, {count(contrast.seeds, 'run')} each"
-    if contrast.seeds < LEAST:
+    if result.p_value is None:
+        return result.reason
+    p = f"{' and '.join(result.contrast.names)}: p = {result.p_value:.3f}, {count(result.seeds, 'run')} each"
+    if result.seeds < LEAST:
         return f"{p}; at least {LEAST} are needed"
-    if contrast.reason:
-        return f"{p}; {contrast.reason}"
-    if contrast.needed is None:
+    if result.reason:
+        return f"{p}; {result.reason}"
+    if result.needed is None:
         return f"{p}; more than {MOST_NEEDED} seeds each would be needed if these estimates hold"
-    return f"{p}; about {count(contrast.needed, 'seed')} each would decide it"
+    return f"{p}; about {count(result.needed, 'seed')} each would decide it"
 
 
 def _seeds_needed(decisive: Sequence[Compared]) -> int | None:
     """Return the seeds that would decide all undecided contrasts, or None if that is not known."""
-    known = [contrast.needed for contrast in decisive if contrast.needed is not None]
+    known = [result.needed for result in decisive if result.needed is not None]
     return max(LEAST, *known) if known and len(known) == len(decisive) else None
 
 
-def _advantage_text(contrast: Compared, summary: Summary) -> str:
+def _advantage_text(result: Compared, summary: Summary) -> str:
     """Return by how much the first setting is better, with its interval."""
-    first, second = contrast.contrast.names
-    metric, advantage = summary.answer.metric, contrast.advantage
+    first, second = result.contrast.names
+    metric, advantage = summary.answer.metric, result.advantage
     digits, name = metric.digits, words(metric.name)
     if advantage is None:
         return f"{first} against {second}: they do not both have scores"
@@ -317,9 +317,9 @@ def _advantage_text(contrast: Compared, summary: Summary) -> str:
     value = f"{first} is {'better' if advantage >= 0 else 'worse'} than {second} by {amount} ({name}"
     if float(number) == 0:
         value = f"{first} and {second} are {amount} apart ({name}"
-    if contrast.low is None or contrast.high is None:
-        return f"{value}; {'no interval' if contrast.seeds else 'one trial each, in the search'})"
-    low, high = (contrast.low, contrast.high) if advantage >= 0 else (-contrast.high, -contrast.low)
+    if result.low is None or result.high is None:
+        return f"{value}; {'no interval' if result.seeds else 'one trial each, in the search'})"
+    low, high = (result.low, result.high) if advantage >= 0 else (-result.high, -result.low)
     return f"{value}; interval {low:.{digits}f} to {high:.{digits}f})"
 
 

@@ -101,10 +101,9 @@ def _described(line: Line) -> Line:
     if figure.metric == "predicted_gpu_memory_gb":
         predicted = description["chosen"]["predicted_gpu_memory_gb"]
         return replace(line, why="predicted by a formula, not measured on a GPU", ours=predicted)
-    count = description[
-        "total_parameters_with_pooler" if figure.point["adapter"] == "total" else "trainable_parameters"
-    ]
-    return replace(line, mark=REPRODUCED if count == figure.value else DIFFERS, ours=count, digits=0)
+    key = "total_parameters_with_pooler" if figure.point["adapter"] == "total" else "trainable_parameters"
+    mark = REPRODUCED if description[key] == figure.value else DIFFERS
+    return replace(line, mark=mark, ours=description[key], digits=0)
 
 
 def _on_dev(line: Line, summary: Summary) -> Line:
@@ -159,7 +158,7 @@ def _test_scores(summary: Summary) -> dict[str, Interval]:
             if row.runs and row.trial and row.mean is not None
         }
     scores = summary.test.scores if summary.test else {}
-    return {name: Interval(estimate=score.estimate, low=score.low, high=score.high) for name, score in scores.items()}
+    return {name: Interval(**score.model_dump()) for name, score in scores.items()}
 
 
 def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRow], note: str = "") -> Line:

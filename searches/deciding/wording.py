@@ -72,7 +72,7 @@ def about_factor(
         if not significant:
             return [answer]
         better, worse, amount = text.advantage(_largest(significant))
-        return [answer, f"A smaller difference is significant: {better} is better than {worse} by {amount}."]
+        return [answer, f"Within that margin, {better} is significantly better than {worse}, by {amount}."]
     if decision.reason:
         leading = [f"No difference among {values} matters."] if decision.complete else _leading(rows, text)
         return [f"Not decided whether {matters}: {decision.reason}.", *leading]
