@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpt2core import checkpoints
-from gpt2core.adapters import adapt
+from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, without_weights
 from gpt2core.tasks import TASKS
@@ -56,10 +56,10 @@ def build_optimizer(model: GPT2, config: RunConfig) -> torch.optim.AdamW:
 
 
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups. In LoRA+ (Hayou et al. 2024, arXiv 2402.12354), the `factor` of B is `lora_plus`."""
+    """Return the optimizer's groups, one for each `factor` of the learning rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in checkpoints.trained(model).items():
-        groups.setdefault(config.lora_plus if ".lora_B." in name else 1.0, []).append(parameter)
+        groups.setdefault(ADAPTERS[config.adapter].lr_factor(name, config), []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
 
 

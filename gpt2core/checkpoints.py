@@ -40,6 +40,7 @@ KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "sample
 ORIGINS = {"data": "on other data", "tokenizer": "with another tokenizer", "base": "from another model"}
 
 Tensors = dict[str, Tensor]
+Say = Callable[[str], None]
 Record = dict[str, Any]
 History = list[Record]  # of epochs
 
@@ -171,13 +172,7 @@ def _repair_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) 
 
 
 def resume(
-    folder: Path,
-    config: RunConfig,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-    writes: bool = True,
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, *, say: Say = print, writes: bool = True
 ) -> History:
     """Load the newest undamaged checkpoint into model and optimizer; return its history, empty if there is none.
 

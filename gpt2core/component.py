@@ -143,7 +143,7 @@ TABLES: dict[str, Table[Any]] = {}
 _cached: list[Any] = []
 
 
-def cached_until_tables_change(function: F) -> F:
+def table_cache(function: F) -> F:
     """Cache a function of the tables; any change of a table clears the cache."""
     _cached.append(functools.cache(function))
     return cast(F, _cached[-1])
@@ -154,7 +154,7 @@ def _clear_caches() -> None:
         function.cache_clear()
 
 
-@cached_until_tables_change
+@table_cache
 def declared_keys(*kinds: str) -> Mapping[str, type[Any]]:
     """Return all keys that components of some kinds declare, each with its `Keys` class; only of imported tables."""
     entries = [entry for kind in kinds if kind in TABLES for entry in TABLES[kind].values()]
@@ -199,7 +199,7 @@ class OpenConfig(Config):
         """Validate the keys that only components declare, and set the defaults of those that are read; raise ConfigError."""
         extra = self.__pydantic_extra__
         assert extra is not None
-        declared = component_keys(type(self))
+        declared = extra_keys(type(self))
         if not extra and not declared:
             return
         entries = [entry for kind in self.kinds for entry in self.entries(kind)]
@@ -219,7 +219,7 @@ class OpenConfig(Config):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-@cached_until_tables_change
-def component_keys(cls: type[OpenConfig]) -> Mapping[str, type[Keys]]:
+@table_cache
+def extra_keys(cls: type[OpenConfig]) -> Mapping[str, type[Keys]]:
     """Return the keys that components of a configuration declare and its own class does not."""
     return {name: keys for name, keys in declared_keys(*cls.kinds).items() if name not in cls.model_fields}

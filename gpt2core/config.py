@@ -9,17 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from gpt2core.component import (
-    Config,
-    Decides,
-    Keys,
-    OpenConfig,
-    cached_until_tables_change,
-    component_keys,
-    decides,
-    declared_keys,
-    key,
-)
+from gpt2core.component import Config, Decides, Keys, OpenConfig, decides, declared_keys, extra_keys, key, table_cache
 from gpt2core.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -456,14 +446,14 @@ def meaning(name: str, keys: type[Config] = RunConfig) -> str:
     return str(keys.model_fields[name].description)
 
 
-@cached_until_tables_change
+@table_cache
 def known_keys() -> Mapping[str, FieldInfo]:
     """Return all keys of runs: the fields of RunConfig, and the keys that only components of imported tables declare."""
-    declared = {name: keys.model_fields[name] for name, keys in component_keys(RunConfig).items()}
+    declared = {name: keys.model_fields[name] for name, keys in extra_keys(RunConfig).items()}
     return {**RunConfig.model_fields, **declared}
 
 
-@cached_until_tables_change
+@table_cache
 def keys_that_decide(what: Decides) -> Mapping[str, FieldInfo]:
     """Return the keys of runs that decide `what`, see `Decides`."""
     return {name: field for name, field in known_keys().items() if what in decides(field)}

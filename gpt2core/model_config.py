@@ -11,12 +11,8 @@ from gpt2core.foreign import check_values, is_there, read_json
 GENERATION = "generation_config.json"
 
 #: Aliases that transformers accepts for keys of config.json.
-_ALIASES = {
-    "hidden_size": "n_embd",
-    "max_position_embeddings": "n_positions",
-    "num_attention_heads": "n_head",
-    "num_hidden_layers": "n_layer",
-}
+_ALIASES = {"hidden_size": "n_embd", "max_position_embeddings": "n_positions"}
+_ALIASES |= {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
 #: Keys of generation_config.json that do not affect decoding, and special tokens, which are read.
 _NO_DECODING = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),

@@ -26,6 +26,7 @@ from gpt2core.steps import Step, StepResult
 TOKENS = 512
 
 Parts = list[Tensor]  # (B, T, C) of each run
+OptionalParts = list[Tensor | None]
 
 
 class Stream:
@@ -94,11 +95,7 @@ def _run_block(members: Sequence[Member], xs: Parts, number: int) -> Parts:
 
 
 def _attend(
-    members: Sequence[Member],
-    layers: Sequence[Attention],
-    ys: Parts,
-    segments: Sequence[Tensor | None],
-    ends: Sequence[Tensor | None],
+    members: Sequence[Member], layers: Sequence[Attention], ys: Parts, segments: OptionalParts, ends: OptionalParts
 ) -> Parts:
     """Return the concatenated heads of each member for all its tokens or, with `ends`, for the last token of each text."""
     queried = [y if lengths is None else y[:, -1:] for y, lengths in zip(ys, ends, strict=True)]

@@ -31,9 +31,8 @@ class Adapter(Component):
     presets: Mapping[str, Preset] = field(default_factory=dict)
     resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}  # overrides, as in `Component.values`
     trains: bool = True  # False if nothing trains, so that all runs share the base model itself
-    shares_base: Callable[[RunConfig], bool] = lambda config: (
-        False
-    )  # whether runs can share its forward pass, see `packing`
+    shares_base: Callable[[RunConfig], bool] = lambda config: False  # whether runs can share a forward pass (`packing`)
+    lr_factor: Callable[[str, RunConfig], float] = lambda name, config: 1.0  # of the learning rate of a parameter
     count: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters, if known without calling `apply`
     peft_format: bool = False  # whether `export --format adapter` can write it
 

@@ -86,9 +86,9 @@ def lora(model: GPT2, config: RunConfig) -> None:
     - `dora`: the magnitude of each output trains too; the pair changes only the direction (Liu et al. 2024, arXiv 2402.09353).
     - `lora_init` pissa: A and B start as the largest singular directions of the weight, and the frozen base keeps the rest
       (Meng et al. 2024, arXiv 2404.02948).
+    - `lora_plus`: B has `lora_plus` times the learning rate of A (Hayou et al. 2024, arXiv 2402.12354).
 
-    `lora_plus` is read by the optimizer (`gpt2core.builders`). Raises ConfigError for blocks that the model
-    lacks, and for a rank that is too large for pissa.
+    Raises ConfigError for blocks that the model lacks, and for a rank that is too large for pissa.
     """
     targets = _targets(model, config)
     model.requires_grad_(False)
@@ -166,6 +166,7 @@ LORA = Adapter(
     },
     resolve=lambda config: {"alpha": config.lora_alpha},
     shares_base=lambda config: config.lora_init == "default",  # PiSSA changes the base weights
+    lr_factor=lambda name, config: config.lora_plus if ".lora_B." in name else 1.0,
     count=count_lora,
     peft_format=True,
 )
