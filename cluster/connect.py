@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 
 def connect(*, dashboard: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
-    """Connect to the cluster of $RAY_ADDRESS, or start a local Ray on loopback, unless connected. Raises UserError.
+    """Connect to the cluster of $RAY_ADDRESS, or start Ray on this machine, on loopback; do nothing if connected.
 
-    A local Ray that does not start is tried a second time, for a machine may just have been busy; `say` prints that.
+    Raises UserError. A local Ray that does not start is tried a second time, in case the machine was busy; `say` reports that.
     """
     import ray
 

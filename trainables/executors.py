@@ -9,8 +9,8 @@ from trainables.trial import Payload, TrialSpec, payloads
 #: A Tune function, and what Tune reserves for each trial that it runs.
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
 
-# Bytes of a process that only waits for its group or pack, with those that Ray Train starts beside it. It reserves no CPU, and
-# Ray would place all processes that reserve nothing on one node.
+# Memory in bytes of a process that waits for its group or pack, and of what Ray Train starts for it. Such a process reserves no
+# CPU, and Ray would place all processes that reserve nothing on one node.
 GROUP_DRIVER, PACK_DRIVER = 800 * 2**20, 120 * 2**20
 
 

@@ -87,8 +87,8 @@ def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]
 def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     """Train the trial's run: yield the optimizer steps that it requests, and the report of each epoch.
 
-    An error that another attempt would not avoid is reported, not raised. But if one of several workers may fail alone, it
-    raises, because the others wait for it: the group ends, and its driver reports the failure.
+    An error that another attempt would not avoid is reported, not raised. With several workers, it is raised if only one of
+    them may have it, because the others wait for that worker: the group ends, and its driver reports the failure.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The manifest of a set of candidates: what each round must record. It is validated, for it may come from elsewhere."""
+"""The manifest of a set of generated pairs: what each round must record. It is validated, for it may come from elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
