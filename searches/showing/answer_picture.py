@@ -197,7 +197,7 @@ def _alt(answer: Verdict, groups: Sequence[Group]) -> str:
     for row in (group.row for group in groups):
         if row.mean is not None:
             interval = "" if row.low is None else f" (95% interval {row.low:.{digits}f} to {row.high:.{digits}f})"
-            parts.append(f"{row.name}: {len(row.runs)} fresh runs, mean {row.mean:.{digits}f}{interval}")
+            parts.append(f"{row.name}: {count(len(row.runs), 'fresh run')}, mean {row.mean:.{digits}f}{interval}")
         elif row.score is not None:
             parts.append(f"{row.name}: best in the search {row.score:.{digits}f}, not run again")
     return f"{words(answer.metric.name)} of each compared setting. {'; '.join(parts)}."

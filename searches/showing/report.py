@@ -131,7 +131,8 @@ def _side_by_side(by_trial: dict[str, dict[str, str]], summary: Summary) -> list
 def role(name: str, summary: Summary) -> str:
     """Return a trial's name with its roles: winner, best score, reference."""
     roles = {"winner": summary.answer.winner, "best score": summary.best_id, "reference": summary.reference_id}
-    return ", ".join([f"trial {name}", *(role for role, trial in roles.items() if trial == name)])
+    names = ", ".join(role for role, trial in roles.items() if trial == name)
+    return f"trial {name} ({names})" if names else f"trial {name}"
 
 
 def _judged_by(summary: Summary) -> str:

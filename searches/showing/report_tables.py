@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from searches.formatting import number, p_text, percent, point_text, value_text, with_interval, words
+from searches.formatting import count, number, p_text, percent, point_text, value_text, with_interval, words
 from searches.planning.plan_table import PREDICTED_AND_ACTUAL, forecast_table
 from searches.running.ledger import BAD
 from searches.showing.answers import interval_name, status, value_name
@@ -195,7 +195,7 @@ def _effects(summary: Summary) -> Table[EffectRow]:
 
 def _reliability(summary: Summary) -> Table[ReliabilityRow]:
     first = next(iter(summary.reliability), None)
-    basis = f" A rough estimate from {first.settings} settings with {first.runs} runs each." if first else ""
+    basis = f" A rough estimate from {first.settings} settings with {count(first.runs, 'run')} each." if first else ""
 
     def sd(variance: float | None, metric: str) -> str:
         """Return the standard deviation with one more decimal than the metric."""
@@ -234,7 +234,7 @@ def baselines_table(summary: Summary) -> Table[BaselineRow]:
     return Table(
         title="Trivial baselines (mean ± sd over seeds)",
         columns=[
-            Column("prediction", lambda row: row.meaning),
+            Column("baseline", lambda row: row.meaning),
             *map(column, sorted(names, key=lambda metric: metric != summary.objective)),
         ],
         rows=rows,
@@ -243,7 +243,7 @@ def baselines_table(summary: Summary) -> Table[BaselineRow]:
 
 def _space(summary: Summary) -> Table[tuple[str, Space]]:
     return Table(
-        title="Searched hyperparameters",
+        title="Search space",
         columns=[
             Column("hyperparameter", lambda row: row[0]),
             Column("values", lambda row: row[1].text),
@@ -303,7 +303,7 @@ def _cost(summary: Summary) -> Table[tuple[str, float]]:
     took |= {"seconds lost to failures": round(lost, 1)} if lost else {}
     counts = {words(key): value for key, value in summary.counts.items() if value or key == "trials"}
     return Table(
-        title="Cost",
+        title="Cost of the search",
         columns=[Column("quantity", lambda row: row[0]), Column("value", lambda row: _plain(row[1]), number=True)],
         rows=[*took.items(), *counts.items()],
     )
@@ -346,7 +346,9 @@ def _pairs(summary: Summary) -> Table[tuple[str, Pairs]]:
 
 def _environment(summary: Summary) -> Table[tuple[str, str]]:
     columns: list[Column[tuple[str, str]]] = [Column("item", itemgetter(0)), Column("value", itemgetter(1))]
-    return Table(title="Environment", columns=columns, rows=[*summary.environment.items(), *summary.versions.items()])
+    return Table(
+        title="Machine and versions", columns=columns, rows=[*summary.environment.items(), *summary.versions.items()]
+    )
 
 
 #: The tables of a report, by the name that its templates use.
