@@ -1,1 +1,1 @@
-"""The questions, one script each, and the runner that they share; the only room that knows Tune, Optuna and MLflow."""
+"""The search scripts, one per question, and the system that plans, runs, tracks and reports them."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from searches.formatting import words
+
 Point = Mapping[str, Any]
 
 #: Printed sizes of the training and dev splits. The study prints 1,701 for CFIMDB, 6 fewer than its files have.
@@ -75,8 +77,8 @@ class Figure:
     @property
     def measure(self) -> str:
         """The metric as text."""
-        words = METRIC_WORDS.get(self.metric, self.metric.replace("_", " "))
-        return f"{words}, test" if self.split == "test" else words
+        text = METRIC_WORDS.get(self.metric, words(self.metric))
+        return f"{text}, test" if self.split == "test" else text
 
 
 @dataclass(frozen=True, kw_only=True)

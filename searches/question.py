@@ -21,7 +21,7 @@ from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError, visible
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
-from searches.formatting import setting_text
+from searches.formatting import setting_text, words
 
 if TYPE_CHECKING:  # too slow to import for --help
     from gpt2core.metrics.direction import Direction
@@ -270,7 +270,7 @@ class Plan:
     @property
     def factor_name(self) -> str:
         """The factor as text, such as `rank`."""
-        return " and ".join(key.replace("_", " ") for key in self.factor)
+        return " and ".join(map(words, self.factor))
 
     @property
     def balanced(self) -> bool:
