@@ -21,13 +21,11 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Component):
-    """An entry of ADAPTERS.
-
-    `presets` is for adapters whose keys include BlocksKeys: `plain` is used for `blocks="default"`, `study` for "study".
-    """
+    """An entry of ADAPTERS."""
 
     apply: Adapt
     meaning: str = ""  # what trains, in a few words
+    #: For adapters whose keys include BlocksKeys: `plain` is used for `blocks="default"`, `study` for "study".
     presets: Mapping[str, Preset] = field(default_factory=dict)
     resolve: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}  # overrides, as in `Component.values`
     trains: bool = True  # False if nothing trains, so that all runs share the base model itself

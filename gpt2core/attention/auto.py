@@ -25,13 +25,9 @@ def auto(
     pattern = offsets(s, window, restart)
     if t == 1 or dropout or s >= TOKENS_PER_OFFSET * len(pattern):
         return logsparse(q, k, v, segments, dropout, window=window, restart=restart)
-    mask = causal_mask(t, s, segments, q.device) & _near(t, s, pattern, q.device)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def _near(t: int, s: int, pattern: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return a mask (T, S) of the keys whose distance from the query, before or after it, is one of the offsets."""
-    is_offset = torch.zeros(s, dtype=torch.bool, device=device)
+    is_offset = torch.zeros(s, dtype=torch.bool, device=q.device)
     is_offset[list(pattern)] = True
-    tokens = torch.arange(s, device=device)
-    return is_offset[(tokens[s - t :, None] - tokens).abs()]
+    tokens = torch.arange(s, device=q.device)
+    distances = (tokens[s - t :, None] - tokens).abs()  # (T, S)
+    mask = causal_mask(t, s, segments, q.device) & is_offset[distances]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -10,10 +10,7 @@ from torch import Tensor
 def reference(
     q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, pattern: Container[int] | None = None
 ) -> Tensor:
-    """Return causal attention (Radford et al. 2019, GPT-2) with an explicit T x S matrix; shapes as in `attention.Attend`.
-
-    A query attends to earlier keys at the distances in `pattern`; None is all.
-    """
+    """Attend to earlier keys, at the distances in `pattern` if given, with an explicit T x S matrix; see `attention.Attend`."""
     b, _, t, _ = q.shape
     s = k.shape[-2]
     mask = torch.zeros(b, 1, t, s, dtype=torch.bool, device=q.device)

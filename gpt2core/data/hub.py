@@ -38,10 +38,7 @@ def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, It
 def hub_corpus(
     name: str, repository: str, config: str | None, files: str, licence: Licence, row: Callable[[str, Values], Row]
 ) -> Corpus:
-    """Return the train, dev and test splits of a data set from the hub; raise HubError as `load_hub` does.
-
-    `row` makes a row from an id, such as `dev-0`, and the values of a row on the hub.
-    """
+    """Return the train, dev and test splits of a data set; `row` makes a row from an id, such as `dev-0`, and its values."""
     hub = load_hub(repository, config, files)
     rows = {
         split: [row(f"{split}-{number}", values) for number, values in enumerate(hub[theirs])]

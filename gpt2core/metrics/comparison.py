@@ -196,10 +196,7 @@ def _of_texts(influence: np.ndarray) -> float:
 
 
 def mean_of(side: Runs, *, confidence: float = 1 - LEVEL) -> Interval:
-    """Return the mean score of a setting and its interval, from the same parts as `difference`.
-
-    The interval covers other seeds and other texts; for a single run, only other texts.
-    """
+    """Return the mean score of a setting and its interval over other seeds and texts; for a single run, only over texts."""
     if not np.isfinite(side.scores).all():
         return Interval(estimate=math.nan)
     runs = 0.0 if side.count < 2 else side.run_variance / side.count
@@ -228,10 +225,9 @@ class Pair:
 def pairwise(
     sides: Mapping[str, Runs], pairs: Sequence[tuple[str, str]] | None = None, *, level: float = LEVEL
 ) -> list[Pair]:
-    """Compare settings by name: the given pairs, or all.
+    """Compare settings by name, all pairs or those given.
 
-    p-values are corrected by Holm (1979), intervals by Bonferroni, so that each family is wrong anywhere in at most `level` of
-    cases.
+    p-values are corrected by Holm (1979), intervals by Bonferroni: the familywise error rate of each is at most `level`.
     """
     wanted = list(combinations(sides, 2)) if pairs is None else list(pairs)
     confidence = 1 - level / max(1, len(wanted))

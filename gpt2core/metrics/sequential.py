@@ -38,21 +38,17 @@ def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[floa
         moved = norm.pdf(grid, scale=math.sqrt(now - before))
         if density is not None:
             moved = np.convolve(density, moved, mode="same") * step
-        bound = _bound(moved, grid, due, step, now)
+        bound = _bound(moved, grid, due, step)
         result.append(float(2 * norm.sf(bound / math.sqrt(now))))
         density = np.where(np.abs(grid) < bound, moved, 0.0)
         before, used = now, spent(alpha, now)
     return tuple(result)
 
 
-def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float, now: float) -> float:
+def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float) -> float:
     """Return the bound of the two-sided rejection region with the probability `due`."""
     above = np.cumsum(density[::-1])[::-1] * step - density * step / 2
-
-    def excess(bound: float) -> float:
-        return 2 * float(np.interp(bound, grid, above)) - due
-
-    return float(brentq(excess, 0.0, REACH))
+    return float(brentq(lambda bound: 2 * float(np.interp(bound, grid, above)) - due, 0.0, REACH))
 
 
 def schedule(least: int, most: int) -> tuple[int, ...]:
