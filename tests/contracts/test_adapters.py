@@ -78,8 +78,8 @@ def test_the_initial_output_is_that_of_the_base_model(config: RunConfig) -> None
 
 
 def test_initialisation_follows_the_seed(config: RunConfig) -> None:
-    one, two = (build_model(config, toys.model(), CPU).state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (build_model(config, toys.model(), CPU).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_merged_adapter_is_a_plain_model_with_the_same_outputs(config: RunConfig, batch: Batch) -> None:

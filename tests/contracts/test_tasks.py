@@ -46,11 +46,11 @@ def test_its_name_is_its_key_in_the_table(task: Task) -> None:
 
 def test_evaluation_is_deterministic_and_has_the_objective(task: Task, model: GPT2) -> None:
     data = toys.data()
-    one, two = (task.evaluate(model, data, toys.RUN, "dev") for _ in range(2))
-    assert math.isfinite(one.metrics[task.objective])
-    assert one.metrics == two.metrics
-    assert one.samples == two.samples
-    assert one.tables == two.tables
+    first, second = (task.evaluate(model, data, toys.RUN, "dev") for _ in range(2))
+    assert math.isfinite(first.metrics[task.objective])
+    assert first.metrics == second.metrics
+    assert first.samples == second.samples
+    assert first.tables == second.tables
 
 
 def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: Path, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def count_of_lines(raw: bytes) -> int:
-    found = LINE_ENDS.split(raw)
-    return len(found) - (found[-1] == b"")
+    result = LINE_ENDS.split(raw)
+    return len(result) - (result[-1] == b"")
 
 
 def unless_refused(load: Callable[[], T], begin: str) -> T | None:
@@ -73,9 +73,9 @@ def test_a_table_returns_the_written_rows(folder: Path, rows: list[tuple[str, in
     path = folder / "table.csv"
     path.write_bytes(buffer.getvalue().encode())
     rejected: Counter[str] = Counter()
-    found = read_rows(path, ["sentence"], "sentiment", 5, rejected) if any(t.strip() for t, _ in rows) else []
-    assert [(row.text, row.label) for row in found] == [(text, label) for text, label in rows if text.strip()]
-    assert rejected.total() == (len(rows) - len(found) if found else 0)
+    result = read_rows(path, ["sentence"], "sentiment", 5, rejected) if any(t.strip() for t, _ in rows) else []
+    assert [(row.text, row.label) for row in result] == [(text, label) for text, label in rows if text.strip()]
+    assert rejected.total() == (len(rows) - len(result) if result else 0)
 
 
 @given(raw=wrong, ending=st.sampled_from(["csv", "tsv"]), labelled=st.booleans())

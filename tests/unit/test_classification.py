@@ -205,10 +205,10 @@ def test_classification_keys_are_part_of_the_identity_only_if_read() -> None:
 
 def test_evaluation_batches_have_each_example_once_within_their_limits() -> None:
     lengths = np.random.default_rng(0).integers(1, 1025, size=999)
-    found = batches(lengths)
-    assert sorted(np.concatenate(found)) == list(range(999))
-    assert max(len(index) * lengths[index].max() for index in found) <= TOKENS
-    assert max(map(len, found)) == 64
+    result = batches(lengths)
+    assert sorted(np.concatenate(result)) == list(range(999))
+    assert max(len(index) * lengths[index].max() for index in result) <= TOKENS
+    assert max(map(len, result)) == 64
     assert [len(index) for index in batches(np.array([TOKENS + 1, 3, 3]))] == [1, 2]
 
 

@@ -37,30 +37,30 @@ def drawn(random: np.random.Generator, n: int, examples: int, **sd: float) -> Ru
     return runs_of(counted(values + random.normal(0, sd.get("both", 0.0), (n, examples))), mean_loss)
 
 
-def known(one: Difference) -> tuple[float, float, float, float]:
+def known(result: Difference) -> tuple[float, float, float, float]:
     """Return low, high, p and df, which must not be None."""
-    assert one.low is not None
-    assert one.high is not None
-    assert one.p_value is not None
-    assert one.df is not None
-    return one.low, one.high, one.p_value, one.df
+    assert result.low is not None
+    assert result.high is not None
+    assert result.p_value is not None
+    assert result.df is not None
+    return result.low, result.high, result.p_value, result.df
 
 
 def test_variance_components_equal_those_computed_by_hand() -> None:
-    found = runs_of(counted(np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])), mean_loss)
-    assert found.scores.tolist() == [3.0, 5.0]
-    assert found.run_variance == 2.0
-    np.testing.assert_allclose(found.influence, [-2.0, -2.0, 4.0], atol=1e-12)  # means 2, 2, 8, less 4
+    setting = runs_of(counted(np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])), mean_loss)
+    assert setting.scores.tolist() == [3.0, 5.0]
+    assert setting.run_variance == 2.0
+    np.testing.assert_allclose(setting.influence, [-2.0, -2.0, 4.0], atol=1e-12)  # means 2, 2, 8, less 4
     # The residuals of run 1 are 0, 1, -1, of run 2 the negative: a sum of squares of 4 with 1 x 2 degrees of freedom.
-    assert found.interaction == pytest.approx(2.0)
+    assert setting.interaction == pytest.approx(2.0)
     other = runs_of(counted(np.array([[0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])), mean_loss)
-    one = difference(found, other)
-    assert one.estimate == 3.0
-    assert one.runs == pytest.approx((2.0 + 0.0) / 2)
-    assert one.texts == pytest.approx(np.var([-1.5, -1.5, 3.0], ddof=1) / 3)
-    assert one.both == pytest.approx((2.0 + other.interaction) / 6)
-    assert one.se is not None
-    assert one.se**2 == pytest.approx(max(one.runs + one.texts - one.both, one.runs, one.texts))
+    result = difference(setting, other)
+    assert result.estimate == 3.0
+    assert result.runs == pytest.approx((2.0 + 0.0) / 2)
+    assert result.texts == pytest.approx(np.var([-1.5, -1.5, 3.0], ddof=1) / 3)
+    assert result.both == pytest.approx((2.0 + other.interaction) / 6)
+    assert result.se is not None
+    assert result.se**2 == pytest.approx(max(result.runs + result.texts - result.both, result.runs, result.texts))
 
 
 def test_influence_on_a_nonlinear_score_is_the_jackknifes() -> None:
@@ -92,11 +92,11 @@ def test_runs_of_equal_variance_give_students_t_test(n: int) -> None:
 def test_runs_of_unequal_variance_give_welchs_statistic_and_bounded_df() -> None:
     random = np.random.default_rng(1)
     a, b = random.normal(0, 5, 8), random.normal(0, 1, 6)
-    one = difference(of(*a), of(*b))
+    result = difference(of(*a), of(*b))
     welch = stats.ttest_ind(a, b, equal_var=False)
-    assert one.se is not None
-    assert one.estimate / one.se == pytest.approx(welch.statistic)
-    *_, df = known(one)
+    assert result.se is not None
+    assert result.estimate / result.se == pytest.approx(welch.statistic)
+    *_, df = known(result)
     assert 5 <= df < 12
     assert df == pytest.approx(welch.df, rel=0.25)
 
@@ -104,9 +104,9 @@ def test_runs_of_unequal_variance_give_welchs_statistic_and_bounded_df() -> None
 def test_variation_only_between_texts_gives_the_paired_t_test() -> None:
     random = np.random.default_rng(2)
     a, b = random.normal(size=20), random.normal(size=20)
-    one = difference(runs_of(counted(np.stack([a, a])), mean_loss), runs_of(counted(np.stack([b, b])), mean_loss))
-    _, _, p, df = known(one)
-    assert one.se == pytest.approx(stats.sem(a - b))
+    result = difference(runs_of(counted(np.stack([a, a])), mean_loss), runs_of(counted(np.stack([b, b])), mean_loss))
+    _, _, p, df = known(result)
+    assert result.se == pytest.approx(stats.sem(a - b))
     assert df == pytest.approx(19 / 0.6, rel=1e-6) or df == pytest.approx(19, rel=1e-6)
     assert p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=0.1)
 
@@ -114,23 +114,23 @@ def test_variation_only_between_texts_gives_the_paired_t_test() -> None:
 def test_swapping_the_sides_flips_the_sign() -> None:
     random = np.random.default_rng(3)
     a, b = drawn(random, 3, 15, run=1, example=2, both=1), drawn(random, 5, 15, run=2, example=2, both=1)
-    one, other = difference(a, b), difference(b, a)
-    assert one.estimate == -other.estimate
-    low, high, p, df = known(one)
+    result, other = difference(a, b), difference(b, a)
+    assert result.estimate == -other.estimate
+    low, high, p, df = known(result)
     assert (low, high, p, df) == pytest.approx((-known(other)[1], -known(other)[0], *known(other)[2:]))
 
 
 def test_one_run_gives_a_difference_without_p_value() -> None:
-    one = difference(of(1.0), of(2.0, 3.0))
-    assert (one.estimate, one.p_value, one.low, one.high) == (-1.5, None, None, None)
-    assert one.reason == ONE_RUN
-    assert one.within(0.9) == one.with_seeds(1, 5) == one
+    result = difference(of(1.0), of(2.0, 3.0))
+    assert (result.estimate, result.p_value, result.low, result.high) == (-1.5, None, None, None)
+    assert result.reason == ONE_RUN
+    assert result.within(0.9) == result.with_seeds(1, 5) == result
 
 
 def test_with_one_example_only_runs_vary() -> None:
-    one = runs_of(counted(np.array([[1.0], [2.0], [4.0]])), mean_loss)
-    assert (one.examples, one.influence, one.interaction) == (0, None, 0.0)
-    assert difference(one, of(2.0, 2.5, 3.0)).p_value is not None
+    result = runs_of(counted(np.array([[1.0], [2.0], [4.0]])), mean_loss)
+    assert (result.examples, result.influence, result.interaction) == (0, None, 0.0)
+    assert difference(result, of(2.0, 2.5, 3.0)).p_value is not None
 
 
 def test_constant_and_non_finite_scores_have_no_p_value() -> None:
@@ -138,9 +138,9 @@ def test_constant_and_non_finite_scores_have_no_p_value() -> None:
     assert difference(same, runs_of(counted(np.full((3, 4), 2.0)), mean_loss)).reason == NOTHING_VARIES
     assert difference(same, same).p_value is None
     for bad in (math.nan, math.inf):
-        one = difference(of(1.0, bad), of(1.0, 2.0))
-        assert (one.reason, one.p_value) == (NOT_FINITE, None)
-        assert math.isnan(one.estimate)
+        result = difference(of(1.0, bad), of(1.0, 2.0))
+        assert (result.reason, result.p_value) == (NOT_FINITE, None)
+        assert math.isnan(result.estimate)
         assert math.isnan(mean_of(of(1.0, bad)).estimate)
 
 
@@ -152,16 +152,16 @@ def test_different_numbers_of_examples_are_an_error() -> None:
 
 def test_more_seeds_shrink_the_variance_due_to_runs() -> None:
     random = np.random.default_rng(5)
-    one = difference(drawn(random, 4, 50, run=1, example=9, both=5), drawn(random, 4, 50, run=1, example=9, both=5))
-    more = one.with_seeds(4, 16)
-    assert more.runs == pytest.approx(one.runs / 4)
-    assert more.both == pytest.approx(one.both / 4)
-    assert more.texts - more.both == pytest.approx(one.texts - one.both)
+    result = difference(drawn(random, 4, 50, run=1, example=9, both=5), drawn(random, 4, 50, run=1, example=9, both=5))
+    more = result.with_seeds(4, 16)
+    assert more.runs == pytest.approx(result.runs / 4)
+    assert more.both == pytest.approx(result.both / 4)
+    assert more.texts - more.both == pytest.approx(result.texts - result.both)
     assert more.se is not None
-    assert one.se is not None
-    assert more.se < one.se
-    assert one.with_seeds(4, 4).se == pytest.approx(one.se)
-    assert one.with_seeds(4, 10**9).se == pytest.approx(math.sqrt(one.texts - one.both), rel=1e-3)
+    assert result.se is not None
+    assert more.se < result.se
+    assert result.with_seeds(4, 4).se == pytest.approx(result.se)
+    assert result.with_seeds(4, 10**9).se == pytest.approx(math.sqrt(result.texts - result.both), rel=1e-3)
 
 
 @pytest.mark.parametrize(("given", "tests", "expected"), [
@@ -180,12 +180,12 @@ def test_pairs_have_bonferroni_intervals_and_holm_p_values() -> None:
     assert [(row.a, row.b) for row in rows] == [("a", "b"), ("a", "c"), ("b", "c")]
     alone = [difference(sides[row.a], sides[row.b], confidence=1 - 0.05 / 3) for row in rows]
     assert [row.difference for row in rows] == alone
-    assert [row.p_value for row in rows] == pytest.approx(holm([known(one)[2] for one in alone]))
+    assert [row.p_value for row in rows] == pytest.approx(holm([known(result)[2] for result in alone]))
     for row in rows:
         narrow = difference(sides[row.a], sides[row.b], confidence=0.9)
         assert (row.low_90, row.high_90) == (narrow.low, narrow.high)
-    (one,) = pairwise(sides, [("c", "a")])
-    assert one.difference == difference(sides["c"], sides["a"])
+    (result,) = pairwise(sides, [("c", "a")])
+    assert result.difference == difference(sides["c"], sides["a"])
     with_one = pairwise({**sides, "d": of(1.0)})
     assert [row.p_value is None for row in with_one] == ["d" in (row.a, row.b) for row in with_one]
     first = known(difference(sides["a"], sides["b"]))[2]
@@ -195,8 +195,10 @@ def test_pairs_have_bonferroni_intervals_and_holm_p_values() -> None:
 
 def test_the_mean_of_a_setting() -> None:
     scores = [1.0, 2.0, 4.0]
-    one = mean_of(of(*scores))
-    assert (one.low, one.high) == pytest.approx(stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores)), rel=0.1)
+    result = mean_of(of(*scores))
+    assert (result.low, result.high) == pytest.approx(
+        stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores)), rel=0.1
+    )
     texts = np.random.default_rng(6).normal(size=30)
     alone = mean_of(runs_of(counted(texts[None]), mean_loss))
     assert (alone.low, alone.high) == pytest.approx(
@@ -219,8 +221,8 @@ def test_welchs_anova() -> None:
     random = np.random.default_rng(7)
     groups = [random.normal(place, 1 + place, 3 + place) for place in range(4)]
     assert welch_anova([of(*group) for group in groups]) == pytest.approx(slow_welch(groups))
-    two = welch_anova([of(*group) for group in groups[:2]])
-    assert two == pytest.approx(stats.ttest_ind(groups[0], groups[1], equal_var=False).pvalue)
+    p_of_two = welch_anova([of(*group) for group in groups[:2]])
+    assert p_of_two == pytest.approx(stats.ttest_ind(groups[0], groups[1], equal_var=False).pvalue)
     assert welch_anova([of(1.0, 1.0), of(1.0, 2.0)]) is None
     assert welch_anova([of(1.0), of(1.0, 2.0)]) is None
 

@@ -335,21 +335,21 @@ def test_the_packaged_reviews_are_a_stand_in(tmp_path: Path, monkeypatch: pytest
 
 def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]]) -> list[tuple[Any, ...]]:
     """Make the library `datasets` return these rows; return a list that records its calls."""
-    asked = []
+    calls = []
 
     def load_dataset(*args: Any) -> dict[str, list[dict[str, Any]]]:
-        asked.append(args)
+        calls.append(args)
         return splits
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+    return calls
 
 
 def test_sst_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": "fine", "label": 3}, {"text": " ", "label": 0}, {"text": None, "label": 0}]
-    asked = hub(monkeypatch, {"train": rows, "validation": rows[:1], "test": rows})
+    calls = hub(monkeypatch, {"train": rows, "validation": rows[:1], "test": rows})
     corpus = load_sst(None)
-    assert asked == [("SetFit/sst5", None)]
+    assert calls == [("SetFit/sst5", None)]
     assert [(row.text, row.label) for row in corpus.splits["dev"]] == [("fine", 3)]
     assert corpus.rejected == {"empty text": 4}
     assert "SetFit/sst5 of the Hugging Face hub" in corpus.describe()
@@ -360,9 +360,9 @@ def test_quora_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         {"idx": 7, "question1": "A?", "question2": "B?", "label": -1},
         {"idx": 8, "question1": "A?", "question2": "", "label": 1},
     ]
-    asked = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
+    calls = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     corpus = load_quora(None)
-    assert asked == [("nyu-mll/glue", "qqp")]
+    assert calls == [("nyu-mll/glue", "qqp")]
     assert [(row.id, row.second, row.label) for row in corpus.splits["test"]] == [("7", "B?", NO_LABEL)]
     assert corpus.rejected == {"empty text": 3}
 
@@ -370,14 +370,14 @@ def test_quora_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     rows = [{"Text": "fine", "Sentiment": "Positive"}, {"Text": "dull", "Sentiment": "Negative"}]
-    asked = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
+    calls = hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     assert labels(load_cfimdb(None), "dev") == [1, 0]
     lines = [{"Poem": f"\r\r\n line {n} \r\r\n two"} for n in range(99)]
-    asked += hub(monkeypatch, {"train": [*lines, {"Poem": None}]})
+    calls += hub(monkeypatch, {"train": [*lines, {"Poem": None}]})
     corpus = load_poems(None)
     assert corpus.rejected == {"empty text": 1}
     assert {row.text for row in corpus.splits["train"]} >= {"line 1\ntwo"}
-    assert asked[0] == ("tasksource/counterfactually-augmented-imdb", None)
+    assert calls[0] == ("tasksource/counterfactually-augmented-imdb", None)
     assert poems.HUB in corpus.origin.source
     assert "not compared with the sonnets" in corpus.describe()
 

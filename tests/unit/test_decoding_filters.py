@@ -61,12 +61,12 @@ def test_top_k_and_top_p_with_parameters_of_each_row(logits: Tensor, parameters:
     configs = [DecodingConfig(top_k=k, top_p=p) for k, p in parameters]
     ours = {name: kept(name, logits, configs) for name in ("top-k", "top-p", "top-k-p", "top-k-p-study")}
     for row, (k, p) in enumerate(parameters):
-        one = logits[row : row + 1]
+        row_logits = logits[row : row + 1]
         by_k, by_p = TopKLogitsWarper(k), TopPLogitsWarper(p)
-        assert torch.equal(ours["top-k"][row], theirs(one, by_k)[0])
-        assert torch.equal(ours["top-p"][row], theirs(one, by_p)[0])
-        assert torch.equal(ours["top-k-p"][row], theirs(one, by_k, by_p)[0])
-        assert torch.equal(ours["top-k-p-study"][row], (theirs(one, by_k) & theirs(one, by_p))[0])
+        assert torch.equal(ours["top-k"][row], theirs(row_logits, by_k)[0])
+        assert torch.equal(ours["top-p"][row], theirs(row_logits, by_p)[0])
+        assert torch.equal(ours["top-k-p"][row], theirs(row_logits, by_k, by_p)[0])
+        assert torch.equal(ours["top-k-p-study"][row], (theirs(row_logits, by_k) & theirs(row_logits, by_p))[0])
 
 
 @many
@@ -77,10 +77,12 @@ def test_min_p_typical_and_eta_read_each_rows_keys(
     configs = [DecodingConfig(min_p=m, typical_p=t, epsilon=e**3) for m, t, e in parameters]
     ours = {name: kept(name, logits, configs) for name in ("min-p", "typical", "eta")}
     for row, (m, t, e) in enumerate(parameters):
-        one = logits[row : row + 1]
-        assert torch.equal(ours["min-p"][row], theirs(one, MinPLogitsWarper(m))[0])
-        assert_nearly_the_same(ours["typical"][row], theirs(one, TypicalLogitsWarper(t))[0], one[0].softmax(-1))
-        assert torch.equal(ours["eta"][row], theirs(one, EtaLogitsWarper(e**3))[0])
+        row_logits = logits[row : row + 1]
+        assert torch.equal(ours["min-p"][row], theirs(row_logits, MinPLogitsWarper(m))[0])
+        assert_nearly_the_same(
+            ours["typical"][row], theirs(row_logits, TypicalLogitsWarper(t))[0], row_logits[0].softmax(-1)
+        )
+        assert torch.equal(ours["eta"][row], theirs(row_logits, EtaLogitsWarper(e**3))[0])
 
 
 def assert_nearly_the_same(ours: Tensor, theirs: Tensor, probabilities: Tensor) -> None:

@@ -134,13 +134,13 @@ def test_many_rows_are_searched_in_parts_and_equal_ones_once(name: str, monkeypa
 def test_beams_do_not_collapse() -> None:
     """For most prompts of a small model, 8 beams find a likelier text than greedy decoding."""
     model, prompts = toys.model(seed=3), [[first] for first in range(12)]
-    one, many = (
+    greedy_texts, many = (
         generate(
             model, prompts, DecodingConfig(strategy="beam", num_beams=k, max_new_tokens=8), seeds=[0] * 12, eos=NEVER
         )
         for k in (1, 8)
     )
-    assert sum(a != b for a, b in zip(one, many, strict=True)) > 6
+    assert sum(a != b for a, b in zip(greedy_texts, many, strict=True)) > 6
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 1.0])

@@ -57,9 +57,9 @@ def test_the_first_half_is_half_except_for_equal_texts_at_the_border(texts: list
 
 
 @given(strategies.sets(strategies.binary(min_size=4, max_size=4), min_size=SMALL, max_size=100), strategies.data())
-def test_a_new_text_moves_only_texts_at_the_border(found: set[bytes], data: strategies.DataObject) -> None:
-    texts = sorted(found)
-    new = data.draw(strategies.binary(min_size=4, max_size=4).filter(lambda text: text not in found))
+def test_a_new_text_moves_only_texts_at_the_border(result: set[bytes], data: strategies.DataObject) -> None:
+    texts = sorted(result)
+    new = data.draw(strategies.binary(min_size=4, max_size=4).filter(lambda text: text not in result))
     before = dict(zip(texts, in_first_half(np.array(texts, dtype=object)), strict=True))
     after = dict(zip([*texts, new], in_first_half(np.array([*texts, new], dtype=object)), strict=True))
     assert sum(before[text] != after[text] for text in texts) <= 1

@@ -59,7 +59,7 @@ def test_missing_lines_count_and_unknown_words_do_not() -> None:
 def test_each_output_and_sonnet_has_its_own_counts() -> None:
     given, rest = parts(sonnets("dev"))
     counts = form_counts(given, [rest, [""] * len(given)], sonnets("train"))
-    assert {found.shape for found in counts.values()} == {(2, len(given), 2)}
+    assert {result.shape for result in counts.values()} == {(2, len(given), 2)}
     assert counts["form_lines"][..., 0].tolist() == [[1] * len(given), [0] * len(given)]
     assert float(share(counts["form_rhyme"][0].sum(axis=0))) == pytest.approx(rhyme_share(given, rest))
 

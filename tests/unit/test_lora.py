@@ -33,12 +33,12 @@ def both(keys: dict[str, Any]) -> tuple[GPT2, GPT2]:
         use_rslora=config.rslora,
         use_dora=config.dora,
     )
-    one, other = toys.model().double(), toys.model().double()
+    ours, other = toys.model().double(), toys.model().double()
     torch.manual_seed(5)
-    lora(one, config)
+    lora(ours, config)
     torch.manual_seed(5)
     inject_adapter_in_model(theirs, other)
-    return one, other
+    return ours, other
 
 
 def pairs(model: GPT2) -> dict[str, torch.nn.Parameter]:
@@ -49,15 +49,15 @@ def pairs(model: GPT2) -> dict[str, torch.nn.Parameter]:
 
 @pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
 def test_pairs_start_and_train_like_pefts(keys: dict[str, Any]) -> None:
-    one, other = both(keys)
-    assert {name for name, p in one.named_parameters() if p.requires_grad} == set(pairs(one))
+    ours, other = both(keys)
+    assert {name for name, p in ours.named_parameters() if p.requires_grad} == set(pairs(ours))
     for _ in range(3):
-        here, there = pairs(one), pairs(other)
-        assert here.keys() == there.keys()
-        for name, parameter in here.items():
-            torch.testing.assert_close(parameter, there[name], rtol=1e-10, atol=1e-10, msg=name)
+        our_pairs, their_pairs = pairs(ours), pairs(other)
+        assert our_pairs.keys() == their_pairs.keys()
+        for name, parameter in our_pairs.items():
+            torch.testing.assert_close(parameter, their_pairs[name], rtol=1e-10, atol=1e-10, msg=name)
         losses = []
-        for model, parameters in ((one, here), (other, there)):
+        for model, parameters in ((ours, our_pairs), (other, their_pairs)):
             torch.manual_seed(7)
             loss = model.losses(model.train()(IDS), IDS).sum()
             loss.backward()

@@ -52,12 +52,12 @@ def test_baselines_are_the_same_twice_and_lie_in_the_expected_order() -> None:
     gold = [toys.lines(14, i) for i in range(6)]
     train = [toys.lines(14, 50 + i) for i in range(20)]
     given_lines = [split_given(text)[0] for text in gold]
-    found = sonnet_baselines(given_lines, gold, train, seeds=5)
-    assert found == sonnet_baselines(given_lines, gold, train, seeds=5)
-    whole = {name: baseline.scores["chrf_whole"][0] for name, baseline in found.items()}
-    assert found["given_only"].scores["chrf_continuation"][0] == 0.0
+    result = sonnet_baselines(given_lines, gold, train, seeds=5)
+    assert result == sonnet_baselines(given_lines, gold, train, seeds=5)
+    whole = {name: baseline.scores["chrf_whole"][0] for name, baseline in result.items()}
+    assert result["given_only"].scores["chrf_continuation"][0] == 0.0
     assert whole["given_only"] < whole["last_line_repeated"] < whole["random_lines"]
-    assert found["random_lines"].scores["chrf_continuation"][1] > 0
+    assert result["random_lines"].scores["chrf_continuation"][1] > 0
 
 
 def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None:
@@ -66,7 +66,7 @@ def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None
 
     splits = load_sonnets(None).splits
     gold, train = ([row.text for row in splits[name]] for name in ("dev", "train"))
-    found = sonnet_baselines([split_given(text)[0] for text in gold], gold, train, seeds=10)
+    result = sonnet_baselines([split_given(text)[0] for text in gold], gold, train, seeds=10)
     expected = {
         "given_only": 24.77,
         "last_line_repeated": 33.27,
@@ -75,11 +75,11 @@ def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None
         "random_lines_15": 43.19,
     }
     for name, whole in expected.items():
-        assert found[name].scores["chrf_whole"][0] == pytest.approx(whole, abs=0.5)
-    assert found["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
-    longer = found["random_lines_15"].scores["chrf_continuation"][0]
+        assert result[name].scores["chrf_whole"][0] == pytest.approx(whole, abs=0.5)
+    assert result["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
+    longer = result["random_lines_15"].scores["chrf_continuation"][0]
     assert longer == pytest.approx(26.84, abs=0.5), "lines that nobody asked for are not paid for"
-    rhyme = {name: baseline.scores["form_rhyme"][0] for name, baseline in found.items()}
+    rhyme = {name: baseline.scores["form_rhyme"][0] for name, baseline in result.items()}
     assert rhyme["given_only"] == rhyme["last_line_repeated"] == 0
     assert 0.55 < rhyme["other_tail"] < 0.75
     assert max(rhyme["random_lines"], rhyme["random_lines_15"]) < 0.06
@@ -90,9 +90,9 @@ def test_ngram_baselines_count_only_scored_tokens() -> None:
     train, held_out = ([random.integers(0, 5, size=30) for _ in range(8)] for _ in range(2))
     scored = [np.arange(30) >= 20] * 8
     characters = np.array([1, 1, 2, 2, 3])
-    found = ngram_baselines(iter(train), held_out, scored, characters, "test")
-    assert list(found) == ["unigram", "bigram", "trigram"]
-    for order, baseline in enumerate(found.values(), start=1):
+    result = ngram_baselines(iter(train), held_out, scored, characters, "test")
+    assert list(result) == ["unigram", "bigram", "trigram"]
+    for order, baseline in enumerate(result.values(), start=1):
         nats = float(np.concatenate([own[20:] for own in ngram_losses(train, held_out, 5, order)]).sum())
         length = sum(characters[text[20:]].sum() for text in held_out)
         assert baseline.scores["test_loss"] == (pytest.approx(nats / 80), 0.0)

@@ -22,9 +22,9 @@ def test_one_look_has_the_whole_level(seeds: int, alpha: float) -> None:
 def test_spending_is_small_early_and_complete_at_the_end() -> None:
     assert spent(0.05, 1.0) == spent(0.05, 1.5) == pytest.approx(0.05)
     assert spent(0.05, 0.2) < 1e-4
-    found = levels((3, 4, 5, 6), 6)
-    assert list(found) == sorted(found)
-    assert found[-1] < 0.05
+    result = levels((3, 4, 5, 6), 6)
+    assert list(result) == sorted(result)
+    assert result[-1] < 0.05
 
 
 def test_an_early_end_keeps_the_levels_so_far() -> None:
