@@ -64,10 +64,7 @@ def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
 
 
 def epoch_sizes(config: RunConfig, examples: int) -> list[int]:
-    """Return the number of training examples of each epoch: all in the last, and `growth` times fewer in each one before.
-
-    With growth above 1, early stopping compares trials by the size of their training sets.
-    """
+    """Return the number of training examples of each epoch: all in the last, and `growth` times fewer in each one before."""
     least = min(examples, config.batch_size)
     remaining = range(config.epochs - 1, -1, -1)
     return [max(least, math.ceil(examples / config.growth**epochs)) for epochs in remaining]

@@ -65,10 +65,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def lock(file: int | IO[Any], *, wait: bool = False, shared: bool = False) -> None:
-    """Lock an open file until it is closed or the process ends; `shared` allows other shared locks.
+    """Lock an open file until it is closed; `shared` allows other shared locks. Without `wait`, raise BlockingIOError if locked.
 
-    The lock belongs to the file itself: it survives a move of the folder, and needs only read access. Without `wait`, raises
-    BlockingIOError if another process holds it.
+    The lock belongs to the file itself: it survives a move of the folder, and needs only read access.
     """
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 

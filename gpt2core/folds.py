@@ -50,10 +50,9 @@ def loop(
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
 ) -> Events[EpochReport]:
-    """Yield reports as `train`, but request the steps, see `training.loop`.
+    """Yield reports as `train`, but request the steps. In a round, all sub-runs finish an epoch before any starts the next.
 
-    In a round, all sub-runs finish an epoch before any starts the next one. Raises ConfigError for more folds than distinct
-    training texts.
+    Raises ConfigError for more folds than distinct training texts.
     """
     if not config.is_round:
         yield from training.loop(config, start(config), data, folder=folder, workers=workers, preempted=preempted)

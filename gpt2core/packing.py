@@ -199,8 +199,7 @@ class UntakenError(Exception):
 def step_together(steps: Sequence[Step]) -> list[StepResult | Exception]:
     """Take the steps of several runs with the same `shared_pass`; return their results in the same order.
 
-    Seconds are shared out by tokens. A run that diverges, or whose update fails, does not affect the others. If the shared
-    part raises an error, no step was taken.
+    A run that diverges, or whose update fails, does not affect the others. If this raises an error, no step was taken.
     """
     started = time.perf_counter()
     totals = _gradients(steps)

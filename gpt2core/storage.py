@@ -87,8 +87,7 @@ def fetch(path: Path, *, recursive: bool = True) -> None:
 def send(path: Path, *, recursive: bool = True) -> None:
     """Make the storage mirror the local file or folder. Raises StorageError.
 
-    Files are uploaded in the order in which they were written, then removals follow. So after a kill the storage has an earlier
-    local state.
+    Files are uploaded in the order in which they were written, then removed, so a kill leaves an earlier local state.
     """
     if not is_copy(path):
         return

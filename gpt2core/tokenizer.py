@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from tokenizers import AddedToken
 
 from gpt2core.errors import WeightsError, first_line, shown
 from gpt2core.foreign import check_values, is_there, read_json
@@ -133,10 +134,7 @@ class Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the special and added tokens in tokenizer_config.json and older files.
-
-    `added` are (number, token); `special` are tokens whose numbers follow from their order.
-    """
+    """Return the settings of a folder; `special` tokens are numbered in order, `added` ones are (number, token)."""
     path = folder / "tokenizer_config.json"
     values = read_json(path) if is_there(path) else {}
     check_values(path, values, _SETTINGS)
@@ -148,11 +146,11 @@ def _settings(folder: Path) -> dict[str, Any]:
         values, older = _with_older_files(folder, path, values)
         added += older
     names = list(_special(path, values))
+    is_fast = values.get("tokenizer_class") in FAST
     return {
         "class": values.get("tokenizer_class"),
-        "is_whole_list": declared is not None and values.get("tokenizer_class") not in FAST,
-        "has_default": values.get("tokenizer_class") not in FAST
-        and not {"bos_token", "eos_token", "unk_token"} <= values.keys(),
+        "is_whole_list": declared is not None and not is_fast,
+        "has_default": not is_fast and not {"bos_token", "eos_token", "unk_token"} <= values.keys(),
         "added": sorted(added, key=lambda item: item[0]),
         "special": [token for _, token in names],
         **{key: next((t.content for k, t in names if k == key), None) for key in ("eos_token", "pad_token")},
@@ -161,7 +159,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _with_older_files(
     folder: Path, path: Path, values: dict[str, Any]
-) -> tuple[dict[str, Any], list[tuple[int, tokenizers.AddedToken]]]:
+) -> tuple[dict[str, Any], list[tuple[int, AddedToken]]]:
     """Add the settings of special_tokens_map.json and added_tokens.json; raise WeightsError."""
     names, numbers = folder / "special_tokens_map.json", folder / "added_tokens.json"
     later = read_json(names) if is_there(names) else {}
@@ -172,7 +170,7 @@ def _with_older_files(
     unseen = {} if values.get(_EXTRA[0]) else {_EXTRA[0]: None}
     special = {token.content for _, token in _special(names, values | later | unseen)}
     added = [
-        (_number(numbers, number), tokenizers.AddedToken(text, normalized=text not in special, special=text in special))
+        (_number(numbers, number), AddedToken(text, normalized=text not in special, special=text in special))
         for text, number in (read_json(numbers) if is_there(numbers) else {}).items()
     ]
     return values | later, added
@@ -187,23 +185,25 @@ def _number(path: Path, number: object) -> int:
     return number
 
 
-def _token(path: Path, value: object) -> tokenizers.AddedToken:
-    """Return a declared token, given by its text or with flags; raise WeightsError."""
+def _token(path: Path, value: object, *, named: bool = False) -> AddedToken:
+    """Return a declared token, given by its text or with flags; raise WeightsError. A `named` one is always special."""
     fields = {"content": value, "special": True} if isinstance(value, str) else value
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str) or not fields["content"]:
         raise WeightsError(f"{path}: an added token is {shown(value)}, but must be a text or an object with `content`")
     flags = {key: fields[key] for key in _FLAGS if fields.get(key) is not None}
     if not all(isinstance(flag, bool) for flag in flags.values()):
         raise WeightsError(f"{path}: the flags of the token {shown(fields['content'])} must be true or false")
-    return tokenizers.AddedToken(fields["content"], **flags)
+    token = AddedToken(fields["content"], **flags)
+    token.special = token.special or named
+    return token
 
 
-def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, tokenizers.AddedToken]]:
+def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, AddedToken]]:
     """Yield the named special tokens with the keys that name them."""
     texts = [key for key, value in values.items() if key.endswith("_token") and isinstance(value, str)]
     for key in (*_NAMED, *(key for key in texts if key not in _NAMED)):
         if values.get(key) is not None:
-            yield key, _named(path, values[key])
+            yield key, _token(path, values[key], named=True)
     if values.get(_EXTRA[0]) and values.get(_EXTRA[1]) and values[_EXTRA[0]] != values[_EXTRA[1]]:
         raise WeightsError(f"{path}: `{_EXTRA[0]}` and `{_EXTRA[1]}` are the same list, but differ")
     for key in _EXTRA:
@@ -211,14 +211,7 @@ def _special(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, token
         if not isinstance(listed, list | dict):
             raise WeightsError(f"{path}: `{key}` must be a list of tokens")
         for value in listed.values() if isinstance(listed, dict) else listed:
-            yield key, _named(path, value)
-
-
-def _named(path: Path, value: object) -> tokenizers.AddedToken:
-    """Return a token that is special because it is named, whatever its flags."""
-    token = _token(path, value)
-    token.special = True
-    return token
+            yield key, _token(path, value, named=True)
 
 
 def _from_files(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -287,8 +280,8 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
     if settings["is_whole_list"] and (lost := known.keys() - {token.content for _, token in settings["added"]}):
         raise WeightsError(f"{folder}: tokenizer.json adds {shown(min(lost))}, but `added_tokens_decoder` does not")
     has_default = backend.token_to_id(EOS) is not None or not is_there(folder / "tokenizer.json")
-    default = [tokenizers.AddedToken(EOS, special=True)] if settings["has_default"] and has_default else []
-    named: dict[str, tokenizers.AddedToken] = {}
+    default = [AddedToken(EOS, special=True)] if settings["has_default"] and has_default else []
+    named: dict[str, AddedToken] = {}
     for token in [*default, *settings["special"]]:
         _check_alike(folder, token, named.setdefault(token.content, token))
         other = known.setdefault(token.content, token)
@@ -298,7 +291,7 @@ def _add(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any
             raise WeightsError(f"{folder}: the token {shown(token.content)} is named as special, but not declared so")
 
 
-def _check_alike(folder: Path, token: tokenizers.AddedToken, other: tokenizers.AddedToken) -> None:
+def _check_alike(folder: Path, token: AddedToken, other: AddedToken) -> None:
     flags = [flag for flag in _FLAGS if flag != "normalized"]  # which has no effect without a normaliser
     if any(getattr(token, flag) != getattr(other, flag) for flag in flags):
         raise WeightsError(f"{folder}: the tokenizer files contradict each other about {shown(token.content)}")

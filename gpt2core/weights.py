@@ -149,10 +149,7 @@ def fixed_digest(base: GPT2) -> str:
 
 
 def origin(base: GPT2) -> str:
-    """Return the identity of a model that runs start from: the digest of its first stage, or of its weights.
-
-    So a first stage that is trained again elsewhere counts as the same, though its weights differ in their last digits.
-    """
+    """Return the digest of a model's first stage, which does not change if it is trained again, or else of its weights."""
     return base.origin or fixed_digest(base)
 
 
@@ -264,7 +261,6 @@ def save_model(model: GPT2, folder: Path, tokenizer_from: Path | None = None, cl
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Replace the tokenizer files of a folder by those of another folder."""
     if source.resolve() == folder.resolve():
         return
     for name in (*TOKENIZER_FILES, GENERATION):
@@ -293,10 +289,7 @@ def _their_config(model: GPT2, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _their_tokens(model: GPT2, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the special tokens of config.json and generation_config.json of the base, with the EOS used in training.
-
-    A head reads the last token before padding, so it needs a padding token: by default EOS, as usual for GPT-2.
-    """
+    """Return the special tokens of the base, with the EOS of training and, for a head, a padding token (default: EOS)."""
     tokenizer, config = Tokenizer.load(base), read_json(base / "config.json")
     generation = read_json(base / GENERATION) if is_there(base / GENERATION) else {}
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
