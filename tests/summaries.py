@@ -18,8 +18,8 @@ from searches.summary import Summary, Verdict
 SCRIPT = "<script>alert('x')</script>"
 RANKS, ALPHAS = (4, 8, 16, 32), (32.0, "r", None)
 METRIC = {"name": "dev_loss", "direction": "min", "unit": "nats per token", "margin": 0.05, "digits": 3}
-SCOPE = "Measured by 3 fresh seeds each on 6 dev texts that the search did not see; it holds for other seeds and other texts."
-BELOW = "Trial 0000's score is not surely better than a trivial baseline (random | lines)."
+SCOPE = "Measured with 3 fresh seeds per setting on 6 dev texts that the search did not use."
+BELOW = "Trial 0000's score is not significantly better than a trivial baseline (random | lines)."
 
 
 def summary(trials: int = 30, **changes: Any) -> dict[str, Any]:
@@ -121,17 +121,17 @@ def about_factor(trials: Sequence[Mapping[str, Any]], outcome: str = "undecided"
         sides[f"rank {rank}"] = _side(f"rank {rank}", {"rank": rank}, known, runs)
     sentences = {
         "undecided": [
-            "No effect of rank was found: with its other settings tuned for each value, rank 4, rank 8, rank 16 and rank 32 "
-            "differ by at most 0.112 nats per token on dev loss, but that may be more than matters (0.050 nats per token).",
-            "About 7 seeds each would decide it, if these estimates hold.",
+            "No effect of rank on dev loss was found: with the other settings tuned for each value, differences of up to 0.112 "
+            "nats per token between rank 4, 8, 16 and 32 cannot be ruled out (the equivalence margin is 0.050).",
+            "About 7 seeds per setting would decide it if these estimates hold.",
         ],
         "equivalent": [
-            "No effect of rank that matters: with its other settings tuned for each value, all ranks come within 0.020 nats per "
-            "token of each other on dev loss.",
-            "A difference below 0.050 nats per token is taken not to matter.",
+            "No, rank makes no difference that matters: with the other settings tuned for each value, rank 4, 8, 16 and 32 are "
+            "within 0.020 nats per token of each other in dev loss (the equivalence margin is 0.050).",
+            "Within that margin, rank 16 is significantly better than rank 4, by 0.012 [0.010, 0.014] nats per token.",
         ],
         "difference": [
-            "Yes, rank matters: rank 16 is best on dev loss, better than rank 4 by 0.121 [0.101, 0.140] nats per token.",
+            "Yes, rank matters: rank 16 has the best dev loss, ahead of rank 4 by 0.121 [0.101, 0.140] nats per token.",
             "Of the other settings, lr mattered most (exploratory).",
         ],
     }[outcome]
@@ -159,7 +159,7 @@ def about_best(trials: Sequence[Mapping[str, Any]], *, wins: bool = True) -> dic
         row["id"]: {**_side(f"trial {row['id']}", {}, [row], runs), "trial": row["id"]}
         for row, runs in ((best, better), (reference, usual))
     }
-    text = "lr 0.001 is better than the reference (lr 0.1) by 0.200 [0.170, 0.230] nats per token on dev loss."
+    text = "lr 0.001 is better than the reference (lr 0.1) by 0.200 [0.170, 0.230] nats per token in dev loss."
     return _answer(
         {side["name"]: side for side in sides.values()},
         sentences=[text if wins else "No better setting than the reference was found."],
@@ -198,7 +198,7 @@ def _answer(sides: Mapping[str, dict[str, Any]], **told: Any) -> dict[str, Any]:
         "decided": told["outcome"] != "undecided", "seeds": 3, "looks": [3], "needs_texts": False,
         "chosen": winner or (ordered[0]["trial"] if ordered else None), "best": best, "reference": "0000",
         "scope": SCOPE,
-        "evidence": ["Largest difference: rank 8 before rank 4 by 0.020 nats per token on dev loss, p = 0.402.", SCOPE],
+        "evidence": ["Largest difference: rank 8 is better than rank 4 by 0.020 nats per token in dev loss, p = 0.402.", SCOPE],
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_the_answer_is_seen_first_and_every_section_is_there(browser: Chrome, pa
     tops = [browser.find_element(By.ID, name).location["y"] for name in SECTIONS]
     assert tops == sorted(tops)
     claim = browser.find_element(By.CLASS_NAME, "claim")
-    assert claim.text.startswith("No effect of rank was found: ")
+    assert claim.text.startswith("No effect of rank on dev loss was found: ")
     first = min(table.location["y"] for table in browser.find_elements(By.TAG_NAME, "table"))
     assert claim.location["y"] + claim.size["height"] < min(first, 900), "above any table, and seen without scrolling"
     assert SCRIPT in browser.find_element(By.TAG_NAME, "h1").text, "as text"

@@ -62,7 +62,7 @@ def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) 
     costs = {"costs": ["trainable_parameters"], "pareto": ["0000", "0003"]}
     html, markdown = written(tmp_path, summary(**costs))
     assert [name for name in Page(html).ids if name in ORDER] == ORDER
-    assert html.index("No effect of rank was found") < html.index("<table")
+    assert html.index("No effect of rank on dev loss was found") < html.index("<table")
     assert markdown.index("## Answer") < markdown.index("| rank | trials |") < markdown.index("| trial |")
     for text in (
         "not decided",
