@@ -44,7 +44,7 @@ class PatternKeys(Keys):
     """Keys of sparse attention, see `attention.pattern.offsets`."""
 
     attention_window: int = key(1, "logsparse, auto: always visible last tokens", "step", "evaluation", "stage", ge=1)
-    attention_restart: int = key(0, "logsparse, auto: pattern period; 0: none", "step", "evaluation", "stage", ge=0)
+    attention_restart: int = key(0, "logsparse, auto: restart period; 0: never", "step", "evaluation", "stage", ge=0)
 
 
 class AttentionConfig(Config):
@@ -110,8 +110,8 @@ class Thresholds(Keys):
 
     tau: float = key(0.75, "least entailment of a pair in both directions and by critic", "data", "stage", ge=0, le=1)
     max_rouge: float = key(0.75, "highest ROUGE-L between the sentences of a pair", "data", "stage", ge=0, le=1)
-    min_length_ratio: float = key(0.8, "least length of the second sentence / first", "data", "stage", gt=0)
-    max_length_ratio: float = key(1.5, "greatest length of the second sentence / first", "data", "stage", gt=0)
+    min_length_ratio: float = key(0.8, "least ratio of the lengths, second to first sentence", "data", "stage", gt=0)
+    max_length_ratio: float = key(1.5, "greatest ratio of the lengths, second to first sentence", "data", "stage", gt=0)
     filters: Literal["basic", "all"] = key(
         "all", "filters of pairs: all, or basic (length, entailment in both directions, critic)", "data", "stage"
     )
@@ -122,13 +122,13 @@ class PairKeys(Thresholds):
 
     pairs: str | None = key(
         None,
-        "folder of generated pairs, or of a subfolder `temperature-T` for each generation temperature",
+        "folder of generated pairs, or with a subfolder `temperature-T` for each generation temperature",
         *("data", "stage", "place"),
     )
     pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
     pairs_round: AtLeastOne | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
-        "all", "train on only the first so many accepted pairs", "data", "stage"
+        "all", "number of accepted pairs to train on, the first ones", "data", "stage"
     )
 
     @property
@@ -254,11 +254,11 @@ class DecodingConfig(DecodingKeys, OpenConfig):
 class FirstStageKeys(Keys):
     """Keys of the first stage: a run of another task, from whose best epoch the run starts."""
 
-    pretrain: str | None = key(None, "task of a first stage to train on before; none: no first stage", "result")
+    pretrain: str | None = key(None, "task of the first stage; none: no first stage", "result")
     pretrain_lr: float = key(1e-5, "learning rate of the first stage", "result", gt=0)
     pretrain_batch_size: int = key(4, "batch size of the first stage", "result", ge=1)
     pretrain_epochs: int = key(10, "epochs of the first stage", "result", ge=1)
-    pretrain_examples: AtLeastOne | None = key(None, "random training examples of the first stage; none: all", "result")
+    pretrain_examples: AtLeastOne | None = key(None, "size of the first stage's training sample; none: all", "result")
     pretrain_seed: int = key(11711, "seed of the first stage", "result", ge=0, lt=2**63)
 
 
@@ -274,7 +274,7 @@ class TrainingKeys(Keys):
     warmup_steps: int = key(0, "steps over which the learning rate rises to `lr`", "result", ge=0)
     clip_norm: Positive | None = key(None, "gradient norm to clip to; none: no clipping", "training")
     dropout: float = key(0.1, "dropout of the blocks and the embeddings", "training", "stage", ge=0, lt=1)
-    train_examples: AtLeastOne | None = key(None, "random training examples; none: all", "step")
+    train_examples: AtLeastOne | None = key(None, "size of the random training sample; none: all", "step")
     growth: float = key(1.0, "examples of an epoch / those of the one before; the last has all", "result", ge=1)
     cross_documents: bool = key(False, "let tokens attend to all documents of their block", "reading", "step", "stage")
     precision: Literal["auto", "float32", "bfloat16"] = key(
@@ -289,7 +289,7 @@ class ChoosingKeys(Keys):
     """Keys that decide which texts choose the best epoch and the best run, and which texts judge them."""
 
     objective: str | None = key(None, "metric that chooses the best epoch; none: the task's own", "if set")
-    dev_examples: AtLeastOne | None = key(None, "random dev examples that are scored; none: all", "data", "division")
+    dev_examples: AtLeastOne | None = key(None, "size of the random dev sample; none: all", "data", "division")
     dev_part: Literal["all", "search"] = key("all", "search: half of dev chooses, half judges", "division", "if set")
     folds: int = key(1, "folds of cross-validation, each with its own sub-run", "division", "if set", ge=1)
     fold: AtLeastOne | None = key(None, "held-out fold of a sub-run", "division", "if set")

@@ -87,7 +87,7 @@ def fetch(path: Path, *, recursive: bool = True) -> None:
 def send(path: Path, *, recursive: bool = True) -> None:
     """Make the storage mirror the local file or folder. Raises StorageError.
 
-    Files are uploaded in the order in which they were written, then removed, so a kill leaves an earlier local state.
+    Uploads follow the order in which files were written, and precede deletions, so a kill leaves an earlier local state.
     """
     if not is_copy(path):
         return
