@@ -29,9 +29,7 @@ class Stop:
 
     closes: Tensor
     opens: Tensor
-    done: Callable[
-        [Sequence[int]], bool
-    ]  # whether a row with these new tokens, and any continuation of it, is finished
+    done: Callable[[Sequence[int]], bool]  # whether these new tokens, and so all their continuations, are finished
 
     def to(self, device: torch.device) -> "Stop":
         """Return a copy with its tables on `device`."""
