@@ -24,8 +24,8 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
     Status: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input, 130 interrupted.
     """
-    again = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
-    run_or_explain(lambda: run(parse(search, argv)), again)
+    command = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
+    run_or_explain(lambda: run(parse(search, argv)), command)
 
 
 def run(options: Options, *, keep_ray: bool = False) -> int:

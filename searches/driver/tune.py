@@ -1,6 +1,7 @@
 """Second step of a search: predict its cost, generate its pairs, run its trials, and score the test split if requested."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from gpt2core.storage import address
@@ -52,7 +53,8 @@ def run_trials(
             f"{spec.concurrent} trials fit at once, but only {lag + 1} run, because a proposal waits for all but the last {lag} "
             f"trials before it; to use all, start a search of another --name with --ahead {spec.concurrent}"
         )
-    with Mailbox(ledger.path.parent / MAILBOX, say) as mailbox:
+    with closing(Mailbox(ledger.path.parent / MAILBOX, say)) as mailbox:
+        mailbox.open()
         backend = RayTune(options, spec, executor, budget, lambda scheduler: [Control(mailbox, scheduler, say), faults])
         backend.run(strategy)
     budget.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -51,16 +51,16 @@ class Command(BaseModel):
     def of(cls, values: Mapping[str, Any]) -> "Command":
         """Return a validated command; raise ConfigError if it is invalid."""
         try:
-            made = cls.model_validate(dict(values))
+            parsed = cls.model_validate(dict(values))
         except ValidationError as error:
             raise ConfigError(f"Invalid command: {first_problem(error)}") from None
-        needs_trial = made.command in ("stop", "clone")
-        if needs_trial != (made.trial is not None):
-            rule = f"needs a trial: {made.command} TRIAL" if needs_trial else "takes no trial"
-            raise ConfigError(f"The command `{made.command}` {rule}")
-        if made.set and made.command != "clone":
-            raise ConfigError(f"The command `{made.command}` takes no --set, because it changes no value")
-        return made
+        needs_trial = parsed.command in ("stop", "clone")
+        if needs_trial != (parsed.trial is not None):
+            rule = f"needs a trial: {parsed.command} TRIAL" if needs_trial else "takes no trial"
+            raise ConfigError(f"The command `{parsed.command}` {rule}")
+        if parsed.set and parsed.command != "clone":
+            raise ConfigError(f"The command `{parsed.command}` takes no --set, because it changes no value")
+        return parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +114,7 @@ class Mailbox:
         send(place)
         return Answer(text=str(values.get("text")), refused=bool(values.get("refused")))
 
-    def withdraw(self, path: Path) -> None:
-        """Delete a command that the search has not taken."""
-        path.unlink(missing_ok=True)
-        send(path)
-
     # for the search
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def open(self) -> None:
         """Take commands from now on; drop earlier ones."""
@@ -226,7 +214,8 @@ def ask(mailbox: Mailbox, command: Mapping[str, Any]) -> str:
     while (answer := mailbox.receive(path)) is None and time.monotonic() <= deadline:
         time.sleep(0.1)
     if answer is None:
-        mailbox.withdraw(path)
+        path.unlink(missing_ok=True)
+        send(path)
         answer = mailbox.receive(path)  # it may have come meanwhile
     if answer is None:
         raise UserError(
@@ -242,10 +231,9 @@ def control(options: argparse.Namespace) -> int:
     """Send a command to a running search and print the answer. Raises UserError."""
     import gpt2core.identity  # noqa: F401  # the tables, whose entries declare keys: not for --help
 
-    command = {"command": options.action, "trial": options.trial, "set": settings(options.set)}
-    checked = Command.of(command)
-    folder = search_folder(options.storage, options.name)
-    print(visible(ask(Mailbox(folder / MAILBOX), checked.model_dump())))
+    command = Command.of({"command": options.action, "trial": options.trial, "set": settings(options.set)})
+    mailbox = Mailbox(search_folder(options.storage, options.name) / MAILBOX)
+    print(visible(ask(mailbox, command.model_dump())))
     return 0
 
 
@@ -296,8 +284,8 @@ def clone(scheduler: StrategyScheduler, command: Command) -> str:
     if not original.reports:
         raise ConfigError(f"Trial {original.name} has no checkpoint to start from yet: wait for its first epoch")
     run = RunConfig.of({**original.run, **changes})
-    made = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
-    return f"trial {made.name} starts from trial {original.name}"
+    copy = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
+    return f"trial {copy.name} starts from trial {original.name}"
 
 
 def pause(scheduler: StrategyScheduler, command: Command) -> str:

@@ -50,10 +50,10 @@ class GpuSharing:
     def leave(self, name: str, *, ran_out: bool) -> bool:
         """Free a trial's part; return whether to run the trial again with more, because its memory `ran_out`."""
         part = self.parts.pop(name)
-        again = ran_out and part < 1
-        if again:
+        retry = ran_out and part < 1
+        if retry:
             self._enlarge(name, part, "its part of a GPU had too little memory")
-        return again
+        return retry
 
     def check_memory(self, name: str, peak_gb: float) -> None:
         """Enlarge later parts if a trial's peak memory exceeds its part."""

@@ -18,9 +18,9 @@ def export_optuna(options: argparse.Namespace) -> int:
     if path.exists():
         raise UserError(f"{path}: already exists; give --out another name")
     try:
-        made = studies(search_options.plan, state, JournalStorage(JournalFileBackend(str(path))))
+        exported = studies(search_options.plan, state, JournalStorage(JournalFileBackend(str(path))))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    names = ", ".join(study.study_name for study in made.values())
+    names = ", ".join(study.study_name for study in exported.values())
     print(f"Optuna journal: {path} ({names}); open it with optuna-dashboard")
     return 0

@@ -100,7 +100,7 @@ def notes(summary: Summary) -> list[str]:
         warnings.append(f"The model is a stand-in: {summary.model}. Its scores say nothing about the real one.")
     if summary.origin and summary.origin.stand_in:
         warnings.append(f"The data is a stand-in: {summary.data['data']}.")
-    critics = dict.fromkeys(made.stand_in for made in summary.pairs.values() if made.stand_in)
+    critics = dict.fromkeys(pairs.stand_in for pairs in summary.pairs.values() if pairs.stand_in)
     warnings += [f"The critic of the generated pairs was {why}." for why in critics]
     if unfinished := summary.counts.get("unfinished"):
         warnings.append(f"{count(unfinished, 'trial')} had not ended when this was written.")
