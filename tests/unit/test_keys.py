@@ -266,7 +266,7 @@ def test_texts_are_looked_up_by_all_that_decides_them(key: str) -> None:
             layer.lora_B.weight.normal_()
     ids = torch.arange(40)[None]
     logits = [model(ids) for model in models]
-    keys = [text_cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
+    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0) for model in models]
     assert (keys[0] == keys[1]) == torch.equal(*logits)
 
 
@@ -383,7 +383,7 @@ def test_a_decoder_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [generate(model, prompts, config, seeds=[0, 1], eos=-1) for config in configs]
     assert texts[0] == texts[2] != texts[1]
     assert generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1) == [text[0] for text in texts]
-    keys = [text_cache._keys(model, prompts, [config] * 2, [0, 1], 0) for config in configs]
+    keys = [text_cache._keys(model, [(prompts[0], config, 0), (prompts[1], config, 1)], 0) for config in configs]
     assert len({key for row in keys for key in row}) == 6
 
 
@@ -407,7 +407,7 @@ def test_an_attention_kernel_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch
     models = [build_model(run, toys.model(), torch.device("cpu")).train(False) for run in runs]
     ids = torch.arange(12)[None]
     assert not torch.equal(*(model(ids) for model in models))
-    keys = [text_cache._keys(model, [[1, 2]], [DecodingConfig()], [0], 0) for model in models]
+    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0) for model in models]
     assert keys[0] != keys[1]
 
 
