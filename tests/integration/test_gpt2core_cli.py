@@ -56,7 +56,7 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
         assert part in printed
     epochs = json.loads((trained / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
-    assert f"epoch {checkpoints.load_best(trained, adapted(trained))}, in {trained / 'best'}" in printed
+    assert f"epoch {checkpoints.load_best(trained, adapted(trained))} in {trained / 'best'}" in printed
 
 
 def test_evaluate_lays_scores_beside_the_baselines(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
