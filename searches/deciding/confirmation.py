@@ -81,7 +81,7 @@ def runs_of_metric(events: Sequence[Scores], metric: Metric) -> Runs | None:
 
 
 def _runs_of_numbers(scores: Sequence[float | None]) -> Runs | None:
-    """Return runs of which only the scores are known, or None if one is missing."""
+    """Return runs with known scores but unknown examples, or None if a score is missing."""
     known = [float(score) for score in scores if score is not None]
     return Runs(scores=np.array(known)) if known and len(known) == len(scores) else None
 
@@ -180,7 +180,7 @@ def _runs_anywhere(events: Sequence[Scores], metric: Metric) -> Runs | None:
 
 
 def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[ReliabilityRow]:
-    """Return for each metric the share of variance that lies between settings: 0 is chance alone, 1 no chance.
+    """Return for each metric the share of variance that lies between settings: 0 is pure chance, 1 no chance at all.
 
     By one-way analysis of variance of the compared settings, on the seeds that all of them have.
     """

@@ -114,13 +114,13 @@ def _strength(design: Array, scores: Array, random: np.random.Generator) -> tupl
     n = len(scores)
     left, sizes, _ = np.linalg.svd(design - design.mean(axis=0), full_matrices=False)
     turned = left.T @ targets
-    alone = ((targets / (1 - 1 / n)) ** 2).sum(axis=0)
+    null = ((targets / (1 - 1 / n)) ** 2).sum(axis=0)  # errors of the mean of the other trials
     explained = []
     for strength in STRENGTHS:
         kept = sizes**2 / (sizes**2 + strength)
         leverage = 1 / n + (left**2 @ kept)
         errors = (targets - left @ (kept[:, None] * turned)) / (1 - np.minimum(leverage, 1 - 1e-9))[:, None]
-        explained.append(1 - (errors**2).sum(axis=0) / alone)
+        explained.append(1 - (errors**2).sum(axis=0) / null)
     best = np.max(explained, axis=0)
     strength = STRENGTHS[int(np.argmax([shares[0] for shares in explained]))]
     return strength, float(best[0]), float((best >= best[0]).mean())

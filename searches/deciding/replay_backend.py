@@ -14,7 +14,7 @@ from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
 
 
 class MemoryLedger(Ledger):
-    """A ledger that is kept in memory alone."""
+    """A ledger in memory, without a file."""
 
     def __init__(self) -> None:
         self.state, self.listeners = State(), []

@@ -35,7 +35,7 @@ class Rule:
 class HalvingKeys(Keys):
     """Keys of successive halving."""
 
-    reduction: int = key(REDUCTION, "successive halving: one trial in so many passes a rung", ge=2)
+    reduction: int = key(REDUCTION, "successive halving: one in this many trials passes a rung", ge=2)
 
 
 class PopulationKeys(Keys):

@@ -40,7 +40,7 @@ from trainables.trial import TrialSpec
 from trainables.worker_cache import starting_model, task_data
 
 DRAWN = 32  # random points that stand for those that the sampler will propose
-SHARED_STAGES = 3  # up to so many first stages, each is assumed to be trained once and not in every trial
+SHARED_STAGES = 3  # up to this number of first stages, each is assumed to be trained once, not in every trial
 # Bytes of a trainable parameter in an epoch's checkpoint (weight and two moments), and in the best weights.
 EPOCH, BEST = 12, 4
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
@@ -142,8 +142,8 @@ def draw(domain: Domain, random: np.random.Generator) -> Any:
 
 def _config(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
     """Return a point's run without folds, and without generated pairs, which cannot be timed before they exist."""
-    alone = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
-    return plan.config(point, **alone, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
+    whole = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
+    return plan.config(point, **whole, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
 
 
 def _in_folds(cost: TrialCost, folds: int) -> TrialCost:

@@ -405,8 +405,10 @@ def test_a_plateau_ends_a_trial() -> None:
     assert (trial.status, trial.reason) == ("stopped", "no better for 2 epochs")
 
 
-def test_a_population_takes_over_what_is_better() -> None:
-    strategy = ran(plan_of(8 * 9, method=POPULATION, replicates=0), workers=4)
+@pytest.mark.parametrize("factor", [1.25, 2.0])
+def test_a_population_takes_over_what_is_better(factor: float) -> None:
+    settings = {} if factor == 1.25 else {"perturbation": factor}
+    strategy = ran(plan_of(8 * 9, method=dataclasses.replace(POPULATION, settings=settings), replicates=0), workers=4)
     trials = strategy.ledger.state.searched
     assert [trial.until for trial in trials[::8]] == list(range(1, 10))
     heirs = [trial for trial in trials if trial.parent and int(trial.parent) % 8 != int(trial.name) % 8]
@@ -415,7 +417,7 @@ def test_a_population_takes_over_what_is_better() -> None:
         parent = strategy.ledger.state.trials[str(heir.parent)]
         assert parent.until == (heir.until or 0) - 1
         assert heir.point["rank"] == parent.point["rank"], "what the weights have the shape of"
-        assert heir.point["lr"] in (parent.point["lr"] * 0.8, parent.point["lr"] * 1.25, 1e-5, 1e-2, 3e-2)
+        assert heir.point["lr"] in (parent.point["lr"] * (1 / factor), parent.point["lr"] * factor, 1e-5, 1e-2, 3e-2)
 
 
 @pytest.mark.parametrize("first", ["poems", None])
