@@ -1,4 +1,4 @@
-"""Read files from other sources within limits; errors are one line that names the file and the rule."""
+"""Read files from other sources within limits, and download them; errors are one line that names the file and the rule."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2core import files
-from gpt2core.errors import DataError, WeightsError, first_line, shown
+from gpt2core.errors import DataError, HubError, WeightsError, first_line, shown
 from gpt2core.files import readable
 
 #: Errors of safetensors for invalid files, besides OSError.
@@ -64,3 +64,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except NO_TENSORS as error:
         raise WeightsError(f"{path}: is truncated or not a safetensors file ({first_line(error)})") from None
     return tensors
+
+
+def download(repository: str, patterns: Sequence[str], offline: str) -> Path:
+    """Download the files of a repository that match `patterns`, once, and return their local folder.
+
+    Raises HubError, with `offline` as advice, if the hub is unreachable and nothing is cached; WeightsError for an invalid name.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+    except HFValidationError as error:
+        raise WeightsError(f"`{repository}` is not a valid model name: {first_line(error)}") from None
+    except LocalEntryNotFoundError:
+        reason = ", and the local cache has no copy"
+    except (HfHubHTTPError, OSError) as error:
+        reason = f" ({first_line(error)})"
+    raise HubError(f"Could not fetch {repository} from the Hugging Face hub{reason}; {offline}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpt2core.adapters.lora import LoRALinear
-from gpt2core.memory import is_out_of_memory
+from gpt2core.machine import is_out_of_memory
 from gpt2core.model import GPT2, Attention, Block, TrunkInput
 from gpt2core.steps import Step, StepResult
 

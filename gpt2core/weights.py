@@ -19,8 +19,7 @@ from gpt2core.component import nearest
 from gpt2core.config import MODELS, ModelConfig
 from gpt2core.errors import DataError, WeightsError, first_line, shown
 from gpt2core.files import atomic_path, json_object
-from gpt2core.foreign import is_there, read_json, read_tensors
-from gpt2core.hub import download
+from gpt2core.foreign import download, is_there, read_json, read_tensors
 from gpt2core.model import GPT2, without_weights
 from gpt2core.model_config import GENERATION, class_names, read_config
 from gpt2core.storage import fetch, is_address, local

@@ -19,7 +19,7 @@ def function_trial(config: dict[str, Any]) -> None:
 
     With Tune's `reuse_actors`, the process keeps its imports, base weights and tokens from trial to trial.
     """
-    from gpt2core.memory import release_memory
+    from gpt2core.machine import release_memory
 
     release_memory()  # of the previous trial
     gc.freeze()  # modules, weights and data stay; scanning them for garbage took a tenth of a short trial

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.errors import CheckpointError, DivergedError, StorageError, UserError, first_line
-from gpt2core.memory import NO_MEMORY, is_out_of_memory
+from gpt2core.machine import NO_MEMORY, is_out_of_memory
 
 DIVERGED, FAILED, OUT_OF_MEMORY = "diverged", "failed", "out_of_memory"
 NO_ROOM = "no_room"  # the disk is full, which is not the trial's fault

@@ -49,7 +49,7 @@ class Pack:
 
     def next(self, values: dict[str, Any], *, joins: bool) -> Payload | None:
         """Return the trial's next report, or None at its end. Registers the trial first if it `joins` or is unknown."""
-        from gpt2core.memory import release_memory
+        from gpt2core.machine import release_memory
 
         spec = TrialSpec.from_dict(values)
         with self.changed:

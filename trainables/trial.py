@@ -93,7 +93,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     import torch
 
     from gpt2core import folds
-    from gpt2core.memory import process_memory_gb
+    from gpt2core.machine import process_memory_gb
     from gpt2core.run import Workers
     from gpt2core.steps import Step, advance, traced
     from gpt2core.tasks import TASKS

@@ -20,7 +20,7 @@ from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
 from gpt2core.estimates import Range, predicted_gpu_memory_gb
 from gpt2core.identity import identity
-from gpt2core.memory import process_memory_gb
+from gpt2core.machine import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.storage import size

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from gpt2core.errors import UserError
-from gpt2core.memory import NO_MEMORY
+from gpt2core.machine import NO_MEMORY
 from searches.running.ledger import FAILED, FREE_SPACE, OUT_OF_MEMORY, Ledger, NotPickled
 from trainables.failures import disk_full_message, kernel_kills
 from trainables.heartbeat import Heartbeat

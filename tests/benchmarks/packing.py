@@ -14,7 +14,7 @@ from typing import Self
 import torch
 
 from gpt2core.config import RunConfig
-from gpt2core.memory import PROCESS, process_memory_gb
+from gpt2core.machine import PROCESS, process_memory_gb
 from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step, StepResult

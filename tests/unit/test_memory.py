@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpt2core.memory import process_memory_gb, release_memory
+from gpt2core.machine import process_memory_gb, release_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak of a process anew")

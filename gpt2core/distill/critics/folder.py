@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2core.errors import DataError, WeightsError, first_line
 from gpt2core.files import NoObjectError, read_json
-from gpt2core.hub import download
+from gpt2core.foreign import download
 
 #: The files that are downloaded, loaded and digested: weights, configurations and tokenizers.
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
