@@ -20,8 +20,12 @@ from searches.promoting.selection import Chosen, Promotion, StoredSearch, choose
 
 def promote(options: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 if the folder is complete but MLflow refused it. Raises UserError."""
-    if options.registered_name is not None:
-        _check_name(options.registered_name)
+    name = options.registered_name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}", name):
+        raise ConfigError(
+            f"The value of `--registered-name` is {name!r}, but must consist of letters, digits, spaces, dots, dashes and "
+            "underscores, and begin with a letter or digit"
+        )
     search = load_search(options.storage, options.name)
     chosen = choose(search, options.trial)
     config = RunConfig.of(chosen.trial.run)
@@ -29,13 +33,13 @@ def promote(options: argparse.Namespace) -> int:
     out = local(options.out) if options.out else search.folder / "promoted"
     fetch(out)
     before = _replaceable(out, search)
-    promotion = write(search, chosen, config, format, out, options.registered_name)
+    promotion = write(search, chosen, config, format, out, name)
     send(out)
     print(visible(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}"))
     print(visible(f"Answer: {search.answer_text}"))
     if before not in (None, chosen.trial.name):
         print(f"It replaces trial {before}, which was promoted before.")
-    name = options.registered_name or promotion.name
+    name = name or promotion.name
     try:
         version = register(promotion, out, name, options.tracking_uri)
     except NotRegisteredError as error:
@@ -65,14 +69,6 @@ def write(
     except OSError as error:
         raise ConfigError(f"{out}: must be a folder that can be written to ({error.strerror})") from None
     return promotion
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}", name):
-        raise ConfigError(
-            f"The value of `--registered-name` is {name!r}, but must consist of letters, digits, spaces, dots, dashes and "
-            "underscores, and begin with a letter or digit"
-        )
 
 
 def _format(requested: str, config: RunConfig) -> Format:

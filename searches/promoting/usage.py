@@ -62,12 +62,10 @@ def python_code(config: RunConfig, format: Format) -> str:
         lines.append(f"model = AutoModelFor{kind}.from_pretrained(folder)")
         lines.append("tokenizer = AutoTokenizer.from_pretrained(folder)")
     lines.append(f'inputs = tokenizer({_prompt(config)!r}, return_tensors="pt")')
-    return "\n".join([*lines, *(_classify(config) if classes else _generate(config))])
-
-
-def _classify(config: RunConfig) -> list[str]:
+    if not classes:
+        return "\n".join([*lines, *_generate(config)])
     names = list(getattr(TASKS[config.task], "class_names", ()))
-    return [f"names = {names!r}", "print(names[int(model(**inputs).logits.argmax())])"]
+    return "\n".join([*lines, f"names = {names!r}", "print(names[int(model(**inputs).logits.argmax())])"])
 
 
 def _generate(config: RunConfig) -> list[str]:
