@@ -132,9 +132,7 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
     check_temporary_folder()
     shape = {"num_cpus": cpus(), "num_gpus": gpu_count(), "include_dashboard": dashboard}
     if shape["num_gpus"] == 0 and os.environ.get("CUDA_VISIBLE_DEVICES", "-1") not in ("", "-1", "NoDevFiles"):
-        say(
-            f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, but PyTorch finds no GPU; going on without"
-        )
+        say(f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, but PyTorch finds no GPU: using CPUs")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     for last in (False, True):
         before = psutil.Process().children(recursive=True)
