@@ -60,7 +60,7 @@ def ours(trials: int, sampler: str) -> float:
         with closing(Ledger(folder / "ledger.jsonl")) as ledger:
             run_trials(options, ledger, spec, (at_once, {"cpu": 1}), print, Faults(Heartbeat(), print))
             completed = [trial for trial in ledger.state.searched if trial.status == COMPLETED]
-    return each([trial.reports[1]["metrics"]["now"] for trial in completed], trials)
+    return each([trial.reports[1].metrics["now"] for trial in completed], trials)
 
 
 def options_of(trials: int, sampler: str, storage: str) -> Options:
