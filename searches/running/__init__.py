@@ -1,1 +1,1 @@
-"""A search while it runs: its ledger, its budget, and the ways to Tune and MLflow."""
+"""A running search: its ledger, budget, resources, the Ray Tune backend and MLflow."""

@@ -30,7 +30,7 @@ HUBS = (sentiment.SST_HUB, sentiment.CFIMDB_HUB, quora.HUB, poems.HUB)
 
 
 def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return an event of a ledger, or a summary, in the present schema; one that has it already is returned as it is."""
+    """Return an event of a ledger, or a summary, in the present schema; an up-to-date one is returned unchanged."""
     kind = raw.get("event")  # None: a summary
     if kind not in (None, "data", "plan", "proposed"):  # other events are the same in both schemas
         return raw

@@ -1,1 +1,1 @@
-"""What a person sees of a search: the screen, plots, reports."""
+"""What users see of a search: screen, plots and reports."""

@@ -214,7 +214,7 @@ def _caption(
     parts = ["Grey dots: trials, scored on the texts that the search selects by."]
     if any(group.row.runs for group in groups):
         parts.append(
-            "Orange diamonds: runs on fresh seeds, scored on held-out texts; beside them in green their mean with its "
+            "Orange diamonds: runs on fresh seeds, scored on held-out texts; the green bars next to them: their mean with its "
             f"{interval_name(answer)}."
         )
     outside = sum(not ends[0] <= score <= ends[1] for group in groups for score in group.trials)

@@ -1,4 +1,4 @@
-"""Facts of a summary beside the trials: search space, time, sample texts, machine and commands."""
+"""Facts of a summary other than its trials: search space, time, sample texts, machine and commands."""
 
 import platform
 import re

@@ -272,7 +272,7 @@ def _failures(summary: Summary) -> Table[list[TrialRow]]:
     reasons: dict[str, list[TrialRow]] = defaultdict(list)
     for row in summary.trials:
         if row.status in BAD:
-            reasons[re.sub(r"\d[\d.e+-]*", "N", row.reason or "no reason was noted")].append(row)
+            reasons[re.sub(r"\d[\d.e+-]*", "N", row.reason or "no reason given")].append(row)
     groups = sorted(reasons.values(), key=len, reverse=True)
 
     def names(rows: list[TrialRow]) -> str:
@@ -285,7 +285,7 @@ def _failures(summary: Summary) -> Table[list[TrialRow]]:
             Column("trials", lambda rows: str(len(rows)), number=True),
             Column("names", names),
             Column("status", lambda rows: rows[0].status),
-            Column("reason of the first", lambda rows: rows[0].reason or "none noted"),
+            Column("reason of the first", lambda rows: rows[0].reason or "none given"),
             Column("values of the first", lambda rows: point_text(rows[0].point)),
         ],
         rows=groups[:REASONS],
