@@ -1,5 +1,6 @@
 """The report of a search: a self-contained HTML file, and the same as Markdown, both made from the summary alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from searches.formatting import count, words
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
-from searches.showing.plots import curve_pictures, curves, front, front_pictures, intervals, parallel
+from searches.showing.plots import Picture, curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import TABLES
 from searches.showing.tables import as_html, as_markdown
 from searches.summary import Summary
@@ -43,7 +44,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     environment.filters |= {"html": as_html, "markdown": as_markdown}
     summary = Summary.model_validate(all_visible(summary.model_dump()))
     values = view(summary)
-    texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary)
+    texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary, values["pictures"])
     for name, text in texts.items():
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")
@@ -57,17 +58,21 @@ def page_environment(**options: Any) -> Environment:
     return Environment(loader=loader, autoescape=escape, trim_blocks=True, lstrip_blocks=True, **options)
 
 
-def plots(summary: Summary) -> dict[str, str]:
-    """Return all pictures of a search as SVG, by file name."""
-    pictures = {
-        "answer.svg": answer_picture(summary),
-        "expected.svg": expected_picture(summary),
-        "intervals.svg": intervals(summary),
-        "parallel.svg": parallel(summary),
-    }
+def plots(summary: Summary, pictures: Mapping[str, Picture | None]) -> dict[str, str]:
+    """Return the plots of the Markdown as SVG, by file name."""
     drawn = {"curves.svg": curves(summary), "front.svg": front(summary)}
-    drawn |= {name: picture.svg for name, picture in pictures.items() if picture}
+    drawn |= {f"{name}.svg": picture.svg for name, picture in pictures.items() if picture}
     return {name: svg for name, svg in drawn.items() if svg}
+
+
+def pictures_of(summary: Summary) -> dict[str, Picture | None]:
+    """Return the pictures that the page and its Markdown share, by name."""
+    return {
+        "answer": answer_picture(summary),
+        "expected": expected_picture(summary),
+        "intervals": intervals(summary),
+        "parallel": parallel(summary),
+    }
 
 
 def view(summary: Summary) -> dict[str, Any]:
@@ -81,11 +86,9 @@ def view(summary: Summary) -> dict[str, Any]:
         "judged_by": _judged_by(summary),
         "numbers": numbers(summary.answer),
         "notes": [*summary.answer.notes, *notes(summary)],
-        "pictures": {"answer": answer_picture(summary), "expected": expected_picture(summary)},
-        "intervals": intervals(summary),
+        "pictures": pictures_of(summary),
         "tables": tables,
         "curves": curve_pictures(summary),
-        "parallel": parallel(summary),
         "fronts": front_pictures(summary),
         "samples": samples(summary),
     }

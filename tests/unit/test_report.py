@@ -15,7 +15,6 @@ from rich.console import Console
 from searches.showing import report
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
-from searches.showing.report import plots
 from searches.showing.report_tables import settings_table
 from searches.showing.screen import show
 from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary, typed, verdict
@@ -51,6 +50,11 @@ def shown(found: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=250, record=True)
     show(typed(found), console)
     return console.export_text()
+
+
+def plots_of(found: dict[str, Any]) -> dict[str, str]:
+    """The plots of the Markdown."""
+    return report.plots(typed(found), report.pictures_of(typed(found)))
 
 
 def decided(outcome: str, trials: int = 30) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def test_a_search_without_any_score_says_why(tmp_path: Path) -> None:
     for text in (html, markdown, shown(found)):
         assert "Not decided: there are no two settings with a score to compare." in text
         assert "GPU 0 out of memory" in text or "failed" in text
-    assert plots(typed(found)) == {}
+    assert plots_of(found) == {}
 
 
 def test_what_was_predicted_and_what_it_came_to_stand_side_by_side(tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ def test_a_trivial_baseline_without_a_score_of_a_metric_has_an_empty_cell(tmp_pa
 def test_a_point_outside_the_space_is_drawn() -> None:
     found = summary(40)
     found["trials"][5]["point"] |= {"lr": 0.9, "alpha": "2r"}
-    assert ">2r<" in plots(typed(found))["parallel.svg"]
+    assert ">2r<" in plots_of(found)["parallel.svg"]
 
 
 def test_the_same_summary_gives_the_same_files_and_stays_as_it_was(tmp_path: Path) -> None:
