@@ -20,9 +20,8 @@ class Nodes:
 
     def __init__(self, folder: Path, told: dict[str, str]) -> None:
         self.folder, self.told = folder, told
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "env_vars": self._environment("head")}
-        )
+        head = {"num_cpus": 0, "env_vars": self._environment("head")}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: dict[str, Any] = {}
         self.commands: list[Command] = []
 
@@ -69,12 +68,8 @@ class Nodes:
             process.wait()
 
     def start(self, words: list[str]) -> "Command":
-        environment = {
-            **os.environ,
-            **self._environment("head"),
-            "RAY_ADDRESS": self.cluster.address,
-            "PYTHONPATH": str(ROOT),
-        }
+        own = {"RAY_ADDRESS": self.cluster.address, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **self._environment("head"), **own}
         self.commands.append(Command(words, environment, self.folder / "output.txt"))
         return self.commands[-1]
 

@@ -15,9 +15,8 @@ from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import FILTERED, PAIRS, Shard, read, write
 from gpt2core.files import read_json, write_json
 
-VOCABULARY = [
-    a + b for a in ("ba", "de", "ki", "lo", "mu", "no", "pe", "ru") for b in ("ran", "sel", "tip", "vod", "xun")
-]
+BEGINNINGS, ENDS = ("ba", "de", "ki", "lo", "mu", "no", "pe", "ru"), ("ran", "sel", "tip", "vod", "xun")
+VOCABULARY = [a + b for a in BEGINNINGS for b in ENDS]
 
 
 def pair(context: str, first: int, second: int, **values: Any) -> dict[str, Any]:
@@ -38,9 +37,8 @@ def folder(path: Path, rounds: Sequence[Sequence[dict[str, Any]]] | None = None)
     entries = []
     for number, rows in enumerate([contexts(60)] if rounds is None else rounds, start=1):
         names = [f"r{number}-{shard:05d}-0000000000000000.parquet" for shard in range(2)]
-        middle = next(
-            (i for i in range(len(rows) // 2, len(rows)) if rows[i]["context"] != rows[i - 1]["context"]), len(rows)
-        )
+        half = range(len(rows) // 2, len(rows))
+        middle = next((n for n in half if rows[n]["context"] != rows[n - 1]["context"]), len(rows))
         for name, part in zip(names, (rows[:middle], rows[middle:]), strict=True):
             write(path / "pairs" / name, pa.Table.from_pylist(list(part), PAIRS))
         entries.append({"round": number, "shards": {"pairs": names}})

@@ -14,6 +14,4 @@ def stored(folder: str) -> State:
 
 
 def reports(state: State) -> dict[tuple[str, int], float | None]:
-    return {
-        (trial.name, epoch): report.time for trial in state.trials.values() for epoch, report in trial.reports.items()
-    }
+    return {(trial.name, epoch): one.time for trial in state.trials.values() for epoch, one in trial.reports.items()}

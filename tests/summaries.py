@@ -269,26 +269,20 @@ def _row(number: int, random: np.random.Generator) -> dict[str, Any]:
         "best_epoch": 2,
         "score": score,
         "metrics": {
-            "dev_loss": score,
-            "dev_loss_low": score - 0.1,
-            "dev_loss_high": score + 0.1,
-            "chrf_whole": 30.0,
+            "dev_loss": score, "dev_loss_low": score - 0.1, "dev_loss_high": score + 0.1, "chrf_whole": 30.0,
             "trainable_parameters": 1000.0 * (1 + number),
         },
         "data": {},
         "curve": curve,
-    }
+    }  # fmt: skip
 
 
 def summary_of(plan: Plan, state: State) -> dict[str, Any]:
     """The summary of a search of a plan, as its file has it."""
     flags = {
-        "storage": None,
-        "tracking_uri": None,
-        "max_concurrent": None,
-        "workers_per_trial": 1,
+        "storage": None, "tracking_uri": None, "max_concurrent": None, "workers_per_trial": 1,
         "gpus_per_worker": None,
-    }
+    }  # fmt: skip
     modes = {"pack": "off", "trace": False, "resume": "auto", "plan_only": False, "final_test": False}
     options = Options(plan=plan, name="s", budget=Budget(), argv=[], **flags, **modes)
     return summarise(options, state, Path("nowhere")).model_dump()

@@ -22,7 +22,6 @@ from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_tex
 
 
 def main() -> None:
-    """Compare; print one table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--trials", type=int, default=20)
     options.add_argument("--texts", type=int, default=100, help="SST has 8,544")
@@ -68,7 +67,6 @@ def main() -> None:
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """An empty cache."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, GPT2_SEARCH_CACHE=folder):
         yield
 

@@ -85,15 +85,12 @@ class Timed(Strategy):
         return answer
 
     def next(self) -> Any:
-        """Time those that propose a trial."""
         return self._timed("proposal", super().next)
 
     def report(self, *given: Any) -> Any:
-        """Time it."""
         return self._timed("report", partial(super().report, *given))
 
     def end(self, *given: Any) -> None:
-        """Time it."""
         self._timed("end", partial(super().end, *given))
 
 
@@ -103,7 +100,6 @@ class LargeReports(Ledger):
     texts = tuple(lines(10, seed) for seed in range(EXAMPLES))
 
     def record(self, event: RawEvent) -> None:
-        """Take an event in."""
         if event["event"] == "report":
             samples = [{"id": str(n), "given": t, "generated": t, "gold": t} for n, t in enumerate(self.texts)]
             seconds = {"data": 0.1, "train": 1.5, "evaluate": 0.5, "generate": 0.4, "checkpoint": 0.1}
@@ -219,7 +215,6 @@ def wait_for_all(spec: Mapping[str, Any]) -> None:
 def searched(
     count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[RawEvent, State], None]
 ) -> Ledger:
-    """Run a search of so many trials, all at once."""
     method = ["--sampler", "random", "--scheduler", "none", "--replicates", "0", "--storage", str(folder)]
     options = parse(SEARCH, ["--trials", str(count), "--max-concurrent", str(count), *flags, *method])
     (folder / "ready").mkdir()
@@ -243,7 +238,6 @@ def start_ray(processors: int, gpus: int = 0) -> None:
 
 
 def through_tune(count: int) -> Figures:
-    """Trials that report, in processes of their own, all at once."""
     heard: list[tuple[str, float, float]] = []
 
     def listen(event: RawEvent, state: State) -> None:
@@ -377,7 +371,6 @@ class Far:
 
 @contextmanager
 def store(round_trip: float) -> Iterator[Far]:
-    """A store that is far away, whose address is in the environment."""
     with tempfile.TemporaryDirectory() as folder:
         near = Store(Path(folder))
         far = Far(near.port, round_trip)
@@ -424,13 +417,11 @@ def _called(name: str, given: Sequence[Any]) -> Figures:
 
 
 def apart(function: Callable[..., Figures], *given: Any) -> dict[str, str]:
-    """Figures from a process that has done nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return dict(pool.apply(_called, (function.__name__, given)))
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="*", default=[10, 300], help="simulated: 1000 take three minutes")
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="through Tune: 0.12 GB each; 8 take 40 s")

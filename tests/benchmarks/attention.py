@@ -40,7 +40,6 @@ def tensors(length: int) -> list[Tensor]:
 
 
 def step(attend: Attend, length: int) -> Step:
-    """One forward and backward pass."""
     *inputs, grad = tensors(length)
     q, k, v = inputs
     return lambda: torch.autograd.grad(attend(q, k, v, None, 0.0), inputs, grad.detach())
@@ -57,7 +56,6 @@ def check(length: int = 64) -> None:
 
 
 def seconds(run: Step, number: int) -> float:
-    """Mean time of `number` runs."""
     started = time.process_time()
     for _ in range(number):
         run()
@@ -65,18 +63,15 @@ def seconds(run: Step, number: int) -> float:
 
 
 def alternate(steps: Mapping[Case, Step], repeats: int) -> dict[Case, list[float]]:
-    """Seconds of each step, taken in turn."""
     numbers = {case: math.ceil(SAMPLE_SECONDS / seconds(run, 1)) for case, run in steps.items()}
     rounds = [{case: seconds(run, numbers[case]) for case, run in steps.items()} for _ in range(repeats)]
     return {case: [samples[case] for samples in rounds] for case in steps}
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes that a step holds at once."""
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
-    assert profiled.profiler is not None
     events = (e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]")
     return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
@@ -88,7 +83,6 @@ def exponent(values: Mapping[int, float]) -> Power:
 
 
 def measured(lengths: Sequence[int], repeats: int) -> tuple[Table, dict[str, dict[int, float]]]:
-    """The table of all lengths; median seconds and peak bytes of each kernel at each length."""
     steps = {(name, length): step(ATTENTION[name].attend, length) for length in lengths for name in KERNELS}
     times = alternate(steps, repeats)
     found: dict[str, dict[int, float]] = {}
@@ -111,7 +105,6 @@ def measured(lengths: Sequence[int], repeats: int) -> tuple[Table, dict[str, dic
 
 
 def main() -> None:
-    """Print the table and the exponents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="samples of each kernel at each length (default: 3)")
     repeats = parser.parse_args().repeats

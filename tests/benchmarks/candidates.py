@@ -45,7 +45,6 @@ Record = dict[str, Any]
 
 
 def main() -> None:
-    """Time, or measure memory; print one table."""
     logging.disable_progress_bar()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--contexts", type=int, default=200, help="of the pipeline")
@@ -100,7 +99,6 @@ def pipeline_rates(job: Job) -> tuple[float, float]:
 
 
 def contexts_of(job: Job) -> list[Record]:
-    """The contexts that a job has written."""
     return [row for path in sorted((job.folder / "contexts").iterdir()) for row in read(path).to_pylist()]
 
 
@@ -131,7 +129,6 @@ class Loop:
 
     @torch.inference_mode()
     def candidates(self, context: Record) -> list[Record]:
-        """Rows of one context."""
         (prompt,) = self.tokenizer.encode([context["text"]])
         found = self.model.generate(
             torch.tensor([prompt]),
@@ -153,7 +150,6 @@ class Loop:
 
 
 def memory_table(chosen: argparse.Namespace, generation: GenerationConfig) -> Table:
-    """The most resident memory of each kind of process, by size of the job."""
     table = Table("contexts", title=f"most memory of one process, MiB; {chosen.model}, 2 workers")
     for heading in ("driver", "generator", "scorer", "s", "pairs", "accepted"):
         table.add_column(heading, justify="right")
@@ -188,7 +184,6 @@ def watched() -> Iterator[dict[str, int]]:
 
 
 def residents() -> Iterator[tuple[str, int]]:
-    """Kind and resident bytes of this process and of each actor under it."""
     itself = psutil.Process()
     yield "driver", itself.memory_info().rss
     for child in itself.children(recursive=True):

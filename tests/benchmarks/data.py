@@ -33,7 +33,6 @@ READS = 20  # of one sample, which takes a millisecond or less
 
 
 def main() -> None:
-    """Compare, then time; print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way (default: 3)")
@@ -44,9 +43,8 @@ def main() -> None:
     rows = load_quora(chosen.data_dir).splits["train"][: chosen.pairs] if chosen.data_dir else pairs(chosen.pairs)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GPT2_SEARCH_CACHE"] = folder
-        show(
-            f"{len(rows):,} pairs, {os.cpu_count()} cores", comparisons(rows, Path(folder)), chosen.repeats, warm=False
-        )
+        found = comparisons(rows, Path(folder))
+        show(f"{len(rows):,} pairs, {os.cpu_count()} cores", found, chosen.repeats, warm=False)
 
 
 def pairs(number: int) -> list[Row]:
@@ -59,7 +57,6 @@ def pairs(number: int) -> list[Row]:
 
 
 def comparisons(rows: Sequence[Row], folder: Path) -> Iterator[Comparison]:
-    """Tokenising beside both ways of `datasets.map`, and reading back beside tokenising."""
     task, nano = TASKS["paraphrase"], model_folder("gpt2-nano")
     tokenizer, fast = Tokenizer.load(nano), PreTrainedTokenizerFast(tokenizer_file=str(nano / "tokenizer.json"))
     texts = [example.text for example in task.encode(rows, tokenizer)]

@@ -58,7 +58,6 @@ REACH: dict[str, dict[str, float]] = {
 
 
 def main() -> None:
-    """Compare, then time; print a table for each model."""
     logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=list(SHAPES), help="small, mini, or names of models")
@@ -115,16 +114,13 @@ class Pair:
     reach: Mapping[str, float]
 
     def cast(self) -> "Pair":
-        """The same in bfloat16."""
         return replace(self, ours=deepcopy(self.ours).bfloat16(), theirs=deepcopy(self.theirs).bfloat16())
 
     def here(self, tokens: int, **keys: object) -> list[list[int]]:
-        """Our new tokens of all prompts."""
         config = DecodingConfig.of({"max_new_tokens": tokens, **keys})
         return generate(self.ours, self.prompts, config, seeds=range(len(self.prompts)), eos=NEVER)
 
     def beside(self, tokens: int, **keys: Any) -> list[list[int]]:
-        """Those of transformers."""
         return by_transformers(self.theirs, self.prompts, tokens, **keys)
 
     def same(self, tokens: int, ours: Mapping[str, object], theirs: Mapping[str, object]) -> Callable[[], None]:
@@ -138,7 +134,6 @@ class Pair:
 
 
 def comparisons(pair: Pair) -> Iterator[Comparison]:
-    """All rows of a model."""
     size, reach = pair.size, pair.reach
     texts = f"{len(pair.prompts)} prompts x"
     yield top_p(pair)

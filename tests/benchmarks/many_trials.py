@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 
 def timed(do: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that something takes, and what it returns."""
     started = time.perf_counter()
     found = do()
     return time.perf_counter() - started, found
@@ -45,7 +44,6 @@ def further(trials: int, folder: Path, sampler: str) -> Options:
 
 
 def figures(trials: int, folder: Path) -> list[tuple[str, str]]:
-    """All that is measured of the ledger of a folder, by name."""
     return list(_figures(trials, folder))
 
 
@@ -74,7 +72,6 @@ def _strategy(options: Options, ledger: Ledger) -> Strategy:
 
 
 def _proposal(strategy: Strategy) -> float:
-    """Seconds of a proposal, with its event on the disk."""
     strategy.unfinished.clear()  # proposals of the measurement before
     strategy.next()
     seconds, proposed = timed(lambda: [strategy.next() for _ in range(AT_ONCE - 1)])
@@ -101,7 +98,6 @@ def measured(trials: int) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000])
     sizes = parser.parse_args().trials

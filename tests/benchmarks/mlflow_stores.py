@@ -43,7 +43,6 @@ def log(uri: str, experiment: str, seconds: float) -> tuple[str, int, float]:
 
 
 def keep(barrier: Any) -> None:
-    """Keep what all processes start at."""
     global gate
     gate = barrier
 
@@ -82,7 +81,6 @@ def stores(folder: Path, stack: ExitStack) -> Sequence[Store]:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3, help="of a turn")
@@ -104,7 +102,6 @@ def main() -> None:
 
 
 def table(found: Sequence[Store], title: str) -> Table:
-    """Batches a second of each store, and how many times as many as the first takes."""
     shown = Table("records in", title=title)
     for heading in (r"batches/s of all \[least, most]", "times the first", "arrived"):
         shown.add_column(heading, justify="right")
@@ -112,9 +109,8 @@ def table(found: Sequence[Store], title: str) -> Table:
     for store in found:
         rates = sorted(store.rates[1:])
         middle = statistics.median(rates)
-        shown.add_row(
-            store.what, f"{middle:.1f} [{rates[0]:.1f}, {rates[-1]:.1f}]", f"{middle / first:.2f}", "all, once"
-        )
+        rate = f"{middle:.1f} [{rates[0]:.1f}, {rates[-1]:.1f}]"
+        shown.add_row(store.what, rate, f"{middle / first:.2f}", "all, once")
     return shown
 
 

@@ -28,7 +28,6 @@ SPAWN = get_context("spawn")  # a process begins with nothing of this one, as th
 
 
 def main() -> None:
-    """Print one table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--dropout", type=float, default=0.1, help="what all trials train with (default: 0.1)")
@@ -40,7 +39,6 @@ def main() -> None:
 
 
 def comparisons(processes: "Processes", dropout: float, heavy: str) -> Iterator[Comparison]:
-    """The rows of the table."""
     packed, alone = (Trials(range(4), "17.5M", dropout) for _ in range(2))
     yield Comparison(
         what="17.5M: 4 trials packed, batches of 8 like SST",
@@ -85,11 +83,9 @@ class Trials:
             run.model.train()
 
     def together(self) -> list[list[float]]:
-        """The next STEPS steps of all, packed; the losses of each trial."""
         return [losses_of(self.packer.take(steps)) for steps in self._next()]
 
     def one_by_one(self) -> list[list[float]]:
-        """The same, each trial alone: all its steps, then those of the next trial."""
         by_trial = [losses_of(step.take() for step in steps) for steps in zip(*self._next(), strict=True)]
         return [list(losses) for losses in zip(*by_trial, strict=True)]
 
@@ -100,7 +96,6 @@ class Trials:
 
 
 def losses_of(answers: Iterable[StepResult | Exception]) -> list[float]:
-    """The losses of steps that were taken; raise the error of one that was not."""
     losses = []
     for answer in answers:
         if isinstance(answer, Exception):
@@ -138,7 +133,6 @@ class Processes:
             process.join()
 
     def steps(self) -> list[list[float]]:
-        """Let all take their next STEPS steps at once; the losses, when the last has taken them."""
         for connection in self.connections:
             connection.send(True)
         by_trial = [connection.recv() for connection in self.connections]

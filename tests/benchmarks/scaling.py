@@ -58,7 +58,6 @@ def repeated(cost: Callable[[int], float], sizes: Sequence[int], repeats: int) -
 
 
 def through_tune(sizes: Sequence[int], repeats: int) -> Curve:
-    """A simulated trial's cost by how many there are."""
     costs = repeated(lambda size: trials.ours(size, "random"), sizes, repeats)
     return Curve(what="control plane, through Tune", size="trials", unit="ms a trial", costs=costs)
 
@@ -75,7 +74,6 @@ def simulated(record: Record, count: int, workers: int) -> Course:
 
 
 def strategy_alone(sizes: Sequence[int], repeats: int) -> Curve:
-    """The share of the strategy by how many trials there are."""
     record = recorded()
 
     def cost(size: int) -> float:
@@ -114,7 +112,6 @@ def rounds(sizes: Sequence[int], repeats: int) -> list[Curve]:
 
 
 def attentions(lengths: Sequence[int], repeats: int) -> list[Curve]:
-    """One layer's cost by length, on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     steps = {(name, n): attention.step(ATTENTION[name].attend, n) for n in lengths for name in attention.KERNELS}
@@ -132,7 +129,6 @@ def attentions(lengths: Sequence[int], repeats: int) -> list[Curve]:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 100, 200], help="through Tune")
     parser.add_argument("--strategy-trials", type=int, nargs="+", default=[100, 300, 1_000, 3_000])

@@ -55,7 +55,6 @@ class Outcome:
 
 
 def ours(folder: Path, examples: int, epochs: int) -> list[Outcome]:
-    """Search as a script does; return what each trial came to."""
     flags = ["--storage", str(folder), "--max-concurrent", str(AT_ONCE), "--sampler", "grid", "--scheduler", "none"]
     flags += ["--set", f"epochs={epochs}", "--set", f"train_examples={examples}"]
     in_a_process("poems", flags)
@@ -71,13 +70,11 @@ def ours(folder: Path, examples: int, epochs: int) -> list[Outcome]:
 
 
 def theirs(folder: Path, examples: int, epochs: int) -> list[Outcome]:
-    """Search as transformers does; return what each trial came to."""
     in_a_process("trainer_search", [str(folder), *map(str, (examples, epochs, AT_ONCE))])
     return [Outcome(**row) for row in json.loads((folder / "outcomes.json").read_text(encoding="utf-8"))]
 
 
 def in_a_process(module: str, flags: Sequence[str]) -> None:
-    """Run a module of this folder."""
     done = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}", *flags], cwd=ROOT, capture_output=True)
     if done.returncode:
         raise SystemExit(f"{module} has failed:\n{done.stderr.decode()}")
@@ -104,7 +101,6 @@ def same(here: Sequence[Outcome], beside: Sequence[Outcome]) -> None:
 
 
 def config_of(lr: float) -> RunConfig:
-    """A run of the trials in warm processes."""
     fixed = {**SEARCH.fixed, "task": "poems", "model": "gpt2-nano"}
     return RunConfig.of({**fixed, "rank": 8, "lr": lr, "epochs": EPOCHS, "train_examples": EXAMPLES})
 
@@ -143,7 +139,6 @@ def trials(way: str, found: dict[str, list[float]]) -> None:
 
 
 def comparisons(sizes: Sequence[tuple[int, int]]) -> Iterator[Comparison]:
-    """The rows."""
     for examples, epochs in sizes:
         outcomes: list[list[Outcome]] = []
         yield Comparison(
@@ -165,7 +160,6 @@ def comparisons(sizes: Sequence[tuple[int, int]]) -> Iterator[Comparison]:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("EXAMPLES", "EPOCHS"), help="of each trial of a search"

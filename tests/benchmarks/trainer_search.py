@@ -45,7 +45,6 @@ def rows(tokens: Tokens) -> list[dict[str, torch.Tensor]]:
 
 
 def trainer(folder: Path, examples: int, epochs: int) -> Trainer:
-    """A Trainer on the same tokens."""
     data = task_data(RunConfig.of({**SEARCH.fixed, "task": "poems", "model": "gpt2-nano"}))
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),

@@ -40,7 +40,6 @@ Step = Callable[[np.ndarray], None]
 
 
 def main() -> None:
-    """Print one table."""
     logging.disable_progress_bar(), logging.set_verbosity_error()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, help="of each row (default: 2, of the small model 1)")
@@ -87,11 +86,9 @@ class Pair:
         self.peer.train()
 
     def ours(self, batch: np.ndarray) -> None:
-        """A step of the project."""
         self.run.step(0, batch)
 
     def theirs(self, batch: np.ndarray) -> None:
-        """The same step of transformers."""
         self.their_loss(batch).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -124,7 +121,6 @@ class Pair:
 
 
 def close(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same up to rounding."""
     return float((one - other).abs().max()) <= TOLERANCE * float(other.abs().max())
 
 
@@ -142,15 +138,12 @@ def gradients(model: GPT2) -> dict[str, Tensor]:
 
 
 def peers_gradients(peer: nn.Module) -> dict[str, Tensor]:
-    """The same of transformers."""
     found = {name: p.grad for name, p in peer.named_parameters() if p.grad is not None}
     if any(".lora_" in name for name in found):
         parts = {name: name.split(".h.")[1].split(".") for name in found}
         return {f"{parts[name][0]} {parts[name][-3][-1]}": gradient for name, gradient in found.items()}
-    return {
-        name if name == "score.weight" else f"transformer.{name.removeprefix('transformer.')}": g
-        for name, g in found.items()
-    }
+    head = "score.weight"
+    return {n if n == head else f"transformer.{n.removeprefix('transformer.')}": g for n, g in found.items()}
 
 
 def as_transformers(model: GPT2, config: RunConfig) -> Any:
@@ -230,7 +223,6 @@ def spread(batches: Sequence[np.ndarray], lengths: np.ndarray, count: int) -> li
 
 
 def same_tokens(what: str, peer: str, pair: Pair) -> Comparison:
-    """The seconds of a step on texts of one length."""
     ours, theirs = (partial(way, np.arange(8)) for way in (pair.ours, pair.theirs))
     return Comparison(what=what, peer=peer, ours=ours, theirs=theirs, reach=1.05, check=pair.check)
 

@@ -51,7 +51,6 @@ def each(times: Sequence[float], trials: int) -> float:
 
 
 def ours(trials: int, sampler: str) -> float:
-    """Milliseconds a trial of a search of this project."""
     settle()
     with tempfile.TemporaryDirectory() as storage:
         options = options_of(trials, sampler, storage)
@@ -64,13 +63,11 @@ def ours(trials: int, sampler: str) -> float:
 
 
 def options_of(trials: int, sampler: str, storage: str) -> Options:
-    """The flags of the search."""
     method = ["--sampler", sampler, "--scheduler", "asha", "--set", "epochs=1", "--replicates", "0"]
     return parse(SEARCH, ["--trials", str(trials), "--max-concurrent", str(AT_ONCE), "--storage", storage, *method])
 
 
 def theirs(trials: int, sampler: str) -> float:
-    """Milliseconds a trial of Tune alone, over the same space."""
     space: dict[str, Any] = {
         "rank": tune.choice([4, 8, 16, 32]),
         "lr": tune.loguniform(1e-5, 3e-2),
@@ -97,7 +94,6 @@ def theirs(trials: int, sampler: str) -> float:
 
 
 def comparison(trials: int, sampler: str) -> Comparison:
-    """One number of trials, by one sampler."""
     ways: list[Callable[[], float]] = [partial(way, trials, sampler) for way in (ours, theirs)]
     return Comparison(
         what=f"{trials:,} trials, {sampler}",
@@ -110,7 +106,6 @@ def comparison(trials: int, sampler: str) -> Comparison:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100], help="1000 10000 takes half an hour")
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)

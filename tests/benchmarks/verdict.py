@@ -45,7 +45,6 @@ class Cell:
 
     @property
     def most(self) -> int:
-        """The seeds of the last look."""
         return self.case.design.most
 
 
@@ -59,7 +58,6 @@ class Line:
 
     @property
     def coverage(self) -> float | None:
-        """The worse of both."""
         return min([rates.covered for rates in (self.none, self.effect) if rates.covered is not None], default=None)
 
     @property
@@ -69,9 +67,7 @@ class Line:
         return self.effect.p_right / right if wrong is not None and wrong < VALID and right else None
 
 
-def _case(
-    n: int, *, runs: float, examples: float = 0.0, both: float = 0.0, number: int = 275, **changes: object
-) -> Case:
+def _case(n: int, *, runs: float, examples: float = 0.0, both: float = 0.0, number: int = 275, **more: float) -> Case:
     """Two settings whose difference of means has the variance runs + examples + both; the effect is what a t-test of as many
     degrees of freedom as there are runs sees in 80% of cases."""
     parts = Components(
@@ -80,7 +76,7 @@ def _case(
         interaction=math.sqrt(both * n * number / 2),
         examples=number,
     )
-    case = replace(Case(components=parts, design=Design.fixed(n), margin=1e-9), **changes)  # type: ignore[arg-type]
+    case = replace(Case(components=parts, design=Design.fixed(n), margin=1e-9), **more)  # type: ignore[arg-type]
     pairs = case.finalists if case.reference else case.finalists * (case.finalists - 1) // 2
     return replace(case, effect=detectable(math.sqrt((runs + examples + both) * n / 2), n, pairs=pairs))
 
@@ -197,9 +193,8 @@ def chrf() -> Iterator[Cell]:
     for sd in (0.0, 0.2, 0.5):
         for n in SEEDS:
             parts = Components(run=sd, examples=12, outputs=3)
-            case = Case(
-                components=parts, design=Design.fixed(n), margin=1e-9, effect=detectable(math.hypot(sd, 0.3), n)
-            )
+            effect = detectable(math.hypot(sd, 0.3), n)
+            case = Case(components=parts, design=Design.fixed(n), margin=1e-9, effect=effect)
             yield Cell(name=f"chrF, run sd {sd:g}", case=case, draw=outputs)
 
 
@@ -209,7 +204,6 @@ PARTS: dict[str, Callable[[], Iterator[Cell]]] = {
 
 
 def measured(cells: list[Cell], simulations: int, title: str) -> list[Line]:
-    """Simulate all cells."""
     lines = []
     with Progress(console=CONSOLE, transient=True) as progress:
         for cell in progress.track(cells, description=title):
@@ -222,7 +216,6 @@ HEADINGS = ("seeds", "false winners", "p < level", "intervals hold", "power", "t
 
 
 def show(title: str, lines: list[Line]) -> None:
-    """Print a part of the grid."""
     table = Table("what", title=title)
     for heading in HEADINGS:
         table.add_column(heading, justify="right")

@@ -157,9 +157,8 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 def test_lora_adapts_the_configured_blocks_and_targets(targets: str, blocks: str) -> None:
     model = build_model(toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks), toys.model(), CPU)
     places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
-    assert places == {
-        f"{block}.{target}" for block in ("01" if blocks == "all" else "1") for target in TARGETS[targets]
-    }
+    adapted = "01" if blocks == "all" else "1"
+    assert places == {f"{block}.{target}" for block in adapted for target in TARGETS[targets]}
 
 
 @pytest.mark.parametrize(("keys", "scale"), [({}, 8.0), ({"rslora": True}, 16.0), ({"alpha": "2r"}, 2.0)], ids=str)

@@ -120,9 +120,8 @@ def test_a_stopped_row_is_a_prefix_of_the_full_row(model: GPT2, config: Decoding
     free = generate(model, prompts, config, seeds=range(60), eos=eos)
     stop = pair_of(3, 5)
     if config.strategy in SEARCHES:
-        with pytest.raises(
-            ConfigError, match=f"The decoder is `{config.strategy}`, but with `suppress` or `stop` it must"
-        ):
+        words = f"The decoder is `{config.strategy}`, but with `suppress` or `stop` it must"
+        with pytest.raises(ConfigError, match=words):
             generate(model, prompts, config, seeds=range(60), eos=eos, stop=stop)
         return
     expected = [next((row[:end] for end in range(len(row)) if stop.done(row[:end])), row) for row in free]
@@ -203,9 +202,7 @@ def test_invalid_rows_and_names_are_explained(model: GPT2) -> None:
     ({"beam_early_stopping": "perhaps"}, "a valid boolean"),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", [DecodingConfig, RunConfig])
-def test_invalid_values_are_explained(
-    kind: type[DecodingConfig | RunConfig], values: dict[str, object], rule: str
-) -> None:
+def test_invalid_values_are_named(kind: type[DecodingConfig | RunConfig], values: dict[str, object], rule: str) -> None:
     ((key, value),) = values.items()
     with pytest.raises(ConfigError, match=f"The value of `{key}` is {value!r}, but must be {rule}"):
         kind.of(values)

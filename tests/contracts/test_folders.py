@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings, strategies
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    GPT2Model,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
 
 from gpt2core.adapters.folder import load_adapter
 from gpt2core.config import DecodingConfig
@@ -201,9 +195,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Change, str]] = {
 
 
 @pytest.mark.parametrize(("build", "change", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_other_formulas_and_broken_files_fail(
-    build: dict[str, Any], change: Change, words: str, tmp_path: Path
-) -> None:
+def test_other_formulas_and_bad_files_fail(build: dict[str, Any], change: Change, words: str, tmp_path: Path) -> None:
     made(tmp_path, **build)
     change(tmp_path)
     line = refused(lambda: load_model(str(tmp_path)))
@@ -338,7 +330,7 @@ def fast(change: Callable[[Any], Any]) -> Change:
     def write(folder: Path) -> None:
         (folder / "made").mkdir()
         TOY.save(folder / "made")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "made", eos_token="<|endoftext|>")
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder / "made", eos_token="<|endoftext|>")
         change(tokenizer)
         tokenizer.save_pretrained(folder)
 
@@ -827,9 +819,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "base" / "model.safetensors").unlink()
     model.save_pretrained(folder / "base", max_shard_size="20KB")
     TOY.save(folder / "base")
-    edit("tokenizer_config.json", added_tokens_decoder=special(EOS, content="<|endoftext|>"), pad_token="[PAD]")(
-        folder / "base"
-    )
+    known = special(EOS, content="<|endoftext|>")
+    edit("tokenizer_config.json", added_tokens_decoder=known, pad_token="[PAD]")(folder / "base")
     (folder / "parts").mkdir()
     model_for_tokens(folder / "parts")
     parts(folder / "parts")

@@ -62,5 +62,4 @@ def test_its_factor_gets_equal_numbers_of_trials_and_enough_seeds_to_name_a_winn
     assert set(plan.search.factor) <= plan.search.scientific.keys()
     assert plan.has_factor == bool(plan.search.factor)
     assert not plan.has_factor or (plan.balanced and plan.compares_each and plan.trials % len(plan.levels) == 0)
-    assert plan.design is not None
     assert plan.design.most >= LEAST

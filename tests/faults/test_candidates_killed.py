@@ -76,9 +76,8 @@ def test_killed_generation_resumes_to_the_same_files(toy: Path, tmp_path: Path, 
 def start(out: Path, toy: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with errors_of(out).open("w") as errors:
-        return subprocess.Popen(
-            command(out, toy), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": errors, "text": True}
+        return subprocess.Popen(command(out, toy), cwd=ROOT, env=environment, **quiet)
 
 
 def errors_of(out: Path) -> Path:

@@ -82,9 +82,7 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def test_another_machine_resumes(
-    toy: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_another_machine_resumes(toy: Path, environment: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first = Machine(tmp_path / "first", toy, environment)
     request.addfinalizer(first.end)
     wait_until(lambda: len(reports(stored(FOLDER))) >= EPOCHS + 2, first.process, lambda: first.output)

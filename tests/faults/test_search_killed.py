@@ -39,9 +39,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_kills_do_not_change_the_result(
-    toy: Path, server: Server, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_kills_change_no_result(toy: Path, server: Server, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     undisturbed = Search(tmp_path / "undisturbed", toy, "--trials", str(TRIALS))
     request.addfinalizer(undisturbed.end)
     undisturbed.ends(0)
@@ -127,9 +125,7 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
         steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, summary["objective"]))
         assert steps == list(range(1, len(steps) + 1)), "an epoch is there twice, or is missing"
         assert len(steps) >= row["epochs"], "one that heard of its end later has more, which do not count"
-        assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], (
-            "one that diverged at once has none"
-        )
+        assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], "one that diverged has none"
         assert run.info.status == ("FINISHED" if row["status"] in (COMPLETED, STOPPED) else "FAILED")
 
 

@@ -136,9 +136,8 @@ def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_
 
 
 def test_a_search_with_gpus_is_timed_where_its_trials_run(local_ray: None, tmp_path: Path) -> None:
-    options = parse(
-        SEARCH, ["--smoke", "--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
-    )
+    flags = ["--storage", str(tmp_path), "--gpus-per-worker", "1", "--usd-per-gpu-hour", "3"]
+    options = parse(SEARCH, ["--smoke", *flags])
     spec = trial_spec(options, tmp_path, [Machine(4, 2)])
     with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
         record_forecast(options, ledger, spec, Console(quiet=True))

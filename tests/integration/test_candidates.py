@@ -55,9 +55,7 @@ def complete(job: Job) -> Progress:
 @pytest.mark.parametrize(
     "workers", [{"workers": 1}, {"workers": 4, "scorers": 4}, {"workers": 2, "gpus_per_worker": 1.0, "scorers": 3}]
 )
-def test_any_number_of_workers_writes_the_same(
-    make: Make, finished: Job, tmp_path: Path, workers: dict[str, float]
-) -> None:
+def test_any_workers_write_the_same(make: Make, finished: Job, tmp_path: Path, workers: dict[str, float]) -> None:
     complete(make(tmp_path / "out", **workers))
     there, here = distilling.contents(finished.folder), distilling.contents(tmp_path / "out")
     assert {"manifest.json", "README.md", "course.tsv"} < there.keys()
@@ -237,13 +235,8 @@ def test_the_command_shows_writes_and_logs_a_job(make: Make, finished: Job, tmp_
     assert done.returncode == 0, done.stderr
     assert distilling.contents(out) == distilling.contents(finished.folder)
     (entry,) = manifest(out)["rounds"]
-    for part in (
-        "shards filtered",
-        "Round 1",
-        "forward",
-        f"{entry['accepted']:,} of {entry['pairs']['made']:,}",
-        str(out),
-    ):
+    accepted = f"{entry['accepted']:,} of {entry['pairs']['made']:,}"
+    for part in ("shards filtered", "Round 1", "forward", accepted, str(out)):
         assert part in done.stdout
     assert "a stand-in for entailment" in done.stdout
     (record,) = mlflow_runs(tmp_path, "candidates")

@@ -15,9 +15,8 @@ from trainables.trial import TrialSpec, payloads
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The course's files, with test files that have no labels."""
     folder = course.folder(tmp_path_factory.mktemp("data"))
-    course.sentiment(
-        folder / "sst" / "ids-sst-test-student.csv", [("x", " a fine film"), ("y", " dull"), ("z", " joy")]
-    )
+    rows = [("x", " a fine film"), ("y", " dull"), ("z", " joy")]
+    course.sentiment(folder / "sst" / "ids-sst-test-student.csv", rows)
     course.quora(folder / "quora" / "quora-test-student.csv", [("q", 'Is it "so"?', "Is it?")])
     return folder
 
@@ -38,9 +37,7 @@ def test_evaluate_lays_accuracy_beside_the_majority_class(trained: Path, capsys:
     assert json.loads((trained / "metrics.json").read_text())["epochs"][0]["accuracy"] <= 100
 
 
-def test_an_unlabelled_test_split_is_predicted(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unlabelled_split_is_predicted(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 2
     error = capsys.readouterr().err
     assert "3 of the test split's 3 texts have no label, so there is no score" in error

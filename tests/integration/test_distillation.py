@@ -70,9 +70,7 @@ def test_going_on_generates_nothing_again(storage: Path, data_dir: str) -> None:
     trials = runs.summary(storage, "distillation-smoke")["trials"]
     assert len(trials) == 6
     (approach,) = (row for row in trials[4:] if row["origin"] == "study")
-    assert (approach["point"]["filters"], approach["point"]["clean_text"]) == ("all", False), (
-        "of the study, left so far"
-    )
+    assert (approach["point"]["filters"], approach["point"]["clean_text"]) == ("all", False), "of the study"
 
 
 def test_pairs_that_are_there_are_taken(tmp_path: Path, data_dir: str) -> None:

@@ -30,9 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(
-    config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grouped: bool = False
-) -> list[dict[str, Any]]:
+def run(config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grouped: bool = False) -> list[Any]:
     spec = TrialSpec(name="trial", run=config, folder=str(folder / "trial"), workers=workers, gpus_per_worker=gpus)
     function, resources = trainable(spec)
     seen = Keep()
@@ -61,9 +59,7 @@ class Keep(FIFOScheduler):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("judging", [{}, {"folds": 2, "judged": True}], ids=["one run", "a round"])
-def test_function_and_group_losses_are_equal(
-    local_ray: None, model: str, tmp_path: Path, judging: dict[str, Any]
-) -> None:
+def test_functions_and_groups_are_equal(local_ray: None, model: str, tmp_path: Path, judging: dict[str, Any]) -> None:
     config = RunConfig.of({**SONNETS, "model": model, "adapter": "lora", "rank": 4, "accumulation": 2, **judging})
     function = run(config, tmp_path / "function")
     group = run(config.but(accumulation=1), tmp_path / "group", workers=2)
@@ -103,15 +99,13 @@ def test_a_trial_that_diverges_reports_why(local_ray: None, model: str, tmp_path
     )
     (result,) = tuner.fit()
     assert result.error is None
-    assert result.metrics is not None
     assert result.metrics["failure"]["kind"] == "diverged"
     assert "The training loss is nan" in result.metrics["failure"]["reason"]
 
 
 def test_a_failed_test_score_is_a_one_line_error(local_ray: None, model: str, tmp_path: Path) -> None:
     spec = TrialSpec(name="0000", run=RunConfig.of({**SONNETS, "model": model}), folder=str(tmp_path / "nothing"))
-    with pytest.raises(
-        UserError, match=r"^The test split could not be scored \(CheckpointError: .*; the same command"
-    ) as told:
+    words = r"^The test split could not be scored \(CheckpointError: .*; the same command"
+    with pytest.raises(UserError, match=words) as told:
         score_all([spec])
     assert len(str(told.value).splitlines()) == 1

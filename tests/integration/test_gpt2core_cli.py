@@ -187,9 +187,7 @@ def test_bad_input_is_one_line_and_status_2(
     ('{"config": {"rnk": 8}, "history": [{"epoch": 1}]}', "Unknown key `rnk`: did you mean `rank`?"),
     ('{"config": {}, "history": [{"epoch": 1}]}', "trained.safetensors: cannot be read"),
 ])  # fmt: skip
-def test_a_malformed_checkpoint_is_named(
-    text: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_checkpoint_is_named(text: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "state.json").write_text(text)
     assert run("generate", "--checkpoint", str(tmp_path), "--prompt", "a") == 2
@@ -199,9 +197,7 @@ def test_a_malformed_checkpoint_is_named(
     assert rule in error
 
 
-def test_a_diverged_model_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_weights_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     broken = load_model("gpt2-nano")
     broken.ln_f.weight.data.fill_(float("nan"))
     monkeypatch.setattr("gpt2core.pretrain_stage.load_model", lambda name: broken)
@@ -234,9 +230,8 @@ def test_every_command_has_its_function() -> None:
 
 
 def test_a_split_that_a_task_does_not_have_is_named(tmp_path: Path) -> None:
-    plays = Corpus(
-        name="plays", origin=DataOrigin(source="somewhere"), splits={"train": [Row(id="1", text="a")], "dev": []}
-    )
+    splits = {"train": [Row(id="1", text="a")], "dev": []}
+    plays = Corpus(name="plays", origin=DataOrigin(source="somewhere"), splits=splits)
     for split in ("dev", "test"):
         with pytest.raises(DataError, match=f"somewhere: there is no {split} split of the plays; valid: train"):
             check_gold(plays, split, "pretraining")

@@ -197,9 +197,8 @@ def check_parent(search: int, run: Run, store: Store) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"seed": str(search), "data_data": f"data of {search}", "data_digest": "d" * 64}
     assert run.data.tags["answer"] == f"answer of {search}"
-    assert json.loads(artifact(store, run, "baselines.json")) == {
-        f"baseline-{search}": {"meaning": "none", "scores": {}}
-    }
+    baselines = {f"baseline-{search}": {"meaning": "none", "scores": {}}}
+    assert json.loads(artifact(store, run, "baselines.json")) == baselines
     assert json.loads(artifact(store, run, "summary.json"))["answer"]["text"] == f"answer of {search}"
 
 

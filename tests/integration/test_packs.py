@@ -28,9 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     for split, rows in (("train", 60), ("dev", 20)):
         lines = [(f"{split}{n}", f"{FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
         sentiment(folder / "data" / "sst" / f"ids-sst-{split}.csv", lines)
-    return RunConfig(
-        task="sst", model=str(folder / "model"), data_dir=str(folder / "data"), adapter="lora", rank=4, lr=3e-3
-    )
+    data = str(folder / "data")
+    return RunConfig(task="sst", model=str(folder / "model"), data_dir=data, adapter="lora", rank=4, lr=3e-3)
 
 
 class Watch(FIFOScheduler):  # type: ignore[misc]

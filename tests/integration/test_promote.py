@@ -107,11 +107,8 @@ def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None
     result, card = summary(storage, NAME), ModelCard.load(whole / "README.md")
     data = card.data
     assert (data.license, data.language, data.library_name, data.pipeline_tag) == (
-        "mit",
-        "en",
-        "transformers",
-        "text-generation",
-    )
+        "mit", "en", "transformers", "text-generation",
+    )  # fmt: skip
     scores = {score.metric_name: score for score in data.eval_results}
     metrics = result["best"]["metrics"]
     assert metrics["dev_loss"] == result["best"]["score"]
@@ -219,7 +216,6 @@ def test_a_head_of_classes_comes_along_in_both_forms(
     trial = sentiment / "searches" / "films" / "trials" / "0001"
     ours = build_model(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
     checkpoints.load_best(trial, ours)
-    assert ours.head is not None
     expected = ours.head(ours.run_trunk(TrunkInput(IDS[:1], lengths=torch.tensor([20]))))
     for form in ("huggingface", "adapter"):
         out = tmp_path / form
@@ -228,7 +224,6 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         assert f"It is the winner. Trial 0001, epoch 1: {out}\nAnswer: trial 0001 wins. By | how much.\n" in said.out
         assert "not registered: the search has noted no run of trial 0001 in MLflow" in said.err
         again = load_folder(out).model
-        assert again.head is not None
         torch.testing.assert_close(again.head(again(IDS[:1])[:, -1]), expected, atol=1e-5, rtol=0)
         monkeypatch.chdir(out)
         card = ModelCard.load("README.md")
@@ -255,9 +250,7 @@ def test_a_head_of_classes_comes_along_in_both_forms(
         torch.testing.assert_close(model(IDS[:1]).logits, expected, atol=1e-5, rtol=0)
 
 
-def test_an_unfinished_search_promotes_the_best_score(
-    sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unfinished_searches_promote_too(sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sentiment / "searches" / "films"
     text = (folder / "ledger.jsonl").read_text()
     other = sentiment / "searches" / "cut"
@@ -287,9 +280,7 @@ def test_what_has_no_form_of_pefts_says_the_way_out(sentiment: Path, capsys: pyt
     )
 
 
-def test_without_mlflow_the_folder_is_kept(
-    storage: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mlflow_is_not_needed(storage: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert promote(storage, NAME, "--out", str(out), "--tracking-uri", "http://127.0.0.1:9") == 1
     error = capsys.readouterr().err

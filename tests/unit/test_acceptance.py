@@ -14,9 +14,8 @@ from tests import generated
 
 
 def filtered(rows: list[dict[str, Any]], parts: int = 1) -> list[pa.Table]:
-    tables = [
-        pa.Table.from_pylist([rows[i] for i in place], PAIRS) for place in np.array_split(range(len(rows)), parts)
-    ]
+    places = np.array_split(range(len(rows)), parts)
+    tables = [pa.Table.from_pylist([rows[i] for i in place], PAIRS) for place in places]
     return [filter_pairs(table, Thresholds()) for table in tables]
 
 

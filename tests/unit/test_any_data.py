@@ -79,9 +79,7 @@ def test_a_table_returns_the_written_rows(folder: Path, rows: list[tuple[str, in
 
 
 @given(raw=wrong, ending=st.sampled_from(["csv", "tsv"]), labelled=st.booleans())
-def test_any_line_of_a_table_is_read_or_counted_or_refused(
-    folder: Path, raw: bytes, ending: str, labelled: bool
-) -> None:
+def test_any_line_of_a_table_is_read_counted_or_refused(folder: Path, raw: bytes, ending: str, labelled: bool) -> None:
     path = folder / f"any.{ending}"
     path.write_bytes(HEADER + raw)
     rejected: Counter[str] = Counter()
@@ -124,8 +122,6 @@ def test_any_number_in_a_sonnet_file_is_read_or_counted_or_refused(
         (folder / name).write_bytes(content)
     corpus = unless_refused(lambda: load_sonnets(str(folder)), r".*(, line \d+: |There is no sonnet for the )")
     if corpus is not None:
-        numbers = [
-            line for content in files.values() for line in LINE_ENDS.split(content.removeprefix(b"\xef\xbb\xbf"))
-        ]
+        numbers = [line for text in files.values() for line in LINE_ENDS.split(text.removeprefix(b"\xef\xbb\xbf"))]
         twice = sum(NUMBER.fullmatch(line.decode()) is not None for line in numbers) - accounted(corpus)
         assert twice == 0 or (whole is not None and twice > 0), "what is there whole takes the place of what is given"

@@ -184,9 +184,8 @@ def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkey
     Run().until(2, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", full)
-        with pytest.raises(
-            CheckpointError, match=r"epoch 3 cannot be written .*No space left.*check the free space"
-        ) as error:
+        words = r"epoch 3 cannot be written .*No space left.*check the free space"
+        with pytest.raises(CheckpointError, match=words) as error:
             Run().until(3, tmp_path)
     assert str(tmp_path) in str(error.value)
     assert Run().until(3, tmp_path) == 2

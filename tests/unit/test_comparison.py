@@ -8,19 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt2core.metrics.comparison import (
-    NOT_FINITE,
-    NOTHING_VARIES,
-    ONE_RUN,
-    Difference,
-    Runs,
-    difference,
-    holm,
-    mean_of,
-    pairwise,
-    runs_of,
-    welch_anova,
-)
+from gpt2core.metrics import comparison
+from gpt2core.metrics.comparison import Runs, difference, holm, mean_of, pairwise, runs_of
 from gpt2core.metrics.losses import mean_loss
 
 
@@ -37,7 +26,7 @@ def drawn(random: np.random.Generator, n: int, examples: int, **sd: float) -> Ru
     return runs_of(counted(values + random.normal(0, sd.get("both", 0.0), (n, examples))), mean_loss)
 
 
-def known(result: Difference) -> tuple[float, float, float, float]:
+def known(result: comparison.Difference) -> tuple[float, float, float, float]:
     """Return low, high, p and df, which must not be None."""
     assert result.low is not None
     assert result.high is not None
@@ -123,7 +112,7 @@ def test_swapping_the_sides_flips_the_sign() -> None:
 def test_one_run_gives_a_difference_without_p_value() -> None:
     result = difference(of(1.0), of(2.0, 3.0))
     assert (result.estimate, result.p_value, result.low, result.high) == (-1.5, None, None, None)
-    assert result.reason == ONE_RUN
+    assert result.reason == comparison.ONE_RUN
     assert result.within(0.9) == result.with_seeds(1, 5) == result
 
 
@@ -135,11 +124,11 @@ def test_with_one_example_only_runs_vary() -> None:
 
 def test_constant_and_non_finite_scores_have_no_p_value() -> None:
     same = runs_of(counted(np.ones((3, 4))), mean_loss)
-    assert difference(same, runs_of(counted(np.full((3, 4), 2.0)), mean_loss)).reason == NOTHING_VARIES
+    assert difference(same, runs_of(counted(np.full((3, 4), 2.0)), mean_loss)).reason == comparison.NOTHING_VARIES
     assert difference(same, same).p_value is None
     for bad in (math.nan, math.inf):
         result = difference(of(1.0, bad), of(1.0, 2.0))
-        assert (result.reason, result.p_value) == (NOT_FINITE, None)
+        assert (result.reason, result.p_value) == (comparison.NOT_FINITE, None)
         assert math.isnan(result.estimate)
         assert math.isnan(mean_of(of(1.0, bad)).estimate)
 
@@ -220,11 +209,11 @@ def slow_welch(groups: Sequence[np.ndarray]) -> float:
 def test_welchs_anova() -> None:
     random = np.random.default_rng(7)
     groups = [random.normal(place, 1 + place, 3 + place) for place in range(4)]
-    assert welch_anova([of(*group) for group in groups]) == pytest.approx(slow_welch(groups))
-    p_of_two = welch_anova([of(*group) for group in groups[:2]])
+    assert comparison.welch_anova([of(*group) for group in groups]) == pytest.approx(slow_welch(groups))
+    p_of_two = comparison.welch_anova([of(*group) for group in groups[:2]])
     assert p_of_two == pytest.approx(stats.ttest_ind(groups[0], groups[1], equal_var=False).pvalue)
-    assert welch_anova([of(1.0, 1.0), of(1.0, 2.0)]) is None
-    assert welch_anova([of(1.0), of(1.0, 2.0)]) is None
+    assert comparison.welch_anova([of(1.0, 1.0), of(1.0, 2.0)]) is None
+    assert comparison.welch_anova([of(1.0), of(1.0, 2.0)]) is None
 
 
 @pytest.mark.parametrize(("n", "examples", "sd"), [

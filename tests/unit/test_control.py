@@ -165,9 +165,8 @@ def ask_within(box: Mailbox, seconds: float, command: dict[str, Any]) -> str:
 
 
 def test_a_command_without_an_answer_is_taken_back(desk: Desk) -> None:
-    with pytest.raises(
-        UserError, match=r"has not answered within 0.2 s: .* The command was withdrawn and has no effect"
-    ):
+    words = r"has not answered within 0.2 s: .* The command was withdrawn and has no effect"
+    with pytest.raises(UserError, match=words):
         ask_within(desk.box, 0.2, {"command": "pause"})
     assert [path.name for path in desk.box.folder.iterdir()] == [OPEN]
 

@@ -386,9 +386,7 @@ def test_without_their_packages_reviews_and_poems_come_from_the_hub(monkeypatch:
     (load_sst, "SetFit/sst5", "ids-sst-train.csv and ids-sst-dev.csv"),
     (load_quora, "nyu-mll/glue", "quora-train.csv and quora-dev.csv"),
 ])  # fmt: skip
-def test_an_unreachable_hub_is_an_error_with_advice(
-    load: Callable[[str | None], Corpus], repository: str, files: str
-) -> None:
+def test_an_unreachable_hub_gives_advice(load: Callable[[str | None], Corpus], repository: str, files: str) -> None:
     with pytest.raises(HubError) as caught:
         load(None)
     message = str(caught.value)

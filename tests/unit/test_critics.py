@@ -85,9 +85,7 @@ class _Vectors:
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
 
-def test_sentences_are_embedded_once_and_opposites_score_0(
-    embedding: Embedding, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sentences_embed_once_and_opposites_score_0(embedding: Embedding, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Vectors({"a": [1, 0], "b": [-1, 0], "c": [0.6, 0.8]})
     monkeypatch.setattr(embedding, "model", model)
     assert embedding.entailment(["a", "a", "c", "b"], ["b", "c", "a", "b"]) == pytest.approx([0, 0.6, 0.6, 1])
@@ -203,9 +201,7 @@ def test_a_pair_longer_than_the_model_reads_is_refused(kind: str, limit: int, tm
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     path = critics.nli_folder(tmp_path) / "model.safetensors"
     weights = load_file(path)
-    save_file(
-        {key: value for key, value in weights.items() if not key.startswith("classifier")}, path, {"format": "pt"}
-    )
+    save_file({key: one for key, one in weights.items() if not key.startswith("classifier")}, path, {"format": "pt"})
     with pytest.raises(WeightsError, match=r"has no weights for classifier\.bias, classifier\.weight"):
         Nli(str(tmp_path))
 
@@ -279,9 +275,8 @@ def test_the_classifier_gives_the_probability_of_a_duplicate_in_the_prompt_of_it
     for premise, hypothesis in PAIRS:
         ids = torch.tensor(critic.tokenizer.encode([PROMPT.format(premise, hypothesis)]))
         with torch.no_grad():
-            expected = model.head(model.run_trunk(TrunkInput(ids, lengths=torch.tensor([ids.shape[1]])))).softmax(-1)[
-                0, 1
-            ]
+            last = model.run_trunk(TrunkInput(ids, lengths=torch.tensor([ids.shape[1]])))
+            expected = model.head(last).softmax(-1)[0, 1]
         assert critic.entailment([premise], [hypothesis]) == pytest.approx([expected.item()], abs=1e-5)
 
 
@@ -307,9 +302,8 @@ def test_without_a_run_the_flag_is_named(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="is a run of the task `cfimdb`, but --critic-model must be one of `paraphrase`"
-    ):
+    words = "is a run of the task `cfimdb`, but --critic-model must be one of `paraphrase`"
+    with pytest.raises(ConfigError, match=words):
         Classifier(str(critics.run_folder(tmp_path, "cfimdb")))
 
 

@@ -117,9 +117,8 @@ def test_the_first_release_has_dev_sonnets_among_the_others_and_whole_test_sonne
 
 def test_without_dev_sonnets_their_files_are_named(tmp_path: Path) -> None:
     folder = release(tmp_path, sonnets=numbered([1, 2]))
-    with pytest.raises(
-        DataError, match=r"the numbers 132 to 143 must be in sonnets.txt or TRUE_sonnets_held_out_dev.txt"
-    ):
+    words = r"the numbers 132 to 143 must be in sonnets.txt or TRUE_sonnets_held_out_dev.txt"
+    with pytest.raises(DataError, match=words):
         load_sonnets(str(folder))
     release(folder, TRUE_sonnets_held_out_dev=numbered([132], lines=3))
     with pytest.raises(DataError, match=r"There is no sonnet for the dev split"):
@@ -129,9 +128,8 @@ def test_without_dev_sonnets_their_files_are_named(tmp_path: Path) -> None:
 def test_a_variant_in_another_split_is_named(tmp_path: Path) -> None:
     lines = toys.lines(14, 138).split("\n")
     variant = "\n".join(line.upper() + "," for line in lines[:3])
-    folder = release(
-        tmp_path, sonnets=numbered([1, 138]), sonnets_held_out=numbered([154], lines=3) + f"\n\n155\n\n{variant}\n"
-    )
+    held_out = numbered([154], lines=3) + f"\n\n155\n\n{variant}\n"
+    folder = release(tmp_path, sonnets=numbered([1, 138]), sonnets_held_out=held_out)
     assert "test sonnet 155 is a variant of dev sonnet 138: 3 equal lines" in load_sonnets(str(folder)).describe()
 
 
@@ -196,9 +194,8 @@ def test_tokens_are_cached_until_something_changes(cache: Path) -> None:
     first = tokenised("key", rows, words, counted)
     again = tokenised("key", rows, words, counted)
     assert calls == [3]
-    assert (
-        [list(first[i]) for i in range(3)] == [list(again[i]) for i in range(3)] == words.encode([r.text for r in rows])
-    )
+    one, two = ([list(found[i]) for i in range(3)] for found in (first, again))
+    assert one == two == words.encode([row.text for row in rows])
     tokenised("other key", rows, words, counted)
     assert calls == [3, 3]
     assert len(list((cache / "tokens").iterdir())) == 2, "nothing half-written is left"

@@ -8,17 +8,8 @@ import pytest
 
 from gpt2core.metrics.comparison import LEVEL, Runs
 from gpt2core.metrics.direction import Direction
-from searches.deciding.decision import (
-    DIFFERENCE,
-    EQUIVALENT,
-    MOST_NEEDED,
-    UNDECIDED,
-    Decision,
-    Design,
-    Side,
-    decide,
-    detectable,
-)
+from searches.deciding import decision
+from searches.deciding.decision import DIFFERENCE, EQUIVALENT, UNDECIDED, Decision, Design, Side, decide, detectable
 from searches.deciding.power_simulation import Case, Components, simulate
 
 
@@ -122,9 +113,8 @@ def needed(difference: float, *, texts: float = 0.0, interaction: float = 0.0) -
     examples = np.resize([1.0, -1.0], 100) * math.sqrt(texts)
     a = Runs(scores=scores + difference, influence=examples, interaction=interaction)
     b = Runs(scores=scores, influence=-examples, interaction=interaction)
-    found = decide(
-        [Side(name="a", runs=a), Side(name="b", runs=b)], margin=1e-6, direction=Direction.MAX, design=Design.fixed(4)
-    )
+    sides = [Side(name="a", runs=a), Side(name="b", runs=b)]
+    found = decide(sides, margin=1e-6, direction=Direction.MAX, design=Design.fixed(4))
     assert found.outcome == UNDECIDED
     return found.needed, found.needs_texts
 
@@ -135,7 +125,7 @@ def test_a_smaller_difference_needs_more_seeds() -> None:
     assert found == sorted(found, key=lambda n: n or 0)
     assert found[0] == 6  # t of 10 df is 2.23, so 1.29 is seen
     assert needed(0.01) == (None, False)
-    assert MOST_NEEDED == 200
+    assert decision.MOST_NEEDED == 200
 
 
 def test_too_few_texts_are_told_from_too_few_seeds() -> None:

@@ -6,15 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 from torch import Tensor
-from transformers.generation.logits_process import (
-    EtaLogitsWarper,
-    MinPLogitsWarper,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+from transformers.generation import logits_process as processors
 
 from gpt2core.config import DecodingConfig
 from gpt2core.decoding import DECODERS, Keep
@@ -62,7 +54,7 @@ def test_top_k_and_top_p_with_parameters_of_each_row(logits: Tensor, parameters:
     ours = {name: kept(name, logits, configs) for name in ("top-k", "top-p", "top-k-p", "top-k-p-study")}
     for row, (k, p) in enumerate(parameters):
         row_logits = logits[row : row + 1]
-        by_k, by_p = TopKLogitsWarper(k), TopPLogitsWarper(p)
+        by_k, by_p = processors.TopKLogitsWarper(k), processors.TopPLogitsWarper(p)
         assert torch.equal(ours["top-k"][row], theirs(row_logits, by_k)[0])
         assert torch.equal(ours["top-p"][row], theirs(row_logits, by_p)[0])
         assert torch.equal(ours["top-k-p"][row], theirs(row_logits, by_k, by_p)[0])
@@ -78,11 +70,11 @@ def test_min_p_typical_and_eta_read_each_rows_keys(
     ours = {name: kept(name, logits, configs) for name in ("min-p", "typical", "eta")}
     for row, (m, t, e) in enumerate(parameters):
         row_logits = logits[row : row + 1]
-        assert torch.equal(ours["min-p"][row], theirs(row_logits, MinPLogitsWarper(m))[0])
+        assert torch.equal(ours["min-p"][row], theirs(row_logits, processors.MinPLogitsWarper(m))[0])
         assert_nearly_the_same(
-            ours["typical"][row], theirs(row_logits, TypicalLogitsWarper(t))[0], row_logits[0].softmax(-1)
+            ours["typical"][row], theirs(row_logits, processors.TypicalLogitsWarper(t))[0], row_logits[0].softmax(-1)
         )
-        assert torch.equal(ours["eta"][row], theirs(row_logits, EtaLogitsWarper(e**3))[0])
+        assert torch.equal(ours["eta"][row], theirs(row_logits, processors.EtaLogitsWarper(e**3))[0])
 
 
 def assert_nearly_the_same(ours: Tensor, theirs: Tensor, probabilities: Tensor) -> None:
@@ -97,7 +89,9 @@ def assert_nearly_the_same(ours: Tensor, theirs: Tensor, probabilities: Tensor) 
 def test_penalties_give_the_scores_of_transformers(logits: Tensor, length: int, penalty: float, n: int) -> None:
     tokens = torch.randint(6, (ROWS, length), generator=torch.Generator().manual_seed(length))
     both = columns([DecodingConfig(repetition_penalty=penalty, no_repeat_ngram=n)] * ROWS)
-    expected = NoRepeatNGramLogitsProcessor(n)(tokens, RepetitionPenaltyLogitsProcessor(penalty)(tokens, logits))
+    expected = processors.NoRepeatNGramLogitsProcessor(n)(
+        tokens, processors.RepetitionPenaltyLogitsProcessor(penalty)(tokens, logits)
+    )
     torch.testing.assert_close(penalise(logits, tokens, both), expected)
 
 

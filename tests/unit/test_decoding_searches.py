@@ -71,9 +71,7 @@ def test_beam_search_gives_the_tokens_of_transformers(
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_penalties_are_applied_where_transformers_applies_them(
-    pair: tuple[GPT2, GPT2LMHeadModel], strategy: str
-) -> None:
+def test_penalties_are_applied_where_transformers_does(pair: tuple[GPT2, GPT2LMHeadModel], strategy: str) -> None:
     """One prompt at a time, because transformers' penalties include padding."""
     ours, theirs = pair
     config = DecodingConfig(strategy=strategy, repetition_penalty=1.4, no_repeat_ngram=2, max_new_tokens=NEW)

@@ -45,9 +45,7 @@ def test_freezing_of_the_study_and_its_plain_meaning(capsys: pytest.CaptureFixtu
     ("flags", "gigabytes"),
     [(["full"], 12.78), (["freeze"], 4.77), (["lora", "--rank", "4"], 3.34), (["lora", "--rank", "8"], 3.35)],
 )
-def test_predicted_memory_is_near_the_study(
-    flags: list[str], gigabytes: float, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_memory_is_near_the_study(flags: list[str], gigabytes: float, capsys: pytest.CaptureFixture[str]) -> None:
     result = described(capsys, "--model", "gpt2-large", "--preset", "study", "--adapter", *flags)
     assert result["chosen"]["predicted_gpu_memory_gb"] == pytest.approx(gigabytes, rel=0.015)  # type: ignore[index]
     assert "predicted, not measured" in str(result["gpu_memory"])
@@ -127,9 +125,7 @@ def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     (["--attention", "logsparse", "--attention-restart", "1"], 524_800, 1.0),
     (["--attention", "dense,logsparse"], 267_520, 535_041 / 1_049_600),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else str(value))  # fmt: skip
-def test_attention_pairs_are_counted(
-    flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_attention_is_counted(flags: list[str], pairs: int, share: float, capsys: pytest.CaptureFixture[str]) -> None:
     attention = described(capsys, "--model", "gpt2", "--length", "1024", *flags)["attention"]
     assert isinstance(attention, dict)
     assert (attention["length"], attention["attended_pairs"], attention["dense_pairs"]) == (1024, pairs, 524_800)

@@ -184,12 +184,9 @@ def slow_reasons(rows: list[dict[str, Any]], component: list[int], t: Thresholds
     for row in rows:
         wrong = {
             "length": not t.min_length_ratio <= row["length_ratio"] <= t.max_length_ratio,
-            "forward": row["forward"] < t.tau,
-            "backward": row["backward"] < t.tau,
-            "numbers": not row["numbers"],
-            "rouge": row["rouge_l"] > t.max_rouge,
-            "critic": row["critic"] <= t.tau,
-        }
+            "forward": row["forward"] < t.tau, "backward": row["backward"] < t.tau, "numbers": not row["numbers"],
+            "rouge": row["rouge_l"] > t.max_rouge, "critic": row["critic"] <= t.tau,
+        }  # fmt: skip
         own.append([name for name, rejects in wrong.items() if rejects])
     kept: dict[int, tuple[float, str]] = {}
     for row, wrong_names, number in zip(rows, own, component, strict=True):

@@ -18,9 +18,8 @@ def test_distinct_n_counts_distinct_n_grams_of_all_texts() -> None:
 
 def test_self_bleu_is_the_mean_of_each_against_the_others() -> None:
     texts = [toys.lines(1, seed) for seed in range(8)]
-    expected = [
-        sacrebleu.sentence_bleu(text, [*texts[:place], *texts[place + 1 :]]).score for place, text in enumerate(texts)
-    ]
+    others = [[*texts[:place], *texts[place + 1 :]] for place in range(len(texts))]
+    expected = [sacrebleu.sentence_bleu(*pair).score for pair in zip(texts, others, strict=True)]
     assert self_bleu(texts) == pytest.approx(sum(expected) / 8)
     assert self_bleu(["The very same text here."] * 3) == pytest.approx(100)
     assert self_bleu(["Alone."]) == self_bleu([]) == 0.0

@@ -69,9 +69,8 @@ def test_a_new_text_moves_only_texts_at_the_border(result: set[bytes], data: str
 def test_folds_are_disjoint_complete_even_and_the_same_in_any_order(texts, folds, random) -> None:  # type: ignore[no-untyped-def]
     groups = Counter(map(tuple, texts))
     if len(groups) < folds:
-        with pytest.raises(
-            ConfigError, match=f"`folds` is {folds}, but must be at most {len(groups)}, the number of distinct"
-        ):
+        words = f"`folds` is {folds}, but must be at most {len(groups)}, the number of distinct"
+        with pytest.raises(ConfigError, match=words):
             without_fold(tokens(texts), folds, 1)
         return
     parts = [without_fold(tokens(texts), folds, fold) for fold in range(1, folds + 1)]

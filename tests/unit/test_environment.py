@@ -116,10 +116,8 @@ def test_a_cache_of_somebody_else_is_one_line(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(ConfigError, match=r"Permission denied.*set GPT2_SEARCH_CACHE"):
         files.cache_folder("tokens")
     (tmp_path / "locks" / "one").mkdir(parents=True)
-    with (
-        pytest.raises(ConfigError, match=r"cannot be written .*GPT2_SEARCH_CACHE"),
-        files.locked(tmp_path / "locks" / "one"),
-    ):
+    lock = tmp_path / "locks" / "one"
+    with pytest.raises(ConfigError, match=r"cannot be written .*GPT2_SEARCH_CACHE"), files.locked(lock):
         pass
 
 

@@ -82,9 +82,7 @@ def test_transformers_gives_the_same_logits(config: RunConfig, base: Path, tmp_p
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
 @pytest.mark.parametrize("config", LORAS.values(), ids=LORAS.keys())
 @torch.no_grad()
-def test_peft_and_we_give_the_same_logits(
-    config: RunConfig, places: dict[str, str], base: Path, tmp_path: Path
-) -> None:
+def test_peft_gives_the_same_logits(config: RunConfig, places: dict[str, str], base: Path, tmp_path: Path) -> None:
     config = config.but(model=str(base), **places)
     ours = trained(config, tmp_path / "run")
     assert export(config, tmp_path / "run", tmp_path / "adapter", "adapter") == 1
@@ -191,9 +189,7 @@ def _narrow(folder: Path) -> None:
     (_rename, r"the pair of `transformer.h.1.attn.c_attn` is incomplete"),
     (_narrow, r"the pair of `transformer.h.0.attn.c_attn` does not fit a weight of \(32, 32\)"),
 ])  # fmt: skip
-def test_a_broken_adapter_is_explained(
-    damage: Callable[[Path], None], message: str, base: Path, tmp_path: Path
-) -> None:
+def test_a_broken_adapter_is_named(damage: Callable[[Path], None], message: str, base: Path, tmp_path: Path) -> None:
     config = LORA.but(model=str(base))
     trained(config, tmp_path / "run")
     export(config, tmp_path / "run", tmp_path / "adapter", "adapter")

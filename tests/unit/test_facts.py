@@ -15,9 +15,8 @@ def options(*flags: str) -> Options:
 
 
 def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
-    found = commands(
-        options("--smoke", "--name", "mine", "--resume", "never", "--storage", "/two words", "--trials", "4")
-    )
+    flags = ("--smoke", "--name", "mine", "--resume", "never", "--storage", "/two words", "--trials", "4")
+    found = commands(options(*flags))
     assert found == {
         "repeat it": "python searches/lora_rank.py --smoke --storage '/two words' --trials 4 --name mine-again",
         "go on with it": "python searches/lora_rank.py --smoke --name mine --storage '/two words' --trials 4",
@@ -56,23 +55,17 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])
     assert found["smoke"]
     assert found["space"]["lr"] == {
-        "text": "1e-05 to 0.03, log-uniform",
-        "kind": "log-uniform",
-        "low": 1e-5,
-        "high": 0.03,
+        "text": "1e-05 to 0.03, log-uniform", "kind": "log-uniform", "low": 1e-5, "high": 0.03,
         "role": "nuisance",
-    }
+    }  # fmt: skip
     assert found["space"]["rank"]["values"] == [4, 8, 16, 32]
 
 
 def test_the_machine_and_the_cluster_are_named() -> None:
     assert {"Python", "platform", "processor"} == machine().keys()
     resources = {
-        "CPU": 16.0,
-        "GPU": 2.0,
-        "node:10.0.0.1": 1.0,
-        "node:__internal_head__": 1.0,
+        "CPU": 16.0, "GPU": 2.0, "node:10.0.0.1": 1.0, "node:__internal_head__": 1.0,
         "accelerator_type:H100": 1.0,
-    }
+    }  # fmt: skip
     assert cluster(resources) == {"cluster": "1 node, 16 CPUs, 2 GPUs (H100)"}
     assert cluster({}) == {"cluster": "0 nodes, 0 CPUs, 0 GPUs"}

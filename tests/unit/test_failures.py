@@ -39,13 +39,11 @@ def no_memory() -> Exception:
 ])  # fmt: skip
 def test_what_an_error_means(error: Exception, kind: str) -> None:
     failure = failure_of(error)
-    assert failure is not None
     assert failure.kind == kind
 
 
 def test_a_full_disk_is_named_with_the_way_out() -> None:
     failure = failure_of(OSError(errno.ENOSPC, "No space left on device", "/shared/runs"))
-    assert failure is not None
     assert failure.kind == "no_room"
     assert failure.reason == "/shared/runs: is full (No space left on device); make room, or choose another --storage"
 
@@ -54,7 +52,6 @@ def test_the_cause_counts_whatever_it_was_wrapped_in() -> None:
     wrapped = RuntimeError("worker failed")
     wrapped.__cause__ = MemoryError()
     failure = failure_of(wrapped)
-    assert failure is not None
     assert failure.kind == "out_of_memory"
 
 

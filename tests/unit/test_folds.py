@@ -1,7 +1,6 @@
 """Cross-validation: each training text is scored once, by a run that has not seen it, whatever cuts the round."""
 
 import json
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,13 @@ from gpt2core.model import GPT2
 from gpt2core.packing import Packer
 from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.run import Run, Workers
-from gpt2core.steps import Events, Step, advance
+from gpt2core.steps import Step, advance
 from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.training import EpochReport
 from tests import toys
 from tests.course import FILMS, sentiment
 from tests.runs import status
+from tests.workers import two_workers
 from trainables.trial import TrialSpec, payloads
 
 ONE = toys.RUN.but(task="sst", adapter="lora", rank=2, epochs=2, batch_size=7, lr=1e-2)
@@ -68,13 +68,10 @@ def test_a_round_is_the_runs_by_hand_and_its_metrics_are_made_of_their_counts(sc
         assert report.judged is not None
         whole = (report.evaluation, report.judged)
         dev, folded = whole if scored_on == "dev" else whole[::-1]
-        pieces = [
-            (part.evaluation, part.judged) if scored_on == "dev" else (part.judged, part.evaluation) for part in parts
-        ]
+        pieces = [(part.evaluation, part.judged)[:: 1 if scored_on == "dev" else -1] for part in parts]
         for name in ("loss", "confusion"):
-            on_dev, on_folds = (
-                [piece.statistics[name] for piece in found if piece] for found in zip(*pieces, strict=True)
-            )
+            sides = zip(*pieces, strict=True)
+            on_dev, on_folds = ([piece.statistics[name] for piece in found if piece] for found in sides)
             assert dev.statistics[name].tolist() == np.concatenate(on_dev, axis=0).tolist()
             assert folded.statistics[name].tolist() == np.concatenate(on_folds, axis=1).tolist()
         assert dev.statistics["loss"].shape == (2, 4, 2)
@@ -105,9 +102,8 @@ def test_no_sub_run_nor_its_first_stage_trains_on_its_fold(tmp_path: Path, monke
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path / "cache"))
     data = toys.data()
     monkeypatch.setattr(pretrain_stage, "run_data", lambda config: data)
-    config = ROUND.but(
-        model=str(toys.folder(tmp_path / "toy")), epochs=1, pretrain="sst", pretrain_epochs=1, scored_on="folds"
-    )
+    toy = str(toys.folder(tmp_path / "toy"))
+    config = ROUND.but(model=toy, epochs=1, pretrain="sst", pretrain_epochs=1, scored_on="folds")
     step = Run.step
     seen: set[tuple[str, int | None, str]] = set()
 
@@ -130,8 +126,6 @@ def test_a_first_stage_on_other_texts_is_one_for_all_folds() -> None:
     same = ROUND.but(pretrain="sst", dev_part="search", dev_examples=70)
     first, second = (first_stage(part) for part in same.sub_runs)
     assert first == first_stage(same), "the weights that are kept"
-    assert first is not None
-    assert second is not None
     assert (first.fold, second.fold) == (1, 2)
     assert (second.dev_part, second.dev_examples, second.judged) == ("search", 70, False)
 
@@ -184,17 +178,14 @@ def test_what_a_kill_left_of_the_best_weights_is_mended(tmp_path: Path) -> None:
 
 def test_texts_that_judge_change_nothing_of_what_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dividing, "SMALL", 4)
-    for number, config in enumerate(
-        (ONE.but(dev_part="search"), ONE.but(folds=2), ONE.but(folds=2, scored_on="folds"))
-    ):
+    configs = (ONE.but(dev_part="search"), ONE.but(folds=2), ONE.but(folds=2, scored_on="folds"))
+    for number, config in enumerate(configs):
         plain, judged = (reports(c, tmp_path / f"{number}-{c.judged}") for c in (config, config.but(judged=True)))
         for one, two in zip(plain, judged, strict=True):
             assert one.judged is None
             assert two.judged is not None
             assert told(replace(two, judged=None)) == told(one)
-        states = [
-            json.loads(path.read_text())["history"][-1]["epoch"] for path in tmp_path.glob(f"{number}-*/best/*.json")
-        ]
+        states = [json.loads(p.read_text())["history"][-1]["epoch"] for p in tmp_path.glob(f"{number}-*/best/*.json")]
         assert len(states) == 2
         assert len(set(states)) == 1
 
@@ -212,9 +203,7 @@ def test_without_folds_the_other_half_of_dev_judges_where_there_is_one() -> None
 
 
 @pytest.mark.parametrize("config", [ROUND, ONE.but(dev_part="search", judged=True)], ids=["folds", "halves"])
-def test_frozen_activations_include_judged_texts(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activations_include_judged_texts(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPT2_SEARCH_CACHE", str(tmp_path))
     monkeypatch.setattr(dividing, "SMALL", 4)
     config = config.but(adapter="last-linear")
@@ -230,9 +219,7 @@ def test_rounds_in_a_pack_are_what_they_are_alone() -> None:
     configs = [ROUND, ROUND.but(lr=3e-3, seed=5, folds=3), ONE.but(epochs=3)]
     base, packer = toys.model(), Packer()
     alone = [list(folds.train(config, lambda _: base, toys.data())) for config in configs]
-    members: list[Events[EpochReport]] = [
-        folds.loop(config, lambda _: base, toys.data(), folder=None) for config in configs
-    ]
+    members = [folds.loop(config, lambda _: base, toys.data(), folder=None) for config in configs]
     found: list[list[EpochReport]] = [[] for _ in configs]
     waiting: dict[int, Step] = {}
 
@@ -256,30 +243,17 @@ def test_rounds_in_a_pack_are_what_they_are_alone() -> None:
         assert [r.metrics["dev_loss"] for r in two] == pytest.approx([r.metrics["dev_loss"] for r in one], rel=1e-5)
 
 
-def _worker(rank: int, store: str, folder: str, queue: "multiprocessing.Queue[Any]") -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _scores(workers: Workers, folder: Path) -> list[list[tuple[float, float | None, bool]]]:
     answers = []
     for _ in range(2):  # the second time, from its checkpoints
-        found = reports(ROUND, Path(folder), workers=Workers(rank, 2))
+        found = reports(ROUND, folder, workers=workers)
         answers.append([(r.metrics["train_loss"], r.metrics.get("dev_loss"), r.judged is None) for r in found])
         torch.distributed.barrier()
-    queue.put((rank, answers))
-    torch.distributed.destroy_process_group()
+    return answers
 
 
 def test_two_workers_train_a_round_as_one_does(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[Any] = context.Queue()
-    processes = [
-        context.Process(target=_worker, args=(rank, str(tmp_path / "store"), str(tmp_path / "run"), queue), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    (_, first), (_, second) = sorted(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
+    first, second = two_workers(tmp_path, _scores, tmp_path / "run")
     alone = reports(ROUND.but(accumulation=2))
     for answer in (*first, *second):
         assert [loss for loss, _, _ in answer] == pytest.approx([r.metrics["train_loss"] for r in alone], rel=1e-5)

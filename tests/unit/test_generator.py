@@ -13,18 +13,9 @@ from gpt2core.config import DecodingConfig
 from gpt2core.data.corpus import Row
 from gpt2core.data.shakespeare import load_plays
 from gpt2core.decoding.generate import generate
-from gpt2core.distill import shards
+from gpt2core.distill import generator, shards
 from gpt2core.distill.config import GenerationConfig
-from gpt2core.distill.generator import (
-    REWRITE,
-    Generator,
-    Record,
-    _checked,
-    generate_candidates,
-    generate_contexts,
-    pairs_of,
-    prefixes_of,
-)
+from gpt2core.distill.generator import REWRITE, Generator, Record, generate_candidates, generate_contexts, prefixes_of
 from gpt2core.distill.sentences import first_sentence, sentences
 from gpt2core.errors import DataError
 from gpt2core.tokenizer import Tokenizer
@@ -75,11 +66,8 @@ Now is the winter of our discontent
 Made glorious. [Aside.] Not I.
 Now is the other, really. Where art thou going?
 """
-    rows = [
-        Row(id="1", text=play),
-        Row(id="2", text="how do I sing", second="What is  the\ntime?"),
-        Row(id="3", text=""),
-    ]
+    question = Row(id="2", text="how do I sing", second="What is  the\ntime?")
+    rows = [Row(id="1", text=play), question, Row(id="3", text="")]
     assert prefixes_of(rows, CONFIG) == ["Now is the", "Where art thou", "how do I", "What is the"]
     assert prefixes_of(rows, CONFIG.but(prefix_words=1)) == ["Now", "Not", "Where", "how", "What"]
     with pytest.raises(DataError, match=r"None of the 3 texts of `source` 'pretraining' .* smaller `prefix_words`"):
@@ -200,9 +188,8 @@ def test_rows_at_once_fit_the_memory(monkeypatch: pytest.MonkeyPatch, toy: Gener
 def test_no_candidate_has_a_line_break(nano: Generator, contexts: list[Record]) -> None:
     ends = [nano.tokenizer.encode([text])[0][-1] for text in ("a\n", "a\n\n")]
     assert set(ends) <= set(nano.newlines)
-    texts = nano.sample(
-        nano.tokenizer.encode([c["text"] for c in contexts]), DecodingConfig(max_new_tokens=100), range(24)
-    )
+    prompts = nano.tokenizer.encode([context["text"] for context in contexts])
+    texts = nano.sample(prompts, DecodingConfig(max_new_tokens=100), range(24))
     assert not any("\n" in nano.tokenizer.decode(ids) for ids in texts)
     assert sum(map(len, texts)) > 2000
 
@@ -249,7 +236,7 @@ def test_invalid_outputs_go_to_quarantine_and_others_continue(monkeypatch: pytes
     ("thy \ufffd love", "thy \ufffd love", "it is not valid UTF-8"),
 ])  # fmt: skip
 def test_a_text_that_ends_within_a_sentence_is_unfinished(text: str, kept: str, error: str | None) -> None:
-    assert _checked(text, set(), CONFIG) == (kept, "unfinished", error)
+    assert generator._checked(text, set(), CONFIG) == (kept, "unfinished", error)
 
 
 def test_random_weights_write_many_invalid_texts_and_stop_nothing(toy: Generator, tmp_path: Path) -> None:
@@ -283,15 +270,14 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
         for name in ("b", "a")
         for number, reason in [(11, ""), (2, "repeated"), (0, ""), (5, ""), (7, "unfinished")]
     ]
-    pairs = pairs_of(own, candidates, round=2, rewrite=False)
-    assert [pair["id"] for pair in pairs] == [
-        f"{name}-{a:03d}-{b:03d}" for name in "ab" for a, b in ((0, 5), (0, 11), (5, 11))
-    ]
+    pairs = generator.pairs_of(own, candidates, round=2, rewrite=False)
+    ends = ("000-005", "000-011", "005-011")
+    assert [pair["id"] for pair in pairs] == [f"{name}-{both}" for name in "ab" for both in ends]
     assert pairs[1] == {
         "id": "a-000-011", "context": "a", "round": 2, "first": 0, "second": 11, "sentence1": "a0",
         "sentence2": "a11",
     }  # fmt: skip
-    rewritten = pairs_of(own, candidates, round=2, rewrite=True)
+    rewritten = generator.pairs_of(own, candidates, round=2, rewrite=True)
     assert [pair["id"] for pair in rewritten] == [f"{name}-ctx-{b:03d}" for name in "ab" for b in (0, 5, 11)]
     assert {(pair["first"], pair["sentence1"]) for pair in rewritten} == {(-1, "a text."), (-1, "b text.")}
     assert pa.Table.from_pylist(pairs + rewritten, shards.PAIRS).num_rows == 12

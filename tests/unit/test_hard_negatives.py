@@ -43,10 +43,8 @@ def test_a_hard_negative_shares_words_and_entails_in_no_direction(changes: dict[
 
 def test_either_direction_of_entailment_may_have_rejected_a_hard_negative() -> None:
     low = Thresholds(tau=0.3)
-    assert chosen(pair("a", forward=0.1, backward=0.45), pair("b", forward=0.45, backward=0.1), thresholds=low) == [
-        "a",
-        "b",
-    ]
+    pairs = pair("a", forward=0.1, backward=0.45), pair("b", forward=0.45, backward=0.1)
+    assert chosen(*pairs, thresholds=low) == ["a", "b"]
     assert chosen(pair("c", forward=0.45, backward=0.45, critic=0.2), thresholds=low) == []  # the critic did
 
 

@@ -78,11 +78,8 @@ def test_a_circle_is_printed_from_file_to_file(tmp_path: Path) -> None:
     start = found.index("gpt2core.a")
     assert found[0] == found[-1]
     assert [*found[start:-1], *found[:start], "gpt2core.a"] == [
-        "gpt2core.a",
-        "gpt2core.b",
-        "trainables.c",
-        "gpt2core.a",
-    ]
+        "gpt2core.a", "gpt2core.b", "trainables.c", "gpt2core.a",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
@@ -95,9 +92,8 @@ def test_no_room_imports_what_lies_above_it(room: str, root: Path) -> None:
 
 @pytest.mark.parametrize("package", sorted(ONLY_HERE))
 def test_a_package_is_imported_in_one_place(package: str, root: Path) -> None:
-    users = [
-        path.relative_to(root) for room in ROOMS for path in (root / room).rglob("*.py") if package in imports(path)
-    ]
+    files = (path for room in ROOMS for path in (root / room).rglob("*.py"))
+    users = [path.relative_to(root) for path in files if package in imports(path)]
     assert users
     assert all(str(path).startswith(ONLY_HERE[package]) for path in users), users
 

@@ -117,14 +117,11 @@ READS_LITTLE = Search(
     profiles={"quick": Profile(model="gpt2-nano", trials=2, replicates=3, candidates={"contexts": 3})},
 )
 FLAGS: dict[str, dict[str, Any]] = {
-    "seed": {"seed": 1},
-    "objective": {"comparing": Comparing(objective="chrf_whole")},
-    "folds": {"comparing": Comparing(folds=2)},
-    "scored_on": {"comparing": Comparing(folds=2)},
-    "dev_part": {"comparing": Comparing(on="test")},
-    "model": {"model": "gpt2"},
+    "seed": {"seed": 1}, "objective": {"comparing": Comparing(objective="chrf_whole")},
+    "folds": {"comparing": Comparing(folds=2)}, "scored_on": {"comparing": Comparing(folds=2)},
+    "dev_part": {"comparing": Comparing(on="test")}, "model": {"model": "gpt2"},
     "task": {"settings": {"task": "paraphrase"}},
-}
+}  # fmt: skip
 #: Where files lie: what is in them is noted and compared when a search goes on. The last two are of single runs.
 PLACES, OF_RUNS = {"data_dir", "pairs"}, {"fold", "judged"}
 
@@ -157,9 +154,8 @@ def test_another_space_is_another_search(change: dict[str, Any]) -> None:
 def test_a_number_is_not_its_name() -> None:
     def of(*values: Any) -> Plan:
         space = {"alpha": Choice(*values)}
-        search = dataclasses.replace(
-            READS_LITTLE, scientific=space, reference={**READS_LITTLE.reference, "alpha": values[0]}
-        )
+        reference = {**READS_LITTLE.reference, "alpha": values[0]}
+        search = dataclasses.replace(READS_LITTLE, scientific=space, reference=reference)
         return make_plan(search, "quick")
 
     assert len({of(8, 16).digest, of("r", 16).digest, of("r", "2r").digest, of(8.5, 16).digest}) == 4

@@ -94,9 +94,7 @@ def test_of_two_that_come_at_once_one_goes_away(claimant: Claimant, monkeypatch:
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["an empty place", "the place of a dead owner"])
-def test_one_of_many_claimants_owns_it(
-    claimant: Claimant, place: Path, monkeypatch: pytest.MonkeyPatch, dead: bool
-) -> None:
+def test_one_of_many_owns_it(claimant: Claimant, place: Path, monkeypatch: pytest.MonkeyPatch, dead: bool) -> None:
     """Whoever has lost sees the winner's signs; so each of the others ends, and none waits for a lease to run out."""
     for round_ in range(5):
         racers = [claimant(f"{round_}-{number}") for number in range(8)]
@@ -191,7 +189,6 @@ def test_a_job_in_a_storage_keeps_others_out_until_it_ends_or_is_overtaken(
         with pytest.raises(UserError, match="a job on another machine has taken it over"):
             folder.check_lease(place)
     there = read(place / "owner.json")
-    assert there is not None
     assert there[0].decode() == other
     remove(place / "owner.json")
     with folder.locked(place):

@@ -12,12 +12,9 @@ from tests import toys
 
 IDS = torch.arange(30).view(2, 15)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "rslora": {"rslora": True},
-    "dropout": {"lora_dropout": 0.3},
-    "dora": {"dora": True},
+    "lora": {}, "rslora": {"rslora": True}, "dropout": {"lora_dropout": 0.3}, "dora": {"dora": True},
     "dora, dropout": {"dora": True, "lora_dropout": 0.3},
-}
+}  # fmt: skip
 
 
 def both(keys: dict[str, Any]) -> tuple[GPT2, GPT2]:

@@ -69,9 +69,7 @@ def test_every_trial_is_counted_once(search: tuple[State, Summary, Path]) -> Non
     assert sum(counts[status] for status in BAD) == TRIALS // 50
 
 
-def test_a_report_shows_the_best_and_counts_the_rest(
-    search: tuple[State, Summary, Path], written: tuple[str, str]
-) -> None:
+def test_a_report_shows_the_best_of_many(search: tuple[State, Summary, Path], written: tuple[str, str]) -> None:
     _, summary, _ = search
     html, markdown = written
     best = summary.ranked()
@@ -124,9 +122,8 @@ def test_the_screen_counts_the_trials_that_make_each_value_equal_and_clones(tmp_
         origin = "sampler" if number < plan.trials else CLONE
         trial = {"name": f"{number:04}", "point": {}, "run": {"epochs": 1}, "origin": origin}
         state.apply(event_of({"event": "proposed", "trial": trial, "time": 0.0}))
-        state.apply(
-            event_of({"event": "ended", "trial": trial["name"], "status": COMPLETED, "reason": None, "time": 1.0})
-        )
+        ended = {"event": "ended", "trial": trial["name"], "status": COMPLETED, "reason": None, "time": 1.0}
+        state.apply(event_of(ended))
     console = Console(file=io.StringIO(), width=250, record=True)
     console.print(Screen(plan, console, Budget(), state).table())
     assert f"(9 of {9 + plan.replicates} done" in console.export_text()

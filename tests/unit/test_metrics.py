@@ -68,12 +68,9 @@ def test_the_baselines_of_the_dev_sonnets_are_those_of_the_study_notes() -> None
     gold, train = ([row.text for row in splits[name]] for name in ("dev", "train"))
     result = sonnet_baselines([split_given(text)[0] for text in gold], gold, train, seeds=10)
     expected = {
-        "given_only": 24.77,
-        "last_line_repeated": 33.27,
-        "other_tail": 41.50,
-        "random_lines": 42.01,
+        "given_only": 24.77, "last_line_repeated": 33.27, "other_tail": 41.50, "random_lines": 42.01,
         "random_lines_15": 43.19,
-    }
+    }  # fmt: skip
     for name, whole in expected.items():
         assert result[name].scores["chrf_whole"][0] == pytest.approx(whole, abs=0.5)
     assert result["random_lines"].scores["chrf_continuation"][0] == pytest.approx(26.84, abs=0.5)
@@ -103,8 +100,6 @@ def test_ngram_baselines_count_only_scored_tokens() -> None:
 def test_a_unigram_model_is_not_better_than_a_bigram_model() -> None:
     """Scored on the real sonnets with the embedded tokenizer."""
     baselines = TASKS["sonnet"].baselines(run_data(RunConfig(task="sonnet")), "dev")
-    loss = {
-        name: baseline.scores["dev_loss"][0] for name, baseline in baselines.items() if "dev_loss" in baseline.scores
-    }
+    loss = {name: one.scores["dev_loss"][0] for name, one in baselines.items() if "dev_loss" in one.scores}
     assert loss["unigram"] == pytest.approx(6.26, abs=0.15)
     assert loss["bigram"] == pytest.approx(5.51, abs=0.25)

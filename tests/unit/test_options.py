@@ -150,7 +150,6 @@ def test_impossible_packs_are_refused(flags: str, message: str, tmp_path: Path) 
 ])  # fmt: skip
 def test_looks_are_planned(flags: list[str], looks: tuple[int, ...]) -> None:
     design = parse(SEARCH, flags).plan.design
-    assert design is not None
     assert design.looks == looks
 
 

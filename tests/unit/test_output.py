@@ -92,10 +92,8 @@ def test_a_terminal_that_goes_away_ends_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_ends_once_however_often_it_is_asked(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WAITING], **pipes) as process:
         assert process.stderr is not None
         assert process.stdout.readline() == "waits\n"
         for _ in range(3):
@@ -110,7 +108,6 @@ def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
     with subprocess.Popen(
         [*ignoring, sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
-        assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)

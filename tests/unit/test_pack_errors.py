@@ -84,9 +84,7 @@ PLACES: dict[str, tuple[Any, str, Callable[[Any], bool], BaseException, int]] = 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_error_in_one_trial_does_not_change_the_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
-) -> None:
+def test_an_error_in_one_trial_changes_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
     owner, name, applies, error, number = PLACES[place]
     expected = {trial: alone(tmp_path / trial, run) for trial, run in RUNS.items()}
     whole, calls = getattr(owner, name), itertools.count(1)

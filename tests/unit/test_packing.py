@@ -121,9 +121,7 @@ def test_a_pass_on_a_cpu_takes_no_more_runs_than_are_of_use(monkeypatch: pytest.
     assert losses == pytest.approx([done.loss for done in expected if isinstance(done, StepResult)], rel=1e-5)
 
 
-def fails_once(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, *, after: bool = False
-) -> None:
+def fails_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, after: bool = False) -> None:
     whole, calls = getattr(owner, name), itertools.count(1)
 
     def failing(*arguments: Any, **more: Any) -> Any:

@@ -142,9 +142,7 @@ def test_components_are_estimated_from_replicates(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(("settings", "seeds"), [(3, 1), (2, 0)])
-def test_estimates_need_replicates(
-    settings: int, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replicates_are_needed(settings: int, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_search(tmp_path, settings, seeds)
     assert from_ledger(tmp_path) == 2
     assert "has no setting with two or more replicates that are judged by dev_loss" in capsys.readouterr().err
@@ -203,9 +201,7 @@ def test_selecting_and_comparing_on_the_same_texts_names_false_winners() -> None
 
 
 def test_a_setting_whose_run_failed_never_wins() -> None:
-    case = Case(
-        components=Components(run=0.1, examples=1), design=Design.fixed(3), margin=0.01, finalists=3, effect=9.0
-    )
+    case = Case(components=Components(run=0.1, examples=1), design=Design.fixed(3), margin=0.01, finalists=3, effect=9)
     assert simulate(case, 50).right == 1.0
     failed = simulate(replace(case, diverged=1), 50)
     assert failed.right == failed.unstable == 0.0

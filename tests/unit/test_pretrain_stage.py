@@ -55,9 +55,7 @@ def test_a_run_with_a_first_stage_is_another_run(config: RunConfig) -> None:
     assert identity(alone) == identity(alone.but(pretrain_lr=0.1, pretrain_epochs=77))
 
 
-def test_changed_model_data_or_tokens_train_another_first_stage(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_inputs_train_another_first_stage(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = [starting_model(config)]
     words = toys.tokenizer()
     words.digest = "of another tokenizer"

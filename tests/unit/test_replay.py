@@ -45,10 +45,8 @@ def test_the_compute_needed_is_that_spent_until_the_score() -> None:
 
 
 def test_better_methods_need_less(record: Record) -> None:
-    rows = {
-        row.method: row
-        for row in compare(record, contenders(["random", "tpe"], ["none", "asha"], []), seeds=10, workers=4)
-    }
+    methods = contenders(["random", "tpe"], ["none", "asha"], [])
+    rows = {row.method: row for row in compare(record, methods, seeds=10, workers=4)}
     assert rows["random, asha"].same.median < 0.6 * rows["random, none"].same.median
     assert rows["tpe, asha"].same.median < rows["random, none"].same.median
     assert rows["tpe, asha"].same.reached == 10
@@ -94,12 +92,9 @@ def test_a_record_is_read_from_a_file_and_from_a_results_folder(record: Record, 
         best.mkdir(parents=True)
         (best / "state.json").write_text(json.dumps({"history": [{"statistics": to_json({"loss": losses})}]}))
     summary = {
-        "script": "lora_rank",
-        "objective": "dev_loss",
-        "data": {"data": ""},
-        "trials": rows,
+        "script": "lora_rank", "objective": "dev_loss", "data": {"data": ""}, "trials": rows,
         "answer": {"sentences": [""]},
-    }
+    }  # fmt: skip
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     record_read = read(tmp_path)
     losses = [replace(c, metrics=[{"dev_loss": m[OBJECTIVE]} for m in c.metrics]) for c in record.curves]
@@ -143,9 +138,8 @@ def test_a_later_first_rung_keeps_slow_learners(record: Record) -> None:
         )
         for curve in record.curves
     ]
-    early, late = compare(
-        replace(record, curves=falls), contenders(["random"], ["asha"], ["1", "3"]), seeds=6, workers=4
-    )
+    methods = contenders(["random"], ["asha"], ["1", "3"])
+    early, late = compare(replace(record, curves=falls), methods, seeds=6, workers=4)
     assert late.same.reached > early.same.reached
 
 

@@ -68,13 +68,8 @@ def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) 
     assert [name for name in Page(html).ids if name in ORDER] == ORDER
     assert html.index("No effect of rank on dev loss was found") < html.index("<table")
     assert markdown.index("## Answer") < markdown.index("| rank | trials |") < markdown.index("| trial |")
-    for text in (
-        "not decided",
-        "about 7 each",
-        "3 each",
-        "0.050 nats per token",
-        "a trivial baseline (random | lines).",
-    ):
+    assert "a trivial baseline (random | lines)." in html
+    for text in ("not decided", "about 7 each", "3 each", "0.050 nats per token"):
         assert text in html
     assert "The model is a stand-in" in html
     assert "python searches/toy.py --name toy-again" in html
@@ -94,20 +89,14 @@ def test_the_claim_is_the_first_sentence_and_the_box_says_whether_it_is_decided(
 def test_the_larger_side_of_a_difference_is_the_better_one_of_its_metric() -> None:
     answer = summary()["answer"]
     answer["pairs"] = [{"a": "rank 4", "b": "rank 8", "difference": 0.031, "low": 0.02, "high": 0.042, "p_value": 0.01}]
-    assert (
-        numbers(verdict(answer))["Largest difference"]
-        == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
-    )
+    found = numbers(verdict(answer))["Largest difference"]
+    assert found == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
     answer["metric"]["direction"] = "max"
-    assert (
-        numbers(verdict(answer))["Largest difference"]
-        == "rank 4 better than rank 8 by 0.031 [0.020, 0.042] nats per token"
-    )
+    found = numbers(verdict(answer))["Largest difference"]
+    assert found == "rank 4 better than rank 8 by 0.031 [0.020, 0.042] nats per token"
     answer["pairs"][0] |= {"difference": -0.031, "low": -0.042, "high": -0.02}
-    assert (
-        numbers(verdict(answer))["Largest difference"]
-        == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
-    )
+    found = numbers(verdict(answer))["Largest difference"]
+    assert found == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
 
 
 def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> None:
@@ -117,12 +106,8 @@ def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> No
     tail = text[text.index("Answer: ") :].splitlines()
     notes = [f"Note: {note}" for note in answer["notes"]]
     assert tail == [f"Answer: {' '.join(answer['sentences'])}", *answer["evidence"], *notes]
-    for part in (
-        "Trivial baselines",
-        "Each rank at its best other settings",
-        "dev loss [95% interval over texts]",
-        "reference",
-    ):
+    tables = ("Trivial baselines", "Each rank at its best other settings")
+    for part in (*tables, "dev loss [95% interval over texts]", "reference"):
         assert part in text
     assert "baseline " not in text.split("Trivial baselines")[0]
     assert f"{found['best']['score']:.3f} [" in text, "with the digits of the metric"
@@ -135,11 +120,8 @@ def test_what_became_of_each_value_is_said() -> None:
     answer["rows"][3] |= {"runs": [], "mean": None}
     place = 6
     assert [cells[place] for cells in settings_table(typed(summary(8) | {"answer": answer})).cells()] == [
-        "unstable: 1 run failed",
-        "no score",
-        "significantly better than all others",
-        "not run again",
-    ]
+        "unstable: 1 run failed", "no score", "significantly better than all others", "not run again",
+    ]  # fmt: skip
 
 
 def test_a_search_without_a_factor_shows_its_best_trial_beside_the_reference(tmp_path: Path) -> None:
@@ -156,11 +138,9 @@ def test_a_search_without_a_factor_shows_its_best_trial_beside_the_reference(tmp
 def test_a_trivial_baseline_is_a_line_where_it_is_near_and_else_in_the_caption() -> None:
     found = summary()
     picture = answer_picture(typed(found))
-    assert picture
     assert "Outside the picture: the best trivial baseline, 5.510 (a bigram model" in picture.caption
     found["baselines"]["bigram"]["scores"]["dev_loss"] = [4.6, 0.0]
     picture = answer_picture(typed(found))
-    assert picture
     assert "Dashed line: the best trivial baseline, 4.600" in picture.caption
     assert "best trivial baseline<" in picture.svg
 
@@ -169,7 +149,6 @@ def test_a_diverged_trial_does_not_flatten_the_picture_and_is_counted() -> None:
     found = summary()
     found["trials"][4]["score"] = 400.0
     picture = answer_picture(typed(found))
-    assert picture
     assert "Triangles: 1 trial outside the picture." in picture.caption
     assert ">400" not in picture.svg
 

@@ -74,9 +74,8 @@ def test_an_event_that_nobody_knows_is_refused_with_its_line(folder: Path) -> No
     path = folder / "ledger.jsonl"
     count = len(recorded())
     path.write_text(path.read_text() + '{"event": "rumour"}\n')
-    with pytest.raises(
-        UserError, match=rf"ledger\.jsonl, line {count + 1}: has the `event` 'rumour', but must have one of"
-    ):
+    words = rf"ledger\.jsonl, line {count + 1}: has the `event` 'rumour', but must have one of"
+    with pytest.raises(UserError, match=words):
         Ledger(path)
 
 

@@ -88,12 +88,8 @@ def test_a_failure_has_its_kind_and_reason(searcher: StrategySearcher, kind: str
     assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == (status, "because")
 
 
-FULL = {
-    "epoch": 1,
-    "objective": 1.0,
-    "failure/kind": "no_room",
-    "failure/reason": "trials/0000: No space left on device",
-}
+REASON = "trials/0000: No space left on device"
+FULL = {"epoch": 1, "objective": 1.0, "failure/kind": "no_room", "failure/reason": REASON}
 
 
 def test_a_full_disk_of_the_search_ends_the_search_not_its_trials(searcher: StrategySearcher, tmp_path: Path) -> None:

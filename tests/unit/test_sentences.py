@@ -12,9 +12,8 @@ PIECES = [
     "he", "She", "No", "Mr", "etc", "J", "I", "3", "e.g", ".", "..", "!", "?", "\u2026", '"', "\u201d", ")", "(",
     "'",
 ]  # fmt: skip
-texts = strategies.lists(strategies.sampled_from([*PIECES, " ", " ", " ", "\n", "\ufffd", "\u00e9"]), max_size=25).map(
-    "".join
-)
+piece = strategies.sampled_from([*PIECES, " ", " ", " ", "\n", "\ufffd", "\u00e9"])
+texts = strategies.lists(piece, max_size=25).map("".join)
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -52,9 +52,8 @@ def in_memory(plan: Plan) -> Strategy:
 
 def curves(seed: int = 0, epochs: int = 9) -> Curves:
     def of(trial: Trial) -> Curve:
-        height = (
-            30 - 3 * abs(math.log10(trial.run["lr"]) + 3) + math.log2(trial.run["rank"]) + trial.run["seed"] % 7 / 10
-        )
+        run = trial.run
+        height = 30 - 3 * abs(math.log10(run["lr"]) + 3) + math.log2(run["rank"]) + run["seed"] % 7 / 10
         scores = [height * (1 - 0.5**epoch) for epoch in range(1, epochs + 1)]
         digest = hashlib.sha256(f"{seed} {trial.name}".encode()).digest()
         times = np.random.default_rng(list(digest)).uniform(0.1, 10, size=epochs)
@@ -70,13 +69,9 @@ def ran(plan: Plan, found: Curves | None = None, *, workers: int) -> Strategy:
     return strategy
 
 
-def plan_of(
-    trials: int = 12, epochs: int = 9, method: Method | None = None, search: Search = SEARCH, **changes: Any
-) -> Plan:
-    settings = {"epochs": str(epochs)}
-    plan = make_plan(
-        search, "quick", settings=settings, trials=trials, method=method or Method(), comparing=BY_CHRF, **changes
-    )
+def plan_of(trials: int = 12, method: Method | None = None, search: Search = SEARCH, **changes: Any) -> Plan:
+    changes |= {"settings": {"epochs": "9"}, "trials": trials, "method": method or Method()}
+    plan = make_plan(search, "quick", comparing=BY_CHRF, **changes)
     return dataclasses.replace(plan, profile=dataclasses.replace(plan.profile, grace=1))
 
 
@@ -199,9 +194,8 @@ def test_the_best_of_each_value_run_again_with_fresh_seeds() -> None:
     assert [state.trials[name].run["rank"] for name in names] == [4, 8, 16, 32]
     for name in names:
         same = [t for t in state.searched if t.run["rank"] == state.trials[name].run["rank"] and t.status == COMPLETED]
-        assert state.trials[name].score(OBJECTIVE, Direction.MAX) == max(
-            t.score(OBJECTIVE, Direction.MAX) or 0 for t in same
-        )
+        best = max(t.score(OBJECTIVE, Direction.MAX) or 0 for t in same)
+        assert state.trials[name].score(OBJECTIVE, Direction.MAX) == best
     repeats = [trial for trial in state.trials.values() if trial.of]
     assert sorted((trial.of, trial.run["seed"]) for trial in repeats) == [
         (name, 11711 + k) for name in sorted(names) for k in (1, 2)
@@ -225,13 +219,10 @@ def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(co
 
 
 METHODS = [
-    *(Method(sampler=name) for name in SAMPLERS),
-    Method(scheduler="none"),
-    POPULATION,
-    Method(minimize=("parameters",), sampler="nsga2"),
-    Method(minimize=("parameters",), sampler="tpe"),
+    *(Method(sampler=name) for name in SAMPLERS), Method(scheduler="none"), POPULATION,
+    Method(minimize=("parameters",), sampler="nsga2"), Method(minimize=("parameters",), sampler="tpe"),
     Method(plateau=2, limits=(limit("parameters<=800"),)),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
@@ -279,9 +270,8 @@ def test_a_study_rebuilt_for_each_trial_proposes_the_same(method: Method, search
     assert what_it_did(rebuilt) == what_it_did(living)
     for view in plan.views:
         mine, other = (studies(plan, one.ledger.state)[view.name] for one in (living, rebuilt))
-        assert [(t.params, t.state, t.values) for t in mine.trials] == [
-            (t.params, t.state, t.values) for t in other.trials
-        ]
+        first, second = ([(t.params, t.state, t.values) for t in study.trials] for study in (mine, other))
+        assert first == second
 
 
 @pytest.mark.parametrize("sampler", sorted(name for name, one in SAMPLERS.items() if one.is_stateful))
@@ -450,9 +440,8 @@ def test_a_diverged_trial_is_poor_not_unknown() -> None:
     assert (trial.status, trial.reason) == (DIVERGED, "The training loss is nan")
     while isinstance(other := strategy.next(), Trial):
         strategy.end(other, DIVERGED, "The training loss is nan")
-    assert [one.state for one in studies(strategy.plan, strategy.ledger.state)[""].trials] == [
-        optuna.trial.TrialState.PRUNED
-    ] * 2
+    study = studies(strategy.plan, strategy.ledger.state)[""]
+    assert [one.state for one in study.trials] == [optuna.trial.TrialState.PRUNED] * 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

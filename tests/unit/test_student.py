@@ -44,10 +44,7 @@ def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
 
 def test_prompts_and_padding_have_no_loss() -> None:
     labels = BATCH.next_tokens()
-    assert (labels != IGNORE).tolist() == [
-        [False, False, True, True, True, True],
-        [False, True, True, True, False, False],
-    ]
+    assert (labels != IGNORE).int().tolist() == [[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0]]
 
 
 def test_the_teacher_gets_no_gradient_and_keeps_its_mode() -> None:
@@ -82,5 +79,4 @@ def test_the_contrastive_loss_of_one_text_is_zero_with_a_gradient() -> None:
     losses = contrastive_losses(hidden, torch.tensor([1]))
     losses.sum().backward()
     assert losses.tolist() == [0.0]
-    assert hidden.grad is not None
     assert hidden.grad.tolist() == [[0.0] * 8]

@@ -15,17 +15,7 @@ from gpt2core.metrics.comparison import pairwise as compared
 from searches.deciding import study_claims, study_figures
 from searches.deciding.study_claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judged
 from searches.deciding.study_claims import NOT_RUN as CLAIM_NOT_RUN
-from searches.deciding.study_figures import (
-    DIFFERS,
-    FEW,
-    NOT_RUN,
-    NOT_TELLING,
-    OTHER,
-    REPRODUCED,
-    STAND_IN,
-    Line,
-    passes,
-)
+from searches.deciding.study_figures import DIFFERS, FEW, NOT_RUN, NOT_TELLING, OTHER, REPRODUCED, STAND_IN, Line
 from searches.formatting import setting_text
 from searches.published import CLAIMS, TABLES, Claim, Figure
 from searches.question import search_of
@@ -317,9 +307,7 @@ def test_every_claim_is_asked_by_a_search_that_has_its_settings_or_says_why_not(
 
 def dense(scores: Sequence[float] = (), first: float = 40.6, **config: Any) -> dict[str, Any]:
     one = trial("0001", DENSE, {"chrf_whole": first}, **config)
-    again = [
-        trial(f"0001-r{n}", DENSE, {"chrf_whole": score}, of="0001", **config) for n, score in enumerate(scores, 1)
-    ]
+    again = [trial(f"0001-r{n}", DENSE, {"chrf_whole": one}, of="0001", **config) for n, one in enumerate(scores, 1)]
     return summary([compared_row(one, DENSE, [])], [one, *again])
 
 
@@ -402,9 +390,7 @@ def test_half_of_a_large_dev_split_is_said_and_a_small_one_is_whole() -> None:
     values = {"adapter": "full"}
     one = trial("a", values, {"accuracy": 50.8}, task="sst", batch_size=64, epochs=10, dev_part="search")
     one["curve"][0]["train_examples"] = 8544
-    search: dict[tuple[str, str], Any] = {
-        ("sentiment", "sst"): summary([compared_row(one, values, [])], [one], ACCURACY)
-    }
+    search = {("sentiment", "sst"): summary([compared_row(one, values, [])], [one], ACCURACY)}
     search |= {("sentiment", "cfimdb"): "no data"}
     (line,) = [line for line in lines(["2"], search) if line.figure.value == 50.8]
     assert (line.mark, line.why) == (OTHER, "scored on half of the dev texts (all of them: --confirm-on test)")
@@ -418,7 +404,7 @@ def test_table_3_says_how_many_passes_were_really_made() -> None:
     point = {"pairs_examples": "all", "filters": "basic"}
     one = trial("a", point, {"accuracy": 83.0}, task="paraphrase", lr=1.5e-5, epochs=8, growth=2.0)
     one["curve"][0]["train_examples"] = 150_000
-    assert passes(TrialRow.model_validate(one)) == pytest.approx(1.992, abs=0.001)
+    assert study_figures.passes(TrialRow.model_validate(one)) == pytest.approx(1.992, abs=0.001)
     made: dict[str, Any] = dict.fromkeys(("contexts", "candidates", "pairs", "accepted"), 1)
     made |= {"critic": "overlap", "model": "none", "stand_in": "lexical overlap", "digest": "d"}
     found = summary([compared_row(one, point, [])], [one], ACCURACY) | {"pairs": {"x": made}}

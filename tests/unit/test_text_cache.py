@@ -106,9 +106,8 @@ def test_damaged_texts_are_decoded_again(decoder: Decoder, tmp_path: Path, token
     with sqlite3.connect(tmp_path / "texts.sqlite") as store:
         ((key, kept), *_) = store.execute("SELECT key, tokens FROM texts").fetchall()
         store.execute("UPDATE texts SET tokens = ? WHERE key = ?", (tokens, key))
-        store.execute(
-            "UPDATE texts SET tokens = ? WHERE key = (SELECT max(key) FROM texts WHERE key != ?)", (kept, key)
-        )
+        update = "UPDATE texts SET tokens = ? WHERE key = (SELECT max(key) FROM texts WHERE key != ?)"
+        store.execute(update, (kept, key))
     decoder.asked()
     assert write(fixed()) == first
     assert decoder.asked() == 2
@@ -116,9 +115,7 @@ def test_damaged_texts_are_decoded_again(decoder: Decoder, tmp_path: Path, token
     assert decoder.asked() == 0
 
 
-def test_a_damaged_undeletable_cache_is_ignored(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_fixed_cache_is_ignored(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(fixed())
     (tmp_path / "texts.sqlite").write_bytes(b"no database" * 100)
 

@@ -49,9 +49,8 @@ def test_missing_or_malformed_files_are_named(tmp_path: Path) -> None:
 def test_malformed_vocab_or_merges_are_refused(vocab: str, merges: str, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(vocab)
     (tmp_path / "merges.txt").write_text(merges)
-    with pytest.raises(
-        WeightsError, match=f"{tmp_path.name}.*(the tokenizer files are malformed|is not a JSON object)"
-    ):
+    words = f"{tmp_path.name}.*(the tokenizer files are malformed|is not a JSON object)"
+    with pytest.raises(WeightsError, match=words):
         Tokenizer.load(tmp_path)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import math
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from gpt2core.tasks.base import objective_of
 from gpt2core.tokenizer import train_bpe
 from gpt2core.training import loop, train
 from tests import toys
+from tests.workers import two_workers
 
 ALONE = Workers()
 LORA = toys.RUN.but(adapter="lora", rank=4)
@@ -170,9 +170,7 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
 
 def test_an_epoch_without_a_finite_objective_is_never_best(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scores = iter([math.nan, 3.0, -math.inf, 2.0, math.nan])
-    monkeypatch.setattr(
-        type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}), raising=True
-    )
+    monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}))
     list(train(toys.RUN.but(epochs=5), toys.model(), toys.data(), folder=tmp_path))
     assert checkpoints.load_best(tmp_path, build_model(toys.RUN, toys.model(), torch.device("cpu"))) == 4
 
@@ -222,34 +220,17 @@ def test_accumulation_changes_nothing_but_rounding() -> None:
     assert losses(plain.but(accumulation=3)) == pytest.approx(losses(plain), rel=1e-5)
 
 
-def _worker(rank: int, size: int, store: str, queue: "multiprocessing.Queue[tuple[int, list[float], str]]") -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    result = losses(CLIPPED, workers=Workers(rank, size))
-    try:
-        losses(DIVERGES_IN_EVALUATION, workers=Workers(rank, size))
-    except DivergedError as error:
-        queue.put((rank, result, str(error)))
-    torch.distributed.destroy_process_group()
+def _losses_and_error(workers: Workers) -> tuple[list[float], str]:
+    result = losses(CLIPPED, workers=workers)
+    with pytest.raises(DivergedError) as caught:
+        losses(DIVERGES_IN_EVALUATION, workers=workers)
+    return result, str(caught.value)
 
 
 def test_two_workers_give_the_losses_of_one_that_accumulates_and_diverge_together(tmp_path: Path) -> None:
     """Dropout is on. One test, because starting the processes is what takes time."""
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[tuple[int, list[float], str]] = context.Queue()
-    processes = [
-        context.Process(target=_worker, args=(rank, 2, str(tmp_path / "store"), queue), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    answers = sorted(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-    assert [process.exitcode for process in processes] == [0, 0]
     alone = losses(CLIPPED.but(accumulation=2))
-    for rank, (number, spread, reason) in enumerate(answers):
-        assert number == rank
+    for spread, reason in two_workers(tmp_path, _losses_and_error):
         assert spread == pytest.approx(alone, rel=1e-5)
         assert reason == "The dev loss is not finite after step 1 with lr 1e+30"
 
@@ -260,9 +241,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
 
 
 def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() -> None:
-    with pytest.raises(
-        DivergedError, match=r"has exploded: \d+\.\d+ nats over 10 steps, while guessing has 5\.77, at step 10"
-    ):
+    words = r"has exploded: \d+\.\d+ nats over 10 steps, while guessing has 5\.77, at step 10"
+    with pytest.raises(DivergedError, match=words):
         losses(toys.RUN.but(lr=1.0, batch_size=1))
     assert losses(toys.RUN.but(lr=0.1, batch_size=1))[-1] < 6
 

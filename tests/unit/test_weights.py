@@ -136,12 +136,9 @@ def test_the_embedded_model_is_whole_small_and_described() -> None:
 @pytest.mark.parametrize("patterns", [(*HUB_FILES, *TOKENIZER_FILES), FILES])
 def test_neither_pickles_nor_code_of_a_model_are_downloaded(patterns: Sequence[str]) -> None:
     there = [
-        "config.json",
-        "tokenizer.json",
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
+        "config.json", "tokenizer.json", "model.safetensors", "model-00001-of-00002.safetensors",
         "pytorch_model.bin",
-    ]
+    ]  # fmt: skip
     there += [
         "modeling_gpt2.py", "training_args.bin", "model.pt", "x/weights.pkl", "tf_model.h5", "model.ckpt",
         "run.sh",
