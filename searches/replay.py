@@ -191,7 +191,7 @@ def save(record: Record, path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """The share of random search's compute that a method needed: median and 95% range over seeds."""
+    """Median and 95% range, over seeds, of the share of random search's compute that a method needed (infinite: not reached)."""
 
     median: float
     low: float
@@ -258,7 +258,7 @@ def compare(
 
 
 def _share(needed: Sequence[float]) -> Share:
-    low, median, high = np.quantile(np.minimum(needed, 1.0), [0.025, 0.5, 0.975], method="closest_observation")
+    low, median, high = np.quantile(needed, [0.025, 0.5, 0.975], method="closest_observation")
     reached = int(np.isfinite(needed).sum())
     return Share(median=float(median), low=float(low), high=float(high), reached=reached, seeds=len(needed))
 
@@ -276,7 +276,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def _share_text(share: Share) -> str:
-    median, low, high = (f"{value:.3f}" if value < 1 else ">1" for value in (share.median, share.low, share.high))
+    median, low, high = (f"{value:.3f}" if value <= 1 else ">1" for value in (share.median, share.low, share.high))
     return f"{median} [{low}, {high}], {share.reached} of {share.seeds}"
 
 

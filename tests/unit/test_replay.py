@@ -60,6 +60,12 @@ def test_a_score_within_the_margin_needs_less(record: Record) -> None:
     assert row.alike.reached == 4
 
 
+def test_a_score_reached_with_all_compute_has_the_share_1() -> None:
+    assert replay._share_text(replay._share([1.0])) == "1.000 [1.000, 1.000], 1 of 1"
+    assert replay._share_text(replay._share([0.5, 1.0, math.inf])) == "1.000 [0.500, >1], 2 of 3"
+    assert replay._share_text(replay._share([0.25, math.inf, math.inf])) == ">1 [0.250, >1], 1 of 3"
+
+
 def test_a_proposal_gets_the_curve_of_the_nearest_point(record: Record) -> None:
     curves = record.nearest(record.plan(Method(), trials=5, seed=0))
     for number in (0, 17):
