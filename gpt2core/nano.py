@@ -39,23 +39,22 @@ tags: [gpt2, shakespeare]
 ---
 # gpt2-nano
 
-A GPT-2 of {parameters:,} parameters ({shape.n_layer} blocks, {shape.n_embd} channels, {shape.n_head} heads)
-with a byte-level BPE of {shape.vocab_size:,} entries, so that
-every part of the project can be run, tested and shown without a network. It writes like a small model: use it to see how the
-search works, not to judge how well GPT-2 can be tuned.
+A GPT-2 of {parameters:,} parameters ({shape.n_layer} blocks, {shape.n_embd} channels, {shape.n_head} heads) with a byte-level BPE
+of {shape.vocab_size:,} entries. With it, every part of the project can be run, tested and demonstrated without a network.
+It writes like a small model: use it to see how the search works, not to judge how well GPT-2 can be fine-tuned.
 
-- **Made by** `make nano` (`python -m gpt2core.nano`), with the project's own training loop, in {minutes:.0f} minutes on
-  {threads} CPU thread(s); torch {torch}. Trained on another machine, it differs in the last digits.
-- **Text:** {corpus}. Modern-spelling
-  editions only. Left out: all poems, above all the sonnets and The Passionate Pilgrim, and every play that shares two lines
-  with one of them (Love's Labour's Lost). Held out: The Tempest.
-- **Training:** {run.epochs} epochs of blocks of 256 tokens, batches of {run.batch_size}, AdamW, learning rate {run.lr:g} (warm-up
-  {run.warmup_steps} steps, then cosine), weight decay {run.weight_decay:g}, gradient norm clipped at {run.clip_norm:g},
+- **Trained** by `make nano` (`python -m gpt2core.nano`), with the project's own training loop, in {minutes:.0f} minutes on
+  {threads} CPU thread(s); torch {torch}. On another machine, the last digits differ.
+- **Text:** {corpus}. Only modern-spelling editions.
+  Excluded: all poems, including the sonnets and The Passionate Pilgrim, and every play that shares two lines with one of these
+  (Love's Labour's Lost). Held out: The Tempest.
+- **Training:** {run.epochs} epochs of blocks of 256 tokens, batches of {run.batch_size}, AdamW, learning rate {run.lr:g}
+  ({run.warmup_steps} warm-up steps, then cosine), weight decay {run.weight_decay:g}, gradient norm clipped at {run.clip_norm:g},
   dropout {run.dropout:g}, seed {run.seed}.
-- **Held-out perplexity** (The Tempest, per token of its own tokenizer): **{metrics[dev_perplexity]:.2f}**,
-  cross-entropy {metrics[dev_loss]:.4f} nats; epoch {epoch}.
-  Perplexities of different tokenizers cannot be compared: per character it is {per_character:.4f} nats.
-- **Positions** beyond 255 were never trained, though the model has {shape.n_positions}.
+- **Held-out perplexity** (The Tempest, per token of this tokenizer): **{metrics[dev_perplexity]:.2f}**, cross-entropy
+  {metrics[dev_loss]:.4f} nats, at epoch {epoch}. Perplexities of different tokenizers are not comparable; per character, the
+  cross-entropy is {per_character:.4f} nats.
+- **Positions** beyond 255 were never trained, although the model has {shape.n_positions}.
 - SHA-256 of model.safetensors: `{digest}`
 """
 
