@@ -96,7 +96,8 @@ def test_of_two_that_come_at_once_one_goes_away(claimant: Claimant, monkeypatch:
 @pytest.mark.parametrize("dead", [False, True], ids=["an empty place", "the place of a dead owner"])
 def test_one_of_many_owns_it(claimant: Claimant, place: Path, monkeypatch: pytest.MonkeyPatch, dead: bool) -> None:
     """Whoever has lost sees the winner's signs; so each of the others ends, and none waits for a lease to run out."""
-    for round_ in range(5):
+    monkeypatch.setattr(lease, "LEASE", 2.0)  # so long that a busy machine renews in time
+    for round_ in range(2 if dead else 5):
         racers = [claimant(f"{round_}-{number}") for number in range(8)]
         for one in racers:
             one.path = place / str(round_)
