@@ -18,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2core.attention import Attend, kernels
 from gpt2core.config import AttentionConfig, ModelConfig
+from gpt2core.dropout import Dropout, start_block
 from gpt2core.errors import ConfigError
+from gpt2core.projection import Projection
 
 DENSE = AttentionConfig()
 IGNORE = -100  # label of a position without loss
@@ -104,16 +106,29 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, kernel: Attend, dropout: float) -> None:
         super().__init__()
         self.n_head, self.kernel, self.dropout = config.n_head, kernel, dropout
-        self.query = nn.Linear(config.n_embd, config.n_embd)
-        self.key = nn.Linear(config.n_embd, config.n_embd)
-        self.value = nn.Linear(config.n_embd, config.n_embd)
-        self.dense = nn.Linear(config.n_embd, config.n_embd)
+        self.query = Projection(config.n_embd, config.n_embd)
+        self.key = Projection(config.n_embd, config.n_embd)
+        self.value = Projection(config.n_embd, config.n_embd)
+        self.dense = Projection(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
+        q, k, v = (self.split_heads(y) for y in self._query_key_value(x))
         if cache is not None:
             k, v = cache.extend(block, k, v)
         return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
+
+    def _query_key_value(self, x: Tensor) -> Sequence[Tensor]:
+        layers = (self.query, self.key, self.value)
+        joined = layers[0].parts[0].joined
+        if joined is None:
+            return [layer(x) for layer in layers]
+        return layers[0].adapt_joined(layers, functional.linear(x, *joined), x)
+
+    @property
+    def groups(self) -> list[list[Projection]]:
+        """Groups of weights that can be joined, so that one product makes queries, keys and values."""
+        parts = [layer.parts for layer in (self.query, self.key, self.value)]
+        return [list(group) for group in zip(*parts, strict=True)] if len({len(p) for p in parts}) == 1 else []
 
     def forward_last_token(self, x: Tensor, segments: Tensor) -> Tensor:
         """Return only the output of the last token: (B, T, C), left-padded with tokens of another segment -> (B, 1, C)."""
@@ -138,15 +153,17 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attention = Attention(config, kernel, dropout)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp_in = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.mlp_out = nn.Linear(4 * config.n_embd, config.n_embd)
-        self.drop = nn.Dropout(dropout)
+        self.mlp_in = Projection(config.n_embd, 4 * config.n_embd)
+        self.mlp_out = Projection(4 * config.n_embd, config.n_embd)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+        start_block(block)
         return self._mlp(x + self.drop(self.attention(self.ln_1(x), segments, cache, block)))
 
-    def forward_last_token(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward_last_token(self, x: Tensor, lengths: Tensor, block: int) -> Tensor:
         """Return only the output of each text's last real token: right-padded (B, T, C), lengths (B,) -> (B, C)."""
+        start_block(block, from_end=True)
         x, segments = self.pad_left(x, lengths)
         return self._mlp(x[:, -1:] + self.drop(self.attention.forward_last_token(self.ln_1(x), segments)))[:, 0]
 
@@ -186,7 +203,7 @@ class GPT2(nn.Module):
         self.config, self.attention = config, attention
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, kernel, dropout) for kernel in kernels(attention, config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Linear | None = None  # the classification head, if the task has one
@@ -233,7 +250,7 @@ class GPT2(nn.Module):
         for number in range(first, end):
             block = cast(Block, self.blocks[number])
             if number + 1 == len(self.blocks) and inputs.lengths is not None:
-                x = block.forward_last_token(x, inputs.lengths)
+                x = block.forward_last_token(x, inputs.lengths, number)
             elif self.gradient_checkpointing and self.training:
                 x = cast(Tensor, checkpoint(block, x, inputs.segments, None, number, use_reentrant=False))
             else:

@@ -7,8 +7,8 @@ Legend: `N` tokens of all runs; `B` texts of `T` tokens with `C` channels of one
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpt2core.adapters.lora import LoRALinear
+from gpt2core.dropout import Stream, start_block
 from gpt2core.machine import is_out_of_memory
 from gpt2core.model import GPT2, Attention, Block, TrunkInput
 from gpt2core.steps import Step, StepResult
@@ -27,22 +28,6 @@ TOKENS = 512
 
 Parts = list[Tensor]  # (B, T, C) of each run
 OptionalParts = list[Tensor | None]
-
-
-class Stream:
-    """The random numbers of one run, independent of numbers drawn in between by other runs."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        gpu = device.type == "cuda"
-        self.generator = torch.cuda.default_generators[device.index or 0] if gpu else torch.default_generator
-        self.state = self.generator.manual_seed(seed).get_state()
-
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Let PyTorch draw from this stream."""
-        self.generator.set_state(self.state)
-        yield
-        self.state = self.generator.get_state()
 
 
 @dataclass(frozen=True)
@@ -80,6 +65,9 @@ def _run_block(members: Sequence[Member], xs: Parts, number: int) -> Parts:
     is_final = number + 1 == len(members[0].model.blocks)
     ends = [member.inputs.lengths if is_final else None for member in members]
     segments = [member.inputs.segments for member in members]
+    for member, lengths in zip(members, ends, strict=True):
+        with member.stream.drawing():
+            start_block(number, from_end=lengths is not None)
     for place, lengths in enumerate(ends):
         if lengths is not None:
             xs[place], segments[place] = Block.pad_left(xs[place], lengths)
@@ -117,7 +105,7 @@ def _project(members: Sequence[Member], layers: Sequence[nn.Module], xs: Parts) 
     for place, (member, layer) in enumerate(zip(members, layers, strict=True)):
         if isinstance(layer, LoRALinear):
             with member.stream.drawing():
-                outs[place] = layer.add_lora(outs[place], xs[place])
+                outs[place] = layer.adapt(outs[place], xs[place])
     return outs
 
 
@@ -217,9 +205,12 @@ def _gradients(steps: Sequence[Step]) -> list[float]:
     parts = [[part for part in step.run.micro_batches(step.batch) if len(part)] for step in steps]
     for number in range(max(map(len, parts))):
         places = [place for place, micro_batches in enumerate(parts) if number < len(micro_batches)]
-        losses = _losses([steps[place] for place in places], [parts[place][number] for place in places], number)
         weights = [steps[place].run.weight(steps[place].batch) for place in places]
-        torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()
+        with ExitStack() as working:
+            for place in places:
+                working.enter_context(steps[place].run.working_weights())
+            losses = _losses([steps[place] for place in places], [parts[place][number] for place in places], number)
+            torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()
         for place, loss in zip(places, losses, strict=True):
             totals[place] += loss.detach()
     return [total.item() for total in totals]
@@ -231,7 +222,7 @@ def _losses(steps: Sequence[Step], micro_batches: Sequence[np.ndarray], number: 
     for step, examples in zip(steps, micro_batches, strict=True):
         run = step.run
         batches.append(run.collate(examples))
-        stream = Stream(run.dropout_seed(step.number, number), run.device)
+        stream = run.dropout_stream(step.number, number, examples)
         members.append(Member(run.model, run.trunk_input(batches[-1]), stream))
     losses = []
     with steps[0].run.autocast:

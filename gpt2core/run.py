@@ -1,13 +1,13 @@
 """One training run: its model, optimizer and examples, and the optimizer step that updates the weights.
 
-Dropout depends only on (seed, step, micro-batch), so losses stay the same if a run is resumed or distributed over workers.
+Dropout depends only on (seed, step, example), so losses stay the same if a run is resumed or distributed over workers.
 
 Legend: `B` examples of a batch, `T` tokens, `C` channels.
 """
 
 import math
 from collections import deque
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +22,11 @@ from gpt2core.builders import build_model, build_optimizer, device, epoch_sizes,
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
+from gpt2core.dropout import Stream
 from gpt2core.errors import DivergedError
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import autocast, in_bfloat16
+from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.weights import origin
@@ -63,6 +65,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, config)
         self.recent_losses: deque[float] = deque(maxlen=RECENT)
         self.bfloat16 = in_bfloat16(config, self.device)
+        self.working = WorkingWeights(self.model) if self.bfloat16 else None
         self.autocast = autocast(self.device, bfloat16=self.bfloat16)
         self.replica = DistributedDataParallel(_Forward(self)) if workers.size > 1 and self.trainable else None
 
@@ -77,15 +80,16 @@ class Run:
         own = range(workers.rank, len(micro_batches), workers.size)
         total = torch.zeros((), device=self.device)
         for index in own:
-            examples = micro_batches[index]
-            torch.manual_seed(self.dropout_seed(number, index))
+            empty = not len(micro_batches[index])
+            examples = np.array([0]) if empty else micro_batches[index]
             # DDP averages gradients over workers, but only with the last micro-batch.
-            with nullcontext() if self.replica is None or index == own[-1] else self.replica.no_sync():
+            sync = nullcontext() if self.replica is None or index == own[-1] else self.replica.no_sync()
+            with sync, self.working_weights(), self.dropout_stream(number, index, examples).drawing():
                 with self.autocast:
-                    # DDP's all-reduce needs every worker, so one without examples contributes a zero-weighted loss.
-                    inputs = self.collate(examples if len(examples) else np.array([0]))
+                    inputs = self.collate(examples)
                     loss = self.forward(inputs) if self.replica is None else self.replica(*inputs)
-                    loss = loss if len(examples) else loss * 0.0
+                    # DDP's all-reduce needs every worker, so one without examples contributes a zero-weighted loss.
+                    loss = loss * 0.0 if empty else loss
                 # The mean over the batch needs the sum of the workers' gradients, not their average.
                 (loss * (workers.size / weight)).backward()
             total += loss.detach()
@@ -125,6 +129,10 @@ class Run:
                 f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, while guessing has {guess:.2f}, {at}"
             )
 
+    def working_weights(self) -> AbstractContextManager[None]:
+        """Within, passes read the weights in the precision of the run."""
+        return nullcontext() if self.working is None else self.working.used()
+
     # -- parts of a step, which `gpt2core.packing` runs for several runs at once
 
     @property
@@ -150,10 +158,9 @@ class Run:
         """Return the sum of the training losses of a batch, in nats, from its last hidden states (B, T, C) or (B, C)."""
         return self.task.training_loss(self.model, self.base, hidden, batch, self.data.tokenizer, self.config)
 
-    def dropout_seed(self, step: int, micro_batch: int) -> int:
-        """Return the seed of torch's generator for a micro-batch."""
-        seed = np.random.SeedSequence((self.config.seed, step, micro_batch)).generate_state(1, np.uint64)[0]
-        return int(seed) & 0x7FFF_FFFF_FFFF_FFFF
+    def dropout_stream(self, step: int, micro_batch: int, examples: np.ndarray) -> Stream:
+        """Return the random numbers of dropout for a micro-batch."""
+        return Stream(self.config.seed, step, micro_batch, examples, self.device)
 
     def discard_gradients(self) -> None:
         """Clear the gradients of an unfinished step."""

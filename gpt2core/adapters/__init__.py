@@ -13,13 +13,12 @@ A key that the file declares becomes a key of every run that names the adapter::
     TOP = Adapter(apply=top, keys=TopKeys, meaning="the last blocks train")
 """
 
-from torch import nn
-
 from gpt2core.adapters.base import Adapter
 from gpt2core.adapters.lora import LORA
 from gpt2core.adapters.whole import FREEZE, FROZEN, FULL, LAST_LINEAR
 from gpt2core.component import Table
 from gpt2core.config import RunConfig
+from gpt2core.dropout import Dropout
 from gpt2core.model import GPT2, Attention
 
 ADAPTERS: Table[Adapter] = Table(
@@ -38,7 +37,7 @@ def adapt(model: GPT2, config: RunConfig) -> GPT2:
     first = model.first_trainable_block = _first_trainable_block(model)
     for part in (model.drop, *model.blocks[:first]) if first else ():
         for module in part.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, Dropout):
                 module.p = 0.0
             elif isinstance(module, Attention):
                 module.dropout = 0.0

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from gpt2core.adapters.base import Adapter, Preset
 from gpt2core.config import LoraKeys, RunConfig, parse_blocks
+from gpt2core.dropout import Dropout, dropout_each
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
+from gpt2core.projection import Projection
 
 #: The model's projections that each choice of `targets` adapts.
 QKV = ["query", "key", "value"]
@@ -45,31 +47,49 @@ class LoRALinear(nn.Module):
     treated as a constant (section 4.3 of the paper). peft itself is not used because it takes three seconds to import.
     """
 
-    def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
+    def __init__(self, base: Projection, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
         super().__init__()
         weight = base.weight
         self.base, self.scale = base, scale
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.lora_A, self.lora_B = nn.Linear(base.in_features, rank, False), nn.Linear(rank, base.out_features, False)
+        self.dropout = Dropout(dropout)
+        self.lora_A, self.lora_B = Projection(base.in_features, rank, False), Projection(rank, base.out_features, False)
         self.lora_A.reset_parameters()  # peft draws A twice
         nn.init.zeros_(self.lora_B.weight)
         self.lora_magnitude = nn.Parameter(weight.detach().norm(dim=1)) if dora else None
         self.to(weight.device, weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add_lora(cast(Tensor, self.base(x)), x)
+        return self.adapt(cast(Tensor, self.base(x)), x)
 
-    def add_lora(self, out: Tensor, x: Tensor) -> Tensor:
+    def adapt(self, out: Tensor, x: Tensor) -> Tensor:
         """Return the adapted output (..., out) for the input x (..., in), given the output `out` of the base."""
         dropped = self.dropout(x)
         inner = self.lora_A(dropped)
         if self.lora_magnitude is None:
             rows, pairs = out.flatten(0, -2), inner.flatten(0, -2)
-            return torch.addmm(rows, pairs, self.lora_B.weight.T, alpha=self.scale).view_as(out)
+            up = self.lora_B.working[0] if self.lora_B.working else self.lora_B.weight
+            return torch.addmm(rows, pairs, up.T, alpha=self.scale).view_as(out)
         length = (self.base.weight + self.scale * self.lora_B.weight @ self.lora_A.weight).norm(dim=1).detach()
         ratio = self.lora_magnitude / length
         plain = out - self.base.bias if dropped is x else functional.linear(dropped, self.base.weight)
         return cast(Tensor, out + (ratio - 1) * plain + ratio * self.scale * self.lora_B(inner)).to(out.dtype)
+
+    @property
+    def parts(self) -> list[Projection]:
+        """The base, A and B."""
+        return [self.base, self.lora_A, self.lora_B]
+
+    def adapt_joined(self, layers: Sequence["LoRALinear"], out: Tensor, x: Tensor) -> Sequence[Tensor]:
+        """Return the outputs of `layers` for one input, given the joined output of their bases (..., layers * out)."""
+        down, up = self.lora_A.joined, self.lora_B.joined
+        count = len(layers)
+        if self.lora_magnitude is not None or down is None or up is None:
+            return [layer.adapt(base, x) for layer, base in zip(layers, out.chunk(count, dim=-1), strict=True)]
+        dropped = dropout_each(x, self.dropout.p if self.training else 0.0, count).flatten(1, -2)
+        a, b = (joined.unflatten(0, (count, -1)) for joined in (down[0], up[0] * self.scale))
+        bases = out.flatten(0, -2).unflatten(-1, (count, -1)).transpose(0, 1)
+        adapted: Tensor = torch.baddbmm(bases, torch.bmm(dropped, a.mT), b.mT).unflatten(1, x.shape[:-1])
+        return adapted.unbind()
 
     def pair(self) -> Pair:
         """Return the current pair, detached."""
@@ -101,7 +121,7 @@ def lora(model: GPT2, config: RunConfig) -> None:
             _start_at_singular_directions(layer)
 
 
-def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, nn.Linear]]:
+def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, Projection]]:
     """Return the names and layers of the projections to adapt; raise ConfigError."""
     if config.lora_init == "pissa" and config.rank > model.config.n_embd:
         raise ConfigError(
@@ -112,7 +132,7 @@ def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, nn.Linear]]:
         (f"blocks.{number}.{name}", part)
         for number in parse_blocks(LORA.block_spec(config), model.config.n_layer)
         for name, part in model.blocks[number].named_modules()
-        if isinstance(part, nn.Linear) and name.split(".")[-1] in TARGETS[config.targets]
+        if isinstance(part, Projection) and name.split(".")[-1] in TARGETS[config.targets]
     ]
 
 

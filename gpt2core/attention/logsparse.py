@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpt2core.attention.pattern import offsets
+from gpt2core.dropout import dropout as drop
 
 #: Numbers in a block of queries: 2 MiB, so that a block stays in the CPU's cache for all offsets. From 1,024 to 8,192 tokens this
 #: was the fastest of 2**17 to 2**20; with larger blocks, time grows faster than L log L.
@@ -34,10 +34,13 @@ def logsparse(
     allowed = _allowed(keys, segments)
     if t == 1:
         k, v = (x.index_select(-2, keys[:, 0]) for x in (k, v))
-        return scaled_dot_product_attention(q, k, v, attn_mask=allowed.mT, dropout_p=dropout)
+        if dropout:
+            scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~allowed.mT, -math.inf)
+            return drop(scores.softmax(dim=-1), dropout, positions=(2,)) @ v
+        return scaled_dot_product_attention(q, k, v, attn_mask=allowed.mT)
     wide = torch.promote_types(q.dtype, torch.float32)
     weights: Tensor = _Scores.apply(q.to(wide), k.to(wide), allowed, pattern).softmax(dim=-2)  # type: ignore[no-untyped-call]
-    out: Tensor = _Values.apply(drop(weights, dropout), v.to(wide), pattern)  # type: ignore[no-untyped-call]
+    out: Tensor = _Values.apply(drop(weights, dropout, positions=(3,)), v.to(wide), pattern)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
 
 

@@ -13,6 +13,7 @@ from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
 from gpt2core.distill.student import contrastive_losses
+from gpt2core.dropout import dropout
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
@@ -65,7 +66,7 @@ class Classification(Task):
         head = model.head
         if head is None or head.out_features != len(self.class_names):
             raise ConfigError(f"The model has no head for the {len(self.class_names)} classes; use one trained on them")
-        logits: Tensor = head(functional.dropout(hidden, config.head_dropout, model.training))
+        logits: Tensor = head(dropout(hidden, config.head_dropout) if model.training else hidden)
         return upcast(logits)
 
     def losses(self, model: GPT2, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:

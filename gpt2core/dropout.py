@@ -1,0 +1,216 @@
+"""Dropout whose masks on a CPU follow from the run's seed, the step, the example and the layer, not from the batch.
+
+PyTorch draws the numbers of a mask one after another from one generator, which takes a quarter of a training step on a CPU.
+Here each element has a counter, and a hash of key and counter (SplitMix64: Steele, Lea and Flood 2014) gives 16 random bits.
+So a run has the same losses however its batches are padded, divided into micro-batches or spread over workers; and the backward
+pass draws a mask again instead of storing it. An element is kept with probability k / 65,536, the nearest to 1 - p.
+
+On other devices PyTorch's own dropout is used, seeded for each micro-batch; there the masks depend on how a batch is divided.
+
+Legend: `B` examples, `T` query tokens, `S` key tokens, `H` heads, `D` channels of a head.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+BITS = 16  # of each element
+SITES = 64  # dropout layers of a block, at most
+BLOCK = 2**18  # attention weights that are computed at once, so that they stay in a processor's cache
+
+_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+class Stream:
+    """The random numbers of one pass over a micro-batch; `examples` (B,) are the numbers of its examples."""
+
+    def __init__(self, seed: int, step: int, micro_batch: int, examples: np.ndarray, device: torch.device) -> None:
+        self.site, self.from_end, self.generator = 0, False, None
+        if device.type == "cpu":
+            start = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
+            self.keys = _hash(start + (examples.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+            return
+        state = np.random.SeedSequence((seed, step, micro_batch)).generate_state(1, np.uint64)[0]
+        self.generator = torch.cuda.default_generators[device.index or 0]
+        self.state = self.generator.manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF).get_state()
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw all dropout masks from this stream; a second time, it goes on where it left off."""
+        token = _current.set(self)
+        try:
+            if self.generator is not None:
+                self.generator.set_state(self.state)
+            yield
+            if self.generator is not None:
+                self.state = self.generator.get_state()
+        finally:
+            _current.reset(token)
+
+    def next_keys(self) -> np.ndarray:
+        """Return the keys (B,) of the next dropout layer."""
+        self.site += 1
+        return _hash(self.keys + np.array([self.site], np.uint64) * _SECOND)
+
+
+_current: ContextVar[Stream | None] = ContextVar("stream", default=None)
+
+
+def start_block(number: int, *, from_end: bool = False) -> None:
+    """Number the dropout layers of a block, so that it draws the same masks when its activations are recomputed.
+
+    With `from_end`, texts are padded on the left: their positions count from the last token.
+    """
+    stream = _current.get()
+    if stream is not None:
+        stream.site, stream.from_end = (number + 1) * SITES, from_end
+
+
+def dropout(x: Tensor, p: float, *, positions: Sequence[int] = (1,)) -> Tensor:
+    """Return x (B, ...) with elements zeroed at probability p, and the others divided by 1 - p.
+
+    `positions` are the dimensions that count tokens, which `start_block` may number from the end.
+    """
+    stream = _current.get()
+    if not p or stream is None or x.device.type != "cpu":
+        return functional.dropout(x, p)
+    return _Dropout.apply(x, Mask(stream, x.shape, p, positions))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def dropout_each(x: Tensor, p: float, count: int) -> Tensor:
+    """Return `count` copies of x, (count, B, ...), each with a mask of its own."""
+    if p and x.device.type == "cpu":
+        return torch.stack([dropout(x, p) for _ in range(count)])
+    copies = x.expand(count, *x.shape)
+    return functional.dropout(copies, p) if p else copies
+
+
+class Dropout(nn.Module):
+    """`dropout` as a layer: it acts in training only."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training and self.p else x
+
+
+class Mask:
+    """The mask of one dropout layer, drawn anew each time it is needed."""
+
+    def __init__(self, stream: Stream, shape: Sequence[int], p: float, positions: Sequence[int]) -> None:
+        self.keys, self.shape = stream.next_keys(), tuple(shape)
+        self.kept = min(max(round((1 - p) * 2**BITS), 1), 2**BITS - 1)
+        self.flipped = [dim for dim in positions if dim < len(self.shape)] if stream.from_end else []
+
+    def draw(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """Return the mask of some rows of the first two dimensions, flattened if there are four: 0, or 1 / (1 - p)."""
+        heads, *last = self.shape[1:] if len(self.shape) == 4 else (1, *self.shape[1:])
+        keys = np.repeat(self.keys, heads) + np.tile(np.arange(heads, dtype=np.uint64), len(self.keys)) * _FIRST
+        words = _hash(keys[rows, None] + _counters(tuple(last)))
+        bits = words.view(np.uint16).reshape(len(words), *last[:-1], -1)[..., : last[-1]]
+        if self.flipped:
+            bits = np.flip(bits, tuple(dim - len(self.shape) for dim in self.flipped))
+        mask = torch.from_numpy(bits < self.kept).to(dtype)
+        return mask.mul_(2**BITS / self.kept)
+
+
+def _hash(z: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64, in place."""
+    z ^= z >> np.uint64(30)
+    z *= _FIRST
+    z ^= z >> np.uint64(27)
+    z *= _SECOND
+    z ^= z >> np.uint64(31)
+    return z
+
+
+@lru_cache(maxsize=64)
+def _counters(shape: tuple[int, ...]) -> np.ndarray:
+    """A number for each 64 bits of a mask of this shape, the same for a position whatever the shape."""
+    counters: np.ndarray = np.zeros(1, np.uint64)
+    for size in (*shape[:-1], math.ceil(shape[-1] * BITS / 64)):
+        counters = ((counters[:, None] << np.uint64(24)) + np.arange(size, dtype=np.uint64)).ravel()
+    return counters * _GOLDEN
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Mask) -> Tensor:
+        ctx.mask = mask
+        return mask.draw(x.dtype).view_as(x).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.mask.draw(grad.dtype).view_as(grad).mul_(grad), None
+
+
+def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, p: float) -> Tensor:
+    """Softmax attention whose weights are dropped at probability p; shapes as in `attention.Attend`.
+
+    Queries look at the keys that are `allowed`, (T, S) or (B, 1, T, S). Memory grows with T + S, not T * S: like PyTorch's kernel
+    without dropout, the backward pass computes the weights again.
+    """
+    stream = _current.get()
+    if stream is None or q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=p)
+    shape = (*q.shape[:3], k.shape[2])
+    return _Attention.apply(q, k, v, allowed, Mask(stream, shape, p, (2, 3)))  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, mask: Mask) -> Tensor:
+        bias = (
+            torch.zeros(allowed.shape, dtype=q.dtype).masked_fill_(~allowed, -math.inf).expand(mask.shape).flatten(0, 1)
+        )
+        queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))
+        out = torch.empty_like(queries)
+        norms = q.new_empty(queries.shape[:2])
+        for rows in _blocks(mask.shape):
+            weights = _scores(queries[rows], keys[rows], bias[rows])
+            torch.logsumexp(weights, dim=-1, out=norms[rows])
+            weights.sub_(norms[rows, :, None]).exp_().mul_(mask.draw(q.dtype, rows))
+            torch.bmm(weights, values[rows], out=out[rows])
+        ctx.save_for_backward(queries, keys, values, bias, norms)
+        ctx.mask = mask
+        return out.view_as(q)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        queries, keys, values, bias, norms = ctx.saved_tensors
+        scale, heads = 1 / math.sqrt(queries.shape[-1]), ctx.mask.shape[:2]
+        grad = grad.flatten(0, 1)
+        by_query, by_key, by_value = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        for rows in _blocks(ctx.mask.shape):
+            weights = _scores(queries[rows], keys[rows], bias[rows]).sub_(norms[rows, :, None]).exp_()
+            drawn = ctx.mask.draw(weights.dtype, rows)
+            torch.bmm((weights * drawn).mT, grad[rows], out=by_value[rows])
+            by_weight = torch.bmm(grad[rows], values[rows].mT).mul_(drawn)
+            by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype).mul_(scale)
+            torch.bmm(by_score, keys[rows], out=by_query[rows])
+            torch.bmm(by_score.mT, queries[rows], out=by_key[rows])
+        shaped = (x.unflatten(0, heads) for x in (by_query, by_key, by_value))
+        return (*shaped, None, None)
+
+
+def _scores(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    return torch.baddbmm(bias, queries, keys.mT, alpha=1 / math.sqrt(queries.shape[-1]))
+
+
+def _blocks(shape: Sequence[int]) -> Iterator[slice]:
+    batch, heads, t, s = shape
+    size = max(1, BLOCK // (t * s))
+    return (slice(start, start + size) for start in range(0, batch * heads, size))
