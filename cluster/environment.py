@@ -1,9 +1,11 @@
-"""Removes environment variables that would change or break a search, and sets those that Tune and Train need."""
+"""Removes environment variables that would change or break a search, and sets those that Ray needs."""
 
 import os
 import re
 from collections.abc import MutableMapping
 
+#: Ray then hides all GPUs from workers that asked for none. By default they see all, and PyTorch would use the first.
+HIDE_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 #: Our settings of Tune and Train. This project writes the ledger, MLflow and the screen, and handles Ctrl-C; with verbose=0,
 #: Tune's old output prints nothing. Tune's snapshots of all trials are never read.
 OURS = {
@@ -13,6 +15,7 @@ OURS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # seconds between two checks for reports
+    **HIDE_GPUS,
 }
 #: Settings of Tune and Train with which trials would be stored elsewhere, stop early or hang, and runs of MLflow that belong to
 #: other searches.

@@ -20,6 +20,7 @@ import psutil
 
 from cluster.auth_token import private_token
 from cluster.connect import check_temporary_folder
+from cluster.environment import HIDE_GPUS
 from gpt2core.cli import bypass_proxies, command_text, run_or_explain
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.files import home
@@ -47,6 +48,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **HIDE_GPUS,
         "RAY_JOB_STOP_WAIT_TIME_S": "30",  # not Ray's 3: a search needs time to save
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }

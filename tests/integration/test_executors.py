@@ -1,14 +1,17 @@
 """The executors on real Ray: each gives a trial the same losses."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.queue import Queue
 
+from cluster.environment import HIDE_GPUS
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
 from gpt2core.weights import save_model
@@ -109,3 +112,12 @@ def test_a_failed_test_score_is_a_one_line_error(local_ray: None, model: str, tm
     with pytest.raises(UserError, match=words) as told:
         score_all([spec])
     assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(0, 0), (1, 1), (0.5, 1), (2, 2)])
+def test_a_worker_sees_the_gpus_that_it_asked_for(local_ray: None, gpus: float, seen: int) -> None:
+    @ray.remote(num_gpus=gpus, runtime_env={"env_vars": {**HIDE_GPUS, "CUDA_VISIBLE_DEVICES": "0,1"}})
+    def visible() -> list[str]:
+        return os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+
+    assert len([number for number in ray.get(visible.remote()) if number]) == seen
