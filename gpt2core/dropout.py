@@ -163,7 +163,7 @@ def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, p: flo
     without dropout, the backward pass computes the weights again.
     """
     stream = _current.get()
-    if stream is None or q.device.type != "cpu":
+    if not p or stream is None or q.device.type != "cpu":
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=p)
     shape = (*q.shape[:3], k.shape[2])
     return _Attention.apply(q, k, v, allowed, Mask(stream, shape, p, (2, 3)))  # type: ignore[no-untyped-call, no-any-return]

@@ -17,7 +17,7 @@ def autocast(device: torch.device, *, bfloat16: bool) -> torch.autocast:
 def in_bfloat16(config: RunConfig, device: torch.device) -> bool:
     """Return whether a run uses bfloat16 on a device: if configured, or with `auto` on a GPU that supports it."""
     if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.precision == "bfloat16"
 
 

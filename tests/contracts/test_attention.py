@@ -22,6 +22,7 @@ from gpt2core.identity import identity
 from gpt2core.model import GPT2, KVCache, TrunkInput, initialise
 from gpt2core.training import train
 from tests import toys
+from tests.benchmarks.launches import operations
 
 PATTERNED = {name for name, kernel in ATTENTION.items() if kernel.sparse}
 SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8), (1, 1, 1, 1, 4)]  # B, H, T, S, D
@@ -342,3 +343,11 @@ def test_last_hidden_states_equal_those_of_a_full_pass(name: str) -> None:
     ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))
     every = gpt2.run_trunk(TrunkInput(ids))
     torch.testing.assert_close(gpt2.run_trunk(TrunkInput(ids, lengths=lengths)), every[torch.arange(4), lengths - 1])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_devices_that_launch_each_operation_get_few_of_them_for_texts_of_usual_length(dropout: float) -> None:
+    """The meta device computes nothing, but takes the operations that a GPU would."""
+    q, k, v = torch.zeros(3, 2, 4, 170, 8, device="meta").unbind()
+    counts = operations(lambda: kernel(("auto", 1, 0))(q, k, v, None, dropout))
+    assert counts.total() < 40
