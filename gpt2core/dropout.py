@@ -56,6 +56,13 @@ class Stream:
         finally:
             _current.reset(token)
 
+    def start_block(self, number: int, *, from_end: bool = False) -> None:
+        """Number the dropout layers from those of a block on, so that a block draws its own masks whenever it runs.
+
+        With `from_end`, texts are padded on the left: their positions count from the last token.
+        """
+        self.site, self.from_end = (number + 1) * SITES, from_end
+
     def next_keys(self) -> np.ndarray:
         """Return the keys (B,) of the next dropout layer."""
         self.site += 1
@@ -66,13 +73,10 @@ _current: ContextVar[Stream | None] = ContextVar("stream", default=None)
 
 
 def start_block(number: int, *, from_end: bool = False) -> None:
-    """Number the dropout layers of a block, so that it draws the same masks when its activations are recomputed.
-
-    With `from_end`, texts are padded on the left: their positions count from the last token.
-    """
+    """Let the stream in use, if any, draw the masks of a block, see `Stream.start_block`."""
     stream = _current.get()
     if stream is not None:
-        stream.site, stream.from_end = (number + 1) * SITES, from_end
+        stream.start_block(number, from_end=from_end)
 
 
 def dropout(x: Tensor, p: float, *, positions: Sequence[int] = (1,)) -> Tensor:

@@ -243,7 +243,9 @@ class GPT2(nn.Module):
         x, first = inputs.cached_activations, self.first_trainable_block
         if x is None:
             x, first = self.embed(inputs.input_ids, inputs.segments), 0
-        return cast(Tensor, self.ln_f(self.run_blocks(x, inputs, first, len(self.blocks))))
+        x = self.run_blocks(x, inputs, first, len(self.blocks))
+        start_block(len(self.blocks))  # the dropout layers of the head, whichever blocks were run
+        return cast(Tensor, self.ln_f(x))
 
     def run_blocks(self, x: Tensor, inputs: TrunkInput, first: int, end: int) -> Tensor:
         """Run the blocks `first` to `end` - 1 on `x` (B, T, C); shapes as in `run_trunk`."""

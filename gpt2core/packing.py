@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpt2core.adapters.lora import LoRALinear
-from gpt2core.dropout import Stream, start_block
+from gpt2core.dropout import Stream
 from gpt2core.machine import is_out_of_memory
 from gpt2core.model import GPT2, Attention, Block, TrunkInput
 from gpt2core.steps import Step, StepResult
@@ -57,6 +57,8 @@ def run_trunks(members: Sequence[Member]) -> list[Tensor]:
             places = sorted(states)
             outputs = _run_block([members[place] for place in places], [states[place] for place in places], number)
             states = dict(zip(places, outputs, strict=True))
+    for member in members:
+        member.stream.start_block(n_layer)
     return [cast(Tensor, member.model.ln_f(states[place])) for place, member in enumerate(members)]
 
 
@@ -66,8 +68,7 @@ def _run_block(members: Sequence[Member], xs: Parts, number: int) -> Parts:
     ends = [member.inputs.lengths if is_final else None for member in members]
     segments = [member.inputs.segments for member in members]
     for member, lengths in zip(members, ends, strict=True):
-        with member.stream.drawing():
-            start_block(number, from_end=lengths is not None)
+        member.stream.start_block(number, from_end=lengths is not None)
     for place, lengths in enumerate(ends):
         if lengths is not None:
             xs[place], segments[place] = Block.pad_left(xs[place], lengths)
