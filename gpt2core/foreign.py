@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from gpt2core import files
 from gpt2core.errors import DataError, HubError, WeightsError, first_line, shown
 from gpt2core.files import readable
 
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from torch import Tensor
+
 #: Errors of safetensors for invalid files, besides OSError.
 NO_TENSORS = (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def read_json(path: Path, missing: str = "") -> dict[str, Any]:
@@ -45,17 +46,16 @@ def is_there(path: Path) -> bool:
         raise WeightsError(f"{shown(str(path))}: cannot be read ({first_line(error)})") from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Return the tensors of a safetensors file in float32; raise WeightsError if it is damaged or has other types than floats."""
     tensors = {}
     try:
         with safe_open(readable(path), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
-                if tensor.dtype not in FLOATS:
-                    kind = str(tensor.dtype).removeprefix("torch.")
-                    valid = "float16, bfloat16, float32 or float64"
-                    raise WeightsError(f"{path}: the tensor `{name}` is {kind}, but must be {valid}")
+                kind = str(tensor.dtype).removeprefix("torch.")
+                if kind not in FLOATS:
+                    raise WeightsError(f"{path}: the tensor `{name}` is {kind}, but must be one of {', '.join(FLOATS)}")
                 tensors[name] = tensor.float()
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; save the weights as safetensors into this folder") from None

@@ -119,7 +119,7 @@ class Attention(nn.Module):
 
     def _query_key_value(self, x: Tensor) -> Sequence[Tensor]:
         layers = (self.query, self.key, self.value)
-        joined = layers[0].parts[0].joined
+        joined = getattr(self.query, "joined", None)  # other libraries' layers have none
         if joined is None:
             return [layer(x) for layer in layers]
         return layers[0].adapt_joined(layers, functional.linear(x, *joined), x)

@@ -22,7 +22,14 @@ from gpt2core.dropout import Dropout
 from gpt2core.model import GPT2, Attention
 
 ADAPTERS: Table[Adapter] = Table(
-    "adapter", {"full": FULL, "freeze": FREEZE, "last-linear": LAST_LINEAR, "lora": LORA, "frozen": FROZEN}
+    "adapter",
+    {
+        "full": FULL,
+        "freeze": FREEZE,
+        "last-linear": LAST_LINEAR,
+        "lora": LORA,
+        "frozen": FROZEN,
+    },
 )
 
 

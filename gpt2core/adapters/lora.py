@@ -75,6 +75,11 @@ class LoRALinear(nn.Module):
         return cast(Tensor, out + (ratio - 1) * plain + ratio * self.scale * self.lora_B(inner)).to(out.dtype)
 
     @property
+    def joined(self) -> tuple[Tensor, Tensor | None] | None:
+        """The joined weights of the base and those beside it, if a pass reads them."""
+        return self.base.joined
+
+    @property
     def parts(self) -> list[Projection]:
         """The base, A and B."""
         return [self.base, self.lora_A, self.lora_B]
