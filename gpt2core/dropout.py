@@ -1,11 +1,11 @@
-"""Dropout whose masks on a CPU follow from the run's seed, the step, the example and the layer, not from the batch.
+"""Dropout. On a CPU, masks depend only on the run's seed, the step, the example and the layer, not on the batch.
 
-PyTorch draws the numbers of a mask one after another from one generator, which takes a quarter of a training step on a CPU.
-Here each element has a counter, and a hash of key and counter (SplitMix64: Steele, Lea and Flood 2014) gives 16 random bits.
-So a run has the same losses however its batches are padded, divided into micro-batches or spread over workers; and the backward
-pass draws a mask again instead of storing it. An element is kept with probability k / 65,536, the nearest to 1 - p.
+On a CPU, PyTorch draws the numbers of a mask one by one from one generator, which takes a quarter of a training step. Here, a
+hash of key and counter (SplitMix64: Steele, Lea and Flood 2014) gives each element 16 random bits. So losses do not depend on how
+batches are padded, divided into micro-batches or distributed over workers, and the backward pass draws masks again instead of
+storing them. An element is kept with probability k / 65,536, rounded from 1 - p.
 
-On other devices PyTorch's own dropout is used, seeded for each micro-batch; there the masks depend on how a batch is divided.
+Other devices use PyTorch's dropout, seeded for each micro-batch, so there masks depend on how a batch is divided.
 
 Legend: `B` examples, `T` query tokens, `S` key tokens, `H` heads, `D` channels of a head.
 """
@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-BITS = 16  # of each element
-SITES = 64  # dropout layers of a block, at most
-BLOCK = 2**18  # attention weights that are computed at once, so that they stay in a processor's cache
+BITS = 16  # random bits per element
+SITES = 64  # at most so many dropout layers per block
+BLOCK = 2**18  # attention weights computed at once, few enough for the CPU's cache
 
 _GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class Stream:
-    """The random numbers of one pass over a micro-batch; `examples` (B,) are the numbers of its examples."""
+    """The random numbers of one pass over a micro-batch with the example numbers `examples` (B,)."""
 
     def __init__(self, seed: int, step: int, micro_batch: int, examples: np.ndarray, device: torch.device) -> None:
         self.site, self.from_end, self.generator = 0, False, None
@@ -45,7 +45,7 @@ class Stream:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw all dropout masks from this stream; a second time, it goes on where it left off."""
+        """Let dropout draw from this stream; a second use continues where the first ended."""
         token = _current.set(self)
         try:
             if self.generator is not None:
@@ -57,14 +57,14 @@ class Stream:
             _current.reset(token)
 
     def start_block(self, number: int, *, from_end: bool = False) -> None:
-        """Number the dropout layers from those of a block on, so that a block draws its own masks whenever it runs.
+        """Continue with the masks of block `number`: the same when it is recomputed, or when earlier blocks are skipped.
 
-        With `from_end`, texts are padded on the left: their positions count from the last token.
+        With `from_end`, positions count from the last token, for texts that are padded on the left.
         """
         self.site, self.from_end = (number + 1) * SITES, from_end
 
     def next_keys(self) -> np.ndarray:
-        """Return the keys (B,) of the next dropout layer."""
+        """Return keys (B,) for the next dropout layer."""
         self.site += 1
         return _hash(self.keys + np.array([self.site], np.uint64) * _SECOND)
 
@@ -73,16 +73,16 @@ _current: ContextVar[Stream | None] = ContextVar("stream", default=None)
 
 
 def start_block(number: int, *, from_end: bool = False) -> None:
-    """Let the stream in use, if any, draw the masks of a block, see `Stream.start_block`."""
+    """Call `Stream.start_block` on the current stream, if there is one."""
     stream = _current.get()
     if stream is not None:
         stream.start_block(number, from_end=from_end)
 
 
 def dropout(x: Tensor, p: float, *, positions: Sequence[int] = (1,)) -> Tensor:
-    """Return x (B, ...) with elements zeroed at probability p, and the others divided by 1 - p.
+    """Zero elements of x (B, ...) with probability p and divide the others by 1 - p.
 
-    `positions` are the dimensions that count tokens, which `start_block` may number from the end.
+    `positions` are the dimensions that index tokens; `start_block` may count them from the end.
     """
     stream = _current.get()
     if not p or stream is None or x.device.type != "cpu":
@@ -91,7 +91,7 @@ def dropout(x: Tensor, p: float, *, positions: Sequence[int] = (1,)) -> Tensor:
 
 
 def dropout_each(x: Tensor, p: float, count: int) -> Tensor:
-    """Return `count` copies of x, (count, B, ...), each with a mask of its own."""
+    """Return `count` copies of x (B, ...) as (count, B, ...), each with its own mask."""
     if p and x.device.type == "cpu":
         return torch.stack([dropout(x, p) for _ in range(count)])
     copies = x.expand(count, *x.shape)
@@ -99,7 +99,7 @@ def dropout_each(x: Tensor, p: float, count: int) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """`dropout` as a layer: it acts in training only."""
+    """`dropout` as a layer, active only in training."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Dropout(nn.Module):
 
 
 class Mask:
-    """The mask of one dropout layer, drawn anew each time it is needed."""
+    """The mask of a dropout layer, which is drawn again whenever it is needed."""
 
     def __init__(self, stream: Stream, shape: Sequence[int], p: float, positions: Sequence[int]) -> None:
         self.keys, self.shape = stream.next_keys(), tuple(shape)
@@ -118,7 +118,7 @@ class Mask:
         self.flipped = [dim for dim in positions if dim < len(self.shape)] if stream.from_end else []
 
     def draw(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
-        """Return the mask of some rows of the first two dimensions, flattened if there are four: 0, or 1 / (1 - p)."""
+        """Return the factors 0 or 1 / (1 - p) for some rows; in four dimensions, the rows are the flattened first two."""
         heads, *last = self.shape[1:] if len(self.shape) == 4 else (1, *self.shape[1:])
         keys = np.repeat(self.keys, heads) + np.tile(np.arange(heads, dtype=np.uint64), len(self.keys)) * _FIRST
         words = _hash(keys[rows, None] + _counters(tuple(last)))
@@ -130,7 +130,7 @@ class Mask:
 
 
 def _hash(z: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64, in place."""
+    """Apply the output function of SplitMix64 in place."""
     z ^= z >> np.uint64(30)
     z *= _FIRST
     z ^= z >> np.uint64(27)
@@ -141,7 +141,7 @@ def _hash(z: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _counters(shape: tuple[int, ...]) -> np.ndarray:
-    """A number for each 64 bits of a mask of this shape, the same for a position whatever the shape."""
+    """Return a counter for each 64 bits of a mask; a position has the same counter in every shape."""
     counters: np.ndarray = np.zeros(1, np.uint64)
     for size in (*shape[:-1], math.ceil(shape[-1] * BITS / 64)):
         counters = ((counters[:, None] << np.uint64(24)) + np.arange(size, dtype=np.uint64)).ravel()
@@ -161,10 +161,10 @@ class _Dropout(torch.autograd.Function):
 
 
 def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, p: float) -> Tensor:
-    """Softmax attention whose weights are dropped at probability p; shapes as in `attention.Attend`.
+    """Return softmax attention with dropout of the weights; shapes as in `attention.Attend`.
 
-    Queries look at the keys that are `allowed`, (T, S) or (B, 1, T, S). Memory grows with T + S, not T * S: like PyTorch's kernel
-    without dropout, the backward pass computes the weights again.
+    `allowed`, (T, S) or (B, 1, T, S), says which keys a query attends to. On a CPU, the backward pass recomputes the weights, so
+    memory grows with T + S, not T * S.
     """
     stream = _current.get()
     if not p or stream is None or q.device.type != "cpu":

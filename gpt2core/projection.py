@@ -1,26 +1,31 @@
-"""Projections whose weights a pass may read in bfloat16.
+"""Linear layers that can compute in bfloat16 with weights that are cast once per step.
 
-Under autocast, PyTorch casts each weight of each projection in each pass, which takes a kernel for every one. `WorkingWeights`
-casts all trained weights of a model in one call and frozen ones once, and lays queries, keys and values side by side, so that
-one product makes all three. The gradients are those under autocast: in bfloat16, then added up in float32.
+Autocast casts every weight in every forward pass, one kernel each. `WorkingWeights` casts all trained weights of a model in one
+call per step, and frozen weights once. It also joins the weights of queries, keys and values, so that one product computes all
+three. Gradients are those of autocast: computed in bfloat16 and accumulated in float32.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Joined = list["Projection"]
+Weights = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
 
 
 class Projection(nn.Linear):
-    """A linear layer (..., in) -> (..., out). `working` are the weight and bias that a pass reads instead of its own, if any."""
+    """A linear layer (..., in) -> (..., out).
 
-    working: tuple[Tensor, Tensor | None] | None = None
-    joined: tuple[Tensor, Tensor | None] | None = None  # of the first in a group: those of all
+    While `working` is set, it replaces the layer's own weights. The first layer of a group also holds the working weights of all
+    layers of the group, `joined` along `out`.
+    """
+
+    working: Weights | None = None
+    joined: Weights | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.working or (self.weight, self.bias)
@@ -28,71 +33,94 @@ class Projection(nn.Linear):
 
     @property
     def parts(self) -> list["Projection"]:
-        """The projections that it consists of."""
+        """The linear layers inside this layer, the base first; an adapter adds others."""
         return [self]
 
     def adapt(self, out: Tensor, x: Tensor) -> Tensor:
-        """Return the output for the input `x` (..., in), given the output `out` (..., out) of the base: the same here."""
+        """Return the adapted output (..., out) for the input x (..., in), given the output `out` of the base."""
         return out
 
     def adapt_joined(self, layers: Sequence[Any], out: Tensor, x: Tensor) -> Sequence[Tensor]:
-        """Return the outputs of `layers` for one input, given the joined output of their bases (..., layers * out)."""
+        """Return the outputs of `layers` for the same input, given the joined output of their bases (..., layers * out)."""
         outs = out.chunk(len(layers), dim=-1)
         return [layer.adapt(base, x) for layer, base in zip(layers, outs, strict=True)]
 
 
-class WorkingWeights:
-    """The projections of a model in bfloat16. Those of a group have inputs of one shape; their weights are joined."""
+Group = list[Projection]  # layers whose weights are joined
 
-    def __init__(self, model: nn.Module) -> None:
-        groups = [group for part in model.modules() for group in getattr(part, "groups", [])]
-        groups = [group for group in groups if len({p.weight.requires_grad for p in group}) == 1]
-        known = {id(projection) for group in groups for projection in group}
-        groups += [[part] for part in model.modules() if isinstance(part, Projection) and id(part) not in known]
+#: Base model -> the cast weights of its groups, by the addresses of their float32 weights. All runs of a base share them.
+_SHARED: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Weights]] = WeakKeyDictionary()
+
+
+class WorkingWeights:
+    """The weights of a model's projections in bfloat16. Runs share the frozen weights of their `base`."""
+
+    def __init__(self, model: nn.Module, base: nn.Module) -> None:
+        groups = [group for module in model.modules() for group in getattr(module, "groups", [])]
+        groups = [group for group in groups if len({layer.weight.requires_grad for layer in group}) == 1]
+        joined = {id(layer) for group in groups for layer in group}
+        groups += [[layer] for layer in model.modules() if isinstance(layer, Projection) and id(layer) not in joined]
         self.trained = [group for group in groups if group[0].weight.requires_grad]
         self.frozen = [group for group in groups if not group[0].weight.requires_grad]
-        self.constants: list[Tensor] | None = None
+        self.base = base
+        self.constants: list[Weights] | None = None
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let the forward and backward passes within read the weights as they are now."""
+        """Let forward and backward passes use the current weights in bfloat16."""
         if self.constants is None:
-            with torch.no_grad():
-                self.constants = _cast(self.frozen)
+            self.constants = self._constants()
         try:
             _assign(self.trained, _cast(self.trained))
             _assign(self.frozen, self.constants)
             yield
         finally:
             for group in (*self.trained, *self.frozen):
-                for projection in group:
-                    projection.working = projection.joined = None
+                for layer in group:
+                    layer.working = layer.joined = None
+
+    @torch.no_grad()
+    def _constants(self) -> list[Weights]:
+        addresses = [tuple(layer.weight.data_ptr() for layer in group) for group in self.frozen]
+        of_base = {parameter.data_ptr() for parameter in self.base.parameters()}
+        shared = _SHARED.setdefault(self.base, {})
+        missing = [place for place, address in enumerate(addresses) if address not in shared]
+        made = dict(zip(missing, _cast([self.frozen[place] for place in missing]), strict=True))
+        shared.update(
+            {addresses[place]: weights for place, weights in made.items() if of_base.issuperset(addresses[place])}
+        )
+        return [made[place] if place in made else shared[address] for place, address in enumerate(addresses)]
 
 
-def _cast(groups: Sequence[Joined]) -> list[Tensor]:
-    """Return the joined weight of each group, and then the joined bias of each one that has some, in bfloat16."""
-    tensors = [[p.weight for p in group] for group in groups]
-    tensors += [[p.bias for p in group] for group in groups if group[0].bias is not None]
-    sizes = [len(joined) for joined in tensors]
-    return list(_Cast.apply(sizes, *(t for joined in tensors for t in joined))) if tensors else []  # type: ignore[no-untyped-call]
+def _cast(groups: Sequence[Group]) -> list[Weights]:
+    """Return the joined weights of each group in bfloat16."""
+    weights: list[list[Tensor]] = [[layer.weight for layer in group] for group in groups]
+    biases: list[list[Tensor]] = [[layer.bias for layer in group] for group in groups if group[0].bias is not None]
+    tensors = [*weights, *biases]
+    sizes = [len(parts) for parts in tensors]
+    flat = [tensor for parts in tensors for tensor in parts]
+    cast = iter(_Cast.apply(sizes, *flat) if flat else ())  # type: ignore[no-untyped-call]
+    joined = [next(cast) for _ in groups]
+    return [
+        (weight, next(cast) if group[0].bias is not None else None)
+        for group, weight in zip(groups, joined, strict=True)
+    ]
 
 
-def _assign(groups: Sequence[Joined], tensors: Sequence[Tensor]) -> None:
-    biases = iter(tensors[len(groups) :])
-    for group, weight in zip(groups, tensors[: len(groups)], strict=True):
-        bias = next(biases) if group[0].bias is not None else None
+def _assign(groups: Sequence[Group], joined: Sequence[Weights]) -> None:
+    for group, (weight, bias) in zip(groups, joined, strict=True):
         if len(group) == 1:
             group[0].working = weight, bias
             continue
         group[0].joined, start = (weight, bias), 0
-        for projection in group:
-            rows = slice(start, start + len(projection.weight))
-            projection.working = weight[rows], None if bias is None else bias[rows]
+        for layer in group:
+            rows = slice(start, start + len(layer.weight))
+            layer.working = weight[rows], None if bias is None else bias[rows]
             start = rows.stop
 
 
 class _Cast(torch.autograd.Function):
-    """Join float32 tensors along their first dimension, `sizes[i]` of them in the i-th result, in bfloat16."""
+    """Cast float32 tensors to bfloat16 and join them along their first dimension, `sizes[i]` tensors in result i."""
 
     @staticmethod
     def forward(ctx: Any, sizes: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -103,8 +131,7 @@ class _Cast(torch.autograd.Function):
             joined.append(parts[0].new_empty(sum(lengths), *parts[0].shape[1:], dtype=torch.bfloat16))
             targets += joined[-1].split(lengths)
         torch._foreach_copy_(targets, list(tensors))
-        ctx.lengths = [len(tensor) for tensor in tensors]
-        ctx.sizes = sizes
+        ctx.sizes, ctx.lengths = sizes, [len(tensor) for tensor in tensors]
         return tuple(joined)
 
     @staticmethod

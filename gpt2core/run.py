@@ -1,6 +1,7 @@
 """One training run: its model, optimizer and examples, and the optimizer step that updates the weights.
 
-Dropout depends only on (seed, step, example), so losses stay the same if a run is resumed or distributed over workers.
+Dropout depends only on (seed, step, example), so losses stay the same if a run is resumed or distributed over workers; on a GPU,
+it also depends on how a batch is divided.
 
 Legend: `B` examples of a batch, `T` tokens, `C` channels.
 """
@@ -65,7 +66,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, config)
         self.recent_losses: deque[float] = deque(maxlen=RECENT)
         self.bfloat16 = in_bfloat16(config, self.device)
-        self.working = WorkingWeights(self.model) if self.bfloat16 else None
+        self.working = WorkingWeights(self.model, base) if self.bfloat16 else None
         self.autocast = autocast(self.device, bfloat16=self.bfloat16)
         self.replica = DistributedDataParallel(_Forward(self)) if workers.size > 1 and self.trainable else None
 

@@ -1,7 +1,7 @@
 """The training loop. `train` yields one report per epoch, so its consumer decides when to stop.
 
-A report depends only on the configuration: batches depend on (seed, epoch), dropout on (seed, step, micro-batch). So losses stay
-the same if a run is resumed or distributed over workers.
+A report depends only on the configuration: batches depend on (seed, epoch), dropout on (seed, step, example). So losses stay the
+same if a run is resumed or distributed over workers; on a GPU, dropout also depends on how a batch is divided.
 
 The loop requests optimizer steps (`gpt2core.steps`), which `gpt2core.run.Run.step` takes, or `gpt2core.packing` for several runs
 at once.

@@ -105,3 +105,13 @@ def test_a_step_takes_half_the_operations_of_autocast(config: RunConfig, share: 
     cast.step(0, BATCH)
     counts = [operations(lambda run=run: run.step(1, BATCH)) for run in (cast, autocast)]
     assert counts[0].total() <= share * counts[1].total()
+
+
+def test_runs_of_one_base_share_its_cast_weights() -> None:
+    base, data = toys.model(), toys.data()
+    runs = [Run(config, base, data) for config in (LORA, LORA.but(rank=2))]
+    for run in runs:
+        run.model.train()
+        run.step(0, BATCH)
+    one, two = ([weight.data_ptr() for weight, _ in run.working.constants] for run in runs)
+    assert one == two
