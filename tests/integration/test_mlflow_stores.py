@@ -122,7 +122,7 @@ def track(search: int, uri: str, folder: Path) -> list[str]:
     """One search of one trial, without training, in a process of its own; returns what it warned of."""
     user = USERS[search % len(USERS)]
     os.environ.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password_of(user))
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(PATIENCE)
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(round(PATIENCE))
     warnings: list[str] = []
     ledger = Ledger(folder / f"ledger-{search}.jsonl")
     ledger.record({"event": "search", "digest": "d", "id": f"search-{search}"})
