@@ -28,8 +28,12 @@ class Projection(nn.Linear):
     joined: Weights | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.working or (self.weight, self.bias)
-        return functional.linear(x, weight, bias)
+        return functional.linear(x, *self.weights)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights that a pass uses."""
+        return self.working or (self.weight, self.bias)
 
     @property
     def parts(self) -> list["Projection"]:
@@ -42,8 +46,13 @@ class Projection(nn.Linear):
 
     def adapt_joined(self, layers: Sequence[Any], out: Tensor, x: Tensor) -> Sequence[Tensor]:
         """Return the outputs of `layers` for the same input, given the joined output of their bases (..., layers * out)."""
-        outs = out.chunk(len(layers), dim=-1)
-        return [layer.adapt(base, x) for layer, base in zip(layers, outs, strict=True)]
+        return adapt_each(layers, out, x)
+
+
+def adapt_each(layers: Sequence[Any], out: Tensor, x: Tensor) -> list[Tensor]:
+    """Adapt the outputs of `layers` one by one, as `Projection.adapt_joined`."""
+    outs = out.chunk(len(layers), dim=-1)
+    return [layer.adapt(base, x) for layer, base in zip(layers, outs, strict=True)]
 
 
 Group = list[Projection]  # layers whose weights are joined
@@ -84,7 +93,8 @@ class WorkingWeights:
         addresses = [tuple(layer.weight.data_ptr() for layer in group) for group in self.frozen]
         of_base = {parameter.data_ptr() for parameter in self.base.parameters()}
         shared = _SHARED.setdefault(self.base, {})
-        missing = [place for place, address in enumerate(addresses) if address not in shared]
+        # An address that is not the base's now may be that of a tensor that was freed.
+        missing = [n for n, address in enumerate(addresses) if address not in shared or not of_base.issuperset(address)]
         made = dict(zip(missing, _cast([self.frozen[place] for place in missing]), strict=True))
         shared.update(
             {addresses[place]: weights for place, weights in made.items() if of_base.issuperset(addresses[place])}

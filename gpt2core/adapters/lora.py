@@ -14,7 +14,7 @@ from gpt2core.config import LoraKeys, RunConfig, parse_blocks
 from gpt2core.dropout import Dropout, dropout_each
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
-from gpt2core.projection import Projection
+from gpt2core.projection import Projection, adapt_each
 
 #: The model's projections that each choice of `targets` adapts.
 QKV = ["query", "key", "value"]
@@ -67,8 +67,7 @@ class LoRALinear(nn.Module):
         inner = self.lora_A(dropped)
         if self.lora_magnitude is None:
             rows, pairs = out.flatten(0, -2), inner.flatten(0, -2)
-            up = self.lora_B.working[0] if self.lora_B.working else self.lora_B.weight
-            return torch.addmm(rows, pairs, up.T, alpha=self.scale).view_as(out)
+            return torch.addmm(rows, pairs, self.lora_B.weights[0].T, alpha=self.scale).view_as(out)
         length = (self.base.weight + self.scale * self.lora_B.weight @ self.lora_A.weight).norm(dim=1).detach()
         ratio = self.lora_magnitude / length
         plain = out - self.base.bias if dropped is x else functional.linear(dropped, self.base.weight)
@@ -89,7 +88,7 @@ class LoRALinear(nn.Module):
         down, up = self.lora_A.joined, self.lora_B.joined
         count = len(layers)
         if self.lora_magnitude is not None or down is None or up is None:
-            return [layer.adapt(base, x) for layer, base in zip(layers, out.chunk(count, dim=-1), strict=True)]
+            return adapt_each(layers, out, x)
         dropped = dropout_each(x, self.dropout.p if self.training else 0.0, count).flatten(1, -2)
         a, b = (joined.unflatten(0, (count, -1)) for joined in (down[0], up[0] * self.scale))
         bases = out.flatten(0, -2).unflatten(-1, (count, -1)).transpose(0, 1)
