@@ -1,8 +1,8 @@
 """Checkpoints of a run: trainable weights and optimizer state as safetensors, in one folder per epoch, written atomically.
 
-The last two epochs are kept, so a damaged checkpoint costs one epoch, not the run. `best` keeps the weights of the best epoch.
+The last two epochs are kept, so a damaged checkpoint costs one epoch, not the run. `best` links to the weights of the best epoch.
 Its files are replaced one by one, each atomically, and the weights record their epoch, so no kill can lose the best weights:
-`resume` repairs `best`.
+`resume` repairs `best`. Files are replaced, never changed in place, so a link keeps its content.
 
 If the machine is about to be taken away, the unfinished epoch is saved in `part`, which the end of the epoch removes.
 """
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
-from gpt2core.files import atomic_path, flush_folder, read_json, readable, write_json
+from gpt2core.files import atomic_path, flush_folder, link_or_copy, read_json, readable, write_json
 from gpt2core.foreign import NO_TENSORS
 from gpt2core.model import GPT2
 from gpt2core.weights import origin
@@ -56,7 +56,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def save(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, history: History, *, best: bool
 ) -> None:
-    """Write the checkpoint of the last epoch in `history` and remove old ones; with `best`, also keep its weights in `best`.
+    """Write the checkpoint of the last epoch in `history` and remove old ones; with `best`, its weights replace those in `best`.
 
     Raises CheckpointError if it cannot be written.
     """
@@ -66,7 +66,7 @@ def save(
             shutil.rmtree(path, ignore_errors=True)
         for path in (folder / BEST).glob(".*"):
             path.unlink(missing_ok=True)
-        state = {"config": config.model_dump(), "history": [*history[:-1], {**history[-1], "best": best}]}
+        state = {"config": config.model_dump(), "history": history}
         _write(_epoch_folder(folder, epoch), epoch, model, optimizer, state)
         if best:
             _write_best(folder, _epoch_folder(folder, epoch), state, epoch)
@@ -148,9 +148,10 @@ def _write_state(part: Path, state: Mapping[str, Any]) -> None:
 
 
 def _write_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -> None:
-    """Copy the weights in `source`, and the history up to their epoch, to `best`."""
+    """Link `best` to the weights in `source`, and write the history up to their epoch."""
     with atomic_path(folder / BEST / WEIGHTS) as part:
-        shutil.copyfile(source / WEIGHTS, part)
+        part.unlink()
+        link_or_copy(source / WEIGHTS, part)
     _write_best_state(folder, state, epoch)
 
 
@@ -171,34 +172,59 @@ def _repair_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) 
 # -- resuming
 
 
+class Resumed(NamedTuple):
+    """A resumed run: the history of its epochs, and the epoch of its weights; epochs after it must be trained again.
+
+    `lost` is the best epoch if its weights are lost, so that it must be trained again; else 0.
+    """
+
+    history: History
+    epoch: int
+    lost: int = 0
+
+
 def resume(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, *, say: Say = print, writes: bool = True
-) -> History:
-    """Load the newest undamaged checkpoint into model and optimizer; return its history, empty if there is none.
+) -> Resumed:
+    """Load the newest undamaged checkpoint, before the best epoch if that is lost, into model and optimizer.
 
-    Damaged checkpoints are skipped, and reported to `say`. Of several workers, only one `writes` and so repairs `best`. Raises
-    CheckpointError if the checkpoint belongs to another configuration.
+    The history is the longest undamaged one. Damage is reported to `say`. Of several workers, only one `writes` and so repairs
+    `best`. Raises CheckpointError if a checkpoint belongs to another configuration.
     """
+    history: History = []
+    lost = 0
     for path in reversed(_epochs(folder)):
         try:
             with _readable_by_user():
-                state, tensors = _read_state(path), _tensors(path)
+                state, tensors = _read_state(path), None
+                if _deciding(state["config"]) != _deciding(config.model_dump()):
+                    raise CheckpointError(f"{path}: belongs to another configuration; choose another folder or --name")
+                if not history:
+                    history = list(state["history"])
+                    lost = _restore_best(folder, state, say, writes=writes)
+                tensors = _tensors(path)
         except (OSError, DataError) as error:
             say(f"{path} is damaged ({first_line(error)}) and skipped")
             continue
-        if _deciding(state["config"]) != _deciding(config.model_dump()):
-            raise CheckpointError(f"{path}: belongs to another configuration; choose another folder or --name")
-        best = max((past["epoch"] for past in state["history"] if past.get("best")), default=0)  # 0: an old checkpoint
-        checkpoint = _epoch_folder(folder, best)
-        # A later epoch in `best` is fine: its checkpoint was damaged, and the run will reach it again.
-        if (_epoch_of(folder / BEST) or 0) < best and _epoch_of(checkpoint) != best:
-            say(f"{folder / BEST} is damaged: the run starts over")
-            return []
-        if writes:
-            _repair_best(folder, checkpoint, state, best)
-        _load(path, model, optimizer, tensors)
-        return list(state["history"])
-    return []
+        epoch = int(state["history"][-1]["epoch"])
+        if not lost or epoch < lost:
+            _load(path, model, optimizer, tensors)
+            return Resumed(history, epoch, lost)
+    return Resumed(history, 0, lost)
+
+
+def _restore_best(folder: Path, state: dict[str, Any], say: Say, *, writes: bool) -> int:
+    """Repair `best` if the checkpoint of the best epoch is there; return that epoch if its weights are lost, else 0."""
+    best = max((int(past["epoch"]) for past in state["history"] if past.get("best")), default=0)  # 0: an old checkpoint
+    checkpoint = _epoch_folder(folder, best)
+    # A later epoch in `best` is fine: its checkpoint was damaged, and the run will reach it again.
+    if (_epoch_of(folder / BEST) or 0) < best and _epoch_of(checkpoint) != best:
+        if not checkpoint.exists():  # else `resume` reports it
+            say(f"{folder / BEST} is damaged: epoch {best} is trained again")
+        return best
+    if writes:
+        _repair_best(folder, checkpoint, state, best)
+    return 0
 
 
 def resume_part(folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int) -> Record | None:
@@ -249,7 +275,7 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
                 with atomic_folder(target / folder.name) as part:
                     for file in (WEIGHTS, OPTIMIZER):
                         if (folder / file).exists():
-                            shutil.copyfile(folder / file, part / file)
+                            link_or_copy(folder / file, part / file)
                     _write_state(part, written | {"config": config.model_dump()})
         except (OSError, DataError):
             continue
@@ -264,7 +290,7 @@ def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
     try:
         state = _best_state(source) | {"config": config.model_dump()}
         with atomic_folder(target / BEST) as part:
-            shutil.copyfile(source / BEST / WEIGHTS, part / WEIGHTS)
+            link_or_copy(source / BEST / WEIGHTS, part / WEIGHTS)
             _write_state(part, state)
     except OSError as error:
         raise CheckpointError(f"{source / BEST}: cannot be copied ({first_line(error)})") from None

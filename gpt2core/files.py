@@ -98,6 +98,16 @@ def readable(path: Path) -> Path:
     return path
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to a file that is never changed in place; copy the file where it cannot be linked."""
+    try:
+        if source.stat().st_uid != os.geteuid():  # whose mode could not be changed
+            raise PermissionError
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def flush_folder(folder: Path) -> None:
     """Flush the entries of a folder to disk, so that a rename in it survives a power loss."""
     handle = os.open(folder, os.O_RDONLY)

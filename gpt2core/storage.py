@@ -116,11 +116,12 @@ def folders(path: Path) -> list[str]:
 def size(path: Path) -> int:
     """Return the bytes of all files in a folder, for a copy those in the storage. Raises StorageError."""
     if not is_copy(path):
-        total = 0
+        sizes: dict[tuple[int, int], int] = {}  # by file, since several names may link to one
         for file in path.rglob("*"):
             with suppress(FileNotFoundError):  # removed in the meantime
-                total += file.stat().st_size if file.is_file() else 0
-        return total
+                status = file.stat()
+                sizes[status.st_dev, status.st_ino] = status.st_size if file.is_file() else 0
+        return sum(sizes.values())
     with _storage_errors("listed", path):
         objects, _ = _list(path, recursive=True)
         return sum(entry["size"] for entry in objects)

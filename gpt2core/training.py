@@ -9,6 +9,7 @@ at once.
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -93,32 +94,41 @@ def loop(
     run = Run(config, base, data, workers)
     run.use_cached_activations()
     notes: list[str] = []
-    history: list[dict[str, Any]] = []
+    resumed = checkpoints.Resumed([], 0)
+    writes = workers.rank == 0
     if folder:
-        writes = workers.rank == 0
-        history = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
-        checkpoints.check_origins(history, run.origins, folder)
-        if len(history) > config.epochs:
+        resumed = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
+        checkpoints.check_origins(resumed.history, run.origins, folder)
+        if len(resumed.history) > config.epochs:
             raise CheckpointError(
-                f"{folder}: has {len(history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as many, or "
-                "choose another folder or --name"
+                f"{folder}: has {len(resumed.history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as "
+                "many, or choose another folder or --name"
             )
-    seconds = {"data": time.perf_counter() - started}
+    seconds = defaultdict(float, data=time.perf_counter() - started)
+    history = resumed.history
     for past in history:
         yield replace(_report_of(past, folder), notes=notes)
         notes = []
-    for epoch in range(len(history) + 1, config.epochs + 1):
+    last = config.epochs if len(history) < config.epochs else resumed.lost
+    for epoch in range(resumed.epoch + 1, last + 1):
         trained = yield from train_epoch(run, epoch, folder, preempted)
+        if epoch <= len(history):  # its report is on record, so only its weights are made again
+            seconds["train"] += trained.get("train_seconds", 0.0)
+            if folder and writes:
+                is_lost = epoch == resumed.lost
+                checkpoints.save(folder, config, run.model, run.optimizer, history[:epoch], best=is_lost)
+            continue
         report = replace(evaluate_epoch(run, epoch, trained), notes=notes)
-        seconds |= report.seconds
-        if folder and workers.rank == 0:
+        for kind, spent in report.seconds.items():
+            seconds[kind] += spent
+        if folder and writes:
             started = time.perf_counter()
             best = is_best(history, report.metrics, run.objective)
             history.append(_record(report) | {"best": best})
             checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
-            seconds["checkpoint"] = time.perf_counter() - started
-        yield replace(report, seconds=seconds)
-        notes, seconds = [], {}
+            seconds["checkpoint"] += time.perf_counter() - started
+        yield replace(report, seconds=dict(seconds))
+        notes, seconds = [], defaultdict(float)
 
 
 def train_epoch(

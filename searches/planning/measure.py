@@ -41,7 +41,7 @@ from trainables.worker_cache import starting_model, task_data
 
 DRAWN = 32  # random points that stand for those that the sampler will propose
 SHARED_STAGES = 3  # up to this number of first stages, each is assumed to be trained once, not in every trial
-# Bytes of a trainable parameter in an epoch's checkpoint (weight and two moments), and in the best weights.
+# Bytes of a trainable parameter in an epoch's checkpoint (weight and two moments), and in the best weights of an older epoch.
 EPOCH, BEST = 12, 4
 IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
 WORKERS_MORE = 1.5  # by how much a trial's process may exceed this one's memory, since it runs longer
@@ -177,7 +177,7 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
         evaluation=evaluation,
         before=before,
         memory_gb=meter.process_memory_gb(run) if seen is None else _gpu_memory(run, trainable, seen),
-        disk_gb=(EPOCH * min(KEPT, run.epochs) + BEST) * trainable / 1e9,
+        disk_gb=(EPOCH * min(KEPT, run.epochs) + BEST * (run.epochs > KEPT)) * trainable / 1e9,
     )
 
 

@@ -37,14 +37,15 @@ class Run:
         self.notes: list[str] = []
 
     def until(self, last: int, folder: Path) -> int:
-        history = checkpoints.resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
-        if history:
-            assert self.weights() == {len(history)}
-        started = len(history)
+        history, started, lost = checkpoints.resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
+        if started:
+            assert self.weights() == {started}
         for epoch in range(started + 1, last + 1):
             self.step(epoch)
-            history.append({"epoch": epoch, "best": BEST[epoch]})
-            checkpoints.save(folder, LORA, self.model, self.optimizer, history, best=BEST[epoch])
+            if epoch > len(history):
+                history.append({"epoch": epoch, "best": BEST[epoch]})
+                lost = epoch if BEST[epoch] else lost
+            checkpoints.save(folder, LORA, self.model, self.optimizer, history[:epoch], best=epoch == lost)
         return started
 
     def step(self, epoch: int) -> None:
@@ -70,7 +71,7 @@ class Killer:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         self.left = steps
-        for module, names in ((os, ("replace", "mkdir", "unlink", "rmdir", "fsync")), (shutil, ("copyfile",))):
+        for module, names in ((os, ("replace", "mkdir", "unlink", "rmdir", "fsync", "link")), (shutil, ("copyfile",))):
             for name in names:
                 monkeypatch.setattr(module, name, self.counted(getattr(module, name)))
         monkeypatch.setattr(checkpoints, "save_file", self.counted(checkpoints.save_file))
@@ -159,22 +160,61 @@ def test_a_truncated_newest_checkpoint_costs_one_epoch_and_is_told(file: str, la
 
 @pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
 @pytest.mark.parametrize("last", [3, 4])
-def test_a_truncated_best_is_made_again_from_its_epoch(file: str, last: int, tmp_path: Path) -> None:
+def test_a_removed_or_replaced_best_is_made_again_from_its_epoch(file: str, last: int, tmp_path: Path) -> None:
+    for change in (Path.unlink, replace_by_half):
+        folder = tmp_path / change.__name__
+        Run().until(last, folder)
+        change(folder / "best" / file)
+        run = Run()
+        assert run.until(last, folder) == last
+        assert run.best(folder) == 3
+        assert json.loads((folder / "best" / checkpoints.STATE).read_text())["history"][-1]["epoch"] == 3
+
+
+@pytest.mark.parametrize(("last", "left"), [(3, 2), (4, 0)])
+def test_a_truncated_file_that_best_links_to_is_trained_again(last: int, left: int, tmp_path: Path) -> None:
+    """After epoch 4, no epoch before the best one is kept."""
     Run().until(last, tmp_path)
-    truncate(tmp_path / "best" / file)
+    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
     run = Run()
-    assert run.until(last, tmp_path) == last
+    assert run.until(last, tmp_path) == left
     assert run.best(tmp_path) == 3
-    assert json.loads((tmp_path / "best" / checkpoints.STATE).read_text())["history"][-1]["epoch"] == 3
+    (note,) = run.notes
+    assert f"{tmp_path / 'epoch-0003'} is damaged (" in note
 
 
-def test_a_run_whose_best_weights_are_lost_starts_again_and_says_so(tmp_path: Path) -> None:
+def test_best_links_to_its_epoch_and_outlives_it(tmp_path: Path) -> None:
+    best = tmp_path / "best" / checkpoints.WEIGHTS
+    Run().until(3, tmp_path)
+    assert best.samefile(tmp_path / "epoch-0003" / checkpoints.WEIGHTS)
+    whole = best.read_bytes()
+    Run().until(4, tmp_path)
+    truncate(tmp_path / "epoch-0004" / checkpoints.STATE)
+    truncate(tmp_path / "epoch-0004" / checkpoints.OPTIMIZER)
+    Run().until(5, tmp_path)
+    assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0004", "epoch-0005"]
+    assert best.read_bytes() == whole
+
+
+def test_best_is_copied_where_the_filesystem_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    Run().until(3, tmp_path)
+    assert not (tmp_path / "best" / checkpoints.WEIGHTS).samefile(tmp_path / "epoch-0003" / checkpoints.WEIGHTS)
+    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
+    assert Run().until(3, tmp_path) == 3
+    assert Run().best(tmp_path) == 3
+
+
+def test_best_weights_that_are_lost_are_trained_again_and_it_is_told(tmp_path: Path) -> None:
     Run().until(5, tmp_path)
     truncate(tmp_path / "best" / checkpoints.WEIGHTS)
     run = Run()
     assert run.until(5, tmp_path) == 0
     assert run.best(tmp_path) == 3
-    assert run.notes == [f"{tmp_path / 'best'} is damaged: the run starts over"]
+    assert run.notes == [f"{tmp_path / 'best'} is damaged: epoch 3 is trained again"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,4 +232,12 @@ def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkey
 
 
 def truncate(path: Path) -> None:
+    """Damage a file, whatever names it has."""
     path.write_bytes(path.read_bytes()[:-10])
+
+
+def replace_by_half(path: Path) -> None:
+    """Replace one name of a file by half of its content."""
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.unlink()
+    path.write_bytes(half)

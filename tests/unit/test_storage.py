@@ -60,6 +60,13 @@ def test_another_machine_mirrors_the_storage(folder: Path, tmp_path: Path, monke
     assert (folders(there), size(there)) == (["below"], 6)
 
 
+def test_a_file_with_two_names_takes_its_bytes_once(tmp_path: Path) -> None:
+    written(tmp_path / "a", "first")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    written(tmp_path / "below" / "c", "second")
+    assert size(tmp_path) == 11
+
+
 def test_a_file_removed_during_fetch_is_absent(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(folder / "a", "stays")
     written(folder / "b", "goes")

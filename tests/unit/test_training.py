@@ -1,11 +1,12 @@
 """THE training loop: the same losses twice, after a resume, and however the work is spread."""
 
-import dataclasses
 import itertools
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,29 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert losses(LORA, tmp_path, epochs=2) == whole
 
 
+def test_an_epoch_on_record_is_trained_again_but_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest checkpoint and `best`, which links to it, are damaged."""
+    config, evaluated, best = LORA.but(epochs=4), [], tmp_path / "best" / checkpoints.WEIGHTS
+    evaluate = type(TASKS["sonnet"]).evaluate
+
+    def noted(*args: Any) -> Evaluation:
+        evaluated.append(evaluate(*args))
+        return replace(evaluated[-1], metrics=evaluated[-1].metrics | {"dev_loss": 9.0 - len(evaluated)})
+
+    monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", noted)
+    before = list(itertools.islice(train(config, toys.model(), toys.data(), folder=tmp_path), 3))
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-10])
+    after = list(train(config.but(epochs=3), toys.model(), toys.data(), folder=tmp_path))
+    assert [report.metrics for report in after] == [report.metrics for report in before]
+    assert best.read_bytes() == whole
+    best.write_bytes(whole[:-10])
+    after = list(train(config, toys.model(), toys.data(), folder=tmp_path))
+    assert [report.metrics for report in after[:3]] == [report.metrics for report in before]
+    assert len(evaluated) == 4
+    assert losses(config) == [report.metrics["train_loss"] for report in after]
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     losses(LORA, tmp_path, epochs=1)
     with pytest.raises(CheckpointError, match="epoch-0001: belongs to another configuration; choose another folder"):
@@ -109,7 +133,7 @@ def test_a_run_does_not_go_on_from_another_model_or_on_other_tokens(adapter: str
         list(train(config, toys.model(seed=1), data, folder=tmp_path))
     words = train_bpe([toys.lines(50, 77)], toys.SHAPE.vocab_size)
     with pytest.raises(CheckpointError, match="was trained with another tokenizer"):
-        list(train(config, toys.model(), dataclasses.replace(data, tokenizer=words), folder=tmp_path))
+        list(train(config, toys.model(), replace(data, tokenizer=words), folder=tmp_path))
     assert len(list(train(config, toys.model(), data, folder=tmp_path))) == 3
 
 
