@@ -12,9 +12,11 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +26,7 @@ from torch.optim import Optimizer
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
-from gpt2core.files import atomic_path, flush_folder, link_or_copy, read_json, readable, write_json
+from gpt2core.files import atomic_path, flush_file, flush_folder, link_or_copy, read_json, readable, write_json
 from gpt2core.foreign import NO_TENSORS
 from gpt2core.model import GPT2
 from gpt2core.weights import origin
@@ -34,6 +36,7 @@ BEST, PART = "best", "part"
 EPOCH = "epoch"  # the key of the epoch in the metadata of weights
 KEPT = 2  # checkpoints of epochs
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # optimizer state of a parameter
+NOTHING = torch.empty(0)
 #: Types of the values in the record of an epoch.
 KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "samples": list, "tables": dict}
 #: Digests in the record of each epoch, and how a run with another digest was trained.
@@ -53,33 +56,71 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 # -- writing
 
 
+class Saving:
+    """The checkpoint of an epoch. A thread writes weights and optimizer state while the caller evaluates them.
+
+    Nothing may change them until `finish` returns. Used as a context, which drops the checkpoint unless it is finished.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+        self.folder, self.config, self.epoch = folder, config, epoch
+        self.staged = folder / f".epoch-{epoch:04d}.staged"
+        self.files = _files(model, optimizer, epoch)
+        self.writer = ThreadPoolExecutor(1)
+        self.written = self.writer.submit(self._write)
+
+    def _write(self) -> None:
+        with _writing(self.folder, self.epoch):
+            for path in (*self.folder.glob(".epoch-*"), *self.folder.glob(f".{PART}.*")):  # of killed processes
+                shutil.rmtree(path, ignore_errors=True)
+            self.staged.mkdir(parents=True)
+            self.files.write(self.staged)
+            for path in self.staged.iterdir():
+                flush_file(path)
+
+    def finish(self, history: History, *, best: bool) -> None:
+        """Wait until the checkpoint is on disk with `history`, which ends with its epoch, and remove old ones.
+
+        With `best`, its weights replace those in `best`. Raises CheckpointError if it cannot be written.
+        """
+        self.written.result()
+        with _writing(self.folder, self.epoch):
+            state = {"config": self.config.model_dump(), "history": history}
+            target = _epoch_folder(self.folder, self.epoch)
+            with atomic_folder(target) as part:
+                for path in self.staged.iterdir():
+                    path.replace(part / path.name)
+                _write_state(part, state)
+            for path in (self.folder / BEST).glob(".*"):  # of killed processes
+                path.unlink(missing_ok=True)
+            if best:
+                _write_best(self.folder, target, state, self.epoch)
+            for old in (*_epochs(self.folder)[:-KEPT], self.folder / PART):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.shutdown()
+        shutil.rmtree(self.staged, ignore_errors=True)
+
+
 def save(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, history: History, *, best: bool
 ) -> None:
-    """Write the checkpoint of the last epoch in `history` and remove old ones; with `best`, its weights replace those in `best`.
-
-    Raises CheckpointError if it cannot be written.
-    """
-    epoch = history[-1]["epoch"]
-    with _writing(folder, epoch):
-        for path in (*folder.glob(".epoch-*"), *folder.glob(f".{PART}.*")):  # of killed processes
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (folder / BEST).glob(".*"):
-            path.unlink(missing_ok=True)
-        state = {"config": config.model_dump(), "history": history}
-        _write(_epoch_folder(folder, epoch), epoch, model, optimizer, state)
-        if best:
-            _write_best(folder, _epoch_folder(folder, epoch), state, epoch)
-        for old in (*_epochs(folder)[:-KEPT], folder / PART):
-            shutil.rmtree(old, ignore_errors=True)
+    """Write the checkpoint of the last epoch in `history`, see `Saving.finish`."""
+    with Saving(folder, config, model, optimizer, history[-1]["epoch"]) as saving:
+        saving.finish(history, best=best)
 
 
 def save_part(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int, progress: dict[str, Any]
 ) -> None:
     """Save an unfinished epoch with its progress; raise CheckpointError if it cannot be written."""
-    with _writing(folder, epoch):
-        _write(folder / PART, epoch, model, optimizer, {"config": config.model_dump(), "begun": progress})
+    with _writing(folder, epoch), atomic_folder(folder / PART) as part:
+        _files(model, optimizer, epoch).write(part)
+        _write_state(part, {"config": config.model_dump(), "begun": progress})
 
 
 def keep_best_of(source: Path, folder: Path, config: RunConfig, history: History) -> None:
@@ -109,8 +150,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         mode = part.stat().st_mode & 0o666  # safetensors makes its files unreadable to others
         for path in part.iterdir():
             path.chmod(mode)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_file(path)
         flush_folder(part)
         shutil.rmtree(target, ignore_errors=True)
         part.replace(target)
@@ -130,17 +170,41 @@ def _writing(folder: Path, epoch: int) -> Iterator[None]:
         ) from None
 
 
-def _write(target: Path, epoch: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}
+@dataclass(frozen=True)
+class _Files:
+    """The tensors of a checkpoint on the host. `wait` returns when they are there."""
+
+    weights: Tensors
+    moments: Tensors
+    epoch: int
+    wait: Callable[[], None]
+
+    def write(self, folder: Path) -> None:
+        self.wait()
+        save_file(self.weights, folder / WEIGHTS, {EPOCH: str(self.epoch)})
+        save_file(self.moments, folder / OPTIMIZER)
+
+
+def _files(model: nn.Module, optimizer: Optimizer, epoch: int) -> _Files:
+    """Start copying weights and optimizer state to the host. Tensors of a CPU are not copied."""
+    weights: Tensors = dict(trained(model))
     moments = {
-        f"{name}/{key}": value.detach().cpu().contiguous()
+        f"{name}/{key}": value
         for name, parameter in trained(model).items()
         for key, value in optimizer.state[parameter].items()
     }
-    with atomic_folder(target) as part:
-        save_file(weights, part / WEIGHTS, {EPOCH: str(epoch)})
-        save_file(moments, part / OPTIMIZER)
-        _write_state(part, state)
+    device = next(iter(weights.values()), NOTHING).device
+    if device.type != "cuda":
+        return _Files(_on_host(weights), _on_host(moments), epoch, lambda: None)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        return _Files(_on_host(weights), _on_host(moments), epoch, stream.synchronize)
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return the tensors on the host. Those of a GPU follow on its current stream, in pinned memory that PyTorch reuses."""
+    return {n: t.detach().contiguous().to("cpu", non_blocking=t.device.type == "cuda") for n, t in tensors.items()}
 
 
 def _write_state(part: Path, state: Mapping[str, Any]) -> None:

@@ -37,10 +37,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         yield part
-        with part.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # the writer replaced the file
-                os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+        if stat.S_IMODE(part.stat().st_mode) != mode:  # the writer replaced the file
+            part.chmod(mode)
+        flush_file(part)
         try:
             part.replace(path)
         except OSError as error:
@@ -106,6 +105,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def flush_file(path: Path) -> None:
+    """Flush a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:

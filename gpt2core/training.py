@@ -11,6 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -87,6 +88,7 @@ def loop(
     """Yield reports as `train`, but request the steps. For rounds of cross-validation, see `gpt2core.folds`.
 
     If `preempted` returns True after a step, because the machine is about to be taken away, the unfinished epoch is saved.
+    The checkpoint of an epoch is written while the epoch is evaluated.
     """
     started = time.perf_counter()
     if config.is_round:
@@ -104,6 +106,12 @@ def loop(
                 f"{folder}: has {len(resumed.history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as "
                 "many, or choose another folder or --name"
             )
+
+    def saving(epoch: int) -> AbstractContextManager[checkpoints.Saving | None]:
+        if not folder or not writes:
+            return nullcontext()
+        return checkpoints.Saving(folder, config, run.model, run.optimizer, epoch)
+
     seconds = defaultdict(float, data=time.perf_counter() - started)
     history = resumed.history
     for past in history:
@@ -118,15 +126,18 @@ def loop(
                 is_lost = epoch == resumed.lost
                 checkpoints.save(folder, config, run.model, run.optimizer, history[:epoch], best=is_lost)
             continue
-        report = replace(evaluate_epoch(run, epoch, trained), notes=notes)
-        for kind, spent in report.seconds.items():
-            seconds[kind] += spent
-        if folder and writes:
-            started = time.perf_counter()
-            best = is_best(history, report.metrics, run.objective)
-            history.append(_record(report) | {"best": best})
-            checkpoints.save(folder, config, run.model, run.optimizer, history, best=best)
+        started = time.perf_counter()
+        with saving(epoch) as checkpoint:
             seconds["checkpoint"] += time.perf_counter() - started
+            report = replace(evaluate_epoch(run, epoch, trained), notes=notes)
+            for kind, spent in report.seconds.items():
+                seconds[kind] += spent
+            started = time.perf_counter()
+            if checkpoint:
+                best = is_best(history, report.metrics, run.objective)
+                history.append(_record(report) | {"best": best})
+                checkpoint.finish(history, best=best)
+        seconds["checkpoint"] += time.perf_counter() - started
         yield replace(report, seconds=dict(seconds))
         notes, seconds = [], defaultdict(float)
 

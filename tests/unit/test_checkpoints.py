@@ -1,10 +1,12 @@
 """Checkpoints: a kill at any moment and a damaged file cost an epoch at most, and never the best weights."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from gpt2core import checkpoints
 from gpt2core.builders import build_model
 from gpt2core.errors import CheckpointError
+from gpt2core.training import train
 from gpt2core.weights import save_model
 from tests import toys
 from tests.rights import as_files_allow
@@ -108,6 +111,41 @@ def test_a_kill_at_any_step_loses_no_more_than_the_epoch(tmp_path: Path) -> None
         assert {path.name for path in folder.iterdir()} >= {"best", "epoch-0003", "epoch-0004"}
         steps += 1
     assert steps > 20, "no step was counted"
+
+
+def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(tmp_path: Path) -> None:
+    config, base, data = LORA.but(decode_seeds=0, epochs=2), toys.model(), toys.data(train=4, dev=2)
+
+    def reported(folder: Path | None, killer: Callable[[pytest.MonkeyPatch], object] | None = None) -> list[Any]:
+        reports = []
+        with pytest.MonkeyPatch.context() as monkeypatch, suppress(KilledError):
+            for report in train(config, base, data, folder=folder):
+                if report.epoch == 1 and killer is not None:
+                    killer(monkeypatch)
+                reports.append((report.epoch, report.metrics["train_loss"], report.metrics["dev_loss"]))
+        return reports
+
+    whole = reported(None)
+    for steps in itertools.count(step=2):
+        before = reported(tmp_path / str(steps), lambda monkeypatch: Killer(monkeypatch, steps))  # noqa: B023
+        assert before == whole[: len(before)]
+        run = Run()
+        assert checkpoints.resume(tmp_path / str(steps), config, run.model, run.optimizer).epoch >= len(before)
+        assert reported(tmp_path / str(steps)) == whole, steps
+        if len(before) == len(whole):
+            break
+    assert steps > 20, "no step was counted"
+
+
+def test_tensors_of_a_cpu_are_written_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = set[int]()
+    monkeypatch.setattr(
+        checkpoints, "save_file", lambda tensors, *_: written.update(t.data_ptr() for t in tensors.values())
+    )
+    run = Run()
+    with suppress(CheckpointError):  # since nothing is really written
+        run.until(1, tmp_path)
+    assert {parameter.data_ptr() for parameter in run.parameters.values()} <= written
 
 
 FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE)

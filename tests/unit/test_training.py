@@ -1,9 +1,11 @@
 """THE training loop: the same losses twice, after a resume, and however the work is spread."""
 
+import errno
 import itertools
 import json
 import math
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,52 @@ def test_an_epoch_on_record_is_trained_again_but_not_evaluated(tmp_path: Path, m
     assert [report.metrics for report in after[:3]] == [report.metrics for report in before]
     assert len(evaluated) == 4
     assert losses(config) == [report.metrics["train_loss"] for report in after]
+
+
+def test_a_checkpoint_is_written_during_the_evaluation_and_on_disk_before_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, save_file, written = type(TASKS["sonnet"]).evaluate, checkpoints.save_file, threading.Event()
+    evaluated = threading.Event()
+
+    def waiting(*args: Any) -> Evaluation:
+        assert written.wait(60), "the evaluation did not begin while the weights are written"
+        evaluation = evaluate(*args)
+        evaluated.set()
+        return evaluation
+
+    def noted(tensors: dict[str, torch.Tensor], path: Path, *args: Any) -> None:
+        if path.name == checkpoints.OPTIMIZER:
+            written.set()
+            assert evaluated.wait(60)
+        save_file(tensors, path, *args)
+
+    monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", waiting)
+    monkeypatch.setattr(checkpoints, "save_file", noted)
+    for report in train(LORA, toys.model(), toys.data(), folder=tmp_path):
+        state = json.loads((tmp_path / f"epoch-{report.epoch:04d}" / checkpoints.STATE).read_text())
+        assert state["history"][-1]["metrics"] == report.metrics
+        written.clear()
+        evaluated.clear()
+
+
+def test_a_disk_that_fills_up_during_the_evaluation_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    whole = losses(LORA, tmp_path, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(
+            CheckpointError, match=r"epoch 2 cannot be written .*No space left.*check the free space"
+        ) as error:
+            losses(LORA, tmp_path)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "epoch-0001"]
+    assert losses(LORA, tmp_path) == losses(LORA)
+    assert losses(LORA, tmp_path, epochs=1) == whole
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
