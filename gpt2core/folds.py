@@ -126,12 +126,19 @@ def join_reports(config: RunConfig, reports: Sequence[EpochReport], metrics: Map
 
 
 def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, by_fold: bool) -> Evaluation:
-    """Join the scores of all sub-runs: `by_fold` as scores on different texts, otherwise as outputs for the same texts."""
+    """Join the scores of all sub-runs: `by_fold` as scores on different texts, otherwise as outputs for the same texts.
+
+    For the same texts, a score may be that of the first sub-run only, see `training`.
+    """
+    arrays = {
+        name: [part.statistics[name].astype(np.float64) for part in parts if name in part.statistics]
+        for name in parts[0].statistics
+    }
     # By fold (P, N_k, S) to (P, N_1 + ... + N_K, S), otherwise (P, N, S) to (K P, N, S).
     statistics = {
-        name: np.concatenate([part.statistics[name].astype(np.float64) for part in parts], axis=1 if by_fold else 0)
-        for name in parts[0].statistics
-        if all(name in part.statistics for part in parts)
+        name: np.concatenate(values, axis=1 if by_fold else 0)
+        for name, values in arrays.items()
+        if not by_fold or len(values) == len(parts)
     }
     return Evaluation(
         metrics=_mean([part.metrics for part in parts], measured(metrics, statistics, "dev")),
@@ -146,10 +153,10 @@ def _evaluation(parts: Sequence[Evaluation], metrics: Mapping[str, Metric], *, b
 
 
 def _mean(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics in `joint`, and the mean of all other numbers that all parts have except the intervals of the former."""
+    """Return the metrics in `joint`, and means of all other numbers of the first part except the intervals of the former."""
     intervals = {f"{name}_{end}" for name in joint for end in ("low", "high")}
-    common = [name for name in parts[0] if name not in intervals and all(name in part for part in parts)]
-    return {name: math.fsum(part[name] for part in parts) / len(parts) for name in common} | dict(joint)
+    values = {name: [part[name] for part in parts if name in part] for name in parts[0] if name not in intervals}
+    return {name: math.fsum(numbers) / len(numbers) for name, numbers in values.items()} | dict(joint)
 
 
 def _numbers(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -> dict[str, float]:

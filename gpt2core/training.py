@@ -211,10 +211,12 @@ def _evaluate(run: Run, step: int) -> tuple[Evaluation, Evaluation | None]:
     diverged = torch.zeros((), device=run.device)
     if run.workers.rank == 0:
         config, judging = run.config, run.config.judging
-        # If the loss is the objective, skip generation on the texts that judge, which would take most of the time.
+        # Generation takes long. If the loss is the objective, skip it on the texts that judge, and let only the first sub-run of
+        # a round continue the dev texts, which are the same for all.
         judge = config.but(decode_seeds=0) if run.objective.counts == "loss" else config
+        choose = judge if (config.fold or 1) > 1 and config.choosing == "dev" else config
         try:
-            evaluation = run.task.evaluate(run.model, run.data.scored_on(config.choosing), config, "dev")
+            evaluation = run.task.evaluate(run.model, run.data.scored_on(config.choosing), choose, "dev")
             if judging and len(run.data.splits[judging]):
                 judged = run.task.evaluate(run.model, run.data.scored_on(judging), judge, "dev")
         except DivergedError:

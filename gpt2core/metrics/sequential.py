@@ -9,15 +9,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri  # the distribution of a standard normal variable, and its inverse
 
 REACH, POINTS = 8.0, 1601  # of the grid for numerical integration, in standard deviations
 
 
 def spent(alpha: float, information: float) -> float:
     """Return the part of `alpha`, two-sided, that may be spent by the time a share `information`, (0, 1], of the data is in."""
-    return float(4 * norm.sf(norm.isf(alpha / 4) / math.sqrt(min(1.0, information))))
+    return float(4 * ndtr(ndtri(alpha / 4) / math.sqrt(min(1.0, information))))
 
 
 @functools.cache
@@ -35,11 +34,11 @@ def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[floa
     for look in looks:
         now = look / most
         due = spent(alpha, now) - used
-        moved = norm.pdf(grid, scale=math.sqrt(now - before))
+        moved = np.exp(-(grid**2) / (2 * (now - before))) / math.sqrt(2 * math.pi * (now - before))
         if density is not None:
             moved = np.convolve(density, moved, mode="same") * step
         bound = _bound(moved, grid, due, step)
-        result.append(float(2 * norm.sf(bound / math.sqrt(now))))
+        result.append(float(2 * ndtr(-bound / math.sqrt(now))))
         density = np.where(np.abs(grid) < bound, moved, 0.0)
         before, used = now, spent(alpha, now)
     return tuple(result)
@@ -48,7 +47,7 @@ def levels(looks: tuple[int, ...], most: int, alpha: float = 0.05) -> tuple[floa
 def _bound(density: np.ndarray, grid: np.ndarray, due: float, step: float) -> float:
     """Return the bound of the two-sided rejection region with the probability `due`."""
     above = np.cumsum(density[::-1])[::-1] * step - density * step / 2
-    return float(brentq(lambda bound: 2 * float(np.interp(bound, grid, above)) - due, 0.0, REACH))
+    return float(np.interp(due / 2, above[::-1], grid[::-1]))
 
 
 def schedule(least: int, most: int) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import ray
 from rich.console import Console
@@ -19,12 +20,14 @@ from searches.planning.checking import check, record_data
 from searches.running.ledger import Ledger
 from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
-from searches.running.tracking import Tracker, start_tracking
 from searches.showing.facts import cluster, machine
-from searches.showing.screen import Screen, print_line
+from searches.showing.screen import Screen, print_line, waiting_for
 from searches.showing.summary import model_line
 from trainables.tracking import mlflow_address
 from trainables.trial import TrialSpec
+
+if TYPE_CHECKING:  # MLflow takes a second to import
+    from searches.running.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,16 @@ class SearchRun:
     console: Console
     data: TaskData
     ledger: Ledger
-    tracker: Tracker
     screen: Screen
+
+    @cached_property
+    def tracker(self) -> "Tracker":
+        """The ledger's listener that logs to MLflow."""
+        from searches.running.tracking import Tracker
+
+        options = self.options
+        uri = mlflow_address(options.tracking_uri, options.storage_folder)
+        return Tracker(options.plan, self.ledger, uri, self.screen.warn)
 
 
 def open_search(options: Options, console: Console) -> SearchRun:
@@ -47,13 +58,11 @@ def open_search(options: Options, console: Console) -> SearchRun:
         check_gold(data.corpus, "test", plan.task)
     say = partial(print_line, console)
     ledger = open_ledger(folder, plan, options.resume, say)
-    uri = mlflow_address(options.tracking_uri, options.storage_folder)
-    separate_copy(plan, ledger, folder, uri, say)
+    separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
     argv = without(options.argv, "--tracking-uri")  # it may hold a password
     ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine()})
     screen = Screen(plan, console, options.budget, ledger.state)
-    tracker = Tracker(plan, ledger, uri, screen.warn)
-    return SearchRun(options=options, console=console, data=data, ledger=ledger, tracker=tracker, screen=screen)
+    return SearchRun(options=options, console=console, data=data, ledger=ledger, screen=screen)
 
 
 def connect(run: SearchRun) -> TrialSpec:
@@ -67,13 +76,18 @@ def connect(run: SearchRun) -> TrialSpec:
     print_line(console, f"Model: {model_line(plan)}")
     if unused := unused_decoding(model_folder(plan.config(plan.search.reference).model)):
         print_line(console, f"note: {unused}")
-    with ThreadPoolExecutor(1) as executor:  # both take seconds
-        tracking = executor.submit(start_tracking, run.tracker, options)
+
+    def record() -> None:
+        run.tracker.open(options)
+        ledger.listeners += [run.screen, run.tracker]
+        record_data(plan, ledger, run.data)
+        fix_design(plan, ledger)
+
+    with waiting_for(console, "Starting Ray and MLflow"), ThreadPoolExecutor(1) as executor:
+        recorded = executor.submit(record)
+        # In this thread, since Linux ends Ray's processes with the thread that started them.
         spec = connect_to_ray(options, options.results_folder, run.screen.warn)
-        tracking.result()
-    ledger.listeners += [run.screen, run.tracker]
-    record_data(plan, ledger, run.data)
-    fix_design(plan, ledger)
+        recorded.result()
     print_line(console, f"Data: {ledger.state.data['data']}")
     ledger.record({"event": "cluster", "cluster": cluster(ray.cluster_resources())})
     interrupt_on_signals()

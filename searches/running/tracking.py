@@ -61,6 +61,29 @@ class Tracker:
         """The client; the first access creates a missing database."""
         return open_client(self.uri)
 
+    def open(self, options: Options) -> None:
+        """Call `start`, again if MLflow does not answer at first; raise UserError if it never does."""
+        plan = options.plan
+        params = {f"profile_{key}": value for key, value in vars(plan.profile).items()}
+        params |= {"seed": plan.seed, "space_digest": plan.digest}
+        params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {
+            "command": command_text(options.argv)
+        }
+        tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
+        for pause in (*PAUSES, None):
+            try:
+                self.start(options.name, params, tags)
+                return
+            except UserError:
+                raise
+            except Exception as error:  # of MLflow, its database or the network; a new server may need seconds to start
+                if pause is None:
+                    where = without_password(self.uri)
+                    raise UserError(
+                        f"MLflow at {where} did not answer: {mlflow_reason(error, self.uri)}; see --tracking-uri"
+                    ) from None
+                time.sleep(pause)
+
     def start(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Find or create the experiment and the search's run, then send what an earlier start left out.
 
@@ -370,25 +393,3 @@ def samples_text(samples: list[dict[str, Any]]) -> str:
             + "".join(f"### {markdown_cell(key)}\n\n{markdown_fence(str(text))}\n\n" for key, text in texts)
         )
     return "".join(parts) or "This task writes no samples.\n"
-
-
-def start_tracking(tracker: Tracker, options: Options) -> None:
-    """Open MLflow; raise UserError if it does not answer."""
-    plan = options.plan
-    params = {f"profile_{key}": value for key, value in vars(plan.profile).items()}
-    params |= {"seed": plan.seed, "space_digest": plan.digest}
-    params |= {f"space_{key}": domain for key, domain in plan.space.items()} | {"command": command_text(options.argv)}
-    tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
-    for pause in (*PAUSES, None):
-        try:
-            tracker.start(options.name, params, tags)
-            return
-        except UserError:
-            raise
-        except Exception as error:  # of MLflow, its database or the network; a new server may need seconds to start
-            if pause is None:
-                where = without_password(tracker.uri)
-                raise UserError(
-                    f"MLflow at {where} did not answer: {mlflow_reason(error, tracker.uri)}; see --tracking-uri"
-                ) from None
-            time.sleep(pause)

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, Self
 
@@ -117,6 +119,15 @@ class Screen:
 def print_line(console: Console, text: str, style: str | None = None) -> None:
     """Print a text without markup, highlighting or hard line breaks."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def waiting_for(console: Console, what: str) -> Iterator[None]:
+    """Say what takes seconds: on a terminal with a spinner that vanishes, elsewhere in a line."""
+    if not console.is_terminal:
+        print_line(console, f"{what} ...")
+    with console.status(what):
+        yield
 
 
 def show(summary: Summary, console: Console) -> None:

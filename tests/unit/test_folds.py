@@ -82,6 +82,18 @@ def test_a_round_is_the_runs_by_hand_and_its_metrics_are_made_of_their_counts(sc
         assert report.metrics["dev_loss"] == report.evaluation.metrics["dev_loss"]
 
 
+@pytest.mark.parametrize(("objective", "generating"), [("dev_loss", 1), ("chrf_whole", 2)])
+def test_where_the_loss_chooses_only_the_first_sub_run_continues_dev_texts(objective: str, generating: int) -> None:
+    config = toys.RUN.but(task="sonnet", adapter="lora", rank=2, epochs=1, lr=1e-2, folds=2, objective=objective)
+    parts = [next(training.train(part, toys.model(), toys.data())) for part in config.sub_runs]
+    (report,) = reports(config)
+    texts = np.concatenate([part.evaluation.statistics["chrf_whole"] for part in parts[:generating]])
+    assert report.evaluation.statistics["chrf_whole"].tolist() == texts.tolist()
+    assert len(texts) == generating * config.decode_seeds
+    assert report.evaluation.samples == parts[0].evaluation.samples
+    assert report.metrics["dev_loss"] == pytest.approx(np.mean([part.metrics["dev_loss"] for part in parts]), rel=1e-3)
+
+
 def test_only_what_chooses_is_scored_where_nothing_is_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     evaluate = type(TASKS["sst"]).evaluate

@@ -10,7 +10,7 @@ import pytest
 from gpt2core.data.shakespeare import load_sonnets
 from gpt2core.errors import DataError
 from gpt2core.metrics.baselines import split_given
-from gpt2core.metrics.form import first_lines, form_counts, pronunciations, rhyme, rhyme_share, syllables
+from gpt2core.metrics.form import _dictionary, first_lines, form_counts, pronunciations, rhyme, rhyme_share, syllables
 from gpt2core.metrics.metric import share
 
 
@@ -91,7 +91,7 @@ def test_syllables_include_all_pronunciations() -> None:
 
 def test_a_missing_dictionary_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    pronunciations.cache_clear()
+    for cached in (pronunciations, _dictionary):
+        cached.cache_clear()
     with pytest.raises(DataError, match="pip install --no-deps pronouncing"):
         rhyme("day", "may")
-    pronunciations.cache_clear()
