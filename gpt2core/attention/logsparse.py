@@ -6,6 +6,7 @@ column of scores. `K` is the number of offsets; the other letters are those of t
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
+from gpt2core.attention.dense import as_bias
 from gpt2core.attention.pattern import offsets
+from gpt2core.derived import derived
 from gpt2core.dropout import dropout as drop
 
 #: Numbers in a block of queries: 2 MiB, so that a block stays in the CPU's cache for all offsets. From 1,024 to 8,192 tokens this
@@ -30,18 +33,28 @@ def logsparse(
     """
     t, s = q.shape[-2], k.shape[-2]
     pattern = offsets(s, window, restart)
-    keys = torch.arange(s - t, s, device=q.device) - torch.tensor(pattern, device=q.device)[:, None]  # (K, T)
-    allowed = _allowed(keys, segments)
+    keys = _keys(t, s, window, restart, q.device)
+    owner, key = (keys if segments is None else segments), ("keys", t, window, restart)
+    allowed = derived(owner, key, lambda: _allowed(keys, segments))
     if t == 1:
         k, v = (x.index_select(-2, keys[:, 0]) for x in (k, v))
         if dropout:
             scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~allowed.mT, -math.inf)
             return drop(scores.softmax(dim=-1), dropout, positions=(2,)) @ v
-        return scaled_dot_product_attention(q, k, v, attn_mask=allowed.mT)
+        bias = derived(allowed, q.dtype, lambda: as_bias(allowed.mT, q.dtype))
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     wide = torch.promote_types(q.dtype, torch.float32)
     weights: Tensor = _Scores.apply(q.to(wide), k.to(wide), allowed, pattern).softmax(dim=-2)  # type: ignore[no-untyped-call]
     out: Tensor = _Values.apply(drop(weights, dropout, positions=(3,)), v.to(wide), pattern)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
+def _keys(t: int, s: int, window: int, restart: int, device: torch.device) -> Tensor:
+    """Return the numbers (K, T) of the keys at each offset from the last T tokens; negative if there is none."""
+    pattern = torch.tensor(offsets(s, window, restart), device=device)
+    return torch.arange(s - t, s, device=device) - pattern[:, None]
 
 
 def _allowed(keys: Tensor, segments: Tensor | None) -> Tensor:

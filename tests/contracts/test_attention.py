@@ -351,3 +351,18 @@ def test_devices_that_launch_each_operation_get_few_of_them_for_texts_of_usual_l
     q, k, v = torch.zeros(3, 2, 4, 170, 8, device="meta").unbind()
     counts = operations(lambda: kernel(("auto", 1, 0))(q, k, v, None, dropout))
     assert counts.total() < 40
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(ATTENTION))
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_blocks_share_their_masks(name: str, tokens: int) -> None:
+    def launched(n_layer: int) -> int:
+        gpt2 = GPT2(toys.SHAPE.but(n_layer=n_layer), attention=AttentionConfig(schedule=name)).train(False)
+        cache, ids = KVCache(gpt2, 2, 60), torch.ones(2, 30, dtype=torch.long)
+        gpt2(ids, torch.tensor([[0, *[1] * 29], [1] * 30]), cache)
+        return sum(
+            operations(lambda: gpt2(ids[:, :tokens], None, cache))[kind] for kind in ("eq", "ge", "zeros", "arange")
+        )
+
+    assert 0 < launched(6) <= launched(2)
