@@ -18,7 +18,7 @@ from gpt2core.cli import settings
 from gpt2core.config import RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
 from gpt2core.decoding.generate import generate as continue_prompts
-from gpt2core.describe import count_trainable
+from gpt2core.describe import count_trainable, with_memory
 from gpt2core.describe import describe as count
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.files import atomic_path, write_json
@@ -50,8 +50,9 @@ COSTS = (
 
 
 def describe(options: argparse.Namespace) -> None:
-    """Print total and trainable parameters."""
-    result = count(_config(options), options.preset, options.length)
+    """Print total and trainable parameters, and the GPU memory of a step."""
+    config = _config(options)
+    result = with_memory(count(config, options.preset, options.length), config)
     if options.json:
         print(json.dumps(result, indent=2))
         return

@@ -1,19 +1,25 @@
-"""Parameter counts of a run, computed without weights: under the study's Table 6 preset and under the plain one."""
+"""Parameter counts and memory of a run, computed without weights: under the study's Table 6 preset and under the plain one."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
 
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.base import Preset
 from gpt2core.adapters.lora import TARGETS
 from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
-from gpt2core.builders import add_head
+from gpt2core.builders import add_head, build_model
 from gpt2core.component import nearest
 from gpt2core.config import BlocksKeys, LoraKeys, ModelConfig, RunConfig, parse_blocks
+from gpt2core.data.batches import Batch
 from gpt2core.errors import ConfigError, UnknownNameError
-from gpt2core.estimates import FORMULA, predicted_gpu_memory_gb
+from gpt2core.memory import META, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, without_weights
+from gpt2core.tasks import TASKS
+from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import shape_of
 
 PRESETS = ("plain", "study")
@@ -35,9 +41,9 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     model = _shapes(config)
     total = sum(p.numel() for p in model.parameters())
     pooler = shape.n_embd * shape.n_embd + shape.n_embd
-    chosen = _count(config, preset, total, shape.n_layer)
+    chosen = _count(config, preset, shape.n_layer)
     has_both = "study" in adapter.presets and config.blocks == "default" and shape.n_layer >= STUDY_BLOCKS
-    other = _count(config, "plain" if preset == "study" else "study", total, shape.n_layer) if has_both else None
+    other = _count(config, "plain" if preset == "study" else "study", shape.n_layer) if has_both else None
     return {
         "model": config.model,
         "task": config.task,
@@ -54,8 +60,47 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "chosen": chosen,
         "beside": other,
         "attention": _attention(config, shape, shape.n_positions if length is None else length),
-        "gpu_memory": f"predicted, not measured: {FORMULA}",
     }
+
+
+def with_memory(described: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Return the result of `describe` with the GPU memory of each preset's steps, which takes a second for gpt2-large.
+
+    A step has `config.batch_size` texts, as long as those of which attention is described, but at most `n_positions` tokens.
+    """
+    length = min(described["attention"]["length"], shape_of(config.model).n_positions)
+    rows = {
+        key: described[key] and described[key] | {"predicted_gpu_memory_gb": _memory_gb(config, described[key], length)}
+        for key in ("chosen", "beside")
+    }
+    precision = config.precision if config.precision != "auto" else "bfloat16"
+    meaning = (
+        f"predicted, not measured: the peak of a step of {config.batch_size} texts of {length:,} tokens in {precision}"
+    )
+    return described | rows | {"gpu_memory": meaning}
+
+
+def _memory_gb(config: RunConfig, described: dict[str, Any], length: int) -> float:
+    config = config.but(
+        blocks=described["blocks"] or "default", lora_init="default"
+    )  # PiSSA needs weights, but no more memory
+    base = without_weights(shape_of(config.model))
+    model = build_model(config, base, META)
+    numbers = torch.full((math.ceil(config.batch_size / config.accumulation),), length)
+    batch = Batch(
+        torch.zeros(len(numbers), length, dtype=torch.long), lengths=numbers, labels=0 * numbers, given=0 * numbers
+    )
+    tokenizer, batches = cast(Tokenizer, _AnyTokenizer()), [batch] * min(2, config.accumulation)
+    return round(predicted_gpu_memory_gb(model, base, TASKS[config.task], tokenizer, config, batches), 2)
+
+
+class _AnyTokenizer:
+    """Stands for the model's tokenizer: memory does not depend on which tokens words have."""
+
+    eos = 0
+
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        return [[self.eos] for _ in texts]
 
 
 def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, Any]:
@@ -94,8 +139,8 @@ def _lora_variants(config: RunConfig) -> list[str]:
     return switched + start + ([f"lora_plus {config.lora_plus:g}"] if config.lora_plus > 1 else [])
 
 
-def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> dict[str, Any]:
-    """Return the trainable parameters under one preset, and the GPU memory that the study's formula predicts."""
+def _count(config: RunConfig, preset: str, n_layer: int) -> dict[str, Any]:
+    """Return the trainable parameters under one preset."""
     adapter, spec, meaning = ADAPTERS[config.adapter], config.blocks, ADAPTERS[config.adapter].meaning
     if spec == "default":
         spec, meaning = adapter.presets.get(preset, Preset("all", meaning))
@@ -115,7 +160,6 @@ def _count(config: RunConfig, preset: str, total: int, n_layer: int) -> dict[str
         "meaning": meaning.format(blocks=blocks) or f"the parameters that `{config.adapter}` chooses",
         "blocks": blocks,
         "trainable": trainable,
-        "predicted_gpu_memory_gb": round(predicted_gpu_memory_gb(total, trainable), 2),
     }
 
 

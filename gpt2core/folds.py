@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt2core import checkpoints, training
 from gpt2core.config import RunConfig
-from gpt2core.estimates import predicted_gpu_memory_gb
+from gpt2core.memory import MOMENTS, WEIGHT
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
@@ -171,6 +171,6 @@ def _numbers(parts: Sequence[Mapping[str, float]], joint: Mapping[str, float]) -
     if "gpu_memory_gb" in metrics:
         metrics["gpu_memory_gb"] = max(part["gpu_memory_gb"] for part in parts)
     if "predicted_gpu_memory_gb" in metrics:
-        trained = round(metrics["trainable_parameters"] * (len(parts) - 1))
-        metrics["predicted_gpu_memory_gb"] += predicted_gpu_memory_gb(trained, trained) - predicted_gpu_memory_gb(0, 0)
+        beside = (len(parts) - 1) * metrics["trainable_parameters"]  # weights and moments of the sub-runs that wait
+        metrics["predicted_gpu_memory_gb"] += (WEIGHT + MOMENTS) * beside / 1e9
     return metrics

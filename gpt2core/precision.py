@@ -1,9 +1,10 @@
 """`RunConfig.precision`: bfloat16 means training under autocast, and generation with cast weights."""
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2
@@ -25,9 +26,14 @@ def for_generation(model: GPT2, config: RunConfig) -> GPT2:
     """Return the model that generates a run's texts: `model`, or in bfloat16 a copy with cast weights."""
     if not in_bfloat16(config, model.wte.weight.device):
         return model
-    # deepcopy treats objects in its memo as already copied, so it makes no second copy in float32.
+    return with_weights(model, Tensor.bfloat16)
+
+
+def with_weights(model: GPT2, convert: Callable[[Tensor], Tensor]) -> GPT2:
+    """Return a copy of a model with converted weights, and without cached prefixes."""
+    # deepcopy treats objects in its memo as already copied, so it makes no second copy of the weights.
     memo: dict[int, object] = {
-        id(weight): nn.Parameter(weight.detach().bfloat16(), requires_grad=weight.requires_grad)
+        id(weight): nn.Parameter(convert(weight.detach()), requires_grad=weight.requires_grad)
         for weight in model.parameters()
     }
     return deepcopy(model, memo | {id(model.prefixes): None})

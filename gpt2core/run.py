@@ -10,6 +10,7 @@ import math
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.dropout import Stream
 from gpt2core.errors import DivergedError
+from gpt2core.memory import META, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import autocast, in_bfloat16
 from gpt2core.projection import WorkingWeights
@@ -171,6 +173,15 @@ class Run:
         """Return the number of updates of each parameter group."""
         states = [self.optimizer.state.get(p) for group in self.optimizer.param_groups for p in group["params"][:1]]
         return [float(state["step"]) if state else 0.0 for state in states]
+
+    @cached_property
+    def predicted_gpu_memory_gb(self) -> float:
+        """The peak memory on a GPU of a step with the longest examples, for each worker."""
+        longest = np.argsort(-self.tokens.lengths, kind="stable")[: self.config.batch_size]
+        own = self.micro_batches(longest)[:: self.workers.size][:2]
+        batches = [collate(self.tokens, examples, META) for examples in own if len(examples)]
+        parts = (self.model, self.base, self.task, self.data.tokenizer, self.config)
+        return predicted_gpu_memory_gb(*parts, batches, workers=self.workers.size)
 
     # -- examples
 

@@ -81,6 +81,11 @@ def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: flo
         return mean_range(timed([partial(run.step, 0, batch) for batch in batches], patience))
 
 
+def step_memory_gb(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
+    """Return the predicted peak GPU memory of an optimizer step; a second for gpt2-large, whatever `patience` says."""
+    return exactly(Run(config, base, data).predicted_gpu_memory_gb)
+
+
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return STEPS of the sorted batches, evenly spaced, the middle ones first. Their mean estimates that of all batches."""
     places = [(number + 0.5) / STEPS for number in range(STEPS)]

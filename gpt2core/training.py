@@ -24,7 +24,6 @@ import torch.distributed as dist
 from gpt2core import checkpoints
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
-from gpt2core.estimates import predicted_gpu_memory_gb
 from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
@@ -166,7 +165,6 @@ def train_epoch(
             progress = EpochProgress(number + 1, losses, seconds, tuple(run.recent_losses))
             checkpoints.save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(progress))
     examples = np.arange(run.sizes[epoch - 1])
-    total = sum(p.numel() for p in run.model.parameters())
     gpu = run.device.type == "cuda"
     return {
         "train_loss": losses / run.weight(examples),
@@ -174,7 +172,7 @@ def train_epoch(
         "train_seconds": seconds,
         "tokens_per_second": run.token_count(examples) / seconds,
         "trainable_parameters": run.trainable,
-        "predicted_gpu_memory_gb": predicted_gpu_memory_gb(total, run.trainable),
+        "predicted_gpu_memory_gb": run.predicted_gpu_memory_gb,
         **({"gpu_memory_gb": torch.cuda.max_memory_allocated(run.device) / 1e9} if gpu else {}),
     }
 

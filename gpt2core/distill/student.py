@@ -48,7 +48,7 @@ def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CON
     """
     states = functional.normalize(upcast(hidden), dim=-1)
     diagonal = torch.eye(len(states), dtype=torch.bool, device=states.device)
-    similarity = (states @ states.T / temperature).masked_fill(diagonal, -torch.inf)
+    similarity = (upcast(states @ states.T) / temperature).masked_fill(diagonal, -torch.inf)
     log_probabilities = similarity.log_softmax(dim=-1)
     same_class = (classes[:, None] == classes) & ~diagonal
     total = log_probabilities.masked_fill(~same_class, 0.0).sum(dim=-1)

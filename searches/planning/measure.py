@@ -18,11 +18,11 @@ from gpt2core.component import Decides
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
-from gpt2core.estimates import Range, predicted_gpu_memory_gb
+from gpt2core.estimates import Range
 from gpt2core.identity import identity
 from gpt2core.machine import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
-from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_seconds, threads, timed_gpu_memory_gb
+from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.storage import size
 from searches.deciding.comparing import judges_of
 from searches.formatting import count
@@ -61,29 +61,39 @@ class Meter:
     begun: float = field(default_factory=time.monotonic)
     steps: dict[Key, Range] = field(default_factory=dict)
     evaluations: dict[Key, Range] = field(default_factory=dict)
+    memory: dict[Key, Range] = field(default_factory=dict)  # of steps
     before: float = 0.0  # memory of this process before the first step, in GB
     largest: int = 1  # batch size timed
 
     def step(self, config: RunConfig) -> Range:
         """Return the seconds of an optimizer step of one of the trial's workers."""
-        part, known = config.but(batch_size=math.ceil(config.batch_size / self.workers)), len(self.steps)
+        part, known = self._part(config), len(self.steps)
         if not known:
             _ = starting_model(part.model, None), task_data(part)
             self.before = process_memory_gb()
         seconds = self._get(self.steps, "step", part, step_seconds)
         if len(self.steps) > known:
             self.largest = max(self.largest, part.batch_size)
-        return seconds
+        return seconds * self.pack
+
+    def gpu_memory_gb(self, config: RunConfig, seen: float) -> Range:
+        """Return the predicted GPU memory of a step, with the peak that was `seen` in the timed steps as upper bound."""
+        predicted = self._get(self.memory, "step", self._part(config), step_memory_gb)
+        return replace(predicted, high=max(predicted.value, seen))
 
     def process_memory_gb(self, config: RunConfig) -> Range:
         """Return the memory of a trial's process: this process's, and more for batches larger than those timed."""
-        held, size = process_memory_gb(), math.ceil(config.batch_size / self.workers)
+        held, size = process_memory_gb(), self._part(config).batch_size
         value = held + max(0.0, held - self.before) * (max(1.0, size / self.largest) - 1)
         return Range(value=value, low=held / WORKERS_MORE, high=value * WORKERS_MORE)
 
     def evaluation(self, config: RunConfig) -> Range:
         """Return the seconds of an evaluation."""
-        return self._get(self.evaluations, "evaluation", config, evaluation_seconds)
+        return self._get(self.evaluations, "evaluation", config, evaluation_seconds) * self.pack
+
+    def _part(self, config: RunConfig) -> RunConfig:
+        """Return the run of one of the trial's workers."""
+        return config.but(batch_size=math.ceil(config.batch_size / self.workers))
 
     def _get(self, known: dict[Key, Range], what: Decides, config: RunConfig, measure: Measure) -> Range:
         deciding, keys = identity(config), keys_that_decide(what)
@@ -95,7 +105,7 @@ class Meter:
         if of_task and time.monotonic() - self.begun > self.patience:
             return known[max(of_task, key=lambda other: len(set(other) & set(key)))]
         base, data = starting_model(config.model, None), task_data(config)
-        known[key] = measure(config, base, data, patience=self.patience / 4) * self.pack
+        known[key] = measure(config, base, data, patience=self.patience / 4)
         return known[key]
 
 
@@ -176,16 +186,9 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
         step=step,
         evaluation=evaluation,
         before=before,
-        memory_gb=meter.process_memory_gb(run) if seen is None else _gpu_memory(run, trainable, seen),
+        memory_gb=meter.process_memory_gb(run) if seen is None else meter.gpu_memory_gb(run, seen),
         disk_gb=(EPOCH * min(KEPT, run.epochs) + BEST * (run.epochs > KEPT)) * trainable / 1e9,
     )
-
-
-def _gpu_memory(run: RunConfig, trainable: int, seen: float) -> Range:
-    """Return the formula's GPU memory, with the measured peak of the timed steps as upper bound."""
-    total = sum(tensor.numel() for tensor in starting_model(run.model, None).parameters())
-    predicted = predicted_gpu_memory_gb(total, trainable)
-    return Range(value=predicted, low=predicted, high=max(predicted, seen))
 
 
 def _notes(plan: Plan, spec: TrialSpec) -> list[str]:

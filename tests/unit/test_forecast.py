@@ -174,7 +174,7 @@ def test_once_patience_is_over_the_nearest_timing_stands_in() -> None:
     meter = Meter(workers=1, patience=0.0)
     run = RunConfig(task="sonnet", adapter="full", train_examples=16, batch_size=8)
     first = meter.step(run)
-    assert meter.step(run.but(batch_size=4)) is first
+    assert meter.step(run.but(batch_size=4)) == first
     assert len(meter.steps) == 1
 
 
