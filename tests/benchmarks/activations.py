@@ -62,7 +62,7 @@ def main() -> None:
         reach=20,
         check=check,
     )
-    show(f"Activations of a frozen trunk, {chosen.model}", [row], repeats=1, warm=False)
+    show(f"Activations of a frozen trunk, {chosen.model}", [row])
 
 
 @contextmanager

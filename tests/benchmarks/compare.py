@@ -1,4 +1,4 @@
-"""What all comparisons share: both ways alternate in one process; the table has ratio, spread and target."""
+"""Comparisons: both sides do the same work, in turns in one process. A table shows the ratios, their spread and the target."""
 
 import statistics
 import time
@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 CONSOLE = Console(width=160)
+TURNS = 3  # turns of each side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One row: what is done here, what the peer does, and how many times as good the ratio of the two is to be.
+    """A row: the work, the peer, and the ratio of the peer's cost to ours that is the target.
 
-    `check` raises SystemExit, as `differs` makes it, where the two do not do the same work; it is called before anything counts.
-    The ways are called; what they return counts, or where that is no number the seconds that they take.
+    `ours` and `theirs` return their cost if it is a number; otherwise it is the seconds that they take. `check` raises `differs`
+    if they do not do the same work; it runs before they are timed. A slow peer may do only a `part` of the work, and the rest is
+    assumed to cost as much.
     """
 
     what: str
@@ -27,20 +29,20 @@ class Comparison:
     reach: float | None = None
     check: Callable[[], None] | None = None
     unit: str = "s"
-    repeats: int | None = None
+    part: float = 1.0
 
 
 def differs(what: str) -> SystemExit:
-    """The end of a benchmark whose two ways do not do the same work."""
-    return SystemExit(f"{what}: the two ways do not do the same work")
+    """Return the error that ends a benchmark whose sides do not do the same work."""
+    return SystemExit(f"{what}: the two sides do not do the same work")
 
 
 def measure(way: Callable[[], Any]) -> float:
-    """What a way returns where it is a number, else the seconds that it takes."""
+    """Return what a function returns if that is a number, otherwise the seconds that it takes."""
     started = time.perf_counter()
-    found = way()
+    result = way()
     seconds = time.perf_counter() - started
-    return found if isinstance(found, float) else seconds
+    return result if isinstance(result, float) else seconds
 
 
 def show_by_size(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:
@@ -53,17 +55,17 @@ def show_by_size(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:
     CONSOLE.print(table)
 
 
-def show(title: str, comparisons: Iterable[Comparison], repeats: int, *, warm: bool = True) -> None:
-    """Check, then measure; print the table. Each way has a turn that does not count, where it is `warm`."""
-    table = Table("what", "beside", title=title)
-    for heading in ("here", "beside it", r"ratio \[least, most]", "to reach"):
+def show(title: str, comparisons: Iterable[Comparison], turns: int = TURNS, *, warm: bool = False) -> None:
+    """Check and measure all comparisons, and print them. With `warm`, each side has a first turn that does not count."""
+    table = Table("work", "peer", title=title)
+    for heading in ("ours", "peer's", r"ratio \[least, most]", "target"):
         table.add_column(heading, justify="right")
     for row in comparisons:
         if row.check:
             row.check()
         if warm:
             measure(row.ours), measure(row.theirs)
-        pairs = [(measure(row.ours), measure(row.theirs)) for _ in range(row.repeats or repeats)]
+        pairs = [(measure(row.ours), measure(row.theirs) / row.part) for _ in range(turns)]
         ratios = sorted(theirs / ours for ours, theirs in pairs)
         middle = statistics.median(ratios)
         table.add_row(

@@ -24,7 +24,7 @@ from gpt2core.data.tokens import Tokens, tokenised
 from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import model_folder
-from tests.benchmarks.compare import Comparison, differs, show
+from tests.benchmarks.compare import TURNS, Comparison, differs, show
 
 PAIRS = 20_000
 CHECKED = 2_000  # pairs whose tokens are compared
@@ -35,7 +35,7 @@ READS = 20  # of one sample, which takes a millisecond or less
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each way (default: 3)")
+    parser.add_argument("--turns", type=int, default=TURNS, help=f"of each side (default: {TURNS})")
     parser.add_argument("--data-dir", help="folder with the course's files")
     chosen = parser.parse_args()
     datasets.disable_progress_bars()
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GPT2_SEARCH_CACHE"] = folder
         found = comparisons(rows, Path(folder))
-        show(f"{len(rows):,} pairs, {os.cpu_count()} cores", found, chosen.repeats, warm=False)
+        show(f"{len(rows):,} pairs, {os.cpu_count()} cores", found, chosen.turns)
 
 
 def pairs(number: int) -> list[Row]:

@@ -18,7 +18,7 @@ from gpt2core.machine import PROCESS, process_memory_gb
 from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step, StepResult
-from tests.benchmarks.compare import Comparison, differs, show
+from tests.benchmarks.compare import TURNS, Comparison, differs, show
 from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_texts
 
 STEPS = 4  # of a turn
@@ -29,13 +29,13 @@ SPAWN = get_context("spawn")  # a process begins with nothing of this one, as th
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--turns", type=int, default=TURNS, help=f"of each side (default: {TURNS})")
     options.add_argument("--dropout", type=float, default=0.1, help="what all trials train with (default: 0.1)")
     options.add_argument("--heavy", choices=SHAPES, default="small", help="model of the memory row (default: small)")
     chosen = options.parse_args()
     title = f"Packed LoRA trials, dropout {chosen.dropout:g}, float32, {torch.get_num_threads()} threads"
     with Processes(4, "17.5M", chosen.dropout) as processes:
-        show(title, comparisons(processes, chosen.dropout, chosen.heavy), chosen.repeats, warm=False)
+        show(title, comparisons(processes, chosen.dropout, chosen.heavy), chosen.turns)
 
 
 def comparisons(processes: "Processes", dropout: float, heavy: str) -> Iterator[Comparison]:
@@ -64,7 +64,6 @@ def comparisons(processes: "Processes", dropout: float, heavy: str) -> Iterator[
         theirs=lambda: 8 * held_gb(1, heavy, dropout),
         reach=4,
         unit="GB",
-        repeats=1,
     )
 
 

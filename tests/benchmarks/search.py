@@ -2,11 +2,11 @@
 
 The search: 16 short LoRA trials of gpt2-nano on the narrative poems, two at once, one CPU each, a grid of rank and learning rate,
 evaluation and checkpoint after each epoch; `poems.py` beside `Trainer.hyperparameter_search` with peft (`trainer_search.py`).
-Each is one process, timed once with its start. peft adapts c_attn as one matrix, so its rank is 1.5 times as large for as many
-parameters at the same alpha; batch order and first values differ too. So dev losses are compared: they agree to a millionth
-before training, to a hundredth or two after it.
+Each search is a process, timed from start to end. peft adapts c_attn as one matrix, so its rank is 1.5 times as large for as many
+parameters at the same alpha. Initial values and the order of batches differ too, so dev losses are compared: within 1e-6 before
+training, and within 2% after it.
 
-The trials: the same four by a Tune function in processes that stay, and by a TorchTrainer each, with the same losses.
+The trials: the same four as Tune functions in processes that stay, and with a TorchTrainer each, with the same losses.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CLOSE_BEFORE, CLOSE_AFTER = 1e-6, 0.02  # relative differences of dev losses
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a trial came to: its point, the optimizer's steps, the parameters that trained and the dev loss at the end."""
+    """The result of a trial: its point, number of optimizer steps, trained parameters and final dev loss."""
 
     rank: int
     lr: float
@@ -81,7 +81,7 @@ def in_a_process(module: str, flags: Sequence[str]) -> None:
 
 
 def search(way: Callable[..., list[Outcome]], size: tuple[int, int], found: list[list[Outcome]]) -> None:
-    """One way of the whole search; what its trials came to goes into `found`, and must be as the other's."""
+    """Run one side's search. `found` collects both sides' outcomes, which must agree."""
     with tempfile.TemporaryDirectory() as folder:
         outcomes = way(Path(folder), *size)
     found.append(sorted(outcomes, key=lambda outcome: (outcome.rank, outcome.lr)))
@@ -91,7 +91,7 @@ def search(way: Callable[..., list[Outcome]], size: tuple[int, int], found: list
 
 
 def same(here: Sequence[Outcome], beside: Sequence[Outcome]) -> None:
-    """Say how far the dev losses are apart; end the benchmark where the work was not the same."""
+    """Print how much the dev losses differ; end the benchmark if the work was not the same."""
     if [replace(one, loss=0) for one in here] != [replace(two, loss=0) for two in beside]:
         raise differs("search")
     apart = max(abs(one.loss / two.loss - 1) for one, two in zip(here, beside, strict=True))
@@ -106,7 +106,7 @@ def config_of(lr: float) -> RunConfig:
 
 
 def same_start() -> None:
-    """Compare the dev losses before training; end the benchmark where they differ."""
+    """Compare the dev losses before training; end the benchmark if they differ."""
     from tests.benchmarks.trainer_search import model_of, rows
 
     config = config_of(1e-3)
@@ -121,7 +121,7 @@ def same_start() -> None:
 
 
 def trials(way: str, found: dict[str, list[float]]) -> None:
-    """Four runs by one executor; their dev losses go into `found`, and must be as the other's."""
+    """Run four trials with one executor. `found` collects both sides' dev losses, which must agree."""
     with tempfile.TemporaryDirectory() as folder:
         specs = [TrialSpec(name=f"{lr:g}", run=config_of(lr), folder=f"{folder}/{lr:g}").to_dict() for lr in RATES]
         function, resources = (function_trial, {"cpu": 1}) if way == "ours" else (group_trial, {"memory": 1})
@@ -168,7 +168,7 @@ def main() -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune then prints no more than the table does
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    show("searches and trials from start to end", comparisons(sizes), 1, warm=False)
+    show("searches and trials from start to end", comparisons(sizes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Measure how long commands take to answer when nothing is searched: python -m tests.benchmarks.start.
+"""Measure how long commands take that run no search: python -m tests.benchmarks.start.
 
-Each is a process, timed from start to end, in turn with one that only imports what a search needs. The first turn does not count.
+Each command is a process, timed from start to end, in turns with one that only imports the libraries of a search. The first turn
+does not count.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from tests.benchmarks.compare import CONSOLE, measure
 ROOT = Path(__file__).parents[2]
 EVERYTHING = "import torch, ray.tune, peft, mlflow, optuna; from transformers import GPT2LMHeadModel"
 
-#: Command -> the seconds that it may take; None for what it is laid beside.
+#: Command -> the seconds that it may take; None for the one that it is compared with.
 COMMANDS: dict[tuple[str, ...], float | None] = {
     ("searches/lora_rank.py", "--help"): 1.0,
     ("-m", "gpt2core", "describe"): 3.0,
@@ -26,7 +27,7 @@ COMMANDS: dict[tuple[str, ...], float | None] = {
 
 
 def start(command: Sequence[str]) -> None:
-    """Run a command to its end; raise CalledProcessError where it fails."""
+    """Run a command; raise CalledProcessError if it fails."""
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
 
 

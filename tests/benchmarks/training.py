@@ -28,12 +28,11 @@ from gpt2core.model import GPT2
 from gpt2core.run import Run
 from gpt2core.weights import save_model, to_hugging_face
 from tests.benchmarks.attention import peak_bytes
-from tests.benchmarks.compare import Comparison, differs, show
+from tests.benchmarks.compare import TURNS, Comparison, differs, show
 from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_texts
 
 EXAMPLES = 4096  # of an epoch
 BATCHES = {"17.5M": 4, "small": 2}  # of an epoch that are timed, from short ones to long ones
-REPEATS = {"17.5M": 2, "small": 1}  # of a row
 TOLERANCE = 1e-4  # of the largest gradient of a tensor
 
 Step = Callable[[np.ndarray], None]
@@ -42,12 +41,12 @@ Step = Callable[[np.ndarray], None]
 def main() -> None:
     logging.disable_progress_bar(), logging.set_verbosity_error()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, help="of each row (default: 2, of the small model 1)")
+    options.add_argument("--turns", type=int, default=TURNS, help=f"of each side (default: {TURNS})")
     options.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     chosen = options.parse_args()
     for name in chosen.models:
         title = f"Training, {name} model, float32, {torch.get_num_threads()} threads"
-        show(title, comparisons(name), chosen.repeats or REPEATS[name], warm=False)
+        show(title, comparisons(name), chosen.turns)
 
 
 def comparisons(name: str) -> Iterator[Comparison]:
@@ -237,7 +236,6 @@ def memory(what: str, pair: Pair) -> Comparison:
         theirs=lambda: peak_bytes(lambda: pair.theirs(batch)) / 2**20,
         reach=round(1 / 0.55, 2),
         unit="MiB",
-        repeats=1,
     )
 
 

@@ -27,7 +27,7 @@ from searches.options import Options, parse
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Ledger
 from searches.running.resources import trial_spec
-from tests.benchmarks.compare import Comparison, differs, show
+from tests.benchmarks.compare import TURNS, Comparison, differs, show
 from trainables.heartbeat import Heartbeat
 from trainables.nodes import Machine
 
@@ -109,11 +109,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100], help="1000 10000 takes half an hour")
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=TURNS, help=f"of each side (default: {TURNS})")
     chosen = parser.parse_args()
     connect()
     rows = [comparison(trials, sampler) for sampler in chosen.samplers for trials in chosen.trials]
-    show("what a trial costs beside its training", rows, chosen.repeats, warm=False)
+    show("what a trial costs beside its training", rows, chosen.turns)
 
 
 if __name__ == "__main__":
