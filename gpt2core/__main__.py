@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gpt2core.cli import Parser, run_or_explain
+from gpt2core.cli import Parser, add_checkpoint_minutes, run_or_explain
 from gpt2core.config import DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
@@ -31,6 +31,7 @@ def parser() -> Parser:
     p = top.add_command("train", help="train one run; the same command resumes it")
     p.add_argument("--out", required=True, help="folder for checkpoints and metrics")
     _add_keys(p, "task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
+    add_checkpoint_minutes(p)
     _add_set(p)
 
     p = top.add_command("evaluate", help="score a run or a model next to the baselines")

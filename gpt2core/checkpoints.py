@@ -1,17 +1,22 @@
 """Checkpoints of a run: trainable weights and optimizer state as safetensors, in one folder per epoch, written atomically.
 
-The last two epochs are kept, so a damaged checkpoint costs one epoch, not the run. `best` links to the weights of the best epoch.
-Its files are replaced one by one, each atomically, and the weights record their epoch, so no kill can lose the best weights:
-`resume` repairs `best`. Files are replaced, never changed in place, so a link keeps its content.
+The last two epochs are kept, so a damaged checkpoint costs one epoch, not the run. With a `Pace`, not all epochs have optimizer
+state; the last two that have are kept too, and a resumed run trains the epochs after them again.
+
+`best` links to the weights of the best epoch. Its files are replaced one by one, each atomically, and the weights record their
+epoch, so no kill can lose the best weights: `resume` repairs `best`. Files are replaced, never changed in place, so a link keeps
+its content.
 
 If the machine is about to be taken away, the unfinished epoch is saved in `part`, which the end of the epoch removes.
 """
 
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,13 +61,31 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 # -- writing
 
 
+class Pace:
+    """Chooses the epochs that are saved with optimizer state: one in so many minutes. The sub-runs of a round share a pace."""
+
+    def __init__(self, minutes: float = 0.0) -> None:
+        self.seconds, self.last = 60 * minutes, time.monotonic()
+        self.epoch, self.chosen = 0, False
+
+    def chooses(self, epoch: int) -> bool:
+        """Whether an epoch that has just ended is saved with optimizer state."""
+        if epoch != self.epoch:
+            now = time.monotonic()
+            self.epoch, self.chosen = epoch, now - self.last >= self.seconds
+            self.last = now if self.chosen else self.last
+        return self.chosen
+
+
 class Saving:
-    """The checkpoint of an epoch. A thread writes weights and optimizer state while the caller evaluates them.
+    """The checkpoint of an epoch. A thread writes weights and, if given, optimizer state while the caller evaluates them.
 
     Nothing may change them until `finish` returns. Used as a context, which drops the checkpoint unless it is finished.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer | None, epoch: int
+    ) -> None:
         self.folder, self.config, self.epoch = folder, config, epoch
         self.staged = folder / f".epoch-{epoch:04d}.staged"
         self.files = _files(model, optimizer, epoch)
@@ -95,8 +118,7 @@ class Saving:
                 path.unlink(missing_ok=True)
             if best:
                 _write_best(self.folder, target, state, self.epoch)
-            for old in (*_epochs(self.folder)[:-KEPT], self.folder / PART):
-                shutil.rmtree(old, ignore_errors=True)
+            _remove_old(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +128,19 @@ class Saving:
         shutil.rmtree(self.staged, ignore_errors=True)
 
 
+def _remove_old(folder: Path) -> None:
+    """Remove all epochs but the last ones and the last ones with optimizer state, and `part` once it has a successor."""
+    epochs = _epochs(folder)
+    resumable = [path for path in epochs if _is_resumable(path)]
+    old = [path for path in epochs if path not in epochs[-KEPT:] and path not in resumable[-KEPT:]]
+    if epochs[-1] in resumable:
+        old.append(folder / PART)
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def save(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, history: History, *, best: bool
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer | None, history: History, *, best: bool
 ) -> None:
     """Write the checkpoint of the last epoch in `history`, see `Saving.finish`."""
     with Saving(folder, config, model, optimizer, history[-1]["epoch"]) as saving:
@@ -172,37 +205,37 @@ def _writing(folder: Path, epoch: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Files:
-    """The tensors of a checkpoint on the host. `wait` returns when they are there."""
+    """The tensors of a checkpoint on the host, with or without optimizer state. `wait` returns when they are there."""
 
     weights: Tensors
-    moments: Tensors
+    moments: Tensors | None
     epoch: int
     wait: Callable[[], None]
 
     def write(self, folder: Path) -> None:
         self.wait()
         save_file(self.weights, folder / WEIGHTS, {EPOCH: str(self.epoch)})
-        save_file(self.moments, folder / OPTIMIZER)
+        if self.moments is not None:
+            save_file(self.moments, folder / OPTIMIZER)
 
 
-def _files(model: nn.Module, optimizer: Optimizer, epoch: int) -> _Files:
+def _files(model: nn.Module, optimizer: Optimizer | None, epoch: int) -> _Files:
     """Start copying weights and optimizer state to the host. Tensors of a CPU are not copied."""
     weights: Tensors = dict(trained(model))
-    moments = {
-        f"{name}/{key}": value
-        for name, parameter in trained(model).items()
-        for key, value in optimizer.state[parameter].items()
-    }
+    moments: Tensors | None = None
+    if optimizer is not None:
+        states = {name: optimizer.state[parameter] for name, parameter in trained(model).items()}
+        moments = {f"{name}/{key}": value for name, state in states.items() for key, value in state.items()}
     device = next(iter(weights.values()), NOTHING).device
     if device.type != "cuda":
-        return _Files(_on_host(weights), _on_host(moments), epoch, lambda: None)
+        return _Files(_on_host(weights), None if moments is None else _on_host(moments), epoch, lambda: None)
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        return _Files(_on_host(weights), _on_host(moments), epoch, stream.synchronize)
+        return _Files(_on_host(weights), None if moments is None else _on_host(moments), epoch, stream.synchronize)
 
 
-def _on_host(tensors: Mapping[str, Tensor]) -> Tensors:
+def _on_host(tensors: Tensors) -> Tensors:
     """Return the tensors on the host. Those of a GPU follow on its current stream, in pinned memory that PyTorch reuses."""
     return {n: t.detach().contiguous().to("cpu", non_blocking=t.device.type == "cuda") for n, t in tensors.items()}
 
@@ -250,7 +283,7 @@ class Resumed(NamedTuple):
 def resume(
     folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, *, say: Say = print, writes: bool = True
 ) -> Resumed:
-    """Load the newest undamaged checkpoint, before the best epoch if that is lost, into model and optimizer.
+    """Load the newest undamaged checkpoint with optimizer state, before the best epoch if that is lost, into model and optimizer.
 
     The history is the longest undamaged one. Damage is reported to `say`. Of several workers, only one `writes` and so repairs
     `best`. Raises CheckpointError if a checkpoint belongs to another configuration.
@@ -260,12 +293,14 @@ def resume(
     for path in reversed(_epochs(folder)):
         try:
             with _readable_by_user():
-                state, tensors = _read_state(path), None
+                state = _read_state(path)
                 if _deciding(state["config"]) != _deciding(config.model_dump()):
                     raise CheckpointError(f"{path}: belongs to another configuration; choose another folder or --name")
                 if not history:
                     history = list(state["history"])
                     lost = _restore_best(folder, state, say, writes=writes)
+                if not _is_resumable(path):
+                    continue
                 tensors = _tensors(path)
         except (OSError, DataError) as error:
             say(f"{path} is damaged ({first_line(error)}) and skipped")
@@ -279,22 +314,25 @@ def resume(
 
 def _restore_best(folder: Path, state: dict[str, Any], say: Say, *, writes: bool) -> int:
     """Repair `best` if the checkpoint of the best epoch is there; return that epoch if its weights are lost, else 0."""
-    best = max((int(past["epoch"]) for past in state["history"] if past.get("best")), default=0)  # 0: an old checkpoint
+    best = _best_of(state)
     checkpoint = _epoch_folder(folder, best)
     # A later epoch in `best` is fine: its checkpoint was damaged, and the run will reach it again.
     if (_epoch_of(folder / BEST) or 0) < best and _epoch_of(checkpoint) != best:
         if not checkpoint.exists():  # else `resume` reports it
             say(f"{folder / BEST} is damaged: epoch {best} is trained again")
         return best
-    if writes:
+    if writes and best:
         _repair_best(folder, checkpoint, state, best)
     return 0
 
 
-def resume_part(folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int) -> Record | None:
-    """Load a saved unfinished epoch into model and optimizer; return its progress, or None if none was saved."""
+def resume_part(
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epochs: Container[int]
+) -> tuple[int, Record] | None:
+    """Load a saved unfinished epoch, if it is one of `epochs`, into model and optimizer; return it and its progress."""
     part = folder / PART
-    if _epoch_of(part) != epoch:
+    epoch = _epoch_of(part)
+    if epoch is None or epoch not in epochs:
         return None
     try:
         with _readable_by_user():
@@ -305,7 +343,7 @@ def resume_part(folder: Path, config: RunConfig, model: nn.Module, optimizer: Op
     if progress is None or _deciding(state["config"]) != _deciding(config.model_dump()):
         return None
     _load(part, model, optimizer, tensors)
-    return progress
+    return epoch, progress
 
 
 def _progress(state: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -321,10 +359,11 @@ def _progress(state: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def adopt(source: Path, target: Path, config: RunConfig) -> None:
+def adopt(source: Path, target: Path, config: RunConfig, *, most: float = math.inf) -> None:
     """Let a new run of `config` resume from the newest undamaged checkpoint of another run, unless it has its own.
 
-    Raises CheckpointError if the other run has none. Shapes of weights are checked when they are loaded.
+    The checkpoint has optimizer state, the best weights of its history, and at most `most` epochs. Raises CheckpointError if the
+    other run has none. Shapes of weights are checked when they are loaded.
     """
     if _epochs(target):
         return
@@ -334,30 +373,50 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
                 with _readable_by_user():
                     readable(path / file)
             state = _read_state(path)
-            for folder in (source / BEST, path):  # the epoch last: if it exists, the copy is complete
-                written = state if folder == path else _read_state(folder)
-                with atomic_folder(target / folder.name) as part:
-                    for file in (WEIGHTS, OPTIMIZER):
-                        if (folder / file).exists():
-                            link_or_copy(folder / file, part / file)
-                    _write_state(part, written | {"config": config.model_dump()})
+            best, places = _best_of(state), (source / BEST, _epoch_folder(source, _best_of(state)))
+            kept = next((place for place in places if not best or _epoch_of(place) == best), None)
+            if kept is None or len(state["history"]) > most:
+                continue
+            best_state = {**state, "history": state["history"][:best]} if best else _read_state(kept)
+            _link(kept, target / BEST, config, best_state, WEIGHTS)
+            _link(path, target / path.name, config, state, WEIGHTS, OPTIMIZER)  # last: once it exists, all is copied
         except (OSError, DataError):
             continue
         return
-    raise CheckpointError(f"{source}: has no undamaged checkpoint to resume from")
+    raise CheckpointError(
+        f"{source}: has no undamaged checkpoint with optimizer state and best weights to resume from; see --checkpoint-minutes"
+    )
 
 
-def adopt_best(source: Path, target: Path, config: RunConfig) -> None:
-    """Copy `best` of another run to a run of `config`, unless it has its own; raise CheckpointError."""
+def adopt_best(source: Path, target: Path, config: RunConfig, *, most: float = math.inf) -> None:
+    """Link `best` of another run, if it is of one of the first `most` epochs, to a run of `config`, unless it has its own.
+
+    Raises CheckpointError.
+    """
     if (target / BEST).exists():
         return
+    state = _best_state(source)
+    if len(state["history"]) > most:
+        raise CheckpointError(
+            f"{source}: its best epoch is later than its last one with optimizer state; see --checkpoint-minutes"
+        )
     try:
-        state = _best_state(source) | {"config": config.model_dump()}
-        with atomic_folder(target / BEST) as part:
-            link_or_copy(source / BEST / WEIGHTS, part / WEIGHTS)
-            _write_state(part, state)
+        _link(source / BEST, target / BEST, config, state, WEIGHTS)
     except OSError as error:
         raise CheckpointError(f"{source / BEST}: cannot be copied ({first_line(error)})") from None
+
+
+def _link(source: Path, target: Path, config: RunConfig, state: dict[str, Any], *names: str) -> None:
+    """Link or copy files of a checkpoint to the checkpoint of a run of `config`."""
+    with atomic_folder(target) as part:
+        for name in names:
+            link_or_copy(source / name, part / name)
+        _write_state(part, state | {"config": config.model_dump()})
+
+
+def newest_resumable(folder: Path) -> int:
+    """Return the last epoch with optimizer state, or 0."""
+    return max((int(path.name.rpartition("-")[2]) for path in _epochs(folder) if _is_resumable(path)), default=0)
 
 
 def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, str], folder: Path) -> None:
@@ -415,6 +474,11 @@ def _best_state(folder: Path) -> dict[str, Any]:
             ) from None
 
 
+def _best_of(state: Mapping[str, Any]) -> int:
+    """Return the best epoch of a checkpoint's history; 0 if none is the best, or the checkpoint is an old one."""
+    return max((int(past["epoch"]) for past in state["history"] if past.get("best")), default=0)
+
+
 def _best_state_or_none(folder: Path) -> dict[str, Any] | None:
     """Return the state in `best`, or None if it is damaged or missing."""
     try:
@@ -437,6 +501,11 @@ def _epochs(folder: Path) -> list[Path]:
     except OSError:
         return []
     return sorted(folder / name for name in names if re.fullmatch(r"epoch-\d+", name))
+
+
+def _is_resumable(path: Path) -> bool:
+    """Return whether a checkpoint has optimizer state, damaged or not."""
+    return (path / OPTIMIZER).exists()
 
 
 def _epoch_of(folder: Path) -> int | None:

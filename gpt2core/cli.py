@@ -81,6 +81,15 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
+def add_checkpoint_minutes(p: Parser | Group) -> None:
+    """Add the flag that says how often optimizer state is saved."""
+    words = (
+        "save optimizer state, two thirds of a checkpoint, only after the first epoch that ends M minutes after the last save; a "
+        "resumed run trains the epochs since then again, with the same results (default: 0, after each epoch)"
+    )
+    p.add_argument("--checkpoint-minutes", type=float, default=0.0, metavar="M", help=words)
+
+
 def settings(pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, Any]:
     """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key not in `known` (default: of runs)."""
     known = known_keys() if known is None else known

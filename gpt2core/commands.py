@@ -14,7 +14,7 @@ from rich.table import Table
 from gpt2core import checkpoints
 from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
-from gpt2core.cli import settings
+from gpt2core.cli import at_least, settings
 from gpt2core.config import RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
 from gpt2core.decoding.generate import generate as continue_prompts
@@ -87,6 +87,7 @@ def describe(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train one run, and print a line for each epoch."""
+    at_least(options, 0, "checkpoint_minutes")
     config = _config(options)
     objective = objective_of(TASKS[config.task], config)
     count_trainable(config)  # raises early if attention or adapter cannot be applied
@@ -98,7 +99,7 @@ def train(options: argparse.Namespace) -> None:
     CONSOLE.print(f"Data: {data.describe()}")
     history: list[dict[str, Any]] = []
     try:
-        for report in train_run(config, start, data, folder=out):
+        for report in train_run(config, start, data, folder=out, checkpoint_minutes=options.checkpoint_minutes):
             for note in report.notes:
                 CONSOLE.print(f"warning: {note}")
             seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]

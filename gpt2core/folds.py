@@ -10,6 +10,7 @@ Legend of counts: `P` outputs of each of the `K` sub-runs, `N` texts, `S` number
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,18 @@ SUMMED = ("train_seconds", "eval_seconds")  # summed over the sub-runs; other me
 
 
 def train(
-    config: RunConfig, start: Start, data: TaskData, *, folder: Path | None = None, workers: Workers = ALONE
+    config: RunConfig,
+    start: Start,
+    data: TaskData,
+    *,
+    folder: Path | None = None,
+    workers: Workers = ALONE,
+    checkpoint_minutes: float = 0.0,
 ) -> Iterator[EpochReport]:
     """Train a run, or all sub-runs of a round, and yield a report after each epoch; raise as `training.train` does."""
-    yield from take_steps(loop(config, start, data, folder=folder, workers=workers))
+    yield from take_steps(
+        loop(config, start, data, folder=folder, workers=workers, checkpoint_minutes=checkpoint_minutes)
+    )
 
 
 def loop(
@@ -49,20 +58,24 @@ def loop(
     folder: Path | None,
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
+    until: int | None = None,
+    checkpoint_minutes: float = 0.0,
 ) -> Events[EpochReport]:
     """Yield reports as `train`, but request the steps. In a round, all sub-runs finish an epoch before any starts the next.
 
-    Raises ConfigError for more folds than distinct training texts.
+    See `training.loop` for `preempted` and `until`, and `checkpoints.Pace` for `checkpoint_minutes`. Raises ConfigError for more
+    folds than distinct training texts.
     """
+    pace = checkpoints.Pace(checkpoint_minutes)
+    loop_of = partial(training.loop, data=data, workers=workers, preempted=preempted, until=until, pace=pace)
     if not config.is_round:
-        yield from training.loop(config, start(config), data, folder=folder, workers=workers, preempted=preempted)
+        yield from loop_of(config, start(config), folder=folder)
         return
     metrics = TASKS[config.task].metrics
     objective = objective_of(TASKS[config.task], config)
 
     def sub_run(part: RunConfig) -> Events[EpochReport]:  # a generator, so that its model is loaded when it starts
-        own = folder and _folder(folder, part)
-        yield from training.loop(part, start(part), data, folder=own, workers=workers, preempted=preempted)
+        yield from loop_of(part, start(part), folder=folder and _folder(folder, part))
 
     runs = [sub_run(part) for part in config.sub_runs]
     history: list[dict[str, Any]] = []
@@ -89,9 +102,10 @@ def adopt(source: Path, target: Path, config: RunConfig) -> None:
         checkpoints.adopt(source, target, config)
         return
     first, *_ = config.sub_runs
-    checkpoints.adopt_best(source, target, first)
+    most = min(checkpoints.newest_resumable(_folder(source, part)) for part in config.sub_runs)
+    checkpoints.adopt_best(source, target, first, most=most)
     for part in config.sub_runs:
-        checkpoints.adopt(_folder(source, part), _folder(target, part), part)
+        checkpoints.adopt(_folder(source, part), _folder(target, part), part, most=most)
 
 
 def _folder(folder: Path, part: RunConfig) -> Path:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from gpt2core import checkpoints
+from gpt2core.checkpoints import Pace, Saving
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
 from gpt2core.metrics import counts
@@ -61,6 +62,9 @@ class EpochProgress:
     recent: Sequence[float] = ()
 
 
+UNBEGUN = EpochProgress()
+
+
 def train(
     config: RunConfig, base: GPT2, data: TaskData, *, folder: Path | None = None, workers: Workers = ALONE
 ) -> Iterator[EpochReport]:
@@ -83,8 +87,14 @@ def loop(
     folder: Path | None,
     workers: Workers = ALONE,
     preempted: Callable[[], bool] = lambda: False,
+    until: int | None = None,
+    pace: Pace | None = None,
 ) -> Events[EpochReport]:
     """Yield reports as `train`, but request the steps. For rounds of cross-validation, see `gpt2core.folds`.
+
+    The loop ends after epoch `until`, whose checkpoint has optimizer state, so that another run can continue from it. `pace`
+    chooses the other epochs that have (default: all). A resumed run trains the epochs after the last one that has again, but does
+    not evaluate them, since their reports are on record.
 
     If `preempted` returns True after a step, because the machine is about to be taken away, the unfinished epoch is saved.
     The checkpoint of an epoch is written while the epoch is evaluated.
@@ -106,27 +116,38 @@ def loop(
                 "many, or choose another folder or --name"
             )
 
-    def saving(epoch: int) -> AbstractContextManager[checkpoints.Saving | None]:
+    def saving(epoch: int, *, resumable: bool) -> AbstractContextManager[Saving | None]:
         if not folder or not writes:
             return nullcontext()
-        return checkpoints.Saving(folder, config, run.model, run.optimizer, epoch)
+        return Saving(folder, config, run.model, run.optimizer if resumable else None, epoch)
 
     seconds = defaultdict(float, data=time.perf_counter() - started)
     history = resumed.history
     for past in history:
         yield replace(_report_of(past, folder), notes=notes)
         notes = []
-    last = config.epochs if len(history) < config.epochs else resumed.lost
-    for epoch in range(resumed.epoch + 1, last + 1):
-        trained = yield from train_epoch(run, epoch, folder, preempted)
+    pace = pace or Pace()
+    last = until or config.epochs
+    if len(history) >= last:
+        last = resumed.lost
+    start, progress = resumed.epoch + 1, UNBEGUN
+    if folder and start <= last:
+        wanted = range(start, (resumed.lost or len(history) + 1) + 1)
+        if part := checkpoints.resume_part(folder, config, run.model, run.optimizer, wanted):
+            start, progress = part[0], EpochProgress(**part[1])
+    for epoch in range(start, last + 1):
+        trained = yield from train_epoch(run, epoch, progress, folder, preempted)
+        progress = UNBEGUN
+        resumable = pace.chooses(epoch) or epoch == until
+        started = time.perf_counter()
         if epoch <= len(history):  # its report is on record, so only its weights are made again
             seconds["train"] += trained.get("train_seconds", 0.0)
-            if folder and writes:
-                is_lost = epoch == resumed.lost
-                checkpoints.save(folder, config, run.model, run.optimizer, history[:epoch], best=is_lost)
+            if resumable or epoch == resumed.lost:
+                with saving(epoch, resumable=resumable) as checkpoint:
+                    if checkpoint:
+                        checkpoint.finish(history[:epoch], best=epoch == resumed.lost)
             continue
-        started = time.perf_counter()
-        with saving(epoch) as checkpoint:
+        with saving(epoch, resumable=resumable) as checkpoint:
             seconds["checkpoint"] += time.perf_counter() - started
             report = replace(evaluate_epoch(run, epoch, trained), notes=notes)
             for kind, spent in report.seconds.items():
@@ -142,7 +163,11 @@ def loop(
 
 
 def train_epoch(
-    run: Run, epoch: int, folder: Path | None = None, preempted: Callable[[], bool] = lambda: False
+    run: Run,
+    epoch: int,
+    progress: EpochProgress = UNBEGUN,
+    folder: Path | None = None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, Outcome, dict[str, float]]:
     """Request the remaining steps of an epoch; return its metrics. `train_loss` is in nats per token or example."""
     if not run.trainable:
@@ -150,8 +175,6 @@ def train_epoch(
     run.model.train()
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    saved = folder and checkpoints.resume_part(folder, run.config, run.model, run.optimizer, epoch)
-    progress = EpochProgress(**saved) if saved else EpochProgress()
     run.recent_losses.clear()  # so that a resumed run has the same losses as an uninterrupted one: those of this epoch
     run.recent_losses.extend(progress.recent)
     losses, seconds = progress.losses, progress.seconds

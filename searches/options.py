@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2core.cli import Group, Parser, absolute, absolute_model, at_least, settings
+from gpt2core.cli import Group, Parser, absolute, absolute_model, add_checkpoint_minutes, at_least, settings
 from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
@@ -44,6 +44,7 @@ class Options:
     workers_per_trial: int
     gpus_per_worker: float | None
     pack: str
+    checkpoint_minutes: float
     trace: bool
     resume: str
     plan_only: bool
@@ -153,6 +154,7 @@ def _resources(p: Group) -> None:
         help="trials per process; LoRA trials in a process share each forward pass. auto: 4 if trials only decode or if all are "
         "LoRA trials on GPUs, else off (default: auto)",
     )
+    add_checkpoint_minutes(p)
     words = "write a profiler trace of a few steps of each trial to trace.json.gz, next to its checkpoints"
     p.add_argument("--trace", action="store_true", help=words)
     words = "data-parallel workers per trial (default: 1)"
@@ -306,7 +308,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags. Raises ConfigError, UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles)).parse(argv)
     at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
-    at_least(o, 0, "replicates", "gpus_per_worker")
+    at_least(o, 0, "replicates", "gpus_per_worker", "checkpoint_minutes")
 
     import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
 
@@ -355,6 +357,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         workers_per_trial=o.workers_per_trial,
         gpus_per_worker=o.gpus_per_worker,
         pack=pack(o.pack),
+        checkpoint_minutes=o.checkpoint_minutes,
         trace=o.trace,
         resume=o.resume,
         plan_only=o.plan,

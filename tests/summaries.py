@@ -281,7 +281,7 @@ def summary_of(plan: Plan, state: State) -> dict[str, Any]:
     """The summary of a search of a plan, as its file has it."""
     flags = {
         "storage": None, "tracking_uri": None, "max_concurrent": None, "workers_per_trial": 1,
-        "gpus_per_worker": None,
+        "gpus_per_worker": None, "checkpoint_minutes": 0.0,
     }  # fmt: skip
     modes = {"pack": "off", "trace": False, "resume": "auto", "plan_only": False, "final_test": False}
     options = Options(plan=plan, name="s", budget=Budget(), argv=[], **flags, **modes)

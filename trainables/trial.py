@@ -44,6 +44,7 @@ class TrialSpec:
     pack: int = 1  # trials that share a process and its resources
     process: str | None = None  # name of that process, if it has several trials
     data: str = ""  # digest of the search's data without generated pairs, if known
+    checkpoint_minutes: float = 0.0  # between two epochs that are saved with optimizer state
     trace: bool = False  # whether to trace some steps into `trace.json.gz` in the folder
 
     @property
@@ -114,7 +115,16 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         folder = _checkpoints(spec, rank, size)
         preemption = Preemption(size)
         workers = Workers(rank, size)
-        run = folds.loop(spec.run, worker_cache.start, data, folder=folder, workers=workers, preempted=preemption)
+        run = folds.loop(
+            spec.run,
+            worker_cache.start,
+            data,
+            folder=folder,
+            workers=workers,
+            preempted=preemption,
+            until=spec.until,
+            checkpoint_minutes=spec.checkpoint_minutes,
+        )
         if spec.trace and rank == 0:
             run = traced(run, folder / "trace.json.gz")
         report = advance(run, None)
@@ -142,8 +152,6 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
                 "began": began,
             }
             before, notes = {}, []
-            if epoch == spec.until:
-                return
             report = advance(run, None)
     except Exception as error:
         failure = failure_of(error)

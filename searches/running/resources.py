@@ -49,6 +49,7 @@ def trial_spec(options: Options, folder: Path, machines: Sequence[Machine], *, g
         cpus_per_worker=next((each for each in range(cpus, 1, -1) if fitting(each) >= processes), 1),
         concurrent=most if grows and most else min(at_once, most or at_once),
         pack=pack,
+        checkpoint_minutes=options.checkpoint_minutes,
         trace=options.trace,
     )
 

@@ -15,8 +15,10 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.checkpoints import Pace
 from gpt2core.errors import CheckpointError
-from gpt2core.training import train
+from gpt2core.steps import take_steps
+from gpt2core.training import loop
 from gpt2core.weights import save_model
 from tests import toys
 from tests.rights import as_files_allow
@@ -113,13 +115,14 @@ def test_a_kill_at_any_step_loses_no_more_than_the_epoch(tmp_path: Path) -> None
     assert steps > 20, "no step was counted"
 
 
-def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("minutes", [0.0, 1e9])
+def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(minutes: float, tmp_path: Path) -> None:
     config, base, data = LORA.but(decode_seeds=0, epochs=2), toys.model(), toys.data(train=4, dev=2)
 
     def reported(folder: Path | None, killer: Callable[[pytest.MonkeyPatch], object] | None = None) -> list[Any]:
         reports = []
         with pytest.MonkeyPatch.context() as monkeypatch, suppress(KilledError):
-            for report in train(config, base, data, folder=folder):
+            for report in take_steps(loop(config, base, data, folder=folder, pace=Pace(minutes))):
                 if report.epoch == 1 and killer is not None:
                     killer(monkeypatch)
                 reports.append((report.epoch, report.metrics["train_loss"], report.metrics["dev_loss"]))
@@ -130,11 +133,13 @@ def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(tmp_pa
         before = reported(tmp_path / str(steps), lambda monkeypatch: Killer(monkeypatch, steps))  # noqa: B023
         assert before == whole[: len(before)]
         run = Run()
-        assert checkpoints.resume(tmp_path / str(steps), config, run.model, run.optimizer).epoch >= len(before)
+        resumed = checkpoints.resume(tmp_path / str(steps), config, run.model, run.optimizer)
+        assert len(resumed.history) >= len(before)
+        assert resumed.epoch == (0 if minutes else len(resumed.history))
         assert reported(tmp_path / str(steps)) == whole, steps
         if len(before) == len(whole):
             break
-    assert steps > 20, "no step was counted"
+    assert steps > 10, "no step was counted"
 
 
 def test_tensors_of_a_cpu_are_written_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

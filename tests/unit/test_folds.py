@@ -142,17 +142,18 @@ def test_a_first_stage_on_other_texts_is_one_for_all_folds() -> None:
     assert (second.dev_part, second.dev_examples, second.judged) == ("search", 70, False)
 
 
+@pytest.mark.parametrize("minutes", [0.0, 1e9])
 @pytest.mark.parametrize("cut", range(1, 7))
-def test_a_round_that_was_killed_anywhere_reports_the_same(cut: int, tmp_path: Path) -> None:
+def test_a_round_that_was_killed_anywhere_reports_the_same(cut: int, minutes: float, tmp_path: Path) -> None:
     """Two epochs of two sub-runs, each of one step, and a report: six events."""
     whole = [told(report) for report in reports(ROUND)]
-    killed = folds.loop(ROUND, start, toys.data(), folder=tmp_path)
+    killed = folds.loop(ROUND, start, toys.data(), folder=tmp_path, checkpoint_minutes=minutes)
     event = advance(killed, None)
     for _ in range(cut - 1):
         event = advance(killed, event.take() if isinstance(event, Step) else None)
     assert event is not None
     killed.close()
-    assert [told(report) for report in reports(ROUND, tmp_path)] == whole
+    assert [told(report) for report in reports(ROUND, tmp_path, checkpoint_minutes=minutes)] == whole
     assert [told(report) for report in reports(ROUND, tmp_path)] == whole, "a finished round reports its epochs again"
 
 
@@ -311,6 +312,18 @@ def test_a_trial_reports_counts_as_text(films: Sequence[str], tmp_path: Path) ->
     assert judged["metrics"]["dev_loss"] > 0
     (plain,) = payloads(TrialSpec(name="p", run=run.but(folds=1, judged=False), folder=str(tmp_path / "p")))
     assert plain["judged"] is None
+
+
+@pytest.mark.parametrize("until", [None, 1])
+def test_a_trial_saves_optimizer_state_rarely_but_for_its_successors(
+    until: int | None, films: Sequence[str], tmp_path: Path
+) -> None:
+    model, data = films
+    run = ONE.but(model=model, data_dir=data)
+    trial = TrialSpec(name="t", run=run, folder=str(tmp_path / "t"), until=until, checkpoint_minutes=1e9)
+    assert [payload["epoch"] for payload in payloads(trial)] == [1, 2][:until]
+    assert [payload["epoch"] for payload in payloads(trial)] == [1, 2][:until]
+    assert checkpoints.newest_resumable(tmp_path / "t") == (until or 0)
 
 
 def test_the_command_exports_a_round(films: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

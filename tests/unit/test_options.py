@@ -27,6 +27,7 @@ from trainables.nodes import Machine
     (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
     (["--replicates", "-1"], "The value of `--replicates` is -1, but must be >= 0"),
     (["--gpus-per-worker", "-1"], "The value of `--gpus-per-worker` is -1, but must be >= 0"),
+    (["--checkpoint-minutes", "-1"], "The value of `--checkpoint-minutes` is -1, but must be >= 0"),
     (["--name", "../../x"], "The value of `--name` is '../../x', but must be letters, digits"),
     (
         ["--name", "_x"],
@@ -71,7 +72,7 @@ def test_every_flag_of_the_readme_exists() -> None:
     flags = (
         "--profile study --model gpt2 --data-dir d --trials 3 --max-concurrent 2 --workers-per-trial 2 --gpus-per-worker 0.5 "
         "--replicates 1 --seed 5 --name n --storage /s --tracking-uri http://h --resume must --plan --smoke --set epochs=2 "
-        "--budget-hours 3 --budget-gpu-hours 2 --budget-usd 9.5 --usd-per-gpu-hour 2"
+        "--budget-hours 3 --budget-gpu-hours 2 --budget-usd 9.5 --usd-per-gpu-hour 2 --checkpoint-minutes 10"
     )
     options = parse(SEARCH, flags.split())
     assert options.plan.profile.model == "gpt2"

@@ -16,11 +16,12 @@ import torch
 
 from gpt2core import checkpoints
 from gpt2core.builders import build_model, learning_rate
+from gpt2core.checkpoints import Pace
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.metrics.direction import Direction
 from gpt2core.run import Run, Workers
-from gpt2core.steps import Step, advance
+from gpt2core.steps import Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation
 from gpt2core.tasks.base import objective_of
 from gpt2core.tokenizer import train_bpe
@@ -56,13 +57,90 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(config: RunConfig, tmp_pa
     assert losses(config, tmp_path) == whole, "a finished run reports its epochs again"
 
 
+class Chosen(Pace):
+    """Saves optimizer state at the end of chosen epochs."""
+
+    def __init__(self, *epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def chooses(self, epoch: int) -> bool:
+        return epoch in self.epochs
+
+
+def test_optimizer_state_is_saved_at_most_once_in_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[-1])
+    pace, always = Pace(2.0), Pace()
+    chosen = []
+    for epoch, now in enumerate((150, 219, 220, 330, 341), start=1):
+        clock.append(now)
+        assert always.chooses(epoch)
+        chosen.append(pace.chooses(epoch))
+        assert pace.chooses(epoch) == chosen[-1], "sub-runs of a round are saved at the same epochs"
+    assert chosen == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_run_that_rarely_saves_optimizer_state_goes_on_to_the_same_reports(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs 2 and 3 are the best; only epoch 2 has optimizer state."""
+    config, evaluated = LORA.but(epochs=5, decode_seeds=0), []
+    evaluate = type(TASKS["sonnet"]).evaluate
+
+    def noted(*args: Any) -> Evaluation:
+        evaluated.append(evaluate(*args))
+        score = (0, 5, 4, 3, 6, 7)[(len(evaluated) - 1) % 5 + 1]
+        return replace(evaluated[-1], metrics=evaluated[-1].metrics | {"dev_loss": float(score)})
+
+    def reports(folder: Path, epochs: int) -> list[tuple[int, float, float]]:
+        events = loop(config, toys.model(), toys.data(), folder=folder, pace=Chosen(2))
+        metrics = [(r.epoch, r.metrics) for r in itertools.islice(take_steps(events), epochs)]
+        return [(epoch, values["train_loss"], values["dev_loss"]) for epoch, values in metrics]
+
+    monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", noted)
+    whole = reports(tmp_path / "whole", 5)
+    assert [loss for _, loss, _ in whole] == losses(config)
+    evaluated.clear()
+    assert reports(tmp_path / "cut", cut) == whole[:cut]
+    assert reports(tmp_path / "cut", 5) == whole
+    assert reports(tmp_path / "cut", 5) == whole
+    assert len(evaluated) == 5, "an epoch on record is not evaluated again"
+    kept = ["epoch-0002", "epoch-0004", "epoch-0005"]
+    for folder in (tmp_path / "whole", tmp_path / "cut"):
+        assert [path.name for path in sorted(folder.glob("epoch-*"))] == kept
+        assert [path.parent.name for path in folder.rglob(checkpoints.OPTIMIZER)] == ["epoch-0002"]
+    best = [tmp_path / name / "best" / checkpoints.WEIGHTS for name in ("whole", "cut")]
+    assert best[0].read_bytes() == best[1].read_bytes()
+
+
+def test_another_run_goes_on_from_an_epoch_with_optimizer_state(tmp_path: Path) -> None:
+    config, data = LORA.but(epochs=3, decode_seeds=0), toys.data()
+    for until in (1, 2):
+        list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "parent", until=until, pace=Chosen())))
+    assert checkpoints.newest_resumable(tmp_path / "parent") == 2
+    list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "parent", pace=Chosen())))
+    state = json.loads((tmp_path / "parent" / "best" / checkpoints.STATE).read_text())
+    assert state["history"][-1]["epoch"] == 3, "the best epoch has weights only"
+    child = config.but(lr=1e-2)
+    checkpoints.adopt(tmp_path / "parent", tmp_path / "child", child)
+    assert losses(child, tmp_path / "child")[:2] == losses(config)[:2]
+    assert checkpoints.load_best(tmp_path / "parent", build_model(config, toys.model(), torch.device("cpu"))) == 3
+
+    list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "other", pace=Chosen())))
+    with pytest.raises(CheckpointError, match="has no undamaged checkpoint with optimizer state"):
+        checkpoints.adopt(tmp_path / "other", tmp_path / "none", child)
+
+
+@pytest.mark.parametrize("pace", [Pace(), Chosen()], ids=["always", "never"])
 @pytest.mark.parametrize("stop", [2, 5, 11])
-def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, tmp_path: Path) -> None:
+def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, pace: Pace, tmp_path: Path) -> None:
     config = LORA.but(batch_size=3)  # five steps an epoch
     whole = losses(config)
     steps = itertools.count()
     told = loop(
-        config, toys.model(), toys.data(), folder=tmp_path, preempted=lambda: next(steps) == stop
+        config, toys.model(), toys.data(), folder=tmp_path, preempted=lambda: next(steps) == stop, pace=pace
     )  # after the step of that number, from 0 on
     taken, event = 0, advance(told, None)
     while taken <= stop + 1:  # the machine is gone one step later
