@@ -20,7 +20,7 @@ from gpt2core.attention import Attend, kernels
 from gpt2core.config import AttentionConfig, ModelConfig
 from gpt2core.dropout import Dropout, start_block
 from gpt2core.errors import ConfigError
-from gpt2core.projection import Projection
+from gpt2core.projection import Projection, linear
 
 DENSE = AttentionConfig()
 IGNORE = -100  # label of a position without loss
@@ -39,28 +39,30 @@ class KVCache:
         self.store = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=weight.device)
         self.length = 0
-        self.segmented = False
+        self.starts: Tensor | None = None  # (B, 1): where the last segment of each row starts, if there are several
 
-    def remember(self, segments: Tensor | None, tokens: int) -> Tensor | None:
-        """Store the segments (B, T) of a call; return those of all S tokens, or None if they form one segment.
+    def remember(self, segments: Tensor | None, tokens: int) -> tuple[Tensor | None, Tensor]:
+        """Store the segments (B, T) of a call; return those of all S tokens, and the positions (T,) or (B, T) of the call's.
 
-        Without segments, tokens continue the segment of the previous token.
+        The segments are None if there is only one. Without segments, tokens continue the segment of the previous token.
         """
-        end = self.length + tokens
+        past, end = self.length, self.length + tokens
         if segments is not None:
-            self.segments[:, self.length : end] = segments
-            self.segmented = self.segmented or bool((self.segments[:, :end] != self.segments[:, :1]).any())
-        elif self.length:
-            self.segments[:, self.length : end] = self.segments[:, self.length - 1, None]
-        return self.segments[:, :end] if self.segmented else None
+            self.segments[:, past:] = segments[:, -1:]
+            self.segments[:, past:end] = segments
+            every = self.segments[:, :end]
+            if self.starts is not None or bool((every != every[:, :1]).any()):
+                positions = _positions(tokens, every)
+                self.starts = end - 1 - positions[:, -1:]
+                return every, positions
+        index = torch.arange(past, end, device=self.segments.device)
+        return (None, index) if self.starts is None else (self.segments[:, :end], index - self.starts)
 
-    def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values (B, H, T, D) of a call; return those of all S tokens, (B, H, S, D)."""
-        end = self.length + k.shape[-2]
-        keys, values = self.store[block]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+    def extend(self, block: int, keys_values: Tensor) -> Tensor:
+        """Store the keys and values (2, B, H, T, D) of a call; return those of all S tokens, (2, B, H, S, D)."""
+        end = self.length + keys_values.shape[-2]
+        self.store[block, ..., self.length : end, :] = keys_values
+        return self.store[block, ..., :end, :]
 
     def select(self, rows: Tensor, capacity: int) -> "KVCache":
         """Return a new cache of `capacity` tokens with copies of rows (B',) of this one, possibly repeated, in that order."""
@@ -71,6 +73,8 @@ class KVCache:
             new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
         chosen.segments = self.segments.new_zeros(len(rows), capacity)
         chosen.segments[:, : self.length] = self.segments[rows, : self.length]
+        chosen.segments[:, self.length :] = chosen.segments[:, self.length - 1 : self.length]
+        chosen.starts = None if self.starts is None else self.starts[rows]
         return chosen
 
     def keep(self, alive: Tensor) -> Tensor:
@@ -85,6 +89,7 @@ class KVCache:
         self.store, self.segments = self.store[:, :, :count], self.segments[:count]
         kept = torch.arange(count, device=alive.device)
         kept[free] = moved
+        self.starts = None if self.starts is None else self.starts[kept]
         return kept
 
     def reorder(self, rows: Tensor, since: int) -> None:
@@ -112,17 +117,23 @@ class Attention(nn.Module):
         self.dense = Projection(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, segments: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        q, k, v = (self.split_heads(y) for y in self._query_key_value(x))
-        if cache is not None:
-            k, v = cache.extend(block, k, v)
+        projected = self._query_key_value(x)
+        if cache is None:
+            q, k, v = (self.split_heads(y) for y in projected)
+        else:
+            q, keys_values = self.split_heads(projected[0]), projected[1:]
+            if not isinstance(keys_values, Tensor):
+                keys_values = torch.stack(list(keys_values))
+            k, v = cache.extend(block, self.split_heads(keys_values))
         return cast(Tensor, self.dense(self.attend(q, k, v, segments)))
 
-    def _query_key_value(self, x: Tensor) -> Sequence[Tensor]:
+    def _query_key_value(self, x: Tensor) -> Sequence[Tensor] | Tensor:
+        """Return the queries, keys and values (3, B, T, C) of x (B, T, C)."""
         layers = (self.query, self.key, self.value)
         joined = getattr(self.query, "joined", None)  # other libraries' layers have none
         if joined is None:
             return [layer(x) for layer in layers]
-        return layers[0].adapt_joined(layers, functional.linear(x, *joined), x)
+        return layers[0].adapt_joined(layers, linear(x, *joined), x)
 
     @property
     def groups(self) -> list[list[Projection]]:
@@ -141,8 +152,8 @@ class Attention(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """Reshape (B, T, C) to (B, H, T, D)."""
-        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
+        """Reshape (..., T, C) to (..., H, T, D)."""
+        return x.view(*x.shape[:-1], self.n_head, -1).transpose(-3, -2)
 
 
 class Block(nn.Module):
@@ -211,6 +222,7 @@ class GPT2(nn.Module):
         self.origin: str | None = None  # the digest of its first stage, see `weights.origin`
         self.first_trainable_block = 0  # the embeddings and all blocks before it are frozen; 0 if the embeddings train
         self.gradient_checkpointing = False
+        self.packed_head: Tensor | None = None  # the tied head as `projection.packed_weights` packs it
         #: Hidden states and KV cache of the last prompts of a frozen model.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None
 
@@ -221,22 +233,33 @@ class GPT2(nn.Module):
         and 0 for padding, is a valid `segments` (B, T). It is needed only for left padding or with a cache, since causal
         attention ignores right padding. Raises ConfigError if the context exceeds `n_positions`.
         """
-        past = cache.length if cache else 0
-        if cache is not None:
-            segments = cache.remember(segments, input_ids.shape[1])
-        x = self.embed(input_ids, segments, past)
+        if cache is None:
+            x = self.embed(input_ids, segments)
+        else:
+            self._check_context(cache.length + input_ids.shape[1])
+            segments, positions = cache.remember(segments, input_ids.shape[1])
+            x = self._embed_at(input_ids, positions)
         for number, block in enumerate(self.blocks):
             x = block(x, segments, cache, number)
         if cache is not None:
             cache.length += input_ids.shape[1]
         return cast(Tensor, self.ln_f(x))
 
-    def embed(self, input_ids: Tensor, segments: Tensor | None, past: int = 0) -> Tensor:
-        """Return the embeddings (B, T, C) of tokens (B, T) after `past` other tokens; raise ConfigError as `forward`."""
-        context, most = past + input_ids.shape[1], self.config.n_positions
-        if context > most:
-            raise ConfigError(f"The context has {context} tokens, but must have at most n_positions, {most}")
-        return cast(Tensor, self.drop(self.wte(input_ids) + self.wpe(_positions(input_ids, segments, past))))
+    def embed(self, input_ids: Tensor, segments: Tensor | None) -> Tensor:
+        """Return the embeddings (B, T, C) of tokens (B, T); raise ConfigError as `forward`."""
+        tokens = input_ids.shape[1]
+        self._check_context(tokens)
+        if segments is None:
+            return self._embed_at(input_ids, torch.arange(tokens, device=input_ids.device))
+        return self._embed_at(input_ids, _positions(tokens, segments))
+
+    def _embed_at(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return cast(Tensor, self.drop(self.wte(input_ids) + self.wpe(positions)))
+
+    def _check_context(self, tokens: int) -> None:
+        most = self.config.n_positions
+        if tokens > most:
+            raise ConfigError(f"The context has {tokens} tokens, but must have at most n_positions, {most}")
 
     def run_trunk(self, inputs: TrunkInput) -> Tensor:
         """Return the last hidden states: (B, T, C), or (B, C) if `inputs` has `lengths`."""
@@ -261,7 +284,7 @@ class GPT2(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the next-token logits (..., V) of hidden states (..., C)."""
-        return functional.linear(hidden, self.wte.weight)
+        return linear(hidden, self.packed_head if self.packed_head is not None else self.wte.weight)
 
     def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of next-token cross-entropies of each text, (B,) in nats, from hidden states (B, T, C).
@@ -322,11 +345,8 @@ def initialise(model: GPT2, seed: int) -> None:
             nn.init.normal_(parameter, std=std, generator=generator)
 
 
-def _positions(input_ids: Tensor, segments: Tensor | None, past: int) -> Tensor:
-    """Return the positions of tokens, (T,) or (B, T), counted from the first token of their segment."""
-    t = input_ids.shape[1]
-    if segments is None:
-        return torch.arange(past, past + t, device=input_ids.device)
-    index = torch.arange(past + t, device=input_ids.device)
+def _positions(t: int, segments: Tensor) -> Tensor:
+    """Return the positions (B, T) of the last `t` tokens of segments (B, S), counted from the first token of their segment."""
+    index = torch.arange(segments.shape[1], device=segments.device)
     starts = torch.where(segments[:, 1:] != segments[:, :-1], index[1:], 0)
     return (index - functional.pad(starts, (1, 0)).cummax(dim=-1).values)[:, -t:]

@@ -7,7 +7,7 @@ three. Gradients are those of autocast: computed in bfloat16 and accumulated in 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Weights = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
+PACKED_ROWS, PACKED_TOKENS = 4, 16  # texts and new tokens of each from which packed weights are faster
 
 
 class Projection(nn.Linear):
@@ -28,7 +29,7 @@ class Projection(nn.Linear):
     joined: Weights | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, *self.weights)
+        return linear(x, *self.weights)
 
     @property
     def weights(self) -> Weights:
@@ -44,9 +45,18 @@ class Projection(nn.Linear):
         """Return the adapted output (..., out) for the input x (..., in), given the output `out` of the base."""
         return out
 
-    def adapt_joined(self, layers: Sequence[Any], out: Tensor, x: Tensor) -> Sequence[Tensor]:
-        """Return the outputs of `layers` for the same input, given the joined output of their bases (..., layers * out)."""
+    def adapt_joined(self, layers: Sequence[Any], out: Tensor, x: Tensor) -> Sequence[Tensor] | Tensor:
+        """Return the outputs (layers, ..., out) for the same input, given the joined output of the bases (..., layers * out)."""
+        if all(type(layer) is Projection for layer in layers):
+            return cast(Tensor, out.unflatten(-1, (len(layers), -1))).movedim(-2, 0)
         return adapt_each(layers, out, x)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the product (..., out) of x (..., in) and a weight (out, in), which may be packed, plus a bias (out,)."""
+    if weight.is_mkldnn:
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    return functional.linear(x, weight, bias)
 
 
 def adapt_each(layers: Sequence[Any], out: Tensor, x: Tensor) -> list[Tensor]:
@@ -79,14 +89,8 @@ class WorkingWeights:
         """Let forward and backward passes use the current weights in bfloat16."""
         if self.constants is None:
             self.constants = self._constants()
-        try:
-            _assign(self.trained, _cast(self.trained))
-            _assign(self.frozen, self.constants)
+        with _used([*self.trained, *self.frozen], [*_cast(self.trained), *self.constants]):
             yield
-        finally:
-            for group in (*self.trained, *self.frozen):
-                for layer in group:
-                    layer.working = layer.joined = None
 
     @torch.no_grad()
     def _constants(self) -> list[Weights]:
@@ -100,6 +104,71 @@ class WorkingWeights:
             {addresses[place]: weights for place, weights in made.items() if of_base.issuperset(addresses[place])}
         )
         return [made[place] if place in made else shared[address] for place, address in enumerate(addresses)]
+
+
+@contextmanager
+def weights_for_generation(model: Any, rows: int, tokens: int) -> Iterator[None]:
+    """Let passes over single tokens of `rows` texts read copies of weights that suit the device, if `tokens` make up for it."""
+    head: Tensor = model.wte.weight
+    if head.device.type != "cpu":
+        with joined_weights(model):
+            yield
+    elif can_pack(head) and rows >= PACKED_ROWS and tokens >= PACKED_TOKENS:
+        with packed_weights(model):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def joined_weights(model: nn.Module) -> Iterator[None]:
+    """Let passes without gradients make queries, keys and values by one product each, which a GPU launches once."""
+    groups = [group for module in model.modules() for group in getattr(module, "groups", []) if len(group) > 1]
+    with _used(groups, [_join(group) for group in groups]):
+        yield
+
+
+def _join(group: Group) -> Weights:
+    bias = None if group[0].bias is None else torch.cat([layer.bias for layer in group])
+    return torch.cat([layer.weight for layer in group]), bias
+
+
+@contextmanager
+def packed_weights(model: Any) -> Iterator[None]:
+    """Let passes without gradients read weights in the order in which oneDNN, which PyTorch contains, multiplies few rows.
+
+    PyTorch's own product reorders them in each call. Packing takes as long as it saves in some ten calls.
+    """
+    parts: list[list[Projection]] = [module.parts for module in model.modules() if hasattr(module, "parts")]
+    adapters = {id(layer) for layers in parts for layer in layers[1:]}  # which are read in other ways than by `linear`
+    groups = [layers[:1] for layers in parts if id(layers[0]) not in adapters]
+    try:
+        model.packed_head = _pack(model.wte.weight)
+        with _used(groups, [(_pack(layer.weight), layer.bias) for (layer,) in groups]):
+            yield
+    finally:
+        model.packed_head = None
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Return whether oneDNN can multiply by a weight."""
+    return torch.backends.mkldnn.is_available() and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))
+
+
+@contextmanager
+def _used(groups: Sequence[Group], weights: Sequence[Weights]) -> Iterator[None]:
+    """Let passes read these weights instead of the layers' own."""
+    try:
+        _assign(groups, weights)
+        yield
+    finally:
+        for group in groups:
+            for layer in group:
+                layer.working = layer.joined = None
 
 
 def _cast(groups: Sequence[Group]) -> list[Weights]:

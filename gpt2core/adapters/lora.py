@@ -83,8 +83,8 @@ class LoRALinear(nn.Module):
         """The base, A and B."""
         return [self.base, self.lora_A, self.lora_B]
 
-    def adapt_joined(self, layers: Sequence["LoRALinear"], out: Tensor, x: Tensor) -> Sequence[Tensor]:
-        """Return the outputs of `layers` for one input, given the joined output of their bases (..., layers * out)."""
+    def adapt_joined(self, layers: Sequence["LoRALinear"], out: Tensor, x: Tensor) -> Sequence[Tensor] | Tensor:
+        """Return the outputs (layers, ..., out) for one input, given the joined output of the bases (..., layers * out)."""
         down, up = self.lora_A.joined, self.lora_B.joined
         count = len(layers)
         if self.lora_magnitude is not None or down is None or up is None:
@@ -93,7 +93,7 @@ class LoRALinear(nn.Module):
         a, b = (joined.unflatten(0, (count, -1)) for joined in (down[0], up[0] * self.scale))
         bases = out.flatten(0, -2).unflatten(-1, (count, -1)).transpose(0, 1)
         adapted: Tensor = torch.baddbmm(bases, torch.bmm(dropped, a.mT), b.mT).unflatten(1, x.shape[:-1])
-        return adapted.unbind()
+        return adapted
 
     def pair(self) -> Pair:
         """Return the current pair, detached."""

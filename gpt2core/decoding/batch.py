@@ -15,6 +15,8 @@ from gpt2core.component import declared_keys
 from gpt2core.config import DecodingConfig
 from gpt2core.model import GPT2, KVCache
 
+LOOK = 8  # tokens from one look at which rows are finished to the next, for which the host waits; on a CPU 1
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -76,6 +78,11 @@ def columns(configs: Sequence[DecodingConfig], device: torch.device | None = Non
     rows = [defaults | dict(config) for config in configs]
     parameters = {name: torch.tensor([[row[name]] for row in rows], device=device) for name in numbers}
     return parameters | {key: torch.zeros(len(configs), 1, device=device) for key in ("drawn", "surprise")}
+
+
+def looks(device: torch.device) -> int:
+    """Return how many tokens are generated from one look at which rows are finished to the next."""
+    return 1 if device.type == "cpu" else LOOK
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt2core.decoding.batch import Batch
+from gpt2core.decoding.batch import Batch, looks
 from gpt2core.decoding.filters import penalise
 from gpt2core.model import GPT2
 
@@ -42,6 +42,7 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
     ended = _Beams(scores, live.tokens)
     done = torch.zeros_like(first, dtype=torch.bool)
     hidden = batch.hidden[:, -1].repeat_interleave(beams, dim=0)
+    every, common_prefix = looks(scores.device), batch.width
     for step, end in enumerate(range(batch.width, batch.tokens.shape[1])):
         logits = model.logits(hidden).float().div_(columns["temperature"])
         seen = live.tokens[..., :end].flatten(0, 1)
@@ -56,16 +57,18 @@ def beam(model: GPT2, batch: Batch, ends: Tensor, beams: int) -> Tensor:
         ended_now = torch.isin(token, ends) | last
         norm = float(step + 1) ** batch.columns["length_penalty"]
         ended = _with_ended(ended, candidates, ended_now & ~done, norm)
-        same = (live.tokens == live.tokens[:, :1]).all(dim=1).all(dim=0)
-        common_prefix = int(same.cumprod(dim=0).sum())  # usually most of the text
+        look = (step + 1) % every == 0
+        if look:
+            same = (live.tokens[..., :end] == live.tokens[:, :1, :end]).all(dim=1).all(dim=0)
+            common_prefix = int(same.cumprod(dim=0).sum())  # usually most of the text
         live, index = candidates.best(scores.masked_fill(ended_now, -torch.inf), beams)
         worst = ended.scores[:, -1:]
         hopeless = batch.columns["beam_early_stopping"] | (live.scores[:, :1] / norm <= worst)
         done |= last | ((worst > -torch.inf) & hopeless)
-        if bool(done.all()):
+        if step + 1 == batch.steps or (look and bool(done.all())):
             break
         chosen = parents.gather(-1, index).flatten()
-        cache.reorder(chosen, since=min(common_prefix, end))
+        cache.reorder(chosen, since=common_prefix)
         hidden = model(live.tokens[..., end].view(-1, 1), None, cache)[:, -1]
     return ended.tokens[:, 0, batch.width :]
 

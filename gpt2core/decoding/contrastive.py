@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.decoding.batch import Batch
+from gpt2core.decoding.batch import Batch, looks
 from gpt2core.decoding.filters import penalise
 from gpt2core.model import GPT2
 
@@ -22,6 +22,7 @@ def contrastive(model: GPT2, batch: Batch, ends: Tensor, k: int) -> Tensor:
     first = torch.arange(rows, device=tokens.device) * k
     directions = functional.pad(functional.normalize(batch.hidden.float(), dim=-1), (0, 0, 0, batch.steps))
     hidden, alive = batch.hidden[:, -1], torch.ones_like(first, dtype=torch.bool)
+    every = looks(tokens.device)
     for step, end in enumerate(range(batch.width, tokens.shape[1])):
         scores = penalise(model.logits(hidden).float(), tokens[:, :end], columns) / columns["temperature"]
         confidence, candidates = scores.softmax(dim=-1).topk(k, dim=-1)
@@ -34,7 +35,7 @@ def contrastive(model: GPT2, batch: Batch, ends: Tensor, k: int) -> Tensor:
         hidden = ahead.flatten(0, 1)[chosen]
         directions[:, end] = functional.normalize(hidden.float(), dim=-1)
         alive &= ~torch.isin(token, ends) & (step + 1 < batch.limits)
-        if not bool(alive.any()):
+        if step + 1 == batch.steps or ((step + 1) % every == 0 and not bool(alive.any())):
             break
         cache.reorder(chosen.repeat_interleave(k), since=end)
     return tokens[:, batch.width :]

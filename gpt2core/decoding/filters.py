@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gpt2core.derived import derived
+
 # Buckets by the first bits of a float32: 256 per power of two, for 16 powers of two below the highest rank.
 BUCKETS, SHIFT = 4096, 15
+UNITS = 2**40  # in a probability of 1, where masses are added as whole numbers, in any order
 
 Columns = Mapping[str, Tensor]
 
@@ -23,7 +26,8 @@ def greedy(probabilities: Tensor, columns: Columns) -> Tensor:
 
 def top_k(probabilities: Tensor, columns: Columns) -> Tensor:
     """Keep the `top_k` likeliest tokens (Fan et al. 2018)."""
-    width = min(int(columns["top_k"].max()), probabilities.shape[-1])
+    widest: int = derived(columns["top_k"], "max", lambda: int(columns["top_k"].max()))
+    width = min(widest, probabilities.shape[-1])
     values, index = probabilities.topk(width, dim=-1)
     inside = torch.arange(width, device=values.device) < columns["top_k"]
     return torch.zeros_like(probabilities).scatter_(-1, index, values.where(inside, 0.0))
@@ -88,8 +92,10 @@ def _first(probabilities: Tensor, rank: Tensor, share: Tensor) -> Tensor:
     """Keep the smallest set of tokens with the highest `rank` (B, V), >= 0, that holds a `share` (B, 1) of the mass.
 
     Sorting the vocabulary would take longer than a step of a small model. So masses are summed by bucket of rank, and only the
-    bucket in which the share is reached is sorted.
+    bucket in which the share is reached is sorted. Its size must be known to the host, so other devices divide it again.
     """
+    if rank.device.type != "cpu":
+        return first_by_buckets(probabilities, rank, share)
     places = rank.view(torch.int32) >> SHIFT
     bucket = (places.amax(dim=-1, keepdim=True) - places).clamp_(max=BUCKETS - 1).long()
     masses = probabilities.new_zeros(len(rank), BUCKETS).scatter_add_(-1, bucket, probabilities)
@@ -105,19 +111,46 @@ def _first(probabilities: Tensor, rank: Tensor, share: Tensor) -> Tensor:
     return (probabilities * (bucket < border)).scatter_add_(-1, index, values * inside)
 
 
+def first_by_buckets(probabilities: Tensor, rank: Tensor, share: Tensor) -> Tensor:
+    """Return what `_first` returns, without making the host wait: buckets are the first 17 bits of a rank, then the others.
+
+    Of tokens with the same rank, the first ones are kept.
+    """
+    bits, ones = rank.view(torch.int32), 2**SHIFT - 1
+    units = (probabilities.double() * UNITS).long()
+    mass = (units.sum(dim=-1, keepdim=True) * share.double()).ceil_().clamp_(min=1).long()
+    mass.masked_fill_(share >= 1, torch.iinfo(torch.int64).max)  # keep all, even those without a unit
+    high, low = (2 ** (31 - SHIFT) - 1 - (bits >> SHIFT)).long(), (ones - (bits & ones)).long()
+    border, mass = _border(units, high, 2 ** (31 - SHIFT), mass)
+    split = high == border
+    last, mass = _border(units * split, low, 2**SHIFT, mass)
+    tied = split & (low == last)
+    own = units * tied
+    inside = (high < border) | (split & (low < last)) | (tied & (own.cumsum(dim=-1) - own < mass))
+    return probabilities.where(inside, 0.0)
+
+
+def _border(units: Tensor, bucket: Tensor, size: int, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first of `size` buckets up to which a row has the mass (B, 1), and how much it needs of that one."""
+    ends = units.new_zeros(len(units), size).scatter_add_(-1, bucket, units).cumsum(dim=-1)
+    border = (ends < mass).sum(dim=-1, keepdim=True)
+    return border, mass - functional.pad(ends, (1, 0)).gather(-1, border)
+
+
 def penalise(scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor | None = None) -> Tensor:
     """Return the scores (B, V), logits or log-probabilities, with repetitions of the texts so far (B, T) penalised.
 
     May change `scores` in place. Token V is padding. `repetition_penalty` 1 and `no_repeat_ngram` 0 change nothing. Tokens in
     `suppress` (K,), which must leave some, always get minus infinity.
     """
-    if bool((columns["repetition_penalty"] != 1).any()):
-        scores = _discount(scores, tokens, columns["repetition_penalty"])
+    penalty, lengths = columns["repetition_penalty"], columns["no_repeat_ngram"]
+    if derived(penalty, "any", lambda: bool((penalty != 1).any())):
+        scores = _discount(scores, tokens, penalty)
     if suppress is not None:
         scores.index_fill_(-1, suppress, -torch.inf)
-    for n in columns["no_repeat_ngram"].unique().tolist():
+    for n in derived(lengths, "distinct", lambda: lengths.unique().tolist()):
         if n and tokens.shape[1] >= n:
-            scores = _banned(scores, tokens, n, columns["no_repeat_ngram"] == n, suppress)
+            scores = _banned(scores, tokens, n, lengths == n, suppress)
     return scores
 
 
@@ -134,9 +167,9 @@ def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, suppress: Tenso
     begun = own & (last < vocabulary)
     for place in range(n - 1):
         begun &= tokens[:, place : place + last.shape[1]] == tokens[:, tokens.shape[1] - n + 1 + place, None]
-    rows, places = begun.nonzero(as_tuple=True)
     banned = scores if last.shape[1] < vocabulary - (0 if suppress is None else len(suppress)) else scores.clone()
-    banned[rows, last[rows, places]] = -torch.inf
+    ban = torch.zeros_like(last, dtype=scores.dtype).masked_fill_(begun, -torch.inf)
+    banned.scatter_add_(-1, last.clamp(max=vocabulary - 1), ban)
     if banned is scores:
         return scores
     return banned.where((banned > -torch.inf).any(dim=-1, keepdim=True), scores)

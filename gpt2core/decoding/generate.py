@@ -12,6 +12,7 @@ from gpt2core.decoding.batch import Request, grouped, prefill
 from gpt2core.decoding.sample import Stop, sample
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
+from gpt2core.projection import weights_for_generation
 
 
 @torch.inference_mode()
@@ -40,7 +41,7 @@ def generate(
     rows = zip(prompts, configs, seeds, strict=True)
     requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in rows]
     ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
-    sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop and stop.to(model.wte.weight.device))
+    sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop)
     searching = {row.config.strategy for row in requests if DECODERS[row.config.strategy].search}
     if searching and (suppress or stop):
         names = ", ".join(name for name, decoder in DECODERS.items() if decoder.keep)
@@ -51,12 +52,13 @@ def generate(
     for together in _batches(requests, model.config.n_positions):
         batch = prefill(model, [requests[row] for row in together])
         searches = [DECODERS[request.config.strategy].search or sampling for request in batch.requests]
-        for search, members in grouped(range(len(together)), searches.__getitem__).items():
-            new_tokens = search(model, batch.subset(members), ends)
-            ended = torch.isin(new_tokens, ends).long().cumsum(dim=-1)
-            lengths = ended.eq(0).sum(dim=-1).tolist()
-            for member, ids, length in zip(members, new_tokens.tolist(), lengths, strict=True):
-                new[together[member]] = ids[: min(length, batch.requests[member].limit)]
+        with weights_for_generation(model, len(together), batch.steps):
+            for search, members in grouped(range(len(together)), searches.__getitem__).items():
+                new_tokens = search(model, batch.subset(members), ends)
+                ended = torch.isin(new_tokens, ends).long().cumsum(dim=-1)
+                lengths = ended.eq(0).sum(dim=-1).tolist()
+                for member, ids, length in zip(members, new_tokens.tolist(), lengths, strict=True):
+                    new[together[member]] = ids[: min(length, batch.requests[member].limit)]
     model.train(was_training)
     return new
 

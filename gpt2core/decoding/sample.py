@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.decoding import DECODERS, Keep
-from gpt2core.decoding.batch import Batch, grouped
+from gpt2core.decoding.batch import Batch, grouped, looks
 from gpt2core.decoding.filters import Columns, penalise
 from gpt2core.model import GPT2
 
@@ -16,7 +16,7 @@ LEAVING = 16  # finished rows leave the batch when they are this many, or half o
 TOGETHER = 2**20  # probabilities that are filtered at once; as many fit into the CPU's cache
 
 #: The filter of a strategy, the places of its rows, and their parameters.
-Part = tuple[Keep, Tensor, Columns]
+Part = tuple[Keep, Tensor | slice, Columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,23 +27,18 @@ class Stop:
     If they are too narrow, a row only runs longer than needed.
     """
 
-    closes: Tensor
-    opens: Tensor
+    closes: np.ndarray
+    opens: np.ndarray
     done: Callable[[Sequence[int]], bool]  # whether these new tokens, and so all their continuations, are finished
 
-    def to(self, device: torch.device) -> "Stop":
-        """Return a copy with its tables on `device`."""
-        return Stop(self.closes.to(device), self.opens.to(device), self.done)
-
-    def ended(self, tokens: Tensor, alive: Tensor) -> Tensor:
-        """Return which of the `alive` rows (B,) are finished, given all new tokens (B, N)."""
-        ended = torch.zeros_like(alive)
-        if tokens.shape[1] > 1:
-            places = alive.nonzero()[:, 0]  # tokens of other rows may be padding, which no table has
-            places = places[self.closes[tokens[places, -2]] & self.opens[tokens[places, -1]]]
-            done = [self.done(ids) for ids in tokens[places].tolist()]
-            ended[places] = torch.tensor(done, dtype=torch.bool).to(ended)
-        return ended
+    def length(self, tokens: np.ndarray, seen: int) -> int | None:
+        """Return after how many new tokens (N,) a row is finished, or None; it was not after the first `seen`."""
+        last, before = tokens[max(seen, 1) :], tokens[max(seen, 1) - 1 : -1]
+        for place in np.flatnonzero(self.closes[before] & self.opens[last]):
+            length = max(seen, 1) + int(place) + 1
+            if self.done(tokens[:length].tolist()):
+                return length
+        return None
 
 
 def sample(
@@ -54,42 +49,89 @@ def sample(
     Tokens of `suppress` (K,) are never drawn. A row ends with a token of `ends` (K,), at its limit, or when `stop` says so;
     tokens after its limit are meaningless.
     """
-    columns, tokens, cache = dict(batch.columns), batch.tokens.clone(), batch.cache()
-    streams = [np.random.default_rng(row.seed).random(batch.steps, dtype=np.float32) for row in batch.requests]
-    draws = torch.from_numpy(np.stack(streams)).to(tokens.device)
-    rows = torch.arange(len(tokens), device=tokens.device)  # the rows that are still in the batch
-    alive = torch.ones_like(rows, dtype=torch.bool)
-    parts = _parts(batch, rows, columns, model.config.vocab_size)
-    hidden = batch.hidden[:, -1]
-    for step, end in enumerate(range(batch.width, tokens.shape[1])):
-        scores = penalise(model.logits(hidden).float(), tokens[rows, :end], columns, suppress)
-        token, surprise = _drawn(scores, draws[rows, step], columns, parts)
-        tokens[rows, end] = token.where(alive, model.config.vocab_size)
-        columns |= {"drawn": columns["drawn"] + 1, "surprise": columns["surprise"] + surprise}
-        alive &= ~torch.isin(token, ends) & (step + 1 < batch.limits[rows])
-        if stop is not None:
-            alive &= ~stop.ended(tokens[rows, batch.width : end + 1], alive)
-        left = int(alive.sum())
-        if not left:
-            break
-        if len(rows) - left >= min(LEAVING, left):
-            stay = cache.keep(alive)
-            rows, token, alive = rows[stay], token[stay], alive[stay]
-            columns = {key: column[stay] for key, column in columns.items()}
-            parts = _parts(batch, rows, columns, model.config.vocab_size)
-        hidden = model(token[:, None], None, cache)[:, -1]
-    new = tokens[:, batch.width :]
-    return new.where(new < model.config.vocab_size, ends[0])
+    rows = _Rows(model, batch, ends, suppress)
+    new = torch.full_like(batch.tokens[:, batch.width :], int(ends[0]))
+    every, seen = looks(new.device), 0
+    for step in range(batch.steps):
+        rows.draw(step)
+        if (step + 1) % every == 0 or step + 1 == batch.steps:
+            if stop is not None:
+                rows.stop(stop, seen, step + 1)
+            seen, left = step + 1, int(rows.alive.sum())
+            if not left or step + 1 == batch.steps:
+                break
+            if len(rows.number) - left >= min(LEAVING, left):
+                rows.leave(new)
+        rows.advance()
+    rows.write(new)
+    return new
+
+
+class _Rows:
+    """The rows that are still in the batch. No step waits for the device."""
+
+    def __init__(self, model: GPT2, batch: Batch, ends: Tensor, suppress: Tensor | None) -> None:
+        self.model, self.batch, self.ends, self.suppress = model, batch, ends, suppress
+        streams = [np.random.default_rng(row.seed).random(batch.steps, dtype=np.float32) for row in batch.requests]
+        self.uniform = torch.from_numpy(np.stack(streams)).to(batch.tokens.device)
+        self.columns, self.tokens, self.limits = dict(batch.columns), batch.tokens.clone(), batch.limits
+        self.number = torch.arange(len(self.tokens), device=self.tokens.device)  # in the batch
+        self.alive = torch.ones_like(self.number, dtype=torch.bool)
+        self.parts = _parts(batch, self.number, self.columns, model.config.vocab_size)
+        self.cache, self.hidden = batch.cache(), batch.hidden[:, -1]
+
+    def draw(self, step: int) -> None:
+        """Draw a token for each row; padding for finished rows."""
+        end = self.batch.width + step
+        scores = self.model.logits(self.hidden).float()
+        scores = penalise(scores, self.tokens[:, :end], self.columns, self.suppress)
+        token, surprise = _drawn(scores, self.uniform[:, step], self.columns, self.parts)
+        self.tokens[:, end] = token.where(self.alive, self.model.config.vocab_size)
+        self.columns |= {"drawn": self.columns["drawn"] + 1, "surprise": self.columns["surprise"] + surprise}
+        self.alive = self.alive & ~torch.isin(token, self.ends) & (self.limits > step + 1)
+        self.token = token
+
+    def advance(self) -> None:
+        """Compute the hidden states that follow the last token."""
+        self.hidden = self.model(self.token[:, None], None, self.cache)[:, -1]
+
+    def stop(self, stop: Stop, seen: int, drawn: int) -> None:
+        """Finish the rows that `stop` finishes after `seen` + 1 to `drawn` tokens; later tokens become padding."""
+        new, vocabulary = self.tokens[:, self.batch.width :], self.model.config.vocab_size
+        ids = new[:, :drawn].cpu().numpy()
+        lengths = [stop.length(row[row < vocabulary], seen) for row in ids]
+        if any(lengths):
+            kept = torch.tensor([[length or drawn] for length in lengths], device=new.device)
+            new.masked_fill_(torch.arange(new.shape[1], device=new.device) >= kept, vocabulary)
+            self.alive = self.alive & torch.tensor([not length for length in lengths], device=new.device)
+
+    def leave(self, new: Tensor) -> None:
+        """Remove finished rows; write the tokens of all rows to `new` (B, N)."""
+        self.write(new)
+        stay = self.cache.keep(self.alive)
+        self.number, self.alive, self.limits = self.number[stay], self.alive[stay], self.limits[stay]
+        self.token, self.tokens, self.uniform = self.token[stay], self.tokens[stay], self.uniform[stay]
+        self.columns = {key: column[stay] for key, column in self.columns.items()}
+        self.parts = _parts(self.batch, self.number, self.columns, self.model.config.vocab_size)
+
+    def write(self, new: Tensor) -> None:
+        """Write the new tokens of all rows to `new` (B, N), with EOS in place of padding."""
+        tokens = self.tokens[:, self.batch.width :]
+        new[self.number] = tokens.where(tokens < self.model.config.vocab_size, self.ends[0])
 
 
 def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:
     """Group the rows by strategy, in parts that are small enough to be filtered at once."""
-    names = [batch.requests[row].config.strategy for row in rows.tolist()]
+    names, size = [batch.requests[row].config.strategy for row in rows.tolist()], max(1, TOGETHER // vocabulary)
     parts: list[Part] = []
-    for name, places in grouped(range(len(names)), names.__getitem__).items():
+    groups = grouped(range(len(names)), names.__getitem__)
+    for name, places in groups.items():
         keep = DECODERS[name].keep
         assert keep is not None
-        for part in torch.tensor(places, device=rows.device).split(max(1, TOGETHER // vocabulary)):
+        chunks = [places[start : start + size] for start in range(0, len(places), size)]
+        for chunk in chunks:
+            # Slices need no copy of the scores.
+            part = slice(chunk[0], chunk[-1] + 1) if len(groups) == 1 else torch.tensor(chunk, device=rows.device)
             parts.append((keep, part, {key: column[part] for key, column in columns.items()}))
     return parts
 

@@ -11,7 +11,6 @@ from itertools import combinations, zip_longest
 from typing import Any
 
 import numpy as np
-import torch
 
 from gpt2core.config import DecodingConfig
 from gpt2core.data.corpus import Row
@@ -58,8 +57,8 @@ class Generator:
     def stop(self) -> Stop:
         """Stops a row that has a complete sentence."""
         return Stop(
-            closes=torch.tensor([text.endswith(tuple(MARKS + CLOSING)) for text in self.texts]),
-            opens=torch.tensor([text[:1].isspace() for text in self.texts]),
+            closes=np.array([text.endswith(tuple(MARKS + CLOSING)) for text in self.texts]),
+            opens=np.array([text[:1].isspace() for text in self.texts]),
             done=lambda ids: first_sentence(self.tokenizer.decode(ids), final=False) is not None,
         )
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
+import numpy as np
 import pytest
-import torch
 
 from gpt2core.config import DecodingConfig, DecodingKeys, RunConfig
 from gpt2core.decoding import DECODERS
@@ -109,7 +109,7 @@ def pair_of(first: int, second: int) -> Stop:
     def done(ids: Sequence[int]) -> bool:
         return any(a % 8 == first and b % 8 == second for a, b in pairwise(ids))
 
-    numbers = torch.arange(320) % 8
+    numbers = np.arange(320) % 8
     return Stop(closes=numbers == first, opens=numbers == second, done=done)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from gpt2core.config import DecodingConfig
 from gpt2core.data.corpus import Row
@@ -285,8 +284,8 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
 
 def test_stop_tables_cover_all_ends_of_sentences(nano: Generator) -> None:
     text = 'He came. "Go!" said he. Why? (Because.) \u201cNo!\u201d \u2018Well?\u2019 Then he went... Away'
-    ids = torch.tensor(nano.tokenizer.encode([text])[0])
-    asked = (nano.stop.closes[ids[:-1]] & nano.stop.opens[ids[1:]]).nonzero()[:, 0].tolist()
+    ids = np.array(nano.tokenizer.encode([text])[0])
+    asked = np.flatnonzero(nano.stop.closes[ids[:-1]] & nano.stop.opens[ids[1:]]).tolist()
     ends = {len(nano.tokenizer.decode(ids[: place + 1].tolist())) for place in asked}
     known = {len(first) for first in (text[: end + 1].rstrip() for end in range(len(text))) if first[-1:] in '.!?")'}
     assert ends >= {end for end in known if text[end : end + 1] == " "}
