@@ -26,6 +26,8 @@ from torch.nn import functional
 BITS = 16  # random bits per element
 SITES = 64  # at most so many dropout layers per block
 BLOCK = 2**18  # attention weights computed at once, few enough for the CPU's cache
+#: Attention is computed in up to so many tiles of at least so many queries, each without the keys after its last query.
+TILES, TILE = 4, 32
 
 _GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -117,12 +119,22 @@ class Mask:
         self.kept = min(max(round((1 - p) * 2**BITS), 1), 2**BITS - 1)
         self.flipped = [dim for dim in positions if dim < len(self.shape)] if stream.from_end else []
 
-    def draw(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
-        """Return the factors 0 or 1 / (1 - p) for some rows; in four dimensions, the rows are the flattened first two."""
+    def draw(
+        self, dtype: torch.dtype, rows: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
+    ) -> Tensor:
+        """Return the factors 0 or 1 / (1 - p).
+
+        For a mask (B, H, T, S), `rows` are those of the first two dimensions, flattened; the others must be whole if positions
+        count from the end.
+        """
         heads, *last = self.shape[1:] if len(self.shape) == 4 else (1, *self.shape[1:])
-        keys = np.repeat(self.keys, heads) + np.tile(np.arange(heads, dtype=np.uint64), len(self.keys)) * _FIRST
-        words = _hash(keys[rows, None] + _counters(tuple(last)))
-        bits = words.view(np.uint16).reshape(len(words), *last[:-1], -1)[..., : last[-1]]
+        own = np.repeat(self.keys, heads) + np.tile(np.arange(heads, dtype=np.uint64), len(self.keys)) * _FIRST
+        counters = _counters(tuple(last))
+        if len(self.shape) == 4 and not self.flipped:
+            last[-1] = len(range(last[-1])[keys])
+            counters = counters[queries, : math.ceil(last[-1] * BITS / 64)]
+        words = _hash(own[rows, None] + counters.reshape(-1))
+        bits = words.view(np.uint16).reshape(len(words), *counters.shape[:-1], -1)[..., : last[-1]]
         if self.flipped:
             bits = np.flip(bits, tuple(dim - len(self.shape) for dim in self.flipped))
         mask = torch.from_numpy(bits < self.kept).to(dtype)
@@ -142,9 +154,9 @@ def _hash(z: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _counters(shape: tuple[int, ...]) -> np.ndarray:
     """Return a counter for each 64 bits of a mask; a position has the same counter in every shape."""
-    counters: np.ndarray = np.zeros(1, np.uint64)
+    counters: np.ndarray = np.zeros((), np.uint64)
     for size in (*shape[:-1], math.ceil(shape[-1] * BITS / 64)):
-        counters = ((counters[:, None] << np.uint64(24)) + np.arange(size, dtype=np.uint64)).ravel()
+        counters = (counters[..., None] << np.uint64(24)) + np.arange(size, dtype=np.uint64)
     return counters * _GOLDEN
 
 
@@ -163,8 +175,8 @@ class _Dropout(torch.autograd.Function):
 def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, p: float) -> Tensor:
     """Return softmax attention with dropout of the weights; shapes as in `attention.Attend`.
 
-    `allowed`, (T, S) or (B, 1, T, S), says which keys a query attends to. On a CPU, the backward pass recomputes the weights, so
-    memory grows with T + S, not T * S.
+    `allowed`, (T, S) or (B, 1, T, S), says which keys a query attends to, none of them after it. On a CPU, the backward pass
+    recomputes the weights, so memory grows with T + S, not T * S.
     """
     stream = _current.get()
     if not p or stream is None or q.device.type != "cpu":
@@ -181,40 +193,42 @@ class _Attention(torch.autograd.Function):
         )
         queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))
         out = torch.empty_like(queries)
-        norms = q.new_empty(queries.shape[:2])
-        for rows in _blocks(mask.shape):
-            weights = _scores(queries[rows], keys[rows], bias[rows])
-            torch.logsumexp(weights, dim=-1, out=norms[rows])
-            weights.sub_(norms[rows, :, None]).exp_().mul_(mask.draw(q.dtype, rows))
-            torch.bmm(weights, values[rows], out=out[rows])
-        ctx.save_for_backward(queries, keys, values, bias, norms)
+        for rows, t, s in _tiles(mask):
+            weights = _weights(queries[rows, t], keys[rows, s], bias[rows, t, s])
+            out[rows, t] = weights.mul_(mask.draw(q.dtype, rows, t, s)) @ values[rows, s]
+        ctx.save_for_backward(queries, keys, values, bias)
         ctx.mask = mask
         return out.view_as(q)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        queries, keys, values, bias, norms = ctx.saved_tensors
+        queries, keys, values, bias = ctx.saved_tensors
         scale, heads = 1 / math.sqrt(queries.shape[-1]), ctx.mask.shape[:2]
         grad = grad.flatten(0, 1)
-        by_query, by_key, by_value = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-        for rows in _blocks(ctx.mask.shape):
-            weights = _scores(queries[rows], keys[rows], bias[rows]).sub_(norms[rows, :, None]).exp_()
-            drawn = ctx.mask.draw(weights.dtype, rows)
-            torch.bmm((weights * drawn).mT, grad[rows], out=by_value[rows])
-            by_weight = torch.bmm(grad[rows], values[rows].mT).mul_(drawn)
+        by_query, by_key, by_value = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+        for rows, t, s in _tiles(ctx.mask):
+            weights = _weights(queries[rows, t], keys[rows, s], bias[rows, t, s])
+            drawn = ctx.mask.draw(weights.dtype, rows, t, s)
+            by_value[rows, s].baddbmm_((weights * drawn).mT, grad[rows, t])
+            by_weight = torch.bmm(grad[rows, t], values[rows, s].mT).mul_(drawn)
             by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype).mul_(scale)
-            torch.bmm(by_score, keys[rows], out=by_query[rows])
-            torch.bmm(by_score.mT, queries[rows], out=by_key[rows])
+            by_query[rows, t] = by_score @ keys[rows, s]
+            by_key[rows, s].baddbmm_(by_score.mT, queries[rows, t])
         shaped = (x.unflatten(0, heads) for x in (by_query, by_key, by_value))
         return (*shaped, None, None)
 
 
-def _scores(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-    return torch.baddbmm(bias, queries, keys.mT, alpha=1 / math.sqrt(queries.shape[-1]))
+def _weights(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    return torch.baddbmm(bias, queries, keys.mT, alpha=1 / math.sqrt(queries.shape[-1])).softmax(dim=-1)
 
 
-def _blocks(shape: Sequence[int]) -> Iterator[slice]:
-    batch, heads, t, s = shape
-    size = max(1, BLOCK // (t * s))
-    return (slice(start, start + size) for start in range(0, batch * heads, size))
+def _tiles(mask: Mask) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield rows, queries and keys of parts of a mask (B, H, T, S) that have BLOCK elements and cover all causal positions."""
+    batch, heads, t, s = mask.shape
+    size = t if mask.flipped else max(TILE, math.ceil(t / TILES))
+    for first in range(0, t, size):
+        queries, keys = slice(first, min(first + size, t)), slice(s if mask.flipped else min(s, s - t + first + size))
+        count = max(1, BLOCK // (size * keys.stop))
+        for row in range(0, batch * heads, count):
+            yield slice(row, row + count), queries, keys

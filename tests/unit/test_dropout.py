@@ -78,7 +78,7 @@ def test_a_gradient_passes_where_the_forward_pass_kept_an_element() -> None:
 
 
 @pytest.mark.parametrize("from_end", [False, True])
-@pytest.mark.parametrize("length", [1, 7, 50])
+@pytest.mark.parametrize("length", [1, 7, 50, 140])
 def test_attention_with_dropout_is_that_of_the_formula(from_end: bool, length: int) -> None:
     shape = (3, 2, length, 4)
     random = torch.Generator().manual_seed(0)
