@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -62,12 +62,14 @@ def advance(events: Events[R], outcome: Outcome) -> Step | R | None:
         return None
 
 
-def take_steps(events: Events[R]) -> Iterator[R]:
-    """Take the steps of a run one by one; yield its reports."""
+def take_steps(events: Events[R], stopped: Callable[[], bool] = lambda: False) -> Iterator[R]:
+    """Take the steps of a run one by one; yield its reports. End before a step if the run is `stopped`."""
     event = advance(events, None)
     while event is not None:
         outcome: Outcome = None
         if isinstance(event, Step):
+            if stopped():
+                return
             outcome = event.take()
         else:
             yield event

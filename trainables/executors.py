@@ -1,4 +1,4 @@
-"""The three ways to run a trial under Ray Tune: as a function, by a Ray Train worker group, or in a pack of trials."""
+"""The three ways to run a trial under Ray Tune: in its own process, by a Ray Train worker group, or in a pack of trials."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from trainables.trial import Payload, TrialSpec, payloads
 #: A Tune function, and what Tune reserves for each trial that it runs.
 Executor = tuple[Callable[[dict[str, Any]], None], dict[str, float]]
 
-# Memory in bytes of a process that waits for its group or pack, and of what Ray Train starts for it. Such a process reserves no
-# CPU, and Ray would place all processes that reserve nothing on one node.
-GROUP_DRIVER, PACK_DRIVER = 800 * 2**20, 120 * 2**20
+# Memory in bytes of a process that waits for its group or pack. It reserves no CPU, and Ray would place all processes that
+# reserve nothing on one node.
+WAITING = 120 * 2**20
 
 
 def function_trial(config: dict[str, Any]) -> None:
@@ -26,18 +26,19 @@ def function_trial(config: dict[str, Any]) -> None:
     _report(payloads(TrialSpec.from_dict(config["spec"])))
 
 
-def group_trial(config: dict[str, Any]) -> None:
-    """Let a Ray Train worker group train the trial, on GPUs or several workers."""
-    from trainables.groups import reports
+def joined_trial(config: dict[str, Any]) -> None:
+    """Let the actor that the spec names train the trial: a pack of trials, or a worker group."""
+    import ray
 
-    _report(reports(TrialSpec.from_dict(config["spec"])))
+    actor = ray.get_actor(config["spec"]["process"])
 
+    def reports() -> Iterator[Payload]:
+        payload = ray.get(actor.next.remote(config["spec"], joins=True))
+        while payload is not None:
+            yield payload
+            payload = ray.get(actor.next.remote(config["spec"], joins=False))
 
-def packed_trial(config: dict[str, Any]) -> None:
-    """Let a process that trains several trials together train the trial."""
-    from trainables.packs import reports
-
-    _report(reports(TrialSpec.from_dict(config["spec"])))
+    _report(reports())
 
 
 def _report(reports: Iterator[Payload]) -> None:
@@ -49,8 +50,6 @@ def _report(reports: Iterator[Payload]) -> None:
 
 def trainable(spec: TrialSpec) -> Executor:
     """Return the executor for trials of this shape."""
-    if spec.grouped:
-        return group_trial, {"memory": GROUP_DRIVER}
-    if spec.pack > 1:
-        return packed_trial, {"memory": PACK_DRIVER}
+    if spec.grouped or spec.pack > 1:
+        return joined_trial, {"memory": WAITING}
     return function_trial, {"cpu": spec.cpus_per_worker}

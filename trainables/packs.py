@@ -8,7 +8,7 @@ after its last report was taken and Tune did not stop it.
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -130,15 +130,6 @@ def _generate_ahead(runs: Sequence[RunConfig]) -> None:
                 base, data = worker_cache.inputs(alike[0])
                 model, dev = build_model(alike[0], base, device()), data.divided(alike[0])
                 sonnet.generate_ahead(model, dev, alike, "dev")
-
-
-def reports(spec: TrialSpec) -> Iterator[Payload]:
-    """Join the trial's pack and yield its reports; raise the error that it ended with."""
-    pack = ray.get_actor(spec.process)
-    payload = ray.get(pack.next.remote(spec.to_dict(), joins=True))
-    while payload is not None:
-        yield payload
-        payload = ray.get(pack.next.remote(spec.to_dict(), joins=False))
 
 
 class Packs:

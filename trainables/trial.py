@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
     from gpt2core.tasks import Evaluation, TaskData
 
-TRAIN = "train"  # Ray Train's own folder, among the trial's checkpoints
 RESTARTS = 2  # times that a trial resumes from its checkpoint after its process died
 
 
@@ -42,7 +41,7 @@ class TrialSpec:
     cpus_per_worker: int = 1
     concurrent: int = 1  # trials that run at once
     pack: int = 1  # trials that share a process and its resources
-    process: str | None = None  # name of that process, if it has several trials
+    process: str | None = None  # name of the actor that trains it: a pack or a worker group
     data: str = ""  # digest of the search's data without generated pairs, if known
     checkpoint_minutes: float = 0.0  # between two epochs that are saved with optimizer state
     trace: bool = False  # whether to trace some steps into `trace.json.gz` in the folder
@@ -78,18 +77,20 @@ class TrialSpec:
 Payload = dict[str, Any]
 
 
-def payloads(spec: TrialSpec, rank: int = 0, size: int = 1) -> Iterator[Payload]:
-    """Train the trial's run and yield the report of each epoch."""
+def payloads(
+    spec: TrialSpec, rank: int = 0, size: int = 1, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[Payload]:
+    """Train the trial's run and yield the report of each epoch; end before a step if the trial is `stopped`."""
     from gpt2core.steps import take_steps
 
-    yield from take_steps(events(spec, rank, size))
+    yield from take_steps(events(spec, rank, size), stopped)
 
 
 def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     """Train the trial's run: yield the optimizer steps that it requests, and the report of each epoch.
 
     An error that another attempt would not avoid is reported, not raised. With several workers, it is raised if only one of
-    them may have it, because the others wait for that worker: the group ends, and its driver reports the failure.
+    them may have it, because the others wait for that worker: Ray Train replaces all, and the group reports the failure.
     """
     import torch
 
@@ -202,8 +203,7 @@ def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
 def _fetch_checkpoints(folder: Path) -> None:
     if is_copy(folder):
         for name in folders(folder):
-            if name != TRAIN:
-                fetch(folder / name)
+            fetch(folder / name)
 
 
 def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:

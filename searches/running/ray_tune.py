@@ -29,6 +29,7 @@ from searches.running.gpu_sharing import GpuSharing
 from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, LedgerError, RawEvent, Trial
 from trainables.executors import Executor
 from trainables.failures import NO_ROOM
+from trainables.groups import Groups
 from trainables.nodes import can_grow
 from trainables.packs import Packs
 from trainables.trial import RESTARTS, TrialSpec
@@ -52,15 +53,15 @@ class RayTune:
         spec, ledger = self.spec, strategy.ledger
         folder = ledger.path.parent
         shutil.rmtree(folder / "tune", ignore_errors=True)
-        packs = Packs(spec, self.options.name) if spec.pack > 1 else None
+        actors = _actors(spec, self.options.name)
         sharing = GpuSharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
-        searcher = StrategySearcher(strategy, spec, address(folder / "trials"), self.budget, packs, sharing)
+        searcher = StrategySearcher(strategy, spec, address(folder / "trials"), self.budget, actors, sharing)
         try:
             with translate_errors(ledger):
                 self._tuner(searcher, address(folder)).fit()
         finally:
-            if packs is not None:
-                packs.close()
+            if actors is not None:
+                actors.close()
 
     def _tuner(self, searcher: "StrategySearcher", storage: str) -> tune.Tuner:
         for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
@@ -74,7 +75,7 @@ class RayTune:
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=self._concurrent(searcher.strategy.ledger.state.lag),
-                reuse_actors=not self.spec.grouped,
+                reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -90,9 +91,16 @@ class RayTune:
 
     def _concurrent(self, lag: int) -> int:
         """Return how many trials Tune may hold: on an autoscaling cluster as many as may be proposed, so that machines come."""
-        # A process group waits inside a running trial, so groups and packs are limited to what fits.
+        # A group waits for its resources inside a running trial, so groups and packs are limited to what fits.
         unlimited = can_grow() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
         return lag if unlimited else self.spec.concurrent
+
+
+def _actors(spec: TrialSpec, name: str) -> Packs | Groups | None:
+    """Return the actors that train the trials, if their own processes do not."""
+    if spec.grouped:
+        return Groups(name)
+    return Packs(spec, name) if spec.pack > 1 else None
 
 
 def _trial_name(trial: Any) -> str:
@@ -108,11 +116,11 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         spec: TrialSpec,
         trials_folder: str,
         budget: BudgetStopper,
-        packs: Packs | None = None,
+        actors: Packs | Groups | None = None,
         sharing: GpuSharing | None = None,
     ) -> None:
         super().__init__(metric="objective", mode=strategy.plan.direction.value)
-        self.packs, self.sharing = packs, sharing
+        self.actors, self.sharing = actors, sharing
         self.strategy, self.spec, self.trials_folder, self.budget = strategy, spec, trials_folder, budget
         self.trials = strategy.ledger.state.trials
         self.names: dict[str, str] = {}  # Tune's trial id -> name of the trial
@@ -139,10 +147,10 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             parent=f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
             until=trial.until,
         )
-        if self.packs is not None:
-            spec = self.packs.place(spec)
         if self.sharing is not None:
             spec = self.sharing.place(spec)
+        if self.actors is not None:
+            spec = self.actors.place(spec)
         return {"spec": spec.to_dict(), "replicate": trial.of is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -151,8 +159,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended, or hand it out again later."""
         trial = self.trials[self.names.pop(trial_id)]
-        if self.packs is not None:
-            self.packs.leave(trial.name)
+        if self.actors is not None:
+            self.actors.leave(trial.name)
         kind = failures.outcome(trial_id)[0] if error else (result or {}).get("failure/kind")
         wants_more = self.sharing is not None and self.sharing.leave(trial.name, ran_out=kind == OUT_OF_MEMORY)
         if trial.status != RUNNING or self.strategy.ledger.failure is not None:

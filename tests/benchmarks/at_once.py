@@ -2,7 +2,7 @@
 
 - *simulated*: strategy, ledger on disk, screen and tracker, with workers in simulated time and an MLflow that only counts;
 - *through Tune*: a process per trial, all at once, which reports and waits;
-- *groups*: the driver of each trial on a GPU and Ray Train's processes around a worker that only waits, without GPUs;
+- *groups*: the process of each trial on a GPU, its group and Ray Train's processes around a worker that only waits, without GPUs;
 - what a proposal takes with results in S3, at `--round-trip` milliseconds.
 
 Milliseconds are CPU time unless stated otherwise. The figures of `cluster/SCALE.md` are those of
@@ -32,10 +32,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
+import pytest
 import ray
 from ray import tune
 from rich.console import Console
 
+import trainables.groups
 from cluster.environment import settle
 from gpt2core.storage import local
 from searches.deciding.replay_backend import ReplayBackend
@@ -54,7 +56,8 @@ from tests.ledgers import options_of as simulated_options
 from tests.server import free_port
 from tests.services import BUCKET, Store
 from tests.toys import lines
-from trainables.executors import Executor
+from trainables.executors import Executor, joined_trial
+from trainables.groups import Group
 from trainables.heartbeat import Heartbeat
 from trainables.nodes import Machine
 
@@ -270,23 +273,26 @@ def through_tune(count: int) -> Figures:
 # groups
 
 
-def group(config: dict[str, Any]) -> None:
-    """The driver of a trial on a GPU, whose worker trains nothing."""
-    from trainables import executors, groups
+class Holding(Group):
+    """A worker group whose worker trains nothing."""
 
-    groups._worker = holding
-    executors.group_trial(config)
+    def _fit(self) -> None:
+        from trainables import groups
+
+        groups._worker = holding
+        super()._fit()
 
 
-def holding(spec: dict[str, Any]) -> None:
+def holding(config: dict[str, Any]) -> None:
     """A worker that waits until all are there and have been measured."""
-    from ray import train
-
-    wait_for_all(spec)
-    while not (Path(spec["folder"]).parents[1] / "measured").exists():
-        time.sleep(0.2)
-    score = 30 + spec["run"]["lr"]
-    train.report({"epoch": 1, "objective": score, "metrics": {OBJECTIVE: score}})
+    group, name = config["group"], "holding"
+    ray.get(group.begin.remote(name, ray.util.get_current_placement_group()))
+    while (spec := ray.get(group.take.remote(name))) is not None:
+        wait_for_all(spec)
+        while not (Path(spec["folder"]).parents[1] / "measured").exists():
+            time.sleep(0.2)
+        score = 30 + spec["run"]["lr"]
+        ray.get(group.put.remote(name, {"epoch": 1, "objective": score, "metrics": {OBJECTIVE: score}}))
 
 
 def groups(count: int) -> Figures:
@@ -318,7 +324,9 @@ def groups(count: int) -> Figures:
         folder = Path(name)
         threading.Thread(target=measure, args=[folder], daemon=True).start()
         flags = ["--set", "epochs=1", "--gpus-per-worker", "1", "--pack", "off"]
-        searched(count, flags, (group, {"memory": 1}), folder, listen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainables.groups, "Group", Holding)
+            searched(count, flags, (joined_trial, {"memory": 1}), folder, listen)
     there, memory, number, placements = found[0]
     worker = "RayTrainWorker"
     beside = sum(memory.values()) - memory[worker]

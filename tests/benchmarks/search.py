@@ -1,12 +1,10 @@
-"""Compare a whole search with transformers' own, and warm trials with a TorchTrainer each: python -m tests.benchmarks.search.
+"""Compare a whole search with transformers' own: python -m tests.benchmarks.search.
 
 The search: 16 short LoRA trials of gpt2-nano on the narrative poems, two at once, one CPU each, a grid of rank and learning rate,
 evaluation and checkpoint after each epoch; `poems.py` beside `Trainer.hyperparameter_search` with peft (`trainer_search.py`).
 Each search is a process, timed from start to end. peft adapts c_attn as one matrix, so its rank is 1.5 times as large for as many
 parameters at the same alpha. Initial values and the order of batches differ too, so dev losses are compared: within 1e-6 before
 training, and within 2% after it.
-
-The trials: the same four as Tune functions in processes that stay, and with a TorchTrainer each, with the same losses.
 """
 
 import argparse
@@ -23,18 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ray import tune
 from transformers.utils import logging
 
-from cluster.connect import connect
 from gpt2core.config import RunConfig
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import loss_statistics
 from tests.benchmarks.compare import CONSOLE, Comparison, differs, show
 from tests.benchmarks.poems import BATCH, RANKS, RATES, SEARCH
-from trainables.executors import function_trial, group_trial
-from trainables.trial import TrialSpec
 from trainables.worker_cache import inputs
 
 ROOT = Path(__file__).parents[2]
@@ -120,24 +114,6 @@ def same_start() -> None:
         raise differs("a model before training")
 
 
-def trials(way: str, found: dict[str, list[float]]) -> None:
-    """Run four trials with one executor. `found` collects both sides' dev losses, which must agree."""
-    with tempfile.TemporaryDirectory() as folder:
-        specs = [TrialSpec(name=f"{lr:g}", run=config_of(lr), folder=f"{folder}/{lr:g}").to_dict() for lr in RATES]
-        function, resources = (function_trial, {"cpu": 1}) if way == "ours" else (group_trial, {"memory": 1})
-        tuner = tune.Tuner(
-            tune.with_resources(function, resources),
-            param_space={"spec": tune.grid_search(specs)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=AT_ONCE, reuse_actors=way == "ours"),
-            run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0),
-        )
-        found[way] = [result.metrics["objective"] for result in tuner.fit() if result.metrics]
-    if len(found) == 2 and not (
-        len(found["ours"]) == len(RATES) and np.allclose(found["ours"], found["theirs"], rtol=1e-5)
-    ):
-        raise differs("trials")
-
-
 def comparisons(sizes: Sequence[tuple[int, int]]) -> Iterator[Comparison]:
     for examples, epochs in sizes:
         outcomes: list[list[Outcome]] = []
@@ -149,14 +125,6 @@ def comparisons(sizes: Sequence[tuple[int, int]]) -> Iterator[Comparison]:
             check=same_start,
             reach=4,
         )
-    ran: dict[str, list[float]] = {}
-    yield Comparison(
-        what=f"{len(RATES)} trials of {EPOCHS} epochs in warm processes",
-        peer="a TorchTrainer for each",
-        ours=partial(trials, "ours", ran),
-        theirs=partial(trials, "theirs", ran),
-        check=partial(connect, dashboard=True),
-    )
 
 
 def main() -> None:
@@ -168,7 +136,7 @@ def main() -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune then prints no more than the table does
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    show("searches and trials from start to end", comparisons(sizes))
+    show("searches from start to end", comparisons(sizes))
 
 
 if __name__ == "__main__":

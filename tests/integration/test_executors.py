@@ -1,7 +1,6 @@
 """The executors on real Ray: each gives a trial the same losses."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.util.queue import Queue
 
 from cluster.environment import HIDE_GPUS
 from gpt2core.config import RunConfig
@@ -17,7 +15,7 @@ from gpt2core.errors import UserError
 from gpt2core.weights import save_model
 from tests import toys
 from trainables.executors import trainable
-from trainables.groups import reports_until_end
+from trainables.groups import Groups
 from trainables.trial import TrialSpec, score_all
 
 pytestmark = pytest.mark.slow
@@ -33,10 +31,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grouped: bool = False) -> list[Any]:
-    spec = TrialSpec(name="trial", run=config, folder=str(folder / "trial"), workers=workers, gpus_per_worker=gpus)
+def run(config: RunConfig, folder: Path, workers: int = 1) -> list[Any]:
+    spec = TrialSpec(name="trial", run=config, folder=str(folder / "trial"), workers=workers)
     function, resources = trainable(spec)
-    seen = Keep()
+    groups, seen = Groups("equal"), Keep()
+    if spec.grouped:
+        spec = groups.place(spec)
     tuner = tune.Tuner(
         tune.with_resources(function, resources),
         param_space={"spec": spec.to_dict(), "replicate": False},
@@ -44,6 +44,7 @@ def run(config: RunConfig, folder: Path, workers: int = 1, gpus: float = 0, grou
         run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
     )
     assert not tuner.fit().errors
+    groups.close()
     return seen.metrics
 
 
@@ -71,24 +72,6 @@ def test_functions_and_groups_are_equal(local_ray: None, model: str, tmp_path: P
         assert one.keys() == two.keys()
         for key, value in one.items():
             assert value == pytest.approx(two[key], rel=1e-4), key
-
-
-@pytest.mark.parametrize("error", [None, ValueError("no such worker")], ids=["ended", "failed"])
-def test_the_last_report_of_a_group_arrives(local_ray: None, error: Exception | None) -> None:
-    queue = Queue(1, actor_options={"num_cpus": 0})
-
-    class Group:
-        def fit(self) -> None:
-            for epoch in (1, 2, 3):
-                queue.put({"epoch": epoch})
-            if error:
-                raise error
-
-    seen = []
-    with pytest.raises(ValueError, match="no such worker") if error else nullcontext():
-        for payload in reports_until_end(Group().fit, queue):
-            seen.append(payload["epoch"])
-    assert seen == [1, 2, 3]
 
 
 def test_a_trial_that_diverges_reports_why(local_ray: None, model: str, tmp_path: Path) -> None:
