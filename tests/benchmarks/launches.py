@@ -1,4 +1,4 @@
-"""How many operations a training step launches, which a GPU pays for one by one: python -m tests.benchmarks.launches.
+"""How many operations a training step and a generated token launch, one by one on a GPU: python -m tests.benchmarks.launches.
 
 PyTorch's operations are counted on a CPU under autocast to bfloat16, without those that only make views or allocate. On a GPU
 nearly all of them are a kernel of some 6 microseconds at least. Dropout is off, since a CPU draws masks by other operations.
@@ -13,11 +13,14 @@ import torch
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpt2core.config import ModelConfig, RunConfig
+from gpt2core.config import DecodingConfig, ModelConfig, RunConfig
+from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, initialise
+from gpt2core.precision import for_generation
 from gpt2core.run import Run
 from tests.benchmarks.compare import CONSOLE
 from tests.benchmarks.shapes import random_texts
+from tests.gpu_paths import HostWaits, as_on_a_gpu
 
 VIEWS = (
     *(
@@ -38,6 +41,7 @@ VIEWS = (
 )
 ALLOCATIONS = ("empty", "empty_like", "empty_strided", "lift", "lift_fresh", "new_empty", "new_empty_strided")
 NO_LAUNCH = {*VIEWS, *ALLOCATIONS, "_record_function_enter_new", "_record_function_exit"}
+GENERATING = (12, 36)  # blocks of gpt2 and gpt2-large
 BLOCKS = 36  # as gpt2-large; how wide they are does not matter
 PLAIN = RunConfig(batch_size=8, precision="bfloat16", dropout=0.0, lora_dropout=0.0)
 STEPS = {
@@ -55,10 +59,15 @@ class _Counting(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
+        with self:  # in inference mode, operations arrive that consist of others
+            result = function.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
         name = function._schema.name.split("::")[1]
         if name not in NO_LAUNCH:
             self.counts[name] += 1
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def operations(function: Callable[[], object]) -> Counter[str]:
@@ -85,6 +94,39 @@ def main() -> None:
         autocast = operations(lambda run=run: run.step(2, batch)).total()
         table.add_row(name, f"{here:,}", f"{autocast:,}", f"{here / autocast:.2f}")
     CONSOLE.print(table)
+    CONSOLE.print(generation_table())
+
+
+def generation_table() -> Table:
+    """Operations and host waits of a generated token, for 12 prompts of different lengths."""
+    table = Table(title="Operations of a token, 12 prompts of different lengths, bfloat16")
+    for column in ("strategy", *(f"{blocks} blocks" for blocks in GENERATING), "host waits"):
+        table.add_column(column, justify="left" if column == "strategy" else "right")
+    for strategy in ("top-p", "greedy", "beam", "contrastive"):
+        counts, waits = zip(*(of_a_token(strategy, blocks) for blocks in GENERATING), strict=True)
+        table.add_row(strategy, *(f"{count:.0f}" for count in counts), f"{waits[0]:.2f}")
+    return table
+
+
+def of_a_token(strategy: str, blocks: int) -> tuple[float, float]:
+    """Return the operations and host waits of a token, on the branches of a GPU, as the mean over the last 16 of 24 tokens."""
+    base = GPT2(ModelConfig(vocab_size=512, n_positions=64, n_embd=32, n_layer=blocks, n_head=4))
+    initialise(base, 0)
+    model = for_generation(base.requires_grad_(False), PLAIN)
+    prompts = [[1 + row] * (3 + row) for row in range(12)]
+
+    def generated(tokens: int) -> None:
+        config = DecodingConfig(strategy=strategy, top_k=5, max_new_tokens=tokens)
+        generate(model, prompts, config, seeds=range(12), eos=10**9)
+
+    with as_on_a_gpu():
+        launched = [operations(lambda tokens=tokens: generated(tokens)).total() for tokens in (8, 24)]
+        waits = []
+        for tokens in (8, 24):
+            with HostWaits() as counted:
+                generated(tokens)
+            waits.append(counted.count)
+    return (launched[1] - launched[0]) / 16, (waits[1] - waits[0]) / 16
 
 
 if __name__ == "__main__":
