@@ -19,6 +19,7 @@ from searches.running.failures import Faults
 from searches.running.gpu_sharing import with_shared_gpus
 from searches.running.ledger import Ledger
 from searches.running.ray_tune import RayTune
+from searches.showing.screen import waiting_for
 from trainables.executors import Executor, trainable
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.trial import TrialSpec
@@ -28,7 +29,8 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
     """Run all trials and replicates, or as many as the budget allows. Raises UserError, KeyboardInterrupt."""
     options, ledger = run.options, run.ledger
     with leaving_when_ray_ends(lambda: finalise(run, "FAILED")) as heart:
-        record_forecast(options, ledger, spec, run.console)
+        with waiting_for(run.console, "Timing a few steps"):
+            record_forecast(options, ledger, spec, run.console)
         spec = with_shared_gpus(options, spec, ledger)
         make_pairs(options, ledger, spec, run.console)
         record_pairs(options.plan, ledger)
