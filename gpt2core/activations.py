@@ -42,7 +42,7 @@ class FrozenBlocks:
     tokenizer: Tokenizer
     config: RunConfig
 
-    def with_activations(self, tokens: Tokens, *, bfloat16: bool) -> Tokens:
+    def with_activations(self, tokens: Tokens, narrow: torch.dtype | None) -> Tokens:
         """Return examples with the output of these blocks; unchanged if no block is frozen or the output is too large."""
         model, end = self.model, self.model.first_trainable_block
         if not end or not len(tokens):
@@ -52,11 +52,11 @@ class FrozenBlocks:
         shape = (len(tokens) if of_texts else int(tokens.lengths.sum()), model.config.n_embd)
         if 4 * math.prod(shape) > LARGEST:
             return tokens
-        path = cache_folder("activations") / f"{self._key(tokens, bfloat16)}.arrow"
+        path = cache_folder("activations") / f"{self._key(tokens, narrow)}.arrow"
         with locked(path.with_suffix(".lock")):
             if _read(path, shape) is None:
                 activations = Activations(np.empty(shape, np.float32), starts, of_texts)
-                with autocast(model.wte.weight.device, bfloat16=bfloat16):
+                with autocast(model.wte.weight.device, narrow):
                     self._fill(activations, tokens)
                 with suppress(OSError):  # for example on a full disk; they are then computed in each epoch
                     array = pa.FixedSizeListArray.from_arrays(pa.array(activations.values.reshape(-1)), shape[1])
@@ -82,7 +82,7 @@ class FrozenBlocks:
                 start = activations.starts[number]
                 activations.values[start : start + len(rows)] = rows
 
-    def _key(self, tokens: Tokens, bfloat16: bool) -> str:
+    def _key(self, tokens: Tokens, narrow: torch.dtype | None) -> str:
         """Return a hash of everything that decides the activations."""
         deciding = {
             "base": fixed_digest(self.base),
@@ -91,7 +91,7 @@ class FrozenBlocks:
             "task": self.task.name,
             "tokenizer": self.tokenizer.digest,  # its EOS token separates segments
             **self.config.values_of(keys_that_decide("reading")),
-            "precision": "torch.bfloat16" if bfloat16 else "float32",
+            "precision": str(narrow or "float32"),
             "computed": [torch.__version__, self.model.wte.weight.device.type],
         }
         sha = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())

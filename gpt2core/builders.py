@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.config import RunConfig
+from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.model import GPT2, without_weights
+from gpt2core.precision import narrow_type
 from gpt2core.tasks import TASKS
 
 LARGE = 10**9  # parameters above which `gradient_checkpointing` auto is on: gpt2-xl has 1.6e9
@@ -49,10 +52,11 @@ def add_head(model: GPT2, config: RunConfig) -> None:
         nn.init.normal_(model.head.weight, std=0.02)
 
 
-def build_optimizer(model: GPT2, config: RunConfig) -> torch.optim.AdamW:
+def build_optimizer(model: GPT2, config: RunConfig, device: torch.device) -> ScaledAdamW:
     """Return AdamW over the trainable parameters. A group's learning rate is `learning_rate` times its `factor`."""
-    groups = parameter_groups(model, config)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+    options = {"lr": config.lr, "betas": (0.9, 0.999), "weight_decay": config.weight_decay, "fused": True}
+    scaler = GradScaler(device.type, enabled=narrow_type(config, device) == torch.float16)
+    return ScaledAdamW(parameter_groups(model, config), scaler, **options)
 
 
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:

@@ -27,12 +27,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, DataError, first_line, shown
 from gpt2core.files import atomic_path, flush_file, flush_folder, link_or_copy, read_json, readable, write_json
 from gpt2core.foreign import NO_TENSORS
+from gpt2core.loss_scaling import SCALING, ScaledAdamW
 from gpt2core.model import GPT2
 from gpt2core.weights import origin
 
@@ -41,6 +41,7 @@ BEST, PART = "best", "part"
 EPOCH = "epoch"  # the key of the epoch in the metadata of weights
 KEPT = 2  # checkpoints of epochs
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # optimizer state of a parameter
+SCALER = "loss scaling"  # stands for a parameter's name
 NOTHING = torch.empty(0)
 #: Types of the values in the record of an epoch.
 KINDS = {"epoch": int, "step": int, "metrics": dict, "statistics": dict, "samples": list, "tables": dict}
@@ -84,7 +85,7 @@ class Saving:
     """
 
     def __init__(
-        self, folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer | None, epoch: int
+        self, folder: Path, config: RunConfig, model: nn.Module, optimizer: ScaledAdamW | None, epoch: int
     ) -> None:
         self.folder, self.config, self.epoch = folder, config, epoch
         self.staged = folder / f".epoch-{epoch:04d}.staged"
@@ -140,7 +141,7 @@ def _remove_old(folder: Path) -> None:
 
 
 def save(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer | None, history: History, *, best: bool
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: ScaledAdamW | None, history: History, *, best: bool
 ) -> None:
     """Write the checkpoint of the last epoch in `history`, see `Saving.finish`."""
     with Saving(folder, config, model, optimizer, history[-1]["epoch"]) as saving:
@@ -148,7 +149,7 @@ def save(
 
 
 def save_part(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epoch: int, progress: dict[str, Any]
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: ScaledAdamW, epoch: int, progress: dict[str, Any]
 ) -> None:
     """Save an unfinished epoch with its progress; raise CheckpointError if it cannot be written."""
     with _writing(folder, epoch), atomic_folder(folder / PART) as part:
@@ -219,12 +220,13 @@ class _Files:
             save_file(self.moments, folder / OPTIMIZER)
 
 
-def _files(model: nn.Module, optimizer: Optimizer | None, epoch: int) -> _Files:
+def _files(model: nn.Module, optimizer: ScaledAdamW | None, epoch: int) -> _Files:
     """Start copying weights and optimizer state to the host. Tensors of a CPU are not copied."""
     weights: Tensors = dict(trained(model))
     moments: Tensors | None = None
     if optimizer is not None:
         states = {name: optimizer.state[parameter] for name, parameter in trained(model).items()}
+        states[SCALER] = optimizer.scaling()
         moments = {f"{name}/{key}": value for name, state in states.items() for key, value in state.items()}
     device = next(iter(weights.values()), NOTHING).device
     if device.type != "cuda":
@@ -281,7 +283,7 @@ class Resumed(NamedTuple):
 
 
 def resume(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, *, say: Say = print, writes: bool = True
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: ScaledAdamW, *, say: Say = print, writes: bool = True
 ) -> Resumed:
     """Load the newest undamaged checkpoint with optimizer state, before the best epoch if that is lost, into model and optimizer.
 
@@ -327,7 +329,7 @@ def _restore_best(folder: Path, state: dict[str, Any], say: Say, *, writes: bool
 
 
 def resume_part(
-    folder: Path, config: RunConfig, model: nn.Module, optimizer: Optimizer, epochs: Container[int]
+    folder: Path, config: RunConfig, model: nn.Module, optimizer: ScaledAdamW, epochs: Container[int]
 ) -> tuple[int, Record] | None:
     """Load a saved unfinished epoch, if it is one of `epochs`, into model and optimizer; return it and its progress."""
     part = folder / PART
@@ -573,10 +575,11 @@ def _read_tensors(path: Path) -> Tensors:
         raise DataError(f"{path}: is truncated or not a safetensors file ({first_line(error)})") from None
 
 
-def _load(path: Path, model: nn.Module, optimizer: Optimizer, tensors: tuple[Tensors, Tensors]) -> None:
+def _load(path: Path, model: nn.Module, optimizer: ScaledAdamW, tensors: tuple[Tensors, Tensors]) -> None:
     """Load the tensors of a checkpoint; raise CheckpointError, and change nothing, if they do not fit."""
     weights, moments = tensors
     parameters = trained(model)
+    scaling = {key: tensor for key in SCALING if (tensor := moments.pop(f"{SCALER}/{key}", None)) is not None}
     for place, tensor in moments.items():
         name, _, key = place.rpartition("/")
         if name not in parameters or key not in MOMENTS or tensor.shape not in (parameters[name].shape, ()):
@@ -585,6 +588,7 @@ def _load(path: Path, model: nn.Module, optimizer: Optimizer, tensors: tuple[Ten
         if not all(f"{name}/{key}" in moments for key in MOMENTS):
             raise CheckpointError(f"{path}: lacks some optimizer state of {shown(name)}")
     _load_weights(model, weights, path)
+    optimizer.load_scaling(scaling)
     for place, tensor in moments.items():
         name, key = place.rsplit("/", 1)
         optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)

@@ -277,8 +277,8 @@ class TrainingKeys(Keys):
     train_examples: AtLeastOne | None = key(None, "size of the random training sample; none: all", "step")
     growth: float = key(1.0, "examples of an epoch / those of the one before; the last has all", "result", ge=1)
     cross_documents: bool = key(False, "let tokens attend to all documents of their block", "reading", "step", "stage")
-    precision: Literal["auto", "float32", "bfloat16"] = key(
-        "auto", "precision of training and generation; auto: bfloat16 on GPUs that support it", "step", "stage"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
+        "auto", "precision of training and generation; auto: bfloat16 on GPUs, float16 on older ones", "step", "stage"
     )
     gradient_checkpointing: bool | Literal["auto"] = key(
         "auto", "recompute activations to save memory; auto: for models as large as gpt2-xl", "nothing"

@@ -72,7 +72,7 @@ def step_bytes(
     """Return the peak bytes of all tensors in the forward and backward passes of a step, weights included."""
     model, base = (with_weights(copied, lambda weight: weight.to(META)) for copied in (model, base))
     narrow = config.precision != "float32" and model.wte.weight.dtype == torch.float32
-    working = WorkingWeights(model, nn.Module()) if narrow else None
+    working = WorkingWeights(model, nn.Module(), torch.bfloat16) if narrow else None
     operations, live = _GpuOperations(narrow=narrow), _LiveBytes(model.train().parameters())
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return live.peak

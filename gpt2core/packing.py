@@ -211,7 +211,9 @@ def _gradients(steps: Sequence[Step]) -> list[float]:
             for place in places:
                 working.enter_context(steps[place].run.working_weights())
             losses = _losses([steps[place] for place in places], [parts[place][number] for place in places], number)
-            torch.stack([loss / weight for loss, weight in zip(losses, weights, strict=True)]).sum().backward()
+            scalers = [steps[place].run.optimizer.scaler for place in places]
+            means = [loss / weight for loss, weight in zip(losses, weights, strict=True)]
+            torch.stack([s.scale(mean) for s, mean in zip(scalers, means, strict=True)]).sum().backward()
         for place, loss in zip(places, losses, strict=True):
             totals[place] += loss.detach()
     return [total.item() for total in totals]

@@ -1,4 +1,4 @@
-"""`RunConfig.precision`: bfloat16 means training under autocast, and generation with cast weights."""
+"""`RunConfig.precision`: 16 bits mean training under autocast, and generation with cast weights."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -9,24 +9,30 @@ from torch import Tensor, nn
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2
 
-
-def autocast(device: torch.device, *, bfloat16: bool) -> torch.autocast:
-    """Return a context for forward passes in bfloat16 or float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def in_bfloat16(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run uses bfloat16 on a device: if configured, or with `auto` on a GPU that supports it."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.precision == "bfloat16"
+def narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit type in which a run computes on a device; None for float32.
+
+    `auto` is bfloat16 on GPUs that have it, float16 on older GPUs, and float32 on other devices.
+    """
+    if config.precision != "auto":
+        return NARROW.get(config.precision)
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device: torch.device, narrow: torch.dtype | None) -> torch.autocast:
+    """Return a context for forward passes in a 16-bit type, or in float32 for None."""
+    return torch.autocast(device.type, narrow, enabled=narrow is not None)
 
 
 def for_generation(model: GPT2, config: RunConfig) -> GPT2:
-    """Return the model that generates a run's texts: `model`, or in bfloat16 a copy with cast weights."""
-    if not in_bfloat16(config, model.wte.weight.device):
-        return model
-    return with_weights(model, Tensor.bfloat16)
+    """Return the model that generates a run's texts: `model`, or in 16 bits a copy with cast weights."""
+    narrow = narrow_type(config, model.wte.weight.device)
+    return model if narrow is None else with_weights(model, lambda weight: weight.to(narrow))
 
 
 def with_weights(model: GPT2, convert: Callable[[Tensor], Tensor]) -> GPT2:

@@ -18,7 +18,7 @@ from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.files import cache_folder, locked, mark_used, trim
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
-from gpt2core.precision import in_bfloat16
+from gpt2core.precision import narrow_type
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import load_data
 from gpt2core.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ def trained_first(stage: RunConfig) -> GPT2:
     """Return the model of the best epoch of a first stage, by its own objective; raise UserError, DivergedError."""
     base, data = load_model(stage.model), run_data(stage)
     # All keys, which are canonical: a stage from a version with other keys cannot be resumed.
-    precision = "bfloat16" if in_bfloat16(stage, device()) else "float32"
+    precision = str(narrow_type(stage, device()) or torch.float32).removeprefix("torch.")
     deciding = [stage.model_dump(), precision, data.corpus.digest, data.tokenizer.digest, origin(base)]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
     folder = cache_folder("stages") / digest

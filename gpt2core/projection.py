@@ -1,8 +1,8 @@
-"""Linear layers that can compute in bfloat16 with weights that are cast once per step.
+"""Linear layers that can compute in 16 bits with weights that are cast once per step.
 
 Autocast casts every weight in every forward pass, one kernel each. `WorkingWeights` casts all trained weights of a model in one
 call per step, and frozen weights once. It also joins the weights of queries, keys and values, so that one product computes all
-three. Gradients are those of autocast: computed in bfloat16 and accumulated in float32.
+three. Gradients are those of autocast: computed in 16 bits and accumulated in float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,29 +67,29 @@ def adapt_each(layers: Sequence[Any], out: Tensor, x: Tensor) -> list[Tensor]:
 
 Group = list[Projection]  # layers whose weights are joined
 
-#: Base model -> the cast weights of its groups, by the addresses of their float32 weights. All runs of a base share them.
-_SHARED: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Weights]] = WeakKeyDictionary()
+#: Base model -> the cast weights of its groups, by type and addresses of their float32 weights. All runs of a base share them.
+_SHARED: WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, tuple[int, ...]], Weights]] = WeakKeyDictionary()
 
 
 class WorkingWeights:
-    """The weights of a model's projections in bfloat16. Runs share the frozen weights of their `base`."""
+    """The weights of a model's projections in a 16-bit type. Runs share the frozen weights of their `base`."""
 
-    def __init__(self, model: nn.Module, base: nn.Module) -> None:
+    def __init__(self, model: nn.Module, base: nn.Module, dtype: torch.dtype) -> None:
         groups = [group for module in model.modules() for group in getattr(module, "groups", [])]
         groups = [group for group in groups if len({layer.weight.requires_grad for layer in group}) == 1]
         joined = {id(layer) for group in groups for layer in group}
         groups += [[layer] for layer in model.modules() if isinstance(layer, Projection) and id(layer) not in joined]
         self.trained = [group for group in groups if group[0].weight.requires_grad]
         self.frozen = [group for group in groups if not group[0].weight.requires_grad]
-        self.base = base
+        self.base, self.dtype = base, dtype
         self.constants: list[Weights] | None = None
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let forward and backward passes use the current weights in bfloat16."""
+        """Let forward and backward passes use the current weights in 16 bits."""
         if self.constants is None:
             self.constants = self._constants()
-        with _used([*self.trained, *self.frozen], [*_cast(self.trained), *self.constants]):
+        with _used([*self.trained, *self.frozen], [*_cast(self.trained, self.dtype), *self.constants]):
             yield
 
     @torch.no_grad()
@@ -98,12 +98,11 @@ class WorkingWeights:
         of_base = {parameter.data_ptr() for parameter in self.base.parameters()}
         shared = _SHARED.setdefault(self.base, {})
         # An address that is not the base's now may be that of a tensor that was freed.
-        missing = [n for n, address in enumerate(addresses) if address not in shared or not of_base.issuperset(address)]
-        made = dict(zip(missing, _cast([self.frozen[place] for place in missing]), strict=True))
-        shared.update(
-            {addresses[place]: weights for place, weights in made.items() if of_base.issuperset(addresses[place])}
-        )
-        return [made[place] if place in made else shared[address] for place, address in enumerate(addresses)]
+        keys = [(self.dtype, address) for address in addresses]
+        missing = [n for n, key in enumerate(keys) if key not in shared or not of_base.issuperset(key[1])]
+        made = dict(zip(missing, _cast([self.frozen[place] for place in missing], self.dtype), strict=True))
+        shared.update({keys[place]: weights for place, weights in made.items() if of_base.issuperset(addresses[place])})
+        return [made[place] if place in made else shared[key] for place, key in enumerate(keys)]
 
 
 @contextmanager
@@ -171,14 +170,14 @@ def _used(groups: Sequence[Group], weights: Sequence[Weights]) -> Iterator[None]
                 layer.working = layer.joined = None
 
 
-def _cast(groups: Sequence[Group]) -> list[Weights]:
-    """Return the joined weights of each group in bfloat16."""
+def _cast(groups: Sequence[Group], dtype: torch.dtype) -> list[Weights]:
+    """Return the joined weights of each group in a 16-bit type."""
     weights: list[list[Tensor]] = [[layer.weight for layer in group] for group in groups]
     biases: list[list[Tensor]] = [[layer.bias for layer in group] for group in groups if group[0].bias is not None]
     tensors = [*weights, *biases]
     sizes = [len(parts) for parts in tensors]
     flat = [tensor for parts in tensors for tensor in parts]
-    cast = iter(_Cast.apply(sizes, *flat) if flat else ())  # type: ignore[no-untyped-call]
+    cast = iter(_Cast.apply(dtype, sizes, *flat) if flat else ())  # type: ignore[no-untyped-call]
     joined = [next(cast) for _ in groups]
     return [
         (weight, next(cast) if group[0].bias is not None else None)
@@ -199,15 +198,15 @@ def _assign(groups: Sequence[Group], joined: Sequence[Weights]) -> None:
 
 
 class _Cast(torch.autograd.Function):
-    """Cast float32 tensors to bfloat16 and join them along their first dimension, `sizes[i]` tensors in result i."""
+    """Cast float32 tensors to a 16-bit type and join them along their first dimension, `sizes[i]` tensors in result i."""
 
     @staticmethod
-    def forward(ctx: Any, sizes: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, dtype: torch.dtype, sizes: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
         rest, joined, targets = iter(tensors), [], []
         for size in sizes:
             parts = [next(rest) for _ in range(size)]
             lengths = [len(part) for part in parts]
-            joined.append(parts[0].new_empty(sum(lengths), *parts[0].shape[1:], dtype=torch.bfloat16))
+            joined.append(parts[0].new_empty(sum(lengths), *parts[0].shape[1:], dtype=dtype))
             targets += joined[-1].split(lengths)
         torch._foreach_copy_(targets, list(tensors))
         ctx.sizes, ctx.lengths = sizes, [len(tensor) for tensor in tensors]
@@ -220,4 +219,4 @@ class _Cast(torch.autograd.Function):
             pieces += grad.split([next(lengths) for _ in range(size)])
         wide = [torch.empty_like(piece, dtype=torch.float32) for piece in pieces]
         torch._foreach_copy_(wide, pieces)
-        return (None, *wide)
+        return (None, None, *wide)

@@ -28,7 +28,7 @@ from gpt2core.dropout import Stream
 from gpt2core.errors import DivergedError
 from gpt2core.memory import META, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, TrunkInput
-from gpt2core.precision import autocast, in_bfloat16
+from gpt2core.precision import autocast, narrow_type
 from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
@@ -65,11 +65,11 @@ class Run:
         self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
         self.model = build_model(config, base, self.device)
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
-        self.optimizer = build_optimizer(self.model, config)
+        self.optimizer = build_optimizer(self.model, config, self.device)
         self.recent_losses: deque[float] = deque(maxlen=RECENT)
-        self.bfloat16 = in_bfloat16(config, self.device)
-        self.working = WorkingWeights(self.model, base) if self.bfloat16 else None
-        self.autocast = autocast(self.device, bfloat16=self.bfloat16)
+        self.narrow = narrow_type(config, self.device)
+        self.working = None if self.narrow is None else WorkingWeights(self.model, base, self.narrow)
+        self.autocast = autocast(self.device, self.narrow)
         self.replica = DistributedDataParallel(_Forward(self)) if workers.size > 1 and self.trainable else None
 
     # -- an optimizer step
@@ -94,7 +94,7 @@ class Run:
                     # DDP's all-reduce needs every worker, so one without examples contributes a zero-weighted loss.
                     loss = loss * 0.0 if empty else loss
                 # The mean over the batch needs the sum of the workers' gradients, not their average.
-                (loss * (workers.size / weight)).backward()
+                self.optimizer.scaler.scale(loss * (workers.size / weight)).backward()
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
@@ -112,10 +112,12 @@ class Run:
         """
         self._check_convergence(number, mean_loss)
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(checkpoints.trained(self.model).values(), self.config.clip_norm)
+            most = self.config.clip_norm * self.optimizer.scaler.get_scale()
+            nn.utils.clip_grad_norm_(checkpoints.trained(self.model).values(), most)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, number, int(self.first_steps[-1]))
-        self.optimizer.step()
+        self.optimizer.scaler.step(self.optimizer)  # unless a scaled gradient is not finite
+        self.optimizer.scaler.update()
         self.optimizer.zero_grad()
         self.recent_losses.append(mean_loss)
 
@@ -209,11 +211,11 @@ class Run:
     def use_cached_activations(self, *, evaluates: bool = True) -> None:
         """Cache the output of the frozen blocks for the training examples and, if the run evaluates, for the scored splits."""
         blocks = FrozenBlocks(self.model, self.base, self.task, self.data.tokenizer, self.config)
-        self.tokens = blocks.with_activations(self.tokens, bfloat16=self.bfloat16)
+        self.tokens = blocks.with_activations(self.tokens, self.narrow)
         if evaluates and self.workers.rank == 0:
             scored = filter(None, (self.config.choosing, self.config.judging))
             # Evaluations use float32.
-            splits = {name: blocks.with_activations(self.data.splits[name], bfloat16=False) for name in scored}
+            splits = {name: blocks.with_activations(self.data.splits[name], None) for name in scored}
             self.data = replace(self.data, splits={**self.data.splits, **splits})
 
 

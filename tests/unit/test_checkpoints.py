@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpt2core import checkpoints
-from gpt2core.builders import build_model
+from gpt2core.builders import build_model, build_optimizer
 from gpt2core.checkpoints import Pace
 from gpt2core.errors import CheckpointError
 from gpt2core.steps import take_steps
@@ -38,7 +38,7 @@ class Run:
     def __init__(self) -> None:
         self.model = build_model(LORA, toys.model(), CPU)
         self.parameters = checkpoints.trained(self.model)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=LORA.lr)
+        self.optimizer = build_optimizer(self.model, LORA, CPU)
         self.notes: list[str] = []
 
     def until(self, last: int, folder: Path) -> int:

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import checkpoints
-from gpt2core.builders import build_model
+from gpt2core.builders import build_model, build_optimizer
 from gpt2core.component import lookup
 from gpt2core.config import RunConfig
 from gpt2core.distill.dataset import load_pairs
@@ -117,7 +117,7 @@ def test_the_state_of_a_checkpoint(tmp_path: Path) -> None:
 def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     run = toys.RUN.but(adapter="lora", rank=2)
     model = build_model(run, toys.model(), torch.device("cpu"))
-    optimizer = torch.optim.AdamW(checkpoints.trained(model).values())
+    optimizer = build_optimizer(model, run, torch.device("cpu"))
     sum(one.sum() for one in checkpoints.trained(model).values()).backward()  # type: ignore[union-attr]
     optimizer.step()
     checkpoints.save(tmp_path, run, model, optimizer, [{"epoch": 1}], best=True)

@@ -15,7 +15,7 @@ from gpt2core import checkpoints
 from gpt2core.__main__ import main
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.folder import load_adapter
-from gpt2core.builders import build_model, parameter_groups
+from gpt2core.builders import build_model, build_optimizer
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, WeightsError
@@ -54,7 +54,7 @@ def trained(config: RunConfig, folder: Path) -> GPT2:
     generator = torch.Generator().manual_seed(5)
     for parameter in checkpoints.trained(model).values():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config))
+    optimizer = build_optimizer(model, config, CPU)
     checkpoints.save(folder, config, model, optimizer, [{"epoch": 1}], best=True)
     return model
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gpt2core import packing
 from gpt2core.config import RunConfig
 from gpt2core.errors import DivergedError
+from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.model import GPT2
 from gpt2core.packing import Packer, step_together
 from gpt2core.run import Run
@@ -144,7 +145,7 @@ PASSING = [
     (TASKS["sonnet"], "training_loss", ValueError("a bug")),
     (Run, "apply_update", torch.OutOfMemoryError("no memory")),
     (torch.nn.utils, "clip_grad_norm_", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
-    (torch.optim.AdamW, "step", MemoryError()),
+    (ScaledAdamW, "step", MemoryError()),
 ]
 
 
@@ -169,7 +170,7 @@ def test_an_error_that_passes_costs_no_run_a_step_and_no_step_is_taken_twice(
 @pytest.mark.parametrize(("owner", "name", "error", "after"), [
     (Run, "apply_update", RuntimeError("a bug"), False),
     (Run, "apply_update", OSError("an input or output error"), True),
-    (torch.optim.AdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
+    (ScaledAdamW, "step", torch.OutOfMemoryError("a part of the weights is changed"), True),
 ])  # fmt: skip
 def test_an_update_that_fails_for_good_ends_its_own_run_alone(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, after: bool
