@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := training launches packing activations generation data attention candidates search start trials warm_groups many_trials at_once scaling replay mlflow_stores verdict
+BENCHMARKS := training launches checkpoints packing activations generation data attention candidates search start trials warm_groups many_trials at_once scaling replay mlflow_stores verdict
 
 .PHONY: setup search test test-all lint audit ui job nano bench clean
 
