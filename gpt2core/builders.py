@@ -1,6 +1,7 @@
 """Build the parts of a run: device, model, optimizer, learning rate schedule, and the number of examples of each epoch."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.amp import GradScaler
 from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.config import RunConfig
+from gpt2core.errors import ConfigError
 from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.model import GPT2, without_weights
 from gpt2core.precision import narrow_type
@@ -19,8 +21,20 @@ LARGE = 10**9  # parameters above which `gradient_checkpointing` auto is on: gpt
 
 
 def device() -> torch.device:
-    """Return the device of this process."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of this process: a GPU if there is one; Apple's only if $GPT2_SEARCH_DEVICE is `mps`.
+
+    Raises ConfigError for another value, and where that device is missing.
+    """
+    wanted = os.environ.get("GPT2_SEARCH_DEVICE")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not wanted:
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if not there.get(wanted):
+        names = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ConfigError(
+            f"The value of GPT2_SEARCH_DEVICE is {wanted!r}, but must be one of this process's devices: {names}"
+        )
+    return torch.device(wanted)
 
 
 def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:

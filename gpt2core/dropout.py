@@ -36,25 +36,27 @@ class Stream:
     """The random numbers of one pass over a micro-batch with the example numbers `examples` (B,)."""
 
     def __init__(self, seed: int, step: int, micro_batch: int, examples: np.ndarray, device: torch.device) -> None:
-        self.site, self.from_end, self.generator = 0, False, None
+        self.site, self.from_end = 0, False
+        self.random: Any = None  # torch.cuda or torch.mps, whose generator is seeded for this stream
         if device.type == "cpu":
             start = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
             self.keys = _hash(start + (examples.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
             return
         state = np.random.SeedSequence((seed, step, micro_batch)).generate_state(1, np.uint64)[0]
-        self.generator = torch.cuda.default_generators[device.index or 0]
-        self.state = self.generator.manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF).get_state()
+        self.random = torch.get_device_module(device)
+        self.random.manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
+        self.state = self.random.get_rng_state()
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Let dropout draw from this stream; a second use continues where the first ended."""
         token = _current.set(self)
         try:
-            if self.generator is not None:
-                self.generator.set_state(self.state)
+            if self.random is not None:
+                self.random.set_rng_state(self.state)
             yield
-            if self.generator is not None:
-                self.state = self.generator.get_state()
+            if self.random is not None:
+                self.state = self.random.get_rng_state()
         finally:
             _current.reset(token)
 

@@ -16,7 +16,7 @@ PROCESS = Path("/proc/self")
 #: Out-of-memory messages of PyTorch and Ray without an error class of their own.
 NO_MEMORY = (
     *("can't allocate memory", "not enough memory", "cannot allocate memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "low on memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "low on memory", "MPS backend out of memory"),
 )
 
 

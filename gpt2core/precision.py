@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2core.config import RunConfig
+from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 
 NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -15,8 +16,13 @@ NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type in which a run computes on a device; None for float32.
 
-    `auto` is bfloat16 on GPUs that have it, float16 on older GPUs, and float32 on other devices.
+    `auto` is bfloat16 on GPUs that have it, float16 on older GPUs, and float32 on other devices. Raises ConfigError for 16 bits
+    on Apple's GPUs, for which this is not built.
     """
+    if device.type == "mps" and config.precision in NARROW:
+        raise ConfigError(
+            f"The value of `precision` is {config.precision!r}, but must be auto or float32 on Apple's GPUs"
+        )
     if config.precision != "auto":
         return NARROW.get(config.precision)
     if device.type != "cuda":

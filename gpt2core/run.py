@@ -25,7 +25,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.dropout import Stream
-from gpt2core.errors import DivergedError
+from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.memory import META, predicted_gpu_memory_gb
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import autocast, narrow_type
@@ -54,6 +54,10 @@ class Run:
 
     def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
         self.config, self.base, self.workers, self.device = config, base, workers, device()
+        if self.device.type == "mps" and workers.size > 1:
+            raise ConfigError(
+                f"A run has {workers.size} workers, but must have one on Apple's GPUs, which share no gradients"
+            )
         self.origins = {"data": data.corpus.digest, "tokenizer": data.tokenizer.digest, "base": origin(base)}
         self.task = TASKS[config.task]
         self.objective = objective_of(self.task, config)

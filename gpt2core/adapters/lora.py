@@ -149,11 +149,13 @@ def _start_at_singular_directions(layer: LoRALinear) -> None:
     """
     down, up, base, scale = layer.lora_A.weight, layer.lora_B.weight, layer.base.weight, layer.scale
     rank = len(down)
-    left, values, right = torch.linalg.svd(base.double(), full_matrices=False)
+    wide = (base.cpu() if base.device.type == "mps" else base).double()  # Apple's GPUs have no float64
+    left, values, right = torch.linalg.svd(wide, full_matrices=False)
     root = (values[:rank] / scale).sqrt()
     down.copy_(root[:, None] * right[:rank])
     up.copy_(left[:, :rank] * root)
-    base.data = (base.double() - scale * up.double() @ down.double()).float()  # not in place: models share their base
+    pair = scale * up.to(wide) @ down.to(wide)
+    base.data = (wide - pair).to(base)  # not in place: models share their base
 
 
 def lora_layers(model: GPT2) -> Iterator[tuple[str, LoRALinear]]:

@@ -295,7 +295,7 @@ def loss_statistics(
         scored = labels != IGNORE
         lengths = characters[labels.where(scored, 0)].where(scored, 0)
         columns = (losses, scored.sum(dim=1), lengths.sum(dim=1))
-        counts[index] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+        counts[index] = torch.stack([column.to(losses.dtype) for column in columns], dim=1).cpu().numpy()
     if not np.isfinite(counts).all():
         raise DivergedError(f"The cross-entropy is {counts[:, 0].sum()}")
     return counts

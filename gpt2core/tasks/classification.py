@@ -94,7 +94,7 @@ class Classification(Task):
         log_probabilities = np.zeros((len(tokens), len(self.class_names)))
         for index in batches(tokens.lengths):
             logits = self.logits(model, collate(tokens, index, model.wte.weight.device), tokenizer, config)
-            log_probabilities[index] = logits.double().log_softmax(dim=-1).cpu().numpy()
+            log_probabilities[index] = logits.cpu().double().log_softmax(dim=-1).numpy()
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(f"The cross-entropy is {-log_probabilities.sum()}")
         return log_probabilities
