@@ -25,6 +25,15 @@ class Machine:
         return int(min(self.cpus // cpus, by_gpus))
 
 
+def hide_foreign_gpus() -> None:
+    """Let PyTorch find no GPU in an actor that Ray gave none; Ray by default lets it see all, so all actors would use the first.
+
+    Must be called before PyTorch looks for GPUs. An actor with GPUs sees only those; other processes are left alone.
+    """
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() and not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def machines() -> Sequence[Machine]:
     """Return the nodes that are alive."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]

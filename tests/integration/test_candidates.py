@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
+import ray
 
 from gpt2core.config import RunConfig
 from gpt2core.data.quora import load_quora
@@ -19,9 +21,11 @@ from gpt2core.errors import ConfigError, UserError, WeightsError
 from tests import distilling
 from tests.runs import mlflow_runs, program, status
 from trainables.candidates import __main__ as candidates
+from trainables.candidates.actors import GeneratorActor, ScorerActor
 from trainables.candidates.folder import manifest, write_results
 from trainables.candidates.job import Job
 from trainables.candidates.pipeline import fit_to_cluster, run
+from trainables.candidates.pool import Pool
 from trainables.candidates.progress import Progress
 
 pytestmark = pytest.mark.slow
@@ -196,8 +200,45 @@ def test_default_worker_counts_fit_the_cluster(make: Make, local_ray: None, tmp_
     assert places() == (2, 1.0, 4), "a worker for each GPU, a critic for each CPU beside them"
     assert places(gpus_per_worker=0) == (4, 0, 4)
     assert places(gpus_per_scorer=1.0) == (1, 1.0, 1)
+    job = replace(job, critic="embedding")
+    assert places() == (2, 0.5, 2), "as many critics as GPUs"
+    assert fit_to_cluster(job).gpus_per_scorer == fit_to_cluster(job, gpus_per_worker=0.5).gpus_per_scorer == 0.5
+    assert places(gpus_per_worker=1.0) == (1, 1.0, 1)
+    assert (places(gpus_per_worker=2.0), fit_to_cluster(job, gpus_per_worker=2.0).gpus_per_scorer) == ((1, 2.0, 4), 0)
+    assert (places(gpus_per_worker=0), fit_to_cluster(job, gpus_per_worker=0).gpus_per_scorer) == ((4, 0, 4), 0)
     assert places(workers=3, gpus_per_worker=0, scorers=1) == (3, 0, 1)
     assert fit_to_cluster(replace(job, contexts=50), gpus_per_worker=0).workers == 1, "no more than shards"
+
+
+@pytest.mark.parametrize(("critic", "asked", "seen"), [
+    ("embedding", {}, {"GeneratorActor": [1, 1], "ScorerActor": [1, 1]}),
+    ("overlap", {}, {"GeneratorActor": [1, 1], "ScorerActor": [0] * 4}),
+    ("embedding", {"gpus_per_worker": 0.0}, {"GeneratorActor": [0] * 4, "ScorerActor": [0] * 4}),
+])  # fmt: skip
+def test_actors_see_only_the_gpus_that_ray_gave_them(
+    make: Make, local_ray: None, tmp_path: Path, critic: str, asked: dict[str, float], seen: dict[str, list[int]]
+) -> None:
+    def probe(kind: type) -> type:
+        class Probe(kind):  # type: ignore[misc]
+            def identity(self) -> dict[str, object]:
+                visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+                return {"visible": [gpu for gpu in visible.split(",") if gpu], "given": ray.get_gpu_ids()}
+
+        return Probe
+
+    job = fit_to_cluster(replace(make(tmp_path, contexts=1000), critic=critic), **asked)  # type: ignore[arg-type]
+    answers: dict[str, list[dict[str, list[object]]]] = {}
+    with (
+        Pool(probe(GeneratorActor), job, job.workers, job.generator_resources, ()) as generators,
+        Pool(probe(ScorerActor), job, job.scorers, job.scorer_resources, ()) as scorers,
+    ):
+        for name, pool in (("GeneratorActor", generators), ("ScorerActor", scorers)):
+            answers[name] = ray.get(list(pool.in_flight), timeout=120)
+    assert {name: [len(answer["visible"]) for answer in each] for name, each in answers.items()} == seen
+    for answer in (answer for each in answers.values() for answer in each):
+        assert answer["visible"] == [str(gpu) for gpu in answer["given"]]
+    places = [gpu for each in answers.values() for answer in each for gpu in answer["visible"]]
+    assert all(places.count(gpu) <= 2 for gpu in places), "two halves of a GPU at most"
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -80,9 +80,9 @@ class _Vectors:
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         self.vectors, self.asked = vectors, [""]
 
-    def encode(self, texts: Sequence[str], **_: Any) -> np.ndarray:
+    def encode(self, texts: Sequence[str], **_: Any) -> torch.Tensor:
         self.asked = list(texts)
-        return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+        return torch.tensor([self.vectors[text] for text in texts], dtype=torch.float32)
 
 
 def test_sentences_embed_once_and_opposites_score_0(embedding: Embedding, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from trainables.candidates.job import Job
 
+PER_WORKER = "GPUs of each generator (default: 1 if there are GPUs, or 0.5 if the critic loads a model, else 0)"
+PER_SCORER = "GPUs of each critic (default: those of a generator if the critic loads a model, else 0: it runs on a CPU)"
 EPILOG = """\
 --set gives settings that have no flag: of the generation, thresholds and critic, and with --rounds of the student's training.
 The same command resumes a job that was interrupted or killed. Other thresholds only filter again; nothing is generated again.
@@ -79,13 +81,13 @@ def parser() -> Parser:
         type=int,
         help="generators that run at once (default: one for each GPU, or each CPU if there is none)",
     )
-    add("--gpus-per-worker", type=float, help="GPUs of each generator (default: 1 if there are GPUs, else 0)")
+    add("--gpus-per-worker", type=float, help=PER_WORKER)
     add(
         "--scorers",
         type=int,
-        help="critics that run at once (default: as many as generators, or with GPUs one for each CPU)",
+        help="critics that run at once (default: as many as generators, or one for each CPU beside generators on GPUs)",
     )
-    add("--gpus-per-scorer", type=float, default=0.0, help="GPUs of each critic (default: 0, it runs on a CPU)")
+    add("--gpus-per-scorer", type=float, help=PER_SCORER)
     unusable = "share of unusable rows, relative to all candidates, at which the job stops (default: 0.05)"
     add("--max-quarantine", type=float, default=0.05, help=unusable)
     out = "folder that all nodes share, or s3://BUCKET/FOLDER (default: candidates in $GPT2_SEARCH_STORAGE or runs)"

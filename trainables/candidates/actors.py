@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from gpt2core.builders import device
 from gpt2core.config import RunConfig
 from gpt2core.distill.acceptance import write_accepted
 from gpt2core.distill.critics import CRITICS, Critic
@@ -24,12 +25,14 @@ from gpt2core.distill.generator import Generator, Record, generate_candidates, g
 from gpt2core.distill.scores import score_pairs
 from gpt2core.distill.shards import ACCEPTED, STAGES, Shard, read
 from gpt2core.estimates import Range
+from gpt2core.precision import for_generation
 from gpt2core.speed import mean_range, timed
 from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import digest, load_model, model_folder
 from trainables.candidates.job import Job, shards
 from trainables.candidates.progress import Report
+from trainables.nodes import hide_foreign_gpus
 
 #: Shard number, files by stage -> the rows of one of these files, and rows for the quarantine.
 Maker = Callable[[int, Mapping[str, Shard]], tuple[Any, list[Record]]]
@@ -43,6 +46,7 @@ class GeneratorActor:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        hide_foreign_gpus()
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # else the last digits would depend on the number of threads, and so of workers
 
@@ -57,7 +61,7 @@ class GeneratorActor:
     def identity(self) -> dict[str, Any]:
         """Return digests of what decides the texts; raise UserError if a model or the data cannot be read."""
         job, prefixes = self.job, json.dumps(self.prefixes).encode()
-        digests = {name: _generator_digest(name) for name in {job.model, job.generator}}
+        digests = {name: _generator(name)[1] for name in {job.model, job.generator}}
         return {
             "model": digests[job.model],
             "generator": digests[job.generator],
@@ -69,12 +73,12 @@ class GeneratorActor:
         return _make_missing(number, files, {"contexts": self._contexts, "candidates": self._candidates})
 
     def _contexts(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
-        job, teacher = self.job, _generator(self.job.model)
+        job, (teacher, _) = self.job, _generator(self.job.model)
         how = {"count": job.shard_size(number), "round": job.round, "number": number}
         return generate_contexts(teacher, self.prefixes, job.context_settings, **how)
 
     def _candidates(self, number: int, files: Mapping[str, Shard]) -> tuple[list[Record], list[Record]]:
-        job, generator = self.job, _generator(self.job.generator)
+        job, (generator, _) = self.job, _generator(self.job.generator)
         contexts, place = files["contexts"].read().to_pylist(), {"round": job.round, "number": number}
         return generate_candidates(generator, contexts, job.generation, rewrite=job.rewrite, **place)
 
@@ -84,7 +88,9 @@ class ScorerActor:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        hide_foreign_gpus()
         torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = True  # bfloat16 would change about 1 decision in 1,000
 
     @functools.cached_property
     def critic(self) -> Critic:
@@ -133,14 +139,11 @@ def _make_missing(number: int, files: Mapping[str, Shard], makers: Mapping[str, 
 
 
 @functools.lru_cache(maxsize=2)
-def _generator(name: str) -> Generator:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Generator(load_model(name).to(device).requires_grad_(False), Tokenizer.load(model_folder(name)))
-
-
-def _generator_digest(name: str) -> str:
-    generator = _generator(name)
-    return hashlib.sha256(f"{digest(generator.model)}\0{generator.tokenizer.digest}".encode()).hexdigest()
+def _generator(name: str) -> tuple[Generator, str]:
+    """Return a generator, in bfloat16 on GPUs that support it, and the digest of its stored weights and its tokenizer."""
+    model, tokenizer = load_model(name).requires_grad_(False), Tokenizer.load(model_folder(name))
+    sha = hashlib.sha256(f"{digest(model)}\0{tokenizer.digest}".encode())
+    return Generator(for_generation(model.to(device()), RunConfig(model=name)), tokenizer), sha.hexdigest()
 
 
 def job_seconds(job: Job, patience: float) -> Range:

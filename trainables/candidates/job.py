@@ -82,8 +82,8 @@ class Job:
 def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shard]:
     """Return the files of shard `number` by stage. `identity` holds the actors' digests by role.
 
-    Devices and library versions are not part of a name: they change only the last digits of probabilities, and a job may resume
-    on another machine.
+    Devices, and so the precision, and library versions are not part of a name: they change only digits of probabilities, and a
+    job may resume on another machine.
     """
     generation = job.generation.model_dump()
     inputs: dict[str, dict[str, Any]] = {

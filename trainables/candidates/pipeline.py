@@ -14,6 +14,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from gpt2core.distill.critics import CRITICS, ModelKeys
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import STAGES, Shard
 from gpt2core.errors import ConfigError, UserError, first_line
@@ -72,16 +73,21 @@ def fit_to_cluster(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     scorers: int | None = None,
-    gpus_per_scorer: float = 0.0,
+    gpus_per_scorer: float | None = None,
 ) -> Job:
     """Return the job with these numbers of workers and scorers; by default, with as many as fit on the connected Ray.
 
-    By default, if there are GPUs, each worker has one, and each CPU has a scorer so that no GPU waits for filters; if not, each
-    CPU has a worker and a scorer. There are never more than shards.
+    By default, if there are GPUs, each worker has one, and each CPU has a scorer so that no GPU waits for filters; a critic that
+    loads a model shares each GPU with a worker, half and half, so that any placement fits. If there are none, each CPU has a
+    worker and a scorer. There are never more than shards.
     """
+    loads_model = issubclass(CRITICS[job.critic].keys, ModelKeys)
     total = ray.cluster_resources()
     cpus, gpus = max(1, int(total.get("CPU", 1.0))), total.get("GPU", 0.0)
-    each = gpus_per_worker if gpus_per_worker is not None else 1.0 if gpus >= 1 else 0.0
+    shared = loads_model and gpus_per_scorer is None
+    each = gpus_per_worker if gpus_per_worker is not None else 0.0 if gpus < 1 else 0.5 if shared else 1.0
+    if gpus_per_scorer is None:
+        gpus_per_scorer = each if loads_model and gpus >= 2 * each else 0.0
     room = int(gpus // (each + gpus_per_scorer)) if each else cpus
     workers = workers or max(1, min(room, job.shard_count))
     scorers = scorers or min(cpus if each and not gpus_per_scorer else workers, job.shard_count)

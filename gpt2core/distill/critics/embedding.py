@@ -46,8 +46,9 @@ class Embedding:
         self._check_lengths(texts)
         number = {text: row for row, text in enumerate(texts)}
         vectors = self.model.encode(
-            texts, batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        ).astype(np.float64)
+            texts, batch_size=BATCH, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
+        vectors = vectors.double().cpu().numpy()  # the host waits once, for all batches
         first, second = (vectors[[number[pair[side]] for pair in pairs]] for side in (0, 1))
         return np.asarray(np.einsum("nc,nc->n", first, second).clip(0.0, 1.0))
 

@@ -52,14 +52,19 @@ class Nli:
         from gpt2core.tasks.classification import batches
 
         pairs = list(zip(premises, hypotheses, strict=True))
-        scores = np.zeros(len(pairs))
+        order, scores = [], []
         with torch.inference_mode():
             for index in batches(self._lengths(pairs)):
                 first, second = ([pairs[number][side] for number in index] for side in (0, 1))
                 batch = self.tokenizer(first, second, padding=True, return_tensors="pt").to(self.device)
                 probabilities = self.model(**batch).logits.double().softmax(dim=-1)
-                scores[index] = probabilities[:, self.entailed].cpu().numpy()
-        return scores
+                order.append(index)
+                scores.append(probabilities[:, self.entailed])
+        if not scores:
+            return np.zeros(0)
+        in_order = np.empty(len(pairs))
+        in_order[np.concatenate(order)] = torch.cat(scores).cpu().numpy()  # the host waits once, for all batches
+        return in_order
 
     def _lengths(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         if not pairs:
