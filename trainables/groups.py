@@ -29,6 +29,7 @@ from trainables.trial import RESTARTS, Payload, TrialSpec, payloads
 DRIVER = 800 * 2**20  # bytes of memory of a group's own process and of Ray Train's processes beside the workers
 IDLE = 60.0  # seconds after which a group without a trial ends its workers, so that others can use their GPUs
 CLOSING = 10.0  # seconds after which workers that do not end are killed
+MAX_CALLS = 20  # concurrent calls of a group, with those of workers that were killed
 ASK_EVERY, CHECK_EVERY = (
     1.0,
     10,
@@ -320,11 +321,13 @@ class Groups:
 
     def _start(self, spec: TrialSpec) -> str:
         name, self.started = f"{self.name}-group-{self.started}", self.started + 1
-        again = {"max_restarts": -1, "max_task_retries": RESTARTS}
-        options = {"name": name, "num_cpus": 0, "memory": DRIVER, "max_concurrency": 2 * spec.workers + 10}
-        self.actors[name] = ray.remote(Group).options(**options, **again).remote(name, spec.to_dict())
-        self.gpus[name] = spec.gpus_per_worker
+        self.actors[name], self.gpus[name] = self._new_actor(name, spec), spec.gpus_per_worker
         return name
+
+    def _new_actor(self, name: str, spec: TrialSpec) -> Any:
+        again = {"max_restarts": -1, "max_task_retries": RESTARTS}
+        options = {"name": name, "num_cpus": 0, "memory": DRIVER, "max_concurrency": MAX_CALLS}
+        return ray.remote(Group).options(**options, **again).remote(name, spec.to_dict())
 
     def _close(self, names: list[str]) -> None:
         self.idle = [name for name in self.idle if name not in names]

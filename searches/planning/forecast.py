@@ -19,7 +19,7 @@ from trainables.trial import TrialSpec
 START = Range(value=15.0, low=5.0, high=40.0)
 #: Seconds until a worker process has imports and model: once for each concurrent trial.
 PROCESS = Range(value=8.0, low=2.0, high=30.0)
-#: Seconds until a Ray Train worker group trains: in each trial that has one.
+#: Seconds until a Ray Train worker group trains: once for each concurrent trial that has one.
 GROUP = Range(value=20.0, low=10.0, high=30.0)
 NOTHING = exactly(0.0)
 
@@ -100,7 +100,7 @@ def predict(
         high=mean([cost.seconds(most) for cost in outlook.drawn]).high,
     )
     count = trials + replicates
-    start = GROUP if spec.grouped else PROCESS * (min(spec.concurrent, count) / count)  # per trial, on average
+    start = (GROUP if spec.grouped else PROCESS) * (min(spec.concurrent, count) / count)  # per trial, on average
     search = sum((cost.seconds(most) for cost in known), of_drawn * drawn) + start * trials + outlook.once
     again = (mean(whole) * again_cost + start) * replicates
     if plan.design:
