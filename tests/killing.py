@@ -22,9 +22,10 @@ EPOCHS = 4
 SETTINGS = (f"epochs={EPOCHS}", "dev_examples=30")
 
 
-def make_toy(folder: Path) -> Path:
+def make_toy(folder: Path, train: int = 600, dev: int = 30) -> Path:
+    """Write a toy model and a toy corpus with so many rows into a folder; return the folder."""
     toys.folder(folder / "model")
-    for split, rows in (("train", 600), ("dev", 30)):
+    for split, rows in (("train", train), ("dev", dev)):
         lines = [(f"{split}{n}", f"{course.FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
         course.sentiment(folder / "data" / "sst" / f"ids-sst-{split}.csv", lines)
     return folder

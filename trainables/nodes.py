@@ -40,6 +40,12 @@ def machines() -> Sequence[Machine]:
     return [Machine(int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in resources]
 
 
+def nodes_with(cpus: int, gpus: float) -> list[str]:
+    """Return the ids of the nodes that are alive and have room for a worker with this many CPUs and GPUs."""
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return [name for name, has in alive.items() if has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus]
+
+
 def can_grow() -> bool:
     """Whether nodes may come and go: not if Ray was started on this machine for this command."""
     return bool(os.environ.get("RAY_ADDRESS"))

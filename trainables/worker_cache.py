@@ -1,6 +1,9 @@
 """What the trials of one process share: the models that runs start from, and tokenised data."""
 
 import functools
+from typing import Any
+
+import torch
 
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.model import GPT2
@@ -13,6 +16,12 @@ from gpt2core.weights import load_model
 def starting_model(model: str, stage: RunConfig | None) -> GPT2:
     """Return the model that runs start from, after its first stage if it has one. Runs share it, so do not change it."""
     return load_model(model) if stage is None else trained_first(stage)
+
+
+def train_stage(values: dict[str, Any], threads: int) -> None:
+    """Train a first stage into this machine's cache; raise UserError, DivergedError."""
+    torch.set_num_threads(threads)
+    trained_first(RunConfig.of(values))
 
 
 _cached_data = functools.lru_cache(maxsize=4)(run_data)

@@ -1,4 +1,4 @@
-"""Second step of a search: predict its cost, generate its pairs, run its trials, and score the test split if requested."""
+"""Second step of a search: predict its cost, make what all trials need, run its trials, and score the test split if requested."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +20,7 @@ from searches.running.gpu_sharing import with_shared_gpus
 from searches.running.ledger import Ledger
 from searches.running.ray_tune import RayTune
 from searches.showing.screen import waiting_for
+from searches.stages import make_stage
 from trainables.executors import Executor, trainable
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.trial import TrialSpec
@@ -34,6 +35,7 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
         spec = with_shared_gpus(options, spec, ledger)
         make_pairs(options, ledger, spec, run.console)
         record_pairs(options.plan, ledger)
+        make_stage(options.plan, ledger, spec, run.console)
         spec = replace(spec, data=plain_digest(options.plan))
         with run.screen as screen:
             run_trials(options, ledger, spec, trainable(spec), screen.say, Faults(heart, run.tracker.warn))

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -114,9 +114,9 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
 
     Raises UserError if model or data cannot be read, DivergedError if the model's loss is not finite.
     """
-    known = [_config(plan, point) for point in plan.known_points()]
-    random = np.random.default_rng(plan.seed)
-    drawn = [_config(plan, {k: draw(d, random) for k, d in plan.space.items()}) for _ in range(DRAWN)]
+    whole = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
+    unknown = {"pairs_examples": 0} if plan.search.learns_from_pairs else {}  # pairs do not exist yet
+    known, drawn = ([run.but(**whole, **unknown) for run in runs] for runs in configurations(plan))
     with threads(spec.cpus_per_worker):
         outlook = _outlook(known, drawn, Meter(workers=spec.workers, pack=spec.pack, patience=patience))
     if (folds := plan.comparing.folds) > 1:
@@ -131,6 +131,14 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
     starting_model.cache_clear()  # trials hold the weights, so this process need not
     trials, replicates = trials_of(plan), plan.profile.replicates
     return Forecast(ranges=ranges, trials=trials, replicates=replicates, gpu_gb=gpu_memory_gb(), notes=notes)
+
+
+def configurations(plan: Plan) -> tuple[list[RunConfig], list[RunConfig]]:
+    """Return the runs of the plan's known points, and of random points that stand for those that the sampler will propose."""
+    random = np.random.default_rng(plan.seed)
+    drawn = [{k: draw(d, random) for k, d in plan.space.items()} for _ in range(DRAWN)]
+    known, others = ([plan.config(point) for point in points] for points in (plan.known_points(), drawn))
+    return known, others
 
 
 def unless_refused(predict: Callable[[], T]) -> T | str:
@@ -148,12 +156,6 @@ def draw(domain: Domain, random: np.random.Generator) -> Any:
     if isinstance(domain, LogUniform):
         return float(np.exp(random.uniform(np.log(domain.low), np.log(domain.high))))
     return float(random.uniform(domain.low, domain.high))
-
-
-def _config(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
-    """Return a point's run without folds, and without generated pairs, which cannot be timed before they exist."""
-    whole = {"folds": 1, "scored_on": "dev"} if plan.comparing.folds > 1 else {}
-    return plan.config(point, **whole, **({"pairs_examples": 0} if plan.search.learns_from_pairs else {}))
 
 
 def _in_folds(cost: TrialCost, folds: int) -> TrialCost:

@@ -75,7 +75,7 @@ def main() -> None:
     settle()
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as name:
-        toy = make_toy(Path(name))
+        toy = make_toy(Path(name), train=60)
         run = RunConfig.of(
             {
                 **{"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data"), "adapter": "lora"},

@@ -13,9 +13,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gpt2core.config import RunConfig
-from tests import toys
-from tests.course import FILMS, sentiment
-from tests.killing import name_of
+from tests.killing import make_toy, name_of
 from trainables.executors import trainable
 from trainables.packs import Packs
 from trainables.trial import TrialSpec, payloads
@@ -23,13 +21,9 @@ from trainables.trial import TrialSpec, payloads
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("packs")
-    toys.folder(folder / "model")
-    for split, rows in (("train", 60), ("dev", 20)):
-        lines = [(f"{split}{n}", f"{FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
-        sentiment(folder / "data" / "sst" / f"ids-sst-{split}.csv", lines)
-    data = str(folder / "data")
-    return RunConfig(task="sst", model=str(folder / "model"), data_dir=data, adapter="lora", rank=4, lr=3e-3)
+    toy = make_toy(tmp_path_factory.mktemp("packs"), train=60, dev=20)
+    data = {"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data")}
+    return RunConfig(**data, adapter="lora", rank=4, lr=3e-3)
 
 
 class Watch(FIFOScheduler):  # type: ignore[misc]

@@ -109,7 +109,9 @@ def test_gpu_hours_and_money_count_the_gpus_of_each_trial() -> None:
     rows = predicted(asked, outlook, price=2.0, workers=2, gpus_per_worker=1.0, concurrent=7)
     assert rows["gpu_hours"].value == pytest.approx(2 * 7 * (6 + GROUP.value) / HOUR)
     few = predicted(asked, outlook, price=2.0, workers=2, gpus_per_worker=1.0, concurrent=1)
-    assert few["gpu_hours"].value == pytest.approx(2 * (7 * 6 + GROUP.value) / HOUR), "one group takes trial after trial"
+    assert few["gpu_hours"].value == pytest.approx(2 * (7 * 6 + GROUP.value) / HOUR), (
+        "one group takes trial after trial"
+    )
     assert rows["usd"].high == pytest.approx(2.0 * rows["gpu_hours"].high)
     without = predicted(asked, outlook, concurrent=1)
     assert without["gpu_hours"] == exactly(0)
