@@ -7,21 +7,26 @@ storing them. An element is kept with probability k / 65,536, rounded from 1 - p
 
 Other devices use PyTorch's dropout, seeded for each micro-batch, so there masks depend on how a batch is divided.
 
+In each dropout layer of a joint pass (`JointStream`), runs draw one after the other, each for its own rows without the padding of
+the pass, so a run has the same masks as on its own. That takes as many launches as on its own, and one to join the results.
+
 Legend: `B` examples, `T` query tokens, `S` key tokens, `H` heads, `D` channels of a head.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from gpt2core.derived import derived
 
 BITS = 16  # random bits per element
 SITES = 64  # at most so many dropout layers per block
@@ -32,31 +37,31 @@ TILES, TILE = 4, 32
 _GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
+def is_hashed(device: torch.device) -> bool:
+    """Return whether masks on a device are hashes."""
+    return device.type == "cpu"
+
+
 class Stream:
     """The random numbers of one pass over a micro-batch with the example numbers `examples` (B,)."""
 
     def __init__(self, seed: int, step: int, micro_batch: int, examples: np.ndarray, device: torch.device) -> None:
         self.site, self.from_end = 0, False
-        self.random: Any = None  # torch.cuda or torch.mps, whose generator is seeded for this stream
-        if device.type == "cpu":
+        self.generator: torch.Generator | None = None
+        if is_hashed(device):
             start = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
             self.keys = _hash(start + (examples.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
             return
         state = np.random.SeedSequence((seed, step, micro_batch)).generate_state(1, np.uint64)[0]
-        self.random = torch.get_device_module(device)
-        self.random.manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
-        self.state = self.random.get_rng_state()
+        self.generator = torch.Generator(device).manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Let dropout draw from this stream; a second use continues where the first ended."""
         token = _current.set(self)
         try:
-            if self.random is not None:
-                self.random.set_rng_state(self.state)
-            yield
-            if self.random is not None:
-                self.state = self.random.get_rng_state()
+            with nullcontext() if self.generator is None else _used(self.generator):
+                yield
         finally:
             _current.reset(token)
 
@@ -73,7 +78,94 @@ class Stream:
         return _hash(self.keys + np.array([self.site], np.uint64) * _SECOND)
 
 
-_current: ContextVar[Stream | None] = ContextVar("stream", default=None)
+@contextmanager
+def _used(generator: torch.Generator) -> Iterator[None]:
+    """Let PyTorch draw from a generator, whose state advances."""
+    if generator.device.type == "cuda":  # shares the state instead of copying it
+        torch.cuda.default_generators[generator.device.index or 0].graphsafe_set_state(generator)
+        yield
+    else:
+        random = torch.get_device_module(generator.device)
+        random.set_rng_state(generator.get_state())
+        yield
+        generator.set_state(random.get_rng_state())
+
+
+class JointStream:
+    """The random numbers of several runs whose examples are in one batch: the rows of the first run, those of the second ...
+
+    `streams` are those of the runs, `counts` their numbers of rows, and `tokens` their numbers of tokens with their own padding,
+    to which the batch adds more.
+    """
+
+    def __init__(
+        self, streams: Sequence[Stream], counts: Sequence[int], tokens: Sequence[int], device: torch.device
+    ) -> None:
+        self.streams, self.counts, self.tokens, self.from_end = streams, list(counts), tokens, False
+        self.longest, size = max(tokens), math.gcd(*counts)
+        owners = np.repeat(np.arange(len(counts)), np.array(counts) // size)
+        #: The run of each group of `size` rows; None if each run is one group.
+        self.owners = None if len(owners) == len(counts) else torch.from_numpy(owners).to(device)
+        self.groups = len(owners)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let the layers of a joint model find this stream."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def start_block(self, number: int, *, from_end: bool = False) -> None:
+        """Call `Stream.start_block` on all streams. With `from_end`, texts are padded on the left."""
+        self.from_end = from_end
+        for stream in self.streams:
+            stream.start_block(number, from_end=from_end)
+
+    def each(self, function: Callable[..., Tensor], *xs: Tensor | None, rows: int = 0) -> Tensor:
+        """Apply `function(n, *own)` to each run n with its part of each `xs` (B, T, ...), drawing from its stream.
+
+        Returns the joined results, whose dimension `rows` are rows, and the next one tokens.
+        """
+        whole = xs[0] is not None and xs[0].shape[1] == self.longest  # or of the last tokens alone
+        parts, outs = [self._parts(x) for x in xs], []
+        for number, stream in enumerate(self.streams):
+            with stream.drawing():
+                out = function(number, *(part[number] for part in parts))
+            padding = self.longest - self.tokens[number] if whole else 0
+            if padding:
+                sides = (padding, 0) if self.from_end else (0, padding)
+                out = functional.pad(out, (0, 0) * (out.ndim - rows - 2) + sides)
+            outs.append(out)
+        return torch.cat(outs, dim=rows)
+
+    def _parts(self, x: Tensor | None) -> Sequence[Tensor | None]:
+        """Return the part of each run, without the padding of the batch."""
+        if x is None:
+            return [None] * len(self.counts)
+        if x.is_floating_point():
+            return self._split(x)
+        return derived(
+            x, "runs", lambda: [part.clone() for part in self._split(x)]
+        )  # segments, whose masks blocks share
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        return [self._without_padding(part, own) for part, own in zip(x.split(self.counts), self.tokens, strict=True)]
+
+    def _without_padding(self, x: Tensor, tokens: int) -> Tensor:
+        if tokens == self.longest or x.shape[1] != self.longest:
+            return x
+        # PyTorch's dropout draws other numbers for a tensor that is not contiguous.
+        return (x[:, -tokens:] if self.from_end else x[:, :tokens]).contiguous()
+
+
+_current: ContextVar[Stream | JointStream | None] = ContextVar("stream", default=None)
+
+
+def joint_stream() -> JointStream:
+    """Return the stream of a joint pass."""
+    return cast(JointStream, _current.get())
 
 
 def start_block(number: int, *, from_end: bool = False) -> None:
@@ -89,17 +181,9 @@ def dropout(x: Tensor, p: float, *, positions: Sequence[int] = (1,)) -> Tensor:
     `positions` are the dimensions that index tokens; `start_block` may count them from the end.
     """
     stream = _current.get()
-    if not p or stream is None or x.device.type != "cpu":
+    if not p or not isinstance(stream, Stream) or not is_hashed(x.device):
         return functional.dropout(x, p)
     return _Dropout.apply(x, Mask(stream, x.shape, p, positions))  # type: ignore[no-untyped-call, no-any-return]
-
-
-def dropout_each(x: Tensor, p: float, count: int) -> Tensor:
-    """Return `count` copies of x (B, ...) as (count, B, ...), each with its own mask."""
-    if p and x.device.type == "cpu":
-        return torch.stack([dropout(x, p) for _ in range(count)])
-    copies = x.expand(count, *x.shape)
-    return functional.dropout(copies, p) if p else copies
 
 
 class Dropout(nn.Module):
@@ -109,8 +193,39 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
 
+    @property
+    def active(self) -> bool:
+        """Whether it drops anything."""
+        return bool(self.training and self.p)
+
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p) if self.training and self.p else x
+        return dropout(x, self.p) if self.active else x
+
+    def copies(self, x: Tensor, count: int) -> Tensor:
+        """Return `count` copies of x (B, ...) as (count, B, ...), each with its own mask."""
+        if self.active and is_hashed(x.device):
+            return torch.stack([self(x) for _ in range(count)])
+        return cast(Tensor, self(x.expand(count, *x.shape)))
+
+
+class JointDropout(Dropout):
+    """The dropout layers of several runs, each for its own rows of a batch (B, T, ...), in a `JointStream`."""
+
+    def __init__(self, layers: Sequence[Dropout]) -> None:
+        super().__init__(0.0)
+        self.of_runs = list(layers)  # a list, so that they remain layers of their own models alone
+
+    @property
+    def active(self) -> bool:
+        return any(layer.active for layer in self.of_runs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return joint_stream().each(lambda number, own: self.of_runs[number](own), x) if self.active else x
+
+    def copies(self, x: Tensor, count: int) -> Tensor:
+        if not self.active:
+            return x.expand(count, *x.shape)
+        return joint_stream().each(lambda number, own: self.of_runs[number].copies(own, count), x, rows=1)
 
 
 class Mask:
@@ -181,7 +296,7 @@ def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, p: flo
     recomputes the weights, so memory grows with T + S, not T * S.
     """
     stream = _current.get()
-    if not p or stream is None or q.device.type != "cpu":
+    if not p or not isinstance(stream, Stream) or not is_hashed(q.device):
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=p)
     shape = (*q.shape[:3], k.shape[2])
     return _Attention.apply(q, k, v, allowed, Mask(stream, shape, p, (2, 3)))  # type: ignore[no-untyped-call, no-any-return]

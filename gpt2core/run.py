@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt2core import checkpoints
 from gpt2core.activations import FrozenBlocks
 from gpt2core.builders import build_model, build_optimizer, device, epoch_sizes, learning_rate
-from gpt2core.config import RunConfig
+from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
 from gpt2core.dropout import Stream
@@ -146,10 +146,15 @@ class Run:
 
     @property
     def shared_pass(self) -> object | None:
-        """A key that is equal for runs whose steps can share a forward pass; None if this run cannot share one."""
+        """A key that is equal for runs whose steps can share a forward pass; None if this run cannot share one.
+
+        Their inputs have the same fields, and they run the same blocks with the same attention.
+        """
         if not self.config.packs or self.model.gradient_checkpointing:
             return None
-        return id(self.base), self.config.precision
+        config, reading = self.config, self.config.values_of(keys_that_decide("reading"))
+        first = 0 if self.tokens.activations is None else self.model.first_trainable_block
+        return id(self.base), config.precision, config.task, *reading.values(), self.model.attention, config.dora, first
 
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the micro-batches of a batch, assigned to the workers in turn; some may be empty."""

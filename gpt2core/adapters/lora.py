@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from gpt2core.adapters.base import Adapter, Preset
 from gpt2core.config import LoraKeys, RunConfig, parse_blocks
-from gpt2core.dropout import Dropout, dropout_each
+from gpt2core.dropout import Dropout
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 from gpt2core.projection import Projection, adapt_each
@@ -89,7 +89,7 @@ class LoRALinear(nn.Module):
         count = len(layers)
         if self.lora_magnitude is not None or down is None or up is None:
             return adapt_each(layers, out, x)
-        dropped = dropout_each(x, self.dropout.p if self.training else 0.0, count).flatten(1, -2)
+        dropped = self.dropout.copies(x, count).flatten(1, -2)
         a, b = (joined.unflatten(0, (count, -1)) for joined in (down[0], up[0] * self.scale))
         bases = out.flatten(0, -2).unflatten(-1, (count, -1)).transpose(0, 1)
         adapted: Tensor = torch.baddbmm(bases, torch.bmm(dropped, a.mT), b.mT).unflatten(1, x.shape[:-1])

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpt2core.derived import derived
-from gpt2core.dropout import attend_with_dropout
+from gpt2core.dropout import attend_with_dropout, is_hashed
 
 ALIGNED = 8  # numbers; a GPU's kernels would copy a bias whose rows start elsewhere
 
@@ -13,14 +13,14 @@ ALIGNED = 8  # numbers; a GPU's kernels would copy a bias whose rows start elsew
 def dense(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, dropout: float) -> Tensor:
     """Attend to all earlier tokens; shapes as in `attention.Attend`."""
     t, s = q.shape[-2], k.shape[-2]
-    if segments is not None or 1 < t < s or (dropout and q.device.type == "cpu"):
+    if segments is not None or 1 < t < s or (dropout and is_hashed(q.device)):
         return masked(q, k, v, causal_mask(t, s, segments, q.device), dropout)
     return scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=t > 1)
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
     """Attend to the keys of a mask (T, S) or (B, 1, T, S); other shapes as in `attention.Attend`."""
-    if dropout and q.device.type == "cpu":
+    if dropout and is_hashed(q.device):
         return attend_with_dropout(q, k, v, mask, dropout)
     bias = derived(mask, q.dtype, lambda: as_bias(mask, q.dtype))
     return scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)

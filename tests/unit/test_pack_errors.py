@@ -77,9 +77,9 @@ PLACES: dict[str, tuple[Any, str, Callable[[Any], bool], BaseException, int]] = 
     "data": (Run, "token_count", lambda run: of_sick(run.config), OSError("no such block of the disk"), 3),
     "update": (Run, "apply_update", lambda run: of_sick(run.config), RuntimeError("a bug"), 6),
     "evaluation": (training, "evaluate_epoch", lambda run: of_sick(run.config), RuntimeError("no such kernel"), 2),
-    "checkpoint": (checkpoints, "save", lambda folder: folder.name == "0001", OSError("is gone"), 2),
+    "checkpoint": (checkpoints.Saving, "finish", lambda saving: saving.folder.name == "0001", OSError("is gone"), 2),
     "all": (Packer, "take", lambda packer: True, SystemExit("of the process"), 7),
-    "shared": (packing, "run_trunks", lambda members: len(members) > 1, RuntimeError("an illegal address"), 5),
+    "shared": (packing, "_losses", lambda steps: len(steps) > 1, RuntimeError("an illegal address"), 5),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.config import RunConfig
-from gpt2core.packing import step_together
+from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step
 from tests import toys
@@ -93,7 +93,7 @@ def test_runs_in_a_pack_read_weights_that_are_cast_too() -> None:
     configs = [LORA, LORA.but(rank=2, seed=3)]
     alone = [run_of(config).step(0, BATCH) for config in configs]
     runs = [run_of(config) for config in configs]
-    together = step_together([Step(run, 0, BATCH, 100) for run in runs])
+    together = Packer().take([Step(run, 0, BATCH, 100) for run in runs])
     assert [result.loss for result in together] == pytest.approx(alone, rel=2e-3)
 
 
