@@ -23,11 +23,11 @@ from gpt2core.memory import MOMENTS, WEIGHT
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.run import ALONE, Workers
 from gpt2core.steps import Events, Outcome, Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation, TaskData
 from gpt2core.tasks.base import measured, objective_of
 from gpt2core.training import EpochReport, is_best
+from gpt2core.workers import ALONE, Workers
 
 #: Returns the model that a run starts from. Sub-runs start from different ones if a first stage trains on the run's texts.
 Start = Callable[[RunConfig], GPT2]

@@ -9,7 +9,7 @@ Legend: `B` examples of a batch, `T` tokens, `C` channels.
 import math
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -33,20 +33,10 @@ from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import objective_of
 from gpt2core.weights import origin
+from gpt2core.workers import ALONE, Workers
 
 RECENT = 10  # steps over which the mean loss is compared with that of guessing
 EXPLODED = 2  # a run has diverged if its mean loss is so many times the loss of guessing
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process's rank in its data-parallel group, and the size of the group (default: 1)."""
-
-    rank: int = 0
-    size: int = 1
-
-
-ALONE = Workers()
 
 
 class Run:
@@ -221,7 +211,7 @@ class Run:
         """Cache the output of the frozen blocks for the training examples and, if the run evaluates, for the scored splits."""
         blocks = FrozenBlocks(self.model, self.base, self.task, self.data.tokenizer, self.config)
         self.tokens = blocks.with_activations(self.tokens, self.narrow)
-        if evaluates and self.workers.rank == 0:
+        if evaluates:
             scored = filter(None, (self.config.choosing, self.config.judging))
             # Evaluations use float32.
             splits = {name: blocks.with_activations(self.data.splits[name], None) for name in scored}

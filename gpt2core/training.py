@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from gpt2core import checkpoints
 from gpt2core.checkpoints import Pace, Saving
@@ -29,9 +28,10 @@ from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.run import ALONE, Run, Workers
+from gpt2core.run import Run
 from gpt2core.steps import Events, Outcome, Step, StepResult, take_steps
 from gpt2core.tasks import Evaluation, TaskData
+from gpt2core.workers import ALONE, Workers, sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,28 +224,24 @@ def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochRepo
 
 
 def _evaluate(run: Run, step: int) -> tuple[Evaluation, Evaluation | None]:
-    """Score the texts that choose and, if configured, the texts that judge; only worker 0 scores.
+    """Score the texts that choose and, if configured, the texts that judge; the workers share the work, and all get the scores.
 
-    If the model has diverged, all workers raise DivergedError, so that none waits for the others.
+    Scores are computed in float32, so that they do not depend on the GPU: in bfloat16, the dev loss of gpt2-nano on sonnets is
+    0.0003 nats higher. Raises DivergedError in all workers if the model has diverged.
     """
-    evaluation, judged = Evaluation(metrics={}), None
-    diverged = torch.zeros((), device=run.device)
-    if run.workers.rank == 0:
-        config, judging = run.config, run.config.judging
-        # Generation takes long. If the loss is the objective, skip it on the texts that judge, and let only the first sub-run of
-        # a round continue the dev texts, which are the same for all.
-        judge = config.but(decode_seeds=0) if run.objective.counts == "loss" else config
-        choose = judge if (config.fold or 1) > 1 and config.choosing == "dev" else config
-        try:
+    judged = None
+    config, judging = run.config, run.config.judging
+    # Generation takes long. If the loss is the objective, skip it on the texts that judge, and let only the first sub-run of a
+    # round continue the dev texts, which are the same for all.
+    judge = config.but(decode_seeds=0) if run.objective.counts == "loss" else config
+    choose = judge if (config.fold or 1) > 1 and config.choosing == "dev" else config
+    try:
+        with sharing(run.workers):
             evaluation = run.task.evaluate(run.model, run.data.scored_on(config.choosing), choose, "dev")
             if judging and len(run.data.splits[judging]):
                 judged = run.task.evaluate(run.model, run.data.scored_on(judging), judge, "dev")
-        except DivergedError:
-            diverged += 1
-    if run.workers.size > 1:
-        dist.broadcast(diverged, src=0)
-    if diverged:
-        raise DivergedError(f"The dev loss is not finite after step {step} with lr {run.config.lr:g}")
+    except DivergedError:
+        raise DivergedError(f"The dev loss is not finite after step {step} with lr {config.lr:g}") from None
     return evaluation, judged
 
 

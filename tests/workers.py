@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gpt2core.run import Workers
+from gpt2core.workers import Workers
 from tests.waiting import PATIENCE
 
 

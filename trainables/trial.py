@@ -96,10 +96,10 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
 
     from gpt2core import folds
     from gpt2core.machine import process_memory_gb
-    from gpt2core.run import Workers
     from gpt2core.steps import Step, advance, traced
     from gpt2core.tasks import TASKS
     from gpt2core.tasks.base import objective_of
+    from gpt2core.workers import Workers
     from trainables import worker_cache
     from trainables.nodes import Preemption
 

@@ -21,6 +21,7 @@ from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2, IGNORE, TrunkInput
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.workers import share, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,7 @@ class Task(Protocol):
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Score `model` on a split, with the same result each time; raise DivergedError if a loss is not finite.
 
+        All workers call this, and get the same result. They may share the work, see `gpt2core.workers`.
         The result has the value of each metric under its name for that split, `Metric.on`, and the counts that metrics name.
         """
         ...
@@ -289,13 +291,14 @@ def loss_statistics(
         raise DataError(f"{data.corpus.origin.source}: the {split} split has no examples to score")
     characters = torch.as_tensor(data.tokenizer.characters, device=device)
     counts = np.zeros((len(tokens), 3))
-    for index in by_length(tokens, batch_size):
+    for index in share(by_length(tokens, batch_size)):
         batch, labels = task.scored(tokens, index, data.tokenizer, config, device)
         losses = model.losses(model.run_trunk(task.trunk_input(batch, data.tokenizer, config)), labels)
         scored = labels != IGNORE
         lengths = characters[labels.where(scored, 0)].where(scored, 0)
         columns = (losses, scored.sum(dim=1), lengths.sum(dim=1))
         counts[index] = torch.stack([column.to(losses.dtype) for column in columns], dim=1).cpu().numpy()
+    counts = summed(counts, device)
     if not np.isfinite(counts).all():
         raise DivergedError(f"The cross-entropy is {counts[:, 0].sum()}")
     return counts

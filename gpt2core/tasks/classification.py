@@ -23,6 +23,7 @@ from gpt2core.metrics.metric import NOT_NEGATIVE, Metric, Score, named
 from gpt2core.model import GPT2, TrunkInput, upcast
 from gpt2core.tasks.base import Evaluation, Task, TaskData, measured
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.workers import share, summed
 
 ROWS, TOKENS = 64, 16384  # the most of a batch in evaluation
 SAMPLES = 20
@@ -92,9 +93,11 @@ class Classification(Task):
     def log_probabilities(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Return the log-probabilities (N, K) of the classes; raise DivergedError if one is not finite."""
         log_probabilities = np.zeros((len(tokens), len(self.class_names)))
-        for index in batches(tokens.lengths):
-            logits = self.logits(model, collate(tokens, index, model.wte.weight.device), tokenizer, config)
+        device = model.wte.weight.device
+        for index in share(batches(tokens.lengths)):
+            logits = self.logits(model, collate(tokens, index, device), tokenizer, config)
             log_probabilities[index] = logits.cpu().double().log_softmax(dim=-1).numpy()
+        log_probabilities = summed(log_probabilities, device)
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(f"The cross-entropy is {-log_probabilities.sum()}")
         return log_probabilities

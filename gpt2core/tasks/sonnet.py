@@ -21,6 +21,7 @@ from gpt2core.model import GPT2
 from gpt2core.precision import for_generation
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.workers import collected, share
 
 
 class Sonnet(LanguageTask):
@@ -107,9 +108,12 @@ def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], sp
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text with `config.decode_seeds` seeds, in one batch; return the new texts by seed."""
-    prompts, seeds = zip(*_requests(tokenizer, given, config), strict=True)
-    new = generate_cached(for_generation(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
-    texts = [tokenizer.decode(ids).strip("\n") for ids in new]
+    requests = share(_requests(tokenizer, given, config))
+    new: list[list[int]] = []
+    if requests:
+        prompts, seeds = zip(*requests, strict=True)
+        new = generate_cached(for_generation(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
+    texts = collected([tokenizer.decode(ids).strip("\n") for ids in new])
     return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
 
 

@@ -20,12 +20,13 @@ from gpt2core.checkpoints import Pace
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.metrics.direction import Direction
-from gpt2core.run import Run, Workers
+from gpt2core.run import Run
 from gpt2core.steps import Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation
 from gpt2core.tasks.base import objective_of
 from gpt2core.tokenizer import train_bpe
 from gpt2core.training import loop, train
+from gpt2core.workers import Workers, sharing
 from tests import toys
 from tests.workers import two_workers
 
@@ -369,19 +370,27 @@ def test_accumulation_changes_nothing_but_rounding() -> None:
     assert losses(toys.RUN.but(accumulation=3)) == pytest.approx(losses(toys.RUN), rel=1e-5)
 
 
-def _losses_and_error(workers: Workers) -> tuple[list[float], str]:
+def _evaluations(workers: Workers = ALONE) -> list[dict[str, float]]:
+    """The scores of two models, with losses, texts and classes, on several batches."""
+    data, models = toys.data(dev=70), {"sonnet": toys.model(), "sst": toys.model(classes=5)}
+    with sharing(workers):
+        return [TASKS[name].evaluate(models[name], data, toys.RUN.but(task=name), "dev").metrics for name in models]
+
+
+def _results(workers: Workers) -> tuple[list[float], str, list[dict[str, float]]]:
     result = losses(CLIPPED, workers=workers)
     with pytest.raises(DivergedError) as caught:
         losses(DIVERGES_IN_EVALUATION, workers=workers)
-    return result, str(caught.value)
+    return result, str(caught.value), _evaluations(workers)
 
 
-def test_two_workers_give_the_losses_of_one_and_diverge_together(tmp_path: Path) -> None:
+def test_two_workers_give_the_losses_and_scores_of_one_and_diverge_together(tmp_path: Path) -> None:
     """Dropout is on. One test, because starting the processes is what takes time."""
-    alone = losses(CLIPPED)
-    for spread, reason in two_workers(tmp_path, _losses_and_error):
+    alone, scores = losses(CLIPPED), _evaluations()
+    for spread, reason, shared in two_workers(tmp_path, _results):
         assert spread == pytest.approx(alone, rel=1e-5)
         assert reason == "The dev loss is not finite after step 1 with lr 1e+30"
+        assert shared == scores
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
