@@ -1,5 +1,7 @@
 """The device of a process, and what Apple's GPUs lack. There is none here, so PyTorch only claims it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -58,14 +60,10 @@ def test_a_run_of_several_workers_on_apples_gpus_is_refused(monkeypatch: pytest.
 
 
 def test_dropout_on_apples_gpus_depends_on_seed_step_and_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.default_generator
-    functions = {
-        "manual_seed": generator.manual_seed,
-        "get_rng_state": generator.get_state,
-        "set_rng_state": generator.set_state,
-    }
-    for name, function in functions.items():
-        monkeypatch.setattr(torch.mps, name, function)
+    generator, default = torch.Generator, torch.default_generator
+    module = SimpleNamespace(get_rng_state=default.get_state, set_rng_state=default.set_state)
+    monkeypatch.setattr(torch, "Generator", lambda _: generator())
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
 
     def masks(seed: int, step: int) -> list[list[bool]]:
         first, other = (Stream(seed, step, part, np.arange(4), APPLE) for part in (0, 1))

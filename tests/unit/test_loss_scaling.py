@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
-from gpt2core.packing import step_together
+from gpt2core.packing import Packer
 from gpt2core.precision import narrow_type
 from gpt2core.run import Run
 from gpt2core.steps import Step, take_steps
@@ -90,14 +90,14 @@ def test_a_resumed_run_is_like_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_runs_in_a_pack_have_scales_of_their_own() -> None:
-    configs = [LORA, LORA.but(rank=2, seed=3)]
+    configs, packer = [LORA, LORA.but(rank=2, seed=3)], Packer()
     alone = [run_of(config) for config in configs]
     together = [run_of(config) for config in configs]
     for runs in (alone, together):
         set_scale(runs[1], TOO_LARGE)
     for number in range(3):
         losses = [run.step(number, BATCH) for run in alone]
-        results = step_together([Step(run, number, BATCH, 100) for run in together])
+        results = packer.take([Step(run, number, BATCH, 100) for run in together])
         assert [result.loss for result in results] == pytest.approx(losses, rel=2e-3)  # type: ignore[union-attr]
     assert [run.optimizer.scaler.get_scale() for run in together] == [2.0**16, 2.0**37]
 
