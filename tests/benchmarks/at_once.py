@@ -45,6 +45,7 @@ from searches.deciding.strategy import Strategy
 from searches.driver.tune import run_trials
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
+from searches.running.events import Event, Proposed, Report
 from searches.running.failures import Faults
 from searches.running.ledger import COMPLETED, Ledger, RawEvent, State, Trial
 from searches.running.resources import trial_spec
@@ -216,7 +217,7 @@ def wait_for_all(spec: Mapping[str, Any]) -> None:
 
 
 def searched(
-    count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[RawEvent, State], None]
+    count: int, flags: Sequence[str], executor: Executor, folder: Path, listen: Callable[[Event, State], None]
 ) -> Ledger:
     method = ["--sampler", "random", "--scheduler", "none", "--replicates", "0", "--storage", str(folder)]
     options = parse(SEARCH, ["--trials", str(count), "--max-concurrent", str(count), *flags, *method])
@@ -241,10 +242,10 @@ def start_ray(processors: int, gpus: int = 0) -> None:
 
 
 def through_tune(count: int) -> Figures:
-    heard: list[tuple[str, float, float]] = []
+    heard: list[tuple[type[Event], float, float]] = []
 
-    def listen(event: RawEvent, state: State) -> None:
-        heard.append((event["event"], time.time(), time.process_time()))
+    def listen(event: Event, state: State) -> None:
+        heard.append((type(event), time.time(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as name:
         start_ray(count)
@@ -253,9 +254,9 @@ def through_tune(count: int) -> Figures:
         there = max(path.stat().st_mtime for path in (folder / "ready").iterdir())
         below = psutil.Process().children(recursive=True)
         control = {p.name(): pss(p.pid) for p in below if p.name() in ("gcs_server", "raylet")}
-    proposed = [clock for kind, clock, _ in heard if kind == "proposed"]
-    reports = [(clock, cpu) for kind, clock, cpu in heard if kind == "report"]
-    metrics = [report["metrics"] for trial in ledger.state.trials.values() for report in trial.reports.values()]
+    proposed = [clock for kind, clock, _ in heard if kind is Proposed]
+    reports = [(clock, cpu) for kind, clock, cpu in heard if kind is Report]
+    metrics = [report.metrics for trial in ledger.state.trials.values() for report in trial.reports.values()]
     spent, length = reports[-1][1] - reports[0][1], reports[-1][0] - reports[0][0]
     waits = [m["waited"] for m in metrics if m["waited"]]
     return [
@@ -277,9 +278,7 @@ class Holding(Group):
     """A worker group whose worker trains nothing."""
 
     def _fit(self) -> None:
-        from trainables import groups
-
-        groups._worker = holding
+        Group._fit.__globals__["_worker"] = holding  # Ray copies the classes of actors, so their module is another
         super()._fit()
 
 
@@ -301,8 +300,8 @@ def groups(count: int) -> Figures:
     found: list[tuple[float, Counter[str], Counter[str], int]] = []
     proposed: list[float] = []
 
-    def listen(event: RawEvent, state: State) -> None:
-        if event["event"] == "proposed":
+    def listen(event: Event, state: State) -> None:
+        if isinstance(event, Proposed):
             proposed.append(time.time())
 
     def measure(folder: Path) -> None:
