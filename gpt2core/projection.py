@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Weights = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
-PACKED_ROWS, PACKED_TOKENS = 4, 16  # texts and new tokens of each from which packed weights are faster
+PACKED_ROWS, PACKED_TOKENS = 2, 128  # texts, and their new tokens in all, from which packed weights are faster
 
 
 class Projection(nn.Linear):
@@ -107,12 +107,12 @@ class WorkingWeights:
 
 @contextmanager
 def weights_for_generation(model: Any, rows: int, tokens: int) -> Iterator[None]:
-    """Let passes over single tokens of `rows` texts read copies of weights that suit the device, if `tokens` make up for it."""
+    """Let `rows` texts be continued by up to `tokens` tokens with copies of the weights that suit the device, if that pays."""
     head: Tensor = model.wte.weight
     if head.device.type != "cpu":
         with joined_weights(model):
             yield
-    elif can_pack(head) and rows >= PACKED_ROWS and tokens >= PACKED_TOKENS:
+    elif can_pack(head) and rows >= PACKED_ROWS and rows * tokens >= PACKED_TOKENS:
         with packed_weights(model):
             yield
     else:

@@ -117,8 +117,8 @@ def first_by_buckets(probabilities: Tensor, rank: Tensor, share: Tensor) -> Tens
     Of tokens with the same rank, the first ones are kept.
     """
     bits, ones = rank.view(torch.int32), 2**SHIFT - 1
-    units = (probabilities.double() * UNITS).long()
-    mass = (units.sum(dim=-1, keepdim=True) * share.double()).ceil_().clamp_(min=1).long()
+    units = (probabilities * UNITS).long()
+    mass = (units.sum(dim=-1, keepdim=True) * share).ceil_().clamp_(min=1).long()
     mass.masked_fill_(share >= 1, torch.iinfo(torch.int64).max)  # keep all, even those without a unit
     high, low = (2 ** (31 - SHIFT) - 1 - (bits >> SHIFT)).long(), (ones - (bits & ones)).long()
     border, mass = _border(units, high, 2 ** (31 - SHIFT), mass)

@@ -38,11 +38,11 @@ def generate(
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
         raise ConfigError(f"There are {len(prompts)} prompts, {len(configs)} configurations and {len(seeds)} seeds")
-    rows = zip(prompts, configs, seeds, strict=True)
-    requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in rows]
+    asked = zip(prompts, configs, seeds, strict=True)
+    requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in asked]
     ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
     sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop)
-    searching = {row.config.strategy for row in requests if DECODERS[row.config.strategy].search}
+    searching = {request.config.strategy for request in requests if DECODERS[request.config.strategy].search}
     if searching and (suppress or stop):
         names = ", ".join(name for name, decoder in DECODERS.items() if decoder.keep)
         raise ConfigError(f"The decoder is `{min(searching)}`, but with `suppress` or `stop` it must be one of {names}")
@@ -50,15 +50,16 @@ def generate(
     was_training = model.training
     model.train(False)
     for together in _batches(requests, model.config.n_positions):
-        batch = prefill(model, [requests[row] for row in together])
-        searches = [DECODERS[request.config.strategy].search or sampling for request in batch.requests]
-        with weights_for_generation(model, len(together), batch.steps):
-            for search, members in grouped(range(len(together)), searches.__getitem__).items():
+        rows = [requests[row] for row in together]
+        with weights_for_generation(model, len(rows), max(row.limit for row in rows)):
+            batch = prefill(model, rows)
+            searches = [DECODERS[request.config.strategy].search or sampling for request in rows]
+            for search, members in grouped(range(len(rows)), searches.__getitem__).items():
                 new_tokens = search(model, batch.subset(members), ends)
                 ended = torch.isin(new_tokens, ends).long().cumsum(dim=-1)
                 lengths = ended.eq(0).sum(dim=-1).tolist()
                 for member, ids, length in zip(members, new_tokens.tolist(), lengths, strict=True):
-                    new[together[member]] = ids[: min(length, batch.requests[member].limit)]
+                    new[together[member]] = ids[: min(length, rows[member].limit)]
     model.train(was_training)
     return new
 
