@@ -6,6 +6,7 @@ on one card. Without a GPU, `--tiny` runs every measurement on a tiny model, to 
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from gpt2core.builders import device
 from gpt2core.config import MODELS, DecodingConfig, ModelConfig, RunConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, initialise
-from gpt2core.packing import step_together
+from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step
 from tests.benchmarks.compare import CONSOLE
@@ -118,9 +119,10 @@ def steps(name: str, base: GPT2, size: Size) -> Iterator[Row]:
     for run in runs:
         run.model.train()
     requests = [Step(run, 0, batch, int(lengths.sum())) for run in runs]
-    ways = [partial(step_together, requests), lambda: [request.take() for request in requests]]
+    packed = partial(Packer().take, requests)
+    ways = [packed, lambda: [request.take() for request in requests]]
     here, beside = alternating(ways, size.steps)
-    prediction = predicted(partial(step_together, requests))
+    prediction = predicted(packed)
     yield Row(what=f"{name}: 4 LoRA steps in a pack", here=here, predicted=prediction, peer="one by one", beside=beside)
 
 
@@ -139,20 +141,30 @@ class Autocast(Pair):
             return self.peer(input_ids=ids, labels=ids, use_cache=False).loss  # type: ignore[no-any-return]
 
 
-def memory(name: str, base: GPT2, size: Size) -> Iterator[tuple[str, float, float]]:
-    """The peak memory of a step in gigabytes, measured and predicted."""
+def memory(base: GPT2, size: Size) -> Table:
+    """Return the peak memory of steps in gigabytes, measured if there is a GPU, and predicted."""
     plain = RunConfig(batch_size=size.batch, precision="bfloat16")
+    kinds = {"full": plain, "LoRA": plain.but(adapter="lora"), "classes": plain.but(task="sst")}
+    kinds |= {
+        "full, recomputed": plain.but(gradient_checkpointing=True),
+        "full, float32": plain.but(precision="float32"),
+    }
     batch, lengths = np.arange(size.batch), np.full(size.batch, size.tokens)
-    for what, config in {"full": plain, "LoRA": plain.but(adapter="lora")}.items():
-        torch.cuda.empty_cache()
+    shown = Table("step", "here, GB", "predicted", title="Peak memory")
+    for what, config in kinds.items():
+        base.cpu()
+        gc.collect()
         run = Run(config, base, random_texts(lengths, base.config))
         run.model.train()
-        for _ in range(2):
-            run.step(0, batch)
-        peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-        yield f"{name}: step, {what}", peak, 0.0
+        run.step(0, batch)
+        measured = ""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+            run.step(1, batch)
+            measured = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}"
+        shown.add_row(what, measured, f"{run.predicted_gpu_memory_gb:.2f}")
+        del run
+    return shown
 
 
 def generation(name: str, base: GPT2, size: Size) -> Iterator[Row]:
@@ -242,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         base = GPT2(shape)
         initialise(base, 0)
         CONSOLE.print(table(f"{name} on {where}, {size.batch} x {size.tokens} tokens", list(steps(name, base, size))))
+        CONSOLE.print(memory(base, size))
         CONSOLE.print(table(f"{name} on {where}", list(generation(name, base, size))))
     CONSOLE.print(table(f"One layer on {where}", list(attention(size))))
     CONSOLE.print(f"`auto` uses a mask up to {MASKED:,} tokens")
