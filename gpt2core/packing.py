@@ -3,7 +3,6 @@
 Up to rounding, a run has the same numbers as on its own: each has its own LoRA pairs, dropout, loss, clipping and optimizer.
 """
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from gpt2core.joint import JointTrunk
 from gpt2core.machine import is_out_of_memory
 from gpt2core.run import Run
-from gpt2core.steps import Step, StepResult
+from gpt2core.steps import Clock, Step, StepResult, on_host
 
 #: Tokens after which no further run joins a pass on a CPU, where larger passes are no faster and take memory.
 TOKENS = 512
@@ -81,16 +80,18 @@ class Packer:
 
         A run that diverges, or whose update fails, does not affect the others. If this raises an error, no step was taken.
         """
-        started = time.perf_counter()
-        totals = self._gradients(steps)
-        errors = [_apply_update(step, total) for step, total in zip(steps, totals, strict=True)]
+        clock = Clock(steps[0].run.device)
+        totals = on_host(self._gradients(steps)).unbind()
+        errors = [_apply_update(step) for step in steps]
+        clock.stop()
         tokens = np.array([step.tokens for step in steps])
-        shares = (time.perf_counter() - started) * tokens / tokens.sum()
+        shares = tokens / tokens.sum()
         return [
-            error or StepResult(total, float(share)) for error, total, share in zip(errors, totals, shares, strict=True)
+            error or StepResult(total, clock, float(share))
+            for error, total, share in zip(errors, totals, shares, strict=True)
         ]
 
-    def _gradients(self, steps: Sequence[Step]) -> list[float]:
+    def _gradients(self, steps: Sequence[Step]) -> Tensor:
         """Accumulate the gradients of each run's mean loss; return the sums of the losses."""
         totals = [torch.zeros((), device=step.run.device) for step in steps]
         parts = [[part for part in step.run.micro_batches(step.batch) if len(part)] for step in steps]
@@ -106,7 +107,7 @@ class Packer:
                 torch.stack([s.scale(mean) for s, mean in zip(scalers, means, strict=True)]).sum().backward()
             for place, loss in zip(places, losses, strict=True):
                 totals[place] += loss.detach()
-        return torch.stack(totals).tolist()
+        return torch.stack(totals)
 
     def _trunk(self, runs: tuple[Run, ...]) -> JointTrunk:
         if runs not in self.trunks:
@@ -139,11 +140,11 @@ def _losses(steps: Sequence[Step], micro_batches: Sequence[np.ndarray], number: 
     return losses
 
 
-def _apply_update(step: Step, loss: float) -> Exception | None:
+def _apply_update(step: Step) -> Exception | None:
     """Apply a run's update; return its error, or UntakenError if memory was exhausted before any change."""
+    before = step.run.update_versions()
     try:
-        before = step.run.update_counts()
-        step.run.apply_update(step.number, loss / step.run.weight(step.batch))
+        step.run.apply_update(step.number)
     except Exception as error:
-        return UntakenError() if is_out_of_memory(error) and step.run.update_counts() == before else error
+        return UntakenError() if is_out_of_memory(error) and step.run.update_versions() == before else error
     return None

@@ -7,7 +7,7 @@ Legend: `B` examples of a batch, `T` tokens, `C` channels.
 """
 
 import math
-from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -60,7 +60,6 @@ class Run:
         self.model = build_model(config, base, self.device)
         self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
         self.optimizer = build_optimizer(self.model, config, self.device)
-        self.recent_losses: deque[float] = deque(maxlen=RECENT)
         self.narrow = narrow_type(config, self.device)
         self.working = None if self.narrow is None else WorkingWeights(self.model, base, self.narrow)
         self.autocast = autocast(self.device, self.narrow)
@@ -68,10 +67,11 @@ class Run:
 
     # -- an optimizer step
 
-    def step(self, number: int, batch: np.ndarray) -> float:
+    def step(self, number: int, batch: np.ndarray) -> Tensor:
         """Take optimizer step `number`, counted from 0, on the mean loss of a batch; return the sum of its losses in nats.
 
-        Gradients are accumulated over micro-batches, which are distributed over the workers. Raises as `apply_update`.
+        Gradients are accumulated over micro-batches, which are distributed over the workers. Nothing waits for a GPU: the caller
+        reads the loss later, and passes it to `check_losses`.
         """
         workers, weight, micro_batches = self.workers, self.weight(batch), self.micro_batches(batch)
         own = range(workers.rank, len(micro_batches), workers.size)
@@ -92,19 +92,15 @@ class Run:
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
-        self.apply_update(number, total.item() / weight)
-        return total.item()
+        self.apply_update(number)
+        return total
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum of the training losses of a batch, in nats."""
         return self.loss(self.model.run_trunk(self.trunk_input(batch)), batch)
 
-    def apply_update(self, number: int, mean_loss: float) -> None:
-        """Update the weights with the gradients of step `number`, and clear the gradients.
-
-        Raises DivergedError, before any change, if the loss is not finite or far above that of guessing.
-        """
-        self._check_convergence(number, mean_loss)
+    def apply_update(self, number: int) -> None:
+        """Update the weights with the gradients of step `number`, and clear the gradients."""
         if self.config.clip_norm is not None:
             most = self.config.clip_norm * self.optimizer.scaler.get_scale()
             nn.utils.clip_grad_norm_(checkpoints.trained(self.model).values(), most)
@@ -113,13 +109,12 @@ class Run:
         self.optimizer.scaler.step(self.optimizer)  # unless a scaled gradient is not finite
         self.optimizer.scaler.update()
         self.optimizer.zero_grad()
-        self.recent_losses.append(mean_loss)
 
-    def _check_convergence(self, number: int, mean_loss: float) -> None:
+    def check_losses(self, number: int, recent: Sequence[float]) -> None:
+        """Raise DivergedError if the last of the mean losses up to step `number` is not finite, or RECENT are above guessing."""
         at = f"at step {number + 1} with lr {self.config.lr:g}"
-        if not math.isfinite(mean_loss):
-            raise DivergedError(f"The training loss is {mean_loss} {at}")
-        recent = [*self.recent_losses, mean_loss][-RECENT:]
+        if not math.isfinite(recent[-1]):
+            raise DivergedError(f"The training loss is {recent[-1]} {at}")
         mean, guess = sum(recent) / len(recent), math.log(self.task.classes(self.config) or self.base.config.vocab_size)
         # The contrastive loss is that of choosing one example of the batch.
         limit = EXPLODED * guess + self.config.contrastive_weight * math.log(self.config.batch_size)
@@ -170,10 +165,10 @@ class Run:
         """Clear the gradients of an unfinished step."""
         self.optimizer.zero_grad()
 
-    def update_counts(self) -> list[float]:
-        """Return the number of updates of each parameter group."""
+    def update_versions(self) -> list[int]:
+        """Return a number for each parameter group that changes with its updates; no GPU is waited for."""
         states = [self.optimizer.state.get(p) for group in self.optimizer.param_groups for p in group["params"][:1]]
-        return [float(state["step"]) if state else 0.0 for state in states]
+        return [state["step"]._version if state else 0 for state in states]
 
     @cached_property
     def predicted_gpu_memory_gb(self) -> float:

@@ -77,8 +77,12 @@ def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: flo
         run.use_cached_activations(evaluates=False)
         ends = np.cumsum([len(batch) for batch in batches])
         batches = np.split(np.arange(ends[-1]), ends[:-1])
-        run.step(0, batches[0])  # warm-up
-        return mean_range(timed([partial(run.step, 0, batch) for batch in batches], patience))
+
+        def step(batch: np.ndarray) -> None:
+            run.step(0, batch).item()  # waits for a GPU
+
+        step(batches[0])  # warm-up
+        return mean_range(timed([partial(step, batch) for batch in batches], patience))
 
 
 def step_memory_gb(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:

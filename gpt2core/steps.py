@@ -4,12 +4,14 @@
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.profiler import profile, schedule
 
 from gpt2core.files import atomic_path
@@ -20,11 +22,54 @@ SKIPPED, TRACED = 2, 3  # steps of a trace; the first ones are slower
 R = TypeVar("R")
 
 
-class StepResult(NamedTuple):
-    """The sum of the losses of a step's batch, in nats, and the duration of the step."""
+class Clock:
+    """Times the work that a device is given until `stop`, without waiting for it."""
 
-    loss: float
-    seconds: float
+    def __init__(self, device: torch.device) -> None:
+        self.events: Sequence[torch.cuda.Event] = ()
+        if device.type == "cuda":
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self.events[0].record()
+        self.started = self.stopped = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the work that is timed."""
+        self.stopped = time.perf_counter()
+        if self.events:
+            self.events[1].record()
+
+    def seconds(self) -> float:
+        """Wait until the work is done; return how long it took."""
+        if not self.events:
+            return self.stopped - self.started
+        begin, end = self.events
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The result of a step, which a GPU may still be computing: reading it waits. It is a `share` of the work that was timed."""
+
+    total: Tensor  # on the host, once the clock's work is done
+    clock: Clock
+    share: float = 1.0
+
+    @property
+    def loss(self) -> float:
+        """The sum of the losses of the step's batch, in nats."""
+        self.clock.seconds()
+        return float(self.total)
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the step."""
+        return self.share * self.clock.seconds()
+
+
+def on_host(total: Tensor) -> Tensor:
+    """Return a copy of a loss on the host, which a GPU fills once it has computed the loss."""
+    return total.to("cpu", non_blocking=total.device.type == "cuda")
 
 
 #: The result of a step, or the error that it raised; None after a report, and at the start of a run.
@@ -42,12 +87,13 @@ class Step:
 
     def take(self) -> StepResult | Exception:
         """Take the step; return its result, or the error that it raised."""
-        started = time.perf_counter()
+        clock = Clock(self.run.device)
         try:
-            loss = self.run.step(self.number, self.batch)
+            total = on_host(self.run.step(self.number, self.batch))
         except Exception as error:
             return error
-        return StepResult(loss, time.perf_counter() - started)
+        clock.stop()
+        return StepResult(total, clock)
 
 
 #: A run: it yields the steps that it requests, and a report after each epoch.

@@ -9,10 +9,11 @@ at once.
 
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
-from gpt2core.run import Run
+from gpt2core.run import RECENT, Run
 from gpt2core.steps import Events, Outcome, Step, StepResult, take_steps
 from gpt2core.tasks import Evaluation, TaskData
 from gpt2core.workers import ALONE, Workers, sharing
@@ -142,10 +143,9 @@ def loop(
         started = time.perf_counter()
         if epoch <= len(history):  # its report is on record, so only its weights are made again
             seconds["train"] += trained.get("train_seconds", 0.0)
-            if resumable or epoch == resumed.lost:
-                with saving(epoch, resumable=resumable) as checkpoint:
-                    if checkpoint:
-                        checkpoint.finish(history[:epoch], best=epoch == resumed.lost)
+            if folder and writes and (resumable or epoch == resumed.lost):
+                optimizer, is_lost = run.optimizer if resumable else None, epoch == resumed.lost
+                checkpoints.save(folder, config, run.model, optimizer, history[:epoch], best=is_lost)
             continue
         with saving(epoch, resumable=resumable) as checkpoint:
             seconds["checkpoint"] += time.perf_counter() - started
@@ -169,35 +169,55 @@ def train_epoch(
     folder: Path | None = None,
     preempted: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, Outcome, dict[str, float]]:
-    """Request the remaining steps of an epoch; return its metrics. `train_loss` is in nats per token or example."""
+    """Request the remaining steps of an epoch; return its metrics. `train_loss` is in nats per token or example.
+
+    Losses are checked in order, on a GPU some steps behind. So a run that diverges takes a few more steps, but these are neither
+    evaluated nor saved.
+    """
     if not run.trainable:
         return {"trainable_parameters": 0}
     run.model.train()
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    run.recent_losses.clear()  # so that a resumed run has the same losses as an uninterrupted one: those of this epoch
-    run.recent_losses.extend(progress.recent)
-    losses, seconds = progress.losses, progress.seconds
+    unread: deque[tuple[Step, StepResult]] = deque()
     batches, first_step = run.batches(epoch), int(run.first_steps[epoch - 1])
     for number, batch in islice(enumerate(batches), progress.steps, None):
-        result = yield Step(run, first_step + number, batch, run.token_count(batch))
+        step = Step(run, first_step + number, batch, run.token_count(batch))
+        result = yield step
         if not isinstance(result, StepResult):
             raise result or RuntimeError("the step was not taken")
-        losses, seconds = losses + result.loss, seconds + result.seconds
+        unread.append((step, result))
+        while len(unread) > behind(run.device):
+            progress = _read(run, progress, *unread.popleft())
         if folder and run.workers.rank == 0 and preempted():
-            progress = EpochProgress(number + 1, losses, seconds, tuple(run.recent_losses))
-            checkpoints.save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(progress))
+            with suppress(DivergedError):  # all workers raise it after the same step
+                part = reduce(lambda before, pair: _read(run, before, *pair), unread, progress)
+                checkpoints.save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(part))
+    for pair in unread:
+        progress = _read(run, progress, *pair)
     examples = np.arange(run.sizes[epoch - 1])
     gpu = run.device.type == "cuda"
     return {
-        "train_loss": losses / run.weight(examples),
+        "train_loss": progress.losses / run.weight(examples),
         "train_examples": len(examples),
-        "train_seconds": seconds,
-        "tokens_per_second": run.token_count(examples) / seconds,
+        "train_seconds": progress.seconds,
+        "tokens_per_second": run.token_count(examples) / progress.seconds,
         "trainable_parameters": run.trainable,
         "predicted_gpu_memory_gb": run.predicted_gpu_memory_gb,
         **({"gpu_memory_gb": torch.cuda.max_memory_allocated(run.device) / 1e9} if gpu else {}),
     }
+
+
+def behind(device: torch.device) -> int:
+    """Return how many steps a device may be given before their losses are read, so that a GPU does not wait for this process."""
+    return 2 if device.type == "cuda" else 0
+
+
+def _read(run: Run, progress: EpochProgress, step: Step, result: StepResult) -> EpochProgress:
+    """Return the progress after a step, whose result is waited for; raise DivergedError."""
+    recent = [*progress.recent, result.loss / run.weight(step.batch)][-RECENT:]
+    run.check_losses(step.number, recent)
+    return EpochProgress(progress.steps + 1, progress.losses + result.loss, progress.seconds + result.seconds, recent)
 
 
 def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochReport:

@@ -120,7 +120,7 @@ def test_no_sub_run_nor_its_first_stage_trains_on_its_fold(tmp_path: Path, monke
     step = Run.step
     seen: set[tuple[str, int | None, str]] = set()
 
-    def noted(run: Run, number: int, batch: np.ndarray) -> float:
+    def noted(run: Run, number: int, batch: np.ndarray) -> torch.Tensor:
         seen.update((run.config.adapter, run.config.fold, run.tokens.texts[int(i)]) for i in batch)
         return step(run, number, batch)
 

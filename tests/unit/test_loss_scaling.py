@@ -48,6 +48,11 @@ def gradients(config: RunConfig, scale: float = 1.0) -> Tensor:
     )
 
 
+def updates(run: Run) -> set[float]:
+    """How often each parameter was updated."""
+    return {float(state["step"]) for state in run.optimizer.state.values()}
+
+
 CONFIGS = {"full": FULL, "LoRA": LORA, "classes": FULL.but(task="sst"), "accumulation": FULL.but(accumulation=2)}
 
 
@@ -67,10 +72,10 @@ def test_an_update_whose_gradients_overflow_is_skipped_and_the_scale_halved(clip
     run.step(1, BATCH)
     assert all(torch.equal(old, new) for old, new in zip(before, weights(run), strict=True))
     assert run.optimizer.scaler.get_scale() == 2.0**39
-    assert run.update_counts() == [1.0]
+    assert updates(run) == {1}
     for number in range(2, 40):
         run.step(number, BATCH)
-    assert run.update_counts()[0] > 1
+    assert min(updates(run)) > 1
     assert not all(torch.equal(old, new) for old, new in zip(before, weights(run), strict=True))
 
 
@@ -96,7 +101,7 @@ def test_runs_in_a_pack_have_scales_of_their_own() -> None:
     for runs in (alone, together):
         set_scale(runs[1], TOO_LARGE)
     for number in range(3):
-        losses = [run.step(number, BATCH) for run in alone]
+        losses = [run.step(number, BATCH).item() for run in alone]
         results = packer.take([Step(run, number, BATCH, 100) for run in together])
         assert [result.loss for result in results] == pytest.approx(losses, rel=2e-3)  # type: ignore[union-attr]
     assert [run.optimizer.scaler.get_scale() for run in together] == [2.0**16, 2.0**37]

@@ -268,12 +268,19 @@ def test_an_update_that_fails_for_good_ends_its_own_run_alone(
 def test_a_run_that_diverges_takes_nothing_from_the_others() -> None:
     base, data, packer = toys.model(), toys.data(), Packer()
     one, other = Script(LORA, base, data), Script(LORA.but(lr=1e30, seed=2), base, data)
-    for _ in range(3):
-        done, broken = packer.take([one.waits, other.waits])
+    alone = Script(LORA, base, data)
+    alone.take(3)
+    broken = None
+    while broken is None:
+        done, result = packer.take([one.waits, other.waits])
         one.took(done)
-        if isinstance(broken, StepResult):
-            other.took(broken)
-    assert isinstance(broken, DivergedError)
+        try:
+            other.took(result)
+        except DivergedError as error:
+            broken = str(error)
+    assert broken.startswith("The training loss is nan at step 2")
+    one.take(3 - len(one.losses))
+    assert one.losses == pytest.approx(alone.losses, rel=1e-5)
 
 
 def test_the_base_is_as_it_was() -> None:

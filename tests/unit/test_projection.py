@@ -64,7 +64,7 @@ def test_losses_and_gradients_are_those_of_autocast(config: RunConfig) -> None:
     autocast.working = None
     with gradients_kept(cast) as here, gradients_kept(autocast) as there:
         for _ in range(2):  # the second step reads the frozen weights as they were cast for the first
-            assert cast.step(3, BATCH) == pytest.approx(autocast.step(3, BATCH), rel=2e-3)
+            assert cast.step(3, BATCH).item() == pytest.approx(autocast.step(3, BATCH).item(), rel=2e-3)
     assert here.keys() == there.keys()
     noise = 1e-3 * max(
         float(gradient.norm()) for gradient in there.values()
@@ -76,7 +76,7 @@ def test_losses_and_gradients_are_those_of_autocast(config: RunConfig) -> None:
 
 def test_trained_weights_are_cast_anew_at_each_step() -> None:
     run = run_of(FULL.but(lr=1e-2))
-    losses = [run.step(number, BATCH) for number in range(5)]
+    losses = [run.step(number, BATCH).item() for number in range(5)]
     assert losses[-1] < losses[0] * 0.95
 
 
@@ -91,7 +91,7 @@ def test_outside_of_a_step_the_weights_are_in_float32() -> None:
 
 def test_runs_in_a_pack_read_weights_that_are_cast_too() -> None:
     configs = [LORA, LORA.but(rank=2, seed=3)]
-    alone = [run_of(config).step(0, BATCH) for config in configs]
+    alone = [run_of(config).step(0, BATCH).item() for config in configs]
     runs = [run_of(config) for config in configs]
     together = Packer().take([Step(run, 0, BATCH, 100) for run in runs])
     assert [result.loss for result in together] == pytest.approx(alone, rel=2e-3)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2core import checkpoints
+from gpt2core import checkpoints, training
 from gpt2core.builders import build_model, learning_rate
 from gpt2core.checkpoints import Pace
 from gpt2core.config import RunConfig
@@ -396,6 +396,30 @@ def test_two_workers_give_the_losses_and_scores_of_one_and_diverge_together(tmp_
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
     with pytest.raises(DivergedError, match=r"The training loss is nan at step \d+ with lr 1e\+30"):
         losses(toys.RUN.but(lr=1e30))
+
+
+@pytest.mark.parametrize("config", [
+    toys.RUN.but(lr=1e30), toys.RUN.but(lr=1.0, batch_size=1), CLIPPED
+], ids=["not finite", "explodes", "converges"])  # fmt: skip
+@pytest.mark.parametrize("behind", [1, 3, 99])
+def test_losses_that_are_checked_later_end_a_run_at_the_same_step(
+    config: RunConfig, behind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, but each loss is read as late as a GPU might have computed it."""
+
+    def outcome(folder: Path) -> tuple[list[float], str | None]:
+        reports: list[float] = []
+        try:
+            for report in train(config, toys.model(), toys.data(), folder=folder):
+                reports.append(report.metrics["train_loss"])
+        except DivergedError as error:
+            return reports, str(error)
+        return reports, None
+
+    expected = outcome(tmp_path / "0")
+    monkeypatch.setattr(training, "behind", lambda device: behind)
+    assert outcome(tmp_path / "1") == expected
+    assert {path.name for path in (tmp_path / "1").glob("*")} == {path.name for path in (tmp_path / "0").glob("*")}
 
 
 def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() -> None:
