@@ -2,7 +2,8 @@
 
 A loss is multiplied by a scale before the backward pass, and its gradients are divided by it again. An update is skipped if a
 gradient is not finite, and the scale is halved; it is doubled after many updates without that. The scale is part of the
-optimizer's state, so that a resumed run is like an uninterrupted one.
+optimizer's state, so that a resumed run is like an uninterrupted one. Which gradients are not finite depends on how a batch is
+divided over workers.
 """
 
 from typing import Any

@@ -33,6 +33,7 @@ from tests.workers import two_workers
 ALONE = Workers()
 LORA = toys.RUN.but(adapter="lora", rank=4)
 CLIPPED = LORA.but(clip_norm=4.0)  # about the norm of its gradients: AdamW alone is blind to a gradient of wrong size
+NARROW = LORA.but(precision="float16", epochs=1)  # later, the number of workers decides which gradients overflow
 DIVERGES_IN_EVALUATION = toys.RUN.but(lr=1e30, batch_size=64)  # the only step of an epoch breaks the weights
 
 
@@ -377,18 +378,19 @@ def _evaluations(workers: Workers = ALONE) -> list[dict[str, float]]:
         return [TASKS[name].evaluate(models[name], data, toys.RUN.but(task=name), "dev").metrics for name in models]
 
 
-def _results(workers: Workers) -> tuple[list[float], str, list[dict[str, float]]]:
-    result = losses(CLIPPED, workers=workers)
+def _results(workers: Workers) -> tuple[list[float], list[float], str, list[dict[str, float]]]:
+    result, narrow = losses(CLIPPED, workers=workers), losses(NARROW, workers=workers)
     with pytest.raises(DivergedError) as caught:
         losses(DIVERGES_IN_EVALUATION, workers=workers)
-    return result, str(caught.value), _evaluations(workers)
+    return result, narrow, str(caught.value), _evaluations(workers)
 
 
 def test_two_workers_give_the_losses_and_scores_of_one_and_diverge_together(tmp_path: Path) -> None:
     """Dropout is on. One test, because starting the processes is what takes time."""
-    alone, scores = losses(CLIPPED), _evaluations()
-    for spread, reason, shared in two_workers(tmp_path, _results):
+    alone, narrow_alone, scores = losses(CLIPPED), losses(NARROW), _evaluations()
+    for spread, narrow, reason, shared in two_workers(tmp_path, _results):
         assert spread == pytest.approx(alone, rel=1e-5)
+        assert narrow == pytest.approx(narrow_alone, rel=1e-3)
         assert reason == "The dev loss is not finite after step 1 with lr 1e+30"
         assert shared == scores
 
