@@ -30,10 +30,8 @@ DRIVER = 800 * 2**20  # bytes of memory of a group's own process and of Ray Trai
 IDLE = 60.0  # seconds after which a group without a trial ends its workers, so that others can use their GPUs
 CLOSING = 10.0  # seconds after which workers that do not end are killed
 MAX_CALLS = 20  # concurrent calls of a group, with those of workers that were killed
-ASK_EVERY, CHECK_EVERY = (
-    1.0,
-    10,
-)  # seconds, and steps of several workers, between two checks whether Tune stopped the trial
+ASK_EVERY = 1.0  # seconds between two questions whether Tune stopped the trial
+CHECK_EVERY = 10  # steps between two answers that several workers share
 
 
 @dataclass

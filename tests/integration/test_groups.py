@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gpt2core.config import RunConfig
@@ -126,3 +127,21 @@ def test_a_trial_whose_worker_always_dies_fails_alone(local_ray: None, run: RunC
     assert (errors, kinds) == (1, dict.fromkeys(configs))
     assert watch.reports["dies", 1] == 1 + RESTARTS
     assert list(watch.losses["next"]) == [1, 2]
+
+
+def test_a_trial_that_is_stopped_within_an_epoch_ends_there(local_ray: None, run: RunConfig, tmp_path: Path) -> None:
+    data = make_toy(tmp_path, train=6000, dev=20) / "data"
+    configs = {"long": run.but(data_dir=str(data), batch_size=1), "next": run.but(epochs=1)}
+    groups = Groups(tmp_path.name)
+    long, following = specs_of(configs, tmp_path, workers=2, trace=True)
+    long = groups.place(long)
+    actor = ray.get_actor(str(long.process))
+    waiting = actor.next.remote(long.to_dict(), joins=True)
+    wait_until((tmp_path / "long" / "trace.json.gz").exists)  # written after some steps
+    groups.leave("long")
+    assert ray.get(waiting) is None
+    report = ray.get(actor.next.remote(groups.place(following).to_dict(), joins=True))
+    assert report["epoch"] == 1
+    assert not list((tmp_path / "long").glob("epoch*")), "it trained until the end of its epoch"
+    groups.leave("next")
+    groups.close()
