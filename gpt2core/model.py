@@ -296,9 +296,15 @@ class GPT2(nn.Module):
         losses = [functional.cross_entropy(upcast(self.logits(h)), t, reduction="none") for h, t in pieces]
         return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, keep.nonzero()[:, 0], torch.cat(losses))
 
-    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of `losses`, for training. Logits and gradients of only LOGITS positions are in memory at once."""
-        kept, targets, _ = _scored(hidden, labels)
+    def loss(self, hidden: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
+        """Return the sum of `losses`, for training. Logits and gradients of only LOGITS positions are in memory at once.
+
+        `scored` (N,) are the positions with loss in the flattened (B, T), if known: without them, a GPU must be waited for.
+        """
+        if scored is None:
+            kept, targets, _ = _scored(hidden, labels)
+        else:
+            kept, targets = hidden.flatten(0, 1).index_select(0, scored), labels.flatten().index_select(0, scored + 1)
         options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)

@@ -32,6 +32,9 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,): tokens without padding
     labels: Tensor  # (B,): classes
     given: Tensor  # (B,): tokens that are not trained on
+    predicted: Tensor | None = (
+        None  # (N,): where `next_tokens` of the next position is trained on, in the flattened (B, T)
+    )
     cached_activations: Tensor | None = None  # outputs of the frozen blocks per token (B, T, C) or per text (B, C)
 
     def next_tokens(self) -> Tensor:
@@ -49,7 +52,9 @@ def collate(tokens: Tokens, index: Sequence[int] | np.ndarray, device: torch.dev
     """
     lengths, blocks = tokens.lengths[index], tokens.activations
     input_ids = _padded(tokens.values, tokens.starts[index], lengths)
-    columns = [input_ids, lengths, tokens.labels[index], tokens.given[index]]
+    given, place = tokens.given[index], np.arange(input_ids.shape[1])[None] + 1
+    predicted = np.flatnonzero((place < lengths[:, None]) & (place >= given[:, None]))
+    columns = [input_ids, lengths, tokens.labels[index], given, predicted]
     joined = _moved(np.concatenate([column.ravel() for column in columns]).astype(np.int64, copy=False), device)
     parts = joined.split([column.size for column in columns])
     batch = Batch(*(part.view(column.shape) for part, column in zip(parts, columns, strict=True)))

@@ -209,7 +209,7 @@ class LanguageTask(Task):
     def training_loss(
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
-        return model.loss(hidden, self.labels(batch, tokenizer, config))
+        return model.loss(hidden, self.labels(batch, tokenizer, config), batch.predicted)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Return the number of tokens after the given ones, and after the first."""

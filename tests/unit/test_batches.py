@@ -39,13 +39,17 @@ def one_by_one(examples: Tokens, index: np.ndarray) -> Batch:
     ids = torch.zeros(len(index), longest, dtype=torch.long)
     blocks = examples.activations
     states = None if blocks is None else torch.zeros(len(index), longest, blocks.values.shape[1])
+    predicted = []
     for row, i in enumerate(index):
         for place, token in enumerate(examples[i]):
             ids[row, place] = int(token)
+            if place >= max(1, examples.given[i]):
+                predicted.append(row * longest + place - 1)
             if states is not None and blocks is not None:
                 states[row, place] = torch.from_numpy(blocks.values[blocks.starts[i] + place])
     columns = (examples.lengths, examples.labels, examples.given)
-    return Batch(ids, *(torch.tensor([int(column[i]) for i in index]) for column in columns), states)
+    numbers = (torch.tensor([int(column[i]) for i in index]) for column in columns)
+    return Batch(ids, *numbers, torch.tensor(predicted), states)
 
 
 @pytest.mark.parametrize("activations", [False, True])

@@ -18,6 +18,7 @@ from gpt2core import checkpoints, training
 from gpt2core.builders import build_model, learning_rate
 from gpt2core.checkpoints import Pace
 from gpt2core.config import RunConfig
+from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.metrics.direction import Direction
 from gpt2core.run import Run
@@ -28,6 +29,7 @@ from gpt2core.tokenizer import train_bpe
 from gpt2core.training import loop, train
 from gpt2core.workers import Workers, sharing
 from tests import toys
+from tests.benchmarks.launches import operations
 from tests.workers import two_workers
 
 ALONE = Workers()
@@ -422,6 +424,30 @@ def test_losses_that_are_checked_later_end_a_run_at_the_same_step(
     monkeypatch.setattr(training, "behind", lambda device: behind)
     assert outcome(tmp_path / "1") == expected
     assert {path.name for path in (tmp_path / "1").glob("*")} == {path.name for path in (tmp_path / "0").glob("*")}
+
+
+@pytest.mark.parametrize("config", [
+    toys.RUN, CLIPPED, LORA.but(accumulation=2), LORA.but(task="sst"), LORA.but(task="paraphrase", contrastive_weight=0.1),
+], ids=["full", "clipped", "accumulated", "classes", "contrastive"])  # fmt: skip
+def test_a_step_asks_for_nothing_that_a_gpu_has_still_to_compute(config: RunConfig) -> None:
+    """Selections by a mask are such questions too, since their size depends on its values."""
+    run, batch = Run(config.but(dropout=0.0, lora_dropout=0.0), toys.model(), toys.data()), np.arange(4)
+    run.model.train()
+    run.step(0, batch)
+    waits = {"_local_scalar_dense", "equal", "index", "index_put", "is_nonzero", "masked_select", "nonzero", "unique"}
+    assert operations(lambda: run.step(1, batch)).keys().isdisjoint(waits)
+    assert "_local_scalar_dense" in operations(lambda: run.step(2, batch).item())
+
+
+def test_a_loss_at_known_positions_is_that_at_all_positions_with_a_label() -> None:
+    run = Run(toys.RUN, toys.model(), toys.data())
+    tokens = replace(run.tokens, given=np.arange(len(run.tokens)) % 5)
+    batch = collate(tokens, np.array([3, 0, 7, 5]), run.device)
+    hidden = run.model.run_trunk(run.trunk_input(batch)).detach().requires_grad_()
+    losses = [run.model.loss(hidden, batch.next_tokens(), known) for known in (batch.predicted, None)]
+    one, other = (torch.autograd.grad(loss, [hidden, run.model.wte.weight]) for loss in losses)
+    assert losses[0].item() == losses[1].item()
+    assert all(map(torch.equal, one, other))
 
 
 def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() -> None:
