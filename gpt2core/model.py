@@ -291,10 +291,11 @@ class GPT2(nn.Module):
 
         The label of position t is `labels[:, t + 1]`. Positions with label IGNORE have no loss and no logits.
         """
-        kept, targets, keep = _scored(hidden, labels)
+        kept, targets, index = _scored(hidden, labels)
         pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
         losses = [functional.cross_entropy(upcast(self.logits(h)), t, reduction="none") for h, t in pieces]
-        return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, keep.nonzero()[:, 0], torch.cat(losses))
+        texts = index // labels.shape[1]
+        return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, texts, torch.cat(losses))
 
     def loss(self, hidden: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
         """Return the sum of `losses`, for training. Logits and gradients of only LOGITS positions are in memory at once.
@@ -316,9 +317,10 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def _scored(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hidden states (N, C) of positions with loss, their targets (N,), and their mask (B, T - 1)."""
-    keep = labels[:, 1:] != IGNORE
-    return hidden[:, :-1][keep], labels[:, 1:][keep], keep
+    """Return the hidden states (N, C) of positions with loss, their targets (N,), and the positions (N,) among all B * T."""
+    targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+    index = (targets != IGNORE).nonzero()[:, 0]  # the host waits once for it
+    return hidden.flatten(0, 1).index_select(0, index), targets.index_select(0, index), index
 
 
 def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:
