@@ -20,7 +20,7 @@ SHAPE = TrialSpec(name="", run=toys.RUN, folder="", workers=2).to_dict()
 
 
 class Started(Group):
-    """A group whose Ray Train does nothing until it is told to end."""
+    """A group whose Ray Train does nothing until the test lets it end."""
 
     def __init__(self) -> None:
         self.fits: Queue[threading.Event] = Queue()
@@ -30,7 +30,7 @@ class Started(Group):
     def _fit(self) -> None:
         over = threading.Event()
         self.fits.put(over)
-        over.wait(WAIT)
+        over.wait()
 
 
 @pytest.fixture
