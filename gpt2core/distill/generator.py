@@ -11,6 +11,7 @@ from itertools import combinations, zip_longest
 from typing import Any
 
 import numpy as np
+import torch
 
 from gpt2core.config import DecodingConfig
 from gpt2core.data.corpus import Row
@@ -31,7 +32,7 @@ ATTEMPTS = 8  # at generating more texts, until a shard has its contexts
 #: Rows that are continued together, at most. On one core with gpt2-nano, 512 rows were not faster, and 1,024 were a tenth
 #: faster for twice the memory; not measured on a GPU.
 ROWS = {"cpu": 256, "cuda": 4096}
-MEMORY = {"cpu": 2**30, "cuda": 2**34}  # bytes for the keys, values and probabilities of these rows
+MEMORY = 2**30  # bytes for the keys, values and probabilities of these rows on a CPU; on a GPU, a quarter of its memory
 _CONTEXT, _CANDIDATE = 0, 1  # the stages, as parts of a row's seed
 
 
@@ -63,12 +64,13 @@ class Generator:
         )
 
     def rows_at_once(self, length: int) -> int:
-        """Return how many rows of `length` tokens fit into MEMORY, at most ROWS."""
+        """Return how many rows of `length` tokens fit into the memory for them, at most ROWS."""
         shape, weight = self.model.config, self.model.wte.weight
         cached = 2 * shape.n_layer * shape.n_embd * length * weight.element_size()
-        sampling = 6 * 4 * shape.vocab_size  # six float32 numbers for each token of the vocabulary
-        device = weight.device.type if weight.device.type in MEMORY else "cpu"
-        return max(1, min(ROWS[device], MEMORY[device] // (cached + sampling)))
+        on_gpu = weight.device.type == "cuda"
+        sampling = (64 if on_gpu else 24) * shape.vocab_size  # bytes for filtering the vocabulary
+        memory = torch.cuda.get_device_properties(weight.device).total_memory // 4 if on_gpu else MEMORY
+        return max(1, min(ROWS["cuda" if on_gpu else "cpu"], memory // (cached + sampling)))
 
     def sample(
         self, prompts: Sequence[Sequence[int]], config: DecodingConfig, seeds: Sequence[int], *, first: bool = False

@@ -3,12 +3,14 @@
 import re
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from gpt2core.config import DecodingConfig
+from gpt2core.config import DecodingConfig, ModelConfig, RunConfig
 from gpt2core.data.corpus import Row
 from gpt2core.data.shakespeare import load_plays
 from gpt2core.decoding.generate import generate
@@ -17,9 +19,11 @@ from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.generator import REWRITE, Generator, Record, generate_candidates, generate_contexts, prefixes_of
 from gpt2core.distill.sentences import first_sentence, sentences
 from gpt2core.errors import DataError
+from gpt2core.precision import for_generation
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder
 from tests import toys
+from trainables.candidates.actors import _generator
 
 CONFIG = GenerationConfig(candidates=6, context_tokens=60, samples=2)
 
@@ -177,10 +181,10 @@ def test_batch_size_changes_nothing(
 
 def test_rows_at_once_fit_the_memory(monkeypatch: pytest.MonkeyPatch, toy: Generator) -> None:
     row = 2 * 2 * 32 * 100 * 4 + 6 * 4 * 320  # keys and values of 2 layers of 32 channels, and 6 numbers for each token
-    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", {"cpu": 10 * row})
+    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", 10 * row)
     assert toy.rows_at_once(100) == 10
     assert toy.rows_at_once(10**6) == 1
-    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", {"cpu": 2**40})
+    monkeypatch.setattr("gpt2core.distill.generator.MEMORY", 2**40)
     assert toy.rows_at_once(100) == 256
 
 
@@ -280,6 +284,36 @@ def test_pairs_are_every_two_usable_candidates_of_one_context() -> None:
     assert [pair["id"] for pair in rewritten] == [f"{name}-ctx-{b:03d}" for name in "ab" for b in (0, 5, 11)]
     assert {(pair["first"], pair["sentence1"]) for pair in rewritten} == {(-1, "a text."), (-1, "b text.")}
     assert pa.Table.from_pylist(pairs + rewritten, shards.PAIRS).num_rows == 12
+
+
+def test_a_gpu_continues_as_many_rows_as_fit_into_a_quarter_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(bytes_: int) -> int:
+        properties = SimpleNamespace(total_memory=bytes_)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+        weight = SimpleNamespace(device=torch.device("cuda"), element_size=lambda: 2)
+        large = SimpleNamespace(
+            config=ModelConfig(n_embd=1280, n_layer=36, n_head=20), wte=SimpleNamespace(weight=weight)
+        )
+        return Generator(large, None).rows_at_once(200)  # type: ignore[arg-type]
+
+    row = 2 * 36 * 1280 * 200 * 2 + 64 * 50257
+    assert [rows(4 * 100 * row), rows(1), rows(10**15)] == [100, 1, 4096]
+
+
+def test_the_precision_does_not_change_the_digest_of_a_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _generator.cache_clear()
+    plain, digest = _generator(str(toys.folder(tmp_path)))
+    _generator.cache_clear()
+    narrow = RunConfig(precision="bfloat16")
+    monkeypatch.setattr(
+        "trainables.candidates.actors.for_generation", lambda model, config: for_generation(model, narrow)
+    )
+    cast, same = _generator(str(tmp_path))
+    assert same == digest
+    assert (plain.model.wte.weight.dtype, cast.model.wte.weight.dtype) == (torch.float32, torch.bfloat16)
+    _generator.cache_clear()
 
 
 def test_stop_tables_cover_all_ends_of_sentences(nano: Generator) -> None:

@@ -140,7 +140,7 @@ def _make_missing(number: int, files: Mapping[str, Shard], makers: Mapping[str, 
 
 @functools.lru_cache(maxsize=2)
 def _generator(name: str) -> tuple[Generator, str]:
-    """Return a generator, in bfloat16 on GPUs that support it, and the digest of its stored weights and its tokenizer."""
+    """Return a generator, in 16 bits on GPUs, and the digest of its stored weights and its tokenizer."""
     model, tokenizer = load_model(name).requires_grad_(False), Tokenizer.load(model_folder(name))
     sha = hashlib.sha256(f"{digest(model)}\0{tokenizer.digest}".encode())
     return Generator(for_generation(model.to(device()), RunConfig(model=name)), tokenizer), sha.hexdigest()
