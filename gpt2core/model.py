@@ -291,10 +291,11 @@ class GPT2(nn.Module):
 
         The label of position t is `labels[:, t + 1]`. Positions with label IGNORE have no loss and no logits.
         """
-        kept, targets, index = _scored(hidden, labels)
+        scored = _scored(labels)
+        kept, targets = _select(hidden, labels, scored)
         pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
         losses = [functional.cross_entropy(upcast(self.logits(h)), t, reduction="none") for h, t in pieces]
-        texts = index // labels.shape[1]
+        texts = scored // labels.shape[1]
         return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, texts, torch.cat(losses))
 
     def loss(self, hidden: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
@@ -302,10 +303,7 @@ class GPT2(nn.Module):
 
         `scored` (N,) are the positions with loss in the flattened (B, T), if known: without them, a GPU must be waited for.
         """
-        if scored is None:
-            kept, targets, _ = _scored(hidden, labels)
-        else:
-            kept, targets = hidden.flatten(0, 1).index_select(0, scored), labels.flatten().index_select(0, scored + 1)
+        kept, targets = _select(hidden, labels, _scored(labels) if scored is None else scored)
         options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
@@ -316,11 +314,14 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _scored(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hidden states (N, C) of positions with loss, their targets (N,), and the positions (N,) among all B * T."""
-    targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-    index = (targets != IGNORE).nonzero()[:, 0]  # the host waits once for it
-    return hidden.flatten(0, 1).index_select(0, index), targets.index_select(0, index), index
+def _scored(labels: Tensor) -> Tensor:
+    """Return the positions (N,) with loss in the flattened (B, T); the host waits for a GPU."""
+    return functional.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero()[:, 0]
+
+
+def _select(hidden: Tensor, labels: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hidden states (N, C) of positions `scored` (N,) and their targets (N,), the next tokens."""
+    return hidden.flatten(0, 1).index_select(0, scored), labels.flatten().index_select(0, scored + 1)
 
 
 def without_weights(config: ModelConfig, *, attention: AttentionConfig = DENSE, dropout: float = 0.0) -> GPT2:
