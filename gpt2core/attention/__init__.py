@@ -20,7 +20,8 @@ from gpt2core.errors import ConfigError
 
 #: (q (B, H, T, D), k (B, H, S, D), v (B, H, S, D), segments (B, S) or None, dropout) -> (B, H, T, D): causal softmax attention.
 #: `segments` are integers: a query attends only to keys of its own segment, None is one segment. `dropout` is the probability
-#: with which an attention weight is dropped; it is 0.0 outside of training.
+#: with which an attention weight is dropped; it is 0.0 outside of training. All blocks of a pass get the same `segments`, so
+#: `derived` can share masks between them.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
