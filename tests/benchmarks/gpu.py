@@ -8,7 +8,10 @@ on one card. Without a GPU, `--tiny` runs every measurement on a tiny model, to 
 import argparse
 import gc
 import statistics
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +22,7 @@ import torch
 from rich.table import Table
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils import logging
 
 from gpt2core.attention.auto import MASKED
 from gpt2core.attention.dense import causal_mask
@@ -40,6 +44,8 @@ from tests.benchmarks.training import Pair, as_transformers
 LAUNCH = 6e-6  # seconds to launch an operation
 RATE = 350e12  # floating-point operations a second, in bfloat16: an H100
 TURNS, STEPS = 3, 10  # turns of each side, and steps of a turn
+#: Benchmarks of what a GPU changes beside operations, each in a process of its own.
+MORE = (("checkpoints", "--model", "small", "--turns", "1"), ("warm_groups", "--turns", "1"))
 TINY = ModelConfig(vocab_size=512, n_positions=512, n_embd=32, n_layer=2, n_head=2)
 
 
@@ -248,7 +254,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     if not chosen.tiny and not torch.cuda.is_available():
         raise SystemExit("PyTorch finds no GPU here; --tiny checks the script without one")
-    size = CHECK if chosen.tiny else FULL
+    logging.disable_progress_bar(), logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what peft calls
+        measure(CHECK if chosen.tiny else FULL)
+    for module, *flags in () if chosen.tiny else MORE:
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}", *flags], check=True)
+
+
+def measure(size: Size) -> None:
+    """Print all tables of this script."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     for name, shape in size.models.items():
         base = GPT2(shape)
