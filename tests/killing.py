@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from gpt2core.config import RunConfig
 from tests import course, toys
 from tests.runs import ROOT, program
 from tests.waiting import PATIENCE, wait_until
@@ -29,6 +30,13 @@ def make_toy(folder: Path, train: int = 600, dev: int = 30) -> Path:
         lines = [(f"{split}{n}", f"{course.FILMS[n % 5]} {n}", n % 5) for n in range(rows)]
         course.sentiment(folder / "data" / "sst" / f"ids-sst-{split}.csv", lines)
     return folder
+
+
+def lora_run(folder: Path) -> RunConfig:
+    """Write a small toy into a folder; return a LoRA run on it."""
+    toy = make_toy(folder, train=60, dev=20)
+    data = {"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data")}
+    return RunConfig(**data, adapter="lora", rank=4, lr=3e-3)
 
 
 def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:

@@ -27,7 +27,7 @@ def auto(
     pattern = offsets(s, window, restart)
     if t == 1 or s >= (TOKENS_PER_OFFSET * len(pattern) if q.device.type == "cpu" else MASKED):
         return logsparse(q, k, v, segments, dropout, window=window, restart=restart)
-    mask = _pattern_mask(t, s, window, restart, q.device)
+    mask = pattern_mask(t, s, window, restart, q.device)
     if segments is not None:
         plain = mask
         mask = derived(segments, ("pattern", t, window, restart), lambda: causal_mask(t, s, segments, q.device) & plain)
@@ -36,7 +36,7 @@ def auto(
 
 @lru_cache(maxsize=4)
 @torch.inference_mode(False)
-def _pattern_mask(t: int, s: int, window: int, restart: int, device: torch.device) -> Tensor:
+def pattern_mask(t: int, s: int, window: int, restart: int, device: torch.device) -> Tensor:
     """Return a mask (T, S) of the keys at the offsets of the pattern; one for all blocks, since lengths repeat."""
     is_offset = torch.zeros(s, dtype=torch.bool, device=device)
     is_offset[list(offsets(s, window, restart))] = True

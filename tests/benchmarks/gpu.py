@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging
 
-from gpt2core.attention.auto import MASKED
-from gpt2core.attention.dense import causal_mask
+from gpt2core.attention.auto import MASKED, pattern_mask
+from gpt2core.attention.dense import masked
 from gpt2core.attention.logsparse import logsparse
-from gpt2core.attention.pattern import offsets
 from gpt2core.builders import device
 from gpt2core.config import MODELS, DecodingConfig, ModelConfig, RunConfig
 from gpt2core.decoding.generate import generate
@@ -203,21 +201,15 @@ def attention(size: Size) -> Iterator[Row]:
     for tokens in size.attention:
         q, k, v = (torch.randn(1, 12, tokens, 64, device=device(), requires_grad=True) for _ in range(3))
 
-        def masked(q: Any = q, k: Any = k, v: Any = v, tokens: int = tokens) -> torch.Tensor:
-            distances = torch.arange(tokens, device=q.device)
-            is_offset = torch.zeros(tokens, dtype=torch.bool, device=q.device)
-            is_offset[list(offsets(tokens))] = True
-            mask = causal_mask(tokens, tokens, None, q.device) & is_offset[(distances[:, None] - distances).abs()]
-            return scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
+        mask = pattern_mask(tokens, tokens, 1, 0, q.device)
         forwards = {
-            "mask": masked,
+            "mask": partial(masked, q, k, v, mask, 0.0),
             "slices": partial(logsparse, q, k, v, None, 0.0),
             "dense": partial(scaled_dot_product_attention, q, k, v, is_causal=True),
         }
         ways = [partial(both_passes, forward, (q, k, v)) for forward in forwards.values()]
-        mask, slices, dense = alternating(ways, size.steps)
-        yield Row(what=f"LogSparse of {tokens:,} tokens by a mask", here=mask, peer="by slices", beside=slices)
+        by_mask, slices, dense = alternating(ways, size.steps)
+        yield Row(what=f"LogSparse of {tokens:,} tokens by a mask", here=by_mask, peer="by slices", beside=slices)
         yield Row(what=f"LogSparse of {tokens:,} tokens by slices", here=slices, peer="dense", beside=dense)
 
 

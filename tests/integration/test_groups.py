@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gpt2core.config import RunConfig
 from tests.grouped import fit
-from tests.killing import make_toy, name_of
+from tests.killing import lora_run, make_toy, name_of
 from tests.waiting import wait_until
 from trainables.groups import Groups
 from trainables.trial import RESTARTS, TrialSpec, payloads
@@ -24,9 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    toy = make_toy(tmp_path_factory.mktemp("groups"), train=60, dev=20)
-    data = {"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data")}
-    return RunConfig(**data, adapter="lora", rank=4, lr=3e-3)
+    return lora_run(tmp_path_factory.mktemp("groups"))
 
 
 class Watch(FIFOScheduler):  # type: ignore[misc]

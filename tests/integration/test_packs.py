@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gpt2core.config import RunConfig
-from tests.killing import make_toy, name_of
+from tests.killing import lora_run, name_of
 from trainables.executors import trainable
 from trainables.packs import Packs
 from trainables.trial import TrialSpec, payloads
@@ -21,9 +21,7 @@ from trainables.trial import TrialSpec, payloads
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    toy = make_toy(tmp_path_factory.mktemp("packs"), train=60, dev=20)
-    data = {"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data")}
-    return RunConfig(**data, adapter="lora", rank=4, lr=3e-3)
+    return lora_run(tmp_path_factory.mktemp("packs"))
 
 
 class Watch(FIFOScheduler):  # type: ignore[misc]
