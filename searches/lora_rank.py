@@ -24,7 +24,7 @@ SEARCH = Search(
             trials=12,
             replicates=3,
             folds=2,
-            run={"epochs": 2, "train_examples": 64, "decode_seeds": 1},
+            run={"epochs": 2, "train_examples": 32, "decode_seeds": 1},
         ),
         "study": Profile(
             model="gpt2-large", trials=40, replicates=5, run={"epochs": 10, "decode_seeds": 5, "blocks": "0-11"}
