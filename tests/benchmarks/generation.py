@@ -34,27 +34,26 @@ PEER = "transformers.generate"
 
 @dataclass(frozen=True)
 class Size:
-    """New tokens of each row, and the number of decoding settings. `looped` prompts of the course's loop are timed."""
+    """New tokens of each row, and the number of decoding settings. Of the course's loop, one in `every` tokens is timed."""
 
     tokens: int = 128
     beam: int = 128
-    alone: int = 128
     loop: int = 128
-    looped: int = 12
+    every: int = 1
     settings: int = 8
     by_setting: int = 64
 
 
 FULL = {"small": Size(), "mini": Size(settings=16, by_setting=32)}
 SHORT = {
-    "small": Size(tokens=32, beam=8, alone=8, looped=1, by_setting=8),
-    "mini": Size(tokens=64, beam=32, alone=32, looped=2, settings=16, by_setting=16),
+    "small": Size(tokens=32, beam=4, every=64, by_setting=4),
+    "mini": Size(tokens=32, beam=16, every=16, settings=16, by_setting=8),
 }
 
 #: Times as fast as the peer, by row.
 REACH: dict[str, dict[str, float]] = {
-    "small": {"top-p": 1.5, "beam": 1.4, "settings": 2.3, "settings bfloat16": 4.0, "loop": 20.0},
-    "mini": {"top-p": 2.5, "beam": 1.1, "settings": 3.5, "settings bfloat16": 5.0, "loop": 20.0},
+    "small": {"top-p": 1.8, "beam": 2.4, "settings": 6.0, "settings bfloat16": 6.0, "loop": 20.0},
+    "mini": {"top-p": 3.5, "beam": 1.4, "settings": 6.0, "settings bfloat16": 6.0, "loop": 20.0},
 }
 
 
@@ -136,7 +135,6 @@ class Pair:
 
 def comparisons(pair: Pair) -> Iterator[Comparison]:
     size, reach = pair.size, pair.reach
-    looped = pair.prompts[:: -(-len(pair.prompts) // size.looped)]
     texts = f"{len(pair.prompts)} prompts x"
     yield top_p(pair)
     yield Comparison(
@@ -148,17 +146,11 @@ def comparisons(pair: Pair) -> Iterator[Comparison]:
         check=pair.same(min(size.beam, 16), {"strategy": "beam"}, {"num_beams": 5}),
     )
     yield Comparison(
-        what=f"top-p 0.9, {texts} {size.alone} tokens",
-        peer="this project, one prompt at a time",
-        ours=lambda: pair.here(size.alone),
-        theirs=lambda: [replace(pair, prompts=[prompt]).here(size.alone) for prompt in pair.prompts],
-    )
-    yield Comparison(
         what=f"top-p 0.9, {texts} {size.loop} tokens",
-        peer=f"the course's loop: one prompt at a time, no cache ({size.looped} of {len(pair.prompts)} timed)",
+        peer=f"the course's loop: one prompt at a time, no cache (1 of {size.every} tokens timed)",
         ours=lambda: pair.here(size.loop),
-        theirs=lambda: [without_cache(pair.ours, prompt, size.loop) for prompt in looped],
-        part=len(looped) / len(pair.prompts),
+        theirs=lambda: loop(pair.ours, pair.prompts, size.loop, size.every),
+        part=len(range(0, size.loop, size.every)) / size.loop,
         reach=reach.get("loop"),
         check=lambda: check_loop(pair),
     )
@@ -166,7 +158,7 @@ def comparisons(pair: Pair) -> Iterator[Comparison]:
     yield settings(pair, 1)
     if pair.ours.wte.weight.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
         cast, kind = pair.cast(), " bfloat16"
-        yield from (top_p(cast, kind), settings(cast, len(pair.prompts), kind), settings(cast, 1, kind))
+        yield from (top_p(cast, kind), settings(cast, 1, kind))
 
 
 def top_p(pair: Pair, kind: str = "") -> Comparison:
@@ -215,20 +207,27 @@ def by_transformers(model: GPT2LMHeadModel, prompts: Sequence[list[int]], tokens
 
 
 @torch.inference_mode()
-def without_cache(model: GPT2, prompt: Sequence[int], tokens: int, top_p: float = 0.9) -> list[int]:
-    """The new tokens of one prompt the plain way: for each, the whole text again, logits of every place, a sorted vocabulary."""
-    text = torch.tensor([prompt], device=model.wte.weight.device)
-    for _ in range(tokens):
-        ordered, index = model.logits(model(text))[:, -1].softmax(dim=-1).sort(dim=-1, descending=True)
-        kept = ordered * (ordered.cumsum(dim=-1) - ordered < top_p)
-        text = torch.cat([text, index.gather(-1, kept.multinomial(1))], dim=1)
-    return text[0, len(prompt) :].tolist()
+def next_token(model: GPT2, text: Sequence[int], top_p: float = 0.9) -> int:
+    """Draw a token the plain way: run the whole text through the model, compute logits at each position, sort the vocabulary."""
+    ids = torch.tensor([text], device=model.wte.weight.device)
+    ordered, index = model.logits(model(ids))[:, -1].softmax(dim=-1).sort(dim=-1, descending=True)
+    kept = ordered * (ordered.cumsum(dim=-1) - ordered < top_p)
+    return int(index.gather(-1, kept.multinomial(1)))
+
+
+def loop(model: GPT2, prompts: Sequence[list[int]], tokens: int, every: int) -> None:
+    """Draw one in `every` tokens of each text as the course's loop does; other tokens of a text do not change the time."""
+    for prompt in prompts:
+        for place in range(every // 2, tokens, every):
+            next_token(model, prompt + [0] * place)
 
 
 def check_loop(pair: Pair) -> None:
     """A nucleus of one token makes the loop greedy: it must give what greedy decoding gives."""
-    greedy = pair.here(4, strategy="greedy")
-    if [without_cache(pair.ours, prompt, 4, top_p=1e-9) for prompt in pair.prompts] != greedy:
+    texts = list(pair.prompts)
+    for _ in range(4):
+        texts = [[*text, next_token(pair.ours, text, top_p=1e-9)] for text in texts]
+    if [text[-4:] for text in texts] != pair.here(4, strategy="greedy"):
         raise differs("the loop without a cache")
 
 
