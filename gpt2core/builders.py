@@ -8,12 +8,11 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.loss_scaling import ScaledAdamW
-from gpt2core.model import GPT2, without_weights
+from gpt2core.model import GPT2, trainable_parameters, without_weights
 from gpt2core.precision import narrow_type
 from gpt2core.tasks import TASKS
 
@@ -76,7 +75,7 @@ def build_optimizer(model: GPT2, config: RunConfig, device: torch.device) -> Sca
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
     """Return the optimizer's groups, one for each `factor` of the learning rate."""
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in checkpoints.trained(model).items():
+    for name, parameter in trainable_parameters(model).items():
         groups.setdefault(ADAPTERS[config.adapter].lr_factor(name, config), []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
 

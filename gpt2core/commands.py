@@ -11,9 +11,10 @@ from typing import Any
 
 from rich.table import Table
 
-from gpt2core import checkpoints
 from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
+from gpt2core.checkpoints.best import load_best, run_config
+from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import at_least, settings
 from gpt2core.config import RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
@@ -119,7 +120,7 @@ def train(options: argparse.Namespace) -> None:
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
-    CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / checkpoints.BEST}; metrics: {out / 'metrics.json'}")
+    CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
     CONSOLE.print(f"As a model folder: python -m gpt2core export --checkpoint {out} --out FOLDER")
 
 
@@ -227,7 +228,7 @@ def unescape(prompt: str) -> str:
 def export(options: argparse.Namespace) -> None:
     """Write the best epoch of a run as a Hugging Face folder."""
     folder = _fetched(options.checkpoint)
-    config = checkpoints.run_config(folder)
+    config = run_config(folder)
     check_format(config, options.format)
     out = _folder_to_write(options.out)
     epoch = export_run(config, folder, out, options.format)
@@ -282,11 +283,11 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
         names = getattr(TASKS[config.task], "class_names", ())
         model = sort_classes(loaded.model, names) if names else loaded.model
         return config, model.to(device()), loaded.description
-    trained = checkpoints.run_config(folder)
+    trained = run_config(folder)
     config = _config(options, **trained.model_dump())
     base = starting_model(trained)
     model = build_model(trained, base, device())
-    epoch = checkpoints.load_best(folder, model, base)
+    epoch = load_best(folder, model, base)
     description = f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}"
     return config, model.train(False).requires_grad_(False), description
 

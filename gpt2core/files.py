@@ -50,6 +50,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder to fill, which then atomically becomes `target`. Any folder there before is removed."""
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        mode = part.stat().st_mode & 0o666  # safetensors makes its files unreadable to others
+        for path in part.iterdir():
+            path.chmod(mode)
+            flush_file(path)
+        flush_folder(part)
+        shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+        flush_folder(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path` against other processes of this machine; without `wait`, raise BlockingIOError if it is held."""
     while True:

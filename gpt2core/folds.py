@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core import checkpoints, training
+from gpt2core import training
+from gpt2core.checkpoints import resuming
+from gpt2core.checkpoints.reading import newest_resumable
+from gpt2core.checkpoints.saving import Pace, keep_best_of
 from gpt2core.config import RunConfig
 from gpt2core.memory import MOMENTS, WEIGHT
 from gpt2core.metrics.losses import perplexity
@@ -63,10 +66,10 @@ def loop(
 ) -> Events[EpochReport]:
     """Yield reports as `train`, but request the steps. In a round, all sub-runs finish an epoch before any starts the next.
 
-    See `training.loop` for `preempted` and `until`, and `checkpoints.Pace` for `checkpoint_minutes`. Raises ConfigError for more
+    See `training.loop` for `preempted` and `until`, and `Pace` for `checkpoint_minutes`. Raises ConfigError for more
     folds than distinct training texts.
     """
-    pace = checkpoints.Pace(checkpoint_minutes)
+    pace = Pace(checkpoint_minutes)
     loop_of = partial(training.loop, data=data, workers=workers, preempted=preempted, until=until, pace=pace)
     if not config.is_round:
         yield from loop_of(config, start(config), folder=folder)
@@ -92,20 +95,20 @@ def loop(
         history.append(record | reports[0].origins)
         if best and folder and workers.rank == 0:
             first, *_ = config.sub_runs
-            checkpoints.keep_best_of(_folder(folder, first), folder, first, history)
+            keep_best_of(_folder(folder, first), folder, first, history)
         yield joint
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
-    """Let a run of `config` resume from the newest whole checkpoints of another run; raise as `checkpoints.adopt`."""
+    """Let a run of `config` resume from the newest whole checkpoints of another run; raise as `resuming.adopt`."""
     if not config.is_round:
-        checkpoints.adopt(source, target, config)
+        resuming.adopt(source, target, config)
         return
     first, *_ = config.sub_runs
-    most = min(checkpoints.newest_resumable(_folder(source, part)) for part in config.sub_runs)
-    checkpoints.adopt_best(source, target, first, most=most)
+    most = min(newest_resumable(_folder(source, part)) for part in config.sub_runs)
+    resuming.adopt_best(source, target, first, most=most)
     for part in config.sub_runs:
-        checkpoints.adopt(_folder(source, part), _folder(target, part), part, most=most)
+        resuming.adopt(_folder(source, part), _folder(target, part), part, most=most)
 
 
 def _folder(folder: Path, part: RunConfig) -> Path:

@@ -309,6 +309,11 @@ class GPT2(nn.Module):
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def upcast(x: Tensor) -> Tensor:
     """Return a tensor in float32 or its own type, whichever is wider, for sums over many numbers."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

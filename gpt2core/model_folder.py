@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 
-from gpt2core import checkpoints
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters import folder as peft_folder
 from gpt2core.adapters.lora import merge_lora
 from gpt2core.adapters.peft_config import NAME
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best
+from gpt2core.checkpoints.reading import checkpoint_errors
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown, visible
 from gpt2core.files import read_json, write_json
@@ -65,7 +66,7 @@ def is_place(model: str) -> bool:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json`, empty if there is no such file; raise CheckpointError if it is invalid."""
     path = folder / RUN
-    with checkpoints.reading(path):
+    with checkpoint_errors(path):
         try:
             values = read_json(path)
         except FileNotFoundError:
@@ -150,7 +151,7 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     base = starting_model(config)
     model = build_model(config, base, torch.device("cpu"))
     initial = peft_folder.pairs(model)
-    epoch = checkpoints.load_best(checkpoint, model, base)
+    epoch = load_best(checkpoint, model, base)
     if format == "model":
         names = getattr(TASKS[config.task], "class_names", ())
         save_model(merge_lora(model), out, tokenizer_from=model_folder(config.model), class_names=names)

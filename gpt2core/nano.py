@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best
+from gpt2core.checkpoints.layout import BEST, STATE
 from gpt2core.config import MODELS, RunConfig
 from gpt2core.data.shakespeare import load_plays
 from gpt2core.files import cache_folder, read_json
@@ -84,9 +85,9 @@ def main() -> None:
         progress = f"epoch {report.epoch}/{CONFIG.epochs}: train loss {loss:.4f}"
         print(f"{progress}, held-out perplexity {perplexity:.2f}, {speed:.0f} tokens/s", flush=True)
     model = build_model(CONFIG, base, torch.device("cpu"))
-    epoch = checkpoints.load_best(work, model)
+    epoch = load_best(work, model)
     save_model(model, folder)
-    metrics = read_json(work / checkpoints.BEST / checkpoints.STATE)["history"][-1]["metrics"]
+    metrics = read_json(work / BEST / STATE)["history"][-1]["metrics"]
     characters = sum(len(row.text) for row in plays.splits["dev"]) / data.splits["dev"].values.size  # per token
     card = CARD.format(
         run=CONFIG,

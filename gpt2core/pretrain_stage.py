@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model, device
+from gpt2core.checkpoints.best import load_best
 from gpt2core.component import declared_keys
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.files import cache_folder, locked, mark_used, trim
@@ -83,7 +83,7 @@ def trained_first(stage: RunConfig) -> GPT2:
         for _ in train(stage, base, data, folder=folder):
             pass  # a cached stage only reports its history
         model = build_model(stage, base, torch.device("cpu"))
-        checkpoints.load_best(folder, model, base)
+        load_best(folder, model, base)
     model.head, model.origin = None, digest
     return model.requires_grad_(False).train(False)
 

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt2core import checkpoints
 from gpt2core.activations import FrozenBlocks
 from gpt2core.builders import build_model, build_optimizer, device, epoch_sizes, learning_rate
 from gpt2core.config import RunConfig, keys_that_decide
@@ -27,7 +26,7 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.dropout import Stream
 from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.memory import META, predicted_gpu_memory_gb
-from gpt2core.model import GPT2, TrunkInput
+from gpt2core.model import GPT2, TrunkInput, trainable_parameters
 from gpt2core.precision import autocast, narrow_type
 from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import TASKS, TaskData
@@ -58,7 +57,7 @@ class Run:
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
         self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
         self.model = build_model(config, base, self.device)
-        self.trainable = sum(parameter.numel() for parameter in checkpoints.trained(self.model).values())
+        self.trainable = sum(parameter.numel() for parameter in trainable_parameters(self.model).values())
         self.optimizer = build_optimizer(self.model, config, self.device)
         self.narrow = narrow_type(config, self.device)
         self.working = None if self.narrow is None else WorkingWeights(self.model, base, self.narrow)
@@ -103,7 +102,7 @@ class Run:
         """Update the weights with the gradients of step `number`, and clear the gradients."""
         if self.config.clip_norm is not None:
             most = self.config.clip_norm * self.optimizer.scaler.get_scale()
-            nn.utils.clip_grad_norm_(checkpoints.trained(self.model).values(), most)
+            nn.utils.clip_grad_norm_(trainable_parameters(self.model).values(), most)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, number, int(self.first_steps[-1]))
         self.optimizer.scaler.step(self.optimizer)  # unless a scaled gradient is not finite

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt2core import checkpoints
-from gpt2core.checkpoints import Pace, Saving
+from gpt2core.checkpoints.layout import ORIGINS
+from gpt2core.checkpoints.reading import check_origins
+from gpt2core.checkpoints.resuming import Resumed, resume, resume_part
+from gpt2core.checkpoints.saving import Pace, Saving, save, save_part
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
 from gpt2core.metrics import counts
@@ -39,7 +41,7 @@ from gpt2core.workers import ALONE, Workers, sharing
 class EpochReport:
     """The results of one epoch. `metrics` holds train_loss (nats per token) and the scores on the texts that choose.
 
-    `judged` are the scores on the texts that judge, if these are scored. `origins` are digests, see `checkpoints.ORIGINS`.
+    `judged` are the scores on the texts that judge, if these are scored. `origins` are digests, see `layout.ORIGINS`.
     `notes` are warnings for the user. `seconds` is the time since the last report by kind of work.
     """
 
@@ -106,11 +108,11 @@ def loop(
     run = Run(config, base, data, workers)
     run.use_cached_activations()
     notes: list[str] = []
-    resumed = checkpoints.Resumed([], 0)
+    resumed = Resumed([], 0)
     writes = workers.rank == 0
     if folder:
-        resumed = checkpoints.resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
-        checkpoints.check_origins(resumed.history, run.origins, folder)
+        resumed = resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
+        check_origins(resumed.history, run.origins, folder)
         if len(resumed.history) > config.epochs:
             raise CheckpointError(
                 f"{folder}: has {len(resumed.history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as "
@@ -134,7 +136,7 @@ def loop(
     start, progress = resumed.epoch + 1, UNBEGUN
     if folder and start <= last:
         wanted = range(start, (resumed.lost or len(history) + 1) + 1)
-        if part := checkpoints.resume_part(folder, config, run.model, run.optimizer, wanted):
+        if part := resume_part(folder, config, run.model, run.optimizer, wanted):
             start, progress = part[0], EpochProgress(**part[1])
     for epoch in range(start, last + 1):
         trained = yield from train_epoch(run, epoch, progress, folder, preempted)
@@ -145,7 +147,7 @@ def loop(
             seconds["train"] += trained.get("train_seconds", 0.0)
             if folder and writes and (resumable or epoch == resumed.lost):
                 optimizer, is_lost = run.optimizer if resumable else None, epoch == resumed.lost
-                checkpoints.save(folder, config, run.model, optimizer, history[:epoch], best=is_lost)
+                save(folder, config, run.model, optimizer, history[:epoch], best=is_lost)
             continue
         with saving(epoch, resumable=resumable) as checkpoint:
             seconds["checkpoint"] += time.perf_counter() - started
@@ -192,7 +194,7 @@ def train_epoch(
         if folder and run.workers.rank == 0 and preempted():
             with suppress(DivergedError):  # all workers raise it after the same step
                 part = reduce(lambda before, pair: _read(run, before, *pair), unread, progress)
-                checkpoints.save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(part))
+                save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(part))
     for pair in unread:
         progress = _read(run, progress, *pair)
     examples = np.arange(run.sizes[epoch - 1])
@@ -293,7 +295,7 @@ def _report_of(past: dict[str, Any], folder: Path | None) -> EpochReport:
             metrics=past["metrics"],
             evaluation=_evaluation(past),
             judged=judged and _evaluation(judged),
-            origins={key: past[key] for key in checkpoints.ORIGINS if key in past},
+            origins={key: past[key] for key in ORIGINS if key in past},
         )
     except (KeyError, DataError) as error:
         raise CheckpointError(

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from scipy.stats import t as student
 
-from gpt2core.checkpoints import STATE
+from gpt2core.checkpoints.layout import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.component import lookup
 from gpt2core.config import RunConfig

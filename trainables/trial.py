@@ -226,8 +226,9 @@ def score_all(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
 def _score(values: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from gpt2core import checkpoints
     from gpt2core.builders import build_model, device
+    from gpt2core.checkpoints.best import load_best
+    from gpt2core.checkpoints.layout import BEST
     from gpt2core.tasks import TASKS
     from trainables import worker_cache
 
@@ -237,7 +238,7 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
     check_data(spec, data)
     model = build_model(spec.run, base, device())
     folder = local(spec.folder)
-    fetch(folder / checkpoints.BEST)
-    checkpoints.load_best(folder, model, base)
+    fetch(folder / BEST)
+    load_best(folder, model, base)
     evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
     return _scores(evaluation)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from gpt2core.adapters import ADAPTERS
-from gpt2core.checkpoints import atomic_folder
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
+from gpt2core.files import atomic_folder
 from gpt2core.model_folder import Format, check_format, export, is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED

@@ -19,8 +19,10 @@ from unittest.mock import patch
 
 from rich.table import Table
 
-from gpt2core import checkpoints, training
-from gpt2core.checkpoints import Pace
+from gpt2core import training
+from gpt2core.checkpoints import saving
+from gpt2core.checkpoints.layout import BEST, WEIGHTS
+from gpt2core.checkpoints.saving import Pace
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2
 from gpt2core.steps import take_steps
@@ -52,7 +54,7 @@ def refused(*_: Any) -> None:
 
 @contextmanager
 def formerly() -> Iterator[None]:
-    with patch.object(checkpoints, "ThreadPoolExecutor", InTurn), patch.object(os, "link", refused):
+    with patch.object(saving, "ThreadPoolExecutor", InTurn), patch.object(os, "link", refused):
         yield
 
 
@@ -82,7 +84,7 @@ def trained(config: RunConfig, base: GPT2, data: TaskData, pace: Pace) -> Figure
 
     figures = Figures([], [], [], [], [], b"")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
-        patches.enter_context(patch.object(checkpoints, "save_file", counted(checkpoints.save_file, 1)))
+        patches.enter_context(patch.object(saving, "save_file", counted(saving.save_file, 1)))
         patches.enter_context(patch.object(shutil, "copyfile", counted(shutil.copyfile, 1)))
         patches.enter_context(patch.object(training, "is_best", lambda *_: True))
         started, cpu = time.perf_counter(), time.process_time()
@@ -94,7 +96,7 @@ def trained(config: RunConfig, base: GPT2, data: TaskData, pace: Pace) -> Figure
             figures.losses.append(report.metrics["dev_loss"])
             started, cpu = time.perf_counter(), time.process_time()
             written.append(0.0)
-        figures.best = (Path(folder) / checkpoints.BEST / checkpoints.WEIGHTS).read_bytes()
+        figures.best = (Path(folder) / BEST / WEIGHTS).read_bytes()
     return figures
 
 

@@ -9,13 +9,12 @@ import torch
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.lora import TARGETS, lora_layers, merge_lora
 from gpt2core.builders import build_model, learning_rate
-from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.describe import count_trainable, describe
 from gpt2core.errors import ConfigError
 from gpt2core.identity import identity
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, trainable_parameters
 from gpt2core.run import Run
 from gpt2core.steps import take_steps
 from gpt2core.tasks import TASKS
@@ -50,7 +49,7 @@ def batch() -> Batch:
 
 def step(model: GPT2, config: RunConfig, batch: Batch, size: float = 1e-2) -> None:
     """Take two large optimizer steps; LoRA's A has no gradient until B has moved."""
-    optimizer = torch.optim.AdamW(trained(model).values(), lr=size)
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=size)
     for _ in range(2):
         optimizer.zero_grad()
         TASKS[config.task].losses(model, batch, toys.tokenizer(), config).sum().backward()
@@ -62,7 +61,7 @@ def test_only_trainable_parameters_change(config: RunConfig, batch: Batch) -> No
     kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = build_model(config, base, CPU).train(False)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    names = set(trained(model))
+    names = set(trainable_parameters(model))
     assert names
     step(model, config, batch)
     for name, parameter in model.named_parameters():
@@ -105,7 +104,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(config: RunConfig,
 def test_describe_counts_trainable_parameters(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
     model = build_model(config, toys.model(), CPU)
-    trains = sum(p.numel() for p in trained(model).values())
+    trains = sum(p.numel() for p in trainable_parameters(model).values())
     said = describe(config, "plain")
     assert said["trainable_parameters"] == count_trainable(config) == trains
     assert said["total_parameters"] == sum(p.numel() for p in merge_lora(model).parameters())
@@ -114,7 +113,7 @@ def test_describe_counts_trainable_parameters(config: RunConfig, monkeypatch: py
 
 def test_frozen_trains_nothing_and_scores_the_base_model() -> None:
     base, config = toys.model(), toys.RUN.but(adapter="frozen", epochs=1)
-    assert not trained(build_model(config, base, CPU))
+    assert not trainable_parameters(build_model(config, base, CPU))
     (report,) = train(config, base, toys.data())
     scores = TASKS["sonnet"].evaluate(toys.model(), toys.data(), config, "dev").metrics
     assert report.metrics == report.metrics | scores | {"trainable_parameters": 0}
@@ -125,7 +124,7 @@ def test_frozen_trains_nothing_and_scores_the_base_model() -> None:
 
 def test_last_linear_trains_only_the_head_on_a_trunk_without_dropout() -> None:
     model = build_model(RUN.but(adapter="last-linear", dropout=0.5), toys.model(), CPU).train()
-    assert set(trained(model)) == {"head.weight"}
+    assert set(trainable_parameters(model)) == {"head.weight"}
     assert torch.equal(model(IDS), model(IDS))
 
 
@@ -142,7 +141,7 @@ def test_last_linear_without_a_head_is_an_error_with_alternatives(keys: dict[str
 
 def test_freeze_trains_the_named_blocks() -> None:
     model = build_model(toys.RUN.but(adapter="freeze", blocks="0"), toys.model(), CPU)
-    assert {name.split(".")[1] for name in trained(model)} == {"0"}
+    assert {name.split(".")[1] for name in trainable_parameters(model)} == {"0"}
 
 
 def test_all_targets_are_every_projection_of_a_block() -> None:
@@ -156,7 +155,10 @@ def test_all_targets_are_every_projection_of_a_block() -> None:
 @pytest.mark.parametrize("blocks", ["all", "1"])
 def test_lora_adapts_the_configured_blocks_and_targets(targets: str, blocks: str) -> None:
     model = build_model(toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks), toys.model(), CPU)
-    places = {name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "") for name in trained(model)}
+    places = {
+        name.split(".lora_")[0].removeprefix("blocks.").replace("attention.", "")
+        for name in trainable_parameters(model)
+    }
     adapted = "01" if blocks == "all" else "1"
     assert places == {f"{block}.{target}" for block in adapted for target in TARGETS[targets]}
 
@@ -173,7 +175,7 @@ def test_lora_plus_raises_the_learning_rate_of_b() -> None:
     assert list(take_steps(train_epoch(run, 1))) == [], "all that it asks for are steps"
     rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
     rate = learning_rate(config, run.first_steps[1] - 1, run.first_steps[-1])
-    for name, parameter in trained(run.model).items():
+    for name, parameter in trainable_parameters(run.model).items():
         assert rates[id(parameter)] == (16.0 * rate if ".lora_B." in name else rate), name
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2core import storage
-from gpt2core.checkpoints import PART
+from gpt2core.checkpoints.layout import PART
 from gpt2core.storage import folders, local, size
 from searches.running.ledger import COMPLETED, DIVERGED
 from tests import distilling

@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2core import checkpoints, commands
+from gpt2core import commands
 from gpt2core.__main__ import main, parser
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.lora import TARGETS
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import DataOrigin
 from gpt2core.decoding import DECODERS
@@ -56,7 +57,7 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
         assert part in printed
     epochs = json.loads((trained / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
-    assert f"epoch {checkpoints.load_best(trained, adapted(trained))} in {trained / 'best'}" in printed
+    assert f"epoch {load_best(trained, adapted(trained))} in {trained / 'best'}" in printed
 
 
 def test_evaluate_lays_scores_beside_the_baselines(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,8 +116,8 @@ def test_too_little_data_fails_before_training(poems: int, tmp_path: Path, capsy
 
 
 def adapted(trained: Path) -> GPT2:
-    model = build_model(checkpoints.run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
-    checkpoints.load_best(trained, model)
+    model = build_model(run_config(trained), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    load_best(trained, model)
     return model
 
 

@@ -13,8 +13,8 @@ from mlflow.entities.model_registry import ModelVersion
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, TrunkInput
@@ -65,8 +65,8 @@ def adapter(storage: Path, whole: Path) -> Path:
 @pytest.fixture(scope="module")
 def ours(storage: Path) -> GPT2:
     folder = storage / "searches" / NAME / "trials" / "0000"
-    model = build_model(checkpoints.run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
-    checkpoints.load_best(folder, model)
+    model = build_model(run_config(folder), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    load_best(folder, model)
     return model
 
 
@@ -214,8 +214,8 @@ def test_a_head_of_classes_comes_along_in_both_forms(
     sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = sentiment / "searches" / "films" / "trials" / "0001"
-    ours = build_model(checkpoints.run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
-    checkpoints.load_best(trial, ours)
+    ours = build_model(run_config(trial), load_model("gpt2-nano"), torch.device("cpu")).train(False)
+    load_best(trial, ours)
     expected = ours.head(ours.run_trunk(TrunkInput(IDS[:1], lengths=torch.tensor([20]))))
     for form in ("huggingface", "adapter"):
         out = tmp_path / form

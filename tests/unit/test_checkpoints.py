@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model, build_optimizer
-from gpt2core.checkpoints import Pace
+from gpt2core.checkpoints import saving
+from gpt2core.checkpoints.best import load_best, run_config
+from gpt2core.checkpoints.layout import OPTIMIZER, STATE, WEIGHTS
+from gpt2core.checkpoints.resuming import resume
+from gpt2core.checkpoints.saving import Pace, save
 from gpt2core.errors import CheckpointError
+from gpt2core.model import trainable_parameters
 from gpt2core.steps import take_steps
 from gpt2core.training import loop
 from gpt2core.weights import save_model
@@ -37,12 +41,12 @@ class Run:
 
     def __init__(self) -> None:
         self.model = build_model(LORA, toys.model(), CPU)
-        self.parameters = checkpoints.trained(self.model)
+        self.parameters = trainable_parameters(self.model)
         self.optimizer = build_optimizer(self.model, LORA, CPU)
         self.notes: list[str] = []
 
     def until(self, last: int, folder: Path) -> int:
-        history, started, lost = checkpoints.resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
+        history, started, lost = resume(folder, LORA, self.model, self.optimizer, say=self.notes.append)
         if started:
             assert self.weights() == {started}
         for epoch in range(started + 1, last + 1):
@@ -50,7 +54,7 @@ class Run:
             if epoch > len(history):
                 history.append({"epoch": epoch, "best": BEST[epoch]})
                 lost = epoch if BEST[epoch] else lost
-            checkpoints.save(folder, LORA, self.model, self.optimizer, history[:epoch], best=epoch == lost)
+            save(folder, LORA, self.model, self.optimizer, history[:epoch], best=epoch == lost)
         return started
 
     def step(self, epoch: int) -> None:
@@ -65,9 +69,9 @@ class Run:
 
     def best(self, folder: Path) -> int:
         """The epoch of the best weights, which they are indeed of."""
-        epoch = checkpoints.load_best(folder, self.model)
+        epoch = load_best(folder, self.model)
         assert self.weights() == {epoch}
-        assert checkpoints.run_config(folder) == LORA
+        assert run_config(folder) == LORA
         return epoch
 
 
@@ -79,7 +83,7 @@ class Killer:
         for module, names in ((os, ("replace", "mkdir", "unlink", "rmdir", "fsync", "link")), (shutil, ("copyfile",))):
             for name in names:
                 monkeypatch.setattr(module, name, self.counted(getattr(module, name)))
-        monkeypatch.setattr(checkpoints, "save_file", self.counted(checkpoints.save_file))
+        monkeypatch.setattr(saving, "save_file", self.counted(saving.save_file))
 
     def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +137,7 @@ def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(minute
         before = reported(tmp_path / str(steps), lambda monkeypatch: Killer(monkeypatch, steps))  # noqa: B023
         assert before == whole[: len(before)]
         run = Run()
-        resumed = checkpoints.resume(tmp_path / str(steps), config, run.model, run.optimizer)
+        resumed = resume(tmp_path / str(steps), config, run.model, run.optimizer)
         assert len(resumed.history) >= len(before)
         assert resumed.epoch == (0 if minutes else len(resumed.history))
         assert reported(tmp_path / str(steps)) == whole, steps
@@ -144,23 +148,21 @@ def test_a_kill_at_any_step_while_an_epoch_is_evaluated_changes_no_result(minute
 
 def test_tensors_of_a_cpu_are_written_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = set[int]()
-    monkeypatch.setattr(
-        checkpoints, "save_file", lambda tensors, *_: written.update(t.data_ptr() for t in tensors.values())
-    )
+    monkeypatch.setattr(saving, "save_file", lambda tensors, *_: written.update(t.data_ptr() for t in tensors.values()))
     run = Run()
     with suppress(CheckpointError):  # since nothing is really written
         run.until(1, tmp_path)
     assert {parameter.data_ptr() for parameter in run.parameters.values()} <= written
 
 
-FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE)
+FILES = (WEIGHTS, OPTIMIZER, STATE)
 
 
 @pytest.mark.parametrize("name", ["epoch-0004", *(f"epoch-0004/{file}" for file in FILES)])
 def test_what_may_not_be_read_is_neither_damaged_nor_missing(name: str, tmp_path: Path) -> None:
     Run().until(4, tmp_path)
     (tmp_path / name).chmod(0)
-    file = f"{name}/{checkpoints.STATE}" if name == "epoch-0004" else name
+    file = f"{name}/{STATE}" if name == "epoch-0004" else name
     with as_files_allow(), pytest.raises(CheckpointError) as error:
         Run().until(5, tmp_path)
     (tmp_path / name).chmod(0o755)
@@ -168,13 +170,13 @@ def test_what_may_not_be_read_is_neither_damaged_nor_missing(name: str, tmp_path
     assert Run().until(5, tmp_path) == 4, "the checkpoint is as it was"
 
 
-@pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
+@pytest.mark.parametrize("file", [WEIGHTS, STATE])
 def test_best_weights_that_may_not_be_read_are_not_missing(file: str, tmp_path: Path) -> None:
     Run().until(3, tmp_path)
     path = tmp_path / "best" / file
     path.chmod(0)
     with as_files_allow(), pytest.raises(CheckpointError, match=f"{path}: cannot be read"):
-        checkpoints.load_best(tmp_path, Run().model)
+        load_best(tmp_path, Run().model)
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
@@ -201,7 +203,7 @@ def test_a_truncated_newest_checkpoint_costs_one_epoch_and_is_told(file: str, la
     assert note.endswith("and skipped")
 
 
-@pytest.mark.parametrize("file", [checkpoints.WEIGHTS, checkpoints.STATE])
+@pytest.mark.parametrize("file", [WEIGHTS, STATE])
 @pytest.mark.parametrize("last", [3, 4])
 def test_a_removed_or_replaced_best_is_made_again_from_its_epoch(file: str, last: int, tmp_path: Path) -> None:
     for change in (Path.unlink, replace_by_half):
@@ -211,14 +213,14 @@ def test_a_removed_or_replaced_best_is_made_again_from_its_epoch(file: str, last
         run = Run()
         assert run.until(last, folder) == last
         assert run.best(folder) == 3
-        assert json.loads((folder / "best" / checkpoints.STATE).read_text())["history"][-1]["epoch"] == 3
+        assert json.loads((folder / "best" / STATE).read_text())["history"][-1]["epoch"] == 3
 
 
 @pytest.mark.parametrize(("last", "left"), [(3, 2), (4, 0)])
 def test_a_truncated_file_that_best_links_to_is_trained_again(last: int, left: int, tmp_path: Path) -> None:
     """After epoch 4, no epoch before the best one is kept."""
     Run().until(last, tmp_path)
-    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
+    truncate(tmp_path / "best" / WEIGHTS)
     run = Run()
     assert run.until(last, tmp_path) == left
     assert run.best(tmp_path) == 3
@@ -227,13 +229,13 @@ def test_a_truncated_file_that_best_links_to_is_trained_again(last: int, left: i
 
 
 def test_best_links_to_its_epoch_and_outlives_it(tmp_path: Path) -> None:
-    best = tmp_path / "best" / checkpoints.WEIGHTS
+    best = tmp_path / "best" / WEIGHTS
     Run().until(3, tmp_path)
-    assert best.samefile(tmp_path / "epoch-0003" / checkpoints.WEIGHTS)
+    assert best.samefile(tmp_path / "epoch-0003" / WEIGHTS)
     whole = best.read_bytes()
     Run().until(4, tmp_path)
-    truncate(tmp_path / "epoch-0004" / checkpoints.STATE)
-    truncate(tmp_path / "epoch-0004" / checkpoints.OPTIMIZER)
+    truncate(tmp_path / "epoch-0004" / STATE)
+    truncate(tmp_path / "epoch-0004" / OPTIMIZER)
     Run().until(5, tmp_path)
     assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0004", "epoch-0005"]
     assert best.read_bytes() == whole
@@ -245,15 +247,15 @@ def test_best_is_copied_where_the_filesystem_has_no_links(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "link", refused)
     Run().until(3, tmp_path)
-    assert not (tmp_path / "best" / checkpoints.WEIGHTS).samefile(tmp_path / "epoch-0003" / checkpoints.WEIGHTS)
-    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
+    assert not (tmp_path / "best" / WEIGHTS).samefile(tmp_path / "epoch-0003" / WEIGHTS)
+    truncate(tmp_path / "best" / WEIGHTS)
     assert Run().until(3, tmp_path) == 3
     assert Run().best(tmp_path) == 3
 
 
 def test_best_weights_that_are_lost_are_trained_again_and_it_is_told(tmp_path: Path) -> None:
     Run().until(5, tmp_path)
-    truncate(tmp_path / "best" / checkpoints.WEIGHTS)
+    truncate(tmp_path / "best" / WEIGHTS)
     run = Run()
     assert run.until(5, tmp_path) == 0
     assert run.best(tmp_path) == 3
@@ -266,7 +268,7 @@ def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path, monkey
 
     Run().until(2, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full)
+        patch.setattr(saving, "save_file", full)
         words = r"epoch 3 cannot be written .*No space left.*check the free space"
         with pytest.raises(CheckpointError, match=words) as error:
             Run().until(3, tmp_path)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.component import Keys, key
 from gpt2core.distill.critics import CRITICS, CriticEntry
 from gpt2core.distill.critics.classifier import Classifier
@@ -267,9 +267,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_classifier_gives_the_probability_of_a_duplicate_in_the_prompt_of_its_task(run: Path) -> None:
     critic = Classifier(str(run))
-    config = checkpoints.run_config(run)
+    config = run_config(run)
     model = build_model(config, starting_model(config), torch.device("cpu"))
-    checkpoints.load_best(run, model)
+    load_best(run, model)
     model.train(False)
     assert model.head is not None
     for premise, hypothesis in PAIRS:

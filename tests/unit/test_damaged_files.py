@@ -16,8 +16,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies
 
-from gpt2core import checkpoints
 from gpt2core.builders import build_model, build_optimizer
+from gpt2core.checkpoints.best import load_best, run_config
+from gpt2core.checkpoints.layout import BEST, OPTIMIZER, STATE
+from gpt2core.checkpoints.resuming import resume
+from gpt2core.checkpoints.saving import save
 from gpt2core.component import lookup
 from gpt2core.config import RunConfig
 from gpt2core.distill.dataset import load_pairs
@@ -25,6 +28,7 @@ from gpt2core.distill.manifest import MANIFEST
 from gpt2core.distill.shards import PAIRS, read
 from gpt2core.errors import DataError, UserError
 from gpt2core.files import json_object
+from gpt2core.model import trainable_parameters
 from gpt2core.model_folder import RUN, load_folder, read_run, write_run
 from gpt2core.tasks import TASKS
 from gpt2core.training import train
@@ -107,26 +111,26 @@ def test_the_state_of_a_checkpoint(tmp_path: Path) -> None:
         folder = tmp_path.parent / f"{tmp_path.name}-copy"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path, folder)
-        checkpoints.load_best(folder, build_model(checkpoints.run_config(folder), toys.model(), torch.device("cpu")))
+        load_best(folder, build_model(run_config(folder), toys.model(), torch.device("cpu")))
         list(train(run, toys.model(), toys.data(), folder=folder))
 
-    survives(tmp_path / checkpoints.BEST / checkpoints.STATE, again)
-    survives(tmp_path / "epoch-0001" / checkpoints.STATE, again)
+    survives(tmp_path / BEST / STATE, again)
+    survives(tmp_path / "epoch-0001" / STATE, again)
 
 
 def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     run = toys.RUN.but(adapter="lora", rank=2)
     model = build_model(run, toys.model(), torch.device("cpu"))
     optimizer = build_optimizer(model, run, torch.device("cpu"))
-    sum(one.sum() for one in checkpoints.trained(model).values()).backward()  # type: ignore[union-attr]
+    sum(one.sum() for one in trainable_parameters(model).values()).backward()  # type: ignore[union-attr]
     optimizer.step()
-    checkpoints.save(tmp_path, run, model, optimizer, [{"epoch": 1}], best=True)
-    path = tmp_path / "epoch-0001" / checkpoints.OPTIMIZER
+    save(tmp_path, run, model, optimizer, [{"epoch": 1}], best=True)
+    path = tmp_path / "epoch-0001" / OPTIMIZER
     whole = path.read_bytes()
     for spoilt in (whole.replace(b"exp_avg_sq", b"exp_avg_xx"), whole.replace(b"lora", b"loro")):
         path.write_bytes(spoilt)
         with pytest.raises(UserError, match=r"epoch-0001: (does not fit|lacks)"):
-            checkpoints.resume(tmp_path, run, model, optimizer)
+            resume(tmp_path, run, model, optimizer)
 
 
 def test_the_summary_of_a_search(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from gpt2core.__main__ import main
 from gpt2core.adapters.lora import TARGETS, count_lora
 from gpt2core.builders import build_model
-from gpt2core.checkpoints import trained
 from gpt2core.describe import PRESETS, without_weights
+from gpt2core.model import trainable_parameters
 from tests import toys
 from tests.runs import status
 
@@ -68,7 +68,7 @@ def test_the_table_for_people_says_the_same(preset: str, capsys: pytest.CaptureF
 def test_lora_is_counted_as_it_is_added(targets: str, blocks: str) -> None:
     shape = toys.SHAPE.but(n_layer=3)
     config = toys.RUN.but(adapter="lora", rank=3, targets=targets, blocks=blocks)
-    added = trained(build_model(config, toys.model(shape=shape), torch.device("cpu")))
+    added = trainable_parameters(build_model(config, toys.model(shape=shape), torch.device("cpu")))
     assert count_lora(without_weights(shape), config) == sum(p.numel() for p in added.values()) > 0
 
 

@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from gpt2core import checkpoints
 from gpt2core.__main__ import main
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters.folder import load_adapter
 from gpt2core.builders import build_model, build_optimizer
+from gpt2core.checkpoints.saving import save
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import ConfigError, WeightsError
-from gpt2core.model import GPT2, TrunkInput
+from gpt2core.model import GPT2, TrunkInput, trainable_parameters
 from gpt2core.model_folder import export
 from gpt2core.tasks import TASKS
 from gpt2core.weights import hub_name, load_model
@@ -52,10 +52,10 @@ def trained(config: RunConfig, folder: Path) -> GPT2:
     """A model of `config` whose parameters moved, and its checkpoint in `folder`."""
     model = build_model(config, load_model(config.model), CPU).train(False)
     generator = torch.Generator().manual_seed(5)
-    for parameter in checkpoints.trained(model).values():
+    for parameter in trainable_parameters(model).values():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     optimizer = build_optimizer(model, config, CPU)
-    checkpoints.save(folder, config, model, optimizer, [{"epoch": 1}], best=True)
+    save(folder, config, model, optimizer, [{"epoch": 1}], best=True)
     return model
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ray.exceptions import OutOfMemoryError
 
-from gpt2core.checkpoints import WEIGHTS
+from gpt2core.checkpoints.layout import WEIGHTS
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from searches.running import failures
 from searches.running.ledger import FAILED, OUT_OF_MEMORY

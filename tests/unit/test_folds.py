@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2core import activations, checkpoints, folds, pretrain_stage, training
+from gpt2core import activations, folds, pretrain_stage, training
 from gpt2core.__main__ import main
 from gpt2core.builders import build_model
+from gpt2core.checkpoints.best import load_best, run_config
+from gpt2core.checkpoints.layout import STATE, WEIGHTS
+from gpt2core.checkpoints.reading import newest_resumable
 from gpt2core.config import RunConfig
 from gpt2core.data import dividing
 from gpt2core.data.dividing import fold_numbers
 from gpt2core.errors import CheckpointError, ConfigError
 from gpt2core.metrics.counts import from_json
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, trainable_parameters
 from gpt2core.packing import Packer
 from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.run import Run
@@ -172,20 +175,20 @@ def test_the_best_epoch_of_a_round_keeps_its_first_sub_run(tmp_path: Path, monke
     assert [report.metrics["accuracy"] for report in found] == [-7.0, -3.0, -2.5]
     assert [report.judged.metrics["accuracy"] for report in found if report.judged] == [7.0, 3.0, 2.5]
     model = build_model(config, toys.model(), CPU)
-    assert checkpoints.load_best(tmp_path, model) == 3
-    best = torch.cat([parameter.flatten().clone() for parameter in checkpoints.trained(model).values()])
-    assert checkpoints.load_best(tmp_path / "fold-1", model) == 2, "by its own score"
-    assert not torch.equal(best, torch.cat([p.flatten() for p in checkpoints.trained(model).values()]))
-    assert checkpoints.run_config(tmp_path) == config.but(fold=1)
+    assert load_best(tmp_path, model) == 3
+    best = torch.cat([parameter.flatten().clone() for parameter in trainable_parameters(model).values()])
+    assert load_best(tmp_path / "fold-1", model) == 2, "by its own score"
+    assert not torch.equal(best, torch.cat([p.flatten() for p in trainable_parameters(model).values()]))
+    assert run_config(tmp_path) == config.but(fold=1)
 
 
 def test_what_a_kill_left_of_the_best_weights_is_mended(tmp_path: Path) -> None:
     config = ROUND.but(epochs=1)
     reports(config, tmp_path)
-    for name in (checkpoints.STATE, checkpoints.WEIGHTS):
+    for name in (STATE, WEIGHTS):
         (tmp_path / "best" / name).unlink()
         reports(config, tmp_path)
-        assert checkpoints.load_best(tmp_path, build_model(config, toys.model(), CPU)) == 1
+        assert load_best(tmp_path, build_model(config, toys.model(), CPU)) == 1
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         reports(config.but(lr=1e-3), tmp_path)
 
@@ -285,7 +288,7 @@ def test_a_round_goes_on_from_another_ones_checkpoints(tmp_path: Path) -> None:
     after = reports(child, tmp_path / "child")
     assert told(after[0]) == told(before[0])
     assert after[1].metrics["train_loss"] < reports(child)[1].metrics["train_loss"], "it has learnt faster before"
-    assert checkpoints.run_config(tmp_path / "child") == child.but(fold=1)
+    assert run_config(tmp_path / "child") == child.but(fold=1)
 
 
 def test_more_folds_than_texts_are_refused() -> None:
@@ -324,7 +327,7 @@ def test_a_trial_saves_optimizer_state_rarely_but_for_its_successors(
     trial = TrialSpec(name="t", run=run, folder=str(tmp_path / "t"), until=until, checkpoint_minutes=1e9)
     assert [payload["epoch"] for payload in payloads(trial)] == [1, 2][:until]
     assert [payload["epoch"] for payload in payloads(trial)] == [1, 2][:until]
-    assert checkpoints.newest_resumable(tmp_path / "t") == (until or 0)
+    assert newest_resumable(tmp_path / "t") == (until or 0)
 
 
 def test_the_command_exports_a_round(films: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2core.checkpoints import trained
 from gpt2core.config import RunConfig
+from gpt2core.model import trainable_parameters
 from gpt2core.packing import Packer
 from gpt2core.precision import narrow_type
 from gpt2core.run import Run
@@ -29,7 +29,7 @@ def run_of(config: RunConfig) -> Run:
 
 
 def weights(run: Run) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in trained(run.model).values()]
+    return [parameter.detach().clone() for parameter in trainable_parameters(run.model).values()]
 
 
 def set_scale(run: Run, scale: float) -> None:
@@ -43,9 +43,7 @@ def gradients(config: RunConfig, scale: float = 1.0) -> Tensor:
         set_scale(run, scale)
     run.apply_update = lambda *_: None  # type: ignore[method-assign]
     run.step(0, BATCH)
-    return torch.cat(
-        [parameter.grad.flatten() / scale for parameter in trained(run.model).values() if parameter.grad is not None]
-    )
+    return torch.cat([p.grad.flatten() / scale for p in trainable_parameters(run.model).values() if p.grad is not None])
 
 
 def updates(run: Run) -> set[float]:

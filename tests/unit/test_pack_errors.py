@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpt2core import checkpoints, packing, training
+from gpt2core import packing, training
+from gpt2core.checkpoints.saving import Saving
 from gpt2core.config import RunConfig
 from gpt2core.packing import Packer
 from gpt2core.run import Run
@@ -77,7 +78,7 @@ PLACES: dict[str, tuple[Any, str, Callable[[Any], bool], BaseException, int]] = 
     "data": (Run, "token_count", lambda run: of_sick(run.config), OSError("no such block of the disk"), 3),
     "update": (Run, "apply_update", lambda run: of_sick(run.config), RuntimeError("a bug"), 6),
     "evaluation": (training, "evaluate_epoch", lambda run: of_sick(run.config), RuntimeError("no such kernel"), 2),
-    "checkpoint": (checkpoints.Saving, "finish", lambda saving: saving.folder.name == "0001", OSError("is gone"), 2),
+    "checkpoint": (Saving, "finish", lambda saving: saving.folder.name == "0001", OSError("is gone"), 2),
     "all": (Packer, "take", lambda packer: True, SystemExit("of the process"), 7),
     "shared": (packing, "_losses", lambda steps: len(steps) > 1, RuntimeError("an illegal address"), 5),
 }

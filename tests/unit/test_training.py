@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2core import checkpoints, training
+from gpt2core import training
 from gpt2core.builders import build_model, learning_rate
-from gpt2core.checkpoints import Pace
+from gpt2core.checkpoints import saving
+from gpt2core.checkpoints.best import load_best
+from gpt2core.checkpoints.layout import OPTIMIZER, PART, STATE, WEIGHTS
+from gpt2core.checkpoints.reading import newest_resumable
+from gpt2core.checkpoints.resuming import adopt
+from gpt2core.checkpoints.saving import Pace
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
@@ -74,7 +79,7 @@ class Chosen(Pace):
 
 def test_optimizer_state_is_saved_at_most_once_in_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[-1])
+    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[-1])
     pace, always = Pace(2.0), Pace()
     chosen = []
     for epoch, now in enumerate((150, 219, 220, 330, 341), start=1):
@@ -114,8 +119,8 @@ def test_a_run_that_rarely_saves_optimizer_state_goes_on_to_the_same_reports(
     kept = ["epoch-0002", "epoch-0004", "epoch-0005"]
     for folder in (tmp_path / "whole", tmp_path / "cut"):
         assert [path.name for path in sorted(folder.glob("epoch-*"))] == kept
-        assert [path.parent.name for path in folder.rglob(checkpoints.OPTIMIZER)] == ["epoch-0002"]
-    best = [tmp_path / name / "best" / checkpoints.WEIGHTS for name in ("whole", "cut")]
+        assert [path.parent.name for path in folder.rglob(OPTIMIZER)] == ["epoch-0002"]
+    best = [tmp_path / name / "best" / WEIGHTS for name in ("whole", "cut")]
     assert best[0].read_bytes() == best[1].read_bytes()
 
 
@@ -123,18 +128,18 @@ def test_another_run_goes_on_from_an_epoch_with_optimizer_state(tmp_path: Path) 
     config, data = LORA.but(epochs=3, decode_seeds=0), toys.data()
     for until in (1, 2):
         list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "parent", until=until, pace=Chosen())))
-    assert checkpoints.newest_resumable(tmp_path / "parent") == 2
+    assert newest_resumable(tmp_path / "parent") == 2
     list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "parent", pace=Chosen())))
-    state = json.loads((tmp_path / "parent" / "best" / checkpoints.STATE).read_text())
+    state = json.loads((tmp_path / "parent" / "best" / STATE).read_text())
     assert state["history"][-1]["epoch"] == 3, "the best epoch has weights only"
     child = config.but(lr=1e-2)
-    checkpoints.adopt(tmp_path / "parent", tmp_path / "child", child)
+    adopt(tmp_path / "parent", tmp_path / "child", child)
     assert losses(child, tmp_path / "child")[:2] == losses(config)[:2]
-    assert checkpoints.load_best(tmp_path / "parent", build_model(config, toys.model(), torch.device("cpu"))) == 3
+    assert load_best(tmp_path / "parent", build_model(config, toys.model(), torch.device("cpu"))) == 3
 
     list(take_steps(loop(config, toys.model(), data, folder=tmp_path / "other", pace=Chosen())))
     with pytest.raises(CheckpointError, match="has no undamaged checkpoint with optimizer state"):
-        checkpoints.adopt(tmp_path / "other", tmp_path / "none", child)
+        adopt(tmp_path / "other", tmp_path / "none", child)
 
 
 @pytest.mark.parametrize("pace", [Pace(), Chosen()], ids=["always", "never"])
@@ -162,19 +167,19 @@ def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, pace: 
         event = advance(rest, answer)
     assert found == whole
     assert taken == 15 - (stop + 1), "only what was not saved is trained again"
-    assert not (tmp_path / checkpoints.PART).exists()
+    assert not (tmp_path / PART).exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     whole = losses(LORA, tmp_path, epochs=2)
-    broken = tmp_path / "epoch-0002" / checkpoints.OPTIMIZER
+    broken = tmp_path / "epoch-0002" / OPTIMIZER
     broken.write_bytes(broken.read_bytes()[:-10])
     assert losses(LORA, tmp_path, epochs=2) == whole
 
 
 def test_an_epoch_on_record_is_trained_again_but_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest checkpoint and `best`, which links to it, are damaged."""
-    config, evaluated, best = LORA.but(epochs=4), [], tmp_path / "best" / checkpoints.WEIGHTS
+    config, evaluated, best = LORA.but(epochs=4), [], tmp_path / "best" / WEIGHTS
     evaluate = type(TASKS["sonnet"]).evaluate
 
     def noted(*args: Any) -> Evaluation:
@@ -198,7 +203,7 @@ def test_an_epoch_on_record_is_trained_again_but_not_evaluated(tmp_path: Path, m
 def test_a_checkpoint_is_written_during_the_evaluation_and_on_disk_before_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, save_file, written = type(TASKS["sonnet"]).evaluate, checkpoints.save_file, threading.Event()
+    evaluate, save_file, written = type(TASKS["sonnet"]).evaluate, saving.save_file, threading.Event()
     evaluated = threading.Event()
 
     def waiting(*args: Any) -> Evaluation:
@@ -208,15 +213,15 @@ def test_a_checkpoint_is_written_during_the_evaluation_and_on_disk_before_the_re
         return evaluation
 
     def noted(tensors: dict[str, torch.Tensor], path: Path, *args: Any) -> None:
-        if path.name == checkpoints.OPTIMIZER:
+        if path.name == OPTIMIZER:
             written.set()
             assert evaluated.wait(60)
         save_file(tensors, path, *args)
 
     monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", waiting)
-    monkeypatch.setattr(checkpoints, "save_file", noted)
+    monkeypatch.setattr(saving, "save_file", noted)
     for report in train(LORA, toys.model(), toys.data(), folder=tmp_path):
-        state = json.loads((tmp_path / f"epoch-{report.epoch:04d}" / checkpoints.STATE).read_text())
+        state = json.loads((tmp_path / f"epoch-{report.epoch:04d}" / STATE).read_text())
         assert state["history"][-1]["metrics"] == report.metrics
         written.clear()
         evaluated.clear()
@@ -230,7 +235,7 @@ def test_a_disk_that_fills_up_during_the_evaluation_is_explained(
 
     whole = losses(LORA, tmp_path, epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full)
+        patch.setattr(saving, "save_file", full)
         with pytest.raises(
             CheckpointError, match=r"epoch 2 cannot be written .*No space left.*check the free space"
         ) as error:
@@ -274,10 +279,10 @@ def test_weights_that_a_run_trained_are_not_put_on_another_model(tmp_path: Path)
         list(train(config, toys.model(), toys.data(), folder=folder))
         model = build_model(config, other, torch.device("cpu"))
         if adapter == "full":  # nothing is left of the other one
-            assert checkpoints.load_best(folder, model, other) == 1
+            assert load_best(folder, model, other) == 1
             continue
         with pytest.raises(CheckpointError, match="was trained from another model, with digest"):
-            checkpoints.load_best(folder, model, other)
+            load_best(folder, model, other)
 
 
 def test_more_epochs_are_another_run_where_they_change_each_of_them(tmp_path: Path) -> None:
@@ -316,8 +321,8 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
     scores = [report.metrics[metric.name] for report in reports]
     best = max(scores) if metric.direction is Direction.MAX else min(scores)
     model = build_model(config, toys.model(), torch.device("cpu"))
-    assert checkpoints.load_best(tmp_path, model) == scores.index(best) + 1
-    state = json.loads((tmp_path / "best" / checkpoints.STATE).read_text())
+    assert load_best(tmp_path, model) == scores.index(best) + 1
+    state = json.loads((tmp_path / "best" / STATE).read_text())
     assert state["history"][-1]["metrics"][metric.name] == best
     assert [path.name for path in sorted(tmp_path.glob("epoch-*"))] == ["epoch-0002", "epoch-0003"]
 
@@ -326,7 +331,7 @@ def test_an_epoch_without_a_finite_objective_is_never_best(monkeypatch: pytest.M
     scores = iter([math.nan, 3.0, -math.inf, 2.0, math.nan])
     monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}))
     list(train(toys.RUN.but(epochs=5), toys.model(), toys.data(), folder=tmp_path))
-    assert checkpoints.load_best(tmp_path, build_model(toys.RUN, toys.model(), torch.device("cpu"))) == 4
+    assert load_best(tmp_path, build_model(toys.RUN, toys.model(), torch.device("cpu"))) == 4
 
 
 def test_an_objective_that_the_task_does_not_have_is_said_before_anything_is_trained(tmp_path: Path) -> None:
@@ -348,7 +353,7 @@ def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_pat
     config, data = toys.RUN.but(dropout=0.5, epochs=1), toys.data()
     (report,) = train(config, toys.model(), data, folder=tmp_path)
     model = build_model(config, toys.model(), torch.device("cpu"))
-    checkpoints.load_best(tmp_path, model)
+    load_best(tmp_path, model)
     again = TASKS[config.task].evaluate(model.train(False), data, config, "dev")
     assert {name: report.metrics[name] for name in again.metrics} == pytest.approx(again.metrics, rel=1e-6)
 
@@ -488,4 +493,4 @@ def test_the_learning_rate_follows_its_schedule() -> None:
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     losses(LORA, tmp_path, epochs=1)
     files = {name for _, _, names in os.walk(tmp_path) for name in names}
-    assert files == {checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.STATE}
+    assert files == {WEIGHTS, OPTIMIZER, STATE}

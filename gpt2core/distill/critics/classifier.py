@@ -30,8 +30,8 @@ class Classifier:
     )
 
     def __init__(self, model: str | None = None) -> None:
-        from gpt2core import checkpoints
         from gpt2core.builders import build_model, device
+        from gpt2core.checkpoints.best import load_best, run_config
         from gpt2core.pretrain_stage import starting_model
         from gpt2core.tasks.paraphrase import Paraphrase
         from gpt2core.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ class Classifier:
         if model is None:
             raise ConfigError(f"The critic `classifier` needs a run: give --critic-model its FOLDER, or {HINT}")
         folder = Path(model).expanduser()
-        self.config = checkpoints.run_config(folder)
+        self.config = run_config(folder)
         if self.config.task != Paraphrase.name:
             raise ConfigError(
                 f"{folder}: is a run of the task `{self.config.task}`, but --critic-model must be one of `{Paraphrase.name}`; "
@@ -49,7 +49,7 @@ class Classifier:
         self.task, self.tokenizer = Paraphrase(), Tokenizer.load(model_folder(self.config.model))
         base = starting_model(self.config)
         self.model = build_model(self.config, base, device())
-        checkpoints.load_best(folder, self.model, base)
+        load_best(folder, self.model, base)
         self.model.train(False)
         digest = _digest(self.config, self.model, self.tokenizer.digest)
         self.identity: Mapping[str, str] = {"critic": "classifier", "model": model, "digest": digest}

@@ -1,0 +1,92 @@
+"""The best epoch of a run, in the folder `best`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gpt2core.checkpoints.layout import BEST, STATE, WEIGHTS
+from gpt2core.checkpoints.reading import (
+    check_origins,
+    checkpoint_errors,
+    epoch_of,
+    load_weights,
+    read_state,
+    read_tensors,
+)
+from gpt2core.config import RunConfig
+from gpt2core.errors import CheckpointError, ConfigError
+from gpt2core.files import atomic_path, flush_folder, link_or_copy, write_json
+from gpt2core.model import GPT2
+from gpt2core.weights import origin
+
+
+def load_best(folder: Path, model: nn.Module, base: GPT2 | None = None) -> int:
+    """Load the weights of the best epoch into an adapted model of `base`; return the epoch.
+
+    Raises CheckpointError, also if the run keeps some weights of its base and was trained from another one.
+    """
+    state = best_state(folder)
+    if base is not None and not all(parameter.requires_grad for parameter in model.parameters()):
+        check_origins(state["history"], {"base": origin(base)}, folder)
+    path = folder / BEST / WEIGHTS
+    with checkpoint_errors(path):
+        weights = read_tensors(path)
+    load_weights(model, weights, folder)
+    return epoch_of(folder / BEST) or int(state["history"][-1]["epoch"])
+
+
+def run_config(folder: Path) -> RunConfig:
+    """Return the configuration of the run with checkpoints in `folder`; raise CheckpointError."""
+    try:
+        return RunConfig.of(best_state(folder)["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / BEST / STATE}: {error}") from None
+
+
+def best_state(folder: Path) -> dict[str, Any]:
+    """Return the state in `best`; raise CheckpointError if it is damaged or missing."""
+    with checkpoint_errors(folder / BEST / STATE):
+        try:
+            return read_state(folder / BEST)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{folder}: must be the folder of a run, with {BEST}/{STATE}, or of a model, with config.json; "
+                "`python -m gpt2core train` and `python -m searches promote` write them"
+            ) from None
+
+
+def best_epoch(state: Mapping[str, Any]) -> int:
+    """Return the best epoch of a checkpoint's history; 0 if none is the best, or the checkpoint is an old one."""
+    return max((int(past["epoch"]) for past in state["history"] if past.get("best")), default=0)
+
+
+def repair_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -> None:
+    """Make `best` hold the epoch whose weights are in `source`, unless it has a later one."""
+    kept, former = epoch_of(folder / BEST) or 0, best_state_or_none(folder)
+    if kept < epoch:
+        write_best(folder, source, state, epoch)
+    elif kept == epoch and (former is None or former["history"][-1]["epoch"] != epoch):
+        _write_best_state(folder, state, epoch)
+
+
+def best_state_or_none(folder: Path) -> dict[str, Any] | None:
+    """Return the state in `best`, or None if it is damaged or missing."""
+    try:
+        return best_state(folder)
+    except CheckpointError:
+        return None
+
+
+def write_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -> None:
+    """Link `best` to the weights in `source`, and write the history up to their epoch."""
+    with atomic_path(folder / BEST / WEIGHTS) as part:
+        part.unlink()
+        link_or_copy(source / WEIGHTS, part)
+    _write_best_state(folder, state, epoch)
+
+
+def _write_best_state(folder: Path, state: dict[str, Any], epoch: int) -> None:
+    write_json(folder / BEST / STATE, {**state, "history": state["history"][:epoch]})
+    flush_folder(folder)
