@@ -87,9 +87,9 @@ def _memory_gb(config: RunConfig, described: dict[str, Any], length: int) -> flo
     base = without_weights(shape_of(config.model))
     model = build_model(config, base, META)
     numbers = torch.full((math.ceil(config.batch_size / config.accumulation),), length)
-    batch = Batch(
-        torch.zeros(len(numbers), length, dtype=torch.long), lengths=numbers, labels=0 * numbers, given=0 * numbers
-    )
+    tokens = torch.zeros(len(numbers), length, dtype=torch.long)
+    predicted = torch.arange(tokens.numel()).view_as(tokens)[:, :-1].flatten()
+    batch = Batch(tokens, lengths=numbers, labels=0 * numbers, given=0 * numbers, predicted=predicted)
     tokenizer, batches = cast(Tokenizer, _AnyTokenizer()), [batch] * min(2, config.accumulation)
     return round(predicted_gpu_memory_gb(model, base, TASKS[config.task], tokenizer, config, batches), 2)
 

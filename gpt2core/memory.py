@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,8 +79,6 @@ def step_bytes(
         block.forward = operations.applied(block.forward)
     for micro_batch in batches:
         with (
-            # Masks are assumed to be all true.
-            _config.patch(meta_nonzero_assume_all_nonzero=True),  # type: ignore[attr-defined]
             operations,
             live,
             nullcontext() if working is None else working.used(),

@@ -292,18 +292,18 @@ class GPT2(nn.Module):
         The label of position t is `labels[:, t + 1]`. Positions with label IGNORE have no loss and no logits.
         """
         scored = _scored(labels)
-        kept, targets = _select(hidden, labels, scored)
+        kept, targets = select(hidden, labels, scored)
         pieces = zip(kept.split(LOGITS), targets.split(LOGITS), strict=True)
         losses = [functional.cross_entropy(upcast(self.logits(h)), t, reduction="none") for h, t in pieces]
         texts = scored // labels.shape[1]
         return kept.new_zeros(len(labels), dtype=losses[0].dtype).index_add(0, texts, torch.cat(losses))
 
-    def loss(self, hidden: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
+    def loss(self, hidden: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
         """Return the sum of `losses`, for training. Logits and gradients of only LOGITS positions are in memory at once.
 
-        `scored` (N,) are the positions with loss in the flattened (B, T), if known: without them, a GPU must be waited for.
+        `scored` (N,) has all positions with loss in the flattened (B, T), so that a GPU need not be waited for.
         """
-        kept, targets = _select(hidden, labels, _scored(labels) if scored is None else scored)
+        kept, targets = select(hidden, labels, scored)
         options = LinearCrossEntropyOptions(batch_chunk_size=LOGITS, acc_policy="auto")
         weight = self.wte.weight
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
@@ -324,7 +324,7 @@ def _scored(labels: Tensor) -> Tensor:
     return functional.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero()[:, 0]
 
 
-def _select(hidden: Tensor, labels: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+def select(hidden: Tensor, labels: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hidden states (N, C) of positions `scored` (N,) and their targets (N,), the next tokens."""
     return hidden.flatten(0, 1).index_select(0, scored), labels.flatten().index_select(0, scored + 1)
 

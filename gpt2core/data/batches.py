@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,): tokens without padding
     labels: Tensor  # (B,): classes
     given: Tensor  # (B,): tokens that are not trained on
-    predicted: Tensor | None = None  # (N,): positions in the flattened (B, T) whose next token is trained on
+    predicted: Tensor  # (N,): positions in the flattened (B, T) whose next token is trained on
     cached_activations: Tensor | None = None  # outputs of the frozen blocks per token (B, T, C) or per text (B, C)
 
     def next_tokens(self) -> Tensor:

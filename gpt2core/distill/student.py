@@ -7,37 +7,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.model import GPT2, IGNORE, upcast
+from gpt2core.data.batches import Batch
+from gpt2core.model import GPT2, select, upcast
 
 CONTRAST_TEMPERATURE = 0.3  # of Gunel et al. 2021
 
 
-def student_losses(
-    model: GPT2, hidden: Tensor, teacher: GPT2, input_ids: Tensor, labels: Tensor, weight: float
-) -> Tensor:
+def student_losses(model: GPT2, hidden: Tensor, teacher: GPT2, batch: Batch, weight: float) -> Tensor:
     """Return (B,) sums over tokens of CE(y | x) + weight * KL(student || teacher), in nats (Jung et al. 2023, section 3.3).
 
-    `hidden` (B, T, C) are the hidden states of the student `model` for `input_ids` (B, T); `labels` are (B, T). Position t is
-    scored against `labels[:, t + 1]`; positions labelled IGNORE (x, padding) have no loss. The teacher gets no gradient.
+    `hidden` (B, T, C) are the hidden states of the student `model` for the batch. Only the tokens y behind the given ones x have
+    a loss. The teacher gets no gradient.
     """
-    keep = labels[:, 1:] != IGNORE
-    targets = labels[:, 1:][keep]
-    student = upcast(model.logits(hidden[:, :-1][keep])).log_softmax(dim=-1)
+    kept, targets = select(hidden, batch.next_tokens(), batch.predicted)
+    student = upcast(model.logits(kept)).log_softmax(dim=-1)
     losses = functional.nll_loss(student, targets, reduction="none")
     if weight:
-        log_ratio = student - _teacher_log_probabilities(teacher, input_ids, keep)
+        log_ratio = student - _teacher_log_probabilities(teacher, batch)
         losses = losses + weight * (student.exp() * log_ratio).sum(dim=-1)
-    return losses.new_zeros(len(input_ids)).index_add(0, keep.nonzero()[:, 0], losses)
+    texts = batch.predicted // batch.input_ids.shape[1]
+    return losses.new_zeros(len(batch.input_ids)).index_add(0, texts, losses)
 
 
 @torch.no_grad()
-def _teacher_log_probabilities(teacher: GPT2, input_ids: Tensor, keep: Tensor) -> Tensor:
-    """Return the teacher's log-probabilities (N, V), without dropout."""
-    teacher = teacher.to(input_ids.device)
+def _teacher_log_probabilities(teacher: GPT2, batch: Batch) -> Tensor:
+    """Return the teacher's log-probabilities (N, V) of the predicted tokens, without dropout."""
+    teacher = teacher.to(batch.input_ids.device)
     was_training = teacher.training
-    hidden = teacher.train(False)(input_ids)[:, :-1][keep]
+    hidden = teacher.train(False)(batch.input_ids)
     teacher.train(was_training)
-    return upcast(teacher.logits(hidden)).log_softmax(dim=-1)
+    kept, _ = select(hidden, batch.input_ids, batch.predicted)
+    return upcast(teacher.logits(kept)).log_softmax(dim=-1)
 
 
 def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CONTRAST_TEMPERATURE) -> Tensor:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example, Tokens, encoded
-from gpt2core.model import GPT2, IGNORE, TrunkInput
+from gpt2core.model import IGNORE, TrunkInput
 from gpt2core.tasks.base import LanguageTask
 from gpt2core.tokenizer import Tokenizer
 
@@ -50,15 +51,10 @@ class Pretraining(LanguageTask):
     def labels(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Return all tokens but the first of each text, which would be predicted from another text, unless `cross_documents`."""
         labels = batch.next_tokens()
-        if not config.cross_documents:
-            labels[:, 1:][batch.input_ids[:, :-1] == tokenizer.eos] = IGNORE
-        return labels
-
-    def training_loss(
-        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
-    ) -> Tensor:
-        predicted = batch.predicted if config.cross_documents else None  # without the first tokens of texts
-        return model.loss(hidden, self.labels(batch, tokenizer, config), predicted)
+        if config.cross_documents:
+            return labels
+        first = functional.pad(batch.input_ids[:, :-1] == tokenizer.eos, (1, 0))
+        return labels.masked_fill(first, IGNORE)
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Return the number of tokens but the first of a block and, unless `cross_documents`, of each text."""

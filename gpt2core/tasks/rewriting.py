@@ -40,5 +40,4 @@ class Rewriting(LanguageTask):
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
         """Return cross-entropy plus `config.kl_weight` times the KL divergence from `base`."""
-        labels = self.labels(batch, tokenizer, config)
-        return student_losses(model, hidden, base, batch.input_ids, labels, config.kl_weight).sum()
+        return student_losses(model, hidden, base, batch, config.kl_weight).sum()

@@ -12,7 +12,9 @@ from gpt2core.model import GPT2, IGNORE
 from tests import toys
 
 IDS = torch.tensor([[5, 17, 99, 4, 250, 1], [8, 3, 3, 77, 0, 0]])
-BATCH = Batch(IDS, torch.tensor([6, 4]), torch.tensor([-1, -1]), torch.tensor([2, 1]))
+BATCH = Batch(
+    IDS, torch.tensor([6, 4]), torch.tensor([-1, -1]), torch.tensor([2, 1]), torch.tensor([1, 2, 3, 4, 6, 7, 8])
+)
 
 
 @torch.no_grad()
@@ -32,14 +34,14 @@ def slow(student: GPT2, teacher: GPT2, weight: float) -> list[float]:
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
 def test_losses_equal_the_formula(weight: float) -> None:
     student, teacher = toys.model(1), toys.model(2)
-    losses = student_losses(student, student(IDS), teacher, IDS, BATCH.next_tokens(), weight)
+    losses = student_losses(student, student(IDS), teacher, BATCH, weight)
     assert losses.tolist() == pytest.approx(slow(student, teacher, weight), rel=1e-5)
 
 
 def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
     model = toys.model(1)
     alone = model.losses(model(IDS), BATCH.next_tokens())
-    torch.testing.assert_close(student_losses(model, model(IDS), toys.model(1), IDS, BATCH.next_tokens(), 5.0), alone)
+    torch.testing.assert_close(student_losses(model, model(IDS), toys.model(1), BATCH, 5.0), alone)
 
 
 def test_prompts_and_padding_have_no_loss() -> None:
@@ -49,7 +51,7 @@ def test_prompts_and_padding_have_no_loss() -> None:
 
 def test_the_teacher_gets_no_gradient_and_keeps_its_mode() -> None:
     student, teacher = toys.model(1), toys.model(2).train()
-    student_losses(student, student(IDS), teacher, IDS, BATCH.next_tokens(), 1.0).sum().backward()
+    student_losses(student, student(IDS), teacher, BATCH, 1.0).sum().backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert student.wte.weight.grad is not None
     assert teacher.training

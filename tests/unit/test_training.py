@@ -26,6 +26,7 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import collate
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
 from gpt2core.metrics.direction import Direction
+from gpt2core.model import IGNORE
 from gpt2core.run import Run
 from gpt2core.steps import Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation
@@ -433,7 +434,8 @@ def test_losses_that_are_checked_later_end_a_run_at_the_same_step(
 
 @pytest.mark.parametrize("config", [
     toys.RUN, CLIPPED, LORA.but(accumulation=2), LORA.but(task="sst"), LORA.but(task="paraphrase", contrastive_weight=0.1),
-], ids=["full", "clipped", "accumulated", "classes", "contrastive"])  # fmt: skip
+    toys.RUN.but(task="poems"), toys.RUN.but(task="rewriting", pairs="unread"),
+], ids=["full", "clipped", "accumulated", "classes", "contrastive", "blocks of texts", "with a teacher"])  # fmt: skip
 def test_a_step_asks_for_nothing_that_a_gpu_has_still_to_compute(config: RunConfig) -> None:
     """Selections by a mask are such questions too, since their size depends on its values."""
     run, batch = Run(config.but(dropout=0.0, lora_dropout=0.0), toys.model(), toys.data()), np.arange(4)
@@ -449,7 +451,9 @@ def test_a_loss_at_known_positions_is_that_at_all_positions_with_a_label() -> No
     tokens = replace(run.tokens, given=np.arange(len(run.tokens)) % 5)
     batch = collate(tokens, np.array([3, 0, 7, 5]), run.device)
     hidden = run.model.run_trunk(run.trunk_input(batch)).detach().requires_grad_()
-    losses = [run.model.loss(hidden, batch.next_tokens(), known) for known in (batch.predicted, None)]
+    places = (batch.next_tokens()[:, 1:] != IGNORE).nonzero()
+    places = places[:, 0] * batch.input_ids.shape[1] + places[:, 1]
+    losses = [run.model.loss(hidden, batch.next_tokens(), known) for known in (batch.predicted, places)]
     one, other = (torch.autograd.grad(loss, [hidden, run.model.wte.weight]) for loss in losses)
     assert losses[0].item() == losses[1].item()
     assert all(map(torch.equal, one, other))
