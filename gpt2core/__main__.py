@@ -18,8 +18,12 @@ def parser() -> Parser:
     """Return the parser of all commands; `gpt2core.commands` holds the function of each."""
     top = Parser(prog="python -m gpt2core", description=__doc__)
 
-    p = top.add_command("keys", help="list all keys of a run and what reads them")
+    p = top.add_command(
+        "keys", help="list the keys of a run and what reads them: all, or with flags those that such a run reads"
+    )
+    _add_keys(p, "task", "adapter", "attention", "decoder", "pretrain")
     p.add_argument("--json", action="store_true", help="print JSON")
+    _add_set(p)
 
     p = top.add_command("describe", help="count total and trainable parameters; needs no weights")
     _add_keys(p, "task", "model", *ATTENTION_FLAGS, *ADAPTER_FLAGS)

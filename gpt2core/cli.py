@@ -92,15 +92,20 @@ def add_checkpoint_minutes(p: Parser | Group) -> None:
 
 def settings(pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, Any]:
     """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key not in `known` (default: of runs)."""
-    known = known_keys() if known is None else known
-    values: dict[str, Any] = {}
+    given = key_values("--set", "KEY=VALUE", pairs, known_keys() if known is None else known)
+    return {key: None if value == "none" else value for key, value in given.items()}
+
+
+def key_values(flag: str, form: str, pairs: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """Return the texts of a repeated flag of the form KEY=...; raise ConfigError for another form or a key not in `known`."""
+    values: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ConfigError(f"The value of `--set` is {pair!r}, but must be KEY=VALUE")
+            raise ConfigError(f"The value of `{flag}` is {pair!r}, but must be {form}")
         if key not in known:
             raise ConfigError(f"Unknown key `{key}`: {nearest(key, known)}")
-        values[key] = None if value == "none" else value
+        values[key] = value
     return values
 
 

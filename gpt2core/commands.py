@@ -24,7 +24,7 @@ from gpt2core.describe import describe as count
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
-from gpt2core.identity import components_of
+from gpt2core.identity import components_of, keys_read
 from gpt2core.keys import described_keys
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
@@ -293,8 +293,9 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
 
 
 def keys(options: argparse.Namespace) -> None:
-    """Print all keys of a run."""
-    rows = described_keys()
+    """Print all keys, or those that the run of the flags reads."""
+    is_narrowed = bool(options.set) or not known_keys().keys().isdisjoint(vars(options))
+    rows = described_keys(keys_read(_config(options)) if is_narrowed else None)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

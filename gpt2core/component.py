@@ -25,10 +25,13 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; raise ConfigError naming the key, the value, the rule and the nearest valid name."""
+    def of(cls, values: Mapping[str, Any], *, strict: bool | None = None) -> Self:
+        """Build from a mapping; raise ConfigError naming the key, the value, the rule and the nearest valid name.
+
+        `strict` refuses values of another type, such as text in place of a number.
+        """
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(dict(values), strict=strict)
         except ValidationError as error:
             lines = dict.fromkeys(_explain(cls, problem) for problem in error.errors(include_url=False))
             raise ConfigError("; ".join(list(lines)[:4])) from None

@@ -18,10 +18,29 @@ def components_of(config: RunConfig) -> list[Component | Task]:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the keys that a component of the run reads, or that no component declares, with their effective values.
+    """Return the keys that decide the result of a run, with their effective values.
 
     Raises UnknownNameError for an unknown component.
     """
+    values = _values_read(config)
+    for key in keys_that_decide("nothing"):
+        values.pop(key, None)
+    for key, field in keys_that_decide("if set").items():
+        if key in values and values[key] == field.default:
+            del values[key]
+    return values
+
+
+def keys_read(config: RunConfig) -> set[str]:
+    """Return all keys that a run reads, also those at their default, and `pretrain`, which says whether there is a first stage.
+
+    Raises UnknownNameError for an unknown component.
+    """
+    return _values_read(config).keys() | {"pretrain"}
+
+
+def _values_read(config: RunConfig) -> dict[str, Any]:
+    """Return the keys that a component of the run reads, or that no component declares, with their effective values."""
     config = config.model_copy(update={"decoder": resolved(config.decoding).strategy})
     components = components_of(config)
     unread = _unread(components, config)
@@ -33,11 +52,6 @@ def identity(config: RunConfig) -> dict[str, Any]:
     values = {key: value for key, value in config if key not in unread}
     for component in components:
         values |= {key: value for key, value in component.values(config).items() if value is not None}
-    for key in keys_that_decide("nothing"):
-        values.pop(key, None)
-    for key, field in keys_that_decide("if set").items():
-        if key in values and values[key] == field.default:
-            del values[key]
     return values
 
 

@@ -1,5 +1,6 @@
 """A description of all keys of a run: valid values, default, meaning, and the components that read each key."""
 
+from collections.abc import Container
 from typing import Any
 
 from gpt2core.adapters import ADAPTERS
@@ -12,8 +13,11 @@ from gpt2core.tasks import TASKS
 TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)
 
 
-def described_keys() -> list[dict[str, Any]]:
-    """Return `key`, `values`, `default`, `meaning`, `read_by` (names by kind of component; empty: all runs) and `decides`."""
+def described_keys(names: Container[str] | None = None) -> list[dict[str, Any]]:
+    """Describe all keys, or those among `names`.
+
+    Returns `key`, `values`, `default`, `meaning`, `read_by` (names by kind of component; empty: all runs) and `decides`.
+    """
     declared = declared_keys(*RunConfig.kinds)
     return [
         {
@@ -21,17 +25,19 @@ def described_keys() -> list[dict[str, Any]]:
             "values": _values(name, RunConfig if name in RunConfig.model_fields else declared[name]),
             "default": field.default,
             "meaning": field.description,
-            "read_by": _readers(name),
+            "read_by": readers(name),
             "decides": decides(field),
         }
         for name, field in known_keys().items()
+        if names is None or name in names
     ]
 
 
-def _readers(name: str) -> dict[str, list[str]]:
+def readers(name: str) -> dict[str, list[str]]:
+    """Return the names of the components that read a key, by kind; empty if all runs read it."""
     if name in FirstStageKeys.model_fields and name != "pretrain":
         return {"first stage": ["pretrain"]}
-    return {table.kind: readers for table in TABLES if (readers := table.readers(name))}
+    return {table.kind: names for table in TABLES if (names := table.readers(name))}
 
 
 def _values(name: str, keys: type[Keys | RunConfig]) -> str:

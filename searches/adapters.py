@@ -1,6 +1,7 @@
 """How much of the model must be tuned for sonnets, and at what cost? (Tables 6 and 7)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.domains import Choice, LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 LORA = [{"adapter": "lora", "rank": rank, "lr": 1e-5} for rank in (4, 8, 16, 32)]

@@ -1,6 +1,7 @@
 """Does LogSparse attention, in all blocks or every other one, reduce quality? (Figure 1, and Table 4 without poems)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.domains import Choice, LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 STUDY = [{"attention": "dense", "lr": 1e-5}, {"attention": "logsparse", "lr": 1e-5}]

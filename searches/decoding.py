@@ -1,6 +1,7 @@
 """Which decoder writes the best sonnets? All trials decode with one model, which is tuned once. (Table 5)"""
 
-from searches.question import Case, Choice, Profile, Search, Uniform
+from searches.domains import Choice, Uniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 STUDY = {"temperature": 1.2, "top_k": 50, "top_p": 0.9}

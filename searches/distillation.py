@@ -1,6 +1,7 @@
 """Do generated paraphrases help to detect paraphrases, and with which settings of Impossible Distillation? (Table 3)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search, Uniform
+from searches.domains import Choice, LogUniform, Uniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 PAIRS = {

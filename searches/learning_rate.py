@@ -1,6 +1,7 @@
 """Which learning rate is best for full tuning, with the study's batch size and epochs? (Table 1, any of its tasks)"""
 
-from searches.question import Case, LogUniform, Profile, Search
+from searches.domains import LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 STUDY = [{"lr": 1e-5}]

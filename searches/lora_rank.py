@@ -1,6 +1,7 @@
 """Does the rank of LoRA matter for sonnets, if each rank has its own best learning rate? (Table 7)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.domains import Choice, LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 SEARCH = Search(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2core.cli import Group, Parser, absolute, absolute_model, add_checkpoint_minutes, at_least, settings
+from gpt2core.cli import Group, Parser, absolute, absolute_model, add_checkpoint_minutes, at_least, key_values, settings
 from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
@@ -20,9 +20,11 @@ from searches.deciding.stopping import SCHEDULERS
 from searches.question import Plan, Search, make_plan
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
+from searches.values import domain_of
 
 EPILOG = """\
 Use --set to fix any key of a run, for instance --set epochs=5 --set decoder=greedy; a fixed key is no longer searched.
+Use --search to search any key, for instance --search lr=1e-5..1e-2:log --search weight_decay=0,0.01,0.1 --search epochs=2..8.
 `python -m gpt2core keys` lists all keys. Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl, trials/
 (checkpoints) and best/ (a model folder).
 """
@@ -94,6 +96,11 @@ def _question(p: Group) -> None:
     p.add_argument("--seed", type=int, default=11711, help="random seed (default: 11711, the study's)")
     words = "fix a key of every run; may be repeated"
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
+    words = (
+        "search a key: LOW..HIGH, with :log for a log scale and :int for whole numbers, or values separated by commas; adds the "
+        "key or replaces its values; may be repeated"
+    )
+    p.add_argument("--search", action="append", default=[], metavar="KEY=VALUES", help=words)
     p.add_argument("--objective", metavar="METRIC", help="metric to optimize (default: the task's own)")
 
 
@@ -313,6 +320,8 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
 
     fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
+    form = "KEY=VALUES, such as lr=1e-5..1e-2:log"
+    domains = {key: domain_of(key, text) for key, text in key_values("--search", form, o.search, known_keys()).items()}
     method_keys = method_settings(fixed, o.sampler, o.scheduler)
     fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
     fixed |= {key: absolute(fixed[key]) for key in keys_that_decide("place") if fixed.get(key)}
@@ -337,6 +346,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         comparing=comparing,
         smoke=o.smoke,
         settings=fixed,
+        domains=domains,
         seed=o.seed,
         model=absolute_model(o.model) if o.model else None,
         trials=o.trials,

@@ -1,6 +1,7 @@
 """Does training on poems first improve sonnets? (Table 4)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.domains import Choice, LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 SEARCH = Search(

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.component import lookup, nearest
-from gpt2core.config import RunConfig, keys_that_decide
+from gpt2core.config import RunConfig, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, visible
+from searches.conditions import Conditions
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
+from searches.domains import Choice, Domain, Space
 from searches.formatting import setting_text, words
 
 if TYPE_CHECKING:  # too slow to import for --help
@@ -31,45 +33,6 @@ if TYPE_CHECKING:  # too slow to import for --help
 Point = Mapping[str, Any]  # searched key -> value
 REDUCTION = 3  # of successive halving: one in REDUCTION trials passes a rung
 MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
-
-
-@dataclass(frozen=True, init=False)
-class Choice:
-    """A choice between values."""
-
-    values: tuple[Any, ...]
-
-    def __init__(self, *values: Any) -> None:
-        object.__setattr__(self, "values", values)
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(str(value) for value in self.values)
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """A number from `low` to `high`, uniform on a log scale."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}, log-uniform"
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """A number from `low` to `high`, uniform."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
-
-
-Domain = Choice | LogUniform | Uniform
-Space = Mapping[str, Domain]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +118,13 @@ class Search:
 class Level:
     """One value of the factor. A search without a factor has a single level with an empty value.
 
-    `point` has all keys of the factor; `value` lacks those that its runs do not read (full tuning has no rank). `active` are the
-    other searched keys that its runs read.
+    `point` has all keys of the factor; `value` lacks those that its runs do not read (full tuning has no rank). `drawn` are the
+    other searched keys that its runs may have, in the order of drawing.
     """
 
     point: Point
     value: Point
-    active: tuple[str, ...]
+    drawn: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -232,8 +195,23 @@ class Plan:
         return {key: domain for key, domain in both.items() if key not in self.fixed}
 
     @cached_property
+    def conditions(self) -> Conditions:
+        """Which searched keys a point has."""
+        from gpt2core.identity import keys_read  # PyTorch is too slow to import for --help
+
+        return Conditions(self.space, lambda values: keys_read(self.config(values)))
+
+    def domain_text(self, key: str) -> str:
+        """Return the domain of a searched key in words, with the values of other keys that it depends on."""
+        condition = self.conditions.words(key)
+        return f"{self.space[key]} (with {condition})" if condition else str(self.space[key])
+
+    @cached_property
     def levels(self) -> list[Level]:
-        """The values of the factor in order, or a single level if the factor does not have 2 to MOST_LEVELS values."""
+        """The values of the factor in order, or a single level if the factor does not have 2 to MOST_LEVELS values.
+
+        Raises ConfigError if a searched key outside the factor decides whether runs have a key of the factor.
+        """
         space, factor = self.space, [key for key in self.search.factor if key in self.space]
         domains = [domain.values for key in factor if isinstance(domain := space[key], Choice)]
         if not factor or len(domains) < len(factor):
@@ -241,21 +219,31 @@ class Plan:
         levels: dict[str, Level] = {}
         for values in itertools.product(*domains):
             point = dict(zip(factor, values, strict=True))
-            read = self._identity({**self.search.reference, **point})
-            value = {key: point[key] for key in factor if key in read or point[key] is None}
-            active = tuple(key for key in space if key in read and key not in factor)
-            levels.setdefault(json.dumps(value), Level(point=point, value=value, active=active))
+            branches = [self.conditions.active(branch) for branch in self.conditions.branches(point)]
+            for key in factor:
+                if len({key in active for active in branches}) > 1:
+                    raise ConfigError(self._undecided(key))
+            value = {key: point[key] for key in factor if key in branches[0]}
+            drawn = tuple(key for key in self.conditions.order if key not in factor and any(key in b for b in branches))
+            levels.setdefault(json.dumps(value), Level(point=point, value=value, drawn=drawn))
         return list(levels.values()) if 2 <= len(levels) <= MOST_LEVELS else [self._whole_space]
 
     @property
     def _whole_space(self) -> Level:
-        return Level(point={}, value={}, active=tuple(self.space))
+        return Level(point={}, value={}, drawn=tuple(self.conditions.order))
+
+    def _undecided(self, key: str) -> str:
+        deciding = [f"`{name}`" for name in self.conditions.keys if name not in self.search.factor]
+        return (
+            f"This search compares the values of `{key}`, but {' and '.join(deciding)}, which it searches too, decides whether a "
+            "run has it: fix that with --set"
+        )
 
     def level_of(self, point: Point) -> Level:
         """Return the value of the factor at a point."""
         if not self.has_factor:
             return self.levels[0]
-        return next(level for level in self.levels if all(point[key] == value for key, value in level.value.items()))
+        return next(level for level in self.levels if level.value.items() <= point.items())
 
     @property
     def has_factor(self) -> bool:
@@ -324,8 +312,11 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """The epochs of a trial that is not stopped early."""
-        return self.config(self.search.reference).epochs
+        """The greatest number of epochs of a trial, which it has unless it is stopped early."""
+        domain = self.space.get("epochs")
+        if domain is None:
+            return self.config(self.search.reference).epochs
+        return max(domain.values) if isinstance(domain, Choice) else int(domain.high)
 
     @property
     def grace(self) -> int:
@@ -342,10 +333,10 @@ class Plan:
         points: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
         for point in [self.search.reference, *others, *self.search.tasks[self.task].study]:
-            searched = {key: {**self.search.reference, **point}[key] for key in self.space}
-            run = self._identity(searched)
+            complete = self.complete(point)
+            run = self._identity(complete)
             if run not in runs:
-                points.append(searched)
+                points.append(complete)
                 runs.append(run)
         return points
 
@@ -369,12 +360,28 @@ class Plan:
         study = [{**self.search.reference, **change} for change in self.search.tasks[self.task].study]
         return "study" if any(point.items() <= values.items() for values in study) else "default"
 
+    def complete(self, point: Point) -> dict[str, Any]:
+        """Return a point with all keys that are active at it and no others; missing ones have the values of the reference."""
+        values = {**self.search.reference, **point}
+        active = self.conditions.active(values)
+        return {key: values[key] for key in self.space if key in active}
+
     def config(self, point: Point, **changes: Any) -> RunConfig:
-        """Return the validated configuration of a point. Raises ConfigError."""
+        """Return the validated configuration of a point; missing keys have the values of the reference. Raises ConfigError."""
         import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
 
-        searched = {key: value for key, value in point.items() if key in self.space}
+        values = {**self.search.reference, **point}
+        searched = {key: values[key] for key in self.space}
         return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
+
+    def check_read(self, key: str) -> None:
+        """Raise ConfigError if no run of the search reads a searched key."""
+        if any(key in self.conditions.active(branch) for branch in self.conditions.branches({})):
+            return
+        from gpt2core.keys import readers
+
+        names = "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(key).items())
+        raise ConfigError(f"No run of this search reads `{key}`: it needs {names}; fix or search that too")
 
     def _identity(self, point: Point) -> dict[str, Any]:
         from gpt2core.identity import identity
@@ -423,12 +430,16 @@ def make_plan(
     *,
     smoke: bool = False,
     settings: Point | None = None,
+    domains: Space | None = None,
     seed: int = 11711,
     method: Method = DEFAULT,
     comparing: Comparing = AS_PLANNED,
     **changes: Any,
 ) -> Plan:
-    """Apply the flags to a search. `settings` are the values of `--set`, which fix searched keys. Raises ConfigError."""
+    """Apply the flags to a search. Raises ConfigError.
+
+    `settings` are the values of `--set`, which fix searched keys; `domains` those of `--search`, which add or replace them.
+    """
     settings = dict(settings or {})
     task = settings.pop("task", next(iter(search.tasks)))
     if task not in search.tasks:
@@ -444,4 +455,32 @@ def make_plan(
             raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")
         if key in ("fold", "judged", "scored_on", "dev_part"):
             raise ConfigError(f"The key `{key}` cannot be `--set`: the search sets it; see --folds and --confirm-on")
-    return Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
+    for key in (domains or {}).keys() & settings.keys():
+        raise ConfigError(f"Both `--set {key}` and `--search {key}` are given, but a key is either fixed or searched")
+    if domains:
+        search = search_in(search, domains, fixed)
+        fixed = {key: value for key, value in fixed.items() if key not in domains}
+    plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
+    for key in domains or {}:
+        plan.check_read(key)
+    return plan
+
+
+def search_in(search: Search, domains: Space, fixed: Point) -> Search:
+    """Return a search that also varies the keys of `domains`, or varies them there. New keys are nuisance keys.
+
+    The reference keeps its values (for new keys: those of `fixed`, else the defaults), or takes the nearest ones of `domains`.
+    The study's points outside `domains` are dropped.
+    """
+    defaults = {key: field.default for key, field in known_keys().items()}
+    before = {**defaults, **fixed, **search.reference}
+    scientific = {key: domains.get(key, domain) for key, domain in search.scientific.items()}
+    nuisance = {**search.nuisance, **{key: domain for key, domain in domains.items() if key not in scientific}}
+    tasks = {
+        name: replace(
+            case, study=[p for p in case.study if all(p[key] in domains[key] for key in p.keys() & domains.keys())]
+        )
+        for name, case in search.tasks.items()
+    }
+    reference = {**search.reference, **{key: domain.nearest(before[key]) for key, domain in domains.items()}}
+    return replace(search, scientific=scientific, nuisance=nuisance, tasks=tasks, reference=reference)

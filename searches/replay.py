@@ -37,7 +37,8 @@ from searches.deciding.replay_backend import Course, Curve, Curves, MemoryLedger
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
-from searches.question import Choice, LogUniform, Plan, Point, Space, make_plan, search_of
+from searches.domains import Choice, Space
+from searches.question import Plan, Point, make_plan, search_of
 from searches.running.events import Scores
 from searches.running.ledger import Trial
 from searches.summary import Summary, TrialRow
@@ -101,11 +102,11 @@ def _unit_cube(point: Point, space: Space) -> list[float]:
     coordinates: list[float] = []
     for key, domain in space.items():
         if isinstance(domain, Choice):
-            coordinates += [0.5 * (point[key] == value) for value in domain.values]
-        elif isinstance(domain, LogUniform):
-            coordinates.append(math.log(point[key] / domain.low) / math.log(domain.high / domain.low))
+            coordinates += [0.5 * (key in point and point[key] == value) for value in domain.values]
+        elif key not in point:  # its run does not read it
+            coordinates.append(0.5)
         else:
-            coordinates.append((point[key] - domain.low) / (domain.high - domain.low))
+            coordinates.append(domain.share(point[key]))
     return coordinates
 
 

@@ -1,6 +1,7 @@
 """Does full tuning beat tuning only the last linear layer for sentiment? (Table 2)"""
 
-from searches.question import Case, Choice, LogUniform, Profile, Search
+from searches.domains import Choice, LogUniform
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 LAST_LINEAR, FULL = {"adapter": "last-linear", "lr": 1e-3}, {"adapter": "full", "lr": 1e-5}

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt2core.metrics.direction import Direction
+from searches.domains import Choice, Domain
 from searches.formatting import count, value_text
-from searches.question import Choice, Domain, LogUniform
 from searches.summary import EffectRow, Effects, TrialRow
 
 LEAST = 8  # trials
@@ -94,7 +94,7 @@ def _curve(key: str, domain: Domain, values: list[Any]) -> Curve:
         columns = np.array([[float(text == value) for value in known] for text in texts])
         tried = np.flatnonzero(columns.any(axis=0))
         return Curve(key, [known[place] for place in tried], columns[:, tried])
-    log = isinstance(domain, LogUniform)
+    log = domain.is_log
     used = np.array([value is not _UNUSED for value in values])
     numbers = np.array([float(value) for value in values if value is not _UNUSED])
     scaled = np.log(numbers) if log else numbers

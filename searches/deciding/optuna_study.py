@@ -17,7 +17,7 @@ from gpt2core.config import RunConfig
 from gpt2core.identity import identity as identity_of
 from gpt2core.metrics.direction import Direction
 from searches.deciding.objectives import excesses, values
-from searches.deciding.samplers import SAMPLERS, distribution, experimental, inherit_space, points
+from searches.deciding.samplers import SAMPLERS, experimental, inherit_space, points, suggest
 from searches.question import Level, Plan, Point
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
 
@@ -31,9 +31,7 @@ class View:
     def __init__(self, plan: Plan, level: Level, storage: optuna.storages.BaseStorage | None = None) -> None:
         self.plan, self.level, self.name = plan, level, level.name
         self.study = new_study(f"{plan.search.name} {self.name}".strip(), storage, plan)
-        self.space = {key: plan.space[key] for key in level.active}
-        self.distributions = {key: distribution(domain) for key, domain in self.space.items()}
-        finite = points(plan, self.space)
+        finite = points(plan, level)
         self.points = None if finite is None else deque(finite)  # known points are dropped once they come first
         self.exhausted = False  # whether all of its points have had a trial
         self.running: dict[str, optuna.Trial] = {}  # by name: the trials that run, for the study
@@ -56,7 +54,7 @@ class View:
                     return None
                 self._enqueue(self.points[0])
             optuna_trial = self._ask(number, attempt)
-            point = self._complete(optuna_trial.params)
+            point = self._draw(optuna_trial)
             run = self.plan.config(point)
             key = identity(run)
             if key not in seen:
@@ -84,7 +82,8 @@ class View:
     def add(self, trial: Trial) -> None:
         """Add a trial as running, without asking the sampler: its point is given."""
         self._enqueue(trial.point)
-        self.running[trial.name] = self.study.ask(self.distributions)
+        self.running[trial.name] = self.study.ask()
+        self._draw(self.running[trial.name])
 
     def tell(self, trial: Trial) -> None:
         """Tell the study a trial's best score. A stopped or failed trial is told as pruned, so its region counts as poor.
@@ -111,20 +110,23 @@ class View:
         else:
             self.study.tell(optuna_trial, state=TrialState.PRUNED)
 
-    def _complete(self, params: Point) -> dict[str, Any]:
-        """Return a point of the whole space: keys that this value of the factor does not read are the reference's."""
-        point = {**self.plan.search.reference, **self.level.point, **params}
-        return {key: point[key] for key in self.plan.space}
+    def _draw(self, optuna_trial: optuna.Trial) -> dict[str, Any]:
+        """Draw the keys that are active at the values drawn so far; return the point."""
+        point, plan = dict(self.level.point), self.plan
+        for key in self.level.drawn:
+            if key in plan.conditions.active(point):
+                point[key] = suggest(optuna_trial, key, plan.space[key])
+        return plan.complete(point)
 
     def _run(self, params: Point) -> RunConfig:
-        return self.plan.config(self._complete(params))
+        return self.plan.config({**self.level.point, **params})
 
     def _score(self, values: Sequence[float]) -> float:
         """Return the task's objective with its own sign."""
         return -self.plan.direction.sign * values[0]
 
     def _enqueue(self, point: Point) -> None:
-        self.study.enqueue_trial({key: point[key] for key in self.space})
+        self.study.enqueue_trial({key: point[key] for key in self.level.drawn if key in point})
 
     def _ask(self, number: int, attempt: int) -> optuna.Trial:
         """Ask a new sampler, seeded by trial and attempt, for the next point."""
@@ -132,7 +134,7 @@ class View:
         sampler = SAMPLERS[self.plan.method.sampler].make(self.plan, int(seed))
         inherit_space(sampler, self.study.sampler)
         self.study.sampler = sampler
-        return self.study.ask(self.distributions)
+        return self.study.ask()
 
 
 def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | None = None) -> dict[str, optuna.Study]:

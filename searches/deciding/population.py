@@ -14,7 +14,8 @@ from gpt2core.config import keys_that_decide
 from gpt2core.errors import ConfigError
 from searches.deciding.objectives import ranked
 from searches.deciding.stopping import PopulationKeys
-from searches.question import Choice, Plan
+from searches.domains import Choice
+from searches.question import Plan
 from searches.running.ledger import Trial
 
 
@@ -34,6 +35,8 @@ class Population:
                 f"training of {plan.epochs} epochs in steps of {self.interval} has {self.generations} generations of at least 2 "
                 "trials each"
             )
+        if "epochs" in plan.space:
+            raise ConfigError("Population-based training cannot search `epochs`: fix it with --set epochs=N")
         self.changeable = keys_that_decide("training")  # other keys shape what trains
         if plan.space.keys().isdisjoint(self.changeable):
             raise ConfigError(
@@ -75,14 +78,15 @@ class Population:
         changed, stage = dict(point), first_stage(self.plan.config(point))
         for key, domain in self.plan.space.items():
             up = bool(random.integers(2))
-            if key not in self.changeable:
+            if key not in self.changeable or key not in point:
                 continue
             if isinstance(domain, Choice):
                 place = list(domain.values).index(point[key]) + (1 if up else -1)
                 changed[key] = domain.values[min(max(place, 0), len(domain.values) - 1)]
             else:
                 factor = self.keys.perturbation if up else 1 / self.keys.perturbation
-                changed[key] = min(max(point[key] * factor, domain.low), domain.high)
+                number = domain.nearest(point[key] * factor)
+                changed[key] = (math.ceil if up else math.floor)(number) if domain.is_whole else number
             if first_stage(self.plan.config(changed)) != stage:  # the checkpoint builds on that stage's weights
                 changed[key] = point[key]
         return changed

@@ -9,7 +9,7 @@ how often the search was interrupted.
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ import numpy as np
 
 from gpt2core.component import Component, Keys, Table, key
 from gpt2core.errors import ConfigError
-from searches.question import Choice, Domain, LogUniform, Plan
+from searches.domains import Choice, Domain, Space
+from searches.question import Level, Plan, Point
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    import optuna
     from optuna.samplers import BaseSampler
 
 LARGEST = 100_000  # points of a grid
@@ -142,45 +143,55 @@ def experimental() -> Iterator[None]:
         yield
 
 
-def distribution(domain: Domain) -> "BaseDistribution":
-    """Return a domain as an Optuna distribution."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
+def suggest(trial: "optuna.Trial", key: str, domain: Domain) -> Any:
+    """Return the value of a key that Optuna draws for a trial."""
     if isinstance(domain, Choice):
-        return CategoricalDistribution(domain.values)
-    return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
+        return trial.suggest_categorical(key, domain.values)
+    if domain.is_whole:
+        return trial.suggest_int(key, int(domain.low), int(domain.high), log=domain.is_log)
+    return trial.suggest_float(key, domain.low, domain.high, log=domain.is_log)
 
 
-def values(plan: Plan, domain: Domain) -> list[Any]:
-    """Return a domain's values on the grid, both bounds included."""
+def values(plan: Plan, domain: Domain) -> Sequence[Any]:
+    """Return a domain's values: of the grid, both bounds included, or all values of a finite domain."""
     if isinstance(domain, Choice):
-        return list(domain.values)
+        return domain.values
+    if plan.method.sampler != "grid":
+        return range(int(domain.low), int(domain.high) + 1)
     count = plan.method.part(GridKeys).grid_values
-    steps = [step / (count - 1) for step in range(count)]
-    low, high, log = domain.low, domain.high, isinstance(domain, LogUniform)
-    inner = [low * (high / low) ** step if log else low + (high - low) * step for step in steps[1:-1]]
-    return [low, *inner, high]
+    return list(dict.fromkeys(domain.at(step / (count - 1)) for step in range(count)))
 
 
-def size(plan: Plan, space: Mapping[str, Domain]) -> int | None:
-    """Return the number of points of a grid or of a finite space, else None; raise ConfigError for too large a grid."""
-    domains, grid = space.values(), plan.method.sampler == "grid"
-    if not grid and not all(isinstance(domain, Choice) for domain in domains):
+def size(plan: Plan, view: Level) -> int | None:
+    """Return the number of points of a grid or of a finite view, else None; raise ConfigError for too large a grid."""
+    grid = plan.method.sampler == "grid"
+    domains = [plan.space[key] for key in view.drawn]
+    if not grid and not all(isinstance(domain, Choice) or domain.is_whole for domain in domains):
         return None
-    count = math.prod(len(values(plan, domain)) for domain in domains)
+    count = sum(math.prod(len(values(plan, domain)) for domain in free.values()) for _, free in _branches(plan, view))
     if count > LARGEST and grid:
         raise ConfigError(f"The grid has {count:,} points, but must have at most {LARGEST:,}: fix some keys with --set")
     return count if count <= LARGEST else None
 
 
-def points(plan: Plan, space: Mapping[str, Domain]) -> list[dict[str, Any]] | None:
-    """Return all points of a grid or finite space, shuffled, else None. Raises ConfigError.
+def points(plan: Plan, view: Level) -> list[dict[str, Any]] | None:
+    """Return all points of a grid or finite view, shuffled, else None. Raises ConfigError.
 
     Optuna's GridSampler cannot be used: it needs Optuna's own loop.
     """
-    if size(plan, space) is None:
+    if size(plan, view) is None:
         return None
-    grids = [values(plan, domain) for domain in space.values()]
-    shuffled = [dict(zip(space, point, strict=True)) for point in itertools.product(*grids)]
+    shuffled: list[dict[str, Any]] = []
+    for conditions, free in _branches(plan, view):
+        grids = [values(plan, domain) for domain in free.values()]
+        shuffled += [{**conditions, **dict(zip(free, point, strict=True))} for point in itertools.product(*grids)]
     np.random.default_rng(plan.seed).shuffle(shuffled)
     return shuffled
+
+
+def _branches(plan: Plan, view: Level) -> Iterator[tuple[Point, Space]]:
+    """Yield the combinations of a view's conditions, each with the domains of the other keys that are active under it."""
+    for branch in plan.conditions.branches(view.point):
+        active = plan.conditions.active(branch)
+        free = {key: plan.space[key] for key in view.drawn if key in active and key not in branch}
+        yield {key: value for key, value in branch.items() if key in view.drawn}, free

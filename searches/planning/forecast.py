@@ -129,8 +129,7 @@ def predict(
 
 def trials_of(plan: Plan) -> int:
     """Return the number of trials: as requested, or all points of a smaller space."""
-    spaces = [{key: plan.space[key] for key in view.active} for view in plan.views]
-    return sum(min(plan.per_view, size(plan, space) or plan.per_view) for space in spaces)
+    return sum(min(plan.per_view, size(plan, view) or plan.per_view) for view in plan.views)
 
 
 def _wall_seconds(total: Range, single: Range, count: int, spec: TrialSpec) -> Range:

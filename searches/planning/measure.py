@@ -25,12 +25,13 @@ from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.storage import size
 from searches.deciding.comparing import judges_of
+from searches.domains import Choice, Domain
 from searches.formatting import count
 from searches.options import Options
 from searches.pairs import pairs_seconds
 from searches.planning.forecast import NOTHING, Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
-from searches.question import Choice, Domain, LogUniform, Plan
+from searches.question import Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.quantities import Forecast, Quantity
@@ -153,9 +154,7 @@ def draw(domain: Domain, random: np.random.Generator) -> Any:
     """Draw a random value of a domain."""
     if isinstance(domain, Choice):
         return domain.values[int(random.integers(len(domain.values)))]
-    if isinstance(domain, LogUniform):
-        return float(np.exp(random.uniform(np.log(domain.low), np.log(domain.high))))
-    return float(random.uniform(domain.low, domain.high))
+    return domain.at(float(random.uniform()))
 
 
 def _in_folds(cost: TrialCost, folds: int) -> TrialCost:

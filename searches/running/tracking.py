@@ -66,7 +66,7 @@ class Tracker:
         plan = options.plan
         params = {f"profile_{key}": value for key, value in vars(plan.profile).items()}
         params |= {"seed": plan.seed, "space_digest": plan.digest}
-        params |= {f"space_{key}": domain for key, domain in plan.space.items()}
+        params |= {f"space_{key}": plan.domain_text(key) for key in plan.space}
         params["command"] = command_text(options.argv)
         tags = {"search": options.name, "question": plan.search.question, "code_version": version("gpt2-search")}
         for pause in (*PAUSES, None):

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from gpt2core.cli import command_text
 from gpt2core.machine import cpus
+from searches.domains import Choice, Domain
 from searches.formatting import count
 from searches.options import Options, without
-from searches.question import Choice, Domain, LogUniform, Plan
+from searches.question import Plan
 from searches.running.ledger import State
 from searches.summary import Pairs, Role, Space
 
@@ -90,15 +91,16 @@ def space_of(plan: Plan) -> dict[str, Space]:
     """Return the values and the role of each searched key."""
     scientific = plan.search.scientific
     return {
-        key: _space(domain, "scientific" if key in scientific else "nuisance") for key, domain in plan.space.items()
+        key: _space(plan.domain_text(key), domain, "scientific" if key in scientific else "nuisance")
+        for key, domain in plan.space.items()
     }
 
 
-def _space(domain: Domain, role: Role) -> Space:
+def _space(text: str, domain: Domain, role: Role) -> Space:
     if isinstance(domain, Choice):
-        return Space(text=str(domain), kind="choice", values=list(domain.values), role=role)
-    kind: Literal["uniform", "log-uniform"] = "log-uniform" if isinstance(domain, LogUniform) else "uniform"
-    return Space(text=str(domain), kind=kind, low=domain.low, high=domain.high, role=role)
+        return Space(text=text, kind="choice", values=list(domain.values), role=role)
+    kind: Literal["uniform", "log-uniform"] = "log-uniform" if domain.is_log else "uniform"
+    return Space(text=text, kind=kind, low=domain.low, high=domain.high, role=role)
 
 
 def samples_of(plan: Plan, state: State, name: str) -> list[dict[str, str]]:

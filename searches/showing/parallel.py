@@ -45,20 +45,24 @@ class Axis:
 def draw_parallel(
     axes: Any, rows: list[TrialRow], space: dict[str, Space], objective: str, named: dict[str, str]
 ) -> None:
-    """Draw `rows`, worst first, so that better trials are on top; `named` gives some trials their own color."""
+    """Draw `rows`, worst first, so that better trials are on top; `named` gives some trials their own color.
+
+    A line skips the axes of keys that its trial does not have.
+    """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
-    vertical = [Axis(key, [row.point[key] for row in rows], domain) for key, domain in space.items()]
+    vertical = [
+        Axis(key, [row.point[key] for row in rows if key in row.point], domain) for key, domain in space.items()
+    ]
     scores = [row.score or 0.0 for row in rows]
     vertical.append(Axis(objective, scores, Space(text="", kind="uniform", low=min(scores), high=max(scores))))
     shades = LinearSegmentedColormap.from_list("shades", ["#c3cedb", "#12408a"])
     lines, colors, widths = [], [], []
     for number, row in enumerate(sorted(rows, key=lambda row: row.id in named)):
-        values = [*(row.point[key] for key in space), row.score]
-        lines.append(
-            [(place, axis.place(value)) for place, (axis, value) in enumerate(zip(vertical, values, strict=True))]
-        )
+        values = {**row.point, objective: row.score}
+        axes_of_row = [(place, axis) for place, axis in enumerate(vertical) if axis.name in values]
+        lines.append([(place, axis.place(values[axis.name])) for place, axis in axes_of_row])
         colors.append(named.get(row.id, shades(number / max(1, len(rows) - 1))))
         widths.append(3.0 if row.id in named else 1.2)
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths))

@@ -137,7 +137,7 @@ def intervals(summary: Summary) -> Picture | None:
 def parallel(summary: Summary) -> Picture | None:
     """Return parallel coordinates of the searched keys and the objective; None without two scored trials or a space."""
     space = summary.space
-    rows = [row for row in _scored(summary) if space.keys() <= row.point.keys()]
+    rows = [row for row in _scored(summary) if space.keys() & row.point.keys()]
     if len(rows) < 2 or not space:
         return None
     ranked = spread(rows, summary, LINES)[::-1]

@@ -165,7 +165,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     """Print what would run."""
     console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
     roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
-    searched = [(key, roles[key], str(domain)) for key, domain in plan.space.items()]
+    searched = [(key, roles[key], plan.domain_text(key)) for key in plan.space]
     fixed = [(key, "fixed", str(value)) for key, value in plan.fixed.items()]
     columns = [Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))]
     console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))

@@ -1,6 +1,7 @@
 """The search that `search.py` times, as a script: the rank and learning rate of LoRA on the narrative poems, every point once."""
 
-from searches.question import Case, Choice, Profile, Search
+from searches.domains import Choice
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 RANKS, RATES = (4, 8, 16, 32), (1e-4, 3e-4, 1e-3, 3e-3)

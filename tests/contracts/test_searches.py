@@ -39,7 +39,7 @@ def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name
     assert (plan.objective, plan.direction) == (metric.name, metric.direction)
     points = plan.first_points
     assert len(points) >= 2
-    assert points[0] == dict(plan.search.reference)
+    assert points[0] == plan.complete({})
     assert plan.profile.trials > len(points) or profile == "quick"
     runs = [plan.config(point) for point in points]
     assert all(isinstance(run, RunConfig) and run.task == task for run in runs)

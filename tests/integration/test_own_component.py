@@ -33,7 +33,8 @@ TOP = Adapter(apply=top, keys=TopKeys, meaning="the last blocks train")
 '''
 SEARCH = '''"""How many of the last blocks must train?"""
 
-from searches.question import Case, Choice, Profile, Search
+from searches.domains import Choice
+from searches.question import Case, Profile, Search
 from searches.runner import main
 
 SEARCH = Search(

@@ -7,7 +7,7 @@ import pytest
 
 from gpt2core.metrics.direction import Direction
 from searches.deciding.importance import LEAST, effects
-from searches.question import Choice, Domain, LogUniform, Uniform
+from searches.domains import Choice, Domain, LogUniform, Uniform
 from searches.summary import TrialRow
 
 SPACE: dict[str, Domain] = {

@@ -37,11 +37,12 @@ from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS, size
 from searches.deciding.stopping import Halving
 from searches.deciding.strategy import Strategy
+from searches.domains import Choice, LogUniform
 from searches.lora_rank import SEARCH as LORA_RANK
 from searches.options import parse
 from searches.planning import checking
 from searches.planning.checking import record_data, record_pairs
-from searches.question import Case, Choice, LogUniform, Plan, Profile, Search, make_plan
+from searches.question import Case, Plan, Profile, Search, make_plan
 from searches.running.ledger import Ledger, Trial
 from tests import generated, toys
 from tests.runs import status
@@ -359,6 +360,20 @@ def test_ones_own_key_is_listed_and_described(own_adapter: None, capsys: pytest.
     assert row["read_by"] == {"adapter": ["top"]}
 
 
+@pytest.mark.parametrize(("flags", "read", "unread"), [
+    (["--adapter", "lora"], {"rank", "top_p", "lr", "pretrain", "folds"}, {"num_beams", "head_dropout", "pretrain_lr"}),
+    (["--adapter", "full", "--decoder", "beam"], {"num_beams", "gradient_checkpointing"}, {"rank", "top_p"}),
+    (["--task", "sst", "--pretrain", "poems"], {"head_dropout", "pretrain_lr"}, {"rank", "kl_weight"}),
+    (["--set", "temperature=0"], {"max_new_tokens"}, {"top_p"}),
+])  # fmt: skip
+def test_keys_are_those_that_a_run_of_the_flags_reads(
+    flags: list[str], read: set[str], unread: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(main, ["keys", "--json", *flags]) == 0
+    names = {row["key"] for row in json.loads(capsys.readouterr().out)}
+    assert read <= names <= known_keys().keys() - unread
+
+
 class WidthKeys(TemperatureKeys):
     width: float = key(0.5, "least probability, in units of the likeliest token's", "texts", gt=0, le=1)
 
@@ -468,7 +483,7 @@ def test_a_grid_has_as_many_values_of_a_number_as_are_asked_for() -> None:
         "batch_size=8",
     ]  # fmt: skip
     plan = parse(LORA_RANK, flags).plan
-    assert size(plan, plan.space) == 3
+    assert size(plan, plan.views[0]) == 3
 
 
 def test_no_key_of_a_run_is_one_of_a_sampler_or_a_scheduler_too() -> None:

@@ -1,10 +1,14 @@
 """The flags of a search: valid ones become a plan, invalid ones an error in one line and status 2."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt2core.errors import ConfigError, UserError
+from searches.deciding.replay_backend import MemoryLedger
+from searches.deciding.strategy import Strategy
+from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.runner import main
@@ -20,6 +24,8 @@ from trainables.nodes import Machine
     (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
     (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
     (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
+    (["--search", "lrr=1..2"], "Unknown key `lrr`: did you mean `lr`?"),
+    (["--search", "weight_decay=0,-1"], "The value of `weight_decay` is '-1', but must be greater than or equal to 0"),
     (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
     (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
     (["--set", "task=sst"], "This search has no task `sst`: valid: sonnet"),
@@ -66,6 +72,65 @@ def test_a_key_that_is_set_is_not_searched() -> None:
     assert set(plan.space) == {"lr", "batch_size"}
     config = plan.config(SEARCH.reference)
     assert (config.rank, config.lora_alpha, config.lr) == (16, 16.0, 1e-3)
+
+
+@pytest.mark.parametrize(("text", "domain"), [
+    ("weight_decay=0,0.01,0.1", Choice(0.0, 0.01, 0.1)), ("lr=1e-5..1e-2:log", LogUniform(1e-5, 1e-2)),
+    ("dropout=0..0.3", Uniform(0.0, 0.3)), ("epochs=2..8", IntUniform(2, 8)), ("epochs=2..8:int", IntUniform(2, 8)),
+    ("batch_size=4..32:int:log", LogInt(4, 32)), ("batch_size=4..32:log", LogInt(4, 32)), ("alpha=8..64:int", IntUniform(8, 64)),
+    ("alpha=r,8", Choice("r", 8.0)), ("pretrain=none,poems", Choice(None, "poems")), ("dora=true,false", Choice(True, False)),
+    ("attention=dense;dense,logsparse", Choice("dense", "dense,logsparse")), ("rank=2..64:log", LogInt(2, 64)),
+])  # fmt: skip
+def test_a_key_is_searched_where_a_flag_says(text: str, domain: Domain) -> None:
+    key = text.partition("=")[0]
+    usual, plan = parse(SEARCH, []).plan, parse(SEARCH, ["--search", text]).plan
+    assert (plan.space[key], repr(plan.space[key])) == (domain, repr(domain))
+    assert {**plan.space, key: None} == {**usual.space, key: None}
+    assert list(plan.space)[: len(usual.space)] == list(usual.space)
+    assert (key in plan.search.scientific) == (key == "rank")
+    assert all(point[key] in domain for point in plan.first_points)
+    assert plan.digest != usual.digest
+    assert parse(SEARCH, ["--search", text]).plan.digest == plan.digest
+
+
+def test_a_searched_key_starts_where_the_search_has_it() -> None:
+    def points(*flags: str) -> list[dict[str, Any]]:
+        return parse(SEARCH, list(flags)).plan.first_points
+
+    assert points("--search", "lora_dropout=0..0.3")[0]["lora_dropout"] == 0.1, "fixed by the search"
+    assert points("--search", "warmup_steps=5..9")[0]["warmup_steps"] == 5, "the nearest to the default"
+    assert {point["lr"] for point in points("--search", "lr=1e-4..1e-2:log")} == {1e-3}, "the study's is outside"
+    assert parse(SEARCH, ["--search", "epochs=2..9"]).plan.epochs == 9
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["lr"], "The value of `--search` is 'lr', but must be KEY=VALUES, such as lr=1e-5..1e-2:log"),
+    (["lr=1e-3"], "The key `lr` has only one value to search, 0.001, but needs a range LOW..HIGH or 2 or more values"),
+    (["lr=0.1,1e-1"], "The values of `lr` contain 0.1 twice, but must differ"),
+    (["lr=1e-2..1e-5"], "The range of `lr` is '1e-2..1e-5', but must go from a lower to a higher number"),
+    (["lr=1..1"], "The range of `lr` is '1..1', but must go from a lower to a higher number"),
+    (["lr=..1"], "The value of `lr` is '..1', but must be a valid number"),
+    (["lr=1..2:lg"], "Unknown kind of range `lg`: did you mean `log`?"),
+    (["dropout=0..0.3:log"], "The range of `dropout` is '0..0.3:log', but must start above 0 on a log scale"),
+    (["alpha=1.5..3:int"], "The range of `alpha` is '1.5..3:int', but must have whole numbers as bounds with `:int`"),
+    (["dropout=0..2"], "The value of `dropout` is '2', but must be less than 1"),
+    (["lr=1..inf"], "The value of `lr` is 'inf', but must be a finite number"),
+    (["epochs=1.5..3"], "The value of `epochs` is '1.5', but must be a valid integer"),
+    (["dora=0..1"], "The key `dora` has no numbers to search in '0..1': give its values, separated by commas"),
+    (["decoder=top-p,beem"], "Unknown decoder `beem`: did you mean `beam`?"),
+    (["pretrain=none,poem"], "Unknown task `poem`: did you mean `poems`?"),
+    (["num_beams=2..8"], "No run of this search reads `num_beams`: it needs decoder beam; fix or search that too"),
+    (["head_dropout=0,0.3"], "No run of this search reads `head_dropout`: it needs task "),
+    (["seed=1,2"], "The key `seed` cannot be searched: runs that are compared must have the same value"),
+    (["gradient_checkpointing=true,false"], "The key `gradient_checkpointing` cannot be searched: it does not change"),
+    (["lr=1e-5..1", "--set", "lr=1"], "Both `--set lr` and `--search lr` are given, but a key is either fixed or searched"),
+    (["epochs=2..3", "--scheduler", "pbt"], "Population-based training cannot search `epochs`: fix it with --set epochs=N"),
+])  # fmt: skip
+def test_invalid_domains_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Strategy(parse(SEARCH, ["--search", *flags]).plan, MemoryLedger())
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_every_flag_of_the_readme_exists() -> None:

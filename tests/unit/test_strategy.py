@@ -23,8 +23,9 @@ from searches.deciding.optuna_study import studies
 from searches.deciding.replay_backend import Curve, Curves, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
+from searches.domains import Choice, IntUniform, LogUniform
 from searches.lora_rank import SEARCH as OF_A_FACTOR
-from searches.question import Case, Choice, LogUniform, Plan, Search, make_plan
+from searches.question import Case, Plan, Search, make_plan
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
 
 Open = Callable[[Plan], Strategy]
@@ -172,7 +173,7 @@ def test_a_value_reads_its_own_keys_alone() -> None:
     ]
     strategy = ran(plan, workers=2)
     assert set(Counter(plan.level_of(trial.point).name for trial in strategy.ledger.state.searched).values()) == {2}
-    assert set(strategy.views["adapter full"].space) == {"lr"}
+    assert set(strategy.views["adapter full"].level.drawn) == {"lr"}
 
 
 def test_a_value_whose_points_are_all_tried_ends_and_the_others_go_on() -> None:
@@ -218,6 +219,12 @@ def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(co
     assert all(max(trial.reports) == plan.epochs for trial in repeats), "nothing stops a replicate"
 
 
+CONDITIONAL = dataclasses.replace(
+    ADAPTERS,
+    factor=(),
+    nuisance={**ADAPTERS.nuisance, "warmup_steps": IntUniform(0, 9), "dora": Choice(False, True)},
+    reference={**ADAPTERS.reference, "warmup_steps": 0, "dora": False},
+)
 METHODS = [
     *(Method(sampler=name) for name in SAMPLERS), Method(scheduler="none"), POPULATION,
     Method(minimize=("parameters",), sampler="nsga2"), Method(minimize=("parameters",), sampler="tpe"),
@@ -225,7 +232,7 @@ METHODS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
+@pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR, CONDITIONAL], ids=["whole", "factor", "conditional"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_worker_speed_and_kills_do_not_change_a_search(method: Method, search: Search, opened: Open) -> None:
     plan = plan_of(trials=18 if method.scheduler == "pbt" else 14, method=method, search=search)

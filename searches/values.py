@@ -1,0 +1,85 @@
+"""The values of a searched key as text, such as `1e-5..1e-2:log` or `4,8,16`, checked by the key's own rules."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gpt2core.component import lookup
+from gpt2core.config import RunConfig, keys_that_decide
+from gpt2core.errors import ConfigError, shown
+from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
+
+RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
+KINDS = {"log": "uniform on a log scale", "int": "whole numbers"}
+
+
+def check_searchable(key: str) -> None:
+    """Raise ConfigError for a key that a search may not vary."""
+    if key in {
+        "task",
+        "model",
+        "seed",
+        "objective",
+        "judged",
+        *keys_that_decide("division"),
+        *keys_that_decide("place"),
+    }:
+        raise ConfigError(f"The key `{key}` cannot be searched: runs that are compared must have the same value")
+    if key in keys_that_decide("nothing"):
+        raise ConfigError(f"The key `{key}` cannot be searched: it does not change the result of a run")
+
+
+def domain_of(key: str, text: str) -> Domain:
+    """Return the domain that a text describes: `LOW..HIGH`, then perhaps `:log` and `:int`, or values separated by commas.
+
+    Values that contain commas are separated by semicolons. Raises UserError.
+    """
+    check_searchable(key)
+    match = RANGE.fullmatch(text)
+    if match is not None:
+        kinds = [
+            lookup({kind: kind for kind in KINDS}, kind, "kind of range") for kind in match["kinds"].split(":")[1:]
+        ]
+        low, high = (value_of(key, match[end].strip()) for end in ("low", "high"))
+        return _numbers(key, text, low, high, is_log="log" in kinds, is_whole="int" in kinds)
+    separator = ";" if ";" in text else ","
+    return choice(key, [value_of(key, value.strip()) for value in text.split(separator)])
+
+
+def choice(key: str, values: Sequence[Any]) -> Choice:
+    """Return a choice between valid values; raise ConfigError unless there are two or more, all different."""
+    if len(values) < 2:
+        raise ConfigError(
+            f"The key `{key}` has only one value to search, {shown(values[0]) if values else 'none at all'}, but needs a range "
+            "LOW..HIGH or 2 or more values; to fix it, use --set"
+        )
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ConfigError(f"The values of `{key}` contain {shown(value)} twice, but must differ")
+    return Choice(*values)
+
+
+def value_of(key: str, value: Any, *, strict: bool | None = None) -> Any:
+    """Return a value of a key with its type; `none` is None. Raises UserError for an invalid value.
+
+    `strict` refuses text in place of a number.
+    """
+    from gpt2core.identity import keys_read  # PyTorch is too slow to import for --help
+
+    config = RunConfig.of({key: None if value == "none" else value}, strict=strict)
+    keys_read(config)  # knows the names of all components
+    return getattr(config, key)
+
+
+def _numbers(key: str, text: str, low: Any, high: Any, *, is_log: bool, is_whole: bool) -> Domain:
+    if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+        raise ConfigError(f"The key `{key}` has no numbers to search in {text!r}: give its values, separated by commas")
+    if not low < high:
+        raise ConfigError(f"The range of `{key}` is {text!r}, but must go from a lower to a higher number")
+    if is_log and low <= 0:
+        raise ConfigError(f"The range of `{key}` is {text!r}, but must start above 0 on a log scale")
+    if is_whole and not (low == int(low) and high == int(high)):
+        raise ConfigError(f"The range of `{key}` is {text!r}, but must have whole numbers as bounds with `:int`")
+    if is_whole or isinstance(low, int):
+        return (LogInt if is_log else IntUniform)(int(low), int(high))
+    return (LogUniform if is_log else Uniform)(low, high)
