@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt2core.checkpoints.layout import ORIGINS
+from gpt2core.checkpoints.layout import ORIGINS, History
 from gpt2core.checkpoints.reading import check_origins
 from gpt2core.checkpoints.resuming import Resumed, resume, resume_part
 from gpt2core.checkpoints.saving import Pace, Saving, save, save_part
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
+from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
@@ -108,60 +109,82 @@ def loop(
     run = Run(config, base, data, workers)
     run.use_cached_activations()
     notes: list[str] = []
-    resumed = Resumed([], 0)
-    writes = workers.rank == 0
-    if folder:
-        resumed = resume(folder, config, run.model, run.optimizer, say=notes.append, writes=writes)
-        check_origins(resumed.history, run.origins, folder)
-        if len(resumed.history) > config.epochs:
-            raise CheckpointError(
-                f"{folder}: has {len(resumed.history)} epochs, more than `epochs`, which is {config.epochs}; set `epochs` to as "
-                "many, or choose another folder or --name"
-            )
-
-    def saving(epoch: int, *, resumable: bool) -> AbstractContextManager[Saving | None]:
-        if not folder or not writes:
-            return nullcontext()
-        return Saving(folder, config, run.model, run.optimizer if resumable else None, epoch)
-
+    resumed = _resume(run, folder, notes.append) if folder else Resumed([], 0)
     seconds = defaultdict(float, data=time.perf_counter() - started)
-    history = resumed.history
-    for past in history:
+    for past in resumed.history:
         yield replace(_report_of(past, folder), notes=notes)
         notes = []
-    pace = pace or Pace()
+    history, recorded = resumed.history, len(resumed.history)
+    writable = folder if workers.rank == 0 else None  # one worker writes for all
     last = until or config.epochs
-    if len(history) >= last:
+    if recorded >= last:  # only the best weights may have to be trained again
         last = resumed.lost
-    start, progress = resumed.epoch + 1, UNBEGUN
-    if folder and start <= last:
-        wanted = range(start, (resumed.lost or len(history) + 1) + 1)
-        if part := resume_part(folder, config, run.model, run.optimizer, wanted):
-            start, progress = part[0], EpochProgress(**part[1])
-    for epoch in range(start, last + 1):
-        trained = yield from train_epoch(run, epoch, progress, folder, preempted)
+    first, progress = _resume_epoch(run, folder, resumed, last)
+    pace = pace or Pace()
+    for epoch in range(first, last + 1):
+        trained = yield from train_epoch(run, epoch, progress, writable, preempted)
         progress = UNBEGUN
-        resumable = pace.chooses(epoch) or epoch == until
-        started = time.perf_counter()
-        if epoch <= len(history):  # its report is on record, so only its weights are made again
+        optimizer = run.optimizer if pace.chooses(epoch) or epoch == until else None
+        if epoch <= recorded:  # its report was yielded above
             seconds["train"] += trained.get("train_seconds", 0.0)
-            if folder and writes and (resumable or epoch == resumed.lost):
-                optimizer, is_lost = run.optimizer if resumable else None, epoch == resumed.lost
-                save(folder, config, run.model, optimizer, history[:epoch], best=is_lost)
+            if writable and (optimizer or epoch == resumed.lost):
+                save(writable, config, run.model, optimizer, history[:epoch], best=epoch == resumed.lost)
             continue
-        with saving(epoch, resumable=resumable) as checkpoint:
-            seconds["checkpoint"] += time.perf_counter() - started
-            report = replace(evaluate_epoch(run, epoch, trained), notes=notes)
-            for kind, spent in report.seconds.items():
-                seconds[kind] += spent
-            started = time.perf_counter()
-            if checkpoint:
-                best = is_best(history, report.metrics, run.objective)
-                history.append(_record(report) | {"best": best})
-                checkpoint.finish(history, best=best)
-        seconds["checkpoint"] += time.perf_counter() - started
-        yield replace(report, seconds=dict(seconds))
+        report = _evaluate_and_save(run, epoch, trained, history, writable, optimizer)
+        for kind, spent in report.seconds.items():
+            seconds[kind] += spent
+        yield replace(report, notes=notes, seconds=dict(seconds))
         notes, seconds = [], defaultdict(float)
+
+
+def _resume(run: Run, folder: Path, say: Callable[[str], None]) -> Resumed:
+    """Load the last checkpoint in `folder` into the run. Raises CheckpointError if it does not belong to the run."""
+    resumed = resume(folder, run.config, run.model, run.optimizer, say=say, writes=run.workers.rank == 0)
+    check_origins(resumed.history, run.origins, folder)
+    epochs, most = len(resumed.history), run.config.epochs
+    if epochs > most:
+        raise CheckpointError(
+            f"{folder}: has {epochs} epochs, more than `epochs`, which is {most}; set `epochs` to as many, or choose another "
+            "folder or --name"
+        )
+    return resumed
+
+
+def _resume_epoch(run: Run, folder: Path | None, resumed: Resumed, last: int) -> tuple[int, EpochProgress]:
+    """Return the first epoch to train, and its progress if it was saved unfinished and is loaded now."""
+    first = resumed.epoch + 1
+    if folder and first <= last:
+        # No later epoch: the lost best epoch, or else the first one without a report, must be finished first.
+        wanted = range(first, (resumed.lost or len(resumed.history) + 1) + 1)
+        if part := resume_part(folder, run.config, run.model, run.optimizer, wanted):
+            epoch, progress = part
+            return epoch, EpochProgress(**progress)
+    return first, UNBEGUN
+
+
+def _evaluate_and_save(
+    run: Run,
+    epoch: int,
+    trained: dict[str, float],
+    history: History,
+    folder: Path | None,
+    optimizer: ScaledAdamW | None,
+) -> EpochReport:
+    """Evaluate an epoch while its checkpoint is written to `folder`; add it to `history`; return its report."""
+    started = time.perf_counter()
+    saving: AbstractContextManager[Saving | None] = nullcontext()
+    if folder:
+        saving = Saving(folder, run.config, run.model, optimizer, epoch)
+    with saving as checkpoint:
+        waited = time.perf_counter() - started
+        report = evaluate_epoch(run, epoch, trained)
+        started = time.perf_counter()
+        if checkpoint:
+            best = is_best(history, report.metrics, run.objective)
+            history.append(_record(report) | {"best": best})
+            checkpoint.finish(history, best=best)
+    waited += time.perf_counter() - started
+    return replace(report, seconds=report.seconds | {"checkpoint": waited})
 
 
 def train_epoch(
@@ -172,6 +195,8 @@ def train_epoch(
     preempted: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, Outcome, dict[str, float]]:
     """Request the remaining steps of an epoch; return its metrics. `train_loss` is in nats per token or example.
+
+    With `folder`, the unfinished epoch is saved there after a step if `preempted` returns True.
 
     Losses are checked in order, on a GPU some steps behind. So a run that diverges takes a few more steps, but these are neither
     evaluated nor saved.
@@ -191,12 +216,17 @@ def train_epoch(
         unread.append((step, result))
         while len(unread) > behind(run.device):
             progress = _read(run, progress, *unread.popleft())
-        if folder and run.workers.rank == 0 and preempted():
+        if folder and preempted():
             with suppress(DivergedError):  # all workers raise it after the same step
                 part = reduce(lambda before, pair: _read(run, before, *pair), unread, progress)
                 save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(part))
     for pair in unread:
         progress = _read(run, progress, *pair)
+    return _training_metrics(run, epoch, progress)
+
+
+def _training_metrics(run: Run, epoch: int, progress: EpochProgress) -> dict[str, float]:
+    """Return the metrics of an epoch whose steps have all been taken."""
     examples = np.arange(run.sizes[epoch - 1])
     gpu = run.device.type == "cuda"
     return {
