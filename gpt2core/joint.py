@@ -10,17 +10,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from gpt2core.adapters.lora import LoRALinear
 from gpt2core.dropout import Dropout, JointDropout, JointStream, Stream, joint_stream
 from gpt2core.model import GPT2, Attention, TrunkInput
-from gpt2core.projection import Projection, WorkingWeights, adapt_each
+from gpt2core.projection import Projection, WorkingWeights, adapt_each, copy_into
 
 
 class JointTrunk:
@@ -162,6 +161,9 @@ class StackedPairs:
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = [part for part in model.modules() if isinstance(part, JointLoRA) and not part.dora]
+        self.pairs = [pair for layer in self.layers for pair in layer.pairs.values()]
+        #: For each pair, the place of its layer in `layers` and the number of its run.
+        self.places = [(place, number) for place, layer in enumerate(self.layers) for number in layer.pairs]
 
     @contextmanager
     def used(self, dtype: torch.dtype) -> Iterator[None]:
@@ -169,55 +171,35 @@ class StackedPairs:
         if not self.layers:
             yield
             return
-        pairs = [layer for joint in self.layers for layer in joint.pairs.values()]
-        places = [(place, number) for place, joint in enumerate(self.layers) for number in joint.pairs]
-        rank, scales = max(len(layer.lora_A.weight) for layer in pairs), [layer.scale for layer in pairs]
-        runs = [len(joint.of_runs) for joint in self.layers]
-        a_shapes = [(count, rank, joint.base.in_features) for count, joint in zip(runs, self.layers, strict=True)]
-        b_shapes = [(count, joint.base.out_features, rank) for count, joint in zip(runs, self.layers, strict=True)]
-        a = _Stack.apply(a_shapes, places, scales, dtype, *(layer.lora_A.weight for layer in pairs))  # type: ignore[no-untyped-call]
-        b = _Stack.apply(b_shapes, places, None, dtype, *(layer.lora_B.weight for layer in pairs))  # type: ignore[no-untyped-call]
+        rank = max(len(pair.lora_A.weight) for pair in self.pairs)
+        a_shapes = [(len(layer.of_runs), rank, layer.base.in_features) for layer in self.layers]
+        b_shapes = [(len(layer.of_runs), layer.base.out_features, rank) for layer in self.layers]
+        scales = [pair.scale for pair in self.pairs]
+        a = self._stack([pair.lora_A.weight for pair in self.pairs], a_shapes, dtype, scales)
+        b = self._stack([pair.lora_B.weight for pair in self.pairs], b_shapes, dtype)
         try:
-            for joint, *stacked in zip(self.layers, a, b, strict=True):
-                joint.stacked = tuple(stacked)
+            for layer, stacked in zip(self.layers, zip(a, b, strict=True), strict=True):
+                layer.stacked = stacked
             yield
         finally:
-            for joint in self.layers:
-                joint.stacked = None
+            for layer in self.layers:
+                layer.stacked = None
 
-
-class _Stack(torch.autograd.Function):
-    """Copy matrices, times their scales, into zeros of some shapes (K, rows, columns): matrix i to places[i], (result, k)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
+    def _stack(
+        self,
+        matrices: Sequence[Tensor],
         shapes: Sequence[tuple[int, int, int]],
-        places: Sequence[tuple[int, int]],
-        scales: Sequence[float] | None,
         dtype: torch.dtype,
-        *matrices: Tensor,
-    ) -> tuple[Tensor, ...]:
-        flat = matrices[0].new_zeros(sum(map(math.prod, shapes)), dtype=dtype)
-        stacks = [part.view(shape) for part, shape in zip(flat.split([*map(math.prod, shapes)]), shapes, strict=True)]
-        ctx.places, ctx.scales, ctx.dtype = places, scales, matrices[0].dtype
-        ctx.sizes = [matrix.shape for matrix in matrices]
-        scaled = torch._foreach_mul(matrices, scales) if scales else matrices
-        torch._foreach_copy_(_corners(stacks, places, ctx.sizes), scaled)
-        return tuple(stacks)
+        scales: Sequence[float] | None = None,
+    ) -> Sequence[Tensor]:
+        """Return the pairs' matrices, times their scales, in zeros of the shape (K, rows, columns) of each layer."""
+        counts, sizes = [math.prod(shape) for shape in shapes], [matrix.shape for matrix in matrices]
+        with torch.no_grad():
+            zeros = matrices[0].new_zeros(sum(counts), dtype=dtype).split(counts)
+            stacks = [part.view(shape) for part, shape in zip(zeros, shapes, strict=True)]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # Strides as those of the matrices, so that a GPU copies many with one launch, unless they have other ranks.
-        pieces = _corners([grad.contiguous() for grad in grads], ctx.places, ctx.sizes)
-        own = [piece.new_empty(piece.shape, dtype=ctx.dtype) for piece in pieces]
-        torch._foreach_copy_(own, pieces)
-        if ctx.scales:
-            torch._foreach_mul_(own, ctx.scales)
-        return (None, None, None, None, *own)
+        def corners(stacks: Sequence[Tensor]) -> list[Tensor]:
+            places = zip(self.places, sizes, strict=True)
+            return [stacks[place][number, :rows, :columns] for (place, number), (rows, columns) in places]
 
-
-def _corners(stacks: Sequence[Tensor], places: Sequence[tuple[int, int]], sizes: Sequence[torch.Size]) -> list[Tensor]:
-    """Return the part of the stacks (K, rows, columns) that belongs to each matrix."""
-    return [stacks[place][number, : size[0], : size[1]] for (place, number), size in zip(places, sizes, strict=True)]
+        return copy_into(stacks, corners, matrices, scales)

@@ -5,13 +5,14 @@ call per step, and frozen weights once. It also joins the weights of queries, ke
 three. Gradients are those of autocast: computed in 16 bits and accumulated in float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Weights = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
@@ -175,13 +176,20 @@ def _cast(groups: Sequence[Group], dtype: torch.dtype) -> list[Weights]:
     weights: list[list[Tensor]] = [[layer.weight for layer in group] for group in groups]
     biases: list[list[Tensor]] = [[layer.bias for layer in group] for group in groups if group[0].bias is not None]
     tensors = [*weights, *biases]
-    sizes = [len(parts) for parts in tensors]
-    flat = [tensor for parts in tensors for tensor in parts]
-    cast = iter(_Cast.apply(dtype, sizes, *flat) if flat else ())  # type: ignore[no-untyped-call]
-    joined = [next(cast) for _ in groups]
+    lengths = [[len(part) for part in parts] for parts in tensors]
+    wholes = [
+        parts[0].new_empty(sum(rows), *parts[0].shape[1:], dtype=dtype)
+        for parts, rows in zip(tensors, lengths, strict=True)
+    ]
+
+    def rows_of(wholes: Sequence[Tensor]) -> list[Tensor]:
+        return [part for whole, rows in zip(wholes, lengths, strict=True) for part in whole.split(rows)]
+
+    joined = iter(copy_into(wholes, rows_of, [part for parts in tensors for part in parts]) if tensors else ())
+    of_groups = [next(joined) for _ in groups]
     return [
-        (weight, next(cast) if group[0].bias is not None else None)
-        for group, weight in zip(groups, joined, strict=True)
+        (weight, next(joined) if group[0].bias is not None else None)
+        for group, weight in zip(groups, of_groups, strict=True)
     ]
 
 
@@ -197,26 +205,35 @@ def _assign(groups: Sequence[Group], joined: Sequence[Weights]) -> None:
             start = rows.stop
 
 
-class _Cast(torch.autograd.Function):
-    """Cast float32 tensors to a 16-bit type and join them along their first dimension, `sizes[i]` tensors in result i."""
+Parts = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def copy_into(
+    larger: Sequence[Tensor], parts: Parts, tensors: Sequence[Tensor], scales: Sequence[float] | None = None
+) -> Sequence[Tensor]:
+    """Copy tensors, times their scales, into parts of larger ones of any type: one call for all, and one for their gradients.
+
+    `parts` returns the parts of the larger tensors, or of their gradients, that belong to each of `tensors`.
+    """
+    return cast(Sequence[Tensor], _CopyInto.apply(larger, parts, scales, *tensors))  # type: ignore[no-untyped-call]
+
+
+class _CopyInto(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, larger: Sequence[Tensor], parts: Parts, scales: Sequence[float] | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.parts, ctx.scales, ctx.dtype = parts, scales, tensors[0].dtype
+        torch._foreach_copy_(parts(larger), torch._foreach_mul(tensors, scales) if scales else tensors)
+        return tuple(larger)
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, sizes: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
-        rest, joined, targets = iter(tensors), [], []
-        for size in sizes:
-            parts = [next(rest) for _ in range(size)]
-            lengths = [len(part) for part in parts]
-            joined.append(parts[0].new_empty(sum(lengths), *parts[0].shape[1:], dtype=dtype))
-            targets += joined[-1].split(lengths)
-        torch._foreach_copy_(targets, list(tensors))
-        ctx.sizes, ctx.lengths = sizes, [len(tensor) for tensor in tensors]
-        return tuple(joined)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        lengths, pieces = iter(ctx.lengths), []
-        for size, grad in zip(ctx.sizes, grads, strict=True):
-            pieces += grad.split([next(lengths) for _ in range(size)])
-        wide = [torch.empty_like(piece, dtype=torch.float32) for piece in pieces]
-        torch._foreach_copy_(wide, pieces)
-        return (None, None, *wide)
+        # A GPU copies many with one launch if the parts have the strides of the tensors.
+        pieces = ctx.parts([grad.contiguous() for grad in grads])
+        own = [piece.new_empty(piece.shape, dtype=ctx.dtype) for piece in pieces]
+        torch._foreach_copy_(own, pieces)
+        if ctx.scales:
+            torch._foreach_mul_(own, ctx.scales)
+        return (None, None, None, *own)
