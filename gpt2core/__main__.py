@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, add_checkpoint_minutes, run_or_explain
-from gpt2core.config import DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
+from gpt2core.config import OWN_FLAGS, DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
 ADAPTER_FLAGS = ("adapter", *LoraKeys.model_fields)
@@ -34,19 +34,19 @@ def parser() -> Parser:
 
     p = top.add_command("train", help="train one run; the same command resumes it")
     p.add_argument("--out", required=True, help="folder for checkpoints and metrics")
-    _add_keys(p, "task", "model", "data_dir", *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
+    _add_keys(p, "task", "model", "data_dir", *OWN_FLAGS, *ATTENTION_FLAGS, *ADAPTER_FLAGS, "lr", "epochs", "seed")
     add_checkpoint_minutes(p)
     _add_set(p)
 
     p = top.add_command("evaluate", help="score a run or a model next to the baselines")
     _add_source(p)
-    _add_keys(p, "task", "data_dir", *DECODING_FLAGS, "seed", of_run=True)
+    _add_keys(p, "task", "data_dir", *OWN_FLAGS, *DECODING_FLAGS, "seed", of_run=True)
     p.add_argument("--split", default="dev", choices=("dev", "test"), help="split to score (default: dev)")
     _add_set(p)
 
     p = top.add_command("predict", help="write the predicted classes of a split")
     _add_source(p)
-    _add_keys(p, "task", "data_dir", of_run=True)
+    _add_keys(p, "task", "data_dir", *OWN_FLAGS, of_run=True)
     p.add_argument("--split", default="test", choices=("dev", "test"), help="split to classify (default: test)")
     p.add_argument("--out", required=True, help="file to write, in the course's submission format")
     _add_set(p)

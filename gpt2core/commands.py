@@ -16,7 +16,7 @@ from gpt2core.builders import build_model, device
 from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import at_least, settings
-from gpt2core.config import RunConfig, keys_that_decide, known_keys
+from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable, with_memory
@@ -37,6 +37,7 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
+from gpt2core.tasks.own import with_task
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import hub_name, model_folder
 
@@ -90,6 +91,8 @@ def train(options: argparse.Namespace) -> None:
     """Train one run, and print a line for each epoch."""
     at_least(options, 0, "checkpoint_minutes")
     config = _config(options)
+    if config.task in OWN_TASKS and not config.train:
+        raise ConfigError(f"The task `{config.task}` needs --train, your own data")
     objective = objective_of(TASKS[config.task], config)
     count_trainable(config)  # raises early if attention or adapter cannot be applied
     start, data = cached_starting_model(), run_data(config)
@@ -139,7 +142,8 @@ def evaluate(options: argparse.Namespace) -> None:
     for name, value in _readable(evaluation.metrics, task.metrics.values(), split):
         table.add_row(name, value)
     digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
-    for baseline in task.baselines(data, split).values():
+    baselines = task.baselines(data, config, split) if "train" in data.splits else {}
+    for baseline in baselines.values():
         text = ", ".join(_baseline_score(name, *score, digits.get(name, 2)) for name, score in baseline.scores.items())
         table.add_row(f"baseline: {baseline.meaning}", text)
     CONSOLE.print(table)
@@ -162,7 +166,7 @@ def predict(options: argparse.Namespace) -> None:
     out = Path(options.out).expanduser()
     try:
         with atomic_path(out) as part:
-            part.write_text(task.submission(tokens.ids, classes), encoding="utf-8")
+            part.write_text(task.submission(tokens, classes, config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out}: must be a writable file ({error.strerror})") from None
     CONSOLE.print(f"{len(tokens)} predictions are in {out}")
@@ -248,7 +252,7 @@ def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
     """Return the run that the flags describe, with defaults from `known`; raise UserError, also for unknown components."""
     known_flags = known_keys().keys() & vars(options).keys()
     given = {key: value for key, value in vars(options).items() if key in known_flags and value is not None}
-    config = RunConfig.of({**known, **settings(getattr(options, "set", [])), **given})
+    config = RunConfig.of(with_task({**known, **settings(getattr(options, "set", [])), **given}))
     components_of(config)
     return config
 
@@ -280,7 +284,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     if is_model_folder(folder):
         loaded = load_folder(folder)
         config = _config(options, **loaded.config.model_dump())
-        names = getattr(TASKS[config.task], "class_names", ())
+        names = TASKS[config.task].class_names(config)
         model = sort_classes(loaded.model, names) if names else loaded.model
         return config, model.to(device()), loaded.description
     trained = run_config(folder)

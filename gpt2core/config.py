@@ -3,10 +3,11 @@
 Every value is validated before any expensive work starts.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from gpt2core.component import Config, Decides, Keys, OpenConfig, decides, declared_keys, extra_keys, key, table_cache
@@ -14,6 +15,11 @@ from gpt2core.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+
+OWN: tuple[Decides, ...] = ("data", "stage", "score")  # what keys of own data decide
+#: The tasks on a user's own data -> how they are asked for.
+OWN_TASKS = {"classify": "--label", "generate": "--target", "text": "neither --label nor --target"}
+OWN_FLAGS = ("train", "dev", "test", "text", "label", "target")
 
 
 class ModelConfig(Config):
@@ -165,6 +171,44 @@ class RewritingKeys(PairKeys):
     kl_weight: float = key(0.1, "rewriting: weight (lambda) of the KL to the initial model", "training", "stage", ge=0)
 
 
+def _from_json(value: Any) -> Any:
+    """Return the value of JSON text, or any other value unchanged."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class OwnDataKeys(Keys):
+    """Keys of tasks on a user's own data. Each place is a file, a folder of text files, or the name of a data set on the hub."""
+
+    train: str | None = key(
+        None,
+        "own data to train on: a .csv, .tsv, .jsonl, .parquet or .txt file, a folder of .txt files, or owner/name of the hub",
+        *OWN,
+        "place",
+    )
+    dev: str | None = key(None, "own data: dev split (default: a tenth of --train)", *OWN, "place")
+    test: str | None = key(None, "own data: test split (default: a tenth of --train)", *OWN, "place")
+    text: str = key("text", "own data: column of the texts; two columns for pairs, as in question,answer", *OWN)
+    split_seed: int = key(11711, "own data: seed of the division into train, dev and test", *OWN, ge=0, lt=2**63)
+
+
+class OwnClassificationKeys(ClassificationKeys, OwnDataKeys):
+    """Keys of the classification of own texts."""
+
+    label: str | None = key(None, "own data: column of the classes, for the task classify", *OWN)
+    class_names: Annotated[tuple[str, ...], BeforeValidator(_from_json)] = key(
+        (), "own data: the classes in order, as a JSON list (default: those of the training texts)", *OWN, "step"
+    )
+
+
+class OwnGenerationKeys(OwnDataKeys):
+    """Keys of the generation of own texts."""
+
+    target: str | None = key(None, "own data: column of the texts to generate, for the task generate", *OWN)
+
+
 class TextKeys(Keys):
     """Keys of all decoders."""
 
@@ -302,7 +346,7 @@ class RunKeys(Keys):
 
     task: str = key(
         "sonnet",
-        "task to learn: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems",
+        "task to learn: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems; on own data classify, generate or text",
         *("data", "step", "evaluation", "score"),
     )
     model: str = key(
@@ -340,6 +384,8 @@ class RunConfig(
     DecodingKeys,
     RewritingKeys,
     ParaphraseKeys,
+    OwnClassificationKeys,
+    OwnGenerationKeys,
     TrainingKeys,
     LoraKeys,
     FirstStageKeys,
@@ -375,6 +421,11 @@ class RunConfig(
         if self.judged and self.folds == 1 and self.dev_part == "all":
             raise ConfigError(
                 "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search', or `folds` to 2 or more"
+            )
+        if self.first_task in OWN_TASKS and self.first_task != self.task:
+            raise ConfigError(
+                f"The value of `pretrain` is {self.first_task!r}, but must be {self.task!r} or on other data: tasks divide "
+                "own data differently, so the first stage would see texts that judge the second"
             )
         if self.folds > 1 and self.reads_pairs:
             raise ConfigError(

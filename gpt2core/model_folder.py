@@ -153,7 +153,7 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     initial = peft_folder.pairs(model)
     epoch = load_best(checkpoint, model, base)
     if format == "model":
-        names = getattr(TASKS[config.task], "class_names", ())
+        names = TASKS[config.task].class_names(config)
         save_model(merge_lora(model), out, tokenizer_from=model_folder(config.model), class_names=names)
         return epoch
     lora_pairs = peft_folder.pairs(model)

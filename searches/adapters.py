@@ -9,6 +9,7 @@ LORA = [{"adapter": "lora", "rank": rank, "lr": 1e-5} for rank in (4, 8, 16, 32)
 SEARCH = Search(
     name="adapters",
     question="How much of the model must be tuned for sonnets, and at what cost?",
+    own_question="How much of the model must be tuned for {data}, and at what cost?",
     tasks={"sonnet": Case(study=[{"adapter": "full", "lr": 1e-5}, {"adapter": "freeze", "lr": 1e-5}, *LORA])},
     factor=["adapter", "rank"],
     scientific={"adapter": Choice("full", "freeze", "lora"), "rank": Choice(4, 8, 16, 32)},

@@ -9,6 +9,7 @@ STUDY = [{"attention": "dense", "lr": 1e-5}, {"attention": "logsparse", "lr": 1e
 SEARCH = Search(
     name="attention",
     question="Does LogSparse attention reduce quality?",
+    own_question="Does LogSparse attention reduce quality on {data}?",
     tasks={
         "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),  # Table 4
         "paraphrase": Case(fixed={"batch_size": 16, "epochs": 10}, study=STUDY),  # Figure 1

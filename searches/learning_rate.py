@@ -9,6 +9,7 @@ STUDY = [{"lr": 1e-5}]
 SEARCH = Search(
     name="learning_rate",
     question="Which learning rate is best for full tuning?",
+    own_question="Which learning rate is best for full tuning on {data}?",
     tasks={
         "sonnet": Case(fixed={"batch_size": 8, "epochs": 50}, study=STUDY),
         "sst": Case(fixed={"batch_size": 64, "epochs": 10}, study=STUDY),

@@ -7,6 +7,7 @@ from searches.runner import main
 SEARCH = Search(
     name="lora_rank",
     question="Does the rank of LoRA matter for sonnets?",
+    own_question="Does the rank of LoRA matter for {data}?",
     tasks={
         "sonnet": Case(study=[{"rank": rank, "lr": 1e-5, "alpha": 32.0, "batch_size": 8} for rank in (4, 8, 16, 32)])
     },

@@ -5,19 +5,19 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from gpt2core.cli import Group, Parser, absolute, absolute_model, add_checkpoint_minutes, at_least, key_values, settings
 from gpt2core.component import Table, declared_keys, nearest
-from gpt2core.config import keys_that_decide, known_keys, meaning
+from gpt2core.config import OWN_FLAGS, keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
-from searches.question import Plan, Search, make_plan
+from searches.question import Plan, Search, make_plan, on_own_data
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 from searches.values import domain_of
@@ -93,6 +93,10 @@ def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
 def _question(p: Group) -> None:
     p.add_argument("--model", help=meaning("model"))
     p.add_argument("--data-dir", help=meaning("data_dir"))
+    for flag in OWN_FLAGS:
+        p.add_argument(
+            f"--{flag}", metavar="COLUMN" if flag in ("text", "label", "target") else "DATA", help=meaning(flag)
+        )
     p.add_argument("--seed", type=int, default=11711, help="random seed (default: 11711, the study's)")
     words = "fix a key of every run; may be repeated"
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
@@ -287,6 +291,12 @@ def search_name(name: str) -> str:
     return name
 
 
+def default_name(script: str, data: str, profile: str) -> str:
+    """Return the name of a search that is given none; `data` is the name of the user's own data, empty without."""
+    words = re.findall(r"[A-Za-z0-9]+", data)
+    return "-".join([script, *(["_".join(words)[:30]] if words else []), profile])
+
+
 def search_folder(storage: str | None, name: str) -> Path:
     """Return the results folder of an existing search; raise UserError if there is none of that name."""
     searches = storage_path(storage) / "searches"
@@ -318,14 +328,21 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     at_least(o, 0, "replicates", "gpus_per_worker", "checkpoint_minutes")
 
     import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
+    from gpt2core.data.tables import is_on_hub
+    from gpt2core.tasks.own import with_task
 
     fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
     form = "KEY=VALUES, such as lr=1e-5..1e-2:log"
     domains = {key: domain_of(key, text) for key, text in key_values("--search", form, o.search, known_keys()).items()}
     method_keys = method_settings(fixed, o.sampler, o.scheduler)
     fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
-    fixed |= {key: absolute(fixed[key]) for key in keys_that_decide("place") if fixed.get(key)}
-    name = search_name(o.name or f"{search.name}-{'smoke' if o.smoke else o.profile}")
+    fixed |= {flag: value for flag in OWN_FLAGS if (value := getattr(o, flag)) is not None}
+    places = {key: fixed[key] for key in keys_that_decide("place") if fixed.get(key)}
+    fixed |= {key: place if is_on_hub(place) else absolute(place) for key, place in places.items()}
+    fixed, own = with_task(fixed), PurePath(fixed.get("train") or "")
+    if own.name:
+        search = on_own_data(search, fixed["task"], own.name)
+    name = search_name(o.name or default_name(search.name, own.stem, "smoke" if o.smoke else o.profile))
     if search.learns_from_pairs:
         fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
     method = Method(

@@ -193,7 +193,7 @@ def _recorded(o: argparse.Namespace) -> "tuple[Plan, State]":
     state = read_search(search_folder(o.storage, o.name), needs_script=True)
     if o.search not in (None, state.script):
         raise ConfigError(f"The search `{o.name}` has the script {state.script}, but --search is {o.search}")
-    plan = parse(search_of(state.script), [*state.argv, "--name", o.name]).plan
+    plan = parse(search_of(state.script), [*state.flags, "--name", o.name]).plan
     if o.task not in (None, plan.task):
         raise ConfigError(f"The search `{o.name}` has the task {plan.task}, but --task is {o.task}")
     return plan, state

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.component import lookup, nearest
-from gpt2core.config import RunConfig, keys_that_decide, known_keys
+from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, visible
 from searches.conditions import Conditions
 from searches.deciding.comparing import AS_PLANNED, Comparing
@@ -32,6 +32,10 @@ if TYPE_CHECKING:  # too slow to import for --help
 
 Point = Mapping[str, Any]  # searched key -> value
 REDUCTION = 3  # of successive halving: one in REDUCTION trials passes a rung
+OWN_RUN, LENGTH = (
+    {"train_examples": 300, "dev_examples": 300},
+    {"max_new_tokens": 64},
+)  # of the quick profile on own data
 MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
 
 
@@ -110,8 +114,33 @@ class Search:
     profiles: Mapping[str, Profile]
     factor: Sequence[str] = ()
     learns_from_pairs: bool = False  # generate pairs by `Profile.candidates` before the first trial
+    own_question: str = ""  # the question about a user's own `{data}`; empty if it cannot be asked about that
+    own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
     costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
     constraints: Sequence[str] = ()  # default of --constraint
+
+
+def on_own_data(search: Search, task: str, data: str) -> Search:
+    """Return a search that asks its question about a user's own data, named `data`; raise ConfigError if it cannot.
+
+    Its trials include the study's points for its first task. The quick profile trains on few texts, whatever their number.
+    """
+    if not search.own_question:
+        able = ", ".join(name for name in scripts() if search_of(name).own_question)
+        raise ConfigError(
+            f"The search {search.name} is about its own data, not yours; searches that can run on yours: {able}"
+        )
+    if task not in search.own_tasks:
+        needed = " or ".join(OWN_TASKS[name] for name in search.own_tasks)
+        raise ConfigError(f"The search {search.name} needs {needed} to run on your own data")
+    run = OWN_RUN | (LENGTH if task == "generate" else {})
+    quick = replace(search.profiles["quick"], run={**search.profiles["quick"].run, **run})
+    return replace(
+        search,
+        question=search.own_question.format(data=data),
+        tasks={task: Case(study=next(iter(search.tasks.values())).study)},
+        profiles={**search.profiles, "quick": quick},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

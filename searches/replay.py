@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from gpt2core.checkpoints.layout import STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.component import lookup
-from gpt2core.config import RunConfig
+from gpt2core.config import OWN_TASKS, RunConfig
 from gpt2core.console import console as console_of
 from gpt2core.errors import ConfigError, DataError, UserError, first_line
 from gpt2core.files import broken_rule, read_json, write_json
@@ -38,7 +38,7 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.domains import Choice, Space
-from searches.question import Plan, Point, make_plan, search_of
+from searches.question import Plan, Point, make_plan, on_own_data, search_of
 from searches.running.events import Scores
 from searches.running.ledger import Trial
 from searches.summary import Summary, TrialRow
@@ -67,6 +67,8 @@ class Record:
     def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
         """Return the plan of a search over the whole space, without replicates or known points, which would hide the method."""
         search = search_of(self.search)
+        if self.task in OWN_TASKS:
+            search = on_own_data(search, self.task, self.data)
         case = lookup(search.tasks, self.task, "task")
         return make_plan(
             replace(search, factor=(), tasks={self.task: replace(case, study=())}),

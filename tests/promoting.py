@@ -25,7 +25,7 @@ def searched(storage: Path, name: str, configs: dict[str, RunConfig]) -> Path:
     folder = storage / "searches" / name
     first = next(iter(configs.values()))
     data = run_data(first)
-    baselines = {key: vars(baseline) for key, baseline in TASKS[first.task].baselines(data, "dev").items()}
+    baselines = {key: vars(baseline) for key, baseline in TASKS[first.task].baselines(data, first, "dev").items()}
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.record({"event": "search", "digest": "0", "name": name, "seed": 1})
     described = {"data": data.describe(), "digest": data.corpus.digest}

@@ -19,7 +19,9 @@ WORDS = [
     "can",
 ]  # fmt: skip
 SHAPE = ModelConfig(vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4)
-RUN = RunConfig(model="toy", lr=1e-3, epochs=3, batch_size=4, decode_seeds=2, max_new_tokens=12, dropout=0.1)
+RUN = RunConfig(model="toy", lr=1e-3, epochs=3, batch_size=4, decode_seeds=2, max_new_tokens=12, dropout=0.1).but(
+    class_names=("dull", "fine")
+)
 
 
 def lines(count: int, seed: int) -> str:

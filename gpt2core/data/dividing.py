@@ -25,6 +25,11 @@ def in_first_half(digests: np.ndarray) -> np.ndarray:
     return np.array([digest <= last for digest in digests])
 
 
+def evenly(size: int, count: int) -> list[int]:
+    """Return `count` of the places 0 to `size` - 1, evenly spaced."""
+    return [(2 * number + 1) * size // (2 * count) for number in range(count)]
+
+
 def without_fold(tokens: Tokens, folds: int, fold: int) -> tuple[Tokens, Tokens]:
     """Return the texts of all folds but `fold`, from 1 to `folds`, and those of `fold`; raise ConfigError as `fold_numbers`."""
     left_out = fold_numbers(tokens.digests, folds) == fold

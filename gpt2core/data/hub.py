@@ -20,8 +20,8 @@ def package_folder(package: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, Iterable[Values]]:
-    """Return the rows of each split of a data set, downloaded once; raise HubError, which names the `files` for --data-dir."""
+def load_hub(repository: str, config: str | None, remedy: str) -> Mapping[str, Iterable[Values]]:
+    """Return the rows of each split of a data set, downloaded once; raise HubError with a `remedy` without a network."""
     from datasets import load_dataset  # it takes a second to import
     from datasets.exceptions import DatasetsError
 
@@ -30,7 +30,7 @@ def load_hub(repository: str, config: str | None, files: str) -> Mapping[str, It
     except (DatasetsError, OSError, ValueError) as error:
         raise HubError(
             f"Could not fetch the data set {repository} from the Hugging Face hub ({first_line(error)}); without a network, "
-            f"give --data-dir a folder with {files}"
+            f"{remedy}"
         ) from None
     return splits
 
@@ -39,7 +39,7 @@ def hub_corpus(
     name: str, repository: str, config: str | None, files: str, licence: Licence, row: Callable[[str, Values], Row]
 ) -> Corpus:
     """Return the train, dev and test splits of a data set; `row` makes a row from an id, such as `dev-0`, and its values."""
-    hub = load_hub(repository, config, files)
+    hub = load_hub(repository, config, f"give --data-dir a folder with {files}")
     rows = {
         split: [row(f"{split}-{number}", values) for number, values in enumerate(hub[theirs])]
         for split, theirs in SPLITS.items()

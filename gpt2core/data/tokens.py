@@ -138,10 +138,17 @@ def encoded(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
         yield from tokenizer.encode(part)
 
 
+def truncated(example: Example, limit: int | None) -> Example:
+    """Return an example of at most `limit` tokens: first the beginning of its given tokens is cut, then the end of the others."""
+    excess = 0 if limit is None else max(0, len(example.input_ids) - limit)
+    start = min(excess, max(0, example.given - 1))
+    return example._replace(input_ids=example.input_ids[start:][:limit], given=example.given - start)
+
+
 def _write(path: Path, examples: Iterable[Example], limit: int | None) -> None:
     examples, batches = iter(examples), []
     while part := list(islice(examples, AT_ONCE)):
-        cut = [example._replace(input_ids=example.input_ids[:limit]) for example in part]
+        cut = [truncated(example, limit) for example in part]
         columns = [*zip(*cut, strict=True), [len(example.input_ids) for example in part]]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))

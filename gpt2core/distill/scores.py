@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rapidfuzz.distance import LCSseq
 from text_to_num import alpha2digit
 
 from gpt2core.distill.critics import Critic
-from gpt2core.distill.text import words
 from gpt2core.errors import UserError
+from gpt2core.metrics.rouge import rouge_l
 
 Record = dict[str, Any]
 Scores = tuple[float, float] | Exception  # forward and backward entailment of a pair, or why it has none
@@ -19,17 +18,6 @@ Scores = tuple[float, float] | Exception  # forward and backward entailment of a
 #: `.5`, `1,000.5`, `12.25`.
 _NUMBER = re.compile(r"(?<![\w.])\.\d+|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))
-
-
-def rouge_l(x: str, y: str) -> float:
-    """Return ROUGE-L, 0 to 1: the F-measure (beta 1) of the longest common subsequence of words (Lin 2004, section 3).
-
-    If L is its length, ROUGE-L is 2 L / (words of x + words of y). It is 1 for two texts without words.
-    """
-    first, second = words(x), words(y)
-    if not first and not second:
-        return 1.0
-    return 2 * LCSseq.similarity(first, second) / (len(first) + len(second))
 
 
 @functools.lru_cache(maxsize=4096)  # each sentence is in several pairs of its context

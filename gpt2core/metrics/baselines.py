@@ -81,6 +81,23 @@ def asked_for(continuations: Sequence[str]) -> list[str]:
     return [first_lines(text, LINES - GIVEN) for text in continuations]
 
 
+def naive_bayes(
+    train: Sequence[np.ndarray], labels: np.ndarray, held_out: Sequence[np.ndarray], vocab_size: int, classes: int
+) -> np.ndarray:
+    """Return the log-probabilities (N, K) of the K classes of held-out texts by multinomial naive Bayes, smoothed by one.
+
+    Texts are token ids (T,); `labels` are the classes of the training texts. A token counts once per text (Wang & Manning 2012).
+    """
+    counts = np.ones((classes, vocab_size))
+    for text, label in zip(train, labels, strict=True):
+        counts[label, np.unique(text)] += 1
+    log_tokens = np.log(counts / counts.sum(axis=1, keepdims=True))
+    frequencies = np.bincount(labels, minlength=classes) + 1
+    log_classes = np.log(frequencies / frequencies.sum())
+    joint = np.array([log_classes + log_tokens[:, np.unique(text)].sum(axis=1) for text in held_out])
+    return np.asarray(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
+
+
 def ngram_baselines(
     train: Iterable[np.ndarray],
     held_out: Sequence[np.ndarray],

@@ -13,7 +13,9 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, classes: int) -> n
 
 def one_hot(gold: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Return each example's confusion matrix as counts (1, N, K * K): a 1 in the cell gold * K + predicted."""
-    return np.eye(classes * classes, dtype=np.uint8)[None, gold * classes + predicted]
+    counts = np.zeros((1, len(gold), classes * classes), dtype=np.uint8)
+    counts[0, np.arange(len(gold)), gold * classes + predicted] = 1
+    return counts
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
@@ -33,6 +35,15 @@ def macro_f1(counts: np.ndarray) -> np.ndarray:
     _, gold, predicted = _margins(counts)
     present = gold + predicted > 0
     return np.asarray((f1_scores(counts) * present).sum(axis=-1) / np.maximum(1, present.sum(axis=-1)))
+
+
+def mcc(counts: np.ndarray) -> np.ndarray:
+    """Return the Matthews correlation (...) of K classes (Gorodkin 2004), -1 to 1; 0 if only one class is gold or predicted."""
+    correct, gold, predicted = _margins(counts)
+    total = gold.sum(axis=-1)
+    covariance = correct.sum(axis=-1) * total - (gold * predicted).sum(axis=-1)
+    spread = np.sqrt((total**2 - (gold**2).sum(axis=-1)) * (total**2 - (predicted**2).sum(axis=-1)))
+    return np.asarray(np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0))
 
 
 def second_f1(counts: np.ndarray) -> np.ndarray:

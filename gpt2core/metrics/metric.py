@@ -40,6 +40,11 @@ def share(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
 
 
+def percent(counts: np.ndarray) -> np.ndarray:
+    """Return the share (...) in percent, see `share`."""
+    return 100.0 * share(counts)
+
+
 def named(*metrics: Metric) -> dict[str, Metric]:
     """Return metrics by name."""
     return {metric.name: metric for metric in metrics}

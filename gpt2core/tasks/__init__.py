@@ -5,6 +5,7 @@ from gpt2core.data.poems import load_poems
 from gpt2core.data.sentiment import load_cfimdb, load_sst
 from gpt2core.data.shakespeare import load_plays
 from gpt2core.tasks.base import Evaluation, Task, TaskData
+from gpt2core.tasks.own import OwnClassification, OwnGeneration, OwnText
 from gpt2core.tasks.paraphrase import Paraphrase
 from gpt2core.tasks.pretraining import Pretraining
 from gpt2core.tasks.rewriting import Rewriting
@@ -21,6 +22,9 @@ TASKS: Table[Task] = Table(
         "rewriting": Rewriting(),
         "pretraining": Pretraining("pretraining", load_plays),
         "poems": Pretraining("poems", load_poems),
+        "classify": OwnClassification(),
+        "generate": OwnGeneration(),
+        "text": OwnText(),
     },
 )
 

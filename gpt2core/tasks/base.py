@@ -45,8 +45,8 @@ class TaskData:
 
     def with_dev(self, count: int | None) -> "TaskData":
         """Return the data with a sample of `count` examples of the dev split, or all of it for None."""
-        dev = self.splits["dev"]
-        if count is None or count >= len(dev):
+        dev = self.splits.get("dev")
+        if count is None or dev is None or count >= len(dev):
             return self
         return replace(self, splits={**self.splits, "dev": dev.sample(count)}, whole_dev=len(dev))
 
@@ -125,6 +125,10 @@ class Task(Protocol):
         """Return the number of outputs of the task's own head; 0 if it has none."""
         return 0
 
+    def class_names(self, config: RunConfig) -> Sequence[str]:
+        """Return the names of the classes that the task predicts; none if it predicts no classes."""
+        return ()
+
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Return the input of the model's trunk for a batch. Pass `batch.cached_activations` on."""
         ...
@@ -158,7 +162,7 @@ class Task(Protocol):
         """
         ...
 
-    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
+    def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return the scores of trivial baselines on a split, by name; one of them must have a score of the objective."""
         ...
 
@@ -233,15 +237,15 @@ class LanguageTask(Task):
         statistics = {"loss": loss_statistics(self, model, data, config, split)[None]}
         return Evaluation(metrics=measured(self.metrics, statistics, split), statistics=statistics)
 
-    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
-        """Return n-gram models of the training texts, scored on the same tokens as a model with default keys."""
+    def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
+        """Return n-gram models of the training texts, scored on the same tokens as a model."""
         train, held_out = data.splits["train"], data.splits[split]
         if not len(held_out):
             return {}
         numbers = np.arange(len(held_out))
         scored = [np.zeros(0, dtype=bool)] * len(held_out)
         for index in np.array_split(numbers, max(1, len(held_out) // 64)):
-            _, labels = self.scored(held_out, index, data.tokenizer, RunConfig(), torch.device("cpu"))
+            _, labels = self.scored(held_out, index, data.tokenizer, config, torch.device("cpu"))
             for number, row in zip(index, (labels != IGNORE).numpy(), strict=True):
                 scored[number] = row[: held_out.lengths[number]]
         texts = (train[i] for i in range(len(train)))
@@ -263,7 +267,7 @@ def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: 
                 f"but must have at most {n_positions}, the model's n_positions"
             )
     for split in ("train", "dev"):
-        if not len(splits[split]):
+        if split in splits and not len(splits[split]):
             raise DataError(
                 f"{corpus.origin.source}: the {len(corpus.splits[split])} texts of the {split} split make no example "
                 f"({task.encoding}), but train and dev must have at least one; more or longer texts are needed"

@@ -16,7 +16,7 @@ from gpt2core.distill.student import contrastive_losses
 from gpt2core.dropout import dropout
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline
-from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, one_hot
+from gpt2core.metrics.classification import accuracy, confusion_matrix, macro_f1, mcc, one_hot
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import NOT_NEGATIVE, Metric, Score, named
@@ -37,22 +37,22 @@ def in_percent(name: str, score: Score) -> Metric:
 CLASSIFIED = named(
     in_percent("accuracy", accuracy),
     in_percent("macro_f1", macro_f1),
+    Metric("mcc", Direction.MAX, "", 0.02, 3, "confusion", mcc, (-1.0, 1.0)),
     Metric("dev_loss", Direction.MIN, "nats", 0.01, 3, "loss", mean_loss, NOT_NEGATIVE),
 )
 
 
 class Classification(Task):
-    """Base of tasks that classify a text by the hidden state of its last token into the K classes `class_names`."""
+    """Base of tasks that classify a text by the hidden state of its last token into K classes."""
 
     keys: type[Keys] = ClassificationKeys
     cuts = True
     metrics: Mapping[str, Metric] = CLASSIFIED
     objective = "accuracy"
-    class_names: tuple[str, ...]
     column: str  # the heading of the predicted class in a submission
 
     def classes(self, config: RunConfig) -> int:
-        return len(self.class_names)
+        return len(self.class_names(config))
 
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Return texts with their lengths, because only the hidden states of last tokens are used."""
@@ -64,9 +64,9 @@ class Classification(Task):
 
     def class_logits(self, model: GPT2, hidden: Tensor, tokenizer: Tokenizer, config: RunConfig) -> Tensor:
         """Return the logits (B, K) for the last tokens' hidden states (B, C); raise ConfigError if the model lacks the head."""
-        head = model.head
-        if head is None or head.out_features != len(self.class_names):
-            raise ConfigError(f"The model has no head for the {len(self.class_names)} classes; use one trained on them")
+        head, classes = model.head, len(self.class_names(config))
+        if head is None or head.out_features != classes:
+            raise ConfigError(f"The model has no head for the {classes} classes; use one trained on them")
         logits: Tensor = head(dropout(hidden, config.head_dropout) if model.training else hidden)
         return upcast(logits)
 
@@ -92,7 +92,7 @@ class Classification(Task):
     @torch.inference_mode()
     def log_probabilities(self, model: GPT2, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         """Return the log-probabilities (N, K) of the classes; raise DivergedError if one is not finite."""
-        log_probabilities = np.zeros((len(tokens), len(self.class_names)))
+        log_probabilities = np.zeros((len(tokens), len(self.class_names(config))))
         device = model.wte.weight.device
         for index in share(batches(tokens.lengths)):
             logits = self.logits(model, collate(tokens, index, device), tokenizer, config)
@@ -110,15 +110,16 @@ class Classification(Task):
             raise DataError(f"{data.corpus.origin.source}: the {split} split has no labels to score against")
         log_probabilities = self.log_probabilities(model, tokens, data.tokenizer, config)
         losses, predicted = -log_probabilities[np.arange(len(gold)), gold], log_probabilities.argmax(axis=1)
+        classes = len(self.class_names(config))
         counts, values = self.further(np.exp(log_probabilities), gold)
         statistics = {
-            "confusion": one_hot(gold, predicted, len(self.class_names)),
+            "confusion": one_hot(gold, predicted, classes),
             "loss": np.stack([losses, np.ones(len(gold))], axis=1)[None],
             **counts,
         }
         metrics = {**measured(self.metrics, statistics, split), **values}
-        tables = {"confusion": confusion_matrix(gold, predicted, len(self.class_names)).tolist()}
-        samples = self._samples(tokens, predicted, losses)
+        tables = {"confusion": confusion_matrix(gold, predicted, classes).tolist()}
+        samples = self._samples(tokens, self.class_names(config), predicted, losses)
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples, tables=tables)
 
     def further(self, probabilities: np.ndarray, gold: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -129,14 +130,14 @@ class Classification(Task):
         """Return the likeliest class (N,) of each example."""
         return np.asarray(self.log_probabilities(model, tokens, tokenizer, config).argmax(axis=1))
 
-    def submission(self, ids: Sequence[str], classes: np.ndarray) -> str:
+    def submission(self, tokens: Tokens, classes: np.ndarray, config: RunConfig) -> str:
         """Return predictions in the course's format: a header and a line for each text."""
-        lines = [f"{name}, {number} \n" for name, number in zip(ids, classes, strict=True)]
+        lines = [f"{name}, {number} \n" for name, number in zip(tokens.ids, classes, strict=True)]
         return f"id \t {self.column} \n" + "".join(lines)
 
-    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
+    def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return the majority class of the training split as a baseline; its loss is that of the smoothed class frequencies."""
-        gold, classes = data.splits[split].labels, len(self.class_names)
+        gold, classes = data.splits[split].labels, len(self.class_names(config))
         frequencies = np.bincount(data.splits["train"].labels, minlength=classes)
         majority = int(frequencies.argmax())
         confusion = confusion_matrix(gold, np.full(len(gold), majority), classes).ravel()
@@ -144,12 +145,15 @@ class Classification(Task):
         scores = {
             "accuracy": (float(accuracy(confusion)), 0.0),
             "macro_f1": (float(macro_f1(confusion)), 0.0),
+            "mcc": (float(mcc(confusion)), 0.0),
             self.metrics["dev_loss"].on(split): (float(-np.log(smooth[gold]).mean()), 0.0),
         }
-        meaning = f"always `{self.class_names[majority]}`, the most frequent class in training"
+        meaning = f"always `{self.class_names(config)[majority]}`, the most frequent class in training"
         return {"majority_class": Baseline(meaning=meaning, scores=scores)}
 
-    def _samples(self, tokens: Tokens, predicted: np.ndarray, losses: np.ndarray) -> list[dict[str, str]]:
+    def _samples(
+        self, tokens: Tokens, class_names: Sequence[str], predicted: np.ndarray, losses: np.ndarray
+    ) -> list[dict[str, str]]:
         """Return examples from the highest loss to the lowest, evenly spaced."""
         hardest_first = np.argsort(-losses, kind="stable")
         chosen = np.unique(np.linspace(0, len(losses) - 1, SAMPLES).astype(int))
@@ -157,8 +161,8 @@ class Classification(Task):
             {
                 "id": tokens.ids[number],
                 "text": tokens.texts[number],
-                "gold": self.class_names[tokens.labels[number]],
-                "predicted": self.class_names[predicted[number]],
+                "gold": class_names[tokens.labels[number]],
+                "predicted": class_names[predicted[number]],
             }
             for number in hardest_first[chosen]
         ]

@@ -38,9 +38,11 @@ class Paraphrase(Classification):
             Metric("calibration_error", Direction.MIN, "", 0.01, 3, bounds=(0.0, 1.0)),
         ),
     }
-    class_names = ANSWERS
     column = "Predicted_Is_Paraphrase"
     encoding = PROMPT
+
+    def class_names(self, config: RunConfig) -> tuple[str, ...]:
+        return ANSWERS
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return Quora's question pairs; with `config.pairs`, mixed with generated pairs in the training split."""

@@ -16,7 +16,10 @@ class Sentiment(Classification):
     encoding = "stripped, lower-cased"
 
     def __init__(self, name: str, load: Callable[[str | None], Corpus], class_names: tuple[str, ...]) -> None:
-        self.name, self.load, self.class_names = name, load, class_names
+        self.name, self.load, self.names = name, load, class_names
+
+    def class_names(self, config: RunConfig) -> tuple[str, ...]:
+        return self.names
 
     def corpus(self, config: RunConfig) -> Corpus:
         return self.load(config.data_dir)

@@ -87,19 +87,19 @@ class Sonnet(LanguageTask):
         ]
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
 
-    def baselines(self, data: TaskData, split: str) -> dict[str, Baseline]:
+    def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return sonnets made of given lines and training lines, and n-gram models, as baselines."""
         gold = data.splits[split].texts
         written = sonnet_baselines([split_given(text)[0] for text in gold], gold, data.splits["train"].texts)
-        return written | super().baselines(data, split)
+        return written | super().baselines(data, config, split)
 
 
 def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
     """Generate the texts for several evaluations of a frozen model at once, so that each of them finds its texts in the cache."""
-    given = [split_given(text)[0] for text in data.splits[split].texts]
+    given = data.tokenizer.encode([f"{split_given(text)[0]}\n" for text in data.splits[split].texts])
     prompts, decodings, seeds = [], [], []
     for config in configs:
-        rows = _requests(data.tokenizer, given, config)
+        rows = _requests(given, config)
         prompts += [prompt for prompt, _ in rows]
         seeds += [seed for _, seed in rows]
         decodings += [config.decoding] * len(rows)
@@ -107,19 +107,25 @@ def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], sp
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
-    """Continue each text with `config.decode_seeds` seeds, in one batch; return the new texts by seed."""
-    requests = share(_requests(tokenizer, given, config))
+    """Continue each text after a line break, see `continued`."""
+    return continued(model, tokenizer, tokenizer.encode([f"{text}\n" for text in given]), config)
+
+
+def continued(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[list[int]], config: RunConfig) -> list[list[str]]:
+    """Continue each prompt (token ids) with `config.decode_seeds` seeds, in one batch; return the new texts by seed."""
+    requests = share(_requests(prompts, config))
     new: list[list[int]] = []
     if requests:
-        prompts, seeds = zip(*requests, strict=True)
-        new = generate_cached(for_generation(model, config), prompts, config.decoding, seeds=seeds, eos=tokenizer.stops)
+        repeated, seeds = zip(*requests, strict=True)
+        new = generate_cached(
+            for_generation(model, config), repeated, config.decoding, seeds=seeds, eos=tokenizer.stops
+        )
     texts = collected([tokenizer.decode(ids).strip("\n") for ids in new])
-    return [texts[i : i + len(given)] for i in range(0, len(texts), len(given))]
+    return [texts[i : i + len(prompts)] for i in range(0, len(texts), len(prompts))]
 
 
-def _requests(tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[tuple[list[int], int]]:
+def _requests(prompts: Sequence[list[int]], config: RunConfig) -> list[tuple[list[int], int]]:
     """Return prompt and seed of each text that an evaluation generates, ordered by decoding seed."""
-    prompts = tokenizer.encode([f"{text}\n" for text in given])
     return [
         (prompt, int(np.random.SeedSequence((config.seed, seed, number)).generate_state(1)[0]))
         for seed in range(config.decode_seeds)

@@ -16,8 +16,8 @@ LARGEST = 2 * 10**8  # parameters, at most, of an untrained model that is scored
 
 def baselines(plan: Plan, data: TaskData) -> dict[str, dict[str, Any]]:
     """Return each baseline's meaning, and its dev scores by metric: mean and standard deviation over seeds."""
-    task = TASKS[plan.task]
-    trivial = {name: asdict(baseline) for name, baseline in task.baselines(data, "dev").items()}
+    task, run = TASKS[plan.task], plan.config(plan.search.reference)
+    trivial = {name: asdict(baseline) for name, baseline in task.baselines(data, run, "dev").items()}
     return trivial | _untrained(plan, data) if isinstance(task, LanguageTask) else trivial
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from gpt2core.config import RunConfig
+from gpt2core.config import OWN_TASKS, RunConfig
 from gpt2core.decoding import resolved
 from gpt2core.distill.generator import REWRITE
 from gpt2core.model_folder import Format
@@ -13,6 +13,9 @@ PROMPTS = {
     "sst": "a fine film , and a long one .",
     "cfimdb": "a fine film , and a long one .",
     "paraphrase": PROMPT.format("How do I learn to swim?", "What is the best way to learn swimming?"),
+    "classify": "The text to classify.",
+    "generate": "The prompt.\n",
+    "text": "The beginning of a text",
     "rewriting": REWRITE.format("The weather was fine."),
 }
 SONNET = "Shall I compare thee to a summer's day?\n"
@@ -64,7 +67,7 @@ def python_code(config: RunConfig, format: Format) -> str:
     lines.append(f'inputs = tokenizer({_prompt(config)!r}, return_tensors="pt")')
     if not classes:
         return "\n".join([*lines, *_generate(config)])
-    names = list(getattr(TASKS[config.task], "class_names", ()))
+    names = list(TASKS[config.task].class_names(config))
     return "\n".join([*lines, f"names = {names!r}", "print(names[int(model(**inputs).logits.argmax())])"])
 
 
@@ -83,10 +86,13 @@ def _generate(config: RunConfig) -> list[str]:
 
 def commands(config: RunConfig) -> str:
     """Return commands of this project, to run in the folder."""
-    data = " --data-dir DATA" if config.data_dir else ""
+    own = config.task in OWN_TASKS
+    data = " --train DATA" if own else " --data-dir DATA" if config.data_dir else ""
     lines = [f"python -m gpt2core evaluate --checkpoint .{data}"]
     if TASKS[config.task].classes(config) or config.task == "paraphrase":
-        lines.append(f"python -m gpt2core predict --checkpoint . --out predictions.csv{data}")
+        lines.append(
+            f"python -m gpt2core predict --checkpoint . --out predictions.csv{' --test DATA' if own else data}"
+        )
     else:
         prompt = _prompt(config).replace("\n", "\\n")
         lines.append(f"python -m gpt2core generate --checkpoint . --prompt {shlex.quote(prompt)}")

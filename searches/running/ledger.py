@@ -115,6 +115,12 @@ class State:
     forecast: Forecast = field(default_factory=Forecast)
     clock: Clock = field(default_factory=Clock)
 
+    @property
+    def flags(self) -> list[str]:
+        """The flags that plan the search again: those of its last start, and the classes of own data, which are then not read."""
+        classes = next((trial.run.get("class_names") for trial in self.trials.values()), None)
+        return [*self.argv, *(["--set", f"class_names={json.dumps(classes)}"] if classes else [])]
+
     def apply(self, event: Event) -> None:
         """Update the state by one event."""
         self.clock.tick(event)

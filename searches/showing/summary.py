@@ -89,7 +89,7 @@ def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
     folder = search_folder(options.storage, options.name)
     state = read_search(folder, needs_script=True)
     storage = ["--storage", options.storage] if options.storage else []
-    return folder, state, parse(search_of(state.script), [*state.argv, "--name", options.name, *storage])
+    return folder, state, parse(search_of(state.script), [*state.flags, "--name", options.name, *storage])
 
 
 def report(options: argparse.Namespace) -> int:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt2core.config import RunConfig
+from gpt2core.config import OWN_TASKS, RunConfig
+from gpt2core.errors import ConfigError
 from gpt2core.identity import identity
 from gpt2core.metrics.comparison import LEAST
 from gpt2core.tasks import TASKS
-from searches.question import Search, make_plan
+from searches.question import Search, make_plan, on_own_data
 
 FOLDER = Path(__file__).parent.parent.parent / "searches"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "main(SEARCH)" in path.read_text())
@@ -44,6 +45,24 @@ def test_the_reference_and_the_points_of_the_study_come_first_and_are_valid(name
     runs = [plan.config(point) for point in points]
     assert all(isinstance(run, RunConfig) and run.task == task for run in runs)
     assert len({str(identity(run)) for run in runs}) == len(runs), "two of the first points are the same configuration"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_runs_on_own_data_or_says_which_searches_do(name: str) -> None:
+    original = search(name)
+    if not original.own_question:
+        with pytest.raises(ConfigError, match=f"The search {name} is about its own data, .*: .*lora_rank"):
+            on_own_data(original, "text", "reviews.csv")
+        return
+    for task in OWN_TASKS:
+        if task not in original.own_tasks:
+            with pytest.raises(ConfigError, match=f"The search {name} needs --"):
+                on_own_data(original, task, "reviews.csv")
+            continue
+        plan = make_plan(on_own_data(original, task, "reviews.csv"), "quick", settings={"task": task})
+        assert "reviews.csv" in plan.search.question
+        assert plan.objective == TASKS[task].objective
+        assert len({str(identity(plan.config(point))) for point in plan.first_points}) == len(plan.first_points) >= 2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

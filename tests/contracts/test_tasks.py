@@ -17,10 +17,10 @@ from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.metrics.counts import from_json, to_json
 from gpt2core.metrics.direction import Direction
 from gpt2core.model import GPT2
-from gpt2core.tasks import TASKS, Task, sonnet
+from gpt2core.tasks import TASKS, Task, TaskData, sonnet
 from gpt2core.tasks.base import LanguageTask, load_data, loss_statistics, objective_of
 from gpt2core.tokenizer import Tokenizer
-from tests import course, generated, toys
+from tests import course, generated, own, toys
 
 LANGUAGE = sorted(name for name, entry in TASKS.items() if isinstance(entry, LanguageTask))
 
@@ -40,12 +40,20 @@ def course_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return course.folder(tmp_path_factory.mktemp("course"))
 
 
+def examples(task: Task, dev: int = 4) -> TaskData:
+    """Toy data; to generate from, the first tokens of each text are a prompt."""
+    data = toys.data(dev=dev)
+    given = 5 if task.name == "generate" else 0
+    splits = {name: replace(tokens, given=tokens.given + given) for name, tokens in data.splits.items()}
+    return replace(data, splits=splits)
+
+
 def test_its_name_is_its_key_in_the_table(task: Task) -> None:
     assert TASKS[task.name] is task
 
 
 def test_evaluation_is_deterministic_and_has_the_objective(task: Task, model: GPT2) -> None:
-    data = toys.data()
+    data = examples(task)
     first, second = (task.evaluate(model, data, toys.RUN, "dev") for _ in range(2))
     assert math.isfinite(first.metrics[task.objective])
     assert first.metrics == second.metrics
@@ -56,7 +64,8 @@ def test_evaluation_is_deterministic_and_has_the_objective(task: Task, model: GP
 def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: Path, tmp_path: Path) -> None:
     data_dir = str(course_files) if task.name in ("sst", "cfimdb", "paraphrase") else None
     pairs = str(generated.folder(tmp_path)) if task.name == "rewriting" else None
-    data = load_data(task, RunConfig(task=task.name, data_dir=data_dir, pairs=pairs), toys.tokenizer(), 2000)
+    run = RunConfig(task=task.name, data_dir=data_dir, pairs=pairs, **own.flags(task.name, tmp_path))
+    data = load_data(task, run, toys.tokenizer(), 2000)
     assert len(data.splits["train"]) > 0
     assert len(data.splits["dev"]) > 0
     assert data.corpus.digest[:12] in data.corpus.describe()
@@ -64,7 +73,7 @@ def test_its_corpus_is_split_described_and_tokenised(task: Task, course_files: P
 
 @torch.no_grad()
 def test_losses_do_not_depend_on_padding_or_batching(task: Task, model: GPT2) -> None:
-    data = toys.data()
+    data = examples(task)
     tokens = data.splits["train"]
     batch = collate(tokens, range(6), torch.device("cpu"))
     padded = torch.arange(batch.input_ids.shape[1]) >= batch.lengths[:, None]
@@ -78,7 +87,7 @@ def test_losses_do_not_depend_on_padding_or_batching(task: Task, model: GPT2) ->
 
 
 def test_every_metric_follows_from_its_counts_and_lies_in_its_interval(task: Task, model: GPT2) -> None:
-    data = toys.data()
+    data = examples(task)
     evaluation = task.evaluate(model, data, toys.RUN, "dev")
     for name, metric in task.metrics.items():
         assert metric.name == name
@@ -114,7 +123,7 @@ def test_an_unknown_objective_is_an_error(task: Task) -> None:
 
 
 def test_the_counts_survive_a_file(task: Task, model: GPT2) -> None:
-    statistics = task.evaluate(model, toys.data(), toys.RUN, "dev").statistics
+    statistics = task.evaluate(model, examples(task), toys.RUN, "dev").statistics
     again = from_json(json.loads(json.dumps(to_json(statistics))))
     assert again.keys() == statistics.keys()
     for name, counts in statistics.items():
@@ -122,7 +131,7 @@ def test_the_counts_survive_a_file(task: Task, model: GPT2) -> None:
 
 
 def test_baselines_have_scores_of_its_metrics(task: Task) -> None:
-    baselines = task.baselines(toys.data(), "dev")
+    baselines = task.baselines(examples(task), toys.RUN, "dev")
     assert any(task.objective in baseline.scores for baseline in baselines.values())
     for baseline in baselines.values():
         assert baseline.scores.keys() <= task.metrics.keys()
@@ -130,7 +139,7 @@ def test_baselines_have_scores_of_its_metrics(task: Task) -> None:
 
 
 def test_the_test_split_has_a_test_loss(task: Task, model: GPT2) -> None:
-    data = toys.data()
+    data = examples(task)
     data = replace(data, splits={**data.splits, "test": data.splits["dev"]})
     metrics = task.evaluate(model, data, toys.RUN, "test").metrics
     assert not any(name.startswith("dev_") for name in metrics)
@@ -139,12 +148,12 @@ def test_the_test_split_has_a_test_loss(task: Task, model: GPT2) -> None:
 
 
 def test_one_example_has_no_interval(task: Task, model: GPT2) -> None:
-    metrics = task.evaluate(model, toys.data(dev=1), toys.RUN, "dev").metrics
+    metrics = task.evaluate(model, examples(task, dev=1), toys.RUN, "dev").metrics
     assert not any(name.endswith(("_low", "_high")) for name in metrics)
 
 
 def test_a_diverged_model_is_an_error(task: Task, model: GPT2) -> None:
-    data = toys.data()
+    data = examples(task)
     model.ln_f.weight.data.fill_(torch.nan)
     with pytest.raises(DivergedError, match="The cross-entropy is nan"):
         task.evaluate(model, data, toys.RUN, "dev")
@@ -152,7 +161,7 @@ def test_a_diverged_model_is_an_error(task: Task, model: GPT2) -> None:
 
 def test_a_very_large_loss_is_finite(task: Task, model: GPT2) -> None:
     model.ln_f.weight.data *= 1e6
-    metrics = task.evaluate(model, toys.data(), toys.RUN, "dev").metrics
+    metrics = task.evaluate(model, examples(task), toys.RUN, "dev").metrics
     assert metrics["dev_loss"] > 1000
     assert all(math.isfinite(value) for value in metrics.values())
     assert ("dev_perplexity" in metrics) == (task.name in LANGUAGE)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import brier_score_loss, f1_score
+from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef
+from sklearn.naive_bayes import MultinomialNB
 from torch.nn import functional
 
 from gpt2core.config import RunConfig
@@ -15,6 +16,7 @@ from gpt2core.data.corpus import Row
 from gpt2core.errors import ConfigError, DataError
 from gpt2core.identity import identity
 from gpt2core.metrics import classification as metrics
+from gpt2core.metrics.baselines import naive_bayes
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
@@ -74,7 +76,7 @@ def test_head_dropout_applies_only_in_training() -> None:
 def test_perfect_predictions_score_100_wrong_ones_0(task: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(shift: int) -> dict[str, float]:
         def logits(self: object, net: GPT2, some: Batch, t: Tokenizer, c: RunConfig) -> torch.Tensor:
-            classes = len(task.class_names)
+            classes = len(task.class_names(toys.RUN))
             return 50.0 * functional.one_hot((some.labels + shift) % classes, classes)
 
         monkeypatch.setattr(type(task), "logits", logits)
@@ -94,30 +96,30 @@ def test_the_evaluation_holds_a_confusion_matrix_statistics_and_samples(task: Cl
     data = toys.data(dev=50)
     evaluation = task.evaluate(model(task), data, toys.RUN, "dev")
     confusion = np.array(evaluation.tables["confusion"])
-    assert confusion.sum(axis=1).tolist() == [25, 25] + [0] * (len(task.class_names) - 2)
+    assert confusion.sum(axis=1).tolist() == [25, 25] + [0] * (len(task.class_names(toys.RUN)) - 2)
     assert metrics.accuracy(confusion.ravel()) == pytest.approx(evaluation.metrics["accuracy"])
     counts = evaluation.statistics["confusion"]
-    assert (counts.shape, counts.dtype) == ((1, 50, len(task.class_names) ** 2), np.uint8)
+    assert (counts.shape, counts.dtype) == ((1, 50, len(task.class_names(toys.RUN)) ** 2), np.uint8)
     assert counts.sum(axis=(0, 1)).tolist() == confusion.ravel().tolist()
     predicted = task.predict(model(task), data.splits["dev"], data.tokenizer, toys.RUN)
-    cells = data.splits["dev"].labels * len(task.class_names) + predicted
+    cells = data.splits["dev"].labels * len(task.class_names(toys.RUN)) + predicted
     assert counts[0].argmax(axis=1).tolist() == cells.tolist()
     assert len(evaluation.samples) == 20
     for sample in evaluation.samples:
         number = int(sample["id"])
         assert sample["text"] == data.splits["dev"].texts[number]
-        assert sample["gold"] == task.class_names[number % 2]
-        assert sample["predicted"] == task.class_names[predicted[number]]
+        assert sample["gold"] == task.class_names(toys.RUN)[number % 2]
+        assert sample["predicted"] == task.class_names(toys.RUN)[predicted[number]]
     assert "### predicted" in samples_text(evaluation.samples)
 
 
 def test_the_baseline_is_the_majority_class_of_training(task: Classification) -> None:
     data = toys.data(train=13, dev=7)  # 7 of class 0 and 6 of class 1 in training, 4 and 3 in dev
-    (baseline,) = task.baselines(data, "dev").values()
-    assert f"always `{task.class_names[0]}`" in baseline.meaning
+    baseline = task.baselines(data, toys.RUN, "dev")["majority_class"]
+    assert f"always `{task.class_names(toys.RUN)[0]}`" in baseline.meaning
     assert baseline.scores["accuracy"] == (pytest.approx(400 / 7), 0)
     assert baseline.scores["macro_f1"] == (pytest.approx(100 * (8 / 11) / 2), 0)
-    chances = np.array([8, 7]) / (13 + len(task.class_names))
+    chances = np.array([8, 7]) / (13 + len(task.class_names(toys.RUN)))
     assert baseline.scores["dev_loss"] == (pytest.approx(-(np.log(chances) * [4, 3]).sum() / 7), 0)
 
 
@@ -217,13 +219,25 @@ def random_answers(classes: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, classes, 300), random.dirichlet(np.ones(classes), 300)
 
 
+def test_naive_bayes_agrees_with_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    texts = [random.integers(0, 30, size=size) for size in random.integers(1, 20, size=80)]
+    occurs = np.array([np.isin(range(30), text) for text in texts])
+    labels = random.integers(0, 3, size=60)
+    prior = (np.bincount(labels) + 1) / (60 + 3)
+    model = MultinomialNB(class_prior=prior).fit(occurs[:60], labels)
+    log_chances = naive_bayes(texts[:60], labels, texts[60:], 30, 3)
+    np.testing.assert_allclose(log_chances, model.predict_log_proba(occurs[60:]))
+
+
 @pytest.mark.parametrize("classes", [2, 5])
-def test_f1_and_brier_agree_with_scikit_learn(classes: int) -> None:
+def test_f1_mcc_and_brier_agree_with_scikit_learn(classes: int) -> None:
     gold, probabilities = random_answers(classes)
     predicted = probabilities.argmax(axis=1)
     confusion = metrics.confusion_matrix(gold, predicted, classes).ravel()
     assert metrics.one_hot(gold, predicted, classes).sum(axis=(0, 1)).tolist() == confusion.tolist()
     assert metrics.macro_f1(confusion) == pytest.approx(100 * f1_score(gold, predicted, average="macro"))
+    assert metrics.mcc(confusion) == pytest.approx(matthews_corrcoef(gold, predicted))
     assert metrics.f1_scores(confusion) == pytest.approx(100 * f1_score(gold, predicted, average=None))
     assert metrics.accuracy(confusion) == pytest.approx(100 * (gold == predicted).mean())
     if classes == 2:

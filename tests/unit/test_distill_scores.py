@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2core.distill.critics.overlap import Overlap
-from gpt2core.distill.scores import numbers, rouge_l, score_pairs
+from gpt2core.distill.scores import numbers, score_pairs
 from gpt2core.distill.shards import PAIRS, QUARANTINE
 from gpt2core.distill.text import words
 from gpt2core.errors import ConfigError
+from gpt2core.metrics.rouge import rouge_l
 
 SENTENCES = st.lists(st.sampled_from(["the", "Cat", "cat", "sat", "on", "mat", ",", "!"]), max_size=9).map(" ".join)
 

@@ -120,7 +120,7 @@ def test_a_head_of_classes_becomes_transformers_own(adapter: str, task: str, bas
     ours = trained(config, tmp_path / "run")
     export(config, tmp_path / "run", tmp_path / "model")
     theirs = GPT2ForSequenceClassification.from_pretrained(tmp_path / "model").train(False)
-    names = TASKS[task].class_names  # type: ignore[attr-defined]
+    names = TASKS[task].class_names(RunConfig(task=task))
     assert theirs.config.id2label == dict(enumerate(names))
     assert theirs.config.num_labels == len(names)
     assert theirs.config.architectures == ["GPT2ForSequenceClassification"]

@@ -53,6 +53,7 @@ Values = Mapping[str, Any]
 
 LORA = {"adapter": "lora", "blocks": "1", "rank": 2}
 PAIRED = {"task": "paraphrase", "pairs": "/pairs"}
+OWN = {"task": "classify", "train": "/a.csv", "label": "stars", "class_names": ("1", "2")}
 FIRST = {"pretrain": "poems"}
 LOGSPARSE = {"attention": "logsparse"}
 CV = {"folds": 3}
@@ -82,7 +83,9 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "pairs": ({"task": "paraphrase"}, "/pairs"), "pairs_temperature": (PAIRED, 0.7), "pairs_round": (PAIRED, 1),
     "pairs_examples": (PAIRED, 5), "negatives": (PAIRED, 0.1), "clean_text": (PAIRED, True), "tau": (PAIRED, 0.5),
     "max_rouge": (PAIRED, 0.5), "min_length_ratio": (PAIRED, 0.5), "max_length_ratio": (PAIRED, 2.5),
-    "filters": (PAIRED, "basic"),
+    "filters": (PAIRED, "basic"), "train": (OWN, "/b.csv"), "dev": (OWN, "/b.csv"), "test": (OWN, "/b.csv"),
+    "text": (OWN, "review"), "split_seed": (OWN, 1), "label": (OWN, "sort"), "class_names": (OWN, ("1", "2", "3")),
+    "target": ({"task": "generate"}, "title"),
 }  # fmt: skip
 NO_RESULT = {"gradient_checkpointing"}  # less memory, the same numbers
 
@@ -124,7 +127,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "task": {"settings": {"task": "paraphrase"}},
 }  # fmt: skip
 #: Where files lie: what is in them is noted and compared when a search goes on. The last two are of single runs.
-PLACES, OF_RUNS = {"data_dir", "pairs"}, {"fold", "judged"}
+PLACES, OF_RUNS = {"data_dir", "pairs", "train", "dev", "test"}, {"fold", "judged"}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS.keys() - PLACES - OF_RUNS))

@@ -99,7 +99,8 @@ def test_ngram_baselines_count_only_scored_tokens() -> None:
 
 def test_a_unigram_model_is_not_better_than_a_bigram_model() -> None:
     """Scored on the real sonnets with the embedded tokenizer."""
-    baselines = TASKS["sonnet"].baselines(run_data(RunConfig(task="sonnet")), "dev")
+    run = RunConfig(task="sonnet")
+    baselines = TASKS["sonnet"].baselines(run_data(run), run, "dev")
     loss = {name: one.scores["dev_loss"][0] for name, one in baselines.items() if "dev_loss" in one.scores}
     assert loss["unigram"] == pytest.approx(6.26, abs=0.15)
     assert loss["bigram"] == pytest.approx(5.51, abs=0.25)

@@ -1,0 +1,238 @@
+"""A user's own data: what is read from files and the hub, how it is divided, and what is refused in one line."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt2core.__main__ import main
+from gpt2core.config import RunConfig
+from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.own import LEAST, SHARE, divided, load_own
+from gpt2core.data.tables import READERS
+from gpt2core.errors import ConfigError, DataError
+from gpt2core.tasks.own import with_task
+from tests import own
+from tests.runs import status
+
+STARS = {"text": "review", "label": "stars"}
+
+
+def corpus(path: Path, **values: Any) -> Corpus:
+    return load_own(RunConfig.of(with_task({"train": str(path), **values})))
+
+
+def texts(corpus: Corpus) -> dict[str, set[str]]:
+    return {split: {row.text for row in rows} for split, rows in corpus.splits.items()}
+
+
+def written(folder: Path, suffix: str) -> Path:
+    """The reviews in a file of a kind."""
+    path, rows = folder / f"reviews{suffix}", own.records()
+    records = [dict(zip(own.COLUMNS, row, strict=True)) for row in rows]
+    if suffix == ".csv":
+        own.table(path, rows)
+    elif suffix == ".tsv":
+        path.write_text("\n".join(map("\t".join, [own.COLUMNS, *rows])))
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(READERS.keys() - {".txt"}))
+def test_all_kinds_of_tables_have_the_same_rows(suffix: str, tmp_path: Path) -> None:
+    expected = corpus(written(tmp_path, ".csv"), **STARS)
+    assert {split: len(rows) for split, rows in expected.splits.items()} == {"train": 48, "dev": 6, "test": 6}
+    assert corpus(written(tmp_path, suffix), **STARS).digest == expected.digest
+
+
+def test_the_task_and_the_classes_follow_from_the_columns(tmp_path: Path) -> None:
+    path = str(own.table(tmp_path / "reviews.csv"))
+    assert with_task({"train": path, **STARS})["class_names"] == ("1", "2", "3")
+    assert with_task({"train": path, **STARS})["task"] == "classify"
+    assert with_task({"train": path, "text": "review", "target": "title"})["task"] == "generate"
+    assert with_task({"train": path, "text": "review"})["task"] == "text"
+    assert with_task({"lr": 1.0}) == {"lr": 1.0}
+
+
+def test_classes_are_sorted_as_numbers_if_they_are(tmp_path: Path) -> None:
+    path = own.table(
+        tmp_path / "a.csv", [(f"text {n}", str(label), "") for n, label in enumerate([10, 9, "b", "a"] * 5)]
+    )
+    values = with_task({"train": str(path), **STARS})
+    assert values["class_names"] == ("9", "10", "a", "b")
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_the_division_depends_on_no_order_of_rows(seed: int) -> None:
+    rows = [Row(id=f"{n:03}", text=f"text {n // 2} of {n % 3}", label=n % 3) for n in range(90)]
+    mixed = random.Random(seed).sample(rows, len(rows))
+    assert divided(mixed, ("dev", "test"), 1, by_prompt=False) == divided(rows, ("dev", "test"), 1, by_prompt=False)
+
+
+@pytest.mark.parametrize("sizes", [(100, 40, 10), (5, 5, 3), (200, 1, 2), (34, 33, 33)])
+def test_the_division_is_stratified_and_leaves_every_class_in_train(sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(range(len(sizes)), sizes)
+    rows = [Row(id=f"{n:03}", text=f"text {n}", label=int(label)) for n, label in enumerate(labels)]
+    splits = divided(rows, ("dev", "test"), 7, by_prompt=False)
+    assert sorted(row.id for part in splits.values() for row in part) == [row.id for row in rows]
+    for split in ("dev", "test"):
+        counts = Counter(row.label for row in splits[split])
+        assert all(abs(counts[label] - size / SHARE) < 1.5 for label, size in enumerate(sizes))
+    assert {row.label for row in splits["train"]} == set(range(len(sizes)))
+
+
+def test_the_seed_decides_the_division(tmp_path: Path) -> None:
+    path = own.table(tmp_path / "reviews.csv")
+    assert texts(corpus(path, **STARS))["dev"] != texts(corpus(path, **STARS, split_seed=1))["dev"]
+
+
+def test_equal_texts_stay_in_one_split(tmp_path: Path) -> None:
+    rows = own.records(100)
+    twins = [(text.upper() + "!", stars, title) for text, stars, title in rows]
+    splits = texts(corpus(own.table(tmp_path / "twins.csv", [*rows, *twins]), **STARS))
+    for split, part in splits.items():
+        others = {text.strip("!").lower() for name in splits.keys() - {split} for text in splits[name]}
+        assert not others & {text.strip("!").lower() for text in part}
+
+
+def test_all_targets_of_a_prompt_stay_in_one_split(tmp_path: Path) -> None:
+    rows = [(f"prompt {n // 3}", "", f"target {n}") for n in range(90)]
+    splits = texts(corpus(own.table(tmp_path / "prompts.csv", rows), text="review", target="title"))
+    assert not splits["train"] & (splits["dev"] | splits["test"])
+    assert len(splits["dev"]) == len(splits["test"]) == 3
+
+
+def test_rejected_rows_are_counted_by_reason(tmp_path: Path) -> None:
+    rows = [*own.records(), *own.records()[:3], (" ", "1", ""), ("fine", "", ""), ("torn", "1", ""), ("torn", "2", "")]
+    path = own.table(tmp_path / "reviews.csv", rows)
+    path.write_text(path.read_text() + "too,few\n" + "one,2,three,four\n")
+    expected = {
+        "duplicate text": 3, "empty text": 1, "no label": 1, "text with several classes": 2,
+        "fewer fields than columns": 1, "more fields than columns": 1,
+    }  # fmt: skip
+    read = corpus(path, **STARS)
+    assert read.rejected == expected
+    assert "3 rejected: duplicate text" in read.describe()
+
+
+def test_given_splits_keep_their_rows_and_may_lack_the_classes_of_test(tmp_path: Path) -> None:
+    path, dev = own.table(tmp_path / "reviews.csv"), own.table(tmp_path / "dev.csv", own.records(5, seed=1))
+    test = tmp_path / "test.csv"
+    test.write_text("review\nfirst\nfirst\nlast\n")
+    read = corpus(path, **STARS, dev=str(dev), test=str(test))
+    assert {split: len(rows) for split, rows in read.splits.items()} == {"train": 60, "dev": 5, "test": 3}
+    assert [(row.id, row.text, row.label) for row in read.splits["test"]] == [
+        ("1", "first", -1), ("2", "first", -1), ("3", "last", -1),
+    ]  # fmt: skip
+
+
+def test_a_pair_has_two_columns(tmp_path: Path) -> None:
+    read = corpus(own.table(tmp_path / "reviews.csv"), text="review, title", label="stars")
+    assert all(row.second == f"title {row.text.split()[-1]}" for rows in read.splits.values() for row in rows)
+
+
+def test_a_csv_file_may_have_semicolons_and_quoted_line_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("\ufeffreview;stars\n" + "".join(f'"line one\nof ""{n}""; two";{n % 2}\n' for n in range(20)))
+    read = corpus(path, **STARS)
+    assert 'line one\nof "7"; two' in set().union(*texts(read).values())
+
+
+def test_a_text_file_has_a_text_per_paragraph_and_a_folder_one_per_file(tmp_path: Path) -> None:
+    play, folder = tmp_path / "play.txt", tmp_path / "reviews"
+    play.write_text("\n\n".join(f"Speech {n},\nsecond line" for n in range(20)))
+    assert "Speech 3,\nsecond line" in set().union(*texts(corpus(play)).values())
+    for number in range(20):
+        file = folder / ("neg", "pos")[number % 2] / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"review {number}")
+    read = corpus(folder, label="label")
+    assert {row.label == int(row.text.split()[1]) % 2 for rows in read.splits.values() for row in rows} == {True}
+
+
+def test_a_data_set_of_the_hub_has_its_own_splits_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    parts = {
+        name: datasets.Dataset.from_dict({"text": [f"{name} {n}" for n in range(20)], "label": [0, 1] * 10}, features)
+        for name in ("train", "validation")
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda repository, config: parts)
+    values = with_task({"train": "owner/name", "label": "label"})
+    assert values["class_names"] == ("no", "yes")
+    read = load_own(RunConfig.of(values))
+    assert [(row.text, row.label) for row in read.splits["dev"]][:2] == [("validation 0", 0), ("validation 1", 1)]
+    assert {split: len(rows) for split, rows in read.splits.items()} == {"train": 18, "dev": 20, "test": 2}
+    assert read.origin.hub == "owner/name"
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--text", "revew", "--label", "stars"], "has no column `revew` for --text: did you mean `review`? (review, stars, title)"),
+    (["--text", "review", "--label", "x"], "has no column `x` for --label: valid: review, stars, title (review, stars, title)"),
+    (["--text", "review", "--label", "stars", "--target", "title"], "--label and --target contradict each other"),
+    (["--text", "review,title", "--target", "stars"], "must name one column, unless there is a --label"),
+    (["--text", "review", "--label", "title"], "has 60 different values, but must have at most 50 classes"),
+    (["--text", "review", "--label", "stars", "--task", "sst"], "The task `sst` does not fit: own data with --label has"),
+])  # fmt: skip
+def test_wrong_columns_are_one_line_and_status_2(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2core.data.own.MOST_CLASSES", 50)
+    train = ["train", "--out", str(tmp_path / "run"), "--train", str(own.table(tmp_path / "reviews.csv"))]
+    assert status(main, [*train, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "has no row"),
+    (b"review,stars\n", "has no row"),
+    (b"review,stars\nfine\n", "has no row; 1 rejected: fewer fields than columns"),
+    (b"review,stars\n" + "caf\u00e9,1\n".encode("latin-1"), "line 2: must be UTF-8 text"),
+    ("review,stars\n".encode("utf-16"), "must be UTF-8 text, but is UTF-16"),
+    (b'review,stars\n"fine,1\n', "line 2: unexpected end of data; quotes must be closed"),
+    (b"review,stars\nfine,1\ngood,1\n", "has 1 different values, but must have 2 or more to classify: 1"),
+    (b"review,review,stars\nfine,1,1\n", "has 2 columns `review`, but --text must name one"),
+    (b"review,stars\nfine,1\npoor,2\n", f"There are 2 different training texts, but must be at least {LEAST}"),
+])  # fmt: skip
+def test_unusable_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        corpus(path, **STARS)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("nowhere.csv", "there is no such file or folder"),
+    ("reviews.xlsx", "must be a file of the kind .csv, .tsv, .jsonl, .parquet, .txt, or a folder of .txt files"),
+    ("empty", "there is no .txt file in this folder"),
+    ("broken.parquet", "must be a Parquet file"),
+    ("broken.jsonl", "has no row; 1 rejected: not a JSON object"),
+])  # fmt: skip
+def test_other_files_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for file in ("reviews.xlsx", "broken.parquet", "broken.jsonl"):
+        (tmp_path / file).write_bytes(b"[1]")
+    with pytest.raises(DataError, match=message):
+        corpus(tmp_path / name)
+
+
+def test_flags_without_train_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--text needs --train"):
+        with_task({"text": "review"})
