@@ -1,4 +1,7 @@
-"""One model or one run, without Ray: `python -m gpt2core keys | describe | train | evaluate | predict | generate | export`."""
+"""One model or one run, without Ray.
+
+`python -m gpt2core keys | describe | train | evaluate | predict | generate | export | convert`.
+"""
 
 import argparse
 import shlex
@@ -63,6 +66,12 @@ def parser() -> Parser:
     p.add_argument("--out", required=True, help="folder to write")
     formats = "a model of transformers, or only the LoRA adapter for peft"
     p.add_argument("--format", default="model", choices=("model", "adapter"), help=formats)
+
+    p = top.add_command("convert", help="write weights saved by torch.save as a Hugging Face folder")
+    p.add_argument("file", metavar="FILE", help="pytorch_model.bin, or a checkpoint of CS224N's GPT-2 project")
+    p.add_argument("--out", required=True, help="folder to write")
+    like = "model with the same shape and tokenizer (default: FILE's folder if it has a config.json, else by shape)"
+    p.add_argument("--like", metavar="MODEL", help=like)
     return top
 
 

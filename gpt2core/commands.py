@@ -18,6 +18,7 @@ from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import at_least, settings
 from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide, known_keys
 from gpt2core.console import console
+from gpt2core.convert import convert as convert_weights
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable, with_memory
 from gpt2core.describe import describe as count
@@ -296,6 +297,15 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     return config, model.train(False).requires_grad_(False), description
 
 
+def convert(options: argparse.Namespace) -> None:
+    """Write weights saved by torch.save as a Hugging Face folder."""
+    file, out = Path(options.file).expanduser(), _folder_to_write(options.out)
+    converted = convert_weights(file, out, options.like)
+    CONSOLE.print(f"The model is in {out}, with the shape and tokenizer of {converted.like}; use it by --model {out}")
+    if converted.left_out:
+        CONSOLE.print(f"Left out, since a GPT-2 without head has no such tensors: {', '.join(converted.left_out)}")
+
+
 def keys(options: argparse.Namespace) -> None:
     """Print all keys, or those that the run of the flags reads."""
     is_narrowed = bool(options.set) or not known_keys().keys().isdisjoint(vars(options))
@@ -322,5 +332,5 @@ def _fetched(place: str) -> Path:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    function.__name__: function for function in (keys, describe, train, evaluate, predict, generate, export)
+    function.__name__: function for function in (keys, describe, train, evaluate, predict, generate, export, convert)
 }

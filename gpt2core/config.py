@@ -39,6 +39,7 @@ class ModelConfig(Config):
 
 MODELS: dict[str, ModelConfig] = {
     "gpt2-nano": ModelConfig(vocab_size=4096, n_positions=512, n_embd=192, n_layer=4, n_head=6),
+    "distilgpt2": ModelConfig(n_layer=6),
     "gpt2": ModelConfig(),
     "gpt2-medium": ModelConfig(n_embd=1024, n_layer=24, n_head=16),
     "gpt2-large": ModelConfig(n_embd=1280, n_layer=36, n_head=20),
@@ -351,7 +352,7 @@ class RunKeys(Keys):
     )
     model: str = key(
         "gpt2-nano",
-        "gpt2-nano, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
+        "gpt2-nano, distilgpt2, gpt2, gpt2-medium, -large, -xl, a folder, or owner/name of the hub",
         *("data", "step", "evaluation", "stage"),
     )
     data_dir: str | None = key(

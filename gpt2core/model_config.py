@@ -42,7 +42,10 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     values = read_json(path, missing="; a Hugging Face model folder needs one")
     if values.get("model_type") != "gpt2" and not _looks_like_gpt2(values):
-        raise WeightsError(f"{path}: `model_type` must be `gpt2`")
+        raise WeightsError(
+            f"{path}: `model_type` is {shown(values.get('model_type'))}, but must be 'gpt2': GPT-2, DistilGPT2, DialoGPT and all "
+            "others of this architecture"
+        )
     check_values(path, values, _FIXED)
     for alias, key in _ALIASES.items():
         if alias in values and values.setdefault(key, values[alias]) != values[alias]:

@@ -27,6 +27,7 @@ from gpt2core.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("gpt2-nano",)  # models that ship with the project
+OWNERS = {"distilgpt2": "distilbert"}  # of a model's repository on the hub, if not openai-community
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
@@ -96,7 +97,7 @@ def hub_name(name: str) -> str:
     """Return the name of a model in transformers: a repository of the hub, or a local folder."""
     if is_address(name) or Path(name).expanduser().is_dir() or name in EMBEDDED:
         return str(model_folder(name))
-    return f"openai-community/{name}" if name in MODELS else name
+    return f"{OWNERS.get(name, 'openai-community')}/{name}" if name in MODELS else name
 
 
 def _download(repository: str) -> Path:
@@ -112,8 +113,11 @@ def shape_of(name: str) -> ModelConfig:
 def load_model(name: str, *, with_head: bool = False) -> GPT2:
     """Load a GPT-2 in float32 on the CPU, `with_head` with its classification head if any; raise WeightsError or HubError."""
     folder = model_folder(name)
-    config = read_config(folder)
-    tensors = _read_tensors(folder)
+    return assemble(read_config(folder), _read_tensors(folder), folder, with_head=with_head)
+
+
+def assemble(config: ModelConfig, tensors: dict[str, Tensor], folder: Path, *, with_head: bool = False) -> GPT2:
+    """Return the model with the tensors of transformers' GPT2Model; raise WeightsError about `folder` if they do not fit."""
     blocks = {int(key.split(".")[1]) for key in tensors if re.match(r"h\.\d{1,9}\.", key)}
     if len(blocks) != config.n_layer:  # checked first, since building a model with a wrong number may take forever
         raise WeightsError(f"{folder}: `n_layer` is {config.n_layer}, but the weights have {len(blocks)} blocks")
@@ -154,11 +158,15 @@ def origin(base: GPT2) -> str:
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a folder by their names in transformers' GPT2Model, and the head; raise WeightsError."""
+    return of_trunk(((key, tensor) for path in _shards(folder) for key, tensor in read_tensors(path).items()), folder)
+
+
+def of_trunk(named: Iterable[tuple[str, Tensor]], folder: Path) -> dict[str, Tensor]:
+    """Return tensors by their names in transformers' GPT2Model, without causal masks and the tied output; raise WeightsError."""
     tensors: dict[str, Tensor] = {}
-    for path in _shards(folder):
-        for key, tensor in read_tensors(path).items():
-            if tensors.setdefault(key.removeprefix("transformer."), tensor) is not tensor:
-                raise WeightsError(f"{path}: the tensor `{key}` occurs twice")
+    for key, tensor in named:
+        if tensors.setdefault(key.removeprefix("transformer."), tensor) is not tensor:
+            raise WeightsError(f"{folder}: the tensor `{key}` occurs twice")
     tied = tensors.pop("lm_head.weight", None)
     if tied is not None and not torch.equal(tensors.setdefault("wte.weight", tied), tied):
         raise WeightsError(

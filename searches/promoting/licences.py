@@ -2,8 +2,9 @@
 
 from gpt2core.config import MODELS, RunConfig
 from gpt2core.data.origin import GENERATED, SHAKESPEARE, UNKNOWN, DataOrigin, Licence
-from gpt2core.weights import EMBEDDED
+from gpt2core.weights import EMBEDDED, hub_name
 
+APACHE = ("distilgpt2",)  # base models under Apache 2.0; the others are under MIT
 #: The texts of a first task. No search records whether its poems were the package's.
 FIRST = {"pretraining": SHAKESPEARE, "rewriting": GENERATED}
 
@@ -13,7 +14,8 @@ def base_terms(config: RunConfig) -> str:
     if config.model in EMBEDDED:
         return f"`{config.model}` ships with gpt2-search under the MIT licence; it was trained on Shakespeare's plays alone."
     if config.model in MODELS:
-        return f"`openai-community/{config.model}` is under the MIT licence, as its page on the Hugging Face hub says."
+        terms = "Apache 2.0" if config.model in APACHE else "MIT"
+        return f"`{hub_name(config.model)}` is under the {terms} licence, as its page on the Hugging Face hub says."
     return "The licence of the base model is not known; see its source."
 
 
@@ -28,9 +30,9 @@ def text_licences(config: RunConfig, origin: DataOrigin) -> dict[str, Licence]:
 
 
 def licence(config: RunConfig, origin: DataOrigin) -> dict[str, str]:
-    """Return the licence keys of a model card: `mit` if base and texts are free, else a link to the card's text."""
+    """Return the licence keys of a model card: that of the base if base and texts are free, else a link to the card's text."""
     if config.model not in (*EMBEDDED, *MODELS):
         return {"license": "unknown"}
     if all(terms.free for terms in text_licences(config, origin).values()):
-        return {"license": "mit"}
+        return {"license": "apache-2.0" if config.model in APACHE else "mit"}
     return {"license": "other", "license_name": "terms-of-base-model-and-data", "license_link": "README.md#licences"}

@@ -200,6 +200,7 @@ def test_a_broken_adapter_is_named(damage: Callable[[Path], None], message: str,
 
 def test_what_an_adapter_belongs_to_is_named_as_transformers_does(base: Path) -> None:
     assert hub_name("gpt2-large") == "openai-community/gpt2-large"
+    assert hub_name("distilgpt2") == "distilbert/distilgpt2"
     assert hub_name("someone/model") == "someone/model"
     assert hub_name(str(base)) == str(base)
     assert Path(hub_name("gpt2-nano")).is_dir()

@@ -84,7 +84,7 @@ def _index(content: object) -> Callable[[Path], None]:
     (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors: no such file"),
     (lambda folder: (folder / "config.json").unlink(), r"config.json: no such file"),
     (lambda folder: (folder / "config.json").write_text("{"), r"config.json: is not JSON"),
-    (_configure(model_type="llama"), r"`model_type` must be `gpt2`"),
+    (_configure(model_type="llama"), r"`model_type` is 'llama', but must be 'gpt2': GPT-2, DistilGPT2"),
     (_configure(activation_function="gelu"), r"`activation_function` is 'gelu', but must be 'gelu_new'"),
     (_configure(scale_attn_weights=False), r"`scale_attn_weights` is False, but must be True"),
     (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),

@@ -1,0 +1,140 @@
+"""Convert weights saved by torch.save, such as pytorch_model.bin or a checkpoint of CS224N's GPT-2 project, into a model folder.
+
+Only tensors and plain values are unpickled (`weights_only`), so a file cannot run code.
+"""
+
+import argparse
+import pickle
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2core.config import MODELS
+from gpt2core.errors import WeightsError, first_line
+from gpt2core.foreign import FLOATS, is_there
+from gpt2core.model_config import read_config
+from gpt2core.weights import assemble, model_folder, of_trunk, save_model, to_hugging_face
+
+#: Keys under which training programs save the state dict.
+_STATES = ("model", "state_dict", "model_state_dict")
+_WRAPPERS = re.compile(r"^((module|_orig_mod|gpt|model)\.)+")  # prefixes that wrapping modules add
+#: The course's name of a part -> ours.
+_COURSE = {
+    "word_embedding": "wte",
+    "pos_embedding": "wpe",
+    "final_layer_norm": "ln_f",
+    "self_attention.query": "attention.query",
+    "self_attention.key": "attention.key",
+    "self_attention.value": "attention.value",
+    "attention_dense": "attention.dense",
+    "attention_layer_norm": "ln_1",
+    "interm_dense": "mlp_in",
+    "out_dense": "mlp_out",
+    "out_layer_norm": "ln_2",
+}
+_COURSE_NAME = re.compile(r"(?:gpt_layers\.(?P<block>\d{1,9})\.)?(?P<part>.+)\.(?P<kind>weight|bias)")
+_OF_GPT2 = re.compile(r"(h\.\d|gpt_layers\.|wte\.|wpe\.|ln_f\.)")  # names of no other tensors begin like this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """The result of a conversion: the model whose shape and tokenizer were taken, and the names of tensors that were left out."""
+
+    like: str
+    left_out: list[str]
+
+
+def convert(file: Path, out: Path, like: str | None = None) -> Converted:
+    """Write the model folder `out` from the weights in `file`, named as in transformers or as in the course.
+
+    Shape, special tokens and tokenizer are those of the model `like`: by default the folder of `file` if it has a config.json,
+    otherwise the GPT-2 with as many blocks and channels. Heads and buffers are left out. Raises WeightsError or HubError.
+    """
+    tensors = [(_WRAPPERS.sub("", name), tensor) for name, tensor in _state_dict(file).items()]
+    theirs = _from_course(tensors, file) if any(name == "word_embedding.weight" for name, _ in tensors) else tensors
+    trunk = of_trunk(theirs, file)
+    left_out = sorted(name for name in trunk if not _OF_GPT2.match(name))
+    trunk = {name: tensor.float() for name, tensor in trunk.items() if name not in left_out}
+    like = like or _like(trunk, file)
+    folder = model_folder(like)
+    model = assemble(read_config(folder), trunk, file)
+    save_model(model, out, tokenizer_from=folder)
+    return Converted(like=like, left_out=left_out)
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; raise WeightsError if it has no state dict or more than data."""
+    saved = _saved(file)
+    state = next((saved[key] for key in _STATES if isinstance(saved.get(key), Mapping)), saved)
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not any(_kind(tensor) in FLOATS for tensor in tensors.values()):
+        raise WeightsError(
+            f"{file}: has no state dict, neither alone nor as {', '.join(f'`{key}`' for key in _STATES)}"
+        )
+    return tensors
+
+
+def _saved(file: Path) -> Mapping[Any, Any]:
+    """Return the mapping in a file, empty if it has another object; raise WeightsError."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    # Besides what PyTorch accepts: the flags of a program, and the state of NumPy's generator.
+    plain: list[Any] = [argparse.Namespace, types.SimpleNamespace, np.ndarray, np.dtype, np.dtypes.UInt32DType]
+    plain += [reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct")]
+    try:
+        with torch.serialization.safe_globals(plain):
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{file}: no such file") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"has an object of `{found[1]}`" if found else "is no file of torch.save"
+        rule = "but only tensors and plain values are read; save the model's state_dict alone"
+        raise WeightsError(f"{file}: {what}, {rule}") from None
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or first_line(error)})") from None
+    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{file}: is damaged or no file of torch.save ({first_line(error)})") from None
+    return saved if isinstance(saved, Mapping) else {}
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _from_course(tensors: Iterable[tuple[str, Tensor]], file: Path) -> list[tuple[str, Tensor]]:
+    """Return tensors that are named as in the course by the names of transformers, and all others under their own."""
+    ours: dict[str, Tensor] = {}
+    others: list[tuple[str, Tensor]] = []
+    for name, tensor in tensors:
+        found = _COURSE_NAME.fullmatch(name)
+        if found is None or found["part"] not in _COURSE:
+            others.append((name, tensor))
+            continue
+        block = f"blocks.{found['block']}." if found["block"] else ""
+        if ours.setdefault(f"{block}{_COURSE[found['part']]}.{found['kind']}", tensor) is not tensor:
+            raise WeightsError(f"{file}: the tensor `{name}` occurs twice")
+    try:
+        return [*to_hugging_face(ours).items(), *others]
+    except KeyError as missing:
+        raise WeightsError(f"{file}: the tensor for `{missing.args[0]}` is missing; the file is incomplete") from None
+
+
+def _like(trunk: Mapping[str, Tensor], file: Path) -> str:
+    """Return the model that has the shape of the tensors; raise WeightsError if there is none."""
+    if is_there(file.parent / "config.json"):
+        return str(file.parent)
+    blocks = len({name.split(".")[1] for name in trunk if name.startswith("h.")})
+    sizes = [tuple(trunk[name].shape) if name in trunk else (0, 0) for name in ("wte.weight", "wpe.weight")]
+    for name, shape in MODELS.items():
+        if blocks == shape.n_layer and sizes == [(shape.vocab_size, shape.n_embd), (shape.n_positions, shape.n_embd)]:
+            return name
+    raise WeightsError(
+        f"{file}: no known model has {blocks} blocks and embeddings of {sizes[0]} and {sizes[1]}; set --like to one that has"
+    )
