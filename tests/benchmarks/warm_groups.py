@@ -20,7 +20,7 @@ from cluster.environment import settle
 from gpt2core.config import RunConfig
 from tests.benchmarks.compare import TURNS, Comparison, differs, show, show_by_size
 from tests.grouped import fit
-from tests.killing import make_toy
+from tests.killing import lora_run
 from trainables.groups import Groups
 from trainables.trial import TrialSpec
 
@@ -75,13 +75,7 @@ def main() -> None:
     settle()
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as name:
-        toy = make_toy(Path(name), train=60)
-        run = RunConfig.of(
-            {
-                **{"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data"), "adapter": "lora"},
-                **{"epochs": 2, "train_examples": 60},
-            }
-        )
+        run = lora_run(Path(name)).but(epochs=2)
         found: dict[bool, Watch] = {}
         row = Comparison(
             what=f"{WARM} trials in a group that stays",

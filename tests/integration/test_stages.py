@@ -7,19 +7,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpt2core.config import RunConfig
 from gpt2core.pretrain_stage import first_stage, trained_first
 from searches import stages
-from tests.killing import make_toy
+from tests.killing import lora_run
 from trainables.trial import TrialSpec
 
 
 def test_the_first_stage_is_cached_before_the_trials(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy = make_toy(tmp_path, train=60, dev=20)
-    data = {"task": "sst", "model": str(toy / "model"), "data_dir": str(toy / "data")}
-    run = RunConfig.of({**data, "pretrain": "sst", "pretrain_epochs": 1})
+    run = lora_run(tmp_path).but(pretrain="sst", pretrain_epochs=1)
     stage = first_stage(run)
     assert stage is not None
     monkeypatch.setattr(stages, "shared_stage", lambda plan: stage)
