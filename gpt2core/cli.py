@@ -32,10 +32,14 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that names the nearest flag, command or value."""
+    """A parser whose errors are one line that names the nearest flag, command or value.
 
-    def __init__(self, **options: Any) -> None:
+    `forwards`: flags that it does not know are for another parser (argparse.REMAINDER).
+    """
+
+    def __init__(self, *, forwards: bool = False, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.forwards = forwards
         self.commands: dict[str, Parser] = {}
         self.subparsers: Any = None
 
@@ -58,7 +62,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Check for unknown flags first, so that a misspelt required flag is not reported as missing."""
         words = list(sys.argv[1:] if args is None else args)
-        for word in takewhile(lambda word: word != "--", words):
+        for word in takewhile(lambda word: word != "--", [] if self.forwards else words):
             if self.commands and not word.startswith("-"):
                 lookup(self.commands, word, "command")
                 break  # the parser of the command checks the rest

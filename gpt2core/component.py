@@ -45,8 +45,11 @@ def _explain(cls: type[Config], error: Any) -> str:
     key = str(error["loc"][0]) if error["loc"] else "configuration"
     if error["type"] == "extra_forbidden":
         return f"Unknown key `{key}`: {nearest(key, cls.model_fields)}"
-    rule = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"The value of `{key}` is {shown(error['input'])}, but must be {rule}"
+    if error["type"] == "missing":
+        return f"The key `{key}` is missing"
+    _, should, rule = error["msg"].partition(" should ")
+    rule = rule if should else f"be {error['msg'].removeprefix('Value error, ')}"
+    return f"The value of `{key}` is {shown(error['input'])}, but must {rule}"
 
 
 # -- keys and components

@@ -1,5 +1,6 @@
-"""Work with an existing search, or simulate searches: `python -m searches COMMAND`."""
+"""Run a search of a file, work with an existing search, or simulate searches: `python -m searches COMMAND`."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
@@ -15,6 +16,8 @@ COMMANDS = {
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
+    "run": ("run the search that a TOML file states", "runner:run_file"),
+    "schema": ("print the JSON Schema of a search file", "search_schema:print_schema"),
 }
 
 
@@ -22,19 +25,31 @@ def parser() -> Parser:
     """Return the parser of all commands."""
     top = Parser(prog="python -m searches", description=__doc__)
     for name, (words, _) in COMMANDS.items():
-        p = top.add_command(name, help=words, description=words)
+        p = top.add_command(name, help=words, description=words, forwards=name == "run")
         if name == "power":
             power.flags(p)
-            continue
-        p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
-        p.add_argument("--storage", help="the --storage of the search (default: $GPT2_SEARCH_STORAGE, or ./runs)")
-        if name == "control":
-            _control_flags(p)
-        elif name == "export-optuna":
-            p.add_argument("--out", required=True, metavar="FILE", help="journal file to write")
-        elif name == "promote":
-            _promote_flags(p)
+        elif name == "run":
+            _run_flags(p)
+        elif name != "schema":
+            _flags_of_search(p, name)
     return top
+
+
+def _run_flags(p: Parser) -> None:
+    p.add_argument("file", metavar="FILE", help="the file")
+    flags = p.add_argument("flags", nargs=argparse.REMAINDER, help="flags of a search; FILE --help lists them")
+    flags.required = False  # in the error for a missing file
+
+
+def _flags_of_search(p: Parser, command: str) -> None:
+    p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
+    p.add_argument("--storage", help="the --storage of the search (default: $GPT2_SEARCH_STORAGE, or ./runs)")
+    if command == "control":
+        _control_flags(p)
+    elif command == "export-optuna":
+        p.add_argument("--out", required=True, metavar="FILE", help="journal file to write")
+    elif command == "promote":
+        _promote_flags(p)
 
 
 def _control_flags(p: Parser) -> None:

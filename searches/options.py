@@ -70,11 +70,11 @@ class Options:
         return self.final_test or self.plan.comparing.on == "test"
 
 
-def parser(name: str, question: str, profiles: Sequence[str]) -> Parser:
-    """Return the parser of a search script."""
+def parser(name: str, question: str, profiles: Sequence[str], program: str | None = None) -> Parser:
+    """Return the parser of a search. `program` is how it is called, by default its script."""
     first = profiles[0]
     p = Parser(
-        prog=f"searches/{name}.py",
+        prog=program or f"searches/{name}.py",
         description=question,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -323,7 +323,7 @@ def trial_folder(search: Path, name: str) -> Path:
 
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags. Raises ConfigError, UnknownNameError."""
-    o = parser(search.name, search.question, list(search.profiles)).parse(argv)
+    o = parser(search.name, search.question, list(search.profiles), search.command).parse(argv)
     at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker", "checkpoint_minutes")
 

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2core.component import lookup, nearest
+from pydantic import Field
+
+from gpt2core.component import Config, lookup, nearest
 from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, visible
 from searches.conditions import Conditions
@@ -39,27 +42,32 @@ OWN_RUN, LENGTH = (
 MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """The size of a search: its model, number of trials, number of fresh seeds (`replicates`) and values of its runs.
+class Profile(Config):
+    """The size of a search: its model, number of trials, number of fresh seeds (`replicates`) and values of its runs."""
 
-    `confirm` is the number of best trials to compare with the reference; if None, the best trial of each value of the factor is
-    compared, or without a factor the best trial. With `until_decided`, `replicates` is the maximum number of seeds. If the dev
-    split is too small to divide, the comparison uses `folds` folds of the training texts. `grace` overrides `Plan.grace`. A
-    proposal does not wait for the `ahead` trials before it, so at most `ahead + 1` trials run at once.
-    """
-
-    model: str
-    trials: int
-    replicates: int
-    confirm: int | None = None
-    until_decided: bool = False
-    folds: int = 3
-    grace: int | None = None
-    ahead: int = 8
-    run: Mapping[str, Any] = field(default_factory=dict)
-    #: For generated pairs: contexts, critic, and values of the critic and of GenerationConfig.
-    candidates: Mapping[str, Any] = field(default_factory=dict)
+    model: str = Field(description="model of all runs")
+    trials: int = Field(description="number of trials, rounded up to equal numbers for the values of the factor", ge=1)
+    replicates: int = Field(description="fresh seeds per setting; with `until_decided`, the maximum", ge=0)
+    confirm: int | None = Field(
+        None,
+        description="number of best trials to compare with the reference; none: the best trial of each value of the factor, or "
+        "without a factor the best trial",
+        ge=1,
+    )
+    until_decided: bool = Field(False, description="add seeds until the question is decided")
+    folds: int = Field(
+        3, description="folds of the training texts that compare, if the dev split is too small to divide", ge=2
+    )
+    grace: int | None = Field(
+        None, description="first epoch at which a trial may be stopped early; overrides `Plan.grace`", ge=1
+    )
+    ahead: int = Field(
+        8, description="trials before it that a proposal does not wait for, so that at most one more run at once", ge=1
+    )
+    run: Mapping[str, Any] = Field({}, description="keys of all runs that are fixed")
+    candidates: Mapping[str, Any] = Field(
+        {}, description="for generated pairs: contexts, critic, and values of the critic and of GenerationConfig"
+    )
 
 
 #: The profile of `--smoke` for every search: an end-to-end check in under a minute.
@@ -85,15 +93,13 @@ SMOKE = Profile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A task of a search: its fixed values, and the points of the published study, which are tried right after the reference.
+class Case(Config):
+    """A task of a search: its fixed values, and the points of the published study, which are tried right after the reference."""
 
-    Keys missing from a point take the reference's values.
-    """
-
-    fixed: Point = field(default_factory=dict)
-    study: Sequence[Point] = ()
+    fixed: Mapping[str, Any] = Field({}, description="keys of all runs of the task that are fixed")
+    study: Sequence[Mapping[str, Any]] = Field(
+        (), description="points to try right after the reference; missing keys take the reference's values"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,37 @@ class Search:
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
     costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
     constraints: Sequence[str] = ()  # default of --constraint
+    file: str = ""  # the TOML file that states the search; empty for a script
+    definition: Mapping[str, Any] = field(default_factory=dict)  # the content of that file
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the sections contradict each other."""
+        for key in self.factor:
+            if key not in self.scientific:
+                raise ConfigError(
+                    f"The factor has `{key}`, but its keys must be scientific keys: {nearest(key, self.scientific)}"
+                )
+        for first, second in itertools.combinations((self.scientific, self.nuisance, self.fixed), 2):
+            for key in first.keys() & second.keys():
+                raise ConfigError(f"The key `{key}` has two roles, but must be scientific, nuisance or fixed")
+        for key, domain in {**self.scientific, **self.nuisance}.items():
+            if key not in self.reference:
+                raise ConfigError(f"The reference lacks a value of the searched key `{key}`")
+            for point in (self.reference, *(point for case in self.tasks.values() for point in case.study)):
+                if key in point and point[key] not in domain:
+                    raise ConfigError(
+                        f"The value of `{key}` is {point[key]!r} in the reference or the study, but must be {domain}"
+                    )
+
+    @property
+    def source(self) -> str:
+        """The file that states the search."""
+        return self.file or f"searches/{self.name}.py"
+
+    @property
+    def command(self) -> str:
+        """The command that runs the search, without flags."""
+        return file_command(self.file) if self.file else f"python {self.source}"
 
 
 def on_own_data(search: Search, task: str, data: str) -> Search:
@@ -134,12 +171,15 @@ def on_own_data(search: Search, task: str, data: str) -> Search:
         needed = " or ".join(OWN_TASKS[name] for name in search.own_tasks)
         raise ConfigError(f"The search {search.name} needs {needed} to run on your own data")
     run = OWN_RUN | (LENGTH if task == "generate" else {})
-    quick = replace(search.profiles["quick"], run={**search.profiles["quick"].run, **run})
+    profiles = {
+        name: profile.but(run={**profile.run, **run}) if name == "quick" else profile
+        for name, profile in search.profiles.items()
+    }
     return replace(
         search,
         question=search.own_question.format(data=data),
         tasks={task: Case(study=next(iter(search.tasks.values())).study)},
-        profiles={**search.profiles, "quick": quick},
+        profiles=profiles,
     )
 
 
@@ -403,14 +443,12 @@ class Plan:
         searched = {key: values[key] for key in self.space}
         return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
 
-    def check_read(self, key: str) -> None:
-        """Raise ConfigError if no run of the search reads a searched key."""
-        if any(key in self.conditions.active(branch) for branch in self.conditions.branches({})):
-            return
-        from gpt2core.keys import readers
-
-        names = "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(key).items())
-        raise ConfigError(f"No run of this search reads `{key}`: it needs {names}; fix or search that too")
+    @property
+    def unread(self) -> set[str]:
+        """The searched keys that no run of the search reads."""
+        return self.space.keys() - {
+            key for values in self.conditions.combinations for key in self.conditions.active(values)
+        }
 
     def _identity(self, point: Point) -> dict[str, Any]:
         from gpt2core.identity import identity
@@ -433,6 +471,11 @@ class Plan:
             "ahead": self.profile.ahead,
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_command(path: str) -> str:
+    """Return the command that runs the search of a TOML file, without flags."""
+    return shlex.join(["python", "-m", "searches", "run", path])
 
 
 def scripts() -> list[str]:
@@ -474,9 +517,9 @@ def make_plan(
     if task not in search.tasks:
         raise ConfigError(f"This search has no task `{task}`: {nearest(str(task), search.tasks)}")
     chosen = SMOKE if smoke else lookup(search.profiles, profile, "profile")
-    chosen = Profile(**{**chosen.__dict__, **{k: v for k, v in changes.items() if v is not None}})
+    chosen = chosen.but(**{name: value for name, value in changes.items() if value is not None})
     if comparing.each:
-        chosen = replace(chosen, confirm=None)
+        chosen = chosen.but(confirm=None)
     fixed = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model}
     fixed |= {**comparing.of_trials(), **settings}
     for key in settings:
@@ -490,9 +533,17 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in domains or {}:
-        plan.check_read(key)
+    for key in plan.unread & (domains or {}).keys():
+        raise ConfigError(unread_text(key))
     return plan
+
+
+def unread_text(key: str) -> str:
+    """Return in one line what it needs for a run to read a key."""
+    from gpt2core.keys import readers
+
+    names = "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(key).items())
+    return f"No run of this search reads `{key}`: it needs {names}; fix or search that too"
 
 
 def search_in(search: Search, domains: Space, fixed: Point) -> Search:
@@ -506,10 +557,13 @@ def search_in(search: Search, domains: Space, fixed: Point) -> Search:
     scientific = {key: domains.get(key, domain) for key, domain in search.scientific.items()}
     nuisance = {**search.nuisance, **{key: domain for key, domain in domains.items() if key not in scientific}}
     tasks = {
-        name: replace(
-            case, study=[p for p in case.study if all(p[key] in domains[key] for key in p.keys() & domains.keys())]
-        )
+        name: case.but(study=[point for point in case.study if _is_within(point, domains)])
         for name, case in search.tasks.items()
     }
     reference = {**search.reference, **{key: domain.nearest(before[key]) for key, domain in domains.items()}}
-    return replace(search, scientific=scientific, nuisance=nuisance, tasks=tasks, reference=reference)
+    still = {key: value for key, value in search.fixed.items() if key not in domains}
+    return replace(search, scientific=scientific, nuisance=nuisance, fixed=still, tasks=tasks, reference=reference)
+
+
+def _is_within(point: Point, domains: Space) -> bool:
+    return all(point[key] in domains[key] for key in point.keys() & domains.keys())

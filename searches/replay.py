@@ -71,7 +71,7 @@ class Record:
             search = on_own_data(search, self.task, self.data)
         case = lookup(search.tasks, self.task, "task")
         return make_plan(
-            replace(search, factor=(), tasks={self.task: replace(case, study=())}),
+            replace(search, factor=(), tasks={self.task: case.but(study=())}),
             "quick",
             settings={"task": self.task, "epochs": self.epochs},
             seed=seed,

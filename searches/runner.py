@@ -1,7 +1,9 @@
 """Run a search from its script to its results; every script calls `main`."""
 
+import argparse
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -16,6 +18,7 @@ from searches.formatting import count
 from searches.options import Options, parse
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
+from searches.search_file import read
 from searches.showing.screen import show_plan
 
 
@@ -24,13 +27,18 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
     Status: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input, 130 interrupted.
     """
-    command = f"python searches/{search.name}.py {command_text(sys.argv[1:] if argv is None else argv)}"
+    argv = sys.argv[1:] if argv is None else argv
+    run_or_explain(lambda: run(_loaded(lambda: search, argv)), f"{search.command} {command_text(argv)}")
 
-    def load() -> Options:
-        with console().status("Loading PyTorch"):
-            return parse(search, argv)
 
-    run_or_explain(lambda: run(load()), command)
+def run_file(options: argparse.Namespace) -> int:
+    """Run the search that a TOML file states; return the exit status."""
+    return run(_loaded(lambda: read(options.file), options.flags))
+
+
+def _loaded(load: Callable[[], Search], argv: list[str]) -> Options:
+    with console().status("Loading PyTorch"):
+        return parse(load(), argv)
 
 
 def run(options: Options, *, keep_ray: bool = False) -> int:

@@ -10,20 +10,15 @@ from gpt2core.errors import ConfigError, shown
 from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
 
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
+RANGE_PATTERN = r"^\s*[-+0-9.eE]+\s*\.\.\s*[-+0-9.eE]+\s*(:log|:int|:log:int|:int:log)?$"  # for JSON Schema
+#: Keys that compared runs have in common, besides those that decide on which texts they are compared.
+SHARED = {"task", "model", "seed", "objective", "judged", "split_seed", "text", "label", "target", "class_names"}
 KINDS = {"log": "uniform on a log scale", "int": "whole numbers"}
 
 
 def check_searchable(key: str) -> None:
     """Raise ConfigError for a key that a search may not vary."""
-    if key in {
-        "task",
-        "model",
-        "seed",
-        "objective",
-        "judged",
-        *keys_that_decide("division"),
-        *keys_that_decide("place"),
-    }:
+    if key in {*SHARED, *keys_that_decide("division"), *keys_that_decide("place")}:
         raise ConfigError(f"The key `{key}` cannot be searched: runs that are compared must have the same value")
     if key in keys_that_decide("nothing"):
         raise ConfigError(f"The key `{key}` cannot be searched: it does not change the result of a run")

@@ -86,7 +86,7 @@ class Halving(Rule):
         if vector is None:
             return True
         better, count = self.scores[rung, self.plan.view_of(trial.point).name].add(vector)
-        if better >= (count + 1) / self.reduction and count and trial.origin == "sampler":
+        if better >= (count + 1) / self.reduction and count and trial.origin == "sampler" and rung < trial.epochs:
             stop(trial, rung)
         return True
 

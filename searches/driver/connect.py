@@ -60,7 +60,8 @@ def open_search(options: Options, console: Console) -> SearchRun:
     ledger = open_ledger(folder, plan, options.resume, say)
     separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
     argv = without(options.argv, "--tracking-uri")  # it may hold a password
-    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine()})
+    stated = {"file": plan.search.file, "definition": plan.search.definition} if plan.search.file else {}
+    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine(), **stated})
     screen = Screen(plan, console, options.budget, ledger.state)
     return SearchRun(options=options, console=console, data=data, ledger=ledger, screen=screen)
 

@@ -125,6 +125,8 @@ class Started(Event, kind="started"):
     argv: list[str] = []
     folder: str = ""
     environment: Texts = {}
+    file: str = ""
+    definition: Values = {}
 
 
 class Cluster(Event, kind="cluster"):

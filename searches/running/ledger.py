@@ -98,6 +98,8 @@ class State:
     script: str = ""  # the search's module
     argv: list[str] = field(default_factory=list)  # flags of the last start
     folder: str = ""  # results folder at the last start
+    file: str = ""  # the search's TOML file at the last start; empty for a script
+    definition: dict[str, Any] = field(default_factory=dict)  # the content of that file
     environment: dict[str, str] = field(default_factory=dict)  # machine of the last start
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(default_factory=list)  # in order, without replicates and clones
@@ -130,6 +132,7 @@ class State:
                 self.runs = {}  # a copied ledger holds the runs of the original search
             case events.Started():
                 self.argv, self.environment, self.folder = event.argv, event.environment, event.folder
+                self.file, self.definition = event.file, event.definition
             case events.Cluster():
                 self.environment = self.environment | event.cluster
             case events.Lag():

@@ -6,9 +6,10 @@ from pathlib import Path
 from gpt2core.config import keys_that_decide
 from gpt2core.errors import UserError
 from gpt2core.storage import address, is_copy
-from searches.question import Plan
-from searches.running.ledger import Ledger
+from searches.question import Plan, Search, search_of
+from searches.running.ledger import Ledger, State
 from searches.running.remote_ledger import refresh
+from searches.search_file import search_from
 from trainables.tracking import database_of
 
 
@@ -31,6 +32,11 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
     for trial in ledger.state.trials.values():  # the data may have moved
         trial.run |= {key: plan.fixed[key] for key in keys_that_decide("place") if key in plan.fixed}
     return ledger
+
+
+def stated_search(state: State) -> Search:
+    """Return the search of a ledger: that of its script, or what its TOML file stated. Raises UserError."""
+    return search_from(state.definition, state.file) if state.file else search_of(state.script)
 
 
 def separate_copy(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:

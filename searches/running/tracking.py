@@ -270,7 +270,7 @@ class Tracker:
         )
 
     def _source(self) -> dict[str, str]:
-        return {"mlflow.source.name": f"searches/{self.plan.search.name}.py", "mlflow.source.type": "LOCAL"}
+        return {"mlflow.source.name": self.plan.search.source, "mlflow.source.type": "LOCAL"}
 
     def _run_id(self, trial: Trial) -> str:
         """Return the id of the trial's run, which is created if missing."""

@@ -31,7 +31,7 @@ SAMPLES, LONGEST = 4, 1500  # sample texts of a trial in a summary, and characte
 
 def commands(options: Options) -> dict[str, str]:
     """Return the commands that repeat a search, resume it, and promote its model."""
-    script, argv = f"python searches/{options.plan.search.name}.py", options.argv
+    script, argv = options.plan.search.command, options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
     return {

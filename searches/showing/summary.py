@@ -14,8 +14,9 @@ from searches.deciding.results import counts, pareto, trial_row, verdict
 from searches.deciding.strategy import finalists
 from searches.options import Options, parse, search_folder
 from searches.planning.measure import actual_costs, spending
-from searches.question import Plan, search_of
+from searches.question import Plan
 from searches.running.ledger import COMPLETED, STOPPED, State, read_search
+from searches.running.resume import stated_search
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
 from searches.showing.report import write
 from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
@@ -89,7 +90,7 @@ def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
     folder = search_folder(options.storage, options.name)
     state = read_search(folder, needs_script=True)
     storage = ["--storage", options.storage] if options.storage else []
-    return folder, state, parse(search_of(state.script), [*state.flags, "--name", options.name, *storage])
+    return folder, state, parse(stated_search(state), [*state.flags, "--name", options.name, *storage])
 
 
 def report(options: argparse.Namespace) -> int:

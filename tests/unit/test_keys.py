@@ -147,7 +147,7 @@ def test_files_that_were_moved_are_no_other_search(key: str) -> None:
     {"scientific": {**READS_LITTLE.scientific, "decoder": Choice("greedy", "beam", "top-p")}},
     {"nuisance": {"lr": LogUniform(1e-5, 1.0000001e-3)}},
     {"nuisance": {"lr": LogUniform(1e-5, 1e-3), "batch_size": Choice(8)}},
-    {"profiles": {"quick": dataclasses.replace(READS_LITTLE.profiles["quick"], candidates={"contexts": 4})}},
+    {"profiles": {"quick": READS_LITTLE.profiles["quick"].but(candidates={"contexts": 4})}},
 ], ids=str)  # fmt: skip
 def test_another_space_is_another_search(change: dict[str, Any]) -> None:
     other = dataclasses.replace(READS_LITTLE, reference={**READS_LITTLE.reference, "batch_size": 8}, **change)
@@ -204,7 +204,7 @@ def test_a_search_does_not_go_on_with_other_generated_pairs(tmp_path: Path) -> N
         settings = {"task": "paraphrase", "pairs": str(folder)}
         return make_plan(dataclasses.replace(READS_LITTLE, profiles={"quick": profile}), "quick", settings=settings)
 
-    profile = dataclasses.replace(READS_LITTLE.profiles["quick"], run={"pairs_temperature": 0.7})
+    profile = READS_LITTLE.profiles["quick"].but(run={"pairs_temperature": 0.7})
     first = generated.folder(tmp_path / "first")
     shutil.copytree(first, tmp_path / "copy")
     other = generated.folder(tmp_path / "other", [generated.contexts(29)])

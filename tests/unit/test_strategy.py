@@ -73,7 +73,7 @@ def ran(plan: Plan, found: Curves | None = None, *, workers: int) -> Strategy:
 def plan_of(trials: int = 12, method: Method | None = None, search: Search = SEARCH, **changes: Any) -> Plan:
     changes |= {"settings": {"epochs": "9"}, "trials": trials, "method": method or Method()}
     plan = make_plan(search, "quick", comparing=BY_CHRF, **changes)
-    return dataclasses.replace(plan, profile=dataclasses.replace(plan.profile, grace=1))
+    return dataclasses.replace(plan, profile=plan.profile.but(grace=1))
 
 
 def what_it_did(strategy: Strategy) -> list[Any]:
@@ -217,6 +217,15 @@ def test_the_best_and_the_reference_run_again_with_fresh_seeds_on_equal_terms(co
     assert sorted({trial.of for trial in repeats}) == sorted(names)
     assert sorted(trial.run["seed"] for trial in repeats) == [11712] * (confirm + 1) + [11713] * (confirm + 1)
     assert all(max(trial.reports) == plan.epochs for trial in repeats), "nothing stops a replicate"
+
+
+def test_a_trial_is_not_stopped_at_its_own_last_epoch() -> None:
+    plan = make_plan(
+        SEARCH, "quick", comparing=BY_CHRF, domains={"epochs": IntUniform(1, 9)}, trials=30, grace=1, replicates=0
+    )
+    trials = ran(plan, workers=2).ledger.state.searched
+    assert {trial.status for trial in trials if trial.epochs == 1} == {COMPLETED}
+    assert any(trial.stopped_at == 1 for trial in trials if trial.epochs > 1)
 
 
 CONDITIONAL = dataclasses.replace(

@@ -1,0 +1,164 @@
+"""A search as a TOML file: what a script states as a `Search`, checked by the same rules, without code."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from gpt2core.component import Config, nearest
+from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
+from gpt2core.errors import ConfigError, DataError, UserError, shown
+from searches.domains import Domain
+from searches.question import Case, Plan, Profile, Search, make_plan, unread_text
+from searches.values import RANGE, check_searchable, choice, domain_of, value_of
+
+LARGEST = 2**20  # bytes of a file
+#: Keys that a file cannot fix, since something else says their value.
+ELSEWHERE = {
+    "task": "name it in [tasks.NAME]",
+    "model": "name it in [profiles.NAME]",
+    "seed": "use --seed",
+    "folds": "use --folds",
+    **dict.fromkeys(("fold", "judged", "scored_on", "dev_part"), "the search sets it; see --folds and --confirm-on"),
+}
+
+
+#: The parts of a file that name keys of runs.
+SECTIONS = {"scientific", "nuisance", "fixed", "reference", "tasks", "profiles"}
+
+
+class SearchFile(Config):
+    """The content of a search file. A range is text such as "1e-5..1e-2:log", other values are a list; none is "none"."""
+
+    name: str = Field(description="name of the search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    question: str = Field(description="the question that the search answers")
+    factor: list[str] = Field([], description="scientific keys whose values the question compares")
+    scientific: dict[str, Any] = Field({}, description="searched keys that the question is about")
+    nuisance: dict[str, Any] = Field({}, description="searched keys that are tuned to make the comparison fair")
+    fixed: dict[str, Any] = Field({}, description="keys that are the same in all runs")
+    reference: dict[str, Any] = Field(description="a value of each searched key, for trial 0")
+    tasks: dict[str, dict[str, Any]] = Field(description="the tasks; the first is the default", min_length=1)
+    profiles: dict[str, dict[str, Any]] = Field(description="sizes; the first is the default", min_length=1)
+    learns_from_pairs: bool = Field(False, description="generate pairs before the first trial")
+    own_question: str = Field(
+        "", description="the question about a user's own {data}; empty if it cannot be asked about that"
+    )
+    own_tasks: list[str] = Field(list(OWN_TASKS), description="the tasks on own data that it can be asked for")
+    costs: list[str] = Field([], description="metrics to minimize in the Pareto front, next to the objective")
+    constraints: list[str] = Field([], description="limits that the winner must respect, such as memory_gb<=8")
+
+
+def read(path: str) -> Search:
+    """Return the search that a file states. Raises OSError, and UserError with file and section."""
+    with Path(path).expanduser().open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise DataError(f"{path}: is longer than {LARGEST:,} bytes")
+    try:
+        definition = tomllib.loads(content.decode("utf-8"))
+        json.dumps(definition, allow_nan=False)  # for the ledger
+    except (UnicodeDecodeError, RecursionError):
+        raise DataError(f"{path}: is not UTF-8, or nested too deep") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: is not TOML ({error})") from None
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: has a date, or a number that is not finite") from None
+    return search_from(definition, path)
+
+
+def search_from(definition: Mapping[str, Any], file: str) -> Search:
+    """Return the search that the content of a file states. Raises UserError with file and section."""
+    with _within(file):
+        stated = SearchFile.of(definition, strict=True)
+    with _within(f"{file}, [scientific]"):
+        scientific = {key: _domain(key, value) for key, value in stated.scientific.items()}
+    with _within(f"{file}, [nuisance]"):
+        nuisance = {key: _domain(key, value) for key, value in stated.nuisance.items()}
+    with _within(f"{file}, [fixed]"):
+        fixed = _fixed(stated.fixed)
+    with _within(f"{file}, [reference]"):
+        reference = _values(stated.reference)
+    tasks = {name: _case(name, values, f"{file}, [tasks.{name}]") for name, values in stated.tasks.items()}
+    profiles = {name: _profile(values, f"{file}, [profiles.{name}]") for name, values in stated.profiles.items()}
+    with _within(file):
+        search = Search(
+            **stated.model_dump(exclude=SECTIONS),
+            tasks=tasks,
+            scientific=scientific,
+            nuisance=nuisance,
+            fixed=fixed,
+            reference=reference,
+            profiles=profiles,
+            file=file,
+            definition=definition,
+        )
+        _check(search)
+    return search
+
+
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    """Begin the message of a UserError with a place."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _domain(key: str, value: Any) -> Domain:
+    if key not in known_keys():
+        raise ConfigError(f"Unknown key `{key}`: {nearest(key, known_keys())}")
+    check_searchable(key)
+    if isinstance(value, list):
+        return choice(key, [value_of(key, one, strict=True) for one in value])
+    if not (isinstance(value, str) and RANGE.fullmatch(value)):
+        raise ConfigError(
+            f'The values of `{key}` are {shown(value)}, but must be a list, or a range such as "1e-5..1e-2:log"'
+        )
+    return domain_of(key, value)
+
+
+def _values(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value_of(key, value, strict=True) for key, value in section.items()}
+
+
+def _fixed(section: Mapping[str, Any]) -> dict[str, Any]:
+    for key in section:
+        if not can_be_fixed(key):
+            why = ELSEWHERE.get(key, "paths differ between machines, so give it as a flag")
+            raise ConfigError(f"The key `{key}` cannot be fixed here: {why}")
+    return _values(section)
+
+
+def can_be_fixed(key: str) -> bool:
+    """Return whether a file may fix a key."""
+    return key not in ELSEWHERE and key not in keys_that_decide("place")
+
+
+def _case(task: str, section: Mapping[str, Any], place: str) -> Case:
+    with _within(place):
+        value_of("task", task)
+        case = Case.of(section, strict=True)
+        return Case(fixed=_fixed(case.fixed), study=[_values(point) for point in case.study])
+
+
+def _profile(section: Mapping[str, Any], place: str) -> Profile:
+    with _within(place):
+        profile = Profile.of(section, strict=True)
+        return profile.but(run=_fixed(profile.run))
+
+
+def _check(search: Search) -> None:
+    """Raise UserError if a plan of the search is invalid, or if no run reads a searched key."""
+    pairs = {"pairs": "pairs"} if search.learns_from_pairs else {}
+    plans: list[Plan] = [
+        make_plan(search, profile, settings={"task": task, **pairs})
+        for task in search.tasks
+        for profile in search.profiles
+    ]
+    for key in set.intersection(*(plan.unread for plan in plans)):
+        raise ConfigError(unread_text(key))

@@ -1,0 +1,225 @@
+"""A search as a TOML file is the search that a script states, and invalid files are refused in one line."""
+
+import copy
+import json
+import shutil
+import tomllib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from gpt2core.errors import UserError
+from searches.__main__ import main
+from searches.domains import Choice, Domain
+from searches.options import parse
+from searches.question import Search, make_plan, scripts, search_of
+from searches.running.ledger import Ledger, read_state
+from searches.running.resume import stated_search
+from searches.search_file import read, search_from
+from searches.search_schema import schema
+from searches.showing.facts import commands
+from tests.runs import ROOT, status
+
+EXAMPLE = "examples/weight_decay.toml"
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+Values = dict[str, Any]
+
+
+def definition_of(search: Search) -> Values:
+    """State a script's search as the content of a file."""
+
+    def domain(domain: Domain) -> Any:
+        if isinstance(domain, Choice):
+            return list(domain.values)
+        return f"{domain.low!r}..{domain.high!r}" + ":log" * domain.is_log + ":int" * domain.is_whole
+
+    names = (
+        "name",
+        "question",
+        "factor",
+        "fixed",
+        "reference",
+        "learns_from_pairs",
+        "costs",
+        "constraints",
+        "own_question",
+    )
+    return {
+        **{name: getattr(search, name) for name in names},
+        "own_tasks": list(search.own_tasks),
+        "scientific": {key: domain(values) for key, values in search.scientific.items()},
+        "nuisance": {key: domain(values) for key, values in search.nuisance.items()},
+        "tasks": {name: case.model_dump() for name, case in search.tasks.items()},
+        "profiles": {name: profile.model_dump(exclude_defaults=True) for name, profile in search.profiles.items()},
+    }
+
+
+def toml(value: Any) -> str:
+    """Write a value in the inline form of TOML, in which none is text."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps("none" if value is None else value)
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_script_as_a_file_has_the_same_digests(script: str, tmp_path: Path) -> None:
+    search, path = search_of(script), tmp_path / "search.toml"
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in definition_of(search).items()))
+    again = read(str(path))
+    assert (again.command, again.source) == (f"python -m searches run {path}", str(path))
+    VALIDATOR.validate(dict(again.definition))
+    for task in search.tasks:
+        for profile in search.profiles:
+            settings = {"task": task, **({"pairs": "/pairs"} if search.learns_from_pairs else {})}
+            plans = [make_plan(one, profile, settings=settings) for one in (search, again)]
+            assert plans[0].digest == plans[1].digest
+            assert plans[0].profile == plans[1].profile
+
+
+def test_the_example_is_valid_and_takes_all_flags() -> None:
+    search = read(str(ROOT / EXAMPLE))
+    VALIDATOR.validate(dict(search.definition))
+    options = parse(search, ["--search", "dropout=0,0.1", "--set", "rank=8", "--trials", "12"])
+    assert options.plan.space.keys() == {"weight_decay", "lr", "alpha", "dropout"}
+    assert options.name == "weight_decay-quick"
+    assert [level.name for level in options.plan.levels] == ["weight decay 0", "weight decay 0.01", "weight decay 0.1"]
+
+
+def changed(*path: str, to: Any) -> Callable[[Values], None]:
+    def change(definition: Values) -> None:
+        for name in path[:-1]:
+            definition = definition[name]
+        if to is None:
+            del definition[path[-1]]
+        else:
+            definition[path[-1]] = to
+
+    return change
+
+
+#: Changes of the example that both the schema and the reader accept.
+VALID = [
+    changed("nuisance", "rank", to=[8, 16]), changed("fixed", "clip_norm", to=1), changed("costs", to=["train_seconds"]),
+    changed("fixed", "clip_norm", to="none"), changed("fixed", "attention", to="dense,logsparse"),
+    changed("nuisance", "lr", to=[1e-5, 1e-3, 1]), changed("nuisance", "lr", to="1e-5 .. 0.1"), changed("tasks", "sonnet", to={}),
+    changed("nuisance", "rank", to="4..32:int:log"), changed("profiles", "quick", "until_decided", to=True),
+]  # fmt: skip
+#: Changes that both refuse, with what the reader says.
+INVALID = [
+    (changed("nuisence", to={}), ": Unknown key `nuisence`: did you mean `nuisance`?"),
+    (changed("question", to=None), ": The key `question` is missing"),
+    (changed("name", to="a/b"), ": The value of `name` is 'a/b', but must match pattern"),
+    (changed("profiles", to={}), ": The value of `profiles` is {}, but must have at least 1 item"),
+    (changed("nuisance", "lrr", to=[1, 2]), ", [nuisance]: Unknown key `lrr`: did you mean `lr`?"),
+    (changed("nuisance", "seed", to=[1, 2]), ", [nuisance]: The key `seed` cannot be searched"),
+    (changed("nuisance", "dropout", to=[0, 2]), ", [nuisance]: The value of `dropout` is 2, but must be less than 1"),
+    (changed("nuisance", "lr", to=["1e-3", 1]), ", [nuisance]: The value of `lr` is '1e-3', but must be a valid number"),
+    (changed("nuisance", "lr", to=[0.1]), ", [nuisance]: The key `lr` has only one value to search, 0.1"),
+    (changed("nuisance", "lr", to=[0.1, 0.1]), ", [nuisance]: The values of `lr` contain 0.1 twice"),
+    (changed("nuisance", "lr", to=0.1), ", [nuisance]: The values of `lr` are 0.1, but must be a list, or a range such as"),
+    (changed("nuisance", "lr", to="1e-3,1e-2"), ", [nuisance]: The values of `lr` are '1e-3,1e-2', but must be a list"),
+    (changed("nuisance", "lr", to="1..2:lg"), ", [nuisance]: Unknown kind of range `lg`: did you mean `log`?"),
+    (changed("nuisance", "alpha", to=["3r", "r"]), ", [nuisance]: The value of `alpha` is '3r', but must be "),
+    (changed("nuisance", "dora", to="0..1"), ", [nuisance]: The key `dora` has no numbers to search"),
+    (changed("fixed", "adapter", to="lorra"), ", [fixed]: Unknown adapter `lorra`: did you mean `lora`?"),
+    (changed("fixed", "task", to="sonnet"), ", [fixed]: The key `task` cannot be fixed here: name it in [tasks.NAME]"),
+    (changed("fixed", "data_dir", to="/data"), ", [fixed]: The key `data_dir` cannot be fixed here: paths differ"),
+    (changed("reference", "rank", to=0), ", [reference]: The value of `rank` is 0, but must be greater than or equal to 1"),
+    (changed("tasks", "sonet", to={}), ", [tasks.sonet]: Unknown task `sonet`: did you mean `sonnet`?"),
+    (changed("tasks", "sonnet", to={"studies": []}), ", [tasks.sonnet]: Unknown key `studies`: did you mean `study`?"),
+    (changed("tasks", "sonnet", to={"study": [{"lrr": 1}]}), ", [tasks.sonnet]: Unknown key `lrr`: did you mean `lr`?"),
+    (changed("profiles", "quick", "trails", to=3), ", [profiles.quick]: Unknown key `trails`: did you mean `trials`?"),
+    (changed("profiles", "quick", "trials", to=0), ", [profiles.quick]: The value of `trials` is 0, but must be greater"),
+    (changed("profiles", "quick", "model", to=None), ", [profiles.quick]: The key `model` is missing"),
+    (changed("profiles", "quick", "run", to={"epochs": 0}), ", [profiles.quick]: The value of `epochs` is 0, but must be "),
+]  # fmt: skip
+#: Changes that only the reader can refuse.
+CONTRADICTORY = [
+    (changed("factor", to=["rank"]), ": The factor has `rank`, but its keys must be scientific keys"),
+    (changed("fixed", "lr", to=0.1), ": The key `lr` has two roles, but must be scientific, nuisance or fixed"),
+    (changed("reference", "lr", to=None), ": The reference lacks a value of the searched key `lr`"),
+    (changed("reference", "rank", to=64), ": The value of `rank` is 64 in the reference or the study, but must be 4 to 32"),
+    (changed("nuisance", "lr", to="1e-2..1e-5"), ", [nuisance]: The range of `lr` is '1e-2..1e-5', but must go from a lower"),
+    (changed("fixed", "adapter", to="full"), ": No run of this search reads `"),
+]  # fmt: skip
+
+
+def example() -> Values:
+    return copy.deepcopy(tomllib.loads((ROOT / EXAMPLE).read_text()))
+
+
+@pytest.mark.parametrize("change", VALID)
+def test_schema_and_reader_accept_the_same(change: Callable[[Values], None]) -> None:
+    definition = example()
+    change(definition)
+    VALIDATOR.validate(definition)
+    search_from(definition, "my.toml")
+
+
+@pytest.mark.parametrize(("change", "message", "is_valid"), [
+    *((change, message, False) for change, message in INVALID), *((change, message, True) for change, message in CONTRADICTORY),
+])  # fmt: skip
+def test_schema_and_reader_refuse_the_same(change: Callable[[Values], None], message: str, is_valid: bool) -> None:
+    definition = example()
+    change(definition)
+    assert VALIDATOR.is_valid(definition) == is_valid
+    with pytest.raises(UserError) as error:
+        search_from(definition, "my.toml")
+    assert str(error.value).startswith(f"my.toml{message}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"name = ", "is not TOML (Invalid value (at end of document))"),
+    (b"name = '\xff'", "is not UTF-8, or nested too deep"),
+    (b"name = 2026-01-01", "has a date, or a number that is not finite"),
+    (b"a = " + b"[" * 5000, "is not UTF-8, or nested too deep"),
+    (b"#" * (2**20 + 1), "is longer than 1,048,576 bytes"),
+])  # fmt: skip
+def test_unreadable_files_are_refused(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_bytes(content)
+    assert status(main, ["run", str(path), "--plan"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {path}: {message}"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["run"], "error: the following arguments are required: FILE"),
+    (["run", "/nowhere.toml"], "error: /nowhere.toml: No such file or directory"),
+    (["run", EXAMPLE, "--trails", "3"], "error: Unknown flag `--trails`: did you mean `--trials`?"),
+])  # fmt: skip
+def test_wrong_words_are_one_line_and_status_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(main, words) == 2
+    assert capsys.readouterr().err.splitlines() == [message]
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(main, ["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+def test_a_search_is_reopened_from_its_ledger_alone(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    shutil.copy(ROOT / EXAMPLE, path)
+    search = read(str(path))
+    plan = parse(search, ["--search", "dropout=0,0.1"]).plan
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        ledger.begin(plan.digest, search.name, plan.seed)
+        ledger.record({"event": "started", "argv": [], "file": search.file, "definition": search.definition})
+    path.unlink()
+    state = read_state(tmp_path / "ledger.jsonl")
+    again = stated_search(state)
+    assert again == search
+    assert parse(again, ["--search", "dropout=0,0.1"]).plan.digest == state.digest
+    assert commands(parse(again, ["--smoke"]))["go on with it"] == f"python -m searches run {path} --smoke"
