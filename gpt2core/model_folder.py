@@ -164,11 +164,13 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
     return epoch
 
 
-def check_format(config: RunConfig, format: Format) -> None:
-    """Raise ConfigError if a run cannot be exported in a format."""
+def check_format(config: RunConfig, format: Format, instead: str = "model") -> None:
+    """Raise ConfigError if a run cannot be exported in a format; the error advises the format `instead`."""
     if format == "model":
         return
     if not ADAPTERS[config.adapter].peft_format:
-        raise ConfigError(f"The adapter `{config.adapter}` cannot be written in the format of peft; use --format model")
+        raise ConfigError(
+            f"The adapter `{config.adapter}` cannot be written in the format of peft; use --format {instead}"
+        )
     if config.pretrain is not None:
-        raise ConfigError(f"peft cannot find the first stage `{config.pretrain}` of the run; use --format model")
+        raise ConfigError(f"peft cannot find the first stage `{config.pretrain}` of the run; use --format {instead}")

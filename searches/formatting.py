@@ -41,8 +41,13 @@ def with_interval(value: float, low: float | None, high: float | None, digits: i
 
 
 def p_text(p: float) -> str:
-    """Return a p-value with three decimals, but never 0."""
-    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
+    """Return a p-value in a sentence, never as 0: `p = 0.040` or `p < 0.001`."""
+    return f"p = {p:.3f}" if p >= 0.001 else f"p {p_value_text(p)}"
+
+
+def p_value_text(p: float) -> str:
+    """Return a p-value next to its label, never as 0: `0.040` or `< 0.001`."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def percent(share: float) -> str:

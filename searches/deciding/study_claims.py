@@ -13,8 +13,8 @@ import numpy as np
 
 from gpt2core.metrics.comparison import LEAST, LEVEL, Pair, Runs, difference, pairwise
 from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
-from searches.deciding.wording import listed, p_text
-from searches.formatting import count, words
+from searches.deciding.wording import listed
+from searches.formatting import count, p_text, words
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
 from searches.summary import ComparedSetting, Pairs, Summary, Verdict
 
@@ -289,7 +289,7 @@ def _reason_undecided(result: Compared) -> str:
     """Return why a contrast is undecided, and what would decide it."""
     if result.p_value is None:
         return result.reason
-    p = f"{' and '.join(result.contrast.names)}: p = {result.p_value:.3f}, {count(result.seeds, 'run')} each"
+    p = f"{' and '.join(result.contrast.names)}: {p_text(result.p_value)}, {count(result.seeds, 'run')} each"
     if result.seeds < LEAST:
         return f"{p}; at least {LEAST} are needed"
     if result.reason:

@@ -7,7 +7,7 @@ from typing import Any
 from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
-from searches.formatting import count, point_text, setting_text, value_text, with_interval, words
+from searches.formatting import count, p_text, point_text, setting_text, value_text, with_interval, words
 from searches.summary import ComparedSetting, Effects
 
 TUNED = "with the other settings tuned for each value"
@@ -40,11 +40,6 @@ class MetricText:
 def listed(names: Sequence[str]) -> str:
     """Return names as a list in a sentence: `a, b and c`."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def p_text(p: float) -> str:
-    """Return a p-value as text, with three digits."""
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def about_factor(

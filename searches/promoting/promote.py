@@ -79,10 +79,7 @@ def _format(requested: str, config: RunConfig) -> Format:
     if requested == "huggingface":
         return "model"
     if requested == "adapter":
-        try:
-            check_format(config, "adapter")
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--format model", "--format huggingface")) from None
+        check_format(config, "adapter", instead="huggingface")
         return "adapter"
     has_base = config.model not in EMBEDDED and not is_place(config.model)
     return "adapter" if ADAPTERS[config.adapter].peft_format and config.first_task is None and has_base else "model"

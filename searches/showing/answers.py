@@ -1,6 +1,6 @@
 """The parts of an answer that the report and its tables show: numbers, intervals, names and statuses."""
 
-from searches.formatting import count, p_text, value_text, with_interval
+from searches.formatting import count, p_value_text, value_text, with_interval
 from searches.summary import ComparedSetting, Difference, Verdict
 
 OUTCOMES = {
@@ -18,7 +18,7 @@ def numbers(answer: Verdict) -> dict[str, str]:
         largest = max(pairs, key=lambda pair: (pair.low is not None, abs(pair.difference or 0.0)))
         shown["Largest difference"] = difference_text(largest, answer)
     if answer.test.p_value is not None:
-        shown["p"] = p_text(answer.test.p_value)
+        shown["p"] = p_value_text(answer.test.p_value)
     if answer.excluded is not None:
         shown["Not excluded"] = f"differences up to {amount(answer.excluded, answer)}"
     shown["Smallest difference that matters"] = amount(answer.metric.margin, answer)

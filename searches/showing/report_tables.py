@@ -6,7 +6,17 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from searches.formatting import count, number, p_text, percent, point_text, value_text, with_interval, words
+from searches.formatting import (
+    count,
+    number,
+    p_text,
+    p_value_text,
+    percent,
+    point_text,
+    value_text,
+    with_interval,
+    words,
+)
 from searches.planning.plan_table import PREDICTED_AND_ACTUAL, forecast_table
 from searches.running.ledger import BAD
 from searches.showing.answers import interval_name, status, value_name
@@ -143,7 +153,7 @@ def _differences(summary: Summary) -> Table[Difference]:
     metric, digits = answer.metric, answer.metric.digits
     unit = f", {metric.unit}" if metric.unit else ""
     sign = "positive" if metric.direction.better(1.0, 0.0) else "negative"
-    anova = f" Welch's ANOVA over all values: p = {p_text(answer.test.anova)}." if answer.test.anova is not None else ""
+    anova = f" Welch's ANOVA over all values: {p_text(answer.test.anova)}." if answer.test.anova is not None else ""
     return Table(
         title="Differences",
         columns=[
@@ -160,7 +170,9 @@ def _differences(summary: Summary) -> Table[Difference]:
                 number=True,
             ),
             Column(
-                "p, corrected (Holm)", lambda pair: "" if pair.p_value is None else p_text(pair.p_value), number=True
+                "p, corrected (Holm)",
+                lambda pair: "" if pair.p_value is None else p_value_text(pair.p_value),
+                number=True,
             ),
         ],
         rows=answer.pairs,

@@ -99,6 +99,15 @@ def test_the_larger_side_of_a_difference_is_the_better_one_of_its_metric() -> No
     assert found == "rank 8 better than rank 4 by 0.031 [0.020, 0.042] nats per token"
 
 
+@pytest.mark.parametrize(("p", "sentence", "value"), [(0.0404, "p = 0.040", "0.040"), (0.0002, "p < 0.001", "< 0.001")])
+def test_a_p_value_has_three_decimals_but_is_never_0(p: float, sentence: str, value: str, tmp_path: Path) -> None:
+    found = summary()
+    found["answer"]["test"] |= {"p_value": p, "anova": p}
+    _, text = written(tmp_path, found)
+    assert f"Welch's ANOVA over all values: {sentence}." in text.replace("\\<", "<")
+    assert numbers(typed(found).answer)["p"] == value
+
+
 def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> None:
     found = summary()
     text = shown(found)

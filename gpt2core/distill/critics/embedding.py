@@ -1,6 +1,5 @@
 """Similarity of sentence embeddings (Reimers & Gurevych 2019, arXiv 1908.10084). It is symmetric, unlike entailment."""
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2core.data.hub import package_folder
 from gpt2core.distill.critics.folder import critic_folder, loading, model_digest
 from gpt2core.errors import ConfigError, WeightsError
 
@@ -25,8 +25,8 @@ class Embedding:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        _package_folder("sentence_transformers")
-        folder = critic_folder(str(_package_folder(PACKAGE) / "model") if model is None else model)
+        _installed("sentence_transformers")
+        folder = critic_folder(str(_installed(PACKAGE) / "model") if model is None else model)
         self.model = _load(folder)
         digest = model_digest(folder)
         self.identity: Mapping[str, str] = {"critic": "embedding", "model": model or DEFAULT, "digest": digest}
@@ -61,12 +61,12 @@ class Embedding:
                 raise ValueError(f"The sentence {text[:40]!r}... has {len(ids)} tokens; the model reads {limit}")
 
 
-def _package_folder(package: str) -> Path:
+def _installed(package: str) -> Path:
     """Return the folder of a package without importing it; raise ConfigError if it is not installed."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(package)
+    if folder is None:
         raise ConfigError(f"The critic `embedding` needs the package {package}: {INSTALL}")
-    return Path(spec.submodule_search_locations[0])
+    return folder
 
 
 def _load(folder: Path) -> Any:
