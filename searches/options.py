@@ -17,7 +17,8 @@ from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
-from searches.question import Plan, Search, make_plan, on_own_data
+from searches.plan import Plan, make_plan
+from searches.question import Search, on_own_data
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 from searches.values import domain_of

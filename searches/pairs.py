@@ -15,7 +15,7 @@ from gpt2core.estimates import Range, exactly
 from gpt2core.storage import address
 from searches.domains import Choice
 from searches.options import CANDIDATES, Options
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import Ledger
 from trainables.candidates.actors import job_seconds
 from trainables.candidates.job import Job

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
     from searches.deciding.power_simulation import Case, Components, Rates
-    from searches.question import Plan
+    from searches.plan import Plan
     from searches.running.ledger import State
 
 SEEDS, SIMULATIONS = "2,3,5,10", 2000
@@ -177,7 +177,8 @@ def _designs(o: argparse.Namespace) -> "tuple[Design, ...]":
 
 
 def _planned(o: argparse.Namespace) -> "tuple[Plan, None]":
-    from searches.question import make_plan, search_of
+    from searches.plan import make_plan
+    from searches.question import search_of
 
     search = search_of(o.search)
     settings = {} if o.task is None else {"task": o.task}

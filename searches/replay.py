@@ -38,7 +38,8 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.domains import Choice, Space
-from searches.question import Plan, Point, make_plan, on_own_data, search_of
+from searches.plan import Plan, make_plan
+from searches.question import Point, on_own_data, search_of
 from searches.running.events import Scores
 from searches.running.ledger import Trial
 from searches.summary import Summary, TrialRow

@@ -13,7 +13,8 @@ from gpt2core.component import Config, nearest
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, DataError, UserError, shown
 from searches.domains import Domain
-from searches.question import Case, Plan, Profile, Search, make_plan, unread_text
+from searches.plan import Plan, make_plan, unread_text
+from searches.question import Case, Profile, Search
 from searches.values import RANGE, check_searchable, choice, domain_of, value_of
 
 LARGEST = 2**20  # bytes of a file

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from gpt2core.config import RunConfig
 from gpt2core.pretrain_stage import first_stage
+from searches.plan import Plan
 from searches.planning.measure import configurations
-from searches.question import Plan
 from searches.running.ledger import Ledger
 from searches.showing.screen import print_line, waiting_for
 from trainables.nodes import nodes_with

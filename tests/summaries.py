@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from searches.options import Options
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.budget import Budget
 from searches.running.ledger import State
 from searches.showing.summary import summarise

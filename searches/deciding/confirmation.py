@@ -12,7 +12,7 @@ from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from searches.deciding.decision import Decision, Design, Side, decide
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.budget import BUDGET
 from searches.running.events import Scores
 from searches.running.ledger import BAD, BY_HAND, COMPLETED, STOPPED, Ledger, State, Trial

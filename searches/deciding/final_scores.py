@@ -8,7 +8,7 @@ from gpt2core.metrics.comparison import mean_of
 from searches.deciding.confirmation import runs_of_metric
 from searches.deciding.strategy import finalists
 from searches.deciding.wording import MetricText
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import Ledger, State, Trial
 from searches.summary import OnTest, Score
 from trainables.trial import TrialSpec, score_all

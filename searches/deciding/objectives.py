@@ -10,7 +10,7 @@ from searches.running.events import Ended, Event, Reopened, Report, Stopped
 from searches.running.ledger import COMPLETED, OUT_OF_MEMORY, STOPPED, State, Trial
 
 if TYPE_CHECKING:
-    from searches.question import Plan
+    from searches.plan import Plan
 
 MEMORY = ("gpu_memory_gb", "predicted_gpu_memory_gb")  # in order of preference
 

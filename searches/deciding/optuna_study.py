@@ -18,7 +18,8 @@ from gpt2core.identity import identity as identity_of
 from gpt2core.metrics.direction import Direction
 from searches.deciding.objectives import excesses, values
 from searches.deciding.samplers import SAMPLERS, experimental, inherit_space, points, suggest
-from searches.question import Level, Plan, Point
+from searches.plan import Level, Plan
+from searches.question import Point
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
 
 ATTEMPTS = 100  # duplicate proposals in a row, after which a view counts as exhausted
@@ -151,7 +152,7 @@ def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | Non
 
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:
     """Return a study with a plan's objectives."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its QMC sampler warns of conditional keys
     quality = StudyDirection.MAXIMIZE if plan.direction is Direction.MAX else StudyDirection.MINIMIZE
     directions = [quality, *(StudyDirection.MINIMIZE for _ in plan.method.minimize)]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)

@@ -15,7 +15,7 @@ from gpt2core.errors import ConfigError
 from searches.deciding.objectives import ranked
 from searches.deciding.stopping import PopulationKeys
 from searches.domains import Choice
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import Trial
 
 

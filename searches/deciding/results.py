@@ -15,7 +15,7 @@ from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible
 from searches.deciding.stopping import dominates
 from searches.formatting import count
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import COMPLETED, DIVERGED, FAILED, OUT_OF_MEMORY, RUNNING, STOPPED, State, Trial
 from searches.summary import (
     ComparedSetting,

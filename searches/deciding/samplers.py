@@ -19,7 +19,8 @@ import numpy as np
 from gpt2core.component import Component, Keys, Table, key
 from gpt2core.errors import ConfigError
 from searches.domains import Choice, Domain, Space
-from searches.question import Level, Plan, Point
+from searches.plan import Level, Plan
+from searches.question import Point
 
 if TYPE_CHECKING:
     import optuna

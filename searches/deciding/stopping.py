@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gpt2core.component import Component, Keys, Table, key
 from searches.deciding.objectives import values
-from searches.question import REDUCTION, Plan
+from searches.plan import REDUCTION, Plan
 from searches.running.ledger import RUNNING, Trial
 
 

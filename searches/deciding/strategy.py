@@ -17,7 +17,7 @@ from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.optuna_study import POPULATION, View, identity
 from searches.deciding.population import Population
 from searches.deciding.stopping import SCHEDULERS, Rule
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Ledger, RawEvent, State, Trial
 

@@ -7,7 +7,7 @@ from gpt2core.builders import device
 from gpt2core.errors import DivergedError
 from gpt2core.tasks import TASKS, TaskData
 from gpt2core.tasks.base import LanguageTask
-from searches.question import Plan
+from searches.plan import Plan
 from trainables.worker_cache import starting_model
 
 TEXTS = 200  # dev texts, at most, on which the untrained model is scored

@@ -14,8 +14,8 @@ from gpt2core.weights import model_folder
 from searches.deciding.comparing import judges_of
 from searches.domains import Choice
 from searches.pairs import pair_sets
+from searches.plan import Plan
 from searches.planning.baselines import baselines
-from searches.question import Plan
 from searches.running.ledger import Ledger
 from trainables.worker_cache import task_data
 

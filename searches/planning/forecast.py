@@ -9,7 +9,7 @@ import numpy as np
 from gpt2core.estimates import Range, exactly
 from searches.deciding.samplers import size
 from searches.deciding.stopping import HalvingKeys
-from searches.question import REDUCTION, Plan
+from searches.plan import REDUCTION, Plan
 from searches.running.budget import HOUR, whole_trial_seconds
 from searches.running.ledger import State
 from searches.running.quantities import Quantity

@@ -29,9 +29,9 @@ from searches.domains import Choice, Domain
 from searches.formatting import count
 from searches.options import Options
 from searches.pairs import pairs_seconds
+from searches.plan import Plan
 from searches.planning.forecast import NOTHING, Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
-from searches.question import Plan
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.quantities import Forecast, Quantity

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from searches.plan import Plan
 from searches.planning.forecast import MEANING, seconds_left
-from searches.question import Plan
 from searches.running.budget import HOUR, Budget, nearest_limit, spent
 from searches.running.ledger import State
 from searches.running.quantities import WORDS, Forecast, QuantityRow

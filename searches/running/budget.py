@@ -12,7 +12,7 @@ from typing import Literal
 
 from gpt2core.errors import ConfigError
 from searches.deciding.comparing import Judges
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import COMPLETED, STOPPED, State, Trial
 
 BUDGET = "budget"  # reason of a trial that the budget stopped

@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.tune.stopper import Stopper
 
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.budget import BUDGET, Budget, Phase, phase_of
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, NotPickled
 from trainables.trial import TrialSpec

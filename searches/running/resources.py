@@ -7,7 +7,7 @@ from cluster.connect import check_shared, connect
 from gpt2core.errors import ConfigError
 from gpt2core.machine import cpus
 from searches.options import Options
-from searches.question import Plan
+from searches.plan import Plan
 from trainables.nodes import Machine, can_grow, machines
 from trainables.trial import TrialSpec
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from gpt2core.config import keys_that_decide
 from gpt2core.errors import UserError
 from gpt2core.storage import address, is_copy
-from searches.question import Plan, Search, search_of
+from searches.plan import Plan
+from searches.question import Search, search_of
 from searches.running.ledger import Ledger, State
 from searches.running.remote_ledger import refresh
 from searches.search_file import search_from

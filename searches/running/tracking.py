@@ -24,7 +24,7 @@ from gpt2core.errors import UserError, without_password
 from gpt2core.metrics.direction import Direction
 from searches.formatting import count
 from searches.options import Options
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, Trial
 from searches.running.retry_queue import RetryQueue

@@ -11,7 +11,7 @@ from gpt2core.machine import cpus
 from searches.domains import Choice, Domain
 from searches.formatting import count
 from searches.options import Options, without
-from searches.question import Plan
+from searches.plan import Plan
 from searches.running.ledger import State
 from searches.summary import Pairs, Role, Space
 

@@ -14,9 +14,9 @@ from rich.live import Live
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
 from searches.formatting import count, number, point_text, with_interval, words
+from searches.plan import Plan
 from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_actual
-from searches.question import Plan
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import RUNNING, State, Trial

@@ -13,8 +13,8 @@ from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
 from searches.deciding.strategy import finalists
 from searches.options import Options, parse, search_folder
+from searches.plan import Plan
 from searches.planning.measure import actual_costs, spending
-from searches.question import Plan
 from searches.running.ledger import COMPLETED, STOPPED, State, read_search
 from searches.running.resume import stated_search
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part

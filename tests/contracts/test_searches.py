@@ -10,7 +10,8 @@ from gpt2core.errors import ConfigError
 from gpt2core.identity import identity
 from gpt2core.metrics.comparison import LEAST
 from gpt2core.tasks import TASKS
-from searches.question import Search, make_plan, on_own_data
+from searches.plan import make_plan
+from searches.question import Search, on_own_data
 
 FOLDER = Path(__file__).parent.parent.parent / "searches"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "main(SEARCH)" in path.read_text())

@@ -17,7 +17,8 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from gpt2core.errors import UserError
 from searches.domains import Choice
-from searches.question import Case, Plan, Profile, Search, make_plan
+from searches.plan import Plan, make_plan
+from searches.question import Case, Profile, Search
 from searches.running.budget import BUDGET
 from searches.running.ledger import COMPLETED, STOPPED, Ledger, RawEvent
 from searches.running.tracking import Tracker

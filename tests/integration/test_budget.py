@@ -14,8 +14,8 @@ from gpt2core.metrics.direction import Direction
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import parse
+from searches.plan import Plan, make_plan
 from searches.planning.measure import record_forecast
-from searches.question import Plan, make_plan
 from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, Report, State

@@ -21,7 +21,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
-from searches.question import make_plan, search_of
+from searches.plan import make_plan
+from searches.question import search_of
 from searches.running.ledger import COMPLETED, Ledger, RawEvent
 from searches.running.tracking import Tracker
 from searches.summary import Summary, Verdict

@@ -11,7 +11,7 @@ from gpt2core.errors import ConfigError
 from searches.deciding.comparing import Comparing
 from searches.lora_rank import SEARCH
 from searches.options import parse
-from searches.question import make_plan
+from searches.plan import make_plan
 from searches.running.budget import BUDGET, HOUR, Amount, Budget, nearest_limit, phase, phase_of, reserve, spent
 from searches.running.budget_stop import BudgetStopper
 from searches.running.clock import Clock

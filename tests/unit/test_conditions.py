@@ -15,8 +15,8 @@ from searches.deciding.samplers import points, size
 from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
 from searches.learning_rate import SEARCH as LEARNING_RATE
 from searches.lora_rank import SEARCH as LORA_RANK
+from searches.plan import Plan, make_plan
 from searches.planning.measure import draw
-from searches.question import Plan, make_plan
 
 #: Conditions after the keys that depend on them, a condition under a condition, and keys that depend on two of them.
 SPACE: dict[str, Domain] = {

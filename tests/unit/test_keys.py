@@ -40,9 +40,10 @@ from searches.deciding.strategy import Strategy
 from searches.domains import Choice, LogUniform
 from searches.lora_rank import SEARCH as LORA_RANK
 from searches.options import parse
+from searches.plan import Plan, make_plan
 from searches.planning import checking
 from searches.planning.checking import record_data, record_pairs
-from searches.question import Case, Plan, Profile, Search, make_plan
+from searches.question import Case, Profile, Search
 from searches.running.ledger import Ledger, Trial
 from tests import generated, toys
 from tests.runs import status

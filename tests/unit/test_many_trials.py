@@ -20,8 +20,8 @@ from searches.deciding.results import pareto
 from searches.deciding.stopping import Scores, dominates
 from searches.deciding.strategy import finalists
 from searches.lora_rank import SEARCH
+from searches.plan import make_plan
 from searches.planning.forecast import seconds_left, trials_of
-from searches.question import make_plan
 from searches.running.budget import Budget, comparable, whole_trial_seconds
 from searches.running.events import event_of
 from searches.running.ledger import BAD, CLONE, COMPLETED, RUNNING, STOPPED, RawEvent, State, Trial, read_state

@@ -12,7 +12,7 @@ from searches.deciding.method import Method
 from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
-from searches.question import make_plan
+from searches.plan import make_plan
 from searches.running.ledger import RawEvent, Trial
 from tests.summaries import summary_of
 

@@ -16,7 +16,8 @@ from gpt2core.errors import UserError
 from searches.__main__ import main
 from searches.domains import Choice, Domain
 from searches.options import parse
-from searches.question import Search, make_plan, scripts, search_of
+from searches.plan import make_plan
+from searches.question import Search, scripts, search_of
 from searches.running.ledger import Ledger, read_state
 from searches.running.resume import stated_search
 from searches.search_file import read, search_from

@@ -15,7 +15,7 @@ from gpt2core.estimates import Range
 from searches.deciding.comparing import Comparing
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH as OF_A_FACTOR
-from searches.question import make_plan
+from searches.plan import make_plan
 from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import translate_errors

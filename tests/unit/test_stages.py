@@ -7,8 +7,9 @@ import pytest
 from gpt2core.pretrain_stage import first_stage
 from searches.deciding.comparing import Comparing
 from searches.lora_rank import SEARCH
+from searches.plan import make_plan
 from searches.pretraining import SEARCH as PRETRAINING
-from searches.question import Search, make_plan
+from searches.question import Search
 from searches.stages import shared_stage
 
 POEMS = {"pretrain": "poems", "pretrain_epochs": 1}

@@ -25,7 +25,8 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
 from searches.domains import Choice, IntUniform, LogUniform
 from searches.lora_rank import SEARCH as OF_A_FACTOR
-from searches.question import Case, Plan, Search, make_plan
+from searches.plan import Plan, make_plan
+from searches.question import Case, Search
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
 
 Open = Callable[[Plan], Strategy]

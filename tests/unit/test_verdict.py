@@ -23,7 +23,8 @@ from searches.deciding.replay_backend import MemoryLedger
 from searches.deciding.strategy import DONE, Strategy
 from searches.learning_rate import SEARCH as OF_NO_FACTOR
 from searches.lora_rank import SEARCH as OF_RANK
-from searches.question import Plan, Search, make_plan
+from searches.plan import Plan, make_plan
+from searches.question import Search
 from searches.running.ledger import COMPLETED, DIVERGED, Ledger, RawEvent, Trial
 from tests.summaries import summary_of
 from trainables.trial import TrialSpec
