@@ -16,6 +16,8 @@ def words(name: str) -> str:
 
 def value_text(value: Any) -> str:
     """Return the value of a key, floats with three significant digits."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(value_text, value))
     return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 

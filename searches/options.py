@@ -340,10 +340,10 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     fixed |= {flag: value for flag in OWN_FLAGS if (value := getattr(o, flag)) is not None}
     places = {key: fixed[key] for key in keys_that_decide("place") if fixed.get(key)}
     fixed |= {key: place if is_on_hub(place) else absolute(place) for key, place in places.items()}
-    fixed, own = with_task(fixed), PurePath(fixed.get("train") or "")
-    if own.name:
-        search = on_own_data(search, fixed["task"], own.name)
-    name = search_name(o.name or default_name(search.name, own.stem, "smoke" if o.smoke else o.profile))
+    fixed, own = with_task(fixed), fixed.get("train") or ""
+    if own:
+        search = on_own_data(search, fixed["task"], own if is_on_hub(own) else PurePath(own).name)
+    name = search_name(o.name or default_name(search.name, PurePath(own).stem, "smoke" if o.smoke else o.profile))
     if search.learns_from_pairs:
         fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
     method = Method(

@@ -21,7 +21,7 @@ from searches.domains import Space
 
 Point = Mapping[str, Any]  # searched key -> value
 #: Values of the quick profile on own data, and others if texts are generated.
-OWN_RUN, LENGTH = {"train_examples": 300, "dev_examples": 300}, {"max_new_tokens": 64}
+OWN_RUN, LENGTH = {"train_examples": 1000, "dev_examples": 300}, {"max_new_tokens": 64}
 
 
 class Profile(Config):
@@ -161,7 +161,7 @@ def on_own_data(search: Search, task: str, data: str) -> Search:
     }
     return replace(
         search,
-        question=search.own_question.format(data=data),
+        question=search.own_question.replace("{data}", data),
         tasks={task: Case(study=next(iter(search.tasks.values())).study)},
         profiles=profiles,
     )

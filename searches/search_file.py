@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from gpt2core.component import Config, nearest
+from gpt2core.component import Config, lookup, nearest
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, DataError, UserError, shown
 from searches.domains import Domain
@@ -75,6 +75,8 @@ def search_from(definition: Mapping[str, Any], file: str) -> Search:
     """Return the search that the content of a file states. Raises UserError with file and section."""
     with _within(file):
         stated = SearchFile.of(definition, strict=True)
+        for task in stated.own_tasks:
+            lookup(OWN_TASKS, task, "task on own data")
     with _within(f"{file}, [scientific]"):
         scientific = {key: _domain(key, value) for key, value in stated.scientific.items()}
     with _within(f"{file}, [nuisance]"):

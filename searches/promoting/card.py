@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gpt2core.attention import is_sparse
 from gpt2core.commands import COSTS
-from gpt2core.config import RunConfig, keys_that_decide
+from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
 from gpt2core.identity import identity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
@@ -35,6 +35,10 @@ HUB_METRICS = {
     "chrf_whole": "chrf",
     "accuracy": "accuracy",
     "macro_f1": "f1",
+    "mcc": "matthews_correlation",
+    "chrf": "chrf",
+    "rouge_l": "rouge",
+    "exact_match": "exact_match",
     "f1": "f1",
     "brier_score": "brier_score",
     "dev_loss": "loss",
@@ -57,7 +61,7 @@ def _front_matter(p: Promotion, name: str) -> ModelCardData:
         further["base_model"] = hub_name(config.model)
         further["base_model_relation"] = "adapter" if p.format == "adapter" else "finetune"
     return ModelCardData(
-        language="en",
+        language=None if p.config.task in OWN_TASKS else "en",
         pipeline_tag=_pipeline(config),
         library_name="peft" if p.format == "adapter" else "transformers",
         datasets=[p.origin.hub] if p.origin.hub else None,
@@ -284,7 +288,7 @@ def _limits(p: Promotion) -> str:
         )
     if rows := p.origin.sizes.get("train"):
         examples = count(min(rows, p.config.train_examples or rows), "training example")
-        lines.append(f"It learnt from {examples}, all in English.")
+        lines.append(f"It learnt from {examples}{'' if p.config.task in OWN_TASKS else ', all in English'}.")
     lines.append("The interval is over the examples of the dev split; other texts may be less like the training texts.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 

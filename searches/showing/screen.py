@@ -13,7 +13,7 @@ from rich.live import Live
 
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
-from searches.formatting import count, number, point_text, with_interval, words
+from searches.formatting import count, number, point_text, value_text, with_interval, words
 from searches.plan import Plan
 from searches.planning.forecast import trials_of
 from searches.planning.plan_table import progress, show_actual
@@ -166,7 +166,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
     roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
     searched = [(key, roles[key], plan.domain_text(key)) for key in plan.space]
-    fixed = [(key, "fixed", str(value)) for key, value in plan.fixed.items()]
+    fixed = [(key, "fixed", value_text(value)) for key, value in plan.fixed.items()]
     columns = [Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))]
     console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))
     if plan.search.learns_from_pairs:

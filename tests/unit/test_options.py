@@ -47,6 +47,8 @@ from trainables.nodes import Machine
     (["--storage", "s3://bucket/../x"], "letters, digits and _ . = -"),
     (["--model", "gpt2-nana", "--trials", "1"], "There is no model `gpt2-nana`"),
     (["--data-dir", "/nowhere"], "/nowhere: there is no such folder"),
+    (["--train", "/nowhere.csv", "--text", "review"], "/nowhere.csv: there is no such file or folder"),
+    (["--train", "a.csv", "--search", "label=stars,sort"], "The key `label` cannot be searched"),
 ])  # fmt: skip
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
 def test_bad_input_is_one_line_and_status_2(

@@ -19,8 +19,9 @@ from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.own import LEAST, SHARE, divided, load_own
 from gpt2core.data.tables import READERS
-from gpt2core.errors import ConfigError, DataError
-from gpt2core.tasks.own import with_task
+from gpt2core.data.tokens import Example, truncated
+from gpt2core.errors import ConfigError, DataError, HubError
+from gpt2core.tasks.own import OwnGeneration, generation_counts, with_task
 from tests import own
 from tests.runs import status
 
@@ -236,3 +237,38 @@ def test_other_files_are_refused(name: str, message: str, tmp_path: Path) -> Non
 def test_flags_without_train_are_refused() -> None:
     with pytest.raises(ConfigError, match="--text needs --train"):
         with_task({"text": "review"})
+
+
+def test_a_first_stage_on_own_data_must_divide_it_as_the_task_does() -> None:
+    values = {"task": "classify", "train": "a.csv", "label": "stars", "class_names": ("1", "2")}
+    assert RunConfig.of({**values, "pretrain": "classify"}).first_task == "classify"
+    with pytest.raises(ConfigError, match="The value of `pretrain` is 'text', but must be 'classify' or on other data"):
+        RunConfig.of({**values, "pretrain": "text"})
+
+
+@given(st.integers(0, 12), st.integers(1, 12), st.integers(1, 20))
+def test_a_long_prompt_loses_its_beginning_and_a_long_target_its_end(given: int, rest: int, limit: int) -> None:
+    ids = list(range(given + rest))
+    cut = truncated(Example("0", "", ids, given=given), limit)
+    assert len(cut.input_ids) == min(limit, len(ids))
+    first = cut.input_ids[0]
+    assert cut.input_ids == ids[first : first + limit]
+    assert ids[first : first + cut.given] == ids[first:given]
+    assert first == min(max(0, len(ids) - limit), max(0, given - 1)), "the target is cut last"
+
+
+def test_counts_of_generated_texts_score_what_matches() -> None:
+    gold = ["a rose is red", "never"]
+    counts = generation_counts([gold, ["a rose", "Never"]], gold)
+    scores = {name: OwnGeneration.metrics[name].score(array.sum(axis=1)) for name, array in counts.items()}
+    assert scores["exact_match"] == pytest.approx([100, 0])
+    assert scores["rouge_l"] == pytest.approx([100, 100 * (4 / 6 + 1) / 2])
+    assert scores["chrf"][0] == pytest.approx(100)
+    assert 0 < scores["chrf"][1] < 100
+
+
+def test_an_unreachable_hub_is_one_line() -> None:
+    with pytest.raises(
+        HubError, match=r"Could not fetch the data set owner/name .*; without a network, give --train a file$"
+    ):
+        corpus(Path("owner/name"))

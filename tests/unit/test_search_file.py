@@ -134,6 +134,7 @@ INVALID = [
     (changed("fixed", "data_dir", to="/data"), ", [fixed]: The key `data_dir` cannot be fixed here: paths differ"),
     (changed("reference", "rank", to=0), ", [reference]: The value of `rank` is 0, but must be greater than or equal to 1"),
     (changed("tasks", "sonet", to={}), ", [tasks.sonet]: Unknown task `sonet`: did you mean `sonnet`?"),
+    (changed("own_tasks", to=["txt"]), ": Unknown task on own data `txt`: did you mean `text`?"),
     (changed("tasks", "sonnet", to={"studies": []}), ", [tasks.sonnet]: Unknown key `studies`: did you mean `study`?"),
     (changed("tasks", "sonnet", to={"study": [{"lrr": 1}]}), ", [tasks.sonnet]: Unknown key `lrr`: did you mean `lr`?"),
     (changed("profiles", "quick", "trails", to=3), ", [profiles.quick]: Unknown key `trails`: did you mean `trials`?"),
