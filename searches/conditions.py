@@ -60,12 +60,12 @@ class Conditions:
     def words(self, key: str) -> str:
         """Return under which values of the conditions a key is active, such as `adapter lora`; empty if under all."""
         parts = []
+        having = [combination for combination in self.combinations if key in self.active(combination)]
         for condition in self.keys:
             values = _tried(self.space[condition])
-            having = [values for values in self.combinations if key in self.active(values)]
-            deciding = [value for value in values if any(combination[condition] == value for combination in having)]
-            if condition != key and len(deciding) < len(values):
-                parts.append(setting_text(condition, " or ".join(map(value_text, deciding))))
+            needed = [value for value in values if any(combination[condition] == value for combination in having)]
+            if condition != key and len(needed) < len(values):
+                parts.append(setting_text(condition, " or ".join(map(value_text, needed))))
         return " and ".join(parts)
 
     def branches(self, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:

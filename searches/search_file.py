@@ -26,8 +26,6 @@ ELSEWHERE = {
     "folds": "use --folds",
     **dict.fromkeys(("fold", "judged", "scored_on", "dev_part"), "the search sets it; see --folds and --confirm-on"),
 }
-
-
 #: The parts of a file that name keys of runs.
 SECTIONS = {"scientific", "nuisance", "fixed", "reference", "tasks", "profiles"}
 
@@ -157,6 +155,8 @@ def _profile(section: Mapping[str, Any], place: str) -> Profile:
 
 def _check(search: Search) -> None:
     """Raise UserError if a plan of the search is invalid, or if no run reads a searched key."""
+    for task in search.own_tasks:
+        lookup(OWN_TASKS, task, "task on own data")
     pairs = {"pairs": "pairs"} if search.learns_from_pairs else {}
     plans: list[Plan] = [
         make_plan(search, profile, settings={"task": task, **pairs})

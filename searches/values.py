@@ -11,6 +11,7 @@ from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uni
 
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
 RANGE_PATTERN = r"^\s*[-+0-9.eE]+\s*\.\.\s*[-+0-9.eE]+\s*(:log|:int|:log:int|:int:log)?$"  # for JSON Schema
+LARGEST = 2**53  # whole number; floats have no larger ones in steps of 1
 #: Keys that compared runs have in common, besides those that decide on which texts they are compared.
 SHARED = {"task", "model", "seed", "objective", "judged", "split_seed", "text", "label", "target", "class_names"}
 KINDS = {"log": "uniform on a log scale", "int": "whole numbers"}
@@ -68,13 +69,17 @@ def value_of(key: str, value: Any, *, strict: bool | None = None) -> Any:
 
 def _numbers(key: str, text: str, low: Any, high: Any, *, is_log: bool, is_whole: bool) -> Domain:
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
-        raise ConfigError(f"The key `{key}` has no numbers to search in {text!r}: give its values, separated by commas")
-    if not low < high:
-        raise ConfigError(f"The range of `{key}` is {text!r}, but must go from a lower to a higher number")
-    if is_log and low <= 0:
-        raise ConfigError(f"The range of `{key}` is {text!r}, but must start above 0 on a log scale")
-    if is_whole and not (low == int(low) and high == int(high)):
-        raise ConfigError(f"The range of `{key}` is {text!r}, but must have whole numbers as bounds with `:int`")
-    if is_whole or isinstance(low, int):
+        raise ConfigError(f"The key `{key}` has no numbers to search in {shown(text)}: list its values")
+    is_whole = is_whole or isinstance(low, int)
+    rules = {
+        "go from a lower to a higher number": low < high,
+        "start above 0 on a log scale": low > 0 or not is_log,
+        f"have bounds of at most {LARGEST:,}": high <= LARGEST or not is_whole,
+        "have whole numbers as bounds with `:int`": (low % 1 == 0 and high % 1 == 0) or not is_whole,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"The range of `{key}` is {shown(text)}, but must {rule}")
+    if is_whole:
         return (LogInt if is_log else IntUniform)(int(low), int(high))
     return (LogUniform if is_log else Uniform)(low, high)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from searches.showing import report
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
+from searches.showing.parallel import draw_parallel
 from searches.showing.report_tables import settings_table
 from searches.showing.screen import show
 from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary, typed, verdict
@@ -279,6 +281,16 @@ def test_a_trivial_baseline_without_a_score_of_a_metric_has_an_empty_cell(tmp_pa
     _, markdown = written(tmp_path, summary())
     assert "| a bigram model of the training texts | 5.510 |  |" in markdown
     assert r"| random \| lines |  | 29.18 ± 0.30 |" in markdown
+
+
+def test_a_line_skips_the_axes_of_keys_that_its_trial_lacks() -> None:
+    found = summary(4)
+    del found["trials"][1]["point"]["alpha"]
+    read, axes = typed(found), Figure().subplots()
+    draw_parallel(axes, read.trials[:3], read.space, read.objective, {})
+    keys = len(read.space)
+    assert [len(path.vertices) for path in axes.collections[0].get_paths()] == [keys + 1, keys, keys + 1]
+    assert "parallel.svg" in plots_of(found)
 
 
 def test_a_point_outside_the_space_is_drawn() -> None:
