@@ -9,7 +9,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,6 +150,18 @@ def interrupt_on_signals() -> None:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, interrupt)
+
+
+@contextmanager
+def keeping_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers of this process at the end, for work that a program only calls."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _signal_times.clear()
 
 
 def interrupted() -> bool:

@@ -22,6 +22,7 @@ from searches.domains import Space
 Point = Mapping[str, Any]  # searched key -> value
 #: Values of the quick profile on own data, and others if texts are generated.
 OWN_RUN, LENGTH = {"train_examples": 1000, "dev_examples": 300}, {"max_new_tokens": 64}
+IN_PYTHON = "<python>"  # stands for the file of a search that a program runs
 
 
 class Profile(Config):
@@ -106,8 +107,8 @@ class Search:
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
     costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
     constraints: Sequence[str] = ()  # default of --constraint
-    file: str = ""  # the TOML file that states the search; empty for a script
-    definition: Mapping[str, Any] = field(default_factory=dict)  # the content of that file
+    file: str = ""  # the script or TOML file that states the search; empty for a script in this folder
+    definition: Mapping[str, Any] = field(default_factory=dict)  # the content of a search file, if it was read from one
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the parts contradict each other."""
@@ -137,8 +138,11 @@ class Search:
 
     @property
     def command(self) -> str:
-        """The command that runs the search, without flags."""
-        return file_command(self.file) if self.file else f"python {self.source}"
+        """The command that runs the search, without flags; empty if a program calls `run`."""
+        if self.file == IN_PYTHON:
+            return ""
+        is_script = self.source.endswith(".py")
+        return f"python {shlex.quote(self.source)}" if is_script else file_command(self.file)
 
 
 def on_own_data(search: Search, task: str, data: str) -> Search:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn
 
 from rich.console import Console
@@ -27,7 +28,8 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
     Status: 0 done, 1 no trial succeeded or a result could not be written, 2 bad input, 130 interrupted.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        search, argv = replace(search, file=sys.argv[0]), sys.argv[1:]
     run_or_explain(lambda: run(_loaded(lambda: search, argv)), f"{search.command} {command_text(argv)}")
 
 

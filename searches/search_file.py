@@ -12,7 +12,7 @@ from pydantic import Field
 from gpt2core.component import Config, lookup, nearest
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, DataError, UserError, shown
-from searches.domains import Domain
+from searches.domains import Choice, Domain, Numbers
 from searches.plan import Plan, make_plan, unread_text
 from searches.question import Case, Profile, Search
 from searches.values import RANGE, check_searchable, choice, domain_of, value_of
@@ -67,6 +67,29 @@ def read(path: str) -> Search:
     except (TypeError, ValueError):
         raise DataError(f"{path}: has a date, or a number that is not finite") from None
     return search_from(definition, path)
+
+
+def definition_of(search: Search) -> dict[str, Any]:
+    """Return the content of a file that states a search."""
+
+    def stated(value: Any) -> Any:
+        match value:
+            case Choice():
+                return [stated(one) for one in value.values]
+            case Numbers():
+                return f"{value.low!r}..{value.high!r}" + ":log" * value.is_log + ":int" * value.is_whole
+            case Mapping():
+                return {key: stated(one) for key, one in value.items()}
+            case list() | tuple():
+                return [stated(one) for one in value]
+        return "none" if value is None else value
+
+    definition = {name: stated(getattr(search, name)) for name in SearchFile.model_fields.keys() - SECTIONS}
+    for name in ("scientific", "nuisance", "fixed", "reference"):
+        definition[name] = stated(getattr(search, name))
+    definition["tasks"] = {name: stated(case.model_dump()) for name, case in search.tasks.items()}
+    profiles = {name: profile.model_dump(exclude_defaults=True) for name, profile in search.profiles.items()}
+    return {**definition, "profiles": stated(profiles)}
 
 
 def search_from(definition: Mapping[str, Any], file: str) -> Search:

@@ -20,6 +20,7 @@ from searches.planning.checking import check, record_data
 from searches.running.ledger import Ledger
 from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
+from searches.search_file import definition_of
 from searches.showing.facts import cluster, machine
 from searches.showing.screen import Screen, print_line, waiting_for
 from searches.showing.summary import model_line
@@ -60,7 +61,8 @@ def open_search(options: Options, console: Console) -> SearchRun:
     ledger = open_ledger(folder, plan, options.resume, say)
     separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
     argv = without(options.argv, "--tracking-uri")  # it may hold a password
-    stated = {"file": plan.search.file, "definition": plan.search.definition} if plan.search.file else {}
+    search = plan.search
+    stated = {"file": search.source, "definition": search.definition or definition_of(search)}
     ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine(), **stated})
     screen = Screen(plan, console, options.budget, ledger.state)
     return SearchRun(options=options, console=console, data=data, ledger=ledger, screen=screen)

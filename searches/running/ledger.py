@@ -98,8 +98,8 @@ class State:
     script: str = ""  # the search's module
     argv: list[str] = field(default_factory=list)  # flags of the last start
     folder: str = ""  # results folder at the last start
-    file: str = ""  # the search's TOML file at the last start; empty for a script
-    definition: dict[str, Any] = field(default_factory=dict)  # the content of that file
+    file: str = ""  # the script or TOML file of the last start
+    definition: dict[str, Any] = field(default_factory=dict)  # the search that it states, as the content of a TOML file
     environment: dict[str, str] = field(default_factory=dict)  # machine of the last start
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(default_factory=list)  # in order, without replicates and clones

@@ -36,8 +36,8 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
 
 
 def stated_search(state: State) -> Search:
-    """Return the search of a ledger: that of its script, or what its TOML file stated. Raises UserError."""
-    return search_from(state.definition, state.file) if state.file else search_of(state.script)
+    """Return the search of a ledger as it was stated at the last start. Raises UserError."""
+    return search_from(state.definition, state.file) if state.definition else search_of(state.script)
 
 
 def separate_copy(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:

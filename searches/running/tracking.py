@@ -42,6 +42,7 @@ LACKS = "lacks"  # tag: why the server refused a part of the run
 REASONS = 3  # reasons for refusals that the last warning names
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow accepts
 PAUSES = (0.5, 2.0)  # seconds between attempts to open MLflow
+CHECKOUT = Path(__file__).parents[2]  # the folder of the Makefile
 GRACE, SHORT_GRACE = 20.0, 2.0  # seconds that the end of a search waits for the queue; the second if it was interrupted
 
 
@@ -154,7 +155,7 @@ class Tracker:
         """Return where the MLflow UI shows the search's trials, best first, with their searched values and score."""
         if self.uri.startswith("http"):
             return without_password(self.uri).rstrip("/") + self._link()
-        ours = database_of(self.uri) == Path.cwd() / "runs" / "mlflow.db"
+        ours = Path.cwd() == CHECKOUT and database_of(self.uri) == CHECKOUT / "runs" / "mlflow.db"
         command = "make ui" if ours else f"mlflow ui --backend-store-uri {shlex.quote(without_password(self.uri))}"
         return f"`{command}`, then http://127.0.0.1:5000{self._link()}"
 

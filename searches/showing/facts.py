@@ -30,13 +30,16 @@ SAMPLES, LONGEST = 4, 1500  # sample texts of a trial in a summary, and characte
 
 
 def commands(options: Options) -> dict[str, str]:
-    """Return the commands that repeat a search, resume it, and promote its model."""
+    """Return the commands that promote a search's model and, unless a program runs it, those that repeat and resume it."""
     script, argv = options.plan.search.command, options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
-    return {
+    by_script = {
         "repeat it": f"{script} {command_text(anew)}",
         "go on with it": f"{script} {command_text(without(argv, '--resume'))}".strip(),
+    }
+    return {
+        **(by_script if script else {}),
         "promote the chosen trial": f"python -m searches promote {command_text([options.name, *storage])}",
     }
 

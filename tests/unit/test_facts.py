@@ -1,10 +1,12 @@
 """What a report tells beside the trials."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
+from searches.question import IN_PYTHON
 from searches.running.ledger import Ledger
 from searches.showing.facts import cluster, commands, machine
 from searches.showing.summary import summarise
@@ -32,6 +34,11 @@ def test_commands_without_flags_are_the_bare_script() -> None:
     found = commands(options())
     assert found["go on with it"] == "python searches/lora_rank.py"
     assert found["promote the chosen trial"] == "python -m searches promote lora_rank-quick"
+
+
+def test_a_search_from_python_has_no_command_that_repeats_it() -> None:
+    options = parse(replace(SEARCH, file=IN_PYTHON), [])
+    assert list(commands(options)) == ["promote the chosen trial"]
 
 
 def test_a_password_is_not_handed_around() -> None:

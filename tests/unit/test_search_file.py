@@ -14,13 +14,12 @@ import pytest
 
 from gpt2core.errors import UserError
 from searches.__main__ import main
-from searches.domains import Choice, Domain
 from searches.options import parse
 from searches.plan import make_plan
-from searches.question import Search, scripts, search_of
+from searches.question import scripts, search_of
 from searches.running.ledger import Ledger, read_state
 from searches.running.resume import stated_search
-from searches.search_file import read, search_from
+from searches.search_file import definition_of, read, search_from
 from searches.search_schema import schema
 from searches.showing.facts import commands
 from tests.runs import ROOT, status
@@ -28,35 +27,6 @@ from tests.runs import ROOT, status
 EXAMPLE = "examples/weight_decay.toml"
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 Values = dict[str, Any]
-
-
-def definition_of(search: Search) -> Values:
-    """State a script's search as the content of a file."""
-
-    def domain(domain: Domain) -> Any:
-        if isinstance(domain, Choice):
-            return list(domain.values)
-        return f"{domain.low!r}..{domain.high!r}" + ":log" * domain.is_log + ":int" * domain.is_whole
-
-    names = (
-        "name",
-        "question",
-        "factor",
-        "fixed",
-        "reference",
-        "learns_from_pairs",
-        "costs",
-        "constraints",
-        "own_question",
-    )
-    return {
-        **{name: getattr(search, name) for name in names},
-        "own_tasks": list(search.own_tasks),
-        "scientific": {key: domain(values) for key, values in search.scientific.items()},
-        "nuisance": {key: domain(values) for key, values in search.nuisance.items()},
-        "tasks": {name: case.model_dump() for name, case in search.tasks.items()},
-        "profiles": {name: profile.model_dump(exclude_defaults=True) for name, profile in search.profiles.items()},
-    }
 
 
 def toml(value: Any) -> str:

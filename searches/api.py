@@ -1,0 +1,143 @@
+"""Searches from Python, in a script or a notebook: `run` a search, or `load` the results of one."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2core.cli import keeping_signal_handlers
+from gpt2core.errors import UserError
+from gpt2core.files import read_json
+from gpt2core.storage import fetch
+from searches.options import parse, search_folder
+from searches.question import IN_PYTHON, Search
+from searches.summary import Summary, TrialRow, Verdict
+
+if TYPE_CHECKING:  # a second to import
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Result:
+    """The results of a search; a notebook shows its answer and the compared settings."""
+
+    folder: Path
+    summary: Summary
+
+    @property
+    def answer(self) -> Verdict:
+        """The answer with the numbers behind it; `answer.text` is the answer in words."""
+        return self.summary.answer
+
+    @cached_property
+    def trials(self) -> "pd.DataFrame":
+        """All trials and their replicates: searched values, score, and the metrics of the best epoch."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(trial) for trial in self.summary.trials]).set_index("trial")
+
+    @property
+    def best(self) -> Path:
+        """The model folder of the winner, or without one of the trial with the best mean on fresh seeds; raise UserError."""
+        return self._written("best")
+
+    @property
+    def report(self) -> Path:
+        """The report as a page; raise UserError if it was not written."""
+        return self._written("report.html")
+
+    def promote(
+        self,
+        *,
+        trial: str | None = None,
+        out: str | None = None,
+        format: Literal["auto", "huggingface", "adapter"] = "auto",
+        registered_name: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> Path:
+        """Write a model folder with its card and register it, as `python -m searches promote` does; return the folder."""
+        from searches.promoting.promote import promote
+
+        place = {"storage": str(self.folder.parent.parent), "name": self.folder.name, "trial": trial, "out": out}
+        promote(Namespace(**place, format=format, registered_name=registered_name, tracking_uri=tracking_uri))
+        return Path(out) if out else self.folder / "promoted"
+
+    def __str__(self) -> str:
+        return self.answer.text
+
+    def _repr_html_(self) -> str:
+        """Show the answer and the compared settings in a notebook."""
+        from markupsafe import Markup
+
+        from searches.showing.report_tables import settings_table
+        from searches.showing.tables import as_html
+
+        words = Markup("<p><strong>{}</strong> {} {}</p>").format(
+            self.answer.claim, self.answer.rest, self.answer.scope
+        )
+        return words + (as_html(settings_table(self.summary)) if self.answer.rows else Markup(""))
+
+    def _written(self, name: str) -> Path:
+        path = self.folder / name
+        fetch(path)
+        if not path.exists():
+            raise UserError(f"{path}: was not written; run the search again to its end")
+        return path
+
+
+def run(search: Search, **flags: Any) -> Result:
+    """Run a search, or resume it, and return its results. Ray goes on running if it was running before.
+
+    Flags are those of the command line: `run(SEARCH, model="gpt2", trials=30, until="decided", set={"epochs": 2})`.
+    Raises UserError, with the message of the command line, and KeyboardInterrupt.
+    """
+    import ray
+
+    from searches.runner import run_search
+
+    options = parse(replace(search, file=IN_PYTHON), flags_of(flags))
+    with keeping_signal_handlers():
+        run_search(options, keep_ray=ray.is_initialized())
+    return _result(options.results_folder)
+
+
+def load(name: str, storage: str | None = None) -> Result:
+    """Return the results of a search that has ended; raise UserError if there are none."""
+    return _result(search_folder(storage, name))
+
+
+def flags_of(values: Mapping[str, Any]) -> list[str]:
+    """Return values as flags: True is a flag alone, None and False are left out, and mappings and lists repeat their flag."""
+    flags: list[str] = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            flags += [word for key, one in value.items() for word in (flag, f"{key}={'none' if one is None else one}")]
+        elif isinstance(value, list | tuple):
+            flags += [word for one in value for word in (flag, str(one))]
+        elif value is True:
+            flags.append(flag)
+        elif value is not None and value is not False:
+            flags += [flag, str(value)]
+    return flags
+
+
+def _result(folder: Path) -> Result:
+    fetch(folder / "summary.json")
+    try:
+        return Result(folder, Summary.model_validate(read_json(folder / "summary.json")))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: the search has no results yet; run it to its end") from None
+
+
+def _row(trial: TrialRow) -> dict[str, Any]:
+    about = {
+        "trial": trial.id,
+        "status": trial.status,
+        "origin": trial.origin,
+        "of": trial.of,
+        "best_epoch": trial.best_epoch,
+    }
+    return {**about, **trial.point, "score": trial.score, **trial.metrics}

@@ -1,0 +1,66 @@
+"""Searches from Python: values as flags, and results as tables and HTML."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2core.errors import UserError
+from searches import load, run
+from searches.api import Result, flags_of
+from searches.lora_rank import SEARCH
+from searches.options import parse
+from searches.summary import Summary
+from tests import summaries
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Result:
+    folder = tmp_path / "searches" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "ledger.jsonl").touch()
+    (folder / "summary.json").write_text(Summary.model_validate(summaries.summary(6)).model_dump_json())
+    return load("toy", str(tmp_path))
+
+
+def test_values_are_read_as_the_flags_of_the_command_line() -> None:
+    values: dict[str, Any] = {"max_concurrent": 2, "trials": 8, "plan": True, "smoke": False, "name": None}
+    flags = flags_of({**values, "set": {"epochs": 2, "clip_norm": None}, "minimize": ["seconds"]})
+    assert flags == [
+        *("--max-concurrent", "2", "--trials", "8", "--plan", "--set", "epochs=2", "--set", "clip_norm=none"),
+        *("--minimize", "seconds"),
+    ]
+    options = parse(SEARCH, flags)
+    assert (options.max_concurrent, options.plan.profile.trials, options.plan_only) == (2, 8, True)
+    assert (options.plan.epochs, options.plan.fixed["clip_norm"]) == (2, None)
+
+
+def test_a_wrong_flag_is_the_error_of_the_command_line() -> None:
+    with pytest.raises(UserError, match="Unknown flag `--trails`: did you mean `--trials`"):
+        run(SEARCH, trails=3)
+
+
+def test_trials_are_a_table_by_number(result: Result) -> None:
+    rows = {row.id: row for row in result.summary.trials}
+    assert list(result.trials.index) == list(rows)
+    assert {"status", "of", "rank", "lr", "score"} <= set(result.trials.columns)
+    assert result.trials.loc["0002", "lr"] == rows["0002"].point["lr"]
+    assert result.trials.loc["0002", "score"] == rows["0002"].score
+
+
+def test_a_notebook_shows_answer_and_settings_and_runs_none_of_their_text(result: Result) -> None:
+    page = result._repr_html_()
+    assert str(result) == result.answer.text
+    assert result.answer.sentences[0].split("<")[0] in page
+    assert page.count("<tr") > len(result.answer.rows)
+    assert "<script" not in page
+
+
+def test_results_that_are_missing_are_named(result: Result, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"report\.html: was not written"):
+        _ = result.report
+    (result.folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="the search has no results yet"):
+        load("toy", str(tmp_path))
+    with pytest.raises(UserError, match="There is no search `tow`"):
+        load("tow", str(tmp_path))
