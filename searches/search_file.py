@@ -178,8 +178,6 @@ def _profile(section: Mapping[str, Any], place: str) -> Profile:
 
 def _check(search: Search) -> None:
     """Raise UserError if a plan of the search is invalid, or if no run reads a searched key."""
-    for task in search.own_tasks:
-        lookup(OWN_TASKS, task, "task on own data")
     pairs = {"pairs": "pairs"} if search.learns_from_pairs else {}
     plans: list[Plan] = [
         make_plan(search, profile, settings={"task": task, **pairs})

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.component import declared_keys
-from gpt2core.config import RunConfig, known_keys
+from gpt2core.config import OWN_TASKS, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import ConfigError
 from gpt2core.tasks import TASKS
@@ -39,6 +39,7 @@ def schema() -> Schema:
         properties[section] |= content
     properties["tasks"] |= {"additionalProperties": case, "propertyNames": {"enum": list(TASKS)}}
     properties["profiles"] |= {"additionalProperties": profile}
+    properties["own_tasks"]["items"] = {"enum": list(OWN_TASKS)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": values}
 
 
