@@ -114,7 +114,6 @@ INVALID = [
 ]  # fmt: skip
 #: Changes that only the reader can refuse.
 CONTRADICTORY = [
-    (changed("own_tasks", to=["tex"]), ": Unknown task on own data `tex`: did you mean `text`?"),
     (changed("factor", to=["rank"]), ": The factor has `rank`, but its keys must be scientific keys"),
     (changed("fixed", "lr", to=0.1), ": The key `lr` has two roles, but must be scientific, nuisance or fixed"),
     (changed("reference", "lr", to=None), ": The reference lacks a value of the searched key `lr`"),
