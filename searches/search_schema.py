@@ -38,6 +38,7 @@ def schema() -> Schema:
     for section, content in (("scientific", space), ("nuisance", space), ("fixed", fixed), ("reference", point)):
         properties[section] |= content
     properties["tasks"] |= {"additionalProperties": case, "propertyNames": {"enum": list(TASKS)}}
+    properties["own_tasks"]["items"] = {"enum": list(OWN_TASKS)}
     properties["profiles"] |= {"additionalProperties": profile}
     properties["own_tasks"]["items"] = {"enum": list(OWN_TASKS)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": values}
