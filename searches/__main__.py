@@ -13,6 +13,7 @@ from searches import power
 COMMANDS = {
     "control": ("stop or clone a trial of a running search; pause or resume the search", "running.control:control"),
     "export-optuna": ("write an Optuna journal for optuna-dashboard", "showing.optuna_export:export_optuna"),
+    "list": ("list the searches of a storage with their answers", "showing.listing:list_searches"),
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
@@ -30,6 +31,9 @@ def parser() -> Parser:
             power.flags(p)
         elif name == "run":
             _run_flags(p)
+        elif name == "list":
+            _storage_flag(p)
+            p.add_argument("--json", action="store_true", help="print JSON")
         elif name != "schema":
             _flags_of_search(p, name)
     return top
@@ -43,13 +47,17 @@ def _run_flags(p: Parser) -> None:
 
 def _flags_of_search(p: Parser, command: str) -> None:
     p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
-    p.add_argument("--storage", help="the --storage of the search (default: $GPT2_SEARCH_STORAGE, or ./runs)")
+    _storage_flag(p)
     if command == "control":
         _control_flags(p)
     elif command == "export-optuna":
         p.add_argument("--out", required=True, metavar="FILE", help="journal file to write")
     elif command == "promote":
         _promote_flags(p)
+
+
+def _storage_flag(p: Parser) -> None:
+    p.add_argument("--storage", help="the --storage of the search (default: $GPT2_SEARCH_STORAGE, or ./runs)")
 
 
 def _control_flags(p: Parser) -> None:

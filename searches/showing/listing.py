@@ -1,0 +1,93 @@
+"""The command `list`: the searches of a storage, with their answers."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gpt2core.console import console
+from gpt2core.errors import DataError, UserError, first_line
+from gpt2core.files import read_json
+from gpt2core.storage import address, fetch, folders
+from searches.options import storage_path
+from searches.running.ledger import is_held, read_state
+from searches.running.remote_ledger import refresh
+from searches.showing.tables import Column, Table, on_screen
+from searches.summary import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A search in a storage. `answer` is the claim of its answer, or why there is none; `changed` is when its last event was."""
+
+    name: str
+    question: str = ""
+    model: str = ""
+    task: str = ""
+    trials: int = 0
+    replicates: int = 0
+    running: bool = False
+    changed: str = ""
+    outcome: str | None = None
+    answer: str = ""
+
+
+def list_searches(options: argparse.Namespace) -> int:
+    """Print the searches of a storage, the last changed first. Raises UserError."""
+    place = storage_path(options.storage) / "searches"
+    rows = sorted((listed(place / name) for name in folders(place)), key=lambda row: row.changed, reverse=True)
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    elif not rows:
+        print(f"There are no searches in {address(place)}; see --storage")
+    else:
+        console(160).print(on_screen(_table(rows, address(place))))
+    return 0
+
+
+def listed(folder: Path) -> Listed:
+    """Return the row of a search; if its files are damaged, the row says so."""
+    name = folder.name
+    try:
+        refresh(folder)
+        fetch(folder / "summary.json")
+        path = folder / "ledger.jsonl"
+        state, running = read_state(path), is_held(path)
+        changed = datetime.fromtimestamp(state.clock.last or 0).astimezone().isoformat(sep=" ", timespec="minutes")
+        replicates = sum(trial.of is not None for trial in state.trials.values())
+        trials = len(state.trials) - replicates
+        row = Listed(name=name, trials=trials, replicates=replicates, running=running, changed=changed)
+        if not (folder / "summary.json").is_file():
+            answer = "none yet" if running else "none: it has not ended; the same command goes on with it"
+            return replace(row, answer=answer)
+        summary = Summary.model_validate(read_json(folder / "summary.json"))
+    except (UserError, DataError, OSError, ValidationError) as error:
+        return Listed(name=name, answer=f"cannot be read: {first_line(error)}")
+    return replace(
+        row,
+        question=summary.question,
+        model=str(next((row.config["model"] for row in summary.trials if "model" in row.config), summary.model)),
+        task=summary.task,
+        outcome=summary.answer.outcome,
+        answer=summary.answer.claim,
+    )
+
+
+def _table(rows: list[Listed], place: str) -> Table[Listed]:
+    def trials(row: Listed) -> str:
+        return f"{row.trials} + {row.replicates}" if row.replicates else str(row.trials)
+
+    columns = [
+        Column[Listed]("search", lambda row: row.name),
+        Column[Listed]("model", lambda row: row.model),
+        Column[Listed]("trials", trials, number=True),
+        Column[Listed]("last event", lambda row: "running" if row.running else row.changed[:16]),
+        Column[Listed]("answer", lambda row: row.answer),
+    ]
+    note = (
+        "Trials: those of the search + those on fresh seeds. `python -m searches report NAME` writes the report of one."
+    )
+    return Table(title=f"Searches in {place}", columns=columns, rows=rows, note=note)
