@@ -40,10 +40,9 @@ def load_own(config: RunConfig) -> Corpus:
     if missing:
         splits |= divided(splits["train"], missing, config.split_seed, by_prompt=config.target is not None)
     source = ", ".join(f"{split} from {_name(place)}" for split, place in _places(config).items())
-    hub = config.train.partition(":")[0] if config.train and is_on_hub(config.train) else ""
     notes = [f"{' and '.join(missing)} divided off train with seed {config.split_seed}"] if missing else []
     ordered = {split: splits[split] for split in SPLITS if split in splits}
-    origin = DataOrigin(source=source, licence=LICENCE, hub=hub)
+    origin = DataOrigin(source=source, licence=LICENCE, hub=_hub(config).partition(":")[0])
     return Corpus(name="own data", origin=origin, splits=ordered, rejected=rejected, notes=tuple(notes))
 
 
@@ -116,22 +115,25 @@ def _places(config: RunConfig) -> dict[str, str]:
     return {split: place for split in SPLITS if (place := getattr(config, split))}
 
 
+def _hub(config: RunConfig) -> str:
+    """Return the name of the data set on the hub to train on, which may have all splits; empty if there is none."""
+    return config.train if config.train and is_on_hub(config.train) else ""
+
+
 def _name(place: str) -> str:
     return place if is_on_hub(place) else Path(place).name
 
 
 def _table(config: RunConfig, split: str, rejected: Counter[str]) -> Table | None:
     """Return the table of a split with its columns checked, or None if there is none. A test split may lack classes."""
-    place = getattr(config, split)
-    if place is None and config.train and is_on_hub(config.train):
-        table, place = read_hub(config.train, split), config.train
-    elif place is None:
+    given = getattr(config, split)
+    place = given or _hub(config)
+    if not place:
         return None
-    else:
-        table = read_hub(place, split) if is_on_hub(place) else read_table(place, rejected)
+    table = read_hub(place, split) if is_on_hub(place) else read_table(place, rejected)
     if table is None:
-        if split == "train":
-            raise DataError(f"{place}: the data set has no split train")
+        if given:
+            raise DataError(f"{place}: the data set has no {split} split")
         return None
     needed = {"text": text_columns(config, table)}
     if config.target:

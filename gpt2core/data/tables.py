@@ -44,12 +44,16 @@ def read_hub(name: str, split: str) -> Table | None:
     if SPLITS[split] not in splits:
         return None
     rows = splits[SPLITS[split]]
-    names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
-    records = [
-        {column: names[column][value] if column in names and value >= 0 else value for column, value in row.items()}
-        for row in rows
-    ]
+    classes = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
+    records = [{column: _named(value, classes.get(column)) for column, value in row.items()} for row in rows]
     return Table(rows.column_names, records)
+
+
+def _named(value: Any, names: Sequence[str] | None) -> Any:
+    """Return the name of a class that is stored as a number, None for the -1 of rows without a class, or any other value."""
+    if names is None or value is None:
+        return value
+    return names[value] if value >= 0 else None
 
 
 def read_table(place: str, rejected: Counter[str]) -> Table:
@@ -63,7 +67,7 @@ def read_table(place: str, rejected: Counter[str]) -> Table:
     try:
         is_folder = path.is_dir()
         if not is_folder and not path.exists():
-            raise DataError(f"{path}: there is no such file or folder")
+            raise DataError(f"{place}: there is no such file or folder")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     reader = _read_folder if is_folder else READERS.get(path.suffix.lower())

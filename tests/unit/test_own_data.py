@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gpt2core.__main__ import main
 from gpt2core.config import RunConfig
-from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.corpus import NO_LABEL, Corpus, Row
 from gpt2core.data.own import LEAST, SHARE, divided, load_own
 from gpt2core.data.tables import READERS
 from gpt2core.data.tokens import Example, truncated
@@ -170,13 +170,18 @@ def test_a_data_set_of_the_hub_has_its_own_splits_and_classes(monkeypatch: pytes
         name: datasets.Dataset.from_dict({"text": [f"{name} {n}" for n in range(20)], "label": [0, 1] * 10}, features)
         for name in ("train", "validation")
     }
+    parts["test"] = datasets.Dataset.from_dict({"text": ["unlabelled"], "label": [-1]}, features)
     monkeypatch.setattr(datasets, "load_dataset", lambda repository, config: parts)
     values = with_task({"train": "owner/name", "label": "label"})
     assert values["class_names"] == ("no", "yes")
     read = load_own(RunConfig.of(values))
     assert [(row.text, row.label) for row in read.splits["dev"]][:2] == [("validation 0", 0), ("validation 1", 1)]
-    assert {split: len(rows) for split, rows in read.splits.items()} == {"train": 18, "dev": 20, "test": 2}
+    assert {split: len(rows) for split, rows in read.splits.items()} == {"train": 20, "dev": 20, "test": 1}
+    assert read.splits["test"][0].label == NO_LABEL
     assert read.origin.hub == "owner/name"
+    del parts["test"]
+    with pytest.raises(DataError, match=r"^owner/other: the data set has no test split$"):
+        load_own(RunConfig.of({**values, "test": "owner/other"}))
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from gpt2core import storage
-from gpt2core.errors import ConfigError, StorageError
+from gpt2core.config import RunConfig
+from gpt2core.data.own import load_own
+from gpt2core.errors import ConfigError, DataError, StorageError
 from gpt2core.lease import Lease
 from gpt2core.storage import OvertakenError, address, fetch, folders, is_copy, local, read, remove, send, size, write
 from tests.services import BUCKET, Store, started
@@ -300,3 +302,14 @@ def test_whatever_a_storage_lists_stays_inside(folder: Path, keys: list[str]) ->
         assert path.is_relative_to(folder)
         assert path != folder
         assert ".." not in path.parts
+
+
+def test_own_data_is_read_from_the_storage(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(folder / "plays.txt", "\n\n".join(f"Speech {number}" for number in range(20)))
+    send(folder)
+    place = f"{address(folder)}/plays.txt"
+    elsewhere(folder, tmp_path, monkeypatch)
+    corpus = load_own(RunConfig(task="text", train=place))
+    assert {split: len(rows) for split, rows in corpus.splits.items()} == {"train": 16, "dev": 2, "test": 2}
+    with pytest.raises(DataError, match=r"^s3://.*/plays.csv: there is no such file or folder$"):
+        load_own(RunConfig(task="text", train=place.replace("txt", "csv")))
