@@ -11,6 +11,7 @@ from searches import power
 
 #: Each command's help, and its function: it takes the parsed flags, returns the exit status, and is imported when it runs.
 COMMANDS = {
+    "compare": ("compare the chosen trials of two searches on the same texts", "showing.compare:compare"),
     "control": ("stop or clone a trial of a running search; pause or resume the search", "running.control:control"),
     "export-optuna": ("write an Optuna journal for optuna-dashboard", "showing.optuna_export:export_optuna"),
     "list": ("list the searches of a storage with their answers", "showing.listing:list_searches"),
@@ -47,6 +48,9 @@ def _run_flags(p: Parser) -> None:
 
 def _flags_of_search(p: Parser, command: str) -> None:
     p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
+    if command == "compare":
+        p.add_argument("other", metavar="OTHER", help="name of the other search")
+        p.add_argument("--json", action="store_true", help="print JSON")
     _storage_flag(p)
     if command == "control":
         _control_flags(p)

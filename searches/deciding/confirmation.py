@@ -49,12 +49,12 @@ def fix_design(plan: Plan, ledger: Ledger) -> None:
 
 def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = None) -> Finding | None:
     """Compare trials on the fresh seeds that all of them have, at most `seeds`; return None if there are none."""
-    rounds = _rounds(state, names) if len(names) > 1 else 0
+    rounds = rounds_of(state, names) if len(names) > 1 else 0
     rounds = rounds if seeds is None else min(rounds, seeds)
     if not rounds:
         return None
     titles = [_title(plan, state, name) for name in names]
-    sides = [_side(plan, state, name, title, rounds) for name, title in zip(names, titles, strict=True)]
+    sides = [side_of(plan, state, name, title, rounds) for name, title in zip(names, titles, strict=True)]
     if plan.compares_each:  # a value without a scored trial cannot be judged
         sides += [Side(name=level.name) for level in plan.levels if level.name not in titles]
     reference = None if plan.compares_each else titles[-1]
@@ -102,7 +102,7 @@ def judged(plan: Plan, state: State, name: str, seeds: int) -> list[Scores]:
     return events
 
 
-def _rounds(state: State, names: Sequence[str]) -> int:
+def rounds_of(state: State, names: Sequence[str]) -> int:
     """Return how many seeds, from the first on, all trials have ended on, well or not."""
     ended = [{n for n, trial in replicates(state, name).items() if trial.status in (*ENDED, *BAD)} for name in names]
     common = set.intersection(*ended) if ended else set()
@@ -114,7 +114,7 @@ def _title(plan: Plan, state: State, name: str) -> str:
     return plan.level_of(state.trials[name].point).name if plan.compares_each else f"trial {name}"
 
 
-def _side(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
+def side_of(plan: Plan, state: State, name: str, title: str, rounds: int) -> Side:
     """Return a setting with its runs. A run counts as failed if it has no score or a person ended it."""
     failed = [
         trial.name
@@ -184,7 +184,7 @@ def reliability(plan: Plan, state: State, names: Sequence[str]) -> list[Reliabil
 
     By one-way analysis of variance of the compared settings, on the seeds that all of them have.
     """
-    rounds = _rounds(state, names) if len(names) > 1 else 0
+    rounds = rounds_of(state, names) if len(names) > 1 else 0
     table = []
     for metric in plan.metrics.values() if rounds else ():
         groups = [_runs_anywhere(judged(plan, state, name, rounds), metric) for name in names]

@@ -74,7 +74,7 @@ def about_factor(
     return [
         f"No effect of {name} on {text.name} was found: {TUNED}, differences of up to {text.amount(decision.excluded or 0.0)} "
         f"between {values} cannot be ruled out (the equivalence margin is {shown_margin}).",
-        *_needed(decision),
+        *needed_text(decision),
     ]
 
 
@@ -103,7 +103,8 @@ def _leading(rows: Sequence[ComparedSetting], text: MetricText) -> list[str]:
     return [f"So far, {best.name} leads with {text.name} {text.number(best.mean)}."]
 
 
-def _needed(decision: Decision) -> list[str]:
+def needed_text(decision: Decision) -> list[str]:
+    """Return how many seeds would decide, or that only more texts would; nothing for a decided comparison."""
     if decision.needed is not None:
         return [f"About {count(decision.needed, 'seed')} per setting would decide it if these estimates hold."]
     if decision.needs_texts:
@@ -146,7 +147,7 @@ def about_best(
         return [f"No difference that matters: {differ}, within the equivalence margin of {text.amount(margin)}."]
     if decision.seeds < LEAST:
         return [f"Not decided: {decision.reason}.", f"{differ}."]
-    return [f"No setting better than the reference was found: {differ}.", *_needed(decision)]
+    return [f"No setting better than the reference was found: {differ}.", *needed_text(decision)]
 
 
 def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:

@@ -1,0 +1,157 @@
+"""The command `compare`: the chosen trials of two searches, by their runs on fresh seeds and on the same texts."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from gpt2core.config import RunConfig
+from gpt2core.console import console
+from gpt2core.errors import UserError
+from gpt2core.metrics.comparison import mean_of
+from gpt2core.tokenizer import Tokenizer
+from gpt2core.weights import model_folder
+from searches.deciding.comparing import Judges
+from searches.deciding.confirmation import rounds_of, side_of
+from searches.deciding.decision import DIFFERENCE, EQUIVALENT, Decision, Design, Side, decide
+from searches.deciding.wording import MetricText, needed_text, scope_text
+from searches.formatting import count, p_text, value_text, with_interval, words
+from searches.plan import Plan
+from searches.promoting.selection import Chosen, choose, load_search
+from searches.running.ledger import State
+from searches.showing.summary import reopened
+from searches.showing.tables import Column, Table, on_screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A search, and its trial that is compared."""
+
+    name: str
+    plan: Plan
+    state: State
+    chosen: Chosen
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The values of the trial's run."""
+        return self.chosen.trial.run
+
+    @cached_property
+    def side(self) -> Side:
+        """The trial's runs on fresh seeds; raise UserError without any."""
+        trial = self.chosen.trial.name
+        seeds = rounds_of(self.state, [trial])
+        if not seeds:
+            raise UserError(f"Trial {trial} of {self.name} was not run on fresh seeds, so it cannot be compared")
+        return side_of(self.plan, self.state, trial, self.name, seeds)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print how the chosen trials of two searches differ. Raises UserError if they cannot be compared."""
+    if options.name == options.other:
+        raise UserError(f"Both searches are `{options.name}`, but must be different ones")
+    one, other = (_compared(name, options.storage) for name in (options.name, options.other))
+    _check_comparable(one, other)
+    plan = one.plan
+    design = Design.fixed(min(side.side.runs.count for side in (one, other) if side.side.runs is not None))
+    decision = decide([one.side, other.side], margin=plan.margin, direction=plan.direction, design=design)
+    text, differing = _text(decision, one), _differing(one.config, other.config)
+    if options.json:
+        pair = asdict(decision.pairs[0].difference) if decision.pairs else None
+        print(json.dumps({"outcome": decision.outcome, "answer": text, "difference": pair, "settings": differing}))
+        return 0
+    screen = console(160)
+    screen.print(on_screen(_runs_table([one, other])))
+    screen.print(on_screen(_settings_table(differing, one.name, other.name)))
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _compared(name: str, storage: str | None) -> Compared:
+    chosen = choose(load_search(storage, name), None)
+    _, state, options = reopened(argparse.Namespace(name=name, storage=storage))
+    return Compared(name=name, plan=options.plan, state=state, chosen=chosen)
+
+
+def _check_comparable(one: Compared, other: Compared) -> None:
+    """Raise UserError unless both searches were judged by the same metric on the same texts."""
+    for what, first, second in (
+        ("metric", one.plan.objective, other.plan.objective),
+        ("data", one.state.data.get("digest"), other.state.data.get("digest")),
+        ("texts that judge", _judges(one.state), _judges(other.state)),
+    ):
+        if first != second:
+            raise UserError(
+                f"The {what} of {one.name} and {other.name} differ ({first}; {second}), so scores cannot be compared"
+            )
+    if one.plan.metric.counts == "loss" and one.config["model"] != other.config["model"]:
+        tokenizers = [Tokenizer.load(model_folder(side.config["model"])).backend.to_str() for side in (one, other)]
+        if tokenizers[0] != tokenizers[1] and one.plan.objective != "bits_per_character":
+            raise UserError(
+                f"The models {one.config['model']} and {other.config['model']} have different tokens, so {one.plan.objective} "
+                "cannot be compared; search with --objective bits_per_character"
+            )
+
+
+def _judges(state: State) -> str:
+    return Judges(**state.judges).words if state.judges else "the dev texts"
+
+
+def _text(decision: Decision, one: Compared) -> str:
+    """Return the answer, and what it holds for."""
+    text = MetricText(one.plan.metric)
+    scope = scope_text(decision, _judges(one.state), f"{count(decision.seeds, 'fresh seed')} per search")
+    if decision.reason or not decision.pairs:
+        return f"Not decided: {decision.reason}. {scope}"
+    (pair,) = decision.pairs
+    better, worse, amount = text.advantage(pair)
+    p = "" if pair.p_value is None else f", {p_text(pair.p_value)}"
+    ahead = f"{better} is better than {worse} by {amount} in {text.name}{p}"
+    margin = text.amount(one.plan.margin)
+    answer = {
+        DIFFERENCE: f"The searches differ: {ahead}.",
+        EQUIVALENT: f"No difference that matters: {ahead}, within the equivalence margin of {margin}.",
+    }.get(decision.outcome, f"Not decided: {ahead} (the equivalence margin is {margin}).")
+    return " ".join([answer, *needed_text(decision), scope])
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the keys in which two runs differ, each with both values; a key that a run does not read has none."""
+    one, other = (RunConfig.of(dict(values)) for values in (first, second))
+    names = one.model_dump().keys() | other.model_dump().keys()
+    rows = [
+        (name, value_text(getattr(one, name, None)), value_text(getattr(other, name, None))) for name in sorted(names)
+    ]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _runs_table(sides: list[Compared]) -> Table[Compared]:
+    metric = sides[0].plan.metric
+
+    def mean(row: Compared) -> str:
+        if row.side.runs is None:
+            return ""
+        known = mean_of(row.side.runs)
+        return with_interval(known.estimate, known.low, known.high, metric.digits)
+
+    columns = [
+        Column[Compared]("search", lambda row: row.name),
+        Column[Compared]("trial", lambda row: row.chosen.trial.name),
+        Column[Compared](
+            "runs on fresh seeds", lambda row: str(row.side.runs.count if row.side.runs else 0), number=True
+        ),
+        Column[Compared](f"their mean {words(metric.name)} [95% interval]", mean, number=True),
+    ]
+    return Table(title="The chosen trial of each search", columns=columns, rows=sides)
+
+
+def _settings_table(rows: list[tuple[str, str, str]], one: str, other: str) -> Table[tuple[str, str, str]]:
+    columns = [
+        Column[tuple[str, str, str]]("setting", lambda row: words(row[0])),
+        Column[tuple[str, str, str]](one, lambda row: row[1]),
+        Column[tuple[str, str, str]](other, lambda row: row[2]),
+    ]
+    return Table(title="Settings in which they differ", columns=columns, rows=rows)
