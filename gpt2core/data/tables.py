@@ -91,10 +91,9 @@ def check_columns(source: str, table: Table, flags: Mapping[str, Sequence[str]])
                 continue
             if count:
                 raise DataError(f"{source}: has {count} columns `{column}`, but --{flag} must name one")
-            listed = ", ".join(map(str, table.columns))
-            raise DataError(
-                f"{source}: has no column `{column}` for --{flag}: {nearest(column, table.columns)} ({listed})"
-            )
+            listed, hint = ", ".join(sorted(table.columns)), nearest(column, table.columns)
+            others = "" if listed in hint else f" (columns: {listed})"
+            raise DataError(f"{source}: has no column `{column}` for --{flag}: {hint}{others}")
 
 
 def _read_csv(path: Path, rejected: Counter[str]) -> Table:

@@ -185,8 +185,8 @@ def test_a_data_set_of_the_hub_has_its_own_splits_and_classes(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--text", "revew", "--label", "stars"], "has no column `revew` for --text: did you mean `review`? (review, stars, title)"),
-    (["--text", "review", "--label", "x"], "has no column `x` for --label: valid: review, stars, title (review, stars, title)"),
+    (["--text", "revew"], "has no column `revew` for --text: did you mean `review`? (columns: review, stars, title)"),
+    (["--text", "review", "--label", "x"], "has no column `x` for --label: valid: review, stars, title\n"),
     (["--text", "review", "--label", "stars", "--target", "title"], "--label and --target contradict each other"),
     (["--text", "review,title", "--target", "stars"], "must name one column, unless there is a --label"),
     (["--text", "review", "--label", "title"], "has 60 different values, but must have at most 50 classes"),
