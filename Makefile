@@ -1,8 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := training launches checkpoints packing activations generation data attention candidates search start trials warm_groups many_trials at_once scaling replay mlflow_stores verdict
+# Speed against named peers, in about 20 minutes.
+BENCHMARKS := trials launches training generation attention activations candidates search
+# What grows with size, and the error rates of answers, in more than an hour.
+MORE_BENCHMARKS := start data packing checkpoints warm_groups replay many_trials mlflow_stores scaling at_once verdict
 
-.PHONY: setup search test test-all lint audit ui job nano bench clean
+.PHONY: setup search test test-all lint audit ui job nano bench bench-more clean
 
 setup: .venv/.done
 
@@ -46,6 +49,9 @@ nano: setup
 
 bench: setup
 	set -e; for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m tests.benchmarks.$$name; done
+
+bench-more: setup
+	set -e; for name in $(MORE_BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -19,7 +19,7 @@ class Comparison:
 
     `ours` and `theirs` return their cost if it is a number; otherwise it is the seconds that they take. `check` raises `differs`
     if they do not do the same work; it runs before they are timed. A slow peer may do only a `part` of the work, and the rest is
-    assumed to cost as much.
+    assumed to cost as much. What is the same each time, such as memory, needs a single turn (`varies=False`).
     """
 
     what: str
@@ -30,6 +30,7 @@ class Comparison:
     check: Callable[[], None] | None = None
     unit: str = "s"
     part: float = 1.0
+    varies: bool = True
 
 
 def differs(what: str) -> SystemExit:
@@ -65,7 +66,7 @@ def show(title: str, comparisons: Iterable[Comparison], turns: int = TURNS, *, w
             row.check()
         if warm:
             measure(row.ours), measure(row.theirs)
-        pairs = [(measure(row.ours), measure(row.theirs) / row.part) for _ in range(turns)]
+        pairs = [(measure(row.ours), measure(row.theirs) / row.part) for _ in range(turns if row.varies else 1)]
         ratios = sorted(theirs / ours for ours, theirs in pairs)
         middle = statistics.median(ratios)
         table.add_row(

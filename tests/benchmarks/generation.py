@@ -46,8 +46,8 @@ class Size:
 
 FULL = {"small": Size(), "mini": Size(settings=16, by_setting=32)}
 SHORT = {
-    "small": Size(tokens=32, beam=4, every=64, by_setting=4),
-    "mini": Size(tokens=32, beam=16, every=16, settings=16, by_setting=8),
+    "small": Size(tokens=32, beam=4, every=128, by_setting=2),
+    "mini": Size(tokens=32, beam=16, every=32, settings=16, by_setting=4),
 }
 
 #: Times as fast as the peer, by row.

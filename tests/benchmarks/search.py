@@ -123,7 +123,7 @@ def comparisons(sizes: Sequence[tuple[int, int]]) -> Iterator[Comparison]:
             ours=partial(search, ours, (examples, epochs), outcomes),
             theirs=partial(search, theirs, (examples, epochs), outcomes),
             check=same_start,
-            reach=4,
+            reach=6,
         )
 
 
