@@ -1,6 +1,6 @@
 """One model or one run, without Ray.
 
-`python -m gpt2core keys | describe | train | evaluate | predict | generate | export | convert`.
+`python -m gpt2core keys | describe | train | evaluate | predict | generate | export | convert | submit`.
 """
 
 import argparse
@@ -66,6 +66,15 @@ def parser() -> Parser:
     p.add_argument("--out", required=True, help="folder to write")
     formats = "a model of transformers, or only the LoRA adapter for peft"
     p.add_argument("--format", default="model", choices=("model", "adapter"), help=formats)
+
+    p = top.add_command("submit", help="write the files that CS224N's GPT-2 project asks for, and a zip of them")
+    p.add_argument(
+        "--runs", required=True, nargs="+", metavar="RUN", help="folders of runs or models, one for each task"
+    )
+    p.add_argument("--out", required=True, help="folder to write")
+    labels = "paraphrases as GPT-2's tokens of no and yes, 3919 and 8505, or as classes 0 and 1 (default: tokens)"
+    p.add_argument("--labels", default="tokens", choices=("tokens", "classes"), help=labels)
+    p.add_argument("--data-dir", help=meaning("data_dir"))
 
     p = top.add_command("convert", help="write weights saved by torch.save as a Hugging Face folder")
     p.add_argument("file", metavar="FILE", help="pytorch_model.bin, or a checkpoint of CS224N's GPT-2 project")

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from gpt2core import submission
 from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
 from gpt2core.checkpoints.best import load_best, run_config
@@ -306,6 +307,28 @@ def convert(options: argparse.Namespace) -> None:
         CONSOLE.print(f"Left out, since a GPT-2 without head has no such tensors: {', '.join(converted.left_out)}")
 
 
+def submit(options: argparse.Namespace) -> None:
+    """Write the files that the course asks for, and a zip of them."""
+    out, contents, sources = _folder_to_write(options.out), dict[str, str](), dict[str, str]()
+    for place in options.runs:
+        given = {"checkpoint": place, "model": None, "data_dir": options.data_dir}
+        config, model, description = _model(argparse.Namespace(**given))
+        data = run_data(config)
+        CONSOLE.print(f"{description}: {data.describe()}")
+        for split in ("dev", "test"):
+            name = submission.file_name(config, split)
+            if name in sources:
+                raise ConfigError(f"Both {sources[name]} and {place} would be {name}; give only one of them")
+            if data.splits.get(split):
+                with _explain_divergence(argparse.Namespace(**given)):
+                    contents[name] = submission.content(model, config, data, split, options.labels)
+        sources |= {submission.file_name(config, split): place for split in ("dev", "test")}
+    missing = submission.write(out, contents)
+    CONSOLE.print(f"{len(contents)} files and {submission.ZIP} are in {out}: {', '.join(contents)}")
+    if missing:
+        CONSOLE.print(f"Files of the course that these runs and this data do not give: {', '.join(missing)}")
+
+
 def keys(options: argparse.Namespace) -> None:
     """Print all keys, or those that the run of the flags reads."""
     is_narrowed = bool(options.set) or not known_keys().keys().isdisjoint(vars(options))
@@ -332,5 +355,6 @@ def _fetched(place: str) -> Path:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    function.__name__: function for function in (keys, describe, train, evaluate, predict, generate, export, convert)
+    function.__name__: function
+    for function in (keys, describe, train, evaluate, predict, generate, export, convert, submit)
 }

@@ -1,11 +1,15 @@
 """Train, evaluate and predict a classification on small files of the course's formats."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from gpt2core.config import RunConfig
+from gpt2core.data.shakespeare import load_sonnets
+from gpt2core.errors import ConfigError
+from gpt2core.submission import FILES, file_name
 from tests import course
 from tests.integration.test_gpt2core_cli import run
 from trainables.trial import TrialSpec, payloads
@@ -58,6 +62,48 @@ def test_pairs_are_predicted_too(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "quora.csv"
     assert run("predict", "--checkpoint", str(tmp_path / "run"), "--out", str(out)) == 0
     assert out.read_text() in ("id \t Predicted_Is_Paraphrase \nq, 0 \n", "id \t Predicted_Is_Paraphrase \nq, 1 \n")
+
+
+def test_the_files_of_the_course_are_written_and_zipped(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--set", "train_examples=4", "--epochs", "1", "--set", "max_new_tokens=16", "--set", "decode_seeds=1"]
+    for task in ("paraphrase", "sonnet"):
+        folder = ["--data-dir", str(data)] if task == "paraphrase" else []
+        assert run("train", "--task", task, "--out", str(tmp_path / task), *few, *folder) == 0
+    runs = [str(trained), str(tmp_path / "paraphrase"), str(tmp_path / "sonnet")]
+    out = tmp_path / "predictions"
+    assert run("submit", "--runs", *runs, "--out", str(out)) == 0
+    mine = [
+        *("last-linear-layer-sst-dev-out.csv", "last-linear-layer-sst-test-out.csv"),
+        *("para-dev-output.csv", "para-test-output.csv", "generated_sonnets_dev.txt", "generated_sonnets.txt"),
+    ]
+    printed = capsys.readouterr().out
+    assert "6 files and submission.zip are in" in printed
+    assert set(printed.rpartition("do not give: ")[2].strip().split(", ")) == set(FILES) - set(mine)
+    with zipfile.ZipFile(out / "submission.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"predictions/{name}" for name in mine)
+        assert all(archive.read(f"predictions/{name}") == (out / name).read_bytes() for name in mine)
+    assert (out / "para-test-output.csv").read_text() in [
+        f"id \t Predicted_Is_Paraphrase \nq, {token} \n" for token in (3919, 8505)
+    ]
+    poems = (out / "generated_sonnets.txt").read_text()
+    assert poems.startswith("--Generated Sonnets-- \n\n\n")
+    assert [line for line in poems.splitlines() if line.isdigit()] == [
+        row.id for row in load_sonnets(None).splits["test"]
+    ]
+    assert run("submit", "--runs", runs[1], "--labels", "classes", "--out", str(out)) == 0
+    assert (out / "para-test-output.csv").read_text().splitlines()[1] in ("q, 0 ", "q, 1 ")
+
+
+def test_two_runs_for_one_file_and_runs_for_none_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("submit", "--runs", str(trained), str(trained), "--out", str(tmp_path / "out")) == 2
+    assert "would be last-linear-layer-sst-dev-out.csv; give only one of them" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(ConfigError, match="The project asks for no file of the task `poems`"):
+        file_name(RunConfig(task="poems"), "dev")
 
 
 @pytest.mark.parametrize(("argv", "message"), [
