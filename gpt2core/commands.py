@@ -300,7 +300,7 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
 
 def convert(options: argparse.Namespace) -> None:
     """Write weights saved by torch.save as a Hugging Face folder."""
-    file, out = Path(options.file).expanduser(), _folder_to_write(options.out)
+    file, out = (Path(path).expanduser() for path in (options.file, options.out))
     converted = convert_weights(file, out, options.like)
     CONSOLE.print(f"The model is in {out}, with the shape and tokenizer of {converted.like}; use it by --model {out}")
     if converted.left_out:
