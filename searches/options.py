@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ class Options:
     trace: bool
     resume: str
     plan_only: bool
+    notify: str | None
     final_test: bool
     budget: Budget
     argv: list[str]
@@ -188,6 +191,8 @@ def _results(p: Group, name: str) -> None:
         help="folder that all nodes share, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER "
         "(default: $GPT2_SEARCH_STORAGE, ./runs, or in a Ray job ~/gpt2-search/runs)",
     )
+    words = "when the search ends: POST its answer as JSON to a URL, or give it to a command on standard input"
+    p.add_argument("--notify", metavar="URL|COMMAND", help=words)
     words = "MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI, or mlflow.db in the storage)"
     p.add_argument("--tracking-uri", help=words)
     p.add_argument(
@@ -216,6 +221,19 @@ def storage_path(storage: str | None) -> Path:
     from cluster.connect import default_storage
 
     return default_storage() if storage is None else local(storage)
+
+
+def receiver(text: str | None) -> str | None:
+    """Validate `--notify`; raise ConfigError unless it is a URL or a command that exists."""
+    if text is None or text.startswith(("http://", "https://")):
+        return text
+    try:
+        command = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"The value of `--notify` is {text!r}, but its quotes must match ({error})") from None
+    if not command or shutil.which(command[0]) is None:
+        raise ConfigError(f"The value of `--notify` is {text!r}, but must be an http(s) URL, or a command that exists")
+    return text
 
 
 def pack(text: str) -> str:
@@ -389,6 +407,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         trace=o.trace,
         resume=o.resume,
         plan_only=o.plan,
+        notify=receiver(o.notify),
         final_test=o.final_test,
         budget=budget,
         argv=list(sys.argv[1:] if argv is None else argv),

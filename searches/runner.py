@@ -70,6 +70,7 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
 
     from searches.driver.connect import connect, open_search
     from searches.driver.finish import finalise, finish
+    from searches.driver.notify import message, notify
 
     run, status = open_search(options, console()), "FAILED"
     interrupt_on_signals()
@@ -84,9 +85,12 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
         raise
     finally:
         summary = finalise(run, status)
+        if status != "FINISHED":
+            notify(options.notify, message(options, summary, status), run.screen.warn)
         if status == "FAILED" and not keep_ray:  # before the error is printed, so that it is the last line
             ray.shutdown()
     code = finish(run, summary)
+    notify(options.notify, message(options, summary, status), run.screen.warn)
     if not keep_ray:
         ray.shutdown()
     return code

@@ -60,7 +60,7 @@ def open_search(options: Options, console: Console) -> SearchRun:
     say = partial(print_line, console)
     ledger = open_ledger(folder, plan, options.resume, say)
     separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
-    argv = without(options.argv, "--tracking-uri")  # it may hold a password
+    argv = without(options.argv, "--tracking-uri", "--notify")  # they may hold passwords
     search = plan.search
     stated = {"file": search.source, "definition": search.definition or definition_of(search)}
     ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine(), **stated})
