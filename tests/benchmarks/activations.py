@@ -24,7 +24,7 @@ from tests.benchmarks.shapes import SHAPES, lengths_of, random_model, random_tex
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--trials", type=int, default=20)
-    options.add_argument("--texts", type=int, default=40, help="SST has 8,544")
+    options.add_argument("--texts", type=int, default=100, help="SST has 8,544")
     options.add_argument("--epochs", type=int, default=3)
     options.add_argument("--model", default="17.5M", choices=SHAPES)
     chosen = options.parse_args()
