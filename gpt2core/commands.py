@@ -311,18 +311,18 @@ def submit(options: argparse.Namespace) -> None:
     """Write the files that the course asks for, and a zip of them."""
     out, contents, sources = _folder_to_write(options.out), dict[str, str](), dict[str, str]()
     for place in options.runs:
-        given = {"checkpoint": place, "model": None, "data_dir": options.data_dir}
-        config, model, description = _model(argparse.Namespace(**given))
+        given = argparse.Namespace(checkpoint=place, model=None, data_dir=options.data_dir)
+        config, model, description = _model(given)
         data = run_data(config)
         CONSOLE.print(f"{description}: {data.describe()}")
         for split in ("dev", "test"):
             name = submission.file_name(config, split)
             if name in sources:
                 raise ConfigError(f"Both {sources[name]} and {place} would be {name}; give only one of them")
+            sources[name] = place
             if data.splits.get(split):
-                with _explain_divergence(argparse.Namespace(**given)):
+                with _explain_divergence(given):
                     contents[name] = submission.content(model, config, data, split, options.labels)
-        sources |= {submission.file_name(config, split): place for split in ("dev", "test")}
     missing = submission.write(out, contents)
     CONSOLE.print(f"{len(contents)} files and {submission.ZIP} are in {out}: {', '.join(contents)}")
     if missing:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt2core.config import MODELS
 from gpt2core.errors import WeightsError, first_line
-from gpt2core.foreign import FLOATS, is_there
+from gpt2core.foreign import FLOATS, is_there, kind_of
 from gpt2core.model_config import read_config
 from gpt2core.weights import assemble, model_folder, of_trunk, save_model, to_hugging_face
 
@@ -74,7 +74,7 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     saved = _saved(file)
     state = next((saved[key] for key in _STATES if isinstance(saved.get(key), Mapping)), saved)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not any(_kind(tensor) in FLOATS for tensor in tensors.values()):
+    if not any(kind_of(tensor) in FLOATS for tensor in tensors.values()):
         raise WeightsError(
             f"{file}: has no state dict, neither alone nor as {', '.join(f'`{key}`' for key in _STATES)}"
         )
@@ -102,10 +102,6 @@ def _saved(file: Path) -> Mapping[Any, Any]:
     except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{file}: is damaged or no file of torch.save ({first_line(error)})") from None
     return saved if isinstance(saved, Mapping) else {}
-
-
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _from_course(tensors: Iterable[tuple[str, Tensor]], file: Path) -> list[tuple[str, Tensor]]:

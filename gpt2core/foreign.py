@@ -53,8 +53,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
         with safe_open(readable(path), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
-                kind = str(tensor.dtype).removeprefix("torch.")
-                if kind not in FLOATS:
+                if (kind := kind_of(tensor)) not in FLOATS:
                     raise WeightsError(f"{path}: the tensor `{name}` is {kind}, but must be one of {', '.join(FLOATS)}")
                 tensors[name] = tensor.float()
     except FileNotFoundError:
@@ -66,6 +65,11 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     except NO_TENSORS as error:
         raise WeightsError(f"{path}: is truncated or not a safetensors file ({first_line(error)})") from None
     return tensors
+
+
+def kind_of(tensor: "Tensor") -> str:
+    """Return the type of a tensor's numbers, such as `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def download(repository: str, patterns: Sequence[str], offline: str) -> Path:

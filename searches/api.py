@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError
-from gpt2core.files import read_json
 from gpt2core.storage import fetch
 from searches.options import parse, search_folder
 from searches.question import IN_PYTHON, Search
@@ -127,7 +126,7 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
 def _result(folder: Path) -> Result:
     fetch(folder / "summary.json")
     try:
-        return Result(folder, Summary.model_validate(read_json(folder / "summary.json")))
+        return Result(folder, Summary.read(folder / "summary.json"))
     except FileNotFoundError:
         raise UserError(f"{folder}: the search has no results yet; run it to its end") from None
 

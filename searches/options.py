@@ -33,6 +33,7 @@ Use --search to search any key, for instance --search lr=1e-5..1e-2:log --search
 """
 
 LEAST, MOST_SEEDS = 3, 8  # of `--until decided`: seeds at its first look, and its default for `--replicates`
+WEB = ("http://", "https://")  # how an address that `--notify` can POST to begins
 LONGEST_NAME = 100  # characters of a search's name
 CANDIDATES = "candidates"  # the results subfolder for generated pairs
 
@@ -225,7 +226,7 @@ def storage_path(storage: str | None) -> Path:
 
 def receiver(text: str | None) -> str | None:
     """Validate `--notify`; raise ConfigError unless it is a URL or a command that exists."""
-    if text is None or text.startswith(("http://", "https://")):
+    if text is None or text.startswith(WEB):
         return text
     try:
         command = shlex.split(text)

@@ -7,7 +7,6 @@ from rich.console import Console
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.component import lookup
 from gpt2core.errors import UserError
-from gpt2core.files import read_json
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of
@@ -59,7 +58,7 @@ def run_one(search: str, task: str, name: str, argv: list[str], console: Console
         return " ".join(str(error).split())
     if parsed.plan_only:
         return "only planned"
-    summary = Summary.model_validate(read_json(parsed.results_folder / "summary.json"))
+    summary = Summary.read(parsed.results_folder / "summary.json")
     return summary.model_copy(update={"report": f"{name}/report.html"})
 
 

@@ -1,11 +1,13 @@
 """The summary of a search, as summary.json holds it: all that screen, report, study report and promotion read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 from gpt2core.data.origin import DataOrigin
+from gpt2core.files import read_json
 from gpt2core.metrics.direction import Direction
 from searches.running.quantities import QuantityRow
 from searches.running.schema_1 import upgrade
@@ -302,6 +304,11 @@ class Summary(_Part):
     @classmethod
     def _read_older(cls, values: Any) -> Any:
         return upgrade(values) if isinstance(values, dict) else values
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read summary.json. Raises OSError, DataError if it is no JSON object, ValidationError if it is no summary."""
+        return cls.model_validate(read_json(path))
 
     @property
     def best_id(self) -> str | None:

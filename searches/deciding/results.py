@@ -159,8 +159,12 @@ def _scope(state: State, finding: Finding | None) -> str:
         return ""
     seeds = finding.decision.seeds
     fresh = f"{count(seeds, 'fresh seed')} per setting" if seeds else "no complete set of seeds"
-    texts = Judges(**state.judges).words if state.judges else "the dev texts"
-    return wording.scope_text(finding.decision, texts, fresh)
+    return wording.scope_text(finding.decision, judging_texts(state), fresh)
+
+
+def judging_texts(state: State) -> str:
+    """Return in words the texts that judge a search's finalists."""
+    return Judges(**state.judges).words if state.judges else "the dev texts"
 
 
 def _chosen(plan: Plan, table: list[ComparedSetting], winner: str | None, best: TrialRow | None) -> str | None:

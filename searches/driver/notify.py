@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gpt2core.errors import first_line, without_password
 from gpt2core.storage import address
-from searches.options import Options
+from searches.options import WEB, Options
 from searches.summary import Summary
 
 SECONDS = 30.0  # that the receiver may take
@@ -33,7 +33,7 @@ def notify(receiver: str | None, text: str, warn: Callable[[str], None]) -> None
     if receiver is None:
         return
     try:
-        if receiver.startswith(("http://", "https://")):
+        if receiver.startswith(WEB):
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(receiver, data=text.encode(), headers=headers)
             with urllib.request.urlopen(request, timeout=SECONDS):

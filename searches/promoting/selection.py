@@ -11,7 +11,6 @@ from gpt2core.component import nearest
 from gpt2core.config import RunConfig
 from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import DataError, UserError
-from gpt2core.files import read_json
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import Format
@@ -83,7 +82,7 @@ def load_search(storage: str | None, name: str) -> StoredSearch:
 def _summary(folder: Path, state: State) -> Summary | None:
     """Return the summary if it describes the ledger's trials."""
     try:
-        summary = Summary.model_validate(read_json(folder / "summary.json"))
+        summary = Summary.read(folder / "summary.json")
     except PermissionError:
         raise  # the answer exists, so it must not be ignored
     except (OSError, DataError, ValidationError):

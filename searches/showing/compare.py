@@ -13,9 +13,9 @@ from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import mean_of
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import model_folder
-from searches.deciding.comparing import Judges
 from searches.deciding.confirmation import rounds_of, side_of
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, Decision, Design, Side, decide
+from searches.deciding.results import judging_texts
 from searches.deciding.wording import MetricText, needed_text, scope_text
 from searches.formatting import count, p_text, value_text, with_interval, words
 from searches.plan import Plan
@@ -81,7 +81,7 @@ def _check_comparable(one: Compared, other: Compared) -> None:
     for what, first, second in (
         ("metric", one.plan.objective, other.plan.objective),
         ("data", one.state.data.get("digest"), other.state.data.get("digest")),
-        ("texts that judge", _judges(one.state), _judges(other.state)),
+        ("texts that judge", judging_texts(one.state), judging_texts(other.state)),
     ):
         if first != second:
             raise UserError(
@@ -96,14 +96,10 @@ def _check_comparable(one: Compared, other: Compared) -> None:
             )
 
 
-def _judges(state: State) -> str:
-    return Judges(**state.judges).words if state.judges else "the dev texts"
-
-
 def _text(decision: Decision, one: Compared) -> str:
     """Return the answer, and what it holds for."""
     text = MetricText(one.plan.metric)
-    scope = scope_text(decision, _judges(one.state), f"{count(decision.seeds, 'fresh seed')} per search")
+    scope = scope_text(decision, judging_texts(one.state), f"{count(decision.seeds, 'fresh seed')} per search")
     if decision.reason or not decision.pairs:
         return f"Not decided: {decision.reason}. {scope}"
     (pair,) = decision.pairs

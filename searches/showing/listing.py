@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from gpt2core.console import console
 from gpt2core.errors import DataError, UserError, first_line
-from gpt2core.files import read_json
 from gpt2core.storage import address, fetch, folders
 from searches.options import storage_path
 from searches.running.ledger import is_held, read_state
@@ -63,7 +62,7 @@ def listed(folder: Path) -> Listed:
         if not (folder / "summary.json").is_file():
             answer = "none yet" if running else "none: it has not ended; the same command goes on with it"
             return replace(row, answer=answer)
-        summary = Summary.model_validate(read_json(folder / "summary.json"))
+        summary = Summary.read(folder / "summary.json")
     except (UserError, DataError, OSError, ValidationError) as error:
         return Listed(name=name, answer=f"cannot be read: {first_line(error)}")
     return replace(
