@@ -94,11 +94,13 @@ def run(search: Search, **flags: Any) -> Result:
     """
     import ray
 
-    from searches.runner import run_search
+    from searches.runner import run as run_options
 
     options = parse(replace(search, file=IN_PYTHON), flags_of(flags))
+    if options.plan_only:
+        raise UserError("`plan` only prints, so it is a flag of the command line; leave it out to run the search")
     with keeping_signal_handlers():
-        run_search(options, keep_ray=ray.is_initialized())
+        run_options(options, keep_ray=ray.is_initialized())
     return _result(options.results_folder)
 
 

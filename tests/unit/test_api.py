@@ -40,6 +40,12 @@ def test_a_wrong_flag_is_the_error_of_the_command_line() -> None:
         run(SEARCH, trails=3)
 
 
+def test_a_plan_is_not_run_by_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`plan` only prints"):
+        run(SEARCH, plan=True, storage=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_trials_are_a_table_by_number(result: Result) -> None:
     rows = {row.id: row for row in result.summary.trials}
     assert list(result.trials.index) == list(rows)
