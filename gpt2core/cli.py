@@ -3,13 +3,15 @@
 import argparse
 import atexit
 import gc
+import json
+import math
 import os
 import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -179,10 +181,24 @@ def bypass_proxies(variables: MutableMapping[str, str] = os.environ) -> None:
         variables[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
 
 
-def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
+def print_json(value: Any) -> None:
+    """Print one JSON document; numbers that JSON lacks (NaN, infinite) become null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def run_or_explain(command: Callable[[], int], resume: str, *, as_json: bool = False) -> NoReturn:
     """Run a command and exit with its status.
 
     Bad input and unusable files are one line and status 2. An interruption prints the command that resumes, with status 130.
+    With `as_json`, both are a JSON object with the key `error` on stdout.
     Garbage collection is rarer than by default, and skipped at exit, since imported modules make it take seconds.
     """
     gc.set_threshold(10_000)
@@ -194,15 +210,20 @@ def run_or_explain(command: Callable[[], int], resume: str) -> NoReturn:
             home()  # MLflow and Ray need one when imported
             sys.exit(command())
         except UserError as error:
-            print(f"error: {visible(' '.join(str(error).splitlines()))}", file=sys.stderr)
+            _explain(visible(" ".join(str(error).splitlines())), as_json)
             sys.exit(2)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {visible(f'{place}{error.strerror or first_line(error)}')}", file=sys.stderr)
+            _explain(visible(f"{place}{error.strerror or first_line(error)}"), as_json)
             sys.exit(2)
         except KeyboardInterrupt:
-            print(f"\nInterrupted. What is finished is kept; to go on: {resume}".rstrip(), file=sys.stderr, flush=True)
+            text = f"Interrupted. What is finished is kept; to go on: {resume}".rstrip()
+            print_json({"error": text}) if as_json else print(f"\n{text}", file=sys.stderr, flush=True)
             if _signal_times:
                 sys.stdout.flush()
                 os._exit(130)  # during Ray's own exit a second signal could interfere; its processes end with this one
             sys.exit(130)
+
+
+def _explain(text: str, as_json: bool) -> None:
+    print_json({"error": text}) if as_json else print(f"error: {text}", file=sys.stderr)

@@ -19,6 +19,10 @@ COMMANDS = {
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
     "run": ("run the search that a TOML file states", "runner:run_file"),
+    "show": (
+        "show a search, also a running one: question, settings, trials, answer, and what to run next",
+        "showing.show:show",
+    ),
     "schema": ("print the JSON Schema of a search file", "search_schema:print_schema"),
 }
 
@@ -34,7 +38,7 @@ def parser() -> Parser:
             _run_flags(p)
         elif name == "list":
             _storage_flag(p)
-            p.add_argument("--json", action="store_true", help="print JSON")
+            _json_flag(p)
         elif name != "schema":
             _flags_of_search(p, name)
     return top
@@ -50,7 +54,8 @@ def _flags_of_search(p: Parser, command: str) -> None:
     p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
     if command == "compare":
         p.add_argument("other", metavar="OTHER", help="name of the other search")
-        p.add_argument("--json", action="store_true", help="print JSON")
+    if command in ("compare", "report", "show"):
+        _json_flag(p)
     _storage_flag(p)
     if command == "control":
         _control_flags(p)
@@ -62,6 +67,10 @@ def _flags_of_search(p: Parser, command: str) -> None:
 
 def _storage_flag(p: Parser) -> None:
     p.add_argument("--storage", help="the --storage of the search (default: $GPT2_SEARCH_STORAGE, or ./runs)")
+
+
+def _json_flag(p: Parser) -> None:
+    p.add_argument("--json", action="store_true", help="print JSON, errors too; see docs/json.md")
 
 
 def _control_flags(p: Parser) -> None:
@@ -96,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 
-    run_or_explain(command, f"python -m searches {command_text(sys.argv[1:] if argv is None else argv)}")
+    words = sys.argv[1:] if argv is None else argv
+    run_or_explain(command, f"python -m searches {command_text(words)}", as_json="--json" in words)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,11 @@ def run(search: Search, **flags: Any) -> Result:
     from searches.runner import run as run_options
 
     options = parse(replace(search, file=IN_PYTHON), flags_of(flags))
-    if options.plan_only:
-        raise UserError("`plan` only prints, so it is a flag of the command line; leave it out to run the search")
+    for flag, is_given in {"plan": options.plan_only, "json": options.json}.items():
+        if is_given:
+            raise UserError(
+                f"`{flag}` only prints, so it is a flag of the command line; leave it out to run the search"
+            )
     with keeping_signal_handlers():
         run_options(options, keep_ray=ray.is_initialized())
     return _result(options.results_folder)

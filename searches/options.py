@@ -54,6 +54,7 @@ class Options:
     trace: bool
     resume: str
     plan_only: bool
+    json: bool
     notify: str | None
     final_test: bool
     budget: Budget
@@ -86,6 +87,11 @@ def parser(name: str, question: str, profiles: Sequence[str], program: str | Non
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="print what would run and what it would take; start nothing")
+    p.add_argument(
+        "--json",
+        action="store_true",
+        help="print the results, or with --plan the plan, as JSON; progress goes to stderr",
+    )
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
     _question(p.add_argument_group("question"))
     _method(p.add_argument_group("search method"))
@@ -408,8 +414,9 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         trace=o.trace,
         resume=o.resume,
         plan_only=o.plan,
+        json=o.json,
         notify=receiver(o.notify),
         final_test=o.final_test,
         budget=budget,
-        argv=list(sys.argv[1:] if argv is None else argv),
+        argv=[word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"],
     )

@@ -3,15 +3,16 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from typing import NoReturn
 
 from rich.console import Console
 
 from cluster.environment import settle
-from gpt2core.cli import command_text, interrupt_on_signals, run_or_explain
+from gpt2core.cli import command_text, interrupt_on_signals, print_json, run_or_explain
 from gpt2core.console import console as plain_console
 from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
@@ -30,7 +31,8 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     """
     if argv is None:
         search, argv = replace(search, file=sys.argv[0]), sys.argv[1:]
-    run_or_explain(lambda: run(_loaded(lambda: search, argv)), f"{search.command} {command_text(argv)}")
+    resume = f"{search.command} {command_text(argv)}"
+    run_or_explain(lambda: run(_loaded(lambda: search, argv)), resume, as_json="--json" in argv)
 
 
 def run_file(options: argparse.Namespace) -> int:
@@ -45,23 +47,44 @@ def _loaded(load: Callable[[], Search], argv: list[str]) -> Options:
 
 def run(options: Options, *, keep_ray: bool = False) -> int:
     """Run or plan a search; return the exit status. `keep_ray` keeps Ray for the next search of this process."""
-    for line in settle():
-        console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
-    return print_plan(options) if options.plan_only else run_search(options, keep_ray=keep_ray)
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        for line in settle():
+            console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        status = 0 if options.plan_only else run_search(options, keep_ray=keep_ray)
+    if options.plan_only:
+        print_plan(options)
+    elif options.json:
+        print_results(options)
+    return status
 
 
-def print_plan(options: Options) -> int:
+def print_results(options: Options) -> None:
+    """Print the results of a search as JSON."""
+    from searches.running.ledger import read_state
+    from searches.showing.as_json import results_json
+    from searches.showing.summary import summarise
+
+    state = read_state(options.results_folder / "ledger.jsonl")
+    summary = summarise(options, state, options.results_folder)
+    print_json(results_json(options, state, summary, time.time()))
+
+
+def print_plan(options: Options) -> None:
     """Print what would run and what it would take on this machine; start nothing."""
     from searches.pairs import jobs  # PyTorch takes seconds to import
     from searches.planning.checking import check
     from searches.planning.measure import forecast_locally
+    from searches.showing.as_json import plan_json
 
     folder = options.results_folder
     with suppress(HubError):  # model or data may exist, but be unreachable now
         check(options.plan, without_pairs=any(jobs(options.plan, folder)))
-    show_plan(options.plan, resources(options), str(folder), console())
-    show_prediction(forecast_locally(options, folder), console())
-    return 0
+    room, forecast = resources(options), forecast_locally(options, folder)
+    if options.json:
+        print_json(plan_json(options, room, forecast))
+        return
+    show_plan(options.plan, room, str(folder), console())
+    show_prediction(forecast, console())
 
 
 def run_search(options: Options, *, keep_ray: bool = False) -> int:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.component import lookup
-from gpt2core.errors import UserError
+from gpt2core.errors import ConfigError, UserError
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of
@@ -20,6 +20,10 @@ def main(argv: list[str]) -> int:
     p = options.parser("study", QUESTION, ["quick", "study"])
     p.add_argument("--tables", default=",".join(TABLES), help=f"comma-separated: {', '.join(TABLES)} (default: all)")
     o = p.parse(argv)
+    if o.json:
+        raise ConfigError(
+            "The study prints no JSON: use `python -m searches show NAME --json` for each of its searches"
+        )
     tables = o.tables.split(",")
     figures = [figure for name in tables for figure in lookup(TABLES, name, "table")]
     sources = [(figure.search, figure.task) for figure in figures]

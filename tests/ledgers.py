@@ -114,7 +114,7 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> No
         for event in _begin(options):
             ledger.record(event)
         ReplayBackend(of, workers=WORKERS).run(Strategy(plan, ledger))
-        ledger.record({"event": "left"})
+        ledger.record({"event": "left", "status": "finished"})
 
 
 def _begin(options: Options) -> list[RawEvent]:

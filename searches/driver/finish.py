@@ -27,7 +27,7 @@ def finalise(run: SearchRun, status: str) -> Summary:
     problem: UserError | None = None
     ledger.listeners.clear()
     try:
-        ledger.record({"event": "left"})
+        ledger.record({"event": "left", "status": status.lower()})
     except LedgerError as error:
         problem = error
     summary = summarise(run.options, ledger.state, path.parent)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from searches.plan import Plan
-from searches.planning.forecast import MEANING, seconds_left
+from searches.planning.forecast import MEANING, seconds_left, trials_of
 from searches.running.budget import HOUR, Budget, nearest_limit, spent
 from searches.running.ledger import State
 from searches.running.quantities import WORDS, Forecast, QuantityRow
@@ -56,6 +56,18 @@ def show_actual(summary: Summary, console: Console) -> None:
         ]
         ended = "; it ended the search, which the same command with a larger budget resumes" if budget.ended else ""
         console.print(f"Budget: {', '.join(parts)} spent{ended}", markup=False, highlight=False, soft_wrap=True)
+
+
+def trials_done(plan: Plan, state: State) -> tuple[int, int]:
+    """Return how many trials, replicates included, have ended, and how many there will be at most."""
+    total = trials_of(plan) + len(state.clones) + plan.replicates
+    return len(state.trials) - len(state.clock.running), total
+
+
+def progress_text(plan: Plan, budget: Budget, state: State, now: float) -> str:
+    """Return the progress of a running search, its time and its cost, in parentheses."""
+    done, total = trials_done(plan, state)
+    return f"({done} of {total} done, {progress(plan, budget, state, now)})"
 
 
 def progress(plan: Plan, budget: Budget, state: State, now: float) -> str:

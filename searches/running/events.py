@@ -256,7 +256,9 @@ class Control(Event, kind="control"):
 
 
 class Left(Event, kind="left"):
-    """A driver process finished."""
+    """A driver process finished; events of earlier versions do not say how."""
+
+    status: Literal["finished", "killed", "failed", "ended"] = "ended"
 
 
 class EventError(UserError):

@@ -116,6 +116,9 @@ class State:
     pairs: dict[str, Any] = field(default_factory=dict)  # statistics of the generated pairs, by name of the set
     forecast: Forecast = field(default_factory=Forecast)
     clock: Clock = field(default_factory=Clock)
+    left: str | None = (
+        None  # how the last driver ended, as `events.Left.status`; None if it runs or was killed outright
+    )
 
     @property
     def flags(self) -> list[str]:
@@ -132,7 +135,9 @@ class State:
                 self.runs = {}  # a copied ledger holds the runs of the original search
             case events.Started():
                 self.argv, self.environment, self.folder = event.argv, event.environment, event.folder
-                self.file, self.definition = event.file, event.definition
+                self.file, self.definition, self.left = event.file, event.definition, None
+            case events.Left():
+                self.left = event.status
             case events.Cluster():
                 self.environment = self.environment | event.cluster
             case events.Lag():
@@ -307,6 +312,16 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def status_of(path: Path, state: State) -> str:
+    """Return `running`, or how the last driver of a search ended: `finished`, `killed`, `failed`, or `ended` in old ledgers.
+
+    In remote storage, a search whose machine was lost counts as running until it is resumed.
+    """
+    if is_held(path) or (state.left is None and is_copy(path)):
+        return RUNNING
+    return state.left or "killed"
 
 
 def read_search(folder: Path, *, needs_script: bool = False) -> State:

@@ -1,26 +1,29 @@
 """The command `list`: the searches of a storage, with their answers."""
 
 import argparse
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from gpt2core.cli import print_json
 from gpt2core.console import console
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import address, fetch, folders
 from searches.options import storage_path
-from searches.running.ledger import is_held, read_state
+from searches.running.ledger import RUNNING, read_state, status_of
 from searches.running.remote_ledger import refresh
 from searches.showing.tables import Column, Table, on_screen
-from searches.summary import Summary
+from searches.summary import Difference, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A search in a storage. `answer` is the claim of its answer, or why there is none; `changed` is when its last event was."""
+    """A search in a storage. `answer` is the claim of its answer, or why there is none; `changed` is when its last event was.
+
+    `status` is as in `ledger.status_of`; `pairs` are the compared settings with their differences and intervals.
+    """
 
     name: str
     question: str = ""
@@ -28,10 +31,11 @@ class Listed:
     task: str = ""
     trials: int = 0
     replicates: int = 0
-    running: bool = False
+    status: str = ""
     changed: str = ""
     outcome: str | None = None
     answer: str = ""
+    pairs: tuple[Difference, ...] = ()
 
 
 def list_searches(options: argparse.Namespace) -> int:
@@ -39,7 +43,7 @@ def list_searches(options: argparse.Namespace) -> int:
     place = storage_path(options.storage) / "searches"
     rows = sorted((listed(place / name) for name in folders(place)), key=lambda row: row.changed, reverse=True)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print_json(TypeAdapter(list[Listed]).dump_python(rows, mode="json"))
     elif not rows:
         print(f"There are no searches in {address(place)}; see --storage")
     else:
@@ -54,13 +58,14 @@ def listed(folder: Path) -> Listed:
         refresh(folder)
         fetch(folder / "summary.json")
         path = folder / "ledger.jsonl"
-        state, running = read_state(path), is_held(path)
+        state = read_state(path)
+        status = status_of(path, state)
         changed = datetime.fromtimestamp(state.clock.last or 0).astimezone().isoformat(sep=" ", timespec="minutes")
         replicates = sum(trial.of is not None for trial in state.trials.values())
         trials = len(state.trials) - replicates
-        row = Listed(name=name, trials=trials, replicates=replicates, running=running, changed=changed)
+        row = Listed(name=name, trials=trials, replicates=replicates, status=status, changed=changed)
         if not (folder / "summary.json").is_file():
-            answer = "none yet" if running else "none: it has not ended; the same command goes on with it"
+            answer = "none yet" if status == RUNNING else "none: it has not ended; the same command goes on with it"
             return replace(row, answer=answer)
         summary = Summary.read(folder / "summary.json")
     except (UserError, DataError, OSError, ValidationError) as error:
@@ -72,6 +77,7 @@ def listed(folder: Path) -> Listed:
         task=summary.task,
         outcome=summary.answer.outcome,
         answer=summary.answer.claim,
+        pairs=tuple(summary.answer.pairs),
     )
 
 
@@ -83,10 +89,8 @@ def _table(rows: list[Listed], place: str) -> Table[Listed]:
         Column[Listed]("search", lambda row: row.name),
         Column[Listed]("model", lambda row: row.model),
         Column[Listed]("trials", trials, number=True),
-        Column[Listed]("last event", lambda row: "running" if row.running else row.changed[:16]),
+        Column[Listed]("last event", lambda row: RUNNING if row.status == RUNNING else row.changed[:16]),
         Column[Listed]("answer", lambda row: row.answer),
     ]
-    note = (
-        "Trials: those of the search + those on fresh seeds. `python -m searches report NAME` writes the report of one."
-    )
+    note = "Trials: those of the search + those on fresh seeds. `python -m searches show NAME` shows one."
     return Table(title=f"Searches in {place}", columns=columns, rows=rows, note=note)

@@ -15,8 +15,7 @@ from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
 from searches.formatting import count, number, point_text, value_text, with_interval, words
 from searches.plan import Plan
-from searches.planning.forecast import trials_of
-from searches.planning.plan_table import progress, show_actual
+from searches.planning.plan_table import progress_text, show_actual
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import RUNNING, State, Trial
@@ -111,9 +110,7 @@ class Screen:
         return f"epoch {report.epoch}/{state.trials[report.trial].epochs}: {objective} {score}{others}"
 
     def _progress(self, state: State) -> str:
-        total = trials_of(self.plan) + len(state.clones) + self.plan.replicates
-        done = len(state.trials) - len(state.clock.running)
-        return f"({done} of {total} done, {progress(self.plan, self.budget, state, time.time())})"
+        return progress_text(self.plan, self.budget, state, time.time())
 
 
 def print_line(console: Console, text: str, style: str | None = None) -> None:
@@ -164,21 +161,33 @@ def show(summary: Summary, console: Console) -> None:
 def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
     """Print what would run."""
     console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
-    roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
-    searched = [(key, roles[key], plan.domain_text(key)) for key in plan.space]
-    fixed = [(key, "fixed", value_text(value)) for key, value in plan.fixed.items()]
-    columns = [Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))]
-    console.print(on_screen(Table(title="", columns=columns, rows=[*searched, *fixed])))
+    console.print(on_screen(keys_table(plan)))
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
         print_line(
             console, f"First, a set of pairs is generated for each temperature in {plan.fixed['pairs']}: {sizes}."
         )
-    for line in (searched_text(plan), compared_text(plan), objectives_text(plan), resources):
+    for line in (*plan_texts(plan), resources):
         print_line(console, line)
     print_line(console, f"Results go to {folder}. Nothing was started.")
     for place, point in enumerate(plan.known_points()):
         print_line(console, f"  {place:04d} {plan.origin(place, point)}: {point_text(point)}")
+
+
+def keys_table(plan: Plan) -> Table[tuple[str, str, str]]:
+    """Return the searched and the fixed keys of a plan, each with its role and its values."""
+    roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
+    searched = [(key, roles[key], plan.domain_text(key)) for key in plan.space]
+    fixed = [(key, "fixed", value_text(value)) for key, value in plan.fixed.items()]
+    columns: list[Column[tuple[str, str, str]]] = [
+        Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))
+    ]
+    return Table(title="", columns=columns, rows=[*searched, *fixed])
+
+
+def plan_texts(plan: Plan) -> list[str]:
+    """Return in sentences what runs, what is compared, and by which metric."""
+    return [searched_text(plan), compared_text(plan), objectives_text(plan)]
 
 
 def objectives_text(plan: Plan) -> str:

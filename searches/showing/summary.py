@@ -4,6 +4,7 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
+from gpt2core.cli import print_json
 from gpt2core.storage import address
 from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores
@@ -12,11 +13,12 @@ from searches.deciding.importance import effects
 from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
 from searches.deciding.strategy import finalists
-from searches.options import Options, parse, search_folder
+from searches.options import Options, parse, search_folder, without
 from searches.plan import Plan
 from searches.planning.measure import actual_costs, spending
 from searches.running.ledger import COMPLETED, STOPPED, State, read_search
 from searches.running.resume import stated_search
+from searches.showing.as_json import answer_json
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
 from searches.showing.report import write
 from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
@@ -90,12 +92,18 @@ def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
     folder = search_folder(options.storage, options.name)
     state = read_search(folder, needs_script=True)
     storage = ["--storage", options.storage] if options.storage else []
-    return folder, state, parse(stated_search(state), [*state.flags, "--name", options.name, *storage])
+    given = without(state.flags, "--name", *(["--storage"] if storage else []))
+    return folder, state, parse(stated_search(state), [*given, "--name", options.name, *storage])
 
 
 def report(options: argparse.Namespace) -> int:
     """Write the report of a search, running, interrupted or ended. Raises UserError."""
     folder, state, search_options = reopened(options)
-    page, *_ = write(folder, summarise(search_options, state, folder))
-    print(f"Report: {address(page)}")
+    summary = summarise(search_options, state, folder)
+    page, *others = map(address, write(folder, summary))
+    if options.json:
+        answer = answer_json(summary.answer)
+        print_json({"name": options.name, "report": str(page), "others": [*map(str, others)], "answer": answer})
+    else:
+        print(f"Report: {page}")
     return 0

@@ -40,13 +40,16 @@ def test_each_search_has_its_answer_or_why_there_is_none(storage: Path, capsys: 
     assert (rows["done"]["answer"], rows["done"]["outcome"]) == (summary.answer.claim, "undecided")
     assert rows["interrupted"]["answer"].startswith("none: it has not ended")
     assert rows["damaged"]["answer"].startswith("cannot be read: ")
-    assert not any(row["running"] for row in rows.values())
+    assert (rows["done"]["pairs"], rows["done"]["status"]) == (
+        [pair.model_dump() for pair in summary.answer.pairs],
+        "killed",
+    )
 
 
 def test_a_search_that_a_process_runs_is_said_to_run(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Ledger(storage / "searches" / "interrupted" / "ledger.jsonl")):
         rows = {row["name"]: row for row in json.loads(listed(storage, capsys, "--json"))}
-    assert (rows["interrupted"]["running"], rows["interrupted"]["answer"]) == (True, "none yet")
+    assert (rows["interrupted"]["status"], rows["interrupted"]["answer"]) == ("running", "none yet")
 
 
 def test_the_table_names_all_and_the_place(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

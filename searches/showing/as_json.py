@@ -1,0 +1,98 @@
+"""What `--json` prints: the plan and the results of a search as JSON values. docs/json.md describes them."""
+
+from typing import Any
+
+from gpt2core.storage import address
+from searches.options import Options
+from searches.planning.forecast import seconds_left
+from searches.planning.plan_table import trials_done
+from searches.running.ledger import State, status_of
+from searches.running.quantities import Forecast
+from searches.showing.answers import OUTCOMES
+from searches.showing.facts import commands, space_of
+from searches.showing.report_tables import OVER_TEXTS
+from searches.showing.screen import plan_texts
+from searches.summary import Summary, TrialRow, Verdict
+
+Json = dict[str, Any]
+
+
+def answer_json(answer: Verdict) -> Json:
+    """Return an answer as in summary.json, with its outcome in words."""
+    return {"outcome_text": OUTCOMES[answer.outcome], **answer.model_dump(mode="json")}
+
+
+def results_json(options: Options, state: State, summary: Summary, now: float) -> Json:
+    """Return the results of a search so far."""
+    folder = options.results_folder
+    done, planned = trials_done(options.plan, state)
+    status = status_of(folder / "ledger.jsonl", state)
+    return {
+        "name": options.name,
+        "status": status,
+        "progress": {
+            "trials_done": done,
+            "trials_planned": planned,
+            "seconds_left": seconds_left(options.plan, state, now) if status == "running" else None,
+        },
+        "question": summary.question,
+        "answer": answer_json(summary.answer),
+        "trials": [_trial_json(row, summary) for row in summary.trials],
+        "trials_note": OVER_TEXTS + " Only `answer` compares settings.",
+        **_about(options),
+        "data": summary.data.get("data"),
+        "baselines": {name: row.model_dump(mode="json") for name, row in summary.baselines.items()},
+        "forecast": [row.model_dump(mode="json") for row in summary.forecast],
+        "budget": summary.budget.model_dump(mode="json"),
+        "files": {path.name: str(address(path)) for path in sorted(folder.glob("*")) if path.is_file()},
+        "commands": commands(options),
+    }
+
+
+def plan_json(options: Options, resources: str, forecast: Forecast | str) -> Json:
+    """Return what would run and what it would take; `forecast` may be the reason why that is unknown."""
+    plan = options.plan
+    unknown = {"forecast": None, "forecast_notes": [forecast]}
+    return {
+        "name": options.name,
+        "question": plan.search.question,
+        **_about(options),
+        "trials": plan.trials,
+        "first_points": [
+            {"origin": plan.origin(place, point), "point": point} for place, point in enumerate(plan.known_points())
+        ],
+        "text": [*plan_texts(plan), resources],
+        **(unknown if isinstance(forecast, str) else _forecast_json(forecast)),
+        "digest": plan.digest,
+        "folder": str(address(options.results_folder)),
+    }
+
+
+def _forecast_json(forecast: Forecast) -> Json:
+    rows = [row.model_dump(mode="json", exclude={"actual"}) for row in forecast.rows()]
+    return {"forecast": rows, "forecast_notes": forecast.notes}
+
+
+def _about(options: Options) -> Json:
+    """Return the settings of a search."""
+    plan = options.plan
+    return {
+        "task": plan.task,
+        "model": plan.config(plan.search.reference).model,
+        "objective": {
+            "name": plan.objective,
+            "direction": str(plan.direction),
+            "margin": plan.margin,
+            "unit": plan.metric.unit,
+        },
+        "space": {key: space.model_dump(mode="json") for key, space in space_of(plan).items()},
+        "fixed": dict(plan.fixed),
+        "method": plan.method.to_dict(),
+    }
+
+
+def _trial_json(row: TrialRow, summary: Summary) -> Json:
+    values = row.model_dump(
+        include={"id", "status", "reason", "origin", "of", "point", "score", "best_epoch", "epochs"}
+    )
+    return values | {end: row.metrics.get(f"{summary.objective}_{end}") for end in ("low", "high")}

@@ -1,0 +1,39 @@
+"""The command `show`: a search from its question to its answer, and the commands that go on from there."""
+
+import argparse
+import time
+from datetime import datetime
+
+from gpt2core.cli import command_text, print_json
+from gpt2core.console import console
+from searches.planning.plan_table import progress_text
+from searches.running.ledger import RUNNING, status_of
+from searches.showing import screen
+from searches.showing.as_json import results_json
+from searches.showing.facts import commands
+from searches.showing.summary import reopened, summarise
+from searches.showing.tables import on_screen
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print a search, running or not, from its ledger. Raises UserError."""
+    folder, state, search_options = reopened(options)
+    summary, now = summarise(search_options, state, folder), time.time()
+    if options.json:
+        print_json(results_json(search_options, state, summary, now))
+        return 0
+    plan, terminal = search_options.plan, console(200)
+    terminal.print(f"{options.name}: {summary.question}", style="bold")
+    status = status_of(folder / "ledger.jsonl", state)
+    progress = progress_text(plan, search_options.budget, state, now) if status == RUNNING else ""
+    screen.print_line(terminal, f"Status: {status} {progress}".strip())
+    screen.print_line(terminal, f"Last event: {datetime.fromtimestamp(state.clock.last or 0):%Y-%m-%d %H:%M}")
+    terminal.print(on_screen(screen.keys_table(plan)))
+    for line in screen.plan_texts(plan):
+        screen.print_line(terminal, line)
+    screen.show(summary, terminal)
+    storage = ["--storage", options.storage] if options.storage else []
+    report = f"python -m searches report {command_text([options.name, *storage])}"
+    for purpose, command in {**commands(search_options), "write its report": report}.items():
+        screen.print_line(terminal, f"To {purpose}: {command}")
+    return 0
