@@ -54,6 +54,8 @@ def _flags_of_search(p: Parser, command: str) -> None:
     p.add_argument("name", metavar="NAME", help="name of the search, a folder in STORAGE/searches")
     if command == "compare":
         p.add_argument("other", metavar="OTHER", help="name of the other search")
+        words = "draw the curves of both searches: best score by trials and by time, scores and loss by epoch (.svg, .png, .pdf)"
+        p.add_argument("--plot", metavar="FILE", help=words)
     if command in ("compare", "report", "show"):
         _json_flag(p)
     _storage_flag(p)

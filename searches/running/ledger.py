@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +192,9 @@ class State:
         return [trial for trial in self.trials.values() if trial.of == name]
 
 
+Listener = Callable[[Event, State], None]  # called with an event and the state after it
+
+
 class NotPickled:
     """Mix-in for what Tune pickles into a snapshot that we never read."""
 
@@ -214,7 +217,7 @@ class Ledger(NotPickled):
         self.failure: LedgerError | None = None
         self.state = State()
         self.lock = threading.RLock()  # the thread that sends to MLflow records events too
-        self.listeners: list[Callable[[Event, State], None]] = []
+        self.listeners: list[Listener] = []
         try:
             if is_copy(path):
                 self.remote = RemoteLedger(path, say)
@@ -291,12 +294,15 @@ class Ledger(NotPickled):
         self.file.close()
 
 
-def read_state(path: Path) -> State:
-    """Return the state of a search without locking its ledger; an incomplete last line is ignored. Raises UserError."""
+def read_state(path: Path, *listeners: Listener) -> State:
+    """Return the state of a search without locking its ledger; an incomplete last line is ignored. Raises UserError.
+
+    The listeners are called with each event and the state after it.
+    """
     state = State()
     try:
         with path.open("rb") as file:
-            _replay(file, path, state)
+            _replay(file, path, state, listeners)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return state
@@ -352,7 +358,7 @@ def _open_locked(path: Path) -> IO[bytes]:
     return file
 
 
-def _replay(file: IO[bytes], path: Path, state: State) -> int:
+def _replay(file: IO[bytes], path: Path, state: State, listeners: Sequence[Listener] = ()) -> int:
     """Apply all complete lines to `state`; return their size in bytes. A killed process may leave half a line after them.
 
     Raises UserError for the first invalid line.
@@ -363,8 +369,11 @@ def _replay(file: IO[bytes], path: Path, state: State) -> int:
         try:
             if not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
                 return size
-            state.apply(parse(line, state.trials))
+            event = parse(line, state.trials)
         except EventError as error:
             raise UserError(f"{path}, line {number}: {error}; mend the line, or choose another --name") from None
+        state.apply(event)
+        for listener in listeners:
+            listener(event, state)
         size += len(line)
     return size

@@ -1,12 +1,13 @@
 """The command `compare`: the chosen trials of two searches, by their runs on fresh seeds and on the same texts."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from gpt2core.cli import print_json
 from gpt2core.config import RunConfig
 from gpt2core.console import console
 from gpt2core.errors import UserError
@@ -20,7 +21,9 @@ from searches.deciding.wording import MetricText, needed_text, scope_text
 from searches.formatting import count, p_text, value_text, with_interval, words
 from searches.plan import Plan
 from searches.promoting.selection import Chosen, choose, load_search
-from searches.running.ledger import State
+from searches.running.ledger import State, read_state
+from searches.showing.answers import OUTCOMES
+from searches.showing.compare_picture import BestSoFar, Line, check_plot, draw_comparison
 from searches.showing.summary import reopened
 from searches.showing.tables import Column, Table, on_screen
 
@@ -30,6 +33,7 @@ class Compared:
     """A search, and its trial that is compared."""
 
     name: str
+    folder: Path
     plan: Plan
     state: State
     chosen: Chosen
@@ -38,6 +42,13 @@ class Compared:
     def config(self) -> dict[str, Any]:
         """The values of the trial's run."""
         return self.chosen.trial.run
+
+    @property
+    def course(self) -> BestSoFar:
+        """The best scores so far whenever a trial ended."""
+        course = BestSoFar(self.plan)
+        read_state(self.folder / "ledger.jsonl", course)
+        return course
 
     @cached_property
     def side(self) -> Side:
@@ -50,7 +61,8 @@ class Compared:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print how the chosen trials of two searches differ. Raises UserError if they cannot be compared."""
+    """Print how the chosen trials of two searches differ, and draw their curves. Raises UserError if they cannot be compared."""
+    check_plot(options.plot)
     if options.name == options.other:
         raise UserError(f"Both searches are `{options.name}`, but must be different ones")
     one, other = (_compared(name, options.storage) for name in (options.name, options.other))
@@ -59,21 +71,49 @@ def compare(options: argparse.Namespace) -> int:
     design = Design.fixed(min(side.side.runs.count for side in (one, other) if side.side.runs is not None))
     decision = decide([one.side, other.side], margin=plan.margin, direction=plan.direction, design=design)
     text, differing = _text(decision, one), _differing(one.config, other.config)
+    if options.plot:
+        lines = [Line(name=side.name, course=side.course, trial=side.chosen.trial) for side in (one, other)]
+        draw_comparison(lines, plan.objective, Path(options.plot))
     if options.json:
-        pair = asdict(decision.pairs[0].difference) if decision.pairs else None
-        print(json.dumps({"outcome": decision.outcome, "answer": text, "difference": pair, "settings": differing}))
+        print_json(_as_json([one, other], decision, text, differing))
         return 0
     screen = console(160)
     screen.print(on_screen(_runs_table([one, other])))
     screen.print(on_screen(_settings_table(differing, one.name, other.name)))
     screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    if options.plot:
+        screen.print(f"Plot: {options.plot}", soft_wrap=True)
     return 0
 
 
 def _compared(name: str, storage: str | None) -> Compared:
     chosen = choose(load_search(storage, name), None)
-    _, state, options = reopened(argparse.Namespace(name=name, storage=storage))
-    return Compared(name=name, plan=options.plan, state=state, chosen=chosen)
+    folder, state, options = reopened(argparse.Namespace(name=name, storage=storage))
+    return Compared(name=name, folder=folder, plan=options.plan, state=state, chosen=chosen)
+
+
+def _as_json(
+    sides: list[Compared], decision: Decision, text: str, differing: list[tuple[str, str, str]]
+) -> dict[str, Any]:
+    plan, pair = sides[0].plan, decision.pairs[0] if decision.pairs else None
+    means = [mean_of(side.side.runs) if side.side.runs else None for side in sides]
+    return {
+        "outcome": decision.outcome,
+        "outcome_text": OUTCOMES[decision.outcome],
+        "answer": text,
+        "difference": pair and {**asdict(pair.difference), "p_value": pair.p_value},
+        "objective": {"name": plan.objective, "unit": plan.metric.unit, "margin": plan.margin},
+        "searches": [
+            {
+                "name": side.name,
+                "trial": side.chosen.trial.name,
+                "runs": side.side.runs.count if side.side.runs else 0,
+                "mean": mean and {"estimate": mean.estimate, "low": mean.low, "high": mean.high},
+            }
+            for side, mean in zip(sides, means, strict=True)
+        ],
+        "settings": differing,
+    }
 
 
 def _check_comparable(one: Compared, other: Compared) -> None:

@@ -213,17 +213,24 @@ def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
 
 def svg_of(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:
     """Return a picture as SVG; equal names and drawings give equal text."""
+    out = io.StringIO()
+    save_figure(out, draw, width=width, height=height, format="svg", name=name)
+    text = out.getvalue()
+    # Group ids are the same in every plot, and a page may hold an id once; nothing refers to them.
+    return re.sub(r'<g id="[\w.]+">', "<g>", text[text.index("<svg") :])
+
+
+def save_figure(
+    out: Any, draw: Callable[[Any], None], *, width: float, height: float, format: str | None = None, name: str = ""
+) -> None:
+    """Write a picture of `width` by `height` inches to a path or file; the default format is by suffix. Raises OSError."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
         draw(figure)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    # Group ids are the same in every plot, and a page may hold an id once; nothing refers to them.
-    return re.sub(r'<g id="[\w.]+">', "<g>", text[text.index("<svg") :])
+        figure.savefig(out, format=format, metadata={"Date": None} if format == "svg" else None)
 
 
 def _scored(summary: Summary) -> list[TrialRow]:

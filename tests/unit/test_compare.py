@@ -10,6 +10,7 @@ from gpt2core.metrics.comparison import difference
 from searches.__main__ import main
 from searches.deciding.confirmation import judged, runs_of_metric
 from searches.running.ledger import read_state
+from searches.showing.compare_picture import BestSoFar
 from tests.ledgers import options_of, write_ledger
 from tests.runs import status
 
@@ -85,3 +86,40 @@ def test_searches_that_cannot_be_compared_are_refused(
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("file", "begins"), [("both.svg", b"<?xml"), ("both.png", b"\x89PNG"), ("both.PDF", b"%PDF")])
+def test_the_picture_has_the_format_of_its_name(
+    file: str, begins: bytes, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / file
+    code, out, _ = compared(storage, capsys, "one", "decayed", "--plot", str(path))
+    assert (code, out.splitlines()[-1]) == (0, f"Plot: {path}")
+    assert path.read_bytes().startswith(begins)
+    if file.endswith("svg"):
+        assert all(words in path.read_text() for words in ("one, trial ", "decayed, trial ", "train loss", "hours"))
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), [("both.jpg", "must end in .svg, .png, .pdf"), ("no/a.svg", "choose another --plot")]
+)
+def test_a_picture_that_cannot_be_written_is_refused(
+    file: str, words: str, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = compared(storage, capsys, "one", "decayed", "--plot", str(tmp_path / file))
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_the_best_score_so_far_is_that_of_the_trials_that_have_ended(storage: Path) -> None:
+    options = options_of(8, storage, "--sampler", "random", "--replicates", "3", "--name", "one")
+    course = BestSoFar(options.plan)
+    state = read_state(storage / "searches" / "one" / "ledger.jsonl", course)
+    lines = (storage / "searches" / "one" / "ledger.jsonl").read_text().splitlines()
+    ended = [event for event in map(json.loads, lines) if event["event"] == "ended" and "-r" not in event["trial"]]
+    scores = [
+        state.trials[event["trial"]].score(options.plan.objective, options.plan.direction) or 0.0 for event in ended
+    ]
+    assert course.best == [max(scores[: number + 1]) for number in range(len(scores))]
+    assert course.trials == list(range(1, len(scores) + 1))
+    assert [3600 * hours for hours in course.hours] == pytest.approx([event["time"] - 2.0 for event in ended])
