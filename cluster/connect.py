@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from cluster.auth_token import keep_token_private
 from gpt2core.errors import ConfigError, UserError, first_line, without_passwords
 from gpt2core.files import home
 from gpt2core.machine import cpus
+from gpt2core.parts import IMPORTS, module_file
 from gpt2core.storage import address, fetch, local, send
 
 LOOK_TIMEOUT = 60  # seconds for a machine to look for a file
@@ -41,24 +42,52 @@ GcsClient(address=sys.argv[1])
 T = TypeVar("T")
 
 
-def connect(*, dashboard: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
+def connect(
+    *, dashboard: bool = False, imports: Sequence[str] = (), say: Callable[[str], None] = lambda text: None
+) -> None:
     """Connect to the cluster of $RAY_ADDRESS, or start Ray on this machine, on loopback; do nothing if connected.
 
-    Raises UserError. A local Ray that does not start is tried a second time, in case the machine was busy; `say` reports that.
+    Its workers import the modules `imports`. A local Ray that does not start is tried a second time, in case the machine was
+    busy; `say` reports that. Raises UserError.
     """
     import ray
 
+    environment = runtime_environment(imports)
     if ray.is_initialized():
+        _check_imports(environment)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     keep_token_private(draw=not os.environ.get("RAY_ADDRESS"))
     if os.environ.get("RAY_ADDRESS"):
-        join_cluster(os.environ["RAY_ADDRESS"].strip())
+        join_cluster(os.environ["RAY_ADDRESS"].strip(), environment)
     else:
-        _start_local(dashboard, say)
+        _start_local(dashboard, environment, say)
 
 
-def join_cluster(place: str) -> None:
+def runtime_environment(imports: Sequence[str]) -> dict[str, Any]:
+    """Return the part of Ray's runtime environment that makes workers import these modules.
+
+    Ray copies those that are not installed, such as a file of the working folder, to each machine.
+    """
+    if not imports:
+        return {}
+    files = dict.fromkeys(str(path) for name in imports if (path := module_file(name)))
+    return {"env_vars": {IMPORTS: ",".join(imports)}, "py_modules": list(files)}
+
+
+def _check_imports(environment: Mapping[str, Any]) -> None:
+    """Raise UserError if the workers of a Ray that already runs do not import the modules of this search."""
+    import ray
+
+    wanted = environment.get("env_vars", {})
+    if not wanted.items() <= ray.get_runtime_context().runtime_env.env_vars().items():
+        raise UserError(
+            f"Ray already runs without the modules {wanted[IMPORTS]}: call `ray.shutdown()` first, so that the search starts it "
+            "with them"
+        )
+
+
+def join_cluster(place: str, environment: Mapping[str, Any] | None = None) -> None:
     """Connect to the cluster at `place`, the value of $RAY_ADDRESS; raise UserError if it does not answer."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
@@ -76,7 +105,7 @@ def join_cluster(place: str) -> None:
         if probe.returncode:
             lines = [line for line in probe.stderr.splitlines() if line.strip()] or ["no Ray is there"]
             raise ConnectionError(lines[-1])
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address="auto", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (TimeoutError, subprocess.TimeoutExpired):
         raise UserError(f"{unanswered}, in time; {way_out}") from None
     except Exception as error:
@@ -120,7 +149,7 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     return answer.result(seconds)
 
 
-def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
+def _start_local(dashboard: bool, environment: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Start Ray on this machine; raise UserError if it fails twice.
 
     The address is "local" because a stale address file of an older cluster would break a plain `ray.init()`.
@@ -130,6 +159,7 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
     from gpt2core.speed import gpu_count
 
     check_temporary_folder()
+    environment = {**_quoted_python(), **environment}
     shape = {"num_cpus": cpus(), "num_gpus": gpu_count(), "include_dashboard": dashboard}
     if shape["num_gpus"] == 0 and os.environ.get("CUDA_VISIBLE_DEVICES", "-1") not in ("", "-1", "NoDevFiles"):
         say(f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, but PyTorch finds no GPU: using CPUs")
@@ -137,7 +167,7 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
     for last in (False, True):
         before = psutil.Process().children(recursive=True)
         try:
-            ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=_quoted_python(), **shape, **quiet)
+            ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=environment, **shape, **quiet)
             return
         except BaseException as error:
             _kill_ray_processes(before)
@@ -155,10 +185,10 @@ def _start_local(dashboard: bool, say: Callable[[str], None]) -> None:
             say(f"Ray did not start ({first_line(error)}); trying a second time")
 
 
-def _quoted_python() -> dict[str, str] | None:
+def _quoted_python() -> dict[str, str]:
     """Return the runtime environment for a Python whose path has a space: Ray does not quote it in its shell commands."""
     quoted = shlex.quote(sys.executable)
-    return None if quoted == sys.executable else {"py_executable": quoted}
+    return {} if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _kill_ray_processes(before: list[psutil.Process]) -> None:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gpt2core.cli import Parser, add_checkpoint_minutes, run_or_explain
+from gpt2core.cli import Parser, add_checkpoint_minutes, add_import, run_or_explain
 from gpt2core.config import OWN_FLAGS, DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
+from gpt2core.parts import import_modules
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
 ADAPTER_FLAGS = ("adapter", *LoraKeys.model_fields)
@@ -81,6 +82,9 @@ def parser() -> Parser:
     p.add_argument("--out", required=True, help="folder to write")
     like = "model with the same shape and tokenizer (default: FILE's folder if it has a config.json, else by shape)"
     p.add_argument("--like", metavar="MODEL", help=like)
+
+    for p in top.commands.values():
+        add_import(p)
     return top
 
 
@@ -112,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         options = parser().parse(argv)
         from gpt2core import commands  # PyTorch takes a second to import
 
+        import_modules(options.imports)
         commands.COMMANDS[options.command](options)
         return 0
 

@@ -11,13 +11,13 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gpt2core.component import lookup, nearest
+from gpt2core.component import lookup, nearest, unknown_key
 from gpt2core.config import known_keys
 from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
 from gpt2core.files import home
@@ -97,6 +97,17 @@ def add_checkpoint_minutes(p: Parser | Group) -> None:
     p.add_argument("--checkpoint-minutes", type=float, default=0.0, metavar="M", help=words)
 
 
+def add_import(p: Parser | Group) -> None:
+    """Add the flag that imports modules with own parts (`gpt2core.parts`)."""
+    words = "import a module that registers own parts, from this folder or installed; may be repeated"
+    p.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE", help=words)
+
+
+def import_flags(modules: Iterable[str]) -> list[str]:
+    """Return the flags that import these modules."""
+    return [word for name in modules for word in ("--import", name)]
+
+
 def settings(pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, Any]:
     """Return the values of repeated `--set KEY=VALUE` flags; raise ConfigError for a key not in `known` (default: of runs)."""
     given = key_values("--set", "KEY=VALUE", pairs, known_keys() if known is None else known)
@@ -111,7 +122,7 @@ def key_values(flag: str, form: str, pairs: Sequence[str], known: Collection[str
         if not equals:
             raise ConfigError(f"The value of `{flag}` is {pair!r}, but must be {form}")
         if key not in known:
-            raise ConfigError(f"Unknown key `{key}`: {nearest(key, known)}")
+            raise ConfigError(unknown_key(key, known))
         values[key] = value
     return values
 

@@ -16,8 +16,8 @@ from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
 from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.checkpoints.layout import BEST
-from gpt2core.cli import at_least, settings
-from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide, known_keys
+from gpt2core.cli import at_least, command_text, import_flags, settings
+from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
 from gpt2core.console import console
 from gpt2core.convert import convert as convert_weights
 from gpt2core.decoding.generate import generate as continue_prompts
@@ -126,7 +126,8 @@ def train(options: argparse.Namespace) -> None:
     if best is None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
     CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
-    CONSOLE.print(f"As a model folder: python -m gpt2core export --checkpoint {out} --out FOLDER")
+    command = command_text(["--checkpoint", str(out), *import_flags(options.imports)])
+    CONSOLE.print(f"As a model folder: python -m gpt2core export {command} --out FOLDER")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -252,7 +253,7 @@ def export(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
     """Return the run that the flags describe, with defaults from `known`; raise UserError, also for unknown components."""
-    known_flags = known_keys().keys() & vars(options).keys()
+    known_flags = RunConfig.model_fields.keys() & vars(options).keys()
     given = {key: value for key, value in vars(options).items() if key in known_flags and value is not None}
     config = RunConfig.of(with_task({**known, **settings(getattr(options, "set", [])), **given}))
     components_of(config)
@@ -331,7 +332,7 @@ def submit(options: argparse.Namespace) -> None:
 
 def keys(options: argparse.Namespace) -> None:
     """Print all keys, or those that the run of the flags reads."""
-    is_narrowed = bool(options.set) or not known_keys().keys().isdisjoint(vars(options))
+    is_narrowed = bool(options.set) or not RunConfig.model_fields.keys().isdisjoint(vars(options))
     rows = described_keys(keys_read(_config(options)) if is_narrowed else None)
     if options.json:
         print(json.dumps(rows, indent=2))

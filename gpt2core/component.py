@@ -6,14 +6,18 @@ class, each made by `key`. A configuration that names a component has that compo
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+import re
+import threading
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from gpt2core.errors import ConfigError, UnknownNameError, shown, visible
+from gpt2core import parts
+from gpt2core.errors import ConfigError, UnknownNameError, UserError, shown, visible
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,7 +48,7 @@ class Config(BaseModel):
 def _explain(cls: type[Config], error: Any) -> str:
     key = str(error["loc"][0]) if error["loc"] else "configuration"
     if error["type"] == "extra_forbidden":
-        return f"Unknown key `{key}`: {nearest(key, cls.model_fields)}"
+        return unknown_key(key, cls.model_fields)
     if error["type"] == "missing":
         return f"The key `{key}` is missing"
     _, should, rule = error["msg"].partition(" should ")
@@ -99,6 +103,8 @@ class Entry(Protocol):
 
     @property
     def keys(self) -> type[Any]: ...
+    @property
+    def summary(self) -> str: ...
 
 
 E = TypeVar("E", bound=Entry)
@@ -110,37 +116,120 @@ class Component:
 
     keys: type[Keys] = Keys
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        raise NotImplementedError
+
     def values(self, config: Any) -> Mapping[str, Any]:
         """Return overrides: the value that this component uses for a key of `config`, or None if it ignores the key."""
         return {}
 
 
+def first_clause(described: object) -> str:
+    """Return the first clause of a docstring: its first line up to a semicolon."""
+    return (inspect.getdoc(described) or "").partition("\n")[0].partition(";")[0].rstrip(".")
+
+
 # -- tables
 
 
-class Table(dict[str, E]):
-    """Components of one kind by name. An unknown name raises UnknownNameError, which names the nearest valid one."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a component
+OWN = "; a part of your own needs its package installed, or --import MODULE"
+_loading = threading.RLock()  # a component that is loaded may read tables
 
-    def __init__(self, kind: str, entries: Mapping[str, E]) -> None:
-        super().__init__(entries)
-        self.kind = kind
+
+class Table(MutableMapping[str, E]):
+    """Components of one kind by name: the built-in `entries`, and own parts (`gpt2core.parts`), which the first reading loads.
+
+    An unknown name raises UnknownNameError, which names the nearest valid one. An installed part that cannot be used makes its
+    name unusable: `refused` says why. All other names can be used.
+    """
+
+    def __init__(self, kind: str, base: type[Any], entries: Mapping[str, E]) -> None:
+        self.kind, self.base = kind, base
+        self.origins = dict.fromkeys(entries, parts.BUILT_IN)
+        self.refused: dict[str, str] = {}
+        self._entries, self._is_loaded = dict(entries), False
         TABLES[kind] = self
         _clear_caches()
 
+    def __getitem__(self, name: str) -> E:
+        entries = self._loaded()
+        if name in self.refused:
+            raise ConfigError(self.refused[name])
+        if name not in entries:
+            raise UnknownNameError(f"Unknown {self.kind} `{visible(name, 60)}`: {nearest(name, entries, OWN)}")
+        return entries[name]
+
     def __setitem__(self, name: str, entry: E) -> None:
-        super().__setitem__(name, entry)
-        _clear_caches()
+        self._loaded()
+        origin = parts.registering()
+        if origin != self.origins.get(name, origin) and origin != parts.PROGRAM:
+            self._check_free(name)
+        self._add(name, entry, origin)
 
     def __delitem__(self, name: str) -> None:
-        super().__delitem__(name)
+        del self._loaded()[name], self.origins[name]
         _clear_caches()
 
-    def __missing__(self, name: str) -> E:
-        return lookup(self, name, self.kind)
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded())
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def items(self) -> ItemsView[str, E]:
+        """Return names and entries."""
+        return self._loaded().items()
+
+    def values(self) -> ValuesView[E]:
+        """Return the entries."""
+        return self._loaded().values()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an entry, or `default` if there is none of that name."""
+        return self._loaded().get(name, default)
 
     def readers(self, key: str) -> list[str]:
         """Return the names of the components that read a key."""
         return [name for name, entry in self.items() if key in entry.keys.model_fields]
+
+    def _loaded(self) -> dict[str, E]:
+        """Return all entries; at the first call, load own parts. Raises ConfigError for a module that cannot be imported."""
+        with _loading:
+            parts.import_named()
+            if not self._is_loaded:
+                self._is_loaded = True
+                for part in parts.installed(self.kind):
+                    self._load(part)
+            return self._entries
+
+    def _load(self, part: parts.InstalledPart) -> None:
+        """Add an installed part, or note why it cannot be used."""
+        try:
+            self._check_free(part.name)
+            self._add(part.name, part.load(), part.origin)
+        except UserError as error:
+            problem = f"The {self.kind} `{visible(part.name, 60)}` of {part.origin} cannot be used: {error}"
+            self.refused[part.name] = f"{problem}; repair or uninstall {part.package}"
+
+    def _check_free(self, name: str) -> None:
+        if name in self._entries:
+            raise ConfigError(f"the name `{name}` is taken ({self.origins[name]})")
+
+    def _add(self, name: str, entry: E, origin: str) -> None:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"the name {shown(name)} must be letters, digits, dots, dashes and underscores")
+        if not isinstance(entry, self.base):
+            raise ConfigError(
+                f"it is {shown(entry)}, but must be an instance of {self.base.__module__}.{self.base.__name__}"
+            )
+        self._entries[name], self.origins[name] = entry, origin
+        _clear_caches()
 
 
 #: The tables that have been imported, by kind.
@@ -160,6 +249,16 @@ def _clear_caches() -> None:
         function.cache_clear()
 
 
+def own_parts() -> dict[str, str]:
+    """Return the origin of each component that is not built in, by kind and name, such as `adapter bitfit`."""
+    return {
+        f"{kind} {name}": table.origins[name]
+        for kind, table in sorted(TABLES.items())
+        for name in sorted(table)
+        if table.origins[name] != parts.BUILT_IN
+    }
+
+
 @table_cache
 def declared_keys(*kinds: str) -> Mapping[str, type[Any]]:
     """Return all keys that components of some kinds declare, each with its `Keys` class; only of imported tables."""
@@ -167,11 +266,17 @@ def declared_keys(*kinds: str) -> Mapping[str, type[Any]]:
     return {key: entry.keys for entry in entries for key in entry.keys.model_fields}
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint that names the valid name nearest to `name`, or all valid names if none is near."""
+def unknown_key(name: str, valid: Iterable[str]) -> str:
+    """Return the message for an unknown key; it also says which own parts, whose keys are unknown too, cannot be used."""
+    refused = [problem for table in TABLES.values() for problem in table.refused.values()]
+    return "; ".join([f"Unknown key `{name}`: {nearest(name, valid)}", *refused])
+
+
+def nearest(name: str, valid: Iterable[str], otherwise: str = "") -> str:
+    """Return a hint that names the valid name nearest to `name`, or if none is near all valid names and `otherwise`."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else "valid: " + ", ".join(names)
+    return f"did you mean `{close[0]}`?" if close else f"valid: {', '.join(names)}{otherwise}"
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
@@ -211,10 +316,17 @@ class OpenConfig(Config):
         entries = [entry for kind in self.kinds for entry in self.entries(kind)]
         read = {name: entry.keys for entry in entries for name in entry.keys.model_fields if name in declared}
         for name in sorted(extra.keys() - declared.keys()):
-            raise ConfigError(f"Unknown key `{name}`: {nearest(name, {**type(self).model_fields, **declared})}")
+            self._check_components()
+            raise ConfigError(unknown_key(name, {**type(self).model_fields, **declared}))
         for name, keys in sorted({**declared, **read}.items()):
             if name in extra or name in read:
                 extra[name] = getattr(keys.of({name: extra[name]} if name in extra else {}), name)
+
+    def _check_components(self) -> None:
+        """Raise UserError for an unknown component; its keys are unknown too."""
+        for kind, names in self.components.items():
+            for name in names if kind in TABLES else ():
+                _ = TABLES[kind][name]
 
     def part(self, keys: type[K]) -> K:
         """Return the keys of one component."""

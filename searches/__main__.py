@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from typing import NoReturn
 
-from gpt2core.cli import Parser, command_text, run_or_explain
+from gpt2core.cli import Parser, add_import, command_text, run_or_explain
+from gpt2core.parts import import_modules
 from searches import power
 
 #: Each command's help, and its function: it takes the parsed flags, returns the exit status, and is imported when it runs.
@@ -15,6 +16,10 @@ COMMANDS = {
     "control": ("stop or clone a trial of a running search; pause or resume the search", "running.control:control"),
     "export-optuna": ("write an Optuna journal for optuna-dashboard", "showing.optuna_export:export_optuna"),
     "list": ("list the searches of a storage with their answers", "showing.listing:list_searches"),
+    "parts": (
+        "list all components, built in or of your own, with the keys that they declare",
+        "showing.parts:print_parts",
+    ),
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
@@ -34,6 +39,8 @@ def parser() -> Parser:
         p = top.add_command(name, help=words, description=words, forwards=name == "run")
         if name == "power":
             power.flags(p)
+        elif name == "parts":
+            _json_flag(p)
         elif name == "run":
             _run_flags(p)
         elif name == "list":
@@ -41,6 +48,8 @@ def parser() -> Parser:
             _json_flag(p)
         elif name != "schema":
             _flags_of_search(p, name)
+        if name not in ("run", "list"):
+            add_import(p)
     return top
 
 
@@ -104,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parser().parse(argv)
+        import_modules(vars(options).get("imports", []))
         run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 

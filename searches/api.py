@@ -1,7 +1,7 @@
 """Searches from Python, in a script or a notebook: `run` a search, or `load` the results of one."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError
 from gpt2core.storage import fetch
-from searches.options import parse, search_folder
+from searches.options import parse_for_user, search_folder
 from searches.question import IN_PYTHON, Search
 from searches.summary import Summary, TrialRow, Verdict
 
@@ -86,17 +86,19 @@ class Result:
         return path
 
 
-def run(search: Search, **flags: Any) -> Result:
+def run(search: Search, *, imports: Sequence[str] = (), **flags: Any) -> Result:
     """Run a search, or resume it, and return its results. Ray goes on running if it was running before.
 
-    Flags are those of the command line: `run(SEARCH, model="gpt2", trials=30, until="decided", set={"epochs": 2})`.
-    Raises UserError, with the message of the command line, and KeyboardInterrupt.
+    Flags are those of the command line: `run(SEARCH, model="gpt2", trials=30, until="decided", set={"epochs": 2})`. `imports` are
+    modules that register own parts, the values of --import. Raises UserError, with the message of the command line, and
+    KeyboardInterrupt.
     """
     import ray
 
     from searches.runner import run as run_options
 
-    options = parse(replace(search, file=IN_PYTHON), flags_of(flags))
+    argv = flags_of({"import": imports, **flags})
+    options = parse_for_user(lambda: replace(search, file=IN_PYTHON), argv)
     for flag, is_given in {"plan": options.plan_only, "json": options.json}.items():
         if is_given:
             raise UserError(

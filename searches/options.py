@@ -5,15 +5,26 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from gpt2core.cli import Group, Parser, absolute, absolute_model, add_checkpoint_minutes, at_least, key_values, settings
+from gpt2core.cli import (
+    Group,
+    Parser,
+    absolute,
+    absolute_model,
+    add_checkpoint_minutes,
+    add_import,
+    at_least,
+    key_values,
+    settings,
+)
 from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import OWN_FLAGS, keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
+from gpt2core.parts import import_modules, require
 from gpt2core.storage import address, fetch, folders, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
@@ -59,6 +70,7 @@ class Options:
     final_test: bool
     budget: Budget
     argv: list[str]
+    imports: Sequence[str] = ()  # modules that register own parts
 
     @property
     def storage_folder(self) -> Path:
@@ -93,6 +105,7 @@ def parser(name: str, question: str, profiles: Sequence[str], program: str | Non
         help="print the results, or with --plan the plan, as JSON; progress goes to stderr",
     )
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
+    add_import(p)
     _question(p.add_argument_group("question"))
     _method(p.add_argument_group("search method"))
     _comparison(p.add_argument_group("final comparison"))
@@ -347,11 +360,32 @@ def trial_folder(search: Path, name: str) -> Path:
     return folder
 
 
+def parse_for_user(load: Callable[[], Search], argv: list[str]) -> Options:
+    """Parse the flags that the user gave for the search that `load` returns, and import the modules that both name.
+
+    The modules come first, since they register what the search and the other flags may name. Raises UserError.
+    """
+    import_modules(imports_of(argv))
+    search = load()
+    import_modules(search.imports)
+    return parse(search, argv)
+
+
+def imports_of(argv: list[str]) -> list[str]:
+    """Return the modules of --import."""
+    p = Parser(add_help=False, forwards=True)
+    add_import(p)
+    modules: list[str] = p.parse_known_args(argv)[0].imports
+    return modules
+
+
 def parse(search: Search, argv: list[str] | None = None) -> Options:
-    """Parse and validate the flags. Raises ConfigError, UnknownNameError."""
+    """Parse and validate the flags. It imports nothing, as they may come from a ledger. Raises ConfigError, UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles), search.command).parse(argv)
     at_least(o, 1, "workers_per_trial", "max_concurrent", "trials", "plateau", "grace", "folds", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker", "checkpoint_minutes")
+    imports = list(dict.fromkeys([*search.imports, *o.imports]))
+    require(imports)
 
     import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
     from gpt2core.data.tables import is_on_hub
@@ -418,5 +452,6 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         notify=receiver(o.notify),
         final_test=o.final_test,
         budget=budget,
+        imports=imports,
         argv=[word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"],
     )

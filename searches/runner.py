@@ -17,7 +17,7 @@ from gpt2core.console import console as plain_console
 from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
 from searches.formatting import count
-from searches.options import Options, parse
+from searches.options import Options, parse_for_user
 from searches.planning.plan_table import show_prediction
 from searches.question import Search
 from searches.search_file import read
@@ -42,7 +42,7 @@ def run_file(options: argparse.Namespace) -> int:
 
 def _loaded(load: Callable[[], Search], argv: list[str]) -> Options:
     with console().status("Loading PyTorch"):
-        return parse(load(), argv)
+        return parse_for_user(load, argv)
 
 
 def run(options: Options, *, keep_ray: bool = False) -> int:

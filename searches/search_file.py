@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from gpt2core.component import Config, lookup, nearest
+from gpt2core.component import Config, lookup, unknown_key
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, DataError, UserError, shown
+from gpt2core.parts import import_modules, require
 from searches.domains import Choice, Domain, Numbers
 from searches.plan import Plan, make_plan, unread_text
 from searches.question import Case, Profile, Search
@@ -49,6 +50,7 @@ class SearchFile(Config):
     own_tasks: list[str] = Field(list(OWN_TASKS), description="the tasks on own data that it can be asked for")
     costs: list[str] = Field([], description="metrics to minimize in the Pareto front, next to the objective")
     constraints: list[str] = Field([], description="limits that the winner must respect, such as memory_gb<=8")
+    imports: list[str] = Field([], description="modules that register own parts, from the working folder or installed")
 
 
 def read(path: str) -> Search:
@@ -66,6 +68,8 @@ def read(path: str) -> Search:
         raise DataError(f"{path}: is not TOML ({error})") from None
     except (TypeError, ValueError):
         raise DataError(f"{path}: has a date, or a number that is not finite") from None
+    with _within(path):
+        import_modules(SearchFile.of(definition, strict=True).imports)
     return search_from(definition, path)
 
 
@@ -93,9 +97,21 @@ def definition_of(search: Search) -> dict[str, Any]:
 
 
 def search_from(definition: Mapping[str, Any], file: str) -> Search:
-    """Return the search that the content of a file states. Raises UserError with file and section."""
+    """Return the search that the content of a file states; it can run without flags. Raises UserError with file and section."""
+    search = stated_by(definition, file)
+    with _within(file):
+        _check(search)
+    return search
+
+
+def stated_by(definition: Mapping[str, Any], file: str) -> Search:
+    """Return the search that a definition states, which may need flags to run. Imports no module.
+
+    Raises UserError with file and section.
+    """
     with _within(file):
         stated = SearchFile.of(definition, strict=True)
+        require(stated.imports)
         for task in stated.own_tasks:
             lookup(OWN_TASKS, task, "task on own data")
     with _within(f"{file}, [scientific]"):
@@ -109,7 +125,7 @@ def search_from(definition: Mapping[str, Any], file: str) -> Search:
     tasks = {name: _case(name, values, f"{file}, [tasks.{name}]") for name, values in stated.tasks.items()}
     profiles = {name: _profile(values, f"{file}, [profiles.{name}]") for name, values in stated.profiles.items()}
     with _within(file):
-        search = Search(
+        return Search(
             **stated.model_dump(exclude=SECTIONS),
             tasks=tasks,
             scientific=scientific,
@@ -120,8 +136,6 @@ def search_from(definition: Mapping[str, Any], file: str) -> Search:
             file=file,
             definition=definition,
         )
-        _check(search)
-    return search
 
 
 @contextmanager
@@ -135,7 +149,7 @@ def _within(place: str) -> Iterator[None]:
 
 def _domain(key: str, value: Any) -> Domain:
     if key not in known_keys():
-        raise ConfigError(f"Unknown key `{key}`: {nearest(key, known_keys())}")
+        raise ConfigError(unknown_key(key, known_keys()))
     check_searchable(key)
     if isinstance(value, list):
         return choice(key, [value_of(key, one, strict=True) for one in value])

@@ -55,7 +55,7 @@ def run_one(search: str, task: str, name: str, argv: list[str], console: Console
     """Run a search; return its summary with a link to its report, or in one line why it could not run."""
     flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
-        parsed = options.parse(search_of(search), flags)
+        parsed = options.parse_for_user(lambda: search_of(search), flags)
         runner.run(parsed, keep_ray=True)
     except UserError as error:
         console.print(f"Not run: {error}", style="yellow", markup=False)

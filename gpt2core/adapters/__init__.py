@@ -23,6 +23,7 @@ from gpt2core.model import GPT2, Attention
 
 ADAPTERS: Table[Adapter] = Table(
     "adapter",
+    Adapter,
     {
         "full": FULL,
         "freeze": FREEZE,

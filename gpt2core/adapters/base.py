@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gpt2core.component import Component
+from gpt2core.component import Component, first_clause
 from gpt2core.config import BlocksKeys, RunConfig
 from gpt2core.model import GPT2
 
@@ -33,6 +33,11 @@ class Adapter(Component):
     lr_factor: Callable[[str, RunConfig], float] = lambda name, config: 1.0  # of the learning rate of a parameter
     count: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters, if known without calling `apply`
     peft_format: bool = False  # whether `export --format adapter` can write it
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(self.apply)
 
     def block_spec(self, config: RunConfig) -> str:
         """Return the blocks of `config` as a spec for `parse_blocks`, presets resolved."""

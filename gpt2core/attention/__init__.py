@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt2core.attention.auto import auto
 from gpt2core.attention.dense import dense
 from gpt2core.attention.logsparse import logsparse
-from gpt2core.component import Component, Table
+from gpt2core.component import Component, Table, first_clause
 from gpt2core.config import AttentionConfig, PatternKeys
 from gpt2core.errors import ConfigError
 
@@ -32,6 +32,11 @@ class Kernel(Component):
     attend: Callable[..., Tensor]
 
     @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(self.attend)
+
+    @property
     def sparse(self) -> bool:
         """Whether it attends to a sparse pattern of earlier tokens."""
         return issubclass(self.keys, PatternKeys)
@@ -44,6 +49,7 @@ class Kernel(Component):
 
 ATTENTION: Table[Kernel] = Table(
     "attention",
+    Kernel,
     {
         "auto": Kernel(attend=auto, keys=PatternKeys),
         "dense": Kernel(attend=dense),

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2core.component import Component, Table
+from gpt2core.component import Component, Table, first_clause
 from gpt2core.config import (
     BeamKeys,
     ContrastiveKeys,
@@ -44,9 +44,15 @@ class Decoder(Component):
     search: Search | None = None
     is_greedy: Callable[[DecodingConfig], bool] = lambda config: False  # at any temperature
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(self.keep or self.search)
+
 
 DECODERS: Table[Decoder] = Table(
     "decoder",
+    Decoder,
     {
         "greedy": Decoder(keep=filters.greedy, keys=TextKeys),
         "top-k": Decoder(keep=filters.top_k, keys=TopKKeys),

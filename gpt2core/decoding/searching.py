@@ -1,5 +1,6 @@
 """Search procedures: deterministic decoding that follows several hypotheses per text."""
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -19,6 +20,7 @@ Procedure = Callable[[GPT2, Batch, Tensor, int], Tensor]
 def search(procedure: Procedure, key: str) -> Search:
     """Return `procedure` as a Search in which the value of `key` is the number of hypotheses of a row."""
 
+    @functools.wraps(procedure)
     def run(model: GPT2, batch: Batch, ends: Tensor) -> Tensor:
         new = ends[:1].expand(len(batch.tokens), batch.steps).clone()
         requests = batch.requests

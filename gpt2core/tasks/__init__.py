@@ -14,6 +14,7 @@ from gpt2core.tasks.sonnet import Sonnet
 
 TASKS: Table[Task] = Table(
     "task",
+    Task,
     {
         "sst": Sentiment("sst", load_sst, ("very negative", "negative", "neutral", "positive", "very positive")),
         "cfimdb": Sentiment("cfimdb", load_cfimdb, ("negative", "positive")),

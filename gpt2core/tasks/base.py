@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2core.component import Keys, nearest
+from gpt2core.component import Keys, first_clause, nearest
 from gpt2core.config import DetectionPairKeys, PairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row
@@ -87,6 +87,7 @@ class Evaluation:
     generate_seconds: float = 0.0  # the time that generating texts took
 
 
+@runtime_checkable
 class Task(Protocol):
     """The interface of tasks. A task has no state: each call gets everything that it needs.
 
@@ -105,6 +106,11 @@ class Task(Protocol):
     def keys(self) -> type[Keys]:
         """The keys of a run that this task reads, besides those that every task reads."""
         return Keys
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(type(self))
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""

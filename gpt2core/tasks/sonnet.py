@@ -25,8 +25,9 @@ from gpt2core.workers import collected, share
 
 
 class Sonnet(LanguageTask):
-    """The objective is the loss on the last 11 lines, because the chrF of generated texts does not distinguish models.
+    """Continuation of sonnets by Shakespeare.
 
+    The objective is the loss on the last 11 lines, because the chrF of generated texts does not distinguish models.
     `chrf_continuation` counts at most 11 generated lines, because more lines would raise chrF. `chrf_whole` counts the whole
     sonnet with its 3 given lines, as in the study.
     """

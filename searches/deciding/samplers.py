@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2core.component import Component, Keys, Table, key
+from gpt2core.component import Component, Keys, Table, first_clause, key
 from gpt2core.errors import ConfigError
 from searches.domains import Choice, Domain, Space
 from searches.plan import Level, Plan
@@ -60,10 +60,15 @@ def gp(plan: Plan, seed: int) -> "BaseSampler":
 
 
 def random(plan: Plan, seed: int) -> "BaseSampler":
-    """Uniform draws; also the base of the grid, whose `points` the view enqueues."""
+    """Uniform draws."""
     from optuna.samplers import RandomSampler
 
     return RandomSampler(seed=seed)
+
+
+def grid(plan: Plan, seed: int) -> "BaseSampler":
+    """All combinations of values, shuffled; the view enqueues these `points`."""
+    return random(plan, seed)
 
 
 def cmaes(plan: Plan, seed: int) -> "BaseSampler":
@@ -109,14 +114,20 @@ class Sampler(Component):
     learns_limits: bool = True
     is_stateful: bool = False
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(self.make)
+
 
 SAMPLERS: Table[Sampler] = Table(
     "sampler",
+    Sampler,
     {
         "tpe": Sampler(make=tpe, keys=StartupKeys),
         "gp": Sampler(make=gp, keys=StartupKeys),
         "random": Sampler(make=random),
-        "grid": Sampler(make=random, keys=GridKeys),
+        "grid": Sampler(make=grid, keys=GridKeys),
         "cma-es": Sampler(make=cmaes, learns_limits=False, is_stateful=True),
         "qmc": Sampler(make=qmc, is_stateful=True),
         "nsga2": Sampler(make=nsga2, is_stateful=True),

@@ -136,9 +136,15 @@ class Scheduler(Component):
     rule: Callable[[Plan], Rule]
     words: str
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return self.words.format("N")
+
 
 SCHEDULERS: Table[Scheduler] = Table(
     "scheduler",
+    Scheduler,
     {
         "asha": Scheduler(rule=Halving, keys=HalvingKeys, words="ASHA stops from epoch {} on"),
         "none": Scheduler(rule=Rule, words="nothing is stopped early"),

@@ -21,7 +21,7 @@ from searches.running.ledger import Ledger
 from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
 from searches.search_file import definition_of
-from searches.showing.facts import cluster, machine
+from searches.showing.facts import OWN_PARTS, cluster, machine
 from searches.showing.screen import Screen, print_line, waiting_for
 from searches.showing.summary import model_line
 from trainables.tracking import mlflow_address
@@ -61,9 +61,12 @@ def open_search(options: Options, console: Console) -> SearchRun:
     ledger = open_ledger(folder, plan, options.resume, say)
     separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
     argv = without(options.argv, "--tracking-uri", "--notify")  # they may hold passwords
-    search = plan.search
+    search, environment = plan.search, machine()
+    if ledger.state.trials and ledger.state.environment.get(OWN_PARTS) != environment.get(OWN_PARTS):
+        before, now = (facts.get(OWN_PARTS, "none") for facts in (ledger.state.environment, environment))
+        say(f"note: earlier trials ran with own parts {before}; now {now}")
     stated = {"file": search.source, "definition": search.definition or definition_of(search)}
-    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": machine(), **stated})
+    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": environment, **stated})
     screen = Screen(plan, console, options.budget, ledger.state)
     return SearchRun(options=options, console=console, data=data, ledger=ledger, screen=screen)
 

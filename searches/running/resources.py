@@ -91,6 +91,7 @@ def cluster_spec(options: Options, folder: Path) -> TrialSpec:
 
 def connect_to_ray(options: Options, folder: Path, say: Callable[[str], None]) -> TrialSpec:
     """Connect to Ray and return what every trial gets; raise ConfigError as `trial_spec`."""
-    connect(dashboard=options.workers_per_trial > 1 or bool(options.gpus_per_worker), say=say)
+    dashboard = options.workers_per_trial > 1 or bool(options.gpus_per_worker)
+    connect(dashboard=dashboard, imports=options.imports, say=say)
     check_shared(folder)
     return cluster_spec(options, folder)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from gpt2core.config import keys_that_decide
 from gpt2core.errors import UserError
+from gpt2core.parts import require
 from gpt2core.storage import address, is_copy
+from searches.options import imports_of
 from searches.plan import Plan
 from searches.question import Search, search_of
 from searches.running.ledger import Ledger, State
 from searches.running.remote_ledger import refresh
-from searches.search_file import search_from
+from searches.search_file import stated_by
 from trainables.tracking import database_of
 
 
@@ -36,8 +38,12 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
 
 
 def stated_search(state: State) -> Search:
-    """Return the search of a ledger as it was stated at the last start. Raises UserError."""
-    return search_from(state.definition, state.file) if state.definition else search_of(state.script)
+    """Return the search of a ledger as it was stated at the last start. Raises UserError.
+
+    It does not import the modules that the ledger names: the user may not know them.
+    """
+    require(imports_of(state.argv))
+    return stated_by(state.definition, state.file) if state.definition else search_of(state.script)
 
 
 def separate_copy(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2core.cli import command_text
+from gpt2core.cli import command_text, import_flags
+from gpt2core.component import own_parts
 from gpt2core.machine import cpus
 from searches.domains import Choice, Domain
 from searches.formatting import count
@@ -26,6 +27,7 @@ PARTS = {
     "report": "sending reports and waiting for other trials",
 }
 
+OWN_PARTS = "own parts"
 SAMPLES, LONGEST = 4, 1500  # sample texts of a trial in a summary, and characters of each
 
 
@@ -34,25 +36,28 @@ def commands(options: Options) -> dict[str, str]:
     script, argv = options.plan.search.command, options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
+    of_search = [options.name, *storage, *import_flags(options.imports)]
     by_script = {
         "repeat it": f"{script} {command_text(anew)}",
         "go on with it": f"{script} {command_text(without(argv, '--resume'))}".strip(),
     }
     return {
         **(by_script if script else {}),
-        "promote the chosen trial": f"python -m searches promote {command_text([options.name, *storage])}",
+        "promote the chosen trial": f"python -m searches promote {command_text(of_search)}",
     }
 
 
 def machine() -> dict[str, str]:
-    """Return Python version, platform and processor of this machine."""
+    """Return Python version, platform and processor of this machine, and the own parts of this program."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     processor = named[1] if named else platform.processor() or platform.machine()
+    own = "; ".join(f"{part} ({origin})" for part, origin in own_parts().items())
     return {
         "Python": platform.python_version(),
         "platform": platform.platform(),
         "processor": f"{processor}, {count(cpus(), 'CPU')}",
+        **({OWN_PARTS: own} if own else {}),
     }
 
 

@@ -4,7 +4,7 @@ import argparse
 import time
 from datetime import datetime
 
-from gpt2core.cli import command_text, print_json
+from gpt2core.cli import command_text, import_flags, print_json
 from gpt2core.console import console
 from searches.planning.plan_table import progress_text
 from searches.running.ledger import RUNNING, status_of
@@ -33,7 +33,7 @@ def show(options: argparse.Namespace) -> int:
         screen.print_line(terminal, line)
     screen.show(summary, terminal)
     storage = ["--storage", options.storage] if options.storage else []
-    report = f"python -m searches report {command_text([options.name, *storage])}"
+    report = f"python -m searches report {command_text([options.name, *storage, *import_flags(options.imports)])}"
     for purpose, command in {**commands(search_options), "write its report": report}.items():
         screen.print_line(terminal, f"To {purpose}: {command}")
     return 0

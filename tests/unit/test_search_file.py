@@ -181,6 +181,16 @@ def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == schema()
 
 
+def test_a_search_is_reopened_with_the_flags_that_it_needs(tmp_path: Path) -> None:
+    flags = ["--set", "adapter=lora", "--search", "rank=4,8"]
+    plan = parse(search_of("learning_rate"), flags).plan
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        ledger.begin(plan.digest, plan.search.name, plan.seed)
+        ledger.record({"event": "started", "argv": flags, "file": "x.py", "definition": definition_of(plan.search)})
+    state = read_state(tmp_path / "ledger.jsonl")
+    assert parse(stated_search(state), state.argv).plan.digest == plan.digest
+
+
 def test_a_search_is_reopened_from_its_ledger_alone(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     shutil.copy(ROOT / EXAMPLE, path)

@@ -11,6 +11,7 @@ from gpt2core.cli import (
     Parser,
     absolute,
     absolute_model,
+    add_import,
     at_least,
     command_text,
     interrupt_on_signals,
@@ -21,6 +22,7 @@ from gpt2core.component import Config, lookup
 from gpt2core.config import Thresholds, known_keys, meaning
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.errors import ConfigError, UserError, first_line
+from gpt2core.parts import import_modules
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +47,7 @@ class Options:
     rounds: int
     student: dict[str, Any]  # values of the student's RunConfig
     tracking_uri: str | None
+    imports: list[str]
 
 
 def parser() -> Parser:
@@ -95,12 +98,14 @@ def parser() -> Parser:
     uri = "MLflow server or sqlite:////path.db (default: $MLFLOW_TRACKING_URI, else mlflow.db in runs)"
     add("--tracking-uri", help=uri)
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="give a setting a value; may be repeated")
+    add_import(p)
     return p
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Parse and validate the flags; raise ConfigError or UnknownNameError."""
     o = parser().parse(argv)
+    import_modules(o.imports)
     at_least(o, 1, "contexts", "rounds", "workers", "scorers")
     at_least(o, 0, "gpus_per_worker", "gpus_per_scorer")
     if not 0 <= o.max_quarantine <= 1:
@@ -142,7 +147,9 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         max_quarantine=o.max_quarantine,
     )
     resources = {key: getattr(o, key) for key in ("workers", "gpus_per_worker", "scorers", "gpus_per_scorer")}
-    return Options(job=job, resources=resources, rounds=o.rounds, student=student, tracking_uri=o.tracking_uri)
+    return Options(
+        job=job, resources=resources, rounds=o.rounds, student=student, tracking_uri=o.tracking_uri, imports=o.imports
+    )
 
 
 def execute(options: Options, console: "Console") -> int:
@@ -172,7 +179,7 @@ def execute(options: Options, console: "Console") -> int:
         rounds: list[dict[str, Any]] = []
         try:
             with translate_ray_errors():
-                connect(say=warn)
+                connect(imports=options.imports, say=warn)
                 interrupt_on_signals()
                 job = fit_to_cluster(options.job, **options.resources)
                 tracker.start(folder, parameters(job, options))

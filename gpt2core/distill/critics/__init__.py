@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2core.component import Component, Keys, Table, key
+from gpt2core.component import Component, Keys, Table, first_clause, key
 from gpt2core.distill.critics.classifier import Classifier
 from gpt2core.distill.critics.embedding import Embedding
 from gpt2core.distill.critics.nli import Nli
@@ -42,6 +42,11 @@ class CriticEntry(Component):
 
     make: Callable[..., Critic]
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return first_clause(self.make)
+
     def of(self, settings: Mapping[str, Any]) -> Critic:
         """Return the critic with these values of its keys; raise UserError, or ConfigError for a wrong key or value."""
         return self.make(**{name.removeprefix("critic_"): value for name, value in self.keys.of(settings)})
@@ -49,6 +54,7 @@ class CriticEntry(Component):
 
 CRITICS: Table[CriticEntry] = Table(
     "critic",
+    CriticEntry,
     {
         "overlap": CriticEntry(make=Overlap),
         "embedding": CriticEntry(make=Embedding, keys=ModelKeys),
