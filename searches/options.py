@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -107,10 +107,14 @@ def parser(name: str, question: str, profiles: Sequence[str], program: str | Non
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
     add_import(p)
     _question(p.add_argument_group("question"))
-    _method(p.add_argument_group("search method"))
-    _comparison(p.add_argument_group("final comparison"))
-    _resources(p.add_argument_group("resources and budget"))
-    _results(p.add_argument_group("results"), name)
+    method_flags(p.add_argument_group("search method"))
+    comparison = p.add_argument_group("final comparison")
+    comparison_flags(comparison)
+    _text_flags(comparison)
+    resources = p.add_argument_group("resources and budget")
+    resource_flags(resources)
+    _training_flags(resources)
+    result_flags(p.add_argument_group("results"), f"{name}-PROFILE")
     return p
 
 
@@ -132,7 +136,8 @@ def _question(p: Group) -> None:
     p.add_argument("--objective", metavar="METRIC", help="metric to optimize (default: the task's own)")
 
 
-def _method(p: Group) -> None:
+def method_flags(p: Group) -> None:
+    """Add the flags of the search method."""
     words = "number of trials, rounded up to equal numbers for the values of the factor (default: the profile's)"
     p.add_argument("--trials", type=int, metavar="N", help=words)
     words = "propose a trial without waiting for the N trials before it, so that up to N + 1 run at once (default: 8)"
@@ -151,7 +156,8 @@ def _method(p: Group) -> None:
     p.add_argument("--constraint", action="append", default=[], metavar="LIMIT", help=words)
 
 
-def _comparison(p: Group) -> None:
+def comparison_flags(p: Group) -> None:
+    """Add the flags of the final comparison that all programs have."""
     p.add_argument(
         "--confirm",
         metavar="each|N",
@@ -168,6 +174,9 @@ def _comparison(p: Group) -> None:
     )
     words = "differences below D do not matter (default: the metric's margin)"
     p.add_argument("--margin", type=float, metavar="D", help=words)
+
+
+def _text_flags(p: Group) -> None:
     p.add_argument(
         "--confirm-on",
         default="dev",
@@ -180,8 +189,7 @@ def _comparison(p: Group) -> None:
     p.add_argument("--folds", type=int, default=1, metavar="K", help=words)
 
 
-def _resources(p: Group) -> None:
-    p.add_argument("--max-concurrent", type=int, metavar="N", help="maximum trials at once (default: as many as fit)")
+def _training_flags(p: Group) -> None:
     p.add_argument(
         "--pack",
         default="auto",
@@ -194,6 +202,11 @@ def _resources(p: Group) -> None:
     p.add_argument("--trace", action="store_true", help=words)
     words = "data-parallel workers per trial (default: 1)"
     p.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help=words)
+
+
+def resource_flags(p: Group) -> None:
+    """Add the flags of resources and budget that all programs have."""
+    p.add_argument("--max-concurrent", type=int, metavar="N", help="maximum trials at once (default: as many as fit)")
     words = "GPUs per worker (default: 1, or a fraction if several trials fit on a GPU; 0 without GPUs)"
     p.add_argument("--gpus-per-worker", type=float, metavar="N", help=words)
     p.add_argument("--budget-hours", type=float, metavar="H", help="stop and report after H hours of wall-clock time")
@@ -203,8 +216,9 @@ def _resources(p: Group) -> None:
     p.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="price of a GPU-hour, for forecast and budget")
 
 
-def _results(p: Group, name: str) -> None:
-    words = f"name of the search; an existing search of that name is resumed (default: {name}-PROFILE)"
+def result_flags(p: Group, name: str) -> None:
+    """Add the flags of the results; `name` describes the search's default name."""
+    words = f"name of the search; an existing search of that name is resumed (default: {name})"
     p.add_argument("--name", help=words)
     p.add_argument(
         "--storage",
@@ -379,6 +393,24 @@ def imports_of(argv: list[str]) -> list[str]:
     return modules
 
 
+def method_of(o: argparse.Namespace, keys: Mapping[str, Any], constraints: Sequence[str] = ()) -> Method:
+    """Return the search method of the flags; `keys` are those of sampler and scheduler. Raises ConfigError."""
+    return Method(
+        sampler=o.sampler,
+        scheduler=o.scheduler,
+        minimize=objectives(o.minimize),
+        limits=tuple(map(limit, o.constraint or constraints)),
+        plateau=o.plateau,
+        settings=keys,
+    )
+
+
+def budget_of(o: argparse.Namespace) -> Budget:
+    """Return the budget of the flags. Raises ConfigError."""
+    hours, gpu_hours = o.budget_hours, o.budget_gpu_hours
+    return Budget(hours=hours, gpu_hours=gpu_hours, usd=o.budget_usd, usd_per_gpu_hour=o.usd_per_gpu_hour)
+
+
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags. It imports nothing, as they may come from a ledger. Raises ConfigError, UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles), search.command).parse(argv)
@@ -405,14 +437,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     name = search_name(o.name or default_name(search.name, PurePath(own).stem, "smoke" if o.smoke else o.profile))
     if search.learns_from_pairs:
         fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
-    method = Method(
-        sampler=o.sampler,
-        scheduler=o.scheduler,
-        minimize=objectives(o.minimize),
-        limits=tuple(map(limit, o.constraint or search.constraints)),
-        plateau=o.plateau,
-        settings=method_keys,
-    )
+    method = method_of(o, method_keys, search.constraints)
     each = o.confirm == "each"
     comparing = Comparing(objective=o.objective, margin=o.margin, each=each, on=o.confirm_on, folds=o.folds)
     until_decided, replicates = until(o.until, o.replicates)
@@ -433,8 +458,6 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         grace=o.grace,
         ahead=o.ahead,
     )
-    hours, gpu_hours = o.budget_hours, o.budget_gpu_hours
-    budget = Budget(hours=hours, gpu_hours=gpu_hours, usd=o.budget_usd, usd_per_gpu_hour=o.usd_per_gpu_hour)
     return Options(
         plan=plan,
         name=name,
@@ -451,7 +474,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         json=o.json,
         notify=receiver(o.notify),
         final_test=o.final_test,
-        budget=budget,
+        budget=budget_of(o),
         imports=imports,
         argv=[word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"],
     )

@@ -19,6 +19,8 @@ from searches.deciding.method import DEFAULT, Method
 from searches.domains import Choice, Domain, Space
 from searches.formatting import setting_text, words
 from searches.question import SMOKE, Point, Profile, Search, search_in
+from trainables.programs.run import Program, ProgramRun
+from trainables.runs import Run, identity_of, keys_of
 
 if TYPE_CHECKING:  # too slow to import for --help
     from gpt2core.metrics.direction import Direction
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # too slow to import for --help
     from searches.deciding.decision import Design
 
 REDUCTION = 3  # of successive halving: one in REDUCTION trials passes a rung
+MARGIN = 0.01  # of a program's metric, which is one point of an accuracy
 MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
 
 
@@ -57,10 +60,11 @@ class Plan:
     seed: int
     method: Method = DEFAULT
     comparing: Comparing = AS_PLANNED
+    program: Program | None = None  # that all trials run; None if they train with this project
 
     def __post_init__(self) -> None:
         for point in self.first_points:
-            self.config(point)
+            self.run(point)
         if self.profile.trials < 1:
             raise ConfigError(f"The value of `--trials` is {self.profile.trials}, but must be >= 1")
         if self.comparing.each and len(self.levels) < 2:
@@ -75,6 +79,8 @@ class Plan:
     @cached_property
     def metrics(self) -> "Mapping[str, Metric]":
         """All metrics of the task."""
+        if self.program is not None:
+            return {self.metric.name: self.metric}
         from gpt2core.tasks import TASKS  # PyTorch is too slow to import for --help
 
         metrics: Mapping[str, Metric] = TASKS[self.task].metrics
@@ -83,6 +89,8 @@ class Plan:
     @cached_property
     def metric(self) -> "Metric":
         """The metric that the search optimizes; raise ConfigError if the task lacks it."""
+        if self.program is not None:
+            return metric_of(self.program)
         from gpt2core.tasks import TASKS
         from gpt2core.tasks.base import objective_of
 
@@ -112,9 +120,7 @@ class Plan:
     @cached_property
     def conditions(self) -> Conditions:
         """Which searched keys a point has."""
-        from gpt2core.identity import keys_read  # PyTorch is too slow to import for --help
-
-        return Conditions(self.space, lambda values: keys_read(self.config(values)))
+        return Conditions(self.space, lambda values: keys_of(self.run(values)))
 
     def domain_text(self, key: str) -> str:
         """Return the domain of a searched key in words, with the values of other keys that it depends on."""
@@ -230,7 +236,7 @@ class Plan:
         """The greatest number of epochs of a trial, which it has unless it is stopped early."""
         domain = self.space.get("epochs")
         if domain is None:
-            return self.config(self.search.reference).epochs
+            return self.run(self.search.reference).epochs
         return max(domain.values) if isinstance(domain, Choice) else int(domain.high)
 
     @property
@@ -249,7 +255,7 @@ class Plan:
         runs: list[dict[str, Any]] = []
         for point in [self.search.reference, *others, *self.search.tasks[self.task].study]:
             complete = self.complete(point)
-            run = self._identity(complete)
+            run = identity_of(self.run(complete))
             if run not in runs:
                 points.append(complete)
                 runs.append(run)
@@ -289,6 +295,16 @@ class Plan:
         searched = {key: values[key] for key in self.space}
         return RunConfig.of({"seed": self.seed, **self.fixed, **searched, **changes})
 
+    def run(self, point: Point) -> Run:
+        """Return what a trial at a point runs; missing keys have the values of the reference. Raises ConfigError."""
+        if self.program is None:
+            return self.config(point)
+        values = {**self.search.reference, **point}
+        values = {**self.fixed, **{key: values[key] for key in self.space}}
+        del values["task"]
+        own = {"values": values, "epochs": values.get("epochs", 1), "seed": self.seed}
+        return ProgramRun.of({**self.program.model_dump(), **own})
+
     @property
     def unread(self) -> set[str]:
         """The searched keys that no run of the search reads."""
@@ -296,20 +312,28 @@ class Plan:
             key for values in self.conditions.combinations for key in self.conditions.active(values)
         }
 
-    def _identity(self, point: Point) -> dict[str, Any]:
-        from gpt2core.identity import identity
+    @property
+    def places(self) -> dict[str, Any]:
+        """The settings of runs that are only paths, which may differ between two starts of a search."""
+        if self.program is not None:
+            return {"folder": self.program.folder}
+        return {key: self.fixed[key] for key in keys_that_decide("place") if key in self.fixed}
 
-        return identity(self.config(point))
+    @property
+    def shared(self) -> dict[str, Any]:
+        """All settings of the reference: a point may read keys that it does not. Paths are left out; data has its own digest."""
+        if self.program is not None:
+            return identity_of(self.run(self.search.reference))
+        irrelevant = {*keys_that_decide("place"), *keys_that_decide("nothing")}
+        return self.config(self.search.reference).model_dump(exclude=irrelevant)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the trials, except their number, which may grow."""
-        irrelevant = {*keys_that_decide("place"), *keys_that_decide("nothing")}
         values = {
             "space": {key: repr(domain) for key, domain in self.space.items()},
             "first": self.first_points,
-            # All keys, since a point may read keys that the reference does not. Paths are left out; the data has its own digest.
-            "run": self.config(self.search.reference).model_dump(exclude=irrelevant),
+            "run": self.shared,
             "candidates": dict(self.profile.candidates) if self.search.learns_from_pairs else {},
             "grace": self.grace,
             "method": self.method.to_dict(),
@@ -359,6 +383,13 @@ def make_plan(
     for key in plan.unread & (domains or {}).keys():
         raise ConfigError(unread_text(key))
     return plan
+
+
+def metric_of(program: Program) -> "Metric":
+    """Return the metric of a program."""
+    from gpt2core.metrics.metric import Metric  # NumPy is too slow to import for --help
+
+    return Metric(name=program.metric, direction=program.direction, unit="", margin=MARGIN, digits=4)
 
 
 def unread_text(key: str) -> str:

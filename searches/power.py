@@ -187,14 +187,14 @@ def _planned(o: argparse.Namespace) -> "tuple[Plan, None]":
 
 def _recorded(o: argparse.Namespace) -> "tuple[Plan, State]":
     """Return the plan of the search `--from` and its state, read from its ledger. Raises UserError."""
-    from searches.options import parse, search_folder
+    from searches.options import search_folder
     from searches.running.ledger import read_search
-    from searches.running.resume import stated_search
+    from searches.running.resume import options_again
 
     state = read_search(search_folder(o.storage, o.name), needs_script=True)
     if o.search not in (None, state.script):
         raise ConfigError(f"The search `{o.name}` has the script {state.script}, but --search is {o.search}")
-    plan = parse(stated_search(state), [*state.flags, "--name", o.name]).plan
+    plan = options_again(state, [*state.flags, "--name", o.name]).plan
     if o.task not in (None, plan.task):
         raise ConfigError(f"The search `{o.name}` has the task {plan.task}, but --task is {o.task}")
     return plan, state

@@ -19,6 +19,7 @@ from gpt2core.machine import cpus
 from searches.formatting import count
 from searches.options import Options, parse_for_user
 from searches.planning.plan_table import show_prediction
+from searches.programs.checking import check_program
 from searches.question import Search
 from searches.search_file import read
 from searches.showing.screen import show_plan
@@ -76,9 +77,12 @@ def print_plan(options: Options) -> None:
     from searches.planning.measure import forecast_locally
     from searches.showing.as_json import plan_json
 
-    folder = options.results_folder
-    with suppress(HubError):  # model or data may exist, but be unreachable now
-        check(options.plan, without_pairs=any(jobs(options.plan, folder)))
+    folder, program = options.results_folder, options.plan.program
+    if program is not None:
+        check_program(program)
+    else:
+        with suppress(HubError):  # model or data may exist, but be unreachable now
+            check(options.plan, without_pairs=any(jobs(options.plan, folder)))
     room, forecast = resources(options), forecast_locally(options, folder)
     if options.json:
         print_json(plan_json(options, room, forecast))

@@ -311,6 +311,11 @@ class Summary(_Part):
         return cls.model_validate(read_json(path))
 
     @property
+    def by_texts(self) -> bool:
+        """Whether scores are by known texts, so that each has an interval; a program reports only numbers."""
+        return self.judged_on != "program"
+
+    @property
     def best_id(self) -> str | None:
         """Id of the best trial."""
         return self.best.id if self.best else None

@@ -1,7 +1,8 @@
 """The values of a searched key as text, such as `1e-5..1e-2:log` or `4,8,16`, checked by the key's own rules."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gpt2core.component import lookup
@@ -31,15 +32,20 @@ def domain_of(key: str, text: str) -> Domain:
     Values that contain commas are separated by semicolons. Raises UserError.
     """
     check_searchable(key)
+    return described(key, text, partial(value_of, key))
+
+
+def described(key: str, text: str, parse: Callable[[str], Any]) -> Domain:
+    """Return the domain that a text describes, see `domain_of`; `parse` returns a value from its text. Raises UserError."""
     match = RANGE.fullmatch(text)
     if match is not None:
         kinds = [
             lookup({kind: kind for kind in KINDS}, kind, "kind of range") for kind in match["kinds"].split(":")[1:]
         ]
-        low, high = (value_of(key, match[end].strip()) for end in ("low", "high"))
+        low, high = (parse(match[end].strip()) for end in ("low", "high"))
         return _numbers(key, text, low, high, is_log="log" in kinds, is_whole="int" in kinds)
     separator = ";" if ";" in text else ","
-    return choice(key, [value_of(key, value.strip()) for value in text.split(separator)])
+    return choice(key, [parse(value.strip()) for value in text.split(separator)])
 
 
 def choice(key: str, values: Sequence[Any]) -> Choice:
@@ -70,7 +76,7 @@ def value_of(key: str, value: Any, *, strict: bool | None = None) -> Any:
 def _numbers(key: str, text: str, low: Any, high: Any, *, is_log: bool, is_whole: bool) -> Domain:
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
         raise ConfigError(f"The key `{key}` has no numbers to search in {shown(text)}: list its values")
-    is_whole = is_whole or isinstance(low, int)
+    is_whole = is_whole or (isinstance(low, int) and isinstance(high, int))
     rules = {
         "go from a lower to a higher number": low < high,
         "start above 0 on a log scale": low > 0 or not is_log,

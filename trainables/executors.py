@@ -1,4 +1,4 @@
-"""The three ways to run a trial under Ray Tune: in its own process, by a Ray Train worker group, or in a pack of trials."""
+"""The ways to run a trial under Ray Tune: in its own process, by a worker group, in a pack of trials, or as a program."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def function_trial(config: dict[str, Any]) -> None:
 
 
 def joined_trial(config: dict[str, Any]) -> None:
-    """Let the actor that the spec names train the trial: a pack of trials, or a worker group."""
+    """Let the actor that the spec names run the trial: a pack of trials, a worker group, or one for programs."""
     import ray
 
     actor = ray.get_actor(config["spec"]["process"])
@@ -50,6 +50,6 @@ def _report(reports: Iterator[Payload]) -> None:
 
 def trainable(spec: TrialSpec) -> Executor:
     """Return the executor for trials of this shape."""
-    if spec.grouped or spec.pack > 1:
+    if spec.grouped or spec.pack > 1 or spec.is_program:
         return joined_trial, {"memory": WAITING}
     return function_trial, {"cpu": spec.cpus_per_worker}

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from gpt2core.config import RunConfig, keys_that_decide
+from trainables.programs.runner import Runner
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
@@ -90,7 +91,7 @@ class Pack:
         from gpt2core.steps import Step
 
         steps = [(member, member.event) for member in working if isinstance(member.event, Step)]
-        _generate_ahead([member.spec.run for member in working if member.event is None])
+        _generate_ahead([member.spec.config for member in working if member.event is None])
         for member in working:
             if not isinstance(member.event, Step):
                 self._advance(member, None)
@@ -133,12 +134,12 @@ def _generate_ahead(runs: Sequence[RunConfig]) -> None:
 
 
 class Packs:
-    """The packs of a search, and the pack of each trial."""
+    """The packs of a search, and the pack of each trial; or the actors that run its programs."""
 
-    def __init__(self, spec: TrialSpec, name: str) -> None:
+    def __init__(self, spec: TrialSpec, name: str, process: type[Pack] | type[Runner] = Pack) -> None:
         shared = {"num_cpus": spec.cpus_per_worker, "num_gpus": spec.gpus_per_worker, "max_concurrency": MAX_CALLS}
         again = {"max_restarts": -1, "max_task_retries": RESTARTS}
-        actor, count = ray.remote(Pack), -(-spec.concurrent // spec.pack)
+        actor, count = ray.remote(process), -(-spec.concurrent // spec.pack)
         names = [f"{name}-pack-{number}" for number in range(count)]
         self.actors = {name: actor.options(name=name, **shared, **again).remote() for name in names}
         self.places: dict[str, str] = {}  # trial -> pack, of trials that run

@@ -19,6 +19,8 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import fetch, folders, is_copy, local, send
 from trainables.failures import failure_of
+from trainables.programs.run import ProgramRun
+from trainables.runs import Run, run_of
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
@@ -32,7 +34,7 @@ class TrialSpec:
     """What a trial needs to run on any node: name, configuration, folder in shared storage, and resources."""
 
     name: str
-    run: RunConfig
+    run: Run
     folder: str
     parent: str | None = None  # folder of the run whose last checkpoint the trial starts from
     until: int | None = None  # epoch after which the trial ends
@@ -49,7 +51,18 @@ class TrialSpec:
     @property
     def grouped(self) -> bool:
         """Whether this trial needs a Ray Train worker group."""
-        return self.pack == 1 and (self.workers > 1 or self.gpus_per_worker > 0)
+        return not self.is_program and self.pack == 1 and (self.workers > 1 or self.gpus_per_worker > 0)
+
+    @property
+    def is_program(self) -> bool:
+        """Whether this trial runs a program of the user's."""
+        return isinstance(self.run, ProgramRun)
+
+    @property
+    def config(self) -> RunConfig:
+        """The training run of this project; a program has none."""
+        assert isinstance(self.run, RunConfig)
+        return self.run
 
     @property
     def gpus(self) -> float:
@@ -68,10 +81,7 @@ class TrialSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
         """Return the spec with these values, the inverse of `to_dict`."""
-        if values["run"].keys() - RunConfig.model_fields.keys():
-            import gpt2core.identity  # noqa: F401 (the tables that declare the other keys; PyTorch takes a second)
-
-        return cls(**(values | {"run": RunConfig.of(values["run"])}))
+        return cls(**(values | {"run": run_of(values["run"])}))
 
 
 Payload = dict[str, Any]
@@ -108,8 +118,8 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
     epoch, score = 0, math.nan
     failure = None
     try:
-        objective = objective_of(TASKS[spec.run.task], spec.run).name
-        _, data = worker_cache.inputs(spec.run)
+        objective = objective_of(TASKS[spec.config.task], spec.config).name
+        _, data = worker_cache.inputs(spec.config)
         check_data(spec, data)
         before = {"data": time.time() - began}
         notes = [note] if (note := data.corpus.facts.get("note")) else []
@@ -117,7 +127,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
         preemption = Preemption(size)
         workers = Workers(rank, size)
         run = folds.loop(
-            spec.run,
+            spec.config,
             worker_cache.start,
             data,
             folder=folder,
@@ -166,7 +176,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
 def check_data(spec: TrialSpec, data: "TaskData") -> None:
     """Raise DataError if this process has read other data than the search began with."""
     digest = data.corpus.digest
-    if spec.data and not spec.run.learns_from_pairs and digest != spec.data:
+    if spec.data and not spec.config.learns_from_pairs and digest != spec.data:
         raise DataError(
             f"{data.corpus.origin}: the data's digest is {digest[:12]}, but the search began with {spec.data[:12]}; restore "
             "that data on all machines, or start a search of another --name"
@@ -191,7 +201,7 @@ def _checkpoints(spec: TrialSpec, rank: int, size: int) -> Path:
         _fetch_checkpoints(folder)
         if spec.parent is not None:
             _fetch_checkpoints(local(spec.parent))
-            adopt(local(spec.parent), folder, spec.run)
+            adopt(local(spec.parent), folder, spec.config)
             send(folder)
     if size > 1 and is_copy(folder):  # other workers may be on other machines, or share this copy
         dist.barrier()
@@ -234,11 +244,11 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
 
     spec = TrialSpec.from_dict(values)
     torch.set_num_threads(spec.cpus_per_worker)
-    base, data = worker_cache.inputs(spec.run)
+    base, data = worker_cache.inputs(spec.config)
     check_data(spec, data)
-    model = build_model(spec.run, base, device())
+    model = build_model(spec.config, base, device())
     folder = local(spec.folder)
     fetch(folder / BEST)
     load_best(folder, model, base)
-    evaluation = TASKS[spec.run.task].evaluate(model.train(False).requires_grad_(False), data, spec.run, "test")
+    evaluation = TASKS[spec.config.task].evaluate(model.train(False).requires_grad_(False), data, spec.config, "test")
     return _scores(evaluation)

@@ -9,7 +9,8 @@ from gpt2core.errors import ConfigError
 if TYPE_CHECKING:
     from gpt2core.tasks import TaskData
 
-On = Literal["dev", "test"]
+On = Literal["dev", "test", "program"]
+PROGRAMS = "the data that the program evaluates on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Comparing:
         """The texts that judge, described before the data is read."""
         if self.on == "test":
             return "the test split, once"
+        if self.on == "program":
+            return PROGRAMS
         if self.folds > 1:
             return "the dev split, which chooses nothing"
         return "the half of dev that the search does not use (if dev is small: folds of the training texts)"
@@ -54,7 +57,7 @@ AS_PLANNED = Comparing()
 class Judges:
     """The texts that judge finalists, none of which chose them, and the configuration values of a run that scores them."""
 
-    on: Literal["dev", "folds", "test"]
+    on: Literal["dev", "folds", "test", "program"]
     texts: int
     run: dict[str, Any]
 
@@ -66,6 +69,8 @@ class Judges:
     @property
     def words(self) -> str:
         """The texts in words."""
+        if self.on == "program":
+            return PROGRAMS
         if self.on == "dev":
             return f"{self.texts} dev texts that the search did not use"
         if self.on == "test":

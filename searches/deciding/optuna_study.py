@@ -13,14 +13,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from gpt2core.config import RunConfig
-from gpt2core.identity import identity as identity_of
 from gpt2core.metrics.direction import Direction
 from searches.deciding.objectives import excesses, values
 from searches.deciding.samplers import SAMPLERS, experimental, inherit_space, points, suggest
 from searches.plan import Level, Plan
 from searches.question import Point
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, State, Trial
+from trainables.runs import Run, identity_of
 
 ATTEMPTS = 100  # duplicate proposals in a row, after which a view counts as exhausted
 POPULATION = "population"  # the origin of trials that population-based training made; samplers are not told of them
@@ -39,7 +38,7 @@ class View:
 
     def propose(
         self, name: str, number: int, known: Point | None, seen: set[str], duplicate: Callable[[Point], None]
-    ) -> tuple[dict[str, Any], RunConfig] | None:
+    ) -> tuple[dict[str, Any], Run] | None:
         """Return point and run of trial `number` of this view, `known` or the sampler's; None if all points were `seen`.
 
         From then on, trial `name` runs, for the study. The sampler is seeded by `number`, so each value of the factor gets the
@@ -56,7 +55,7 @@ class View:
                 self._enqueue(self.points[0])
             optuna_trial = self._ask(number, attempt)
             point = self._draw(optuna_trial)
-            run = self.plan.config(point)
+            run = self.plan.run(point)
             key = identity(run)
             if key not in seen:
                 self.running[name] = optuna_trial
@@ -119,8 +118,8 @@ class View:
                 point[key] = suggest(optuna_trial, key, plan.space[key])
         return plan.complete(point)
 
-    def _run(self, params: Point) -> RunConfig:
-        return self.plan.config({**self.level.point, **params})
+    def _run(self, params: Point) -> Run:
+        return self.plan.run({**self.level.point, **params})
 
     def _score(self, values: Sequence[float]) -> float:
         """Return the task's objective with its own sign."""
@@ -162,6 +161,6 @@ def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan
     return study
 
 
-def identity(run: RunConfig) -> str:
+def identity(run: Run) -> str:
     """Return all that decides a run's result, as one string."""
     return json.dumps(identity_of(run), sort_keys=True)

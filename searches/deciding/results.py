@@ -193,11 +193,19 @@ def _notes(
     if finding and plan.design and finding.decision.seeds < plan.design.looks[0]:
         planned = count(plan.design.looks[0], "seed")
         notes.append(f"The comparison is planned for {planned} per setting; this is an interim result.")
-    reference = plan.config(plan.search.reference)
-    if finding and reference.adapter == "frozen" and reference.first_task is None:
-        seeds = count(finding.decision.seeds, "sampling seed")
-        notes.append(f"All runs sample from one tuned model, with {seeds}; a model from another training may differ.")
+    notes += _scope_notes(plan, finding) if finding else []
     return notes + _baseline_notes(plan, state, table, best)
+
+
+def _scope_notes(plan: Plan, finding: Finding) -> list[str]:
+    """Return what the fresh seeds and the texts leave out."""
+    if plan.program is not None:
+        return ["That data also chose settings and epochs, so scores on new data may be worse."]
+    reference = plan.config(plan.search.reference)
+    if reference.adapter != "frozen" or reference.first_task is not None:
+        return []
+    seeds = count(finding.decision.seeds, "sampling seed")
+    return [f"All runs sample from one tuned model, with {seeds}; a model from another training may differ."]
 
 
 def _baseline_notes(plan: Plan, state: State, table: list[ComparedSetting], best: TrialRow | None) -> list[str]:

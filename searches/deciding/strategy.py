@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
-from gpt2core.config import RunConfig
 from searches.deciding.confirmation import is_decided
 from searches.deciding.objectives import Ranking, ranked
 from searches.deciding.optuna_study import POPULATION, View, identity
@@ -20,6 +19,7 @@ from searches.deciding.stopping import SCHEDULERS, Rule
 from searches.plan import Plan
 from searches.running.budget import BUDGET
 from searches.running.ledger import CLONE, COMPLETED, RUNNING, STOPPED, Ledger, RawEvent, State, Trial
+from trainables.runs import Run, run_of
 
 WAIT: Literal["wait"] = "wait"
 DONE: Literal["done"] = "done"
@@ -42,7 +42,7 @@ class Strategy:
         self.views = {level.name: View(plan, level) for level in plan.views}
         self.count: Counter[str] = Counter()  # trials per view
         self.known: set[str] = set()  # identities of all runs
-        self.first = [(point, identity(plan.config(point))) for point in plan.known_points()]
+        self.first = [(point, identity(plan.run(point))) for point in plan.known_points()]
         # Proposed trials to hand out; trials that an earlier driver left running come first.
         self.unfinished = [trial for trial in ledger.state.trials.values() if trial.status == RUNNING]
         self.stopping: list[Trial] = []  # stopped by the last report
@@ -82,7 +82,7 @@ class Strategy:
             self.ledger.record({"event": "stopped", "trial": trial.name, "epoch": epoch, "reason": reason})
             self.stopping.append(trial)
 
-    def clone(self, original: Trial, run: RunConfig, changes: Mapping[str, Any]) -> Trial:
+    def clone(self, original: Trial, run: Run, changes: Mapping[str, Any]) -> Trial:
         """Record a trial that continues from another trial's last checkpoint with other settings.
 
         The sampler is not told of it and no rule stops it, but it may win.
@@ -140,7 +140,7 @@ class Strategy:
         if self.population is not None and number >= self.population.size:
             point, parent = self.population.member(trials, number)
             end = self.population.until(number)
-            return self._record(name, point, self.plan.config(point), POPULATION, parent=parent, until=end)
+            return self._record(name, point, self.plan.run(point), POPULATION, parent=parent, until=end)
         known = next((point for point, run in self.first if run not in self.known), None)
         for view in [self._view(known)] if known else self._open_views():
             proposal = view.propose(name, self.count[view.name], known, self.known, self._record_duplicate)
@@ -153,7 +153,7 @@ class Strategy:
             return self._record(name, point, run, self.plan.origin(number, point), until=until)
         return None
 
-    def _count(self, view: View, run: RunConfig) -> None:
+    def _count(self, view: View, run: Run) -> None:
         self.known.add(identity(run))
         self.count[view.name] += 1
 
@@ -192,13 +192,13 @@ class Strategy:
                     return self._record(replicate, original.point, run, "replicate", of=name)
         return WAIT if state.clock.running else DONE
 
-    def _with_fresh_seed(self, original: Trial, number: int) -> RunConfig:
+    def _with_fresh_seed(self, original: Trial, number: int) -> Run:
         """Return a trial's run with fresh seeds, for its first stage too, scored on the judging texts."""
-        first = RunConfig.of(original.run)
-        seeds = {"seed": first.seed + number, "pretrain_seed": first.pretrain_seed + number}
+        first = run_of(original.run)
+        seeds = {key: seed + number for key, seed in first.model_dump(include={"seed", "pretrain_seed"}).items()}
         return first.but(**seeds, **self.ledger.state.judges.get("run", {}))
 
-    def _record(self, name: str, point: dict[str, Any], run: RunConfig, origin: str, **fields: Any) -> Trial:
+    def _record(self, name: str, point: dict[str, Any], run: Run, origin: str, **fields: Any) -> Trial:
         trial = {"name": name, "point": dict(point), "run": run.model_dump(), "origin": origin, **fields}
         self.ledger.record({"event": "proposed", "trial": trial})
         return self.ledger.state.trials[name]
@@ -220,7 +220,7 @@ class Strategy:
             view = self._view(trial.point)
             if trial.origin != POPULATION:
                 view.restore(trial, self.count[view.name], self.known)
-            self._count(view, RunConfig.of(trial.run))
+            self._count(view, run_of(trial.run))
 
 
 class Backend(Protocol):

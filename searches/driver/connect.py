@@ -17,6 +17,7 @@ from searches.deciding.confirmation import fix_design
 from searches.options import Options, without
 from searches.pairs import jobs
 from searches.planning.checking import check, record_data
+from searches.programs.checking import check_program, record_program
 from searches.running.ledger import Ledger
 from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
@@ -37,7 +38,7 @@ class SearchRun:
 
     options: Options
     console: Console
-    data: TaskData
+    data: TaskData | None  # None if a program reads it
     ledger: Ledger
     screen: Screen
 
@@ -54,9 +55,13 @@ class SearchRun:
 def open_search(options: Options, console: Console) -> SearchRun:
     """Validate plan, model and data, and open the ledger. Raises UserError."""
     plan, folder = options.plan, options.results_folder
-    data = check(plan, without_pairs=any(jobs(plan, folder)))
-    if options.scores_test:
-        check_gold(data.corpus, "test", plan.task)
+    data = None
+    if plan.program is not None:
+        check_program(plan.program)
+    else:
+        data = check(plan, without_pairs=any(jobs(plan, folder)))
+        if options.scores_test:
+            check_gold(data.corpus, "test", plan.task)
     say = partial(print_line, console)
     ledger = open_ledger(folder, plan, options.resume, say)
     separate_copy(plan, ledger, folder, mlflow_address(options.tracking_uri, options.storage_folder), say)
@@ -80,13 +85,16 @@ def connect(run: SearchRun) -> TrialSpec:
     plan = options.plan
     print_line(console, f"{options.name}: {plan.search.question}", style="bold")
     print_line(console, f"Model: {model_line(plan)}")
-    if unused := unused_decoding(model_folder(plan.config(plan.search.reference).model)):
+    if plan.program is None and (unused := unused_decoding(model_folder(plan.config(plan.search.reference).model))):
         print_line(console, f"note: {unused}")
 
     def record() -> None:
         run.tracker.open(options)
         ledger.listeners += [run.screen, run.tracker]
-        record_data(plan, ledger, run.data)
+        if plan.program is not None:
+            record_program(plan.program, ledger)
+        elif run.data is not None:
+            record_data(plan, ledger, run.data)
         fix_design(plan, ledger)
 
     with waiting_for(console, "Starting Ray and MLflow"), ThreadPoolExecutor(1) as executor:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from gpt2core.config import RunConfig
 from gpt2core.errors import StorageError, UserError, first_line
 from gpt2core.files import write_json
 from gpt2core.model_folder import export
@@ -16,6 +15,8 @@ from searches.showing.report import write
 from searches.showing.screen import print_line, show
 from searches.showing.summary import summarise
 from searches.summary import Summary
+from trainables.programs.run import ProgramRun
+from trainables.runs import run_of
 
 
 def finalise(run: SearchRun, status: str) -> Summary:
@@ -77,10 +78,12 @@ def _write_model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
         reasons = sorted({row.reason for row in summary.trials if row.reason})
         return [f"No trial succeeded: {'; '.join(reasons) or 'none was started'}"], False
     name = summary.answer.chosen or summary.best.id
-    chosen = next(row for row in summary.trials if row.id == name)
+    run = run_of(next(row.config for row in summary.trials if row.id == name))
+    if isinstance(run, ProgramRun):
+        return [f"Folder of trial {name}: {address(folder / 'trials' / name)}"], True
     out = folder / "best"
     try:
-        export(RunConfig.of(chosen.config), trial_folder(folder, name), out)
+        export(run, trial_folder(folder, name), out)
         send(out)
     except (OSError, UserError, SafetensorError) as error:
         return [_not_written(f"The model folder of trial {name}", error)], False

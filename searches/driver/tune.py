@@ -30,17 +30,24 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
     """Run all trials and replicates, or as many as the budget allows. Raises UserError, KeyboardInterrupt."""
     options, ledger = run.options, run.ledger
     with leaving_when_ray_ends(lambda: finalise(run, "FAILED")) as heart:
-        with waiting_for(run.console, "Timing a few steps"):
-            record_forecast(options, ledger, spec, run.console)
-        spec = with_shared_gpus(options, spec, ledger)
-        make_pairs(options, ledger, spec, run.console)
-        record_pairs(options.plan, ledger)
-        make_stage(options.plan, ledger, spec, run.console)
-        spec = replace(spec, data=plain_digest(options.plan))
+        if options.plan.program is None:
+            spec = _prepared(run, spec)
         with run.screen as screen:
             run_trials(options, ledger, spec, trainable(spec), screen.say, Faults(heart, run.tracker.warn))
         if options.scores_test:
             final_test(options.plan, ledger, spec, address(options.results_folder / "trials"))
+
+
+def _prepared(run: SearchRun, spec: TrialSpec) -> TrialSpec:
+    """Predict the cost, and make what trials of this project need; return what every trial gets."""
+    options, ledger = run.options, run.ledger
+    with waiting_for(run.console, "Timing a few steps"):
+        record_forecast(options, ledger, spec, run.console)
+    spec = with_shared_gpus(options, spec, ledger)
+    make_pairs(options, ledger, spec, run.console)
+    record_pairs(options.plan, ledger)
+    make_stage(options.plan, ledger, spec, run.console)
+    return replace(spec, data=plain_digest(options.plan))
 
 
 def run_trials(

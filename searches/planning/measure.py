@@ -213,6 +213,8 @@ def _notes(plan: Plan, spec: TrialSpec) -> list[str]:
 def forecast_locally(options: Options, folder: Path) -> Forecast | str:
     """Return the forecast for this machine, without Ray, or one line that says why there is none."""
     plan, price = options.plan, options.budget.usd_per_gpu_hour
+    if plan.program is not None:
+        return "a program is not timed before it runs"
     predicted = unless_refused(lambda: prediction(plan, local_spec(options, folder), price, folder, patience=IN_A_PLAN))
     if not isinstance(predicted, str) and (cluster := os.environ.get("RAY_ADDRESS")):
         notes = [*predicted.notes, f"timed on this machine: the cluster at {cluster} will differ"]

@@ -28,6 +28,10 @@ def promote(options: argparse.Namespace) -> int:
         )
     search = load_search(options.storage, options.name)
     chosen = choose(search, options.trial)
+    if "command" in chosen.trial.run:
+        raise UserError(
+            f"The search {search.name} is of a program, whose models only the program knows: see the trial's folder"
+        )
     config = RunConfig.of(chosen.trial.run)
     format = _format(options.format, config)
     out = local(options.out) if options.out else search.folder / "promoted"

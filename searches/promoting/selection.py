@@ -17,8 +17,11 @@ from gpt2core.model_folder import Format
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import objective_of
 from searches.options import search_folder
+from searches.plan import metric_of
 from searches.running.ledger import RUNNING, State, Trial, read_search
 from searches.summary import Summary, Verdict
+from trainables.programs.run import ProgramRun
+from trainables.runs import run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,8 @@ class StoredSearch:
     @property
     def metric(self) -> Metric:
         """The deciding metric; raises ConfigError if the task lacks it."""
-        run = RunConfig.of(next(iter(self.state.trials.values())).run)
-        return objective_of(TASKS[run.task], run)
+        run = run_of(next(iter(self.state.trials.values())).run)
+        return metric_of(run) if isinstance(run, ProgramRun) else objective_of(TASKS[run.task], run)
 
     @property
     def objective(self) -> str:

@@ -283,6 +283,8 @@ def clone(scheduler: StrategyScheduler, command: Command) -> str:
     original, changes = _trial(scheduler, command), command.set
     if not original.reports:
         raise ConfigError(f"Trial {original.name} has no checkpoint to start from yet: wait for its first epoch")
+    if scheduler.searcher.spec.is_program:
+        raise ConfigError("A trial of a program cannot be cloned: the program would not know the other settings")
     run = RunConfig.of({**original.run, **changes})
     copy = scheduler.searcher.strategy.clone(original, run, {key: getattr(run, key) for key in changes})
     return f"trial {copy.name} starts from trial {original.name}"

@@ -47,7 +47,7 @@ class _Baseline(_Part):
 
 
 class _Judges(_Part):
-    on: Literal["dev", "folds", "test"]
+    on: Literal["dev", "folds", "test", "program"]
     texts: Whole
     run: Values
 

@@ -17,7 +17,6 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from gpt2core.config import RunConfig
 from gpt2core.storage import address, is_address
 from searches.deciding.strategy import WAIT, Strategy
 from searches.options import Options
@@ -27,11 +26,13 @@ from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import NotesFailures, translate_errors
 from searches.running.gpu_sharing import GpuSharing
 from searches.running.ledger import COMPLETED, FAILED, OUT_OF_MEMORY, RUNNING, LedgerError, RawEvent, Trial
-from trainables.executors import Executor
+from trainables.executors import Executor, function_trial
 from trainables.failures import NO_ROOM
 from trainables.groups import Groups
 from trainables.nodes import can_grow
 from trainables.packs import Packs
+from trainables.programs.runner import Runner
+from trainables.runs import run_of
 from trainables.trial import RESTARTS, TrialSpec
 
 
@@ -91,8 +92,8 @@ class RayTune:
 
     def _concurrent(self, lag: int) -> int:
         """Return how many trials Tune may hold: on an autoscaling cluster as many as may be proposed, so that machines come."""
-        # A group waits for its resources inside a running trial, so groups and packs are limited to what fits.
-        unlimited = can_grow() and not self.options.max_concurrent and not self.spec.grouped and self.spec.pack == 1
+        # A group waits for its resources inside a running trial, so those of actors are limited to what fits.
+        unlimited = can_grow() and not self.options.max_concurrent and self.executor[0] is function_trial
         return lag if unlimited else self.spec.concurrent
 
 
@@ -100,6 +101,8 @@ def _actors(spec: TrialSpec, name: str) -> Packs | Groups | None:
     """Return the actors that train the trials, if their own processes do not."""
     if spec.grouped:
         return Groups(name)
+    if spec.is_program:
+        return Packs(spec, name, Runner)
     return Packs(spec, name) if spec.pack > 1 else None
 
 
@@ -142,7 +145,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         spec = replace(
             self.spec,
             name=trial.name,
-            run=RunConfig.of(trial.run),
+            run=run_of(trial.run),
             folder=f"{self.trials_folder}/{trial.name}",
             parent=f"{self.trials_folder}/{trial.parent}" if trial.parent else None,
             until=trial.until,

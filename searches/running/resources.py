@@ -42,7 +42,7 @@ def trial_spec(options: Options, folder: Path, machines: Sequence[Machine], *, g
     at_once = processes * pack
     return TrialSpec(
         name="",
-        run=options.plan.config(options.plan.search.reference),
+        run=options.plan.run(options.plan.search.reference),
         folder=str(folder),
         workers=workers,
         gpus_per_worker=per_worker,
@@ -60,8 +60,9 @@ def _packed(options: Options, gpu: bool) -> int:
         raise ConfigError(
             f"The value of `--pack` is {options.pack}, but with --trace it must be off: a process traces one trial at a time"
         )
-    pays = options.workers_per_trial == 1 and _packing_pays(options.plan, gpu)
-    if options.trace or options.pack == "off" or (options.pack == "auto" and not pays):
+    if options.trace or options.pack == "off":
+        return 1
+    if options.pack == "auto" and (options.workers_per_trial > 1 or not _packing_pays(options.plan, gpu)):
         return 1
     if options.workers_per_trial > 1:
         raise ConfigError(

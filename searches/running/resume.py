@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2core.config import keys_that_decide
 from gpt2core.errors import UserError
 from gpt2core.parts import require
 from gpt2core.storage import address, is_copy
-from searches.options import imports_of
+from searches.options import Options, imports_of, parse
 from searches.plan import Plan
+from searches.programs.flags import parse_program
 from searches.question import Search, search_of
 from searches.running.ledger import Ledger, State
 from searches.running.remote_ledger import refresh
@@ -33,8 +33,15 @@ def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None
             f"{address(folder)}: the search there has another space or other settings; choose another --name, or its flags"
         )
     for trial in ledger.state.trials.values():  # the data may have moved
-        trial.run |= {key: plan.fixed[key] for key in keys_that_decide("place") if key in plan.fixed}
+        trial.run |= plan.places
     return ledger
+
+
+def options_again(state: State, argv: list[str]) -> Options:
+    """Return the options of a search that was started before, from its flags. Raises UserError."""
+    if "command" in state.definition:
+        return parse_program(argv, state.file)
+    return parse(stated_search(state), argv)
 
 
 def stated_search(state: State) -> Search:

@@ -30,6 +30,7 @@ from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, 
 from searches.running.retry_queue import RetryQueue
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.summary import Summary, Verdict
+from trainables.runs import parameters
 from trainables.tracking import configure_mlflow, database_of, experiment, mlflow_reason, open_client
 
 PARENT = "mlflow.parentRunId"
@@ -301,12 +302,12 @@ class Tracker:
 
     def _log_params(self, trial: Trial) -> None:
         self._log_data(self._run_id(trial))
-        self.client.log_batch(self._run_id(trial), params=_params(trial.run))
+        self.client.log_batch(self._run_id(trial), params=_params(parameters(trial.run)))
 
     def _log_data(self, run_id: str) -> None:
         """Add the data to the datasets of a run, by which MLflow's table can be filtered."""
         data = self.ledger.state.data
-        if data:
+        if "digest" in data:
             source = json.dumps({"uri": data["data"]})
             dataset = Dataset(self.plan.task, data["digest"][:DIGEST], source_type="local", source=source)
             self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])

@@ -11,6 +11,7 @@ from searches.showing.answers import interval_name, value_name
 from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
 from searches.summary import ComparedSetting, Summary, TrialRow, Verdict
 
+SELECTING = ", scored on the texts that the search selects by"
 DOTS = 150  # trials of a setting that are drawn at most
 WIDE = 2.0  # an interval is drawn whole within so many spans beyond the dots
 FAR = 0.6  # the trivial baseline is drawn within so many spans beyond all else
@@ -75,7 +76,7 @@ def answer_picture(summary: Summary) -> Picture | None:
     return Picture(
         svg=svg_of(draw, width=5.4, height=5.0 if long else 4.1, name="answer"),
         alt=_alt(answer, groups),
-        caption=_caption(answer, groups, ends, baseline, near=near),
+        caption=_caption(answer, groups, ends, baseline, near=near, by_texts=summary.by_texts),
     )
 
 
@@ -106,7 +107,7 @@ def expected_picture(summary: Summary) -> Picture | None:
         svg=svg_of(draw, width=5.4, height=4.1, name="expected"),
         alt=f"Expected best score after k trials of each {factor}; after {least} trials: {scores}",
         caption=(
-            f"Expected best score among k trials of each {factor} (Dodge et al. 2019), on the texts that the search selects by. "
+            f"Expected best score among k trials of each {factor} (Dodge et al. 2019){SELECTING if summary.by_texts else ''}. "
             f"After {least} trials: {scores}."
         ),
     )
@@ -210,11 +211,13 @@ def _caption(
     baseline: tuple[str, float] | None,
     *,
     near: bool,
+    by_texts: bool,
 ) -> str:
-    parts = ["Grey dots: trials, scored on the texts that the search selects by."]
+    parts = [f"Grey dots: trials{SELECTING if by_texts else ''}."]
     if any(group.row.runs for group in groups):
+        held_out = ", scored on held-out texts" if by_texts else ""
         parts.append(
-            "Orange diamonds: runs on fresh seeds, scored on held-out texts; the green bars next to them: their mean with its "
+            f"Orange diamonds: runs on fresh seeds{held_out}; the green bars next to them: their mean with its "
             f"{interval_name(answer)}."
         )
     outside = sum(not ends[0] <= score <= ends[1] for group in groups for score in group.trials)

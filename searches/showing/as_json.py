@@ -10,7 +10,7 @@ from searches.running.ledger import State, status_of
 from searches.running.quantities import Forecast
 from searches.showing.answers import OUTCOMES
 from searches.showing.facts import commands, space_of
-from searches.showing.report_tables import OVER_TEXTS
+from searches.showing.report_tables import ONE_SEED, OVER_TEXTS
 from searches.showing.screen import plan_texts
 from searches.summary import Summary, TrialRow, Verdict
 
@@ -38,7 +38,7 @@ def results_json(options: Options, state: State, summary: Summary, now: float) -
         "question": summary.question,
         "answer": answer_json(summary.answer),
         "trials": [_trial_json(row, summary) for row in summary.trials],
-        "trials_note": OVER_TEXTS + " Only `answer` compares settings.",
+        "trials_note": (OVER_TEXTS if summary.by_texts else ONE_SEED) + " Only `answer` compares settings.",
         **_about(options),
         "data": summary.data.get("data"),
         "baselines": {name: row.model_dump(mode="json") for name, row in summary.baselines.items()},
@@ -78,7 +78,8 @@ def _about(options: Options) -> Json:
     plan = options.plan
     return {
         "task": plan.task,
-        "model": plan.config(plan.search.reference).model,
+        "model": None if plan.program else plan.config(plan.search.reference).model,
+        "program": plan.program and plan.program.model_dump(mode="json", exclude={"folder"}),
         "objective": {
             "name": plan.objective,
             "direction": str(plan.direction),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.cli import print_json
-from gpt2core.config import RunConfig
 from gpt2core.console import console
 from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import mean_of
@@ -26,6 +25,7 @@ from searches.showing.answers import OUTCOMES
 from searches.showing.compare_picture import BestSoFar, Line, check_plot, draw_comparison
 from searches.showing.summary import reopened
 from searches.showing.tables import Column, Table, on_screen
+from trainables.runs import parameters, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,9 @@ def _text(decision: Decision, one: Compared) -> str:
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the keys in which two runs differ, each with both values; a key that a run does not read has none."""
-    one, other = (RunConfig.of(dict(values)) for values in (first, second))
-    names = one.model_dump().keys() | other.model_dump().keys()
+    one, other = (parameters(run_of(values).model_dump()) for values in (first, second))
     rows = [
-        (name, value_text(getattr(one, name, None)), value_text(getattr(other, name, None))) for name in sorted(names)
+        (name, value_text(one.get(name)), value_text(other.get(name))) for name in sorted(one.keys() | other.keys())
     ]
     return [row for row in rows if row[1] != row[2]]
 

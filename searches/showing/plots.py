@@ -98,10 +98,10 @@ def _side_by_side(metrics: list[str], draw: Callable[[str, Any], None], *, name:
 
 
 def intervals(summary: Summary) -> Picture | None:
-    """Return the best trials with intervals over texts and the best trivial baseline; None if no trial has a score."""
+    """Return the best trials with intervals over texts and the best trivial baseline; None if no trial has such an interval."""
     rows = summary.ranked(_scored(summary))
     shown = rows[:INTERVALS] + [row for row in rows[INTERVALS:] if row.id == summary.reference_id]
-    if not shown:
+    if not shown or not summary.by_texts:
         return None
     objective, baseline, digits = summary.objective, best_baseline(summary), summary.digits(summary.objective)
     ends = {row.id: (row.metrics.get(f"{objective}_low"), row.metrics.get(f"{objective}_high")) for row in shown}

@@ -38,6 +38,7 @@ MOST = 200  # trials that a table shows
 REASONS = 50  # rows of the table of failures
 NAMES = 8  # trials that a row of it names
 OVER_TEXTS = "The interval of a single trial is over texts only; another seed would change its score as well."
+ONE_SEED = "Each score is of one run; another seed would change it."
 ROLES = {"scientific": "compared", "nuisance": "tuned for each compared value, for a fair comparison", None: ""}
 
 #: Metrics that are shown beside the objective if a task has them -> heading and decimals.
@@ -68,20 +69,20 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
     if summary.pareto:
         columns.append(Column("Pareto front", lambda row: "yes" if row.id in summary.pareto else ""))
     more = f"The best {MOST} are shown; {len(rows) - MOST} more are in summary.json. " if len(rows) > MOST else ""
-    return Table(
-        title=title, columns=columns, rows=rows[:MOST], note=more + OVER_TEXTS, marked=lambda row: row.id == best
-    )
+    note = more + (OVER_TEXTS if summary.by_texts else ONE_SEED)
+    return Table(title=title, columns=columns, rows=rows[:MOST], note=note, marked=lambda row: row.id == best)
 
 
 def _score(summary: Summary) -> Column[TrialRow]:
-    """Return the column of scores with their intervals over texts."""
+    """Return the column of scores, with their intervals over texts if these are known."""
     digits = summary.digits(summary.objective)
 
     def show(row: TrialRow) -> str:
         low, high = (row.metrics.get(f"{summary.objective}_{end}") for end in ("low", "high"))
         return "none" if row.score is None else with_interval(row.score, low, high, digits)
 
-    return Column(f"{words(summary.objective)} [95% interval over texts]", show, number=True)
+    interval = " [95% interval over texts]" if summary.by_texts else ""
+    return Column(f"{words(summary.objective)}{interval}", show, number=True)
 
 
 def _value(key: str) -> Column[TrialRow]:
@@ -102,8 +103,9 @@ def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, tuple[str, int
 
 def replicates_table(summary: Summary) -> Table[TrialRow]:
     """Return the runs of the compared settings on fresh seeds."""
+    scored_on = ", scored on the texts that the search selects by" if summary.by_texts else ""
     return Table(
-        title="Runs on fresh seeds, scored on the texts that the search selects by",
+        title=f"Runs on fresh seeds{scored_on}",
         columns=[
             Column("run", lambda row: row.id),
             Column("of trial", lambda row: row.of or ""),
@@ -112,7 +114,7 @@ def replicates_table(summary: Summary) -> Table[TrialRow]:
             Column("status", lambda row: row.status),
         ],
         rows=sorted((row for row in summary.trials if row.of is not None), key=lambda row: row.id),
-        note="The answer compares these runs on held-out texts.",
+        note="The answer compares these runs on held-out texts." if summary.by_texts else "",
     )
 
 

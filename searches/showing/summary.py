@@ -13,11 +13,11 @@ from searches.deciding.importance import effects
 from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
 from searches.deciding.strategy import finalists
-from searches.options import Options, parse, search_folder, without
+from searches.options import Options, search_folder, without
 from searches.plan import Plan
 from searches.planning.measure import actual_costs, spending
 from searches.running.ledger import COMPLETED, STOPPED, State, read_search
-from searches.running.resume import stated_search
+from searches.running.resume import options_again
 from searches.showing.as_json import answer_json
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
 from searches.showing.report import write
@@ -50,7 +50,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         objective=plan.objective,
         direction=plan.direction,
         model=model_line(plan),
-        model_is_stand_in=plan.config(search.reference).model in EMBEDDED,
+        model_is_stand_in=plan.program is None and plan.config(search.reference).model in EMBEDDED,
         data=state.data,
         origin=state.origin,
         trials=trials,
@@ -80,7 +80,9 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
 
 
 def model_line(plan: Plan) -> str:
-    """Return the model of a search, in words if it is the stand-in."""
+    """Return the model of a search, in words if it is the stand-in or a program's."""
+    if plan.program is not None:
+        return f"that of `{plan.program.command}`"
     name = plan.config(plan.search.reference).model
     if name == "gpt2-nano":
         return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"
@@ -93,7 +95,7 @@ def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
     state = read_search(folder, needs_script=True)
     storage = ["--storage", options.storage] if options.storage else []
     given = without(state.flags, "--name", *(["--storage"] if storage else []))
-    return folder, state, parse(stated_search(state), [*given, "--name", options.name, *storage])
+    return folder, state, options_again(state, [*given, "--name", options.name, *storage])
 
 
 def report(options: argparse.Namespace) -> int:

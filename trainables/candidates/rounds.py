@@ -90,6 +90,6 @@ def _train(spec: dict[str, Any]) -> float | str:
     if failure is not None:
         return str(failure)
     folder = local(trial.folder)
-    export(trial.run, folder, folder / "model")
+    export(trial.config, folder, folder / "model")
     send(folder / "model")
     return min(float(report["objective"]) for report in reports)

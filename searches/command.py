@@ -1,0 +1,21 @@
+"""Search the settings of any training program: each trial runs a command, and its metric is read from its output."""
+
+import shlex
+import sys
+
+from gpt2core.cli import command_text, run_or_explain
+from gpt2core.parts import import_modules
+from searches.options import Options, imports_of
+from searches.programs.flags import parse_program
+from searches.runner import run
+
+
+def _options(argv: list[str]) -> Options:
+    import_modules(imports_of(argv))
+    return parse_program(argv, sys.argv[0])
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    resume = f"python {shlex.quote(sys.argv[0])} {command_text(words)}"
+    run_or_explain(lambda: run(_options(words)), resume, as_json="--json" in words)

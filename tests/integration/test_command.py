@@ -1,0 +1,140 @@
+"""A search over a user's program, run as a user runs it: from a folder of their own, with real Ray and MLflow."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import psutil
+import pytest
+
+from searches.__main__ import main
+from tests.runs import ROOT, events, mlflow_runs, program, status, summary
+from tests.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow
+
+NAME = "command-train"
+COMMAND = f"{sys.executable} train.py --lr {{lr}} --seed {{seed}} --epochs {{epochs}}"
+SCRIPT = [sys.executable, str(ROOT / "searches" / "command.py"), "--metric", "dev_acc"]
+#: Chances are equal, good, and none: the program refuses the last value.
+FLAGS = ["--search", "lr=0.0001,0.03,oops", "--set", "epochs=3", "--trials", "3", "--scheduler", "none"]
+
+
+def project(folder: Path) -> Path:
+    """A user's folder with a training program."""
+    shutil.copy(ROOT / "tests" / "toy_trainer.py", folder / "train.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> CompletedProcess[str]:
+    return program([*SCRIPT, "--command", COMMAND, *FLAGS], cwd=folder)
+
+
+@pytest.fixture
+def good(done: CompletedProcess[str], folder: Path) -> str:
+    """The trial with the good learning rate."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(str(row["id"]) for row in summary(folder / "runs", NAME)["trials"] if row["point"] == {"lr": 0.03})
+
+
+def test_the_answer_compares_seeds(done: CompletedProcess[str], folder: Path, good: str) -> None:
+    result = summary(folder / "runs", NAME)
+    assert result["question"] == "Which settings of train.py have the best dev acc?"
+    answer = result["answer"]
+    assert (answer["outcome"], answer["winner"], answer["seeds"]) == ("difference", good, 3)
+    assert answer["sentences"][0].startswith("lr 0.03 is better than the reference (lr 0.0001) by 0.")
+    assert "3 fresh seeds per setting on the data that the program evaluates on" in answer["scope"]
+    runs = [row["config"]["seed"] for row in result["trials"] if row["of"] == good]
+    assert runs == [11712, 11713, 11714]
+    assert f"Folder of trial {good}: {folder / 'runs' / 'searches' / NAME / 'trials' / good}" in done.stdout
+
+
+def test_each_run_has_its_own_folder_and_output(folder: Path, good: str) -> None:
+    trials = folder / "runs" / "searches" / NAME / "trials"
+    assert (trials / good / "3-0.03-toy.pt").is_file()
+    assert "Epoch 2: train loss :: " in (trials / good / "output.log").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == ["runs", "train.py"]
+
+
+def test_a_program_that_fails_is_a_failed_trial_that_shows_its_last_lines(
+    done: CompletedProcess[str], folder: Path
+) -> None:
+    failed = next(row for row in summary(folder / "runs", NAME)["trials"] if row["status"] == "failed")
+    assert failed["reason"].startswith("exit status 2: ")
+    assert "argument --lr: invalid float value: 'oops'" in failed["reason"]
+    assert failed["reason"] in done.stdout
+
+
+def test_mlflow_has_the_values_and_the_curve(folder: Path, good: str) -> None:
+    runs = {run.info.run_name: run for run in mlflow_runs(folder / "runs", "program")}
+    assert runs[good].data.params["lr"] == "0.03"
+    assert runs[good].data.params["command"] == COMMAND
+    best = next(row["score"] for row in summary(folder / "runs", NAME)["trials"] if row["id"] == good)
+    assert runs[good].data.metrics["best_dev_acc"] == best
+
+
+def test_other_commands_know_the_search(
+    done: CompletedProcess[str], folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    storage = ["--storage", str(folder / "runs")]
+    assert status(main, ["report", NAME, *storage]) == 0
+    assert "interval over texts" not in (folder / "runs" / "searches" / NAME / "report.md").read_text()
+    assert status(main, ["list", *storage]) == 0
+    assert "lr 0.03 is better" in " ".join(capsys.readouterr().out.split())
+    assert status(main, ["export-optuna", NAME, *storage, "--out", str(tmp_path / "journal")]) == 0
+    assert status(main, ["promote", NAME, *storage]) == 2
+    assert "is of a program" in capsys.readouterr().err
+
+
+def test_a_changed_program_is_refused(done: CompletedProcess[str], folder: Path) -> None:
+    script = folder / "train.py"
+    text = script.read_text()
+    script.write_text(text + "\n# changed\n")
+    again = program([*SCRIPT, "--command", COMMAND, *FLAGS], cwd=folder)
+    script.write_text(text)
+    assert again.returncode == 2
+    assert "The files of the command have changed since this search began" in again.stderr
+
+
+def test_a_killed_search_ends_its_programs_and_resumes_them(tmp_path: Path) -> None:
+    command = f"{COMMAND} --wait {{wait}}"
+    flags = [
+        *("--search", "lr=0.01,0.03", "--set", "epochs=3", "--set", "wait=1", "--trials", "2"),
+        "--replicates",
+        "0",
+    ]
+    resume = ["--resume-flag", "--resume {checkpoint}", "--max-concurrent", "1"]
+    words = [*SCRIPT, "--command", command, *flags, *resume]
+    with (tmp_path / "said.txt").open("w") as said:
+        search = subprocess.Popen(words, cwd=project(tmp_path), stdout=said, stderr=said)
+    ledger, trials = (tmp_path / "runs" / "searches" / NAME / name for name in ("ledger.jsonl", "trials"))
+    wait_until(lambda: ledger.exists() and '"report"' in ledger.read_text(), search, (tmp_path / "said.txt").read_text)
+    running = [
+        one for one in psutil.process_iter(["cmdline"]) if str(tmp_path / "train.py") in (one.info["cmdline"] or ())
+    ]
+    assert running
+    os.kill(search.pid, signal.SIGKILL)
+    search.wait(PATIENCE)
+    _, left = psutil.wait_procs(running, timeout=60)
+    assert not left
+    again = program(words, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "resumed after epoch" in (trials / "0000" / "output.log").read_text()
+    assert [event["epoch"] for event in events(tmp_path / "runs", NAME, "report") if event["trial"] == "0000"] == [
+        1,
+        2,
+        3,
+    ]
+    progress = json.loads((trials / "0000" / "progress.json").read_text())
+    assert (sorted(progress["values"]), progress["ended"]) == (["1", "2", "3"], True)

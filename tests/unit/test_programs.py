@@ -1,0 +1,289 @@
+"""Searches with a user's program: its flags, its command, and how its metric is read."""
+
+import json
+import re
+import shlex
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2core.errors import ConfigError, DataError, UserError
+from gpt2core.files import lock
+from gpt2core.metrics.direction import Direction
+from searches.domains import Choice, LogInt, LogUniform, Uniform
+from searches.options import Options
+from searches.programs.flags import parse_program
+from tests.waiting import wait_until
+from trainables.programs.process import Process
+from trainables.programs.readings import FileReadings, OutputReadings, line_pattern
+from trainables.programs.run import ProgramRun
+from trainables.programs.trial import LOG, payloads
+
+COMMAND = "python train.py --lr {lr} --seed {seed}"
+COURSE = "Epoch 3: train loss :: 0.693, train acc :: 0.512, dev acc :: 0.498"
+
+
+def parsed(*flags: str, command: str = COMMAND) -> Options:
+    return parse_program(["--command", command, "--metric", "dev_acc", *flags])
+
+
+def searched(*flags: str, command: str = COMMAND) -> Options:
+    return parsed("--search", "lr=1e-5..1e-2:log", *flags, command=command)
+
+
+def run(command: str, **fields: Any) -> ProgramRun:
+    told = {"command": command, "metric": "dev_acc", "direction": Direction.MAX, "folder": "/", "seed": 7}
+    return ProgramRun.of({**told, **fields})
+
+
+def test_flags_state_a_search() -> None:
+    command = f"{COMMAND} --opt {{opt}} --dim {{dim}} --epochs {{epochs}} {{amp}}"
+    flags = ("--search", "opt=adam,sgd", "--search", "dim=16..64:log", "--search", "amp=none,--use_amp")
+    plan = searched(*flags, "--set", "epochs=5", "--factor", "opt", command=command).plan
+    assert plan.space == {
+        "opt": Choice("adam", "sgd"),
+        "lr": LogUniform(1e-5, 1e-2),
+        "dim": LogInt(16, 64),
+        "amp": Choice(None, "--use_amp"),
+    }
+    assert [level.name for level in plan.levels] == ["opt adam", "opt sgd"]
+    assert (plan.epochs, plan.objective, plan.direction, plan.margin) == (5, "dev_acc", Direction.MAX, 0.01)
+    reference = plan.first_points[0]
+    assert reference == {"opt": "adam", "lr": pytest.approx(10**-3.5), "dim": 32, "amp": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [("1..5", "IntUniform"), ("0..0.5", "Uniform"), ("1e-4..1", "Uniform"), ("2..64:log", "LogInt")],
+)
+def test_a_range_is_of_whole_numbers_if_both_ends_are(text: str, domain: str) -> None:
+    assert type(parsed("--search", f"lr={text}").plan.space["lr"]).__name__ == domain
+
+
+def test_a_metric_of_losses_is_minimised_unless_told_otherwise() -> None:
+    command = ["--command", COMMAND, "--search", "lr=0.1..1"]
+    assert parse_program([*command, "--metric", "dev_loss"]).plan.direction is Direction.MIN
+    assert parse_program([*command, "--metric", "dev_loss", "--mode", "max"]).plan.direction is Direction.MAX
+    assert parse_program([*command, "--metric", "dev_loss"]).plan.space == {"lr": Uniform(0.1, 1)}
+
+
+@pytest.mark.parametrize(("flags", "command", "message"), [
+    ([], COMMAND, "The command has {lr}, but no flag gives its value: use --search lr=VALUES or --set lr=VALUE"),
+    (["--search", "lr=1..2"], f"{COMMAND} {{epocs}}", "The command has {epocs}, but no flag gives its value"),
+    (["--search", "lr=1..2", "--set", "epochs=3"], f"{COMMAND} {{epocs}}", "did you mean `epochs`?"),
+    (["--search", "rl=1..2"], COMMAND, "Unknown key `rl`: did you mean `lr`?"),
+    (["--search", "lr=1..2", "--set", "lr=3"], COMMAND, "Both `--set lr` and `--search lr` are given"),
+    (["--set", "lr=3"], COMMAND, "Nothing is searched: give --search KEY=VALUES"),
+    (["--search", "seed=1,2", "--search", "lr=1..2"], COMMAND, "The key `seed` cannot be given: it is the seed of the run"),
+    (["--search", "lr=1..2"], "python train.py --lr {lr}", "The command has no {seed}"),
+    (["--search", "lr=1..2"], "python 'train.py {lr} {seed}", "its quotes must match"),
+    (["--search", "lr=1..2"], " ", "The value of `--command` is empty"),
+    (["--search", "lr=1..2", "--factor", "lr"], COMMAND, "The factor `lr` is 1 to 2, whole numbers, but must have 2 to 8 values"),
+    (["--search", "lr=1,2", "--factor", "l"], COMMAND, "must be a searched key: did you mean `lr`?"),
+    (["--search", "lr=1..2", "--reference", "lr=5"], COMMAND, "The value of `lr` is 5 in the reference"),
+    (["--search", "lr=1..2", "--pattern", "acc (.*)"], COMMAND, "must have the group (?P<value>...)"),
+    (["--search", "lr=1..2", "--pattern", "acc (?P<value>"], COMMAND, "must be a regular expression"),
+    (["--search", "lr=1..2", "--metrics-file", "../m.json"], COMMAND, "must be a name in the run's own folder"),
+    (["--search", "lr=1..2", "--resume-flag", "--resume last.pt"], COMMAND, "must have {checkpoint}"),
+    (["--search", "lr=1..2", "--scheduler", "pbt"], COMMAND, "a program cannot go on from another trial"),
+    (["--search", "lr=1..2", "--minimize", "memory_gb"], COMMAND, "The cost `memory_gb` of a program is not known"),
+    (["--search", "lr=1..2", "--set", "epochs=0"], f"{COMMAND} {{epochs}}", "The value of `epochs` is 0"),
+    (["--search", "lr=1..2", "--model", "gpt2"], COMMAND, "Unknown flag"),
+])  # fmt: skip
+def test_bad_flags_are_refused_in_one_line(flags: list[str], command: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        parsed(*flags, command=command)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_is_part_of_the_identity_of_a_search_but_its_folder_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = searched().plan.digest
+    assert searched(command=f"{COMMAND} --wd 0.1").plan.digest != digest
+    assert searched("--mode", "min").plan.digest != digest
+    monkeypatch.chdir(tmp_path)
+    assert searched().plan.digest == digest
+
+
+def test_words_are_filled_without_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    command = "python train.py '--text={text}' {off} {on} --out {out}/x ; rm '{\"a\": 1}'"
+    values = {"text": "a b; $(c)", "off": None, "on": "--amp"}
+    argv = run(command, values=values, folder=str(tmp_path)).argv(Path("/runs/0001"))
+    script = str(tmp_path / "train.py")
+    assert argv == ["python", script, "--text=a b; $(c)", "--amp", "--out", "/runs/0001/x", ";", "rm", '{"a": 1}']
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(min_size=1), max_size=5))
+def test_each_value_is_one_word(values: dict[str, str]) -> None:
+    command = shlex.join(["p", *(f"{{{key}}}" for key in values)])
+    assert run(command, values={**values, "seed": 1}).argv(Path("/o"))[1:] == [
+        "7" if key == "seed" else "/o" if key == "out" else "/o/checkpoint" if key == "checkpoint" else value
+        for key, value in values.items()
+    ]
+
+
+def test_a_program_resumes_by_its_own_flag() -> None:
+    resumable = run("p --save {checkpoint}", resume_flag="--resume {checkpoint}")
+    assert resumable.argv(Path("/o")) == ["p", "--save", "/o/checkpoint"]
+    again = resumable.argv(Path("/o"), Path("/o/checkpoint-7"))
+    assert again == ["p", "--save", "/o/checkpoint-7", "--resume", "/o/checkpoint-7"]
+
+
+@pytest.mark.parametrize(("line", "value"), [
+    (COURSE, "0.498"),
+    ("dev_acc=0.5", "0.5"),
+    ("dev-acc: 51.2%", "51.2"),
+    ("'Dev/Acc': -1.5e-3, 'dev_loss': 2", "-1.5e-3"),
+    ('{"dev_acc": 1}', "1"),
+    ("dev acc = nan", "nan"),
+    ("best_dev_acc=0.7", None),
+    ("dev_accuracy=0.7", None),
+    ("dev acc 0.7", None),
+    ("dev_acc=None", None),
+])  # fmt: skip
+def test_lines_name_the_metric(line: str, value: str | None) -> None:
+    match = line_pattern("dev_acc", None).search(line)
+    assert (match and match["value"]) == value
+
+
+def test_the_output_is_read_as_it_grows(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    log.write_text("dev_acc=0.1 of an earlier process\n")
+    output = OutputReadings(log, line_pattern("dev_acc", None), start=log.stat().st_size, before=2)
+    parts = [
+        (" 10%|#\r 20%|##\rdev_acc=0.2\ndev_a", [(3, 0.2)]),
+        ("cc=0.3\r\n", [(3, 0.2), (4, 0.3)]),
+        ("epoch 7/9 dev_acc=0.4", [(3, 0.2), (4, 0.3)]),
+    ]
+    for text, readings in parts:
+        with log.open("a") as file:
+            file.write(text)
+        assert [reading[:2] for reading in output.read(ended=False)] == readings
+    assert [reading[:2] for reading in output.read(ended=True)] == [(3, 0.2), (4, 0.3), (7, 0.4)]
+    again = OutputReadings(log, line_pattern("dev_acc", None), output.readings[0].end, before=3)
+    assert again.read(ended=True) == output.readings[1:]
+
+
+def test_a_pattern_may_name_the_epoch(tmp_path: Path) -> None:
+    (tmp_path / LOG).touch()
+    output = OutputReadings(tmp_path / LOG, line_pattern("x", r"step (?P<epoch>\d+) .* acc (?P<value>\S+)"), start=0)
+    (tmp_path / LOG).write_text("step 4 of epoch 9: acc 0.5\n")
+    assert [reading[:2] for reading in output.read(ended=False)] == [(4, 0.5)]
+    (tmp_path / LOG).write_text("step 4 of epoch 9: acc 0.5\nstep 5 is acc high\n")
+    with pytest.raises(DataError, match="the metric is 'high', but must be a number"):
+        output.read(ended=True)
+
+
+@pytest.mark.parametrize(("text", "readings"), [
+    ('{"dev_acc": 0.5, "epoch": 3}', [(3, 0.5)]),
+    ('{"dev_acc": 0.5}', [(1, 0.5)]),
+    ('[{"dev_acc": 0.5}, {"loss": 2}, {"dev_acc": 0.6}]', [(1, 0.5), (2, 0.6)]),
+    ('{"epoch": 0, "dev_acc": 0.5}\n\n{"epoch": 1, "dev_acc": 0.6}\n{"epo', [(0, 0.5), (1, 0.6)]),
+    ('{"loss": 1}', []),
+])  # fmt: skip
+def test_a_json_file_has_the_metric(text: str, readings: list[tuple[int, float]], tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(text)
+    read = FileReadings(tmp_path / "m.json", "dev_acc").read(ended=True)
+    assert [reading[:2] for reading in read] == readings
+
+
+@pytest.mark.parametrize("text", ['{"dev', "3", '{"dev_acc": true}', '{"dev_acc": "high"}', ""])
+def test_a_json_file_without_numbers_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(DataError, match=r"must be a number|is not JSON"):
+        FileReadings(tmp_path / "m.json", "dev_acc").read(ended=True)
+    assert FileReadings(tmp_path / "absent.json", "dev_acc").read(ended=True) == []
+
+
+def reports(command: str, out: Path, **fields: Any) -> list[Any]:
+    """Run a shell command as the program; return the value of each report, or the reason of its failure."""
+    program = run(f"sh -c {shlex.quote(command)}", **fields)
+    found = payloads(program, str(out), 1, threading.Event())
+    return [
+        report["failure"]["reason"].partition(" (see")[0]
+        if "failure" in report
+        else (report["epoch"], report["objective"])
+        for report in found
+    ]
+
+
+@pytest.mark.parametrize(("command", "epochs", "reported"), [
+    ("for e in 0 1 2 3; do echo epoch $e: dev_acc=0.$e; done", 3, [(1, 0.0), (2, 0.1), (3, 0.2)]),
+    ("echo dev_acc=0.3; echo dev_acc=0.5; echo dev_acc=0.4", 1, [(1, 0.5)]),
+    ("echo dev_acc=0.3 >&2; exit 3", 2, [(1, 0.3), "exit status 3: dev_acc=0.3"]),
+    ("echo one; echo two; kill -9 $$", 1, ["killed by signal 9: one | two"]),
+    ("echo dev_acc=nan; sleep 60", 2, ["The value of dev_acc is nan at epoch 1"]),
+    ("pwd >/dev/null; echo nothing", 1, ["`dev_acc` never appeared in the output, which must have a line such as dev_acc=0.5; "
+                                         "its last lines: nothing"]),
+])  # fmt: skip
+def test_a_run_reports_its_epochs_or_why_it_failed(
+    command: str, epochs: int, reported: list[Any], tmp_path: Path
+) -> None:
+    assert reports(command, tmp_path, epochs=epochs) == reported
+
+
+def test_a_program_that_cannot_start_is_a_failed_run(tmp_path: Path) -> None:
+    (failure,) = payloads(run("/absent/program"), str(tmp_path), 1, threading.Event())
+    assert failure["failure"]["reason"].startswith(
+        "exit status 127: /absent/program: cannot be started (No such file or directory)"
+    )
+
+
+def test_a_run_that_ended_reports_again_without_running(tmp_path: Path) -> None:
+    command = "echo ran >> runs; for e in 1 2; do echo dev_acc=0.$e; done"
+    assert [reports(command, tmp_path, epochs=2) for _ in range(2)] == 2 * [[(1, 0.1), (2, 0.2)]]
+    assert (tmp_path / "runs").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_an_interrupted_run_resumes_or_starts_again(resumes: bool, tmp_path: Path) -> None:
+    epoch = "{ echo epoch $e dev_acc=$last.$e; echo $e > state; sleep $1; }"
+    command = f'last=$(cat "$0" || echo 0); for e in 1 2 3; do [ $e -le $last ] || {epoch}; done'
+    flag = "{checkpoint}" if resumes else None
+    words = f"sh -c {shlex.quote(command)} {{file}} {{wait}}"
+    settings: dict[str, Any] = {"epochs": 3, "checkpoint": "stat*", "resume_flag": flag}
+    first = run(words, values={"file": "absent", "wait": 60}, **settings)
+    reported = payloads(first, str(tmp_path), 1, threading.Event())
+    assert next(reported)["objective"] == 0.1
+    reported.close()
+    second = run(words, values={"file": "state" if resumes else "absent", "wait": 0}, **settings)
+    again = [report["objective"] for report in payloads(second, str(tmp_path), 1, threading.Event())]
+    assert again == ([0.1, 1.2, 1.3] if resumes else [0.1, 0.2, 0.3])
+
+
+def test_a_stop_ends_the_whole_process_group(tmp_path: Path) -> None:
+    """The program asks for it to be killed: it ignores SIGTERM, but its children do not."""
+    script = "trap 'touch told' TERM; sleep 300 & echo $! > child; while true; do sleep 0.1; done"
+    with (tmp_path / "held").open("w") as held:
+        lock(held)
+        process = Process(["sh", "-c", script], tmp_path, tmp_path / LOG, 1, held=held.fileno(), grace=0.5)
+    wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().endswith("\n"))
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    with (tmp_path / "held").open() as held, pytest.raises(BlockingIOError):
+        lock(held)
+    begun = time.monotonic()
+    process.stop()
+    assert time.monotonic() - begun < 5
+    with (tmp_path / "held").open() as held:
+        lock(held)
+    assert (tmp_path / "told").exists()
+    assert process.status() == 128 + 9
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_progress_is_json_without_nan(tmp_path: Path) -> None:
+    reports("echo dev_acc=0.5; echo dev_acc=inf", tmp_path, epochs=2)
+    assert json.loads((tmp_path / "progress.json").read_text())["values"] == {"1": 0.5}
+
+
+def test_a_stopped_search_of_values_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="has only one value to search"):
+        parsed("--search", "lr=0.1")

@@ -1,0 +1,1 @@
+"""Trials that run a program of the user's instead of this project's training loop."""
