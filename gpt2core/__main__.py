@@ -120,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         commands.COMMANDS[options.command](options)
         return 0
 
-    run_or_explain(command, f"python -m gpt2core {shlex.join(sys.argv[1:] if argv is None else argv)}")
+    words = sys.argv[1:] if argv is None else argv
+    run_or_explain(command, f"python -m gpt2core {shlex.join(words)}", as_json="--json" in words)
 
 
 if __name__ == "__main__":

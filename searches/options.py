@@ -6,7 +6,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,6 +36,7 @@ from searches.question import Search, on_own_data
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 from searches.values import domain_of
+from searches.warm_start import warm_starts
 
 EPILOG = """\
 Use --set to fix any key of a run, for instance --set epochs=5 --set decoder=greedy; a fixed key is no longer searched.
@@ -140,6 +142,8 @@ def method_flags(p: Group) -> None:
     """Add the flags of the search method."""
     words = "number of trials, rounded up to equal numbers for the values of the factor (default: the profile's)"
     p.add_argument("--trials", type=int, metavar="N", help=words)
+    words = "try the best points of an earlier search in the storage first, also one of another model; may be repeated"
+    p.add_argument("--warm-start", action="append", default=[], metavar="NAME", help=words)
     words = "propose a trial without waiting for the N trials before it, so that up to N + 1 run at once (default: 8)"
     p.add_argument("--ahead", type=int, metavar="N", help=words)
     words = f"search algorithm: {', '.join(SAMPLERS)} (default: {DEFAULT.sampler}). {_keys_of(SAMPLERS)}"
@@ -411,6 +415,16 @@ def budget_of(o: argparse.Namespace) -> Budget:
     return Budget(hours=hours, gpu_hours=gpu_hours, usd=o.budget_usd, usd_per_gpu_hour=o.usd_per_gpu_hour)
 
 
+def with_warm_start(plan: Plan, o: argparse.Namespace, name: str, earlier: Sequence[str] = ()) -> Plan:
+    """Return the plan of the search `name` with the points of `--warm-start`, by default those of `earlier`. Raises UserError."""
+    names = o.warm_start or earlier
+    if not names:
+        return plan
+    folder = storage_path(o.storage) / "searches" / name
+    refresh(folder)
+    return replace(plan, warm_start=warm_starts(plan, names, folder, partial(search_folder, o.storage)))
+
+
 def parse(search: Search, argv: list[str] | None = None) -> Options:
     """Parse and validate the flags. It imports nothing, as they may come from a ledger. Raises ConfigError, UnknownNameError."""
     o = parser(search.name, search.question, list(search.profiles), search.command).parse(argv)
@@ -459,7 +473,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         ahead=o.ahead,
     )
     return Options(
-        plan=plan,
+        plan=with_warm_start(plan, o, name, search.warm_start),
         name=name,
         storage=o.storage,
         tracking_uri=o.tracking_uri,

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from searches.deciding.method import DEFAULT, Method
 from searches.domains import Choice, Domain, Space
 from searches.formatting import setting_text, words
 from searches.question import SMOKE, Point, Profile, Search, search_in
+from searches.running.events import WarmStart
 from trainables.programs.run import Program, ProgramRun
 from trainables.runs import Run, identity_of, keys_of
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # too slow to import for --help
     from gpt2core.metrics.metric import Metric
     from searches.deciding.decision import Design
 
+WARM_START = "warm-start"  # origin of trials with the points of earlier searches
 REDUCTION = 3  # of successive halving: one in REDUCTION trials passes a rung
 MARGIN = 0.01  # of a program's metric, which is one point of an accuracy
 MOST_LEVELS = 8  # values that a factor may have; with more, the best trials are compared with the reference
@@ -61,6 +63,7 @@ class Plan:
     method: Method = DEFAULT
     comparing: Comparing = AS_PLANNED
     program: Program | None = None  # that all trials run; None if they train with this project
+    warm_start: Sequence[WarmStart] = ()  # by earlier search
 
     def __post_init__(self) -> None:
         for point in self.first_points:
@@ -89,12 +92,7 @@ class Plan:
     @cached_property
     def metric(self) -> "Metric":
         """The metric that the search optimizes; raise ConfigError if the task lacks it."""
-        if self.program is not None:
-            return metric_of(self.program)
-        from gpt2core.tasks import TASKS
-        from gpt2core.tasks.base import objective_of
-
-        return objective_of(TASKS[self.task], self.config(self.search.reference))
+        return metric_of(self.program) if self.program else metric_of_run(self.config(self.search.reference))
 
     @property
     def objective(self) -> str:
@@ -249,17 +247,25 @@ class Plan:
 
     @cached_property
     def first_points(self) -> list[dict[str, Any]]:
-        """The searched keys of the reference, of the reference with each other value of the factor, and of the study's points."""
+        """The points to try first, without duplicates: the reference, the reference with each other value of the factor, the best
+        points of earlier searches, and the study's points."""
         others = [level.point for level in self.levels] if self.balanced else []
         points: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
-        for point in [self.search.reference, *others, *self.search.tasks[self.task].study]:
+        for point in [self.search.reference, *others, *self.warm_points, *self.search.tasks[self.task].study]:
             complete = self.complete(point)
             run = identity_of(self.run(complete))
             if run not in runs:
                 points.append(complete)
                 runs.append(run)
         return points
+
+    @cached_property
+    def warm_points(self) -> list[dict[str, Any]]:
+        """The points of earlier searches, each with all values of a factor that gets equal numbers of trials."""
+        levels = [level.point for level in self.levels] if self.balanced else [{}]
+        points = [point for start in self.warm_start for point in start.points]
+        return [self.complete({**point, **level}) for point in points for level in levels]
 
     def known_points(self) -> list[dict[str, Any]]:
         """Return the first points that get a trial: at most `per_view` of each view."""
@@ -273,11 +279,13 @@ class Plan:
 
     def origin(self, number: int, point: Point) -> str:
         """Return where the point of trial `number` comes from: `reference`, `study`, `default` (the reference with another value
-        of the factor) or `sampler`."""
+        of the factor), `warm-start` or `sampler`."""
         if number == 0:
             return "reference"
         if point not in self.first_points:
             return "sampler"
+        if point in self.warm_points:
+            return WARM_START
         study = [{**self.search.reference, **change} for change in self.search.tasks[self.task].study]
         return "study" if any(point.items() <= values.items() for values in study) else "default"
 
@@ -390,6 +398,16 @@ def metric_of(program: Program) -> "Metric":
     from gpt2core.metrics.metric import Metric  # NumPy is too slow to import for --help
 
     return Metric(name=program.metric, direction=program.direction, unit="", margin=MARGIN, digits=4)
+
+
+def metric_of_run(run: Run) -> "Metric":
+    """Return the metric that a search with this run optimizes; raise ConfigError if its task lacks it."""
+    if isinstance(run, ProgramRun):
+        return metric_of(run)
+    from gpt2core.tasks import TASKS  # PyTorch is too slow to import for --help
+    from gpt2core.tasks.base import objective_of
+
+    return objective_of(TASKS[run.task], run)
 
 
 def unread_text(key: str) -> str:

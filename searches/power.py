@@ -42,7 +42,11 @@ def flags(p: Parser) -> None:
 
 
 def _question(p: Group) -> None:
-    p.add_argument("--search", metavar="SCRIPT", help="a script of searches/, such as lora_rank")
+    p.add_argument(
+        "--search",
+        metavar="SCRIPT",
+        help="a script of searches/, such as lora_rank, or the path of any script or TOML file",
+    )
     p.add_argument("--task", help="one of its tasks (default: its first)")
     p.add_argument("--objective", metavar="METRIC", help="a metric of the task (default: the task's own)")
     p.add_argument("--effect", type=float, metavar="D", help="the true difference to detect (default: the margin)")
@@ -178,9 +182,9 @@ def _designs(o: argparse.Namespace) -> "tuple[Design, ...]":
 
 def _planned(o: argparse.Namespace) -> "tuple[Plan, None]":
     from searches.plan import make_plan
-    from searches.question import search_of
+    from searches.search_file import search_at
 
-    search = search_of(o.search)
+    search = search_at(o.search)
     settings = {} if o.task is None else {"task": o.task}
     return make_plan(search, next(iter(search.profiles)), settings=settings), None
 
@@ -190,10 +194,11 @@ def _recorded(o: argparse.Namespace) -> "tuple[Plan, State]":
     from searches.options import search_folder
     from searches.running.ledger import read_search
     from searches.running.resume import options_again
+    from searches.search_file import search_at
 
     state = read_search(search_folder(o.storage, o.name), needs_script=True)
-    if o.search not in (None, state.script):
-        raise ConfigError(f"The search `{o.name}` has the script {state.script}, but --search is {o.search}")
+    if o.search is not None and search_at(o.search).name != state.script:
+        raise ConfigError(f"The search `{o.name}` is of {state.script}, but --search is {o.search}")
     plan = options_again(state, [*state.flags, "--name", o.name]).plan
     if o.task not in (None, plan.task):
         raise ConfigError(f"The search `{o.name}` has the task {plan.task}, but --task is {o.task}")

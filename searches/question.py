@@ -107,6 +107,7 @@ class Search:
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
     costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
     constraints: Sequence[str] = ()  # default of --constraint
+    warm_start: Sequence[str] = ()  # default of --warm-start
     imports: Sequence[str] = ()  # modules that register own parts, next to those of --import
     file: str = ""  # the script or TOML file that states the search; empty for a script in this folder
     definition: Mapping[str, Any] = field(default_factory=dict)  # the content of a search file, if it was read from one

@@ -9,7 +9,8 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ from searches.deciding.stopping import SCHEDULERS
 from searches.deciding.strategy import Strategy
 from searches.domains import Choice, Space
 from searches.plan import Plan, make_plan
-from searches.question import Point, on_own_data, search_of
+from searches.question import Point, Search, on_own_data, search_of
 from searches.running.events import Scores
-from searches.running.ledger import Trial
+from searches.running.ledger import Trial, read_state
+from searches.search_file import stated_by
 from searches.summary import Summary, TrialRow
 
 REPLAYED = ("asha", "none")  # not pbt, whose trials continue from each other's weights
@@ -64,16 +66,23 @@ class Record:
     margin: float
     points: Sequence[dict[str, Any]]
     curves: Sequence[Curve]
+    definition: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the search, as in a TOML file; without it, `search` is a script
+
+    @cached_property
+    def stated(self) -> Search:
+        """The search, about the user's own data if it was. Raises UserError."""
+        search = stated_by(self.definition, self.search) if self.definition else search_of(self.search)
+        return on_own_data(search, self.task, self.data) if self.task in OWN_TASKS else search
 
     def plan(self, method: Method, *, trials: int, seed: int, grace: int | None = None) -> Plan:
         """Return the plan of a search over the whole space, without replicates or known points, which would hide the method."""
-        search = search_of(self.search)
-        if self.task in OWN_TASKS:
-            search = on_own_data(search, self.task, self.data)
+        search = self.stated
         case = lookup(search.tasks, self.task, "task")
         return make_plan(
             replace(search, factor=(), tasks={self.task: case.but(study=())}),
-            "quick",
+            next(iter(search.profiles)),
             settings={"task": self.task, "epochs": self.epochs},
             seed=seed,
             method=method,
@@ -148,6 +157,7 @@ def _of_search(folder: Path) -> Record:
             f"only {len(complete)} of {len(trials)} trials ran to epoch {epochs}: record with --scheduler none"
         )
     config = RunConfig.of(complete[0].config)
+    ledger = folder / "ledger.jsonl"
     return Record(
         search=summary.script,
         task=config.task,
@@ -164,6 +174,7 @@ def _of_search(folder: Path) -> Record:
             )
             for row in complete
         ],
+        definition=read_state(ledger).definition if ledger.is_file() else {},
     )
 
 

@@ -1,9 +1,11 @@
 """A search as a TOML file: what a script states as a `Search`, checked by the same rules, without code."""
 
 import json
+import runpy
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ from pydantic import Field
 
 from gpt2core.component import Config, lookup, unknown_key
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
-from gpt2core.errors import ConfigError, DataError, UserError, shown
+from gpt2core.errors import ConfigError, DataError, UserError, first_line, shown
 from gpt2core.parts import import_modules, require
 from searches.domains import Choice, Domain, Numbers
 from searches.plan import Plan, make_plan, unread_text
-from searches.question import Case, Profile, Search
+from searches.question import Case, Profile, Search, search_of
 from searches.values import RANGE, check_searchable, choice, domain_of, value_of
 
 LARGEST = 2**20  # bytes of a file
@@ -50,6 +52,9 @@ class SearchFile(Config):
     own_tasks: list[str] = Field(list(OWN_TASKS), description="the tasks on own data that it can be asked for")
     costs: list[str] = Field([], description="metrics to minimize in the Pareto front, next to the objective")
     constraints: list[str] = Field([], description="limits that the winner must respect, such as memory_gb<=8")
+    warm_start: str | list[str] = Field(
+        [], description="earlier searches in the storage whose best points are tried first"
+    )
     imports: list[str] = Field([], description="modules that register own parts, from the working folder or installed")
 
 
@@ -71,6 +76,29 @@ def read(path: str) -> Search:
     with _within(path):
         import_modules(SearchFile.of(definition, strict=True).imports)
     return search_from(definition, path)
+
+
+def search_at(place: str) -> Search:
+    """Return the search of a TOML file or a script at a path, or of a script of this project by its name.
+
+    A script is run to define it. Raises OSError, UserError.
+    """
+    if place.endswith(".toml"):
+        return read(place)
+    if not place.endswith(".py"):
+        return search_of(place)
+    path = Path(place).expanduser()
+    try:
+        search = runpy.run_path(str(path), run_name="search")["SEARCH"]
+    except OSError:
+        raise
+    except KeyError:
+        raise ConfigError(f"{place}: defines no SEARCH, so it is no search script") from None
+    except Exception as error:
+        raise ConfigError(f"{place}: cannot be run ({type(error).__name__}: {first_line(error)})") from None
+    if not isinstance(search, Search):
+        raise ConfigError(f"{place}: SEARCH has the type {type(search).__name__}, but must be a Search")
+    return replace(search, file=place)
 
 
 def definition_of(search: Search) -> dict[str, Any]:
@@ -126,7 +154,8 @@ def stated_by(definition: Mapping[str, Any], file: str) -> Search:
     profiles = {name: _profile(values, f"{file}, [profiles.{name}]") for name, values in stated.profiles.items()}
     with _within(file):
         return Search(
-            **stated.model_dump(exclude=SECTIONS),
+            **stated.model_dump(exclude=SECTIONS | {"warm_start"}),
+            warm_start=[stated.warm_start] if isinstance(stated.warm_start, str) else stated.warm_start,
             tasks=tasks,
             scientific=scientific,
             nuisance=nuisance,

@@ -237,6 +237,18 @@ class Space(_Part):
     high: float | None = None
 
 
+class WarmStarted(_Part):
+    """The trials with points of earlier searches (one may be the reference), and the rank of the best of them in `of` trials."""
+
+    searches: list[str]
+    trials: list[str]
+    best: str | None
+    rank: int | None
+    of: int
+    text: str
+    notes: list[str] = []
+
+
 class Pairs(_Part):
     """A set of generated pairs: its sizes by stage, and its critic; `stand_in` describes a critic that is no entailment model."""
 
@@ -294,6 +306,7 @@ class Summary(_Part):
     forecast: list[QuantityRow] = []
     budget: Spending = Spending()
     space: dict[str, Space] = {}
+    warm_start: WarmStarted | None = None
     time: dict[str, float] = {}
     samples: dict[str, list[dict[str, str]]] = {}
     pairs: dict[str, Pairs] = {}

@@ -119,6 +119,7 @@ def write_ledger(options: Options, folder: Path, *, texts: int = EXAMPLES) -> No
 
 def _begin(options: Options) -> list[RawEvent]:
     plan, argv = options.plan, list(options.argv)
+    warm_start = [start.model_dump() for start in plan.warm_start]
     baselines = {"random": {"meaning": "random lines", "scores": {OBJECTIVE: [20.0, 0.3]}}}
     ranges: dict[Quantity, Range] = {
         "trials": exactly(2.0),
@@ -128,7 +129,7 @@ def _begin(options: Options) -> list[RawEvent]:
     predicted = Forecast(ranges=ranges, trials=plan.profile.trials, replicates=plan.profile.replicates)
     return [
         {"event": "search", "digest": plan.digest, "name": plan.search.name, "seed": plan.seed, "id": "0" * 32},
-        {"event": "started", "argv": argv, "environment": {"Python": "3.11"}},
+        {"event": "started", "argv": argv, "environment": {"Python": "3.11"}, "warm_start": warm_start},
         {"event": "run", "trial": "", "run_id": "f" * 32},
         {"event": "data", "data": {"data": "toy data", "digest": "d" * 64}, "baselines": baselines},
         {"event": "cluster", "cluster": {"cluster": f"1 node, {WORKERS} CPUs, 0 GPUs"}},

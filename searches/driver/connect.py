@@ -23,7 +23,7 @@ from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
 from searches.search_file import definition_of
 from searches.showing.facts import OWN_PARTS, cluster, machine
-from searches.showing.screen import Screen, print_line, waiting_for
+from searches.showing.screen import Screen, print_line, waiting_for, warm_start_texts
 from searches.showing.summary import model_line
 from trainables.tracking import mlflow_address
 from trainables.trial import TrialSpec
@@ -71,7 +71,9 @@ def open_search(options: Options, console: Console) -> SearchRun:
         before, now = (facts.get(OWN_PARTS, "none") for facts in (ledger.state.environment, environment))
         say(f"note: earlier trials ran with own parts {before}; now {now}")
     stated = {"file": search.source, "definition": search.definition or definition_of(search)}
-    ledger.record({"event": "started", "argv": argv, "folder": str(folder), "environment": environment, **stated})
+    warm_start = [start.model_dump() for start in plan.warm_start]
+    started = {"event": "started", "argv": argv, "folder": str(folder), "environment": environment}
+    ledger.record({**started, **stated, "warm_start": warm_start})
     screen = Screen(plan, console, options.budget, ledger.state)
     return SearchRun(options=options, console=console, data=data, ledger=ledger, screen=screen)
 
@@ -85,6 +87,8 @@ def connect(run: SearchRun) -> TrialSpec:
     plan = options.plan
     print_line(console, f"{options.name}: {plan.search.question}", style="bold")
     print_line(console, f"Model: {model_line(plan)}")
+    for line in warm_start_texts(plan):
+        print_line(console, line)
     if plan.program is None and (unused := unused_decoding(model_folder(plan.config(plan.search.reference).model))):
         print_line(console, f"note: {unused}")
 

@@ -41,7 +41,8 @@ class TrialCost:
     disk_gb: float
 
     def seconds(self, epochs: float) -> Range:
-        """Return the seconds of `epochs` epochs; a part of an epoch is that part of its steps."""
+        """Return the seconds of `epochs` epochs, or of all if it has fewer; a part of an epoch is that part of its steps."""
+        epochs = min(epochs, len(self.steps))
         steps = float(np.interp(epochs, range(len(self.steps) + 1), np.cumsum([0, *self.steps])))
         return self.before + self.step * steps + self.evaluation * epochs
 
@@ -74,6 +75,11 @@ def epochs_of(plan: Plan) -> tuple[float, float, int]:
         case "pbt":
             return grace, grace, grace
     return epochs, epochs, epochs
+
+
+def mean_epochs(costs: Sequence[TrialCost], limit: float) -> float:
+    """Return the mean number of epochs up to `limit`; it differs between configurations if the search varies it."""
+    return sum(min(limit, len(cost.steps)) for cost in costs) / max(1, len(costs))
 
 
 def mean(ranges: Sequence[Range]) -> Range:
@@ -113,10 +119,12 @@ def predict(
     memory = [cost.memory_gb for cost in (*known, *outlook.drawn)]
     hours = running * (1 / HOUR)
     gpu_hours = hours * spec.gpus
-    sure = (len(known) + replicates) * most
+    sure = len(known) * mean_epochs(known, most) + replicates * mean_epochs([*known, *outlook.drawn], most)
+    of_sampler = [drawn * mean_epochs(outlook.drawn, limit) for limit in (few, usual, most)]
+    low, value, high = (sure + epochs for epochs in of_sampler)
     return {
         "trials": exactly(count),
-        "epochs": Range(value=sure + drawn * usual, low=sure + drawn * few, high=count * most),
+        "epochs": Range(value=value, low=low, high=high),
         "trial_seconds": _spread(mean(per_trial).value, per_trial),
         "hours": wall * (1 / HOUR),
         "gpu_hours": gpu_hours,

@@ -30,6 +30,7 @@ from searches.options import (
     result_flags,
     search_name,
     until,
+    with_warm_start,
 )
 from searches.plan import MOST_LEVELS, Plan
 from searches.question import Case, Profile, Search
@@ -135,6 +136,7 @@ def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
         grace=o.grace,
         **({"ahead": o.ahead} if o.ahead else {}),
     )
+    name = search_name(o.name or default_name(program))
     plan = Plan(
         search=_search(o, program, domains, profile, file),
         profile=profile,
@@ -145,8 +147,8 @@ def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
         program=program,
     )
     return Options(
-        plan=plan,
-        name=search_name(o.name or default_name(program)),
+        plan=with_warm_start(plan, o, name),
+        name=name,
         storage=o.storage,
         tracking_uri=o.tracking_uri,
         max_concurrent=o.max_concurrent,

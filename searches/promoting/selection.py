@@ -14,13 +14,10 @@ from gpt2core.errors import DataError, UserError
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import Format
-from gpt2core.tasks import TASKS
-from gpt2core.tasks.base import objective_of
 from searches.options import search_folder
-from searches.plan import metric_of
+from searches.plan import metric_of_run
 from searches.running.ledger import RUNNING, State, Trial, read_search
 from searches.summary import Summary, Verdict
-from trainables.programs.run import ProgramRun
 from trainables.runs import run_of
 
 
@@ -37,8 +34,7 @@ class StoredSearch:
     @property
     def metric(self) -> Metric:
         """The deciding metric; raises ConfigError if the task lacks it."""
-        run = run_of(next(iter(self.state.trials.values())).run)
-        return metric_of(run) if isinstance(run, ProgramRun) else objective_of(TASKS[run.task], run)
+        return metric_of_run(run_of(next(iter(self.state.trials.values())).run))
 
     @property
     def objective(self) -> str:

@@ -119,6 +119,16 @@ class Search(Event, kind="search"):
     name: str = ""
 
 
+class WarmStart(_Part):
+    """What an earlier search gives to this one: its best trials, their `points` in the space of this search, and what changed."""
+
+    search: str
+    model: str
+    trials: list[str]
+    points: list[dict[str, Scalar]]
+    notes: list[str] = []
+
+
 class Started(Event, kind="started"):
     """A driver process started or resumed the search."""
 
@@ -127,6 +137,7 @@ class Started(Event, kind="started"):
     environment: Texts = {}
     file: str = ""
     definition: Values = {}
+    warm_start: list[WarmStart] = []
 
 
 class Cluster(Event, kind="cluster"):

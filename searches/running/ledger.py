@@ -53,7 +53,7 @@ class Trial:
     name: str
     point: dict[str, Any]
     run: dict[str, Any]
-    origin: str  # reference, study, sampler, population, clone or replicate
+    origin: str  # reference, default, warm-start, study, sampler, population, clone or replicate
     of: str | None = None
     optuna: int | None = None  # in ledgers of earlier versions
     parent: str | None = None
@@ -101,6 +101,7 @@ class State:
     file: str = ""  # the script or TOML file of the last start
     definition: dict[str, Any] = field(default_factory=dict)  # the search that it states, as the content of a TOML file
     environment: dict[str, str] = field(default_factory=dict)  # machine of the last start
+    warm_start: list[events.WarmStart] = field(default_factory=list)  # points of earlier searches
     trials: dict[str, Trial] = field(default_factory=dict)
     searched: list[Trial] = field(default_factory=list)  # in order, without replicates and clones
     runs: dict[str, str] = field(default_factory=dict)  # MLflow run of each trial; "" is the search itself
@@ -136,6 +137,7 @@ class State:
             case events.Started():
                 self.argv, self.environment, self.folder = event.argv, event.environment, event.folder
                 self.file, self.definition, self.left = event.file, event.definition, None
+                self.warm_start = event.warm_start
             case events.Left():
                 self.left = event.status
             case events.Cluster():

@@ -41,6 +41,7 @@ def results_json(options: Options, state: State, summary: Summary, now: float) -
         "trials_note": (OVER_TEXTS if summary.by_texts else ONE_SEED) + " Only `answer` compares settings.",
         **_about(options),
         "data": summary.data.get("data"),
+        "warm_start": summary.warm_start and summary.warm_start.model_dump(mode="json"),
         "baselines": {name: row.model_dump(mode="json") for name, row in summary.baselines.items()},
         "forecast": [row.model_dump(mode="json") for row in summary.forecast],
         "budget": summary.budget.model_dump(mode="json"),
@@ -58,6 +59,7 @@ def plan_json(options: Options, resources: str, forecast: Forecast | str) -> Jso
         "question": plan.search.question,
         **_about(options),
         "trials": plan.trials,
+        "warm_start": [start.model_dump() for start in plan.warm_start],
         "first_points": [
             {"origin": plan.origin(place, point), "point": point} for place, point in enumerate(plan.known_points())
         ],

@@ -14,7 +14,7 @@ from rich.live import Live
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
 from searches.formatting import count, number, point_text, value_text, with_interval, words
-from searches.plan import Plan
+from searches.plan import WARM_START, Plan
 from searches.planning.plan_table import progress_text, show_actual
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
@@ -22,6 +22,7 @@ from searches.running.ledger import RUNNING, State, Trial
 from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
 from searches.showing.tables import Column, Table, on_screen
 from searches.summary import Summary
+from searches.warm_start import source_text
 
 RUNNING_SHOWN = 20  # rows of the live table
 
@@ -142,6 +143,8 @@ def show(summary: Summary, console: Console) -> None:
     if summary.pareto:
         costs = ", ".join(map(words, summary.costs))
         print_line(console, f"Pareto front of {summary.objective} against {costs}: the trials that no other dominates")
+    if summary.warm_start:
+        print_line(console, summary.warm_start.text)
     counts = ", ".join(f"{value} {words(key)}" for key, value in summary.counts.items() if value)
     print_line(console, f"{counts}; {summary.wall_seconds:.0f} s")
     total = sum(summary.time.values())
@@ -168,6 +171,8 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
             console, f"First, a set of pairs is generated for each temperature in {plan.fixed['pairs']}: {sizes}."
         )
     for line in (*plan_texts(plan), resources):
+        print_line(console, line)
+    for line in warm_start_texts(plan):
         print_line(console, line)
     print_line(console, f"Results go to {folder}. Nothing was started.")
     for place, point in enumerate(plan.known_points()):
@@ -203,11 +208,22 @@ def searched_text(plan: Plan) -> str:
     each = f" ({plan.per_view} for each of {len(plan.views)} values of {plan.factor_name})" if plan.balanced else ""
     origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
     default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
+    warm = f"{count(origins.count(WARM_START), 'point')} of earlier searches, " if WARM_START in origins else ""
     study = f"{count(origins.count('study'), 'point')} of the study, " if "study" in origins else ""
     return (
-        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{study}"
+        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{warm}{study}"
         f"then proposals of {plan.method.sampler}; {SCHEDULERS[plan.method.scheduler].words.format(plan.grace)}."
     )
+
+
+def warm_start_texts(plan: Plan) -> list[str]:
+    """Return which points of earlier searches are tried, and what of them was changed."""
+    lines = []
+    for start in plan.warm_start:
+        trials = ", ".join(start.trials)
+        lines.append(f"Warm start: points of trials {trials} of {source_text(start)} are tried first")
+        lines += [f"note: {start.search}: {note}" for note in start.notes]
+    return lines
 
 
 def compared_text(plan: Plan) -> str:

@@ -22,6 +22,7 @@ from searches.showing.as_json import answer_json
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
 from searches.showing.report import write
 from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
+from searches.warm_start import warm_started
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sacrebleu", "tokenizers")
 
@@ -71,6 +72,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         forecast=state.forecast.rows(actual_costs(options, state, folder)),
         budget=spending(options, state),
         space=space_of(plan),
+        warm_start=warm_started(plan, state),
         time=time_by_part(state),
         samples={name: samples_of(plan, state, name) for name in with_samples if name},
         pairs={name: pairs_of(made) for name, made in state.pairs.items()},

@@ -142,6 +142,17 @@ def test_a_part_of_an_epoch_is_a_part_of_its_steps() -> None:
     assert cost().seconds(3).value == pytest.approx(6.0)
 
 
+def test_searched_epochs_count_as_often_as_they_are_drawn() -> None:
+    asked = plan(trials=10, replicates=2)  # 5 known points, 5 of the sampler, 4 replicates
+    short = replace(cost(), steps=(10,))
+    rows = predicted(asked, Outlook(known=[cost()] * 5, drawn=[cost(), short], once=exactly(0.0)))
+    again = 4 * (6 * 3 + 1) / 7  # replicates of any of the known and drawn points
+    assert rows["epochs"].low == pytest.approx(5 * 3 + 5 * 1 + again)
+    assert rows["epochs"].value == pytest.approx(5 * 3 + 5 * (1 + 2 / 3 + 1) / 2 + again)
+    assert rows["epochs"].high == pytest.approx(5 * 3 + 5 * 2 + again)
+    assert short.seconds(3) == short.seconds(1)
+
+
 def test_what_is_left_follows_the_plan_until_a_trial_has_ended_and_then_the_trials() -> None:
     state = State()
     seconds = {"value": 10.0, "low": 5.0, "high": 20.0}

@@ -145,7 +145,7 @@ def test_components_are_estimated_from_replicates(tmp_path: Path, capsys: pytest
 def test_replicates_are_needed(settings: int, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_search(tmp_path, settings, seeds)
     assert from_ledger(tmp_path) == 2
-    assert "has no setting with two or more replicates that are judged by dev_loss" in capsys.readouterr().err
+    assert "has no setting with two or more replicates that are judged by dev_loss" in capsys.readouterr().out
 
 
 PARTS = Components(run=0.3, example=2.0, interaction=1.5, output=1.0, outputs=3, examples=100)

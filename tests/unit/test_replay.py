@@ -11,10 +11,11 @@ import pytest
 
 from gpt2core.errors import ConfigError, DataError, UnknownNameError
 from gpt2core.metrics.counts import to_json
-from searches import replay
+from searches import lora_rank, replay
 from searches.deciding.method import Method
 from searches.deciding.replay_backend import Course, Curve
 from searches.replay import RANDOM, Record, compare, contenders, read, save
+from searches.search_file import definition_of
 from tests.benchmarks.replay import CURVES
 
 OBJECTIVE = "chrf_continuation"
@@ -169,3 +170,15 @@ def test_the_recorded_curves_fit_their_searches(path: Path) -> None:
         assert plan.config(point).epochs == record.epochs == len(curve.metrics) == len(curve.seconds)
     (row,) = compare(replace(record, points=record.points[:5], curves=record.curves[:5]), [RANDOM], seeds=2, workers=2)
     assert row.same.reached > 0
+
+
+def test_a_search_that_a_file_states_is_replayed_without_the_file(record: Record, tmp_path: Path) -> None:
+    definition = {
+        **definition_of(lora_rank.SEARCH),
+        "name": "mine",
+        "profiles": {"small": {"model": "gpt2-nano", "trials": 4, "replicates": 0}},
+    }
+    save(replace(record, search="mine", definition=definition), tmp_path / "mine.json")
+    methods = contenders(["random"], ["asha"], [])
+    (mine,), (script,) = (compare(one, methods, seeds=4, workers=4) for one in (read(tmp_path / "mine.json"), record))
+    assert (mine.record, mine.same) == ("mine, sonnet", script.same)

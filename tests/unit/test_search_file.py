@@ -19,7 +19,7 @@ from searches.plan import make_plan
 from searches.question import scripts, search_of
 from searches.running.ledger import Ledger, read_state
 from searches.running.resume import stated_search
-from searches.search_file import definition_of, read, search_from
+from searches.search_file import definition_of, read, search_at, search_from
 from searches.search_schema import schema
 from searches.showing.facts import commands
 from tests.runs import ROOT, status
@@ -205,3 +205,26 @@ def test_a_search_is_reopened_from_its_ledger_alone(tmp_path: Path) -> None:
     assert again == search
     assert parse(again, ["--search", "dropout=0,0.1"]).plan.digest == state.digest
     assert commands(parse(again, ["--smoke"]))["go on with it"] == f"python -m searches run {path} --smoke"
+
+
+def test_a_search_is_found_by_name_by_script_or_by_file(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("from searches.lora_rank import SEARCH\n")
+    assert search_at("lora_rank") is search_of("lora_rank")
+    assert (search_at(str(script)).scientific, search_at(str(script)).file) == (
+        search_of("lora_rank").scientific,
+        str(script),
+    )
+    assert search_at(str(ROOT / EXAMPLE)) == read(str(ROOT / EXAMPLE))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("x = 1\n", "mine.py: defines no SEARCH"),
+    ("SEARCH = 1\n", "mine.py: SEARCH has the type int, but must be a Search"),
+    ("import nothing\n", r"mine.py: cannot be run \(ModuleNotFoundError: No module named 'nothing'\)"),
+    ("SEARCH =\n", r"mine.py: cannot be run \(SyntaxError"),
+])  # fmt: skip
+def test_a_script_that_states_no_search_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=words):
+        search_at(str(tmp_path / "mine.py"))
