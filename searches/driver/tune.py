@@ -20,7 +20,7 @@ from searches.running.gpu_sharing import with_shared_gpus
 from searches.running.ledger import Ledger
 from searches.running.ray_tune import RayTune
 from searches.showing.screen import waiting_for
-from searches.stages import make_stage
+from searches.stages import make_stages
 from trainables.executors import Executor, trainable
 from trainables.heartbeat import leaving_when_ray_ends
 from trainables.trial import TrialSpec
@@ -46,7 +46,7 @@ def _prepared(run: SearchRun, spec: TrialSpec) -> TrialSpec:
     spec = with_shared_gpus(options, spec, ledger)
     make_pairs(options, ledger, spec, run.console)
     record_pairs(options.plan, ledger)
-    make_stage(options.plan, ledger, spec, run.console)
+    make_stages(options.plan, ledger, spec, run.console)
     return replace(spec, data=plain_digest(options.plan))
 
 
