@@ -41,6 +41,7 @@ from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
 from gpt2core.tasks.own import with_task
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.training import EpochReport
 from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = console(160, soft_wrap=True)
@@ -109,15 +110,13 @@ def train(options: argparse.Namespace) -> None:
             for note in report.notes:
                 CONSOLE.print(f"warning: {note}")
             seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]
-            known = TASKS[config.task].metrics.values()
-            readable = _readable(report.metrics, known, "dev", sure={objective.name})
-            if report.judged:
-                judged = _readable(report.judged.metrics, known, "dev", sure={objective.name})
-                readable += [(f"judged {name}", value) for name, value in judged]
-            numbers = ", ".join(f"{name} {value}" for name, value in readable)
-            CONSOLE.print(f"epoch {report.epoch}/{config.epochs}: {numbers}, {seconds:.1f} s")
-            judged_metrics = {"judged": report.judged.metrics} if report.judged else {}
-            history.append({"epoch": report.epoch, **report.metrics, **judged_metrics})
+            CONSOLE.print(
+                f"epoch {report.epoch}/{config.epochs}: {_scores(report, objective, config)}, {seconds:.1f} s"
+            )
+            history.append(_record(report))
+            if (last := report.best) is not None:
+                CONSOLE.print(f"best epoch, {last.epoch}: {_scores(last, objective, config)}")
+                history[last.epoch - 1] |= _record(last)
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
     write_json(out / "metrics.json", {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
@@ -128,6 +127,21 @@ def train(options: argparse.Namespace) -> None:
     CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
     command = command_text(["--checkpoint", str(out), *import_flags(options.imports)])
     CONSOLE.print(f"As a model folder: python -m gpt2core export {command} --out FOLDER")
+
+
+def _scores(report: EpochReport, objective: Metric, config: RunConfig) -> str:
+    """Return the scores of an epoch in one line."""
+    known = TASKS[config.task].metrics.values()
+    readable = _readable(report.metrics, known, "dev", sure={objective.name})
+    if report.judged:
+        judged = _readable(report.judged.metrics, known, "dev", sure={objective.name})
+        readable += [(f"judged {name}", value) for name, value in judged]
+    return ", ".join(f"{name} {value}" for name, value in readable)
+
+
+def _record(report: EpochReport) -> dict[str, Any]:
+    """Return the scores of an epoch for `metrics.json`."""
+    return {"epoch": report.epoch, **report.metrics, **({"judged": report.judged.metrics} if report.judged else {})}
 
 
 def evaluate(options: argparse.Namespace) -> None:

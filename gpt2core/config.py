@@ -340,6 +340,9 @@ class ChoosingKeys(Keys):
     fold: AtLeastOne | None = key(None, "held-out fold of a sub-run", "division", "if set")
     scored_on: Literal["dev", "folds"] = key("dev", "dev or folds choose; the other one judges", "division", "if set")
     judged: bool = key(False, "also score the texts that are kept for judging", "if set")
+    score_every_epoch: bool = key(
+        False, "generate texts and score the judging texts after each epoch, not only for the best one", "nothing"
+    )
 
 
 class RunKeys(Keys):

@@ -1,8 +1,8 @@
 """Cross-validation. A round has one sub-run for each fold of the training texts, and reports them as one run.
 
 Each sub-run trains on all folds but one and is scored on that one, so each training text is scored once, by a model that has
-not seen it. A sub-run has its own checkpoints, in `fold-1`, `fold-2` and so on. `best` has the first sub-run's weights of the
-best epoch.
+not seen it. A sub-run has its own checkpoints, in `fold-1`, `fold-2` and so on, where `best` has its weights of the round's best
+epoch. `best` of the round has those of the first sub-run.
 
 Legend of counts: `P` outputs of each of the `K` sub-runs, `N` texts, `S` numbers of a text.
 """
@@ -19,8 +19,9 @@ import numpy as np
 
 from gpt2core import training
 from gpt2core.checkpoints import resuming
+from gpt2core.checkpoints.best import best_epoch
 from gpt2core.checkpoints.reading import newest_resumable
-from gpt2core.checkpoints.saving import Pace, keep_best_of
+from gpt2core.checkpoints.saving import Pace, keep_best_of, rewrite_history
 from gpt2core.config import RunConfig
 from gpt2core.memory import MOMENTS, WEIGHT
 from gpt2core.metrics.losses import perplexity
@@ -69,34 +70,54 @@ def loop(
     See `training.loop` for `preempted` and `until`, and `Pace` for `checkpoint_minutes`. Raises ConfigError for more
     folds than distinct training texts.
     """
-    pace = Pace(checkpoint_minutes)
+    pace, last = Pace(checkpoint_minutes), config.epochs if folder and training.scored_at_end(config) else None
     loop_of = partial(training.loop, data=data, workers=workers, preempted=preempted, until=until, pace=pace)
     if not config.is_round:
-        yield from loop_of(config, start(config), folder=folder)
+        yield from training.with_best(loop_of(config, start(config), folder=folder), last)
         return
     metrics = TASKS[config.task].metrics
     objective = objective_of(TASKS[config.task], config)
 
+    history: list[dict[str, Any]] = []
+
     def sub_run(part: RunConfig) -> Events[EpochReport]:  # a generator, so that its model is loaded when it starts
-        yield from loop_of(part, start(part), folder=folder and _folder(folder, part))
+        own = folder and _folder(folder, part)
+        yield from loop_of(part, start(part), folder=own, joint_best=lambda: best_epoch(history))
+
+    def next_reports() -> Generator[Step, Outcome, EpochReport | None]:
+        """Return the joint report of all sub-runs, or None at their end."""
+        reports = []
+        for run in runs:
+            reports.append((yield from _next_report(run)))
+        known = [report for report in reports if report is not None]
+        return join_reports(config, known, metrics) if len(known) == len(runs) else None
 
     runs = [sub_run(part) for part in config.sub_runs]
-    history: list[dict[str, Any]] = []
-    while True:
-        reports: list[EpochReport] = []
-        for run in runs:
-            if (report := (yield from _next_report(run))) is not None:
-                reports.append(report)
-        if len(reports) < len(runs):
-            return
-        joint = join_reports(config, reports, metrics)
+    writes = folder if workers.rank == 0 else None
+    while (joint := (yield from next_reports())) is not None:
         best = is_best(history, joint.metrics, objective)
-        record = {"epoch": joint.epoch, "step": joint.step, "metrics": joint.metrics, "best": best}
-        history.append(record | reports[0].origins)
-        if best and folder and workers.rank == 0:
-            first, *_ = config.sub_runs
-            keep_best_of(_folder(folder, first), folder, first, history)
+        history.append(_record(joint) | {"best": best})
+        if best and writes:
+            _keep_best(writes, config, history)
+        if joint.epoch == last and (whole := (yield from next_reports())):
+            history[whole.epoch - 1] |= _record(whole)
+            if writes:
+                rewrite_history(writes, config.sub_runs[0], history)
+            joint = training.joined(joint, whole)
         yield joint
+
+
+def _record(joint: EpochReport) -> dict[str, Any]:
+    """Return the record of an epoch of a round."""
+    return {"epoch": joint.epoch, "step": joint.step, "metrics": joint.metrics, **joint.origins}
+
+
+def _keep_best(folder: Path, config: RunConfig, history: list[dict[str, Any]]) -> None:
+    """Keep the weights of the last epoch in `history` in each sub-run's `best`, and those of the first sub-run in the round's."""
+    for part in config.sub_runs:
+        keep_best_of(_folder(folder, part), _folder(folder, part), part, history)
+    first, *_ = config.sub_runs
+    keep_best_of(_folder(folder, first), folder, first, history)
 
 
 def adopt(source: Path, target: Path, config: RunConfig) -> None:
@@ -137,6 +158,7 @@ def join_reports(config: RunConfig, reports: Sequence[EpochReport], metrics: Map
         metrics=_numbers([r.metrics for r in reports], measured(metrics, evaluation.statistics, "dev")),
         evaluation=evaluation,
         judged=_evaluation(judged, metrics, by_fold=config.scored_on == "dev") if len(judged) == len(reports) else None,
+        origins=reports[0].origins,
         notes=list(chain.from_iterable(report.notes for report in reports)),
         seconds=dict(seconds),
     )

@@ -9,9 +9,9 @@ at once.
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from itertools import islice
@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt2core.checkpoints.best import best_epoch, load_best_on_all
 from gpt2core.checkpoints.layout import ORIGINS, History
 from gpt2core.checkpoints.reading import check_origins
 from gpt2core.checkpoints.resuming import Resumed, resume, resume_part
-from gpt2core.checkpoints.saving import Pace, Saving, save, save_part
+from gpt2core.checkpoints.saving import Pace, Saving, rewrite_history, save, save_part
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, DataError, DivergedError, first_line
 from gpt2core.loss_scaling import ScaledAdamW
@@ -33,8 +34,9 @@ from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.run import RECENT, Run
-from gpt2core.steps import Events, Outcome, Step, StepResult, take_steps
-from gpt2core.tasks import Evaluation, TaskData
+from gpt2core.steps import Events, Outcome, Step, StepResult, advance, take_steps
+from gpt2core.tasks import TASKS, Evaluation, TaskData
+from gpt2core.tasks.base import objective_of
 from gpt2core.workers import ALONE, Workers, sharing
 
 
@@ -44,6 +46,7 @@ class EpochReport:
 
     `judged` are the scores on the texts that judge, if these are scored. `origins` are digests, see `layout.ORIGINS`.
     `notes` are warnings for the user. `seconds` is the time since the last report by kind of work.
+    `best`, in the last report, is the whole report of the best epoch, if `scored_at_end` left a part of it to the end.
     """
 
     epoch: int
@@ -54,6 +57,7 @@ class EpochReport:
     origins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    best: "EpochReport | None" = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,34 @@ def train(
     Raises DivergedError if the loss is NaN or diverges, ConfigError for an objective that the task lacks, CheckpointError if the
     folder belongs to another configuration or a checkpoint cannot be written.
     """
-    yield from take_steps(loop(config, base, data, folder=folder, workers=workers))
+    last = config.epochs if folder and scored_at_end(config) else None
+    yield from take_steps(with_best(loop(config, base, data, folder=folder, workers=workers), last))
+
+
+def with_best(run: Events[EpochReport], last: int | None) -> Events[EpochReport]:
+    """Yield the events of a run, but the report of epoch `last` only together with the next one, of the best epoch."""
+    event = advance(run, None)
+    while event is not None:
+        if isinstance(event, EpochReport) and event.epoch == last:
+            event = joined(event, advance(run, None))
+        event = advance(run, (yield event))
+
+
+def joined(last: EpochReport, best: "Step | EpochReport | None") -> EpochReport:
+    """Return the report of the last epoch with that of the best epoch, and the time that both took."""
+    if not isinstance(best, EpochReport):
+        return last
+    return replace(last, best=best, seconds=dict(Counter(last.seconds) + Counter(best.seconds)))
+
+
+def scored_at_end(config: RunConfig) -> bool:
+    """Whether only the best epoch of a run with a folder is scored in full, at the end, when its weights are read again.
+
+    Texts that judge choose no epoch, and neither do generated texts if the loss is the objective.
+    """
+    task = TASKS[config.task]
+    generates = task.generates and config.decode_seeds > 0 and objective_of(task, config).counts == "loss"
+    return config.epochs > 1 and not config.score_every_epoch and (generates or config.judged)
 
 
 def loop(
@@ -93,8 +124,12 @@ def loop(
     preempted: Callable[[], bool] = lambda: False,
     until: int | None = None,
     pace: Pace | None = None,
+    joint_best: Callable[[], int] | None = None,
 ) -> Events[EpochReport]:
     """Yield reports as `train`, but request the steps. For rounds of cross-validation, see `gpt2core.folds`.
+
+    With a `folder`, a run that is `scored_at_end` reports its best epoch again after the last one. In a round, that is the epoch
+    that `joint_best` returns, whose weights the round keeps.
 
     The loop ends after epoch `until`, whose checkpoint has optimizer state, so that another run can continue from it. `pace`
     chooses the other epochs that have (default: all). A resumed run trains the epochs after the last one that has again, but does
@@ -116,6 +151,7 @@ def loop(
         notes = []
     history, recorded = resumed.history, len(resumed.history)
     writable = folder if workers.rank == 0 else None  # one worker writes for all
+    at_end = bool(folder) and scored_at_end(config)
     last = until or config.epochs
     if recorded >= last:  # only the best weights may have to be trained again
         last = resumed.lost
@@ -130,11 +166,16 @@ def loop(
             if writable and (optimizer or epoch == resumed.lost):
                 save(writable, config, run.model, optimizer, history[:epoch], best=epoch == resumed.lost)
             continue
-        report = _evaluate_and_save(run, epoch, trained, history, writable, optimizer)
+        report = _evaluate_and_save(
+            run, epoch, trained, history, writable, optimizer, at_end=at_end, keeps=not joint_best
+        )
         for kind, spent in report.seconds.items():
             seconds[kind] += spent
         yield replace(report, notes=notes, seconds=dict(seconds))
         notes, seconds = [], defaultdict(float)
+    best = joint_best() if joint_best else best_epoch(history)
+    if at_end and folder and best and len(history) == config.epochs:
+        yield _score_best(run, folder, history, best, trained=max(first - 1, last))
 
 
 def _resume(run: Run, folder: Path, say: Callable[[str], None]) -> Resumed:
@@ -169,20 +210,26 @@ def _evaluate_and_save(
     history: History,
     folder: Path | None,
     optimizer: ScaledAdamW | None,
+    *,
+    at_end: bool,
+    keeps: bool,
 ) -> EpochReport:
-    """Evaluate an epoch while its checkpoint is written to `folder`; add it to `history`; return its report."""
+    """Evaluate an epoch while its checkpoint is written to `folder`; add it to `history`; return its report.
+
+    With `at_end`, only what chooses the best epoch is scored. With `keeps`, the weights of the best epoch are kept.
+    """
     started = time.perf_counter()
     saving: AbstractContextManager[Saving | None] = nullcontext()
     if folder:
         saving = Saving(folder, run.config, run.model, optimizer, epoch)
     with saving as checkpoint:
         waited = time.perf_counter() - started
-        report = evaluate_epoch(run, epoch, trained)
+        report = evaluate_epoch(run, epoch, trained, at_end=at_end)
         started = time.perf_counter()
+        best = is_best(history, report.metrics, run.objective)
+        history.append(_record(report) | {"best": best})
         if checkpoint:
-            best = is_best(history, report.metrics, run.objective)
-            history.append(_record(report) | {"best": best})
-            checkpoint.finish(history, best=best)
+            checkpoint.finish(history, best=best and keeps)
     waited += time.perf_counter() - started
     return replace(report, seconds=report.seconds | {"checkpoint": waited})
 
@@ -252,18 +299,21 @@ def _read(run: Run, progress: EpochProgress, step: Step, result: StepResult) -> 
     return EpochProgress(progress.steps + 1, progress.losses + result.loss, progress.seconds + result.seconds, recent)
 
 
-def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochReport:
-    """Evaluate the model and return the report of an epoch, given the metrics of its training; raise DivergedError."""
+def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float], *, at_end: bool = False) -> EpochReport:
+    """Evaluate the model and return the report of an epoch, given the metrics of its training; raise DivergedError.
+
+    With `at_end`, only what chooses the best epoch is scored.
+    """
     started = time.perf_counter()
     run.model.train(False)
     step = int(run.first_steps[epoch])
-    evaluation, judged = _evaluate(run, step)
+    with _scoring(run, step):
+        evaluation = _choosing_scores(run, generates=not at_end)
+        judged = None if at_end else _judging_scores(run)
     elapsed = time.perf_counter() - started
-    generated = evaluation.generate_seconds + (judged.generate_seconds if judged else 0.0)
     metrics = {**trained, "eval_seconds": elapsed, **evaluation.metrics}
     if "train_loss" in metrics and "dev_perplexity" in metrics:
         metrics["train_perplexity"] = perplexity(metrics["train_loss"])
-    parts = {"train": trained.get("train_seconds", 0.0), "evaluate": elapsed - generated, "generate": generated}
     return EpochReport(
         epoch=epoch,
         step=step,
@@ -271,30 +321,77 @@ def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float]) -> EpochRepo
         evaluation=evaluation,
         judged=judged,
         origins=run.origins,
-        seconds=parts,
+        seconds={"train": trained.get("train_seconds", 0.0), **_seconds(elapsed, evaluation, judged)},
     )
 
 
-def _evaluate(run: Run, step: int) -> tuple[Evaluation, Evaluation | None]:
-    """Score the texts that choose and, if configured, the texts that judge; the workers share the work, and all get the scores.
+def _score_best(run: Run, folder: Path, history: History, epoch: int, *, trained: int) -> EpochReport:
+    """Score the best epoch in full, unless that is on record; return its report. The model has the weights of epoch `trained`."""
+    past = _report_of(history[epoch - 1], folder)
+    if history[epoch - 1].get("scored_at_end"):
+        return past
+    started = time.perf_counter()
+    if trained != epoch:
+        load_best_on_all(folder, run.model, epoch, run.workers)
+    run.model.train(False)
+    evaluation = past.evaluation
+    with _scoring(run, past.step):
+        if run.objective.counts == "loss" and run.task.generates and not _repeats(run.config):
+            evaluation = _choosing_scores(run, generates=True)
+        judged = _judging_scores(run)
+    elapsed = time.perf_counter() - started
+    metrics = {**past.metrics, **evaluation.metrics, "eval_seconds": past.metrics["eval_seconds"] + elapsed}
+    seconds = _seconds(elapsed, evaluation, judged)
+    report = replace(past, metrics=metrics, evaluation=evaluation, judged=judged, seconds=seconds)
+    history[epoch - 1] = {**history[epoch - 1], **_record(report), "scored_at_end": True}
+    if run.workers.rank == 0:
+        rewrite_history(folder, run.config, history)
+    return report
+
+
+def _seconds(elapsed: float, evaluation: Evaluation, judged: Evaluation | None) -> dict[str, float]:
+    """Return the time of evaluations by kind of work."""
+    generated = evaluation.generate_seconds + (judged.generate_seconds if judged else 0.0)
+    return {"evaluate": elapsed - generated, "generate": generated}
+
+
+@contextmanager
+def _scoring(run: Run, step: int) -> Iterator[None]:
+    """Let the workers share the work of scoring, after which all have the scores; raise DivergedError in all workers.
 
     Scores are computed in float32, so that they do not depend on the GPU: in bfloat16, the dev loss of gpt2-nano on sonnets is
-    0.0003 nats higher. Raises DivergedError in all workers if the model has diverged.
+    0.0003 nats higher.
     """
-    judged = None
-    config, judging = run.config, run.config.judging
-    # Generation takes long. If the loss is the objective, skip it on the texts that judge, and let only the first sub-run of a
-    # round continue the dev texts, which are the same for all.
-    judge = config.but(decode_seeds=0) if run.objective.counts == "loss" else config
-    choose = judge if (config.fold or 1) > 1 and config.choosing == "dev" else config
     try:
         with sharing(run.workers):
-            evaluation = run.task.evaluate(run.model, run.data.scored_on(config.choosing), choose, "dev")
-            if judging and len(run.data.splits[judging]):
-                judged = run.task.evaluate(run.model, run.data.scored_on(judging), judge, "dev")
+            yield
     except DivergedError:
-        raise DivergedError(f"The dev loss is not finite after step {step} with lr {config.lr:g}") from None
-    return evaluation, judged
+        raise DivergedError(f"The dev loss is not finite after step {step} with lr {run.config.lr:g}") from None
+
+
+def _choosing_scores(run: Run, *, generates: bool) -> Evaluation:
+    """Score the texts that choose. If the loss is the objective, texts are generated only on request."""
+    config = run.config
+    silent = run.objective.counts == "loss" and (_repeats(config) or not generates)
+    return run.task.evaluate(
+        run.model, run.data.scored_on(config.choosing), config.but(decode_seeds=0) if silent else config, "dev"
+    )
+
+
+def _repeats(config: RunConfig) -> bool:
+    """Whether another sub-run continues the same texts. Generation takes long, so where the loss decides, only the first does."""
+    return (config.fold or 1) > 1 and config.choosing == "dev"
+
+
+def _judging_scores(run: Run) -> Evaluation | None:
+    """Score the texts that judge, if there are any. No text is generated for them if the loss is the objective."""
+    config, judging = run.config, run.config.judging
+    if not judging or not len(run.data.splits[judging]):
+        return None
+    silent = run.objective.counts == "loss"
+    return run.task.evaluate(
+        run.model, run.data.scored_on(judging), config.but(decode_seeds=0) if silent else config, "dev"
+    )
 
 
 # -- the history that checkpoints keep

@@ -376,7 +376,7 @@ def make_plan(
     if comparing.each:
         chosen = chosen.but(confirm=None)
     fixed = {"task": task, **search.tasks[task].fixed, **chosen.run, **search.fixed, "model": chosen.model}
-    fixed |= {**comparing.of_trials(), **settings}
+    fixed |= {**comparing.of_trials(), **method.of_trials(), **settings}
     for key in settings:
         if key in ("model", "seed", "objective", "folds"):
             raise ConfigError(f"The key `{key}` cannot be `--set`: use --{key}")

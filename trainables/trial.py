@@ -25,6 +25,7 @@ from trainables.runs import Run, run_of
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events
     from gpt2core.tasks import Evaluation, TaskData
+    from gpt2core.training import EpochReport
 
 RESTARTS = 2  # times that a trial resumes from its checkpoint after its process died
 
@@ -150,13 +151,10 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
                 send(folder)
             epoch, score = report.epoch, report.metrics.get(objective, math.nan)
             yield {
-                "epoch": epoch,
                 "objective": score,
+                **_scored(report),
                 "metrics": {**report.metrics, "process_memory_gb": process_memory_gb()},
-                "statistics": json.dumps(_scores(report.evaluation)["statistics"]),
-                "judged": report.judged and json.dumps(_scores(report.judged)),
-                "samples": report.evaluation.samples,
-                "tables": report.evaluation.tables,
+                "best": report.best and json.dumps(_scored(report.best)),
                 "data": {"digest": data.corpus.digest, **data.corpus.facts},
                 "notes": [*notes, *report.notes],
                 "seconds": dict(Counter(before) + Counter(report.seconds)),
@@ -181,6 +179,18 @@ def check_data(spec: TrialSpec, data: "TaskData") -> None:
             f"{data.corpus.origin}: the data's digest is {digest[:12]}, but the search began with {spec.data[:12]}; restore "
             "that data on all machines, or start a search of another --name"
         )
+
+
+def _scored(report: "EpochReport") -> dict[str, Any]:
+    """Return an epoch and its scores. Counts are JSON text, which Tune does not flatten."""
+    return {
+        "epoch": report.epoch,
+        "metrics": report.metrics,
+        "statistics": json.dumps(_scores(report.evaluation)["statistics"]),
+        "judged": report.judged and json.dumps(_scores(report.judged)),
+        "samples": report.evaluation.samples,
+        "tables": report.evaluation.tables,
+    }
 
 
 def _scores(evaluation: "Evaluation") -> dict[str, Any]:

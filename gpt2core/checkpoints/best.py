@@ -1,9 +1,10 @@
 """The best epoch of a run, in the folder `best`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from gpt2core.checkpoints.layout import BEST, STATE, WEIGHTS
@@ -18,8 +19,9 @@ from gpt2core.checkpoints.reading import (
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError
 from gpt2core.files import atomic_path, flush_folder, link_or_copy, write_json
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, trainable_parameters
 from gpt2core.weights import origin
+from gpt2core.workers import Workers
 
 
 def load_best(folder: Path, model: nn.Module, base: GPT2 | None = None) -> int:
@@ -57,9 +59,23 @@ def best_state(folder: Path) -> dict[str, Any]:
             ) from None
 
 
-def best_epoch(state: Mapping[str, Any]) -> int:
-    """Return the best epoch of a checkpoint's history; 0 if none is the best, or the checkpoint is an old one."""
-    return max((int(past["epoch"]) for past in state["history"] if past.get("best")), default=0)
+def load_best_on_all(folder: Path, model: nn.Module, epoch: int, workers: Workers) -> None:
+    """Load the weights of the best epoch in all workers; the first one reads them. Raises CheckpointError if they are lost."""
+    if workers.rank == 0:
+        if epoch_of(folder / BEST) != epoch:
+            raise CheckpointError(
+                f"{folder / BEST / WEIGHTS}: must have the weights of epoch {epoch}, the best one, but they are damaged or "
+                "missing; remove the folder of the run to train it again"
+            )
+        load_best(folder, model)
+    if workers.size > 1:
+        for parameter in trainable_parameters(model).values():
+            dist.broadcast(parameter.detach(), 0)
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return the best epoch of a history; 0 if none is the best, or the history is of an old version."""
+    return max((int(past["epoch"]) for past in history if past.get("best")), default=0)
 
 
 def repair_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -> None:
@@ -68,7 +84,7 @@ def repair_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) -
     if kept < epoch:
         write_best(folder, source, state, epoch)
     elif kept == epoch and (former is None or former["history"][-1]["epoch"] != epoch):
-        _write_best_state(folder, state, epoch)
+        write_best_state(folder, state, epoch)
 
 
 def best_state_or_none(folder: Path) -> dict[str, Any] | None:
@@ -84,9 +100,10 @@ def write_best(folder: Path, source: Path, state: dict[str, Any], epoch: int) ->
     with atomic_path(folder / BEST / WEIGHTS) as part:
         part.unlink()
         link_or_copy(source / WEIGHTS, part)
-    _write_best_state(folder, state, epoch)
+    write_best_state(folder, state, epoch)
 
 
-def _write_best_state(folder: Path, state: dict[str, Any], epoch: int) -> None:
+def write_best_state(folder: Path, state: dict[str, Any], epoch: int) -> None:
+    """Write the history up to the epoch of the weights in `best`."""
     write_json(folder / BEST / STATE, {**state, "history": state["history"][:epoch]})
     flush_folder(folder)

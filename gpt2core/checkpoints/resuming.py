@@ -73,7 +73,7 @@ def resume(
 
 def _restore_best(folder: Path, state: dict[str, Any], say: Say, *, writes: bool) -> int:
     """Repair `best` if the checkpoint of the best epoch is there; return that epoch if its weights are lost, else 0."""
-    best = best_epoch(state)
+    best = best_epoch(state["history"])
     checkpoint = epoch_folder(folder, best)
     # A later epoch in `best` is fine: its checkpoint was damaged, and the run will reach it again.
     if (epoch_of(folder / BEST) or 0) < best and epoch_of(checkpoint) != best:
@@ -132,7 +132,8 @@ def adopt(source: Path, target: Path, config: RunConfig, *, most: float = math.i
                 with readable_by_user():
                     readable(path / file)
             state = read_state(path)
-            best, places = best_epoch(state), (source / BEST, epoch_folder(source, best_epoch(state)))
+            best = best_epoch(state["history"])
+            places = (source / BEST, epoch_folder(source, best))
             kept = next((place for place in places if not best or epoch_of(place) == best), None)
             if kept is None or len(state["history"]) > most:
                 continue

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gpt2core.checkpoints.best import best_state_or_none, repair_best, write_best
+from gpt2core.checkpoints.best import best_state_or_none, repair_best, write_best, write_best_state
 from gpt2core.checkpoints.layout import (
     BEST,
     EPOCH,
@@ -31,7 +31,7 @@ from gpt2core.checkpoints.layout import (
 from gpt2core.checkpoints.reading import check_config, epoch_of, epochs, is_resumable
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, first_line
-from gpt2core.files import atomic_folder, flush_file
+from gpt2core.files import atomic_folder, flush_file, write_json
 from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.model import trainable_parameters
 
@@ -133,10 +133,21 @@ def save_part(
         write_state(part, {"config": config.model_dump(), "begun": progress})
 
 
+def rewrite_history(folder: Path, config: RunConfig, history: History) -> None:
+    """Write a history whose records have changed into the newest checkpoint, and up to its epoch into `best`."""
+    state = {"config": config.model_dump(), "history": history}
+    newest, best = epoch_folder(folder, len(history)), epoch_of(folder / BEST)
+    with _writing(folder, len(history)):
+        if newest.exists():
+            write_json(newest / STATE, state)
+        if best:
+            write_best_state(folder, state, best)
+
+
 def keep_best_of(source: Path, folder: Path, config: RunConfig, history: History) -> None:
     """Keep the last epoch in `history` as `best` of `folder`; its checkpoint, of a run of `config`, is in `source`.
 
-    Changes nothing if `best` has that epoch or a later one. If the checkpoint of the epoch is gone, `best` of `source` is used.
+    Changes nothing if `best` has that epoch or a later one, or if neither the checkpoint nor `best` of `source` has it any more.
     Raises CheckpointError if `folder` belongs to another configuration or cannot be written.
     """
     epoch = history[-1]["epoch"]
@@ -145,8 +156,9 @@ def keep_best_of(source: Path, folder: Path, config: RunConfig, history: History
     if former:
         check_config(folder / BEST, former, config)
     with _writing(folder, epoch):
-        checkpoint = epoch_folder(source, epoch)
-        repair_best(folder, checkpoint if epoch_of(checkpoint) == epoch else source / BEST, state, epoch)
+        places = (epoch_folder(source, epoch), source / BEST)
+        if kept := next((place for place in places if epoch_of(place) == epoch), None):
+            repair_best(folder, kept, state, epoch)
 
 
 @contextmanager

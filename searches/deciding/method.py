@@ -46,6 +46,10 @@ class Method:
     plateau: int | None = None  # epochs without improvement after which a trial stops
     settings: Mapping[str, Any] = field(default_factory=dict)  # non-default keys of sampler and scheduler
 
+    def of_trials(self) -> dict[str, Any]:
+        """Return the keys of trials' runs: a limit of a metric holds for stopped trials too, so each epoch has its value."""
+        return {"score_every_epoch": True} if any(limit.metric not in COSTS for limit in self.limits) else {}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for digests and summaries."""
         plain = {**vars(self), "minimize": list(self.minimize), "limits": [str(limit) for limit in self.limits]}

@@ -31,12 +31,13 @@ MEANING = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """The cost of one configuration; `before` are the seconds before its first epoch."""
+    """The cost of one configuration; `before` are the seconds before its first epoch, and `at_end` those after its last one."""
 
     steps: tuple[int, ...]  # of each epoch
     step: Range  # seconds
     evaluation: Range
     before: Range
+    at_end: Range = NOTHING
     memory_gb: Range
     disk_gb: float
 
@@ -44,7 +45,8 @@ class TrialCost:
         """Return the seconds of `epochs` epochs, or of all if it has fewer; a part of an epoch is that part of its steps."""
         epochs = min(epochs, len(self.steps))
         steps = float(np.interp(epochs, range(len(self.steps) + 1), np.cumsum([0, *self.steps])))
-        return self.before + self.step * steps + self.evaluation * epochs
+        at_end = self.at_end if epochs >= len(self.steps) else NOTHING
+        return self.before + self.step * steps + self.evaluation * epochs + at_end
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from gpt2core.machine import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
 from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_memory_gb, step_seconds, threads, timed_gpu_memory_gb
 from gpt2core.storage import size
+from gpt2core.training import scored_at_end
 from searches.deciding.comparing import judges_of
 from searches.domains import Choice, Domain
 from searches.formatting import count
@@ -181,11 +182,13 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
     rows = len(task_data(run).splits["train"])
     examples = min(rows, run.train_examples or rows)
     trainable = count_trainable(run)
-    step, evaluation, seen = meter.step(run), meter.evaluation(run), timed_gpu_memory_gb()
+    step, whole, seen = meter.step(run), meter.evaluation(run), timed_gpu_memory_gb()
+    at_end = scored_at_end(run)
     return TrialCost(
         steps=tuple(math.ceil(size / run.batch_size) if trainable else 0 for size in epoch_sizes(run, examples)),
         step=step,
-        evaluation=evaluation,
+        evaluation=meter.evaluation(run.but(decode_seeds=0)) if at_end else whole,
+        at_end=whole if at_end else NOTHING,
         before=before,
         memory_gb=meter.process_memory_gb(run) if seen is None else meter.gpu_memory_gb(run, seen),
         disk_gb=(EPOCH * min(KEPT, run.epochs) + BEST * (run.epochs > KEPT)) * trainable / 1e9,

@@ -206,7 +206,7 @@ class AboutTrial(Event):
     trial: Name
 
 
-class Scores(AboutTrial):
+class _Scores(_Part):
     """`metrics` on the texts that choose the best epoch, `judged` on held-out texts, and packed counts for the comparison."""
 
     metrics: Metrics = {}
@@ -214,13 +214,23 @@ class Scores(AboutTrial):
     judged: Metrics = {}
 
 
-class Report(Scores, kind="report"):
-    """What a trial reported after an epoch."""
+class Scores(_Scores, AboutTrial):
+    """Scores of a trial."""
+
+
+class EpochScores(_Scores):
+    """Scores of an epoch."""
 
     epoch: Whole
     metrics: Metrics
     samples: list[dict[str, Scalar]] = []
     tables: dict[str, list[Any] | Values] = {}
+
+
+class Report(EpochScores, Scores, kind="report"):
+    """What a trial reported after an epoch. `best` has all scores of the best epoch, if these were left to the last one."""
+
+    best: EpochScores | None = None
     data: dict[str, Scalar] = {}
     seconds: dict[str, Finite] = {}
     began: Finite | None = None

@@ -64,6 +64,14 @@ class Trial:
     reports: dict[int, Report] = field(default_factory=dict)  # by epoch
     proposed: float | None = None  # time of the proposal
 
+    def add(self, report: Report) -> None:
+        """Add a report; of several on one epoch, the first counts. Scores of the best epoch complete its own report."""
+        self.reports.setdefault(report.epoch, report)
+        best = report.best
+        if best is not None and (known := self.reports.get(best.epoch)) is not None:
+            scores = dict(best) | {"metrics": known.metrics | best.metrics}
+            self.reports[best.epoch] = known.model_copy(update=scores)
+
     @property
     def counted(self) -> dict[int, Report]:
         """The reports that count, by epoch in ascending order."""
@@ -161,7 +169,7 @@ class State:
                 if trial.of is None and trial.origin != CLONE:
                     self.searched.append(trial)
             case Report():
-                self.trials[event.trial].reports.setdefault(event.epoch, event)
+                self.trials[event.trial].add(event)
             case events.Stopped():
                 trial = self.trials[event.trial]
                 trial.stopped_at, trial.reason = event.epoch, event.reason

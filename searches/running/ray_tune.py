@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -238,26 +238,35 @@ def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | Non
 
 def report_event(trial: Trial, result: dict[str, Any]) -> RawEvent:
     """Return the ledger's event for a result of Tune."""
-    # Only replicates are compared; counts of all trials would swell the ledger.
-    statistics = json.loads(result.get("statistics") or "null") if trial.of is not None else None
-    judged = json.loads(result.get("judged") or "null")
-    if judged is not None:  # the comparison is on held-out texts
-        statistics = judged["statistics"]
 
     def part(name: str) -> dict[str, Any]:
         """Return a nested mapping, which Tune has flattened."""
         return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
 
+    best = json.loads(result.get("best") or "null")
     return {
         "event": "report",
         "trial": trial.name,
-        "epoch": result["epoch"],
-        "metrics": part("metrics"),
-        "statistics": statistics,
-        **({"judged": judged["metrics"]} if judged is not None else {}),
-        "samples": result.get("samples", []),
-        "tables": part("tables"),
+        **_scores(trial, {**result, "metrics": part("metrics"), "tables": part("tables")}),
+        **({"best": _scores(trial, best)} if best is not None else {}),
         "data": part("data"),
         "seconds": part("seconds"),
         "began": result.get("began"),
+    }
+
+
+def _scores(trial: Trial, scored: Mapping[str, Any]) -> RawEvent:
+    """Return the scores of an epoch for the ledger."""
+    # Only replicates are compared; counts of all trials would swell the ledger.
+    statistics = json.loads(scored.get("statistics") or "null") if trial.of is not None else None
+    judged = json.loads(scored.get("judged") or "null")
+    if judged is not None:  # the comparison is on held-out texts
+        statistics = judged["statistics"]
+    return {
+        "epoch": scored["epoch"],
+        "metrics": scored["metrics"],
+        "statistics": statistics,
+        **({"judged": judged["metrics"]} if judged is not None else {}),
+        "samples": scored.get("samples", []),
+        "tables": scored["tables"],
     }

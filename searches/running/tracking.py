@@ -313,7 +313,16 @@ class Tracker:
             self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])
 
     def _log_report(self, trial: Trial, report: Report) -> None:
-        metrics = [Metric(key, value, _ms(report.time), report.epoch) for key, value in report.metrics.items()]
+        epochs = {report.epoch: report.metrics}
+        if best := report.best:
+            epochs[best.epoch] = report.metrics | best.metrics
+            if best.epoch != report.epoch:  # only what its own report did not have
+                epochs[best.epoch] = {k: v for k, v in best.metrics.items() if k not in report.metrics}
+        metrics = [
+            Metric(key, value, _ms(report.time), epoch)
+            for epoch, scores in epochs.items()
+            for key, value in scores.items()
+        ]
         tags = _tags({f"data_{key}": value for key, value in report.data.items()})
         self.client.log_batch(self._run_id(trial), metrics=metrics, tags=tags)
 
@@ -349,6 +358,19 @@ class Tracker:
         run = self._run_id(trial)
         self.client.update_run(run, status="RUNNING")
         self.client.set_tag(run, "reason", "")
+
+
+def by_step(report: Report) -> dict[int, dict[str, float]]:
+    """Return the metrics that a report adds to a run, by epoch: for an earlier best one, those that its own report lacked."""
+    best = report.best
+    if best is None:
+        return {report.epoch: report.metrics}
+    if best.epoch == report.epoch:
+        return {report.epoch: report.metrics | best.metrics}
+    return {
+        report.epoch: report.metrics,
+        best.epoch: {name: value for name, value in best.metrics.items() if name not in report.metrics},
+    }
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

@@ -1,5 +1,6 @@
 """Cross-validation: each training text is scored once, by a run that has not seen it, whatever cuts the round."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,6 +60,7 @@ def told(report: EpochReport) -> dict[str, Any]:
         "scores": [{n: v for n, v in part.metrics.items() if n.startswith(("dev_", "acc"))} for part in parts],
         "samples": [part.samples for part in parts],
         "tables": [part.tables for part in parts],
+        "best": report.best and told(report.best),
     }
 
 
@@ -150,15 +152,66 @@ def test_a_first_stage_on_other_texts_is_one_for_all_folds() -> None:
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_a_round_that_was_killed_anywhere_reports_the_same(cut: int, minutes: float, tmp_path: Path) -> None:
     """Two epochs of two sub-runs, each of one step, and a report: six events."""
-    whole = [told(report) for report in reports(ROUND)]
-    killed = folds.loop(ROUND, start, toys.data(), folder=tmp_path, checkpoint_minutes=minutes)
+    whole = [told(report) for report in reports(ROUND, tmp_path / "whole")]
+    folder = tmp_path / "killed"
+    killed = folds.loop(ROUND, start, toys.data(), folder=folder, checkpoint_minutes=minutes)
     event = advance(killed, None)
     for _ in range(cut - 1):
         event = advance(killed, event.take() if isinstance(event, Step) else None)
     assert event is not None
     killed.close()
-    assert [told(report) for report in reports(ROUND, tmp_path, checkpoint_minutes=minutes)] == whole
-    assert [told(report) for report in reports(ROUND, tmp_path)] == whole, "a finished round reports its epochs again"
+    wanted = [report["best"] or report for report in whole]
+    for rarely in (minutes, 0.0):  # the second time, a finished round reports its epochs again
+        again = [told(report) for report in reports(ROUND, folder, checkpoint_minutes=rarely)]
+        assert [report["best"] or report for report in again] == wanted
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "dev_loss", "chrf_whole"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_round_scores_its_best_epoch_at_the_end_as_if_it_had_scored_each(
+    objective: str, early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best epoch is the first one if that is `early`. The second sub-run is killed before it is scored."""
+    task = "sst" if objective == "accuracy" else "sonnet"
+    config = ROUND.but(task=task, objective=objective, epochs=3)
+    if early:
+        for module in (training, folds):
+            monkeypatch.setattr(module, "is_best", lambda history, *_: not history)
+    each = reports(config.but(score_every_epoch=True), tmp_path / "each")
+    metric = TASKS[task].metrics[objective]
+    best = each[0] if early else metric.direction.best(each, key=lambda report: report.metrics[objective])
+    assert best is not None
+    judge, calls = training._judging_scores, []
+
+    def killed(run: Run) -> Evaluation | None:
+        calls.append(run)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return judge(run)
+
+    monkeypatch.setattr(training, "_judging_scores", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reports(config, tmp_path / "late")
+    *others, last = reports(config, tmp_path / "late")
+    assert len(calls) == 3, "the first sub-run was scored already"
+    assert not any(report.judged or report.best for report in others)
+    assert last.best is not None
+    assert told(last.best) == told(best)
+    assert last.best.judged is not None
+    state = json.loads((tmp_path / "late" / "best" / STATE).read_text())
+    recorded = state["history"][-1]["metrics"]
+    assert {name: recorded[name] for name in best.metrics if name not in TIMES} == told(best)["metrics"]
+
+
+def test_lost_weights_of_the_best_epoch_are_not_replaced_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "is_best", lambda history, *_: not history)
+    config = ROUND.but(epochs=4)
+    *_, _ = itertools.islice(folds.train(config, start, toys.data(), folder=tmp_path), 3)
+    (tmp_path / "fold-2" / "best" / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"must have the weights of epoch 1, the best one.* remove the folder"):
+        reports(config, tmp_path)
 
 
 def test_the_best_epoch_of_a_round_keeps_its_first_sub_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,15 +223,17 @@ def test_the_best_epoch_of_a_round_keeps_its_first_sub_run(tmp_path: Path, monke
         return Evaluation(metrics={"accuracy": -next(told[config.fold or 0])})
 
     monkeypatch.setattr(type(TASKS["sst"]), "evaluate", evaluate)
-    config = ROUND.but(epochs=3)
+    config = ROUND.but(epochs=3, score_every_epoch=True)
     found = reports(config, tmp_path)
     assert [report.metrics["accuracy"] for report in found] == [-7.0, -3.0, -2.5]
     assert [report.judged.metrics["accuracy"] for report in found if report.judged] == [7.0, 3.0, 2.5]
     model = build_model(config, toys.model(), CPU)
     assert load_best(tmp_path, model) == 3
     best = torch.cat([parameter.flatten().clone() for parameter in trainable_parameters(model).values()])
-    assert load_best(tmp_path / "fold-1", model) == 2, "by its own score"
-    assert not torch.equal(best, torch.cat([p.flatten() for p in trainable_parameters(model).values()]))
+    for fold in (1, 2):
+        assert load_best(tmp_path / f"fold-{fold}", model) == 3, "not by its own score, which would be 2 for the first"
+        weights = torch.cat([p.flatten() for p in trainable_parameters(model).values()])
+        assert torch.equal(best, weights) == (fold == 1)
     assert run_config(tmp_path) == config.but(fold=1)
 
 
@@ -195,7 +250,8 @@ def test_what_a_kill_left_of_the_best_weights_is_mended(tmp_path: Path) -> None:
 
 def test_texts_that_judge_change_nothing_of_what_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dividing, "SMALL", 4)
-    configs = (ONE.but(dev_part="search"), ONE.but(folds=2), ONE.but(folds=2, scored_on="folds"))
+    each = ONE.but(score_every_epoch=True)
+    configs = (each.but(dev_part="search"), each.but(folds=2), each.but(folds=2, scored_on="folds"))
     for number, config in enumerate(configs):
         plain, judged = (reports(c, tmp_path / f"{number}-{c.judged}") for c in (config, config.but(judged=True)))
         for one, two in zip(plain, judged, strict=True):
@@ -264,7 +320,8 @@ def _scores(workers: Workers, folder: Path) -> list[list[tuple[float, float | No
     answers = []
     for _ in range(2):  # the second time, from its checkpoints
         found = reports(ROUND, folder, workers=workers)
-        answers.append([(r.metrics["train_loss"], r.metrics.get("dev_loss"), r.judged is None) for r in found])
+        best = found[-1].best
+        answers.append([(r.metrics["train_loss"], r.metrics.get("dev_loss"), best is None) for r in found])
         torch.distributed.barrier()
     return answers
 

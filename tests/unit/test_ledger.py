@@ -54,6 +54,30 @@ def test_a_reopened_ledger_has_the_same_state(tmp_path: Path) -> None:
     assert [trial.name for trial in again.searched] == ["0000"]
 
 
+def test_scores_of_the_best_epoch_that_come_with_the_last_report_complete_its_own(tmp_path: Path) -> None:
+    """A report that is given twice, by a trial that resumed, changes nothing."""
+    whole = {
+        "epoch": 2,
+        "metrics": {"score": 3.0, "chrf": 40.0},
+        "samples": [{"generated": "a rose"}],
+        "judged": {"score": 2.5},
+    }
+    with closing(Ledger(tmp_path / "ledger.jsonl")) as ledger:
+        ledger.record(proposed("0000"))
+        for number, score in enumerate((1.0, 3.0), start=1):
+            ledger.record(report("0000", number, score))
+        for chrf in (40.0, 0.0):
+            scores = whole | {"metrics": {"score": 3.0, "chrf": chrf}}
+            ledger.record(report("0000", 3, 2.0) | ({"best": scores} if chrf else {}))
+        trial = ledger.state.trials["0000"]
+        best = trial.best("score", Direction.MAX)
+        assert best is not None
+        assert (best.epoch, best.metrics, best.judged) == (2, whole["metrics"], whole["judged"])
+        assert best.samples == whole["samples"]
+        assert [trial.reports[number].metrics for number in (1, 3)] == [{"score": 1.0}, {"score": 2.0}]
+    assert read_state(ledger.path) == ledger.state
+
+
 def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)

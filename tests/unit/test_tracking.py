@@ -5,8 +5,9 @@ from threading import Event
 import pytest
 from mlflow.exceptions import MlflowException
 
+from searches.running.events import EpochScores, Report
 from searches.running.retry_queue import TEMPORARY, RetryQueue
-from searches.running.tracking import answer_numbers
+from searches.running.tracking import answer_numbers, by_step
 from searches.summary import Verdict
 from tests.summaries import nothing_compared, summary, verdict
 from trainables.tracking import mlflow_reason
@@ -49,3 +50,12 @@ def test_a_database_that_takes_nothing_now_is_waited_for(said: str, shown: str) 
     error = MlflowException(f"(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) {said}")
     assert mlflow_reason(error, "sqlite:///mlflow.db") == shown
     assert any(sign in shown for sign in TEMPORARY)
+
+
+def test_what_only_the_best_epoch_has_is_logged_at_its_step_and_nothing_twice() -> None:
+    values = {"dev_loss": 2.0, "seconds": 1.0}
+    best = {"dev_loss": 1.0, "seconds": 2.0, "chrf": 40.0}
+    late, own = (Report(trial="0000", epoch=3, metrics=values, best=EpochScores(epoch=n, metrics=best)) for n in (2, 3))
+    assert by_step(late) == {3: values, 2: {"chrf": 40.0}}
+    assert by_step(own) == {3: best}
+    assert by_step(Report(trial="0000", epoch=3, metrics=values)) == {3: values}

@@ -146,7 +146,7 @@ def test_another_run_goes_on_from_an_epoch_with_optimizer_state(tmp_path: Path) 
 @pytest.mark.parametrize("pace", [Pace(), Chosen()], ids=["always", "never"])
 @pytest.mark.parametrize("stop", [2, 5, 11])
 def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, pace: Pace, tmp_path: Path) -> None:
-    config = LORA.but(batch_size=3)  # five steps an epoch
+    config = LORA.but(batch_size=3, decode_seeds=0)  # five steps an epoch
     whole = losses(config)
     steps = itertools.count()
     told = loop(
@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_an_epoch_on_record_is_trained_again_but_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest checkpoint and `best`, which links to it, are damaged."""
-    config, evaluated, best = LORA.but(epochs=4), [], tmp_path / "best" / WEIGHTS
+    config, evaluated, best = LORA.but(epochs=4, decode_seeds=0), [], tmp_path / "best" / WEIGHTS
     evaluate = type(TASKS["sonnet"]).evaluate
 
     def noted(*args: Any) -> Evaluation:
@@ -221,7 +221,7 @@ def test_a_checkpoint_is_written_during_the_evaluation_and_on_disk_before_the_re
 
     monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", waiting)
     monkeypatch.setattr(saving, "save_file", noted)
-    for report in train(LORA, toys.model(), toys.data(), folder=tmp_path):
+    for report in train(LORA.but(decode_seeds=0), toys.model(), toys.data(), folder=tmp_path):
         state = json.loads((tmp_path / f"epoch-{report.epoch:04d}" / STATE).read_text())
         assert state["history"][-1]["metrics"] == report.metrics
         written.clear()
@@ -331,7 +331,7 @@ def test_the_best_epoch_by_the_objective_is_kept_apart(name: str | None, tmp_pat
 def test_an_epoch_without_a_finite_objective_is_never_best(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scores = iter([math.nan, 3.0, -math.inf, 2.0, math.nan])
     monkeypatch.setattr(type(TASKS["sonnet"]), "evaluate", lambda *_: Evaluation(metrics={"dev_loss": next(scores)}))
-    list(train(toys.RUN.but(epochs=5), toys.model(), toys.data(), folder=tmp_path))
+    list(train(toys.RUN.but(epochs=5, decode_seeds=0), toys.model(), toys.data(), folder=tmp_path))
     assert load_best(tmp_path, build_model(toys.RUN, toys.model(), torch.device("cpu"))) == 4
 
 
@@ -341,13 +341,31 @@ def test_an_objective_that_the_task_does_not_have_is_said_before_anything_is_tra
     assert not list(tmp_path.iterdir())
 
 
-def test_the_counts_of_an_epoch_are_reported_again_as_they_were(tmp_path: Path) -> None:
-    first = list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path))
-    for one, two in zip(first, list(train(toys.RUN, toys.model(), toys.data(), folder=tmp_path)), strict=True):
-        assert one.metrics == two.metrics
-        assert one.evaluation.statistics.keys() == two.evaluation.statistics.keys()
-        for name, counts in one.evaluation.statistics.items():
-            assert counts.tolist() == two.evaluation.statistics[name].tolist()
+@pytest.mark.parametrize("early", [False, True], ids=["the last epoch is the best", "the first one is"])
+def test_the_best_epoch_is_scored_at_the_end_as_if_each_had_been_and_reported_again(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if early:
+        monkeypatch.setattr(training, "is_best", lambda history, *_: not history)
+    config, data = LORA.but(judged=True, dev_part="search"), toys.data(dev=61)
+    each = list(train(config.but(score_every_epoch=True), toys.model(), data, folder=tmp_path / "each"))
+    assert not any(report.best for report in each)
+    best = each[0 if early else -1]
+    for _ in range(2):
+        *_, last = train(config, toys.model(), data, folder=tmp_path / "late")
+        assert last.best is not None
+        assert last.best.epoch == best.epoch
+        for one, two in ((last.best.evaluation, best.evaluation), (last.best.judged, best.judged)):
+            assert one is not None
+            assert two is not None
+            assert ({name: one.metrics[name] for name in two.metrics}, one.samples) == (two.metrics, two.samples)
+            assert {name: counts.tolist() for name, counts in one.statistics.items()} == {
+                name: counts.tolist() for name, counts in two.statistics.items()
+            }
+        assert last.best.evaluation.samples
+    first, second, *_ = train(config, toys.model(), data, folder=tmp_path / "late")
+    assert ("chrf_whole" in first.metrics) == early
+    assert "chrf_whole" not in second.metrics, "other epochs have only what chooses between them"
 
 
 def test_the_scores_of_an_epoch_are_those_of_its_weights_without_dropout(tmp_path: Path) -> None:
