@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from gpt2core.testing import toys
 from gpt2core.training import train
 from gpt2core.weights import load_model
-from tests import toys
 
 #: In the order of RoBERTa: that of padding is 1.
 SPECIAL = {"[CLS]": 0, "[PAD]": 1, "[SEP]": 2, "[UNK]": 3}

@@ -8,9 +8,10 @@ import torch
 
 from gpt2core.config import Thresholds
 from gpt2core.distill.config import GenerationConfig
+from gpt2core.testing import toys
 from gpt2core.tokenizer import train_bpe
 from gpt2core.weights import save_model
-from tests import course, toys
+from tests import course
 from trainables.candidates.job import Job
 
 GENERATION = GenerationConfig(

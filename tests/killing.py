@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 
 from gpt2core.config import RunConfig
-from tests import course, toys
+from gpt2core.testing import toys
+from tests import course
 from tests.runs import ROOT, program
 from tests.waiting import PATIENCE, wait_until
 

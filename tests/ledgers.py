@@ -11,13 +11,13 @@ import numpy as np
 
 from gpt2core.estimates import Range, exactly
 from gpt2core.metrics.counts import to_json
+from gpt2core.testing.toys import lines
 from searches.deciding.replay_backend import Curve, MemoryLedger, ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.lora_rank import SEARCH
 from searches.options import Options, parse
 from searches.running.ledger import DIVERGED, FAILED, OUT_OF_MEMORY, RawEvent, Trial
 from searches.running.quantities import Forecast, Quantity
-from tests.toys import lines
 
 OBJECTIVE = "chrf_continuation"
 EPOCHS, WORKERS, EXAMPLES = 3, 8, 12

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests import toys
+from gpt2core.testing import toys
 
 COLUMNS = ("review", "stars", "title")
 Record = tuple[str, str, str]

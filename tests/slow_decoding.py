@@ -1,44 +1,10 @@
 """Decoding the slow, obvious way: the whole text again for each token, one row at a time, loops in place of tensors."""
 
-import math
-
-import numpy as np
 import torch
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS
-from gpt2core.decoding.batch import columns
-from gpt2core.decoding.sample import draw
 from gpt2core.model import GPT2
-
-
-def logits(model: GPT2, tokens: list[int]) -> list[float]:
-    return model.logits(model(torch.tensor([tokens]))[0, -1]).tolist()
-
-
-def penalised(scores: list[float], text: list[int], config: DecodingConfig) -> list[float]:
-    scores, n = list(scores), config.no_repeat_ngram
-    for token in set(text):
-        scores[token] *= config.repetition_penalty if scores[token] < 0 else 1 / config.repetition_penalty
-    for start in range(len(text) - n + 1 if n else 0):
-        if text[start : start + n - 1] == text[len(text) - n + 1 :]:
-            scores[text[start + n - 1]] = -math.inf
-    return scores
-
-
-def sampled(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    row, parameters, keep = list(prompt), columns([config]), DECODERS[config.strategy].keep
-    assert keep is not None
-    for uniform in np.random.default_rng(seed).random(config.max_new_tokens, dtype=np.float32):
-        scores = penalised(logits(model, row), row, config)
-        probabilities = (torch.tensor([scores]) / config.temperature).softmax(-1)
-        token = int(draw(keep(probabilities, parameters), torch.tensor([uniform])))
-        if token == eos:
-            break
-        row.append(token)
-        parameters["drawn"] += 1
-        parameters["surprise"] -= probabilities[0, token].log2()
-    return row[len(prompt) :]
+from gpt2core.testing.decoders import logits, penalised
 
 
 def beam(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
@@ -82,8 +48,3 @@ def contrastive(model: GPT2, prompt: list[int], config: DecodingConfig, seed: in
 
 
 SEARCHES = {"beam": beam, "contrastive": contrastive}
-
-
-@torch.no_grad()
-def decode(model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
-    return SEARCHES.get(config.strategy, sampled)(model, prompt, config, seed, eos)

@@ -40,6 +40,7 @@ from rich.console import Console
 import trainables.groups
 from cluster.environment import settle
 from gpt2core.storage import local
+from gpt2core.testing.toys import lines
 from searches.deciding.replay_backend import ReplayBackend
 from searches.deciding.strategy import Strategy
 from searches.driver.tune import run_trials
@@ -56,7 +57,6 @@ from tests.ledgers import EXAMPLES, curve
 from tests.ledgers import options_of as simulated_options
 from tests.server import free_port
 from tests.services import BUCKET, Store
-from tests.toys import lines
 from trainables.executors import Executor, joined_trial
 from trainables.groups import Group
 from trainables.heartbeat import Heartbeat

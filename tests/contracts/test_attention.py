@@ -1,9 +1,9 @@
 """The contract of attention kernels, run for each entry of ATTENTION."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,31 +16,20 @@ from gpt2core.attention import ATTENTION, Attend, kernels, schedule
 from gpt2core.attention.auto import TOKENS_PER_OFFSET
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.attention.reference import reference
-from gpt2core.config import AttentionConfig, ModelConfig, RunConfig
+from gpt2core.config import AttentionConfig, RunConfig
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.identity import identity
-from gpt2core.model import GPT2, KVCache, TrunkInput, initialise
+from gpt2core.model import GPT2, KVCache
+from gpt2core.testing import AttentionContract, toys
+from gpt2core.testing.attention import SHAPE, Inputs, ScheduleContract, same_with_gradients, tensors, two_segments
 from gpt2core.training import train
-from tests import toys
 from tests.benchmarks.launches import operations
 
 PATTERNED = {name for name, kernel in ATTENTION.items() if kernel.sparse}
-SHAPES = [(2, 3, 9, 9, 8), (1, 2, 1, 7, 16), (2, 1, 33, 33, 4), (2, 2, 5, 12, 8), (1, 1, 1, 1, 4)]  # B, H, T, S, D
 PATTERNS = [(1, 0), (3, 0), (40, 0), (1, 1), (1, 4), (2, 5), (1, 64)]  # window, restart
 CASES = [(name, *p) for name in sorted(ATTENTION) for p in (PATTERNS if name in PATTERNED else [(1, 0)])]
 
 Case = tuple[str, int, int]
-Inputs = list[Tensor]
-
-
-@pytest.fixture(params=CASES, ids=str)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def attend(case: Case) -> Attend:
-    return kernel(case)
 
 
 def kernel(case: Case) -> Attend:
@@ -63,36 +52,14 @@ def seen(length: int, window: int, restart: int) -> set[int]:
     return {o for o in range(length) if logarithmic(o % restart if restart else o)}
 
 
-def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Inputs:
-    b, h, t, s, d = shape
-    generator = torch.Generator().manual_seed(0)
-    made = [torch.randn(b, h, n, d, generator=generator) for n in (t, s, s)]
-    return [tensor.to(dtype).requires_grad_() for tensor in made]
+class TestKernels(AttentionContract):
+    cases: ClassVar = {
+        f"{name}, {window}, {restart}": {"attention": name, "attention_window": window, "attention_restart": restart}
+        for name, window, restart in CASES
+    }
 
-
-def two_segments(shape: tuple[int, ...]) -> Tensor:
-    """Return segments: the first two tokens of row 0 are separate, like padding; the last row changes in the middle."""
-    b, _, _, s, _ = shape
-    segments = torch.ones(b, s, dtype=torch.long)
-    segments[0, :2] = 0
-    segments[-1, s // 2 :] = 7
-    return segments
-
-
-def same_with_gradients(ours: Tensor, theirs: Tensor, inputs: Inputs) -> None:
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
-    gradients = (torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs))
-    for a, r in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, r, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_equals_the_reference_with_gradients(case: Case, shape: tuple[int, ...], segmented: bool) -> None:
-    inputs = tensors(shape)
-    segments = two_segments(shape) if segmented else None
-    same_with_gradients(kernel(case)(*inputs, segments, 0.0), expected(case, inputs, segments), inputs)
+    def seen(self, config: AttentionConfig, length: int) -> Collection[int]:
+        return seen(length, config.window, config.restart) if config.schedule in PATTERNED else range(length)
 
 
 @settings(max_examples=60, deadline=None)
@@ -126,47 +93,6 @@ def test_both_implementations_of_auto_are_equal(length: int) -> None:
     inputs = tensors((1, 2, length, length, 8))
     ours, theirs = (ATTENTION[name].attend(*inputs, None, 0.0) for name in ("auto", "logsparse"))
     same_with_gradients(ours, theirs, inputs)
-
-
-@pytest.mark.parametrize("queries", [12, 8])
-def test_a_token_does_not_affect_earlier_ones(case: Case, attend: Attend, queries: int) -> None:
-    name, window, restart = case
-    q, k, v = (tensor.detach() for tensor in tensors((1, 2, queries, 12, 8)))
-    before = attend(q, k, v, None, 0.0)
-    k, v = k.clone(), v.clone()
-    k[:, :, 7], v[:, :, 7] = 5.0, -5.0
-    after = attend(q, k, v, None, 0.0)
-    changed = 7 - (12 - queries)  # the queries are the last of the 12 tokens
-    distances = seen(12, window, restart) if name in PATTERNED else set(range(12))
-    assert torch.equal(before[:, :, :changed], after[:, :, :changed])
-    for query in range(changed, queries):
-        assert torch.allclose(before[:, :, query], after[:, :, query]) == (query - changed not in distances)
-
-
-def test_dropout_follows_the_seed_and_keeps_the_mean(attend: Attend) -> None:
-    q, k, v = (tensor.detach() for tensor in tensors((1, 2, 24, 24, 4)))
-
-    def dropped(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return attend(q, k, v, None, 0.3)
-
-    assert torch.equal(dropped(1), dropped(1))
-    assert not torch.equal(dropped(1), dropped(2))
-    mean = torch.stack([dropped(seed) for seed in range(100)]).mean(0)
-    assert (mean - attend(q, k, v, None, 0.0)).abs().mean() < 0.05
-
-
-@pytest.mark.parametrize("length", [16, 100])
-def test_bfloat16_is_near_float32_and_keeps_its_type(attend: Attend, length: int) -> None:
-    shape = (2, 2, length, length, 8)
-    narrow = tensors(shape, torch.bfloat16)
-    wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
-    ours, theirs = (attend(*inputs, two_segments(shape), 0.0) for inputs in (narrow, wide))
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), theirs, atol=0.03, rtol=0)
-    gradients = zip(*(torch.autograd.grad(out.sum(), i) for out, i in ((ours, narrow), (theirs, wide))), strict=True)
-    for a, r in gradients:
-        torch.testing.assert_close(a.float(), r, atol=0.1, rtol=0)
 
 
 # -- the pattern
@@ -230,51 +156,12 @@ def test_a_single_query_reads_only_its_own_keys() -> None:
 
 # -- in the model
 
-SCHEDULES = ["logsparse", "dense,logsparse", "auto, dense", "logsparse,dense,dense,auto"]
-SHAPE = toys.SHAPE.but(n_layer=4)
 
-
-def model(spec: str, shape: ModelConfig = SHAPE, **pattern: int) -> GPT2:
-    made = GPT2(shape, attention=AttentionConfig(schedule=spec, **pattern))
-    initialise(made, 0)
-    for parameter in made.parameters():
-        parameter.data *= 3.0
-    return made.train(False)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("chunks", [[24], [13, 1, 1, 9], [1] * 24], ids=str)
-@pytest.mark.parametrize("spec", SCHEDULES)
-@torch.no_grad()
-def test_cached_steps_equal_a_single_pass(spec: str, chunks: list[int], padded: bool) -> None:
-    gpt2 = model(spec, window=2, restart=9)
-    ids = torch.randint(SHAPE.vocab_size, (3, 24), generator=torch.Generator().manual_seed(7))
-    mask = torch.ones_like(ids)
-    for row, hidden in enumerate((0, 3, 11)):
-        mask[row, : hidden if padded else 0] = 0
-    cache = KVCache(gpt2, 3, 24)
-    parts = zip(ids.split(chunks, dim=1), mask.split(chunks, dim=1), strict=True)
-    stepwise = torch.cat([gpt2(i, m if padded else None, cache) for i, m in parts], dim=1)
-    once = gpt2(ids, mask if padded else None)
-    torch.testing.assert_close(gpt2.logits(stepwise)[mask.bool()], gpt2.logits(once)[mask.bool()], atol=1e-5, rtol=0)
-    for row, hidden in enumerate((0, 3, 11) if padded else ()):
-        alone = gpt2(ids[row : row + 1, hidden:])[0]
-        torch.testing.assert_close(once[row, hidden:], alone, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("spec", SCHEDULES)
-def test_gradients_reach_every_parameter(spec: str, precision: str) -> None:
-    gpt2 = model(spec).train()
-    ids = torch.randint(SHAPE.vocab_size, (2, 90), generator=torch.Generator().manual_seed(7))
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        loss = gpt2.losses(gpt2(ids), ids).sum()
-    loss.backward()
-    for name, parameter in gpt2.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # A bias of the keys shifts all scores of a query equally, so softmax ignores it.
-        assert name.endswith("key.bias") or parameter.grad.abs().sum() > 0, name
+class TestSchedules(ScheduleContract):
+    cases: ClassVar = {
+        schedule: {"attention": schedule, "attention_window": 2, "attention_restart": 9}
+        for schedule in ("dense,logsparse", "auto, dense", "logsparse,dense,dense,auto")
+    }
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -335,17 +222,6 @@ def test_the_pattern_is_part_of_the_identity_if_a_block_uses_it() -> None:
         assert identity(run) != identity(run.but(attention_window=4))
         assert run.but(attention_window=4).attention_config.window == 4
     assert {"auto", "logsparse"} <= PATTERNED < set(ATTENTION)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", sorted(ATTENTION))
-def test_last_hidden_states_equal_those_of_a_full_pass(name: str) -> None:
-    """Classification uses only last tokens, so the last block computes no others."""
-    gpt2 = model(name, window=3)
-    lengths = torch.tensor([9, 1, 30, 17])
-    ids = torch.randint(toys.SHAPE.vocab_size, (4, 30), generator=torch.Generator().manual_seed(3))
-    every = gpt2.run_trunk(TrunkInput(ids))
-    torch.testing.assert_close(gpt2.run_trunk(TrunkInput(ids, lengths=lengths)), every[torch.arange(4), lengths - 1])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

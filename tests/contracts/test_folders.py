@@ -22,9 +22,9 @@ from gpt2core.errors import UserError
 from gpt2core.model import GPT2
 from gpt2core.model_config import read_config, unused_decoding
 from gpt2core.model_folder import load_folder, sort_classes
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, save_model
-from tests import toys
 
 pytestmark = [
     # peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.

@@ -10,8 +10,8 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import DataOrigin
 from gpt2core.data.tokens import tokenised
 from gpt2core.tasks import TASKS, TaskData
+from gpt2core.testing import toys
 from gpt2core.training import train
-from tests import toys
 
 STORED = Path(__file__).with_name("losses.json")
 COMMAND = "python -m tests.golden.test_losses"

@@ -12,8 +12,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from cluster.environment import HIDE_GPUS
 from gpt2core.config import RunConfig
 from gpt2core.errors import UserError
+from gpt2core.testing import toys
 from gpt2core.weights import save_model
-from tests import toys
 from trainables.executors import trainable
 from trainables.groups import Groups
 from trainables.trial import TrialSpec, score_all

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests import course, toys
+from gpt2core.testing import toys
+from tests import course
 from tests.runs import mlflow_runs, python
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from gpt2core import activations
 from gpt2core.config import RunConfig
 from gpt2core.files import cache_folder
+from gpt2core.testing import toys
 from gpt2core.training import train
-from tests import toys
 from tests.rights import files_of_at_most
 
 RUN = toys.RUN.but(epochs=2, dropout=0.1, lr=3e-3)

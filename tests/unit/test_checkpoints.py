@@ -22,9 +22,9 @@ from gpt2core.checkpoints.saving import Pace, save
 from gpt2core.errors import CheckpointError
 from gpt2core.model import trainable_parameters
 from gpt2core.steps import take_steps
+from gpt2core.testing import toys
 from gpt2core.training import loop
 from gpt2core.weights import save_model
-from tests import toys
 from tests.rights import as_files_allow
 
 LORA = toys.RUN.but(adapter="lora", rank=2)

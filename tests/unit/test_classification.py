@@ -22,11 +22,12 @@ from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
 from gpt2core.tasks.classification import TOKENS, Classification, batches
 from gpt2core.tasks.paraphrase import Paraphrase, answer_tokens
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from gpt2core.training import train
 from gpt2core.weights import model_folder
 from searches.running.tracking import samples_text
-from tests import course, toys
+from tests import course
 
 CPU = torch.device("cpu")
 CLASSIFYING = [entry for entry in TASKS.values() if isinstance(entry, Classification)]

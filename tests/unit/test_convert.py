@@ -16,9 +16,9 @@ from transformers import GPT2LMHeadModel
 from gpt2core.convert import convert
 from gpt2core.errors import WeightsError
 from gpt2core.model import GPT2
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model
-from tests import toys
 
 IDS = torch.arange(24).view(2, 12)
 PARTS = {

@@ -25,7 +25,8 @@ from gpt2core.errors import CheckpointError, ConfigError, HubError, WeightsError
 from gpt2core.model import TrunkInput
 from gpt2core.pretrain_stage import starting_model
 from gpt2core.tasks.paraphrase import PROMPT
-from tests import critics, toys
+from gpt2core.testing import toys
+from tests import critics
 from trainables.candidates.__main__ import parse
 from trainables.candidates.actors import ScorerActor
 

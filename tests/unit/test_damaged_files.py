@@ -31,13 +31,14 @@ from gpt2core.files import json_object
 from gpt2core.model import trainable_parameters
 from gpt2core.model_folder import RUN, load_folder, read_run, write_run
 from gpt2core.tasks import TASKS
+from gpt2core.testing import toys
 from gpt2core.training import train
 from gpt2core.weights import save_model
 from searches import replay
 from searches.deciding.replay_backend import Curve
 from searches.promoting.selection import choose, load_search
 from searches.question import search_of
-from tests import generated, toys
+from tests import generated
 from tests.unit.test_promotion import RAN, SCORES, ledger, summarised
 from trainables.candidates.folder import manifest
 

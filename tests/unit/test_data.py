@@ -19,8 +19,8 @@ from gpt2core.data.tokens import Example, tokenised
 from gpt2core.errors import DataError
 from gpt2core.files import locked
 from gpt2core.tasks import TASKS
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer, train_bpe
-from tests import toys
 from tests.rights import files_of_at_most
 
 

@@ -9,7 +9,7 @@ from gpt2core.decoding import DECODERS
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, KVCache
 from gpt2core.tasks.sonnet import continuations
-from tests import toys
+from gpt2core.testing import toys
 
 NEVER = 10**9
 PROMPTS = [[5, 6, 7], [9], [30, 2, 11, 40, 8, 1]]

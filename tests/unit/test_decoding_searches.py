@@ -11,8 +11,9 @@ from gpt2core.decoding.batch import Request, prefill
 from gpt2core.decoding.beam import beam
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2
+from gpt2core.testing import toys
 from gpt2core.weights import save_model
-from tests import slow_decoding, toys
+from tests import slow_decoding
 
 PROMPTS = [[5, 6, 7], [9], [30, 2, 11, 40, 8, 1]]
 NEVER = 10**9

@@ -10,7 +10,7 @@ from gpt2core.adapters.lora import TARGETS, count_lora
 from gpt2core.builders import build_model
 from gpt2core.describe import PRESETS, without_weights
 from gpt2core.model import trainable_parameters
-from tests import toys
+from gpt2core.testing import toys
 from tests.runs import status
 
 

@@ -13,8 +13,8 @@ from gpt2core.dropout import Stream
 from gpt2core.errors import ConfigError
 from gpt2core.precision import narrow_type
 from gpt2core.run import Run
+from gpt2core.testing import toys
 from gpt2core.workers import Workers
-from tests import toys
 
 APPLE = torch.device("mps")
 

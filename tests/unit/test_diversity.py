@@ -5,7 +5,7 @@ import pytest
 import sacrebleu
 
 from gpt2core.metrics.diversity import distinct_n, self_bleu
-from tests import toys
+from gpt2core.testing import toys
 
 
 def test_distinct_n_counts_distinct_n_grams_of_all_texts() -> None:

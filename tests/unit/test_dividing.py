@@ -10,7 +10,7 @@ from gpt2core.data import dividing
 from gpt2core.data.dividing import SMALL, fold_numbers, halves, in_first_half, without_fold
 from gpt2core.data.tokens import Tokens
 from gpt2core.errors import ConfigError
-from tests import toys
+from gpt2core.testing import toys
 
 #: Texts as tokens, few or many, with duplicates.
 TEXTS = strategies.lists(strategies.lists(strategies.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=150)

@@ -12,8 +12,8 @@ from gpt2core.attention import ATTENTION
 from gpt2core.attention.dense import causal_mask
 from gpt2core.config import AttentionConfig, RunConfig
 from gpt2core.dropout import Mask, Stream, attend_with_dropout, dropout, start_block
+from gpt2core.testing import toys
 from gpt2core.training import train
-from tests import toys
 
 CPU = torch.device("cpu")
 ONES = torch.ones(8, 64, 128)

@@ -22,8 +22,8 @@ from gpt2core.errors import ConfigError, WeightsError
 from gpt2core.model import GPT2, TrunkInput, trainable_parameters
 from gpt2core.model_folder import export
 from gpt2core.tasks import TASKS
+from gpt2core.testing import toys
 from gpt2core.weights import hub_name, load_model
-from tests import toys
 from tests.contracts.test_adapters import VARIANTS
 from tests.runs import status
 

@@ -10,9 +10,9 @@ from ray.exceptions import OutOfMemoryError
 
 from gpt2core.checkpoints.layout import WEIGHTS
 from gpt2core.errors import CheckpointError, ConfigError, DivergedError
+from gpt2core.testing import toys
 from searches.running import failures
 from searches.running.ledger import FAILED, OUT_OF_MEMORY
-from tests import toys
 from trainables import trial, worker_cache
 from trainables.failures import failure_of
 from trainables.trial import TrialSpec

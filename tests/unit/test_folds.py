@@ -28,9 +28,9 @@ from gpt2core.pretrain_stage import first_stage, starting_model
 from gpt2core.run import Run
 from gpt2core.steps import Step, advance
 from gpt2core.tasks import TASKS, Evaluation, TaskData
+from gpt2core.testing import toys
 from gpt2core.training import EpochReport
 from gpt2core.workers import Workers
-from tests import toys
 from tests.course import FILMS, sentiment
 from tests.runs import status
 from tests.workers import two_workers

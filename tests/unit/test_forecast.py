@@ -17,6 +17,7 @@ from gpt2core.config import RunConfig
 from gpt2core.distill.shards import Shard
 from gpt2core.estimates import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
+from gpt2core.testing import toys
 from gpt2core.training import train
 from searches import distillation
 from searches.deciding.method import Method
@@ -30,7 +31,7 @@ from searches.running.budget import HOUR
 from searches.running.events import event_of
 from searches.running.ledger import COMPLETED, STOPPED, State
 from searches.running.quantities import Quantity
-from tests import course, toys
+from tests import course
 from tests.unit.test_budget import event, proposed, share_event
 from trainables.candidates.actors import GeneratorActor, ScorerActor
 from trainables.candidates.progress import Report

@@ -15,7 +15,7 @@ from gpt2core.decoding.generate import generate
 from gpt2core.decoding.sample import Stop
 from gpt2core.model import GPT2
 from gpt2core.projection import joined_weights, packed_weights
-from tests import toys
+from gpt2core.testing import toys
 from tests.gpu_paths import HostWaits, as_on_a_gpu
 
 NEVER = 10**9

@@ -20,9 +20,9 @@ from gpt2core.distill.generator import REWRITE, Generator, Record, generate_cand
 from gpt2core.distill.sentences import first_sentence, sentences
 from gpt2core.errors import DataError
 from gpt2core.precision import for_generation
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model, model_folder
-from tests import toys
 from trainables.candidates.actors import _generator
 
 CONFIG = GenerationConfig(candidates=6, context_tokens=60, samples=2)

@@ -21,8 +21,8 @@ from gpt2core.memory import WORKSPACE
 from gpt2core.model import GPT2
 from gpt2core.run import Run
 from gpt2core.tasks import TaskData
+from gpt2core.testing import toys
 from gpt2core.weights import load_model
-from tests import toys
 from tests.benchmarks.shapes import SHAPES, random_texts
 
 MINI = ModelConfig(vocab_size=4096, n_positions=512, n_embd=192, n_layer=4, n_head=6)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests import toys
+from gpt2core.testing import toys
 from trainables import groups
 from trainables.failures import Failure
 from trainables.groups import Group, Groups, _Stopped

@@ -21,6 +21,7 @@ ONLY_HERE = {
     "sentence_transformers": ("gpt2core/distill/critics",),
     "mlflow": ("searches", "trainables/tracking.py", "trainables/candidates/mlflow_run.py"),
     "optuna": ("searches",),
+    "pytest": ("gpt2core/testing", "searches/testing.py"),
     "cluster": ("cluster", "searches", "trainables/candidates/__main__.py"),
 }
 

@@ -30,6 +30,7 @@ from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.sonnet import Sonnet
+from gpt2core.testing import toys
 from gpt2core.weights import save_model
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
@@ -45,7 +46,7 @@ from searches.planning import checking
 from searches.planning.checking import record_data, record_pairs
 from searches.question import Case, Profile, Search
 from searches.running.ledger import Ledger, Trial
-from tests import generated, toys
+from tests import generated
 from tests.runs import status
 from trainables import worker_cache
 from trainables.trial import TrialSpec, payloads

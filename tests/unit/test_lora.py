@@ -8,7 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from gpt2core.adapters.lora import TARGETS, lora, lora_layers, merge_lora
 from gpt2core.model import GPT2
-from tests import toys
+from gpt2core.testing import toys
 
 IDS = torch.arange(30).view(2, 15)
 VARIANTS: dict[str, dict[str, Any]] = {

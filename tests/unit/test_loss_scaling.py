@@ -13,8 +13,8 @@ from gpt2core.packing import Packer
 from gpt2core.precision import narrow_type
 from gpt2core.run import Run
 from gpt2core.steps import Step, take_steps
+from gpt2core.testing import toys
 from gpt2core.training import loop, train
-from tests import toys
 
 BATCH = np.arange(4)
 TOO_LARGE = 2.0**40  # a scale at which gradients exceed what float16 can hold

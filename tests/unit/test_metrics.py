@@ -11,7 +11,7 @@ from gpt2core.metrics.chrf import corpus_chrf, sentence_statistics
 from gpt2core.metrics.ngram import ngram_losses
 from gpt2core.pretrain_stage import run_data
 from gpt2core.tasks import TASKS
-from tests import toys
+from gpt2core.testing import toys
 
 TEXTS = strategies.lists(
     strategies.tuples(strategies.text("ab c.", max_size=30), strategies.text("ab c.", min_size=1)), min_size=1

@@ -11,8 +11,8 @@ from transformers import GPT2LMHeadModel
 from gpt2core.config import ModelConfig
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2, IGNORE, KVCache
+from gpt2core.testing import toys
 from gpt2core.weights import save_model
-from tests import toys
 
 SHAPES = [
     toys.SHAPE,

@@ -13,7 +13,7 @@ from gpt2core.checkpoints.saving import Saving
 from gpt2core.config import RunConfig
 from gpt2core.packing import Packer
 from gpt2core.run import Run
-from tests import toys
+from gpt2core.testing import toys
 from trainables import worker_cache
 from trainables.packs import Pack
 from trainables.trial import TrialSpec, payloads

@@ -20,9 +20,9 @@ from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Outcome, Step, StepResult
 from gpt2core.tasks import TASKS, TaskData
+from gpt2core.testing import toys
 from gpt2core.training import train, train_epoch
 from gpt2core.weights import digest
-from tests import toys
 from tests.benchmarks import launches
 
 LORA = toys.RUN.but(adapter="lora", rank=4, lora_dropout=0.1, dropout=0.2, lr=3e-3, epochs=50)

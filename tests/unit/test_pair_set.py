@@ -13,7 +13,8 @@ from gpt2core.distill.dataset import load_pairs, rewriting_corpus, with_pairs
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.errors import DataError
 from gpt2core.tasks import TASKS
-from tests import generated, toys
+from gpt2core.testing import toys
+from tests import generated
 
 QUORA = Corpus(
     name="quora",

@@ -12,9 +12,9 @@ from gpt2core.errors import CheckpointError
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.pretrain_stage import first_stage, starting_model
+from gpt2core.testing import toys
 from gpt2core.training import train
 from gpt2core.weights import save_model
-from tests import toys
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gpt2core.config import RunConfig
 from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step
-from tests import toys
+from gpt2core.testing import toys
 from tests.benchmarks.launches import operations
 
 BATCH = np.arange(4)

@@ -16,6 +16,7 @@ from gpt2core.decoding import DECODERS
 from gpt2core.errors import CheckpointError, UserError, WeightsError
 from gpt2core.model_folder import RUN, load_folder, portable, write_run
 from gpt2core.tasks import TASKS
+from gpt2core.testing import toys
 from gpt2core.weights import load_model, save_model
 from searches.__main__ import COMMANDS, main
 from searches.promoting.licences import licence, text_licences
@@ -23,7 +24,6 @@ from searches.promoting.promote import _format
 from searches.promoting.selection import choose, load_search
 from searches.promoting.usage import generation, python_code
 from searches.running.ledger import read_state
-from tests import toys
 from tests.runs import status
 
 SCORES = {"0000": 20.0, "0001": 30.0, "0002": 25.0}

@@ -17,8 +17,8 @@ from gpt2core.distill.acceptance import COLUMNS
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.shards import CONTEXTS, QUARANTINE, STAGES, Shard, cache_key, code_version
 from gpt2core.errors import UserError
+from gpt2core.testing import toys
 from gpt2core.weights import digest
-from tests import toys
 from trainables.candidates.folder import manifest
 from trainables.candidates.job import Job
 from trainables.candidates.job import shards as files_of

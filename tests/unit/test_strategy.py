@@ -22,12 +22,13 @@ from searches.deciding.method import Method, limit
 from searches.deciding.optuna_study import studies
 from searches.deciding.replay_backend import Curve, Curves, MemoryLedger, ReplayBackend
 from searches.deciding.samplers import SAMPLERS
-from searches.deciding.strategy import DONE, WAIT, Next, Strategy, finalists
-from searches.domains import Choice, IntUniform, LogUniform
+from searches.deciding.strategy import DONE, WAIT, Strategy, finalists
+from searches.domains import Choice, IntUniform
 from searches.lora_rank import SEARCH as OF_A_FACTOR
 from searches.plan import Plan, make_plan
 from searches.question import Case, Search
 from searches.running.ledger import COMPLETED, DIVERGED, OUT_OF_MEMORY, Ledger, Trial
+from searches.testing import Rebuilt
 
 Open = Callable[[Plan], Strategy]
 OBJECTIVE = "chrf_continuation"
@@ -265,16 +266,6 @@ def test_worker_speed_and_kills_do_not_change_a_search(method: Method, search: S
     assert what_it_did(strategy) == expected
 
 
-class Rebuilt(Strategy):
-    """A strategy whose every proposal is of one that has just been opened, as after a kill."""
-
-    def next(self) -> Next:
-        listeners = list(self.ledger.listeners)
-        proposed = Strategy(self.plan, self.ledger).next() if not self.unfinished else super().next()
-        self.ledger.listeners[:] = listeners
-        return proposed
-
-
 @pytest.mark.parametrize("search", [SEARCH, OF_A_FACTOR], ids=["whole", "factor"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_study_rebuilt_for_each_trial_proposes_the_same(method: Method, search: Search) -> None:
@@ -459,14 +450,3 @@ def test_a_diverged_trial_is_poor_not_unknown() -> None:
         strategy.end(other, DIVERGED, "The training loss is nan")
     study = studies(strategy.plan, strategy.ledger.state)[""]
     assert [one.state for one in study.trials] == [optuna.trial.TrialState.PRUNED] * 2
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_sampler_stays_in_the_space_and_repeats_nothing(sampler: str) -> None:
-    search = dataclasses.replace(SEARCH, scientific={"rank": Choice(4, 8, 16, 32)}, nuisance={"lr": LogUniform(1e-4, 1e-2)},
-                                 reference={"rank": 8, "lr": 1e-3}, tasks={"sonnet": Case()})  # fmt: skip
-    method = Method(sampler=sampler, minimize=("parameters",) if sampler == "nsga2" else ())
-    strategy = ran(make_plan(search, "quick", comparing=BY_CHRF, trials=18, method=method), workers=2)
-    points = [(trial.point["rank"], trial.point["lr"]) for trial in strategy.ledger.state.searched]
-    assert len(points) == len(set(points)) == 18
-    assert all(rank in (4, 8, 16, 32) and 1e-4 <= lr <= 1e-2 for rank, lr in points)

@@ -9,7 +9,7 @@ from torch import Tensor
 from gpt2core.data.batches import Batch
 from gpt2core.distill.student import contrastive_losses, student_losses
 from gpt2core.model import GPT2, IGNORE
-from tests import toys
+from gpt2core.testing import toys
 
 IDS = torch.tensor([[5, 17, 99, 4, 250, 1], [8, 3, 3, 77, 0, 0]])
 BATCH = Batch(

@@ -12,8 +12,8 @@ from gpt2core.config import RunConfig
 from gpt2core.decoding import text_cache
 from gpt2core.model import GPT2
 from gpt2core.tasks.sonnet import continuations, generate_ahead
+from gpt2core.testing import toys
 from gpt2core.training import train
-from tests import toys
 
 GIVEN = [toys.lines(3, seed) for seed in range(3)]
 

@@ -8,9 +8,9 @@ import tokenizers
 from hypothesis import given, strategies
 
 from gpt2core.errors import WeightsError
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer, train_bpe
 from gpt2core.weights import model_folder
-from tests import toys
 
 TOY = toys.tokenizer()
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from gpt2core.steps import TRACED, take_steps, traced
+from gpt2core.testing import toys
 from gpt2core.training import loop
-from tests import toys
 
 
 def test_a_trace_holds_some_steps_and_the_run_is_as_without(tmp_path: Path) -> None:

@@ -31,10 +31,10 @@ from gpt2core.run import Run
 from gpt2core.steps import Step, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation
 from gpt2core.tasks.base import objective_of
+from gpt2core.testing import toys
 from gpt2core.tokenizer import train_bpe
 from gpt2core.training import loop, train
 from gpt2core.workers import Workers, sharing
-from tests import toys
 from tests.benchmarks.launches import operations
 from tests.workers import two_workers
 

@@ -13,9 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2core.distill.critics.folder import FILES
 from gpt2core.errors import HubError, WeightsError
+from gpt2core.testing import toys
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import HUB_FILES, TOKENIZER_FILES, load_model, model_folder, shape_of
-from tests import toys
 
 IDS = torch.arange(24).view(2, 12)
 
