@@ -1,0 +1,1 @@
+"""Own parts of gpt2-search: the adapter `bitfit` and the decoder `epsilon`."""
