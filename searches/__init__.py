@@ -1,6 +1,6 @@
 """Search scripts, one per question, and the system that plans, runs, tracks and reports them; also a library for own searches."""
 
-from searches.api import Result, load, run
+from searches.api import Result, compare, control, load, resume, run
 from searches.domains import Choice, IntUniform, LogInt, LogUniform, Uniform
 from searches.question import Case, Profile, Search
 
@@ -14,6 +14,9 @@ __all__ = [
     "Result",
     "Search",
     "Uniform",
+    "compare",
+    "control",
     "load",
+    "resume",
     "run",
 ]

@@ -1,4 +1,4 @@
-"""Searches from Python, in a script or a notebook: `run` a search, or `load` the results of one."""
+"""Searches from Python, in a script or a notebook: run, resume, control and compare them, and load their results."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError
 from gpt2core.storage import fetch
-from searches.options import parse_for_user, search_folder
+from searches.options import Options, parse_for_user, search_folder
 from searches.question import IN_PYTHON, Search
 from searches.summary import Summary, TrialRow, Verdict
 
 if TYPE_CHECKING:  # a second to import
     import pandas as pd
+
+    from searches.showing.compare import Comparison
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,55 @@ def run(search: Search, *, imports: Sequence[str] = (), **flags: Any) -> Result:
     modules that register own parts, the values of --import. Raises UserError, with the message of the command line, and
     KeyboardInterrupt.
     """
+    argv = flags_of({"import": imports, **flags})
+    options = parse_for_user(lambda: replace(search, file=IN_PYTHON), argv)
+    return _run(options)
+
+
+def resume(name: str, storage: str | None = None, *, imports: Sequence[str] = (), **flags: Any) -> Result:
+    """Go on with a search from its ledger, wherever it was started, and return its results; one that has ended stays as it is.
+
+    Its own flags apply; further ones may raise its budget, trials or seeds: `resume("decay-quick", trials=60)`. Raises UserError
+    and KeyboardInterrupt.
+    """
+    from gpt2core.parts import import_modules
+    from searches.showing.summary import reopened
+
+    import_modules(imports)
+    more = flags_of({"import": imports, **flags, "resume": "must"})
+    return _run(reopened(Namespace(name=name, storage=storage), more)[2])
+
+
+def control(
+    name: str,
+    action: Literal["stop", "clone", "pause", "resume"],
+    trial: str | None = None,
+    *,
+    set: Mapping[str, Any] | None = None,
+    storage: str | None = None,
+) -> str:
+    """Stop or clone a trial of a search that runs in another process, or pause or resume it; return what it answers.
+
+    `set` are the values that a clone changes. Raises UserError if the search does not run or refuses.
+    """
+    from searches.running.control import MAILBOX, Mailbox, ask
+
+    mailbox = Mailbox(search_folder(storage, name) / MAILBOX)
+    return ask(mailbox, {"command": action, "trial": trial, "set": dict(set or {})})
+
+
+def compare(name: str, other: str, storage: str | None = None) -> "Comparison":
+    """Compare the chosen trials of two searches, by their runs on fresh seeds and the same texts. Raises UserError."""
+    from searches.showing.compare import compared
+
+    return compared(name, other, storage)
+
+
+def _run(options: Options) -> Result:
     import ray
 
     from searches.runner import run as run_options
 
-    argv = flags_of({"import": imports, **flags})
-    options = parse_for_user(lambda: replace(search, file=IN_PYTHON), argv)
     for flag, is_given in {"plan": options.plan_only, "json": options.json}.items():
         if is_given:
             raise UserError(

@@ -7,10 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from gpt2core.cli import print_json
 from gpt2core.console import console
 from gpt2core.errors import UserError
-from gpt2core.metrics.comparison import mean_of
+from gpt2core.metrics.comparison import Difference, mean_of
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import model_folder
 from searches.deciding.confirmation import rounds_of, side_of
@@ -22,9 +24,9 @@ from searches.plan import Plan
 from searches.promoting.selection import Chosen, choose, load_search
 from searches.running.ledger import State, read_state
 from searches.showing.answers import OUTCOMES
-from searches.showing.compare_picture import BestSoFar, Line, check_plot, draw_comparison
+from searches.showing.compare_picture import BestSoFar, Line, check_plot, comparison_svg, draw_comparison
 from searches.showing.summary import reopened
-from searches.showing.tables import Column, Table, on_screen
+from searches.showing.tables import Column, Table, as_html, on_screen
 from trainables.runs import parameters, run_of
 
 
@@ -60,27 +62,105 @@ class Compared:
         return side_of(self.plan, self.state, trial, self.name, seeds)
 
 
-def compare(options: argparse.Namespace) -> int:
-    """Print how the chosen trials of two searches differ, and draw their curves. Raises UserError if they cannot be compared."""
-    check_plot(options.plot)
-    if options.name == options.other:
-        raise UserError(f"Both searches are `{options.name}`, but must be different ones")
-    one, other = (_compared(name, options.storage) for name in (options.name, options.other))
-    _check_comparable(one, other)
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The difference between the chosen trials of two searches; a notebook shows it with the curves of both."""
+
+    sides: tuple[Compared, Compared]
+    decision: Decision
+
+    @property
+    def outcome(self) -> str:
+        """`difference`, `equivalent` or `undecided`."""
+        return self.decision.outcome
+
+    @property
+    def answer(self) -> str:
+        """The answer, and what it holds for."""
+        return _text(self.decision, self.sides[0])
+
+    @property
+    def difference(self) -> Difference | None:
+        """The first search minus the second, with its interval and p-value; None without runs to compare."""
+        return self.decision.pairs[0].difference if self.decision.pairs else None
+
+    @property
+    def settings(self) -> list[tuple[str, str, str]]:
+        """The keys in which the trials differ, each with both values."""
+        return _differing(*(side.config for side in self.sides))
+
+    @property
+    def tables(self) -> list[Table[Any]]:
+        """The runs of both trials, and their settings."""
+        one, other = self.sides
+        return [_runs_table([one, other]), _settings_table(self.settings, one.name, other.name)]
+
+    @property
+    def lines(self) -> list[Line]:
+        """What the picture shows."""
+        return [Line(name=side.name, course=side.course, trial=side.chosen.trial) for side in self.sides]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the curves of both searches into an .svg, .png or .pdf file. Raises UserError."""
+        check_plot(str(path))
+        draw_comparison(self.lines, self.sides[0].plan.objective, Path(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        plan, difference = self.sides[0].plan, self.difference
+        means = [mean_of(side.side.runs) if side.side.runs else None for side in self.sides]
+        return {
+            "outcome": self.outcome,
+            "outcome_text": OUTCOMES[self.outcome],
+            "answer": self.answer,
+            "difference": difference and asdict(difference),
+            "objective": {"name": plan.objective, "unit": plan.metric.unit, "margin": plan.margin},
+            "searches": [
+                {
+                    "name": side.name,
+                    "trial": side.chosen.trial.name,
+                    "runs": side.side.runs.count if side.side.runs else 0,
+                    "mean": mean and {"estimate": mean.estimate, "low": mean.low, "high": mean.high},
+                }
+                for side, mean in zip(self.sides, means, strict=True)
+            ],
+            "settings": self.settings,
+        }
+
+    def __str__(self) -> str:
+        return self.answer
+
+    def _repr_html_(self) -> str:
+        """Show answer, tables and curves in a notebook."""
+        picture = Markup(comparison_svg(self.lines, self.sides[0].plan.objective))
+        return Markup("<p>{}</p>").format(self.answer) + Markup("").join(map(as_html, self.tables)) + picture
+
+
+def compared(name: str, other: str, storage: str | None = None) -> Comparison:
+    """Compare the chosen trials of two searches. Raises UserError if they cannot be compared."""
+    if name == other:
+        raise UserError(f"Both searches are `{name}`, but must be different ones")
+    one, two = _compared(name, storage), _compared(other, storage)
+    _check_comparable(one, two)
     plan = one.plan
-    design = Design.fixed(min(side.side.runs.count for side in (one, other) if side.side.runs is not None))
-    decision = decide([one.side, other.side], margin=plan.margin, direction=plan.direction, design=design)
-    text, differing = _text(decision, one), _differing(one.config, other.config)
+    design = Design.fixed(min(side.side.runs.count for side in (one, two) if side.side.runs is not None))
+    decision = decide([one.side, two.side], margin=plan.margin, direction=plan.direction, design=design)
+    return Comparison(sides=(one, two), decision=decision)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print how the chosen trials of two searches differ, and draw their curves. Raises UserError."""
+    check_plot(options.plot)
+    comparison = compared(options.name, options.other, options.storage)
     if options.plot:
-        lines = [Line(name=side.name, course=side.course, trial=side.chosen.trial) for side in (one, other)]
-        draw_comparison(lines, plan.objective, Path(options.plot))
+        comparison.plot(options.plot)
     if options.json:
-        print_json(_as_json([one, other], decision, text, differing))
+        print_json(comparison.to_dict())
         return 0
     screen = console(160)
-    screen.print(on_screen(_runs_table([one, other])))
-    screen.print(on_screen(_settings_table(differing, one.name, other.name)))
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    for table in comparison.tables:
+        screen.print(on_screen(table))
+    screen.print(comparison.answer, markup=False, highlight=False, soft_wrap=True)
     if options.plot:
         screen.print(f"Plot: {options.plot}", soft_wrap=True)
     return 0
@@ -90,30 +170,6 @@ def _compared(name: str, storage: str | None) -> Compared:
     chosen = choose(load_search(storage, name), None)
     folder, state, options = reopened(argparse.Namespace(name=name, storage=storage))
     return Compared(name=name, folder=folder, plan=options.plan, state=state, chosen=chosen)
-
-
-def _as_json(
-    sides: list[Compared], decision: Decision, text: str, differing: list[tuple[str, str, str]]
-) -> dict[str, Any]:
-    plan, pair = sides[0].plan, decision.pairs[0] if decision.pairs else None
-    means = [mean_of(side.side.runs) if side.side.runs else None for side in sides]
-    return {
-        "outcome": decision.outcome,
-        "outcome_text": OUTCOMES[decision.outcome],
-        "answer": text,
-        "difference": pair and {**asdict(pair.difference), "p_value": pair.p_value},
-        "objective": {"name": plan.objective, "unit": plan.metric.unit, "margin": plan.margin},
-        "searches": [
-            {
-                "name": side.name,
-                "trial": side.chosen.trial.name,
-                "runs": side.side.runs.count if side.side.runs else 0,
-                "mean": mean and {"estimate": mean.estimate, "low": mean.low, "high": mean.high},
-            }
-            for side, mean in zip(sides, means, strict=True)
-        ],
-        "settings": differing,
-    }
 
 
 def _check_comparable(one: Compared, other: Compared) -> None:

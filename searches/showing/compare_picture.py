@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from searches.running.budget import HOUR
 from searches.running.events import Ended, Event
 from searches.running.ledger import State, Trial
 from searches.showing.answer_picture import LOOKS
-from searches.showing.plots import save_figure
+from searches.showing.plots import save_figure, svg_of
 
+WIDTH, HEIGHT = 11.0, 8.0  # inches
 FORMATS = (".svg", ".png", ".pdf")
 NOTE = "Best so far: by the single run of each trial. Only runs on fresh seeds compare the searches."
 
@@ -63,30 +65,34 @@ def check_plot(path: str | None) -> None:
 
 def draw_comparison(lines: Sequence[Line], objective: str, path: Path) -> None:
     """Write the picture; its format is that of the suffix. Raises UserError if it cannot be written."""
-    on_gpus = all(line.course.gpu_hours and line.course.gpu_hours[-1] > 0 for line in lines)
-    cost = "GPU-hours" if on_gpus else "hours"
-    best = f"best {words(objective)} so far"
-
-    def draw(figure: Any) -> None:
-        ((by_trials, by_cost), (by_epoch, loss)) = figure.subplots(2, 2)
-        for line, (color, marker, dash) in zip(lines, LOOKS, strict=False):
-            look = {"color": color, "ls": dash, "label": line.name}
-            spent = line.course.gpu_hours if on_gpus else line.course.hours
-            by_trials.step(line.course.trials, line.course.best, where="post", marker=marker, ms=4, **look)
-            by_cost.step(spent, line.course.best, where="post", marker=marker, ms=4, **look)
-            look["label"] = f"{line.name}, trial {line.trial.name}"
-            _draw_metric(by_epoch, line.trial, objective, marker=marker, ms=5, **look)
-            _draw_metric(loss, line.trial, "train_loss", marker=marker, ms=5, **look)
-        _finish(by_trials, "trials that have ended", best, whole=True)
-        _finish(by_cost, cost, best)
-        _finish(by_epoch, "epoch", words(objective), whole=True)
-        _finish(loss, "epoch", "train loss", whole=True)
-        figure.supxlabel(NOTE, fontsize=9)
-
     try:
-        save_figure(path, draw, width=11.0, height=8.0)
+        save_figure(path, partial(_draw, lines, objective), width=WIDTH, height=HEIGHT)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --plot") from None
+
+
+def comparison_svg(lines: Sequence[Line], objective: str) -> str:
+    """Return the picture as SVG for a page."""
+    return svg_of(partial(_draw, lines, objective), width=WIDTH, height=HEIGHT, name="compare")
+
+
+def _draw(lines: Sequence[Line], objective: str, figure: Any) -> None:
+    on_gpus = all(line.course.gpu_hours and line.course.gpu_hours[-1] > 0 for line in lines)
+    best = f"best {words(objective)} so far"
+    ((by_trials, by_cost), (by_epoch, loss)) = figure.subplots(2, 2)
+    for line, (color, marker, dash) in zip(lines, LOOKS, strict=False):
+        look = {"color": color, "ls": dash, "label": line.name}
+        spent = line.course.gpu_hours if on_gpus else line.course.hours
+        by_trials.step(line.course.trials, line.course.best, where="post", marker=marker, ms=4, **look)
+        by_cost.step(spent, line.course.best, where="post", marker=marker, ms=4, **look)
+        look["label"] = f"{line.name}, trial {line.trial.name}"
+        _draw_metric(by_epoch, line.trial, objective, marker=marker, ms=5, **look)
+        _draw_metric(loss, line.trial, "train_loss", marker=marker, ms=5, **look)
+    _finish(by_trials, "trials that have ended", best, whole=True)
+    _finish(by_cost, "GPU-hours" if on_gpus else "hours", best)
+    _finish(by_epoch, "epoch", words(objective), whole=True)
+    _finish(loss, "epoch", "train loss", whole=True)
+    figure.supxlabel(NOTE, fontsize=9)
 
 
 def _draw_metric(axes: Any, trial: Trial, metric: str, **look: Any) -> None:
@@ -100,5 +106,6 @@ def _finish(axes: Any, x: str, y: str, *, whole: bool = False) -> None:
     axes.set_ylabel(y)
     if whole:
         axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_visible(axes.has_data())  # a program may report no training loss
     if axes.has_data():
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)

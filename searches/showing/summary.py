@@ -1,6 +1,7 @@
 """The summary of a search, from its flags and its ledger: what summary.json holds and every report is made from."""
 
 import argparse
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,13 +92,13 @@ def model_line(plan: Plan) -> str:
     return name
 
 
-def reopened(options: argparse.Namespace) -> tuple[Path, State, Options]:
-    """Return folder, state and flags of the search that a command names. Raises UserError."""
+def reopened(options: argparse.Namespace, more: Sequence[str] = ()) -> tuple[Path, State, Options]:
+    """Return folder, state and flags of the search that a command names; `more` flags follow its own. Raises UserError."""
     folder = search_folder(options.storage, options.name)
     state = read_search(folder, needs_script=True)
     storage = ["--storage", options.storage] if options.storage else []
-    given = without(state.flags, "--name", *(["--storage"] if storage else []))
-    return folder, state, options_again(state, [*given, "--name", options.name, *storage])
+    given = without(state.flags, "--name", "--storage")
+    return folder, state, options_again(state, [*given, *more, "--name", options.name, *storage])
 
 
 def report(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpt2core.errors import UserError
-from searches import load, run
+from searches import compare, control, load, resume, run
 from searches.api import Result, flags_of
 from searches.lora_rank import SEARCH
 from searches.options import parse
@@ -70,3 +70,15 @@ def test_results_that_are_missing_are_named(result: Result, tmp_path: Path) -> N
         load("toy", str(tmp_path))
     with pytest.raises(UserError, match="There is no search `tow`"):
         load("tow", str(tmp_path))
+
+
+def test_resume_control_and_compare_refuse_what_is_missing(result: Result, tmp_path: Path) -> None:
+    storage = str(tmp_path)
+    with pytest.raises(UserError, match="There is no search `tow`"):
+        resume("tow", storage)
+    with pytest.raises(UserError, match="is not running: there is nothing to control"):
+        control("toy", "pause", storage=storage)
+    with pytest.raises(UserError, match="The command `stop` needs a trial"):
+        control("toy", "stop", storage=storage)
+    with pytest.raises(UserError, match="Both searches are `toy`"):
+        compare("toy", "toy", storage)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpt2core.metrics.comparison import difference
+from searches import api
 from searches.__main__ import main
 from searches.deciding.confirmation import judged, runs_of_metric
 from searches.running.ledger import read_state
@@ -123,3 +124,13 @@ def test_the_best_score_so_far_is_that_of_the_trials_that_have_ended(storage: Pa
     assert course.best == [max(scores[: number + 1]) for number in range(len(scores))]
     assert course.trials == list(range(1, len(scores) + 1))
     assert [3600 * hours for hours in course.hours] == pytest.approx([event["time"] - 2.0 for event in ended])
+
+
+def test_from_python_a_comparison_is_the_one_that_is_printed(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = api.compare("one", "decayed", str(storage))
+    _, out, _ = compared(storage, capsys, "one", "decayed", "--json")
+    assert json.loads(json.dumps(comparison.to_dict())) == json.loads(out)
+    page = comparison._repr_html_()
+    assert str(comparison) == comparison.answer
+    assert comparison.answer in page
+    assert page.count("<svg") == 1
