@@ -65,6 +65,9 @@ class Result:
         promote(Namespace(**place, format=format, registered_name=registered_name, tracking_uri=tracking_uri))
         return Path(out) if out else self.folder / "promoted"
 
+    def __repr__(self) -> str:
+        return f"<Result of {self.folder.name}: {self.answer.text}>"
+
     def __str__(self) -> str:
         return self.answer.text
 
@@ -88,7 +91,7 @@ class Result:
         return path
 
 
-def run(search: Search, *, imports: Sequence[str] = (), **flags: Any) -> Result:
+def run(search: Search, /, *, imports: Sequence[str] = (), **flags: Any) -> Result:
     """Run a search, or resume it, and return its results. Ray goes on running if it was running before.
 
     Flags are those of the command line: `run(SEARCH, model="gpt2", trials=30, until="decided", set={"epochs": 2})`. `imports` are

@@ -127,6 +127,9 @@ class Comparison:
             "settings": self.settings,
         }
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {' and '.join(side.name for side in self.sides)}: {self.answer}>"
+
     def __str__(self) -> str:
         return self.answer
 

@@ -40,6 +40,11 @@ def test_a_wrong_flag_is_the_error_of_the_command_line() -> None:
         run(SEARCH, trails=3)
 
 
+def test_search_is_a_flag_too() -> None:
+    with pytest.raises(UserError, match="The key `lr` has only one value to search"):
+        run(SEARCH, search={"lr": "1e-3"})
+
+
 def test_a_plan_is_not_run_by_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`plan` only prints"):
         run(SEARCH, plan=True, storage=str(tmp_path))
@@ -57,6 +62,7 @@ def test_trials_are_a_table_by_number(result: Result) -> None:
 def test_a_notebook_shows_answer_and_settings_and_runs_none_of_their_text(result: Result) -> None:
     page = result._repr_html_()
     assert str(result) == result.answer.text
+    assert repr(result) == f"<Result of toy: {result.answer.text}>"
     assert result.answer.sentences[0].split("<")[0] in page
     assert page.count("<tr") > len(result.answer.rows)
     assert "<script" not in page

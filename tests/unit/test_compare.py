@@ -132,5 +132,6 @@ def test_from_python_a_comparison_is_the_one_that_is_printed(storage: Path, caps
     assert json.loads(json.dumps(comparison.to_dict())) == json.loads(out)
     page = comparison._repr_html_()
     assert str(comparison) == comparison.answer
+    assert repr(comparison) == f"<Comparison of one and decayed: {comparison.answer}>"
     assert comparison.answer in page
     assert page.count("<svg") == 1
