@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-POINTS, NOISE = 200, 1.2
+POINTS, NOISE, DROPOUT = 400, 1.2, 0.5
 
 
 def get_args() -> argparse.Namespace:
@@ -54,10 +54,14 @@ def train(args: argparse.Namespace) -> None:
         rng = random.Random(args.seed * 1000 + epoch)
         rng.shuffle(train_data)
         loss = 0.0
-        for x, y, label in train_data:
-            p = probability(weights, x, y)
-            loss -= math.log(max(1e-9, p if label else 1 - p))
-            weights = [w - args.lr * (p - label) * value for w, value in zip(weights, (x, y, 1.0), strict=True)]
+        for start in range(0, POINTS, args.batch_size):
+            gradient = [0.0, 0.0, 0.0]
+            for x, y, label in train_data[start : start + args.batch_size]:
+                x, y = (value / DROPOUT * (rng.random() < DROPOUT) for value in (x, y))
+                p = probability(weights, x, y)
+                loss -= math.log(max(1e-9, p if label else 1 - p))
+                gradient = [g + (p - label) * value for g, value in zip(gradient, (x, y, 1.0), strict=True)]
+            weights = [w - args.lr * g for w, g in zip(weights, gradient, strict=True)]
         time.sleep(args.wait)
         train_acc, dev_acc = model_eval(train_data, weights), model_eval(dev_data, weights)
         Path("checkpoint.pt").write_text(json.dumps({"model": weights, "epoch": epoch}))

@@ -200,7 +200,12 @@ def _notes(
 def _scope_notes(plan: Plan, finding: Finding) -> list[str]:
     """Return what the fresh seeds and the texts leave out."""
     if plan.program is not None:
-        return ["That data also chose settings and epochs, so scores on new data may be worse."]
+        same = [side.name for side in finding.sides if side.runs and side.runs.count > 1 and not side.runs.run_variance]
+        equal = f"All fresh seeds of {wording.listed(same)} have the same score: check that the program uses {{seed}}."
+        chosen = (
+            "The data that the program evaluates on also chose settings and epochs, so scores on new data may be worse."
+        )
+        return [chosen, *([equal] if same else [])]
     reference = plan.config(plan.search.reference)
     if reference.adapter != "frozen" or reference.first_task is not None:
         return []

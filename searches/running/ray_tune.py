@@ -168,7 +168,8 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         wants_more = self.sharing is not None and self.sharing.leave(trial.name, ran_out=kind == OUT_OF_MEMORY)
         if trial.status != RUNNING or self.strategy.ledger.failure is not None:
             return
-        paused = self.paused and not result and trial.stopped_at is None
+        is_cut_short = trial.stopped_at is None and max(trial.reports, default=0) < trial.epochs
+        paused = self.paused and is_cut_short and kind is None and trial_id not in self.budget.stopped
         if paused or wants_more or (error and failures.may_restart(trial_id) and self._restart(trial)):
             self.strategy.unfinished.append(trial)
             return
@@ -176,7 +177,7 @@ class StrategySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self.strategy.ledger.fail(result["failure/reason"] if result else "")
             return
         with suppress(LedgerError):  # the budget's stopper then ends all trials; Tune would retry this one
-            if result and not error and "failure/kind" not in result:
+            if result and "epoch" in result and not error and kind is None:
                 self.strategy.report(trial, report_event(trial, result))
             status, reason = failures.outcome(trial_id) if error else outcome(trial, result)
             self.strategy.end(trial, status, BUDGET if trial_id in self.budget.stopped else reason)
@@ -206,12 +207,15 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
         self.controller = tune_controller
 
     def end(self, names: Collection[str]) -> None:
-        """Let Tune end running trials."""
-        if not names:
+        """End running trials at once if actors run them; others end at their next report.
+
+        Tune never looks into its own queue of such requests (`request_stop_trial`).
+        """
+        if not names or self.controller is None or self.searcher.actors is None:
             return
-        for trial in self.controller.get_live_trials() if self.controller else []:
+        for trial in list(self.controller.get_live_trials()):
             if self.searcher.names.get(trial.trial_id) in names:
-                self.controller.request_stop_trial(trial)
+                self.controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record the report of an epoch, which may stop this trial and others that waited for it."""
@@ -225,7 +229,8 @@ class StrategyScheduler(NotesFailures, FIFOScheduler):  # type: ignore[misc]
         except LedgerError:
             return str(TrialScheduler.STOP)
         self.end(stopped - {reporter.name})
-        return str(TrialScheduler.CONTINUE if reporter.stopped_at is None else TrialScheduler.STOP)
+        ends = self.searcher.paused or reporter.stopped_at is not None
+        return str(TrialScheduler.STOP if ends else TrialScheduler.CONTINUE)
 
 
 def outcome(trial: Trial, result: dict[str, Any] | None) -> tuple[str, str | None]:

@@ -210,9 +210,10 @@ def searched_text(plan: Plan) -> str:
     default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
     warm = f"{count(origins.count(WARM_START), 'point')} of earlier searches, " if WARM_START in origins else ""
     study = f"{count(origins.count('study'), 'point')} of the study, " if "study" in origins else ""
+    rule = SCHEDULERS[plan.method.scheduler if plan.epochs > 1 else "none"]
     return (
         f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{warm}{study}"
-        f"then proposals of {plan.method.sampler}; {SCHEDULERS[plan.method.scheduler].words.format(plan.grace)}."
+        f"then proposals of {plan.method.sampler}; {rule.words.format(plan.grace)}."
     )
 
 

@@ -107,6 +107,22 @@ def test_a_changed_program_is_refused(done: CompletedProcess[str], folder: Path)
     assert "The files of the command have changed since this search began" in again.stderr
 
 
+def test_a_trial_that_is_stopped_by_hand_ends_its_program(tmp_path: Path) -> None:
+    flags = ["--search", "wait=300,0", "--set", "epochs=2", "--set", "lr=0.03", "--trials", "2", "--replicates", "0"]
+    words = [*SCRIPT, "--command", f"{COMMAND} --wait {{wait}}", *flags, "--max-concurrent", "1"]
+    with (tmp_path / "said.txt").open("w") as said:
+        search = subprocess.Popen(words, cwd=project(tmp_path), stdout=said, stderr=said)
+    storage, mine = tmp_path / "runs", tmp_path / "runs" / "searches" / NAME / "trials" / "0000"
+    wait_until(lambda: (mine / "output.log").exists(), search, (tmp_path / "said.txt").read_text)
+    assert status(main, ["control", NAME, "stop", "0000", "--storage", str(storage)]) == 0
+    wait_until(lambda: (mine / "interrupted").exists(), search)
+    assert search.wait(PATIENCE) == 0
+    assert {row["id"]: row["status"] for row in summary(storage, NAME)["trials"]} == {
+        "0000": "stopped",
+        "0001": "completed",
+    }
+
+
 def test_a_killed_search_ends_its_programs_and_resumes_them(tmp_path: Path) -> None:
     command = f"{COMMAND} --wait {{wait}}"
     flags = [

@@ -93,6 +93,27 @@ def test_runs_that_do_not_vary_are_not_decided() -> None:
     assert "neither runs nor examples vary" in found.reason
 
 
+@pytest.mark.parametrize("sds", [(1.0, 1.0, 1.0, 1.0), (0.3, 1.0, 1.0, 3.0)], ids=["equal", "unequal"])
+def test_runs_alone_keep_the_familywise_error_rate(sds: tuple[float, ...]) -> None:
+    """Where no scores of single texts are known, as of a user's program."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        sides = [Side(name=str(sd_of), runs=Runs(scores=random.normal(0, sd, 3))) for sd_of, sd in enumerate(sds)]
+        wrong += said(*sides, margin=0.01).outcome == DIFFERENCE
+    assert 0.01 < wrong / 1000 < 0.065
+
+
+def test_runs_alone_find_a_planted_difference_as_often_as_is_said() -> None:
+    random, seeds = np.random.default_rng(0), 3
+    effect = detectable(1.0, seeds)
+    found = [
+        said(*(Side(name=name, runs=Runs(scores=random.normal(mean, 1.0, seeds))) for name, mean in means), margin=0.01)
+        for means in [(("a", 0.0), ("b", effect))] * 1000
+    ]
+    assert 0.74 < sum(decision.winner == "b" for decision in found) / 1000 < 0.84
+    assert not any(decision.winner == "a" for decision in found)
+
+
 def test_a_look_has_the_level_of_the_design() -> None:
     design = Design.until_decided(6)
     assert (design.looks, design.most) == ((3, 4, 5, 6), 6)

@@ -204,11 +204,11 @@ def test_a_json_file_without_numbers_is_refused(text: str, tmp_path: Path) -> No
 
 
 def reports(command: str, out: Path, **fields: Any) -> list[Any]:
-    """Run a shell command as the program; return the value of each report, or the reason of its failure."""
+    """Run a shell command as the program; return the value of each report, or the kind and reason of its failure."""
     program = run(f"sh -c {shlex.quote(command)}", **fields)
     found = payloads(program, str(out), 1, threading.Event())
     return [
-        report["failure"]["reason"].partition(" (see")[0]
+        ": ".join(report["failure"].values()).partition(" (see")[0]
         if "failure" in report
         else (report["epoch"], report["objective"])
         for report in found
@@ -218,10 +218,11 @@ def reports(command: str, out: Path, **fields: Any) -> list[Any]:
 @pytest.mark.parametrize(("command", "epochs", "reported"), [
     ("for e in 0 1 2 3; do echo epoch $e: dev_acc=0.$e; done", 3, [(1, 0.0), (2, 0.1), (3, 0.2)]),
     ("echo dev_acc=0.3; echo dev_acc=0.5; echo dev_acc=0.4", 1, [(1, 0.5)]),
-    ("echo dev_acc=0.3 >&2; exit 3", 2, [(1, 0.3), "exit status 3: dev_acc=0.3"]),
-    ("echo one; echo two; kill -9 $$", 1, ["killed by signal 9: one | two"]),
-    ("echo dev_acc=nan; sleep 60", 2, ["The value of dev_acc is nan at epoch 1"]),
-    ("pwd >/dev/null; echo nothing", 1, ["`dev_acc` never appeared in the output, which must have a line such as dev_acc=0.5; "
+    ("echo dev_acc=0.3 >&2; exit 3", 2, [(1, 0.3), "failed: exit status 3: dev_acc=0.3"]),
+    ("echo one; echo two; kill -9 $$", 1, ["failed: killed by signal 9: one | two"]),
+    ("echo dev_acc=nan; sleep 60", 2, ["diverged: The value of dev_acc is nan at epoch 1"]),
+    ("echo CUDA out of memory; exit 1", 1, ["out_of_memory: exit status 1: CUDA out of memory"]),
+    ("echo nothing", 1, ["failed: `dev_acc` never appeared in the output, which must have a line such as dev_acc=0.5; "
                                          "its last lines: nothing"]),
 ])  # fmt: skip
 def test_a_run_reports_its_epochs_or_why_it_failed(

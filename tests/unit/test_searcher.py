@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
@@ -20,9 +20,10 @@ from searches.running.budget import Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.failures import translate_errors
 from searches.running.gpu_sharing import GpuSharing, trials_per_gpu
-from searches.running.ledger import DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
+from searches.running.ledger import BY_HAND, DIVERGED, OUT_OF_MEMORY, Ledger, LedgerError
 from searches.running.quantities import Forecast
 from searches.running.ray_tune import StrategyScheduler, StrategySearcher
+from trainables.packs import Packs
 from trainables.trial import TrialSpec
 
 SEARCH = replace(OF_A_FACTOR, factor=())  # whose rungs measure all trials together
@@ -133,14 +134,17 @@ def test_a_trial_that_tune_gives_up_too_early_is_handed_out_again(searcher: Stra
     assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == ("failed", "its process died")
 
 
-def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySearcher) -> None:
+@pytest.mark.parametrize("by_actors", [True, False])
+def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySearcher, by_actors: bool) -> None:
+    """At once if an actor runs it, else at its next report."""
     scheduler, ended = StrategyScheduler(searcher), []
+    searcher.actors = cast(Packs, SimpleNamespace(place=lambda spec: spec, leave=bool)) if by_actors else None
     for name in "abcd":
         searcher.suggest(name)
     for trial in searcher.trials.values():
         trial.origin = "sampler"
     trials = {name: SimpleNamespace(trial_id=name) for name in "abcd"}
-    controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()), request_stop_trial=ended.append)
+    controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()), stop_trial=ended.append)
 
     scheduler.on_trial_add(controller, trials["a"])
 
@@ -151,12 +155,36 @@ def test_a_report_is_noted_once_and_may_end_another_trial(searcher: StrategySear
     assert report("c", 1.0) == TrialScheduler.CONTINUE
     assert ended == []
     assert report("b", 3.0) == TrialScheduler.CONTINUE
-    assert ended == [trials["c"]], "that waited for what b has"
+    assert ended == ([trials["c"]] if by_actors else []), "that waited for what b has"
+    assert report("c", 9.0) == TrialScheduler.STOP
     assert report("d", 1.5) == TrialScheduler.STOP
     assert report("d", 1.5) == TrialScheduler.STOP, "an epoch that is told twice"
     searcher.on_trial_complete("c")
     searcher.on_trial_complete("d", result(1.5, 1))
     assert [trial.status for trial in searcher.trials.values()] == ["running", "running", "stopped", "stopped"]
+
+
+def test_a_pause_takes_a_trial_off_its_worker_and_hands_it_out_again(searcher: StrategySearcher) -> None:
+    scheduler, trial = StrategyScheduler(searcher), SimpleNamespace(trial_id="a")
+    spec = searcher.suggest("a")["spec"]
+    searcher.paused = True
+    assert scheduler.on_trial_result(None, trial, result(2.0, 1)) == TrialScheduler.STOP
+    searcher.on_trial_complete("a", result(2.0, 1))
+    assert searcher.suggest("b") is None
+    assert searcher.trials["0000"].status == "running"
+    searcher.paused = False
+    assert searcher.suggest("b")["spec"] == spec
+    searcher.paused = True
+    scheduler.on_trial_result(None, SimpleNamespace(trial_id="b"), result(2.0, 9))
+    searcher.on_trial_complete("b", result(2.0, 9))
+    assert searcher.trials["0000"].status == "completed", "its last epoch"
+
+
+def test_a_trial_that_is_stopped_before_its_first_report_has_ended(searcher: StrategySearcher) -> None:
+    searcher.suggest("a")
+    searcher.strategy.stop(searcher.trials["0000"], 0, BY_HAND)
+    searcher.on_trial_complete("a", {"trial_id": "a", "done": False})
+    assert (searcher.trials["0000"].status, searcher.trials["0000"].reason) == ("stopped", BY_HAND)
 
 
 def forecast(gpu_gb: float | None, most: float) -> Forecast:
