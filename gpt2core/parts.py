@@ -130,7 +130,8 @@ def require(names: Iterable[str]) -> None:
 
 def module_file(name: str) -> Path | None:
     """Return the file or folder of a module's top-level module; None if it is installed, has no file, or is missing."""
-    spec = find_spec(name.partition(".")[0])
+    top = name.partition(".")[0]
+    spec = None if top in sys.stdlib_module_names else find_spec(top)
     if spec is None or not spec.has_location or not spec.origin:
         return None
     path = Path(spec.origin).resolve()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connect import connect
+from gpt2core.errors import UserError
 from tests import plugins
 from tests.runs import ROOT, events, python, summary
 
@@ -43,6 +45,13 @@ def test_its_parts_are_listed(site: Path, tmp_path: Path) -> None:
     assert [row[:2] for row in mine] == [("adapter", "bitfit"), ("decoder", "epsilon")]
     assert mine[0][2] == ["biases"]
     assert not listed["problems"]
+
+
+def test_a_ray_that_runs_without_a_module_is_refused(local_ray: None) -> None:
+    with pytest.raises(
+        UserError, match=r"Ray already runs without the modules my_parts: call `ray.shutdown\(\)` first"
+    ):
+        connect(imports=["my_parts"])
 
 
 @pytest.mark.slow

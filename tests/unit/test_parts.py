@@ -2,11 +2,13 @@
 
 import json
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.connect import runtime_environment
 from gpt2core.__main__ import main as gpt2core
 from gpt2core.adapters import ADAPTERS, Adapter
 from gpt2core.component import TABLES, Table, own_parts
@@ -14,8 +16,11 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.parts import GROUPS, IMPORTS, import_modules, require
 from searches.__main__ import main as searches
+from searches.domains import Choice
 from searches.options import parse, parse_for_user
 from searches.question import search_of
+from searches.search_file import read, search_from
+from searches.showing.facts import commands
 from searches.showing.parts import ALL
 from tests import plugins
 from tests.runs import python, status
@@ -145,6 +150,51 @@ def test_flags_of_a_ledger_import_nothing(site: Path) -> None:
     with pytest.raises(ConfigError, match="SystemError: ran"):
         parse_for_user(lambda: search_of("lora_rank"), flags)
     require(["json"])
+
+
+FILE = """\
+name = "own"
+question = "How many of the last blocks must train?"
+imports = ["file_parts"]
+[fixed]
+adapter = "top"
+[scientific]
+top_blocks = [1, 2]
+[reference]
+top_blocks = 1
+[tasks.sonnet]
+[profiles.quick]
+model = "gpt2-nano"
+trials = 4
+replicates = 0
+"""
+
+
+def test_a_search_file_names_modules(site: Path, request: pytest.FixtureRequest) -> None:
+    """They are imported if the user runs the file, not if a ledger holds its content."""
+    (site / "file_parts.py").write_text(f'{plugins.TOP}\nADAPTERS["top"] = TOP\n')
+    (site / "own.toml").write_text(FILE)
+    with pytest.raises(
+        ConfigError, match=r"^own.toml: This search uses the module `file_parts`, whose code would run: give"
+    ):
+        search_from(tomllib.loads(FILE), "own.toml")
+    request.addfinalizer(lambda: ADAPTERS.pop("top"))
+    search = read("own.toml")
+    assert (search.imports, search.scientific["top_blocks"]) == (["file_parts"], Choice(1, 2))
+    options = parse(search, [])
+    assert options.imports == ["file_parts"]
+    assert commands(options)["promote the chosen trial"].endswith(" --import file_parts")
+
+
+def test_ray_sends_modules_that_are_not_installed_to_its_machines(site: Path) -> None:
+    (site / "my_parts.py").write_text("")
+    (site / "folder_parts").mkdir()
+    (site / "folder_parts" / "__init__.py").write_text("")
+    modules = ["my_parts", "folder_parts.top", "json", "pytest"]
+    environment = runtime_environment(modules)
+    assert environment["env_vars"] == {IMPORTS: ",".join(modules)}
+    assert environment["py_modules"] == [str(site / "my_parts.py"), str(site / "folder_parts")]
+    assert runtime_environment([]) == {}
 
 
 def test_all_parts_are_listed(site: Path) -> None:
