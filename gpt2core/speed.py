@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,8 +98,15 @@ def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [batches[int(place * len(batches))] for place in places]
 
 
-def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
-    """Return the seconds of an evaluation on the dev split, estimated from some of its examples.
+class EvaluationTime(NamedTuple):
+    """The seconds of an evaluation on the dev split: of what needs no generated text, and of generating texts."""
+
+    scoring: Range
+    generating: Range
+
+
+def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> EvaluationTime:
+    """Return the seconds of an evaluation, estimated from some of the examples of the dev split.
 
     A batch takes as long as its longest generated text. The value and the upper bound assume the greatest length, the lower
     bound that of the longest dev text. Raises UserError if the GPU is too small.
@@ -110,21 +118,22 @@ def evaluation_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patienc
         scale = int(dev.lengths.sum()) / max(1, int(part.splits["dev"].lengths.sum()))
 
         def evaluate(new_tokens: int) -> None:
-            task.evaluate(model, part, config.but(max_new_tokens=new_tokens), "dev")
+            changes = {"max_new_tokens": new_tokens} if new_tokens else {"decode_seeds": 0}
+            task.evaluate(model, part, config.but(**changes), "dev")
 
-        evaluate(min(SHORT, config.max_new_tokens))
+        evaluate(0)  # warm-up
+        scoring = mean_range(timed([partial(evaluate, 0)] * 2, patience)) * scale
+        if not task.generates or not config.decode_seeds:
+            return EvaluationTime(scoring, exactly(0.0))
         short, long = (min(count, config.max_new_tokens) for count in (SHORT, LONG))
-        brief = mean_range(timed([partial(evaluate, short)] * 2, patience)) * scale
-        if not task.generates or long == short:
-            return brief
-        (slower,) = timed([partial(evaluate, long)], patience)
-        token = max(0.0, slower * scale - brief.value) / (long - short)
+        first, last = ((timed([partial(evaluate, count)], 0.0)[0] * scale) for count in (short, long))
+        token = max(0.0, last - first) / max(1, long - short)
         usual = min(config.max_new_tokens, int(dev.lengths.max()))
-        return Range(
-            value=brief.value + token * (config.max_new_tokens - short),
-            low=brief.low + token * max(0, usual - short),
-            high=brief.high + token * (config.max_new_tokens - short),
+        few, most = (
+            max(0.0, first - scoring.value) + token * max(0, length - short)
+            for length in (usual, config.max_new_tokens)
         )
+        return EvaluationTime(scoring, Range(value=most, low=few, high=most))
 
 
 def timed(calls: Sequence[Callable[[], object]], patience: float) -> list[float]:

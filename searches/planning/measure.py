@@ -22,7 +22,15 @@ from gpt2core.estimates import Range
 from gpt2core.identity import identity
 from gpt2core.machine import process_memory_gb
 from gpt2core.pretrain_stage import first_stage
-from gpt2core.speed import evaluation_seconds, gpu_memory_gb, step_memory_gb, step_seconds, threads, timed_gpu_memory_gb
+from gpt2core.speed import (
+    EvaluationTime,
+    evaluation_seconds,
+    gpu_memory_gb,
+    step_memory_gb,
+    step_seconds,
+    threads,
+    timed_gpu_memory_gb,
+)
 from gpt2core.storage import size
 from gpt2core.training import scored_at_end
 from searches.deciding.comparing import judges_of
@@ -45,11 +53,10 @@ DRAWN = 32  # random points that stand for those that the sampler will propose
 SHARED_STAGES = 3  # up to this number of first stages, each is assumed to be trained once, not in every trial
 # Bytes of a trainable parameter in an epoch's checkpoint (weight and two moments), and in the best weights of an older epoch.
 EPOCH, BEST = 12, 4
-IN_A_PLAN, IN_A_SEARCH = 5.0, 2.0  # seconds of timing
+IN_A_PLAN, IN_A_SEARCH = 5.0, 1.0  # seconds of timing
 WORKERS_MORE = 1.5  # by how much a trial's process may exceed this one's memory, since it runs longer
 
 Key = tuple[tuple[str, Any], ...]
-Measure = Callable[..., Range]
 T = TypeVar("T")
 
 
@@ -62,7 +69,7 @@ class Meter:
     patience: float
     begun: float = field(default_factory=time.monotonic)
     steps: dict[Key, Range] = field(default_factory=dict)
-    evaluations: dict[Key, Range] = field(default_factory=dict)
+    evaluations: dict[Key, EvaluationTime] = field(default_factory=dict)
     memory: dict[Key, Range] = field(default_factory=dict)  # of steps
     before: float = 0.0  # memory of this process before the first step, in GB
     largest: int = 1  # batch size timed
@@ -89,15 +96,16 @@ class Meter:
         value = held + max(0.0, held - self.before) * (max(1.0, size / self.largest) - 1)
         return Range(value=value, low=held / WORKERS_MORE, high=value * WORKERS_MORE)
 
-    def evaluation(self, config: RunConfig) -> Range:
+    def evaluation(self, config: RunConfig) -> EvaluationTime:
         """Return the seconds of an evaluation."""
-        return self._get(self.evaluations, "evaluation", config, evaluation_seconds) * self.pack
+        scoring, generating = self._get(self.evaluations, "evaluation", config, evaluation_seconds)
+        return EvaluationTime(scoring * self.pack, generating * self.pack)
 
     def _part(self, config: RunConfig) -> RunConfig:
         """Return the run of one of the trial's workers."""
         return config.but(batch_size=math.ceil(config.batch_size / self.workers))
 
-    def _get(self, known: dict[Key, Range], what: Decides, config: RunConfig, measure: Measure) -> Range:
+    def _get(self, known: dict[Key, T], what: Decides, config: RunConfig, measure: Callable[..., T]) -> T:
         deciding, keys = identity(config), keys_that_decide(what)
         key = tuple((name, deciding[name]) for name in keys if name in deciding)
         if key in known:
@@ -182,12 +190,12 @@ def _cost(run: RunConfig, before: Range, meter: Meter) -> TrialCost:
     rows = len(task_data(run).splits["train"])
     examples = min(rows, run.train_examples or rows)
     trainable = count_trainable(run)
-    step, whole, seen = meter.step(run), meter.evaluation(run), timed_gpu_memory_gb()
-    at_end = scored_at_end(run)
+    step, (scoring, generating), seen = meter.step(run), meter.evaluation(run), timed_gpu_memory_gb()
+    whole, at_end = scoring + generating, scored_at_end(run)
     return TrialCost(
         steps=tuple(math.ceil(size / run.batch_size) if trainable else 0 for size in epoch_sizes(run, examples)),
         step=step,
-        evaluation=meter.evaluation(run.but(decode_seeds=0)) if at_end else whole,
+        evaluation=scoring if at_end else whole,
         at_end=whole if at_end else NOTHING,
         before=before,
         memory_gb=meter.process_memory_gb(run) if seen is None else meter.gpu_memory_gb(run, seen),

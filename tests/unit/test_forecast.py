@@ -178,13 +178,20 @@ def test_a_trial_of_the_toy_takes_what_was_timed_within_a_factor() -> None:
     run, base, data = toys.RUN.but(batch_size=4, epochs=3), toys.model(), toys.data(train=60)
     with threads(1):
         step = step_seconds(run, base, data, patience=5)
-        evaluation = evaluation_seconds(run, base, data, patience=5)
+        scoring, generating = evaluation_seconds(run, base, data, patience=5)
         started = time.perf_counter()
         reports = list(train(run, base, data))
         took = time.perf_counter() - started
     steps = [size / run.batch_size for size in epoch_sizes(run, 60)]
-    foreseen = step * sum(steps) + evaluation * len(reports)
+    foreseen = step * sum(steps) + (scoring + generating) * len(reports)
     assert foreseen.low / FACTOR < took < foreseen.high * FACTOR
+
+
+def test_what_generates_no_text_takes_no_time_for_it() -> None:
+    base, data = toys.model(), toys.data()
+    assert evaluation_seconds(toys.RUN, base, data, patience=0).generating.low > 0
+    for run in (toys.RUN.but(decode_seeds=0), toys.RUN.but(task="sst")):
+        assert evaluation_seconds(run, base, data, patience=0).generating == exactly(0.0)
 
 
 def test_what_does_not_train_takes_no_steps() -> None:
