@@ -61,10 +61,16 @@ class Judges:
     texts: int
     run: dict[str, Any]
 
-    @property
-    def cost(self) -> float:
-        """The cost of a judged run relative to a trial: K folds are K trainings on K - 1 of K parts."""
-        return max(1.0, float(self.run.get("folds", 1)) - 1.0)
+    def cost(self, train_examples: int | None) -> float:
+        """Return the cost of a judged run relative to a trial on as many examples (None: all).
+
+        K folds are K trainings, each on as many examples, but on at most K - 1 of K parts.
+        """
+        folds = int(self.run.get("folds", 1))
+        if folds == 1:
+            return 1.0
+        of_trial = min(train_examples or self.texts, self.texts)
+        return max(1.0, folds * min(of_trial, self.texts * (folds - 1) / folds) / of_trial)
 
     @property
     def words(self) -> str:

@@ -85,7 +85,9 @@ def reserve(budget: Budget, state: State, replicates: int, epochs: int) -> Amoun
         return Amount()
     clock = state.clock
     replicate_ended = clock.ended["replicate"].count  # then the longest trial includes the cost of judging
-    cost = 1.0 if replicate_ended or not state.judges else Judges(**state.judges).cost
+    cost = 1.0
+    if state.judges and state.searched and not replicate_ended:
+        cost = Judges(**state.judges).cost(state.searched[0].run.get("train_examples"))
     seconds = whole_trial_seconds(state) * cost
     gpu_hours = (replicates + clock.concurrent / epochs) * seconds * clock.gpus / HOUR
     hours = (math.ceil(replicates / clock.concurrent) + 1 / epochs) * seconds / HOUR

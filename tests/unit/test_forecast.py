@@ -20,6 +20,7 @@ from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads
 from gpt2core.testing import toys
 from gpt2core.training import train
 from searches import distillation
+from searches.deciding.comparing import Judges
 from searches.deciding.method import Method
 from searches.lora_rank import SEARCH
 from searches.options import CANDIDATES
@@ -192,6 +193,17 @@ def test_what_generates_no_text_takes_no_time_for_it() -> None:
     assert evaluation_seconds(toys.RUN, base, data, patience=0).generating.low > 0
     for run in (toys.RUN.but(decode_seeds=0), toys.RUN.but(task="sst")):
         assert evaluation_seconds(run, base, data, patience=0).generating == exactly(0.0)
+
+
+@pytest.mark.parametrize(
+    ("folds", "examples", "cost"),
+    [(1, None, 1.0), (2, None, 1.0), (2, 60, 1.0), (2, 40, 1.5), (2, 30, 2.0), (5, 20, 5.0)],
+)
+def test_a_judged_run_costs_as_many_trainings_as_folds_if_each_has_all_examples_of_a_trial(
+    folds: int, examples: int | None, cost: float
+) -> None:
+    judges = Judges(on="folds", texts=60, run={"judged": True, "folds": folds})
+    assert judges.cost(examples) == pytest.approx(cost)
 
 
 def test_what_does_not_train_takes_no_steps() -> None:
