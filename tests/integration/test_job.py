@@ -32,7 +32,7 @@ from tests.waiting import PATIENCE, wait_until
 Environment = dict[str, str]
 RUNTIME_ENV = "cluster/runtime_env.yaml"
 UPLOAD = ("--working-dir", ".", "--runtime-env", RUNTIME_ENV)
-SCRIPTS = sorted(path for path in (ROOT / "searches").glob("*.py") if "\nSEARCH = " in path.read_text())
+SCRIPTS = sorted(path for path in (ROOT / "searches").glob("*.py") if "main(SEARCH)" in path.read_text())
 PACKAGES = ("cluster", "gpt2core", "searches", "trainables")
 
 

@@ -147,7 +147,7 @@ def test_beams_do_not_collapse() -> None:
 def test_contrastive_search_follows_its_formula(k: int, alpha: float) -> None:
     model = toys.model(seed=4)
     config = DecodingConfig(strategy="contrastive", top_k=k, penalty_alpha=alpha, max_new_tokens=10)
-    expected = [slow_decoding.decode(model, prompt, config, 0, NEVER) for prompt in PROMPTS]
+    expected = [slow_decoding.contrastive(model, prompt, config, 0, NEVER) for prompt in PROMPTS]
     assert generate(model, PROMPTS, config, seeds=[0] * 3, eos=NEVER) == expected
     if alpha == 0 or k == 1:
         assert expected == generate(model, PROMPTS, config.but(strategy="greedy"), seeds=[0] * 3, eos=NEVER)
