@@ -144,6 +144,7 @@ def test_beams_do_not_collapse() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("k", [1, 4, 9])
+@torch.no_grad()
 def test_contrastive_search_follows_its_formula(k: int, alpha: float) -> None:
     model = toys.model(seed=4)
     config = DecodingConfig(strategy="contrastive", top_k=k, penalty_alpha=alpha, max_new_tokens=10)
