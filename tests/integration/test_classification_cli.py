@@ -12,6 +12,7 @@ from gpt2core.errors import ConfigError
 from gpt2core.submission import FILES, file_name
 from tests import course
 from tests.integration.test_gpt2core_cli import run
+from tests.runs import python
 from trainables.trial import TrialSpec, payloads
 
 
@@ -94,6 +95,13 @@ def test_the_files_of_the_course_are_written_and_zipped(
     ]
     assert run("submit", "--runs", runs[1], "--labels", "classes", "--out", str(out)) == 0
     assert (out / "para-test-output.csv").read_text().splitlines()[1] in ("q, 0 ", "q, 1 ")
+
+
+def test_submit_runs_in_the_folder_of_the_courses_project(trained: Path, tmp_path: Path) -> None:
+    folder = course.modules(tmp_path / "project")
+    done = python("-m", "gpt2core", "submit", "--runs", str(trained), "--out", "predictions", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "predictions" / "last-linear-layer-sst-test-out.csv").is_file()
 
 
 def test_two_runs_for_one_file_and_runs_for_none_are_refused(

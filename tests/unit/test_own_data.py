@@ -22,8 +22,8 @@ from gpt2core.data.tables import READERS
 from gpt2core.data.tokens import Example, truncated
 from gpt2core.errors import ConfigError, DataError, HubError
 from gpt2core.tasks.own import OwnGeneration, generation_counts, with_task
-from tests import own
-from tests.runs import status
+from tests import course, own
+from tests.runs import python, status
 
 STARS = {"text": "review", "label": "stars"}
 
@@ -270,6 +270,14 @@ def test_counts_of_generated_texts_score_what_matches() -> None:
     assert scores["rouge_l"] == pytest.approx([100, 100 * (4 / 6 + 1) / 2])
     assert scores["chrf"][0] == pytest.approx(100)
     assert 0 < scores["chrf"][1] < 100
+
+
+def test_modules_of_the_working_folder_do_not_replace_installed_ones(tmp_path: Path) -> None:
+    folder = course.modules(tmp_path / "project")
+    flags = ["--out", "run", "--train", "owner/name", "--label", "label"]
+    done = python("-m", "gpt2core", "train", *flags, cwd=folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: Could not fetch the data set owner/name")
 
 
 def test_an_unreachable_hub_is_one_line() -> None:
