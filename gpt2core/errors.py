@@ -109,7 +109,7 @@ def all_visible(value: Any) -> Any:
     return visible(value) if isinstance(value, str) else value
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

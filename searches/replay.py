@@ -156,6 +156,8 @@ def _of_search(folder: Path) -> Record:
         raise ValueError(
             f"only {len(complete)} of {len(trials)} trials ran to epoch {epochs}: record with --scheduler none"
         )
+    if "command" in complete[0].config:
+        raise ValueError("its trials ran a program, whose curves cannot be replayed")
     config = RunConfig.of(complete[0].config)
     ledger = folder / "ledger.jsonl"
     return Record(

@@ -94,7 +94,7 @@ def search_at(place: str) -> Search:
         raise
     except KeyError:
         raise ConfigError(f"{place}: defines no SEARCH, so it is no search script") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{place}: cannot be run ({type(error).__name__}: {first_line(error)})") from None
     if not isinstance(search, Search):
         raise ConfigError(f"{place}: SEARCH has the type {type(search).__name__}, but must be a Search")

@@ -222,7 +222,7 @@ def warm_start_texts(plan: Plan) -> list[str]:
     lines = []
     for start in plan.warm_start:
         trials = ", ".join(start.trials)
-        lines.append(f"Warm start: points of trials {trials} of {source_text(start)} are tried first")
+        lines.append(f"Warm start: the settings of {trials}, the best trials of {source_text(start)}, are tried first")
         lines += [f"note: {start.search}: {note}" for note in start.notes]
     return lines
 

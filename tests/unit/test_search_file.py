@@ -222,6 +222,7 @@ def test_a_search_is_found_by_name_by_script_or_by_file(tmp_path: Path) -> None:
     ("x = 1\n", "mine.py: defines no SEARCH"),
     ("SEARCH = 1\n", "mine.py: SEARCH has the type int, but must be a Search"),
     ("import nothing\n", r"mine.py: cannot be run \(ModuleNotFoundError: No module named 'nothing'\)"),
+    ("raise SystemExit('no')\n", r"mine.py: cannot be run \(SystemExit: no\)"),
     ("SEARCH =\n", r"mine.py: cannot be run \(SyntaxError"),
 ])  # fmt: skip
 def test_a_script_that_states_no_search_is_refused(text: str, words: str, tmp_path: Path) -> None:
