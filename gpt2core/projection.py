@@ -38,6 +38,11 @@ class Projection(nn.Linear):
         return self.working or (self.weight, self.bias)
 
     @property
+    def trains(self) -> bool:
+        """Whether its own weight or bias trains."""
+        return any(parameter.requires_grad for parameter in self.parameters(recurse=False))
+
+    @property
     def parts(self) -> list["Projection"]:
         """The linear layers inside this layer, the base first; an adapter adds others."""
         return [self]
@@ -77,11 +82,11 @@ class WorkingWeights:
 
     def __init__(self, model: nn.Module, base: nn.Module, dtype: torch.dtype) -> None:
         groups = [group for module in model.modules() for group in getattr(module, "groups", [])]
-        groups = [group for group in groups if len({layer.weight.requires_grad for layer in group}) == 1]
+        groups = [group for group in groups if len({layer.trains for layer in group}) == 1]
         joined = {id(layer) for group in groups for layer in group}
         groups += [[layer] for layer in model.modules() if isinstance(layer, Projection) and id(layer) not in joined]
-        self.trained = [group for group in groups if group[0].weight.requires_grad]
-        self.frozen = [group for group in groups if not group[0].weight.requires_grad]
+        self.trained = [group for group in groups if group[0].trains]
+        self.frozen = [group for group in groups if not group[0].trains]
         self.base, self.dtype = base, dtype
         self.constants: list[Weights] | None = None
 

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.describe import count_trainable, describe
 from gpt2core.model import GPT2, trainable_parameters
+from gpt2core.run import Run
+from gpt2core.steps import take_steps
 from gpt2core.tasks import TASKS
 from gpt2core.testing.contract import Contract, Settings, check_keys
-from gpt2core.training import train
+from gpt2core.training import train, train_epoch
 
 CPU = torch.device("cpu")
 IDS = torch.arange(30).view(2, 15)
@@ -62,6 +65,15 @@ class AdapterContract(Contract):
         assert all(torch.equal(tensor, kept[name]) for name, tensor in base.state_dict().items()), (
             "the base was changed"
         )
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_every_trainable_parameter_trains(self, config: RunConfig, precision: str) -> None:
+        run = Run(config.but(precision=precision), toys.model(), toys.data())
+        before = {name: parameter.detach().clone() for name, parameter in trainable_parameters(run.model).items()}
+        list(take_steps(cast(Any, train_epoch(run, 1))))
+        for name, parameter in trainable_parameters(run.model).items():
+            # A bias of the keys shifts all scores of a query equally, so softmax ignores it.
+            assert name.endswith("key.bias") or not torch.equal(parameter, before[name]), name
 
     @torch.no_grad()
     def test_the_initial_output_is_that_of_the_base_model(self, config: RunConfig) -> None:
