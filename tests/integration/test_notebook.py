@@ -13,7 +13,7 @@ NOTEBOOK = ROOT / "examples" / "search.ipynb"
 
 def kinds(notebook: dict[str, Any]) -> list[list[list[str]]]:
     """Return the media types of each output of each cell."""
-    return [[list(output.get("data", ["text"])) for output in cell.get("outputs", [])] for cell in notebook["cells"]]
+    return [[sorted(output.get("data", ["text"])) for output in cell.get("outputs", [])] for cell in notebook["cells"]]
 
 
 def test_the_stored_outputs_have_no_paths_of_a_machine() -> None:
