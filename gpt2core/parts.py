@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -66,8 +66,9 @@ class InstalledPart:
     def load(self) -> Any:
         """Import and return the component; raise ConfigError if this fails."""
         try:
-            return self.entry_point.load()
-        except Exception as error:
+            with redirect_stdout(sys.stderr):  # standard output is for results, perhaps JSON
+                return self.entry_point.load()
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{self.entry_point.value}: {type(error).__name__}: {first_line(error)}") from None
 
 
@@ -89,7 +90,7 @@ def import_named() -> None:
 
 
 def _import(name: str) -> None:
-    if not _MODULE.fullmatch(name):
+    if not _MODULE.fullmatch(name) or name.endswith(".py"):
         raise ConfigError(
             f"The value of `--import` is {shown(name)}, but must be the name of a module: my_parts for my_parts.py in this folder"
         )
@@ -97,9 +98,12 @@ def _import(name: str) -> None:
         sys.path.append(folder)
     path = module_file(name)
     try:
-        with _registering(f"module {name}" + (f", SHA-256 {digest(path)}" if path else "")):
+        with (
+            redirect_stdout(sys.stderr),
+            _registering(f"module {name}" + (f", SHA-256 {digest(path)}" if path else "")),
+        ):
             importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"The module `{name}` of --import cannot be imported: {reason}") from None
 

@@ -2,9 +2,10 @@
 
 import json
 import runpy
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def search_at(place: str) -> Search:
         return search_of(place)
     path = Path(place).expanduser()
     try:
-        search = runpy.run_path(str(path), run_name="search")["SEARCH"]
+        with redirect_stdout(sys.stderr):  # standard output is for results, perhaps JSON
+            search = runpy.run_path(str(path), run_name="search")["SEARCH"]
     except OSError:
         raise
     except KeyError:

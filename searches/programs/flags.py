@@ -36,7 +36,7 @@ from searches.plan import MOST_LEVELS, Plan
 from searches.question import Case, Profile, Search
 from searches.values import described
 from trainables.programs.readings import line_pattern
-from trainables.programs.run import GIVEN, Program, Value, placeholders
+from trainables.programs.run import GIVEN, NO_PLACEHOLDER, Program, Value, placeholders
 
 NAME = "command"  # of the script, and the first word of a search's name
 TASK = "program"  # stands for the task, for instance as MLflow's experiment
@@ -169,7 +169,13 @@ def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
 
 
 def _program(o: argparse.Namespace) -> Program:
+    if not o.metric.strip():
+        raise ConfigError("The value of `--metric` is '', but must be the name of the metric")
     for flag, text in (("--command", o.command), ("--resume-flag", o.resume_flag or "-")):
+        if wrong := NO_PLACEHOLDER.search(text):
+            raise ConfigError(
+                f"The value of `{flag}` has {wrong[0]}, but a placeholder is {{KEY}}: letters, digits and _"
+            )
         try:
             if not shlex.split(text):
                 raise ConfigError(f"The value of `{flag}` is empty, but must be a command")
@@ -198,7 +204,11 @@ def _program(o: argparse.Namespace) -> Program:
 
 
 def _check_given(keys: Collection[str], stated: Collection[str]) -> None:
-    """Raise ConfigError for stated keys that the search sets, or that the command lacks."""
+    """Raise ConfigError for stated keys that the search sets."""
+    if "task" in keys:
+        raise ConfigError(
+            "The command has {task}, but this name stands for the program: use another one, such as {task_name}"
+        )
     for key in stated:
         if key in GIVEN:
             hint = "; use --seed" if key == "seed" else ""

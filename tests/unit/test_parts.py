@@ -130,10 +130,13 @@ def test_workers_import_the_modules_that_the_driver_names(
 @pytest.mark.parametrize(("name", "message"), [
     ("my/parts.py", "The value of `--import` is 'my/parts.py', but must be the name of a module"),
     ("no_such_module", "The module `no_such_module` of --import cannot be imported: ModuleNotFoundError: No module named"),
+    ("my_parts.py", "The value of `--import` is 'my_parts.py', but must be the name of a module: my_parts for my_parts.py"),
     ("broken_parts", "The module `broken_parts` of --import cannot be imported: SyntaxError: "),
+    ("leaving_parts", "The module `leaving_parts` of --import cannot be imported: SystemExit: 3"),
 ])  # fmt: skip
 def test_wrong_modules_are_one_line(site: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     (site / "broken_parts.py").write_text("def")
+    (site / "leaving_parts.py").write_text("import sys\nsys.exit(3)\n")
     for main, command in ((gpt2core, "keys"), (searches, "parts")):
         assert status(lambda main=main, command=command: main([command, "--import", name])) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -200,7 +203,7 @@ def test_ray_sends_modules_that_are_not_installed_to_its_machines(site: Path) ->
 def test_all_parts_are_listed(site: Path) -> None:
     """Those of packages and of modules too; the status says that one cannot be used."""
     plugins.install(site, "toplib", plugins.TOP, f"{GROUP}top = toplib:TOP\nlora = toplib:TOP")
-    (site / "my_parts.py").write_text('from toplib import ADAPTERS, TOP\nADAPTERS["mine"] = TOP\n')
+    (site / "my_parts.py").write_text('from toplib import ADAPTERS, TOP\nADAPTERS["mine"] = TOP\nprint("hello")\n')
     done = python("-m", "searches", "parts", "--json", "--import", "my_parts", cwd=site, PYTHONPATH=str(site))
     assert done.returncode == 1, done.stderr
     listed = json.loads(done.stdout)

@@ -18,6 +18,7 @@ from gpt2core.files import lock
 from gpt2core.metrics.direction import Direction
 from searches.domains import Choice, LogInt, LogUniform, Uniform
 from searches.options import Options
+from searches.programs.checking import check_program
 from searches.programs.flags import parse_program
 from tests.waiting import wait_until
 from trainables.programs.process import Process
@@ -95,11 +96,43 @@ def test_a_metric_of_losses_is_minimised_unless_told_otherwise() -> None:
     (["--search", "lr=1..2", "--minimize", "memory_gb"], COMMAND, "The cost `memory_gb` of a program is not known"),
     (["--search", "lr=1..2", "--set", "epochs=0"], f"{COMMAND} {{epochs}}", "The value of `epochs` is 0"),
     (["--search", "lr=1..2", "--model", "gpt2"], COMMAND, "Unknown flag"),
+    (["--search", "lr=1..2", "--set", "task=sst"], f"{COMMAND} {{task}}", "The command has {task}, but this name stands for"),
+    (["--search", "lr=1..2"], f"{COMMAND} {{lr:.2f}}", "has {lr:.2f}, but a placeholder is {KEY}: letters, digits and _"),
+    (["--search", "lr=1..2", "--metric", " "], COMMAND, "must be the name of the metric"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_in_one_line(flags: list[str], command: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)) as refused:
         parsed(*flags, command=command)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("command", "links", "message"), [
+    ("pyton train.py", [], "begins with 'pyton', but must begin with a program that exists"),
+    ("python trian.py", [], "has 'trian.py', but there is no such file"),
+    ("python train.py > log.txt", [], "has '>', but must begin with a program that exists, followed by its words: no shell"),
+    ("cd x && python train.py", [], "has '&&', but must begin with a program that exists"),
+    ("python train.py", ["."], "must be a file or folder with a name of its own"),
+    ("python train.py", ["a/data", "b/data"], "must be a file or folder with a name of its own"),
+    ("python train.py", ["dota"], "there is no such file or folder"),
+])  # fmt: skip
+def test_a_command_that_cannot_run_is_refused_before_the_search(
+    command: str, links: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").touch()
+    for name in ("a", "b"):
+        (tmp_path / name / "data").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_program(run(command, folder=str(tmp_path), links=tuple(links)))
+    check_program(run("python train.py", folder=str(tmp_path), links=("a/data",)))
+
+
+def test_a_line_with_the_metric_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text(COURSE)
+    output = OutputReadings(tmp_path / LOG, line_pattern("acc", None), start=0)
+    with pytest.raises(
+        DataError, match="has the metric more than once; give a longer name, such as dev_acc, or --pattern"
+    ):
+        output.read(ended=True)
 
 
 def test_the_command_is_part_of_the_identity_of_a_search_but_its_folder_is_not(

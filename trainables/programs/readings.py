@@ -54,7 +54,11 @@ class OutputReadings:
         return self.readings
 
     def _search(self, line: str) -> None:
-        match = self.pattern.search(line)
+        match, *others = [*self.pattern.finditer(line), None]
+        if any(others):
+            raise DataError(
+                f"{line.strip()[:200]}: has the metric more than once; give a longer name, such as dev_acc, or --pattern"
+            )
         if match is not None:
             groups, following = match.groupdict(), self.before + len(self.readings) + 1
             named = groups.get("epoch") or next(iter(EPOCH.findall(line)), following)

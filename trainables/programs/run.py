@@ -12,6 +12,8 @@ from gpt2core.component import Config
 from gpt2core.metrics.direction import Direction
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+#: Looks like a placeholder, but is none.
+NO_PLACEHOLDER = re.compile(r"\{(?!\w+\})\w[\w.:!%-]*\}")
 #: Placeholders that are no keys of a search -> what they stand for.
 GIVEN = {
     "seed": "the seed of the run, a fresh one for each replicate",
