@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gpt2core.cli import keeping_signal_handlers
-from gpt2core.errors import UserError
+from gpt2core.errors import UserError, shown
 from gpt2core.storage import fetch
 from searches.options import Options, parse_for_user, search_folder
 from searches.question import IN_PYTHON, Search
@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # a second to import
     import pandas as pd
 
     from searches.showing.compare import Comparison
+
+#: What `control` does.
+Action = Literal["stop", "clone", "pause", "resume"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def run(search: Search, /, *, imports: Sequence[str] = (), **flags: Any) -> Resu
     modules that register own parts, the values of --import. Raises UserError, with the message of the command line, and
     KeyboardInterrupt.
     """
+    if not isinstance(search, Search):
+        raise UserError(f"The search is {shown(search)}, but must be a Search; `resume` goes on with one by its name")
     argv = flags_of({"import": imports, **flags})
     options = parse_for_user(lambda: replace(search, file=IN_PYTHON), argv)
     return _run(options)
@@ -119,7 +124,7 @@ def resume(name: str, storage: str | None = None, *, imports: Sequence[str] = ()
 
 def control(
     name: str,
-    action: Literal["stop", "clone", "pause", "resume"],
+    action: Action,
     trial: str | None = None,
     *,
     set: Mapping[str, Any] | None = None,
@@ -131,6 +136,8 @@ def control(
     """
     from searches.running.control import MAILBOX, Mailbox, ask
 
+    if action not in get_args(Action):
+        raise UserError(f"The action is {shown(action)}, but must be one of {', '.join(get_args(Action))}")
     mailbox = Mailbox(search_folder(storage, name) / MAILBOX)
     return ask(mailbox, {"command": action, "trial": trial, "set": dict(set or {})})
 

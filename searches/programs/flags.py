@@ -254,11 +254,16 @@ def _method(o: argparse.Namespace, settings: Mapping[str, Any], program: Program
         raise ConfigError(
             "The value of `--scheduler` is 'pbt', but a program cannot go on from another trial: use asha"
         )
+    for name in o.minimize or ():
+        if name != MEASURED:
+            raise ConfigError(f"The value of `--minimize` is {name!r}, but of a program only `{MEASURED}` is known")
     method = method_of(o, settings)
-    unknown = [name for name in method.minimize if name != MEASURED]
-    unknown += [limit.metric for limit in method.limits if limit.metric not in (MEASURED, program.metric)]
-    if unknown:
-        raise ConfigError(f"The cost `{unknown[0]}` of a program is not known; known: {MEASURED}, {program.metric}")
+    for limit in method.limits:
+        if limit.metric not in (MEASURED, program.metric):
+            raise ConfigError(
+                f"The value of `--constraint` is {str(limit)!r}, but must be about `{MEASURED}` or `{program.metric}`: nothing "
+                "else is known of a program"
+            )
     return method
 
 

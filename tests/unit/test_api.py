@@ -51,6 +51,14 @@ def test_a_plan_is_not_run_by_mistake(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_search_or_action_is_refused() -> None:
+    wrong: Any = "lora_rank"
+    with pytest.raises(UserError, match="The search is 'lora_rank', but must be a Search; `resume` goes on with one"):
+        run(wrong)
+    with pytest.raises(UserError, match="The action is 'lora_rank', but must be one of stop, clone, pause, resume"):
+        control("any", wrong)
+
+
 def test_trials_are_a_table_by_number(result: Result) -> None:
     rows = {row.id: row for row in result.summary.trials}
     assert list(result.trials.index) == list(rows)

@@ -93,7 +93,7 @@ def test_a_metric_of_losses_is_minimised_unless_told_otherwise() -> None:
     (["--search", "lr=1..2", "--metrics-file", "../m.json"], COMMAND, "must be a name in the run's own folder"),
     (["--search", "lr=1..2", "--resume-flag", "--resume last.pt"], COMMAND, "must have {checkpoint}"),
     (["--search", "lr=1..2", "--scheduler", "pbt"], COMMAND, "a program cannot go on from another trial"),
-    (["--search", "lr=1..2", "--minimize", "memory_gb"], COMMAND, "The cost `memory_gb` of a program is not known"),
+    (["--search", "lr=1..2", "--minimize", "memory_gb"], COMMAND, "is 'memory_gb', but of a program only `seconds` is known"),
     (["--search", "lr=1..2", "--set", "epochs=0"], f"{COMMAND} {{epochs}}", "The value of `epochs` is 0"),
     (["--search", "lr=1..2", "--model", "gpt2"], COMMAND, "Unknown flag"),
     (["--search", "lr=1..2", "--set", "task=sst"], f"{COMMAND} {{task}}", "The command has {task}, but this name stands for"),
