@@ -44,6 +44,7 @@ def model_eval(data: list[tuple[float, float, int]], weights: list[float]) -> fl
 
 def train(args: argparse.Namespace) -> None:
     train_data, dev_data = load_data(1), load_data(2)
+    print(f"load {POINTS} data")
     rng = random.Random(args.seed)
     weights, first, best_dev_acc = [rng.gauss(-1, 0.2) for _ in range(3)], 0, 0.0
     if args.resume:

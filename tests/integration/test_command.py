@@ -113,7 +113,8 @@ def test_a_trial_that_is_stopped_by_hand_ends_its_program(tmp_path: Path) -> Non
     with (tmp_path / "said.txt").open("w") as said:
         search = subprocess.Popen(words, cwd=project(tmp_path), stdout=said, stderr=said)
     storage, mine = tmp_path / "runs", tmp_path / "runs" / "searches" / NAME / "trials" / "0000"
-    wait_until(lambda: (mine / "output.log").exists(), search, (tmp_path / "said.txt").read_text)
+    log = mine / "output.log"
+    wait_until(lambda: log.exists() and "load" in log.read_text(), search, (tmp_path / "said.txt").read_text)
     assert status(main, ["control", NAME, "stop", "0000", "--storage", str(storage)]) == 0
     wait_until(lambda: (mine / "interrupted").exists(), search)
     assert search.wait(PATIENCE) == 0
