@@ -17,7 +17,7 @@ from pydantic import Field
 from gpt2core.component import Config, nearest
 from gpt2core.config import OWN_TASKS, known_keys
 from gpt2core.errors import ConfigError, visible
-from searches.domains import Space
+from searches.domains import Domain, Space
 
 Point = Mapping[str, Any]  # searched key -> value
 #: Values of the quick profile on own data, and others if texts are generated.
@@ -113,7 +113,8 @@ class Search:
     definition: Mapping[str, Any] = field(default_factory=dict)  # the content of a search file, if it was read from one
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if the parts contradict each other."""
+        """Raise ConfigError if a part has another type, or if the parts contradict each other."""
+        self._check_types()
         self._check_roles()
         points = [self.reference, *(point for case in self.tasks.values() for point in case.study)]
         for key, domain in {**self.scientific, **self.nuisance}.items():
@@ -123,6 +124,19 @@ class Search:
                 if key in point and point[key] not in domain:
                     where = "the reference or the study"
                     raise ConfigError(f"The value of `{key}` is {point[key]!r} in {where}, but must be {domain}")
+
+    def _check_types(self) -> None:
+        """Check what Python does not, and a notebook easily gets wrong."""
+        if isinstance(self.factor, str):
+            raise ConfigError(f"The factor is {self.factor!r}, but must be a list of keys: [{self.factor!r}]")
+        for name, case in self.tasks.items() if isinstance(self.tasks, Mapping) else [("tasks", self.tasks)]:
+            if not isinstance(case, Case):
+                raise ConfigError(f"The value of `{name}` is {case!r}, but must be as in tasks={{'sonnet': Case()}}")
+        for key, domain in {**self.scientific, **self.nuisance}.items():
+            if not isinstance(domain, Domain):
+                raise ConfigError(
+                    f"The values of `{key}` are {domain!r}, but must be as in Choice(1, 2) or LogUniform(1e-5, 1e-2)"
+                )
 
     def _check_roles(self) -> None:
         for key in self.factor:

@@ -1,5 +1,6 @@
 """Searches from Python: values as flags, and results as tables and HTML."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_what_is_no_search_or_action_is_refused() -> None:
         run(wrong)
     with pytest.raises(UserError, match="The action is 'lora_rank', but must be one of stop, clone, pause, resume"):
         control("any", wrong)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"factor": "rank"}, "The factor is 'rank', but must be a list of keys"),
+    ({"tasks": ["sonnet"]}, r"The value of `tasks` is \['sonnet'\], but must be as in tasks="),
+    ({"scientific": {"rank": [4, 8]}}, r"The values of `rank` are \[4, 8\], but must be as in Choice\(1, 2\)"),
+])  # fmt: skip
+def test_a_search_with_a_part_of_another_type_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(SEARCH, **wrong)
 
 
 def test_trials_are_a_table_by_number(result: Result) -> None:
