@@ -371,11 +371,7 @@ def _scoring(run: Run, step: int) -> Iterator[None]:
 
 def _choosing_scores(run: Run, *, generates: bool) -> Evaluation:
     """Score the texts that choose. If the loss is the objective, texts are generated only on request."""
-    config = run.config
-    silent = run.objective.counts == "loss" and (_repeats(config) or not generates)
-    return run.task.evaluate(
-        run.model, run.data.scored_on(config.choosing), config.but(decode_seeds=0) if silent else config, "dev"
-    )
+    return _scores_on(run, run.config.choosing, generates=generates and not _repeats(run.config))
 
 
 def _repeats(config: RunConfig) -> bool:
@@ -385,13 +381,17 @@ def _repeats(config: RunConfig) -> bool:
 
 def _judging_scores(run: Run) -> Evaluation | None:
     """Score the texts that judge, if there are any. No text is generated for them if the loss is the objective."""
-    config, judging = run.config, run.config.judging
+    judging = run.config.judging
     if not judging or not len(run.data.splits[judging]):
         return None
-    silent = run.objective.counts == "loss"
-    return run.task.evaluate(
-        run.model, run.data.scored_on(judging), config.but(decode_seeds=0) if silent else config, "dev"
-    )
+    return _scores_on(run, judging, generates=False)
+
+
+def _scores_on(run: Run, split: str, *, generates: bool) -> Evaluation:
+    """Score a split; where the loss is the objective, without generated texts unless it `generates`."""
+    silent = run.objective.counts == "loss" and not generates
+    config = run.config.but(decode_seeds=0) if silent else run.config
+    return run.task.evaluate(run.model, run.data.scored_on(split), config, "dev")
 
 
 # -- the history that checkpoints keep

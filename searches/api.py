@@ -17,10 +17,8 @@ from searches.summary import Summary, TrialRow, Verdict
 if TYPE_CHECKING:  # a second to import
     import pandas as pd
 
+    from searches.running.control import Action
     from searches.showing.compare import Comparison
-
-#: What `control` does.
-Action = Literal["stop", "clone", "pause", "resume"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def resume(name: str, storage: str | None = None, *, imports: Sequence[str] = ()
 
 def control(
     name: str,
-    action: Action,
+    action: "Action",
     trial: str | None = None,
     *,
     set: Mapping[str, Any] | None = None,
@@ -134,7 +132,7 @@ def control(
 
     `set` are the values that a clone changes. Raises UserError if the search does not run or refuses.
     """
-    from searches.running.control import MAILBOX, Mailbox, ask
+    from searches.running.control import MAILBOX, Action, Mailbox, ask
 
     if action not in get_args(Action):
         raise UserError(f"The action is {shown(action)}, but must be one of {', '.join(get_args(Action))}")

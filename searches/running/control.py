@@ -31,6 +31,7 @@ from searches.running.events import Scalar, first_problem
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, NotPickled, Trial, is_held
 from searches.running.ray_tune import StrategyScheduler
 
+Action = Literal["stop", "clone", "pause", "resume"]  # what a user can command
 MAILBOX = "control"  # the folder of commands, in the search's folder
 OPEN = "open.json"  # names the start of the search that takes commands
 COMMAND = re.compile(r"\d{1,20}-\d{1,10}\.json")  # time in nanoseconds, process id of the sender
@@ -43,7 +44,7 @@ class Command(BaseModel):
     """A user's command."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-    command: Literal["stop", "clone", "pause", "resume"]
+    command: Action
     trial: Annotated[str, StringConstraints(max_length=LONGEST)] | None = None
     set: dict[str, Scalar] = {}
 

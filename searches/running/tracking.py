@@ -313,14 +313,9 @@ class Tracker:
             self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])
 
     def _log_report(self, trial: Trial, report: Report) -> None:
-        epochs = {report.epoch: report.metrics}
-        if best := report.best:
-            epochs[best.epoch] = report.metrics | best.metrics
-            if best.epoch != report.epoch:  # only what its own report did not have
-                epochs[best.epoch] = {k: v for k, v in best.metrics.items() if k not in report.metrics}
         metrics = [
             Metric(key, value, _ms(report.time), epoch)
-            for epoch, scores in epochs.items()
+            for epoch, scores in by_step(report).items()
             for key, value in scores.items()
         ]
         tags = _tags({f"data_{key}": value for key, value in report.data.items()})
