@@ -56,6 +56,14 @@ class Parser(argparse.ArgumentParser):
         """Raise ConfigError instead of printing the usage."""
         raise ConfigError(message)
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            needed = "a whole number" if action.type is int else "a number"
+            name = action.option_strings[-1]
+            raise ConfigError(f"The value of `{name}` is {arg_string!r}, but must be {needed}") from None
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None:
             flags = action.option_strings

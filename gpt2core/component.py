@@ -13,7 +13,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Mu
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from gpt2core import parts
@@ -23,22 +23,29 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+UNKNOWN = "extra_forbidden"  # pydantic's word for an unknown key
+
+
 class Config(BaseModel):
-    """Base of all configurations: immutable, without unknown keys, with errors in one line."""
+    """Base of all configurations: immutable, without unknown keys; wrong values raise ConfigError, in one line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raise ConfigError naming the key, the value, the rule and the nearest valid name."""
+        try:
+            return build(values)
+        except ValidationError as error:
+            problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != UNKNOWN)
+            lines = dict.fromkeys(_explain(cls, problem) for problem in problems)
+            raise ConfigError("; ".join(list(lines)[:4])) from None
+
     @classmethod
     def of(cls, values: Mapping[str, Any], *, strict: bool | None = None) -> Self:
-        """Build from a mapping; raise ConfigError naming the key, the value, the rule and the nearest valid name.
-
-        `strict` refuses values of another type, such as text in place of a number.
-        """
-        try:
-            return cls.model_validate(dict(values), strict=strict)
-        except ValidationError as error:
-            lines = dict.fromkeys(_explain(cls, problem) for problem in error.errors(include_url=False))
-            raise ConfigError("; ".join(list(lines)[:4])) from None
+        """Build from a mapping; raise ConfigError. `strict` refuses values of another type, such as text in place of a number."""
+        return cls.model_validate(dict(values), strict=strict)
 
     def but(self, **changes: Any) -> Self:
         """Return a validated copy with some values changed."""
@@ -47,7 +54,7 @@ class Config(BaseModel):
 
 def _explain(cls: type[Config], error: Any) -> str:
     key = str(error["loc"][0]) if error["loc"] else "configuration"
-    if error["type"] == "extra_forbidden":
+    if error["type"] == UNKNOWN:
         return unknown_key(key, cls.model_fields)
     if error["type"] == "missing":
         return f"The key `{key}` is missing"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # a second to import
     from searches.showing.compare import Comparison
 
 
+Place = str | Path
+
+
 @dataclass(frozen=True)
 class Result:
     """The results of a search; a notebook shows its answer and the compared settings."""
@@ -106,7 +109,7 @@ def run(search: Search, /, *, imports: Sequence[str] = (), **flags: Any) -> Resu
     return _run(options)
 
 
-def resume(name: str, storage: str | None = None, *, imports: Sequence[str] = (), **flags: Any) -> Result:
+def resume(name: str, storage: Place | None = None, *, imports: Sequence[str] = (), **flags: Any) -> Result:
     """Go on with a search from its ledger, wherever it was started, and return its results; one that has ended stays as it is.
 
     Its own flags apply; further ones may raise its budget, trials or seeds: `resume("decay-quick", trials=60)`. Raises UserError
@@ -117,7 +120,7 @@ def resume(name: str, storage: str | None = None, *, imports: Sequence[str] = ()
 
     import_modules(imports)
     more = flags_of({"import": imports, **flags, "resume": "must"})
-    return _run(reopened(Namespace(name=name, storage=storage), more)[2])
+    return _run(reopened(Namespace(name=_name(name), storage=_text(storage)), more)[2])
 
 
 def control(
@@ -126,7 +129,7 @@ def control(
     trial: str | None = None,
     *,
     set: Mapping[str, Any] | None = None,
-    storage: str | None = None,
+    storage: Place | None = None,
 ) -> str:
     """Stop or clone a trial of a search that runs in another process, or pause or resume it; return what it answers.
 
@@ -136,15 +139,15 @@ def control(
 
     if action not in get_args(Action):
         raise UserError(f"The action is {shown(action)}, but must be one of {', '.join(get_args(Action))}")
-    mailbox = Mailbox(search_folder(storage, name) / MAILBOX)
+    mailbox = Mailbox(search_folder(_text(storage), _name(name)) / MAILBOX)
     return ask(mailbox, {"command": action, "trial": trial, "set": dict(set or {})})
 
 
-def compare(name: str, other: str, storage: str | None = None) -> "Comparison":
+def compare(name: str, other: str, storage: Place | None = None) -> "Comparison":
     """Compare the chosen trials of two searches, by their runs on fresh seeds and the same texts. Raises UserError."""
     from searches.showing.compare import compared
 
-    return compared(name, other, storage)
+    return compared(_name(name), _name(other), _text(storage))
 
 
 def _run(options: Options) -> Result:
@@ -162,9 +165,9 @@ def _run(options: Options) -> Result:
     return _result(options.results_folder)
 
 
-def load(name: str, storage: str | None = None) -> Result:
+def load(name: str, storage: Place | None = None) -> Result:
     """Return the results of a search that has ended; raise UserError if there are none."""
-    return _result(search_folder(storage, name))
+    return _result(search_folder(_text(storage), _name(name)))
 
 
 def flags_of(values: Mapping[str, Any]) -> list[str]:
@@ -181,6 +184,17 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
         elif value is not None and value is not False:
             flags += [flag, str(value)]
     return flags
+
+
+def _name(name: str) -> str:
+    """Return the name of a search; raise UserError for a value of another type, such as a Result."""
+    if not isinstance(name, str):
+        raise UserError(f"The name of a search is {shown(name)}, but must be text; a Result has it as `folder.name`")
+    return name
+
+
+def _text(place: Place | None) -> str | None:
+    return None if place is None else str(place)
 
 
 def _result(folder: Path) -> Result:

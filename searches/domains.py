@@ -1,18 +1,23 @@
 """The domain of a searched key: a choice between values, or numbers between two bounds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from gpt2core.errors import ConfigError, shown
+
+LARGEST = 2**53  # whole number; floats have no larger ones in steps of 1
 
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """A choice between values."""
+    """A choice between two or more values; raise ConfigError unless all differ."""
 
     values: tuple[Any, ...]
 
     def __init__(self, *values: Any) -> None:
+        check_values("A Choice", values, "2 or more values; what does not vary belongs in `fixed`")
         object.__setattr__(self, "values", values)
 
     def __contains__(self, value: object) -> bool:
@@ -30,13 +35,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Base of the domains of numbers: from `low` to `high`, both included."""
+    """Base of the domains of numbers: from `low` to `high`, both included; raise ConfigError for wrong bounds."""
 
     low: float
     high: float
 
     is_log: ClassVar[bool] = False  # uniform on a log scale
     is_whole: ClassVar[bool] = False  # only whole numbers
+
+    def __post_init__(self) -> None:
+        if not all(map(is_number, (self.low, self.high))):
+            raise ConfigError(f"The range is {shown(self)}, but must have two numbers as bounds")
+        check_range(f"The range is {shown(self)}", self.low, self.high, is_log=self.is_log, is_whole=self.is_whole)
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
@@ -85,6 +95,35 @@ class LogInt(Numbers):
     """A whole number, uniform on a log scale."""
 
     is_log = is_whole = True
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is an integer or a float, but no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_values(owner: str, values: Sequence[Any], needed: str) -> None:
+    """Raise ConfigError unless a choice has two or more values, all different; `owner` and `needed` are for its message."""
+    if len(values) < 2:
+        given = f"only one value to search, {shown(values[0])}" if values else "no value to search"
+        raise ConfigError(f"{owner} has {given}, but needs {needed}")
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ConfigError(f"{owner} has the value {shown(value)} twice, but its values must differ")
+
+
+def check_range(stated: str, low: float, high: float, *, is_log: bool, is_whole: bool) -> None:
+    """Raise ConfigError for bounds that break a rule; `stated` begins its message."""
+    rules = {
+        "go from a lower to a higher number": low < high,
+        "have finite bounds": math.isfinite(low) and math.isfinite(high),
+        "start above 0 on a log scale": low > 0 or not is_log,
+        f"have bounds of at most {LARGEST:,}": high <= LARGEST or not is_whole,
+        "have whole numbers as bounds": (low % 1 == 0 and high % 1 == 0) or not is_whole,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"{stated}, but must {rule}")
 
 
 Domain = Choice | Numbers

@@ -8,11 +8,20 @@ from typing import Any
 from gpt2core.component import lookup
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError, shown
-from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
+from searches.domains import (
+    Choice,
+    Domain,
+    IntUniform,
+    LogInt,
+    LogUniform,
+    Uniform,
+    check_range,
+    check_values,
+    is_number,
+)
 
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
 RANGE_PATTERN = r"^\s*[-+0-9.eE]+\s*\.\.\s*[-+0-9.eE]+\s*(:log|:int|:log:int|:int:log)?$"  # for JSON Schema
-LARGEST = 2**53  # whole number; floats have no larger ones in steps of 1
 #: Keys that compared runs have in common, besides those that decide on which texts they are compared.
 SHARED = {"task", "model", "seed", "objective", "judged", "split_seed", "text", "label", "target", "class_names"}
 KINDS = {"log": "uniform on a log scale", "int": "whole numbers"}
@@ -50,14 +59,7 @@ def described(key: str, text: str, parse: Callable[[str], Any]) -> Domain:
 
 def choice(key: str, values: Sequence[Any]) -> Choice:
     """Return a choice between valid values; raise ConfigError unless there are two or more, all different."""
-    if len(values) < 2:
-        raise ConfigError(
-            f"The key `{key}` has only one value to search, {shown(values[0]) if values else 'none at all'}, but needs a range "
-            "LOW..HIGH or 2 or more values; to fix it, use --set"
-        )
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise ConfigError(f"The values of `{key}` contain {shown(value)} twice, but must differ")
+    check_values(f"The key `{key}`", values, "a range LOW..HIGH or 2 or more values; to fix it, use --set")
     return Choice(*values)
 
 
@@ -74,18 +76,10 @@ def value_of(key: str, value: Any, *, strict: bool | None = None) -> Any:
 
 
 def _numbers(key: str, text: str, low: Any, high: Any, *, is_log: bool, is_whole: bool) -> Domain:
-    if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+    if not all(map(is_number, (low, high))):
         raise ConfigError(f"The key `{key}` has no numbers to search in {shown(text)}: list its values")
     is_whole = is_whole or (isinstance(low, int) and isinstance(high, int))
-    rules = {
-        "go from a lower to a higher number": low < high,
-        "start above 0 on a log scale": low > 0 or not is_log,
-        f"have bounds of at most {LARGEST:,}": high <= LARGEST or not is_whole,
-        "have whole numbers as bounds with `:int`": (low % 1 == 0 and high % 1 == 0) or not is_whole,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise ConfigError(f"The range of `{key}` is {shown(text)}, but must {rule}")
+    check_range(f"The range of `{key}` is {shown(text)}", low, high, is_log=is_log, is_whole=is_whole)
     if is_whole:
         return (LogInt if is_log else IntUniform)(int(low), int(high))
     return (LogUniform if is_log else Uniform)(low, high)

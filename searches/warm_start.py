@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt2core.errors import ConfigError, UserError
 from searches.deciding.objectives import ranked
-from searches.domains import Choice, Domain, Numbers
+from searches.domains import Choice, Domain, Numbers, is_number
 from searches.formatting import count, setting_text, words
 from searches.plan import Plan, metric_of_run
 from searches.running.events import WarmStart
@@ -110,7 +110,7 @@ def _nearest(domain: Domain, value: Any) -> list[Any]:
     if isinstance(domain, Choice) and value in domain:
         return [value]
     numbers = [value, *domain.values] if isinstance(domain, Choice) else [value]
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+    if not all(map(is_number, numbers)):
         return []
     nearest = domain.nearest(value)
     return [round(nearest) if isinstance(domain, Numbers) and domain.is_whole else nearest]

@@ -1,5 +1,7 @@
 """Searches from Python: values as flags, and results as tables and HTML."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpt2core.errors import UserError
-from searches import compare, control, load, resume, run
+from searches import Case, Choice, IntUniform, LogUniform, Profile, Uniform, compare, control, load, resume, run
 from searches.api import Result, flags_of
 from searches.lora_rank import SEARCH
 from searches.options import parse
@@ -39,6 +41,8 @@ def test_values_are_read_as_the_flags_of_the_command_line() -> None:
 def test_a_wrong_flag_is_the_error_of_the_command_line() -> None:
     with pytest.raises(UserError, match="Unknown flag `--trails`: did you mean `--trials`"):
         run(SEARCH, trails=3)
+    with pytest.raises(UserError, match="The value of `--trials` is 'x', but must be a whole number"):
+        run(SEARCH, trials="x")
 
 
 def test_search_is_a_flag_too() -> None:
@@ -68,6 +72,37 @@ def test_what_is_no_search_or_action_is_refused() -> None:
 def test_a_search_with_a_part_of_another_type_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(SEARCH, **wrong)
+
+
+@pytest.mark.parametrize(("build", "message"), [
+    (lambda: Profile(model="gpt2", trails=3, replicates=0), "Unknown key `trails`: did you mean `trials`?"),  # type: ignore[call-arg]
+    (lambda: Profile(model="gpt2", trials=0, replicates=0), "The value of `trials` is 0, but must be greater than or equal to 1"),
+    (lambda: Case(fixde={}), "Unknown key `fixde`: did you mean `fixed`?"),  # type: ignore[call-arg]
+    (lambda: LogUniform("a", "b"), "The range is LogUniform(low='a', high='b'), but must have two numbers as bounds"),  # type: ignore[arg-type]
+    (lambda: LogUniform(1, 0.1), "The range is LogUniform(low=1, high=0.1), but must go from a lower to a higher number"),
+    (lambda: LogUniform(0, 1), "The range is LogUniform(low=0, high=1), but must start above 0 on a log scale"),
+    (lambda: Uniform(0, math.inf), "The range is Uniform(low=0, high=inf), but must have finite bounds"),
+    (lambda: Uniform(math.nan, 1), "The range is Uniform(low=nan, high=1), but must go from a lower to a higher number"),
+    (lambda: IntUniform(1, 2.5), "The range is IntUniform(low=1, high=2.5), but must have whole numbers as bounds"),
+    (Choice, "A Choice has no value to search, but needs 2 or more values"),
+    (lambda: Choice(4), "A Choice has only one value to search, 4, but needs 2 or more values"),
+    (lambda: Choice(4, 8, 4), "A Choice has the value 4 twice, but its values must differ"),
+])  # fmt: skip
+def test_a_wrong_part_of_a_search_is_refused_in_one_line(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_is_text_and_a_storage_may_be_a_path(result: Result, tmp_path: Path) -> None:
+    wrong: Any = result
+    for call in (load, resume, lambda name: compare(name, name), lambda name: control(name, "pause")):
+        with pytest.raises(
+            UserError, match=r"The name of a search is <Result of toy: .*a Result has it as `folder\.name`"
+        ):
+            call(wrong)
+    assert load("toy", tmp_path) == result
 
 
 def test_trials_are_a_table_by_number(result: Result) -> None:

@@ -148,7 +148,7 @@ def test_files_that_were_moved_are_no_other_search(key: str) -> None:
 @pytest.mark.parametrize("change", [
     {"scientific": {**READS_LITTLE.scientific, "decoder": Choice("greedy", "beam", "top-p")}},
     {"nuisance": {"lr": LogUniform(1e-5, 1.0000001e-3)}},
-    {"nuisance": {"lr": LogUniform(1e-5, 1e-3), "batch_size": Choice(8)}},
+    {"nuisance": {"lr": LogUniform(1e-5, 1e-3), "batch_size": Choice(8, 16)}},
     {"profiles": {"quick": READS_LITTLE.profiles["quick"].but(candidates={"contexts": 4})}},
 ], ids=str)  # fmt: skip
 def test_another_space_is_another_search(change: dict[str, Any]) -> None:

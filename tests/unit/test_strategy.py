@@ -109,10 +109,11 @@ def test_a_space_of_12_points_gives_12_different_trials_and_then_ends(sampler: s
 def test_two_ways_to_write_one_configuration_are_one_trial() -> None:
     search = dataclasses.replace(
         SEARCH,
-        nuisance={"alpha": Choice(32.0, "2r")},
-        scientific={"rank": Choice(16)},
+        nuisance={},
+        scientific={"alpha": Choice(32.0, "2r")},
+        fixed={**SEARCH.fixed, "rank": 16},
         tasks={"sonnet": Case()},
-        reference={"rank": 16, "alpha": "2r"},
+        reference={"alpha": "2r"},
     )
     strategy = ran(make_plan(search, "quick", comparing=BY_CHRF, trials=5, replicates=0), workers=1)
     assert [trial.run["alpha"] for trial in strategy.ledger.state.searched] == ["2r"]
