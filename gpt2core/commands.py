@@ -27,7 +27,7 @@ from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
 from gpt2core.identity import components_of, keys_read
-from gpt2core.keys import described_keys
+from gpt2core.keys import check_read, described_keys
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
@@ -266,11 +266,16 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
-    """Return the run that the flags describe, with defaults from `known`; raise UserError, also for unknown components."""
+    """Return the run that the flags describe, with defaults from `known`.
+
+    Raises UserError, also for an unknown component and for a flag that the run does not read.
+    """
     known_flags = RunConfig.model_fields.keys() & vars(options).keys()
     given = {key: value for key, value in vars(options).items() if key in known_flags and value is not None}
-    config = RunConfig.of(with_task({**known, **settings(getattr(options, "set", [])), **given}))
+    given = settings(getattr(options, "set", [])) | given
+    config = RunConfig.of(with_task({**known, **given}))
     components_of(config)
+    check_read(config, given)
     return config
 
 

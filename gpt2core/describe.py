@@ -17,7 +17,7 @@ from gpt2core.config import BlocksKeys, LoraKeys, ModelConfig, RunConfig, parse_
 from gpt2core.data.batches import Batch
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.memory import META, predicted_gpu_memory_gb
-from gpt2core.model import GPT2, without_weights
+from gpt2core.model import GPT2, trainable_size, without_weights
 from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import shape_of
@@ -66,9 +66,9 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
 def with_memory(described: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     """Return the result of `describe` with the GPU memory of each preset's steps, which takes a second for gpt2-large.
 
-    A step has `config.batch_size` texts, as long as those of which attention is described, but at most `n_positions` tokens.
+    A step has `config.batch_size` texts, as long as those of which attention is described.
     """
-    length = min(described["attention"]["length"], shape_of(config.model).n_positions)
+    length = described["attention"]["length"]
     rows = {
         key: described[key] and described[key] | {"predicted_gpu_memory_gb": _memory_gb(config, described[key], length)}
         for key in ("chosen", "beside")
@@ -105,8 +105,9 @@ class _AnyTokenizer:
 
 def _attention(config: RunConfig, shape: ModelConfig, length: int) -> dict[str, Any]:
     """Return the (query, key) pairs that a head attends to in each block, and the FLOPs, also for dense attention."""
-    if length < 1:
-        raise ConfigError(f"The value of `length` is {length}, but must be >= 1")
+    if not 1 <= length <= shape.n_positions:
+        rule = f"1 to {shape.n_positions:,}, the context of {config.model}"
+        raise ConfigError(f"The value of `length` is {length}, but must be {rule}")
     names = schedule(config.attention_config, shape.n_layer)
     dense = pairs(length, range(length))
     sparse = pairs(length, offsets(length, config.attention_window, config.attention_restart))
@@ -175,5 +176,4 @@ def count_trainable(config: RunConfig) -> int:
     model, count = _shapes(config), ADAPTERS[config.adapter].count
     if count is not None:
         return count(model, config) + (0 if model.head is None else model.head.weight.numel())
-    adapt(model, config)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trainable_size(adapt(model, config))

@@ -1,6 +1,6 @@
 """A description of all keys of a run: valid values, default, meaning, and the components that read each key."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
 from gpt2core.adapters import ADAPTERS
@@ -8,8 +8,10 @@ from gpt2core.attention import ATTENTION
 from gpt2core.component import Keys, decides, declared_keys
 from gpt2core.config import FirstStageKeys, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
+from gpt2core.errors import ConfigError
 from gpt2core.tasks import TASKS
 
+FIRST_STAGE = "first stage"
 TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)
 
 
@@ -36,8 +38,24 @@ def described_keys(names: Container[str] | None = None) -> list[dict[str, Any]]:
 def readers(name: str) -> dict[str, list[str]]:
     """Return the names of the components that read a key, by kind; empty if all runs read it."""
     if name in FirstStageKeys.model_fields and name != "pretrain":
-        return {"first stage": ["pretrain"]}
+        return {FIRST_STAGE: ["pretrain"]}
     return {table.kind: names for table in TABLES if (names := table.readers(name))}
+
+
+def needed(name: str) -> str:
+    """Return which components read a key, in words such as `adapter lora`."""
+    return "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(name).items())
+
+
+def check_read(config: RunConfig, names: Iterable[str]) -> None:
+    """Raise ConfigError for a key among `names` that no component of the run reads."""
+    named = {**config.components, FIRST_STAGE: [] if config.first_task is None else ["pretrain"]}
+    for name in names:
+        by_kind = readers(name)
+        if by_kind and all(set(named[kind]).isdisjoint(able) for kind, able in by_kind.items()):
+            raise ConfigError(
+                f"This run does not read `{name}`: it needs {needed(name)}; leave it out, or set that too"
+            )
 
 
 def _values(name: str, keys: type[Keys | RunConfig]) -> str:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, trainable_size
 from gpt2core.precision import with_weights
 from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import Task
@@ -60,7 +60,7 @@ def predicted_gpu_memory_gb(
     started from. All may be on any device. If nothing trains, only the weights count. A GPU computes in 16 bits with precision
     `auto`.
     """
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained = trainable_size(model)
     step = step_bytes(model, base, task, tokenizer, config, batches)
     return (step + MOMENTS * trained + (BUCKET * trained if workers > 1 else 0) + WORKSPACE) / 1e9
 

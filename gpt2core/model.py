@@ -314,6 +314,11 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def trainable_size(model: nn.Module) -> int:
+    """Return how many numbers the trainable parameters have."""
+    return sum(parameter.numel() for parameter in trainable_parameters(model).values())
+
+
 def upcast(x: Tensor) -> Tensor:
     """Return a tensor in float32 or its own type, whichever is wider, for sums over many numbers."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

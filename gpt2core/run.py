@@ -26,7 +26,7 @@ from gpt2core.data.tokens import Tokens
 from gpt2core.dropout import Stream
 from gpt2core.errors import ConfigError, DivergedError
 from gpt2core.memory import META, predicted_gpu_memory_gb
-from gpt2core.model import GPT2, TrunkInput, trainable_parameters
+from gpt2core.model import GPT2, TrunkInput, trainable_parameters, trainable_size
 from gpt2core.precision import autocast, narrow_type
 from gpt2core.projection import WorkingWeights
 from gpt2core.tasks import TASKS, TaskData
@@ -57,7 +57,7 @@ class Run:
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
         self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
         self.model = build_model(config, base, self.device)
-        self.trainable = sum(parameter.numel() for parameter in trainable_parameters(self.model).values())
+        self.trainable = trainable_size(self.model)
         self.optimizer = build_optimizer(self.model, config, self.device)
         self.narrow = narrow_type(config, self.device)
         self.working = None if self.narrow is None else WorkingWeights(self.model, base, self.narrow)

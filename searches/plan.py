@@ -412,7 +412,6 @@ def metric_of_run(run: Run) -> "Metric":
 
 def unread_text(key: str) -> str:
     """Return in one line what it needs for a run to read a key."""
-    from gpt2core.keys import readers
+    from gpt2core.keys import needed
 
-    names = "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(key).items())
-    return f"No run of this search reads `{key}`: it needs {names}; fix or search that too"
+    return f"No run of this search reads `{key}`: it needs {needed(key)}; fix or search that too"

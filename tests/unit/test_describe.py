@@ -83,11 +83,6 @@ def test_blocks_that_were_asked_for_win(capsys: pytest.CaptureFixture[str]) -> N
     assert result["beside"] is None
 
 
-def test_blocks_are_not_claimed_for_an_adapter_that_takes_none(capsys: pytest.CaptureFixture[str]) -> None:
-    result = described(capsys, "--model", "gpt2", "--blocks", "3")
-    assert result["chosen"]["meaning"] == "every parameter trains"  # type: ignore[index]
-
-
 @pytest.mark.parametrize(("flags", "message"), [
     (["--preset", "study"], "The preset `study` means blocks 0-11, but `gpt2-nano` has only blocks 0-3"),
     (["--blocks", "none"], "The value of `blocks` is 'none', but must be one of all, lower-half, upper-half"),
@@ -118,7 +113,7 @@ def test_variants_of_lora_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--rslora", "--dora", "--lora-init", "pissa", "--lora-plus", "16"]
     assert described(capsys, "--adapter", "lora", *flags)["variants"] == ["rslora", "dora", "pissa", "lora_plus 16"]
     assert described(capsys, "--adapter", "lora", "--dora", "false")["variants"] == []
-    assert described(capsys, "--adapter", "full", *flags)["variants"] is None
+    assert described(capsys, "--adapter", "full")["variants"] is None
 
 
 @pytest.mark.parametrize(("flags", "pairs", "share"), [
@@ -139,15 +134,34 @@ def test_attention_is_counted(flags: list[str], pairs: int, share: float, capsys
     assert len(attention["schedule"]) == len(attention["attended_pairs_by_block"]) == 12
 
 
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--adapter", "full", "--rank", "8"], "This run does not read `rank`: it needs adapter lora; leave it out, or set that too"),
+    (["--adapter", "last-linear", "--blocks", "0"], "This run does not read `blocks`: it needs adapter freeze or lora"),
+    (["--attention-window", "4"], "This run does not read `attention_window`: it needs attention auto or logsparse"),
+    (["--set", "pretrain_lr=0.1"], "This run does not read `pretrain_lr`: it needs first stage pretrain"),
+])  # fmt: skip
+def test_a_flag_that_the_run_does_not_read_is_an_error(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(main, ["describe", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keys_of_the_first_stage_are_read_too(capsys: pytest.CaptureFixture[str]) -> None:
+    first = ["pretrain=paraphrase", "pretrain_lr=0.1", "head_dropout=0.5"]
+    assert described(capsys, *[word for pair in first for word in ("--set", pair)])["task"] == "sonnet"
+
+
 def test_attention_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    status(main, ["describe", "--attention", "logsparse", "--length", "1024"])
+    status(main, ["describe", "--model", "gpt2", "--attention", "logsparse", "--length", "1024"])
     assert "Attention logsparse at 1,024 tokens: 10,241 pairs of 524,800 (1.95%)" in capsys.readouterr().out
     status(main, ["describe", "--attention", "dense,logsparse"])
     assert "Attention dense, logsparse, dense, logsparse at 512 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--length", "0"], "The value of `length` is 0, but must be >= 1"),
+    (["--length", "0"], "The value of `length` is 0, but must be 1 to 512, the context of gpt2-nano"),
+    (["--length", "513"], "The value of `length` is 513, but must be 1 to 512, the context of gpt2-nano"),
     (["--attention", "dense,logsparse,auto"], "names that the blocks take in turn, but their number must divide"),
     (["--attention", "dense,logspars"], "Unknown attention `logspars`: did you mean `logsparse`?"),
     (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
