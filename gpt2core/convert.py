@@ -4,10 +4,11 @@ Only tensors and plain values are unpickled (`weights_only`), so a file cannot r
 """
 
 import argparse
+import itertools
 import pickle
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from gpt2core.config import MODELS
-from gpt2core.errors import WeightsError, first_line
-from gpt2core.foreign import FLOATS, is_there, kind_of
+from gpt2core.errors import WeightsError, first_line, visible
+from gpt2core.foreign import FLOATS, NO_TENSORS, is_there, kind_of
 from gpt2core.model_config import read_config
 from gpt2core.weights import assemble, model_folder, of_trunk, save_model, to_hugging_face
 
+_RULE = "must be a file that torch.save wrote, such as pytorch_model.bin"
 #: Keys under which training programs save the state dict.
 _STATES = ("model", "state_dict", "model_state_dict")
 _WRAPPERS = re.compile(r"^((module|_orig_mod|gpt|model)\.)+")  # prefixes that wrapping modules add
@@ -61,6 +63,11 @@ def convert(file: Path, out: Path, like: str | None = None) -> Converted:
     theirs = _from_course(tensors, file) if any(name == "word_embedding.weight" for name, _ in tensors) else tensors
     trunk = of_trunk(theirs, file)
     left_out = sorted(name for name in trunk if not _OF_GPT2.match(name))
+    if len(left_out) == len(trunk):
+        raise WeightsError(
+            f"{file}: has no weights of a GPT-2, but {_listed(left_out)}; those are called wte.weight and h.0.ln_1.weight in "
+            "transformers, word_embedding.weight and gpt_layers.0.out_dense.weight in the course"
+        )
     trunk = {name: tensor.float() for name, tensor in trunk.items() if name not in left_out}
     like = like or _like(trunk, file)
     folder = model_folder(like)
@@ -72,17 +79,26 @@ def convert(file: Path, out: Path, like: str | None = None) -> Converted:
 def _state_dict(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name; raise WeightsError if it has no state dict or more than data."""
     saved = _saved(file)
-    state = next((saved[key] for key in _STATES if isinstance(saved.get(key), Mapping)), saved)
+    whole = saved if isinstance(saved, Mapping) else {}
+    state = next((whole[key] for key in _STATES if isinstance(whole.get(key), Mapping)), whole)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not any(kind_of(tensor) in FLOATS for tensor in tensors.values()):
+        content = f"the keys {_listed(state)}" if isinstance(saved, Mapping) else f"an object of {type(saved).__name__}"
         raise WeightsError(
-            f"{file}: has no state dict, neither alone nor as {', '.join(f'`{key}`' for key in _STATES)}"
+            f"{file}: has no state dict, neither alone nor as {', '.join(f'`{key}`' for key in _STATES)}, but {content}"
         )
     return tensors
 
 
-def _saved(file: Path) -> Mapping[Any, Any]:
-    """Return the mapping in a file, empty if it has another object; raise WeightsError."""
+def _listed(names: Collection[Any]) -> str:
+    """Return the first of some names in words."""
+    shown = [visible(str(name), 40) for name in itertools.islice(names, 3)]
+    more = [f"{len(names) - 3} more"] if len(names) > 3 else []
+    return ", ".join([*shown, *more]) or "nothing"
+
+
+def _saved(file: Path) -> Any:
+    """Return the object in a file; raise WeightsError."""
     reconstruct = np.empty(0).__reduce__()[0]
     # Besides what PyTorch accepts: the flags of a program, and the state of NumPy's generator.
     plain: list[Any] = [argparse.Namespace, types.SimpleNamespace, np.ndarray, np.dtype, np.dtypes.UInt32DType]
@@ -91,17 +107,16 @@ def _saved(file: Path) -> Mapping[Any, Any]:
         with torch.serialization.safe_globals(plain):
             saved = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{file}: no such file") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"has an object of `{found[1]}`" if found else "is no file of torch.save"
-        rule = "but only tensors and plain values are read; save the model's state_dict alone"
-        raise WeightsError(f"{file}: {what}, {rule}") from None
+        raise WeightsError(f"{file}: no such file; it {_RULE}") from None
     except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error.strerror or first_line(error)})") from None
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{file}: is damaged or no file of torch.save ({first_line(error)})") from None
-    return saved if isinstance(saved, Mapping) else {}
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or first_line(error)}); it {_RULE}") from None
+    except (pickle.UnpicklingError, *NO_TENSORS, EOFError) as error:
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            rule = "but only tensors and plain values are read; save the model's state_dict alone"
+            raise WeightsError(f"{file}: has an object of `{refused[1]}`, {rule}") from None
+        what = "is truncated, damaged or of another format" if file.stat().st_size else "is empty"
+        raise WeightsError(f"{file}: {what}, but {_RULE}; copy it again") from None
+    return saved
 
 
 def _from_course(tensors: Iterable[tuple[str, Tensor]], file: Path) -> list[tuple[str, Tensor]]:

@@ -130,10 +130,12 @@ def test_weights_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize(("content", "words"), [
     ({"model": Command()}, r"has an object of `\S*mkdir`, but only tensors and plain values are read"),
-    ({"lr": 1.0}, r"has no state dict, neither alone nor as `model`"),
-    ([torch.ones(2)], r"has no state dict"),
-    ({"model": {"position_ids": torch.arange(3)}}, r"has no state dict"),
-], ids=["code", "no tensors", "a list", "no floats"])  # fmt: skip
+    ({"lr": 1.0}, r"has no state dict, neither alone nor as `model`, `state_dict`, `model_state_dict`, but the keys lr$"),
+    ([torch.ones(2)], r"has no state dict, .*, but an object of list$"),
+    ({"model": {"position_ids": torch.arange(3)}}, r"has no state dict, .*, but the keys position_ids$"),
+    (torch.nn.Sequential(torch.nn.Linear(2, 3)).state_dict(), r"has no weights of a GPT-2, but 0.bias, 0.weight; those are"),
+    (torch.nn.LSTM(2, 3, 2).state_dict(), r"has no weights of a GPT-2, but bias_hh_l0, bias_hh_l1, bias_ih_l0, 5 more; those"),
+], ids=["code", "no tensors", "a list", "no floats", "another network", "many tensors"])  # fmt: skip
 def test_what_is_no_state_dict_is_refused_and_never_run(
     content: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,11 +146,37 @@ def test_what_is_no_state_dict_is_refused_and_never_run(
     assert not Path("run by a pickle").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights\n", b"PK\x03\x04 cut short"], ids=["empty", "text", "cut short"])
-def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+RULE = r"must be a file that torch\.save wrote, such as pytorch_model\.bin"
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "is empty"), (b"no weights\n", "is .* of another format"), (b"PK\x03\x04 cut short", "is truncated"),
+    (b"\x80\x02\xff", "is truncated"),
+], ids=["empty", "text", "zip", "pickle"])  # fmt: skip
+def test_a_file_of_another_kind_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"model\.pt: is "):
+    with pytest.raises(WeightsError, match=rf"model\.pt: {words}.*, but {RULE}; copy it again$"):
         convert(tmp_path / "model.pt", tmp_path / "out")
+
+
+def test_a_file_that_was_cut_anywhere_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = saved_by_the_course({"wte.weight": torch.ones(3, 2)}, tmp_path / "whole.pt").read_bytes()
+    for size in random.Random(1).sample(range(len(whole)), 30):
+        (tmp_path / "model.pt").write_bytes(whole[:size])
+        with pytest.raises(WeightsError, match=rf"^\S+model\.pt: .* {RULE}"):
+            convert(tmp_path / "model.pt", tmp_path / "out")
+
+
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=rf"cannot be read \(Is a directory\); it {RULE}"):
+        convert(tmp_path, tmp_path / "out")
+    with pytest.raises(WeightsError, match=rf"no such file; it {RULE}"):
+        convert(tmp_path / "model.pt", tmp_path / "out")
+
+
+def test_safetensors_are_read_too(like: Path, tmp_path: Path) -> None:
+    convert(like / "model.safetensors", tmp_path / "out")
+    assert torch.equal(logits(tmp_path / "out"), logits(like))
 
 
 def test_a_shape_of_no_known_model_needs_one_that_has_it(tmp_path: Path) -> None:
