@@ -11,6 +11,7 @@ from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError, shown
 from gpt2core.storage import fetch
 from searches.options import Options, parse_for_user, search_folder
+from searches.programs.models import check_has_model
 from searches.question import IN_PYTHON, Search
 from searches.summary import Summary, TrialRow, Verdict
 
@@ -45,7 +46,14 @@ class Result:
 
     @property
     def best(self) -> Path:
-        """The model folder of the winner, or without one of the trial with the best mean on fresh seeds; raise UserError."""
+        """The model folder of the winner, or without one of the trial with the best mean on fresh seeds.
+
+        Raises UserError if it was not written, or with the command of that trial if the search is of a program.
+        """
+        chosen = self.summary.answer.chosen or self.summary.best_id
+        for trial in self.summary.trials:
+            if trial.id == chosen:
+                check_has_model(trial.config, self.folder, trial.id)
         return self._written("best")
 
     @property

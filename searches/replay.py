@@ -157,7 +157,7 @@ def _of_search(folder: Path) -> Record:
             f"only {len(complete)} of {len(trials)} trials ran to epoch {epochs}: record with --scheduler none"
         )
     if "command" in complete[0].config:
-        raise ValueError("its trials ran a program, whose curves cannot be replayed")
+        raise ValueError("its trials ran a program, which tells no scores of single texts to compare methods by")
     config = RunConfig.of(complete[0].config)
     ledger = folder / "ledger.jsonl"
     return Record(

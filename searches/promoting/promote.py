@@ -13,6 +13,7 @@ from gpt2core.model_folder import Format, check_format, export, is_place, read_r
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
 from searches.options import trial_folder
+from searches.programs.models import check_has_model
 from searches.promoting.card import model_card
 from searches.promoting.registry import ALIAS, NotRegisteredError, register
 from searches.promoting.selection import Chosen, Promotion, StoredSearch, choose, load_search
@@ -28,10 +29,7 @@ def promote(options: argparse.Namespace) -> int:
         )
     search = load_search(options.storage, options.name)
     chosen = choose(search, options.trial)
-    if "command" in chosen.trial.run:
-        raise UserError(
-            f"The search {search.name} is of a program, whose models only the program knows: see the trial's folder"
-        )
+    check_has_model(chosen.trial.run, search.folder, chosen.trial.name)
     config = RunConfig.of(chosen.trial.run)
     format = _format(options.format, config)
     out = local(options.out) if options.out else search.folder / "promoted"

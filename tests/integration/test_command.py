@@ -94,7 +94,7 @@ def test_other_commands_know_the_search(
     assert "lr 0.03 is better" in " ".join(capsys.readouterr().out.split())
     assert status(main, ["export-optuna", NAME, *storage, "--out", str(tmp_path / "journal")]) == 0
     assert status(main, ["promote", NAME, *storage]) == 2
-    assert "is of a program" in capsys.readouterr().err
+    assert "is of a program, so it has no model folder. Trial" in capsys.readouterr().err
 
 
 def test_a_changed_program_is_refused(done: CompletedProcess[str], folder: Path) -> None:

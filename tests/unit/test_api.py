@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from gpt2core.errors import UserError
+from gpt2core.metrics.direction import Direction
 from searches import Case, Choice, IntUniform, LogUniform, Profile, Uniform, compare, control, load, resume, run
 from searches.api import Result, flags_of
 from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.summary import Summary
 from tests import summaries
+from trainables.programs.run import ProgramRun
 
 
 @pytest.fixture
@@ -130,6 +132,25 @@ def test_results_that_are_missing_are_named(result: Result, tmp_path: Path) -> N
         load("toy", str(tmp_path))
     with pytest.raises(UserError, match="There is no search `tow`"):
         load("tow", str(tmp_path))
+
+
+def test_the_best_of_a_program_is_a_command(result: Result) -> None:
+    chosen = result.summary.answer.chosen
+    for row in result.summary.trials:
+        row.config = ProgramRun(
+            command="fit --lr {lr} --out {out}",
+            metric="acc",
+            direction=Direction.MAX,
+            folder="/",
+            seed=1,
+            values={"lr": 0.01},
+        ).model_dump()
+    files = result.folder / "trials" / str(chosen)
+    with pytest.raises(
+        UserError, match=rf"no model folder\. Trial {chosen} has lr 0\.01: its files are in {files}, and"
+    ) as error:
+        _ = result.best
+    assert str(error.value).endswith("this runs it again: fit --lr 0.01 --out out")
 
 
 def test_resume_control_and_compare_refuse_what_is_missing(result: Result, tmp_path: Path) -> None:
