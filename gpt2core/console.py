@@ -12,9 +12,13 @@ from gpt2core.errors import visible
 
 
 class PlainConsole(Console):
-    """A console without markup, which escapes control characters. Styles are separate arguments."""
+    """A console without markup, which escapes control characters. Styles are separate arguments.
 
-    def __init__(self, **options: Any) -> None:
+    `wide` is whether tables show all of their columns even where these do not fit in one line.
+    """
+
+    def __init__(self, *, wide: bool = False, **options: Any) -> None:
+        self.wide = wide
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -30,3 +34,13 @@ class PlainConsole(Console):
 def console(width: int, **options: Any) -> PlainConsole:
     """Return a console, of fixed width if stdout is not a terminal."""
     return PlainConsole(width=None if sys.stdout.isatty() else width, **options)
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text, wrapped at words on a terminal and in one line elsewhere."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def print_exact(console: Console, text: str) -> None:
+    """Print a link or a command without line breaks, so that it can be opened or copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -54,6 +54,13 @@ class SteadyStream(io.TextIOWrapper):
     def flush(self) -> None:
         """Do nothing, since `write` flushes."""
 
+    def isatty(self) -> bool:
+        """Return whether this is a terminal; False once it is detached, since libraries that kept it ask at exit."""
+        try:
+            return super().isatty()
+        except ValueError:
+            return False
+
     def _lose(self, error: OSError) -> None:
         self.lost = True
         with suppress(OSError, ValueError):  # so that flushing the remaining buffer raises nothing

@@ -67,6 +67,8 @@ def _flags_of_search(p: Parser, command: str) -> None:
         p.add_argument("--plot", metavar="FILE", help=words)
     if command in ("compare", "report", "show"):
         _json_flag(p)
+    if command == "show":
+        p.add_argument("--wide", action="store_true", help="show all columns of tables, also on a narrow terminal")
     _storage_flag(p)
     if command == "control":
         _control_flags(p)

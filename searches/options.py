@@ -68,6 +68,7 @@ class Options:
     resume: str
     plan_only: bool
     json: bool
+    wide: bool
     notify: str | None
     final_test: bool
     budget: Budget
@@ -101,11 +102,7 @@ def parser(name: str, question: str, profiles: Sequence[str], program: str | Non
     )
     p.add_argument("--profile", default=first, help=f"size of the search: {' or '.join(profiles)} (default: {first})")
     p.add_argument("--plan", action="store_true", help="print what would run and what it would take; start nothing")
-    p.add_argument(
-        "--json",
-        action="store_true",
-        help="print the results, or with --plan the plan, as JSON; progress goes to stderr",
-    )
+    output_flags(p)
     p.add_argument("--smoke", action="store_true", help="end-to-end check on a tiny subset; scores mean nothing")
     add_import(p)
     _question(p.add_argument_group("question"))
@@ -118,6 +115,18 @@ def parser(name: str, question: str, profiles: Sequence[str], program: str | Non
     _training_flags(resources)
     result_flags(p.add_argument_group("results"), f"{name}-PROFILE")
     return p
+
+
+def output_flags(p: Parser) -> None:
+    """Add the flags that choose how results are printed, which belong to no search."""
+    words = "print the results, or with --plan the plan, as JSON; progress goes to stderr"
+    p.add_argument("--json", action="store_true", help=words)
+    p.add_argument("--wide", action="store_true", help="show all columns of tables, also on a narrow terminal")
+
+
+def typed_flags(argv: Sequence[str] | None) -> list[str]:
+    """Return the flags that state a search, as they were typed: without those of `output_flags`."""
+    return [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("--json", "--wide")]
 
 
 def _question(p: Group) -> None:
@@ -486,9 +495,10 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         resume=o.resume,
         plan_only=o.plan,
         json=o.json,
+        wide=o.wide,
         notify=receiver(o.notify),
         final_test=o.final_test,
         budget=budget_of(o),
         imports=imports,
-        argv=[word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"],
+        argv=typed_flags(argv),
     )

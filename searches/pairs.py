@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from gpt2core.config import Thresholds
+from gpt2core.console import print_line
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import CRITICS
 from gpt2core.distill.dataset import pairs_folder, temperature_name
@@ -34,7 +35,7 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
         stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
         note = "trials with other thresholds filter the stored scores again"
         line = f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; {note}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
         ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
 
 

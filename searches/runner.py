@@ -14,6 +14,7 @@ from rich.console import Console
 from cluster.environment import settle
 from gpt2core.cli import command_text, interrupt_on_signals, print_json, run_or_explain
 from gpt2core.console import console as plain_console
+from gpt2core.console import print_line
 from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
 from searches.formatting import count
@@ -50,7 +51,7 @@ def run(options: Options, *, keep_ray: bool = False) -> int:
     """Run or plan a search; return the exit status. `keep_ray` keeps Ray for the next search of this process."""
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         for line in settle():
-            console().print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+            print_line(console(), f"warning: {line}", "yellow")
         status = 0 if options.plan_only else run_search(options, keep_ray=keep_ray)
     if options.plan_only:
         print_plan(options)
@@ -93,13 +94,16 @@ def print_plan(options: Options) -> None:
 
 def run_search(options: Options, *, keep_ray: bool = False) -> int:
     """Start or resume a search: connect, tune, finish. Raises UserError, KeyboardInterrupt."""
-    import ray  # with the modules below it takes seconds to import
+    terminal = console(wide=options.wide)
+    print_line(terminal, f"{options.name}: {options.plan.search.question}", "bold")
+    with terminal.status("Loading Ray"):
+        import ray  # with the modules below it takes seconds to import
 
-    from searches.driver.connect import connect, open_search
-    from searches.driver.finish import finalise, finish
-    from searches.driver.notify import message, notify
+        from searches.driver.connect import connect, open_search
+        from searches.driver.finish import finalise, finish
+        from searches.driver.notify import message, notify
 
-    run, status = open_search(options, console()), "FAILED"
+    run, status = open_search(options, terminal), "FAILED"
     interrupt_on_signals()
     try:
         spec = connect(run)
@@ -123,9 +127,9 @@ def run_search(options: Options, *, keep_ray: bool = False) -> int:
     return code
 
 
-def console() -> Console:
-    """Return the terminal, or a wide console if the output is not a terminal."""
-    return plain_console(200)
+def console(*, wide: bool = False) -> Console:
+    """Return the terminal, or a console of 200 columns if the output is not a terminal; `wide` tables hide no column."""
+    return plain_console(200, wide=wide)
 
 
 def resources(options: Options) -> str:

@@ -6,13 +6,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from gpt2core.config import RunConfig
+from gpt2core.console import print_line
 from gpt2core.pretrain_stage import first_stage
 from searches.formatting import count
 from searches.plan import Plan
 from searches.planning.forecast import trials_of
 from searches.planning.measure import configurations
 from searches.running.ledger import Ledger
-from searches.showing.screen import print_line, waiting_for
+from searches.showing.screen import waiting_for
 from trainables.nodes import nodes_with
 from trainables.trial import TrialSpec
 from trainables.worker_cache import train_stage

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.component import lookup
+from gpt2core.console import print_exact, print_line
 from gpt2core.errors import ConfigError, UserError
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
@@ -39,15 +40,15 @@ def main(argv: list[str]) -> int:
         return 0
     from searches.deciding.study_figures import lines  # PyTorch and SciPy take seconds to import
     from searches.showing import study_report
-    from searches.showing.tables import on_screen
+    from searches.showing.tables import print_table
 
     path = options.storage_path(o.storage) / "searches" / f"{name}.html"
     claims, compared = study_report.judged(tables, summaries), lines(tables, summaries)
     study_report.write(path, claims, compared, summaries)
     if claims:
-        console.print(on_screen(study_report.claims_table(claims)))
-    console.print(on_screen(study_report.figures_table(compared)))
-    console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)
+        print_table(console, study_report.claims_table(claims))
+    print_table(console, study_report.figures_table(compared))
+    print_exact(console, f"Report: {path}")
     return 0 if any(line.ours is not None for line in compared) else 1
 
 
@@ -58,7 +59,7 @@ def run_one(search: str, task: str, name: str, argv: list[str], console: Console
         parsed = options.parse_for_user(lambda: search_of(search), flags)
         runner.run(parsed, keep_ray=True)
     except UserError as error:
-        console.print(f"Not run: {error}", style="yellow", markup=False)
+        print_line(console, f"Not run: {error}", "yellow")
         return " ".join(str(error).split())
     if parsed.plan_only:
         return "only planned"

@@ -283,7 +283,7 @@ def summary_of(plan: Plan, state: State) -> dict[str, Any]:
         "storage": None, "tracking_uri": None, "max_concurrent": None, "workers_per_trial": 1,
         "gpus_per_worker": None, "checkpoint_minutes": 0.0,
     }  # fmt: skip
-    modes = {"pack": "off", "trace": False, "resume": "auto", "plan_only": False, "json": False}
+    modes = {"pack": "off", "trace": False, "resume": "auto", "plan_only": False, "json": False, "wide": False}
     rest = {"final_test": False, "notify": None}
     options = Options(plan=plan, name="s", budget=Budget(), argv=[], **flags, **modes, **rest)
     return summarise(options, state, Path("nowhere")).model_dump()

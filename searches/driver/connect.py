@@ -9,6 +9,7 @@ import ray
 from rich.console import Console
 
 from gpt2core.cli import interrupt_on_signals
+from gpt2core.console import print_line
 from gpt2core.model_config import unused_decoding
 from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
@@ -23,7 +24,7 @@ from searches.running.resources import connect_to_ray
 from searches.running.resume import open_ledger, separate_copy
 from searches.search_file import definition_of
 from searches.showing.facts import OWN_PARTS, cluster, machine
-from searches.showing.screen import Screen, print_line, waiting_for, warm_start_texts
+from searches.showing.screen import Screen, waiting_for, warm_start_texts
 from searches.showing.summary import model_line
 from trainables.tracking import mlflow_address
 from trainables.trial import TrialSpec
@@ -59,7 +60,8 @@ def open_search(options: Options, console: Console) -> SearchRun:
     if plan.program is not None:
         check_program(plan.program)
     else:
-        data = check(plan, without_pairs=any(jobs(plan, folder)))
+        with waiting_for(console, "Reading model and data"):
+            data = check(plan, without_pairs=any(jobs(plan, folder)))
         if options.scores_test:
             check_gold(data.corpus, "test", plan.task)
     say = partial(print_line, console)
@@ -85,7 +87,6 @@ def connect(run: SearchRun) -> TrialSpec:
     """
     options, ledger, console = run.options, run.ledger, run.console
     plan = options.plan
-    print_line(console, f"{options.name}: {plan.search.question}", style="bold")
     print_line(console, f"Model: {model_line(plan)}")
     for line in warm_start_texts(plan):
         print_line(console, line)
@@ -94,6 +95,7 @@ def connect(run: SearchRun) -> TrialSpec:
 
     def record() -> None:
         run.tracker.open(options)
+        run.screen.link = run.tracker.while_running()
         ledger.listeners += [run.screen, run.tracker]
         if plan.program is not None:
             record_program(plan.program, ledger)

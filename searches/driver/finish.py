@@ -4,6 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from gpt2core.console import print_exact
 from gpt2core.errors import StorageError, UserError, first_line
 from gpt2core.files import write_json
 from gpt2core.model_folder import export
@@ -12,7 +13,7 @@ from searches.driver.connect import SearchRun
 from searches.options import trial_folder
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
-from searches.showing.screen import print_line, show
+from searches.showing.screen import show
 from searches.showing.summary import summarise
 from searches.summary import Summary
 from trainables.programs.run import ProgramRun
@@ -54,21 +55,20 @@ def finish(run: SearchRun, summary: Summary) -> int:
     model, exported = _write_model(summary, folder)
     if files:
         run.tracker.attach({path.name: path.read_text(encoding="utf-8") for path in files}, summary, files[0])
-    mlflow = f"MLflow: {run.tracker.page()}"
     show(summary, run.console)
-    for line in (*report, *model, mlflow):
-        print_line(run.console, line)
+    for line in (*report, *model, *run.tracker.page()):
+        print_exact(run.console, line)
     return 0 if files and exported else 1
 
 
 def _write_report(summary: Summary, folder: Path) -> tuple[list[str], list[Path]]:
     """Write the report; return lines to print and its files, none if it cannot be written."""
-    results = folder / "summary.json"
+    results = f"Results: {address(folder)}"
     try:
-        page, *others = files = write(folder, summary)
+        files = write(folder, summary)
     except (OSError, UserError) as error:
-        return [_not_written("The report", error), f"Results: {address(results)}"], []
-    return [f"Report: {address(page)}", f"Results: {', '.join(map(address, [results, *others]))}"], files
+        return [_not_written("The report", error), results], []
+    return [f"Report: {address(files[0])}", results], files
 
 
 def _write_model(summary: Summary, folder: Path) -> tuple[list[str], bool]:

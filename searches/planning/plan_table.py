@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from gpt2core.console import print_line
 from searches.plan import Plan
 from searches.planning.forecast import MEANING, seconds_left, trials_of
 from searches.running.budget import HOUR, Budget, nearest_limit, spent
 from searches.running.ledger import State
 from searches.running.quantities import WORDS, Forecast, QuantityRow
-from searches.showing.tables import Column, Table, on_screen
+from searches.showing.tables import Column, Table, print_table
 from searches.summary import Summary
 
 PREDICTED_AND_ACTUAL = "Predicted and actual"
@@ -38,24 +39,24 @@ def number_text(value: float | None) -> str:
 def show_prediction(prediction: Forecast | str, console: Console) -> None:
     """Print a forecast, or why there is none."""
     if isinstance(prediction, str):
-        console.print(f"No prediction of time and cost: {prediction}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"No prediction of time and cost: {prediction}")
         return
-    console.print(on_screen(forecast_table(prediction.rows(), "What it would take", known=False)))
-    lines = [f"Ranges: {MEANING}.", f"Assumed: {'; '.join(prediction.notes)}."]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    print_table(console, forecast_table(prediction.rows(), "What it would take", known=False))
+    print_line(console, f"Ranges: {MEANING}.")
+    print_line(console, f"Assumed: {'; '.join(prediction.notes)}.")
 
 
 def show_actual(summary: Summary, console: Console) -> None:
     """Print predicted and actual cost, and what is spent of the budget."""
     budget = summary.budget
     if summary.forecast:
-        console.print(on_screen(forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True)))
+        print_table(console, forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True))
     if budget.limits:
         parts = [
             f"{number_text(budget.spent[name])} of {limit:g} {LIMITS[name]}" for name, limit in budget.limits.items()
         ]
         ended = "; it ended the search, which the same command with a larger budget resumes" if budget.ended else ""
-        console.print(f"Budget: {', '.join(parts)} spent{ended}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"Budget: {', '.join(parts)} spent{ended}")
 
 
 def trials_done(plan: Plan, state: State) -> tuple[int, int]:

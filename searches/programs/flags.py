@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,10 +24,12 @@ from searches.options import (
     method_flags,
     method_of,
     method_settings,
+    output_flags,
     receiver,
     resource_flags,
     result_flags,
     search_name,
+    typed_flags,
     until,
     with_warm_start,
 )
@@ -62,8 +63,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--plan", action="store_true", help="print what would run; start nothing")
-    words = "print the results, or with --plan the plan, as JSON; progress goes to stderr"
-    p.add_argument("--json", action="store_true", help=words)
+    output_flags(p)
     add_import(p)
     _program_flags(p.add_argument_group("program"))
     _question_flags(p.add_argument_group("question"))
@@ -160,11 +160,12 @@ def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
         resume=o.resume,
         plan_only=o.plan,
         json=o.json,
+        wide=o.wide,
         imports=o.imports,
         notify=receiver(o.notify),
         final_test=False,
         budget=budget_of(o),
-        argv=[word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"],
+        argv=typed_flags(argv),
     )
 
 

@@ -152,13 +152,26 @@ class Tracker:
             self.queue.put(partial(self._describe, summary, page))
             self._wait(GRACE)
 
-    def page(self) -> str:
-        """Return where the MLflow UI shows the search's trials, best first, with their searched values and score."""
+    def page(self) -> list[str]:
+        """Return as lines where the MLflow UI shows the search's trials, best first, and what starts a local UI."""
+        start = self._starts_ui()
+        return [f"MLflow: {self._server()}{self._link()}", *([f"Its server is started by: {start}"] if start else [])]
+
+    def while_running(self) -> str:
+        """Return in a line where the MLflow UI shows the experiment of the search."""
+        start = self._starts_ui()
+        note = f" (its server is started by: {start})" if start else ""
+        return f"MLflow: {self._server()}/#/experiments/{self.experiment_id}{note}"
+
+    def _starts_ui(self) -> str:
+        """Return the command that starts a UI of this store; empty for a server."""
         if self.uri.startswith("http"):
-            return without_password(self.uri).rstrip("/") + self._link()
+            return ""
         ours = Path.cwd() == CHECKOUT and database_of(self.uri) == CHECKOUT / "runs" / "mlflow.db"
-        command = "make ui" if ours else f"mlflow ui --backend-store-uri {shlex.quote(without_password(self.uri))}"
-        return f"`{command}`, then http://127.0.0.1:5000{self._link()}"
+        return "make ui" if ours else f"mlflow ui --backend-store-uri {shlex.quote(without_password(self.uri))}"
+
+    def _server(self) -> str:
+        return without_password(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
 
     def _put_if_durable(self, send: Callable[..., None], trial: Trial, *arguments: Any) -> None:
         # If this machine is lost, a trial reports again what was only here, and MLflow would have it twice.

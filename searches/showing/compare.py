@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gpt2core.cli import print_json
-from gpt2core.console import console
+from gpt2core.console import console, print_exact, print_line
 from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import Difference, mean_of
 from gpt2core.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ from searches.running.ledger import State, read_state
 from searches.showing.answers import OUTCOMES
 from searches.showing.compare_picture import BestSoFar, Line, check_plot, comparison_svg, draw_comparison
 from searches.showing.summary import reopened
-from searches.showing.tables import Column, Table, as_html, on_screen
+from searches.showing.tables import Column, Table, as_html, print_table
 from trainables.runs import parameters, run_of
 
 
@@ -162,10 +162,10 @@ def compare(options: argparse.Namespace) -> int:
         return 0
     screen = console(160)
     for table in comparison.tables:
-        screen.print(on_screen(table))
-    screen.print(comparison.answer, markup=False, highlight=False, soft_wrap=True)
+        print_table(screen, table)
+    print_line(screen, comparison.answer)
     if options.plot:
-        screen.print(f"Plot: {options.plot}", soft_wrap=True)
+        print_exact(screen, f"Plot: {options.plot}")
     return 0
 
 

@@ -14,7 +14,7 @@ from gpt2core.storage import address, fetch, folders
 from searches.options import storage_path
 from searches.running.ledger import RUNNING, read_state, status_of
 from searches.running.remote_ledger import refresh
-from searches.showing.tables import Column, Table, on_screen
+from searches.showing.tables import Column, Table, print_table
 from searches.summary import Difference, Summary
 
 
@@ -47,7 +47,7 @@ def list_searches(options: argparse.Namespace) -> int:
     elif not rows:
         print(f"There are no searches in {address(place)}; see --storage")
     else:
-        console(160).print(on_screen(_table(rows, address(place))))
+        print_table(console(160), _table(rows, address(place)))
     return 0
 
 

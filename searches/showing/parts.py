@@ -9,13 +9,13 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
 from gpt2core.cli import print_json
 from gpt2core.component import Table as Components
-from gpt2core.console import console
+from gpt2core.console import console, print_line
 from gpt2core.decoding import DECODERS
 from gpt2core.distill.critics import CRITICS
 from gpt2core.tasks import TASKS
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
-from searches.showing.tables import Column, Table, on_screen
+from searches.showing.tables import Column, Table, print_table
 
 ALL: tuple[Components[Any], ...] = (TASKS, ADAPTERS, ATTENTION, DECODERS, CRITICS, SAMPLERS, SCHEDULERS)
 
@@ -39,9 +39,9 @@ def print_parts(options: argparse.Namespace) -> int:
         print_json({"parts": [asdict(part) for part in parts], "problems": problems})
     else:
         screen = console(200)
-        screen.print(on_screen(_table(parts)))
+        print_table(screen, _table(parts))
         for problem in problems:
-            screen.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+            print_line(screen, problem, "red")
     return int(bool(problems))
 
 

@@ -55,16 +55,18 @@ COLUMNS = {
 def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[TrialRow]:
     """Return the trials of the search without replicates, best first, at most MOST."""
     rows = summary.ranked()
-    keys = list(dict.fromkeys(key for row in rows for key in row.point))
+    keys = dict.fromkeys(key for row in rows for key in row.point)
+    compared = [key for key in keys if key in summary.space and summary.space[key].role == "scientific"]
+    brief = {key for key in (*compared, "lr") if key in keys} or set(keys)
     best = summary.best_id
     columns = [
         Column[TrialRow]("trial", lambda row: row.id),
         _score(summary),
-        *map(_value, keys),
+        *(_value(key, detail=key not in brief) for key in sorted(keys, key=lambda key: key not in compared)),
         *(_metric(name, heading, digits, summary) for name, (heading, digits) in _metrics(summary, rows).items()),
-        Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True),
+        Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True, detail=True),
         Column[TrialRow]("status", lambda row: row.status),
-        Column[TrialRow]("origin", lambda row: row.origin),
+        Column[TrialRow]("origin", lambda row: row.origin, detail=True),
     ]
     if summary.pareto:
         columns.append(Column("Pareto front", lambda row: "yes" if row.id in summary.pareto else ""))
@@ -85,13 +87,13 @@ def _score(summary: Summary) -> Column[TrialRow]:
     return Column(f"{words(summary.objective)}{interval}", show, number=True)
 
 
-def _value(key: str) -> Column[TrialRow]:
-    return Column(key, lambda row: value_text(row.point[key]) if key in row.point else "")
+def _value(key: str, *, detail: bool) -> Column[TrialRow]:
+    return Column(key, lambda row: value_text(row.point[key]) if key in row.point else "", detail=detail)
 
 
 def _metric(name: str, heading: str, digits: int, summary: Summary) -> Column[TrialRow]:
     digits = summary.digits(name, digits)
-    return Column(heading, lambda row: number(row.metrics.get(name), digits), number=True)
+    return Column(heading, lambda row: number(row.metrics.get(name), digits), number=True, detail=True)
 
 
 def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, tuple[str, int]]:
@@ -129,18 +131,19 @@ def settings_table(summary: Summary) -> Table[ComparedSetting]:
             f"{name} in the search",
             lambda row: "" if row.score is None else f"{row.score:.{digits}f}",
             number=True,
+            detail=True,
         ),
-        Column("runs on fresh seeds", lambda row: str(len(row.runs)) if row.trial else "", number=True),
+        Column("runs on fresh seeds", lambda row: str(len(row.runs)) if row.trial else "", number=True, detail=True),
         Column(
             f"their mean {name} [{interval_name(answer)}]",
             lambda row: "" if row.mean is None else with_interval(row.mean, row.low, row.high, digits),
             number=True,
         ),
         Column("status", lambda row: status(row, answer)),
-        Column("other settings", lambda row: point_text({k: v for k, v in row.point.items() if k not in row.value})),
+        Column("other settings", lambda row: point_text(_others(row)), detail=True),
     ]
     if factor:
-        columns.insert(1, Column("trials", lambda row: str(row.trials), number=True))
+        columns.insert(1, Column("trials", lambda row: str(row.trials), number=True, detail=True))
         columns.insert(3, Column("best trial", lambda row: row.trial or "", number=True))
     return Table(
         title=f"Each {factor.name} at its best other settings" if factor else "The best trials and the reference",
@@ -148,6 +151,10 @@ def settings_table(summary: Summary) -> Table[ComparedSetting]:
         rows=answer.rows,
         marked=lambda row: row.trial is not None and row.trial == answer.winner,
     )
+
+
+def _others(row: ComparedSetting) -> dict[str, Any]:
+    return {key: value for key, value in row.point.items() if key not in row.value}
 
 
 def _differences(summary: Summary) -> Table[Difference]:
@@ -243,7 +250,7 @@ def baselines_table(summary: Summary) -> Table[BaselineRow]:
             (mean, sd), digits = row.scores[metric], summary.digits(metric)
             return number(mean, digits) + (f" ± {number(sd, digits)}" if sd else "")
 
-        return Column(words(metric), show, number=True)
+        return Column(words(metric), show, number=True, detail=metric != summary.objective)
 
     return Table(
         title="Trivial baselines (mean ± sd over seeds)",

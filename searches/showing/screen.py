@@ -7,40 +7,49 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, Self
 
-import rich.table
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table as Grid
+from rich.text import Text
 
+from gpt2core.console import print_line
+from gpt2core.errors import visible
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
 from searches.formatting import count, number, point_text, value_text, with_interval, words
 from searches.plan import WARM_START, Plan
-from searches.planning.plan_table import progress_text, show_actual
+from searches.planning.plan_table import progress, progress_text, show_actual, trials_done
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import RUNNING, State, Trial
 from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
-from searches.showing.tables import Column, Table, on_screen
+from searches.showing.tables import Column, Table, on_screen, print_table
 from searches.summary import Summary
 from searches.warm_start import source_text
 
 RUNNING_SHOWN = 20  # rows of the live table
+BESIDE = 8  # lines of the screen that its other parts may take
+NAME = 7  # characters of a replicate's name
+ROOM = 60  # columns that a table of running trials needs
 
 
 class Screen:
     """Ledger listener that prints a line for each event, with the cost so far and the time left.
 
-    On a terminal, inside `with`, a live table of the running trials replaces most lines.
+    On a terminal, inside `with`, a live view of the running trials and the best one replaces most lines. `link` is where MLflow
+    shows the search.
     """
 
     def __init__(self, plan: Plan, console: Console, budget: Budget, state: State) -> None:
         self.plan, self.console, self.budget, self.state = plan, console, budget, state
         self.started = time.monotonic()
         self.ranking = Ranking(plan, state)
-        self.live = Live(console=console, get_renderable=self.table, refresh_per_second=1, transient=True)
+        self.link = ""
+        self.live = Live(console=console, get_renderable=self.view, refresh_per_second=1, transient=True)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live.start()
         return self
 
@@ -49,7 +58,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        print_line(self.console, f"warning: {text}", "yellow")
 
     def say(self, text: str) -> None:
         """Print a message about the control of the search."""
@@ -74,30 +83,55 @@ class Screen:
                 self._line(event.trial, f"pruned retroactively at epoch {event.epoch}: {event.reason}")
             case Ended():
                 reason = f": {event.reason}" if event.reason else ""
-                self._line(event.trial, f"{event.status}{reason}  {self._progress(state)}")
+                cost = "" if self.live.is_started else f"  {progress_text(self.plan, self.budget, state, time.time())}"
+                self._line(event.trial, f"{event.status}{reason}{self._score(state.trials[event.trial])}{cost}")
 
-    def table(self) -> rich.table.Table:
-        """Return the running trials, the best trial so far and, below, the progress of the search."""
-        names = list(self.state.clock.running)[:RUNNING_SHOWN]
+    def view(self) -> RenderableType:
+        """Return the running trials, the progress of the search, the best trial so far and the link to MLflow."""
+        done, total = trials_done(self.plan, self.state)
+        bar = Grid.grid(padding=(0, 1))
+        bar.add_row("Trials", ProgressBar(total=max(1, total), completed=done, width=20), f"{done} of {total}")
+        lines = [progress(self.plan, self.budget, self.state, time.time()), self._best(), self.link]
+        return Group(*self._running(), bar, *(Text(visible(line)) for line in lines if line))
+
+    def _running(self) -> list[RenderableType]:
+        names = list(self.state.clock.running)[: max(1, min(RUNNING_SHOWN, self.console.height - BESIDE))]
         running = [self.state.trials[name] for name in names if name in self.state.trials]  # another thread adds both
-        best = next(iter(self.ranking), None)
+        if not running or self.console.width < ROOM:
+            return []
         seconds = self.state.clock.at(time.time()).trials
         objective, direction, digits = self.plan.objective, self.plan.direction, self.plan.metric.digits
         columns: list[Column[Trial]] = [
             Column("trial", lambda trial: trial.name),
-            Column("origin", lambda trial: trial.origin),
-            Column("point", lambda trial: point_text(trial.point)),
+            Column("origin", lambda trial: trial.origin, detail=True),
+            Column("settings", lambda trial: point_text(trial.point)),
             Column("epoch", lambda trial: f"{max(trial.reports, default=0)}/{trial.epochs}", number=True),
-            Column(f"best {objective}", lambda trial: number(trial.score(objective, direction), digits), number=True),
+            Column("train loss", lambda trial: number(_latest(trial, "train_loss"), 3), number=True),
+            Column(words(objective), lambda trial: number(trial.score(objective, direction), digits), number=True),
             Column("seconds", lambda trial: f"{seconds.get(trial.name, 0.0):.0f}", number=True),
         ]
-        rows = [*running, *([best] if best else [])]
-        note = self._progress(self.state)
-        return on_screen(Table(title="", columns=columns, rows=rows, note=note, marked=lambda trial: trial is best))
+        return [on_screen(Table(title="", columns=columns, rows=running), self.console.width)]
+
+    def _best(self) -> str:
+        best = next(iter(self.ranking), None)
+        if best is None:
+            return ""
+        return f"Best so far: trial {best.name}{self._score(best)} ({point_text(best.point)})"
+
+    def _score(self, trial: Trial) -> str:
+        score = trial.score(self.plan.objective, self.plan.direction)
+        return "" if score is None else f", {words(self.plan.objective)} {number(score, self.plan.metric.digits)}"
 
     def _line(self, name: str, text: str) -> None:
-        seconds = time.monotonic() - self.started
-        print_line(self.console, f"{seconds:5.0f}s  {name:<8} {text}")
+        clock = f"{time.monotonic() - self.started:5.0f}s"
+        if not self.console.is_terminal:
+            print_line(self.console, f"{clock}  {name:<8} {text}")
+            return
+        line = Grid.grid(padding=(0, 2))
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True, min_width=NAME)
+        line.add_row(clock, visible(name), visible(text))
+        self.console.print(line)
 
     def _epoch(self, report: Report, state: State) -> str:
         metrics, objective, known = report.metrics, self.plan.objective, self.plan.metrics
@@ -110,19 +144,17 @@ class Screen:
         )
         return f"epoch {report.epoch}/{state.trials[report.trial].epochs}: {objective} {score}{others}"
 
-    def _progress(self, state: State) -> str:
-        return progress_text(self.plan, self.budget, state, time.time())
 
-
-def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Print a text without markup, highlighting or hard line breaks."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def _latest(trial: Trial, metric: str) -> float | None:
+    """Return a metric of the last epoch that a trial reported."""
+    last = max(trial.reports, default=None)
+    return None if last is None else trial.reports[last].metrics.get(metric)
 
 
 @contextmanager
 def waiting_for(console: Console, what: str) -> Iterator[None]:
     """Say what takes seconds: on a terminal with a spinner that vanishes, elsewhere in a line."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         print_line(console, f"{what} ...")
     with console.status(what):
         yield
@@ -137,9 +169,10 @@ def show(summary: Summary, console: Console) -> None:
         settings_table(summary),
         baselines_table(summary),
     ]
+    console.print()
     for place, table in enumerate(tables):
         if table.rows or not place:
-            console.print(on_screen(table))
+            print_table(console, table)
     if summary.pareto:
         costs = ", ".join(map(words, summary.costs))
         print_line(console, f"Pareto front of {summary.objective} against {costs}: the trials that no other dominates")
@@ -154,7 +187,8 @@ def show(summary: Summary, console: Console) -> None:
     show_actual(summary, console)
     print_line(console, f"Model: {summary.model}")
     print_line(console, f"Data: {summary.data.get('data')}")
-    print_line(console, f"Answer: {answer.text}", style="bold")
+    console.print()
+    print_line(console, f"Answer: {answer.text}", "bold")
     for line in (*answer.evidence, *([summary.test.text] if summary.test else [])):
         print_line(console, line)
     for note in answer.notes:
@@ -163,8 +197,8 @@ def show(summary: Summary, console: Console) -> None:
 
 def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
     """Print what would run."""
-    console.print(f"{plan.search.name}: {plan.search.question}", style="bold", markup=False)
-    console.print(on_screen(keys_table(plan)))
+    print_line(console, f"{plan.search.name}: {plan.search.question}", "bold")
+    print_table(console, keys_table(plan))
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
         print_line(

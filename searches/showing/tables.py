@@ -4,14 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Generic, TypeVar
 
-import rich.table
 from markupsafe import Markup, escape
+from rich.console import Console, RenderableType
 from rich.text import Text
 
+from gpt2core.console import PlainConsole, print_line
 from gpt2core.errors import visible
+from gpt2core.terminal_table import Heading, fitted
+from searches.formatting import count
 from searches.showing.markdown import markdown_cell, markdown_code
 
 Row = TypeVar("Row")
+WIDE = 140  # columns of a screen that shows details too
 LONG_NAME, LONG = 25, 40  # characters above which a page may wrap a row's name, or another cell
 
 
@@ -20,7 +24,7 @@ class Column(Generic[Row]):
     """A column: its heading and the text that it shows for a row.
 
     Numbers are aligned right, and `code` is shown in Markdown as code. `mark` returns a CSS class for a coloured mark, `style` a
-    style for the screen.
+    style for the screen. A narrow screen leaves out columns of `detail`.
     """
 
     heading: str
@@ -28,6 +32,7 @@ class Column(Generic[Row]):
     _: KW_ONLY
     number: bool = False
     code: bool = False
+    detail: bool = False
     mark: Callable[[Row], str] | None = None
     style: Callable[[Row], str] | None = None
 
@@ -48,17 +53,41 @@ class Table(Generic[Row]):
         return [[column.show(row) for column in self.columns] for row in self.rows]
 
 
-def on_screen(table: Table[Any]) -> rich.table.Table:
-    """Draw a table for the screen; texts are not parsed as markup."""
-    drawn = rich.table.Table(title=table.title or None, title_justify="left", header_style="bold")
-    drawn.caption, drawn.caption_justify = table.note or None, "left"
-    for column in table.columns:
-        drawn.add_column(column.heading, justify="right" if column.number else "left")
-    for row in table.rows:
-        styles = [column.style(row) if column.style else "" for column in table.columns]
-        texts = [Text(visible(c.show(row)), style=style) for c, style in zip(table.columns, styles, strict=True)]
-        drawn.add_row(*texts, style="bold green" if table.marked(row) else None)
-    return drawn
+def on_screen(table: Table[Any], width: int, *, wide: bool = False) -> RenderableType:
+    """Draw a table without title and note for a screen of so many columns; texts are not parsed as markup.
+
+    Below WIDE columns, those with details are left out, except if `wide`, and then rows that have only details.
+    """
+    columns = _shown(table, width, wide)
+    headings = [Heading(column.heading, column.number) for column in columns]
+    rows = [_row(table, row, columns) for row in table.rows]
+    if len(columns) < len(table.columns):
+        rows = [cells for cells in rows if any(cell.plain for cell in cells[1:])]
+    return fitted(headings, rows, width)
+
+
+def print_table(console: Console, table: Table[Any]) -> None:
+    """Print a table with title and note, and say how many columns are left out."""
+    wide = isinstance(console, PlainConsole) and console.wide
+    if table.title:
+        print_line(console, table.title, "bold")
+    console.print(on_screen(table, console.width, wide=wide))
+    hidden = len(table.columns) - len(_shown(table, console.width, wide))
+    more = f"{count(hidden, 'more column')}: --wide, or the report." if hidden else ""
+    if note := f"{table.note} {more}".strip():
+        print_line(console, note, "dim")
+    console.print()
+
+
+def _shown(table: Table[Row], width: int, wide: bool) -> list[Column[Row]]:
+    return [column for column in table.columns if wide or width >= WIDE or not column.detail]
+
+
+def _row(table: Table[Row], row: Row, columns: Sequence[Column[Row]]) -> list[Text]:
+    """Return the cells of a row; its own style goes before that of a marked row."""
+    marked = "bold green" if table.marked(row) else ""
+    styles = [column.style(row) if column.style else "" for column in columns]
+    return [Text(visible(c.show(row)), style=style or marked) for c, style in zip(columns, styles, strict=True)]
 
 
 def as_html(table: Table[Any], *, title: bool = True) -> Markup:

@@ -161,7 +161,7 @@ def _simulated(workers: int, options: Options, ledger: Ledger, folder: Path) -> 
             known[trial.name] = curve(trial)
             if len(known) == 2 * workers:
                 started = time.thread_time()
-                console.print(screen.table())
+                console.print(screen.view())
                 refreshes.append(time.thread_time() - started)
         return known[trial.name]
 

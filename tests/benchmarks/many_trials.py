@@ -83,7 +83,7 @@ def _proposal(strategy: Strategy) -> float:
 def _refresh(options: Options, ledger: Ledger) -> float:
     console = Console(file=io.StringIO(), width=160)
     screen = Screen(options.plan, console, options.budget, ledger.state)
-    seconds, _ = timed(lambda: [console.print(screen.table()) for _ in range(REFRESHES)])
+    seconds, _ = timed(lambda: [console.print(screen.view()) for _ in range(REFRESHES)])
     return seconds / REFRESHES
 
 

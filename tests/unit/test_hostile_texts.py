@@ -117,7 +117,7 @@ def test_a_plan_and_a_running_search_are_shown() -> None:
     for event in ({"event": "proposed", "trial": trial, "time": 0.0}, ended):
         state.apply(event_of(event))
         shown(event, state)
-    console.print(shown.table())
+    console.print(shown.view())
     assert "[/x]d" in file.getvalue()
     assert not obeyed(file.getvalue())
 
@@ -195,8 +195,8 @@ def test_the_page_and_the_tables_of_the_study_are_text(hostile: Summary, tmp_pat
     assert not obeyed(text)
     assert all(seen in page.text for seen in SEEN)
     console, file = screen(4000)
-    console.print(on_screen(study_report.claims_table(judged)))
-    console.print(on_screen(study_report.figures_table(lines)))
+    console.print(on_screen(study_report.claims_table(judged), 250))
+    console.print(on_screen(study_report.figures_table(lines), 250))
     assert not obeyed(file.getvalue())
     assert all(seen in file.getvalue() for seen in SEEN)
 

@@ -511,7 +511,7 @@ def test_no_text_of_a_summary_is_markup(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 3
     assert "random &lt;lines&gt;" in page
     console = Console(width=250, record=True, file=io.StringIO())
-    console.print(on_screen(claims_table(of_claims)), on_screen(figures_table(of_figures)))
+    console.print(on_screen(claims_table(of_claims), 250), on_screen(figures_table(of_figures), 250))
     text = console.export_text()
     assert "[/bold]" in text
     for word in {one.mark for one in of_claims} | {line.mark for line in of_figures}:
