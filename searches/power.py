@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from gpt2core.cli import Group, Parser, at_least
@@ -318,20 +319,20 @@ def _least(*shares: float | None) -> float | None:
 
 
 def _show(simulation: Simulation, results: Mapping[str, Any]) -> None:
-    from rich.table import Column, Table
-
     from gpt2core.console import console as console_of
+    from gpt2core.console import print_line
+    from searches.showing.tables import Column, Table, print_table
 
-    console = console_of(160)
-    console.print("\n".join(_assumptions(simulation)), markup=False, highlight=False, soft_wrap=True)
+    console = console_of(200)
+    for line in _assumptions(simulation):
+        print_line(console, line)
     error = 100 * math.sqrt(0.05 * 0.95 / results["simulations"])
     title = f"{results['simulations']:,} simulated searches per row; a rate of 5% has a standard error of {error:.1f} points"
     rows = [_cells(simulation, row) for row in results["rows"]]
-    table = Table(*(Column(heading, justify="right") for heading in rows[0]), title=title)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
-    console.print("\n".join(_conclusions(simulation, results)), markup=False, highlight=False, soft_wrap=True)
+    columns = [Column[dict[str, str]](heading, itemgetter(heading), number=True) for heading in rows[0]]
+    print_table(console, Table(title=title, columns=columns, rows=rows))
+    for line in _conclusions(simulation, results):
+        print_line(console, line)
 
 
 def _assumptions(simulation: Simulation) -> list[str]:

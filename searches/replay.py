@@ -18,7 +18,6 @@ import numpy as np
 import optuna
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
-from rich.table import Column, Table
 from scipy.stats import t as student
 
 from gpt2core.checkpoints.layout import STATE
@@ -44,6 +43,7 @@ from searches.question import Point, Search, on_own_data, search_of
 from searches.running.events import Scores
 from searches.running.ledger import Trial, read_state
 from searches.search_file import stated_by
+from searches.showing.tables import Column, Table, print_table
 from searches.summary import Summary, TrialRow
 
 REPLAYED = ("asha", "none")  # not pbt, whose trials continue from each other's weights
@@ -280,16 +280,18 @@ def _share(needed: Sequence[float]) -> Share:
     return Share(median=float(median), low=float(low), high=float(high), reached=reached, seeds=len(needed))
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Return a table for the screen."""
+def table(rows: Sequence[Row]) -> Table[Row]:
+    """Return a table of the shares."""
+    columns: list[Column[Row]] = [
+        Column("record", lambda row: row.record),
+        Column("method", lambda row: row.method),
+        Column("same score", lambda row: _share_text(row.same), number=True),
+        Column("score that dev cannot tell from it", lambda row: _share_text(row.alike), number=True),
+    ]
     title = (
         "Share of random search's compute needed to reach its final score: median [95% of seeds], seeds that reached it"
     )
-    right = [Column(name, justify="right") for name in ("same score", "score that dev cannot tell from it")]
-    shown = Table("record", "method", *right, title=title, title_justify="left", header_style="bold")
-    for row in rows:
-        shown.add_row(row.record, row.method, *map(_share_text, (row.same, row.alike)))
-    return shown
+    return Table(title=title, columns=columns, rows=rows)
 
 
 def _share_text(share: Share) -> str:
@@ -345,7 +347,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         task = bar.add_task("searches", total=len(records) * o.seeds * (1 + len(chosen)))
         for record in records:
             rows += compare(record, chosen, seeds=o.seeds, workers=o.workers, progress=lambda: bar.advance(task))
-    console.print(table(rows))
+    print_table(console, table(rows))
     return 0
 
 

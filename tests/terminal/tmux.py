@@ -31,7 +31,16 @@ def screen(words: list[str], folder: Path, width: int, height: int = 40, **envir
     with _server() as tmux:
         ready = shlex.join([*tmux, "wait-for", "-S", "ready"])
         settings = {"PYTHONPATH": str(ROOT), "TZ": "UTC", "LANG": "C.UTF-8", READY: ready, **environment}
-        command = ["env", "-u", "COLUMNS", "-u", "LINES", *(f"{key}={value}" for key, value in settings.items()), sys.executable, *words]
+        command = [
+            "env",
+            "-u",
+            "COLUMNS",
+            "-u",
+            "LINES",
+            *(f"{key}={value}" for key, value in settings.items()),
+            sys.executable,
+            *words,
+        ]
         size = ["-x", str(width), "-y", str(height)]
         text = f"cd {shlex.quote(str(folder))} && {shlex.join(command)}; {ready}; exec cat"
         subprocess.run([*tmux, "new-session", "-d", *size, text], check=True)

@@ -158,6 +158,7 @@ def execute(options: Options, console: "Console") -> int:
 
     from cluster.connect import connect, default_storage
     from cluster.environment import settle
+    from gpt2core.console import print_line
     from trainables.candidates.folder import locked, write_results
     from trainables.candidates.mlflow_run import CandidatesRun
     from trainables.candidates.pipeline import fit_to_cluster, translate_ray_errors
@@ -167,7 +168,7 @@ def execute(options: Options, console: "Console") -> int:
     from trainables.tracking import mlflow_address
 
     def warn(text: str) -> None:
-        console.print(f"warning: {text}", markup=False, soft_wrap=True)
+        print_line(console, f"warning: {text}", "yellow")
 
     for line in settle():
         warn(line)

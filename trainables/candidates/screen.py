@@ -9,16 +9,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 from rich.text import Text
 
+from gpt2core.console import print_exact, print_line
 from gpt2core.distill.card import filter_rows, share
 from gpt2core.storage import address
+from gpt2core.terminal_table import Heading, fitted
 from trainables.candidates.job import Job
 from trainables.candidates.progress import Progress
 
 EVERY = 3.0  # seconds between two lines if there is no terminal
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}  # how lines are printed
 BARS = {"candidates": "shards generated", "judged": "shards filtered"}  # stage -> label
 
 
@@ -34,7 +34,7 @@ class Screen:
         self.live = Live(self.bars, console=console, transient=True)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live.start()
         return self
 
@@ -43,11 +43,11 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, **PLAIN)
+        print_line(self.console, text)
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress of a round."""
-        if self.console.is_terminal:
+        if self.live.is_started:
             for stage, task in self.tasks.items():
                 self.bars.update(task, completed=progress.done[stage])
             text = _waiting(progress) or f"{_rates(progress)}\n{_yields(progress)}"
@@ -88,20 +88,22 @@ def show(rounds: Sequence[Mapping[str, Any]], folder: Path, console: Console) ->
     for entry in rounds:
         pairs = entry["pairs"]["made"]
         title = f"Round {entry['round']}: {entry['generator']}, tau {entry['thresholds']['tau']:g}"
-        table = Table("filter", title=title, title_justify="left", header_style="bold")
-        for heading in ("rejected", "of all pairs", "left"):
-            table.add_column(heading, justify="right")
-        for name, rejected, left in filter_rows(entry):
-            table.add_row(name, f"{rejected:,}", f"{100 * rejected / max(1, pairs):.2f}%", f"{left:,}")
-        console.print(table)
-        console.print(
+        rows = [
+            [name, f"{rejected:,}", f"{100 * rejected / max(1, pairs):.2f}%", f"{left:,}"]
+            for name, rejected, left in filter_rows(entry)
+        ]
+        headings = [Heading("filter"), *(Heading(text, number=True) for text in ("rejected", "of all pairs", "left"))]
+        print_line(console, title, "bold")
+        console.print(fitted(headings, [list(map(Text, row)) for row in rows], console.width))
+        print_line(
+            console,
             f"Contexts: {entry['contexts']['made']:,}; candidates: {entry['candidates']['made']:,}; pairs: {pairs:,}; "
             f"accepted {share(entry['accepted'], pairs)}; hard negatives: {entry['negatives']:,}; "
             f"quarantined rows: {entry['quarantined']['rows']:,}",
-            **PLAIN,
         )
     critic = rounds[-1]["critic"]
     model = f" ({critic['model']})" if critic.get("model", "none") != "none" else ""
     warning = f": {rounds[-1]['stand_in']}" if rounds[-1]["stand_in"] else ""
-    console.print(f"Critic: {critic['critic']}{model}{warning}", **PLAIN)
-    console.print(f"Results: {address(folder)}; the data card is {folder / 'README.md'}", **PLAIN)
+    print_line(console, f"Critic: {critic['critic']}{model}{warning}")
+    print_exact(console, f"Results: {address(folder)}")
+    print_exact(console, f"Data card: {folder / 'README.md'}")
