@@ -57,6 +57,8 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string and action.option_strings:  # as with "$NAME" of a variable that is not set
+            raise ConfigError(f"The value of `{action.option_strings[-1]}` is '', but must not be empty")
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError:

@@ -63,12 +63,16 @@ def model_folder(name: str) -> Path:
     try:
         path = local(name)
         fetch(path)
-        is_folder = path.is_dir()
+        is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # for example a name that is too long, or an unknown user
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WeightsError(f"There is no model {shown(name)}: {reason}") from None
     if is_folder:
         return path
+    if is_file:
+        raise WeightsError(
+            f"{name}: is a file, but a model is a folder; for weights in a file, see `python -m gpt2core convert`"
+        )
     if name in MODELS:
         return _download(hub_name(name))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):

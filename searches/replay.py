@@ -307,7 +307,7 @@ def parser() -> Parser:
     )
     p.add_argument("--samplers", default="random,tpe", help=f"comma-separated: {', '.join(SAMPLERS)}")
     p.add_argument("--schedulers", default="none,asha", help=f"comma-separated: {', '.join(REPLAYED)}")
-    p.add_argument("--graces", default="", help="comma-separated: first epochs at which asha may stop a trial")
+    p.add_argument("--graces", help="comma-separated: first epochs at which asha may stop a trial")
     p.add_argument("--seeds", type=int, default=20, help="searches per method (default: 20)")
     p.add_argument("--workers", type=int, default=4, help="trials at once (default: 4)")
     p.add_argument("--save", metavar="FILE", help="write the first record to a file; replay nothing")

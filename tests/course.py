@@ -24,6 +24,18 @@ def folder(path: Path) -> Path:
     return path
 
 
+def release(path: Path) -> Path:
+    """All files of the project as it hands them out, in a folder for each data set."""
+    folder(path)
+    sentiment(path / "sst" / "ids-sst-test-student.csv", [("s", " a fine film")])
+    sentiment(path / "cfimdb" / "ids-cfimdb-test-student.csv", [("c", " a fine film")])
+    pair = ("17 8231-ea40", '"How do you make an ""O"" ring?"', "Which rings?")
+    lines = ["\t".join(row) for row in (("id", "sentence1", "sentence2"), pair)]
+    (path / "quora" / "quora-test-student.csv").write_text("\n".join(lines) + "\n")
+    sonnets(path / "sonnets")
+    return path
+
+
 def sentiment(path: Path, rows: Sequence[tuple[object, ...]]) -> Path:
     """A table of id, sentence and sentiment; without labels where the rows have two values."""
     names = ["", "id", "sentence", "sentiment"][: len(rows[0]) + 1]

@@ -52,7 +52,7 @@ def best_state(folder: Path) -> dict[str, Any]:
     with checkpoint_errors(folder / BEST / STATE):
         try:
             return read_state(folder / BEST)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
                 f"{folder}: must be the folder of a run, with {BEST}/{STATE}, or of a model, with config.json; "
                 "`python -m gpt2core train` and `python -m searches promote` write them"

@@ -25,10 +25,21 @@ def course_folder(data_dir: str, name: str) -> Path:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
+def check_exists(path: Path, name: str) -> None:
+    """Raise DataError if a file that the data set `name` needs is missing."""
+    if not lexists(path):
+        raise DataError(
+            f"{path}: there is no such file; --data-dir must hold the course's files, directly or in a folder {name}"
+        )
+
+
 def course_corpus(
     name: str, origin: DataOrigin, paths: Mapping[str, Path], texts: Sequence[str], label: str, classes: int
 ) -> Corpus:
     """Return a corpus of one table per split, see `read_rows`. The table of the test split may be missing or unlabelled."""
+    for split, path in paths.items():
+        if split != "test":
+            check_exists(path, name)
     rejected: Counter[str] = Counter()
     splits = {
         split: read_rows(path, texts, label, classes, rejected, labelled=split != "test")

@@ -10,7 +10,7 @@ from os.path import lexists
 from pathlib import Path
 
 from gpt2core.data.corpus import Corpus, Row, read_lines, read_text, unique
-from gpt2core.data.course import course_folder
+from gpt2core.data.course import check_exists, course_folder
 from gpt2core.data.hub import package_folder
 from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
 from gpt2core.errors import DataError
@@ -59,6 +59,7 @@ def load_sonnets(data_dir: str | None) -> Corpus:
         ordered = enumerate(_parse(package_texts() / "sonnets_gut.txt", rejected), start=1)
         return _in_splits([Row(id=str(number), text=row.text) for number, row in ordered], PACKAGE, rejected)
     folder = course_folder(data_dir, "sonnets")
+    check_exists(folder / "sonnets.txt", "sonnets")
     rows = _parse(folder / "sonnets.txt", rejected)
     if lexists(folder / DEV_FILE):
         rows += _parse(folder / DEV_FILE, rejected, first=DEV.start)

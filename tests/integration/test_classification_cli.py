@@ -1,6 +1,7 @@
 """Train, evaluate and predict a classification on small files of the course's formats."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def test_the_files_of_the_course_are_written_and_zipped(
     ]
     assert run("submit", "--runs", runs[1], "--labels", "classes", "--out", str(out)) == 0
     assert (out / "para-test-output.csv").read_text().splitlines()[1] in ("q, 0 ", "q, 1 ")
+
+
+def test_submit_reads_files_in_folders_and_beside_each_other_alike(trained: Path, data: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(data / "sst", flat)
+    for folder in (data, flat):
+        assert (
+            run("submit", "--runs", str(trained), "--data-dir", str(folder), "--out", str(tmp_path / folder.name)) == 0
+        )
+    for name in ("last-linear-layer-sst-dev-out.csv", "last-linear-layer-sst-test-out.csv"):
+        assert (tmp_path / "flat" / name).read_bytes() == (tmp_path / data.name / name).read_bytes()
 
 
 def test_submit_runs_in_the_folder_of_the_courses_project(trained: Path, tmp_path: Path) -> None:

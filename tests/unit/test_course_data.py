@@ -2,7 +2,7 @@
 
 import gzip
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,41 @@ def test_sentiment_is_read_from_either_folder(name: str, load: Callable[[str | N
     assert whole.splits["train"][0].id == "train0"
     assert labels(whole, "dev") == [n % (5 if name == "sst" else 2) for n in range(7)]
     assert not whole.rejected
+
+
+LOADERS = {"sst": load_sst, "cfimdb": load_cfimdb, "quora": load_quora, "sonnets": load_sonnets}
+
+
+@pytest.mark.parametrize(
+    "in_folders", [("sst", "cfimdb", "quora", "sonnets"), ("quora",), ()], ids=["all", "one", "none"]
+)
+def test_files_may_lie_in_folders_or_beside_each_other(in_folders: Sequence[str], tmp_path: Path) -> None:
+    folders, other = course.release(tmp_path / "folders"), course.release(tmp_path / "other")
+    for name in LOADERS.keys() - in_folders:
+        for path in (other / name).iterdir():
+            path.rename(other / path.name)
+        (other / name).rmdir()
+    for load in LOADERS.values():
+        corpus = load(str(other))
+        assert corpus.digest == load(str(folders)).digest
+        assert corpus.splits.keys() == {"train", "dev", "test"}
+
+
+def test_test_files_lack_labels_and_in_quora_the_index_too(tmp_path: Path) -> None:
+    folder = str(course.release(tmp_path))
+    rows = [row for load in (load_sst, load_cfimdb, load_quora) for row in load(folder).splits["test"]]
+    assert [(row.id, row.label) for row in rows] == [(name, NO_LABEL) for name in ("s", "c", "17 8231-ea40")]
+    assert (rows[2].text, rows[2].second) == ('How do you make an "O" ring?', "Which rings?")
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("sst", "ids-sst-train.csv"), ("cfimdb", "ids-cfimdb-dev.csv"), ("quora", "quora-train.csv"), ("sonnets", "sonnets.txt"),
+])  # fmt: skip
+def test_a_missing_file_is_named_with_its_places(name: str, file: str, tmp_path: Path) -> None:
+    path = course.release(tmp_path) / name / file
+    path.unlink()
+    with pytest.raises(DataError, match=rf"^{path}: there is no such file; --data-dir must .* in a folder {name}$"):
+        LOADERS[name](str(tmp_path))
 
 
 def test_invalid_rows_are_counted_by_reason(tmp_path: Path) -> None:
@@ -175,6 +210,7 @@ def test_reading_time_is_linear_in_file_size(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"There is no sonnet for the train split"):
         load_sonnets(str(tmp_path))
+    (tmp_path / "ids-sst-dev.csv").touch()
     (tmp_path / "ids-sst-train.csv").write_text(SST + "\t" * many + '"' * (many + 1))
     with pytest.raises(DataError, match=r"line 2: the field"):
         load_sst(str(tmp_path))
@@ -209,12 +245,9 @@ def test_texts_shared_by_splits_are_counted_by_words_and_exactly(tmp_path: Path)
     assert "1 of 2 dev texts are also in train, 0 exactly" in load_quora(str(tmp_path)).describe()
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
         load_sst(str(tmp_path / "nowhere"))
-    for load, name in ((load_sst, "ids-sst-train.csv"), (load_quora, "quora-train.csv")):
-        with pytest.raises(DataError, match=rf"{name}: cannot be read \(No such file or directory\)"):
-            load(str(tmp_path))
     with pytest.raises(DataError, match=r"there is no file pdpoems13754-\*\.jsonl"):
         load_poems(str(tmp_path))
 

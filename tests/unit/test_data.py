@@ -142,7 +142,7 @@ def test_invalid_files_are_named_with_line_and_rule(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder"):
         load_sonnets(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"sonnets.txt: cannot be read \(No such file or directory\)"):
+    with pytest.raises(DataError, match=r"sonnets.txt: there is no such file; --data-dir must hold"):
         load_sonnets(str(tmp_path / "empty"))
     with pytest.raises(DataError, match=r"sonnets.txt, line 1: each sonnet must follow a line with only its number"):
         load_sonnets(str(course(tmp_path / "plain", train="no numbers here")))
