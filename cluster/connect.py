@@ -38,6 +38,7 @@ if sys.argv[2] == "auto":  # Ray then finds the cluster and its token by itself
     tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 GcsClient(address=sys.argv[1])
 """
+REFUSED = "InvalidAuthToken"  # in Ray's error for a token that is wrong or missing
 
 T = TypeVar("T")
 
@@ -110,6 +111,11 @@ def join_cluster(place: str, environment: Mapping[str, Any] | None = None) -> No
         raise UserError(f"{unanswered}, in time; {way_out}") from None
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        if REFUSED in reason:
+            raise UserError(
+                f"Ray at {shown}, which RAY_ADDRESS names, refuses this machine's token, or was sent none: set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with the cluster's token (default: ~/.ray/auth_token)"
+            ) from None
         raise UserError(f"{unanswered} ({reason}); {way_out}") from None
 
 

@@ -17,12 +17,14 @@ import ray
 from ray.exceptions import RayActorError
 
 from gpt2core.config import RunConfig, keys_that_decide
+from trainables.programs.process import GRACE
 from trainables.programs.runner import Runner
 from trainables.trial import RESTARTS, Payload, TrialSpec, events
 
 if TYPE_CHECKING:  # PyTorch takes a second to import
     from gpt2core.steps import Events, Step
 
+CLOSING = GRACE + 2  # seconds after which a pack is killed: the programs that it runs have ended by then
 MAX_CALLS = 1000  # concurrent calls of a pack: each of its trials waits in one
 
 
@@ -70,6 +72,12 @@ class Pack:
         """Forget a trial."""
         with self.changed:
             self.members.pop(name, None)
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Forget all trials."""
+        with self.changed:
+            self.members.clear()
             self.changed.notify_all()
 
     def _train(self) -> None:
@@ -156,6 +164,9 @@ class Packs:
             ray.get(self.actors[self.places.pop(name)].leave.remote(name))
 
     def close(self) -> None:
-        """Kill the packs."""
+        """End the trials that run, as when a search is interrupted, and kill the packs."""
+        ended = [self.actors[name].close.remote() for name in set(self.places.values())]
+        if ended:
+            ray.wait(ended, num_returns=len(ended), timeout=CLOSING)
         for actor in self.actors.values():
             ray.kill(actor)

@@ -218,7 +218,7 @@ def _caption(
         held_out = ", scored on held-out texts" if by_texts else ""
         parts.append(
             f"Orange diamonds: runs on fresh seeds{held_out}; the green bars next to them: their mean with its "
-            f"{interval_name(answer)}."
+            f"{interval_name(answer, by_texts=by_texts)}."
         )
     outside = sum(not ends[0] <= score <= ends[1] for group in groups for score in group.trials)
     if outside:

@@ -46,9 +46,9 @@ def amount(value: float, answer: Verdict) -> str:
     return f"{value:.{answer.metric.digits}f} {answer.metric.unit}".strip()
 
 
-def interval_name(answer: Verdict) -> str:
-    """Return what the interval of a mean covers: that of a single run does not cover other seeds."""
-    return "95% interval" if answer.seeds > 1 else "95% interval over texts"
+def interval_name(answer: Verdict, *, by_texts: bool) -> str:
+    """Return what the interval of a mean covers: that of a single run, if scored by texts, does not cover other seeds."""
+    return "95% interval over texts" if by_texts and answer.seeds <= 1 else "95% interval"
 
 
 def value_name(row: ComparedSetting, answer: Verdict) -> str:

@@ -135,7 +135,7 @@ def settings_table(summary: Summary) -> Table[ComparedSetting]:
         ),
         Column("runs on fresh seeds", lambda row: str(len(row.runs)) if row.trial else "", number=True, detail=True),
         Column(
-            f"their mean {name} [{interval_name(answer)}]",
+            f"their mean {name} [{interval_name(answer, by_texts=summary.by_texts)}]",
             lambda row: "" if row.mean is None else with_interval(row.mean, row.low, row.high, digits),
             number=True,
         ),

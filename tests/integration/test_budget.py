@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ray import tune
 from rich.console import Console
@@ -16,19 +17,22 @@ from searches.lora_rank import SEARCH
 from searches.options import parse
 from searches.plan import Plan, make_plan
 from searches.planning.measure import record_forecast
+from searches.programs.flags import parse_program
 from searches.running.budget import HOUR, Budget
 from searches.running.budget_stop import BudgetStopper
 from searches.running.ledger import COMPLETED, STOPPED, Event, Ledger, Report, State
-from searches.running.ray_tune import StrategyScheduler, StrategySearcher
+from searches.running.ray_tune import RayTune, StrategyScheduler, StrategySearcher
 from searches.running.resources import trial_spec
 from tests.killing import NAME, finished, make_toy
 from tests.runs import events, summary
+from trainables.executors import trainable
 from trainables.nodes import Machine
 from trainables.trial import TrialSpec
 
 pytestmark = pytest.mark.slow
 
 EPOCHS, OBJECTIVE = 3, "dev_loss"
+SLEEP = "54321"  # seconds, and what a program is found by
 
 
 class Watch:
@@ -108,6 +112,25 @@ def test_a_spent_budget_stops_a_hung_epoch_and_a_larger_one_resumes(local_ray: N
     second = run(trains, plan(2), Budget(hours=1), tmp_path, at_once=2)
     assert [trial.status for trial in second.searched] == [COMPLETED, COMPLETED]
     assert len(second.replicates("0000")) == len(second.replicates("0001")) == 1
+
+
+def test_a_spent_budget_ends_programs_at_once(local_ray: None, tmp_path: Path) -> None:
+    command, flags = f"sh -c 'echo acc={{acc}}; exec sleep {SLEEP}'", ["--metric", "acc", "--search", "acc=0.1,0.2"]
+    flags += ["--set", "epochs=2", "--trials", "2", "--replicates", "0", "--budget-hours", str(150 / HOUR)]
+    options = parse_program(["--command", command, *flags])
+    watch = Watch()
+    with closing(Ledger(tmp_path / "ledger.jsonl", now=lambda: watch.time)) as ledger:
+        ledger.record({"event": "started"})
+        ledger.listeners.append(watch)
+        spec = trial_spec(options, tmp_path, [Machine(2, 0)])
+        stopper = BudgetStopper(options.budget, options.plan, ledger)
+        stopper.begin(spec)
+        strategy = Strategy(options.plan, ledger, stopper.searching)
+        strategy.begin()
+        RayTune(options, spec, trainable(spec), stopper, lambda scheduler: []).run(strategy)
+        stopper.close()
+        assert [(trial.status, trial.reason) for trial in ledger.state.searched] == [(STOPPED, "budget")] * 2
+    assert not [process for process in psutil.process_iter(["cmdline"]) if SLEEP in (process.info["cmdline"] or ())]
 
 
 def test_a_search_whose_budget_is_spent_reports_what_it_has_and_a_larger_budget_goes_on(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A search over a user's program, run as a user runs it: from a folder of their own, with real Ray and MLflow."""
 
 import json
-import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 import psutil
 import pytest
 
+from searches import control
 from searches.__main__ import main
 from tests.runs import ROOT, events, mlflow_runs, program, status, summary
 from tests.waiting import PATIENCE, wait_until
@@ -107,51 +108,80 @@ def test_a_changed_program_is_refused(done: CompletedProcess[str], folder: Path)
     assert "The files of the command have changed since this search began" in again.stderr
 
 
-def test_a_trial_that_is_stopped_by_hand_ends_its_program(tmp_path: Path) -> None:
+def started(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    """Start a search in a folder, with its output in a file there."""
+    with (folder / "said.txt").open("w") as said:
+        return subprocess.Popen(words, cwd=folder, stdout=said, stderr=said)
+
+
+def programs(folder: Path) -> list[psutil.Process]:
+    """The programs of a folder that run."""
+    script = str(folder / "train.py")
+    return [process for process in psutil.process_iter(["cmdline"]) if script in (process.info["cmdline"] or ())]
+
+
+def test_programs_obey_a_user_who_pauses_resumes_and_stops_them_from_python(tmp_path: Path) -> None:
     flags = ["--search", "wait=300,0", "--set", "epochs=2", "--set", "lr=0.03", "--trials", "2", "--replicates", "0"]
     words = [*SCRIPT, "--command", f"{COMMAND} --wait {{wait}}", *flags, "--max-concurrent", "1"]
-    with (tmp_path / "said.txt").open("w") as said:
-        search = subprocess.Popen(words, cwd=project(tmp_path), stdout=said, stderr=said)
+    search = started(project(tmp_path), words)
     storage, mine = tmp_path / "runs", tmp_path / "runs" / "searches" / NAME / "trials" / "0000"
-    log = mine / "output.log"
-    wait_until(lambda: log.exists() and "load" in log.read_text(), search, (tmp_path / "said.txt").read_text)
-    assert status(main, ["control", NAME, "stop", "0000", "--storage", str(storage)]) == 0
+
+    def has_begun(times: int) -> None:
+        log = mine / "output.log"
+        wait_until(
+            lambda: log.exists() and log.read_text().count("load") == times, search, (tmp_path / "said.txt").read_text
+        )
+
+    has_begun(1)
+    assert "the search is paused and no trial runs" in control(NAME, "pause", storage=str(storage))
+    wait_until(lambda: not programs(tmp_path), search)
+    assert (mine / "interrupted").exists()
+    assert control(NAME, "resume", storage=str(storage)) == "the search continues"
+    has_begun(2)
+    (mine / "interrupted").unlink()
+    assert control(NAME, "stop", "0000", storage=str(storage)) == "trial 0000 is stopped"
     wait_until(lambda: (mine / "interrupted").exists(), search)
     assert search.wait(PATIENCE) == 0
     assert {row["id"]: row["status"] for row in summary(storage, NAME)["trials"]} == {
         "0000": "stopped",
         "0001": "completed",
     }
+    assert "interval over texts" not in (tmp_path / "runs" / "searches" / NAME / "report.md").read_text()
 
 
-def test_a_killed_search_ends_its_programs_and_resumes_them(tmp_path: Path) -> None:
+def test_an_interrupted_or_killed_search_ends_its_programs_and_resumes_them(tmp_path: Path) -> None:
     command = f"{COMMAND} --wait {{wait}}"
-    flags = [
-        *("--search", "lr=0.01,0.03", "--set", "epochs=3", "--set", "wait=1", "--trials", "2"),
-        "--replicates",
-        "0",
-    ]
+    flags = ["--search", "lr=0.01,0.03", "--set", "epochs=4", "--set", "wait=1", "--trials", "2", "--replicates", "0"]
     resume = ["--resume-flag", "--resume {checkpoint}", "--max-concurrent", "1"]
     words = [*SCRIPT, "--command", command, *flags, *resume]
-    with (tmp_path / "said.txt").open("w") as said:
-        search = subprocess.Popen(words, cwd=project(tmp_path), stdout=said, stderr=said)
     ledger, trials = (tmp_path / "runs" / "searches" / NAME / name for name in ("ledger.jsonl", "trials"))
-    wait_until(lambda: ledger.exists() and '"report"' in ledger.read_text(), search, (tmp_path / "said.txt").read_text)
-    running = [
-        one for one in psutil.process_iter(["cmdline"]) if str(tmp_path / "train.py") in (one.info["cmdline"] or ())
-    ]
+    said = tmp_path / "said.txt"
+
+    def has_reported(epoch: int, search: subprocess.Popen[bytes]) -> None:
+        wait_until(lambda: ledger.exists() and ledger.read_text().count('"report"') >= epoch, search, said.read_text)
+
+    search = started(project(tmp_path), words)
+    has_reported(1, search)
+    search.send_signal(signal.SIGINT)
+    assert search.wait(PATIENCE) == 130
+    assert not programs(tmp_path), "they end before the search does"
+    assert (trials / "0000" / "interrupted").exists()
+    *progress, last = said.read_text().splitlines()
+    assert not [line for line in progress if "raylet" in line]
+    _, _, way_on = last.partition("What is finished is kept; to go on: python ")
+
+    search = started(tmp_path, [sys.executable, *shlex.split(way_on)])
+    has_reported(3, search)
+    running = programs(tmp_path)
     assert running
-    os.kill(search.pid, signal.SIGKILL)
+    search.kill()
     search.wait(PATIENCE)
-    _, left = psutil.wait_procs(running, timeout=60)
-    assert not left
+    assert not psutil.wait_procs(running, timeout=60)[1]
+
     again = program(words, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "resumed after epoch" in (trials / "0000" / "output.log").read_text()
-    assert [event["epoch"] for event in events(tmp_path / "runs", NAME, "report") if event["trial"] == "0000"] == [
-        1,
-        2,
-        3,
-    ]
-    progress = json.loads((trials / "0000" / "progress.json").read_text())
-    assert (sorted(progress["values"]), progress["ended"]) == (["1", "2", "3"], True)
+    assert (trials / "0000" / "output.log").read_text().count("resumed after epoch") == 2
+    reports = [event["epoch"] for event in events(tmp_path / "runs", NAME, "report") if event["trial"] == "0000"]
+    assert reports == [1, 2, 3, 4]
+    kept = json.loads((trials / "0000" / "progress.json").read_text())
+    assert (sorted(kept["values"]), kept["ended"]) == (["1", "2", "3", "4"], True)

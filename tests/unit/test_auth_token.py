@@ -29,6 +29,10 @@ for token in (Path.home() / ".ray" / "auth_token").read_text(), "0" * 64:
     words = [sys.executable, "-c", ASK, head]
     asked = subprocess.run(words, env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, capture_output=True)
     print(asked.returncode, b"nauthenticated" in asked.stderr)
+del os.environ["RAY_AUTH_MODE"]
+words = [sys.executable, "-c", "import sys; from cluster.connect import join_cluster; join_cluster(sys.argv[1])", head]
+asked = subprocess.run(words, env=os.environ | {"RAY_ADDRESS": head}, capture_output=True, text=True)
+print(asked.stderr.splitlines()[-1].replace(head, "HEAD"))
 ray.shutdown()
 """
 
@@ -113,7 +117,10 @@ def test_the_first_start_of_ray_requires_a_private_token() -> None:
     with TemporaryDirectory() as home:
         Path(home).chmod(0o755)
         ran = python("-c", START, HOME=home)  # the fixture has removed the variables of a token
-        assert ran.stdout.splitlines() == ["ran", "0 False", "1 True"], ran.stdout + ran.stderr
+        *asked, refused = ran.stdout.splitlines()
+        assert asked == ["ran", "0 False", "1 True"], ran.stdout + ran.stderr
+        rule = "Ray at HEAD, which RAY_ADDRESS names, refuses this machine's token, or was sent none: set RAY_AUTH_MODE=token"
+        assert rule in refused
         token = Path(home) / ".ray" / "auth_token"
         assert mode(token) == 0o600
         open_to_all = Path(home) / "note"

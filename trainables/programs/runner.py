@@ -31,6 +31,13 @@ class Runner:
             self.stopped.set()
             threading.Thread(target=self._end, args=[self.reports], daemon=True).start()
 
+    def close(self) -> None:
+        """End the program that runs; wait for that."""
+        self.stopped.set()
+        with self.turn:
+            if self.reports is not None:
+                self.reports.close()
+
     def _start(self, spec: TrialSpec) -> None:
         assert isinstance(spec.run, ProgramRun)
         if self.reports is not None:
