@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from gpt2core.component import lookup, nearest, unknown_key
 from gpt2core.config import known_keys
-from gpt2core.errors import ConfigError, UserError, first_line, visible, without_password
+from gpt2core.errors import ConfigError, UnknownNameError, UserError, first_line, visible, without_password
 from gpt2core.files import home
 from gpt2core.output import steady_output
 from gpt2core.storage import is_address
@@ -75,14 +75,29 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Check for unknown flags first, so that a misspelt required flag is not reported as missing."""
         words = list(sys.argv[1:] if args is None else args)
-        for word in takewhile(lambda word: word != "--", [] if self.forwards else words):
+        for place, word in enumerate(takewhile(lambda word: word != "--", [] if self.forwards else words)):
             if self.commands and not word.startswith("-"):
                 lookup(self.commands, word, "command")
                 break  # the parser of the command checks the rest
-            name = word.split("=")[0]
-            if word.startswith("--") and " " not in name:  # with a space it is text
-                lookup(self._option_string_actions, name, "flag")
+            name, _, value = word.partition("=")
+            is_flag = word.startswith("--") and " " not in name  # with a space it is text
+            if is_flag and name not in self._option_string_actions:
+                self._refuse(name, value or "".join(words[place + 1 : place + 2]), words)
         return super().parse_known_args(words, namespace)
+
+    def _refuse(self, flag: str, value: str, words: Sequence[str]) -> NoReturn:
+        """Raise ConfigError for an unknown flag; `value` is what follows it."""
+        command = next((word for word in words if word in self.commands), "")
+        p = self.commands.get(command, self)
+        if p.forwards or (command and flag in p._option_string_actions):
+            before, after = words[: words.index(command)], words[words.index(command) + 1 :]
+            text = command_text([*self.prog.split(), command, *after, *before])
+            raise ConfigError(f"The flag `{flag}` must follow the command: {text}")
+        raise UnknownNameError(f"Unknown flag `{visible(flag, 60)}`: {self.hint(flag, value)}")
+
+    def hint(self, flag: str, value: str) -> str:
+        """Return what to write in place of an unknown flag; `value` is what follows it."""
+        return nearest(flag, self._option_string_actions)
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Parse all of `argv`; raise ConfigError for an unknown flag or a missing command."""
@@ -133,6 +148,8 @@ def key_values(flag: str, form: str, pairs: Sequence[str], known: Collection[str
             raise ConfigError(f"The value of `{flag}` is {pair!r}, but must be {form}")
         if key not in known:
             raise ConfigError(unknown_key(key, known))
+        if key in values:
+            raise ConfigError(f"The key `{key}` is given twice by `{flag}`, but must be given once")
         values[key] = value
     return values
 

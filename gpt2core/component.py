@@ -9,7 +9,7 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from gpt2core import parts
 from gpt2core.errors import ConfigError, UnknownNameError, UserError, shown, visible
+from gpt2core.rules import rule_of
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,9 +39,7 @@ class Config(BaseModel):
         try:
             return build(values)
         except ValidationError as error:
-            problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != UNKNOWN)
-            lines = dict.fromkeys(_explain(cls, problem) for problem in problems)
-            raise ConfigError("; ".join(list(lines)[:4])) from None
+            raise ConfigError("; ".join(_explanations(cls, error, values)[:4])) from None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, strict: bool | None = None) -> Self:
@@ -52,15 +51,24 @@ class Config(BaseModel):
         return type(self).of(self.model_dump() | changes)
 
 
-def _explain(cls: type[Config], error: Any) -> str:
-    key = str(error["loc"][0]) if error["loc"] else "configuration"
-    if error["type"] == UNKNOWN:
+def _explanations(cls: type[Config], error: ValidationError, values: Any) -> list[str]:
+    """Return a sentence for each wrong key, unknown keys first; the problems of a union of types are alternatives."""
+    problems: dict[str, list[Any]] = {}
+    for problem in sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != UNKNOWN):
+        problems.setdefault(str(problem["loc"][0]) if problem["loc"] else "configuration", []).append(problem)
+    given = values if isinstance(values, Mapping) else {}
+    return [_explain(cls, key, of_key, given.get(key)) for key, of_key in problems.items()]
+
+
+def _explain(cls: type[Config], key: str, problems: Sequence[Any], value: Any) -> str:
+    if problems[0]["type"] == UNKNOWN:
         return unknown_key(key, cls.model_fields)
-    if error["type"] == "missing":
+    if problems[0]["type"] == "missing":
         return f"The key `{key}` is missing"
-    _, should, rule = error["msg"].partition(" should ")
-    rule = rule if should else f"be {error['msg'].removeprefix('Value error, ')}"
-    return f"The value of `{key}` is {shown(error['input'])}, but must {rule}"
+    inner = [problem for problem in problems if problem["loc"][1:] and problem["input"] is not value]  # of entries
+    rules = dict.fromkeys(rule_of(problem) for problem in inner or problems)
+    place = "A value in" if inner else "The value of"
+    return f"{place} `{key}` is {shown((inner or problems)[0]['input'])}, but must {', or '.join(rules)}"
 
 
 # -- keys and components

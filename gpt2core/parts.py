@@ -9,6 +9,7 @@ A module registers its components when it is imported, as in `ADAPTERS["bitfit"]
 read, so every process has them: the driver, and Ray's workers, which find the names of the modules in the variable IMPORTS.
 """
 
+import difflib
 import hashlib
 import importlib
 import os
@@ -105,7 +106,16 @@ def _import(name: str) -> None:
             importlib.import_module(name)
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            reason += _similar_module(name)
         raise ConfigError(f"The module `{name}` of --import cannot be imported: {reason}") from None
+
+
+def _similar_module(name: str) -> str:
+    """Return a hint that names the module of the working folder with the most similar name, or nothing."""
+    modules = [path.stem for path in Path.cwd().glob("*") if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    close = difflib.get_close_matches(name, modules, n=1)
+    return f"; did you mean `{close[0]}`, which is in this folder?" if close else ""
 
 
 @contextmanager

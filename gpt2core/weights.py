@@ -75,9 +75,23 @@ def model_folder(name: str) -> Path:
         )
     if name in MODELS:
         return _download(hub_name(name))
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if _is_of_hub(name):
         return _download(name)
-    raise WeightsError(
+    raise _unknown(name)
+
+
+def check_model_name(name: str) -> None:
+    """Raise WeightsError for a name that is neither known, nor of the hub's form, nor an address, nor a folder here."""
+    if not (name in MODELS or _is_of_hub(name) or is_address(name) or Path(name).expanduser().is_dir()):
+        raise _unknown(name)
+
+
+def _is_of_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _unknown(name: str) -> WeightsError:
+    return WeightsError(
         f"There is no model `{name}`: it is neither a folder nor a known name ({nearest(name, MODELS)}); the form of hub models "
         "is owner/name"
     )

@@ -7,8 +7,11 @@ from pkgutil import resolve_name
 from typing import NoReturn
 
 from gpt2core.cli import Parser, add_import, command_text, run_or_explain
+from gpt2core.errors import ConfigError
 from gpt2core.parts import import_modules
 from searches import power
+from searches.question import file_command
+from searches.search_text import SUFFIXES
 
 #: Each command's help, and its function: it takes the parsed flags, returns the exit status, and is imported when it runs.
 COMMANDS = {
@@ -23,7 +26,7 @@ COMMANDS = {
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
-    "run": ("run the search that a TOML file states", "runner:run_file"),
+    "run": ("run the search that a TOML or YAML file states", "runner:run_file"),
     "show": (
         "show a search, also a running one: question, settings, trials, answer, and what to run next",
         "showing.show:show",
@@ -57,6 +60,15 @@ def _run_flags(p: Parser) -> None:
     p.add_argument("file", metavar="FILE", help="the file")
     flags = p.add_argument("flags", nargs=argparse.REMAINDER, help="flags of a search; FILE --help lists them")
     flags.required = False  # in the error for a missing file
+
+
+def _check_order(words: Sequence[str]) -> None:
+    """Raise ConfigError if flags of `run` stand before its file: only the search's parser knows which of them have values."""
+    if words[:1] != ["run"] or not words[1:] or not words[1].startswith("--") or words[1] == "--help":
+        return
+    file = next((word for word in words[2:] if word.endswith(SUFFIXES)), "FILE")
+    flags = command_text([word for word in words[1:] if word != file])
+    raise ConfigError(f"The file must stand before the flags: {file_command(file)} {flags}")
 
 
 def _flags_of_search(p: Parser, command: str) -> None:
@@ -113,13 +125,15 @@ def _promote_flags(p: Parser) -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with 0 (done), 1 (partly done, as printed), 2 (bad input) or 130 (interrupted)."""
 
+    words = sys.argv[1:] if argv is None else argv
+
     def command() -> int:
-        options = parser().parse(argv)
+        _check_order(words)
+        options = parser().parse(words)
         import_modules(vars(options).get("imports", []))
         run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 
-    words = sys.argv[1:] if argv is None else argv
     run_or_explain(command, f"python -m searches {command_text(words)}", as_json="--json" in words)
 
 

@@ -1,12 +1,12 @@
 """Search the settings of any training program: each trial runs a command, and its metric is read from its output."""
 
-import shlex
 import sys
 
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.parts import import_modules
 from searches.options import Options, imports_of
 from searches.programs.flags import parse_program
+from searches.question import script_command
 from searches.runner import run
 
 
@@ -17,5 +17,5 @@ def _options(argv: list[str]) -> Options:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    resume = f"python {shlex.quote(sys.argv[0])} {command_text(words)}"
+    resume = f"{script_command(sys.argv[0])} {command_text(words)}"
     run_or_explain(lambda: run(_options(words)), resume, as_json="--json" in words)

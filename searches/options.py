@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -26,7 +26,7 @@ from gpt2core.component import Table, declared_keys, nearest
 from gpt2core.config import OWN_FLAGS, keys_that_decide, known_keys, meaning
 from gpt2core.errors import ConfigError, UserError
 from gpt2core.parts import import_modules, require
-from gpt2core.storage import address, fetch, folders, local
+from gpt2core.storage import address, fetch, folders, is_copy, local
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
@@ -35,7 +35,7 @@ from searches.plan import Plan, make_plan
 from searches.question import Search, on_own_data
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
-from searches.values import domain_of
+from searches.values import domain_of, is_searchable
 from searches.warm_start import warm_starts
 
 EPILOG = """\
@@ -91,10 +91,28 @@ class Options:
         return self.final_test or self.plan.comparing.on == "test"
 
 
+class SearchParser(Parser):
+    """A parser of flags of a search. In the error for an unknown flag, it says how to give a key of the runs (`keys`)."""
+
+    def __init__(self, *, keys: Callable[[], Collection[str]] = tuple, **options: Any) -> None:
+        super().__init__(**options)
+        self.keys = keys  # they take seconds to import
+
+    def hint(self, flag: str, value: str) -> str:
+        """Return what to write in place of an unknown flag: --set and --search for a key."""
+        key = flag.removeprefix("--").replace("-", "_")
+        if key not in self.keys():
+            return super().hint(flag, value)
+        setting = f"{key}={'VALUE' if value.startswith('--') or not value else value}"
+        search = f", or --search {key}=VALUES to search it" if is_searchable(key) else ""
+        return f"`{key}` is a key of the runs, so use {shlex.join(['--set', setting])} to fix it{search}"
+
+
 def parser(name: str, question: str, profiles: Sequence[str], program: str | None = None) -> Parser:
     """Return the parser of a search. `program` is how it is called, by default its script."""
     first = profiles[0]
-    p = Parser(
+    p = SearchParser(
+        keys=_keys,
         prog=program or f"searches/{name}.py",
         description=question,
         epilog=EPILOG,
@@ -270,6 +288,14 @@ def storage_path(storage: str | None) -> Path:
     return default_storage() if storage is None else local(storage)
 
 
+def existing_storage(storage: str | None) -> Path:
+    """Return the local folder of a `--storage` value; raise UserError if it does not exist, unless it is an address."""
+    folder = storage_path(storage)
+    if not (folder.is_dir() or is_copy(folder)):
+        raise UserError(f"There is no folder {folder} with searches; give the --storage of the searches")
+    return folder
+
+
 def receiver(text: str | None) -> str | None:
     """Validate `--notify`; raise ConfigError unless it is a URL or a command that exists."""
     if text is None or text.startswith(WEB):
@@ -318,6 +344,13 @@ def until(text: str | None, seeds: int | None) -> tuple[bool | None, int | None]
     return False, int(number)
 
 
+def _keys() -> Collection[str]:
+    """Return the keys of runs, samplers and schedulers."""
+    import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
+
+    return known_keys().keys() | declared_keys("sampler", "scheduler").keys()
+
+
 def method_settings(given: dict[str, Any], sampler: str, scheduler: str) -> dict[str, Any]:
     """Pop the sampler's and scheduler's keys from the `--set` values; return those that differ from their defaults.
 
@@ -346,12 +379,12 @@ def _keys_of(table: Table[Any]) -> str:
     )
 
 
-def search_name(name: str) -> str:
-    """Return the name if it is safe as a folder name; raise ConfigError otherwise."""
+def search_name(name: str, given_as: str = "name of the search") -> str:
+    """Return the name if it is safe as a folder name; raise ConfigError otherwise, with what the name is `given_as`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}... of {len(name)} characters"
         raise ConfigError(
-            f"The value of `--name` is {shown!r}, but must be letters, digits, dots, dashes and underscores, starting with a "
+            f"The {given_as} is {shown!r}, but must be letters, digits, dots, dashes and underscores, starting with a "
             f"letter or digit, and at most {LONGEST_NAME} characters"
         )
     return name
@@ -363,10 +396,11 @@ def default_name(script: str, data: str, profile: str) -> str:
     return "-".join([script, *(["_".join(words)[:30]] if words else []), profile])
 
 
-def search_folder(storage: str | None, name: str) -> Path:
+def search_folder(storage: str | None, name: str, given_as: str = "name of the search") -> Path:
     """Return the results folder of an existing search; raise UserError if there is none of that name."""
-    searches = storage_path(storage) / "searches"
-    folder = searches / search_name(name)
+    name = search_name(name, given_as)
+    searches = existing_storage(storage) / "searches"
+    folder = searches / name
     refresh(folder)
     if not (folder / "ledger.jsonl").is_file():
         existing = folders(searches)
@@ -431,7 +465,10 @@ def with_warm_start(plan: Plan, o: argparse.Namespace, name: str, earlier: Seque
         return plan
     folder = storage_path(o.storage) / "searches" / name
     refresh(folder)
-    return replace(plan, warm_start=warm_starts(plan, names, folder, partial(search_folder, o.storage)))
+    given_as = f"value of `{'--warm-start' if o.warm_start else 'warm_start'}`"
+    return replace(
+        plan, warm_start=warm_starts(plan, names, folder, partial(search_folder, o.storage, given_as=given_as))
+    )
 
 
 def parse(search: Search, argv: list[str] | None = None) -> Options:
@@ -442,22 +479,26 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     imports = list(dict.fromkeys([*search.imports, *o.imports]))
     require(imports)
 
-    import gpt2core.identity  # noqa: F401  # registers the components and their keys; too slow for --help
     from gpt2core.data.tables import is_on_hub
     from gpt2core.tasks.own import with_task
 
-    fixed = settings(o.set, known_keys().keys() | declared_keys("sampler", "scheduler").keys())
+    fixed = settings(o.set, _keys())
     form = "KEY=VALUES, such as lr=1e-5..1e-2:log"
     domains = {key: domain_of(key, text) for key, text in key_values("--search", form, o.search, known_keys()).items()}
     method_keys = method_settings(fixed, o.sampler, o.scheduler)
-    fixed |= {"data_dir": o.data_dir} if o.data_dir else {}
-    fixed |= {flag: value for flag in OWN_FLAGS if (value := getattr(o, flag)) is not None}
+    direct = {key: value for key in ("data_dir", *OWN_FLAGS) if (value := getattr(o, key)) is not None}
+    for key in sorted(direct.keys() & fixed.keys()):
+        raise ConfigError(
+            f"The key `{key}` is given by `--set` and by `--{key.replace('_', '-')}`, but must be given once"
+        )
+    fixed |= direct
     places = {key: fixed[key] for key in keys_that_decide("place") if fixed.get(key)}
     fixed |= {key: place if is_on_hub(place) else absolute(place) for key, place in places.items()}
     fixed, own = with_task(fixed), fixed.get("train") or ""
     if own:
         search = on_own_data(search, fixed["task"], own if is_on_hub(own) else PurePath(own).name)
-    name = search_name(o.name or default_name(search.name, PurePath(own).stem, "smoke" if o.smoke else o.profile))
+    usual = default_name(search.name, PurePath(own).stem, "smoke" if o.smoke else o.profile)
+    name = search_name(usual if o.name is None else o.name, "value of `--name`")
     if search.learns_from_pairs:
         fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
     method = method_of(o, method_keys, search.constraints)

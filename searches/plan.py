@@ -211,8 +211,9 @@ class Plan:
 
     @property
     def compared(self) -> int:
-        """The number of settings in the final comparison."""
-        return min(len(self.levels), self.trials) if self.compares_each else 1 + (self.profile.confirm or 1)
+        """The number of settings in the final comparison; 0 if there are fewer than two."""
+        wanted = len(self.levels) if self.compares_each else 1 + (self.profile.confirm or 1)
+        return min(wanted, self.trials) if self.trials > 1 else 0
 
     @cached_property
     def design(self) -> "Design | None":

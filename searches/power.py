@@ -46,7 +46,7 @@ def _question(p: Group) -> None:
     p.add_argument(
         "--search",
         metavar="SCRIPT",
-        help="a script of searches/, such as lora_rank, or the path of any script or TOML file",
+        help="a script of searches/, such as lora_rank, or the path of any script or search file",
     )
     p.add_argument("--task", help="one of its tasks (default: its first)")
     p.add_argument("--objective", metavar="METRIC", help="a metric of the task (default: the task's own)")
@@ -115,7 +115,8 @@ def _simulation(o: argparse.Namespace) -> Simulation:
     margin = metric.margin if o.margin is None else o.margin
     parts, origin = _given(o, margin) if state is None else _estimated(o, plan, state, metric)
     designs = _designs(o)
-    settings = min(plan.compared if plan.compares_each else plan.compared - 1, MOST["finalists"])
+    compared = plan.compared or 2
+    settings = min(compared if plan.compares_each else compared - 1, MOST["finalists"])
     case = Case(
         components=parts,
         design=designs[0],

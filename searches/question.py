@@ -116,17 +116,21 @@ class Search:
         """Raise ConfigError if a part has another type, or if the parts contradict each other."""
         self._check_types()
         self._check_roles()
-        points = [self.reference, *(point for case in self.tasks.values() for point in case.study)]
+        points = [("the reference", self.reference)]
+        points += [
+            (f"the study's points of {task}", point) for task, case in self.tasks.items() for point in case.study
+        ]
         for key, domain in {**self.scientific, **self.nuisance}.items():
             if key not in self.reference:
                 raise ConfigError(f"The reference lacks a value of the searched key `{key}`")
-            for point in points:
+            for where, point in points:
                 if key in point and point[key] not in domain:
-                    where = "the reference or the study"
                     raise ConfigError(f"The value of `{key}` is {point[key]!r} in {where}, but must be {domain}")
 
     def _check_types(self) -> None:
         """Check what Python does not, and a notebook easily gets wrong."""
+        if not self.question.strip():
+            raise ConfigError(f"The value of `question` is {self.question!r}, but must not be empty")
         if isinstance(self.factor, str):
             raise ConfigError(f"The factor is {self.factor!r}, but must be a list of keys: [{self.factor!r}]")
         for name, case in self.tasks.items() if isinstance(self.tasks, Mapping) else [("tasks", self.tasks)]:
@@ -157,8 +161,7 @@ class Search:
         """The command that runs the search, without flags; empty if a program calls `run`."""
         if self.file == IN_PYTHON:
             return ""
-        is_script = self.source.endswith(".py")
-        return f"python {shlex.quote(self.source)}" if is_script else file_command(self.file)
+        return script_command(self.source) if self.source.endswith(".py") else file_command(self.file)
 
 
 def on_own_data(search: Search, task: str, data: str) -> Search:
@@ -187,8 +190,21 @@ def on_own_data(search: Search, task: str, data: str) -> Search:
     )
 
 
+def script_command(path: str) -> str:
+    """Return the command that runs a search script, without flags.
+
+    A script of this folder runs as a module unless it is at a relative path, for instance where only the package is installed.
+    """
+    script, own = Path(path), Path(__file__).with_name(Path(path).name)
+    if script.is_file():
+        is_module = script.is_absolute() and script.resolve() == own.resolve()
+    else:
+        is_module = own.is_file() and script.parent.name == own.parent.name
+    return f"python -m searches.{script.stem}" if is_module else f"python {shlex.quote(path)}"
+
+
 def file_command(path: str) -> str:
-    """Return the command that runs the search of a TOML file, without flags."""
+    """Return the command that runs the search of a search file, without flags."""
     return shlex.join(["python", "-m", "searches", "run", path])
 
 

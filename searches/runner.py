@@ -38,7 +38,7 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
 
 
 def run_file(options: argparse.Namespace) -> int:
-    """Run the search that a TOML file states; return the exit status."""
+    """Run the search that a TOML or YAML file states; return the exit status."""
     return run(_loaded(lambda: read(options.file), options.flags))
 
 
@@ -76,6 +76,7 @@ def print_plan(options: Options) -> None:
     from searches.pairs import jobs  # PyTorch takes seconds to import
     from searches.planning.checking import check
     from searches.planning.measure import forecast_locally
+    from searches.running.resume import earlier_state
     from searches.showing.as_json import plan_json
 
     folder, program = options.results_folder, options.plan.program
@@ -84,11 +85,12 @@ def print_plan(options: Options) -> None:
     else:
         with suppress(HubError):  # model or data may exist, but be unreachable now
             check(options.plan, without_pairs=any(jobs(options.plan, folder)))
+    earlier = earlier_state(folder, options.plan, options.resume)
     room, forecast = resources(options), forecast_locally(options, folder)
     if options.json:
-        print_json(plan_json(options, room, forecast))
+        print_json(plan_json(options, room, forecast, earlier))
         return
-    show_plan(options.plan, room, str(folder), console())
+    show_plan(options.plan, room, str(folder), console(), earlier)
     show_prediction(forecast, console())
 
 

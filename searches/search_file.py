@@ -1,9 +1,7 @@
-"""A search as a TOML file: what a script states as a `Search`, checked by the same rules, without code."""
+"""A search as a TOML or YAML file: what a script states as a `Search`, checked by the same rules, without code."""
 
-import json
 import runpy
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -14,14 +12,14 @@ from pydantic import Field
 
 from gpt2core.component import Config, lookup, unknown_key
 from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
-from gpt2core.errors import ConfigError, DataError, UserError, first_line, shown
+from gpt2core.errors import ConfigError, UserError, first_line, shown
 from gpt2core.parts import import_modules, require
 from searches.domains import Choice, Domain, Numbers
 from searches.plan import Plan, make_plan, unread_text
 from searches.question import Case, Profile, Search, search_of
+from searches.search_text import SUFFIXES, content
 from searches.values import RANGE, check_searchable, choice, domain_of, value_of
 
-LARGEST = 2**20  # bytes of a file
 #: Keys that a file cannot fix, since something else says their value.
 ELSEWHERE = {
     "task": "name it in [tasks.NAME]",
@@ -38,7 +36,7 @@ class SearchFile(Config):
     """The content of a search file. A range is text such as "1e-5..1e-2:log", other values are a list; none is "none"."""
 
     name: str = Field(description="name of the search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
-    question: str = Field(description="the question that the search answers")
+    question: str = Field(description="the question that the search answers", min_length=1)
     factor: list[str] = Field([], description="scientific keys whose values the question compares")
     scientific: dict[str, Any] = Field({}, description="searched keys that the question is about")
     nuisance: dict[str, Any] = Field({}, description="searched keys that are tuned to make the comparison fair")
@@ -61,30 +59,18 @@ class SearchFile(Config):
 
 def read(path: str) -> Search:
     """Return the search that a file states. Raises OSError, and UserError with file and section."""
-    with Path(path).expanduser().open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise DataError(f"{path}: is longer than {LARGEST:,} bytes")
-    try:
-        definition = tomllib.loads(content.decode("utf-8"))
-        json.dumps(definition, allow_nan=False)  # for the ledger
-    except (UnicodeDecodeError, RecursionError):
-        raise DataError(f"{path}: is not UTF-8, or nested too deep") from None
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: is not TOML ({error})") from None
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: has a date, or a number that is not finite") from None
+    definition = content(path)
     with _within(path):
         import_modules(SearchFile.of(definition, strict=True).imports)
     return search_from(definition, path)
 
 
 def search_at(place: str) -> Search:
-    """Return the search of a TOML file or a script at a path, or of a script of this project by its name.
+    """Return the search of a search file or a script at a path, or of a script of this project by its name.
 
     A script is run to define it. Raises OSError, UserError.
     """
-    if place.endswith(".toml"):
+    if place.endswith(SUFFIXES):
         return read(place)
     if not place.endswith(".py"):
         return search_of(place)
@@ -128,7 +114,12 @@ def definition_of(search: Search) -> dict[str, Any]:
 
 def search_from(definition: Mapping[str, Any], file: str) -> Search:
     """Return the search that the content of a file states; it can run without flags. Raises UserError with file and section."""
+    from gpt2core.weights import check_model_name  # PyTorch is too slow to import for --help
+
     search = stated_by(definition, file)
+    for name, profile in search.profiles.items():
+        with _within(f"{file}, [profiles.{name}]"):
+            check_model_name(profile.model)
     with _within(file):
         _check(search)
     return search

@@ -9,11 +9,10 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.component import declared_keys
 from gpt2core.config import OWN_TASKS, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
-from gpt2core.errors import ConfigError
 from gpt2core.tasks import TASKS
 from searches.question import Case, Profile
 from searches.search_file import SearchFile, can_be_fixed
-from searches.values import RANGE_PATTERN, check_searchable
+from searches.values import RANGE_PATTERN, is_searchable
 
 Schema = dict[str, Any]
 
@@ -29,7 +28,7 @@ def schema() -> Schema:
     fixed = _object(filter(can_be_fixed, values))
     point = _object(values)
     space = {"type": "object", "additionalProperties": False}
-    space["properties"] = {key: _domain(key, value) for key, value in values.items() if _is_searchable(key)}
+    space["properties"] = {key: _domain(key, value) for key, value in values.items() if is_searchable(key)}
     case, profile, whole = (model.model_json_schema() for model in (Case, Profile, SearchFile))
     case["properties"]["fixed"] |= fixed
     case["properties"]["study"]["items"] = point
@@ -75,11 +74,3 @@ def _domain(key: str, value: Schema) -> Schema:
     is_number = any(option.get("type") in ("number", "integer") for option in value["anyOf"])
     ranges = [{"type": "string", "pattern": RANGE_PATTERN}] if is_number else []
     return {"description": value["description"], "anyOf": [choices, *ranges]}
-
-
-def _is_searchable(key: str) -> bool:
-    try:
-        check_searchable(key)
-    except ConfigError:
-        return False
-    return True

@@ -17,7 +17,7 @@ from searches.running.ledger import Trial
 
 SCORE = "dev_loss"
 RANKS, LOW, HIGH = (4, 8, 16, 32), 1e-4, 1e-2
-SEARCH = Search(
+CONTRACT = Search(
     name="contract",
     question="Which rank and learning rate?",
     tasks={"sonnet": Case()},
@@ -56,7 +56,7 @@ def trials_of(strategy: Strategy, workers: int) -> list[tuple[Any, ...]]:
 class SamplerContract(Contract):
     """The contract of a sampler. A case has its name as `sampler`, and values of its keys and of Method."""
 
-    search: ClassVar[Search] = SEARCH
+    search: ClassVar[Search] = CONTRACT
 
     def plan(self, case: Settings) -> Plan:
         """Return the plan of a search with the sampler of a case."""

@@ -35,6 +35,15 @@ def check_searchable(key: str) -> None:
         raise ConfigError(f"The key `{key}` cannot be searched: it does not change the result of a run")
 
 
+def is_searchable(key: str) -> bool:
+    """Return whether a search may vary a key."""
+    try:
+        check_searchable(key)
+    except ConfigError:
+        return False
+    return True
+
+
 def domain_of(key: str, text: str) -> Domain:
     """Return the domain that a text describes: `LOW..HIGH`, then perhaps `:log` and `:int`, or values separated by commas.
 

@@ -18,6 +18,7 @@ from searches.domains import Choice, Domain
 from searches.formatting import words
 from searches.options import (
     Options,
+    SearchParser,
     budget_of,
     comparison_flags,
     confirm,
@@ -34,7 +35,7 @@ from searches.options import (
     with_warm_start,
 )
 from searches.plan import MOST_LEVELS, Plan
-from searches.question import Case, Profile, Search
+from searches.question import Case, Profile, Search, script_command
 from searches.values import described
 from trainables.programs.readings import line_pattern
 from trainables.programs.run import GIVEN, NO_PLACEHOLDER, Program, Value, placeholders
@@ -54,10 +55,11 @@ TRIALS, REPLICATES = 12, 3
 MEASURED = "seconds"  # the cost that is known of a program
 
 
-def parser() -> Parser:
-    """Return the parser of searches with a program."""
-    p = Parser(
-        prog=f"searches/{NAME}.py",
+def parser(argv: Sequence[str], program: str) -> Parser:
+    """Return the parser of searches with a program; `program` is how it is called. It knows the keys of the command in `argv`."""
+    p = SearchParser(
+        keys=lambda: {*placeholders(" ".join(argv)), "epochs"},
+        prog=program,
         description="Search the settings of any training program: each trial runs a command and reads its metric.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,9 +107,9 @@ def _question_flags(p: Group) -> None:
     p.add_argument("--seed", type=int, default=11711, help="random seed of the search and of {seed} (default: 11711)")
 
 
-def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
+def parse_program(argv: Sequence[str], file: str = "") -> Options:
     """Parse and validate the flags of a search with a program; `file` is the script. Raises ConfigError, UnknownNameError."""
-    o = parser().parse(argv)
+    o = parser(argv, script_command(file or f"searches/{NAME}.py")).parse(argv)
     require(o.imports)
     at_least(o, 1, "max_concurrent", "trials", "plateau", "grace", "ahead")
     at_least(o, 0, "replicates", "gpus_per_worker", "seed")
@@ -136,7 +138,7 @@ def parse_program(argv: Sequence[str] | None = None, file: str = "") -> Options:
         grace=o.grace,
         **({"ahead": o.ahead} if o.ahead else {}),
     )
-    name = search_name(o.name or default_name(program))
+    name = search_name(default_name(program) if o.name is None else o.name, "value of `--name`")
     plan = Plan(
         search=_search(o, program, domains, profile, file),
         profile=profile,

@@ -354,6 +354,11 @@ def read_search(folder: Path, *, needs_script: bool = False) -> State:
     return state
 
 
+def in_use(path: Path) -> str:
+    """Return in one line that another process writes a ledger."""
+    return f"{path.parent}: another search is running under this name; choose another --name"
+
+
 def _open_locked(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -364,7 +369,7 @@ def _open_locked(path: Path) -> IO[bytes]:
         lock(file)
     except OSError:
         file.close()
-        raise UserError(f"{path.parent}: another search is running under this name; choose another --name") from None
+        raise UserError(in_use(path)) from None
     return file
 
 

@@ -10,7 +10,7 @@ from searches.options import Options, imports_of, parse
 from searches.plan import Plan
 from searches.programs.flags import parse_program
 from searches.question import Search, search_of
-from searches.running.ledger import Ledger, State
+from searches.running.ledger import Ledger, State, in_use, is_held, read_state
 from searches.running.remote_ledger import refresh
 from searches.search_file import stated_by
 from trainables.tracking import database_of
@@ -18,23 +18,50 @@ from trainables.tracking import database_of
 
 def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None]) -> Ledger:
     """Open the ledger of a search; raise UserError if --resume forbids it, or an earlier search there has another plan."""
+    _exists(folder, resume)
+    ledger = Ledger(folder / "ledger.jsonl", say=say)
+    if ledger.state.digest is None:
+        ledger.begin(plan.digest, plan.search.name, plan.seed)
+    try:
+        _check_plan(folder, plan, ledger.state)
+    except UserError:
+        ledger.close()
+        raise
+    for trial in ledger.state.trials.values():  # the data may have moved
+        trial.run |= plan.places
+    return ledger
+
+
+def earlier_state(folder: Path, plan: Plan, resume: str) -> State | None:
+    """Return the state of the search that a plan would resume, None for a new search; raise UserError as `open_ledger` would."""
+    if not _exists(folder, resume):
+        return None
+    path = folder / "ledger.jsonl"
+    if is_held(path):
+        raise UserError(in_use(path))
+    state = read_state(path)
+    if state.digest is None:
+        return None
+    _check_plan(folder, plan, state)
+    return state
+
+
+def _exists(folder: Path, resume: str) -> bool:
+    """Return whether there is a search in a folder; raise UserError if --resume forbids that."""
     refresh(folder)
     exists = (folder / "ledger.jsonl").exists()
     if resume == "must" and not exists:
         raise UserError(f"{address(folder)}: there is no search to resume, but --resume is must")
     if resume == "never" and exists:
         raise UserError(f"{address(folder)}: there is already a search, but --resume is never; choose another --name")
-    ledger = Ledger(folder / "ledger.jsonl", say=say)
-    if ledger.state.digest is None:
-        ledger.begin(plan.digest, plan.search.name, plan.seed)
-    elif ledger.state.digest != plan.digest:
-        ledger.close()
+    return exists
+
+
+def _check_plan(folder: Path, plan: Plan, state: State) -> None:
+    if state.digest != plan.digest:
         raise UserError(
             f"{address(folder)}: the search there has another space or other settings; choose another --name, or its flags"
         )
-    for trial in ledger.state.trials.values():  # the data may have moved
-        trial.run |= plan.places
-    return ledger
 
 
 def options_again(state: State, argv: list[str]) -> Options:

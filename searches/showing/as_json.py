@@ -11,7 +11,7 @@ from searches.running.quantities import Forecast
 from searches.showing.answers import OUTCOMES
 from searches.showing.facts import commands, space_of
 from searches.showing.report_tables import ONE_SEED, OVER_TEXTS
-from searches.showing.screen import plan_texts
+from searches.showing.screen import plan_texts, resumed_text
 from searches.summary import Summary, TrialRow, Verdict
 
 Json = dict[str, Any]
@@ -50,8 +50,11 @@ def results_json(options: Options, state: State, summary: Summary, now: float) -
     }
 
 
-def plan_json(options: Options, resources: str, forecast: Forecast | str) -> Json:
-    """Return what would run and what it would take; `forecast` may be the reason why that is unknown."""
+def plan_json(options: Options, resources: str, forecast: Forecast | str, earlier: State | None) -> Json:
+    """Return what would run and what it would take; `forecast` may be the reason why that is unknown.
+
+    `earlier` is the state of the search that would be resumed.
+    """
     plan = options.plan
     unknown = {"forecast": None, "forecast_notes": [forecast]}
     return {
@@ -63,7 +66,8 @@ def plan_json(options: Options, resources: str, forecast: Forecast | str) -> Jso
         "first_points": [
             {"origin": plan.origin(place, point), "point": point} for place, point in enumerate(plan.known_points())
         ],
-        "text": [*plan_texts(plan), resources],
+        "text": [*plan_texts(plan), resources, *([resumed_text(plan, earlier)] if earlier else [])],
+        "resumes": earlier is not None,
         **(unknown if isinstance(forecast, str) else _forecast_json(forecast)),
         "digest": plan.digest,
         "folder": str(address(options.results_folder)),

@@ -11,7 +11,7 @@ from gpt2core.cli import print_json
 from gpt2core.console import console
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import address, fetch, folders
-from searches.options import storage_path
+from searches.options import existing_storage
 from searches.running.ledger import RUNNING, read_state, status_of
 from searches.running.remote_ledger import refresh
 from searches.showing.tables import Column, Table, print_table
@@ -40,7 +40,7 @@ class Listed:
 
 def list_searches(options: argparse.Namespace) -> int:
     """Print the searches of a storage, the last changed first. Raises UserError."""
-    place = storage_path(options.storage) / "searches"
+    place = existing_storage(options.storage) / "searches"
     rows = sorted((listed(place / name) for name in folders(place)), key=lambda row: row.changed, reverse=True)
     if options.json:
         print_json(TypeAdapter(list[Listed]).dump_python(rows, mode="json"))

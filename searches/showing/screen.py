@@ -195,8 +195,8 @@ def show(summary: Summary, console: Console) -> None:
         print_line(console, f"Note: {note}", style="yellow")
 
 
-def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None:
-    """Print what would run."""
+def show_plan(plan: Plan, resources: str, folder: str, console: Console, earlier: State | None) -> None:
+    """Print what would run; `earlier` is the state of the search that would be resumed."""
     print_line(console, f"{plan.search.name}: {plan.search.question}", "bold")
     print_table(console, keys_table(plan))
     if plan.search.learns_from_pairs:
@@ -209,8 +209,16 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console) -> None
     for line in warm_start_texts(plan):
         print_line(console, line)
     print_line(console, f"Results go to {folder}. Nothing was started.")
+    if earlier is not None:
+        print_line(console, resumed_text(plan, earlier))
     for place, point in enumerate(plan.known_points()):
         print_line(console, f"  {place:04d} {plan.origin(place, point)}: {point_text(point)}")
+
+
+def resumed_text(plan: Plan, state: State) -> str:
+    """Return in a sentence which search would be resumed."""
+    done, total = trials_done(plan, state)
+    return f"There is a search of this name with the same settings, so it would be resumed: {done} of {total} trials are done."
 
 
 def keys_table(plan: Plan) -> Table[tuple[str, str, str]]:
@@ -241,13 +249,18 @@ def searched_text(plan: Plan) -> str:
     """Return in a sentence which trials run and how they are stopped early."""
     each = f" ({plan.per_view} for each of {len(plan.views)} values of {plan.factor_name})" if plan.balanced else ""
     origins = [plan.origin(place, point) for place, point in enumerate(plan.known_points())]
-    default = f"its settings with each other value of {plan.factor_name}, " if "default" in origins else ""
-    warm = f"{count(origins.count(WARM_START), 'point')} of earlier searches, " if WARM_START in origins else ""
-    study = f"{count(origins.count('study'), 'point')} of the study, " if "study" in origins else ""
+    parts = {
+        "the reference": True,
+        f"its settings with each other value of {plan.factor_name}": "default" in origins,
+        f"{count(origins.count(WARM_START), 'point')} of earlier searches": WARM_START in origins,
+        f"{count(origins.count('study'), 'point')} of the study": "study" in origins,
+        f"then proposals of {plan.method.sampler}": plan.trials > len(origins),
+    }
+    order = ", ".join(part for part, is_given in parts.items() if is_given)
     rule = SCHEDULERS[plan.method.scheduler if plan.epochs > 1 else "none"]
     return (
-        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: the reference, {default}{warm}{study}"
-        f"then proposals of {plan.method.sampler}; {rule.words.format(plan.grace)}."
+        f"{count(plan.trials, 'trial')}{each} of at most {count(plan.epochs, 'epoch')}: {order}; "
+        f"{rule.words.format(plan.grace)}."
     )
 
 
@@ -255,8 +268,8 @@ def warm_start_texts(plan: Plan) -> list[str]:
     """Return which points of earlier searches are tried, and what of them was changed."""
     lines = []
     for start in plan.warm_start:
-        trials = ", ".join(start.trials)
-        lines.append(f"Warm start: the settings of {trials}, the best trials of {source_text(start)}, are tried first")
+        trials, best = ", ".join(start.trials), "trial" if len(start.trials) == 1 else "trials"
+        lines.append(f"Warm start: the settings of {trials}, the best {best} of {source_text(start)}, are tried first")
         lines += [f"note: {start.search}: {note}" for note in start.notes]
     return lines
 
@@ -268,6 +281,8 @@ def compared_text(plan: Plan) -> str:
 
     if plan.design is None:
         return "Nothing runs again on fresh seeds, so the comparison is not decided."
+    if not plan.compared:
+        return "A single trial is compared with nothing, so nothing runs again on fresh seeds."
     if plan.compares_each:
         settings = f"the best trial of each value of {plan.factor_name} runs"
     else:

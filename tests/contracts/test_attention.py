@@ -209,7 +209,7 @@ def test_an_unknown_name_in_a_schedule_is_explained(spec: str, message: str) -> 
 
 @pytest.mark.parametrize(("key", "value"), [("attention_window", 0), ("attention_restart", -1)])
 def test_a_pattern_out_of_range_is_explained(key: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"The value of `{key}` is {value}, but must be greater than or equal to"):
+    with pytest.raises(ConfigError, match=f"The value of `{key}` is {value}, but must be >="):
         RunConfig.of({key: value})
 
 

@@ -11,7 +11,7 @@ from gpt2core.identity import identity
 from gpt2core.metrics.comparison import LEAST
 from gpt2core.tasks import TASKS
 from searches.plan import make_plan
-from searches.question import Search, on_own_data
+from searches.question import Search, on_own_data, scripts
 
 FOLDER = Path(__file__).parent.parent.parent / "searches"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "main(SEARCH)" in path.read_text())
@@ -25,6 +25,7 @@ def search(name: str) -> Search:
 def test_all_scripts_are_tested() -> None:
     expected = {"adapters", "attention", "decoding", "learning_rate", "lora_rank", "pretraining", "sentiment"}
     assert expected <= set(SCRIPTS)
+    assert sorted(scripts()) == SCRIPTS, "the scripts that messages offer"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -243,7 +243,7 @@ def test_actors_see_only_the_gpus_that_ray_gave_them(
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--tua", "1"], "Unknown flag `--tua`: did you mean `--tau`?"),
-    (["--tau", "7"], "The value of `tau` is 7.0, but must be less than or equal to 1"),
+    (["--tau", "7"], "The value of `tau` is 7.0, but must be <= 1"),
     (["--contexts", "0"], "The value of `--contexts` is 0, but must be >= 1"),
     (["--critic", "overlab"], "Unknown critic `overlab`: did you mean `overlap`?"),
     (["--source", "sonet"], "Unknown source `sonet`: did you mean `sonnet`?"),

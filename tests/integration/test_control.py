@@ -58,7 +58,7 @@ def test_a_running_search_obeys(search: tuple[subprocess.Popen[str], Path]) -> N
     assert "the search is paused" in ask(mailbox, {"command": "pause"})
     with pytest.raises(UserError, match="Unknown trial `0009`: did you mean `0000`"):
         ask(mailbox, {"command": "stop", "trial": "0009"})
-    with pytest.raises(UserError, match="The value of `lr` is 'x', but must be a valid number"):
+    with pytest.raises(UserError, match="The value of `lr` is 'x', but must be a number"):
         ask(mailbox, {"command": "clone", "trial": "0000", "set": {"lr": "x"}})
     assert [event["trial"] for event in events(storage, "ended")] == ["0000"], "what is paused has not ended"
     assert ask(mailbox, {"command": "resume"}) == "the search continues"

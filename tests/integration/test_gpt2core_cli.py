@@ -150,7 +150,7 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
     (["train", "--out", "x", "--task", "sonet"], "Unknown task `sonet`: did you mean `sonnet`?"),
     (["train", "--out", "x", "--model", "gpt2-nana"], "There is no model `gpt2-nana`"),
     (["train", "--out", "x", "--data-dir", "nowhere"], "nowhere: there is no such folder"),
-    (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be greater than 0"),
+    (["train", "--out", "x", "--lr", "-1"], "The value of `lr` is '-1', but must be > 0"),
     (
         ["evaluate", "--checkpoint", "nowhere"],
         "nowhere: must be the folder of a run, with best/state.json, or of a model",

@@ -78,7 +78,7 @@ def test_a_search_with_a_part_of_another_type_is_refused(wrong: dict[str, Any], 
 
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: Profile(model="gpt2", trails=3, replicates=0), "Unknown key `trails`: did you mean `trials`?"),  # type: ignore[call-arg]
-    (lambda: Profile(model="gpt2", trials=0, replicates=0), "The value of `trials` is 0, but must be greater than or equal to 1"),
+    (lambda: Profile(model="gpt2", trials=0, replicates=0), "The value of `trials` is 0, but must be >= 1"),
     (lambda: Case(fixde={}), "Unknown key `fixde`: did you mean `fixed`?"),  # type: ignore[call-arg]
     (lambda: LogUniform("a", "b"), "The range is LogUniform(low='a', high='b'), but must have two numbers as bounds"),  # type: ignore[arg-type]
     (lambda: LogUniform(1, 0.1), "The range is LogUniform(low=1, high=0.1), but must go from a lower to a higher number"),

@@ -12,13 +12,17 @@ from gpt2core.identity import identity
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"rank": 0}, "The value of `rank` is 0, but must be greater than or equal to 1"),
-    ({"lr": -1}, "The value of `lr` is -1, but must be greater than 0"),
+    ({"rank": 0}, "The value of `rank` is 0, but must be >= 1"),
+    ({"lr": -1}, "The value of `lr` is -1, but must be > 0"),
     ({"targets": "qvk"}, "The value of `targets` is 'qvk', but must be 'qkv', 'qkv.dense' or 'all'"),
     ({"learning_rat": 1}, "Unknown key `learning_rat`"),
     ({"batchsize": 1}, "Unknown key `batchsize`: did you mean `batch_size`?"),
     ({"lr": float("inf")}, "The value of `lr` is inf, but must be a finite number"),
-    ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a valid number"),
+    ({"alpha": "3r"}, "The value of `alpha` is '3r', but must be a number, or be 'r' or '2r'$"),
+    ({"dora": "perhaps"}, "The value of `dora` is 'perhaps', but must be true or false$"),
+    ({"task": 1}, "The value of `task` is 1, but must be text$"),
+    ({"class_names": ["a", 2]}, "A value in `class_names` is 2, but must be text$"),
+    ({"lr": "fast"}, "The value of `lr` is 'fast', but must be a number"),
     ({"fold": 1}, "The value of `fold` is 1, but must be at most `folds`, which is 1 and must be >= 2"),
     ({"folds": 3, "fold": 4}, "The value of `fold` is 4, but must be at most `folds`, which is 3 and must be >= 2"),
     ({"scored_on": "folds"}, "The value of `scored_on` is 'folds', but must be 'dev' if `folds` is 1"),

@@ -355,7 +355,7 @@ def test_a_critic_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     identities = [ScorerActor(job).identity()["critic"] for job in jobs]
     assert identities[0] != identities[1], "scores of the one are not taken for those of the other"
     assert CRITICS["length"].of({"critic_least": 3}).entailment(["a b", "a b c"], ["a b c"] * 2).tolist() == [0, 1]
-    with pytest.raises(ConfigError, match="The value of `critic_least` is '0', but must be greater than or equal to 1"):
+    with pytest.raises(ConfigError, match="The value of `critic_least` is '0', but must be >= 1"):
         parse([*flags, "--set", "critic_least=0"])
     with pytest.raises(ConfigError, match="Unknown key `critic_least`"):
         parse(["--out", str(tmp_path), "--set", "critic_least=3"])

@@ -164,7 +164,7 @@ def test_attention_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
     (["--length", "513"], "The value of `length` is 513, but must be 1 to 512, the context of gpt2-nano"),
     (["--attention", "dense,logsparse,auto"], "names that the blocks take in turn, but their number must divide"),
     (["--attention", "dense,logspars"], "Unknown attention `logspars`: did you mean `logsparse`?"),
-    (["--attention-window", "0"], "The value of `attention_window` is '0', but must be greater than or equal to 1"),
+    (["--attention-window", "0"], "The value of `attention_window` is '0', but must be >= 1"),
 ])  # fmt: skip
 def test_impossible_attention_is_an_error(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(main, ["describe", *flags]) == 2

@@ -322,7 +322,7 @@ def test_a_key_of_ones_own_is_a_key_of_those_runs_that_read_it(own_adapter: None
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"top_blocks": 0}, "The value of `top_blocks` is 0, but must be greater than or equal to 1"),
+    ({"top_blocks": 0}, "The value of `top_blocks` is 0, but must be >= 1"),
     ({"top_block": 1}, "Unknown key `top_block`: did you mean `top_blocks`"),
 ])  # fmt: skip
 def test_wrong_values_of_ones_own_key_are_explained(own_adapter: None, values: Values, message: str) -> None:
@@ -472,7 +472,7 @@ def test_keys_of_sampler_and_scheduler_are_set_as_those_of_a_run_are() -> None:
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--set", "reduction=1"], "The value of `reduction` is '1', but must be greater than or equal to 2"),
+    (["--set", "reduction=1"], "The value of `reduction` is '1', but must be >= 2"),
     (["--set", "grid_values=3"], "The key `grid_values` is for grid, but this search uses tpe and asha"),
     (["--set", "startup_trial=3"], "Unknown key `startup_trial`: did you mean `startup_trials`"),
     (["--sampler", "tpee"], "Unknown sampler `tpee`: did you mean `tpe`"),

@@ -58,5 +58,12 @@ def test_the_table_names_all_and_the_place(storage: Path, capsys: pytest.Capture
     assert all(name in page for name in ("done", "interrupted", "damaged"))
 
 
+def test_a_missing_storage_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(lambda: main(["list", "--storage", str(tmp_path / "none")])) == 2
+    assert capsys.readouterr().err == (
+        f"error: There is no folder {tmp_path / 'none'} with searches; give the --storage of the searches\n"
+    )
+
+
 def test_a_storage_without_searches_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(tmp_path, capsys) == f"There are no searches in {tmp_path / 'searches'}; see --storage\n"

@@ -1,5 +1,6 @@
 """The flags of a search: valid ones become a plan, invalid ones an error in one line and status 2."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,36 @@ from gpt2core.errors import ConfigError, UserError
 from searches.deciding.replay_backend import MemoryLedger
 from searches.deciding.strategy import Strategy
 from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uniform
+from searches.learning_rate import SEARCH as LEARNING_RATE
 from searches.lora_rank import SEARCH
 from searches.options import parse
+from searches.question import script_command
 from searches.runner import main
 from searches.running.budget import Budget
 from searches.running.resources import trial_spec
-from tests.runs import status
+from searches.running.resume import earlier_state, open_ledger
+from searches.showing.screen import plan_texts
+from tests.runs import ROOT, status
 from trainables.nodes import Machine
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--trails", "3"], "Unknown flag `--trails`: did you mean `--trials`?"),
+    (["--epochs", "3"], "`epochs` is a key of the runs, so use --set epochs=3 to fix it, or --search epochs=VALUES to search it"),
+    (["--batch-size=4"], "Unknown flag `--batch-size`: `batch_size` is a key of the runs, so use --set batch_size=4 to fix it"),
+    (["--task", "sst"], "Unknown flag `--task`: `task` is a key of the runs, so use --set task=sst to fix it\n"),
+    (["--dora", "--plan"], "use --set dora=VALUE to fix it"),
+    (["--set", "epochs=1", "--set", "epochs=2"], "The key `epochs` is given twice by `--set`, but must be given once"),
+    (["--search", "lr=1..2", "--search", "lr=2..3"], "The key `lr` is given twice by `--search`, but must be given once"),
+    (["--set", "text=a", "--text", "b"], "The key `text` is given by `--set` and by `--text`, but must be given once"),
+    (["--warm-start", ""], "The value of `--warm-start` is '', but must be letters, digits"),
+    (["--name", ""], "The value of `--name` is '', but must be letters, digits"),
     (["--profile", "quik"], "Unknown profile `quik`: did you mean `quick`?"),
     (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
     (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
-    (["--set", "epochs=0"], "The value of `epochs` is '0', but must be greater than or equal to 1"),
+    (["--set", "epochs=0"], "The value of `epochs` is '0', but must be >= 1"),
     (["--search", "lrr=1..2"], "Unknown key `lrr`: did you mean `lr`?"),
-    (["--search", "weight_decay=0,-1"], "The value of `weight_decay` is '-1', but must be greater than or equal to 0"),
+    (["--search", "weight_decay=0,-1"], "The value of `weight_decay` is '-1', but must be >= 0"),
     (["--set", "adapter=lorra"], "Unknown adapter `lorra`: did you mean `lora`?"),
     (["--set", "decoder=top_k"], "Unknown decoder `top_k`: did you mean `top-k`?"),
     (["--set", "task=sst"], "This search has no task `sst`: valid: sonnet"),
@@ -111,16 +125,16 @@ def test_a_searched_key_starts_where_the_search_has_it() -> None:
     (["lr=0.1,1e-1"], "The key `lr` has the value 0.1 twice, but its values must differ"),
     (["lr=1e-2..1e-5"], "The range of `lr` is '1e-2..1e-5', but must go from a lower to a higher number"),
     (["lr=1..1"], "The range of `lr` is '1..1', but must go from a lower to a higher number"),
-    (["lr=..1"], "The value of `lr` is '..1', but must be a valid number"),
+    (["lr=..1"], "The value of `lr` is '..1', but must be a number"),
     (["lr=1..2:lg"], "Unknown kind of range `lg`: did you mean `log`?"),
     (["dropout=0..0.3:log"], "The range of `dropout` is '0..0.3:log', but must start above 0 on a log scale"),
     (["alpha=1.5..3:int"], "The range of `alpha` is '1.5..3:int', but must have whole numbers as bounds"),
     (["epochs=1..10000000000000000000"], "The range of `epochs` is '1..10000000000000000000', but must have bounds of at"),
     (["alpha=8..1e300:int"], "The range of `alpha` is '8..1e300:int', but must have bounds of at most 9,007,199,"),
     (["label=a,b"], "The key `label` cannot be searched: runs that are compared must have the same value"),
-    (["dropout=0..2"], "The value of `dropout` is '2', but must be less than 1"),
+    (["dropout=0..2"], "The value of `dropout` is '2', but must be < 1"),
     (["lr=1..inf"], "The value of `lr` is 'inf', but must be a finite number"),
-    (["epochs=1.5..3"], "The value of `epochs` is '1.5', but must be a valid integer"),
+    (["epochs=1.5..3"], "The value of `epochs` is '1.5', but must be a whole number"),
     (["dora=0..1"], "The key `dora` has no numbers to search in '0..1': list its values"),
     (["decoder=top-p,beem"], "Unknown decoder `beem`: did you mean `beam`?"),
     (["pretrain=none,poem"], "Unknown task `poem`: did you mean `poems`?"),
@@ -154,6 +168,9 @@ def test_every_flag_of_the_readme_exists() -> None:
 
 def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--plan", "--smoke", "--trials", "10", "--usd-per-gpu-hour", "2", "--storage", str(tmp_path)]
+    ledger = tmp_path / "searches" / "lora_rank-smoke" / "ledger.jsonl"
+    open_ledger(ledger.parent, parse(SEARCH, flags).plan, "auto", print).close()
+    begun = ledger.read_text()
     assert status(main, SEARCH, flags) == 0
     printed = capsys.readouterr().out
     for part in ("rank", "scientific", "nuisance", "at a time on this machine", "Nothing was started"):
@@ -171,11 +188,53 @@ def test_plan_prints_trials_and_costs_and_starts_nothing(tmp_path: Path, capsys:
     for part in ("What it would take", "seconds per whole trial", "USD", "low: each trial that may be stopped"):
         assert part in printed
     assert "Fewer than 3 seeds name no winner" in printed
-    assert not list(tmp_path.iterdir())
+    assert "the same settings, so it would be resumed: 0 of 16 trials are done." in printed
+    assert (list(tmp_path.rglob("*.*")), ledger.read_text()) == ([ledger], begun)
+
+
+def test_a_single_trial_is_planned_without_a_comparison() -> None:
+    for search in (SEARCH, LEARNING_RATE):  # with and without a factor
+        plan = parse(search, ["--trials", "1", "--set", "epochs=1"]).plan
+        assert (plan.compared, plan.replicates) == (0, 0)
+        assert plan_texts(plan)[:2] == [
+            "1 trial of at most 1 epoch: the reference; nothing is stopped early.",
+            "A single trial is compared with nothing, so nothing runs again on fresh seeds.",
+        ]
+
+
+def test_a_plan_is_refused_if_an_earlier_search_of_its_name_cannot_be_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--trials", "4", "--storage", str(tmp_path)]
+    plan, folder = parse(SEARCH, flags).plan, tmp_path / "searches" / "lora_rank-quick"
+    assert earlier_state(folder, plan, "auto") is None
+    with closing(open_ledger(folder, plan, "auto", print)), pytest.raises(UserError, match="another search is running"):
+        earlier_state(folder, plan, "auto")
+    for more, message in (
+        (["--seed", "5"], "has another space or other settings"),
+        (["--resume", "never"], "already a search"),
+    ):
+        assert status(main, SEARCH, [*flags, *more, "--plan"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_script_is_called_by_its_path_or_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed, module = str(ROOT / "searches" / "lora_rank.py"), "python -m searches.lora_rank"
+    monkeypatch.chdir(ROOT)
+    assert script_command("searches/lora_rank.py") == "python searches/lora_rank.py"
+    assert script_command(installed) == module, "the path after python -m"
+    monkeypatch.chdir(tmp_path)
+    assert script_command("searches/lora_rank.py") == script_command(installed) == module
+    own = tmp_path / "searches" / "lora_rank.py"
+    own.parent.mkdir()
+    own.touch()
+    assert script_command(str(own)) == f"python {own}"
+    assert script_command("searches/lora_rank.py") == "python searches/lora_rank.py"
+    assert script_command("my search.py") == "python 'my search.py'"
 
 
 def test_an_invalid_point_is_refused_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="The value of `dropout` is '2', but must be less than 1"):
+    with pytest.raises(ConfigError, match="The value of `dropout` is '2', but must be < 1"):
         parse(SEARCH, ["--set", "dropout=2"])
 
 

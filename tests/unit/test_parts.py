@@ -131,6 +131,8 @@ def test_workers_import_the_modules_that_the_driver_names(
     ("my/parts.py", "The value of `--import` is 'my/parts.py', but must be the name of a module"),
     ("no_such_module", "The module `no_such_module` of --import cannot be imported: ModuleNotFoundError: No module named"),
     ("my_parts.py", "The value of `--import` is 'my_parts.py', but must be the name of a module: my_parts for my_parts.py"),
+    ("brocken_parts", "The module `brocken_parts` of --import cannot be imported: ModuleNotFoundError: No module named "
+     "'brocken_parts'; did you mean `broken_parts`, which is in this folder?"),
     ("broken_parts", "The module `broken_parts` of --import cannot be imported: SyntaxError: "),
     ("leaving_parts", "The module `leaving_parts` of --import cannot be imported: SystemExit: 3"),
 ])  # fmt: skip

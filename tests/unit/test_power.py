@@ -86,7 +86,7 @@ def test_looks_end_a_search_early(capsys: pytest.CaptureFixture[str]) -> None:
     (("--objective", "chrf"), "did you mean `chrf_"),
     (("--task", "sst"), "This search has no task `sst`"),
     (("--from", "x", "--sd-run", "1"), "Both --from and --sd-run"),
-    (("--from", "x", "--storage", "/nowhere"), "There is no search `x`"),
+    (("--from", "x", "--storage", "/nowhere"), "There is no folder /nowhere with searches"),
     (("--search", "nothing"), "There is no search script `nothing`"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A search as a TOML file is the search that a script states, and invalid files are refused in one line."""
+"""A search as a TOML or YAML file is the search that a script states, and invalid files are refused in one line."""
 
 import copy
 import json
@@ -21,10 +21,12 @@ from searches.running.ledger import Ledger, read_state
 from searches.running.resume import stated_search
 from searches.search_file import definition_of, read, search_at, search_from
 from searches.search_schema import schema
+from searches.search_text import content
 from searches.showing.facts import commands
 from tests.runs import ROOT, status
 
 EXAMPLE = "examples/weight_decay.toml"
+RULE = "but must end in .toml, .yaml or .yml; a script of this project runs by python -m searches."
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 Values = dict[str, Any]
 
@@ -39,11 +41,26 @@ def toml(value: Any) -> str:
     return json.dumps("none" if value is None else value)
 
 
+def write(definition: Values, path: Path) -> str:
+    """Write a search file in the format of its name, in YAML with values in the form of JSON; return its path."""
+    if path.suffix == ".toml":
+        lines = [f"{key} = {toml(value)}" for key, value in definition.items()]
+    else:
+        lines = [f"{key}: {json.dumps(value)}" for key, value in definition.items()]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture(params=[".toml", ".yaml", ".yml"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The path of a search file in each format."""
+    return tmp_path / f"my{request.param}"
+
+
 @pytest.mark.parametrize("script", scripts())
-def test_a_script_as_a_file_has_the_same_digests(script: str, tmp_path: Path) -> None:
-    search, path = search_of(script), tmp_path / "search.toml"
-    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in definition_of(search).items()))
-    again = read(str(path))
+def test_a_script_as_a_file_has_the_same_digests(script: str, path: Path) -> None:
+    search = search_of(script)
+    again = read(write(definition_of(search), path))
     assert (again.command, again.source) == (f"python -m searches run {path}", str(path))
     VALIDATOR.validate(dict(again.definition))
     for task in search.tasks:
@@ -86,12 +103,13 @@ VALID = [
 INVALID = [
     (changed("nuisence", to={}), ": Unknown key `nuisence`: did you mean `nuisance`?"),
     (changed("question", to=None), ": The key `question` is missing"),
-    (changed("name", to="a/b"), ": The value of `name` is 'a/b', but must match pattern"),
-    (changed("profiles", to={}), ": The value of `profiles` is {}, but must have at least 1 item"),
+    (changed("question", to=""), ": The value of `question` is '', but must have 1 or more characters"),
+    (changed("name", to="a/b"), ": The value of `name` is 'a/b', but must match the pattern"),
+    (changed("profiles", to={}), ": The value of `profiles` is {}, but must have 1 or more entries"),
     (changed("nuisance", "lrr", to=[1, 2]), ", [nuisance]: Unknown key `lrr`: did you mean `lr`?"),
     (changed("nuisance", "seed", to=[1, 2]), ", [nuisance]: The key `seed` cannot be searched"),
-    (changed("nuisance", "dropout", to=[0, 2]), ", [nuisance]: The value of `dropout` is 2, but must be less than 1"),
-    (changed("nuisance", "lr", to=["1e-3", 1]), ", [nuisance]: The value of `lr` is '1e-3', but must be a valid number"),
+    (changed("nuisance", "dropout", to=[0, 2]), ", [nuisance]: The value of `dropout` is 2, but must be < 1"),
+    (changed("nuisance", "lr", to=["1e-3", 1]), ", [nuisance]: The value of `lr` is '1e-3', but must be a number"),
     (changed("nuisance", "lr", to=[0.1]), ", [nuisance]: The key `lr` has only one value to search, 0.1"),
     (changed("nuisance", "lr", to=[0.1, 0.1]), ", [nuisance]: The key `lr` has the value 0.1 twice"),
     (changed("nuisance", "lr", to=0.1), ", [nuisance]: The values of `lr` are 0.1, but must be a list, or a range such as"),
@@ -102,13 +120,13 @@ INVALID = [
     (changed("fixed", "adapter", to="lorra"), ", [fixed]: Unknown adapter `lorra`: did you mean `lora`?"),
     (changed("fixed", "task", to="sonnet"), ", [fixed]: The key `task` cannot be fixed here: name it in [tasks.NAME]"),
     (changed("fixed", "data_dir", to="/data"), ", [fixed]: The key `data_dir` cannot be fixed here: paths differ"),
-    (changed("reference", "rank", to=0), ", [reference]: The value of `rank` is 0, but must be greater than or equal to 1"),
+    (changed("reference", "rank", to=0), ", [reference]: The value of `rank` is 0, but must be >= 1"),
     (changed("tasks", "sonet", to={}), ", [tasks.sonet]: Unknown task `sonet`: did you mean `sonnet`?"),
     (changed("own_tasks", to=["txt"]), ": Unknown task on own data `txt`: did you mean `text`?"),
     (changed("tasks", "sonnet", to={"studies": []}), ", [tasks.sonnet]: Unknown key `studies`: did you mean `study`?"),
     (changed("tasks", "sonnet", to={"study": [{"lrr": 1}]}), ", [tasks.sonnet]: Unknown key `lrr`: did you mean `lr`?"),
     (changed("profiles", "quick", "trails", to=3), ", [profiles.quick]: Unknown key `trails`: did you mean `trials`?"),
-    (changed("profiles", "quick", "trials", to=0), ", [profiles.quick]: The value of `trials` is 0, but must be greater"),
+    (changed("profiles", "quick", "trials", to=0), ", [profiles.quick]: The value of `trials` is 0, but must be >= 1"),
     (changed("profiles", "quick", "model", to=None), ", [profiles.quick]: The key `model` is missing"),
     (changed("profiles", "quick", "run", to={"epochs": 0}), ", [profiles.quick]: The value of `epochs` is 0, but must be "),
 ]  # fmt: skip
@@ -117,7 +135,9 @@ CONTRADICTORY = [
     (changed("factor", to=["rank"]), ": The factor has `rank`, but its keys must be scientific keys"),
     (changed("fixed", "lr", to=0.1), ": The key `lr` has two roles, but must be scientific, nuisance or fixed"),
     (changed("reference", "lr", to=None), ": The reference lacks a value of the searched key `lr`"),
-    (changed("reference", "rank", to=64), ": The value of `rank` is 64 in the reference or the study, but must be 4 to 32"),
+    (changed("reference", "rank", to=64), ": The value of `rank` is 64 in the reference, but must be 4 to 32"),
+    (changed("tasks", "sonnet", to={"study": [{"rank": 64}]}),
+     ": The value of `rank` is 64 in the study's points of sonnet, but must be 4 to 32"),
     (changed("nuisance", "lr", to="1e-2..1e-5"), ", [nuisance]: The range of `lr` is '1e-2..1e-5', but must go from a lower"),
     (changed("fixed", "adapter", to="full"), ": No run of this search reads `"),
 ]  # fmt: skip
@@ -148,24 +168,63 @@ def test_schema_and_reader_refuse_the_same(change: Callable[[Values], None], mes
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"name = ", "is not TOML (Invalid value (at end of document))"),
-    (b"name = '\xff'", "is not UTF-8, or nested too deep"),
-    (b"name = 2026-01-01", "has a date, or a number that is not finite"),
-    (b"a = " + b"[" * 5000, "is not UTF-8, or nested too deep"),
-    (b"#" * (2**20 + 1), "is longer than 1,048,576 bytes"),
+def test_wrong_keys_are_refused_with_file_and_section(path: Path) -> None:
+    for change, message in (
+        (changed("profiles", "quick", "model", to="gpt2-nan"), ", [profiles.quick]: There is no model `gpt2-nan`"),
+        (changed("question", to=" "), ": The value of `question` is ' ', but must not be empty"),
+        (changed("nuisance", "lrr", to=[1, 2]), ", [nuisance]: Unknown key `lrr`: did you mean `lr`?"),
+    ):
+        definition = example()
+        change(definition)
+        with pytest.raises(UserError) as error:
+            read(write(definition, path))
+        assert str(error.value).startswith(f"{path}{message}")
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("my.toml", b"name = ", ": is not TOML (Invalid value (at end of document))"),
+    ("my.toml", b"name = '\xff'", ": is not UTF-8, or nested too deep"),
+    ("my.toml", b"name = 2026-01-01", ": has a date, or a number that is not finite"),
+    ("my.toml", b"a = " + b"[" * 5000, ": is not UTF-8, or nested too deep"),
+    ("my.toml", b"#" * (2**20 + 1), ": is longer than 1,048,576 bytes"),
+    ("my.yaml", b"name: a\nfixed: [1\nb: 2", ", line 3: is not YAML (expected ',' or ']', but got ':')"),
+    ("my.yaml", b"name: \xff", ": is not UTF-8, or nested too deep"),
+    ("my.yaml", b"\nname: \x07", ", line 2: is not YAML (special characters are not allowed)"),
+    ("my.yaml", b"name: 2026-01-01", ": has a date, or a number that is not finite"),
+    ("my.yaml", b"a: " + b"[" * 5000, ": is not UTF-8, or nested too deep"),
+    ("my.yaml", b"name: a\nname: b", ", line 2: is not YAML (`name` occurs twice)"),
+    ("my.yaml", b"a: &a [1]\nb: [*a, *a]", ", line 2: is not YAML (it has an alias)"),
+    ("my.yaml", b"a: !!python/object:os.system x", ", line 1: is not YAML (could not determine a constructor for the tag "
+     "'tag:yaml.org,2002:python/object:os.system')"),
+    ("my.yml", b"- a", ": is ['a'], but must be keys with their values"),
+    ("my.yml", b"", ": is None, but must be keys with their values"),
+    ("my.yml", b"1: a", ": Unknown key `1`: valid: "),
 ])  # fmt: skip
 def test_unreadable_files_are_refused(
-    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, text: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "my.toml"
-    path.write_bytes(content)
+    path = tmp_path / name
+    path.write_bytes(text)
     assert status(main, ["run", str(path), "--plan"]) == 2
-    assert capsys.readouterr().err.splitlines() == [f"error: {path}: {message}"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}{message}")
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.e-3", ".1e-2", "+1e-03", "0.001"])
+def test_every_way_to_write_a_number_is_a_number_in_yaml(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(f"lr: {number}")
+    assert content(str(path)) == {"lr": 0.001}
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["run"], "error: the following arguments are required: FILE"),
+    (["run", "--plan", EXAMPLE], f"error: The file must stand before the flags: python -m searches run {EXAMPLE} --plan"),
+    (["run", "--trials", "3"], "error: The file must stand before the flags: python -m searches run FILE --trials 3"),
+    (["--plan", "run", EXAMPLE], f"error: The flag `--plan` must follow the command: python -m searches run {EXAMPLE} --plan"),
+    (["--bogus", "list"], "error: Unknown flag `--bogus`: valid: --help, -h"),
+    (["run", "lora_rnk"], f"error: The name of the search file is 'lora_rnk', {RULE}NAME (did you mean `lora_rank`?)"),
+    (["run", "lora_rank"], f"error: The name of the search file is 'lora_rank', {RULE}lora_rank"),
     (["run", "/nowhere.toml"], "error: /nowhere.toml: No such file or directory"),
     (["run", EXAMPLE, "--trails", "3"], "error: Unknown flag `--trails`: did you mean `--trials`?"),
 ])  # fmt: skip

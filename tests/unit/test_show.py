@@ -77,6 +77,19 @@ def test_a_running_search_says_how_long_it_still_takes(storage: Path, capsys: py
     assert "Status: running (" in page
 
 
+def test_what_has_no_trial_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "searches" / "begun"
+    with closing(Ledger(folder / "ledger.jsonl")) as ledger:
+        ledger.begin("digest", "lora_rank", 1)
+    for name, message in (
+        ("begun", f"{folder}: the search has no trial yet"),
+        ("", "The name of the search is '', but must be"),
+    ):
+        assert status(lambda name=name: main(["show", name, "--storage", str(tmp_path)])) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {message}")
+
+
 def test_an_error_is_json_if_json_is_asked_for(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(lambda: main(["show", "hole", "--json", "--storage", str(storage)])) == 2
     said = capsys.readouterr()

@@ -90,8 +90,8 @@ def _index(content: object) -> Callable[[Path], None]:
     (_configure(scale_attn_by_inverse_layer_idx=True), r"`scale_attn_by_inverse_layer_idx` is True, but must be"),
     (_configure(tie_word_embeddings=False), r"`tie_word_embeddings` is False, but must be True"),
     (_configure(n_head=5), r"config.json: The value of `n_head` is 5, but must divide `n_embd`, 32"),
-    (_configure(n_embd="wide"), r"config.json: The value of `n_embd` is 'wide', but must be a valid integer"),
-    (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be greater than or equal to 1"),
+    (_configure(n_embd="wide"), r"config.json: The value of `n_embd` is 'wide', but must be a whole number"),
+    (_configure(n_layer=0), r"config.json: The value of `n_layer` is 0, but must be >= 1"),
 ])  # fmt: skip
 def test_a_broken_folder_fails(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     folder = toys.folder(tmp_path / "toy")
