@@ -1,6 +1,6 @@
 """Numbers, values and names as text, for screen, answer and report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 
@@ -29,6 +29,16 @@ def setting_text(key: str, value: Any) -> str:
 def point_text(point: Mapping[str, Any]) -> str:
     """Return a point of the search space in one line."""
     return ", ".join(f"{key} {value_text(value)}" for key, value in point.items())
+
+
+def brief_keys(keys: Collection[str], compared: Container[str]) -> list[str]:
+    """Return the searched keys that tell trials apart in a narrow space: the compared ones and `lr`, or all if there are none."""
+    return [key for key in keys if key in compared or key == "lr"] or list(keys)
+
+
+def trial_title(name: str, point: Mapping[str, Any], keys: Collection[str]) -> str:
+    """Return the name of a trial with its values of these keys: `0006 rank 16 lr 0.00084`."""
+    return " ".join([name, *(f"{key} {value_text(point[key])}" for key in keys if key in point)])
 
 
 def number(value: float | None, digits: int) -> str:

@@ -55,3 +55,8 @@ def mlflow_runs(place: Path | str, experiment: str) -> "list[Run]":
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     return list(client.search_runs([found.experiment_id]))
+
+
+def mlflow_trials(storage: Path, experiment: str) -> "dict[str, Run]":
+    """Return the runs of an experiment with one search by trial; that of the search itself is at ""."""
+    return {run.data.tags.get("trial", ""): run for run in mlflow_runs(storage, experiment)}

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from gpt2core.cli import command_text
 from gpt2core.errors import UserError, without_password
 from gpt2core.metrics.direction import Direction
-from searches.formatting import count
+from searches.formatting import brief_keys, count, trial_title
 from searches.options import Options
 from searches.plan import Plan
 from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
@@ -280,9 +280,8 @@ class Tracker:
         parent = self.ledger.state.runs[trial.of] if trial.of else self.parent
         key = {PARENT: parent, "trial": trial.name}
         tags = {**key, "origin": trial.origin, "search": self.name, "status": RUNNING, **self._source()}
-        return self._run(
-            trial.name, key, lambda: self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
-        )
+        title = trial_title(trial.name, trial.point, brief_keys(self.plan.space, self.plan.search.scientific))
+        return self._run(trial.name, key, lambda: self.client.create_run(self.experiment_id, run_name=title, tags=tags))
 
     def _source(self) -> dict[str, str]:
         return {"mlflow.source.name": self.plan.search.source, "mlflow.source.type": "LOCAL"}

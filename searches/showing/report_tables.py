@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from searches.formatting import (
+    brief_keys,
     count,
     number,
     p_text,
@@ -57,7 +58,7 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
     rows = summary.ranked()
     keys = dict.fromkeys(key for row in rows for key in row.point)
     compared = [key for key in keys if key in summary.space and summary.space[key].role == "scientific"]
-    brief = {key for key in (*compared, "lr") if key in keys} or set(keys)
+    brief = brief_keys(keys, compared)
     best = summary.best_id
     columns = [
         Column[TrialRow]("trial", lambda row: row.id),

@@ -14,7 +14,7 @@ import pytest
 
 from searches import control
 from searches.__main__ import main
-from tests.runs import ROOT, events, mlflow_runs, program, status, summary
+from tests.runs import ROOT, events, mlflow_trials, program, status, summary
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_program_that_fails_is_a_failed_trial_that_shows_its_last_lines(
 
 
 def test_mlflow_has_the_values_and_the_curve(folder: Path, good: str) -> None:
-    runs = {run.info.run_name: run for run in mlflow_runs(folder / "runs", "program")}
+    runs = mlflow_trials(folder / "runs", "program")
     assert runs[good].data.params["lr"] == "0.03"
     assert runs[good].data.params["command"] == COMMAND
     best = next(row["score"] for row in summary(folder / "runs", NAME)["trials"] if row["id"] == good)

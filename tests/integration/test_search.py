@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from gpt2core.weights import load_model
 from searches.__main__ import main
 from tests import course
-from tests.runs import ROOT, events, mlflow_runs, search, status, summary
+from tests.runs import ROOT, events, mlflow_trials, search, status, summary
 
 NAME = "lora_rank-smoke"
 FLAGS = ("--smoke", "--trials", "4", "--set", "epochs=1")
@@ -80,10 +80,11 @@ def test_the_reference_with_each_rank_comes_first(done: CompletedProcess[str], s
 
 def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str], storage: Path) -> None:
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    runs = {run.info.run_name: run for run in mlflow_runs(storage, "sonnet")}
+    runs = mlflow_trials(storage, "sonnet")
     result = summary(storage, NAME)
-    assert set(runs) == {NAME, *(row["id"] for row in result["trials"])}
-    parent = runs[NAME]
+    assert set(runs) == {"", *(row["id"] for row in result["trials"])}
+    parent = runs[""]
+    assert parent.info.run_name == NAME
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data_digest"] == result["data"]["digest"]
     for run in runs.values():
@@ -102,6 +103,7 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         run = runs[row["id"]]
         above = runs[row["of"]] if row["of"] else parent
         assert run.data.tags["mlflow.parentRunId"] == above.info.run_id
+        assert run.info.run_name == f"{row['id']} rank {row['point']['rank']} lr {row['point']['lr']:.3g}"
         assert run.data.params["rank"] == str(row["point"]["rank"])
         filters = {key: run.data.tags[key] for key in ("search", "origin", "status")}
         assert filters == {"search": NAME, "origin": row["origin"], "status": row["status"]}

@@ -46,7 +46,7 @@ def test_searches_of_tables_run_and_are_reported(storage: Path, tmp_path: Path) 
     assert f'href="{link}"' in page
     assert (storage / "searches" / link).is_file()
     assert "<svg" in page
-    (trial,) = [run for run in mlflow_runs(storage, "sst") if run.info.run_name == "0000"]
+    (trial,) = [run for run in mlflow_runs(storage, "sst") if run.data.tags.get("trial") == "0000"]
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     assert "confusion.json" in [artifact.path for artifact in client.list_artifacts(trial.info.run_id)]
 
