@@ -36,8 +36,7 @@ def test_it_ends_well_and_prints_table_answer_and_results(done: CompletedProcess
     for part in ("dev_loss", "Trivial baselines", "gpt2-nano", "sonnets: 131 train, 12 dev", "reference"):
         assert part in done.stdout
     assert f"Answer: {said['text']}\n{said['scope']}\n" in done.stdout
-    assert str(storage / "searches" / NAME / "summary.json") in done.stdout
-    assert str(storage / "searches" / NAME / "answer.svg") in done.stdout
+    assert f"Results: {storage / 'searches' / NAME}\n" in done.stdout
     assert (storage / "searches" / NAME / "answer.svg").read_text().startswith("<svg")
     assert f"Report: {storage / 'searches' / NAME / 'report.html'}" in done.stdout
 
