@@ -67,10 +67,10 @@ class Nodes:
         for process in processes:
             process.wait()
 
-    def start(self, words: list[str]) -> "Command":
+    def start(self, words: list[str], cwd: Path = ROOT) -> "Command":
         own = {"RAY_ADDRESS": self.cluster.address, "PYTHONPATH": str(ROOT)}
         environment = {**os.environ, **self._environment("head"), **own}
-        self.commands.append(Command(words, environment, self.folder / "output.txt"))
+        self.commands.append(Command(words, cwd, environment, self.folder / "output.txt"))
         return self.commands[-1]
 
 
@@ -116,10 +116,10 @@ class Cloud:
 
 
 class Command:
-    def __init__(self, words: list[str], environment: dict[str, str], output: Path) -> None:
+    def __init__(self, words: list[str], cwd: Path, environment: dict[str, str], output: Path) -> None:
         self.file = output
         with output.open("w") as file:
-            self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=file)
+            self.process = subprocess.Popen(words, cwd=cwd, env=environment, stdout=file, stderr=file)
 
     @property
     def output(self) -> str:

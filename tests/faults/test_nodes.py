@@ -10,9 +10,10 @@ from gpt2core import storage
 from gpt2core.checkpoints.layout import PART
 from gpt2core.storage import folders, local, size
 from searches.running.ledger import COMPLETED, DIVERGED
-from tests import distilling
+from tests import distilling, plugins
 from tests.clusters import Cloud, Nodes
 from tests.killing import EPOCHS, NAME, command, make_toy
+from tests.runs import ROOT
 from tests.services import BUCKET, Store, started
 from tests.stored import reports, stored
 from trainables.candidates.folder import manifest
@@ -80,6 +81,19 @@ def test_trials_go_where_nodes_are(nodes: Nodes, cloud: Cloud, toy: Path) -> Non
     assert set(map(tuple, whole.values())) == {tuple(range(1, EPOCHS + 1))}
     assert before.items() <= reports(state).items(), "what was reported was trained again"
     assert told in nodes.trials("first") | nodes.trials("second"), "the trial that was told to leave went on elsewhere"
+
+
+def test_each_node_gets_the_module_with_own_parts(nodes: Nodes, toy: Path, tmp_path: Path) -> None:
+    """Only the working folder of the search has it."""
+    (tmp_path / "my_parts.py").write_text(f'{plugins.TOP}\nADAPTERS["top"] = TOP\n')
+    storage, folder = place("parts")
+    own = ["--search", "adapter=top,full", "--import", "my_parts", "--scheduler", "none"]
+    python, script, *flags = command(storage, toy, "--trials", "4", "--replicates", "0", *own)
+    nodes.start([python, str(ROOT / script), *flags], cwd=tmp_path).ends()
+    trials = stored(folder).trials.values()
+    assert {(trial.point["adapter"], trial.status) for trial in trials} == {("top", COMPLETED), ("full", COMPLETED)}
+    assert nodes.trials("first")
+    assert nodes.trials("second")
 
 
 def test_a_group_over_two_nodes_goes_on_with_another_one(nodes: Nodes, toy: Path) -> None:
