@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -127,7 +128,9 @@ class Tracker:
                 tags = _tags({f"{event.name}_digest": event.made["digest"]})
                 self.queue.put(partial(self.client.log_batch, self.parent, tags=tags))
             case Proposed():
-                self._put_if_durable(self._log_params, state.trials[event.trial.name])
+                trial = state.trials[event.trial.name]
+                self._put_config(trial)
+                self._put_if_durable(self._log_params, trial)
             case Report():
                 self._put_if_durable(self._log_report, state.trials[event.trial], event)
             case Reopened():
@@ -185,6 +188,9 @@ class Tracker:
             self.client.log_text(self.parent if trial is None else self._run_id(trial), text, name)
 
         self.queue.put(send, trial.name if trial else "", is_file=True)
+
+    def _put_config(self, trial: Trial) -> None:
+        self._put_file("config.yaml", yaml.safe_dump(trial.run, sort_keys=False, allow_unicode=True), trial)
 
     def _put_json(self, name: str, values: Any, trial: Trial | None = None) -> None:
         self._put_file(f"{name}.json", json.dumps(values, indent=2), trial)
@@ -302,7 +308,8 @@ class Tracker:
         if lacks:
             self.client.delete_tag(run.info.run_id, LACKS)
         if lacks or not run.data.params:
-            self._log_params(trial)
+            self._put_config(trial)
+            self.queue.put(partial(self._log_params, trial), trial.name)
         if run.info.status in ENDED:
             self._reopen(trial)
         history = [] if lacks else self.client.get_metric_history(run.info.run_id, self.plan.objective)
@@ -313,8 +320,12 @@ class Tracker:
                 self._end(trial, trial.reason)
 
     def _log_params(self, trial: Trial) -> None:
+        """Log the searched keys of a trial, then the fixed ones and its seed; `config.yaml` has all others."""
         self._log_data(self._run_id(trial))
-        self.client.log_batch(self._run_id(trial), params=_params(parameters(trial.run)))
+        values = {"task": self.plan.task, **parameters(trial.run)}
+        shown = [*(key for key in self.plan.space if key in trial.point), *self.plan.fixed, "seed"]
+        params = _params({key: values[key] for key in shown if key in values})
+        self.client.log_batch(self._run_id(trial), params=params)
 
     def _log_data(self, run_id: str) -> None:
         """Add the data to the datasets of a run, by which MLflow's table can be filtered."""

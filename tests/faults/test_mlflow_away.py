@@ -254,7 +254,7 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
     tracked.ends_with_everything_there_once()
     first, last = tracked.warnings
     assert "refused a file ([Errno" in first
-    assert "refused 5 requests ([Errno" in last  # baselines.json, a file of each trial, summary.json
+    assert "refused 8 requests ([Errno" in last  # baselines.json, two files of each trial, summary.json
     assert last.endswith("once MLflow accepts them, the same command delivers them")
     client, runs = tracked.tracker.client, tracked.ledger.state.runs
     assert all("[Errno" in client.get_run(run).data.tags["lacks"] for run in runs.values())
@@ -264,7 +264,10 @@ def test_files_that_nobody_stores_hold_up_nothing_else(tmp_path: Path, quick: No
     again.ends_with_everything_there_once()
     assert again.warnings == []
     stored = {name: {file.path for file in client.list_artifacts(run)} for name, run in runs.items()}
-    assert stored == {"": {"baselines.json", "summary.json"}, **{name: {"samples.md"} for name in TRIALS}}
+    assert stored == {
+        "": {"baselines.json", "summary.json"},
+        **{name: {"config.yaml", "samples.md"} for name in TRIALS},
+    }
     assert all("lacks" not in client.get_run(run).data.tags for run in runs.values())
 
 

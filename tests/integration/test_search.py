@@ -6,6 +6,7 @@ from subprocess import CompletedProcess
 
 import optuna
 import pytest
+import yaml
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -104,6 +105,9 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert run.data.tags["mlflow.parentRunId"] == above.info.run_id
         assert run.info.run_name == f"{row['id']} rank {row['point']['rank']} lr {row['point']['lr']:.3g}"
         assert run.data.params["rank"] == str(row["point"]["rank"])
+        config = yaml.safe_load(Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text())
+        assert config == row["config"]
+        assert {*row["point"], "task", "model", "epochs", "seed"} <= run.data.params.keys() < config.keys()
         filters = {key: run.data.tags[key] for key in ("search", "origin", "status")}
         assert filters == {"search": NAME, "origin": row["origin"], "status": row["status"]}
         history = client.get_metric_history(run.info.run_id, "dev_loss")
