@@ -8,7 +8,9 @@ import numpy as np
 
 from searches.formatting import count, words
 from searches.showing.answers import interval_name, value_name
-from searches.showing.plots import BASELINE, BEST, OTHER, REFERENCE, Picture, best_baseline, spread, svg_of
+from searches.showing.marks import points_id
+from searches.showing.plots import Picture, best_baseline, spread, svg_of
+from searches.showing.theme import BASELINE, BEST, LOOKS, OTHER, REFERENCE
 from searches.summary import ComparedSetting, Summary, TrialRow, Verdict
 
 SELECTING = ", scored on the texts that the search selects by"
@@ -16,27 +18,21 @@ DOTS = 150  # trials of a setting that are drawn at most
 WIDE = 2.0  # an interval is drawn whole within so many spans beyond the dots
 FAR = 0.6  # the trivial baseline is drawn within so many spans beyond all else
 REACH = 1.5  # trials are drawn within so many interquartile ranges beyond the quartiles (Tukey 1977)
-#: Color, marker and dash of each line; the colors are distinct for color-blind readers (Okabe and Ito 2008).
-LOOKS = [
-    ("#0072b2", "o", "-"),
-    ("#d55e00", "s", "--"),
-    ("#009e73", "^", "-."),
-    ("#cc79a7", "D", ":"),
-    ("#56b4e9", "v", "-"),
-    ("#8a6d00", "P", "--"),
-    ("#1c2430", "X", "-."),
-    ("#a05a2c", "*", ":"),
-]
 LEGEND: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.45, 1.0), "frameon": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A compared setting: its name on the axis, the scores of its trials, and its row of the answer."""
+    """A compared setting: its name on the axis, its trials that have a score, and its row of the answer."""
 
     name: str
-    trials: list[float]
+    trials: list[TrialRow]
     row: ComparedSetting
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores of its trials."""
+        return [trial.score or 0.0 for trial in self.trials]
 
 
 def answer_picture(summary: Summary) -> Picture | None:
@@ -123,7 +119,7 @@ def _groups(summary: Summary) -> list[Group]:
     return [
         Group(
             name=value_name(row, answer),
-            trials=[trial.score or 0.0 for trial in spread(trials[row.name], summary, DOTS)],
+            trials=spread(trials[row.name], summary, DOTS),
             row=row,
         )
         for row in answer.rows
@@ -143,7 +139,7 @@ def _setting_of(trial: TrialRow, answer: Verdict) -> str | None:
 
 def _range(groups: Sequence[Group]) -> tuple[float, float]:
     """Return the range that the picture shows: all runs and means, and the trials without outliers."""
-    trials = np.array([score for group in groups for score in group.trials])
+    trials = np.array([score for group in groups for score in group.scores])
     kept = [score for group in groups for score in group.row.runs]
     kept += [group.row.score for group in groups if group.row.score is not None]
     if len(trials):
@@ -161,13 +157,14 @@ def _interval_ends(groups: Sequence[Group]) -> list[float]:
 
 def _draw_group(axes: Any, place: int, group: Group, ends: tuple[float, float]) -> None:
     row, middle, (bottom, top) = group.row, place - 0.22, ends
-    inside = [score for score in group.trials if bottom <= score <= top]
+    shown = [trial for trial in group.trials if bottom <= (trial.score or 0.0) <= top]
+    inside = [trial.score or 0.0 for trial in shown]
     look = {"color": OTHER, "ms": 4, "alpha": 0.75, "label": "trials of the search"}
-    axes.plot(_jittered(middle, inside, 0.13), inside, "o", **look)
+    axes.plot(_jittered(middle, inside, 0.13), inside, "o", gid=points_id((trial.id, "") for trial in shown), **look)
     outside = {"color": OTHER, "ms": 7, "clip_on": False, "label": "trials outside the picture"}
-    if any(score > top for score in group.trials):
+    if any(score > top for score in group.scores):
         axes.plot(middle, top, "^", **outside)
-    if any(score < bottom for score in group.trials):
+    if any(score < bottom for score in group.scores):
         axes.plot(middle, bottom, "v", **outside)
     if row.runs:
         look = {"color": REFERENCE, "ms": 5, "label": "fresh runs", "zorder": 3}
@@ -217,10 +214,10 @@ def _caption(
     if any(group.row.runs for group in groups):
         held_out = ", scored on held-out texts" if by_texts else ""
         parts.append(
-            f"Orange diamonds: runs on fresh seeds{held_out}; the green bars next to them: their mean with its "
+            f"Orange diamonds: runs on fresh seeds{held_out}; the blue bars next to them: their mean with its "
             f"{interval_name(answer, by_texts=by_texts)}."
         )
-    outside = sum(not ends[0] <= score <= ends[1] for group in groups for score in group.trials)
+    outside = sum(not ends[0] <= score <= ends[1] for group in groups for score in group.scores)
     if outside:
         parts.append(f"Triangles: {count(outside, 'trial')} outside the picture.")
     if any(not ends[0] <= end <= ends[1] for end in _interval_ends(groups)):

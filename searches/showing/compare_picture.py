@@ -13,8 +13,8 @@ from searches.plan import Plan
 from searches.running.budget import HOUR
 from searches.running.events import Ended, Event
 from searches.running.ledger import State, Trial
-from searches.showing.answer_picture import LOOKS
 from searches.showing.plots import save_figure, svg_of
+from searches.showing.theme import LOOKS
 
 WIDTH, HEIGHT = 11.0, 8.0  # inches
 FORMATS = (".svg", ".png", ".pdf")

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from searches.formatting import value_text
+from searches.showing.marks import axis_id, points_id
+from searches.showing.theme import EDGE, GROUND, OTHER, REFERENCE
 from searches.summary import Space, TrialRow
 
 
@@ -50,26 +52,33 @@ def draw_parallel(
     A line skips the axes of keys that its trial does not have.
     """
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import LinearSegmentedColormap
 
     vertical = [
         Axis(key, [row.point[key] for row in rows if key in row.point], domain) for key, domain in space.items()
     ]
     scores = [row.score or 0.0 for row in rows]
     vertical.append(Axis(objective, scores, Space(text="", kind="uniform", low=min(scores), high=max(scores))))
-    shades = LinearSegmentedColormap.from_list("shades", ["#c3cedb", "#12408a"])
-    lines, colors, widths = [], [], []
-    for number, row in enumerate(sorted(rows, key=lambda row: row.id in named)):
+    ordered = sorted(rows, key=lambda row: row.id in named)
+    lines, colors = [], []
+    for number, row in enumerate(ordered):
         values = {**row.point, objective: row.score}
         axes_of_row = [(place, axis) for place, axis in enumerate(vertical) if axis.name in values]
         lines.append([(place, axis.place(values[axis.name])) for place, axis in axes_of_row])
-        colors.append(named.get(row.id, shades(number / max(1, len(rows) - 1))))
-        widths.append(3.0 if row.id in named else 1.2)
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths))
+        shade = 0.3 + 0.7 * number / max(1, len(rows) - 1)
+        colors.append(named.get(row.id, (OTHER, shade)))
+    axes.add_collection(
+        LineCollection(
+            lines,
+            colors=colors,
+            linewidths=[3.0 if row.id in named else 1.2 for row in ordered],
+            linestyles=["--" if named.get(row.id) == REFERENCE else "-" for row in ordered],
+            gid=points_id((row.id, "") for row in ordered),
+        )
+    )
     for place, axis in enumerate(vertical):
-        axes.axvline(place, color="#5b6673", lw=1)
+        axes.axvline(place, color=EDGE, lw=1, gid=axis_id(axis.name))
         for height, text in axis.ticks():
-            look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            look = {"facecolor": GROUND, "edgecolor": "none", "alpha": 0.8, "pad": 1}
             axes.text(place + 0.04, height, text, fontsize=9, va="center", bbox=look, zorder=4)
     axes.set_xticks(range(len(vertical)), [axis.name for axis in vertical])
     axes.set_yticks([])

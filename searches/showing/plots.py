@@ -1,7 +1,6 @@
 """Plots of a search as SVG, made from its summary."""
 
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,23 +8,25 @@ from operator import itemgetter
 from typing import Any
 
 from searches.formatting import words
+from searches.showing.marks import marked, points_id
 from searches.showing.parallel import draw_parallel
+from searches.showing.theme import BASELINE, BEST, EDGE, GRID, INK, OTHER, REFERENCE
 from searches.summary import Summary, TrialRow
 
-BEST, REFERENCE, OTHER, BASELINE = "#0b6e4f", "#b3541e", "#8a94a0", "#a32020"
 CURVES, LINES, INTERVALS, POINTS = 60, 200, 25, 1000  # trials that a picture shows at most; more would hide one another
 
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#5b6673",
+    "axes.edgecolor": EDGE,
     "axes.grid": True,
     "grid.alpha": 0.3,
+    "grid.color": GRID,
     "font.size": 11,
-    "text.color": "#1c2430",
-    "axes.labelcolor": "#1c2430",
-    "xtick.color": "#1c2430",
-    "ytick.color": "#1c2430",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a name is no formula
 }
@@ -77,7 +78,7 @@ def front_pictures(summary: Summary) -> list[Picture]:
             Picture(
                 svg=_side_by_side([cost], partial(_draw_front, summary), name=f"front-{cost}"),
                 alt=f"{objective} against {words(cost)}; {len(summary.pareto)} trials are on the Pareto front",
-                caption=f"{objective} against {words(cost)}; green, with names: on the Pareto front of all costs{part}",
+                caption=f"{objective} against {words(cost)}; blue diamonds, with names: on the Pareto front of all costs{part}",
             )
         )
     return pictures
@@ -113,10 +114,10 @@ def intervals(summary: Summary) -> Picture | None:
         axes = figure.subplots()
         for place, row in enumerate(shown):
             low, high = ends[row.id]
-            color = _color(row, summary)
+            look = {"color": _color(row, summary), "gid": points_id([(row.id, "")])}
             if low is not None and high is not None:
-                axes.plot([low, high], [place, place], color=color, lw=2)
-            axes.plot(row.score, place, "o", color=color, ms=6)
+                axes.plot([low, high], [place, place], lw=2, **look)
+            axes.plot(row.score, place, _marker(row, summary), ms=6, **look)
         if baseline and near:
             axes.axvline(baseline[1], color=BASELINE, ls="--", label="best trivial baseline")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
@@ -153,7 +154,7 @@ def parallel(summary: Summary) -> Picture | None:
             name="parallel",
         ),
         alt=f"Parallel coordinates of {', '.join(space)} and {objective}, a line for each trial",
-        caption=f"Each line is a trial ({part}); darker lines are better. Green is the best trial, orange the reference.",
+        caption=f"Each line is a trial ({part}); stronger lines are better. Blue is the best trial, dashed orange the reference.",
         wide=True,
     )
 
@@ -186,8 +187,11 @@ def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
         label = _label(row, summary) if named else None if labelled else "others"
         labelled |= not named
         values += [value for _, value in points]
-        look = {"lw": 2.5 if named else 1, "ms": 4 if named else 2, "alpha": 1 if named else 0.7}
-        axes.plot(*zip(*points, strict=True), marker="o", color=_color(row, summary), label=label, **look)
+        look: dict[str, Any] = {"lw": 2.5 if named else 1, "ms": 5 if named else 2, "alpha": 1 if named else 0.7}
+        look |= {"marker": _marker(row, summary), "ls": "--" if row.id == reference else "-", "label": label}
+        digits = summary.digits(metric, 3)
+        notes = [(row.id, f"epoch {epoch:g}: {words(metric)} {value:.{digits}f}") for epoch, value in points]
+        axes.plot(*zip(*points, strict=True), color=_color(row, summary), gid=points_id(notes), **look)
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")  # one bad trial would flatten all others
     axes.set_xlabel("epoch")
@@ -198,9 +202,10 @@ def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
 
 def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
     front, others = _front_and_others(summary, cost)
-    for rows, color in ((others, OTHER), (front, BEST)):
+    for rows, color, marker in ((others, OTHER, "o"), (front, BEST, "D")):
         drawn = spread(rows, summary, POINTS) if len(rows) > POINTS else rows
-        axes.scatter([row.metrics[cost] for row in drawn], [row.score for row in drawn], color=color, zorder=3)
+        look = {"color": color, "ms": 6, "zorder": 3, "gid": points_id((row.id, "") for row in drawn)}
+        axes.plot([row.metrics[cost] for row in drawn], [row.score for row in drawn], marker, **look)
     for row in front[:INTERVALS]:
         place = (row.metrics[cost], row.score)
         axes.annotate(row.id, place, fontsize=9, xytext=(4, 4), textcoords="offset points")
@@ -216,8 +221,7 @@ def svg_of(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3
     out = io.StringIO()
     save_figure(out, draw, width=width, height=height, format="svg", name=name)
     text = out.getvalue()
-    # Group ids are the same in every plot, and a page may hold an id once; nothing refers to them.
-    return re.sub(r'<g id="[\w.]+">', "<g>", text[text.index("<svg") :])
+    return marked(text[text.index("<svg") :])
 
 
 def save_figure(
@@ -258,3 +262,7 @@ def _label(row: TrialRow, summary: Summary) -> str:
 
 def _color(row: TrialRow, summary: Summary) -> str:
     return {summary.reference_id: REFERENCE, summary.best_id: BEST}.get(row.id, OTHER)
+
+
+def _marker(row: TrialRow, summary: Summary) -> str:
+    return {summary.reference_id: "s", summary.best_id: "D"}.get(row.id, "o")

@@ -16,9 +16,11 @@ from searches.showing.markdown import markdown_cell, markdown_code, markdown_fen
 from searches.showing.plots import Picture, curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import TABLES
 from searches.showing.tables import as_html, as_markdown
+from searches.showing.theme import color_variables, themed
 from searches.summary import Summary
 
 FILES = ("report.html", "report.md")
+PRINTED = 40  # rows of a table on paper
 #: Id of a section -> its name in the table of contents.
 SECTIONS = {
     "comparison": "Comparison",
@@ -41,7 +43,8 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     """Write the report of a search, with the plots of its Markdown, into the results folder; return its files, HTML first."""
     environment = page_environment()
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
-    environment.filters |= {"html": as_html, "markdown": as_markdown}
+    environment.filters |= {"html": as_html, "markdown": as_markdown, "themed": themed}
+    environment.globals |= {"color_variables": color_variables, "printed_rows": PRINTED}
     summary = Summary.model_validate(all_visible(summary.model_dump()))
     values = view(summary)
     texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary, values["pictures"])
