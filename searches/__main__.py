@@ -95,7 +95,7 @@ def _storage_flag(p: Parser) -> None:
 
 
 def _json_flag(p: Parser) -> None:
-    p.add_argument("--json", action="store_true", help="print JSON, errors too; see docs/json.md")
+    p.add_argument("--json", action="store_true", help="print JSON, errors too; see docs/reference/json.md")
 
 
 def _control_flags(p: Parser) -> None:

@@ -1,4 +1,4 @@
-"""What `--json` prints: the plan and the results of a search as JSON values. docs/json.md describes them."""
+"""What `--json` prints: the plan and the results of a search as JSON values. docs/reference/json.md describes them."""
 
 from typing import Any
 

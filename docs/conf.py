@@ -1,0 +1,31 @@
+"""Configuration of the documentation: `make docs` builds it in build/docs, and any warning is an error."""
+
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generated
+
+project = "gpt2-search"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = "gpt2-search"
+html_static_path = ["_static"]
+html_css_files = ["wrap.css"]
+html_show_copyright = False
+default_role = "literal"
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence", "deflist"]
+# A console block may hold what no shell lexer knows, such as quotes within quotes, and diagrams are shown as text.
+suppress_warnings = ["misc.highlighting_failure"]
+copybutton_prompt_text = "$ "
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+
+
+def setup(app: Sphinx) -> None:
+    """Write the pages that are generated from code before Sphinx reads the sources."""
+    app.connect("builder-inited", lambda app: generated.write(Path(app.srcdir) / "reference"))

@@ -1,0 +1,128 @@
+"""The commands that README and documentation show exist, with these flags and values."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import trainables.candidates.__main__ as candidates
+from gpt2core import __main__ as core
+from gpt2core.cli import Parser
+from searches import __main__ as searches
+from searches import options, replay, study
+from searches.programs import flags as programs
+from tests.runs import ROOT
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "cluster" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+#: Programs of others, and of the reader, which no test runs from here.
+OTHERS = {
+    "aws", "caddy", "cat", "cd", "check-jsonschema", "chmod", "curl", "do", "docker", "done", "echo", "envsubst",
+    "export", "for", "gcloud", "git", "gsutil", "head=$", "helm", "install", "kubectl", "mkdir", "mlflow", "openssl",
+    "optuna-dashboard", "pip", "ray", "sbatch", "scancel", "scontrol", "scp", "sed", "source", "squeue", "srun",
+    "ssh", "sudo", "tail", "tar", "tr", "umask", "uv", "xargs",
+}  # fmt: skip
+PLACEHOLDERS = {"FILE": "file.json", "NAME": "name", "DATA": "data"}
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands of a page's console blocks, with the lines that they go on in."""
+    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        joined = re.sub(r"\\\n\s*", " ", block)
+        for chunk in re.split(r"^\$ ", joined, flags=re.MULTILINE)[1:]:
+            command, *after = chunk.splitlines()
+            while after and not is_whole(command):
+                command = f"{command}\n{after.pop(0)}"
+            yield command
+
+
+def is_whole(command: str) -> bool:
+    """Whether the quotes of a command are closed."""
+    try:
+        return bool(shlex.split(command, comments=True))
+    except ValueError:
+        return False
+
+
+ALL = [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}") for page in PAGES for command in commands(page)]
+
+
+def check_search(name: str, words: list[str]) -> None:
+    """Parse the flags of a search, and its values unless they name files that are not here."""
+    if name == "command":
+        programs.parse_program(words, "searches/command.py")
+    elif name == "study":
+        options.parser("study", study.QUESTION, ["quick", "study"]).add_argument("--tables")
+    else:
+        search = import_module(f"searches.{name}").SEARCH
+        parser = options.parser(search.name, search.question, list(search.profiles))
+        parser.parse(words)
+        if not {"--train", "--data-dir", "--warm-start", "--import"} & set(words):
+            options.parse(search, words)
+
+
+def check_module(name: str, words: list[str]) -> None:
+    parsers: dict[str, Callable[[], Parser]] = {
+        "searches": searches.parser, "gpt2core": core.parser, "trainables.candidates": candidates.parser,
+        "searches.replay": replay.parser,
+    }  # fmt: skip
+    if name in parsers:
+        parsers[name]().parse(words)
+    else:
+        import_module(name)
+
+
+def check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    for target in (word for word in words if "=" not in word):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        if target == "search":
+            check_search("lora_rank", shlex.split(values.get("ARGS", "")))
+    if "NAME" in values:
+        assert (ROOT / "tests" / "benchmarks" / f"{values['NAME']}.py").is_file()
+
+
+def check(words: list[str]) -> None:
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    match [word.removeprefix(".venv/bin/") for word in words]:
+        case ["make", *rest]:
+            check_make(rest)
+        case ["python" | "python3", "-m", module, *rest]:
+            check_module(module, rest)
+        case ["python" | "python3", script, *rest] if script.startswith("searches/"):
+            check_search(Path(script).stem, rest)
+        case ["ray", "job", "submit", *rest] if "--" in rest:
+            check(rest[rest.index("--") + 1 :])
+        case [program, *_]:
+            assert program in OTHERS, f"{program} is neither ours nor known"
+
+
+def parts(command: str) -> Iterator[list[str]]:
+    """The words of each command of a line, without redirections and comments."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in lexer:
+        if set(word) <= set("|&;"):
+            yield words
+            words = []
+        elif set(word) <= set("<>"):
+            next(lexer)
+        else:
+            words.append(PLACEHOLDERS.get(word, word))
+    yield words
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_a_command_of_the_documentation_can_be_typed(command: str) -> None:
+    for words in parts(command):
+        check(words)
