@@ -40,6 +40,15 @@ TRAINING = "workflowType=machine_learning"  # the UI's pages for training runs, 
 CONTEXT = "mlflow.data.context"
 DIGEST = 12  # characters of a digest that are shown; MLflow accepts 36 at most
 ENDED = ("FINISHED", "FAILED", "KILLED")
+RUN_STATUS = {COMPLETED: "FINISHED", STOPPED: "KILLED"}  # of a trial; others are FAILED
+BEST = "best/"  # group of the metrics of the best epoch
+#: Metric of an epoch's cost -> its group in MLflow.
+GROUPS = {
+    **dict.fromkeys(("seconds", "train_seconds", "eval_seconds", "tokens_per_second"), "time/"),
+    **dict.fromkeys(("memory_gb", "process_memory_gb", "gpu_memory_gb", "predicted_gpu_memory_gb"), "system/"),
+}
+ENDS = ("_low", "_high")  # of the names of an interval's ends
+DIGITS = 3  # decimals of the interval of a metric that no task declares
 LACKS = "lacks"  # tag: why the server refused a part of the run
 REASONS = 3  # reasons for refusals that the last warning names
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow accepts
@@ -228,9 +237,12 @@ class Tracker:
 
     def _log_answer(self, summary: Summary) -> None:
         now, answer = int(time.time() * 1000), summary.answer
-        best = {f"best_{key}": value for key, value in (summary.best.metrics if summary.best else {}).items()}
-        metrics = [Metric(key, value, now, 0) for key, value in (best | answer_numbers(answer)).items()]
-        tags = _tags({"answer": answer.text, "outcome": answer.outcome, "winner": answer.winner})
+        best = summary.best.metrics if summary.best else {}
+        numbers = best_metrics(best, self.plan.objective) | answer_numbers(answer)
+        metrics = [Metric(key, value, now, 0) for key, value in numbers.items()]
+        tags = _tags(
+            {"answer": answer.text, "outcome": answer.outcome, "winner": answer.winner} | self._intervals(best)
+        )
         self.client.log_batch(self.parent, metrics=metrics, tags=tags)
 
     def _end_search(self, status: str) -> None:
@@ -244,7 +256,7 @@ class Tracker:
 
     def _share_view(self) -> None:
         """Store the view that `_link` opens, as MLflow's share button does; its default view shows no scores."""
-        best = f"metrics.`best_{self.plan.objective}`"
+        best = f"metrics.`{BEST}{self.plan.objective}`"
         view = {
             "searchFilter": f"tags.`{PARENT}` = '{self.parent}'",
             "orderByKey": best,
@@ -339,7 +351,7 @@ class Tracker:
         metrics = [
             Metric(key, value, _ms(report.time), epoch)
             for epoch, scores in by_step(report).items()
-            for key, value in scores.items()
+            for key, value in in_groups(scores, self.plan.objective).items()
         ]
         tags = _tags({f"data_{key}": value for key, value in report.data.items()})
         self.client.log_batch(self._run_id(trial), metrics=metrics, tags=tags)
@@ -368,9 +380,21 @@ class Tracker:
             # MLflow sorts by the last value of a metric, but a trial is ranked by its best epoch.
             last = trial.reports[max(trial.reports)]
             when = max(_ms(ended), _ms(last.time))
-            metrics = [Metric(f"best_{objective}", best.metrics[objective], when, last.epoch)]
+            metrics = [
+                Metric(key, value, when, last.epoch) for key, value in best_metrics(best.metrics, objective).items()
+            ]
+            tags |= self._intervals(best.metrics)
         self.client.log_batch(run, metrics=metrics, tags=_tags(tags))
-        self.client.set_terminated(run, "FINISHED" if status in (COMPLETED, STOPPED) else "FAILED")
+        self.client.set_terminated(run, RUN_STATUS.get(status, "FAILED"))
+
+    def _intervals(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Return the intervals of the best epoch's metrics as tags."""
+        known = self.plan.metrics
+        return {
+            f"{BEST}{name} interval": f"{low:.{digits}f} to {high:.{digits}f}"
+            for name, (low, high) in intervals(metrics).items()
+            for digits in [known[name].digits if name in known else DIGITS]
+        }
 
     def _reopen(self, trial: Trial) -> None:
         run = self._run_id(trial)
@@ -388,6 +412,28 @@ def by_step(report: Report) -> dict[int, dict[str, float]]:
     return {
         report.epoch: report.metrics,
         best.epoch: {name: value for name, value in best.metrics.items() if name not in report.metrics},
+    }
+
+
+def in_groups(metrics: Mapping[str, float], objective: str) -> dict[str, float]:
+    """Return metrics by their names in MLflow, which groups times and memory; without the ends of intervals."""
+    ends = {f"{name}{end}" for name in intervals(metrics) for end in ENDS}
+    groups = {**GROUPS, objective: ""}
+    return {f"{groups.get(name, '')}{name}": value for name, value in metrics.items() if name not in ends}
+
+
+def best_metrics(metrics: Mapping[str, float], objective: str) -> dict[str, float]:
+    """Return the metrics of the best epoch by their names in MLflow; without intervals, times and memory."""
+    return {f"{BEST}{name}": value for name, value in in_groups(metrics, objective).items() if name in metrics}
+
+
+def intervals(metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Return the ends of the interval of each metric that has one."""
+    low, high = ENDS
+    return {
+        name: (metrics[f"{name}{low}"], metrics[f"{name}{high}"])
+        for name in metrics
+        if f"{name}{low}" in metrics and f"{name}{high}" in metrics
     }
 
 

@@ -67,10 +67,10 @@ def wait(browser: Chrome) -> WebDriverWait[Chrome]:
 def test_the_printed_link_lists_trials_best_first(browser: Chrome, mlflow: str, printed: str, storage: Path) -> None:
     trials = sorted(summary(storage, NAME)["trials"], key=lambda row: row["score"])
     show(browser, link(printed, mlflow), 1900)
-    for column in ("best_dev_loss", "Run Name", "rank", "origin"):  # which the page fills one after the other
+    for column in ("best/dev_loss", "Run Name", "rank", "origin"):  # which the page fills one after the other
         wait(browser).until(lambda b: [cell for cell in cells(b, column) if cell][len(trials) - 1 :])  # noqa: B023
     assert [name.split()[0] for name in cells(browser, "Run Name")] == [row["id"] for row in trials]
-    shown = [float(text.rstrip("…")) for text in cells(browser, "best_dev_loss")]
+    shown = [float(text.rstrip("…")) for text in cells(browser, "best/dev_loss")]
     assert shown == pytest.approx([row["score"] for row in trials], abs=1e-4)
     assert cells(browser, "rank") == [str(row["point"]["rank"]) for row in trials]
     assert cells(browser, "origin") == [row["origin"] for row in trials]

@@ -133,7 +133,7 @@ class Tracked:
             assert run.info.status == "FINISHED"
             assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == ["d" * 12]
             assert run.data.params["rank"] == "4"
-            assert run.data.metrics[f"best_{PLAN.objective}"] == min(LOSSES.values())
+            assert run.data.metrics[f"best/{PLAN.objective}"] == min(LOSSES.values())
         name = self.ledger.state.id
         searches = client.search_runs([tracker.experiment_id], f"tags.search_id = '{name}'")
         assert [run.info.run_id for run in searches] == [tracker.parent]
@@ -184,7 +184,7 @@ def test_a_trial_that_goes_on_with_a_larger_budget_does_so_in_its_run(tmp_path: 
     tracked.ended("0000", STOPPED, BUDGET)
     tracked.end("KILLED")
     run, client = tracked.ledger.state.runs["0000"], tracked.tracker.client
-    assert (client.get_run(run).info.status, client.get_run(run).data.tags["reason"]) == ("FINISHED", BUDGET)
+    assert (client.get_run(run).info.status, client.get_run(run).data.tags["reason"]) == ("KILLED", BUDGET)
 
     tracked = Tracked(tmp_path, uri, "budget")
     if not heard:

@@ -125,8 +125,8 @@ def in_mlflow_once(summary: dict[str, Any], uri: str) -> None:
         steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, summary["objective"]))
         assert steps == list(range(1, len(steps) + 1)), "an epoch is there twice, or is missing"
         assert len(steps) >= row["epochs"], "one that heard of its end later has more, which do not count"
-        assert run.data.metrics.get(f"best_{summary['objective']}") == row["score"], "one that diverged has none"
-        assert run.info.status == ("FINISHED" if row["status"] in (COMPLETED, STOPPED) else "FAILED")
+        assert run.data.metrics.get(f"best/{summary['objective']}") == row["score"], "one that diverged has none"
+        assert run.info.status == {COMPLETED: "FINISHED", STOPPED: "KILLED"}.get(row["status"], "FAILED")
 
 
 def test_a_worker_of_a_group_is_killed(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:

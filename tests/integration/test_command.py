@@ -82,7 +82,7 @@ def test_mlflow_has_the_values_and_the_curve(folder: Path, good: str) -> None:
     assert runs[good].data.params["lr"] == "0.03"
     assert runs[good].data.params.keys() == {"lr", "epochs", "seed", "task"}
     best = next(row["score"] for row in summary(folder / "runs", NAME)["trials"] if row["id"] == good)
-    assert runs[good].data.metrics["best_dev_acc"] == best
+    assert runs[good].data.metrics["best/dev_acc"] == best
 
 
 def test_other_commands_know_the_search(

@@ -214,9 +214,9 @@ def check_trial(search: int, run: Run, parent: Run, server: TeamServer) -> None:
 
 
 def recorded(server: TeamServer, run: Run) -> list[tuple[str, int, float]]:
-    query = text("SELECT key, step, value FROM metrics WHERE run_uuid = :run AND key <> :best")
+    query = text("SELECT key, step, value FROM metrics WHERE run_uuid = :run AND key NOT LIKE 'best/%'")
     with connected(server.database_url) as connection:
-        rows = connection.execute(query, {"run": run.info.run_id, "best": f"best_{PLAN.objective}"})
+        rows = connection.execute(query, {"run": run.info.run_id})
         return sorted((key, step, value) for key, step, value in rows)
 
 

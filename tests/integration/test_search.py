@@ -112,7 +112,13 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
         assert filters == {"search": NAME, "origin": row["origin"], "status": row["status"]}
         history = client.get_metric_history(run.info.run_id, "dev_loss")
         assert [metric.step for metric in history] == list(range(1, row["epochs"] + 1))
-        assert run.data.metrics["best_dev_loss"] == row["score"]
+        for name in ("dev_loss", "train_loss", "chrf_whole"):
+            assert run.data.metrics[f"best/{name}"] == row["metrics"][name]
+        low, high = (row["metrics"][f"dev_loss_{end}"] for end in ("low", "high"))
+        assert run.data.tags["best/dev_loss interval"] == f"{low:.3f} to {high:.3f}"
+        assert run.data.metrics.keys() >= {"time/train_seconds", "time/eval_seconds", "system/process_memory_gb"}
+        assert not any(name.endswith(("_low", "_high")) for name in run.data.metrics)
+        assert run.info.status == ("KILLED" if row["status"] == "stopped" else "FINISHED")
         assert "samples.md" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 

@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 
 from searches.running.events import EpochScores, Report
 from searches.running.retry_queue import TEMPORARY, RetryQueue
-from searches.running.tracking import answer_numbers, by_step
+from searches.running.tracking import answer_numbers, best_metrics, by_step, in_groups, intervals
 from searches.summary import Verdict
 from tests.summaries import nothing_compared, summary, verdict
 from trainables.tracking import mlflow_reason
@@ -20,6 +20,22 @@ def test_the_numbers_of_an_answer_are_those_that_are_known() -> None:
     assert found["answer/largest_difference"] == max(abs(pair["difference"]) for pair in answer["pairs"])
     assert answer_numbers(verdict(nothing_compared("nothing was run again"))) == {}
     assert answer_numbers(Verdict(sentences=["none"])) == {}
+
+
+def test_metrics_of_an_epoch_are_grouped_and_have_no_ends_of_intervals() -> None:
+    metrics = {
+        "dev_loss": 2.0,
+        "dev_loss_low": 1.5,
+        "dev_loss_high": 2.5,
+        "train_seconds": 3.0,
+        "process_memory_gb": 0.5,
+        "low": 1.0,
+    }
+    grouped = in_groups(metrics, "dev_loss")
+    assert grouped == {"dev_loss": 2.0, "time/train_seconds": 3.0, "system/process_memory_gb": 0.5, "low": 1.0}
+    assert best_metrics(metrics, "dev_loss") == {"best/dev_loss": 2.0, "best/low": 1.0}
+    assert intervals(metrics) == {"dev_loss": (1.5, 2.5)}
+    assert best_metrics(metrics, "train_seconds")["best/train_seconds"] == 3.0, "a program may minimise its time"
 
 
 def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
