@@ -29,6 +29,7 @@ from searches.plan import Plan
 from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, Trial
 from searches.running.retry_queue import RetryQueue
+from searches.running.system_metrics import Sample, SystemMetrics
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
 from searches.summary import Summary, Verdict
 from trainables.runs import parameters
@@ -67,6 +68,8 @@ class Tracker:
         self.experiment_id = self.name = ""
         self.reported_refusals = 0
         self.ready = False  # whether the search has a run
+        self.began = 0.0  # start of this run, in seconds since the epoch
+        self.system: SystemMetrics | None = None
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -84,6 +87,7 @@ class Tracker:
         for pause in (*PAUSES, None):
             try:
                 self.start(options.name, params, tags)
+                self.system = SystemMetrics(self._log_system)
                 return
             except UserError:
                 raise
@@ -112,7 +116,7 @@ class Tracker:
             self.queue.put(partial(self.client.update_run, self.parent, status="RUNNING"))
         if not run.data.params:
             self.queue.put(partial(self.client.log_batch, self.parent, params=_params(params)))
-        self.ready = True
+        self.ready, self.began = True, run.info.start_time / 1000
         lacks = LACKS in run.data.tags
         if lacks:
             self.queue.put(partial(self.client.delete_tag, self.parent, LACKS))
@@ -151,6 +155,8 @@ class Tracker:
 
     def finish(self, summary: Summary, status: str) -> None:
         """Log the summary to the search's run and end the run; warn about what could not be sent."""
+        if self.system is not None:
+            self.system.stop()
         self.queue.put(partial(self._log_answer, summary))
         self._put_file("summary.json", summary.model_dump_json(indent=2))
         self.queue.put(partial(self._end_search, status))
@@ -234,6 +240,12 @@ class Tracker:
                 "once MLflow accepts them, the same command delivers them"
             )
             self.reported_refusals = len(refused)
+
+    def _log_system(self, values: Sample) -> None:
+        """Queue a sample of the machine; its step is in seconds, so a resumed search continues the curves."""
+        now = time.time()
+        metrics = [Metric(name, value, _ms(now), int(now - self.began)) for name, value in values.items()]
+        self.queue.put(partial(self.client.log_batch, self.parent, metrics=metrics))
 
     def _log_answer(self, summary: Summary) -> None:
         now, answer = int(time.time() * 1000), summary.answer

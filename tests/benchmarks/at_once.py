@@ -121,7 +121,7 @@ class Taking:
         def call(*given: Any, **named: Any) -> Any:
             self.calls[name] += 1
             run = SimpleNamespace(
-                info=SimpleNamespace(run_id=f"{sum(self.calls.values()):032x}", status="RUNNING"),
+                info=SimpleNamespace(run_id=f"{sum(self.calls.values()):032x}", status="RUNNING", start_time=0),
                 data=SimpleNamespace(params={}),
                 experiment_id="1",
             )

@@ -85,6 +85,8 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     assert set(runs) == {"", *(row["id"] for row in result["trials"])}
     parent = runs[""]
     assert parent.info.run_name == NAME
+    used = [metric for metric in parent.data.metrics if metric.startswith("system/")]
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(used)
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data_digest"] == result["data"]["digest"]
     for run in runs.values():
