@@ -47,9 +47,9 @@ class Parser(argparse.ArgumentParser):
         self.subparsers: Any = None
 
     def add_command(self, name: str, **options: Any) -> "Parser":
-        """Add a command, which will be `command` among the options, and return its parser."""
+        """Add a command, which will be `command` among the options, and return its parser, which `help` describes."""
         self.subparsers = self.subparsers or self.add_subparsers(dest="command", metavar="COMMAND")
-        self.commands[name] = self.subparsers.add_parser(name, **options)
+        self.commands[name] = self.subparsers.add_parser(name, **{"description": options.get("help"), **options})
         return self.commands[name]
 
     def error(self, message: str) -> NoReturn:

@@ -4,12 +4,12 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.text import Text
 
 from gpt2core import submission
 from gpt2core.attention import is_sparse
@@ -18,12 +18,12 @@ from gpt2core.checkpoints.best import load_best, run_config
 from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import at_least, command_text, import_flags, settings
 from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
-from gpt2core.console import console
+from gpt2core.console import console, print_line
 from gpt2core.convert import convert as convert_weights
 from gpt2core.decoding.generate import generate as continue_prompts
 from gpt2core.describe import count_trainable, with_memory
 from gpt2core.describe import describe as count
-from gpt2core.errors import ConfigError, DataError, DivergedError
+from gpt2core.errors import ConfigError, DataError, DivergedError, visible
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
 from gpt2core.identity import components_of, keys_read
@@ -40,11 +40,12 @@ from gpt2core.tasks.base import objective_of
 from gpt2core.tasks.classification import Classification
 from gpt2core.tasks.gold import check_gold
 from gpt2core.tasks.own import with_task
+from gpt2core.terminal_table import Heading, fitted
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.training import EpochReport
 from gpt2core.weights import hub_name, model_folder
 
-CONSOLE = console(160, soft_wrap=True)
+CONSOLE = console(160)
 
 MOST_SAMPLES = 1_000  # of a prompt, since all are generated in one batch
 #: Metrics of the cost of an epoch, not of the model.
@@ -52,6 +53,14 @@ COSTS = (
     *("train_seconds", "train_examples", "eval_seconds", "tokens_per_second"),
     *("trainable_parameters", "predicted_gpu_memory_gb"),
 )
+
+
+def _say(text: str) -> None:
+    print_line(CONSOLE, text)
+
+
+def _print_table(headings: Sequence[Heading], rows: Sequence[Sequence[str]]) -> None:
+    CONSOLE.print(fitted(headings, [[Text(visible(cell)) for cell in row] for row in rows], CONSOLE.width))
 
 
 def describe(options: argparse.Namespace) -> None:
@@ -63,28 +72,29 @@ def describe(options: argparse.Namespace) -> None:
         return
     lora = f" of rank {result['rank']} on {', '.join(result['targets'])}" if result["targets"] else ""
     lora += f" ({', '.join(result['variants'])})" if result["variants"] else ""
-    table = Table("preset", title=f"{result['model']}, adapter {result['adapter']}{lora}", title_justify="left")
-    for heading in ("trainable parameters", "share", "predicted GPU memory"):
-        table.add_column(heading, justify="right")
     total = result["total_parameters"]
-    for row in filter(None, (result["chosen"], result["beside"])):
-        table.add_row(
+    rows = [
+        [
             f"{row['preset']}: {row['meaning']}",
             f"{row['trainable']:,}",
             f"{100 * row['trainable'] / total:.3f}%",
             f"{row['predicted_gpu_memory_gb']:.2f} GB",
-        )
-    CONSOLE.print(table)
+        ]
+        for row in filter(None, (result["chosen"], result["beside"]))
+    ]
+    _say(f"{result['model']}, adapter {result['adapter']}{lora}")
+    numbers = ("trainable parameters", "share", "predicted GPU memory")
+    _print_table([Heading("preset"), *(Heading(text, number=True) for text in numbers)], rows)
     with_pooler = result["total_parameters_with_pooler"]
-    CONSOLE.print(f"Total parameters: {total:,} ({with_pooler:,} with the study's unused pooler)")
+    _say(f"Total parameters: {total:,} ({with_pooler:,} with the study's unused pooler)")
     if result["head"]:
         classes, channels = result["head"]
         size = f"{classes} x {channels:,} = {classes * channels:,}"
-        CONSOLE.print(f"Both counts include the head of {result['task']}: {size}")
-    CONSOLE.print(f"GPU memory is {result['gpu_memory']}")
+        _say(f"Both counts include the head of {result['task']}: {size}")
+    _say(f"GPU memory is {result['gpu_memory']}")
     cost = result["attention"]
     names = ", ".join(cost["schedule"]) if len(set(cost["schedule"])) > 1 else cost["schedule"][0]
-    CONSOLE.print(
+    _say(
         f"Attention {names} at {cost['length']:,} tokens: {cost['attended_pairs']:,} pairs of {cost['dense_pairs']:,} "
         f"({100 * cost['share']:.2f}%), {cost['flops'] / 1e9:,.3f} GFLOP forward, dense {cost['dense_flops'] / 1e9:,.3f}"
     )
@@ -101,21 +111,19 @@ def train(options: argparse.Namespace) -> None:
     start, data = cached_starting_model(), run_data(config)
     start(config)  # train a first stage before anything is written
     out = _folder_to_write(options.out)
-    CONSOLE.print(f"Model: {config.model}, adapter {config.adapter}")
+    _say(f"Model: {config.model}, adapter {config.adapter}")
     _print_ignored_settings(config)
-    CONSOLE.print(f"Data: {data.describe()}")
+    _say(f"Data: {data.describe()}")
     history: list[dict[str, Any]] = []
     try:
         for report in train_run(config, start, data, folder=out, checkpoint_minutes=options.checkpoint_minutes):
             for note in report.notes:
-                CONSOLE.print(f"warning: {note}")
+                _say(f"warning: {note}")
             seconds = report.metrics.get("train_seconds", 0.0) + report.metrics["eval_seconds"]
-            CONSOLE.print(
-                f"epoch {report.epoch}/{config.epochs}: {_scores(report, objective, config)}, {seconds:.1f} s"
-            )
+            _say(f"epoch {report.epoch}/{config.epochs}: {_scores(report, objective, config)}, {seconds:.1f} s")
             history.append(_record(report))
             if (last := report.best) is not None:
-                CONSOLE.print(f"best epoch, {last.epoch}: {_scores(last, objective, config)}")
+                _say(f"best epoch, {last.epoch}: {_scores(last, objective, config)}")
                 history[last.epoch - 1] |= _record(last)
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
@@ -124,9 +132,9 @@ def train(options: argparse.Namespace) -> None:
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
-    CONSOLE.print(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
+    _say(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
     command = command_text(["--checkpoint", str(out), *import_flags(options.imports)])
-    CONSOLE.print(f"As a model folder: python -m gpt2core export {command} --out FOLDER")
+    _say(f"As a model folder: python -m gpt2core export {command} --out FOLDER")
 
 
 def _scores(report: EpochReport, objective: Metric, config: RunConfig) -> str:
@@ -150,20 +158,18 @@ def evaluate(options: argparse.Namespace) -> None:
     task, split = TASKS[config.task], options.split
     data = run_data(config)
     check_gold(data.corpus, split, config.task)
-    CONSOLE.print(f"Model: {description}")
+    _say(f"Model: {description}")
     _print_ignored_settings(config)
-    CONSOLE.print(f"Data: {data.describe()}; split {split}")
+    _say(f"Data: {data.describe()}; split {split}")
     with _explain_divergence(options):
         evaluation = task.evaluate(model, data, config, split)
-    table = Table("", "value, with a 95% interval if known", header_style="bold")
-    for name, value in _readable(evaluation.metrics, task.metrics.values(), split):
-        table.add_row(name, value)
+    rows = [[name, value] for name, value in _readable(evaluation.metrics, task.metrics.values(), split)]
     digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
     baselines = task.baselines(data, config, split) if "train" in data.splits else {}
     for baseline in baselines.values():
         text = ", ".join(_baseline_score(name, *score, digits.get(name, 2)) for name, score in baseline.scores.items())
-        table.add_row(f"baseline: {baseline.meaning}", text)
-    CONSOLE.print(table)
+        rows.append([f"baseline: {baseline.meaning}", text])
+    _print_table([Heading(""), Heading("value, with a 95% interval if known")], rows)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -177,7 +183,7 @@ def predict(options: argparse.Namespace) -> None:
     tokens = data.splits.get(split)
     if not tokens:
         raise DataError(f"{data.corpus.origin.source}: there is no {split} split of the {data.corpus.name}")
-    CONSOLE.print(f"Model: {description}\nData: {data.describe()}; split {split}")
+    _say(f"Model: {description}\nData: {data.describe()}; split {split}")
     with _explain_divergence(options):
         classes = task.predict(model, tokens, data.tokenizer, config)
     out = Path(options.out).expanduser()
@@ -186,7 +192,7 @@ def predict(options: argparse.Namespace) -> None:
             part.write_text(task.submission(tokens, classes, config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out}: must be a writable file ({error.strerror})") from None
-    CONSOLE.print(f"{len(tokens)} predictions are in {out}")
+    _say(f"{len(tokens)} predictions are in {out}")
 
 
 @contextmanager
@@ -235,7 +241,7 @@ def generate(options: argparse.Namespace) -> None:
     seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
     new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.stops)
     for text, ids in zip(texts, new, strict=True):
-        CONSOLE.print(f"{text}{tokenizer.decode(ids)}\n")
+        _say(f"{text}{tokenizer.decode(ids)}\n")
 
 
 def unescape(prompt: str) -> str:
@@ -260,9 +266,9 @@ def export(options: argparse.Namespace) -> None:
         usage = f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
     else:
         usage = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
-    CONSOLE.print(f"Epoch {epoch} is in {out}: {usage}")
+    _say(f"Epoch {epoch} is in {out}: {usage}")
     if is_sparse(config.attention_config):
-        CONSOLE.print(f"warning: this run has `{config.attention}` attention, but transformers uses dense attention")
+        _say(f"warning: this run has `{config.attention}` attention, but transformers uses dense attention")
 
 
 def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
@@ -290,7 +296,7 @@ def _folder_to_write(name: str) -> Path:
 
 def _print_ignored_settings(config: RunConfig) -> None:
     if note := unused_decoding(model_folder(config.model)):
-        CONSOLE.print(f"note: {note}")
+        _say(f"note: {note}")
 
 
 def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
@@ -322,9 +328,9 @@ def convert(options: argparse.Namespace) -> None:
     """Write weights saved by torch.save as a Hugging Face folder."""
     file, out = (Path(path).expanduser() for path in (options.file, options.out))
     converted = convert_weights(file, out, options.like)
-    CONSOLE.print(f"The model is in {out}, with the shape and tokenizer of {converted.like}; use it by --model {out}")
+    _say(f"The model is in {out}, with the shape and tokenizer of {converted.like}; use it by --model {out}")
     if converted.left_out:
-        CONSOLE.print(f"Left out, since a GPT-2 without head has no such tensors: {', '.join(converted.left_out)}")
+        _say(f"Left out, since a GPT-2 without head has no such tensors: {', '.join(converted.left_out)}")
 
 
 def submit(options: argparse.Namespace) -> None:
@@ -334,7 +340,7 @@ def submit(options: argparse.Namespace) -> None:
         given = argparse.Namespace(checkpoint=place, model=None, data_dir=options.data_dir)
         config, model, description = _model(given)
         data = run_data(config)
-        CONSOLE.print(f"{description}: {data.describe()}")
+        _say(f"{description}: {data.describe()}")
         for split in ("dev", "test"):
             name = submission.file_name(config, split)
             if name in sources:
@@ -344,9 +350,9 @@ def submit(options: argparse.Namespace) -> None:
                 with _explain_divergence(given):
                     contents[name] = submission.content(model, config, data, split, options.labels)
     missing = submission.write(out, contents)
-    CONSOLE.print(f"{len(contents)} files and {submission.ZIP} are in {out}: {', '.join(contents)}")
+    _say(f"{len(contents)} files and {submission.ZIP} are in {out}: {', '.join(contents)}")
     if missing:
-        CONSOLE.print(f"Files of the course that these runs and this data do not give: {', '.join(missing)}")
+        _say(f"Files of the course that these runs and this data do not give: {', '.join(missing)}")
 
 
 def keys(options: argparse.Namespace) -> None:
@@ -356,11 +362,11 @@ def keys(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("key", "values", "default", "meaning", "read by", header_style="bold")
+    cells = []
     for row in rows:
         readers = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in row["read_by"].items())
-        table.add_row(row["key"], row["values"], _default(row["default"]), row["meaning"], readers or "all runs")
-    console(200).print(table)
+        cells.append([row["key"], row["values"], _default(row["default"]), row["meaning"], readers or "all runs"])
+    _print_table([Heading(text) for text in ("key", "values", "default", "meaning", "read by")], cells)
 
 
 def _default(value: Any) -> str:

@@ -26,7 +26,7 @@ COMMANDS = {
     "power": ("simulate searches: false winners, power, coverage and the number of seeds needed", "power:power"),
     "promote": ("write the winner as a model folder and register it in MLflow", "promoting.promote:promote"),
     "report": ("write the report of a search, also if it is running or was interrupted", "showing.summary:report"),
-    "run": ("run the search that a TOML or YAML file states", "runner:run_file"),
+    "run": ("run a search: a script by its name, such as lora_rank, or what a file states", "runner:run_named"),
     "show": (
         "show a search, also a running one: question, settings, trials, answer, and what to run next",
         "showing.show:show",
@@ -39,7 +39,7 @@ def parser() -> Parser:
     """Return the parser of all commands."""
     top = Parser(prog="python -m searches", description=__doc__)
     for name, (words, _) in COMMANDS.items():
-        p = top.add_command(name, help=words, description=words, forwards=name == "run")
+        p = top.add_command(name, help=words, forwards=name == "run")
         if name == "power":
             power.flags(p)
         elif name == "parts":
@@ -57,8 +57,8 @@ def parser() -> Parser:
 
 
 def _run_flags(p: Parser) -> None:
-    p.add_argument("file", metavar="FILE", help="the file")
-    flags = p.add_argument("flags", nargs=argparse.REMAINDER, help="flags of a search; FILE --help lists them")
+    p.add_argument("search", metavar="SEARCH", help="name of a script, such as lora_rank, or a TOML or YAML file")
+    flags = p.add_argument("flags", nargs=argparse.REMAINDER, help="flags of a search; SEARCH --help lists them")
     flags.required = False  # in the error for a missing file
 
 

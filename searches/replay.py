@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import optuna
@@ -351,5 +351,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run from the command line and exit."""
+    run_or_explain(lambda: run(argv), "")
+
+
 if __name__ == "__main__":
-    run_or_explain(run, "")
+    main()

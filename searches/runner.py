@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -21,9 +23,11 @@ from searches.formatting import count
 from searches.options import Options, parse_for_user
 from searches.planning.plan_table import show_prediction
 from searches.programs.checking import check_program
-from searches.question import Search
+from searches.question import Search, scripts, search_of
 from searches.search_file import read
 from searches.showing.screen import show_plan
+
+OTHER_SCRIPTS = ("command", "study")  # which ask no question of their own
 
 
 def main(search: Search, argv: list[str] | None = None) -> NoReturn:
@@ -37,9 +41,15 @@ def main(search: Search, argv: list[str] | None = None) -> NoReturn:
     run_or_explain(lambda: run(_loaded(lambda: search, argv)), resume, as_json="--json" in argv)
 
 
-def run_file(options: argparse.Namespace) -> int:
-    """Run the search that a TOML or YAML file states; return the exit status."""
-    return run(_loaded(lambda: read(options.file), options.flags))
+def run_named(options: argparse.Namespace) -> int:
+    """Run a search script of this project by its name, or the search that a file states; return the exit status."""
+    if options.search in OTHER_SCRIPTS:
+        status: int = import_module(f"searches.{options.search}").main(options.flags)
+        return status
+    if options.search in scripts():
+        script = str(Path(__file__).with_name(f"{options.search}.py"))
+        return run(_loaded(lambda: replace(search_of(options.search), file=script), options.flags))
+    return run(_loaded(lambda: read(options.search), options.flags))
 
 
 def _loaded(load: Callable[[], Search], argv: list[str]) -> Options:

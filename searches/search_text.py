@@ -43,9 +43,10 @@ def content(path: str) -> dict[str, Any]:
     """Return the content of a search file as JSON values. Raises OSError, ConfigError for another name, and DataError."""
     suffix = PurePath(path).suffix
     if suffix not in SUFFIXES:
-        script = path if path in scripts() else f"NAME ({nearest(path, scripts())})"
-        rule = f"must end in .toml, .yaml or .yml; a script of this project runs by python -m searches.{script}"
-        raise ConfigError(f"The name of the search file is {shown(path)}, but {rule}")
+        rule = (
+            f"must be a file that ends in .toml, .yaml or .yml, or a script of this project: {nearest(path, scripts())}"
+        )
+        raise ConfigError(f"The search to run is {shown(path)}, but {rule}")
     with Path(path).expanduser().open("rb") as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:

@@ -396,7 +396,7 @@ def test_every_image_is_pinned_and_ours_has_the_pinned_versions() -> None:
     assert [image for image in found if unpinned(image)] == []
     assert IMAGE in (CLUSTER / "Dockerfile").read_text()
     assert all(re.fullmatch(r"rclone/rclone:\d+\.\d+\.\d+", image) for image in found if "rclone" in image)
-    for wrong in ("postgres", "postgres:latest", "postgres:15", "a/gpt2-search:0.1.0-ray2.9.0-py311"):
+    for wrong in ("postgres", "postgres:latest", "postgres:15", "a/gpt2-search:0.2.0-ray2.9.0-py311"):
         assert unpinned(wrong)
 
 

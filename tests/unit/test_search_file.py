@@ -26,7 +26,7 @@ from searches.showing.facts import commands
 from tests.runs import ROOT, status
 
 EXAMPLE = "examples/weight_decay.toml"
-RULE = "but must end in .toml, .yaml or .yml; a script of this project runs by python -m searches."
+RULE = "but must be a file that ends in .toml, .yaml or .yml, or a script of this project:"
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 Values = dict[str, Any]
 
@@ -218,13 +218,13 @@ def test_every_way_to_write_a_number_is_a_number_in_yaml(number: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["run"], "error: the following arguments are required: FILE"),
+    (["run"], "error: the following arguments are required: SEARCH"),
     (["run", "--plan", EXAMPLE], f"error: The file must stand before the flags: python -m searches run {EXAMPLE} --plan"),
     (["run", "--trials", "3"], "error: The file must stand before the flags: python -m searches run FILE --trials 3"),
     (["--plan", "run", EXAMPLE], f"error: The flag `--plan` must follow the command: python -m searches run {EXAMPLE} --plan"),
     (["--bogus", "list"], "error: Unknown flag `--bogus`: valid: --help, -h"),
-    (["run", "lora_rnk"], f"error: The name of the search file is 'lora_rnk', {RULE}NAME (did you mean `lora_rank`?)"),
-    (["run", "lora_rank"], f"error: The name of the search file is 'lora_rank', {RULE}lora_rank"),
+    (["run", "lora_rnk"], f"error: The search to run is 'lora_rnk', {RULE} did you mean `lora_rank`?"),
+    (["run", "lora_rank", "--trials", "x"], "error: The value of `--trials` is 'x', but must be a whole number"),
     (["run", "/nowhere.toml"], "error: /nowhere.toml: No such file or directory"),
     (["run", EXAMPLE, "--trails", "3"], "error: Unknown flag `--trails`: did you mean `--trials`?"),
 ])  # fmt: skip
