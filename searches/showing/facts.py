@@ -2,18 +2,20 @@
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from gpt2core.cli import command_text, import_flags
 from gpt2core.component import own_parts
 from gpt2core.machine import cpus
+from gpt2core.metrics.chrf import corpus_chrf
 from searches.domains import Choice, Domain
 from searches.formatting import count
 from searches.options import Options, without
 from searches.plan import Plan
 from searches.running.ledger import State
+from searches.showing.texts import PLACE, SCORE
 from searches.summary import Pairs, Role, Space
 
 #: Parts of a trial's time -> meaning.
@@ -112,11 +114,39 @@ def _space(text: str, domain: Domain, role: Role) -> Space:
     return Space(text=text, kind=kind, low=domain.low, high=domain.high, role=role)
 
 
-def samples_of(plan: Plan, state: State, name: str) -> list[dict[str, str]]:
-    """Return the first sample texts of a trial's best epoch, shortened."""
-    best = state.trials[name].best(plan.objective, plan.direction)
-    shown = best.samples[:SAMPLES] if best else []
-    return [{key: _cut(str(value)) for key, value in sample.items()} for sample in shown]
+def samples_of(plan: Plan, state: State, names: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Return sample texts of trials by name, from their best epochs, shortened.
+
+    Of generated texts these are the best, the median and the worst of the first trial, by the chrF of the text alone.
+    """
+    reports = {name: state.trials[name].best(plan.objective, plan.direction) for name in names}
+    samples = {
+        name: {str(sample["id"]): _scored(sample) for sample in report.samples}
+        for name, report in reports.items()
+        if report and report.samples
+    }
+    places = _places(next(iter(samples.values()), {}))
+    return {
+        name: [by_id[key] | place for key, place in places.items() if key in by_id] for name, by_id in samples.items()
+    }
+
+
+def _scored(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Return a sample as texts, with the score of a generated one."""
+    texts = {key: str(value) for key, value in sample.items()}
+    if "generated" in texts and "gold" in texts:
+        texts[SCORE] = f"{corpus_chrf([texts['generated']], [texts['gold']]):.2f}"
+    return {key: _cut(text) for key, text in texts.items()}
+
+
+def _places(samples: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the ids of the samples to show, with the places of their scores; without scores, ids spread over all samples."""
+    ranked = sorted(samples, key=lambda key: -float(samples[key].get(SCORE, 0.0)))
+    last = len(ranked) - 1
+    if not all(SCORE in sample for sample in samples.values()):
+        return {ranked[place]: {} for place in sorted({last * step // (SAMPLES - 1) for step in range(SAMPLES)})}
+    places = {ranked[last]: "worst", ranked[len(ranked) // 2]: "median", ranked[0]: "best"} if ranked else {}
+    return {key: {PLACE: place} for key, place in reversed(places.items())}
 
 
 def _cut(text: str) -> str:

@@ -13,9 +13,11 @@ from searches.formatting import count, words
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
+from searches.showing.page_script import script, script_digest, trial_facts
 from searches.showing.plots import Picture, curve_pictures, curves, front, front_pictures, intervals, parallel
 from searches.showing.report_tables import TABLES
 from searches.showing.tables import as_html, as_markdown
+from searches.showing.texts import examples
 from searches.showing.theme import color_variables, themed
 from searches.summary import Summary
 
@@ -45,6 +47,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
     environment.filters |= {"html": as_html, "markdown": as_markdown, "themed": themed}
     environment.globals |= {"color_variables": color_variables, "printed_rows": PRINTED}
+    environment.globals |= {"script": script, "script_digest": script_digest}
     summary = Summary.model_validate(all_visible(summary.model_dump()))
     values = view(summary)
     texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary, values["pictures"])
@@ -93,7 +96,8 @@ def view(summary: Summary) -> dict[str, Any]:
         "tables": tables,
         "curves": curve_pictures(summary),
         "fronts": front_pictures(summary),
-        "samples": samples(summary),
+        "examples": examples(summary),
+        "trials": trial_facts(summary),
     }
 
 
@@ -111,34 +115,6 @@ def notes(summary: Summary) -> list[str]:
     if unfinished := summary.counts.get("unfinished"):
         warnings.append(f"{count(unfinished, 'trial')} had not ended when this was written.")
     return warnings
-
-
-def samples(summary: Summary) -> list[dict[str, Any]]:
-    """Return texts by example: those that all trials share (input, gold), then what each trial wrote."""
-    examples: dict[str, dict[str, dict[str, str]]] = {}
-    for name, texts in summary.samples.items():
-        for sample in texts:
-            examples.setdefault(sample["id"], {})[name] = {k: v for k, v in sample.items() if k != "id"}
-    return [{"id": example, "texts": _side_by_side(by_trial, summary)} for example, by_trial in examples.items()]
-
-
-def _side_by_side(by_trial: dict[str, dict[str, str]], summary: Summary) -> list[tuple[str, str]]:
-    shared, own = [], []
-    for key in dict.fromkeys(key for texts in by_trial.values() for key in texts):
-        values = {name: texts[key] for name, texts in by_trial.items() if key in texts}
-        same = len(by_trial) > 1 and len(values) == len(by_trial) and len(set(values.values())) == 1
-        if same and key != "generated":
-            shared.append((key, next(iter(values.values()))))
-        else:
-            own += [(f"{key}, {role(name, summary)}", value) for name, value in values.items()]
-    return [*shared, *own]
-
-
-def role(name: str, summary: Summary) -> str:
-    """Return a trial's name with its roles: winner, best score, reference."""
-    roles = {"winner": summary.answer.winner, "best score": summary.best_id, "reference": summary.reference_id}
-    names = ", ".join(role for role, trial in roles.items() if trial == name)
-    return f"trial {name} ({names})" if names else f"trial {name}"
 
 
 def _judged_by(summary: Summary) -> str:

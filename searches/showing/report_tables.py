@@ -62,7 +62,7 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
     best = summary.best_id
     columns = [
         Column[TrialRow]("trial", lambda row: row.id),
-        _score(summary),
+        score_column(summary),
         *(_value(key, detail=key not in brief) for key in sorted(keys, key=lambda key: key not in compared)),
         *(_metric(name, heading, digits, summary) for name, (heading, digits) in _metrics(summary, rows).items()),
         Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True, detail=True),
@@ -73,10 +73,17 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
         columns.append(Column("Pareto front", lambda row: "yes" if row.id in summary.pareto else ""))
     more = f"The best {MOST} are shown; {len(rows) - MOST} more are in summary.json. " if len(rows) > MOST else ""
     note = more + (OVER_TEXTS if summary.by_texts else ONE_SEED)
-    return Table(title=title, columns=columns, rows=rows[:MOST], note=note, marked=lambda row: row.id == best)
+    return Table(
+        title=title,
+        columns=columns,
+        rows=rows[:MOST],
+        note=note,
+        marked=lambda row: row.id == best,
+        trial=lambda row: row.id,
+    )
 
 
-def _score(summary: Summary) -> Column[TrialRow]:
+def score_column(summary: Summary) -> Column[TrialRow]:
     """Return the column of scores, with their intervals over texts if these are known."""
     digits = summary.digits(summary.objective)
 
@@ -113,10 +120,11 @@ def replicates_table(summary: Summary) -> Table[TrialRow]:
             Column("run", lambda row: row.id),
             Column("of trial", lambda row: row.of or ""),
             Column("seed", lambda row: str(row.config.get("seed", "")), number=True),
-            _score(summary),
+            score_column(summary),
             Column("status", lambda row: row.status),
         ],
         rows=sorted((row for row in summary.trials if row.of is not None), key=lambda row: row.id),
+        trial=lambda row: row.of,
         note="The answer compares these runs on held-out texts." if summary.by_texts else "",
     )
 
@@ -281,11 +289,12 @@ def _front(summary: Summary) -> Table[TrialRow]:
         title="Pareto front: no other trial is better in one of these and as good in the rest",
         columns=[
             Column("trial", lambda row: row.id),
-            _score(summary),
+            score_column(summary),
             *(_metric(cost, words(cost), 2, summary) for cost in summary.costs),
             Column("values", lambda row: point_text(row.point)),
         ],
         rows=rows[:MOST],
+        trial=lambda row: row.id,
         note=f"The best {MOST} of {len(rows)} are shown." if len(rows) > MOST else "",
     )
 

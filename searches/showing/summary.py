@@ -25,6 +25,7 @@ from searches.showing.report import write
 from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
 from searches.warm_start import warm_started
 
+WITH_TEXTS = 8  # trials of which texts are kept
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sacrebleu", "tokenizers")
 
 
@@ -41,7 +42,8 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
     signs = {plan.objective: plan.direction.sign, **dict.fromkeys(costs, -1)}
     names, importance = finalists(state, plan), effects(ended, plan.space, plan.direction, plan.factor)
     answer = verdict(plan, state, names, best, importance)
-    with_samples = dict.fromkeys([answer.chosen, *(row.id for row in (best, reference) if row)])
+    compared = [answer.chosen, best and best.id, reference and reference.id, *(row.trial for row in answer.rows)]
+    with_samples = list(dict.fromkeys(name for name in compared if name))[:WITH_TEXTS]
     return Summary(
         search=options.name,
         script=search.name,
@@ -75,7 +77,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         space=space_of(plan),
         warm_start=warm_started(plan, state),
         time=time_by_part(state),
-        samples={name: samples_of(plan, state, name) for name in with_samples if name},
+        samples=samples_of(plan, state, with_samples),
         pairs={name: pairs_of(made) for name, made in state.pairs.items()},
         environment=state.environment,
         commands=commands(options),

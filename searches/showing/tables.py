@@ -39,7 +39,10 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Generic[Row]):
-    """A table. Column number `name` names the rows; `marked` returns whether a row is highlighted."""
+    """A table. Column number `name` names the rows.
+
+    `marked` returns whether a row is highlighted, `trial` the trial that it is about, if any.
+    """
 
     title: str
     columns: Sequence[Column[Row]]
@@ -47,6 +50,7 @@ class Table(Generic[Row]):
     note: str = ""
     name: int = 0
     marked: Callable[[Row], bool] = lambda row: False
+    trial: Callable[[Row], str | None] = lambda row: None
 
     def cells(self) -> list[list[str]]:
         """Return the texts of each row."""
@@ -98,7 +102,9 @@ def as_html(table: Table[Any], *, title: bool = True) -> Markup:
         for column in table.columns
     )
     body = Markup("\n").join(
-        Markup("<tr{}>{}</tr>").format(_class("marked" if table.marked(row) else ""), _html_cells(table, row))
+        Markup("<tr{}{}>{}</tr>").format(
+            _class("marked" if table.marked(row) else ""), _of_trial(table.trial(row)), _html_cells(table, row)
+        )
         for row in table.rows
     )
     note = Markup('<p class="muted">{}</p>\n').format(visible(table.note)) if table.note else ""
@@ -120,6 +126,10 @@ def _html_cells(table: Table[Any], row: Any) -> Markup:
         else:
             parts.append(Markup('<td data-name="{}"{}>{}</td>').format(column.heading, _class(look), shown))
     return Markup("").join(parts)
+
+
+def _of_trial(name: str | None) -> Markup:
+    return Markup(' data-trial="{}"').format(name) if name else Markup("")
 
 
 def _class(name: str) -> Markup:

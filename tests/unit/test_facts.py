@@ -10,6 +10,7 @@ from searches.question import IN_PYTHON
 from searches.running.ledger import Ledger
 from searches.showing.facts import cluster, commands, machine
 from searches.showing.summary import summarise
+from searches.showing.texts import examples
 
 
 def options(*flags: str) -> Options:
@@ -58,7 +59,7 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
     ledger.close()
     found = summarise(options("--smoke"), ledger.state, tmp_path).model_dump(exclude_defaults=True)
     assert found["environment"] == {"Python": "3"}
-    assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "1", "2", "3"]
+    assert [sample["id"] for sample in found["samples"]["0000"]] == ["0", "2", "5", "8"]
     assert all(len(sample["generated"]) < 1600 for sample in found["samples"]["0000"])
     assert found["smoke"]
     assert found["space"]["lr"] == {
@@ -66,6 +67,27 @@ def test_texts_of_the_finalists_are_kept_and_long_ones_are_cut(tmp_path: Path) -
         "role": "nuisance",
     }  # fmt: skip
     assert found["space"]["rank"]["values"] == [4, 8, 16, 32]
+
+
+def test_the_best_the_median_and_the_worst_text_of_the_chosen_trial_are_kept_with_their_scores(tmp_path: Path) -> None:
+    ledger, gold = Ledger(tmp_path / "ledger.jsonl"), "a rose is a rose"
+    trial = {"name": "0000", "point": {"rank": 8}, "run": {"epochs": 1}, "origin": "reference", "of": None, "optuna": 0}
+    texts = enumerate((gold, "zzz", "a rose is", "a"))
+    samples = [{"id": str(number), "generated": text, "gold": gold} for number, text in texts]
+    report = {"event": "report", "trial": "0000", "epoch": 1, "samples": samples, "statistics": None}
+    ledger.record({"event": "started", "argv": []})
+    ledger.record({"event": "proposed", "trial": trial})
+    ledger.record({**report, "metrics": {"dev_loss": 1.0}})
+    ledger.record({"event": "ended", "trial": "0000", "status": "completed", "reason": None})
+    ledger.close()
+    found = summarise(options("--smoke"), ledger.state, tmp_path)
+    kept = found.samples["0000"]
+    assert [(sample["id"], sample["place"]) for sample in kept] == [("0", "best"), ("3", "median"), ("1", "worst")]
+    scores = [float(sample["chrF"]) for sample in kept]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == 100
+    title = f"Example 3: median text of trial 0000 (best score, reference), chrF {scores[1]:.2f}"
+    assert examples(found)[1].title == title
 
 
 def test_the_machine_and_the_cluster_are_named() -> None:

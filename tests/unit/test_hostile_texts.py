@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,6 +32,7 @@ from searches.running.ledger import State
 from searches.running.tracking import samples_text
 from searches.showing import report, study_report
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
+from searches.showing.page_script import script
 from searches.showing.screen import Screen, show, show_plan
 from searches.showing.tables import on_screen
 from searches.summary import Summary
@@ -143,7 +145,10 @@ class Page(HTMLParser):
 def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: Summary, tmp_path: Path) -> None:
     page, markdown, *pictures = report.write(tmp_path, hostile)
     html = Page(page.read_text())
-    assert "script" not in html.tags
+    facts, ours = re.findall(r"<script[^>]*>(.*?)</script>", page.read_text(), re.DOTALL)
+    assert ours == script("report.js")
+    assert "<" not in facts
+    assert HOSTILE[:9] in next(iter(json.loads(facts).values()))["lines"][0]
     assert not [address for address in html.addresses if not address.startswith("#")]
     assert all(seen in html.text for seen in SEEN)
     assert not obeyed(page.read_text())

@@ -1,6 +1,8 @@
 """The report of a search: everything in its place, nothing taken for markup, readable where facts are missing."""
 
+import base64
 import copy
+import hashlib
 import io
 import re
 import time
@@ -16,6 +18,7 @@ from rich.console import Console
 from searches.showing import report
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
+from searches.showing.page_script import script
 from searches.showing.parallel import draw_parallel
 from searches.showing.report_tables import settings_table
 from searches.showing.screen import show
@@ -176,7 +179,7 @@ def test_the_pictures_say_their_numbers_to_those_who_do_not_see_them() -> None:
 
 def test_texts_of_trials_are_never_markup(tmp_path: Path) -> None:
     html, markdown = written(tmp_path, summary())
-    assert "script" not in Page(html).tags
+    assert Page(html).tags.count("script") == 2, "facts of the trials, and the page's own script"
     assert html.count("&lt;script&gt;alert(") >= 4, "in title, question, failures and samples"
     shown = MarkdownIt("commonmark").enable("table").render(markdown)
     assert "<script" not in shown
@@ -192,6 +195,17 @@ def test_the_page_needs_nothing_else_and_holds_no_id_twice(tmp_path: Path) -> No
     assert not re.search(r"url\((?!#)", html)
     assert page.tags.count("svg") == 7, "answer, expected, intervals, two curves, parallel, front"
     assert len(set(page.ids)) == len(page.ids)
+
+
+def test_the_page_allows_its_own_script_alone(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, summary())
+    text = script("report.js")
+    assert len(text) < 20_000
+    assert f"<script>{text}</script>" in html
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">" in html
+    for unsafe in ("innerHTML", "insertAdjacentHTML", "eval(", "document.write", "Function("):
+        assert unsafe not in text
 
 
 def test_thousands_of_trials_are_written_soon_and_the_rest_is_counted(tmp_path: Path) -> None:

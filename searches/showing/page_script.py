@@ -1,0 +1,42 @@
+"""The script of a report's page: its text, the digest by which the page allows it, and the facts that it shows."""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from searches.formatting import point_text, words
+from searches.showing.report_tables import score_column
+from searches.showing.texts import role
+from searches.summary import Summary
+
+
+@cache
+def script(name: str) -> Markup:
+    """Return the text of a script of this folder."""
+    return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+@cache
+def script_digest(name: str) -> str:
+    """Return the digest of a script, as a content security policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script(name).encode()).digest()).decode()}"
+
+
+def trial_facts(summary: Summary) -> dict[str, dict[str, Any]]:
+    """Return title and lines of the tooltip of each trial."""
+    column = score_column(summary)
+    return {
+        row.id: {
+            "title": role(row.id, summary),
+            "lines": [
+                point_text(row.point),
+                f"{words(summary.objective)}: {column.show(row)}",
+                f"best epoch {row.best_epoch or 0} of {row.epochs}; {row.status}",
+            ],
+        }
+        for row in summary.searched
+    }
