@@ -16,6 +16,7 @@ from searches.formatting import count
 from searches.published import CLAIMS
 from searches.showing.answer_picture import answer_picture
 from searches.showing.report import page_environment
+from searches.showing.study_picture import figure_pictures
 from searches.showing.tables import Column, Table, as_html
 from searches.summary import Summary
 
@@ -108,6 +109,7 @@ def write(path: Path, claims: Sequence[Judged], figures: Sequence[Line], summari
     page = environment.get_template("study_report.html").render(
         claims=as_html(claims_table(claims, ABOUT_CLAIMS)) if claims else "",
         figures=as_html(figures_table(figures, ABOUT_FIGURES)),
+        pictures=figure_pictures(figures),
         searches=[_section(*key, summary) for key, summary in ran.items()],
         missing=[(" on ".join(key), why) for key, why in summaries.items() if isinstance(why, str)],
         claim_marks=_counts([row.mark for row in claims]),

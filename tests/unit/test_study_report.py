@@ -501,7 +501,10 @@ def test_the_page_shows_claims_first_then_figures_then_answers(tmp_path: Path) -
         assert line.figure.printed in page
     for text in ("poems help.", 'href="study-quick-pretraining-sonnet/report.html"', "with gpt2-nano in place of gpt2"):
         assert text in page
-    assert page.count("<svg") == 1
+    drawn = {(line.table, line.figure.measure) for line in of_figures if line.ours is not None}
+    assert page.count("<svg") == len(drawn) + 1, "a plot for each table and metric that ran, and one of the answer"
+    for table, measure in drawn:
+        assert f"Table {table}, {measure}: the study&#39;s value, and the mean of our runs" in page
     assert page_of(tmp_path)[0] == page, "the same twice"
 
 
