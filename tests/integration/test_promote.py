@@ -173,7 +173,7 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["promote", "lora_rank-smok"], "did you mean `lora_rank-smoke`?; see --storage"),
-    (["promote", "../x"], "The value of `--name` is '../x', but must be letters"),
+    (["promote", "../x"], "The name of the search is '../x', but must be letters"),
     (["promote", NAME, "--trial", "0001"], "There is no trial `0001` in the search lora_rank-smoke: did you mean"),
     (["promote", NAME, "--format", "adaptr"], "`adaptr`: did you mean `adapter`?"),
     (["promote", NAME, "--registered-name", "a/b"], "The value of `--registered-name` is 'a/b', but must consist"),
