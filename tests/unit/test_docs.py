@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -14,14 +14,9 @@ from gpt2core.cli import Parser
 from searches import __main__ as searches
 from searches import options, replay, study
 from searches.programs import flags as programs
+from tests.documentation import PAGES, commands, parts
 from tests.runs import ROOT
 
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "cluster" / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
 #: Programs of others, and of the reader, which no test runs from here.
 OTHERS = {
     "aws", "caddy", "cat", "cd", "check-jsonschema", "chmod", "curl", "do", "docker", "done", "echo", "envsubst",
@@ -29,28 +24,6 @@ OTHERS = {
     "optuna-dashboard", "pip", "ray", "sbatch", "scancel", "scontrol", "scp", "sed", "source", "squeue", "srun",
     "ssh", "sudo", "tail", "tar", "tr", "umask", "uv", "xargs",
 }  # fmt: skip
-PLACEHOLDERS = {"FILE": "file.json", "NAME": "name", "DATA": "data"}
-
-
-def commands(page: Path) -> Iterator[str]:
-    """The commands of a page's console blocks, with the lines that they go on in."""
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        joined = re.sub(r"\\\n\s*", " ", block)
-        for chunk in re.split(r"^\$ ", joined, flags=re.MULTILINE)[1:]:
-            command, *after = chunk.splitlines()
-            while after and not is_whole(command):
-                command = f"{command}\n{after.pop(0)}"
-            yield command
-
-
-def is_whole(command: str) -> bool:
-    """Whether the quotes of a command are closed."""
-    try:
-        return bool(shlex.split(command, comments=True))
-    except ValueError:
-        return False
-
-
 ALL = [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}") for page in PAGES for command in commands(page)]
 
 
@@ -104,22 +77,6 @@ def check(words: list[str]) -> None:
             check(rest[rest.index("--") + 1 :])
         case [program, *_]:
             assert program in OTHERS, f"{program} is neither ours nor known"
-
-
-def parts(command: str) -> Iterator[list[str]]:
-    """The words of each command of a line, without redirections and comments."""
-    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    words: list[str] = []
-    for word in lexer:
-        if set(word) <= set("|&;"):
-            yield words
-            words = []
-        elif set(word) <= set("<>"):
-            next(lexer)
-        else:
-            words.append(PLACEHOLDERS.get(word, word))
-    yield words
 
 
 @pytest.mark.parametrize("command", ALL)
