@@ -79,6 +79,9 @@ def _flags_of_search(p: Parser, command: str) -> None:
         p.add_argument("--plot", metavar="FILE", help=words)
     if command in ("compare", "report", "show"):
         _json_flag(p)
+    if command == "report":
+        words = "serve the report on this machine and follow the search until Ctrl-C"
+        p.add_argument("--watch", action="store_true", help=words)
     if command == "show":
         p.add_argument("--wide", action="store_true", help="show all columns of tables, also on a narrow terminal")
     _storage_flag(p)

@@ -21,7 +21,6 @@ from searches.showing.texts import examples
 from searches.showing.theme import color_variables, themed
 from searches.summary import Summary
 
-FILES = ("report.html", "report.md")
 PRINTED = 40  # rows of a table on paper
 #: Id of a section -> its name in the table of contents.
 SECTIONS = {
@@ -43,19 +42,32 @@ SECTIONS = {
 
 def write(folder: Path, summary: Summary) -> list[Path]:
     """Write the report of a search, with the plots of its Markdown, into the results folder; return its files, HTML first."""
-    environment = page_environment()
-    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
-    environment.filters |= {"html": as_html, "markdown": as_markdown, "themed": themed}
-    environment.globals |= {"color_variables": color_variables, "printed_rows": PRINTED}
-    environment.globals |= {"script": script, "script_digest": script_digest}
-    summary = Summary.model_validate(all_visible(summary.model_dump()))
-    values = view(summary)
-    texts = {name: environment.get_template(name).render(values) for name in FILES} | plots(summary, values["pictures"])
+    return save(folder, view(summary))
+
+
+def save(folder: Path, values: dict[str, Any]) -> list[Path]:
+    """Write the report of the values of `view`, see `write`."""
+    markdown = _environment().get_template("report.md").render(values)
+    texts = {"report.html": page(values), "report.md": markdown, **plots(values["summary"], values["pictures"])}
     for name, text in texts.items():
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")
         send(folder / name)
     return [folder / name for name in texts]
+
+
+def page(values: dict[str, Any], version: str = "") -> str:
+    """Return the page of the values of `view`; with a version, it reloads when its server has another one."""
+    return _environment().get_template("report.html").render(values, version=version)
+
+
+def _environment() -> Environment:
+    environment = page_environment()
+    environment.filters |= {"cell": markdown_cell, "fence": markdown_fence, "code": markdown_code}
+    environment.filters |= {"html": as_html, "markdown": as_markdown, "themed": themed}
+    environment.globals |= {"color_variables": color_variables, "printed_rows": PRINTED}
+    environment.globals |= {"script": script, "script_digest": script_digest}
+    return environment
 
 
 def page_environment(**options: Any) -> Environment:
@@ -83,6 +95,7 @@ def pictures_of(summary: Summary) -> dict[str, Picture | None]:
 
 def view(summary: Summary) -> dict[str, Any]:
     """Return what the templates show: words, tables and pictures; facts that the summary lacks are left out."""
+    summary = Summary.model_validate(all_visible(summary.model_dump()))
     tables = {name: table(summary) for name, table in TABLES.items()}
     tables = {name: table for name, table in tables.items() if table.rows or name in ("trials", "environment")}
     shown = {"front": bool(summary.pareto), "metrics": "reliability" in tables}

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gpt2core.cli import print_json
+from gpt2core.errors import ConfigError
 from gpt2core.storage import address
 from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores
@@ -21,6 +22,7 @@ from searches.running.ledger import COMPLETED, STOPPED, State, read_search
 from searches.running.resume import options_again
 from searches.showing.as_json import answer_json
 from searches.showing.facts import commands, pairs_of, samples_of, space_of, time_by_part
+from searches.showing.live_report import watch
 from searches.showing.report import write
 from searches.summary import BaselineRow, MetricRow, SearchMethod, Summary
 from searches.warm_start import warm_started
@@ -104,10 +106,21 @@ def reopened(options: argparse.Namespace, more: Sequence[str] = ()) -> tuple[Pat
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report of a search, running, interrupted or ended. Raises UserError."""
-    folder, state, search_options = reopened(options)
-    summary = summarise(search_options, state, folder)
-    page, *others = map(address, write(folder, summary))
+    """Write the report of a search, running, interrupted or ended; with `--watch`, serve it until Ctrl-C. Raises UserError."""
+
+    def summarised() -> Summary:
+        folder, state, search_options = reopened(options)
+        return summarise(search_options, state, folder)
+
+    def ledger() -> Path:
+        return search_folder(options.storage, options.name) / "ledger.jsonl"
+
+    if options.watch and options.json:
+        raise ConfigError("`--watch` serves a page, but `--json` prints values; give only one")
+    if options.watch:
+        return watch(ledger, summarised)
+    summary = summarised()
+    page, *others = map(address, write(ledger().parent, summary))
     if options.json:
         answer = answer_json(summary.answer)
         print_json({"name": options.name, "report": str(page), "others": [*map(str, others)], "answer": answer})

@@ -3,17 +3,20 @@
 import base64
 import re
 from collections.abc import Iterator
+from threading import Thread
 
 import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from searches.showing import report
+from searches.showing.live_report import PageServer
 from tests.browser.axe import axe_script, violations
 from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
 from tests.summaries import SCRIPT, summary, typed
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
 
@@ -227,3 +230,18 @@ def test_it_prints_on_few_pages_without_what_only_a_screen_needs(browser: Chrome
     assert browser.find_element(By.CLASS_NAME, "claim").is_displayed()
     wide = "return [...document.querySelectorAll('table')].filter((table) => table.offsetWidth > innerWidth).length"
     assert browser.execute_script(wide) == 0, "no table is cut"
+
+
+def test_a_page_that_is_served_reloads_itself(browser: Chrome) -> None:
+    with PageServer() as server:
+        server.show(report.view(typed(SMALL)))
+        Thread(target=server.serve_forever, daemon=True).start()
+        show(browser, server.link, 1280)
+        state = browser.find_element(By.ID, "live")
+        assert state.text == "Live: this page follows the search."
+        assert [message for message in browser.get_log("browser") if "favicon" not in message["message"]] == []
+        server.show(report.view(typed(SMALL | {"question": "Has it changed?"})))
+        wait = WebDriverWait(browser, PATIENCE)
+        wait.until(lambda page: page.title == "toy: Has it changed?")
+        server.shutdown()
+    wait.until(lambda page: page.find_element(By.ID, "live").text.startswith("No longer live"))
