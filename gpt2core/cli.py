@@ -144,7 +144,7 @@ def key_values(flag: str, form: str, pairs: Sequence[str], known: Collection[str
     values: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not (key and equals):
             raise ConfigError(f"The value of `{flag}` is {pair!r}, but must be {form}")
         if key not in known:
             raise ConfigError(unknown_key(key, known))

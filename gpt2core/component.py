@@ -290,7 +290,8 @@ def unknown_key(name: str, valid: Iterable[str]) -> str:
 def nearest(name: str, valid: Iterable[str], otherwise: str = "") -> str:
     """Return a hint that names the valid name nearest to `name`, or if none is near all valid names and `otherwise`."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [other for other in names if other.lower() == name.lower()]
+    close += difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else f"valid: {', '.join(names)}{otherwise}"
 
 

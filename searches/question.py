@@ -147,6 +147,10 @@ class Search:
             if key not in self.scientific:
                 rule = f"its keys must be scientific keys: {nearest(key, self.scientific)}"
                 raise ConfigError(f"The factor has `{key}`, but {rule}")
+        for key in self.reference.keys() - self.scientific.keys() - self.nuisance.keys():
+            raise ConfigError(
+                f"The reference has `{key}`, which is not searched: leave it out, and fix its value in `fixed`"
+            )
         for first, second in itertools.combinations((self.scientific, self.nuisance, self.fixed), 2):
             for key in first.keys() & second.keys():
                 raise ConfigError(f"The key `{key}` has two roles, but must be scientific, nuisance or fixed")

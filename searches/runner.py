@@ -89,18 +89,18 @@ def print_plan(options: Options) -> None:
     from searches.running.resume import earlier_state
     from searches.showing.as_json import plan_json
 
-    folder, program = options.results_folder, options.plan.program
+    folder, program, data = options.results_folder, options.plan.program, None
     if program is not None:
         check_program(program)
     else:
         with suppress(HubError):  # model or data may exist, but be unreachable now
-            check(options.plan, without_pairs=any(jobs(options.plan, folder)))
+            data = check(options.plan, without_pairs=any(jobs(options.plan, folder))).describe()
     earlier = earlier_state(folder, options.plan, options.resume)
     room, forecast = resources(options), forecast_locally(options, folder)
     if options.json:
-        print_json(plan_json(options, room, forecast, earlier))
+        print_json(plan_json(options, room, forecast, earlier, data))
         return
-    show_plan(options.plan, room, str(folder), console(), earlier)
+    show_plan(options.plan, room, str(folder), console(), earlier, data)
     show_prediction(forecast, console())
 
 

@@ -20,7 +20,7 @@ from searches.domains import (
     is_number,
 )
 
-RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
+RANGE = re.compile(r"(?P<low>.+?)(?<!\.)\.\.(?!\.)(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
 RANGE_PATTERN = r"^\s*[-+0-9.eE]+\s*\.\.\s*[-+0-9.eE]+\s*(:log|:int|:log:int|:int:log)?$"  # for JSON Schema
 #: Keys that compared runs have in common, besides those that decide on which texts they are compared.
 SHARED = {"task", "model", "seed", "objective", "judged", "split_seed", "text", "label", "target", "class_names"}

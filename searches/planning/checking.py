@@ -14,7 +14,7 @@ from gpt2core.weights import model_folder
 from searches.deciding.comparing import judges_of
 from searches.domains import Choice
 from searches.pairs import pair_sets
-from searches.plan import Plan
+from searches.plan import Plan, metric_of_run
 from searches.planning.baselines import baselines
 from searches.running.ledger import Ledger
 from trainables.worker_cache import task_data
@@ -25,6 +25,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
 
     `without_pairs`: generated pairs do not exist yet.
     """
+    metric_of_run(plan.config(plan.search.reference))  # the task may lack the objective
     for point in plan.first_points:
         config = plan.config(point)
         components_of(config)

@@ -50,10 +50,12 @@ def results_json(options: Options, state: State, summary: Summary, now: float) -
     }
 
 
-def plan_json(options: Options, resources: str, forecast: Forecast | str, earlier: State | None) -> Json:
+def plan_json(
+    options: Options, resources: str, forecast: Forecast | str, earlier: State | None, data: str | None
+) -> Json:
     """Return what would run and what it would take; `forecast` may be the reason why that is unknown.
 
-    `earlier` is the state of the search that would be resumed.
+    `earlier` is the state of the search that would be resumed, `data` describes the data, None if it is not known.
     """
     plan = options.plan
     unknown = {"forecast": None, "forecast_notes": [forecast]}
@@ -61,6 +63,7 @@ def plan_json(options: Options, resources: str, forecast: Forecast | str, earlie
         "name": options.name,
         "question": plan.search.question,
         **_about(options),
+        "data": data,
         "trials": plan.trials,
         "warm_start": [start.model_dump() for start in plan.warm_start],
         "first_points": [

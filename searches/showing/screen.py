@@ -195,8 +195,10 @@ def show(summary: Summary, console: Console) -> None:
         print_line(console, f"Note: {note}", style="yellow")
 
 
-def show_plan(plan: Plan, resources: str, folder: str, console: Console, earlier: State | None) -> None:
-    """Print what would run; `earlier` is the state of the search that would be resumed."""
+def show_plan(
+    plan: Plan, resources: str, folder: str, console: Console, earlier: State | None, data: str | None
+) -> None:
+    """Print what would run; `earlier` is the state of the search that would be resumed, `data` describes the data if known."""
     print_line(console, f"{plan.search.name}: {plan.search.question}", "bold")
     print_table(console, keys_table(plan))
     if plan.search.learns_from_pairs:
@@ -204,7 +206,7 @@ def show_plan(plan: Plan, resources: str, folder: str, console: Console, earlier
         print_line(
             console, f"First, a set of pairs is generated for each temperature in {plan.fixed['pairs']}: {sizes}."
         )
-    for line in (*plan_texts(plan), resources):
+    for line in (*([f"Data: {data}"] if data else []), *plan_texts(plan), resources):
         print_line(console, line)
     for line in warm_start_texts(plan):
         print_line(console, line)

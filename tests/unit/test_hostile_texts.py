@@ -109,7 +109,7 @@ def test_a_terminal_obeys_what_the_program_says_alone() -> None:
 def test_a_plan_and_a_running_search_are_shown() -> None:
     options = parse(SEARCH, ["--smoke", "--data-dir", "[/x]d", "--model", "gpt2-nano"])
     console, file = screen()
-    show_plan(options.plan, f"resources {HOSTILE}", HOSTILE, console, None)
+    show_plan(options.plan, f"resources {HOSTILE}", HOSTILE, console, None, HOSTILE)
     state = State()
     shown = Screen(options.plan, console, Budget(), state)
     shown.warn(HOSTILE)

@@ -120,6 +120,10 @@ def test_a_searched_key_starts_where_the_search_has_it() -> None:
 
 
 @pytest.mark.parametrize(("flags", "message"), [
+    (["lr=1e-5...3e-2:log"], "The value of `lr` is '1e-5...3e-2:log', but must be a number"),
+    (["lr=1...5"], "The value of `lr` is '1...5', but must be a number"),
+    (["=3"], "The value of `--search` is '=3', but must be KEY=VALUES, such as lr=1e-5..1e-2:log"),
+    (["LR=1,2"], "Unknown key `LR`: did you mean `lr`?"),
     (["lr"], "The value of `--search` is 'lr', but must be KEY=VALUES, such as lr=1e-5..1e-2:log"),
     (["lr=1e-3"], "The key `lr` has only one value to search, 0.001, but needs a range LOW..HIGH or 2 or more values"),
     (["lr=0.1,1e-1"], "The key `lr` has the value 0.1 twice, but its values must differ"),
