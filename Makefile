@@ -47,6 +47,7 @@ docs-links: setup
 	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs build/docs-links
 
 ui: setup
+	@echo 'Searches: http://127.0.0.1:5000/#/experiments lists their tasks; in each, a run is a search, with its trials below it.'
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db
 
 job: setup
