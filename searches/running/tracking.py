@@ -23,12 +23,12 @@ from mlflow.exceptions import MlflowException
 from gpt2core.cli import command_text
 from gpt2core.data.origin import DataOrigin
 from gpt2core.errors import UserError, without_password
-from gpt2core.metrics.direction import Direction
 from searches.formatting import brief_keys, count, trial_title
 from searches.options import Options
 from searches.plan import Plan
 from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, Trial
+from searches.running.mlflow_view import shared_view
 from searches.running.retry_queue import RetryQueue
 from searches.running.system_metrics import Sample, SystemMetrics
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
@@ -180,7 +180,7 @@ class Tracker:
         """Return in a line where the MLflow UI shows the experiment of the search."""
         start = self._starts_ui()
         note = f" (its server is started by: {start})" if start else ""
-        return f"MLflow: {self._server()}/#/experiments/{self.experiment_id}{note}"
+        return f"MLflow: {self._server()}/#/experiments/{self.experiment_id}/runs?{TRAINING}{note}"
 
     def _starts_ui(self) -> str:
         """Return the command that starts a UI of this store; empty for a server."""
@@ -265,22 +265,14 @@ class Tracker:
         self.client.set_terminated(self.parent, status)
 
     def _link(self) -> str:
-        return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&viewStateShareKey={self.parent}"
+        return (
+            f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&viewStateShareKey={self.parent}&compareRunsMode=CHART"
+        )
 
     def _share_view(self) -> None:
         """Store the view that `_link` opens, as MLflow's share button does; its default view shows no scores."""
-        best = f"metrics.`{BEST}{self.plan.objective}`"
-        view = {
-            "searchFilter": f"tags.`{PARENT}` = '{self.parent}'",
-            "orderByKey": best,
-            "orderByAsc": self.plan.direction is Direction.MIN,
-            "selectedColumns": [
-                best,
-                *(f"params.`{key}`" for key in self.plan.space),
-                "tags.`status`",
-                "tags.`origin`",
-            ],
-        }
+        runs = f"tags.`{PARENT}` = '{self.parent}'"
+        view = shared_view(self.plan, runs, f"{BEST}{self.plan.objective}")
         self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.parent}", json.dumps(view))
 
     def _run(self, name: str, tags: Mapping[str, str], create: Callable[[], Run]) -> Run:

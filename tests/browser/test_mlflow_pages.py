@@ -64,9 +64,17 @@ def wait(browser: Chrome) -> WebDriverWait[Chrome]:
     return WebDriverWait(browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
 
 
-def test_the_printed_link_lists_trials_best_first(browser: Chrome, mlflow: str, printed: str, storage: Path) -> None:
+def test_the_printed_link_opens_charts_and_a_table_best_first(
+    browser: Chrome, mlflow: str, printed: str, storage: Path
+) -> None:
     trials = sorted(summary(storage, NAME)["trials"], key=lambda row: row["score"])
     show(browser, link(printed, mlflow), 1900)
+    axes = wait(browser).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".parcoords text.label"))
+    assert [axis.text for axis in axes] == ["rank", "lr", "batch_size", "best/dev_loss"], "alpha is a number or a word"
+    curves = wait(browser).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot"))
+    assert curves[0].is_displayed()
+    photograph(browser, "mlflow-charts")
+    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, "input[value=TABLE]"))
     for column in ("best/dev_loss", "Run Name", "rank", "origin"):  # which the page fills one after the other
         wait(browser).until(lambda b: [cell for cell in cells(b, column) if cell][len(trials) - 1 :])  # noqa: B023
     assert [name.split()[0] for name in cells(browser, "Run Name")] == [row["id"] for row in trials]
@@ -78,9 +86,10 @@ def test_the_printed_link_lists_trials_best_first(browser: Chrome, mlflow: str, 
 
 
 def test_the_mlflow_page_links_to_the_report(browser: Chrome, mlflow: str, printed: str, storage: Path) -> None:
-    parent = link(printed, mlflow).rsplit("=", 1)[1]
-    experiment = re.search(r"/experiments/(\d+)/", printed)
-    show(browser, f"{mlflow}/#/experiments/{experiment[1]}/runs/{parent}?workflowType=machine_learning", 1440, 1600)
+    parts = re.search(r"/experiments/(\d+)/\S*viewStateShareKey=(\w+)", printed)
+    assert parts
+    experiment, parent = parts.groups()
+    show(browser, f"{mlflow}/#/experiments/{experiment}/runs/{parent}?workflowType=machine_learning", 1440, 1600)
     found = wait(browser).until(lambda b: b.find_elements(By.LINK_TEXT, "Report"))
     text = browser.find_element(By.TAG_NAME, "body").text
     assert summary(storage, NAME)["answer"]["text"] in text
@@ -104,7 +113,7 @@ def test_the_report_of_the_search_opens_from_its_folder(browser: Chrome, printed
     notes = summary(storage, NAME)["answer"]["notes"]
     assert results[1 : 1 + len(notes)] == [f"Note: {note}" for note in notes]
     assert results[1 + len(notes)].startswith("Report: "), "first among the results"
-    assert str(path.with_name("curves.svg")) in printed
+    assert f"Results: {path.parent}\n" in printed
     for width in (1280, 400):
         show(browser, path.as_uri(), width)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
