@@ -135,7 +135,7 @@ CONTRADICTORY = [
     (changed("factor", to=["rank"]), ": The factor has `rank`, but its keys must be scientific keys"),
     (changed("fixed", "lr", to=0.1), ": The key `lr` has two roles, but must be scientific, nuisance or fixed"),
     (changed("reference", "lr", to=None), ": The reference lacks a value of the searched key `lr`"),
-    (changed("reference", "weight_decay", to=0.1), ": The reference has `weight_decay`, which is not searched: leave it out"),
+    (changed("reference", "batch_size", to=8), ": The reference has `batch_size`, which is not searched: leave it out"),
     (changed("reference", "rank", to=64), ": The value of `rank` is 64 in the reference, but must be 4 to 32"),
     (changed("tasks", "sonnet", to={"study": [{"rank": 64}]}),
      ": The value of `rank` is 64 in the study's points of sonnet, but must be 4 to 32"),
