@@ -6,6 +6,7 @@ import shlex
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2core.errors import ConfigError, DataError, UserError
+from gpt2core.errors import ConfigError, DataError, UserError, visible
 from gpt2core.files import lock
 from gpt2core.metrics.direction import Direction
 from searches.domains import Choice, LogInt, LogUniform, Uniform
@@ -175,7 +176,11 @@ def test_a_program_resumes_by_its_own_flag() -> None:
 @pytest.mark.parametrize(("line", "value"), [
     (COURSE, "0.498"),
     ("dev_acc=0.5", "0.5"),
-    ("dev-acc: 51.2%", "51.2"),
+    ("dev-acc: 51.2%", "51.2%"),
+    ("dev_acc=0.5, dev_loss=2", "0.5"),
+    ("dev_acc=0.5,dev_loss=2.", "0.5"),
+    ("10%|# | 1/9 [00:01<00:09, 1.2s/it, dev_acc=.5]", ".5"),
+    ("dev acc: 50%|#####     | 5/10 [00:01<00:01]", None),
     ("'Dev/Acc': -1.5e-3, 'dev_loss': 2", "-1.5e-3"),
     ('{"dev_acc": 1}', "1"),
     ("dev acc = nan", "nan"),
@@ -189,12 +194,70 @@ def test_lines_name_the_metric(line: str, value: str | None) -> None:
     assert (match and match["value"]) == value
 
 
+@pytest.mark.parametrize(("text", "value"), [
+    ("1,234.5", 1234.5), ("-1,234,567", -1234567), ("12.5%", 0.125), ("50 %", 0.5), ("1,000.0%", 10), ("1e-3", 0.001),
+    ("0.5.", 0.5), ("0.5\u00b10.1", 0.5), ("\x1b[1m0.5\x1b[0m", 0.5),
+])  # fmt: skip
+def test_numbers_are_read_as_they_are_meant(text: str, value: float, tmp_path: Path) -> None:
+    assert reports(f"echo {shlex.quote(f'dev_acc = {text}')}", tmp_path) == [(1, value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0,899",
+        "1/3 (0.899)",
+        "1 / 3",
+        "3/10 0.7",
+        "0.5.3",
+        "1,234",
+        "0,899.5",
+        "1'234.5",
+        "0.5x",
+        "1e",
+        "12:30",
+        "0.5-0.7",
+        "\u22120.5",
+    ],
+)
+def test_a_value_that_only_begins_with_a_number_is_refused(text: str, tmp_path: Path) -> None:
+    (failure,) = reports(f"echo dev_acc=0.1; echo {shlex.quote(f'dev_acc = {text}')}; echo dev_acc=0.2", tmp_path)
+    wrong = visible(repr(text.split()[0]))
+    line = visible(repr(f"dev_acc = {text}"))
+    assert failure.startswith(f"failed: The value of the metric is not a number: {wrong} in the line {line}; ")
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["{!r}", "{:.3f}", "{:e}", "{:,.2f}", "{:.1%}"])
+)
+def test_numbers_in_the_forms_of_python_are_read(number: float, form: str) -> None:
+    text = form.format(number)
+    with TemporaryDirectory() as folder:
+        log = Path(folder, LOG)
+        log.write_text(f"dev acc: {text} (epoch 3)")
+        (reading,) = OutputReadings(log, line_pattern("dev_acc", None), start=0).read(ended=True)
+    percent = 100 if "%" in form else 1
+    assert reading[:2] == (3, float(text.replace(",", "").strip("%")) / percent)
+
+
+@pytest.mark.parametrize(("command", "epochs", "reported"), [
+    (r"printf ' 50%%|# |, dev_acc=0.1\r100%%|##|, dev_acc=0.2\n'; echo dev_acc=0.3", 2, [(1, 0.2), (2, 0.3)]),
+    (r"printf '\033[32mdev_acc\033[0m: \033[1;31m0.5\033[0m\n'", 1, [(1, 0.5)]),
+    (r"printf 'dev_acc=0.5' >&2", 1, [(1, 0.5)]),
+    (r"printf '10%%\r\033[31m20%%\033[0m\r\n'; exit 3", 1, ["failed: exit status 3: 20%"]),
+    (r"yes 0123456789 | head -c 10000000; printf '\rdev_acc=0.5'", 1, [(1, 0.5)]),
+    (r"head -c 10000000 /dev/zero; printf '\rdev_acc=0.5\n'", 1, [(1, 0.5)]),
+])  # fmt: skip
+def test_output_is_read_as_a_terminal_shows_it(command: str, epochs: int, reported: list[Any], tmp_path: Path) -> None:
+    assert reports(command, tmp_path, epochs=epochs) == reported
+
+
 def test_the_output_is_read_as_it_grows(tmp_path: Path) -> None:
     log = tmp_path / LOG
     log.write_text("dev_acc=0.1 of an earlier process\n")
     output = OutputReadings(log, line_pattern("dev_acc", None), start=log.stat().st_size, before=2)
     parts = [
-        (" 10%|#\r 20%|##\rdev_acc=0.2\ndev_a", [(3, 0.2)]),
+        (" 10%|#\r 20%|##\rdev_acc=0.2\n30%|#\rdev_a", [(3, 0.2)]),
         ("cc=0.3\r\n", [(3, 0.2), (4, 0.3)]),
         ("epoch 7/9 dev_acc=0.4", [(3, 0.2), (4, 0.3)]),
     ]
@@ -214,6 +277,9 @@ def test_a_pattern_may_name_the_epoch(tmp_path: Path) -> None:
     assert [reading[:2] for reading in output.read(ended=False)] == [(4, 0.5)]
     (tmp_path / LOG).write_text("step 4 of epoch 9: acc 0.5\nstep 5 is acc high\n")
     with pytest.raises(DataError, match="the metric is 'high', but must be a number"):
+        output.read(ended=True)
+    output = OutputReadings(tmp_path / LOG, line_pattern("x", r"(?P<epoch>\S+) acc (?P<value>\S+)"), start=0)
+    with pytest.raises(DataError, match="the epoch is '9:', but must be a whole number"):
         output.read(ended=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.programs import guard
+from trainables.programs.terminal import shown_text
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 LAST, LONGEST = 3, 300  # lines and characters of the output that a failure shows
@@ -48,6 +49,6 @@ def last_lines(log: Path) -> str:
     """Return the last lines of a log in one line, shortened from the front."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [text for line in file.read().split(b"\n") if (text := shown_text(line))]
     text = " | ".join(lines[-LAST:])
     return text if len(text) <= LONGEST else f"...{text[-LONGEST:]}"

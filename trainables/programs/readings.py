@@ -7,8 +7,15 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt2core.errors import ConfigError, DataError, shown
 from trainables.programs.run import Program
+from trainables.programs.terminal import overwritten, shown_text
 
-NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+#: Digits in groups of thousands that are no decimal fraction: with two groups or a decimal point.
+GROUPED = r"[1-9]\d{0,2}(?:(?:,\d{3})+\.\d+|(?:,\d{3}){2,})"
+NUMBER = rf"[-+]?(?:(?:{GROUPED}|\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?:\s?%)?|nan|inf(?:inity)?)"
+#: After these characters a number goes on, so it is another one, as in 0,899 or 1/3 or 0.5.3.
+GOES_ON = r"\w|[-.,:'\u00a0\u202f]\d|\s?/\s?\d|\s?%"
+NOT_A_NUMBER = r"[-+\u2212]?[.,]?\d\S*"
+BAR = r"\s*\d+%\|"  # a progress bar whose title is the name of the metric
 EPOCH = re.compile(r"\bepoch\W*(\d+)", re.IGNORECASE)
 GAP = r"[\s_/-]"  # between the words of a metric's name
 LONGEST = 10_000  # characters of a line that are searched
@@ -33,7 +40,8 @@ class Readings(Protocol):
 class OutputReadings:
     """The values in the lines that a program appends to a log, from the byte `start` on.
 
-    A line that names no epoch is about the next one; an earlier process reported `before` epochs.
+    A line that names no epoch is about the next one; an earlier process reported `before` epochs. Of a progress bar, which
+    overwrites its line, the last state counts: the earlier ones show the same value again.
     """
 
     def __init__(self, log: Path, pattern: re.Pattern[str], start: int, before: int = 0) -> None:
@@ -45,24 +53,32 @@ class OutputReadings:
         with self.log.open("rb") as file:
             file.seek(self.start + len(self.rest))
             new = file.read()
-        *lines, self.rest = re.split(rb"[\r\n]", self.rest + new)  # progress bars end lines by \r
+        *lines, self.rest = (self.rest + new).split(b"\n")
         if ended:
             lines.append(self.rest)
         for line in lines:
             self.start += len(line) + 1
-            self._search(line.decode(errors="replace")[:LONGEST])
+            self._search(shown_text(line)[:LONGEST])
+        passed = overwritten(self.rest)
+        self.start, self.rest = self.start + passed, self.rest[passed:]
         return self.readings
 
     def _search(self, line: str) -> None:
         match, *others = [*self.pattern.finditer(line), None]
         if any(others):
             raise DataError(
-                f"{line.strip()[:200]}: has the metric more than once; give a longer name, such as dev_acc, or --pattern"
+                f"{line[:200]}: has the metric more than once; give a longer name, such as dev_acc, or --pattern"
             )
-        if match is not None:
-            groups, following = match.groupdict(), self.before + len(self.readings) + 1
-            named = groups.get("epoch") or next(iter(EPOCH.findall(line)), following)
-            self.readings.append(Reading(int(named), _number(groups["value"], line), self.start))
+        if match is None:
+            return
+        groups = match.groupdict()
+        if groups.get("wrong"):
+            raise DataError(
+                f"The value of the metric is not a number: {shown(groups['wrong'])} in the line {shown(line)}; print numbers "
+                "such as 0.5, or say by --pattern what to read"
+            )
+        named = groups.get("epoch") or next(iter(EPOCH.findall(line)), self.before + len(self.readings) + 1)
+        self.readings.append(Reading(_whole(named, line), _number(groups["value"], line), self.start))
 
 
 class FileReadings:
@@ -101,7 +117,8 @@ def line_pattern(metric: str, pattern: str | None) -> re.Pattern[str]:
     """
     if pattern is None:
         name = GAP.join(map(re.escape, re.split(f"{GAP}+", metric)))
-        return re.compile(rf"(?<!\w){name}['\"]?\s*(?:=|::?)\s*(?P<value>{NUMBER})(?!\w)", re.IGNORECASE)
+        value = rf"(?:(?P<value>(?>{NUMBER})(?!{GOES_ON}))|(?P<wrong>{NOT_A_NUMBER}))"
+        return re.compile(rf"(?<!\w){name}['\"]?\s*(?:=|::?)(?!{BAR})\s*{value}", re.IGNORECASE)
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -132,10 +149,23 @@ def _epoch(values: dict[str, Any], place: int) -> int:
     return epoch if isinstance(epoch, int) else place
 
 
+def _whole(epoch: Any, line: str) -> int:
+    try:
+        return int(epoch)
+    except ValueError:
+        raise DataError(f"{line[:200]}: the epoch is {shown(epoch)}, but must be a whole number") from None
+
+
 def _number(value: Any, place: object) -> float:
+    """Return a value as a number: 0.5 for 50%, 1234.5 for 1,234.5. Raises DataError."""
     try:
         if isinstance(value, bool):
             raise ValueError
-        return float(value)
+        if not isinstance(value, str):
+            return float(value)
+        text = value.removesuffix("%")
+        grouped = re.fullmatch(rf"[-+]?{GROUPED}(?:e[-+]?\d+)?\s?", text, re.IGNORECASE)
+        number = float(text.replace(",", "") if grouped else text)
+        return number if text == value else number / 100
     except (TypeError, ValueError):
         raise DataError(f"{str(place)[:200]}: the metric is {shown(value)}, but must be a number") from None
