@@ -193,7 +193,7 @@ def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
         notes = [(row.id, f"epoch {epoch:g}: {words(metric)} {value:.{digits}f}") for epoch, value in points]
         axes.plot(*zip(*points, strict=True), color=_color(row, summary), gid=points_id(notes), **look)
     if min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")  # one bad trial would flatten all others
+        _use_log_scale(axes, "y")  # one bad trial would flatten all others
     axes.set_xlabel("epoch")
     axes.set_ylabel(words(metric))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -211,9 +211,19 @@ def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
         axes.annotate(row.id, place, fontsize=9, xytext=(4, 4), textcoords="offset points")
     costs = [row.metrics[cost] for row in (*front, *others)]
     if min(costs) > 0 and max(costs) > 10 * min(costs):
-        axes.set_xscale("log")
+        _use_log_scale(axes, "x")
     axes.set_xlabel(words(cost))
     axes.set_ylabel(words(summary.objective))
+
+
+def _use_log_scale(axes: Any, name: str) -> None:
+    """Make the x or y axis logarithmic, with plain numbers: the default labels are formulas, which STYLE turns off."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def svg_of(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:

@@ -313,6 +313,15 @@ def test_a_point_outside_the_space_is_drawn() -> None:
     assert ">2r<" in plots_of(found)["parallel.svg"]
 
 
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    found = summary(40, costs=["trainable_parameters"], pareto=["0000"])
+    found["trials"][4]["curve"][0]["dev_loss"] = 4000.0
+    plots = plots_of(found)
+    assert ">10,000<" in plots["front.svg"]
+    assert ">1,000<" in plots["curves.svg"]
+    assert "mathdefault" not in "".join(plots.values())
+
+
 def test_the_same_summary_gives_the_same_files_and_stays_as_it_was(tmp_path: Path) -> None:
     found = summary()
     before = copy.deepcopy(found)
