@@ -389,9 +389,19 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in plan.unread & (domains or {}).keys():
+    for key in sorted((plan.unread & (domains or {}).keys()) | _unread(plan, settings)):
         raise ConfigError(unread_text(key))
     return plan
+
+
+def _unread(plan: Plan, settings: Point) -> set[str]:
+    """Return the keys of `settings` that only some components read, and no run of the plan."""
+    from gpt2core.keys import readers  # PyTorch is too slow to import for --help
+
+    keys = {key for key in settings if readers(key)}
+    return (
+        keys - {key for values in plan.conditions.combinations for key in keys_of(plan.run(values))} if keys else set()
+    )
 
 
 def metric_of(program: Program) -> "Metric":

@@ -37,6 +37,7 @@ from trainables.nodes import Machine
     (["--profile", "quik"], "Unknown profile `quik`: did you mean `quick`?"),
     (["--set", "lrr=1"], "Unknown key `lrr`: did you mean `lr`?"),
     (["--set", "epochs"], "The value of `--set` is 'epochs', but must be KEY=VALUE"),
+    (["--set", "num_beams=2"], "No run of this search reads `num_beams`: it needs decoder beam; fix or search that too"),
     (["--set", "epochs=0"], "The value of `epochs` is '0', but must be >= 1"),
     (["--search", "lrr=1..2"], "Unknown key `lrr`: did you mean `lr`?"),
     (["--search", "weight_decay=0,-1"], "The value of `weight_decay` is '-1', but must be >= 0"),
