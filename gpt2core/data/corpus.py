@@ -65,9 +65,13 @@ class Corpus:
     def describe(self) -> str:
         """Return one line: sizes, origin, digest, rejected rows by reason, notes, and texts that occur in several splits."""
         sizes = ", ".join(f"{count} {split}" for split, count in self.origin.sizes.items())
-        lost = [f"{count} rejected: {reason}" for reason, count in sorted(self.rejected.items())]
         parts = [f"{self.name}: {sizes}", self.origin.source, f"digest {self.digest[:12]}"]
-        return "; ".join([*parts, *lost, *self.notes, shared_texts(self.splits)])
+        return "; ".join([*parts, *by_reason(self.rejected), *self.notes, shared_texts(self.splits)])
+
+
+def by_reason(rejected: Counter[str]) -> list[str]:
+    """Return the number of rejected rows for each reason, in words."""
+    return [f"{count} rejected: {reason}" for reason, count in sorted(rejected.items())]
 
 
 def corpus_of(name: str, origin: DataOrigin, splits: Mapping[str, Iterable[Row]]) -> Corpus:

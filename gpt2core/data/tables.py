@@ -5,18 +5,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpt2core.component import nearest
-from gpt2core.data.corpus import read_lines, read_text
+from gpt2core.data.corpus import by_reason, read_lines, read_text
 from gpt2core.data.hub import SPLITS, load_hub
 from gpt2core.errors import DataError, first_line
 from gpt2core.storage import fetch, local
 
 LONGEST = 10_000_000  # characters of a field of a CSV file
-DELIMITERS = ",;\t"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")  # owner/name, or owner/name:config
 FOLDER_COLUMNS = ("text", "label", "file")
 
@@ -25,10 +25,11 @@ Record = Mapping[str, Any]  # values by column
 
 @dataclass(frozen=True)
 class Table:
-    """Records with any of these columns."""
+    """Records with any of these columns, and a note about a guess of the reader, if any."""
 
     columns: Sequence[str]
     records: Sequence[Record]
+    note: str = ""
 
 
 def is_on_hub(place: str) -> bool:
@@ -68,6 +69,8 @@ def read_table(place: str, rejected: Counter[str]) -> Table:
         is_folder = path.is_dir()
         if not is_folder and not path.exists():
             raise DataError(f"{place}: there is no such file or folder")
+        if not is_folder and not path.stat().st_size:
+            raise DataError(f"{place}: is empty")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     reader = _read_folder if is_folder else READERS.get(path.suffix.lower())
@@ -78,15 +81,19 @@ def read_table(place: str, rejected: Counter[str]) -> Table:
         )
     table = reader(path, rejected)
     if not table.records:
-        reasons = "".join(f"; {count} rejected: {reason}" for reason, count in sorted(rejected.items()))
-        raise DataError(f"{path}: has no row{reasons}")
+        raise DataError("; ".join([f"{path}: has no row", *by_reason(rejected)]))
     return table
 
 
 def check_columns(source: str, table: Table, flags: Mapping[str, Sequence[str]]) -> None:
-    """Raise DataError if a table lacks a column that a flag names, or has it twice."""
+    """Raise DataError if a table lacks a column that a flag names, or has it twice, or if flags name it twice."""
+    named: dict[str, str] = {}
     for flag, columns in flags.items():
         for column in columns:
+            if column in named:
+                given = " and ".join(dict.fromkeys((f"--{named[column]}", f"--{flag}")))
+                raise DataError(f"{source}: the column `{column}` is named twice, by {given}; name different columns")
+            named[column] = flag
             if (count := list(table.columns).count(column)) == 1:
                 continue
             if count:
@@ -97,9 +104,11 @@ def check_columns(source: str, table: Table, flags: Mapping[str, Sequence[str]])
 
 
 def _read_csv(path: Path, rejected: Counter[str]) -> Table:
-    """Read a CSV file with a header, delimited by the most frequent of DELIMITERS in it."""
+    """Read a CSV file with a header, delimited by the most frequent of DELIMITERS in that header."""
     first = next(read_lines(path), "")
-    return _delimited(path, rejected, delimiter=max(DELIMITERS, key=first.count), strict=True)
+    delimiter = max(DELIMITERS, key=first.count)
+    table = _delimited(path, rejected, delimiter=delimiter, strict=True)
+    return table if delimiter == "," else replace(table, note=f"read as fields separated by {DELIMITERS[delimiter]}")
 
 
 def _read_tsv(path: Path, rejected: Counter[str]) -> Table:
@@ -134,7 +143,7 @@ def _read_jsonl(path: Path, rejected: Counter[str]) -> Table:
         if isinstance(record, dict):
             records.append(record)
         else:
-            rejected["not a JSON object"] += 1
+            rejected["not a JSON object on one line"] += 1
     return Table(list(dict.fromkeys(column for record in records for column in record)), records)
 
 
@@ -143,7 +152,7 @@ def _read_parquet(path: Path, rejected: Counter[str]) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # unlike read_table, it accepts columns with equal names
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: must be a Parquet file ({first_line(error)})") from None
     return Table(table.column_names, table.to_pylist())
@@ -158,11 +167,12 @@ def _read_text(path: Path, rejected: Counter[str]) -> Table:
 
 
 def _read_folder(folder: Path, rejected: Counter[str]) -> Table:
-    files = sorted(folder.rglob("*.txt"))
+    files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
     if not files:
         raise DataError(f"{folder}: there is no .txt file in this folder")
     names = [file.relative_to(folder) for file in files]
-    values = [(read_text(file), name.parent.as_posix(), str(name)) for file, name in zip(files, names, strict=True)]
+    labels = ["" if name.parent == Path() else name.parent.as_posix() for name in names]
+    values = [(read_text(file), label, str(name)) for file, label, name in zip(files, labels, names, strict=True)]
     records = [dict(zip(FOLDER_COLUMNS, row, strict=True)) for row in values]
     return Table(FOLDER_COLUMNS, records)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt2core.component import Keys, first_clause, nearest
 from gpt2core.config import DetectionPairKeys, PairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
-from gpt2core.data.corpus import Corpus, Row
+from gpt2core.data.corpus import Corpus, Row, by_reason
 from gpt2core.data.dividing import halves, without_fold
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
@@ -273,6 +273,10 @@ def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: 
                 f"but must have at most {n_positions}, the model's n_positions"
             )
     for split in ("train", "dev"):
+        if split in splits and not corpus.splits[split]:
+            raise DataError(
+                "; ".join([f"{corpus.origin.source}: the {split} split has no text", *by_reason(corpus.rejected)])
+            )
         if split in splits and not len(splits[split]):
             raise DataError(
                 f"{corpus.origin.source}: the {len(corpus.splits[split])} texts of the {split} split make no example "

@@ -3,6 +3,8 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +123,42 @@ def test_rejected_rows_are_counted_by_reason(tmp_path: Path) -> None:
     path = own.table(tmp_path / "reviews.csv", rows)
     path.write_text(path.read_text() + "too,few\n" + "one,2,three,four\n")
     expected = {
-        "duplicate text": 3, "empty text": 1, "no label": 1, "text with several classes": 2,
+        "duplicate text": 3, "`review` is empty": 1, "`stars` is empty": 1, "text with several classes": 2,
         "fewer fields than columns": 1, "more fields than columns": 1,
     }  # fmt: skip
     read = corpus(path, **STARS)
     assert read.rejected == expected
-    assert "3 rejected: duplicate text" in read.describe()
+    assert all(f"; {count} rejected: {reason};" in read.describe() for reason, count in expected.items())
+
+
+def test_a_cut_line_is_counted_in_the_description(tmp_path: Path) -> None:
+    path = written(tmp_path, ".jsonl")
+    path.write_text(path.read_text()[:-5])
+    assert "; 1 rejected: not a JSON object on one line;" in corpus(path, **STARS).describe()
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars"), (",", "")]
+)
+def test_a_guessed_delimiter_is_in_the_description(delimiter: str, name: str, tmp_path: Path) -> None:
+    path = own.table(tmp_path / "reviews.csv")
+    expected = corpus(path, **STARS)
+    path.write_text(path.read_text().replace(",", delimiter))
+    read = corpus(path, **STARS)
+    assert read.digest == expected.digest
+    assert (f"train read as fields separated by {name};" in read.describe()) == bool(name)
+    assert ("separated by" in read.describe()) == bool(name)
+
+
+@pytest.mark.parametrize("encode", [
+    lambda content: b"\xef\xbb\xbf" + content, lambda content: content.replace(b"\n", b"\r\n"),
+    lambda content: content.replace(b"\n", b"\r"),
+])  # fmt: skip
+def test_byte_order_marks_and_line_ends_change_nothing(encode: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = own.table(tmp_path / "reviews.csv")
+    content, expected = path.read_bytes().replace(b"\r\n", b"\n"), corpus(path, **STARS)
+    path.write_bytes(encode(content))
+    assert corpus(path, **STARS).digest == expected.digest
 
 
 def test_given_splits_keep_their_rows_and_may_lack_the_classes_of_test(tmp_path: Path) -> None:
@@ -160,7 +192,10 @@ def test_a_text_file_has_a_text_per_paragraph_and_a_folder_one_per_file(tmp_path
         file = folder / ("neg", "pos")[number % 2] / f"{number}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"review {number}")
+    (folder / "notes.txt").write_text("a text without a subfolder")
+    (folder / "pos" / "more.txt").mkdir()
     read = corpus(folder, label="label")
+    assert read.rejected == {"`label` is empty": 1}
     assert {row.label == int(row.text.split()[1]) % 2 for rows in read.splits.values() for row in rows} == {True}
 
 
@@ -179,6 +214,10 @@ def test_a_data_set_of_the_hub_has_its_own_splits_and_classes(monkeypatch: pytes
     assert {split: len(rows) for split, rows in read.splits.items()} == {"train": 20, "dev": 20, "test": 1}
     assert read.splits["test"][0].label == NO_LABEL
     assert read.origin.hub == "owner/name"
+    parts["test"] = datasets.Dataset.from_dict({"text": [""], "label": [-1]}, features)
+    assert not load_own(RunConfig.of(values)).splits["test"], (
+        "unusable rows of a test split that nobody gave are left out"
+    )
     del parts["test"]
     with pytest.raises(DataError, match=r"^owner/other: the data set has no test split$"):
         load_own(RunConfig.of({**values, "test": "owner/other"}))
@@ -190,6 +229,8 @@ def test_a_data_set_of_the_hub_has_its_own_splits_and_classes(monkeypatch: pytes
     (["--text", "review", "--label", "stars", "--target", "title"], "--label and --target contradict each other"),
     (["--text", "review,title", "--target", "stars"], "must name one column, unless there is a --label"),
     (["--text", "review", "--label", "title"], "has 60 different values, but must have at most 50 classes"),
+    (["--text", "review", "--label", "review"], "the column `review` is named twice, by --text and --label;"),
+    (["--text", "review,review", "--label", "stars"], "the column `review` is named twice, by --text;"),
     (["--text", "review", "--label", "stars", "--task", "sst"], "The task `sst` does not fit: own data with --label has"),
 ])  # fmt: skip
 def test_wrong_columns_are_one_line_and_status_2(
@@ -205,15 +246,26 @@ def test_wrong_columns_are_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "has no row"),
+    (b"", "reviews.csv: is empty"),
     (b"review,stars\n", "has no row"),
     (b"review,stars\nfine\n", "has no row; 1 rejected: fewer fields than columns"),
     (b"review,stars\n" + "caf\u00e9,1\n".encode("latin-1"), "line 2: must be UTF-8 text"),
     ("review,stars\n".encode("utf-16"), "must be UTF-8 text, but is UTF-16"),
     (b'review,stars\n"fine,1\n', "line 2: unexpected end of data; quotes must be closed"),
-    (b"review,stars\nfine,1\ngood,1\n", "has 1 different values, but must have 2 or more to classify: 1"),
+    (b"review,stars\nfine,1\ngood,1\n", "the column `stars` has only the class `1`, but must have 2 or more to classify"),
+    (b"review,stars\nfine,\n", "the column `stars` has no class; 1 rejected: `stars` is empty; name a --label of texts"),
+    (b"review,stars\nfine,1\ngood,1.0\n", "the column `stars` has the classes `1`, `1.0`, which are the same number"),
     (b"review,review,stars\nfine,1,1\n", "has 2 columns `review`, but --text must name one"),
-    (b"review,stars\nfine,1\npoor,2\n", f"There are 2 different training texts, but must be at least {LEAST}"),
+    (
+        b"review,stars\nfine,1\nfine,1\npoor,2\n",
+        f"reviews.csv: the number of different texts is 2, but must be at least {LEAST} to divide off dev and test; "
+        "1 rejected: duplicate text",
+    ),
+    (b"review,stars\n" + b",1\n,2\n" * 9, "no row of the train split can be used; 18 rejected: `review` is empty; name"),
+    (
+        b"review,stars\n" + b"".join(b"text %d,%d\n" % (number, number) for number in range(20)),
+        "reviews.csv: the number of different texts in the largest of 20 classes is 1, but must be at least 3",
+    ),
 ])  # fmt: skip
 def test_unusable_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
@@ -222,6 +274,45 @@ def test_unusable_files_are_refused(content: bytes, message: str, tmp_path: Path
         corpus(path, **STARS)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("record", "message"), [
+    ({"review": {"title": "fine"}}, "60 rejected: `review` is of the type dict, neither text nor number; name other columns"),
+    ({"stars": ["good"]}, "has no class; 60 rejected: `stars` is of the type list, neither text nor number; name a --label"),
+])  # fmt: skip
+def test_structured_columns_are_refused(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+    records = [dict(zip(own.COLUMNS, row, strict=True)) | record for row in own.records()]
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    with pytest.raises(DataError) as error:
+        corpus(path, **STARS)
+    assert f"{path}: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_dev_split_of_other_classes_is_refused(tmp_path: Path) -> None:
+    path = own.table(tmp_path / "reviews.csv")
+    dev = own.table(tmp_path / "dev.csv", [(f"text {number}", "ugly", "") for number in range(20)])
+    with pytest.raises(DataError) as error:
+        corpus(path, dev=str(dev), **STARS)
+    assert str(error.value) == (
+        f"{dev}: no row of the dev split can be used; 20 rejected: `stars` has a class that train lacks; classes here: `ugly`; "
+        "of train: `1`, `2`, `3`"
+    )
+
+
+def test_columns_of_parquet_files_may_be_dictionaries_or_decimals_and_have_equal_names(tmp_path: Path) -> None:
+    path, rows = tmp_path / "reviews.parquet", own.records()
+    texts, stars, _ = zip(*rows, strict=True)
+    columns = [
+        pa.array([None, *texts[1:]]).dictionary_encode(), pa.array(map(Decimal, stars)), pa.array(texts), pa.array(texts),
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_arrays(columns, names=["review", "stars", "copy", "copy"]), path)
+    read = corpus(path, **STARS)
+    assert read.rejected == {"`review` is empty": 1}
+    assert sum(map(len, read.splits.values())) == len(rows) - 1
+    with pytest.raises(DataError, match="has 2 columns `copy`, but --text must name one"):
+        corpus(path, text="copy")
 
 
 @pytest.mark.parametrize(("name", "message"), [
