@@ -274,9 +274,8 @@ def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: 
             )
     for split in ("train", "dev"):
         if split in splits and not corpus.splits[split]:
-            raise DataError(
-                "; ".join([f"{corpus.origin.source}: the {split} split has no text", *by_reason(corpus.rejected)])
-            )
+            fault = f"{corpus.origin.source}: the {split} split has no text, but train and dev must have at least one"
+            raise DataError("; ".join([fault, *by_reason(corpus.rejected), "more texts are needed"]))
         if split in splits and not len(splits[split]):
             raise DataError(
                 f"{corpus.origin.source}: the {len(corpus.splits[split])} texts of the {split} split make no example "

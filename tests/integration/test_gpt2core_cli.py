@@ -104,14 +104,19 @@ def test_a_prompt_may_hold_backslashes_and_new_lines(capsys: pytest.CaptureFixtu
     assert generated(capsys, r"C:\temp").startswith(r"C:\temp")
 
 
-@pytest.mark.parametrize("poems", [5, 60])
-def test_too_little_data_fails_before_training(poems: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("poems", "message"), [
+    (5, "make no example (one stream with EOS behind each text, in blocks of 256"),
+    (60, "the dev split has no text, but train and dev must have at least one; more texts are needed"),
+])  # fmt: skip
+def test_too_little_data_fails_before_training(
+    poems: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = json.dumps({"text": "\n".join(f"Line {n} of a poem that goes on" for n in range(30 if poems == 60 else 2))})
     (tmp_path / "pdpoems13754-000.jsonl").write_text(f"{text}\n" * poems)
     out = tmp_path / "run"
     assert run("train", "--task", "poems", "--data-dir", str(tmp_path), "--out", str(out)) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "make no example (one stream with EOS behind each text, in blocks of 256" in line
+    assert message in line
     assert not out.exists()
 
 
