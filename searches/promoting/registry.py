@@ -4,6 +4,7 @@ import logging
 import os
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
@@ -12,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from gpt2core.errors import without_password
+from searches.promoting.mlmodel import write_mlmodel
 from searches.promoting.selection import Promotion
 from trainables.tracking import database_of, mlflow_address, mlflow_reason, open_client
 
@@ -77,6 +79,10 @@ def _new_version(
     model = client.create_logged_model(experiment, f"trial-{p.trial.name}-{p.format}", run, tags).model_id
     try:
         client.log_model_artifacts(model, str(folder))
+        if p.format == "model":
+            with TemporaryDirectory() as part:
+                write_mlmodel(Path(part), folder, p.config, run, model)
+                client.log_model_artifacts(model, part)
         client.finalize_logged_model(model, "READY")
         source = f"models:/{model}"
         made = client.create_model_version(name, source, run, tags, description=_description(p), model_id=model)

@@ -1,6 +1,8 @@
 """A winner as its users get it: a folder for transformers or peft, a card, a version in MLflow's registry, our commands."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,13 @@ from huggingface_hub import ModelCard
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
-from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+)
 
 from gpt2core.builders import build_model
 from gpt2core.checkpoints.best import load_best, run_config
@@ -25,9 +33,14 @@ from tests.integration.test_gpt2core_cli import run
 from tests.promoting import ended, promote, python_blocks, searched
 from tests.runs import events, search, summary
 from tests.server import Server
+from trainables.tracking import open_client
 
-# peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    # peft 0.21 asks transformers 5 by an old name when it puts an adapter on a model.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # mlflow.pyfunc 3.17 warns of a type hint of its own when it is imported.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
 
 NAME = "lora_rank-smoke"
 MODEL = f"gpt2-sonnet-{NAME}"
@@ -167,8 +180,49 @@ def test_mlflow_has_a_version_of_the_trials_run_that_can_be_fetched(
     assert client.get_model_version_by_alias(MODEL, "champion").version == first.version
     mlflow.set_tracking_uri(client.tracking_uri)
     fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@champion", dst_path=str(tmp_path)))
-    assert {path.name for path in fetched.iterdir()} == {path.name for path in whole.iterdir()}
+    added = {path.name for path in fetched.iterdir()} - {path.name for path in whole.iterdir()}
+    assert added >= {"MLmodel", "components"}
     assert (fetched / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_mlflow_and_transformers_load_what_is_registered(
+    storage: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert promote(storage, NAME) == 0
+    mlflow.set_tracking_uri(f"sqlite:///{storage / 'mlflow.db'}")
+    uri, prompt = f"models:/{MODEL}@champion", "Shall I compare thee"
+    fetched = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path))
+    tokenizer, theirs = AutoTokenizer.from_pretrained(fetched), AutoModelForCausalLM.from_pretrained(fetched)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    written = theirs.generate(**inputs, do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.eos_token_id)
+    (result,) = mlflow.transformers.load_model(uri)(prompt, do_sample=False, max_new_tokens=8)
+    assert result["generated_text"] == tokenizer.decode(written[0])
+    (text,) = mlflow.pyfunc.load_model(uri).predict([prompt])
+    assert text.startswith(prompt)
+    assert text != prompt
+    assert "trust" not in (Path(fetched) / "MLmodel").read_text()
+    assert not [*Path(fetched).rglob("*.pkl"), *Path(fetched).rglob("*.py")]
+
+
+def test_mlflow_loads_a_registered_classifier(
+    sentiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = open_client(f"sqlite:///{sentiment / 'mlflow.db'}")
+    run = client.create_run(client.create_experiment("sst")).info.run_id
+    copy = shutil.copytree(sentiment, tmp_path / "copy")
+    with (copy / "searches" / "films" / "ledger.jsonl").open("a") as ledger:
+        ledger.write(json.dumps({"event": "run", "trial": "0001", "run_id": run}) + "\n")
+    folder = tmp_path / "folder"
+    uri = f"sqlite:///{copy / 'mlflow.db'}"
+    assert promote(copy, "films", "--format", "huggingface", "--out", str(folder), "--tracking-uri", uri) == 0
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model("models:/gpt2-sst-films@champion")
+    fetched = mlflow.artifacts.download_artifacts("models:/gpt2-sst-films@champion", dst_path=str(tmp_path / "x"))
+    theirs = AutoModelForSequenceClassification.from_pretrained(fetched).train(False)
+    text = "a fine film , and a long one ."
+    logits = theirs(**AutoTokenizer.from_pretrained(fetched)(text, return_tensors="pt")).logits
+    predicted = loaded.predict([text])
+    assert predicted["label"].tolist() == [theirs.config.id2label[int(logits.argmax())]]
 
 
 @pytest.mark.parametrize(("argv", "message"), [
