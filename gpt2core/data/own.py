@@ -232,8 +232,9 @@ def _fault(column: str, value: Any) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names in words."""
-    return ", ".join([f"`{visible(name, 60)}`" for name in names[:most]] + ["..."] * (len(names) > most))
+    """Return the first names on one line."""
+    quoted = [f"`{visible(' '.join(name.split()), 60)}`" for name in names[:most]]
+    return ", ".join(quoted + ["..."] * (len(names) > most))
 
 
 def _digest(row: Row) -> str:

@@ -122,6 +122,8 @@ def _delimited(path: Path, rejected: Counter[str], **dialect: Any) -> Table:
     records = []
     try:
         header = [name.strip() for name in next(rows, [])]
+        if not any(header):
+            raise DataError(f"{path}, line 1: must name the columns, but is blank")
         for row in rows:
             if len(row) == len(header):
                 records.append(dict(zip(header, row, strict=True)))

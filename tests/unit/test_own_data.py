@@ -253,6 +253,8 @@ def test_wrong_columns_are_one_line_and_status_2(
     ("review,stars\n".encode("utf-16"), "must be UTF-8 text, but is UTF-16"),
     (b'review,stars\n"fine,1\n', "line 2: unexpected end of data; quotes must be closed"),
     (b"review,stars\nfine,1\ngood,1\n", "the column `stars` has only the class `1`, but must have 2 or more to classify"),
+    (b'review,stars\nfine,"one\nstar"\n', "the column `stars` has only the class `one star`, but must have"),
+    (b" \n \n", "line 1: must name the columns, but is blank"),
     (b"review,stars\nfine,\n", "the column `stars` has no class; 1 rejected: `stars` is empty; name a --label of texts"),
     (b"review,stars\nfine,1\ngood,1.0\n", "the column `stars` has the classes `1`, `1.0`, which are the same number"),
     (b"review,review,stars\nfine,1,1\n", "has 2 columns `review`, but --text must name one"),
