@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, add_checkpoint_minutes, add_import, run_or_explain
 from gpt2core.config import OWN_FLAGS, DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
+from gpt2core.console import loading
 from gpt2core.parts import import_modules
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
@@ -114,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parser().parse(argv)
-        from gpt2core import commands  # PyTorch takes a second to import
+        with loading(as_json="--json" in words):
+            from gpt2core import commands
 
         import_modules(options.imports)
         commands.COMMANDS[options.command](options)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -39,6 +40,11 @@ def console(width: int, **options: Any) -> PlainConsole:
 def print_line(console: Console, text: str, style: str | None = None) -> None:
     """Print a text, wrapped at words on a terminal and in one line elsewhere."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def loading(*, as_json: bool) -> AbstractContextManager[object]:
+    """Show on a terminal that modules are loaded, which takes seconds; with `as_json` show nothing."""
+    return nullcontext() if as_json else console(80).status("Loading PyTorch")
 
 
 def print_exact(console: Console, text: str) -> None:

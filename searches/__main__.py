@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 from typing import NoReturn
 
 from gpt2core.cli import Parser, add_import, command_text, run_or_explain
+from gpt2core.console import loading
 from gpt2core.errors import ConfigError
 from gpt2core.parts import import_modules
 from searches import power
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _check_order(words)
         options = parser().parse(words)
         import_modules(vars(options).get("imports", []))
-        run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
+        with loading(as_json="--json" in words):
+            run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 
     run_or_explain(command, f"python -m searches {command_text(words)}", as_json="--json" in words)
