@@ -28,9 +28,9 @@ POPULATION = "population"  # the origin of trials that population-based training
 class View:
     """Proposes points of one of `Plan.views` from the results of that view's trials."""
 
-    def __init__(self, plan: Plan, level: Level, storage: optuna.storages.BaseStorage | None = None) -> None:
+    def __init__(self, plan: Plan, level: Level) -> None:
         self.plan, self.level, self.name = plan, level, level.name
-        self.study = new_study(f"{plan.search.name} {self.name}".strip(), storage, plan)
+        self.study = new_study(f"{plan.search.name} {self.name}".strip(), None, plan)
         finite = points(plan, level)
         self.points = None if finite is None else deque(finite)  # known points are dropped once they come first
         self.exhausted = False  # whether all of its points have had a trial
@@ -137,16 +137,24 @@ class View:
         return self.study.ask()
 
 
-def studies(plan: Plan, state: State, storage: optuna.storages.BaseStorage | None = None) -> dict[str, optuna.Study]:
+def studies(plan: Plan, state: State) -> dict[str, optuna.Study]:
     """Return a ledger's trials as Optuna studies, one for each of `Plan.views`, by name."""
-    views = {level.name: View(plan, level, storage) for level in plan.views}
+    views = {level.name: View(plan, level) for level in plan.views}
+    for name, trials in trials_by_view(plan, state).items():
+        for trial in trials:
+            views[name].add(trial)
+            if trial.status != RUNNING:
+                views[name].tell(trial)
+    return {name: view.study for name, view in views.items()}
+
+
+def trials_by_view(plan: Plan, state: State) -> dict[str, list[Trial]]:
+    """Return the trials that samplers are told of, by name of their view, in the order of their proposals."""
+    trials: dict[str, list[Trial]] = {level.name: [] for level in plan.views}
     for trial in state.searched:
         if trial.origin != POPULATION:
-            view = views[plan.view_of(trial.point).name]
-            view.add(trial)
-            if trial.status != RUNNING:
-                view.tell(trial)
-    return {name: view.study for name, view in views.items()}
+            trials[plan.view_of(trial.point).name].append(trial)
+    return trials
 
 
 def new_study(name: str, storage: optuna.storages.BaseStorage | None, plan: Plan) -> optuna.Study:

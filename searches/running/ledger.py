@@ -63,6 +63,7 @@ class Trial:
     stopped_at: int | None = None
     reports: dict[int, Report] = field(default_factory=dict)  # by epoch
     proposed: float | None = None  # time of the proposal
+    ended: float | None = None  # time of the last end
 
     def add(self, report: Report) -> None:
         """Add a report; of several on one epoch, the first counts. Scores of the best epoch complete its own report."""
@@ -178,6 +179,7 @@ class State:
             case events.Ended():
                 trial = self.trials[event.trial]
                 trial.status, trial.reason = event.status, event.reason or trial.reason
+                trial.ended = event.time
             case events.Testing():
                 self.testing = event.trials
             case events.Test():

@@ -155,6 +155,14 @@ def test_optuna_reads_the_export(
         (trial,) = study.trials
         assert {**trial.params, "rank": rank} == row["point"]
         assert (trial.state, trial.value) == (ended[row["status"]], row["score"])
+        assert trial.intermediate_values == {epoch["epoch"]: epoch["dev_loss"] for epoch in row["curve"]}
+        assert trial.duration is not None
+        spent = sum(epoch[part] for epoch in row["curve"] for part in ("train_seconds", "eval_seconds"))
+        assert spent < trial.duration.total_seconds() < result["wall_seconds"]
+        runs = mlflow_trials(storage, "sonnet")
+        described = {"trial": row["id"], "origin": row["origin"], "status": row["status"]}
+        described["mlflow_run"] = runs[row["id"]].info.run_id
+        assert trial.user_attrs.items() >= described.items()
 
 
 def test_the_winner_is_a_model_folder(done: CompletedProcess[str], storage: Path) -> None:
