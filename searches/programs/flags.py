@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt2core.cli import Group, Parser, add_import, at_least, key_values
 from gpt2core.component import declared_keys, nearest
+from gpt2core.config import OWN_FLAGS
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.direction import Direction
 from gpt2core.parts import require
@@ -46,18 +47,32 @@ EPILOG = """\
 Example: --command "python train.py --lr {lr} --epochs {epochs} --seed {seed}" --metric dev_acc --search lr=1e-5..1e-2:log
 --set epochs=5
 
-Placeholders are searched or fixed keys, {seed}, {out} (the run's own folder, in which it starts) and {checkpoint}. No shell is
-used. If --set or --search gives `epochs`, each value of the metric is the report of an epoch, after which a trial may be stopped;
-else a trial has one report, its best value. Results are in STORAGE/searches/NAME/; trials/ has the folder and output of each run.
+Placeholders are searched or fixed keys, {seed}, {out} (the run's own folder, in which it starts), and {checkpoint} in
+--resume-flag. No shell is used. If --set or --search gives `epochs`, each value of the metric is the report of an epoch, after
+which a trial may be stopped; else a trial has one report, its best value. Results are in STORAGE/searches/NAME/; trials/ has the
+folder and output of each run.
 """
 LOWER_IS_BETTER = ("loss", "error", "perplexity")  # parts of the names of metrics that are minimised by default
 TRIALS, REPLICATES = 12, 3
 MEASURED = "seconds"  # the cost that is known of a program
 
 
+class ProgramParser(SearchParser):
+    """A parser whose error for a flag about models or data says that these belong to the program."""
+
+    def hint(self, flag: str, value: str) -> str:
+        """Return what to write in place of an unknown flag."""
+        key = flag.removeprefix("--").replace("-", "_")
+        if key in {"model", "data_dir", *OWN_FLAGS} - {*self.keys()}:
+            return (
+                "the program chooses its model and reads its data itself: name them in --command; a folder needs --link"
+            )
+        return super().hint(flag, value)
+
+
 def parser(argv: Sequence[str], program: str) -> Parser:
     """Return the parser of searches with a program; `program` is how it is called. It knows the keys of the command in `argv`."""
-    p = SearchParser(
+    p = ProgramParser(
         keys=lambda: {*placeholders(" ".join(argv)), "epochs"},
         prog=program,
         description="Search the settings of any training program: each trial runs a command and reads its metric.",
@@ -115,8 +130,13 @@ def parse_program(argv: Sequence[str], file: str = "") -> Options:
     at_least(o, 0, "replicates", "gpus_per_worker", "seed")
     program = _program(o)
     keys = placeholders(f"{program.command} {program.resume_flag or ''}")
-    _check_given(keys, [pair.partition("=")[0] for pair in (*o.set, *o.search)])
+    if "task" in keys:
+        raise ConfigError(
+            "The command has {task}, but this name stands for the program: use another one, such as {task_name}"
+        )
     method_keys = declared_keys("sampler", "scheduler").keys() - set(keys)
+    _check_given("--set", o.set, keys, {*keys, "epochs", *method_keys})
+    _check_given("--search", o.search, keys, keys)
     form = "KEY=VALUES, such as lr=1e-5..1e-2:log"
     fixed: dict[str, Any] = dict(key_values("--set", "KEY=VALUE", o.set, {*keys, "epochs", *method_keys}))
     settings = method_settings({key: fixed.pop(key) for key in fixed.keys() & method_keys}, o.sampler, o.scheduler)
@@ -184,6 +204,11 @@ def _program(o: argparse.Namespace) -> Program:
                 raise ConfigError(f"The value of `{flag}` is empty, but must be a command")
         except ValueError as error:
             raise ConfigError(f"The value of `{flag}` is {text!r}, but its quotes must match ({error})") from None
+    if "checkpoint" in placeholders(o.command):
+        raise ConfigError(
+            "The command has {checkpoint}, but only a run that resumes has one: use --resume-flag '--resume {checkpoint}'; where "
+            "a checkpoint is saved, write {out}/checkpoint"
+        )
     if o.resume_flag is not None and "checkpoint" not in placeholders(o.resume_flag):
         raise ConfigError(f"The value of `--resume-flag` is {o.resume_flag!r}, but must have {{checkpoint}}")
     for flag, name in (("--metrics-file", o.metrics_file), ("--checkpoint", o.checkpoint)):
@@ -206,16 +231,18 @@ def _program(o: argparse.Namespace) -> Program:
     )
 
 
-def _check_given(keys: Collection[str], stated: Collection[str]) -> None:
-    """Raise ConfigError for stated keys that the search sets."""
-    if "task" in keys:
-        raise ConfigError(
-            "The command has {task}, but this name stands for the program: use another one, such as {task_name}"
-        )
-    for key in stated:
+def _check_given(flag: str, pairs: Sequence[str], keys: Collection[str], known: Collection[str]) -> None:
+    """Raise ConfigError for a stated key that the search itself sets, or that is not `known` since it is not in the command."""
+    for key, equals, _ in (pair.partition("=") for pair in pairs):
         if key in GIVEN:
             hint = "; use --seed" if key == "seed" else ""
             raise ConfigError(f"The key `{key}` cannot be given: it is {GIVEN[key]}{hint}")
+        if equals and key not in known:
+            others = set(keys) - GIVEN.keys()
+            raise ConfigError(
+                f"The command has no {{{key}}}, so `{flag} {key}` would change nothing: add it, as in --{key} {{{key}}}"
+                + (f" ({nearest(key, others)})" if others else "")
+            )
 
 
 def _check_keys(keys: Collection[str], fixed: Collection[str], domains: Collection[str]) -> None:

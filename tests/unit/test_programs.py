@@ -79,7 +79,13 @@ def test_a_metric_of_losses_is_minimised_unless_told_otherwise() -> None:
     ([], COMMAND, "The command has {lr}, but no flag gives its value: use --search lr=VALUES or --set lr=VALUE"),
     (["--search", "lr=1..2"], f"{COMMAND} {{epocs}}", "The command has {epocs}, but no flag gives its value"),
     (["--search", "lr=1..2", "--set", "epochs=3"], f"{COMMAND} {{epocs}}", "did you mean `epochs`?"),
-    (["--search", "rl=1..2"], COMMAND, "Unknown key `rl`: did you mean `lr`?"),
+    (["--search", "rl=1..2"], COMMAND, "The command has no {rl}, so `--search rl` would change nothing: add it, as in --rl {rl}"),
+    (["--search", "lr=1..2"], "python train.py --lr {lr --seed {seed}", "The command has no {lr}, so `--search lr` would change"),
+    (["--set", "rl=1"], COMMAND, "add it, as in --rl {rl} (did you mean `lr`?)"),
+    (["--search", "epochs=1..2"], COMMAND, "The command has no {epochs}, so `--search epochs` would change nothing"),
+    (["--search", "lr"], COMMAND, "The value of `--search` is 'lr', but must be KEY=VALUES"),
+    (["--search", "lr=1..2"], f"{COMMAND} --resume {{checkpoint}}", "has one: use --resume-flag '--resume {checkpoint}'"),
+    (["--train", "x.csv"], COMMAND, "Unknown flag `--train`: the program chooses its model and reads its data itself: name"),
     (["--search", "lr=1..2", "--set", "lr=3"], COMMAND, "Both `--set lr` and `--search lr` are given"),
     (["--set", "lr=3"], COMMAND, "Nothing is searched: give --search KEY=VALUES"),
     (["--search", "seed=1,2", "--search", "lr=1..2"], COMMAND, "The key `seed` cannot be given: it is the seed of the run"),
@@ -96,7 +102,7 @@ def test_a_metric_of_losses_is_minimised_unless_told_otherwise() -> None:
     (["--search", "lr=1..2", "--scheduler", "pbt"], COMMAND, "a program cannot go on from another trial"),
     (["--search", "lr=1..2", "--minimize", "memory_gb"], COMMAND, "is 'memory_gb', but of a program only `seconds` is known"),
     (["--search", "lr=1..2", "--set", "epochs=0"], f"{COMMAND} {{epochs}}", "The value of `epochs` is 0"),
-    (["--search", "lr=1..2", "--model", "gpt2"], COMMAND, "Unknown flag"),
+    (["--search", "lr=1..2", "--model", "gpt2"], COMMAND, "Unknown flag `--model`: the program chooses its model"),
     (["--lr", "1"], COMMAND, "Unknown flag `--lr`: `lr` is a key of the runs, so use --set lr=1 to fix it, or --search"),
     (["--search", "lr=1..2", "--search", "lr=2..3"], COMMAND, "The key `lr` is given twice by `--search`"),
     (["--search", "lr=1..2", "--set", "task=sst"], f"{COMMAND} {{task}}", "The command has {task}, but this name stands for"),
@@ -161,16 +167,15 @@ def test_words_are_filled_without_a_shell(tmp_path: Path) -> None:
 def test_each_value_is_one_word(values: dict[str, str]) -> None:
     command = shlex.join(["p", *(f"{{{key}}}" for key in values)])
     assert run(command, values={**values, "seed": 1}).argv(Path("/o"))[1:] == [
-        "7" if key == "seed" else "/o" if key == "out" else "/o/checkpoint" if key == "checkpoint" else value
-        for key, value in values.items()
+        {"seed": "7", "out": "/o"}.get(key, value) for key, value in values.items() if key != "checkpoint"
     ]
 
 
 def test_a_program_resumes_by_its_own_flag() -> None:
-    resumable = run("p --save {checkpoint}", resume_flag="--resume {checkpoint}")
+    resumable = run("p --save {out}/checkpoint", resume_flag="--resume {checkpoint}")
     assert resumable.argv(Path("/o")) == ["p", "--save", "/o/checkpoint"]
     again = resumable.argv(Path("/o"), Path("/o/checkpoint-7"))
-    assert again == ["p", "--save", "/o/checkpoint-7", "--resume", "/o/checkpoint-7"]
+    assert again == ["p", "--save", "/o/checkpoint", "--resume", "/o/checkpoint-7"]
 
 
 @pytest.mark.parametrize(("line", "value"), [

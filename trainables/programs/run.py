@@ -18,7 +18,7 @@ NO_PLACEHOLDER = re.compile(r"\{(?!\w+\})\w[\w.:!%-]*\}")
 GIVEN = {
     "seed": "the seed of the run, a fresh one for each replicate",
     "out": "the run's own folder",
-    "checkpoint": "the file or folder of the run's checkpoint",
+    "checkpoint": "the file or folder of the checkpoint from which a run resumes",
 }
 Value = str | int | float | bool | None
 
@@ -46,7 +46,7 @@ class ProgramRun(Program):
 
     def argv(self, out: Path, checkpoint: Path | None = None) -> list[str]:
         """Return the words of the command; with a `checkpoint`, they resume from it. `out` is the run's folder."""
-        values = {**self.values, "seed": self.seed, "out": out, "checkpoint": checkpoint or out / "checkpoint"}
+        values = {**self.values, "seed": self.seed, "out": out, "checkpoint": checkpoint}
         words = self._filled(self.command, values)
         return words + self._filled(self.resume_flag, values) if checkpoint and self.resume_flag else words
 
