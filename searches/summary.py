@@ -329,6 +329,11 @@ class Summary(_Part):
         return self.judged_on != "program"
 
     @property
+    def subject(self) -> str:
+        """The model, or the program that the search runs, with the word for it."""
+        return f"{'Model' if self.by_texts else 'Program'}: {self.model}"
+
+    @property
     def best_id(self) -> str | None:
         """Id of the best trial."""
         return self.best.id if self.best else None

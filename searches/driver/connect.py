@@ -87,7 +87,7 @@ def connect(run: SearchRun) -> TrialSpec:
     """
     options, ledger, console = run.options, run.ledger, run.console
     plan = options.plan
-    print_line(console, f"Model: {model_line(plan)}")
+    print_line(console, f"{'Program' if plan.program else 'Model'}: {model_line(plan)}")
     for line in warm_start_texts(plan):
         print_line(console, line)
     if plan.program is None and (unused := unused_decoding(model_folder(plan.config(plan.search.reference).model))):

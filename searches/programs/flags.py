@@ -316,9 +316,9 @@ def _search(
         key: domain.values[0] if isinstance(domain, Choice) else domain.at(0.5) for key, domain in domains.items()
     }
     compared = o.factor or list(domains)
-    about = f"Which settings of {program_name(program)} have the best {words(program.metric)}?"
+    about = f"Which settings of {program.name} have the best {words(program.metric)}?"
     if o.factor:
-        about = f"Does {' and '.join(map(words, o.factor))} matter for the {words(program.metric)} of {program_name(program)}?"
+        about = f"Does {' and '.join(map(words, o.factor))} matter for the {words(program.metric)} of {program.name}?"
     return Search(
         name=NAME,
         question=about,
@@ -334,13 +334,7 @@ def _search(
     )
 
 
-def program_name(program: Program) -> str:
-    """Return the name of the program's script, or of the program."""
-    names = [PurePath(word).name for word in shlex.split(program.command)]
-    return next((name for name in names if re.fullmatch(r"[\w-]+\.\w+", name)), names[0])
-
-
 def default_name(program: Program) -> str:
     """Return the name of a search that is given none."""
-    parts = re.findall(r"[A-Za-z0-9]+", PurePath(program_name(program)).stem)
+    parts = re.findall(r"[A-Za-z0-9]+", PurePath(program.name).stem)
     return "-".join([NAME, *(["_".join(parts)[:30]] if parts else [])])

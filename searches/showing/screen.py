@@ -185,7 +185,7 @@ def show(summary: Summary, console: Console) -> None:
         shares = ", ".join(f"{part} {100 * seconds / total:.0f}%" for part, seconds in summary.time.items())
         print_line(console, f"Time of the trials: {shares}")
     show_actual(summary, console)
-    print_line(console, f"Model: {summary.model}")
+    print_line(console, summary.subject)
     print_line(console, f"Data: {summary.data.get('data')}")
     console.print()
     print_line(console, f"Answer: {answer.text}", "bold")

@@ -87,9 +87,9 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
 
 
 def model_line(plan: Plan) -> str:
-    """Return the model of a search, in words if it is the stand-in or a program's."""
+    """Return the model of a search, in words if it is the stand-in; of a program, its name."""
     if plan.program is not None:
-        return f"that of `{plan.program.command}`"
+        return plan.program.name
     name = plan.config(plan.search.reference).model
     if name == "gpt2-nano":
         return "gpt2-nano, the small stand-in that ships with the project; for the real one, --model gpt2"

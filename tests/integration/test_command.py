@@ -90,9 +90,15 @@ def test_other_commands_know_the_search(
 ) -> None:
     storage = ["--storage", str(folder / "runs")]
     assert status(main, ["report", NAME, *storage]) == 0
-    assert "interval over texts" not in (folder / "runs" / "searches" / NAME / "report.md").read_text()
-    assert status(main, ["list", *storage]) == 0
-    assert "lr 0.03 is better" in " ".join(capsys.readouterr().out.split())
+    report = (folder / "runs" / "searches" / NAME / "report.md").read_text()
+    assert "interval over texts" not in report
+    assert "Program: train.py. Data: as the program reads it." in report
+    assert "Program: train.py\n" in done.stdout
+    capsys.readouterr()
+    assert status(main, ["list", *storage, "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["model"] == "train.py"
+    assert listed["answer"].startswith("lr 0.03 is better")
     assert status(main, ["export-optuna", NAME, *storage, "--out", str(tmp_path / "journal")]) == 0
     assert status(main, ["promote", NAME, *storage]) == 2
     assert "is of a program, so it has no model folder. Trial" in capsys.readouterr().err

@@ -135,6 +135,13 @@ def test_a_command_that_cannot_run_is_refused_before_the_search(
     check_program(run("python train.py", folder=str(tmp_path), links=("a/data",)))
 
 
+@pytest.mark.parametrize(("command", "name"), [
+    ("/usr/bin/python3.11 src/train.py --lr 0.5", "train.py"), ("python -m pkg.train", "pkg.train"), ("./fit {lr}", "fit"),
+])  # fmt: skip
+def test_a_program_is_named_after_its_script(command: str, name: str) -> None:
+    assert run(command).name == name
+
+
 def test_a_line_with_the_metric_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text(COURSE)
     output = OutputReadings(tmp_path / LOG, line_pattern("acc", None), start=0)

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import Field
@@ -35,6 +35,12 @@ class Program(Config):
     checkpoint: str = Field("checkpoint*", description="pattern of the checkpoint's name, in the run's folder")
     links: tuple[str, ...] = Field((), description="files and folders to link into the run's folder")
     folder: str = Field(description="absolute folder in which relative paths of the command start")
+
+    @property
+    def name(self) -> str:
+        """The name of the program's script, or of the program."""
+        names = [PurePath(word).name for word in shlex.split(self.command)]
+        return next((name for name in names if re.fullmatch(r"[\w-]+\.[a-zA-Z]\w*", name)), names[0])
 
 
 class ProgramRun(Program):
