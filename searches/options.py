@@ -31,7 +31,7 @@ from searches.deciding.comparing import Comparing
 from searches.deciding.method import COSTS, DEFAULT, Method, limit, objectives
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
-from searches.plan import Plan, make_plan
+from searches.plan import Plan, check_settings, make_plan
 from searches.question import Search, on_own_data
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
@@ -522,6 +522,8 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
         grace=o.grace,
         ahead=o.ahead,
     )
+    if o.set:
+        check_settings(plan, [pair.partition("=")[0] for pair in o.set])
     return Options(
         plan=with_warm_start(plan, o, name, search.warm_start),
         name=name,

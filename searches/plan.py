@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -389,19 +389,19 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in sorted((plan.unread & (domains or {}).keys()) | _unread(plan, settings)):
+    for key in plan.unread & (domains or {}).keys():
         raise ConfigError(unread_text(key))
     return plan
 
 
-def _unread(plan: Plan, settings: Point) -> set[str]:
-    """Return the keys of `settings` that only some components read, and no run of the plan."""
+def check_settings(plan: Plan, keys: Iterable[str]) -> None:
+    """Raise ConfigError for a key of `--set` that only some components read, and no run of the plan."""
     from gpt2core.keys import readers  # PyTorch is too slow to import for --help
 
-    keys = {key for key in settings if readers(key)}
-    return (
-        keys - {key for values in plan.conditions.combinations for key in keys_of(plan.run(values))} if keys else set()
-    )
+    read = {key for values in plan.conditions.combinations for key in keys_of(plan.run(values))}
+    for key in keys:
+        if key not in read and readers(key):
+            raise ConfigError(unread_text(key))
 
 
 def metric_of(program: Program) -> "Metric":

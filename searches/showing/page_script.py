@@ -4,7 +4,6 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -26,17 +25,15 @@ def script_digest(name: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script(name).encode()).digest()).decode()}"
 
 
-def trial_facts(summary: Summary) -> dict[str, dict[str, Any]]:
-    """Return title and lines of the tooltip of each trial."""
+def trial_facts(summary: Summary) -> dict[str, list[str]]:
+    """Return the lines of the tooltip of each trial, the first its title."""
     column = score_column(summary)
     return {
-        row.id: {
-            "title": role(row.id, summary),
-            "lines": [
-                point_text(row.point),
-                f"{words(summary.objective)}: {column.show(row)}",
-                f"best epoch {row.best_epoch or 0} of {row.epochs}; {row.status}",
-            ],
-        }
+        row.id: [
+            role(row.id, summary),
+            point_text(row.point),
+            f"{words(summary.objective)}: {column.show(row)}",
+            f"best epoch {row.best_epoch or 0} of {row.epochs}; {row.status}",
+        ]
         for row in summary.searched
     }

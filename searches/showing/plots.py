@@ -23,6 +23,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "grid.color": GRID,
     "font.size": 11,
+    "font.sans-serif": ["DejaVu Sans"],  # each text of a plot names all of them
     "text.color": INK,
     "axes.labelcolor": INK,
     "xtick.color": INK,

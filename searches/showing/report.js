@@ -30,7 +30,7 @@
   const tip = add(document.body, "div", { class: "tip", role: "status", hidden: "" });
 
   function showTip({ trial, note }, x, y, source) {
-    const { title, lines } = trials[trial] ?? { title: trial, lines: [] };
+    const [title, ...lines] = trials[trial] ?? [trial];
     tip.replaceChildren();
     add(tip, "strong", {}, title);
     for (const line of note ? [...lines, note] : lines) add(tip, "div", {}, line);
@@ -360,7 +360,7 @@
     const examples = all("[data-example]", section).map(textsOf);
     const names = new Set(examples.flatMap(({ shown }) => shown.map(({ trial }) => trial)).filter(Boolean));
     if (names.size < 2) return;
-    new Comparison(section, examples, [...names].map((name) => [name, trials[name]?.title ?? name]));
+    new Comparison(section, examples, [...names].map((name) => [name, trials[name]?.[0] ?? name]));
   }
 
   function startFigure(figure) {

@@ -502,7 +502,7 @@ def test_the_makefile_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
     command = ["make", "--no-print-directory", "--dry-run", "--old-file=setup", "ui", "job", "search", "nano"]
     said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     words = [shlex.split(line) for line in said.splitlines()]  # each line is whole for a shell
-    assert [line[0].rpartition("/")[2] for line in words] == ["mlflow", "python", "python", "python"]
+    assert [line[0].rpartition("/")[2] for line in words] == ["echo", "mlflow", "python", "python", "python"]
     assert folder.name not in said
 
 

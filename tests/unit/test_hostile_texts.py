@@ -148,7 +148,7 @@ def test_the_report_of_a_search_is_text_in_each_of_its_forms(hostile: Summary, t
     facts, ours = re.findall(r"<script[^>]*>(.*?)</script>", page.read_text(), re.DOTALL)
     assert ours == script("report.js")
     assert "<" not in facts
-    assert HOSTILE[:9] in next(iter(json.loads(facts).values()))["lines"][0]
+    assert HOSTILE[:9] in next(iter(json.loads(facts).values()))[1]
     assert not [address for address in html.addresses if not address.startswith("#")]
     assert all(seen in html.text for seen in SEEN)
     assert not obeyed(page.read_text())

@@ -97,11 +97,15 @@ def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> N
         assert one.reference.origin == "reference"
     added = {"schema_version", "origin", "model_is_stand_in", "judged_on"}
     apart = {
-        "answer", "effects", "test", "forecast", "versions", "environment", "commands",
-    }  # wording, versions, machine  # fmt: skip
+        "answer", "effects", "test", "forecast", "versions", "environment", "commands", "samples",
+    }  # wording, versions, machine, other texts  # fmt: skip
     for name in Summary.model_fields.keys() - added - apart:
         assert getattr(old, name) == getattr(found, name), name
     assert old.effects.rows == found.effects.rows
+    for name, texts in old.samples.items():
+        generated = {sample["id"]: sample["generated"] for sample in found.samples[name]}
+        assert generated
+        assert all(generated.get(sample["id"], sample["generated"]) == sample["generated"] for sample in texts)
     assert old.test
     assert found.test
     assert old.test.scores == found.test.scores
