@@ -13,12 +13,13 @@ pytestmark = pytest.mark.slow
 SEARCH = "lora_rank-quick"  # which the pages go on with; here a search on a tiny subset has its name
 PAGES = [ROOT / "docs" / name for name in ("tutorial.md", "how-to/results.md", "how-to/promote.md")]
 NEEDS_MORE = "weight_decay-quick"  # a second search
+ENDLESS = "--watch"  # which has a test of its own
 TYPED = [
     words
     for page in PAGES
     for command in commands(page)
     for words in parts(command)
-    if words[:2] == ["python", "-m"] and NEEDS_MORE not in words
+    if words[:2] == ["python", "-m"] and NEEDS_MORE not in words and ENDLESS not in words
 ]
 
 
