@@ -44,7 +44,9 @@ def command(storage: Path | str, toy: Path, *flags: str) -> list[str]:
     """The command of a search of six trials, two at once, and its two replicates, unless `flags` say otherwise."""
     told = ["--storage", str(storage), "--model", str(toy / "model"), "--data-dir", str(toy / "data"), "--name", NAME]
     size = ["--trials", "6", "--replicates", "1", "--max-concurrent", "2"]
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    given = {word.partition("=")[0] for word in flags}
+    own = [setting for setting in SETTINGS if setting.partition("=")[0] not in given]
+    settings = [word for setting in own for word in ("--set", setting)]
     return [sys.executable, "searches/sentiment.py", *told, *size, *settings, *flags]
 
 
