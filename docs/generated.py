@@ -53,20 +53,16 @@ def _help(title: str, program: str, parser: argparse.ArgumentParser, level: int 
 
 
 def _keys() -> Iterator[str]:
-    from gpt2core.keys import described_keys
+    from gpt2core.keys import KEY_HEADINGS, described_keys, key_cells
 
     yield "# Keys of a run"
     yield "\nA search may search or fix each of these; `python -m gpt2core keys` prints them.\n"
-    yield "| key | values | default | meaning | read by |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield _row(*KEY_HEADINGS)
+    yield _row(*("---" for _ in KEY_HEADINGS))
     for row in described_keys():
-        readers = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in row["read_by"].items())
-        yield _row(f"`{row['key']}`", row["values"], _default(row["default"]), row["meaning"], readers or "all runs")
+        name, *cells = key_cells(row)
+        yield _row(f"`{name}`", *cells)
 
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def _default(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

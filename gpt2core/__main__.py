@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from gpt2core.cli import Parser, add_checkpoint_minutes, add_import, run_or_explain
 from gpt2core.config import OWN_FLAGS, DecodingKeys, LoraKeys, PatternKeys, RunConfig, meaning
-from gpt2core.console import loading
+from gpt2core.console import status
 from gpt2core.parts import import_modules
 
 ATTENTION_FLAGS = ("attention", *PatternKeys.model_fields)
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def command() -> int:
         options = parser().parse(argv)
-        with loading(as_json="--json" in words):
+        with status("Loading PyTorch", as_json="--json" in words):
             from gpt2core import commands
 
         import_modules(options.imports)

@@ -27,7 +27,7 @@ from gpt2core.errors import ConfigError, DataError, DivergedError, visible
 from gpt2core.files import atomic_path, write_json
 from gpt2core.folds import train as train_run
 from gpt2core.identity import components_of, keys_read
-from gpt2core.keys import check_read, described_keys
+from gpt2core.keys import KEY_HEADINGS, check_read, described_keys, key_cells
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
@@ -362,15 +362,8 @@ def keys(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    cells = []
-    for row in rows:
-        readers = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in row["read_by"].items())
-        cells.append([row["key"], row["values"], _default(row["default"]), row["meaning"], readers or "all runs"])
-    _print_table([Heading(text) for text in ("key", "values", "default", "meaning", "read by")], cells)
-
-
-def _default(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    headings = [Heading(text) for text in KEY_HEADINGS]
+    _print_table(headings, [key_cells(row) for row in rows])
 
 
 def _fetched(place: str) -> Path:

@@ -42,9 +42,9 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def loading(*, as_json: bool) -> AbstractContextManager[object]:
-    """Show on a terminal that modules are loaded, which takes seconds; with `as_json` show nothing."""
-    return nullcontext() if as_json else console(80).status("Loading PyTorch")
+def status(what: str, *, as_json: bool) -> AbstractContextManager[object]:
+    """Show on a terminal what takes seconds; show nothing if the output is to be JSON."""
+    return nullcontext() if as_json else console(80).status(what)
 
 
 def print_exact(console: Console, text: str) -> None:

@@ -1,6 +1,6 @@
 """A description of all keys of a run: valid values, default, meaning, and the components that read each key."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from gpt2core.adapters import ADAPTERS
@@ -12,6 +12,7 @@ from gpt2core.errors import ConfigError
 from gpt2core.tasks import TASKS
 
 FIRST_STAGE = "first stage"
+KEY_HEADINGS = ("key", "values", "default", "meaning", "read by")
 TABLES = (TASKS, ADAPTERS, ATTENTION, DECODERS)
 
 
@@ -33,6 +34,16 @@ def described_keys(names: Container[str] | None = None) -> list[dict[str, Any]]:
         for name, field in known_keys().items()
         if names is None or name in names
     ]
+
+
+def key_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a described key in a table: name, values, default, meaning and readers."""
+    read_by = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in row["read_by"].items())
+    return [row["key"], row["values"], _default(row["default"]), row["meaning"], read_by or "all runs"]
+
+
+def _default(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def readers(name: str) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import NoReturn
 
 from gpt2core.cli import Parser, add_import, command_text, run_or_explain
-from gpt2core.console import loading
+from gpt2core.console import status
 from gpt2core.errors import ConfigError
 from gpt2core.parts import import_modules
 from searches import power
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _check_order(words)
         options = parser().parse(words)
         import_modules(vars(options).get("imports", []))
-        with loading(as_json="--json" in words):
+        with status("Loading PyTorch", as_json="--json" in words):
             run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 

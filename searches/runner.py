@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from cluster.environment import settle
 from gpt2core.cli import command_text, interrupt_on_signals, print_json, run_or_explain
 from gpt2core.console import console as plain_console
-from gpt2core.console import loading, print_line
+from gpt2core.console import print_line, status
 from gpt2core.errors import ConfigError, HubError
 from gpt2core.machine import cpus
 from searches.formatting import count
@@ -53,7 +53,7 @@ def run_named(options: argparse.Namespace) -> int:
 
 
 def _loaded(load: Callable[[], Search], argv: list[str]) -> Options:
-    with loading(as_json="--json" in argv):
+    with status("Loading PyTorch", as_json="--json" in argv):
         return parse_for_user(load, argv)
 
 
@@ -89,18 +89,18 @@ def print_plan(options: Options) -> None:
     from searches.running.resume import earlier_state
     from searches.showing.as_json import plan_json
 
-    def phase(what: str) -> AbstractContextManager[object]:
-        return nullcontext() if options.json else console().status(what)
-
     folder, program, data = options.results_folder, options.plan.program, None
     if program is not None:
         check_program(program)
     else:
-        with suppress(HubError), phase("Reading model and data"):  # they may exist, but be unreachable now
+        with (
+            suppress(HubError),
+            status("Reading model and data", as_json=options.json),
+        ):  # they may exist, but be unreachable now
             data = check(options.plan, without_pairs=any(jobs(options.plan, folder))).describe()
     earlier = earlier_state(folder, options.plan, options.resume)
     room = resources(options)
-    with phase("Timing a few steps"):
+    with status("Timing a few steps", as_json=options.json):
         forecast = forecast_locally(options, folder)
     if options.json:
         print_json(plan_json(options, room, forecast, earlier, data))

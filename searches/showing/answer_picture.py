@@ -9,7 +9,7 @@ import numpy as np
 from searches.formatting import count, words
 from searches.showing.answers import interval_name, value_name
 from searches.showing.marks import points_id
-from searches.showing.plots import Picture, best_baseline, spread, svg_of
+from searches.showing.plots import Picture, add_legend, best_baseline, spread, svg_of
 from searches.showing.theme import BASELINE, BEST, LOOKS, OTHER, REFERENCE
 from searches.summary import ComparedSetting, Summary, TrialRow, Verdict
 
@@ -64,10 +64,7 @@ def answer_picture(summary: Summary) -> Picture | None:
         axes.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
         axes.set_xlabel(answer.factor.name if answer.factor else "")
         axes.set_ylabel(_metric_text(answer))
-        handles: dict[str, Any] = {}
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-        axes.legend(handles.values(), handles.keys(), ncols=2, **LEGEND)
+        add_legend(axes, ncols=2, **LEGEND)
 
     return Picture(
         svg=svg_of(draw, width=5.4, height=5.0 if long else 4.1, name="answer"),

@@ -227,6 +227,14 @@ def _use_log_scale(axes: Any, name: str) -> None:
     axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
+def add_legend(axes: Any, **look: Any) -> None:
+    """Add a legend that names what several rows draw once."""
+    handles: dict[str, Any] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        handles.setdefault(label, handle)
+    axes.legend(handles.values(), handles.keys(), **look)
+
+
 def svg_of(draw: Callable[[Any], None], *, width: float = 5.4, height: float = 3.6, name: str) -> str:
     """Return a picture as SVG; equal names and drawings give equal text."""
     out = io.StringIO()

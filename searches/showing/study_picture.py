@@ -5,7 +5,7 @@ from typing import Any
 
 from searches.deciding.study_figures import Line
 from searches.formatting import count
-from searches.showing.plots import Picture, svg_of
+from searches.showing.plots import Picture, add_legend, svg_of
 from searches.showing.theme import BASELINE, BEST, INK
 
 WIDTH, ROW, FRAME = 5.2, 0.42, 1.1  # inches: of a plot, of each of its rows, and of axis and legend
@@ -68,8 +68,4 @@ def _set_axes(axes: Any, measure: str, rows: Sequence[Line]) -> None:
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(measure)
-    handles: dict[str, Any] = {}
-    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-        handles.setdefault(label, handle)
-    look = {"ncols": 3, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 9}
-    axes.legend(handles.values(), handles.keys(), **look)
+    add_legend(axes, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
