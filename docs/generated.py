@@ -36,8 +36,8 @@ def _commands() -> Iterator[str]:
     yield from _help("A search of any program", script, program([], script))
     yield from _group("Searches that ran", searches())
     yield from _group("One run", core())
-    yield from _help("Candidates", "python -m trainables.candidates", candidates())
-    yield from _help("Replay", "python -m searches.replay", replay())
+    yield from _help("Candidates", "gpt2-search candidates", candidates())
+    yield from _help("Replay", "gpt2-search replay", replay())
 
 
 def _group(title: str, parser: Parser) -> Iterator[str]:
@@ -56,7 +56,7 @@ def _keys() -> Iterator[str]:
     from gpt2core.keys import KEY_HEADINGS, described_keys, key_cells
 
     yield "# Keys of a run"
-    yield "\nA search may search or fix each of these; `python -m gpt2core keys` prints them.\n"
+    yield "\nA search may search or fix each of these; `gpt2-search keys` prints them.\n"
     yield _row(*KEY_HEADINGS)
     yield _row(*("---" for _ in KEY_HEADINGS))
     for row in described_keys():

@@ -1,6 +1,6 @@
 """One model or one run, without Ray.
 
-`python -m gpt2core keys | describe | train | evaluate | predict | generate | export | convert | submit`.
+`gpt2-search keys | describe | train | evaluate | predict | generate | export | convert | submit`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DECODING_FLAGS = ("decoder", *DecodingKeys.model_fields)
 
 def parser() -> Parser:
     """Return the parser of all commands; `gpt2core.commands` holds the function of each."""
-    top = Parser(prog="python -m gpt2core", description=__doc__)
+    top = Parser(prog="gpt2-search", description=__doc__)
 
     p = top.add_command(
         "keys", help="list the keys of a run and what reads them: all, or with flags those that such a run reads"
@@ -100,7 +100,7 @@ def _add_keys(p: Parser, *keys: str, of_run: bool = False) -> None:
 
 
 def _add_set(p: Parser) -> None:
-    text = "any other key, see `python -m gpt2core keys`; may be repeated"
+    text = "any other key, see `gpt2-search keys`; may be repeated"
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         return 0
 
     words = sys.argv[1:] if argv is None else argv
-    run_or_explain(command, f"python -m gpt2core {shlex.join(words)}", as_json="--json" in words)
+    run_or_explain(command, f"gpt2-search {shlex.join(words)}", as_json="--json" in words)
 
 
 if __name__ == "__main__":

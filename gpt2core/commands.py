@@ -1,4 +1,4 @@
-"""The functions behind the commands of `python -m gpt2core`."""
+"""The functions behind the commands of `gpt2-search`."""
 
 import argparse
 import json
@@ -134,7 +134,7 @@ def train(options: argparse.Namespace) -> None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
     _say(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
     command = command_text(["--checkpoint", str(out), *import_flags(options.imports)])
-    _say(f"As a model folder: python -m gpt2core export {command} --out FOLDER")
+    _say(f"As a model folder: gpt2-search export {command} --out FOLDER")
 
 
 def _scores(report: EpochReport, objective: Metric, config: RunConfig) -> str:

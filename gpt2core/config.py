@@ -125,7 +125,7 @@ class Thresholds(Keys):
 
 
 class PairKeys(Thresholds):
-    """Keys of tasks that learn from generated pairs, see `python -m trainables.candidates`."""
+    """Keys of tasks that learn from generated pairs, see `gpt2-search candidates`."""
 
     pairs: str | None = key(
         None,

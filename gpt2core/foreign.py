@@ -57,9 +57,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
                     raise WeightsError(f"{path}: the tensor `{name}` is {kind}, but must be one of {', '.join(FLOATS)}")
                 tensors[name] = tensor.float()
     except FileNotFoundError:
-        raise WeightsError(
-            f"{path}: no such file; for weights in another format, see `python -m gpt2core convert`"
-        ) from None
+        raise WeightsError(f"{path}: no such file; for weights in another format, see `gpt2-search convert`") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except NO_TENSORS as error:

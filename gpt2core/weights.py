@@ -71,7 +71,7 @@ def model_folder(name: str) -> Path:
         return path
     if is_file:
         raise WeightsError(
-            f"{name}: is a file, but a model is a folder; for weights in a file, see `python -m gpt2core convert`"
+            f"{name}: is a file, but a model is a folder; for weights in a file, see `gpt2-search convert`"
         )
     if name in MODELS:
         return _download(hub_name(name))

@@ -1,4 +1,4 @@
-"""Run a search of a file, work with an existing search, or simulate searches: `python -m searches COMMAND`."""
+"""Run a search of a file, work with an existing search, or simulate searches: `gpt2-search COMMAND`."""
 
 import argparse
 import sys
@@ -38,7 +38,7 @@ COMMANDS = {
 
 def parser() -> Parser:
     """Return the parser of all commands."""
-    top = Parser(prog="python -m searches", description=__doc__)
+    top = Parser(prog="gpt2-search", description=__doc__)
     for name, (words, _) in COMMANDS.items():
         p = top.add_command(name, help=words, forwards=name == "run")
         if name == "power":
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             run: Callable[..., int] = resolve_name(f"searches.{COMMANDS[options.command][1]}")
         return run(options)
 
-    run_or_explain(command, f"python -m searches {command_text(words)}", as_json="--json" in words)
+    run_or_explain(command, f"gpt2-search {command_text(words)}", as_json="--json" in words)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Result:
         registered_name: str | None = None,
         tracking_uri: str | None = None,
     ) -> Path:
-        """Write a model folder with its card and register it, as `python -m searches promote` does; return the folder."""
+        """Write a model folder with its card and register it, as `gpt2-search promote` does; return the folder."""
         from searches.promoting.promote import promote
 
         place = {"storage": str(self.folder.parent.parent), "name": self.folder.name, "trial": trial, "out": out}

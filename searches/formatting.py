@@ -3,6 +3,9 @@
 from collections.abc import Collection, Container, Mapping
 from typing import Any
 
+#: Parts of names -> how they are written in text.
+SPELLED = {"chrf": "chrF", "f1": "F1", "rouge": "ROUGE"}
+
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: 1 trial, 2 trials."""
@@ -10,8 +13,8 @@ def count(number: int, noun: str) -> str:
 
 
 def words(name: str) -> str:
-    """Return the name of a metric or key in words."""
-    return name.replace("_", " ")
+    """Return the name of a metric or key in words, such as `chrF continuation`."""
+    return " ".join(SPELLED.get(part, part) for part in name.split("_"))
 
 
 def value_text(value: Any) -> str:

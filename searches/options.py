@@ -41,7 +41,7 @@ from searches.warm_start import warm_starts
 EPILOG = """\
 Use --set to fix any key of a run, for instance --set epochs=5 --set decoder=greedy; a fixed key is no longer searched.
 Use --search to search any key, for instance --search lr=1e-5..1e-2:log --search weight_decay=0,0.01,0.1 --search epochs=2..8.
-`python -m gpt2core keys` lists all keys. Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl, trials/
+`gpt2-search keys` lists all keys. Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl, trials/
 (checkpoints) and best/ (a model folder).
 """
 
@@ -416,7 +416,7 @@ def trial_folder(search: Path, name: str) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"{address(folder)}: the folder with the weights of trial {name} is missing; restore it, or promote another trial: "
-            f"python -m searches promote {search.name} --trial NUMBER"
+            f"gpt2-search promote {search.name} --trial NUMBER"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""Simulate searches through the functions that judge real ones: `python -m searches power --search lora_rank`.
+"""Simulate searches through the functions that judge real ones: `gpt2-search power --search lora_rank`.
 
 For each number of seeds it prints the rate of false winners, the power for a true difference, the coverage of the intervals, and
 how often settings are rightly or wrongly called equivalent.

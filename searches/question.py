@@ -204,12 +204,12 @@ def script_command(path: str) -> str:
         is_module = script.is_absolute() and script.resolve() == own.resolve()
     else:
         is_module = own.is_file() and script.parent.name == own.parent.name
-    return f"python -m searches.{script.stem}" if is_module else f"python {shlex.quote(path)}"
+    return f"gpt2-search run {script.stem}" if is_module else f"python {shlex.quote(path)}"
 
 
 def file_command(path: str) -> str:
     """Return the command that runs the search of a search file, without flags."""
-    return shlex.join(["python", "-m", "searches", "run", path])
+    return shlex.join(["gpt2-search", "run", path])
 
 
 def scripts() -> list[str]:

@@ -1,4 +1,4 @@
-"""Replay recorded learning curves under any sampler and scheduler: `python -m searches.replay RECORD ...`.
+"""Replay recorded learning curves under any sampler and scheduler: `gpt2-search replay RECORD ...`.
 
 A record holds the learning curves of a search without early stopping: its results folder, or a file written by --save. A proposed
 configuration gets the curve of the nearest recorded one. Nothing is trained, so comparing methods over many seeds takes seconds:
@@ -301,7 +301,7 @@ def _share_text(share: Share) -> str:
 
 def parser() -> Parser:
     """Return the parser."""
-    p = Parser(prog="python -m searches.replay", description=(__doc__ or "").split("\n")[0])
+    p = Parser(prog="gpt2-search replay", description=(__doc__ or "").split("\n")[0])
     p.add_argument(
         "records", nargs="+", metavar="RECORD", help="folder of a search (runs/searches/NAME), or a saved file"
     )

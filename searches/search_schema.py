@@ -1,4 +1,4 @@
-"""The JSON Schema of a search file, for editors and other programs: `python -m searches schema`."""
+"""The JSON Schema of a search file, for editors and other programs: `gpt2-search schema`."""
 
 import argparse
 import json

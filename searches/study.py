@@ -22,9 +22,7 @@ def main(argv: list[str]) -> int:
     p.add_argument("--tables", default=",".join(TABLES), help=f"comma-separated: {', '.join(TABLES)} (default: all)")
     o = p.parse(argv)
     if o.json:
-        raise ConfigError(
-            "The study prints no JSON: use `python -m searches show NAME --json` for each of its searches"
-        )
+        raise ConfigError("The study prints no JSON: use `gpt2-search show NAME --json` for each of its searches")
     tables = o.tables.split(",")
     figures = [figure for name in tables for figure in lookup(TABLES, name, "table")]
     sources = [(figure.search, figure.task) for figure in figures]

@@ -1,4 +1,4 @@
-"""Small sets of generated pairs, as `python -m trainables.candidates` writes them."""
+"""Small sets of generated pairs, as `gpt2-search candidates` writes them."""
 
 import zlib
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ VERSIONS = {"torch": "9.9"}
 
 
 def promote(storage: Path, name: str, *flags: str) -> int:
-    """Run `python -m searches promote` in this process; return its status."""
+    """Run `gpt2-search promote` in this process; return its status."""
     return status(main, ["promote", name, "--storage", str(storage), *flags])
 
 

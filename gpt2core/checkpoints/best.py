@@ -55,7 +55,7 @@ def best_state(folder: Path) -> dict[str, Any]:
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
                 f"{folder}: must be the folder of a run, with {BEST}/{STATE}, or of a model, with config.json; "
-                "`python -m gpt2core train` and `python -m searches promote` write them"
+                "`gpt2-search train` and `gpt2-search promote` write them"
             ) from None
 
 

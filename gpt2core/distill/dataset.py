@@ -19,7 +19,7 @@ from gpt2core.errors import DataError
 from gpt2core.storage import fetch, local
 
 HELD_OUT = 20  # one context in this many goes to a student's dev split
-HINT = "make one with `python -m trainables.candidates --out FOLDER`"
+HINT = "make one with `gpt2-search candidates --out FOLDER`"
 
 Pair = dict[str, Any]  # a row of PAIRS
 

@@ -17,7 +17,7 @@ def check_gold(corpus: Corpus, split: str, task: str) -> None:
     if unknown:
         raise DataError(
             f"{corpus.origin.source}: {unknown} of the {split} split's {len(rows)} texts have no label, so there is no score; "
-            f"to predict their classes: python -m gpt2core predict --checkpoint RUN --split {split} --out FILE"
+            f"to predict their classes: gpt2-search predict --checkpoint RUN --split {split} --out FILE"
         )
     short = sum(row.text.count("\n") < GIVEN for row in rows) if task == "sonnet" else 0
     if short:

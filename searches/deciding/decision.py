@@ -1,6 +1,6 @@
 """The decision from runs alone: settings differ, are equivalent within the margin, or neither is shown.
 
-`python -m searches power` calls these functions on simulated runs, so it measures the error rates of real searches.
+`gpt2-search power` calls these functions on simulated runs, so it measures the error rates of real searches.
 """
 
 import math

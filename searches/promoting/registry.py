@@ -79,10 +79,9 @@ def _new_version(
     model = client.create_logged_model(experiment, f"trial-{p.trial.name}-{p.format}", run, tags).model_id
     try:
         client.log_model_artifacts(model, str(folder))
-        if p.format == "model":
-            with TemporaryDirectory() as part:
-                write_mlmodel(Path(part), folder, p.config, run, model)
-                client.log_model_artifacts(model, part)
+        with TemporaryDirectory() as part:
+            write_mlmodel(Path(part), folder, p.config, p.format, run, model)
+            client.log_model_artifacts(model, part)
         client.finalize_logged_model(model, "READY")
         source = f"models:/{model}"
         made = client.create_model_version(name, source, run, tags, description=_description(p), model_id=model)

@@ -88,14 +88,12 @@ def commands(config: RunConfig) -> str:
     """Return commands of this project, to run in the folder."""
     own = config.task in OWN_TASKS
     data = " --train DATA" if own else " --data-dir DATA" if config.data_dir else ""
-    lines = [f"python -m gpt2core evaluate --checkpoint .{data}"]
+    lines = [f"gpt2-search evaluate --checkpoint .{data}"]
     if TASKS[config.task].classes(config) or config.task == "paraphrase":
-        lines.append(
-            f"python -m gpt2core predict --checkpoint . --out predictions.csv{' --test DATA' if own else data}"
-        )
+        lines.append(f"gpt2-search predict --checkpoint . --out predictions.csv{' --test DATA' if own else data}")
     else:
         prompt = _prompt(config).replace("\n", "\\n")
-        lines.append(f"python -m gpt2core generate --checkpoint . --prompt {shlex.quote(prompt)}")
+        lines.append(f"gpt2-search generate --checkpoint . --prompt {shlex.quote(prompt)}")
     return "\n".join(f"$ {line}" for line in lines)
 
 

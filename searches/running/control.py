@@ -1,4 +1,4 @@
-"""Control a running search from another terminal or machine: `python -m searches control NAME stop|clone|pause|resume`.
+"""Control a running search from another terminal or machine: `gpt2-search control NAME stop|clone|pause|resume`.
 
 A command is a file in the search's folder. The search carries it out between two steps, records it in its ledger and writes an
 answer file. This needs no port and no address, only a folder that search and user share. A command names one start of the search

@@ -37,6 +37,10 @@ FREE_SPACE = "nothing recorded is lost: free some space, then run the same comma
 CLONE = "clone"  # origin of a trial that a user cloned
 
 
+class NoTrialYetError(UserError):
+    """A search that has just begun."""
+
+
 class LedgerError(UserError):
     """The ledger cannot be written, for instance because the disk is full."""
 
@@ -345,12 +349,12 @@ def status_of(path: Path, state: State) -> str:
 def read_search(folder: Path, *, needs_script: bool = False) -> State:
     """Return the state of the search in a folder, running or not.
 
-    Raises UserError if it has no trial yet or, with `needs_script`, if its ledger does not name the search script.
+    Raises NoTrialYetError or, with `needs_script`, UserError if its ledger does not name the search script.
     """
     path = folder / "ledger.jsonl"
     state = read_state(path)
     if not state.trials:
-        raise UserError(f"{folder}: the search has no trial yet")
+        raise NoTrialYetError(f"{folder}: the search has no trial yet")
     if needs_script and not state.script:
         raise UserError(f"{path}: no `search` line names the script; mend the file, or choose another --name")
     return state

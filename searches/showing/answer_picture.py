@@ -67,7 +67,7 @@ def answer_picture(summary: Summary) -> Picture | None:
         add_legend(axes, ncols=2, **LEGEND)
 
     return Picture(
-        svg=svg_of(draw, width=5.4, height=5.0 if long else 4.1, name="answer"),
+        svg=svg_of(draw, width=5.4, height=5.3 if long else 4.4, name="answer"),
         alt=_alt(answer, groups),
         caption=_caption(answer, groups, ends, baseline, near=near, by_texts=summary.by_texts),
     )
@@ -184,7 +184,7 @@ def _jittered(middle: float, values: Sequence[float], width: float) -> list[floa
 def _metric_text(answer: Verdict) -> str:
     metric = answer.metric
     unit = f"{metric.unit}, " if metric.unit else ""
-    return f"{words(metric.name)} ({unit}{metric.direction.wanted} is better)"
+    return f"{words(metric.name)}\n({unit}{metric.direction.wanted} is better)"
 
 
 def _alt(answer: Verdict, groups: Sequence[Group]) -> str:

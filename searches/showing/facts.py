@@ -43,7 +43,7 @@ def commands(options: Options) -> dict[str, str]:
         "repeat it": f"{script} {command_text(anew)}",
         "go on with it": f"{script} {command_text(without(argv, '--resume'))}".strip(),
     }
-    promote = f"python -m searches promote {command_text(of_search)}"
+    promote = f"gpt2-search promote {command_text(of_search)}"
     return {
         **(by_script if script else {}),
         **({"promote the chosen trial": promote} if options.plan.program is None else {}),

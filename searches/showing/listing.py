@@ -92,5 +92,5 @@ def _table(rows: list[Listed], place: str) -> Table[Listed]:
         Column[Listed]("last event", lambda row: RUNNING if row.status == RUNNING else row.changed[:16]),
         Column[Listed]("answer", lambda row: row.answer),
     ]
-    note = "Trials: those of the search + those on fresh seeds. `python -m searches show NAME` shows one."
+    note = "Trials: those of the search + those on fresh seeds. `gpt2-search show NAME` shows one."
     return Table(title=f"Searches in {place}", columns=columns, rows=rows, note=note)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.storage import address
+from searches.running.ledger import NoTrialYetError
 from searches.showing import report
 from searches.summary import Summary
 
@@ -70,9 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 def watch(ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> int:
     """Write the report and serve it until Ctrl-C, again whenever the ledger has grown. Raises UserError."""
-    seen, path = ledger().stat().st_size, ledger().with_name("report.html")
+    path = ledger().with_name("report.html")
     with PageServer() as server:
         try:
+            _wait_for_trial(summarised)
+            seen = ledger().stat().st_size
             took = _draw(server, path.parent, summarised)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             print(f"Report: {server.link} (it follows the search until Ctrl-C)", flush=True)
@@ -85,6 +88,20 @@ def watch(ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> int:
         finally:
             threading.Thread(target=server.shutdown, daemon=True).start()
     return 0
+
+
+def _wait_for_trial(summarised: Callable[[], Summary]) -> None:
+    """Return when the search has a trial; say first that it has none yet."""
+    said = False
+    while True:
+        try:
+            summarised()
+            return
+        except NoTrialYetError as error:
+            if not said:
+                print(f"{error}; its report follows", flush=True)
+            said = True
+            threading.Event().wait(PAUSE)
 
 
 def _draw(server: PageServer, folder: Path, summarised: Callable[[], Summary]) -> float:

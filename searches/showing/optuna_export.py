@@ -1,4 +1,4 @@
-"""Export a search for optuna-dashboard: `python -m searches export-optuna NAME --out FILE`."""
+"""Export a search for optuna-dashboard: `gpt2-search export-optuna NAME --out FILE`."""
 
 import argparse
 import math

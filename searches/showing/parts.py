@@ -62,5 +62,5 @@ def _table(parts: list[Part]) -> Table[Part]:
         Column[Part]("meaning", lambda part: part.meaning),
         Column[Part]("keys", lambda part: ", ".join(part.keys)),
     ]
-    note = "`python -m gpt2core keys` explains the keys of tasks, adapters, attention and decoders."
+    note = "`gpt2-search keys` explains the keys of tasks, adapters, attention and decoders."
     return Table(title="Parts", columns=columns, rows=parts, name=1, note=note)

@@ -22,7 +22,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "grid.color": GRID,
-    "font.size": 11,
+    "font.size": 12.5,  # legible where a phone shrinks the plot
+    "axes.labelsize": 11.5,
     "font.sans-serif": ["DejaVu Sans"],  # each text of a plot names all of them
     "text.color": INK,
     "axes.labelcolor": INK,

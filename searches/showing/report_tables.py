@@ -42,15 +42,8 @@ OVER_TEXTS = "The interval of a single trial is over texts only; another seed wo
 ONE_SEED = "Each score is of one run; another seed would change it."
 ROLES = {"scientific": "compared", "nuisance": "tuned for each compared value, for a fair comparison", None: ""}
 
-#: Metrics that are shown beside the objective if a task has them -> heading and decimals.
-COLUMNS = {
-    "train_loss": ("train loss", 3),
-    "macro_f1": ("macro-F1", 2),
-    "chrf_whole": ("whole chrF", 2),
-    "dev_perplexity": ("dev perplexity", 1),
-    "length_ratio": ("length ratio", 2),
-    "form_rhyme": ("rhyme", 2),
-}
+#: Metrics that are shown beside the objective if a task has them -> decimals.
+COLUMNS = {"train_loss": 3, "macro_f1": 2, "chrf_whole": 2, "dev_perplexity": 1, "length_ratio": 2, "form_rhyme": 2}
 
 
 def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[TrialRow]:
@@ -64,7 +57,7 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
         Column[TrialRow]("trial", lambda row: row.id),
         score_column(summary),
         *(_value(key, detail=key not in brief) for key in sorted(keys, key=lambda key: key not in compared)),
-        *(_metric(name, heading, digits, summary) for name, (heading, digits) in _metrics(summary, rows).items()),
+        *(_metric(name, digits, summary) for name, digits in _metrics(summary, rows).items()),
         Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True, detail=True),
         Column[TrialRow]("status", lambda row: row.status),
         Column[TrialRow]("origin", lambda row: row.origin, detail=True),
@@ -99,16 +92,16 @@ def _value(key: str, *, detail: bool) -> Column[TrialRow]:
     return Column(key, lambda row: value_text(row.point[key]) if key in row.point else "", detail=detail)
 
 
-def _metric(name: str, heading: str, digits: int, summary: Summary) -> Column[TrialRow]:
+def _metric(name: str, digits: int, summary: Summary) -> Column[TrialRow]:
     digits = summary.digits(name, digits)
-    return Column(heading, lambda row: number(row.metrics.get(name), digits), number=True, detail=True)
+    return Column(words(name), lambda row: number(row.metrics.get(name), digits), number=True, detail=True)
 
 
-def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, tuple[str, int]]:
-    """Return heading and default decimals of the metrics beside the objective that any row has."""
-    shown = COLUMNS | {cost: (words(cost), 2) for cost in summary.costs}
+def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, int]:
+    """Return the default decimals of the metrics beside the objective that any row has."""
+    shown = COLUMNS | dict.fromkeys(summary.costs, 2)
     reported = {name for row in rows for name in row.metrics} - {summary.objective}
-    return {name: shape for name, shape in shown.items() if name in reported}
+    return {name: digits for name, digits in shown.items() if name in reported}
 
 
 def replicates_table(summary: Summary) -> Table[TrialRow]:
@@ -290,7 +283,7 @@ def _front(summary: Summary) -> Table[TrialRow]:
         columns=[
             Column("trial", lambda row: row.id),
             score_column(summary),
-            *(_metric(cost, words(cost), 2, summary) for cost in summary.costs),
+            *(_metric(cost, 2, summary) for cost in summary.costs),
             Column("values", lambda row: point_text(row.point)),
         ],
         rows=rows[:MOST],

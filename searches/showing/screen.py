@@ -138,11 +138,11 @@ class Screen:
         low, high = (metrics.get(f"{objective}_{end}") for end in ("low", "high"))
         score = with_interval(metrics[objective], low, high, self.plan.metric.digits)
         others = "".join(
-            f", {heading} {number(metrics[name], known[name].digits if name in known else digits)}"
-            for name, (heading, digits) in COLUMNS.items()
+            f", {words(name)} {number(metrics[name], known[name].digits if name in known else digits)}"
+            for name, digits in COLUMNS.items()
             if name in metrics and name != objective
         )
-        return f"epoch {report.epoch}/{state.trials[report.trial].epochs}: {objective} {score}{others}"
+        return f"epoch {report.epoch}/{state.trials[report.trial].epochs}: {words(objective)} {score}{others}"
 
 
 def _latest(trial: Trial, metric: str) -> float | None:

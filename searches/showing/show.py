@@ -33,7 +33,7 @@ def show(options: argparse.Namespace) -> int:
         print_line(terminal, line)
     screen.show(summary, terminal)
     storage = ["--storage", options.storage] if options.storage else []
-    report = f"python -m searches report {command_text([options.name, *storage, *import_flags(options.imports)])}"
+    report = f"gpt2-search report {command_text([options.name, *storage, *import_flags(options.imports)])}"
     for purpose, command in {**commands(search_options), "write its report": report}.items():
         print_exact(terminal, f"To {purpose}:\n  {command}")
     return 0

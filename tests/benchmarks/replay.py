@@ -17,7 +17,7 @@ CURVES = sorted((Path(__file__).parent / "curves").glob("*.json"))
 
 
 def main(argv: list[str]) -> int:
-    """Replay the records; flags are those of `python -m searches.replay`."""
+    """Replay the records; flags are those of `gpt2-search replay`."""
     return replay.run([*map(str, CURVES), *(argv or ["--samplers", "random,qmc,tpe"])])
 
 

@@ -123,4 +123,4 @@ def test_the_report_of_the_search_opens_from_its_folder(browser: Chrome, printed
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "This was a smoke test" in text
     assert f"python searches/lora_rank.py --storage {storage} {' '.join(FLAGS)} --name {NAME}-again" in text
-    assert f"python -m searches promote {NAME} --storage {storage}" in text
+    assert f"gpt2-search promote {NAME} --storage {storage}" in text

@@ -38,7 +38,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_lays_accuracy_beside_the_majority_class(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--checkpoint", str(trained)) == 0
     printed = capsys.readouterr().out
-    for part in ("sst: 12 train, 7 dev, 3 test", "accuracy ", "macro f1", "baseline: always `very negative`"):
+    for part in ("sst: 12 train, 7 dev, 3 test", "accuracy ", "macro F1", "baseline: always `very negative`"):
         assert part in printed
     assert json.loads((trained / "metrics.json").read_text())["epochs"][0]["accuracy"] <= 100
 
@@ -47,7 +47,7 @@ def test_an_unlabelled_split_is_predicted(trained: Path, tmp_path: Path, capsys:
     assert run("evaluate", "--checkpoint", str(trained), "--split", "test") == 2
     error = capsys.readouterr().err
     assert "3 of the test split's 3 texts have no label, so there is no score" in error
-    assert "python -m gpt2core predict --checkpoint RUN --split test --out FILE" in error
+    assert "gpt2-search predict --checkpoint RUN --split test --out FILE" in error
     assert error.count("\n") == 1
     out = tmp_path / "new" / "sst.csv"
     assert run("predict", "--checkpoint", str(trained), "--split", "test", "--out", str(out)) == 0

@@ -49,10 +49,10 @@ def test_train_says_what_it_used_and_goes_on_where_it_was(trained: Path, capsys:
         "epoch 1/3: train loss ",
         "epoch 3/3: train loss ",
         "dev loss ",
-        "chrf continuation ",
+        "chrF continuation ",
         "bits per character ",
         "Best by dev_loss: epoch ",
-        "python -m gpt2core export",
+        "gpt2-search export",
     ):
         assert part in printed
     epochs = json.loads((trained / "metrics.json").read_text())["epochs"]
@@ -227,7 +227,7 @@ def test_an_interruption_says_how_to_go_on() -> None:
     ]
     done = python("-c", "\n".join(lines))
     assert done.returncode == 130
-    rule = "Interrupted. What is finished is kept; to go on: python -m gpt2core train --out 'my run'"
+    rule = "Interrupted. What is finished is kept; to go on: gpt2-search train --out 'my run'"
     assert done.stderr.strip() == rule
 
 

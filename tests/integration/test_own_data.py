@@ -36,7 +36,7 @@ def test_evaluate_shows_all_metrics_and_baselines(trained: Path, capsys: pytest.
     for part in (
         "own data: 96 train, 12 dev, 12 test",
         "accuracy ",
-        "macro f1",
+        "macro F1",
         "mcc",
         "baseline: always `",
         "naive Bayes",

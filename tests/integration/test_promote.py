@@ -27,7 +27,8 @@ from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.model_folder import load_folder
-from gpt2core.weights import load_model
+from gpt2core.weights import load_model, model_folder
+from searches.formatting import words
 from tests import course
 from tests.integration.test_gpt2core_cli import run
 from tests.promoting import ended, promote, python_blocks, searched
@@ -126,7 +127,7 @@ def test_the_card_says_what_the_search_knows(storage: Path, whole: Path) -> None
     metrics = result["best"]["metrics"]
     assert metrics["dev_loss"] == result["best"]["score"]
     for name, kind in (("dev_loss", "loss"), ("chrf_continuation", "chrf")):
-        score = scores[name.replace("_", " ")]
+        score = scores[words(name)]
         assert (score.metric_type, score.dataset_split) == (kind, "dev")
         assert score.metric_value == pytest.approx(metrics[name], abs=1e-4)
         assert score.metric_args["low"] == pytest.approx(metrics[f"{name}_low"], abs=1e-4)
@@ -202,6 +203,20 @@ def test_mlflow_and_transformers_load_what_is_registered(
     assert text != prompt
     assert "trust" not in (Path(fetched) / "MLmodel").read_text()
     assert not [*Path(fetched).rglob("*.pkl"), *Path(fetched).rglob("*.py")]
+
+
+def test_mlflow_puts_a_registered_adapter_on_its_base_model(storage: Path, adapter: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{storage / 'mlflow.db'}")
+    version = next(v for v in versions(storage) if v.tags["format"] == "adapter")
+    uri, prompt = f"models:/{MODEL}/{version.version}", "Shall I compare thee"
+    base = AutoTokenizer.from_pretrained(model_folder("gpt2-nano"))
+    theirs = AutoPeftModelForCausalLM.from_pretrained(adapter)
+    written = theirs.generate(
+        **base(prompt, return_tensors="pt"), do_sample=False, max_new_tokens=8, pad_token_id=base.eos_token_id
+    )
+    (result,) = mlflow.transformers.load_model(uri)(prompt, do_sample=False, max_new_tokens=8)
+    assert result["generated_text"] == base.decode(written[0])
+    assert mlflow.pyfunc.load_model(uri).predict([prompt])[0].startswith(prompt)
 
 
 def test_mlflow_loads_a_registered_classifier(

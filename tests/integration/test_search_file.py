@@ -41,7 +41,7 @@ def test_it_runs_is_resumed_and_reported(tmp_path: Path) -> None:
     done = python("-m", "searches", "report", "mine-smoke", "--storage", str(tmp_path))
     assert done.returncode == 0, done.stderr
     results = summary(tmp_path, "mine-smoke")
-    assert results["commands"]["go on with it"].startswith(f"python -m searches run '{path}' --smoke")
+    assert results["commands"]["go on with it"].startswith(f"gpt2-search run '{path}' --smoke")
     assert len(results["trials"]) == 4
     assert all(("rank" in row["point"]) == (row["point"]["adapter"] == "lora") for row in results["trials"])
     assert [event["file"] for event in events(tmp_path, "mine-smoke", "started")] == [str(path)] * 2

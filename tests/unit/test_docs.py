@@ -13,7 +13,9 @@ from gpt2core import __main__ as core
 from gpt2core.cli import Parser
 from searches import __main__ as searches
 from searches import options, replay, study
+from searches.entry_point import MODULES
 from searches.programs import flags as programs
+from searches.search_text import SUFFIXES
 from tests.documentation import PAGES, commands, parts
 from tests.runs import ROOT
 
@@ -52,6 +54,16 @@ def check_module(name: str, words: list[str]) -> None:
         import_module(name)
 
 
+def check_command(name: str, words: list[str]) -> None:
+    """Parse a command of the installed `gpt2-search`; the flags of `run` are those of its search."""
+    if name == "run" and words and not words[0].endswith(SUFFIXES):
+        check_search(words[0], words[1:])
+    elif name in MODULES:
+        check_module(MODULES[name][0].removesuffix(".__main__"), words)
+    else:
+        check_module("searches" if name in searches.COMMANDS else "gpt2core", [name, *words])
+
+
 def check_make(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
     values = dict(word.split("=", 1) for word in words if "=" in word)
@@ -69,6 +81,8 @@ def check(words: list[str]) -> None:
     match [word.removeprefix(".venv/bin/") for word in words]:
         case ["make", *rest]:
             check_make(rest)
+        case ["gpt2-search", name, *rest]:
+            check_command(name, rest)
         case ["python" | "python3", "-m", module, *rest]:
             check_module(module, rest)
         case ["python" | "python3", script, *rest] if script.startswith("searches/"):

@@ -23,7 +23,7 @@ def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
     assert found == {
         "repeat it": "python searches/lora_rank.py --smoke --storage '/two words' --trials 4 --name mine-again",
         "go on with it": "python searches/lora_rank.py --smoke --name mine --storage '/two words' --trials 4",
-        "promote the chosen trial": "python -m searches promote mine --storage '/two words'",
+        "promote the chosen trial": "gpt2-search promote mine --storage '/two words'",
     }
     for key in ("repeat it", "go on with it"):
         script, *flags = shlex.split(found[key])[1:]
@@ -34,7 +34,7 @@ def test_commands_repeat_under_another_name_and_go_on_under_the_same() -> None:
 def test_commands_without_flags_are_the_bare_script() -> None:
     found = commands(options())
     assert found["go on with it"] == "python searches/lora_rank.py"
-    assert found["promote the chosen trial"] == "python -m searches promote lora_rank-quick"
+    assert found["promote the chosen trial"] == "gpt2-search promote lora_rank-quick"
 
 
 def test_a_search_from_python_has_no_command_that_repeats_it() -> None:

@@ -73,6 +73,19 @@ def test_the_page_follows_the_ledger_behind_a_token(growing: tuple[subprocess.Po
     assert said == f"\nNo longer served. The report so far: {ledger.with_name('report.html')}\n"
 
 
+def test_a_page_waits_for_the_first_trial(growing: tuple[subprocess.Popen[str], Path, str], tmp_path: Path) -> None:
+    ledger = growing[1].parents[1] / "begins" / "ledger.jsonl"
+    ledger.parent.mkdir()
+    ledger.touch()
+    command = [sys.executable, "-m", "searches", "report", "begins", "--storage", str(tmp_path), "--watch"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == f"{ledger.parent}: the search has no trial yet; its report follows\n"
+        ledger.write_text(growing[1].read_text())
+        assert process.stdout.readline().startswith("Report: http://127.0.0.1:")
+        process.kill()
+
+
 def test_a_page_that_follows_is_not_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(main, ["report", "x", "--storage", str(tmp_path), "--watch", "--json"]) == 2
     assert "`--watch` serves a page, but `--json` prints values; give only one" in capsys.readouterr().out

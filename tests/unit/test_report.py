@@ -286,7 +286,7 @@ def test_what_mattered_is_called_exploratory_and_has_intervals(tmp_path: Path) -
 def test_the_reliability_of_each_metric_is_told_in_its_own_digits(tmp_path: Path) -> None:
     _, markdown = written(tmp_path, summary())
     assert "| dev loss | 0.0200 | 0.0045 | 0.95 |" in markdown
-    assert "| chrf continuation | 0.000 | 0.447 | 0.00 |" in markdown
+    assert "| chrF continuation | 0.000 | 0.447 | 0.00 |" in markdown
     html, _ = written(tmp_path, summary(reliability=[]))
     assert 'href="#metrics"' not in html
 

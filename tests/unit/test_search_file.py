@@ -61,7 +61,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_a_script_as_a_file_has_the_same_digests(script: str, path: Path) -> None:
     search = search_of(script)
     again = read(write(definition_of(search), path))
-    assert (again.command, again.source) == (f"python -m searches run {path}", str(path))
+    assert (again.command, again.source) == (f"gpt2-search run {path}", str(path))
     VALIDATOR.validate(dict(again.definition))
     for task in search.tasks:
         for profile in search.profiles:
@@ -220,9 +220,9 @@ def test_every_way_to_write_a_number_is_a_number_in_yaml(number: str, tmp_path: 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["run"], "error: the following arguments are required: SEARCH"),
-    (["run", "--plan", EXAMPLE], f"error: The file must stand before the flags: python -m searches run {EXAMPLE} --plan"),
-    (["run", "--trials", "3"], "error: The file must stand before the flags: python -m searches run FILE --trials 3"),
-    (["--plan", "run", EXAMPLE], f"error: The flag `--plan` must follow the command: python -m searches run {EXAMPLE} --plan"),
+    (["run", "--plan", EXAMPLE], f"error: The file must stand before the flags: gpt2-search run {EXAMPLE} --plan"),
+    (["run", "--trials", "3"], "error: The file must stand before the flags: gpt2-search run FILE --trials 3"),
+    (["--plan", "run", EXAMPLE], f"error: The flag `--plan` must follow the command: gpt2-search run {EXAMPLE} --plan"),
     (["--bogus", "list"], "error: Unknown flag `--bogus`: valid: --help, -h"),
     (["run", "lora_rnk"], f"error: The search to run is 'lora_rnk', {RULE} did you mean `lora_rank`?"),
     (["run", "lora_rank", "--trials", "x"], "error: The value of `--trials` is 'x', but must be a whole number"),
@@ -264,7 +264,7 @@ def test_a_search_is_reopened_from_its_ledger_alone(tmp_path: Path) -> None:
     again = stated_search(state)
     assert again == search
     assert parse(again, ["--search", "dropout=0,0.1"]).plan.digest == state.digest
-    assert commands(parse(again, ["--smoke"]))["go on with it"] == f"python -m searches run {path} --smoke"
+    assert commands(parse(again, ["--smoke"]))["go on with it"] == f"gpt2-search run {path} --smoke"
 
 
 def test_a_search_is_found_by_name_by_script_or_by_file(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_screen_has_question_settings_trials_answer_and_what_to_run_next(
     assert "Status: finished" in lines
     assert any(line.startswith("0003 ") for line in lines)
     purposes = {line: below.strip() for line, below in pairwise(lines) if line.startswith("To ")}
-    for command in ("lora_rank.py", "searches promote whole", "searches report whole"):
+    for command in ("lora_rank", "search promote whole", "search report whole"):
         assert any(command in below for below in purposes.values())
     assert any(line.startswith("Answer: ") for line in lines)
 

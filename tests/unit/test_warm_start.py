@@ -78,7 +78,7 @@ def test_the_summary_ranks_the_best_of_them_among_all_trials(storage: Path) -> N
     assert result is not None
     assert {trial.name for trial in state.searched if trial.origin == "warm-start"} <= set(result.trials)
     assert (result.rank, result.of) == (1 + min(map(order.index, result.trials)), len(order))
-    assert f"is rank {result.rank} of {result.of} by chrf continuation" in result.text
+    assert f"is rank {result.rank} of {result.of} by chrF continuation" in result.text
     assert "hypothesis" in result.text
     plain = options_of(12, storage, "--sampler", "random", "--name", "early")
     state = read_state(storage / "searches" / "early" / "ledger.jsonl")

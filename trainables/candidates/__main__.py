@@ -1,4 +1,4 @@
-"""Generate paraphrases by Impossible Distillation on Ray: `python -m trainables.candidates`, or as a Ray job."""
+"""Generate paraphrases by Impossible Distillation on Ray: `gpt2-search candidates`, or as a Ray job."""
 
 import argparse
 import sys
@@ -57,7 +57,7 @@ def parser() -> Parser:
         return f"{meaning(name, keys)} (default: {keys.model_fields[name].default})"
 
     p = Parser(
-        prog="python -m trainables.candidates",
+        prog="gpt2-search candidates",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         return execute(options, console(200))
 
-    run_or_explain(command, f"python -m trainables.candidates {command_text(words)}")
+    run_or_explain(command, f"gpt2-search candidates {command_text(words)}")
 
 
 if __name__ == "__main__":

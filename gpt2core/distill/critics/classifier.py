@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from gpt2core.data.tokens import Tokens
     from gpt2core.model import GPT2
 
-HINT = "make one with `python -m gpt2core train --task paraphrase --out FOLDER`"
+HINT = "make one with `gpt2-search train --task paraphrase --out FOLDER`"
 
 
 class Classifier:
-    """Scores with the best epoch of a run, given as the folder that `python -m gpt2core train` wrote.
+    """Scores with the best epoch of a run, given as the folder that `gpt2-search train` wrote.
 
     Raises ConfigError if there is no folder or the run has another task, and CheckpointError if the folder holds no run.
     """
