@@ -70,7 +70,7 @@ def describe(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    lora = f" of rank {result['rank']} on {', '.join(result['targets'])}" if result["targets"] else ""
+    lora = f" of {result['ranks']} on {', '.join(result['targets'])}" if result["targets"] else ""
     lora += f" ({', '.join(result['variants'])})" if result["variants"] else ""
     total = result["total_parameters"]
     rows = [

@@ -79,30 +79,45 @@ class BlocksKeys(Keys):
     blocks: str = key("default", "blocks to adapt: all, lower-half, upper-half, study, or numbers like 0-5,8", "step")
 
 
-class LoraKeys(BlocksKeys):
-    """Keys of LoRA and its variants."""
+class LowRankKeys(BlocksKeys):
+    """Keys of all adapters that add a pair of low rank to projections."""
 
     rank: int = key(8, "rank of LoRA", "result", ge=1)
     alpha: Positive | Literal["r", "2r"] = key(32.0, "alpha of LoRA (scale: alpha / rank): a number, r or 2r", "result")
     lora_dropout: float = key(0.1, "dropout of LoRA's input", "result", ge=0, lt=1)
     targets: Literal["qkv", "qkv+dense", "all"] = key("qkv", "projections with LoRA: qkv, qkv+dense or all", "step")
+
+    @property
+    def lora_alpha(self) -> float:
+        """LoRA's alpha as a number."""
+        return self.alpha_of(self.rank)
+
+    def alpha_of(self, rank: int) -> float:
+        """Return alpha for a pair of some rank. With `r` or `2r`, the scale alpha / rank does not depend on the rank."""
+        match self.alpha:
+            case "r":
+                return float(rank)
+            case "2r":
+                return 2.0 * rank
+            case number:
+                return float(number)
+
+
+class LoraKeys(LowRankKeys):
+    """Keys of LoRA and its variants."""
+
+    ranks: str = key(
+        "uniform",
+        "ranks by block: uniform (`rank`); rising, falling, lower-half or upper-half, with the mean `rank`; numbers like "
+        "4,4,8,16, 0 for none; or blocks:rank like 0-5:4,6-11:12",
+        *("step", "if set"),
+    )
     rslora: bool = key(False, "scale LoRA by alpha / sqrt(rank) instead of alpha / rank", "result")
     dora: bool = key(False, "DoRA: also train the magnitude of each output", "step", "evaluation")
     lora_init: Literal["default", "pissa"] = key(
         "default", "initial LoRA weights: default, or pissa (largest singular directions of the base weights)", "result"
     )
     lora_plus: float = key(1.0, "LoRA+: learning rate of B divided by that of A", "training", ge=1)
-
-    @property
-    def lora_alpha(self) -> float:
-        """LoRA's alpha as a number. With `r` or `2r`, the scale alpha / rank does not depend on the rank."""
-        match self.alpha:
-            case "r":
-                return float(self.rank)
-            case "2r":
-                return 2.0 * self.rank
-            case number:
-                return float(number)
 
 
 class ClassificationKeys(Keys):

@@ -1,7 +1,7 @@
 """Parameter counts and memory of a run, computed without weights: under the study's Table 6 preset and under the plain one."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -9,11 +9,12 @@ import torch
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.base import Preset
 from gpt2core.adapters.lora import TARGETS
+from gpt2core.adapters.ranks import rank_text
 from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head, build_model
 from gpt2core.component import nearest
-from gpt2core.config import BlocksKeys, LoraKeys, ModelConfig, RunConfig, parse_blocks
+from gpt2core.config import BlocksKeys, LowRankKeys, ModelConfig, RunConfig, parse_blocks
 from gpt2core.data.batches import Batch
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.memory import META, predicted_gpu_memory_gb
@@ -36,7 +37,7 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     adapter = ADAPTERS[config.adapter]
     if preset not in PRESETS:
         raise UnknownNameError(f"Unknown preset `{preset}`: {nearest(preset, PRESETS)}")
-    has_lora = issubclass(adapter.keys, LoraKeys)
+    has_lora = issubclass(adapter.keys, LowRankKeys)
     shape = shape_of(config.model)
     model = _shapes(config)
     total = sum(p.numel() for p in model.parameters())
@@ -51,6 +52,7 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "adapter": config.adapter,
         "preset": preset,
         "rank": config.rank if has_lora else None,
+        "ranks": rank_text(config) if has_lora else None,
         "targets": TARGETS[config.targets] if has_lora else None,
         "variants": _lora_variants(config) if has_lora else None,
         "total_parameters": total,
@@ -173,7 +175,17 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def count_trainable(config: RunConfig) -> int:
     """Return the number of trainable parameters, including the task's own head; raise ConfigError."""
-    model, count = _shapes(config), ADAPTERS[config.adapter].count
+    return _count_by(ADAPTERS[config.adapter].count, config)
+
+
+def count_kept(config: RunConfig) -> int:
+    """Return the number of parameters that the trained adapter keeps, including the task's own head; raise ConfigError."""
+    adapter = ADAPTERS[config.adapter]
+    return _count_by(adapter.keeps or adapter.count, config)
+
+
+def _count_by(count: Callable[[GPT2, RunConfig], int] | None, config: RunConfig) -> int:
+    model = _shapes(config)
     if count is not None:
         return count(model, config) + (0 if model.head is None else model.head.weight.numel())
     return trainable_size(adapt(model, config))

@@ -62,7 +62,7 @@ class Conditions:
         parts = []
         having = [combination for combination in self.combinations if key in self.active(combination)]
         for condition in self.keys:
-            values = _tried(self.space[condition])
+            values = tried(self.space[condition])
             needed = [value for value in values if any(combination[condition] == value for combination in having)]
             if condition != key and len(needed) < len(values):
                 parts.append(setting_text(condition, " or ".join(map(value_text, needed))))
@@ -80,7 +80,7 @@ class Conditions:
         return distinct
 
     def _product(self, keys: list[str]) -> Iterator[dict[str, Any]]:
-        for values in itertools.product(*(_tried(self.space[key]) for key in keys)):
+        for values in itertools.product(*(tried(self.space[key]) for key in keys)):
             yield dict(zip(keys, values, strict=True))
 
     def _decides(self, key: str, conditions: list[str]) -> bool:
@@ -90,14 +90,15 @@ class Conditions:
         changes = [{name: value} for name, domain in domains if isinstance(domain, Choice) for value in domain.values]
         for values in self._product(conditions):
             for point in (values, *({**values, **change} for change in changes)):
-                read = {frozenset(others & set(self.reads({**point, key: value}))) for value in _tried(self.space[key])}
+                read = {frozenset(others & set(self.reads({**point, key: value}))) for value in tried(self.space[key])}
                 if len(read) > 1:
                     return True
         return False
 
     def _is_active(self, key: str, values: Mapping[str, Any]) -> bool:
-        return any(key in self.reads({**values, key: value}) for value in _tried(self.space[key]))
+        return any(key in self.reads({**values, key: value}) for value in tried(self.space[key]))
 
 
-def _tried(domain: Domain) -> tuple[Any, ...]:
+def tried(domain: Domain) -> tuple[Any, ...]:
+    """Return the values of a choice, or the bounds of numbers."""
     return domain.values if isinstance(domain, Choice) else (domain.low, domain.high)

@@ -106,6 +106,9 @@ class Search:
     own_question: str = ""  # the question about a user's own `{data}`; empty if it cannot be asked about that
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
     costs: Sequence[str] = ()  # metrics to minimize in the Pareto front, next to the objective
+    equal_parameters: bool = (
+        False  # refuse points whose adapter keeps another number of parameters than the reference's
+    )
     constraints: Sequence[str] = ()  # default of --constraint
     warm_start: Sequence[str] = ()  # default of --warm-start
     imports: Sequence[str] = ()  # modules that register own parts, next to those of --import

@@ -50,6 +50,9 @@ class SearchFile(Config):
     )
     own_tasks: list[str] = Field(list(OWN_TASKS), description="the tasks on own data that it can be asked for")
     costs: list[str] = Field([], description="metrics to minimize in the Pareto front, next to the objective")
+    equal_parameters: bool = Field(
+        False, description="refuse points whose trained adapter keeps another number of parameters than the reference's"
+    )
     constraints: list[str] = Field([], description="limits that the winner must respect, such as memory_gb<=8")
     warm_start: str | list[str] = Field(
         [], description="earlier searches in the storage whose best points are tried first"

@@ -32,6 +32,7 @@ class Adapter(Component):
     shares_base: Callable[[RunConfig], bool] = lambda config: False  # whether runs can share a forward pass (`packing`)
     lr_factor: Callable[[str, RunConfig], float] = lambda name, config: 1.0  # of the learning rate of a parameter
     count: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters, if known without calling `apply`
+    keeps: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters after training, if some are pruned
     peft_format: bool = False  # whether `export --format adapter` can write it
 
     @property

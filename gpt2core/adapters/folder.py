@@ -5,11 +5,10 @@ with A stacked, B block-diagonal and DoRA's magnitudes concatenated, so that the
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +24,7 @@ from gpt2core.weights import THEIR_HEAD, their_name
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+T = TypeVar("T")
 _QUERY, _KEY, _VALUE = "attention.query", "attention.key", "attention.value"
 
 
@@ -61,7 +61,7 @@ def save_adapter(pairs: Mapping[str, Pair], head: Tensor | None, folder: Path, b
 
 
 def _joined(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Rename pairs to transformers' projections, and join those of query, key and value."""
+    """Rename pairs to transformers' projections, join those of query, key and value, and leave out those of rank 0."""
     joined = {}
     for name, pair in pairs.items():
         if name.endswith((_KEY, _VALUE)):
@@ -75,17 +75,17 @@ def _joined(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
                 None if pair.magnitude is None else torch.cat([p.magnitude for p in three if p.magnitude is not None]),
             )
         joined["transformer." + their_name(f"{name}.weight")[0].removesuffix(".weight")] = pair
-    return joined
+    return {name: pair for name, pair in joined.items() if len(pair.down)}
 
 
 def _config(joined: Mapping[str, Pair], base_model: str, has_head: bool) -> dict[str, Any]:
-    """Return the content of adapter_config.json; a projection has the same rank in all blocks, and its scale is alpha / rank."""
-    places = {name: re.fullmatch(r"transformer\.h\.(\d+)\.(.+)", name) for name in joined}
-    blocks = sorted({int(place[1]) for place in places.values() if place})
-    kinds = {place[2]: joined[name] for name, place in places.items() if place}
-    ranks = {kind: len(pair.down) for kind, pair in kinds.items()}
-    alphas = {kind: pair.scale * ranks[kind] for kind, pair in kinds.items()}
-    first, *others = kinds
+    """Return the content of adapter_config.json. A projection's scale is alpha / rank; both may differ between blocks."""
+    places = {name: _place(name) for name in joined}
+    blocks, kinds = sorted({block for block, _ in places.values()}), list(dict.fromkeys(k for _, k in places.values()))
+    has_all = len(joined) == len(blocks) * len(kinds)
+    ranks = {name: len(pair.down) for name, pair in joined.items()}
+    alphas = {name: pair.scale * ranks[name] for name, pair in joined.items()}
+    first = next(iter(joined))
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if has_head else "CAUSAL_LM",
@@ -94,16 +94,34 @@ def _config(joined: Mapping[str, Pair], base_model: str, has_head: bool) -> dict
         "fan_in_fan_out": True,  # transformers' Conv1D stores its weight as (in, out)
         "r": ranks[first],
         "lora_alpha": alphas[first],
-        "rank_pattern": {kind: ranks[kind] for kind in others if ranks[kind] != ranks[first]},
-        "alpha_pattern": {kind: alphas[kind] for kind in others if alphas[kind] != alphas[first]},
-        "target_modules": list(kinds),
-        "layers_to_transform": blocks,
-        "layers_pattern": "h",
-        "use_dora": kinds[first].magnitude is not None,
+        "rank_pattern": _pattern(ranks),
+        "alpha_pattern": _pattern(alphas),
+        "target_modules": kinds if has_all else list(joined),
+        **({"layers_to_transform": blocks, "layers_pattern": "h"} if has_all else {}),
+        "use_dora": joined[first].magnitude is not None,
         "lora_dropout": 0.0,
         "bias": "none",
         "modules_to_save": ["score"] if has_head else None,
     }
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Return block and kind of a projection: (0, attn.c_attn) of `transformer.h.0.attn.c_attn`."""
+    _, _, block, kind = name.split(".", maxsplit=3)
+    return int(block), kind
+
+
+def _pattern(values: Mapping[str, T]) -> dict[str, T]:
+    """Return the values by projection that differ from the first one: by kind if all blocks agree, else by name."""
+    by_kind: dict[str, dict[str, T]] = {}
+    for name, value in values.items():
+        by_kind.setdefault(_place(name)[1], {})[name] = value
+    pattern: dict[str, T] = {}
+    for kind, of_blocks in by_kind.items():
+        value, *others = set(of_blocks.values())
+        pattern |= of_blocks if others else {kind: value}
+    first = next(iter(values.values()))
+    return {key: value for key, value in pattern.items() if value != first}
 
 
 @torch.no_grad()

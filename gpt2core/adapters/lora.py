@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpt2core.adapters.base import Adapter, Preset
+from gpt2core.adapters.ranks import has_own_ranks, parse_ranks
 from gpt2core.config import LoraKeys, RunConfig, parse_blocks
 from gpt2core.dropout import Dropout
 from gpt2core.errors import ConfigError
@@ -102,42 +103,48 @@ class LoRALinear(nn.Module):
 
 
 def lora(model: GPT2, config: RunConfig) -> None:
-    """Add a pair of rank `config.rank` to the target projections of `config.blocks` (default: all); only the pairs train.
+    """Add a pair to the target projections of `config.blocks` (default: all); only the pairs train.
 
-    A pair has no effect at first: A is drawn from torch's global generator, B is zero. The scale is lora_alpha / rank.
+    A pair has the rank that `config.ranks` gives its block, by default `config.rank`. It has no effect at first: A is drawn from
+    torch's global generator, B is zero. The scale is alpha / rank.
 
-    - `rslora`: the scale is lora_alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
+    - `rslora`: the scale is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
     - `dora`: the magnitude of each output trains too; the pair changes only the direction (Liu et al. 2024, arXiv 2402.09353).
     - `lora_init` pissa: A and B start as the largest singular directions of the weight, and the frozen base keeps the rest
       (Meng et al. 2024, arXiv 2404.02948).
     - `lora_plus`: B has `lora_plus` times the learning rate of A (Hayou et al. 2024, arXiv 2402.12354).
 
-    Raises ConfigError for blocks that the model lacks, and for a rank that is too large for pissa.
+    Raises ConfigError for blocks that the model lacks, for ranks that do not fit the blocks or are too large for pissa.
     """
     targets = _targets(model, config)
     model.requires_grad_(False)
-    scale = config.lora_alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
-    for name, base in targets:
-        adapted = LoRALinear(base, rank=config.rank, scale=scale, dropout=config.lora_dropout, dora=config.dora)
+    for name, base, rank in targets:
+        scale = config.alpha_of(rank) / (math.sqrt(rank) if config.rslora else rank)
+        adapted = LoRALinear(base, rank=rank, scale=scale, dropout=config.lora_dropout, dora=config.dora)
         model.set_submodule(name, adapted)
     if config.lora_init == "pissa":
         for _, layer in lora_layers(model):
             _start_at_singular_directions(layer)
 
 
-def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, Projection]]:
-    """Return the names and layers of the projections to adapt; raise ConfigError."""
-    if config.lora_init == "pissa" and config.rank > model.config.n_embd:
+def _targets(model: GPT2, config: RunConfig) -> list[tuple[str, Projection, int]]:
+    """Return the name, the layer and the rank of each projection to adapt; raise ConfigError."""
+    blocks = parse_blocks(LORA.block_spec(config), model.config.n_layer)
+    ranks = {block: rank for block, rank in parse_ranks(config.ranks, config.rank, blocks).items() if rank}
+    if config.lora_init == "pissa" and max(ranks.values()) > model.config.n_embd:
+        key = "rank" if config.ranks == "uniform" else "ranks"
         raise ConfigError(
-            f"The value of `rank` is {config.rank}, but must be at most {model.config.n_embd} with lora_init pissa, "
+            f"The value of `{key}` is {getattr(config, key)}, but must be at most {model.config.n_embd} with lora_init pissa, "
             "the number of singular directions of this model's weights"
         )
-    return [
-        (f"blocks.{number}.{name}", part)
-        for number in parse_blocks(LORA.block_spec(config), model.config.n_layer)
-        for name, part in model.blocks[number].named_modules()
-        if isinstance(part, Projection) and name.split(".")[-1] in TARGETS[config.targets]
-    ]
+    return [(name, part, rank) for block, rank in ranks.items() for name, part in projections(model, block, config)]
+
+
+def projections(model: GPT2, block: int, config: RunConfig) -> Iterator[tuple[str, Projection]]:
+    """Yield the name and the layer of each projection of a block that `config.targets` adapts."""
+    for name, part in model.blocks[block].named_modules():
+        if isinstance(part, Projection) and name.split(".")[-1] in TARGETS[config.targets]:
+            yield f"blocks.{block}.{name}", part
 
 
 @torch.no_grad()
@@ -177,9 +184,16 @@ def merge_lora(model: GPT2) -> GPT2:
 def count_lora(model: GPT2, config: RunConfig) -> int:
     """Return the number of LoRA parameters: rank * (inputs + outputs) per projection; DoRA adds one magnitude per output."""
     return sum(
-        config.rank * (base.in_features + base.out_features) + (base.out_features if config.dora else 0)
-        for _, base in _targets(model, config)
+        rank * (base.in_features + base.out_features) + (base.out_features if config.dora else 0)
+        for _, base, rank in _targets(model, config)
     )
+
+
+def _resolved(config: RunConfig) -> dict[str, float | None]:
+    """Return alpha as a number if all blocks have the same; `rank` is unread if `ranks` has numbers."""
+    if config.ranks == "uniform":
+        return {"alpha": config.lora_alpha}
+    return {"rank": None} if has_own_ranks(config.ranks) else {}
 
 
 LORA = Adapter(
@@ -190,7 +204,7 @@ LORA = Adapter(
         "plain": Preset("all", "LoRA on all blocks, {blocks}"),
         "study": Preset("0-11", "LoRA on blocks {blocks}, as in the study"),
     },
-    resolve=lambda config: {"alpha": config.lora_alpha},
+    resolve=_resolved,
     shares_base=lambda config: config.lora_init == "default",  # PiSSA changes the base weights
     lr_factor=lambda name, config: config.lora_plus if ".lora_B." in name else 1.0,
     count=count_lora,

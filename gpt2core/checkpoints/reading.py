@@ -154,7 +154,9 @@ def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """Return the keys that may not change on resuming: all but places and, unless it affects single epochs, `epochs`."""
     planned = config.get("growth", 1.0) > 1 or config.get("schedule", "constant") != "constant"
     free = {*keys_that_decide("place"), *([] if planned else ["epochs"])}
-    return {key: value for key, value in json.loads(json.dumps(config)).items() if key not in free}
+    newer = {key: field.default for key, field in keys_that_decide("if set").items()}
+    known = json.loads(json.dumps(newer | config))
+    return {key: value for key, value in known.items() if key not in free}
 
 
 def check_origins(history: Sequence[Mapping[str, Any]], origins: Mapping[str, str], folder: Path) -> None:

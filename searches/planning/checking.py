@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from gpt2core.describe import count_trainable
+from gpt2core.adapters import ADAPTERS
+from gpt2core.describe import count_kept, count_trainable
 from gpt2core.distill.critics.folder import model_digest
 from gpt2core.distill.dataset import sets_digest
-from gpt2core.errors import UserError
+from gpt2core.errors import ConfigError, UserError
 from gpt2core.identity import components_of
 from gpt2core.pretrain_stage import first_stage
 from gpt2core.tasks import TaskData
 from gpt2core.weights import model_folder
+from searches.conditions import tried
 from searches.deciding.comparing import judges_of
 from searches.domains import Choice
+from searches.formatting import point_text
 from searches.pairs import pair_sets
 from searches.plan import Plan, metric_of_run
 from searches.planning.baselines import baselines
@@ -34,9 +37,29 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
             config = config.but(pairs_examples=0)
         if (stage := first_stage(config)) is not None:
             task_data(stage)
+    if plan.search.equal_parameters:
+        _check_equal_parameters(plan)
     data = task_data(config)
     judges_of(plan.comparing, data, plan.profile.folds)
     return data
+
+
+def _check_equal_parameters(plan: Plan) -> None:
+    """Raise ConfigError for a value of a searched key with which the adapter keeps another number of parameters."""
+    expected = count_kept(plan.config(plan.search.reference))
+    counts: dict[str, int] = {}
+    for level in plan.levels:
+        changes = [{}, *({key: value} for key, domain in plan.space.items() for value in tried(domain))]
+        for point in (plan.complete({**level.point, **change}) for change in changes):
+            config = plan.config(point)
+            read = str(config.values_of(["adapter", *ADAPTERS[config.adapter].keys.model_fields]))
+            if read not in counts:
+                counts[read] = count_kept(config)
+            if counts[read] != expected:
+                raise ConfigError(
+                    f"The setting {point_text(point)} keeps {counts[read]:,} parameters, but must keep {expected:,} like the "
+                    "reference, which this search compares it with; change its ranks"
+                )
 
 
 def first_digests(plan: Plan) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from gpt2core.adapters.ranks import rank_text
 from gpt2core.attention import is_sparse
 from gpt2core.commands import COSTS
 from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
@@ -114,7 +115,7 @@ def _what(p: Promotion) -> str:
     base = markdown_code(config.model if config.model in EMBEDDED else hub_name(config.model))
     if is_place(config.model):
         base = f"{markdown_code(Path(config.model).name)}, a folder on the machine of the search"
-    rank = f" of rank {config.rank}" if config.adapter == "lora" else ""
+    rank = f" of {rank_text(config)}" if config.adapter == "lora" else ""
     form = "LoRA alone, in peft's format" if p.format == "adapter" else "the whole model"
     return (
         f"GPT-2 ({base}) tuned for the task `{config.task}`, adapter `{config.adapter}`{rank}: {form}. "

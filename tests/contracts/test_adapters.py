@@ -22,6 +22,8 @@ VARIANTS = {
     "dora": {"dora": True},
     "pissa": {"lora_init": "pissa"},
     "lora+": {"lora_plus": 16.0},
+    "rising ranks": {"ranks": "rising", "rslora": True},
+    "one block, pissa": {"ranks": "upper-half", "lora_init": "pissa", "alpha": "r"},
     "rslora, dora, pissa, lora+": {"rslora": True, "dora": True, "lora_init": "pissa", "lora_plus": 4.0},
 }
 CASES = {

@@ -67,7 +67,7 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "pretrain_epochs": (FIRST, 3), "pretrain_examples": (FIRST, 5), "pretrain_seed": (FIRST, 5),
     "adapter": ({}, "lora"), "blocks": (LORA, "0"), "rank": (LORA, 3), "alpha": (LORA, 64.0),
     "lora_dropout": (LORA, 0.0), "targets": (LORA, "all"), "rslora": (LORA, True), "dora": (LORA, True),
-    "lora_init": (LORA, "pissa"), "lora_plus": (LORA, 4.0), "lr": ({}, 1e-2), "batch_size": ({}, 2),
+    "lora_init": (LORA, "pissa"), "lora_plus": (LORA, 4.0), "ranks": (LORA, "5"), "lr": ({}, 1e-2), "batch_size": ({}, 2),
     "accumulation": ({}, 2), "epochs": ({}, 2), "weight_decay": ({}, 0.1), "schedule": ({}, "cosine"),
     "warmup_steps": ({}, 2), "clip_norm": ({}, 0.01), "dropout": ({}, 0.5),
     "head_dropout": ({"task": "sst"}, 0.0), "paraphrase_head": ({"task": "paraphrase"}, "cloze"),
