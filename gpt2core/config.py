@@ -187,6 +187,17 @@ class RewritingKeys(PairKeys):
     kl_weight: float = key(0.1, "rewriting: weight (lambda) of the KL to the initial model", "training", "stage", ge=0)
 
 
+class SonnetKeys(Keys):
+    """Keys of sonnets."""
+
+    loss: Literal["likelihood", "dpo"] = key(
+        "likelihood",
+        "sonnets: likelihood, or dpo (prefer each text to the starting model's own continuation)",
+        *("reading", "step", "training", "if set"),
+    )
+    dpo_beta: float = key(0.1, "DPO: beta, the strength of the pull to the starting model", "training", "if set", gt=0)
+
+
 def _from_json(value: Any) -> Any:
     """Return the value of JSON text, or any other value unchanged."""
     try:
@@ -403,6 +414,7 @@ class RunConfig(
     DecodingKeys,
     RewritingKeys,
     ParaphraseKeys,
+    SonnetKeys,
     OwnClassificationKeys,
     OwnGenerationKeys,
     TrainingKeys,

@@ -51,7 +51,8 @@ class Run:
         self.task = TASKS[config.task]
         self.objective = objective_of(self.task, config)
         self.data = data.divided(config)
-        self.tokens: Tokens = self.data.splits["train"].sample(config.train_examples)
+        texts = self.data.splits["train"].sample(config.train_examples)
+        self.tokens: Tokens = self.task.training_examples(texts, base, data.tokenizer, config)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
         self.sizes = epoch_sizes(config, len(self.tokens))
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]

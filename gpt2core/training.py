@@ -312,7 +312,7 @@ def evaluate_epoch(run: Run, epoch: int, trained: dict[str, float], *, at_end: b
         judged = None if at_end else _judging_scores(run)
     elapsed = time.perf_counter() - started
     metrics = {**trained, "eval_seconds": elapsed, **evaluation.metrics}
-    if "train_loss" in metrics and "dev_perplexity" in metrics:
+    if "train_loss" in metrics and "dev_perplexity" in metrics and run.config.loss == "likelihood":
         metrics["train_perplexity"] = perplexity(metrics["train_loss"])
     return EpochReport(
         epoch=epoch,

@@ -135,6 +135,10 @@ class Task(Protocol):
         """Return the names of the classes that the task predicts; none if it predicts no classes."""
         return ()
 
+    def training_examples(self, tokens: Tokens, base: GPT2, tokenizer: Tokenizer, config: RunConfig) -> Tokens:
+        """Return the examples to train on, with what `base`, the model that the run starts from, adds to them."""
+        return tokens
+
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Return the input of the model's trunk for a batch. Pass `batch.cached_activations` on."""
         ...

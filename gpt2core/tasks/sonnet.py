@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from gpt2core.config import RunConfig
+from gpt2core.config import RunConfig, SonnetKeys
+from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.shakespeare import load_sonnets
-from gpt2core.data.tokens import Example
+from gpt2core.data.tokens import Example, Tokens
 from gpt2core.decoding.text_cache import generate_cached
 from gpt2core.metrics.baselines import Baseline, asked_for, sonnet_baselines, split_given
 from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
@@ -17,8 +21,9 @@ from gpt2core.metrics.diversity import distinct_n
 from gpt2core.metrics.form import FORM, GIVEN, form_counts
 from gpt2core.metrics.losses import LOSSES
 from gpt2core.metrics.metric import Metric, named
-from gpt2core.model import GPT2
+from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import for_generation
+from gpt2core.preferences import dpo_losses, pair_input, paired
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.workers import collected, share
@@ -33,6 +38,7 @@ class Sonnet(LanguageTask):
     """
 
     name = "sonnet"
+    keys = SonnetKeys
     encoding = "text, EOS"
     generates = True
     metrics: Mapping[str, Metric] = {
@@ -57,6 +63,37 @@ class Sonnet(LanguageTask):
         """Return the first token that begins after the given lines and their line break; EOS if there is no other."""
         lines = np.cumsum([tokenizer.pieces[token].count(b"\n") for token in text])
         return min(int(np.searchsorted(lines, GIVEN)) + 1, len(text) - 1)
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return overrides, as `Component.values` does: only DPO has a beta."""
+        return {} if config.loss == "dpo" else {"dpo_beta": None}
+
+    def training_examples(self, tokens: Tokens, base: GPT2, tokenizer: Tokenizer, config: RunConfig) -> Tokens:
+        """Return texts or, for DPO, pairs of each text and the continuation of its given lines by `base`."""
+        if config.loss != "dpo":
+            return tokens
+        given = np.array([self.first_scored(tokens[number], tokenizer) for number in range(len(tokens))])
+        return paired(replace(tokens, given=given), base, tokenizer, config)
+
+    def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
+        """Return the number of predicted tokens of each text, or 1 for each pair."""
+        return (
+            np.ones(len(tokens), dtype=np.int64) if config.loss == "dpo" else super().weights(tokens, tokenizer, config)
+        )
+
+    def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
+        """Return all tokens as one segment, or the two segments of each pair."""
+        return (
+            pair_input(batch, tokenizer.eos) if config.loss == "dpo" else super().trunk_input(batch, tokenizer, config)
+        )
+
+    def training_loss(
+        self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
+    ) -> Tensor:
+        """Return the cross-entropy, or DPO's loss of the pairs."""
+        if config.loss != "dpo":
+            return super().training_loss(model, base, hidden, batch, tokenizer, config)
+        return dpo_losses(model, hidden, base, batch, tokenizer.eos, config.dpo_beta).sum()
 
     def evaluate(self, model: GPT2, data: TaskData, config: RunConfig, split: str) -> Evaluation:
         """Return the loss of the continuations, and scores of those generated with `config.decode_seeds` seeds."""

@@ -23,7 +23,16 @@ def search(name: str) -> Search:
 
 
 def test_all_scripts_are_tested() -> None:
-    expected = {"adapters", "attention", "decoding", "learning_rate", "lora_rank", "pretraining", "sentiment"}
+    expected = {
+        "adapters",
+        "attention",
+        "decoding",
+        "learning_rate",
+        "lora_rank",
+        "preferences",
+        "pretraining",
+        "sentiment",
+    }
     assert expected <= set(SCRIPTS)
     assert sorted(scripts()) == SCRIPTS, "the scripts that messages offer"
 

@@ -49,6 +49,7 @@ CASES = {
     "last linear": (PLAIN.but(adapter="last-linear", **CLASSES), [{}]),
     "documents": (PLAIN.but(task="pretraining"), [{}, DROPOUT]),
     "teacher": (LORA.but(task="rewriting", kl_weight=0.5), [{}]),
+    "preferences": (PLAIN.but(loss="dpo"), [{}, DROPOUT]),
     "accumulation": (PLAIN.but(accumulation=2), [{}, DROPOUT]),
     "logsparse": (PLAIN.but(attention="logsparse"), [{}, DROPOUT]),
     "logsparse by a mask": (PLAIN.but(attention="auto"), [{}]),
