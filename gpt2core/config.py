@@ -125,6 +125,12 @@ class ClassificationKeys(Keys):
 
     head_dropout: float = key(0.3, "dropout before the classification head", "training", ge=0, lt=1)
     contrastive_weight: float = key(0.0, "share of the contrastive loss in training", "step", "training", ge=0, le=1)
+    r_drop: float = key(
+        0.0,
+        "R-Drop: weight of the divergence between two passes with different dropout; 0: one pass",
+        *("step", "training", "if set"),
+        ge=0,
+    )
 
 
 class Thresholds(Keys):

@@ -88,7 +88,8 @@ def _memory_gb(config: RunConfig, described: dict[str, Any], length: int) -> flo
     )  # PiSSA needs weights, but no more memory
     base = without_weights(shape_of(config.model))
     model = build_model(config, base, META)
-    numbers = torch.full((math.ceil(config.batch_size / config.accumulation),), length)
+    rows = math.ceil(config.batch_size / config.accumulation) * TASKS[config.task].passes(config)
+    numbers = torch.full((rows,), length)
     tokens = torch.zeros(len(numbers), length, dtype=torch.long)
     predicted = torch.arange(tokens.numel()).view_as(tokens)[:, :-1].flatten()
     batch = Batch(tokens, lengths=numbers, labels=0 * numbers, given=0 * numbers, predicted=predicted)

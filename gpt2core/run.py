@@ -35,6 +35,7 @@ from gpt2core.weights import origin
 from gpt2core.workers import ALONE, Workers
 
 RECENT = 10  # steps over which the mean loss is compared with that of guessing
+PASS = 2**40  # added to the number of an example in each further pass, for other dropout
 EXPLODED = 2  # a run has diverged if its mean loss is so many times the loss of guessing
 
 
@@ -116,8 +117,9 @@ class Run:
         if not math.isfinite(recent[-1]):
             raise DivergedError(f"The training loss is {recent[-1]} {at}")
         mean, guess = sum(recent) / len(recent), math.log(self.task.classes(self.config) or self.base.config.vocab_size)
-        # The contrastive loss is that of choosing one example of the batch.
+        # The contrastive loss is that of choosing one example of the batch; a divergence is at most about that of guessing.
         limit = EXPLODED * guess + self.config.contrastive_weight * math.log(self.config.batch_size)
+        limit += self.config.r_drop * guess
         if len(recent) == RECENT and mean > limit:
             raise DivergedError(
                 f"The training loss has exploded: {mean:.2f} nats over {RECENT} steps, while guessing has {guess:.2f}, {at}"
@@ -146,8 +148,11 @@ class Run:
         return np.array_split(batch, self.config.accumulation * self.workers.size)
 
     def collate(self, examples: np.ndarray) -> Batch:
-        """Return examples as padded tensors on the device."""
-        return collate(self.tokens, examples, self.device)
+        """Return examples as padded tensors on the device, repeated for each pass of the task."""
+        return self._collated(examples, self.device)
+
+    def _collated(self, examples: np.ndarray, device: torch.device) -> Batch:
+        return collate(self.tokens, np.tile(examples, self.task.passes(self.config)), device)
 
     def trunk_input(self, batch: Batch) -> TrunkInput:
         """Return the input of the model's trunk for a batch."""
@@ -158,8 +163,9 @@ class Run:
         return self.task.training_loss(self.model, self.base, hidden, batch, self.data.tokenizer, self.config)
 
     def dropout_stream(self, step: int, micro_batch: int, examples: np.ndarray) -> Stream:
-        """Return the random numbers of dropout for a micro-batch."""
-        return Stream(self.config.seed, step, micro_batch, examples, self.device)
+        """Return the random numbers of dropout for a micro-batch, other ones for each pass of the task."""
+        passes = [examples + number * PASS for number in range(self.task.passes(self.config))]
+        return Stream(self.config.seed, step, micro_batch, np.concatenate(passes), self.device)
 
     def discard_gradients(self) -> None:
         """Clear the gradients of an unfinished step."""
@@ -175,7 +181,7 @@ class Run:
         """The peak memory on a GPU of a step with the longest examples, for each worker."""
         longest = np.argsort(-self.tokens.lengths, kind="stable")[: self.config.batch_size]
         own = self.micro_batches(longest)[:: self.workers.size][:2]
-        batches = [collate(self.tokens, examples, META) for examples in own if len(examples)]
+        batches = [self._collated(examples, META) for examples in own if len(examples)]
         parts = (self.model, self.base, self.task, self.data.tokenizer, self.config)
         return predicted_gpu_memory_gb(*parts, batches, workers=self.workers.size)
 

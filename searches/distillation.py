@@ -10,6 +10,7 @@ PAIRS = {
     "kl_weight": 0.1,
     "pairs_temperature": 0.7,
     "negatives": 0.5,
+    "r_drop": 0.0,
     "lr": 1.5e-5,
 }
 APPROACH_1 = {**PAIRS, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
@@ -28,6 +29,7 @@ SEARCH = Search(
         "negatives": Choice(0.0, 0.5, 1.0),
         "filters": Choice("basic", "all"),
         "contrastive_weight": Choice(0.0, 0.1, 0.3),
+        "r_drop": Choice(0.0, 1.0, 5.0),
         "clean_text": Choice(False, True),
     },
     nuisance={"lr": LogUniform(1e-6, 1e-3), "batch_size": Choice(8, 16, 32)},

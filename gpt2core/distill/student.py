@@ -1,4 +1,4 @@
-"""Losses of a student: cross-entropy with a KL penalty towards its teacher, and a supervised contrastive loss.
+"""Losses of a student: cross-entropy with a KL penalty towards its teacher, a supervised contrastive loss, and R-Drop.
 
 Legend: `B` texts, `T` tokens, `C` channels, `V` vocabulary.
 """
@@ -53,3 +53,13 @@ def contrastive_losses(hidden: Tensor, classes: Tensor, temperature: float = CON
     same_class = (classes[:, None] == classes) & ~diagonal
     total = log_probabilities.masked_fill(~same_class, 0.0).sum(dim=-1)
     return -total / same_class.sum(dim=-1).clamp(min=1)
+
+
+def r_drop_losses(logits: Tensor) -> Tensor:
+    """Return (B,) divergences of two passes with different dropout, in nats (R-Drop: Liang et al. 2021, arXiv 2106.14448).
+
+    That is (KL(p || q) + KL(q || p)) / 2 of the classes' probabilities p in the first pass and q in the second. `logits` (2B, K)
+    are those of the first pass and then those of the second.
+    """
+    first, second = logits.log_softmax(dim=-1).chunk(2)
+    return ((first.exp() - second.exp()) * (first - second)).sum(dim=-1) / 2

@@ -139,6 +139,10 @@ class Task(Protocol):
         """Return the examples to train on, with what `base`, the model that the run starts from, adds to them."""
         return tokens
 
+    def passes(self, config: RunConfig) -> int:
+        """Return how often a training batch holds its examples, one after the other, each time with other dropout."""
+        return 1
+
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Return the input of the model's trunk for a batch. Pass `batch.cached_activations` on."""
         ...

@@ -12,7 +12,7 @@ from gpt2core.config import ClassificationKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import NO_LABEL
 from gpt2core.data.tokens import Tokens
-from gpt2core.distill.student import contrastive_losses
+from gpt2core.distill.student import contrastive_losses, r_drop_losses
 from gpt2core.dropout import dropout
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline
@@ -78,13 +78,21 @@ class Classification(Task):
     ) -> Tensor:
         """Return the cross-entropy, interpolated with a supervised contrastive loss by `config.contrastive_weight`.
 
-        The contrast is among the examples that a worker sees at once, so it depends on `accumulation` and on workers.
+        With `config.r_drop`, the batch holds each example twice: the losses are the means of both passes, plus that weight times
+        the divergence of their predictions. The contrast is among the examples that a worker sees at once, so it depends on
+        `accumulation` and on workers.
         """
         logits = self.class_logits(model, hidden, tokenizer, config)
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
-        if not config.contrastive_weight:
-            return loss
-        return loss.lerp(contrastive_losses(hidden, batch.labels).sum(), config.contrastive_weight)
+        if config.contrastive_weight:
+            loss = loss.lerp(contrastive_losses(hidden, batch.labels).sum(), config.contrastive_weight)
+        if config.r_drop:
+            loss = loss / 2 + config.r_drop * r_drop_losses(logits).sum()
+        return loss
+
+    def passes(self, config: RunConfig) -> int:
+        """Return 2 for R-Drop, else 1."""
+        return 2 if config.r_drop else 1
 
     def weights(self, tokens: Tokens, tokenizer: Tokenizer, config: RunConfig) -> np.ndarray:
         return np.ones(len(tokens), dtype=np.int64)

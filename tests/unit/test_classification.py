@@ -13,11 +13,13 @@ from torch.nn import functional
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Row
+from gpt2core.distill.student import r_drop_losses
 from gpt2core.errors import ConfigError, DataError
 from gpt2core.identity import identity
 from gpt2core.metrics import classification as metrics
 from gpt2core.metrics.baselines import naive_bayes
 from gpt2core.model import GPT2, TrunkInput
+from gpt2core.run import Run
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import load_data
 from gpt2core.tasks.classification import TOKENS, Classification, batches
@@ -147,6 +149,25 @@ def test_training_lowers_the_loss_and_keeps_the_tables(task: Classification, ada
     again = list(train(config, toys.model(), toys.data(), folder=tmp_path))
     assert [r.evaluation.tables for r in again] == [r.evaluation.tables for r in reports]
     assert reports[0].evaluation.tables
+
+
+def test_r_drop_holds_each_example_twice_with_other_dropout() -> None:
+    config = toys.RUN.but(task="sst", r_drop=2.0, dropout=0.2, head_dropout=0.3, batch_size=4)
+    run, examples = Run(config, toys.model(), toys.data()), np.arange(4)
+    batch, task, tokenizer = run.collate(examples), run.task, toys.tokenizer()
+    assert isinstance(task, Classification)
+    assert batch.labels.tolist() == [*batch.labels[:4].tolist()] * 2
+    with run.dropout_stream(0, 0, examples).drawing():
+        logits = task.class_logits(run.model.train(), run.model.run_trunk(run.trunk_input(batch)), tokenizer, config)
+    assert not torch.allclose(logits[:4], logits[4:])
+    with run.dropout_stream(0, 0, examples).drawing():
+        loss = run.forward(batch)
+    cross_entropy = functional.cross_entropy(logits, batch.labels, reduction="sum")
+    torch.testing.assert_close(loss, cross_entropy / 2 + 2.0 * r_drop_losses(logits).sum())
+    assert run.weight(examples) == 4, "the loss is a mean over examples, not over passes"
+    without = Run(config.but(dropout=0.0, head_dropout=0.0), toys.model(), toys.data())
+    once = Run(config.but(dropout=0.0, head_dropout=0.0, r_drop=0.0), toys.model(), toys.data())
+    torch.testing.assert_close(without.forward(without.collate(examples)), once.forward(once.collate(examples)))
 
 
 def test_sentiment_is_lower_cased_and_stripped() -> None:

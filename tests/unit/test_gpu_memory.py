@@ -46,6 +46,7 @@ CASES = {
     "classes": (PLAIN.but(**CLASSES), [{}, DROPOUT | NARROW]),
     "classes by LoRA": (LORA.but(**CLASSES), [{}, DROPOUT, RECOMPUTED]),
     "classes by contrast": (PLAIN.but(task="paraphrase", contrastive_weight=0.5), [NARROW]),
+    "classes in two passes": (PLAIN.but(**CLASSES, r_drop=0.5), [DROPOUT]),
     "last linear": (PLAIN.but(adapter="last-linear", **CLASSES), [{}]),
     "documents": (PLAIN.but(task="pretraining"), [{}, DROPOUT]),
     "teacher": (LORA.but(task="rewriting", kl_weight=0.5), [{}]),

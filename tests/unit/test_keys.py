@@ -70,7 +70,7 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "lora_init": (LORA, "pissa"), "lora_plus": (LORA, 4.0), "ranks": (LORA, "5"), "lr": ({}, 1e-2), "batch_size": ({}, 2),
     "accumulation": ({}, 2), "epochs": ({}, 2), "weight_decay": ({}, 0.1), "schedule": ({}, "cosine"),
     "warmup_steps": ({}, 2), "clip_norm": ({}, 0.01), "dropout": ({}, 0.5),
-    "loss": ({}, "dpo"), "dpo_beta": ({"loss": "dpo"}, 0.5),
+    "r_drop": ({"task": "sst"}, 0.5), "loss": ({}, "dpo"), "dpo_beta": ({"loss": "dpo"}, 0.5),
     "head_dropout": ({"task": "sst"}, 0.0), "paraphrase_head": ({"task": "paraphrase"}, "cloze"),
     "contrastive_weight": ({"task": "sst"}, 0.5), "kl_weight": ({"task": "rewriting", "pairs": "/pairs"}, 0.5),
     "cross_documents": ({"task": "poems"}, True), "train_examples": ({}, 4), "growth": ({}, 2.0),

@@ -39,6 +39,7 @@ SST = LORA.but(task="sst", head_dropout=0.3, contrastive_weight=0.4)
 DORA = LORA.but(dora=True, rank=2, targets="all")
 SPARSE = LORA.but(attention="dense,logsparse", attention_window=2, batch_size=1, blocks="0")
 POEMS = LORA.but(task="poems", dropout=0.0, lora_dropout=0.0, targets="all")
+TWICE = SST.but(r_drop=0.5, rank=2)
 PREFERS = LORA.but(loss="dpo", dpo_beta=0.5, dropout=0.1)
 #: Runs of which only some share a pass.
 RUNS = [
@@ -47,6 +48,7 @@ RUNS = [
     *(SST, SST.but(rank=3, batch_size=3, head_dropout=0.0, seed=2, dropout=0.0)),
     *(DORA, DORA.but(seed=1, lora_dropout=0.0)),
     *(SPARSE, SPARSE.but(rank=2, seed=4, batch_size=2)),
+    *(TWICE, TWICE.but(seed=8, r_drop=2.0, batch_size=3)),
     *(PREFERS, PREFERS.but(seed=9, dpo_beta=0.1, rank=2)),
     *(POEMS, POEMS.but(seed=7, rank=3, batch_size=2, blocks="0", targets="qkv")),
 ]

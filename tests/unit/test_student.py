@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.data.batches import Batch
-from gpt2core.distill.student import contrastive_losses, student_losses
+from gpt2core.distill.student import contrastive_losses, r_drop_losses, student_losses
 from gpt2core.model import GPT2, IGNORE
 from gpt2core.testing import toys
 
@@ -82,3 +82,13 @@ def test_the_contrastive_loss_of_one_text_is_zero_with_a_gradient() -> None:
     losses.sum().backward()
     assert losses.tolist() == [0.0]
     assert hidden.grad.tolist() == [[0.0] * 8]
+
+
+def test_the_divergence_of_two_passes_equals_the_formula() -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    found = r_drop_losses(logits).tolist()
+    for number, loss in enumerate(found):
+        p, q = (logits[row].double().softmax(-1).tolist() for row in (number, number + 4))
+        both = sum(a * math.log(a / b) + b * math.log(b / a) for a, b in zip(p, q, strict=True))
+        assert loss == pytest.approx(both / 2, rel=1e-4)
+    assert r_drop_losses(torch.cat([logits, logits])).tolist() == pytest.approx([0.0] * 8)
