@@ -154,6 +154,11 @@ class PairKeys(Thresholds):
         *("data", "stage", "place"),
     )
     pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
+    tau_rule: Literal["fixed", "adaptive"] = key(
+        "fixed",
+        "fixed: `tau` as given; adaptive: for each round from the critic's scores, as in FreeMatch",
+        *("data", "stage", "if set"),
+    )
     pairs_round: AtLeastOne | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
         "all", "number of accepted pairs to train on, the first ones", "data", "stage"

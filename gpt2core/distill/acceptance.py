@@ -155,6 +155,23 @@ def read_accepted(folder: Path, entry: Mapping[str, Any], thresholds: Thresholds
     return pairs, f"accepted/ of round {entry['round']} {mismatch}, so the stored scores were filtered again"
 
 
+def adaptive_tau(folder: Path, entry: Mapping[str, Any]) -> float:
+    """Return the self-adaptive threshold of the scored pairs of a round for the class paraphrase. Raises DataError.
+
+    FreeMatch (Wang et al. 2023, arXiv 2205.07246, equations 5 to 8) multiplies the mean confidence of all predictions by the
+    mean probability of the class over that of the most probable class. Its moving averages over training are means here, since
+    stored scores do not change. A score s is the critic's probability of a paraphrase, so the confidence is max(s, 1 - s).
+    """
+    paths = [folder / "pairs" / name for name in entry["shards"]["pairs"]]
+    for path in paths:
+        fetch(path)
+    scores = np.concatenate([read(path, PAIRS)["critic"].to_numpy() for path in paths] or [np.zeros(0)])
+    if not len(scores):
+        return Thresholds().tau
+    share = float(scores.mean())
+    return float(np.maximum(scores, 1 - scores).mean()) * share / max(share, 1 - share)
+
+
 def _mismatch(entry: Mapping[str, Any], thresholds: Thresholds) -> str:
     """Say how the thresholds that accepted/ was written with differ from `thresholds`; empty if they do not."""
     files, wanted, written = entry["shards"], thresholds.model_dump(), entry.get("thresholds") or {}

@@ -11,7 +11,7 @@ from typing import Any
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import GENERATED, DataOrigin
-from gpt2core.distill.acceptance import CLASSES, read_accepted
+from gpt2core.distill.acceptance import CLASSES, adaptive_tau, read_accepted
 from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
 from gpt2core.distill.shards import read
@@ -75,7 +75,10 @@ def load_pairs(config: RunConfig) -> PairSet:
     pairs, folder = PairSet(), pairs_folder(config)
     for entry in rounds(folder):
         if config.pairs_round in (None, entry["round"]):
-            shards, note = read_accepted(folder, entry, config.thresholds)
+            thresholds = config.thresholds
+            if config.tau_rule == "adaptive":
+                thresholds = thresholds.but(tau=adaptive_tau(folder, entry))
+            shards, note = read_accepted(folder, entry, thresholds)
             pairs.notes.extend([note] if note else [])
             for shard in shards:
                 left = None if config.pairs_examples == "all" else config.pairs_examples - len(pairs.accepted)

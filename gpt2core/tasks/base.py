@@ -114,8 +114,10 @@ class Task(Protocol):
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""
-        if config.learns_from_pairs or not issubclass(self.keys, PairKeys):
+        if not issubclass(self.keys, PairKeys):
             return {}
+        if config.learns_from_pairs:
+            return {"tau": None} if config.tau_rule == "adaptive" else {}
         ignored = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()
         return dict.fromkeys(ignored) | {"pairs_examples": 0}
 

@@ -9,9 +9,11 @@ import pytest
 from gpt2core.config import RunConfig, Thresholds
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import DataOrigin
-from gpt2core.distill.dataset import load_pairs, rewriting_corpus, with_pairs
+from gpt2core.distill.acceptance import adaptive_tau
+from gpt2core.distill.dataset import load_pairs, rewriting_corpus, rounds, with_pairs
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.errors import DataError
+from gpt2core.identity import identity
 from gpt2core.tasks import TASKS
 from gpt2core.testing import toys
 from tests import generated
@@ -36,6 +38,31 @@ def test_thresholds_are_applied_to_the_stored_scores(config: RunConfig) -> None:
     assert len(load_pairs(config.but(tau=0.95)).accepted) == 0
     assert len(load_pairs(config.but(max_rouge=0.4)).accepted) == 0
     assert len(load_pairs(config.but(max_rouge=0.4, filters="basic")).accepted) == 60
+
+
+def test_an_adaptive_threshold_follows_from_the_stored_scores(config: RunConfig, tmp_path: Path) -> None:
+    """Half of the pairs have the score 0.9, half 0.15."""
+    (entry,) = rounds(Path(str(config.pairs)))
+    share = (0.9 + 0.15) / 2
+    assert adaptive_tau(Path(str(config.pairs)), entry) == pytest.approx(
+        (0.9 + 0.85) / 2 * share / max(share, 1 - share)
+    )
+    found = load_pairs(config.but(tau_rule="adaptive", tau=0.99))
+    assert len(found.accepted) == 60
+    assert "this run has tau 0.8" in " ".join(found.notes) or "unknown thresholds" in " ".join(found.notes)
+    rows = [row | {"critic": 0.25} for row in generated.contexts(20)]
+    unsure = RunConfig(task="paraphrase", pairs=str(generated.folder(tmp_path, [rows])), tau_rule="adaptive")
+    (entry,) = rounds(tmp_path)
+    assert adaptive_tau(tmp_path, entry) == pytest.approx(0.75 / 3), (
+        "a class that is rarely predicted gets a low threshold"
+    )
+    assert len(load_pairs(unsure).accepted) == 0, "no score is above it"
+
+
+def test_only_a_fixed_rule_reads_tau(config: RunConfig) -> None:
+    adaptive = config.but(tau_rule="adaptive")
+    assert identity(adaptive) == identity(adaptive.but(tau=0.2))
+    assert identity(config) != identity(config.but(tau=0.2))
 
 
 def test_a_smaller_set_has_negatives_in_proportion(config: RunConfig) -> None:
@@ -181,7 +208,7 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
 @pytest.mark.parametrize(("changes", "message"), [
     (
         {"pairs": None, "task": "rewriting"},
-        "learns from generated pairs: --set pairs=FOLDER, or make one with `python -m",
+        "learns from generated pairs: --set pairs=FOLDER, or make one with `gpt2-search",
     ),
     ({"pairs": "/nowhere"}, "/nowhere/manifest.json: must be the manifest of generated pairs"),
     ({"pairs": "/nowhere", "pairs_temperature": 0.5}, "/nowhere/temperature-0.5/manifest.json: must be"),
