@@ -1,8 +1,8 @@
-"""Pages of the reference that are made from code: all flags, and all keys of a run."""
+"""Pages of the reference that are made from code: all flags, all keys of a run, and all files of results."""
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gpt2core.cli import Parser
@@ -13,7 +13,7 @@ WIDTH = 100  # columns of help texts
 def write(folder: Path) -> None:
     """Write the pages into a folder, each only if its text has changed."""
     os.environ["COLUMNS"] = str(WIDTH)
-    for name, lines in {"commands.md": _commands(), "keys.md": _keys()}.items():
+    for name, lines in {"commands.md": _commands(), "keys.md": _keys(), "files.md": _files()}.items():
         path, text = folder / name, "\n".join(lines) + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -62,6 +62,38 @@ def _keys() -> Iterator[str]:
     for row in described_keys():
         name, *cells = key_cells(row)
         yield _row(f"`{name}`", *cells)
+
+
+def _files() -> Iterator[str]:
+    from gpt2core.checkpoints.layout import CHECKPOINT_FILES, RUN_FILES
+    from gpt2core.model_folder import FILES as MODEL_FILES
+    from searches.result_files import FILES as SEARCH_FILES
+    from searches.result_files import SEARCHES
+    from trainables.candidates.folder import FILES as PAIR_FILES
+    from trainables.programs.trial import FILES as PROGRAM_FILES
+    from trainables.tracking import FILES as MLFLOW_FILES
+
+    yield "# Files"
+    yield (
+        f"\nResults are in `STORAGE/{SEARCHES}/NAME/`; the storage is `runs` unless `--storage` or `GPT2_SEARCH_STORAGE` names "
+        "another. A file that states a search has this schema: `python -m searches schema`."
+    )
+    yield from _table(
+        "Storage", {f"{SEARCHES}/": "a folder for each search, and reports of `study.py`", **MLFLOW_FILES}
+    )
+    yield from _table("Search", SEARCH_FILES)
+    yield from _table("Trial, and run of `gpt2core train`", RUN_FILES)
+    yield from _table("Trial of a program, next to the program's own files", PROGRAM_FILES)
+    yield from _table("Checkpoint", CHECKPOINT_FILES)
+    yield from _table("Model folder", MODEL_FILES)
+    yield from _table("Generated pairs", PAIR_FILES)
+
+
+def _table(title: str, contents: Mapping[str, str]) -> Iterator[str]:
+    yield f"\n## {title}\n"
+    yield _row("file", "content")
+    yield _row("---", "---")
+    yield from (_row(f"`{name}`", content) for name, content in contents.items())
 
 
 def _row(*cells: str) -> str:

@@ -15,7 +15,7 @@ from gpt2core import submission
 from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
 from gpt2core.checkpoints.best import load_best, run_config
-from gpt2core.checkpoints.layout import BEST
+from gpt2core.checkpoints.layout import BEST, METRICS
 from gpt2core.cli import at_least, command_text, import_flags, settings
 from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
 from gpt2core.console import console, print_line
@@ -127,12 +127,12 @@ def train(options: argparse.Namespace) -> None:
                 history[last.epoch - 1] |= _record(last)
     except DivergedError as error:
         raise ConfigError(f"The run diverged: {error}; lower --lr") from None
-    write_json(out / "metrics.json", {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
+    write_json(out / METRICS, {"config": config.model_dump(), "data": data.corpus.digest, "epochs": history})
     name = objective.name
     best = objective.direction.best([e for e in history if math.isfinite(e[name])], key=lambda e: float(e[name]))
     if best is None:
         raise ConfigError(f"The {name} of no epoch is finite, so none is the best; choose another `objective`")
-    _say(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / 'metrics.json'}")
+    _say(f"Best by {name}: epoch {best['epoch']} in {out / BEST}; metrics: {out / METRICS}")
     command = command_text(["--checkpoint", str(out), *import_flags(options.imports)])
     _say(f"As a model folder: gpt2-search export {command} --out FOLDER")
 

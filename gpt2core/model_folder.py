@@ -26,7 +26,18 @@ from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import EMBEDDED, hub_name, load_model, model_folder, save_model
 
-RUN = "run.json"
+RUN, CARD = "run.json", "README.md"
+#: Of a model folder: name or pattern -> content.
+FILES = {
+    "config.json": "shape of the model, and the names of its classes",
+    "model.safetensors": "all weights",
+    "tokenizer*.json": "the tokenizer",
+    NAME: "in place of these files: configuration of LoRA, for peft",
+    peft_folder.WEIGHTS: "weights of LoRA, for peft",
+    RUN: "task, attention and decoding, for `evaluate`, `predict` and `generate`",
+    CARD: "model card: question, answer, scores, data, settings, licences",
+    "MLmodel": "what MLflow needs to load the model",
+}
 ABOUT = {"search": str, "trial": str, "epoch": int, "data": str}  # values in `run.json` besides `config`
 KINDS = {str: "text", int: "whole number"}
 

@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError, shown
 from gpt2core.storage import fetch
 from searches.options import Options, parse_for_user, search_folder
 from searches.programs.models import check_has_model
 from searches.question import IN_PYTHON, Search
+from searches.result_files import MAILBOX, PROMOTED, REPORT, SUMMARY
 from searches.summary import Summary, TrialRow, Verdict
 
 if TYPE_CHECKING:  # a second to import
@@ -54,12 +56,12 @@ class Result:
         for trial in self.summary.trials:
             if trial.id == chosen:
                 check_has_model(trial.config, self.folder, trial.id)
-        return self._written("best")
+        return self._written(BEST)
 
     @property
     def report(self) -> Path:
         """The report as a page; raise UserError if it was not written."""
-        return self._written("report.html")
+        return self._written(REPORT)
 
     def promote(
         self,
@@ -75,7 +77,7 @@ class Result:
 
         place = {"storage": str(self.folder.parent.parent), "name": self.folder.name, "trial": trial, "out": out}
         promote(Namespace(**place, format=format, registered_name=registered_name, tracking_uri=tracking_uri))
-        return Path(out) if out else self.folder / "promoted"
+        return Path(out) if out else self.folder / PROMOTED
 
     def __repr__(self) -> str:
         return f"<Result of {self.folder.name}: {self.answer.text}>"
@@ -143,7 +145,7 @@ def control(
 
     `set` are the values that a clone changes. Raises UserError if the search does not run or refuses.
     """
-    from searches.running.control import MAILBOX, Action, Mailbox, ask
+    from searches.running.control import Action, Mailbox, ask
 
     if action not in get_args(Action):
         raise UserError(f"The action is {shown(action)}, but must be one of {', '.join(get_args(Action))}")
@@ -206,9 +208,9 @@ def _text(place: Place | None) -> str | None:
 
 
 def _result(folder: Path) -> Result:
-    fetch(folder / "summary.json")
+    fetch(folder / SUMMARY)
     try:
-        return Result(folder, Summary.read(folder / "summary.json"))
+        return Result(folder, Summary.read(folder / SUMMARY))
     except FileNotFoundError:
         raise UserError(f"{folder}: the search has no results yet; run it to its end") from None
 

@@ -33,6 +33,7 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.plan import Plan, check_settings, make_plan
 from searches.question import Search, on_own_data
+from searches.result_files import CANDIDATES, LEDGER, SEARCHES, TRIALS
 from searches.running.budget import Budget
 from searches.running.remote_ledger import refresh
 from searches.values import domain_of, is_searchable
@@ -48,7 +49,6 @@ Use --search to search any key, for instance --search lr=1e-5..1e-2:log --search
 LEAST, MOST_SEEDS = 3, 8  # of `--until decided`: seeds at its first look, and its default for `--replicates`
 WEB = ("http://", "https://")  # how an address that `--notify` can POST to begins
 LONGEST_NAME = 100  # characters of a search's name
-CANDIDATES = "candidates"  # the results subfolder for generated pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Options:
     @property
     def results_folder(self) -> Path:
         """The local folder of this search's results; raise ConfigError for an invalid address."""
-        return self.storage_folder / "searches" / self.name
+        return self.storage_folder / SEARCHES / self.name
 
     @property
     def scores_test(self) -> bool:
@@ -399,10 +399,10 @@ def default_name(script: str, data: str, profile: str) -> str:
 def search_folder(storage: str | None, name: str, given_as: str = "name of the search") -> Path:
     """Return the results folder of an existing search; raise UserError if there is none of that name."""
     name = search_name(name, given_as)
-    searches = existing_storage(storage) / "searches"
+    searches = existing_storage(storage) / SEARCHES
     folder = searches / name
     refresh(folder)
-    if not (folder / "ledger.jsonl").is_file():
+    if not (folder / LEDGER).is_file():
         existing = folders(searches)
         hint = nearest(name, existing) if existing else "it has no searches"
         raise UserError(f"There is no search `{name}` in {address(searches)}: {hint}; see --storage")
@@ -411,7 +411,7 @@ def search_folder(storage: str | None, name: str, given_as: str = "name of the s
 
 def trial_folder(search: Path, name: str) -> Path:
     """Return a trial's checkpoint folder, with its best weights fetched; raise UserError if it is missing."""
-    folder = search / "trials" / name
+    folder = search / TRIALS / name
     fetch(folder / "best")
     if not folder.is_dir():
         raise UserError(
@@ -463,7 +463,7 @@ def with_warm_start(plan: Plan, o: argparse.Namespace, name: str, earlier: Seque
     names = o.warm_start or earlier
     if not names:
         return plan
-    folder = storage_path(o.storage) / "searches" / name
+    folder = storage_path(o.storage) / SEARCHES / name
     refresh(folder)
     given_as = f"value of `{'--warm-start' if o.warm_start else 'warm_start'}`"
     return replace(
@@ -500,7 +500,7 @@ def parse(search: Search, argv: list[str] | None = None) -> Options:
     usual = default_name(search.name, PurePath(own).stem, "smoke" if o.smoke else o.profile)
     name = search_name(usual if o.name is None else o.name, "value of `--name`")
     if search.learns_from_pairs:
-        fixed = {"pairs": address(storage_path(o.storage) / "searches" / name / CANDIDATES)} | fixed
+        fixed = {"pairs": address(storage_path(o.storage) / SEARCHES / name / CANDIDATES)} | fixed
     method = method_of(o, method_keys, search.constraints)
     each = o.confirm == "each"
     comparing = Comparing(objective=o.objective, margin=o.margin, each=each, on=o.confirm_on, folds=o.folds)

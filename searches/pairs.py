@@ -15,8 +15,9 @@ from gpt2core.errors import ConfigError
 from gpt2core.estimates import Range, exactly
 from gpt2core.storage import address
 from searches.domains import Choice
-from searches.options import CANDIDATES, Options
+from searches.options import Options
 from searches.plan import Plan
+from searches.result_files import CANDIDATES
 from searches.running.ledger import Ledger
 from trainables.candidates.actors import job_seconds
 from trainables.candidates.job import Job

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 from scipy.stats import t as student
 
-from gpt2core.checkpoints.layout import STATE
+from gpt2core.checkpoints.layout import BEST, STATE
 from gpt2core.cli import Parser, at_least, run_or_explain
 from gpt2core.component import lookup
 from gpt2core.config import OWN_TASKS, RunConfig
@@ -40,6 +40,7 @@ from searches.deciding.strategy import Strategy
 from searches.domains import Choice, Space
 from searches.plan import Plan, make_plan
 from searches.question import Point, Search, on_own_data, search_of
+from searches.result_files import LEDGER, SUMMARY, TRIALS
 from searches.running.events import Scores
 from searches.running.ledger import Trial, read_state
 from searches.search_file import stated_by
@@ -148,7 +149,7 @@ def _check(record: Record) -> None:
 
 
 def _of_search(folder: Path) -> Record:
-    summary = Summary.model_validate(read_json(folder / "summary.json"))
+    summary = Summary.model_validate(read_json(folder / SUMMARY))
     trials = [row for row in summary.searched if row.parent is None]
     epochs = max(len(row.curve) for row in trials)
     complete = [row for row in trials if len(row.curve) == epochs]
@@ -159,7 +160,7 @@ def _of_search(folder: Path) -> Record:
     if "command" in complete[0].config:
         raise ValueError("its trials ran a program, which tells no scores of single texts to compare methods by")
     config = RunConfig.of(complete[0].config)
-    ledger = folder / "ledger.jsonl"
+    ledger = folder / LEDGER
     return Record(
         search=summary.script,
         task=config.task,
@@ -194,7 +195,7 @@ def _margin(folder: Path, trials: Sequence[TrialRow], metric: Metric) -> float:
 
 def _influence(folder: Path, trial: str, metric: Metric) -> np.ndarray:
     """Return the contribution of each dev example (N,) to the score of a trial's best epoch."""
-    state = read_json(folder / "trials" / trial / "best" / STATE)
+    state = read_json(folder / TRIALS / trial / BEST / STATE)
     runs = runs_of_metric([Scores(trial=trial, statistics=state["history"][-1]["statistics"])], metric)
     if runs is None or runs.influence is None:
         raise ValueError(f"{metric.name} is not a mean over examples")

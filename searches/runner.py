@@ -24,6 +24,7 @@ from searches.options import Options, parse_for_user
 from searches.planning.plan_table import show_prediction
 from searches.programs.checking import check_program
 from searches.question import Search, scripts, search_of
+from searches.result_files import LEDGER
 from searches.search_file import read
 from searches.showing.screen import show_plan
 
@@ -76,7 +77,7 @@ def print_results(options: Options) -> None:
     from searches.showing.as_json import results_json
     from searches.showing.summary import summarise
 
-    state = read_state(options.results_folder / "ledger.jsonl")
+    state = read_state(options.results_folder / LEDGER)
     summary = summarise(options, state, options.results_folder)
     print_json(results_json(options, state, summary, time.time()))
 

@@ -11,6 +11,7 @@ from gpt2core.errors import ConfigError, UserError
 from searches import options, runner
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of
+from searches.result_files import SEARCHES, SUMMARY
 from searches.summary import Summary
 
 QUESTION = "Which claims of the study do our runs support, and which of its figures do they reproduce?"
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     from searches.showing import study_report
     from searches.showing.tables import print_table
 
-    path = options.storage_path(o.storage) / "searches" / f"{name}.html"
+    path = options.storage_path(o.storage) / SEARCHES / f"{name}.html"
     claims, compared = study_report.judged(tables, summaries), lines(tables, summaries)
     study_report.write(path, claims, compared, summaries)
     if claims:
@@ -61,7 +62,7 @@ def run_one(search: str, task: str, name: str, argv: list[str], console: Console
         return " ".join(str(error).split())
     if parsed.plan_only:
         return "only planned"
-    summary = Summary.read(parsed.results_folder / "summary.json")
+    summary = Summary.read(parsed.results_folder / SUMMARY)
     return summary.model_copy(update={"report": f"{name}/report.html"})
 
 

@@ -15,6 +15,7 @@ from searches.deciding.objectives import ranked
 from searches.domains import Choice, Domain, Numbers, is_number
 from searches.formatting import count, setting_text, words
 from searches.plan import Plan, metric_of_run
+from searches.result_files import LEDGER
 from searches.running.events import WarmStart
 from searches.running.ledger import COMPLETED, STOPPED, State, Trial, read_state
 from searches.summary import WarmStarted
@@ -28,7 +29,7 @@ def warm_starts(plan: Plan, names: Sequence[str], own: Path, folder_of: Callable
 
     So a search that has begun does not need the earlier ones. Raises UserError.
     """
-    names, ledger = list(dict.fromkeys(names)), own / "ledger.jsonl"
+    names, ledger = list(dict.fromkeys(names)), own / LEDGER
     known = read_state(ledger).warm_start if ledger.is_file() else []
     if [start.search for start in known] == names:
         return known
@@ -36,7 +37,7 @@ def warm_starts(plan: Plan, names: Sequence[str], own: Path, folder_of: Callable
         raise ConfigError(
             f"The search `{own.name}` cannot start from its own points: give another search, or another --name"
         )
-    return [_warm_start(plan, name, read_state(folder_of(name) / "ledger.jsonl")) for name in names]
+    return [_warm_start(plan, name, read_state(folder_of(name) / LEDGER)) for name in names]
 
 
 def _warm_start(plan: Plan, name: str, state: State) -> WarmStart:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:  # it takes a second to import
     from mlflow import MlflowClient
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # with pages for training runs, not for chat traces
-ARTIFACTS = "mlartifacts"  # the folder of artifacts next to a database file
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # a database file, and the folder of artifacts next to it
+#: Next to the searches in a storage: name -> content.
+FILES = {
+    DATABASE: "MLflow's database, unless a server is used",
+    f".{DATABASE}.lock": "held while the database is created",
+    f"{ARTIFACTS}/": "MLflow's files",
+}
 #: The columns of a database that hold paths of artifacts: table -> column.
 PATH_COLUMNS = {
     "experiments": "artifact_location",
@@ -42,7 +48,7 @@ MESSAGES = {
 
 def mlflow_address(uri: str | None, storage: Path) -> str:
     """Return MLflow's URI: `uri`, else $MLFLOW_TRACKING_URI, else that of a database file in the storage."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage / "mlflow.db")
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage / DATABASE)
 
 
 def sqlite_address(path: Path) -> str:

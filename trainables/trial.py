@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2core.checkpoints.layout import TRACE
 from gpt2core.config import RunConfig
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import fetch, folders, is_copy, local, send
@@ -138,7 +139,7 @@ def events(spec: TrialSpec, rank: int = 0, size: int = 1) -> "Events[Payload]":
             checkpoint_minutes=spec.checkpoint_minutes,
         )
         if spec.trace and rank == 0:
-            run = traced(run, folder / "trace.json.gz")
+            run = traced(run, folder / TRACE)
         report = advance(run, None)
         while report is not None:
             if isinstance(report, Step):

@@ -1,18 +1,26 @@
-"""The names of the folders and files of checkpoints, and what a file of weights or states contains.
-
-epoch-0004/trained.safetensors     trainable weights
-epoch-0004/optimizer.safetensors   optimizer state, if the epoch was saved with it
-epoch-0004/state.json              configuration, and the records of the epochs so far
-best/                              weights and state of the best epoch
-part/                              an unfinished epoch
-"""
+"""The names of the folders and files of runs and checkpoints, and what a file of weights or states contains."""
 
 from pathlib import Path
 from typing import Any
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 BEST, PART = "best", "part"
+METRICS, TRACE = "metrics.json", "trace.json.gz"
 KEPT = 2  # checkpoints of epochs
+#: Of a run, then of each of its checkpoints: name or pattern -> content.
+RUN_FILES = {
+    f"{BEST}/": "weights and state of the best epoch",
+    "epoch-*/": f"checkpoints of the last {KEPT} epochs",
+    f"{PART}/": "checkpoint within an unfinished epoch, after a preemption notice",
+    "fold-*/": "the same for each fold of a cross-validation",
+    METRICS: "configuration, digest of the data and scores of each epoch, of `gpt2core train`",
+    TRACE: "profiler trace, with `--trace`",
+}
+CHECKPOINT_FILES = {
+    WEIGHTS: "trainable weights",
+    OPTIMIZER: "optimizer state, if the epoch was saved with it",
+    STATE: "configuration, and the records of the epochs so far",
+}
 EPOCH = "epoch"  # the key of the epoch in the metadata of weights
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # optimizer state of a parameter
 SCALER = "loss scaling"  # stands for a parameter's name

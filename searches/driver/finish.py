@@ -4,6 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from gpt2core.checkpoints.layout import BEST
 from gpt2core.console import print_exact
 from gpt2core.errors import StorageError, UserError, first_line
 from gpt2core.files import write_json
@@ -11,6 +12,7 @@ from gpt2core.model_folder import export
 from gpt2core.storage import address, send
 from searches.driver.connect import SearchRun
 from searches.options import trial_folder
+from searches.result_files import SUMMARY
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write
 from searches.showing.screen import show
@@ -25,7 +27,7 @@ def finalise(run: SearchRun, status: str) -> Summary:
 
     Raises UserError if a search that ended well cannot be recorded.
     """
-    ledger, path = run.ledger, run.options.results_folder / "summary.json"
+    ledger, path = run.ledger, run.options.results_folder / SUMMARY
     problem: UserError | None = None
     ledger.listeners.clear()
     try:
@@ -81,7 +83,7 @@ def _write_model(summary: Summary, folder: Path) -> tuple[list[str], bool]:
     run = run_of(next(row.config for row in summary.trials if row.id == name))
     if isinstance(run, ProgramRun):
         return [f"Folder of trial {name}: {address(folder / 'trials' / name)}"], True
-    out = folder / "best"
+    out = folder / BEST
     try:
         export(run, trial_folder(folder, name), out)
         send(out)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from gpt2core.errors import first_line, without_password
 from gpt2core.storage import address
 from searches.options import WEB, Options
+from searches.result_files import REPORT
 from searches.summary import Summary
 
 SECONDS = 30.0  # that the receiver may take
@@ -24,7 +25,7 @@ def message(options: Options, summary: Summary, status: str) -> str:
         "status": status.lower(),
         "outcome": summary.answer.outcome,
         "answer": summary.answer.text,
-        "report": str(address(options.results_folder / "report.html")),
+        "report": str(address(options.results_folder / REPORT)),
     })  # fmt: skip
 
 

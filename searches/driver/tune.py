@@ -13,8 +13,9 @@ from searches.options import Options
 from searches.pairs import make_pairs
 from searches.planning.checking import plain_digest, record_pairs
 from searches.planning.measure import record_forecast
+from searches.result_files import MAILBOX, TRIALS
 from searches.running.budget_stop import BudgetStopper
-from searches.running.control import MAILBOX, Control, Mailbox
+from searches.running.control import Control, Mailbox
 from searches.running.failures import Faults
 from searches.running.gpu_sharing import with_shared_gpus
 from searches.running.ledger import Ledger
@@ -35,7 +36,7 @@ def tune(run: SearchRun, spec: TrialSpec) -> None:
         with run.screen as screen:
             run_trials(options, ledger, spec, trainable(spec), screen.say, Faults(heart, run.tracker.warn))
         if options.scores_test:
-            final_test(options.plan, ledger, spec, address(options.results_folder / "trials"))
+            final_test(options.plan, ledger, spec, address(options.results_folder / TRIALS))
 
 
 def _prepared(run: SearchRun, spec: TrialSpec) -> TrialSpec:

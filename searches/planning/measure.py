@@ -41,6 +41,7 @@ from searches.pairs import pairs_seconds
 from searches.plan import Plan
 from searches.planning.forecast import NOTHING, Outlook, TrialCost, predict, trials_of
 from searches.planning.plan_table import show_prediction
+from searches.result_files import TRIALS
 from searches.running.budget import BUDGET, phase_of, spent
 from searches.running.ledger import COMPLETED, Ledger, State
 from searches.running.quantities import Forecast, Quantity
@@ -272,7 +273,7 @@ def actual_costs(options: Options, state: State, folder: Path) -> dict[Quantity,
         "cpu_hours": used.cpu_hours,
         "usd": used.usd,
         "memory_gb": max(held, default=None),
-        "disk_gb": size(folder / "trials") / 1e9,
+        "disk_gb": size(folder / TRIALS) / 1e9,
     }
 
 

@@ -9,7 +9,7 @@ from gpt2core.adapters import ADAPTERS
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
 from gpt2core.files import atomic_folder
-from gpt2core.model_folder import Format, check_format, export, is_place, read_run, write_run
+from gpt2core.model_folder import CARD, Format, check_format, export, is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
 from searches.options import trial_folder
@@ -17,6 +17,7 @@ from searches.programs.models import check_has_model
 from searches.promoting.card import model_card
 from searches.promoting.registry import ALIAS, NotRegisteredError, register
 from searches.promoting.selection import Chosen, Promotion, StoredSearch, choose, load_search
+from searches.result_files import PROMOTED
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def promote(options: argparse.Namespace) -> int:
     check_has_model(chosen.trial.run, search.folder, chosen.trial.name)
     config = RunConfig.of(chosen.trial.run)
     format = _format(options.format, config)
-    out = local(options.out) if options.out else search.folder / "promoted"
+    out = local(options.out) if options.out else search.folder / PROMOTED
     fetch(out)
     before = _replaceable(out, search)
     promotion = write(search, chosen, config, format, out, name)
@@ -67,7 +68,7 @@ def write(
             promotion = Promotion(search=search, chosen=chosen, config=config, format=format, epoch=epoch)
             about = {"search": search.name, "trial": trial.name, "epoch": epoch, "data": promotion.digest}
             write_run(part, config, about)
-            model_card(promotion, name or promotion.name).save(part / "README.md")
+            model_card(promotion, name or promotion.name).save(part / CARD)
     except OSError as error:
         raise ConfigError(f"{out}: must be a folder that can be written to ({error.strerror})") from None
     return promotion

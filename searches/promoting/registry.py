@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from gpt2core.errors import without_password
+from gpt2core.model_folder import CARD
 from searches.promoting.mlmodel import write_mlmodel
 from searches.promoting.selection import Promotion
 from trainables.tracking import database_of, mlflow_address, mlflow_reason, open_client
@@ -63,7 +64,7 @@ def _register(client: MlflowClient, p: Promotion, folder: Path, name: str, run: 
     if version is None:
         version = _new_version(client, p, folder, name, run, tags)
     else:  # the answer may have changed since
-        client.log_model_artifact(version.source.removeprefix("models:/"), str(folder / "README.md"))
+        client.log_model_artifact(version.source.removeprefix("models:/"), str(folder / CARD))
         client.update_model_version(name, version.version, _description(p))
         for key, value in tags.items():
             client.set_model_version_tag(name, version.version, key, value)

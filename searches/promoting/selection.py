@@ -16,6 +16,7 @@ from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import Format
 from searches.options import search_folder
 from searches.plan import metric_of_run
+from searches.result_files import SUMMARY
 from searches.running.ledger import RUNNING, State, Trial, read_search
 from searches.summary import Summary, Verdict
 from trainables.runs import run_of
@@ -81,7 +82,7 @@ def load_search(storage: str | None, name: str) -> StoredSearch:
 def _summary(folder: Path, state: State) -> Summary | None:
     """Return the summary if it describes the ledger's trials."""
     try:
-        summary = Summary.read(folder / "summary.json")
+        summary = Summary.read(folder / SUMMARY)
     except PermissionError:
         raise  # the answer exists, so it must not be ignored
     except (OSError, DataError, ValidationError):

@@ -27,12 +27,12 @@ from gpt2core.errors import ConfigError, StorageError, UserError, first_line, vi
 from gpt2core.files import read_json, write_json
 from gpt2core.storage import LONGEST, fetch, is_copy, send
 from searches.options import search_folder
+from searches.result_files import LEDGER, MAILBOX
 from searches.running.events import Scalar, first_problem
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, NotPickled, Trial, is_held
 from searches.running.ray_tune import StrategyScheduler
 
 Action = Literal["stop", "clone", "pause", "resume"]  # what a user can command
-MAILBOX = "control"  # the folder of commands, in the search's folder
 OPEN = "open.json"  # names the start of the search that takes commands
 COMMAND = re.compile(r"\d{1,20}-\d{1,10}\.json")  # time in nanoseconds, process id of the sender
 LARGEST = 2**16  # bytes of a command
@@ -85,7 +85,7 @@ class Mailbox:
 
     def open_start(self) -> str | None:
         """Return the start that takes commands, or None if none does at the moment. Raises UserError if none ever will."""
-        if not is_copy(self.folder) and not is_held(self.folder.parent / "ledger.jsonl"):
+        if not is_copy(self.folder) and not is_held(self.folder.parent / LEDGER):
             raise UserError(f"The search in {self.folder.parent} is not running: there is nothing to control")
         fetch(self.folder / OPEN)
         with suppress(OSError, UserError, KeyError):

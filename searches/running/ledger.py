@@ -18,6 +18,7 @@ from gpt2core.errors import StorageError, UserError
 from gpt2core.files import lock
 from gpt2core.metrics.direction import Direction
 from gpt2core.storage import is_copy
+from searches.result_files import LEDGER
 from searches.running import events
 from searches.running.clock import Clock
 from searches.running.events import LONGEST_LINE, SCHEMA, EventError, parse
@@ -351,7 +352,7 @@ def read_search(folder: Path, *, needs_script: bool = False) -> State:
 
     Raises NoTrialYetError or, with `needs_script`, UserError if its ledger does not name the search script.
     """
-    path = folder / "ledger.jsonl"
+    path = folder / LEDGER
     state = read_state(path)
     if not state.trials:
         raise NoTrialYetError(f"{folder}: the search has no trial yet")

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from gpt2core.storage import address, is_address
 from searches.deciding.strategy import WAIT, Strategy
 from searches.options import Options
+from searches.result_files import TRIALS, TUNE
 from searches.running import failures
 from searches.running.budget import BUDGET
 from searches.running.budget_stop import BudgetStopper
@@ -53,10 +54,10 @@ class RayTune:
         """Run trials until the strategy is done or the budget is spent. Raises UserError, KeyboardInterrupt."""
         spec, ledger = self.spec, strategy.ledger
         folder = ledger.path.parent
-        shutil.rmtree(folder / "tune", ignore_errors=True)
+        shutil.rmtree(folder / TUNE, ignore_errors=True)
         actors = _actors(spec, self.options.name)
         sharing = GpuSharing(spec, ledger) if spec.grouped and 0 < spec.gpus_per_worker < 1 else None
-        searcher = StrategySearcher(strategy, spec, address(folder / "trials"), self.budget, actors, sharing)
+        searcher = StrategySearcher(strategy, spec, address(folder / TRIALS), self.budget, actors, sharing)
         try:
             with translate_errors(ledger):
                 self._tuner(searcher, address(folder)).fit()
@@ -81,7 +82,7 @@ class RayTune:
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=TUNE,
                 storage_path=storage,
                 verbose=0,
                 stop=self.budget,

@@ -24,6 +24,7 @@ from gpt2core.errors import StorageError, UserError
 from gpt2core.files import lock
 from gpt2core.lease import RENEWAL, Lease
 from gpt2core.storage import OvertakenError, Tag, address, fetch, is_copy, read, remove, write
+from searches.result_files import LEDGER, OWNER, SUMMARY
 
 PATIENCE = 120.0  # seconds that a proposal waits for storage
 PAUSE = 1.0  # seconds between two attempts
@@ -48,7 +49,7 @@ class RemoteLedger:
 
     def open(self, file: IO[bytes]) -> None:
         """Take ownership and update the locked `file` from storage. Raises UserError if another machine runs the search."""
-        self.lease = Lease(self.folder / "owner.json", file, self.ledger, self.say)
+        self.lease = Lease(self.folder / OWNER, file, self.ledger, self.say)
         has_previous_owner = self.lease.claim(
             f"{address(self.ledger.parent)}: a search of this name runs on another machine ({{}}); choose another --name"
         )
@@ -196,7 +197,7 @@ def download(ledger: Path, file: IO[bytes]) -> int:
 
 def refresh(folder: Path) -> None:
     """Update this machine's copy of a search's ledger and summary from storage, unless the search runs here."""
-    ledger = folder / "ledger.jsonl"
+    ledger = folder / LEDGER
     if not is_copy(ledger):
         return
     if not ledger.exists():
@@ -209,7 +210,7 @@ def refresh(folder: Path) -> None:
         except OSError:
             return
         download(ledger, file)
-        fetch(folder / "summary.json")
+        fetch(folder / SUMMARY)
 
 
 def _segments(folder: Path) -> list[Path]:

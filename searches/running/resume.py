@@ -10,6 +10,7 @@ from searches.options import Options, imports_of, parse
 from searches.plan import Plan
 from searches.programs.flags import parse_program
 from searches.question import Search, search_of
+from searches.result_files import LEDGER
 from searches.running.ledger import Ledger, State, in_use, is_held, read_state
 from searches.running.remote_ledger import refresh
 from searches.search_file import stated_by
@@ -19,7 +20,7 @@ from trainables.tracking import database_of
 def open_ledger(folder: Path, plan: Plan, resume: str, say: Callable[[str], None]) -> Ledger:
     """Open the ledger of a search; raise UserError if --resume forbids it, or an earlier search there has another plan."""
     _exists(folder, resume)
-    ledger = Ledger(folder / "ledger.jsonl", say=say)
+    ledger = Ledger(folder / LEDGER, say=say)
     if ledger.state.digest is None:
         ledger.begin(plan.digest, plan.search.name, plan.seed)
     try:
@@ -36,7 +37,7 @@ def earlier_state(folder: Path, plan: Plan, resume: str) -> State | None:
     """Return the state of the search that a plan would resume, None for a new search; raise UserError as `open_ledger` would."""
     if not _exists(folder, resume):
         return None
-    path = folder / "ledger.jsonl"
+    path = folder / LEDGER
     if is_held(path):
         raise UserError(in_use(path))
     state = read_state(path)
@@ -49,7 +50,7 @@ def earlier_state(folder: Path, plan: Plan, resume: str) -> State | None:
 def _exists(folder: Path, resume: str) -> bool:
     """Return whether there is a search in a folder; raise UserError if --resume forbids that."""
     refresh(folder)
-    exists = (folder / "ledger.jsonl").exists()
+    exists = (folder / LEDGER).exists()
     if resume == "must" and not exists:
         raise UserError(f"{address(folder)}: there is no search to resume, but --resume is must")
     if resume == "never" and exists:
@@ -82,7 +83,7 @@ def stated_search(state: State) -> Search:
 
 def separate_copy(plan: Plan, ledger: Ledger, folder: Path, uri: str, say: Callable[[str], None]) -> None:
     """Give a copied search new MLflow runs if the original still exists and uses the same MLflow."""
-    state, path = ledger.state, folder / "ledger.jsonl"
+    state, path = ledger.state, folder / LEDGER
     original = Path(state.folder) / path.name
     database = database_of(uri)
     if is_copy(folder) or not state.folder or (database and database.is_relative_to(folder.parent.parent)):

@@ -26,6 +26,7 @@ from gpt2core.errors import UserError, without_password
 from searches.formatting import brief_keys, count, trial_title
 from searches.options import Options
 from searches.plan import Plan
+from searches.result_files import SUMMARY
 from searches.running.events import Candidates, Data, Ended, Event, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import COMPLETED, RUNNING, STOPPED, Ledger, State, Trial
 from searches.running.mlflow_view import shared_view
@@ -159,7 +160,7 @@ class Tracker:
         if self.system is not None:
             self.system.stop()
         self.queue.put(partial(self._log_answer, summary))
-        self._put_file("summary.json", summary.model_dump_json(indent=2))
+        self._put_file(SUMMARY, summary.model_dump_json(indent=2))
         self.queue.put(partial(self._end_search, status))
         self._wait(GRACE if status == "FINISHED" else SHORT_GRACE)
 

@@ -6,6 +6,7 @@ from gpt2core.storage import address
 from searches.options import Options
 from searches.planning.forecast import seconds_left
 from searches.planning.plan_table import trials_done
+from searches.result_files import LEDGER
 from searches.running.ledger import State, status_of
 from searches.running.quantities import Forecast
 from searches.showing.answers import OUTCOMES
@@ -26,7 +27,7 @@ def results_json(options: Options, state: State, summary: Summary, now: float) -
     """Return the results of a search so far."""
     folder = options.results_folder
     done, planned = trials_done(options.plan, state)
-    status = status_of(folder / "ledger.jsonl", state)
+    status = status_of(folder / LEDGER, state)
     return {
         "name": options.name,
         "status": status,

@@ -22,6 +22,7 @@ from searches.deciding.wording import MetricText, needed_text, scope_text
 from searches.formatting import count, p_text, value_text, with_interval, words
 from searches.plan import Plan
 from searches.promoting.selection import Chosen, choose, load_search
+from searches.result_files import LEDGER
 from searches.running.ledger import State, read_state
 from searches.showing.answers import OUTCOMES
 from searches.showing.compare_picture import BestSoFar, Line, check_plot, comparison_svg, draw_comparison
@@ -49,7 +50,7 @@ class Compared:
     def course(self) -> BestSoFar:
         """The best scores so far whenever a trial ended."""
         course = BestSoFar(self.plan)
-        read_state(self.folder / "ledger.jsonl", course)
+        read_state(self.folder / LEDGER, course)
         return course
 
     @cached_property

@@ -12,6 +12,7 @@ from gpt2core.console import console
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import address, fetch, folders
 from searches.options import existing_storage
+from searches.result_files import LEDGER, SEARCHES, SUMMARY
 from searches.running.ledger import RUNNING, read_state, status_of
 from searches.running.remote_ledger import refresh
 from searches.showing.tables import Column, Table, print_table
@@ -40,7 +41,7 @@ class Listed:
 
 def list_searches(options: argparse.Namespace) -> int:
     """Print the searches of a storage, the last changed first. Raises UserError."""
-    place = existing_storage(options.storage) / "searches"
+    place = existing_storage(options.storage) / SEARCHES
     rows = sorted((listed(place / name) for name in folders(place)), key=lambda row: row.changed, reverse=True)
     if options.json:
         print_json(TypeAdapter(list[Listed]).dump_python(rows, mode="json"))
@@ -56,18 +57,18 @@ def listed(folder: Path) -> Listed:
     name = folder.name
     try:
         refresh(folder)
-        fetch(folder / "summary.json")
-        path = folder / "ledger.jsonl"
+        fetch(folder / SUMMARY)
+        path = folder / LEDGER
         state = read_state(path)
         status = status_of(path, state)
         changed = datetime.fromtimestamp(state.clock.last or 0).astimezone().isoformat(sep=" ", timespec="minutes")
         replicates = sum(trial.of is not None for trial in state.trials.values())
         trials = len(state.trials) - replicates
         row = Listed(name=name, trials=trials, replicates=replicates, status=status, changed=changed)
-        if not (folder / "summary.json").is_file():
+        if not (folder / SUMMARY).is_file():
             answer = "none yet" if status == RUNNING else "none: it has not ended; the same command goes on with it"
             return replace(row, answer=answer)
-        summary = Summary.read(folder / "summary.json")
+        summary = Summary.read(folder / SUMMARY)
     except (UserError, DataError, OSError, ValidationError) as error:
         return Listed(name=name, answer=f"cannot be read: {first_line(error)}")
     return replace(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.storage import address
+from searches.result_files import REPORT
 from searches.running.ledger import NoTrialYetError
 from searches.showing import report
 from searches.summary import Summary
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def watch(ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> int:
     """Write the report and serve it until Ctrl-C, again whenever the ledger has grown. Raises UserError."""
-    path = ledger().with_name("report.html")
+    path = ledger().with_name(REPORT)
     with PageServer() as server:
         try:
             _wait_for_trial(summarised)

@@ -10,6 +10,7 @@ from gpt2core.errors import all_visible
 from gpt2core.files import atomic_path
 from gpt2core.storage import send
 from searches.formatting import count, words
+from searches.result_files import MARKDOWN, REPORT
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers
 from searches.showing.markdown import markdown_cell, markdown_code, markdown_fence
@@ -48,7 +49,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
 def save(folder: Path, values: dict[str, Any]) -> list[Path]:
     """Write the report of the values of `view`, see `write`."""
     markdown = _environment().get_template("report.md").render(values)
-    texts = {"report.html": page(values), "report.md": markdown, **plots(values["summary"], values["pictures"])}
+    texts = {REPORT: page(values), MARKDOWN: markdown, **plots(values["summary"], values["pictures"])}
     for name, text in texts.items():
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from datetime import datetime
 from gpt2core.cli import command_text, import_flags, print_json
 from gpt2core.console import console, print_exact, print_line
 from searches.planning.plan_table import progress_text
+from searches.result_files import LEDGER
 from searches.running.ledger import RUNNING, status_of
 from searches.showing import screen
 from searches.showing.as_json import results_json
@@ -24,7 +25,7 @@ def show(options: argparse.Namespace) -> int:
         return 0
     plan, terminal = search_options.plan, console(200, wide=options.wide)
     print_line(terminal, f"{options.name}: {summary.question}", "bold")
-    status = status_of(folder / "ledger.jsonl", state)
+    status = status_of(folder / LEDGER, state)
     progress = progress_text(plan, search_options.budget, state, now) if status == RUNNING else ""
     print_line(terminal, f"Status: {status} {progress}".strip())
     print_line(terminal, f"Last event: {datetime.fromtimestamp(state.clock.last or 0):%Y-%m-%d %H:%M}")

@@ -18,6 +18,7 @@ from searches.deciding.strategy import finalists
 from searches.options import Options, search_folder, without
 from searches.plan import Plan
 from searches.planning.measure import actual_costs, spending
+from searches.result_files import LEDGER
 from searches.running.ledger import COMPLETED, STOPPED, State, read_search
 from searches.running.resume import options_again
 from searches.showing.as_json import answer_json
@@ -113,7 +114,7 @@ def report(options: argparse.Namespace) -> int:
         return summarise(search_options, state, folder)
 
     def ledger() -> Path:
-        return search_folder(options.storage, options.name) / "ledger.jsonl"
+        return search_folder(options.storage, options.name) / LEDGER
 
     if options.watch and options.json:
         raise ConfigError("`--watch` serves a page, but `--json` prints values; give only one")

@@ -23,11 +23,11 @@ from searches import distillation
 from searches.deciding.comparing import Judges
 from searches.deciding.method import Method
 from searches.lora_rank import SEARCH
-from searches.options import CANDIDATES
 from searches.pairs import jobs, pairs_seconds
 from searches.plan import Plan, make_plan
 from searches.planning.forecast import GROUP, Outlook, TrialCost, expected_epochs, predict, seconds_left, trials_of
 from searches.planning.measure import Meter
+from searches.result_files import CANDIDATES
 from searches.running.budget import HOUR
 from searches.running.events import event_of
 from searches.running.ledger import COMPLETED, STOPPED, State

@@ -12,14 +12,30 @@ import pyarrow.compute as pc
 from gpt2core.distill.acceptance import CLASSES, TEXTS
 from gpt2core.distill.card import card, measure
 from gpt2core.distill.manifest import MANIFEST, ReportedRound, validated_rounds
-from gpt2core.distill.shards import ACCEPTED, FILTERED, PAIRS, read, shards_in
+from gpt2core.distill.shards import ACCEPTED, FILTERED, NEGATIVES, PAIRS, read, shards_in
 from gpt2core.errors import DataError, UserError, shown
 from gpt2core.files import atomic_path, lock, read_json, write_json
 from gpt2core.lease import Lease, LeaseKeeper
 from gpt2core.storage import address, fetch, is_copy, send
 
 VERSION = 1  # of the manifest
-CARD, COURSE = "README.md", "course.tsv"
+CARD, COURSE, LOCK, OWNER = "README.md", "course.tsv", ".lock", "owner.json"
+#: Of a folder of generated pairs: name -> content.
+FILES = {
+    f"{ACCEPTED}/": "accepted pairs (Parquet): the course's columns, scores and lineage",
+    f"{NEGATIVES}/": "hard negatives, with the same columns",
+    COURSE: "both in the format of the course's Quora files",
+    CARD: "data card: sources, settings, measures, examples",
+    MANIFEST: "the settings, counts and shards of each round",
+    "contexts/": "sentences that the teacher continued",
+    "candidates/": "their continuations",
+    "pairs/": "pairs of candidates with their scores",
+    "judged/": "all pairs, with the reason why one was rejected",
+    "quarantine/": "rows that could not be used",
+    "students/": "the student of each round, with `--rounds`",
+    LOCK: "held while a job writes to the folder",
+    OWNER: "the machine that writes to it, if the folder is in a bucket",
+}
 
 #: Folders that this process has locked -> their lease, if they are in remote storage.
 _HELD: dict[Path, LeaseKeeper | None] = {}
@@ -36,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK).open("w")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
     with file:
@@ -55,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _lease(folder: Path, file: IO[str]) -> LeaseKeeper:
     """Lock a folder against jobs on other machines too; raise UserError if one holds it."""
-    lease = Lease(folder / "owner.json", file, folder, lambda text: print(text, file=sys.stderr, flush=True))
+    lease = Lease(folder / OWNER, file, folder, lambda text: print(text, file=sys.stderr, flush=True))
     lease.claim(f"{address(folder)}: a job on another machine writes to it ({{}}); choose another --out")
     return LeaseKeeper(lease)
 

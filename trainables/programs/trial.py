@@ -21,6 +21,12 @@ from trainables.programs.run import ProgramRun
 LOOK = 0.1  # seconds between two looks at the program
 SIGNALS = 128  # exit statuses above it are signals
 LOG, PROGRESS, LOCK = "output.log", "progress.json", ".lock"
+#: Of a trial that runs a program, next to the program's own files: name -> content.
+FILES = {
+    LOG: "what the program printed",
+    PROGRESS: "the values of the metric that were read",
+    LOCK: "held while the program runs",
+}
 Payload = dict[str, Any]
 
 
