@@ -1,5 +1,6 @@
 """Configuration of the documentation: `make docs` builds it in build/docs, and any warning is an error."""
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -27,5 +28,15 @@ autodoc_typehints = "description"
 
 
 def setup(app: Sphinx) -> None:
-    """Write the pages that are generated from code before Sphinx reads the sources."""
-    app.connect("builder-inited", lambda app: generated.write(Path(app.srcdir) / "reference"))
+    """Write the pages that are generated from code before Sphinx reads the sources; unpack the reports of the gallery after."""
+    source, pages = Path(app.srcdir), Path(app.outdir)
+    app.connect("builder-inited", lambda _: generated.write(source / "reference"))
+    app.connect("build-finished", lambda *_: unpack(source / "gallery", pages / "gallery"))
+
+
+def unpack(packed: Path, folder: Path) -> None:
+    """Write the content of all gzip files below `packed` into the same folders below `folder`."""
+    for path in packed.rglob("*.gz"):
+        page = folder / path.relative_to(packed).with_suffix("")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(gzip.decompress(path.read_bytes()))

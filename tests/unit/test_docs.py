@@ -1,5 +1,6 @@
 """The commands that README and documentation show exist, with these flags and values."""
 
+import gzip
 import re
 import shlex
 from collections.abc import Callable
@@ -97,3 +98,15 @@ def check(words: list[str]) -> None:
 def test_a_command_of_the_documentation_can_be_typed(command: str) -> None:
     for words in parts(command):
         check(words)
+
+
+def test_the_gallery_has_its_pictures_and_reports_and_names_no_folder_of_a_machine() -> None:
+    docs = ROOT / "docs"
+    text = (docs / "gallery.md").read_text(encoding="utf-8")
+    pictures, reports = re.findall(r"\]\((images/\S+)\)", text), re.findall(r'href="(\S+)"', text)
+    assert len(pictures) == len(reports) == text.count("\n## ")
+    assert all((docs / path).stat().st_size < 80_000 for path in pictures)
+    pages = {path.relative_to(docs): gzip.decompress(path.read_bytes()).decode() for path in docs.rglob("*.html.gz")}
+    linked = {f"{path.parent}/{link}" for path, page in pages.items() for link in re.findall(r'href="([^"#:]+)"', page)}
+    assert {str(path).removesuffix(".gz") for path in pages} == {*reports, *linked}
+    assert not [path for path, page in pages.items() if re.search(r"/(tmp|home|root|Users)/", page)]
