@@ -128,6 +128,8 @@ def page(shown: Sequence[Exhibit]) -> Iterator[str]:
         summary = FOLDER / exhibit.report.parent / SUMMARY
         if summary.is_file():
             yield from facts(Summary.read(summary))
+        if "--data-dir" in exhibit.flags:
+            yield "The data is made up: pairs of verses whose halves are exchanged, some with half of the next verse.\n"
         yield f"```console\n$ {exhibit.command}\n```\n"
         # Sphinx has no link to a page that it does not make.
         yield f'<a href="gallery/{exhibit.report}">The whole report</a>\n'

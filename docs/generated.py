@@ -76,7 +76,7 @@ def _files() -> Iterator[str]:
     yield "# Files"
     yield (
         f"\nResults are in `STORAGE/{SEARCHES}/NAME/`; the storage is `runs` unless `--storage` or `GPT2_SEARCH_STORAGE` names "
-        "another. A file that states a search has this schema: `python -m searches schema`."
+        "another. A file that states a search has this schema: `gpt2-search schema`."
     )
     yield from _table(
         "Storage", {f"{SEARCHES}/": "a folder for each search, and reports of `study.py`", **MLFLOW_FILES}
