@@ -21,7 +21,7 @@ def write(folder: Path) -> None:
 
 def _commands() -> Iterator[str]:
     from gpt2core.__main__ import parser as core
-    from searches import options
+    from searches import flags
     from searches.__main__ import parser as searches
     from searches.lora_rank import SEARCH
     from searches.programs.flags import parser as program
@@ -30,7 +30,7 @@ def _commands() -> Iterator[str]:
 
     yield "# Commands and flags"
     yield "\nAll help texts, as the commands print them.\n"
-    search = options.parser(SEARCH.name, SEARCH.question, list(SEARCH.profiles))
+    search = flags.parser(SEARCH.name, SEARCH.question, list(SEARCH.profiles))
     yield from _help("Every search", "python searches/lora_rank.py", search)
     script = "python searches/command.py"
     yield from _help("A search of any program", script, program([], script))

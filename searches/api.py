@@ -11,7 +11,8 @@ from gpt2core.checkpoints.layout import BEST
 from gpt2core.cli import keeping_signal_handlers
 from gpt2core.errors import UserError, shown
 from gpt2core.storage import fetch
-from searches.options import Options, parse_for_user, search_folder
+from searches.options import Options, parse_for_user
+from searches.places import search_folder
 from searches.programs.models import check_has_model
 from searches.question import IN_PYTHON, Search
 from searches.result_files import MAILBOX, PROMOTED, REPORT, SUMMARY

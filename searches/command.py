@@ -4,7 +4,7 @@ import sys
 
 from gpt2core.cli import command_text, run_or_explain
 from gpt2core.parts import import_modules
-from searches.options import imports_of
+from searches.flags import imports_of
 from searches.programs.flags import parse_program
 from searches.question import script_command
 from searches.runner import run

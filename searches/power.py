@@ -193,7 +193,7 @@ def _planned(o: argparse.Namespace) -> "tuple[Plan, None]":
 
 def _recorded(o: argparse.Namespace) -> "tuple[Plan, State]":
     """Return the plan of the search `--from` and its state, read from its ledger. Raises UserError."""
-    from searches.options import search_folder
+    from searches.places import search_folder
     from searches.running.ledger import read_search
     from searches.running.resume import options_again
     from searches.search_file import search_at

@@ -9,6 +9,8 @@ from gpt2core.component import lookup
 from gpt2core.console import print_exact, print_line
 from gpt2core.errors import ConfigError, UserError
 from searches import options, runner
+from searches.flags import parser, without
+from searches.places import storage_path
 from searches.published import CLAIMS, TABLES
 from searches.question import search_of
 from searches.result_files import SEARCHES, SUMMARY
@@ -19,7 +21,7 @@ QUESTION = "Which claims of the study do our runs support, and which of its figu
 
 def main(argv: list[str]) -> int:
     """Run the searches that the tables need and write a report; return 0 if at least one figure has a value of ours."""
-    p = options.parser("study", QUESTION, ["quick", "study"])
+    p = parser("study", QUESTION, ["quick", "study"])
     p.add_argument("--tables", default=",".join(TABLES), help=f"comma-separated: {', '.join(TABLES)} (default: all)")
     o = p.parse(argv)
     if o.json:
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
     from searches.showing import study_report
     from searches.showing.tables import print_table
 
-    path = options.storage_path(o.storage) / SEARCHES / f"{name}.html"
+    path = storage_path(o.storage) / SEARCHES / f"{name}.html"
     claims, compared = study_report.judged(tables, summaries), lines(tables, summaries)
     study_report.write(path, claims, compared, summaries)
     if claims:
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 def run_one(search: str, task: str, name: str, argv: list[str], console: Console) -> Summary | str:
     """Run a search; return its summary with a link to its report, or in one line why it could not run."""
-    flags = [*options.without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
+    flags = [*without(argv, "--tables", "--name"), "--name", name, "--set", f"task={task}"]
     try:
         parsed = options.parse_for_user(lambda: search_of(search), flags)
         runner.run(parsed, keep_ray=True)

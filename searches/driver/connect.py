@@ -15,7 +15,8 @@ from gpt2core.tasks import TaskData
 from gpt2core.tasks.gold import check_gold
 from gpt2core.weights import model_folder
 from searches.deciding.confirmation import fix_design
-from searches.options import Options, without
+from searches.flags import without
+from searches.options import Options
 from searches.pairs import jobs
 from searches.planning.checking import check, record_data
 from searches.programs.checking import check_program, record_program

@@ -11,7 +11,7 @@ from gpt2core.files import write_json
 from gpt2core.model_folder import export
 from gpt2core.storage import address, send
 from searches.driver.connect import SearchRun
-from searches.options import trial_folder
+from searches.places import trial_folder
 from searches.result_files import SUMMARY
 from searches.running.ledger import COMPLETED, STOPPED, LedgerError
 from searches.showing.report import write

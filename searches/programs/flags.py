@@ -16,25 +16,18 @@ from gpt2core.parts import require
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
 from searches.domains import Choice, Domain
-from searches.formatting import words
-from searches.options import (
-    Options,
+from searches.flags import (
     SearchParser,
-    budget_of,
     comparison_flags,
-    confirm,
     method_flags,
-    method_of,
-    method_settings,
     output_flags,
-    receiver,
     resource_flags,
     result_flags,
-    search_name,
     typed_flags,
-    until,
-    with_warm_start,
 )
+from searches.formatting import words
+from searches.options import Options, budget_of, confirm, method_of, method_settings, receiver, until, with_warm_start
+from searches.places import search_name
 from searches.plan import MOST_LEVELS, Plan
 from searches.question import Case, Profile, Search, script_command
 from searches.values import described

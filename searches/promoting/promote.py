@@ -12,7 +12,7 @@ from gpt2core.files import atomic_folder
 from gpt2core.model_folder import CARD, Format, check_format, export, is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
 from gpt2core.weights import EMBEDDED
-from searches.options import trial_folder
+from searches.places import trial_folder
 from searches.programs.models import check_has_model
 from searches.promoting.card import model_card
 from searches.promoting.registry import ALIAS, NotRegisteredError, register

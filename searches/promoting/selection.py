@@ -14,7 +14,7 @@ from gpt2core.errors import DataError, UserError
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import Format
-from searches.options import search_folder
+from searches.places import search_folder
 from searches.plan import metric_of_run
 from searches.result_files import SUMMARY
 from searches.running.ledger import RUNNING, State, Trial, read_search

@@ -26,7 +26,7 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError, StorageError, UserError, first_line, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.storage import LONGEST, fetch, is_copy, send
-from searches.options import search_folder
+from searches.places import search_folder
 from searches.result_files import LEDGER, MAILBOX
 from searches.running.events import Scalar, first_problem
 from searches.running.ledger import BY_HAND, RUNNING, STOPPED, NotPickled, Trial, is_held

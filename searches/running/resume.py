@@ -6,7 +6,8 @@ from pathlib import Path
 from gpt2core.errors import UserError
 from gpt2core.parts import require
 from gpt2core.storage import address, is_copy
-from searches.options import Options, imports_of, parse
+from searches.flags import imports_of
+from searches.options import Options, parse
 from searches.plan import Plan
 from searches.programs.flags import parse_program
 from searches.question import Search, search_of

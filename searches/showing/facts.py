@@ -11,8 +11,9 @@ from gpt2core.component import own_parts
 from gpt2core.machine import cpus
 from gpt2core.metrics.chrf import corpus_chrf
 from searches.domains import Choice, Domain
+from searches.flags import without
 from searches.formatting import count
-from searches.options import Options, without
+from searches.options import Options
 from searches.plan import Plan
 from searches.running.ledger import State
 from searches.showing.texts import PLACE, SCORE

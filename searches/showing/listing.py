@@ -11,7 +11,7 @@ from gpt2core.cli import print_json
 from gpt2core.console import console
 from gpt2core.errors import DataError, UserError, first_line
 from gpt2core.storage import address, fetch, folders
-from searches.options import existing_storage
+from searches.places import existing_storage
 from searches.result_files import LEDGER, SEARCHES, SUMMARY
 from searches.running.ledger import RUNNING, read_state, status_of
 from searches.running.remote_ledger import refresh

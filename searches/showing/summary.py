@@ -15,7 +15,9 @@ from searches.deciding.importance import effects
 from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
 from searches.deciding.strategy import finalists
-from searches.options import Options, search_folder, without
+from searches.flags import without
+from searches.options import Options
+from searches.places import search_folder
 from searches.plan import Plan
 from searches.planning.measure import actual_costs, spending
 from searches.result_files import LEDGER

@@ -507,7 +507,7 @@ def test_the_makefile_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
 
 
 def test_searches_know_the_flags_that_clusters_give_them() -> None:
-    from searches.options import parser
+    from searches.flags import parser
 
     known = parser("lora_rank", "?", ["quick"]).format_help()
     [job] = documents("kuberay/rayjob.yaml")

@@ -13,9 +13,9 @@ import trainables.candidates.__main__ as candidates
 from gpt2core import __main__ as core
 from gpt2core.cli import Parser
 from searches import __main__ as searches
-from searches import options, replay, study
+from searches import flags, options, replay, study
 from searches.entry_point import MODULES
-from searches.programs import flags as programs
+from searches.programs import flags as program_flags
 from searches.search_text import SUFFIXES
 from tests.documentation import PAGES, commands, parts
 from tests.runs import ROOT
@@ -33,12 +33,12 @@ ALL = [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}") for page
 def check_search(name: str, words: list[str]) -> None:
     """Parse the flags of a search, and its values unless they name files that are not here."""
     if name == "command":
-        programs.parse_program(words, "searches/command.py")
+        program_flags.parse_program(words, "searches/command.py")
     elif name == "study":
-        options.parser("study", study.QUESTION, ["quick", "study"]).add_argument("--tables")
+        flags.parser("study", study.QUESTION, ["quick", "study"]).add_argument("--tables")
     else:
         search = import_module(f"searches.{name}").SEARCH
-        parser = options.parser(search.name, search.question, list(search.profiles))
+        parser = flags.parser(search.name, search.question, list(search.profiles))
         parser.parse(words)
         if not {"--train", "--data-dir", "--warm-start", "--import"} & set(words):
             options.parse(search, words)

@@ -10,8 +10,9 @@ import pytest
 
 from gpt2core.errors import ConfigError
 from searches.driver.notify import message, notify
+from searches.flags import without
 from searches.lora_rank import SEARCH
-from searches.options import parse, without
+from searches.options import parse
 from searches.summary import Summary
 from tests import summaries
 
