@@ -239,7 +239,8 @@ def generate(options: argparse.Namespace) -> None:
     texts = [unescape(text) for text in options.prompt for _ in range(options.samples)]
     # A text depends neither on the other prompts nor on the number of samples.
     seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
-    new = continue_prompts(model, tokenizer.encode(texts), config.decoding, seeds=seeds, eos=tokenizer.stops)
+    prompts, ends = tokenizer.encode(texts), tokenizer.stops
+    new = continue_prompts(model, prompts, config.decoding, seeds=seeds, eos=ends, tokenizer=tokenizer)
     for text, ids in zip(texts, new, strict=True):
         _say(f"{text}{tokenizer.decode(ids)}\n")
 

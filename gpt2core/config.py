@@ -295,6 +295,20 @@ class EtaKeys(TemperatureKeys):
     epsilon: float = key(0.002, "eta: least probability in a narrow distribution", "texts", gt=0, lt=1)
 
 
+class EdtKeys(TopPKeys):
+    """Keys of sampling with a temperature that follows the entropy (Zhang et al. 2024)."""
+
+    edt_theta: float = key(
+        1.0, "edt: how much a narrow distribution lowers the temperature; 0: not", "texts", ge=0, le=100
+    )
+
+
+class BestKeys(TopPKeys):
+    """Keys of best of n."""
+
+    best_of: int = key(4, "best of n: number of texts from which one is chosen", "texts", "evaluation", ge=1)
+
+
 class MirostatKeys(TemperatureKeys):
     """Keys of mirostat (Basu et al. 2021)."""
 
@@ -316,7 +330,9 @@ class BeamKeys(TemperatureKeys):
     beam_early_stopping: bool = key(False, "stop beam search once `num_beams` hypotheses are complete", "texts")
 
 
-class DecodingKeys(TopKPKeys, MinPKeys, TypicalKeys, EtaKeys, MirostatKeys, ContrastiveKeys, BeamKeys):
+class DecodingKeys(
+    TopKPKeys, MinPKeys, TypicalKeys, EtaKeys, EdtKeys, MirostatKeys, ContrastiveKeys, BeamKeys, BestKeys
+):
     """Keys of all decoders of this project, with published defaults."""
 
 
@@ -413,7 +429,8 @@ class RunKeys(Keys):
     decoder: str = key(
         "top-p",
         "greedy, top-k, top-p, top-k-p (top-p after top-k), top-k-p-study (the intersection of both), min-p, typical, eta, "
-        "mirostat, contrastive or beam",
+        "edt (temperature by entropy), mirostat, contrastive, beam, form (sonnets by construction), best-form or best-likelihood "
+        "(the best of several texts)",
         *("texts", "evaluation"),
     )
     decode_seeds: int = key(3, "texts generated from each prompt; 0: only losses", "texts", "evaluation", ge=0)

@@ -42,7 +42,8 @@ def paired(tokens: Tokens, base: GPT2, tokenizer: Tokenizer, config: RunConfig) 
             f"fit into the model's n_positions, {base.config.n_positions}; use a shorter text, or `loss` likelihood"
         )
     seeds = [int(np.random.SeedSequence((config.seed, *prompt)).generate_state(1)[0]) for prompt in prompts]
-    new = generate_cached(for_generation(base, config), prompts, OWN, seeds=seeds, eos=tokenizer.stops)
+    model, ends = for_generation(base, config), tokenizer.stops
+    new = generate_cached(model, prompts, OWN, seeds=seeds, eos=ends, tokenizer=tokenizer)
     rejected = [
         ids if len(ids) == OWN.max_new_tokens else [*ids, tokenizer.eos] for ids in new
     ]  # a text that was cut has no end to learn from

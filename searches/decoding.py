@@ -15,7 +15,10 @@ SEARCH = Search(
         )
     },
     scientific={
-        "decoder": Choice("greedy", "top-k", "top-p", "top-k-p", "top-k-p-study", "min-p", "typical", "eta", "beam")
+        "decoder": Choice(
+            *("greedy", "top-k", "top-p", "top-k-p", "top-k-p-study", "min-p", "typical", "eta", "edt", "beam"),
+            *("best-likelihood", "best-form", "form"),
+        )
     },
     nuisance={
         "temperature": Uniform(0.5, 1.5),

@@ -83,6 +83,24 @@ class Tokens:
     truncated: int = 0  # number of examples that were cut
     activations: Activations | None = None  # of the frozen blocks
 
+    @classmethod
+    def of(cls, examples: Iterable[Example], limit: int | None = None) -> "Tokens":
+        """Return examples in memory; those of more than `limit` tokens are truncated."""
+        ids, texts, inputs, labels, given = zip(*examples, strict=True)
+        lengths = np.array([min(len(tokens), limit or len(tokens)) for tokens in inputs])
+        return cls(
+            ids=ids,
+            texts=texts,
+            values=np.concatenate([tokens[:length] for tokens, length in zip(inputs, lengths, strict=True)]).astype(
+                "i4"
+            ),
+            starts=lengths.cumsum() - lengths,
+            lengths=lengths,
+            labels=np.array(labels),
+            given=np.array(given),
+            truncated=sum(len(tokens) > length for tokens, length in zip(inputs, lengths, strict=True)),
+        )
+
     def __len__(self) -> int:
         return len(self.ids)
 

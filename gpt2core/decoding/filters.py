@@ -13,6 +13,8 @@ from gpt2core.derived import derived
 
 # Buckets by the first bits of a float32: 256 per power of two, for 16 powers of two below the highest rank.
 BUCKETS, SHIFT = 4096, 15
+COLDEST = 1e-5  # below this temperature, logits overflow float32, and decoding is greedy
+EDT_BASE = 0.8  # N of Zhang et al. 2024
 UNITS = 2**40  # in a probability of 1, where masses are added as whole numbers, in any order
 
 Columns = Mapping[str, Tensor]
@@ -65,6 +67,16 @@ def eta(probabilities: Tensor, columns: Columns) -> Tensor:
     epsilon = columns["epsilon"]
     least = torch.minimum(epsilon, epsilon.sqrt() * (-_entropy(probabilities)).exp())
     return _at_least(probabilities, least)
+
+
+def edt(probabilities: Tensor, columns: Columns) -> Tensor:
+    """Lower the temperature where the distribution is narrow, then keep top-p (Zhang et al. 2024, arXiv 2403.14541).
+
+    The temperature is T N^(theta / H), where N = 0.8, theta is `edt_theta`, and H is the entropy in nats at the temperature T.
+    """
+    factor = EDT_BASE ** (columns["edt_theta"] / _entropy(probabilities))
+    sharpened = (probabilities.log() / factor.clamp(min=COLDEST)).softmax(dim=-1)
+    return top_p(sharpened.where(columns["edt_theta"] > 0, probabilities), columns)
 
 
 def mirostat(probabilities: Tensor, columns: Columns) -> Tensor:
@@ -137,20 +149,26 @@ def _border(units: Tensor, bucket: Tensor, size: int, mass: Tensor) -> tuple[Ten
     return border, mass - functional.pad(ends, (1, 0)).gather(-1, border)
 
 
-def penalise(scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor | None = None) -> Tensor:
+def penalise(
+    scores: Tensor, tokens: Tensor, columns: Columns, suppress: Tensor | None = None, added: Tensor | None = None
+) -> Tensor:
     """Return the scores (B, V), logits or log-probabilities, with repetitions of the texts so far (B, T) penalised.
 
     May change `scores` in place. Token V is padding. `repetition_penalty` 1 and `no_repeat_ngram` 0 change nothing. Tokens in
-    `suppress` (K,), which must leave some, always get minus infinity.
+    `suppress` (K,), which must leave some, always get minus infinity. `added` (B, V) is added, except in rows in which no token
+    would be left.
     """
     penalty, lengths = columns["repetition_penalty"], columns["no_repeat_ngram"]
     if derived(penalty, "any", lambda: bool((penalty != 1).any())):
         scores = _discount(scores, tokens, penalty)
     if suppress is not None:
         scores.index_fill_(-1, suppress, -torch.inf)
+    if added is not None:
+        scores = _unless_all(scores + added, scores)
     for n in derived(lengths, "distinct", lambda: lengths.unique().tolist()):
         if n and tokens.shape[1] >= n:
-            scores = _banned(scores, tokens, n, lengths == n, suppress)
+            free = 0 if added is not None else scores.shape[-1] - (0 if suppress is None else len(suppress))
+            scores = _banned(scores, tokens, n, lengths == n, free)
     return scores
 
 
@@ -161,15 +179,21 @@ def _discount(scores: Tensor, tokens: Tensor, penalty: Tensor) -> Tensor:
     return padded.scatter(-1, tokens, torch.where(old < 0, old * penalty, old / penalty))[:, :-1]
 
 
-def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, suppress: Tensor | None) -> Tensor:
-    """Ban tokens that would repeat an n-gram of the text (Paulus et al. 2018), unless that bans all, in the rows `own` (B, 1)."""
+def _banned(scores: Tensor, tokens: Tensor, n: int, own: Tensor, free: int) -> Tensor:
+    """Ban tokens that would repeat an n-gram of the text (Paulus et al. 2018), unless that bans all, in the rows `own` (B, 1).
+
+    In each row, at least `free` tokens are not banned yet.
+    """
     vocabulary, last = scores.shape[-1], tokens[:, n - 1 :]  # the last tokens (B, T - n + 1) of the text's n-grams
     begun = own & (last < vocabulary)
     for place in range(n - 1):
         begun &= tokens[:, place : place + last.shape[1]] == tokens[:, tokens.shape[1] - n + 1 + place, None]
-    banned = scores if last.shape[1] < vocabulary - (0 if suppress is None else len(suppress)) else scores.clone()
+    banned = scores if last.shape[1] < free else scores.clone()
     ban = torch.zeros_like(last, dtype=scores.dtype).masked_fill_(begun, -torch.inf)
     banned.scatter_add_(-1, last.clamp(max=vocabulary - 1), ban)
-    if banned is scores:
-        return scores
+    return scores if banned is scores else _unless_all(banned, scores)
+
+
+def _unless_all(banned: Tensor, scores: Tensor) -> Tensor:
+    """Return `banned` (B, V), but `scores` in rows in which all tokens are banned."""
     return banned.where((banned > -torch.inf).any(dim=-1, keepdim=True), scores)

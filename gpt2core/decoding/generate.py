@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain, islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import DECODERS, resolved
+from gpt2core.decoding import DECODERS, resolved, texts_of
 from gpt2core.decoding.batch import Request, grouped, prefill
 from gpt2core.decoding.sample import Stop, sample
+from gpt2core.decoding.searching import Search
 from gpt2core.errors import ConfigError
 from gpt2core.model import GPT2
 from gpt2core.projection import weights_for_generation
+from gpt2core.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
@@ -25,15 +29,18 @@ def generate(
     eos: int | Sequence[int],
     suppress: Sequence[int] = (),
     stop: Stop | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token ids) until EOS, `max_new_tokens` or a full context; return the new tokens without EOS.
 
     `config` is for all rows, or there is one per row. The result of a row depends only on its own prompt, seed and
-    configuration. Sampling strategies never draw a token of `suppress`, and end a row when `stop` says so.
+    configuration. Sampling strategies never draw a token of `suppress`, and end a row when `stop` says so. Some
+    strategies read the text by the `tokenizer`.
 
     Raises ConfigError for a prompt that is empty, fills the context or has unknown tokens; more beams than tokens in the
-    vocabulary; a wrong number of seeds or configurations; `suppress` or `stop` with a search strategy; and `suppress` with
-    unknown tokens, or with all. Raises UnknownNameError for an unknown strategy.
+    vocabulary; a wrong number of seeds or configurations; `suppress` or `stop` with a strategy that compares texts; `suppress`
+    with unknown tokens, or with all; and a strategy that reads the text without `tokenizer`. Raises UnknownNameError for an
+    unknown strategy.
     """
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     if not len(prompts) == len(configs) == len(seeds):
@@ -41,14 +48,52 @@ def generate(
     asked = zip(prompts, configs, seeds, strict=True)
     requests = [_request(model, tuple(prompt), resolved(config), seed) for prompt, config, seed in asked]
     ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), device=model.wte.weight.device)
-    sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop)
-    searching = {request.config.strategy for request in requests if DECODERS[request.config.strategy].search}
-    if searching and (suppress or stop):
-        names = ", ".join(name for name, decoder in DECODERS.items() if decoder.keep)
-        raise ConfigError(f"The decoder is `{min(searching)}`, but with `suppress` or `stop` it must be one of {names}")
-    new: list[list[int]] = [[] for _ in requests]
+    sampling = partial(sample, suppress=_suppressed(model, suppress), stop=stop, tokenizer=tokenizer)
+    _check_strategies({request.config.strategy for request in requests}, bool(suppress or stop), tokenizer)
     was_training = model.training
     model.train(False)
+    copies = [_copies(request) for request in requests]
+    texts = iter(_generated(model, [*chain(*copies)], ends, sampling))
+    chosen = [
+        _best(model, tokenizer, request, [*islice(texts, len(own))])
+        for request, own in zip(requests, copies, strict=True)
+    ]
+    model.train(was_training)
+    return chosen
+
+
+def _check_strategies(strategies: set[str], interferes: bool, tokenizer: Tokenizer | None) -> None:
+    """Raise ConfigError for a strategy that cannot be used with `suppress` or `stop`, or without a tokenizer."""
+    comparing = {name for name in strategies if DECODERS[name].compares_texts}
+    if comparing and interferes:
+        names = ", ".join(name for name, decoder in DECODERS.items() if not decoder.compares_texts)
+        raise ConfigError(f"The decoder is `{min(comparing)}`, but with `suppress` or `stop` it must be one of {names}")
+    reading = {name for name in strategies if DECODERS[name].reads_text}
+    if reading and tokenizer is None:
+        raise ConfigError(f"The decoder `{min(reading)}` reads the text, so `tokenizer` must be given")
+
+
+def _copies(request: Request) -> list[Request]:
+    """Return the rows from which a judge chooses, each with a seed of its own; only the row itself without a judge."""
+    if DECODERS[request.config.strategy].judge is None:
+        return [request]
+    seeds = np.random.SeedSequence(request.seed).generate_state(texts_of(request.config))
+    return [request._replace(seed=seed) for seed in seeds.tolist()]
+
+
+def _best(model: GPT2, tokenizer: Tokenizer | None, request: Request, texts: list[list[int]]) -> list[int]:
+    """Return the text that the judge of a row scores highest, the first of equals."""
+    judge = DECODERS[request.config.strategy].judge
+    if judge is None:
+        return texts[0]
+    assert tokenizer is not None
+    scores = judge(model, tokenizer, request.prompt, texts)
+    return texts[scores.index(max(scores))]
+
+
+def _generated(model: GPT2, requests: Sequence[Request], ends: Tensor, sampling: Search) -> list[list[int]]:
+    """Return the new tokens of each row."""
+    new: list[list[int]] = [[] for _ in requests]
     for together in _batches(requests, model.config.n_positions):
         rows = [requests[row] for row in together]
         with weights_for_generation(model, len(rows), max(row.limit for row in rows)):
@@ -60,7 +105,6 @@ def generate(
                 lengths = ended.eq(0).sum(dim=-1).tolist()
                 for member, ids, length in zip(members, new_tokens.tolist(), lengths, strict=True):
                     new[together[member]] = ids[: min(length, rows[member].limit)]
-    model.train(was_training)
     return new
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from gpt2core.decoding import DECODERS, Keep
 from gpt2core.decoding.batch import Batch, grouped, looks
 from gpt2core.decoding.filters import Columns, penalise
+from gpt2core.decoding.guide import Guide, weights
 from gpt2core.model import GPT2
+from gpt2core.tokenizer import Tokenizer
 
 LEAVING = 16  # finished rows leave the batch when they are this many, or half of it
 TOGETHER = 2**20  # probabilities that are filtered at once; as many fit into the CPU's cache
@@ -42,14 +44,20 @@ class Stop:
 
 
 def sample(
-    model: GPT2, batch: Batch, ends: Tensor, *, suppress: Tensor | None = None, stop: Stop | None = None
+    model: GPT2,
+    batch: Batch,
+    ends: Tensor,
+    *,
+    suppress: Tensor | None = None,
+    stop: Stop | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Tensor:
     """Sample from the tokens that the filter of each row keeps; return (B, N) tokens, each finished row filled up with EOS.
 
-    Tokens of `suppress` (K,) are never drawn. A row ends with a token of `ends` (K,), at its limit, or when `stop` says so;
-    tokens after its limit are meaningless.
+    Tokens of `suppress` (K,) are never drawn. A row ends with a token of `ends` (K,), at its limit, or when `stop` or its guide,
+    which needs the `tokenizer`, says so; tokens after its limit are meaningless.
     """
-    rows = _Rows(model, batch, ends, suppress)
+    rows = _Rows(model, batch, ends, suppress, tokenizer)
     new = torch.full_like(batch.tokens[:, batch.width :], int(ends[0]))
     every, seen = looks(new.device), 0
     for step in range(batch.steps):
@@ -70,7 +78,9 @@ def sample(
 class _Rows:
     """The rows that are still in the batch. No step waits for the device."""
 
-    def __init__(self, model: GPT2, batch: Batch, ends: Tensor, suppress: Tensor | None) -> None:
+    def __init__(
+        self, model: GPT2, batch: Batch, ends: Tensor, suppress: Tensor | None, tokenizer: Tokenizer | None
+    ) -> None:
         self.model, self.batch, self.ends, self.suppress = model, batch, ends, suppress
         streams = [np.random.default_rng(row.seed).random(batch.steps, dtype=np.float32) for row in batch.requests]
         self.uniform = torch.from_numpy(np.stack(streams)).to(batch.tokens.device)
@@ -79,17 +89,29 @@ class _Rows:
         self.alive = torch.ones_like(self.number, dtype=torch.bool)
         self.parts = _parts(batch, self.number, self.columns, model.config.vocab_size)
         self.cache, self.hidden = batch.cache(), batch.hidden[:, -1]
+        self.guides = _guides(batch, tokenizer)
 
     def draw(self, step: int) -> None:
         """Draw a token for each row; padding for finished rows."""
         end = self.batch.width + step
         scores = self.model.logits(self.hidden).float()
-        scores = penalise(scores, self.tokens[:, :end], self.columns, self.suppress)
+        added = self.follow_guides(scores, end) if self.guides else None
+        scores = penalise(scores, self.tokens[:, :end], self.columns, self.suppress, added)
         token, surprise = _drawn(scores, self.uniform[:, step], self.columns, self.parts)
         self.tokens[:, end] = token.where(self.alive, self.model.config.vocab_size)
         self.columns |= {"drawn": self.columns["drawn"] + 1, "surprise": self.columns["surprise"] + surprise}
         self.alive = self.alive & ~torch.isin(token, self.ends) & (self.limits > step + 1)
         self.token = token
+
+    def follow_guides(self, scores: Tensor, end: int) -> Tensor:
+        """Finish the rows that are complete after `end` tokens; return what the guides add to the scores (B, V)."""
+        asked = [(place, number) for place, number in enumerate(self.number.tolist()) if number in self.guides]
+        alive, new = self.alive.tolist(), self.tokens[:, self.batch.width : end].tolist()
+        added, complete = weights(
+            {place: (self.guides[number], new[place]) for place, number in asked if alive[place]}, scores
+        )
+        self.alive = self.alive.index_fill(0, torch.tensor(complete, dtype=torch.long, device=scores.device), False)
+        return added
 
     def advance(self) -> None:
         """Compute the hidden states that follow the last token."""
@@ -118,6 +140,17 @@ class _Rows:
         """Write the new tokens of all rows to `new` (B, N), with EOS in place of padding."""
         tokens = self.tokens[:, self.batch.width :]
         new[self.number] = tokens.where(tokens < self.model.config.vocab_size, self.ends[0])
+
+
+def _guides(batch: Batch, tokenizer: Tokenizer | None) -> dict[int, Guide]:
+    """Return the guides by row, of the rows whose strategy has one."""
+    guides = {}
+    for row, request in enumerate(batch.requests):
+        make = DECODERS[request.config.strategy].guide
+        if make is not None:
+            assert tokenizer is not None
+            guides[row] = make(tokenizer, request.prompt)
+    return guides
 
 
 def _parts(batch: Batch, rows: Tensor, columns: Columns, vocabulary: int) -> list[Part]:

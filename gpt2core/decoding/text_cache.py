@@ -18,10 +18,11 @@ import torch
 
 from gpt2core.adapters.lora import lora_layers
 from gpt2core.config import DecodingConfig
-from gpt2core.decoding import deciding
+from gpt2core.decoding import deciding, texts_of
 from gpt2core.decoding.generate import generate
 from gpt2core.files import cache_place
 from gpt2core.model import GPT2
+from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import digest
 
 FORMAT = 2  # increased when decoding changes the tokens of a request, or when the storage format changes
@@ -53,32 +54,34 @@ def generate_cached(
     *,
     seeds: Sequence[int],
     eos: int | Sequence[int],
+    tokenizer: Tokenizer,
 ) -> list[list[int]]:
     """Return what `generate` returns, from the cache where possible."""
     trains = any(parameter.requires_grad for parameter in model.parameters())
     if _bypassed.get() or trains:  # its current weights will not occur again
-        return generate(model, prompts, config, seeds=seeds, eos=eos)
+        return generate(model, prompts, config, seeds=seeds, eos=eos, tokenizer=tokenizer)
     configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
     rows = list(zip(prompts, configs, seeds, strict=True))
-    keys = _keys(model, rows, eos)
+    keys = _keys(model, rows, eos, tokenizer)
     texts = _with_store(lambda store: _read(store, keys)) or {}
     missing = [row for row, key in enumerate(keys) if key not in texts]
     if missing:
         new: dict[str, list[int]] = {}
-        for part in (missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)):
+        size = max(1, TOGETHER // max(texts_of(config) for config in configs))
+        for part in (missing[start : start + size] for start in range(0, len(missing), size)):
             some_prompts, some_configs, some_seeds = zip(*(rows[row] for row in part), strict=True)
-            generated = generate(model, some_prompts, some_configs, seeds=some_seeds, eos=eos)
+            generated = generate(model, some_prompts, some_configs, seeds=some_seeds, eos=eos, tokenizer=tokenizer)
             new |= {keys[row]: text for row, text in zip(part, generated, strict=True)}
         _with_store(lambda store: _write(store, new))
         texts |= new
     return [texts[key] for key in keys]
 
 
-def _keys(model: GPT2, rows: Sequence[Row], eos: int | Sequence[int]) -> list[str]:
+def _keys(model: GPT2, rows: Sequence[Row], eos: int | Sequence[int], tokenizer: Tokenizer) -> list[str]:
     scales = [(name, layer.scale) for name, layer in lora_layers(model)]  # not a tensor, so not in the digest
     weights = [model.wte.weight.device.type, digest(model), scales]
     ends = [eos] if isinstance(eos, int) else list(eos)
-    shared = [FORMAT, torch.__version__, *weights, ends, model.attention.model_dump()]
+    shared = [FORMAT, torch.__version__, *weights, ends, tokenizer.digest, model.attention.model_dump()]
     start = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
     keys = []
     for prompt, config, seed in rows:

@@ -92,6 +92,7 @@ class Generator:
                 eos=self.tokenizer.stops,
                 suppress=self.newlines,
                 stop=self.stop if first else None,
+                tokenizer=self.tokenizer,
             )
             for row, ids in zip(part, batch, strict=True):
                 continuations[row] = ids

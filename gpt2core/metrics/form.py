@@ -59,6 +59,12 @@ def form_counts(given: Sequence[str], written: Sequence[Sequence[str]], train: I
     }
 
 
+def form_score(given: str, written: str) -> float:
+    """Return the mean of `form_lines`, `form_rhyme` and `form_metre` of one continuation, 0 to 1."""
+    counts = form_counts([given], [[written]], [])
+    return float(np.mean([share(counts[name][0, 0]) for name in ("form_lines", "form_rhyme", "form_metre")]))
+
+
 def rhyme_share(given: Sequence[str], texts: Sequence[str]) -> float:
     """Return `form_rhyme` of one continuation for each sonnet."""
     pairs = [(_lines(first), _lines(text)) for first, text in zip(given, texts, strict=True)]
@@ -74,7 +80,7 @@ def first_lines(text: str, count: int) -> str:
 def _rhymes(lines: Sequence[str], given: int) -> tuple[int, int]:
     """Count the pairs of Shakespeare's scheme that rhyme, and those that count, whose second line is not given."""
     rhymes = [
-        b < len(lines) and bool(_words(lines[a]) and _words(lines[b])) and rhyme(lines[a], lines[b])
+        b < len(lines) and bool(words_of(lines[a]) and words_of(lines[b])) and rhyme(lines[a], lines[b])
         for a, b in RHYMES
         if b >= given
     ]
@@ -84,17 +90,14 @@ def _rhymes(lines: Sequence[str], given: int) -> tuple[int, int]:
 def _metre(lines: Sequence[str]) -> tuple[int, int]:
     """Count the lines of 9 to 11 syllables, and the 11 lines of a continuation less those with an unknown word."""
     sums = [syllables(line) for line in lines]
-    unknown = sum(not counts and bool(_words(line)) for counts, line in zip(sums, lines, strict=True))
+    unknown = sum(not counts and bool(words_of(line)) for counts, line in zip(sums, lines, strict=True))
     return sum(not counts.isdisjoint(SYLLABLES) for counts in sums), LINES - GIVEN - unknown
 
 
 def rhyme(a: str, b: str) -> bool | None:
     """Whether two lines end in a perfect rhyme of two different words; None if a last word is unknown."""
-    words = [_words(line)[-1:] for line in (a, b)]
-    if not all(words):
-        return None
-    (first,), (second,) = words
-    parts = [{_rhyming_part(phones) for phones in pronunciations(word)} for word in (first, second)]
+    first, second = last_word(a), last_word(b)
+    parts = [rhyming_parts(word) for word in (first, second)]
     if not all(parts):
         return None
     return first != second and not parts[0].isdisjoint(parts[1])
@@ -103,7 +106,7 @@ def rhyme(a: str, b: str) -> bool | None:
 def syllables(line: str) -> set[int]:
     """Return the possible numbers of syllables of a line; empty if it has an unknown word or no words."""
     sums = {0}
-    for word in _words(line):
+    for word in words_of(line):
         counts = {sum(phone[-1].isdigit() for phone in phones) for phones in pronunciations(word)}
         sums = {before + count for before in sums for count in counts}
     return sums - {0}
@@ -112,10 +115,25 @@ def syllables(line: str) -> set[int]:
 @functools.cache
 def pronunciations(word: str) -> tuple[Phones, ...]:
     """Return the phones of each pronunciation of a word in lower case; none if the dictionary lacks it. Raises DataError."""
-    lines = _dictionary()
+    lines = _dictionary() if word else []
     starts = (f"{word.upper()}  ", f"{word.upper()}(")  # "READ  R EH1 D", then "READ(1)  R IY1 D"
     entries = [line for start in starts for line in lines[bisect_left(lines, start) : bisect_left(lines, start + LAST)]]
     return tuple(tuple(entry.split("  ", 1)[1].split()) for entry in entries)
+
+
+def syllable_count(word: str) -> int:
+    """Return the syllables of a word of the dictionary in its first pronunciation."""
+    return sum(phone[-1].isdigit() for phone in pronunciations(word)[0])
+
+
+def rhyming_parts(word: str) -> set[Phones]:
+    """Return the phones that must be equal in a rhyme, for each pronunciation of a word; none if it is unknown."""
+    return {_rhyming_part(phones) for phones in pronunciations(word)}
+
+
+def last_word(line: str) -> str:
+    """Return the last word of a line in lower case; empty if it has none."""
+    return "".join(words_of(line)[-1:])
 
 
 @functools.cache
@@ -139,5 +157,6 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("\u2019", "'"))

@@ -1,8 +1,10 @@
 """Sonnet generation: continue the first 3 lines of a sonnet with 11 more."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from gpt2core.metrics.chrf import chrf_from_statistics, sentence_statistics
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.diversity import distinct_n
 from gpt2core.metrics.form import FORM, GIVEN, form_counts
-from gpt2core.metrics.losses import LOSSES
+from gpt2core.metrics.losses import LOSSES, perplexities
 from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import for_generation
@@ -34,7 +36,7 @@ class Sonnet(LanguageTask):
 
     The objective is the loss on the last 11 lines, because the chrF of generated texts does not distinguish models.
     `chrf_continuation` counts at most 11 generated lines, because more lines would raise chrF. `chrf_whole` counts the whole
-    sonnet with its 3 given lines, as in the study.
+    sonnet with its 3 given lines, as in the study. `text_perplexity` is that of the generated texts under their own model.
     """
 
     name = "sonnet"
@@ -48,7 +50,10 @@ class Sonnet(LanguageTask):
             Metric("chrf_whole", Direction.MAX, "chrF", 1.0, 2, "chrf_whole", chrf_from_statistics, (0.0, 100.0)),
         ),
         **FORM,
-        **named(Metric("distinct_2", Direction.MAX, "", 0.05, bounds=(0.0, 1.0))),
+        **named(
+            Metric("text_perplexity", Direction.MIN, "", 2.0, 2, "text_loss", perplexities, (1.0, math.inf)),
+            Metric("distinct_2", Direction.MAX, "", 0.05, bounds=(0.0, 1.0)),
+        ),
     }
 
     def corpus(self, config: RunConfig) -> Corpus:
@@ -113,6 +118,7 @@ class Sonnet(LanguageTask):
             "chrf": np.stack([sentence_statistics(asked_for(texts), wanted) for texts in written]),
             "chrf_whole": np.stack([sentence_statistics(texts, gold) for texts in sonnets]),
             **form_counts(given, written, data.splits["train"].texts),
+            "text_loss": self.losses_of_texts(model, data, config, sonnets),
         }
         metrics = {
             **measured(self.metrics, statistics, split),
@@ -124,6 +130,15 @@ class Sonnet(LanguageTask):
             for name, g, t, r in zip(data.splits[split].ids, given, written[0], references, strict=True)
         ]
         return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
+
+    def losses_of_texts(
+        self, model: GPT2, data: TaskData, config: RunConfig, texts: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Return the counts (outputs, N, 3) of `loss_statistics` for sonnets whose continuations were generated."""
+        rows = [Row(id=str(number), text=text) for number, text in enumerate(chain(*texts))]
+        tokens = Tokens.of(self.encode(rows, data.tokenizer), limit=model.config.n_positions)
+        counts = loss_statistics(self, model, replace(data, splits={"written": tokens}), config, "written")
+        return counts.reshape(len(texts), -1, counts.shape[-1])
 
     def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return sonnets made of given lines and training lines, and n-gram models, as baselines."""
@@ -141,7 +156,8 @@ def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], sp
         prompts += [prompt for prompt, _ in rows]
         seeds += [seed for _, seed in rows]
         decodings += [config.decoding] * len(rows)
-    generate_cached(for_generation(model, configs[0]), prompts, decodings, seeds=seeds, eos=data.tokenizer.stops)
+    model, tokenizer = for_generation(model, configs[0]), data.tokenizer
+    generate_cached(model, prompts, decodings, seeds=seeds, eos=tokenizer.stops, tokenizer=tokenizer)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
@@ -156,7 +172,12 @@ def continued(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[list[int]], c
     if requests:
         repeated, seeds = zip(*requests, strict=True)
         new = generate_cached(
-            for_generation(model, config), repeated, config.decoding, seeds=seeds, eos=tokenizer.stops
+            for_generation(model, config),
+            repeated,
+            config.decoding,
+            seeds=seeds,
+            eos=tokenizer.stops,
+            tokenizer=tokenizer,
         )
     texts = collected([tokenizer.decode(ids).strip("\n") for ids in new])
     return [texts[i : i + len(prompts)] for i in range(0, len(texts), len(prompts))]

@@ -1,5 +1,6 @@
 """The contract of decoders."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -14,12 +15,13 @@ import gpt2core.testing.toys as toys
 from gpt2core.config import DecodingConfig, DecodingKeys, RunConfig
 from gpt2core.decoding import DECODERS
 from gpt2core.decoding.batch import columns
-from gpt2core.decoding.generate import generate
+from gpt2core.decoding.generate import generate as generate_with
 from gpt2core.decoding.sample import Stop, draw
 from gpt2core.errors import ConfigError
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.testing.contract import Contract, Settings, check_keys
+from gpt2core.tokenizer import Tokenizer
 
 PROMPTS = [[5, 6, 7], [9], [30, 2, 11, 40, 8, 1]]
 NEVER = 10**9  # an EOS that no model generates
@@ -28,8 +30,20 @@ COLD = DecodingConfig(strategy="greedy", max_new_tokens=24)
 OTHER = {
     "temperature": 0.4, "top_k": 3, "top_p": 0.2, "min_p": 0.9, "typical_p": 0.1, "epsilon": 0.5,
     "mirostat_tau": 0.1, "mirostat_eta": 2.0, "penalty_alpha": 0.1, "num_beams": 2, "length_penalty": -5.0,
+    "edt_theta": 30.0, "best_of": 2,
     "beam_early_stopping": True, "repetition_penalty": 3.0, "no_repeat_ngram": 1, "max_new_tokens": 5,
 }  # fmt: skip
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """Return the tokenizer of the model."""
+    return toys.tokenizer()
+
+
+def generate(model: GPT2, prompts: Sequence[Sequence[int]], config: DecodingConfig, **others: Any) -> list[list[int]]:
+    """Return what the project's `generate` returns with `tokenizer`."""
+    return generate_with(model, prompts, config, tokenizer=tokenizer(), **others)
 
 
 def pair_of(first: int, second: int) -> Stop:
@@ -153,7 +167,7 @@ class DecoderContract(Contract):
         prompts = [[number, 3] for number in range(60)]
         free = generate(model, prompts, config, seeds=range(60), eos=eos)
         stop = pair_of(3, 5)
-        if DECODERS[config.strategy].search:
+        if DECODERS[config.strategy].compares_texts:
             words = f"The decoder is `{config.strategy}`, but with `suppress` or `stop` it must"
             with pytest.raises(ConfigError, match=words):
                 generate(model, prompts, config, seeds=range(60), eos=eos, stop=stop)
@@ -172,7 +186,7 @@ class DecoderContract(Contract):
         """The result is that of a model whose bias forbids these tokens; if one token is left, only that is drawn."""
         config = config.but(**penalties)
         suppress = [token for token in range(320) if token % 3]
-        if DECODERS[config.strategy].search:
+        if DECODERS[config.strategy].compares_texts:
             with pytest.raises(ConfigError, match="it must be one of greedy, top-k"):
                 generate(model, PROMPTS, config, seeds=range(3), eos=NEVER, suppress=suppress)
             return

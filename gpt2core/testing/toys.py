@@ -8,7 +8,7 @@ from torch import nn
 from gpt2core.config import ModelConfig, RunConfig
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import DataOrigin
-from gpt2core.data.tokens import Tokens
+from gpt2core.data.tokens import Example, Tokens
 from gpt2core.model import GPT2, initialise
 from gpt2core.tasks import TaskData
 from gpt2core.tokenizer import Tokenizer, train_bpe
@@ -50,17 +50,8 @@ def data(train: int = 13, dev: int = 4) -> TaskData:
     for split, count, offset in (("train", train, 0), ("dev", dev, 1000)):
         texts = [lines(5 + number % 4, offset + number) for number in range(count)]
         rows[split] = [Row(id=str(number), text=text) for number, text in enumerate(texts)]
-        ids = [[*i, words.eos] for i in words.encode(texts)]
-        lengths = np.array([len(i) for i in ids])
-        splits[split] = Tokens(
-            ids=[r.id for r in rows[split]],
-            texts=texts,
-            values=np.concatenate(ids).astype(np.int32),
-            starts=lengths.cumsum() - lengths,
-            lengths=lengths,
-            labels=np.arange(count) % 2,
-            given=np.zeros(count, dtype=int),
-        )
+        encoded = enumerate(zip(texts, words.encode(texts), strict=True))
+        splits[split] = Tokens.of(Example(str(n), text, [*ids, words.eos], label=n % 2) for n, (text, ids) in encoded)
     return TaskData(
         corpus=Corpus(name="toy", origin=DataOrigin(source="random words"), splits=rows), tokenizer=words, splits=splits
     )

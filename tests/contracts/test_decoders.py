@@ -8,12 +8,11 @@ import torch
 
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.decoding import DECODERS
-from gpt2core.decoding.generate import generate
 from gpt2core.errors import ConfigError, UnknownNameError
 from gpt2core.identity import identity
 from gpt2core.model import GPT2
 from gpt2core.testing import DecoderContract, toys
-from gpt2core.testing.decoders import COLD, NEVER, PROMPTS, sampled
+from gpt2core.testing.decoders import COLD, NEVER, PROMPTS, generate, sampled
 from tests import slow_decoding
 
 SEARCHES = {name for name, decoder in DECODERS.items() if decoder.search}
@@ -22,7 +21,7 @@ SEARCHES = {name for name, decoder in DECODERS.items() if decoder.search}
 class TestDecoders(DecoderContract):
     cases: ClassVar = {name: {"decoder": name} for name in sorted(DECODERS)}
     deterministic = ("greedy",)
-    revising = ("beam",)
+    revising = ("beam", "best-form", "best-likelihood")
 
     @torch.no_grad()
     def decode_slowly(self, model: GPT2, prompt: list[int], config: DecodingConfig, seed: int, eos: int) -> list[int]:
@@ -45,12 +44,12 @@ def model() -> GPT2:
     ids=["k and p", "others"],
 )
 def test_the_narrowest_values_leave_one_token(model: GPT2, config: DecodingConfig, narrowest: dict[str, float]) -> None:
-    """It is the likeliest token, except for typical sampling."""
+    """It is the likeliest token, except for typical sampling and where words are weighted by their rhymes."""
     read = DECODERS[config.strategy].keys.model_fields
     if set(narrowest) & set(read):
         one = generate(model, PROMPTS, config.but(**narrowest), seeds=[1, 2, 3], eos=NEVER)
         assert one == generate(model, PROMPTS, config.but(**narrowest), seeds=[4, 5, 6], eos=NEVER)
-        if config.strategy not in ("typical", "mirostat"):
+        if config.strategy not in ("typical", "mirostat", "form"):
             assert one == generate(model, PROMPTS, COLD, seeds=[0] * 3, eos=NEVER)
 
 

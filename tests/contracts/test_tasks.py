@@ -65,6 +65,7 @@ def test_a_perfect_continuation_scores_100_and_an_empty_one_0(monkeypatch: pytes
     scores = [perfect[name] for name in ("chrf_continuation", "chrf_whole", "chrf_continuation_low")]
     assert scores == pytest.approx([100, 100, 100])
     assert perfect["length_ratio"] == pytest.approx(1)
+    assert perfect["text_perplexity"] == pytest.approx(perfect["dev_perplexity"])
     write([""] * len(gold))
     empty = TASKS["sonnet"].evaluate(model, data, toys.RUN, "dev").metrics
     assert (empty["chrf_continuation"], empty["length_ratio"]) == (0, 0)
@@ -80,6 +81,7 @@ def test_statistics_hold_one_row_for_each_output_and_example() -> None:
         "chrf": (outputs, 4, 18),
         "chrf_whole": (outputs, 4, 18),
         **dict.fromkeys(("form_lines", "form_rhyme", "form_metre", "copied_lines"), (outputs, 4, 2)),
+        "text_loss": (outputs, 4, 3),
     }
 
 

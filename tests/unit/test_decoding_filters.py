@@ -1,5 +1,6 @@
 """Filters and penalties equal transformers' logits processors, on logits of any spread."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -39,6 +40,25 @@ def kept(name: str, logits: Tensor, configs: Sequence[DecodingConfig]) -> Tensor
     if name != "greedy":
         assert torch.equal(ours[ours > 0], probabilities[ours > 0])
     return ours > 0
+
+
+@many
+@given(logits(), strategies.floats(0, 20), shares)
+def test_edt_divides_logits_by_a_temperature_that_falls_with_the_entropy(
+    logits: Tensor, theta: float, p: float
+) -> None:
+    """The temperature is 0.8 ** (theta / entropy), one row at a time."""
+    config = DecodingConfig(edt_theta=theta, top_p=p)
+    ours = filter_of("edt")(logits.softmax(-1), columns([config] * ROWS))
+    for row, own in zip(logits.double(), ours, strict=True):
+        chances = row.softmax(-1).tolist()
+        entropy = -sum(chance * math.log(chance) for chance in chances if chance > 0)
+        temperature = max(1e-5, 0.8 ** min(1e3, theta / max(entropy, 1e-12)))
+        expected = (row / temperature).softmax(-1)
+        kept = own > 0
+        torch.testing.assert_close(own[kept].double(), expected[kept], rtol=1e-3, atol=1e-6)
+        assert float(expected[kept].sum()) >= p - 1e-3
+        assert float(expected[kept].min()) >= float(expected[~kept].max()) - 1e-6
 
 
 def theirs(logits: Tensor, *warpers: object) -> Tensor:

@@ -80,6 +80,7 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "top_k": ({"decoder": "top-k"}, 3), "top_p": ({}, 0.5), "min_p": ({"decoder": "min-p"}, 0.5),
     "typical_p": ({"decoder": "typical"}, 0.5), "epsilon": ({"decoder": "eta"}, 0.1),
     "mirostat_tau": ({"decoder": "mirostat"}, 1.0), "mirostat_eta": ({"decoder": "mirostat"}, 1.0),
+    "edt_theta": ({"decoder": "edt"}, 9.0), "best_of": ({"decoder": "best-form"}, 2),
     "penalty_alpha": ({"decoder": "contrastive"}, 0.1), "num_beams": ({"decoder": "beam"}, 2),
     "length_penalty": ({"decoder": "beam"}, -2.0), "beam_early_stopping": ({"decoder": "beam"}, True),
     "repetition_penalty": ({}, 1.5), "no_repeat_ngram": ({}, 2), "max_new_tokens": ({}, 5),
@@ -272,7 +273,7 @@ def test_texts_are_looked_up_by_all_that_decides_them(key: str) -> None:
             layer.lora_B.weight.normal_()
     ids = torch.arange(40)[None]
     logits = [model(ids) for model in models]
-    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0) for model in models]
+    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0, toys.tokenizer()) for model in models]
     assert (keys[0] == keys[1]) == torch.equal(*logits)
 
 
@@ -403,7 +404,10 @@ def test_a_decoder_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [generate(model, prompts, config, seeds=[0, 1], eos=-1) for config in configs]
     assert texts[0] == texts[2] != texts[1]
     assert generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1) == [text[0] for text in texts]
-    keys = [text_cache._keys(model, [(prompts[0], config, 0), (prompts[1], config, 1)], 0) for config in configs]
+    keys = [
+        text_cache._keys(model, [(prompts[0], config, 0), (prompts[1], config, 1)], 0, toys.tokenizer())
+        for config in configs
+    ]
     assert len({key for row in keys for key in row}) == 6
 
 
@@ -427,7 +431,7 @@ def test_an_attention_kernel_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch
     models = [build_model(run, toys.model(), torch.device("cpu")).train(False) for run in runs]
     ids = torch.arange(12)[None]
     assert not torch.equal(*(model(ids) for model in models))
-    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0) for model in models]
+    keys = [text_cache._keys(model, [([1, 2], DecodingConfig(), 0)], 0, toys.tokenizer()) for model in models]
     assert keys[0] != keys[1]
 
 
