@@ -5,7 +5,8 @@ from searches.question import Case, Profile, Search
 from searches.runner import main
 
 ACCEPTED = {"tau_rule": "fixed", "tau": 0.75, "pairs_temperature": 0.7}
-PAIRS = {"pairs_examples": "all", **ACCEPTED, "negatives": 0.5, "kl_weight": 0.1, "r_drop": 0.0, "lr": 1.5e-5}
+STUDENT = {"kl_weight": 0.1, "kl_on": "pairs", "negatives": 0.5, "r_drop": 0.0, "lr": 1.5e-5}
+PAIRS = {"pairs_examples": "all", **ACCEPTED, **STUDENT}
 APPROACH_1 = {**PAIRS, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
 APPROACH_2 = {**PAIRS, "filters": "all", "clean_text": False, "contrastive_weight": 0.0, "batch_size": 16}
 
@@ -19,6 +20,7 @@ SEARCH = Search(
         "tau_rule": Choice("fixed", "adaptive"),
         "tau": Uniform(0.5, 0.95),
         "kl_weight": LogUniform(0.01, 1.0),
+        "kl_on": Choice("pairs", "own"),
         "pairs_temperature": Choice(0.5, 0.6, 0.7),
         "negatives": Choice(0.0, 0.5, 1.0),
         "filters": Choice("basic", "all"),

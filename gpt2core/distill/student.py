@@ -3,14 +3,21 @@
 Legend: `B` texts, `T` tokens, `C` channels, `V` vocabulary.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.data.batches import Batch
+from gpt2core.config import DecodingConfig
+from gpt2core.data.batches import Batch, collate
+from gpt2core.data.corpus import NO_LABEL
+from gpt2core.data.tokens import Tokens
+from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, select, upcast
+from gpt2core.tokenizer import Tokenizer
 
 CONTRAST_TEMPERATURE = 0.3  # of Gunel et al. 2021
+SAMPLED = DecodingConfig(strategy="top-p", top_p=1.0)  # from the student's own distribution
 
 
 def student_losses(model: GPT2, hidden: Tensor, teacher: GPT2, batch: Batch, weight: float) -> Tensor:
@@ -23,8 +30,55 @@ def student_losses(model: GPT2, hidden: Tensor, teacher: GPT2, batch: Batch, wei
     student = upcast(model.logits(kept)).log_softmax(dim=-1)
     losses = functional.nll_loss(student, targets, reduction="none")
     if weight:
-        log_ratio = student - _teacher_log_probabilities(teacher, batch)
-        losses = losses + weight * (student.exp() * log_ratio).sum(dim=-1)
+        losses = losses + weight * _divergence(student, teacher, batch)
+    return _by_text(losses, batch)
+
+
+def divergences(model: GPT2, hidden: Tensor, teacher: GPT2, batch: Batch) -> Tensor:
+    """Return (B,) sums over tokens of KL(student || teacher), in nats, as in `student_losses`.
+
+    With texts of the student itself (`own_texts`), this is on-policy distillation by the reverse KL (GKD: Agarwal et al. 2024,
+    arXiv 2306.13649, with lambda = 1), without a gradient through the sampling.
+    """
+    kept, _ = select(hidden, batch.input_ids, batch.predicted)
+    return _by_text(_divergence(upcast(model.logits(kept)).log_softmax(dim=-1), teacher, batch), batch)
+
+
+def own_texts(model: GPT2, batch: Batch, tokenizer: Tokenizer, seed: int) -> Batch:
+    """Return the given tokens of each text with a continuation that `model` samples now, as long as the text at most.
+
+    On the meta device, which has no weights to sample with, the texts themselves stand for them.
+    """
+    device = batch.input_ids.device
+    if device.type == "meta":
+        return batch
+    given, lengths = batch.given.tolist(), batch.lengths.tolist()
+    prompts = [ids[:count] for ids, count in zip(batch.input_ids.tolist(), given, strict=True)]
+    rooms = [max(1, length - count) for length, count in zip(lengths, given, strict=True)]
+    seeds = [int(np.random.SeedSequence((seed, *prompt)).generate_state(1)[0]) for prompt in prompts]
+    decodings = [SAMPLED.model_copy(update={"max_new_tokens": room}) for room in rooms]
+    new = generate(model, prompts, decodings, seeds=seeds, eos=tokenizer.stops)
+    texts = [[*prompt, *[*ids, tokenizer.eos][:room]] for prompt, ids, room in zip(prompts, new, rooms, strict=True)]
+    sizes = np.array([len(text) for text in texts])
+    written = Tokens(
+        ids=[""] * len(texts),
+        texts=[""] * len(texts),
+        values=np.concatenate(texts),
+        starts=sizes.cumsum() - sizes,
+        lengths=sizes,
+        labels=np.full(len(texts), NO_LABEL),
+        given=np.array(given),
+    )
+    return collate(written, range(len(texts)), device)
+
+
+def _divergence(student: Tensor, teacher: GPT2, batch: Batch) -> Tensor:
+    """Return KL(student || teacher) (N,) of the predicted tokens, from the student's log-probabilities (N, V)."""
+    return (student.exp() * (student - _teacher_log_probabilities(teacher, batch))).sum(dim=-1)
+
+
+def _by_text(losses: Tensor, batch: Batch) -> Tensor:
+    """Return the sum (B,) of the losses (N,) of each text's predicted tokens."""
     texts = batch.predicted // batch.input_ids.shape[1]
     return losses.new_zeros(len(batch.input_ids)).index_add(0, texts, losses)
 

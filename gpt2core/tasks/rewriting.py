@@ -10,7 +10,7 @@ from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.tokens import Example
 from gpt2core.distill.dataset import rewriting_corpus
 from gpt2core.distill.generator import REWRITE
-from gpt2core.distill.student import student_losses
+from gpt2core.distill.student import divergences, own_texts, student_losses
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import LanguageTask
 from gpt2core.tokenizer import Tokenizer
@@ -39,5 +39,9 @@ class Rewriting(LanguageTask):
     def training_loss(
         self, model: GPT2, base: GPT2, hidden: Tensor, batch: Batch, tokenizer: Tokenizer, config: RunConfig
     ) -> Tensor:
-        """Return cross-entropy plus `config.kl_weight` times the KL divergence from `base`."""
-        return student_losses(model, hidden, base, batch, config.kl_weight).sum()
+        """Return cross-entropy plus `config.kl_weight` times the KL divergence from `base`, on the texts of `config.kl_on`."""
+        if config.kl_on == "pairs" or not config.kl_weight:
+            return student_losses(model, hidden, base, batch, config.kl_weight).sum()
+        cross_entropy = model.loss(hidden, self.labels(batch, tokenizer, config), batch.predicted)
+        own = own_texts(model, batch, tokenizer, config.seed)
+        return cross_entropy + config.kl_weight * divergences(model, model(own.input_ids), base, own).sum()

@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
-from gpt2core.distill.student import contrastive_losses, r_drop_losses, student_losses
+from gpt2core.decoding.generate import generate
+from gpt2core.distill.student import SAMPLED, contrastive_losses, divergences, own_texts, r_drop_losses, student_losses
 from gpt2core.model import GPT2, IGNORE
+from gpt2core.tasks import TASKS
 from gpt2core.testing import toys
 
 IDS = torch.tensor([[5, 17, 99, 4, 250, 1], [8, 3, 3, 77, 0, 0]])
@@ -36,6 +40,40 @@ def test_losses_equal_the_formula(weight: float) -> None:
     student, teacher = toys.model(1), toys.model(2)
     losses = student_losses(student, student(IDS), teacher, BATCH, weight)
     assert losses.tolist() == pytest.approx(slow(student, teacher, weight), rel=1e-5)
+
+
+def test_divergences_are_those_of_the_losses() -> None:
+    student, teacher = toys.model(1), toys.model(2)
+    alone, both = (slow(student, teacher, weight) for weight in (0.0, 1.0))
+    found = divergences(student, student(IDS), teacher, BATCH).tolist()
+    assert found == pytest.approx([b - a for a, b in zip(alone, both, strict=True)], rel=1e-5)
+
+
+def test_a_student_samples_its_own_texts_from_the_given_tokens() -> None:
+    student, words = toys.model(1).train(), toys.tokenizer()
+    own = own_texts(student, BATCH, words, seed=3)
+    assert student.training
+    assert own.given.tolist() == BATCH.given.tolist()
+    for row, (length, given) in enumerate(zip(own.lengths.tolist(), BATCH.given.tolist(), strict=True)):
+        assert own.input_ids[row, :given].tolist() == IDS[row, :given].tolist()
+        assert given < length <= BATCH.lengths[row], "no longer than the text that it stands for"
+        config = SAMPLED.model_copy(update={"max_new_tokens": int(BATCH.lengths[row]) - given})
+        seed = int(np.random.SeedSequence((3, *IDS[row, :given].tolist())).generate_state(1)[0])
+        (new,) = generate(student, [IDS[row, :given].tolist()], config, seeds=[seed], eos=words.stops)
+        assert own.input_ids[row, given:length].tolist() == [*new, words.eos][: config.max_new_tokens]
+    assert own_texts(toys.model(4), BATCH, words, seed=3).input_ids.tolist() != own.input_ids.tolist()
+
+
+def test_training_on_own_texts_adds_their_divergence_to_the_cross_entropy() -> None:
+    config = RunConfig(task="rewriting", kl_on="own", kl_weight=0.7, pairs="/pairs", seed=3)
+    student, teacher, words = toys.model(1), toys.model(2), toys.tokenizer()
+    loss = TASKS["rewriting"].training_loss(student, teacher, student(IDS), BATCH, words, config)
+    own = own_texts(student, BATCH, words, seed=3)
+    expected = student_losses(student, student(IDS), teacher, BATCH, 0.0).sum()
+    expected = expected + 0.7 * divergences(student, student(own.input_ids), teacher, own).sum()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert student.wte.weight.grad is not None
 
 
 def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
