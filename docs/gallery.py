@@ -40,8 +40,8 @@ TABLES = "5"  # of the study: one search
 INTRODUCTION = """\
 # Gallery
 
-Each search was run once, by the command below it. These are **examples of reports, not findings about GPT-2**: the model is
-`gpt2-nano`, a small stand-in, and the data is what comes with the project, in part a stand-in too.
+Each search on this page was run once, by the command below its answer. These are **examples of reports, not findings about
+GPT-2**: the model is `gpt2-nano`, a small stand-in, and the data is what comes with the project, in part a stand-in too.
 """
 
 
