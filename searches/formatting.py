@@ -4,7 +4,7 @@ from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 #: Parts of names -> how they are written in text.
-SPELLED = {"chrf": "chrF", "f1": "F1", "rouge": "ROUGE"}
+SPELLED = {"chrf": "chrF", "f1": "F1", "gb": "GB", "gpu": "GPU", "rouge": "ROUGE"}
 
 
 def count(number: int, noun: str) -> str:
