@@ -48,9 +48,9 @@ def answer_picture(summary: Summary) -> Picture | None:
         low, high = min(low, baseline[1]), max(high, baseline[1])
     margin = 0.06 * ((high - low) or abs(high) or 1.0)
     ends = (low - margin, high + margin)
-    names = [group.name.replace(", ", ",\n") for group in groups]
     # Whether the names do not fit side by side.
     long = max(len(part) for group in groups for part in group.name.split(", ")) * len(groups) > 50
+    names = [group.name if long else group.name.replace(", ", ",\n") for group in groups]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()

@@ -61,7 +61,7 @@ def media(browser: Chrome, *, kind: str = "", scheme: str = "light") -> None:
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_fits_the_window_asks_for_nothing_and_complains_of_nothing(browser: Chrome, page: str, width: int) -> None:
     show(browser, page, width)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert browser.get_log("browser") == []
     assert requests(browser) == [page]
     photograph(browser, f"report-{width}", whole=True)
