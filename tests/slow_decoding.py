@@ -60,7 +60,8 @@ def contrastive(model: GPT2, prompt: list[int], config: DecodingConfig, seed: in
 @functools.cache
 def spelled(word: str) -> list[list[int]]:
     """Return the tokens of a word that begins a line, and of one that does not."""
-    return tokenizer().encode([word.capitalize(), " I" if word == "i" else f" {word}"])
+    inside = word.capitalize() if word == "i" or word.startswith("i'") else word
+    return tokenizer().encode([word.capitalize(), f" {inside}"])
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from gpt2core.metrics.form import (
 )
 from gpt2core.tokenizer import Tokenizer
 
-PULL = 3.0  # added to the logits of words that rhyme where the line could end
+PULL = 4.0  # added to the logits of words that rhyme where the line could end
 LEAST = 3  # occurrences of a word in Shakespeare's plays
 SHORT = {
     "a", "ah", "am", "an", "as", "at", "ay", "be", "by", "do", "go", "ha", "he", "i", "if", "in", "is", "it", "lo", "me", "my",
@@ -44,6 +44,7 @@ LINE, SPACE = 0, 1  # nodes: before the first word of a line, before another one
 
 PAUSES, STOPS = (b",", b";", b":"), (b".", b"!", b"?")
 VOWELS = re.compile(rb"[aeiouy]+")
+SELF = re.compile(r"i('|$)")  # "I" and "I'll" are capitalised everywhere
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def lexicon_words() -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Ends:
-    """Words that may end a line, and the fewest syllables (nodes,) of those at or below each node."""
+    """Words that may end a line, the fewest syllables (nodes,) of those at or below each node, and the pull towards them."""
 
     words: Set[str]
     least: np.ndarray
@@ -76,7 +77,7 @@ class Lexicon:
         self.next: list[dict[int, int]] = [{}, {}]  # nodes by token
         self.paths: dict[str, list[list[int]]] = defaultdict(list)  # the nodes on the way to a word
         known = lexicon_words()
-        spaced = [" I" if word == "i" else f" {word}" for word in known]
+        spaced = [f" {word.capitalize() if SELF.match(word) else word}" for word in known]
         for root, texts in ((LINE, [word.capitalize() for word in known]), (SPACE, spaced)):
             for word, tokens in zip(known, tokenizer.encode(texts), strict=True):
                 self._add(root, word, tuple(tokens))
@@ -90,7 +91,7 @@ class Lexicon:
                     self.rhyming[part].add(word)
         rich = (rhymes for rhymes in self.rhyming.values() if len(rhymes) > PARTNERS)
         self.free = self._ends(frozenset().union(*rich), pull=0.0)
-        self.by_partner: dict[str, Ends] = {}
+        self.ends = functools.lru_cache(maxsize=512)(self._rhyming_with)
 
     def _add(self, root: int, word: str, tokens: tuple[int, ...]) -> None:
         path = [root]
@@ -111,17 +112,15 @@ class Lexicon:
             for path in self.paths[word]:
                 for node in path:
                     least[node] = min(least[node], self.syllables[word])
-        return np.array(least)
+        return np.array(least, np.int16)
 
     def _ends(self, chosen: Set[str], pull: float = PULL) -> Ends:
         return Ends(chosen, self._least(chosen), pull)
 
-    def ends(self, partner: str) -> Ends:
+    def _rhyming_with(self, partner: str) -> Ends:
         """Return the words that rhyme with `partner`; if there are none, words that rhyme with many others."""
-        if partner not in self.by_partner:
-            rhymes = set().union(*(self.rhyming.get(part, set()) for part in rhyming_parts(partner))) - {partner}
-            self.by_partner[partner] = self._ends(rhymes) if rhymes else self.free
-        return self.by_partner[partner]
+        rhymes = set().union(*(self.rhyming.get(part, set()) for part in rhyming_parts(partner))) - {partner}
+        return self._ends(rhymes) if rhymes else self.free
 
     def weighted(self, line: Sequence[int], ends: Ends) -> Weighted:
         """Return the tokens with which an unfinished line can still become one with such an end, and their weights.

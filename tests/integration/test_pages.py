@@ -236,6 +236,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "README": readme,
     "searches": lambda folder: course.release(folder / "data"),
     "distillation": lambda folder: course.release(folder / "data"),
+    "form": lambda folder: course.release(folder / "data"),
     "one-run": runs_of_the_course,
     "own-data": tables,
     "own-keys": decay,
