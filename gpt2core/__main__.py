@@ -1,6 +1,6 @@
 """One model or one run, without Ray.
 
-`gpt2-search keys | describe | train | evaluate | predict | generate | export | convert | submit`.
+`gpt2-search keys | describe | train | evaluate | predict | generate | export | cut | convert | submit`.
 """
 
 import argparse
@@ -68,6 +68,15 @@ def parser() -> Parser:
     p.add_argument("--out", required=True, help="folder to write")
     formats = "a model of transformers, or only the LoRA adapter for peft"
     p.add_argument("--format", default="model", choices=("model", "adapter"), help=formats)
+
+    p = top.add_command("cut", help="score patterns of ranks that are cut out of a trained nested LoRA")
+    p.add_argument("--checkpoint", required=True, help="folder of a run with the adapter nested")
+    p.add_argument("--rank", type=int, required=True, help="mean rank of the patterns, which equals their parameters")
+    p.add_argument("--patterns", type=int, default=50, help="patterns to score, most of them random (default: 50)")
+    alone = "patterns to train alone, to see how far their scores agree with those of the cut-outs (default: 0)"
+    p.add_argument("--alone", type=int, default=0, help=alone)
+    p.add_argument("--out", help="JSON file for the scores of all patterns")
+    _add_keys(p, "data_dir", of_run=True)
 
     p = top.add_command("submit", help="write the files that CS224N's GPT-2 project asks for, and a zip of them")
     p.add_argument(

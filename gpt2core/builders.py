@@ -69,7 +69,7 @@ def build_optimizer(model: GPT2, config: RunConfig, device: torch.device) -> Sca
     """Return AdamW over the trainable parameters. A group's learning rate is `learning_rate` times its `factor`."""
     options = {"lr": config.lr, "betas": (0.9, 0.999), "weight_decay": config.weight_decay, "fused": True}
     scaler = GradScaler(device.type, enabled=narrow_type(config, device) == torch.float16)
-    return ScaledAdamW(parameter_groups(model, config), scaler, **options)
+    return ScaledAdamW(parameter_groups(model, config), scaler, ADAPTERS[config.adapter].state, **options)
 
 
 def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from gpt2core import submission
+from gpt2core import cutting, submission
 from gpt2core.attention import is_sparse
 from gpt2core.builders import build_model, device
 from gpt2core.checkpoints.best import load_best, run_config
@@ -47,6 +47,7 @@ from gpt2core.weights import hub_name, model_folder
 
 CONSOLE = console(160)
 
+MOST_CUTS = 10  # best cut-outs that are printed
 MOST_SAMPLES = 1_000  # of a prompt, since all are generated in one batch
 #: Metrics of the cost of an epoch, not of the model.
 COSTS = (
@@ -334,6 +335,37 @@ def convert(options: argparse.Namespace) -> None:
         _say(f"Left out, since a GPT-2 without head has no such tensors: {', '.join(converted.left_out)}")
 
 
+def cut(options: argparse.Namespace) -> None:
+    """Print the scores of patterns of ranks that are cut out of a nested LoRA and, for some, of those trained alone."""
+    at_least(options, 1, "rank", "patterns")
+    at_least(options, 0, "alone")
+    folder = _fetched(options.checkpoint)
+    cuts = cutting.Cuts(folder, {key: vars(options)[key] for key in ("data_dir",) if key in options})
+    scores = cuts.scored(options.rank, options.patterns)
+    alone = cuts.trained_alone(scores, options.alone, lambda done: _say(f"Trained alone: {done} of {options.alone}"))
+    if options.out:
+        write_json(Path(options.out), {"cut_out": scores, "trained_alone": alone})
+    _say(f"{cuts.description}, cut to the mean rank {options.rank}: {cuts.parameters(options.rank):,} parameters each")
+    uniform = cuts.uniform(options.rank)
+    _print_cuts(cuts.objective, scores, alone, uniform)
+    if len(alone) >= cutting.LEAST:
+        r = cutting.agreement([scores[ranks] for ranks in alone], list(alone.values()))
+        bounds = "" if r.low is None else f" [{r.low:.2f}, {r.high:.2f}]"
+        _say(f"Rank correlation of both scores (Spearman) over {len(alone)} patterns: {r.estimate:.2f}{bounds}")
+    best = [ranks for ranks in scores if ranks != uniform][:3]
+    _say(f"Confirm the best on fresh seeds: {cuts.confirmation(best, options.rank)}")
+
+
+def _print_cuts(objective: Metric, scores: Mapping[str, float], alone: Mapping[str, float], uniform: str) -> None:
+    """Print the best cut-outs, uniform ranks, and the patterns that were trained alone too."""
+    shown = [ranks for place, ranks in enumerate(scores) if place < MOST_CUTS or ranks in alone or ranks == uniform]
+    columns = ("cut out", "trained alone")
+    headings = [Heading("ranks"), *(Heading(f"{objective.name} {column}", number=True) for column in columns)]
+    digits = objective.digits
+    cells = [[f"{scores[ranks]:.{digits}f}", f"{alone[ranks]:.{digits}f}" if ranks in alone else ""] for ranks in shown]
+    _print_table(headings, [[ranks, *own] for ranks, own in zip(shown, cells, strict=True)])
+
+
 def submit(options: argparse.Namespace) -> None:
     """Write the files that the course asks for, and a zip of them."""
     out, contents, sources = _folder_to_write(options.out), dict[str, str](), dict[str, str]()
@@ -376,5 +408,5 @@ def _fetched(place: str) -> Path:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     function.__name__: function
-    for function in (keys, describe, train, evaluate, predict, generate, export, convert, submit)
+    for function in (keys, describe, train, evaluate, predict, generate, export, cut, convert, submit)
 }

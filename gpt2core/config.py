@@ -428,7 +428,8 @@ class RunKeys(Keys):
     )
     adapter: str = key(
         "full",
-        "trainable parameters: full, freeze, last-linear (only the task's own head), lora or frozen (none)",
+        "trainable parameters: full, freeze, last-linear (only the task's own head), lora, adalora, nested (LoRA whose "
+        "ranks can be cut) or frozen (none)",
         *("step", "evaluation"),
     )
     decoder: str = key(

@@ -6,6 +6,7 @@ optimizer's state, so that a resumed run is like an uninterrupted one. Which gra
 divided over workers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ SCALING = ("scale", "_growth_tracker")
 
 
 class ScaledAdamW(torch.optim.AdamW):
-    """AdamW whose updates go through its `scaler`, which does nothing unless it is enabled."""
+    """AdamW whose updates go through its `scaler`, which does nothing unless it is enabled.
 
-    def __init__(self, groups: Any, scaler: GradScaler, **options: Any) -> None:
+    `more` names what an adapter keeps in the state of a parameter.
+    """
+
+    def __init__(self, groups: Any, scaler: GradScaler, more: Sequence[str] = (), **options: Any) -> None:
         super().__init__(groups, **options)
-        self.scaler = scaler
+        self.scaler, self.more = scaler, more
 
     def scaling(self) -> dict[str, Tensor]:
         """Return the changing state of the scaler; empty unless it is enabled."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2core.activations import FrozenBlocks
+from gpt2core.adapters import ADAPTERS
 from gpt2core.builders import build_model, build_optimizer, device, epoch_sizes, learning_rate
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.data.batches import Batch, collate, epoch_batches
@@ -49,7 +50,7 @@ class Run:
                 f"A run has {workers.size} workers, but must have one on Apple's GPUs, which share no gradients"
             )
         self.origins = {"data": data.corpus.digest, "tokenizer": data.tokenizer.digest, "base": origin(base)}
-        self.task = TASKS[config.task]
+        self.task, self.adapter = TASKS[config.task], ADAPTERS[config.adapter]
         self.objective = objective_of(self.task, config)
         self.data = data.divided(config)
         texts = self.data.splits["train"].sample(config.train_examples)
@@ -75,6 +76,8 @@ class Run:
         reads the loss later, and passes it to `check_losses`.
         """
         workers, weight, micro_batches = self.workers, self.weight(batch), self.micro_batches(batch)
+        if self.adapter.before_step is not None:
+            self.adapter.before_step(self.model, self.config, number)
         own = range(workers.rank, len(micro_batches), workers.size)
         total = torch.zeros((), device=self.device)
         for index in own:
@@ -102,6 +105,8 @@ class Run:
 
     def apply_update(self, number: int) -> None:
         """Update the weights with the gradients of step `number`, and clear the gradients."""
+        if self.adapter.penalty is not None:  # whose gradient is the same in all workers
+            self.optimizer.scaler.scale(self.adapter.penalty(self.model, self.config)).backward()
         if self.config.clip_norm is not None:
             most = self.config.clip_norm * self.optimizer.scaler.get_scale()
             nn.utils.clip_grad_norm_(trainable_parameters(self.model).values(), most)
@@ -109,6 +114,8 @@ class Run:
             group["lr"] = group["factor"] * learning_rate(self.config, number, int(self.first_steps[-1]))
         self.optimizer.scaler.step(self.optimizer)  # unless a scaled gradient is not finite
         self.optimizer.scaler.update()
+        if self.adapter.after_update is not None:
+            self.adapter.after_update(self.model, self.optimizer, self.config, number, int(self.first_steps[1]))
         self.optimizer.zero_grad()
 
     def check_losses(self, number: int, recent: Sequence[float]) -> None:

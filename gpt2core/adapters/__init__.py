@@ -13,8 +13,10 @@ A key that the file declares becomes a key of every run that names the adapter::
     TOP = Adapter(apply=top, keys=TopKeys, meaning="the last blocks train")
 """
 
+from gpt2core.adapters.adalora import ADALORA
 from gpt2core.adapters.base import Adapter
 from gpt2core.adapters.lora import LORA
+from gpt2core.adapters.nested import NESTED
 from gpt2core.adapters.whole import FREEZE, FROZEN, FULL, LAST_LINEAR
 from gpt2core.component import Table
 from gpt2core.config import RunConfig
@@ -29,6 +31,8 @@ ADAPTERS: Table[Adapter] = Table(
         "freeze": FREEZE,
         "last-linear": LAST_LINEAR,
         "lora": LORA,
+        "adalora": ADALORA,
+        "nested": NESTED,
         "frozen": FROZEN,
     },
 )

@@ -4,12 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 from gpt2core.component import Component, first_clause
 from gpt2core.config import BlocksKeys, RunConfig
 from gpt2core.model import GPT2
 
 #: Changes a model in place so that exactly the adapter's parameters require gradients. The task's head is left to `adapt`.
 Adapt = Callable[[GPT2, RunConfig], None]
+
+#: Changes a model after an update, while its gradients are there: model, optimizer, configuration, number of the step from 0,
+#: and number of steps in the first epoch. Whatever it decides must follow from these and the optimizer's state.
+AfterUpdate = Callable[[GPT2, Optimizer, RunConfig, int, int], None]
 
 
 class Preset(NamedTuple):
@@ -34,6 +41,10 @@ class Adapter(Component):
     count: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters, if known without calling `apply`
     keeps: Callable[[GPT2, RunConfig], int] | None = None  # number of parameters after training, if some are pruned
     peft_format: bool = False  # whether `export --format adapter` can write it
+    before_step: Callable[[GPT2, RunConfig, int], None] | None = None  # prepares the model for a step, counted from 0
+    penalty: Callable[[GPT2, RunConfig], Tensor] | None = None  # is added to the mean loss of each step
+    after_update: AfterUpdate | None = None
+    state: tuple[str, ...] = ()  # what `after_update` keeps in the optimizer's state of a parameter, in its shape
 
     @property
     def summary(self) -> str:

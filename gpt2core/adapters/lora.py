@@ -48,6 +48,8 @@ class LoRALinear(nn.Module):
     treated as a constant (section 4.3 of the paper). peft itself is not used because it takes three seconds to import.
     """
 
+    joins = True  # whether the pairs of several layers can be applied in one product
+
     def __init__(self, base: Projection, *, rank: int, scale: float, dropout: float, dora: bool) -> None:
         super().__init__()
         weight = base.weight
@@ -65,7 +67,7 @@ class LoRALinear(nn.Module):
     def adapt(self, out: Tensor, x: Tensor) -> Tensor:
         """Return the adapted output (..., out) for the input x (..., in), given the output `out` of the base."""
         dropped = self.dropout(x)
-        inner = self.lora_A(dropped)
+        inner = self.reduced(dropped)
         if self.lora_magnitude is None:
             rows, pairs = out.flatten(0, -2), inner.flatten(0, -2)
             return torch.addmm(rows, pairs, self.lora_B.weights[0].T, alpha=self.scale).view_as(out)
@@ -73,6 +75,10 @@ class LoRALinear(nn.Module):
         ratio = self.lora_magnitude / length
         plain = out - self.base.bias if dropped is x else functional.linear(dropped, self.base.weight)
         return cast(Tensor, out + (ratio - 1) * plain + ratio * self.scale * self.lora_B(inner)).to(out.dtype)
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """Return the input (..., in) in the pair's inner dimensions (..., r)."""
+        return cast(Tensor, self.lora_A(x))
 
     @property
     def joined(self) -> tuple[Tensor, Tensor | None] | None:
@@ -88,7 +94,7 @@ class LoRALinear(nn.Module):
         """Return the outputs (layers, ..., out) for one input, given the joined output of the bases (..., layers * out)."""
         down, up = self.lora_A.joined, self.lora_B.joined
         count = len(layers)
-        if self.lora_magnitude is not None or down is None or up is None:
+        if not self.joins or self.lora_magnitude is not None or down is None or up is None:
             return adapt_each(layers, out, x)
         dropped = self.dropout.copies(x, count).flatten(1, -2)
         a, b = (joined.unflatten(0, (count, -1)) for joined in (down[0], up[0] * self.scale))

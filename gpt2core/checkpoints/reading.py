@@ -117,7 +117,11 @@ def load_training_state(
     scaling = {key: tensor for key in SCALING if (tensor := moments.pop(f"{SCALER}/{key}", None)) is not None}
     for place, tensor in moments.items():
         name, _, key = place.rpartition("/")
-        if name not in parameters or key not in MOMENTS or tensor.shape not in (parameters[name].shape, ()):
+        if (
+            name not in parameters
+            or key not in (*MOMENTS, *optimizer.more)
+            or tensor.shape not in (parameters[name].shape, ())
+        ):
             raise CheckpointError(f"{path}: does not fit the optimizer state of this configuration: {shown(place)}")
     for name in {place.rpartition("/")[0] for place in moments}:
         if not all(f"{name}/{key}" in moments for key in MOMENTS):

@@ -135,7 +135,7 @@ def test_attention_is_counted(flags: list[str], pairs: int, share: float, capsys
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--adapter", "full", "--rank", "8"], "This run does not read `rank`: it needs adapter lora; leave it out, or set that too"),
+    (["--adapter", "full", "--rank", "8"], "This run does not read `rank`: it needs adapter lora or adalora or nested"),
     (["--adapter", "last-linear", "--blocks", "0"], "This run does not read `blocks`: it needs adapter freeze or lora"),
     (["--attention-window", "4"], "This run does not read `attention_window`: it needs attention auto or logsparse"),
     (["--set", "pretrain_lr=0.1"], "This run does not read `pretrain_lr`: it needs first stage pretrain"),

@@ -33,7 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 CPU = torch.device("cpu")
 IDS = torch.arange(30).view(2, 15)
 LORA = toys.RUN.but(adapter="lora", rank=3)
-LORAS = {"lora": LORA} | {name: LORA.but(**keys) for name, keys in VARIANTS.items()}
+PAIRED = {name: LORA.but(adapter=name) for name in ("lora", "adalora", "nested")}
+LORAS = PAIRED | {name: LORA.but(**keys) for name, keys in VARIANTS.items()}
 #: All that has no head of its own. last-linear is nothing without one.
 LANGUAGE = {name: toys.RUN.but(adapter=name) for name in ADAPTERS if name not in ("last-linear", "frozen")} | LORAS
 PLACES = {
@@ -52,8 +53,9 @@ def trained(config: RunConfig, folder: Path) -> GPT2:
     """A model of `config` whose parameters moved, and its checkpoint in `folder`."""
     model = build_model(config, load_model(config.model), CPU).train(False)
     generator = torch.Generator().manual_seed(5)
-    for parameter in trainable_parameters(model).values():
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    for name, parameter in trainable_parameters(model).items():
+        size = 2.0 if name.endswith(".lora_E") else 0.02  # singular vectors start small
+        parameter.data += size * torch.randn(parameter.shape, generator=generator)
     optimizer = build_optimizer(model, config, CPU)
     save(folder, config, model, optimizer, [{"epoch": 1}], best=True)
     return model

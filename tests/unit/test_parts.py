@@ -75,7 +75,7 @@ def test_an_installed_part_that_cannot_be_used_is_explained_when_it_is_named(
 ) -> None:
     plugins.install(site, "toplib", code, GROUP + entry)
     table, name = fresh(), entry.partition(" = ")[0]
-    assert set(table) == {"full", "freeze", "frozen", "last-linear", "lora"}
+    assert set(table) == {"full", "freeze", "frozen", "last-linear", "lora", "adalora", "nested"}
     assert table["full"].trains, "other components can be used"
     with pytest.raises(ConfigError) as error:
         table[name]

@@ -41,6 +41,7 @@ from tests.workers import two_workers
 ALONE = Workers()
 LORA = toys.RUN.but(adapter="lora", rank=4)
 CLIPPED = LORA.but(clip_norm=4.0)  # about the norm of its gradients: AdamW alone is blind to a gradient of wrong size
+STEADY = [CLIPPED, LORA.but(adapter="adalora", lr=1e-2), LORA.but(adapter="nested", lr=1e-2)]
 NARROW = LORA.but(precision="float16", epochs=1)  # later, the number of workers decides which gradients overflow
 DIVERGES_IN_EVALUATION = toys.RUN.but(lr=1e30, batch_size=64)  # the only step of an epoch breaks the weights
 
@@ -145,8 +146,11 @@ def test_another_run_goes_on_from_an_epoch_with_optimizer_state(tmp_path: Path) 
 
 @pytest.mark.parametrize("pace", [Pace(), Chosen()], ids=["always", "never"])
 @pytest.mark.parametrize("stop", [2, 5, 11])
-def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(stop: int, pace: Pace, tmp_path: Path) -> None:
-    config = LORA.but(batch_size=3, decode_seeds=0)  # five steps an epoch
+@pytest.mark.parametrize("adapter", ["lora", "adalora", "nested"])
+def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(
+    adapter: str, stop: int, pace: Pace, tmp_path: Path
+) -> None:
+    config = LORA.but(adapter=adapter, batch_size=3, decode_seeds=0)  # five steps an epoch
     whole = losses(config)
     steps = itertools.count()
     told = loop(
@@ -404,8 +408,9 @@ def _evaluations(workers: Workers = ALONE) -> list[dict[str, float]]:
         return [TASKS[name].evaluate(models[name], data, toys.RUN.but(task=name), "dev").metrics for name in models]
 
 
-def _results(workers: Workers) -> tuple[list[float], list[float], str, list[dict[str, float]]]:
-    result, narrow = losses(CLIPPED, workers=workers), losses(NARROW, workers=workers)
+def _results(workers: Workers) -> tuple[list[list[float]], list[float], str, list[dict[str, float]]]:
+    result = [losses(config, workers=workers) for config in STEADY]
+    narrow = losses(NARROW, workers=workers)
     with pytest.raises(DivergedError) as caught:
         losses(DIVERGES_IN_EVALUATION, workers=workers)
     return result, narrow, str(caught.value), _evaluations(workers)
@@ -413,9 +418,10 @@ def _results(workers: Workers) -> tuple[list[float], list[float], str, list[dict
 
 def test_two_workers_give_the_losses_and_scores_of_one_and_diverge_together(tmp_path: Path) -> None:
     """Dropout is on. One test, because starting the processes is what takes time."""
-    alone, narrow_alone, scores = losses(CLIPPED), losses(NARROW), _evaluations()
+    alone, narrow_alone, scores = [losses(config) for config in STEADY], losses(NARROW), _evaluations()
     for spread, narrow, reason, shared in two_workers(tmp_path, _results):
-        assert spread == pytest.approx(alone, rel=1e-5)
+        for config, ours, expected in zip(STEADY, spread, alone, strict=True):
+            assert ours == pytest.approx(expected, rel=1e-5), config.adapter
         assert narrow == pytest.approx(narrow_alone, rel=1e-3)
         assert reason == "The dev loss is not finite after step 1 with lr 1e+30"
         assert shared == scores
