@@ -33,6 +33,7 @@ from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
 from gpt2core.model_folder import check_format, is_model_folder, load_folder, sort_classes
 from gpt2core.model_folder import export as export_run
+from gpt2core.naming import words
 from gpt2core.pretrain_stage import cached_starting_model, run_data, starting_model
 from gpt2core.storage import fetch, local
 from gpt2core.tasks import TASKS
@@ -221,13 +222,13 @@ def _readable(
         text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
         if low is not None and high is not None and (sure is None or name in sure):
             text += f" [{low:,.{places or 2}f}, {high:,.{places or 2}f}]"
-        rows.append((name.replace("_", " "), text))
+        rows.append((words(name), text))
     return rows
 
 
 def _baseline_score(name: str, mean: float, deviation: float, digits: int) -> str:
     spread = f" ± {deviation:.{digits}f}" if deviation else ""
-    return f"{name.replace('_', ' ')} {mean:.{digits}f}{spread}"
+    return f"{words(name)} {mean:.{digits}f}{spread}"
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -82,7 +82,7 @@ class BlocksKeys(Keys):
 class LowRankKeys(BlocksKeys):
     """Keys of all adapters that add a pair of low rank to projections."""
 
-    rank: int = key(8, "rank of LoRA", "result", ge=1)
+    rank: int = key(8, "rank of LoRA", "result", ge=1, le=2**16)
     alpha: Positive | Literal["r", "2r"] = key(32.0, "alpha of LoRA (scale: alpha / rank): a number, r or 2r", "result")
     lora_dropout: float = key(0.1, "dropout of LoRA's input", "result", ge=0, lt=1)
     targets: Literal["qkv", "qkv+dense", "all"] = key("qkv", "projections with LoRA: qkv, qkv+dense or all", "step")

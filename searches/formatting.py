@@ -3,18 +3,12 @@
 from collections.abc import Collection, Container, Mapping
 from typing import Any
 
-#: Parts of names -> how they are written in text.
-SPELLED = {"chrf": "chrF", "f1": "F1", "gb": "GB", "gpu": "GPU", "rouge": "ROUGE"}
+from gpt2core.naming import words
 
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: 1 trial, 2 trials."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def words(name: str) -> str:
-    """Return the name of a metric or key in words, such as `chrF continuation`."""
-    return " ".join(SPELLED.get(part, part) for part in name.split("_"))
 
 
 def value_text(value: Any) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from gpt2core.component import lookup, nearest
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import ConfigError
+from gpt2core.naming import words
 from searches.conditions import Conditions
 from searches.deciding.comparing import AS_PLANNED, Comparing
 from searches.deciding.method import DEFAULT, Method
 from searches.domains import Choice, Domain, Space
-from searches.formatting import setting_text, words
+from searches.formatting import setting_text
 from searches.question import SMOKE, Point, Profile, Search, search_in
 from searches.running.events import WarmStart
 from trainables.programs.run import Program, ProgramRun

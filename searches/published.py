@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from searches.formatting import words
+from gpt2core.naming import words
 
 Point = Mapping[str, Any]
 

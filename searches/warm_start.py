@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.errors import ConfigError, UserError
+from gpt2core.naming import words
 from searches.deciding.objectives import ranked
 from searches.domains import Choice, Domain, Numbers, is_number
-from searches.formatting import count, setting_text, words
+from searches.formatting import count, setting_text
 from searches.plan import Plan, metric_of_run
 from searches.result_files import LEDGER
 from searches.running.events import WarmStart

@@ -12,9 +12,10 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from gpt2core.metrics.comparison import LEAST, LEVEL, Pair, Runs, difference, pairwise
+from gpt2core.naming import words
 from searches.deciding.decision import EQUIVALENT, MOST_NEEDED, seeds_needed
 from searches.deciding.wording import listed
-from searches.formatting import count, p_text, words
+from searches.formatting import count, p_text
 from searches.published import CLAIMS, METRIC_WORDS, Claim, Contrast, Setting
 from searches.summary import ComparedSetting, Pairs, Summary, Verdict
 

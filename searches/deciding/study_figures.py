@@ -20,8 +20,9 @@ from gpt2core.data.dividing import SMALL
 from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Runs, mean_of
 from gpt2core.metrics.intervals import Interval
+from gpt2core.naming import words
 from searches.deciding.study_claims import Summaries, has, stand_in
-from searches.formatting import count, number, value_text, words
+from searches.formatting import count, number, value_text
 from searches.published import COMMON, SIZES, TABLES, Figure
 from searches.running.ledger import COMPLETED, STOPPED
 from searches.summary import Summary, TrialRow

@@ -6,8 +6,9 @@ from typing import Any
 
 from gpt2core.metrics.comparison import LEAST, Pair, quantile
 from gpt2core.metrics.metric import Metric
+from gpt2core.naming import words
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, POWER, UNDECIDED, Decision
-from searches.formatting import count, p_text, point_text, setting_text, value_text, with_interval, words
+from searches.formatting import count, p_text, point_text, setting_text, value_text, with_interval
 from searches.summary import ComparedSetting, Effects
 
 TUNED = "with the other settings tuned for each value"

@@ -12,6 +12,7 @@ from gpt2core.component import declared_keys, nearest
 from gpt2core.config import OWN_FLAGS
 from gpt2core.errors import ConfigError
 from gpt2core.metrics.direction import Direction
+from gpt2core.naming import words
 from gpt2core.parts import require
 from searches.deciding.comparing import Comparing
 from searches.deciding.method import Method
@@ -25,7 +26,6 @@ from searches.flags import (
     result_flags,
     typed_flags,
 )
-from searches.formatting import words
 from searches.options import Options, budget_of, confirm, method_of, method_settings, receiver, until, with_warm_start
 from searches.places import search_name
 from searches.plan import MOST_LEVELS, Plan

@@ -18,9 +18,10 @@ from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
 from gpt2core.identity import identity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model_folder import is_place
+from gpt2core.naming import words
 from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED, hub_name
-from searches.formatting import count, point_text, value_text, with_interval, words
+from searches.formatting import count, point_text, value_text, with_interval
 from searches.promoting.licences import base_terms, licence, text_licences
 from searches.promoting.selection import Promotion
 from searches.promoting.usage import commands, python_code

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from searches.formatting import count, words
+from gpt2core.naming import words
+from searches.formatting import count
 from searches.showing.answers import interval_name, value_name
 from searches.showing.marks import points_id
 from searches.showing.plots import Picture, add_legend, best_baseline, spread, svg_of

@@ -13,13 +13,14 @@ from gpt2core.cli import print_json
 from gpt2core.console import console, print_exact, print_line
 from gpt2core.errors import UserError
 from gpt2core.metrics.comparison import Difference, mean_of
+from gpt2core.naming import words
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import model_folder
 from searches.deciding.confirmation import rounds_of, side_of
 from searches.deciding.decision import DIFFERENCE, EQUIVALENT, Decision, Design, Side, decide
 from searches.deciding.results import judging_texts
 from searches.deciding.wording import MetricText, needed_text, scope_text
-from searches.formatting import count, p_text, value_text, with_interval, words
+from searches.formatting import count, p_text, value_text, with_interval
 from searches.plan import Plan
 from searches.promoting.selection import Chosen, choose, load_search
 from searches.result_files import LEDGER

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt2core.errors import ConfigError, UserError
+from gpt2core.naming import words
 from searches.deciding.objectives import feasible
-from searches.formatting import words
 from searches.plan import Plan
 from searches.running.budget import HOUR
 from searches.running.events import Ended, Event

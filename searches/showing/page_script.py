@@ -7,7 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from searches.formatting import point_text, words
+from gpt2core.naming import words
+from searches.formatting import point_text
 from searches.showing.report_tables import score_column
 from searches.showing.texts import role
 from searches.summary import Summary

@@ -7,7 +7,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from searches.formatting import words
+from gpt2core.naming import words
 from searches.showing.marks import marked, points_id
 from searches.showing.parallel import draw_parallel
 from searches.showing.theme import BASELINE, BEST, EDGE, GRID, INK, OTHER, REFERENCE

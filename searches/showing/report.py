@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gpt2core.errors import all_visible
 from gpt2core.files import atomic_path
+from gpt2core.naming import words
 from gpt2core.storage import send
-from searches.formatting import count, words
+from searches.formatting import count
 from searches.result_files import MARKDOWN, REPORT
 from searches.showing.answer_picture import answer_picture, expected_picture
 from searches.showing.answers import numbers

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
+from gpt2core.naming import words
 from searches.formatting import (
     brief_keys,
     count,
@@ -16,7 +17,6 @@ from searches.formatting import (
     point_text,
     value_text,
     with_interval,
-    words,
 )
 from searches.planning.plan_table import PREDICTED_AND_ACTUAL, forecast_table
 from searches.running.ledger import BAD

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from gpt2core.console import print_line
 from gpt2core.errors import visible
+from gpt2core.naming import words
 from searches.deciding.objectives import Ranking
 from searches.deciding.stopping import SCHEDULERS
-from searches.formatting import count, number, point_text, value_text, with_interval, words
+from searches.formatting import count, number, point_text, value_text, with_interval
 from searches.plan import WARM_START, Plan
 from searches.planning.plan_table import progress, progress_text, show_actual, trials_done
 from searches.running.budget import Budget

@@ -27,8 +27,8 @@ from gpt2core.config import RunConfig
 from gpt2core.decoding.generate import generate
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.model_folder import load_folder
+from gpt2core.naming import words
 from gpt2core.weights import load_model, model_folder
-from searches.formatting import words
 from tests import course
 from tests.integration.test_gpt2core_cli import run
 from tests.promoting import ended, promote, python_blocks, searched

@@ -35,7 +35,7 @@ def done(storage: Path) -> CompletedProcess[str]:
 def test_it_ends_well_and_prints_table_answer_and_results(done: CompletedProcess[str], storage: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = summary(storage, NAME)["answer"]
-    for part in ("dev_loss", "Trivial baselines", "gpt2-nano", "sonnets: 131 train, 12 dev", "reference"):
+    for part in ("dev loss", "Trivial baselines", "gpt2-nano", "sonnets: 131 train, 12 dev", "reference"):
         assert part in done.stdout
     assert f"Answer: {said['text']}\n{said['scope']}\n" in done.stdout
     assert f"Results: {storage / 'searches' / NAME}\n" in done.stdout
@@ -44,7 +44,7 @@ def test_it_ends_well_and_prints_table_answer_and_results(done: CompletedProcess
 
 
 def test_progress_is_shown_for_each_epoch_with_the_time_left_and_the_cost_so_far(done: CompletedProcess[str]) -> None:
-    assert "epoch 1/1: dev_loss" in done.stdout
+    assert "epoch 1/1: dev loss" in done.stdout
     assert "s left; " in done.stdout
     assert "CPU-hours so far)" in done.stdout
 

@@ -296,7 +296,7 @@ def test_a_prompt_longer_than_the_context_is_refused(run: Path) -> None:
 
 
 def test_without_a_run_the_flag_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--critic-model .*gpt2core train --task paraphrase"):
+    with pytest.raises(ConfigError, match=r"--critic-model .*gpt2-search train --task paraphrase"):
         Classifier()
     with pytest.raises(CheckpointError):
         Classifier(str(tmp_path))

@@ -99,7 +99,9 @@ def test_its_report_is_written_with_what_its_old_summary_says(folder: Path) -> N
     apart = {
         "answer", "effects", "test", "forecast", "versions", "environment", "commands", "samples",
     }  # wording, versions, machine, other texts  # fmt: skip
-    for name in Summary.model_fields.keys() - added - apart:
+    assert found.metrics.keys() >= old.metrics.keys(), "tasks gain metrics"
+    assert {name: found.metrics[name] for name in old.metrics} == old.metrics
+    for name in Summary.model_fields.keys() - added - apart - {"metrics"}:
         assert getattr(old, name) == getattr(found, name), name
     assert old.effects.rows == found.effects.rows
     for name, texts in old.samples.items():
