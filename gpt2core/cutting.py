@@ -105,9 +105,8 @@ class Cuts:
     def confirmation(self, patterns: Sequence[str], rank: int) -> str:
         """Return the command of a search that trains patterns alone on fresh seeds, and compares them with uniform ranks."""
         values = ";".join(["uniform", *patterns])
-        return (
-            f"gpt2-search run layer_rank --set adapter=lora --set rank={rank} --search {shlex.quote(f'ranks={values}')}"
-        )
+        flags = f"--set adapter=lora --set rank={rank} --search {shlex.quote(f'ranks={values}')} --name cuts"
+        return f"gpt2-search run layer_rank {flags}"
 
     def _score(self, model: GPT2) -> float:
         data = self.data.divided(self.config).scored_on(self.config.choosing)
