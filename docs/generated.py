@@ -82,7 +82,7 @@ def _files() -> Iterator[str]:
         "Storage", {f"{SEARCHES}/": "a folder for each search, and reports of `study.py`", **MLFLOW_FILES}
     )
     yield from _table("Search", SEARCH_FILES)
-    yield from _table("Trial, and run of `gpt2core train`", RUN_FILES)
+    yield from _table("Trial, and run of `gpt2-search train`", RUN_FILES)
     yield from _table("Trial of a program, next to the program's own files", PROGRAM_FILES)
     yield from _table("Checkpoint", CHECKPOINT_FILES)
     yield from _table("Model folder", MODEL_FILES)

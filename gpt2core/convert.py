@@ -7,7 +7,9 @@ import argparse
 import itertools
 import pickle
 import re
+import struct
 import types
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +106,13 @@ def _saved(file: Path) -> Any:
     plain: list[Any] = [argparse.Namespace, types.SimpleNamespace, np.ndarray, np.dtype, np.dtypes.UInt32DType]
     plain += [reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct")]
     try:
-        with torch.serialization.safe_globals(plain):
+        with torch.serialization.safe_globals(plain), warnings.catch_warnings(action="ignore"):
             saved = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{file}: no such file; it {_RULE}") from None
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or first_line(error)}); it {_RULE}") from None
-    except (pickle.UnpicklingError, *NO_TENSORS, EOFError) as error:
+    except (pickle.UnpicklingError, *NO_TENSORS, EOFError, IndexError, AssertionError, struct.error) as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             rule = "but only tensors and plain values are read; save the model's state_dict alone"
             raise WeightsError(f"{file}: has an object of `{refused[1]}`, {rule}") from None

@@ -151,8 +151,9 @@ RULE = r"must be a file that torch\.save wrote, such as pytorch_model\.bin"
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"", "is empty"), (b"no weights\n", "is .* of another format"), (b"PK\x03\x04 cut short", "is truncated"),
-    (b"\x80\x02\xff", "is truncated"),
-], ids=["empty", "text", "zip", "pickle"])  # fmt: skip
+    (b"\x80\x02\xff", "is truncated"), (b"a = [\n", "is .* of another format"), (b"\x80\x02M\x01", "is truncated"),
+    (b"\x80\x74.", "is truncated"),
+], ids=["empty", "text", "zip", "pickle", "operation without operand", "cut number", "unknown protocol"])  # fmt: skip
 def test_a_file_of_another_kind_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(WeightsError, match=rf"model\.pt: {words}.*, but {RULE}; copy it again$"):
