@@ -130,6 +130,8 @@ def read(path: Path) -> Record:
         _check(record)
     except (OSError, UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = broken_rule(error) if isinstance(error, ValidationError) else first_line(error)
+        if isinstance(error, FileNotFoundError):
+            reason = "there is no such file or folder"
         raise DataError(
             f"{path}: is no record of learning curves ({reason}); give the folder of a search, runs/searches/NAME, "
             "or a file that --save made"

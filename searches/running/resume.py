@@ -62,7 +62,8 @@ def _exists(folder: Path, resume: str) -> bool:
 def _check_plan(folder: Path, plan: Plan, state: State) -> None:
     if state.digest != plan.digest:
         raise UserError(
-            f"{address(folder)}: the search there has another space or other settings; choose another --name, or its flags"
+            f"{address(folder)}: the search there has another space or other settings; give another --name, "
+            "or the flags of that search"
         )
 
 

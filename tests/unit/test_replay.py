@@ -115,7 +115,7 @@ def test_a_record_is_read_from_a_file_and_from_a_results_folder(record: Record, 
 
 
 def test_invalid_records_are_refused(record: Record, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no record of learning curves"):
+    with pytest.raises(DataError, match=r"is no record of learning curves \(there is no such file or folder\); give"):
         read(tmp_path / "nowhere.json")
     with pytest.raises(ConfigError, match="There is no search script `os"):
         replace(record, search="os.path").plan(Method(), trials=1, seed=0)
