@@ -123,6 +123,8 @@ class Plan:
 
     def domain_text(self, key: str) -> str:
         """Return the domain of a searched key in words, with the values of other keys that it depends on."""
+        if key in self.unread:
+            return f"{self.space[key]} (no run reads it)"
         condition = self.conditions.words(key)
         return f"{self.space[key]} (with {condition})" if condition else str(self.space[key])
 
@@ -315,7 +317,7 @@ class Plan:
         own = {"values": values, "epochs": values.get("epochs", 1), "seed": self.seed}
         return ProgramRun.of({**self.program.model_dump(), **own})
 
-    @property
+    @cached_property
     def unread(self) -> set[str]:
         """The searched keys that no run of the search reads."""
         return self.space.keys() - {
@@ -390,7 +392,7 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in plan.unread & (domains or {}).keys():
+    for key in sorted(plan.unread & {*(domains or {}), *search.factor}):
         raise ConfigError(unread_text(key))
     return plan
 

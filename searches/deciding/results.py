@@ -185,7 +185,11 @@ def _notes(
             runs = count(len(row.failed), "run")
             notes.append(f"{row.name} is unstable: {runs} on a fresh seed failed ({reasons}), so it cannot win.")
     if plan.compares_each:
-        notes += [f"No trial of {row.name} ended with a score." for row in table if finding and row.trial is None]
+        notes += [
+            f"No trial of {row.name} {'ended with a score' if row.trials else 'was started'}."
+            for row in table
+            if finding and row.trial is None
+        ]
     elif best is not None and state.finalists and best.id not in state.finalists:
         notes.append(
             f"Trial {best.id} has a better score, but it ended after the comparison had begun, so it was not compared."

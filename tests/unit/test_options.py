@@ -13,6 +13,7 @@ from searches.domains import Choice, Domain, IntUniform, LogInt, LogUniform, Uni
 from searches.learning_rate import SEARCH as LEARNING_RATE
 from searches.lora_rank import SEARCH
 from searches.options import parse
+from searches.preferences import SEARCH as PREFERENCES
 from searches.question import script_command
 from searches.runner import main
 from searches.running.budget import Budget
@@ -309,3 +310,11 @@ def test_invalid_comparisons_are_refused(flags: list[str], message: str) -> None
     with pytest.raises(ConfigError) as error:
         _ = parse(SEARCH, flags).plan.objective
     assert str(error.value).startswith(message)
+
+
+def test_a_fixed_key_that_leaves_a_searched_one_unread_is_noticed() -> None:
+    with pytest.raises(ConfigError, match=r"No run of this search reads `rank`: it needs adapter .*lora"):
+        parse(SEARCH, ["--set", "adapter=full"])
+    plan = parse(PREFERENCES, ["--set", "loss=likelihood"]).plan
+    assert plan.domain_text("dpo_beta").endswith("(no run reads it)")
+    assert not plan.domain_text("lr").endswith(")")
