@@ -62,7 +62,7 @@ def test_the_exported_model_has_the_names_of_the_classes(trained: Path, tmp_path
 
 
 @pytest.mark.parametrize(("flags", "parts"), [
-    (["--target", "title"], ("ROUGE L", "exact match", "chrf", "baseline: a copy of the prompt", "trigram")),
+    (["--target", "title"], ("ROUGE L", "exact match", "chrF", "baseline: a copy of the prompt", "trigram")),
     ([], ("bits per character", "trigram")),
 ])  # fmt: skip
 def test_texts_are_generated_and_modelled(
