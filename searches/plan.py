@@ -392,7 +392,7 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in sorted(plan.unread & {*(domains or {}), *search.factor}):
+    for key in sorted(plan.unread & (domains or {}).keys()):
         raise ConfigError(unread_text(key))
     return plan
 
