@@ -174,9 +174,9 @@ def test_an_interrupted_or_killed_search_ends_its_programs_and_resumes_them(tmp_
     assert (trials / "0000" / "interrupted").exists()
     *progress, last = said.read_text().splitlines()
     assert not [line for line in progress if "raylet" in line]
-    _, _, way_on = last.partition("What is finished is kept; to go on: python ")
+    _, _, way_on = last.partition("What is finished is kept; to go on: gpt2-search ")
 
-    search = started(tmp_path, [sys.executable, *shlex.split(way_on)])
+    search = started(tmp_path, [sys.executable, "-m", "searches", *shlex.split(way_on)])
     has_reported(3, search)
     running = programs(tmp_path)
     assert running

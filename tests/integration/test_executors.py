@@ -55,7 +55,7 @@ class Keep(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if result["epoch"] > len(self.metrics):
-            self.metrics.append({k: v for k, v in result.items() if "loss" in k})
+            self.metrics.append({k: v for k, v in result.items() if k.endswith("_loss")})
         return str(TrialScheduler.CONTINUE)
 
     def __getstate__(self) -> dict[str, Any]:
