@@ -309,6 +309,15 @@ class GPT2(nn.Module):
         return functional.linear_cross_entropy(kept, weight, targets, reduction="sum", options=options)
 
 
+@torch.no_grad()
+def hidden_in_evaluation(model: GPT2, input_ids: Tensor, segments: Tensor | None = None) -> Tensor:
+    """Return the last hidden states (B, T, C) without dropout and gradients, on the device of `input_ids`; the mode stays."""
+    was_training = model.training
+    hidden: Tensor = model.to(input_ids.device).train(False)(input_ids, segments)
+    model.train(was_training)
+    return hidden
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -16,9 +16,10 @@ from torch.nn import functional
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.tokens import Tokens
+from gpt2core.decoding.generate import prompt_seed
 from gpt2core.decoding.text_cache import generate_cached
 from gpt2core.errors import ConfigError
-from gpt2core.model import GPT2, TrunkInput, select, upcast
+from gpt2core.model import GPT2, TrunkInput, hidden_in_evaluation, select, upcast
 from gpt2core.precision import for_generation
 from gpt2core.tokenizer import Tokenizer
 
@@ -41,14 +42,12 @@ def paired(tokens: Tokens, base: GPT2, tokenizer: Tokenizer, config: RunConfig) 
             f"The text {tokens.ids[worst]} has {len(texts[worst])} tokens, {len(prompts[worst])} of them given, but a pair must "
             f"fit into the model's n_positions, {base.config.n_positions}; use a shorter text, or `loss` likelihood"
         )
-    seeds = [int(np.random.SeedSequence((config.seed, *prompt)).generate_state(1)[0]) for prompt in prompts]
+    seeds = [prompt_seed(config.seed, prompt) for prompt in prompts]
     model, ends = for_generation(base, config), tokenizer.stops
     new = generate_cached(model, prompts, OWN, seeds=seeds, eos=ends, tokenizer=tokenizer)
-    rejected = [
-        ids if len(ids) == OWN.max_new_tokens else [*ids, tokenizer.eos] for ids in new
-    ]  # a text that was cut has no end to learn from
+    ended = [[*ids, tokenizer.eos][: OWN.max_new_tokens] for ids in new]  # a text that was cut has no end to learn from
     pairs = [
-        [*text, *prompt, *ids[:room]] for text, prompt, ids, room in zip(texts, prompts, rejected, rooms, strict=True)
+        [*text, *prompt, *ids[:room]] for text, prompt, ids, room in zip(texts, prompts, ended, rooms, strict=True)
     ]
     lengths = np.array([len(pair) for pair in pairs])
     values = np.concatenate(pairs).astype(np.int32)
@@ -67,12 +66,8 @@ def dpo_losses(model: GPT2, hidden: Tensor, base: GPT2, batch: Batch, eos: int, 
     are `hidden` (B, T, C), and m_base the same under `base`, which gets no gradient and has no dropout.
     """
     with torch.no_grad():
-        base = base.to(batch.input_ids.device)
-        was_training = base.training
-        unmoved = margins(
-            base, base.train(False).run_trunk(TrunkInput(batch.input_ids, _segments(batch, eos))), batch, eos
-        )
-        base.train(was_training)
+        hidden_of_base = hidden_in_evaluation(base, batch.input_ids, _segments(batch, eos))
+        unmoved = margins(base, hidden_of_base, batch, eos)
     return -functional.logsigmoid(beta * (margins(model, hidden, batch, eos) - unmoved))
 
 

@@ -62,6 +62,11 @@ def generate(
     return chosen
 
 
+def prompt_seed(seed: int, prompt: Sequence[int]) -> int:
+    """Return a seed for the continuation of a prompt that depends on nothing but a run's seed and the prompt."""
+    return int(np.random.SeedSequence((seed, *prompt)).generate_state(1)[0])
+
+
 def _check_strategies(strategies: set[str], interferes: bool, tokenizer: Tokenizer | None) -> None:
     """Raise ConfigError for a strategy that cannot be used with `suppress` or `stop`, or without a tokenizer."""
     comparing = {name for name in strategies if DECODERS[name].compares_texts}

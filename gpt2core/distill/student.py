@@ -3,17 +3,15 @@
 Legend: `B` texts, `T` tokens, `C` channels, `V` vocabulary.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gpt2core.config import DecodingConfig
 from gpt2core.data.batches import Batch, collate
-from gpt2core.data.corpus import NO_LABEL
-from gpt2core.data.tokens import Tokens
-from gpt2core.decoding.generate import generate
-from gpt2core.model import GPT2, select, upcast
+from gpt2core.data.tokens import Example, Tokens
+from gpt2core.decoding.generate import generate, prompt_seed
+from gpt2core.model import GPT2, hidden_in_evaluation, select, upcast
 from gpt2core.tokenizer import Tokenizer
 
 CONTRAST_TEMPERATURE = 0.3  # of Gunel et al. 2021
@@ -55,20 +53,11 @@ def own_texts(model: GPT2, batch: Batch, tokenizer: Tokenizer, seed: int) -> Bat
     given, lengths = batch.given.tolist(), batch.lengths.tolist()
     prompts = [ids[:count] for ids, count in zip(batch.input_ids.tolist(), given, strict=True)]
     rooms = [max(1, length - count) for length, count in zip(lengths, given, strict=True)]
-    seeds = [int(np.random.SeedSequence((seed, *prompt)).generate_state(1)[0]) for prompt in prompts]
+    seeds = [prompt_seed(seed, prompt) for prompt in prompts]
     decodings = [SAMPLED.model_copy(update={"max_new_tokens": room}) for room in rooms]
     new = generate(model, prompts, decodings, seeds=seeds, eos=tokenizer.stops)
     texts = [[*prompt, *[*ids, tokenizer.eos][:room]] for prompt, ids, room in zip(prompts, new, rooms, strict=True)]
-    sizes = np.array([len(text) for text in texts])
-    written = Tokens(
-        ids=[""] * len(texts),
-        texts=[""] * len(texts),
-        values=np.concatenate(texts),
-        starts=sizes.cumsum() - sizes,
-        lengths=sizes,
-        labels=np.full(len(texts), NO_LABEL),
-        given=np.array(given),
-    )
+    written = Tokens.of(Example("", "", text, given=count) for text, count in zip(texts, given, strict=True))
     return collate(written, range(len(texts)), device)
 
 
@@ -86,10 +75,7 @@ def _by_text(losses: Tensor, batch: Batch) -> Tensor:
 @torch.no_grad()
 def _teacher_log_probabilities(teacher: GPT2, batch: Batch) -> Tensor:
     """Return the teacher's log-probabilities (N, V) of the predicted tokens, without dropout."""
-    teacher = teacher.to(batch.input_ids.device)
-    was_training = teacher.training
-    hidden = teacher.train(False)(batch.input_ids)
-    teacher.train(was_training)
+    hidden = hidden_in_evaluation(teacher, batch.input_ids)
     kept, _ = select(hidden, batch.input_ids, batch.predicted)
     return upcast(teacher.logits(kept)).log_softmax(dim=-1)
 
