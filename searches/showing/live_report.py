@@ -75,9 +75,7 @@ def watch(ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> int:
     path = ledger().with_name(REPORT)
     with PageServer() as server:
         try:
-            _wait_for_trial(summarised)
-            seen = ledger().stat().st_size
-            took = _draw(server, path.parent, summarised)
+            seen, took = _draw_first(server, ledger, summarised)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             print(f"Report: {server.link} (it follows the search until Ctrl-C)", flush=True)
             while True:
@@ -91,13 +89,13 @@ def watch(ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> int:
     return 0
 
 
-def _wait_for_trial(summarised: Callable[[], Summary]) -> None:
-    """Return when the search has a trial; say first that it has none yet."""
+def _draw_first(server: PageServer, ledger: Callable[[], Path], summarised: Callable[[], Summary]) -> tuple[int, float]:
+    """Draw when the search has a trial, and say first if it has none yet; return the ledger's size and the seconds it took."""
     said = False
     while True:
         try:
-            summarised()
-            return
+            seen = ledger().stat().st_size
+            return seen, _draw(server, ledger().parent, summarised)
         except NoTrialYetError as error:
             if not said:
                 print(f"{error}; its report follows", flush=True)
