@@ -242,7 +242,7 @@ def generate(options: argparse.Namespace) -> None:
     # A text depends neither on the other prompts nor on the number of samples.
     seeds = [config.seed + number for _ in options.prompt for number in range(options.samples)]
     prompts, ends = tokenizer.encode(texts), tokenizer.stops
-    new = continue_prompts(model, prompts, config.decoding, seeds=seeds, eos=ends, tokenizer=tokenizer)
+    new = continue_prompts(model, prompts, config.decoding_config, seeds=seeds, eos=ends, tokenizer=tokenizer)
     for text, ids in zip(texts, new, strict=True):
         _say(f"{text}{tokenizer.decode(ids)}\n")
 

@@ -4,10 +4,11 @@ Every value is validated before any expensive work starts.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from gpt2core.component import Config, Decides, Keys, OpenConfig, decides, declared_keys, extra_keys, key, table_cache
@@ -203,7 +204,35 @@ class RewritingKeys(PairKeys):
     )
 
 
-class SonnetKeys(Keys):
+FIXED, BEST_OF = "fixed", "best_of"  # values of `decoding`
+MOST_SETTINGS = 32
+
+
+def _decoding(value: str) -> str:
+    """Return a valid value of `decoding`; raise ValueError."""
+    of = re.fullmatch(rf"{BEST_OF}:([1-9][0-9]?)", value)
+    if value != FIXED and not (of and 2 <= int(of[1]) <= MOST_SETTINGS):
+        raise ValueError(f"{FIXED}, or {BEST_OF}:K with K from 2 to {MOST_SETTINGS}, as in {BEST_OF}:8")
+    return value
+
+
+class GeneratingKeys(Keys):
+    """Keys of tasks that score generated texts."""
+
+    decoding: Annotated[str, AfterValidator(_decoding)] = key(
+        FIXED,
+        "decoding of the texts that are scored: fixed (the run's own settings), or best_of:K (the best of K settings of "
+        "temperature, top_p and top_k; each half of the texts chooses for the other)",
+        *("texts", "evaluation", "if set"),
+    )
+
+    @property
+    def decoding_settings(self) -> int:
+        """K, the number of settings that texts are decoded with; 1 if it is fixed."""
+        return 1 if self.decoding == FIXED else int(self.decoding.partition(":")[2])
+
+
+class SonnetKeys(GeneratingKeys):
     """Keys of sonnets."""
 
     loss: Literal["likelihood", "dpo"] = key(
@@ -246,7 +275,7 @@ class OwnClassificationKeys(ClassificationKeys, OwnDataKeys):
     )
 
 
-class OwnGenerationKeys(OwnDataKeys):
+class OwnGenerationKeys(OwnDataKeys, GeneratingKeys):
     """Keys of the generation of own texts."""
 
     target: str | None = key(None, "own data: column of the texts to generate, for the task generate", *OWN)
@@ -496,6 +525,11 @@ class RunConfig(
             raise ConfigError(
                 f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`, which come from texts of all folds"
             )
+        if self.decoding != FIXED and not all(entry.samples(self.decoding_config) for entry in self.entries("decoder")):
+            raise ConfigError(
+                f"The value of `decoding` is {self.decoding!r}, but must be {FIXED!r} with the decoder `{self.decoder}` at "
+                f"`temperature` {self.temperature:g}, which does not sample; top-p does at 1"
+            )
 
     @property
     def reads_pairs(self) -> bool:
@@ -551,8 +585,8 @@ class RunConfig(
         return None if self.pretrain == "rewriting" and not self.learns_from_pairs else self.pretrain
 
     @property
-    def decoding(self) -> DecodingConfig:
-        """The decoding settings of this run."""
+    def decoding_config(self) -> DecodingConfig:
+        """The run's own decoding settings."""
         values = self.values_of({**DecodingKeys.model_fields, **declared_keys("decoder")})
         return DecodingConfig(strategy=self.decoder, **values)
 

@@ -41,7 +41,7 @@ def keys_read(config: RunConfig) -> set[str]:
 
 def _values_read(config: RunConfig) -> dict[str, Any]:
     """Return the keys that a component of the run reads, or that no component declares, with their effective values."""
-    config = config.model_copy(update={"decoder": resolved(config.decoding).strategy})
+    config = config.model_copy(update={"decoder": resolved(config.decoding_config).strategy})
     components = components_of(config)
     unread = _unread(components, config)
     if config.first_task is None:

@@ -42,9 +42,8 @@ def paired(tokens: Tokens, base: GPT2, tokenizer: Tokenizer, config: RunConfig) 
             f"The text {tokens.ids[worst]} has {len(texts[worst])} tokens, {len(prompts[worst])} of them given, but a pair must "
             f"fit into the model's n_positions, {base.config.n_positions}; use a shorter text, or `loss` likelihood"
         )
-    seeds = [prompt_seed(config.seed, prompt) for prompt in prompts]
-    model, ends = for_generation(base, config), tokenizer.stops
-    new = generate_cached(model, prompts, OWN, seeds=seeds, eos=ends, tokenizer=tokenizer)
+    rows = [(prompt, OWN, prompt_seed(config.seed, prompt)) for prompt in prompts]
+    new = generate_cached(for_generation(base, config), rows, eos=tokenizer.stops, tokenizer=tokenizer)
     ended = [[*ids, tokenizer.eos][: OWN.max_new_tokens] for ids in new]  # a text that was cut has no end to learn from
     pairs = [
         [*text, *prompt, *ids[:room]] for text, prompt, ids, room in zip(texts, prompts, ended, rooms, strict=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2core.config import RunConfig
+from gpt2core.config import FIXED, RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.files import atomic_path
 from gpt2core.metrics.baselines import split_given
@@ -53,7 +53,7 @@ def content(model: GPT2, config: RunConfig, data: TaskData, split: str, labels: 
 def _sonnets(model: GPT2, config: RunConfig, data: TaskData, split: str) -> str:
     """Continue each sonnet of a split once."""
     names, given = data.splits[split].ids, [split_given(text)[0] for text in data.splits[split].texts]
-    (written,) = continuations(model, data.tokenizer, given, config.but(decode_seeds=1))
+    (written,) = continuations(model, data.tokenizer, given, config.but(decode_seeds=1, decoding=FIXED))
     sonnets = [f"\n{name}\n{start}\n{end}\n\n" for name, start, end in zip(names, given, written, strict=True)]
     return "--Generated Sonnets-- \n\n" + "".join(sonnets)
 

@@ -18,9 +18,12 @@ def halves(tokens: Tokens) -> tuple[Tokens, Tokens]:
 
 
 def in_first_half(digests: np.ndarray) -> np.ndarray:
-    """Whether each text (N,) is in the first half."""
-    if len(digests) < SMALL:
-        return np.ones(len(digests), dtype=bool)
+    """Whether each text (N,) is in the first half; all are if there are fewer than SMALL."""
+    return np.ones(len(digests), dtype=bool) if len(digests) < SMALL else has_smaller_digest(digests)
+
+
+def has_smaller_digest(digests: np.ndarray) -> np.ndarray:
+    """Whether each of N > 0 texts is in the half with the smaller digests, however few texts there are."""
     last = sorted(digests)[(len(digests) - 1) // 2]
     return np.array([digest <= last for digest in digests])
 

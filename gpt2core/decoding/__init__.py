@@ -58,6 +58,11 @@ class Decoder(Component):
         """What it does, in one line."""
         return first_clause(self.judge or self.guide or self.keep or self.search)
 
+    def samples(self, config: DecodingConfig) -> bool:
+        """Whether the temperature and the seed of `config` affect its texts."""
+        varies = self.keep is not None and "temperature" in self.keys.model_fields
+        return varies and config.temperature >= filters.COLDEST
+
     @property
     def reads_text(self) -> bool:
         """Whether it needs the tokenizer."""

@@ -48,33 +48,31 @@ def bypassing_text_cache() -> Iterator[None]:
 
 
 def generate_cached(
-    model: GPT2,
-    prompts: Sequence[Sequence[int]],
-    config: DecodingConfig | Sequence[DecodingConfig],
-    *,
-    seeds: Sequence[int],
-    eos: int | Sequence[int],
-    tokenizer: Tokenizer,
+    model: GPT2, rows: Sequence[Row], *, eos: int | Sequence[int], tokenizer: Tokenizer
 ) -> list[list[int]]:
-    """Return what `generate` returns, from the cache where possible."""
+    """Return what `generate` returns for these rows, from the cache where possible; raise as `generate` does."""
     trains = any(parameter.requires_grad for parameter in model.parameters())
     if _bypassed.get() or trains:  # its current weights will not occur again
-        return generate(model, prompts, config, seeds=seeds, eos=eos, tokenizer=tokenizer)
-    configs = [config] * len(prompts) if isinstance(config, DecodingConfig) else config
-    rows = list(zip(prompts, configs, seeds, strict=True))
+        return _generated(model, rows, eos, tokenizer)
     keys = _keys(model, rows, eos, tokenizer)
     texts = _with_store(lambda store: _read(store, keys)) or {}
     missing = [row for row, key in enumerate(keys) if key not in texts]
     if missing:
-        new: dict[str, list[int]] = {}
-        size = max(1, TOGETHER // max(texts_of(config) for config in configs))
-        for part in (missing[start : start + size] for start in range(0, len(missing), size)):
-            some_prompts, some_configs, some_seeds = zip(*(rows[row] for row in part), strict=True)
-            generated = generate(model, some_prompts, some_configs, seeds=some_seeds, eos=eos, tokenizer=tokenizer)
-            new |= {keys[row]: text for row, text in zip(part, generated, strict=True)}
+        generated = _generated(model, [rows[row] for row in missing], eos, tokenizer)
+        new = {keys[row]: text for row, text in zip(missing, generated, strict=True)}
         _with_store(lambda store: _write(store, new))
         texts |= new
     return [texts[key] for key in keys]
+
+
+def _generated(model: GPT2, rows: Sequence[Row], eos: int | Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
+    """Generate the texts of all rows, at most TOGETHER at once."""
+    texts: list[list[int]] = []
+    size = max(1, TOGETHER // max(texts_of(config) for _, config, _ in rows))
+    for start in range(0, len(rows), size):
+        prompts, configs, seeds = zip(*rows[start : start + size], strict=True)
+        texts += generate(model, prompts, configs, seeds=seeds, eos=eos, tokenizer=tokenizer)
+    return texts
 
 
 def _keys(model: GPT2, rows: Sequence[Row], eos: int | Sequence[int], tokenizer: Tokenizer) -> list[str]:

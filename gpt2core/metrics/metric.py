@@ -12,6 +12,8 @@ from gpt2core.metrics.direction import Direction
 Score = Callable[[np.ndarray], np.ndarray]
 
 NOT_NEGATIVE = (0.0, math.inf)  # bounds
+#: Ends the names of a metric and its counts of texts decoded with the run's own setting, if the others are at the best setting.
+OWN_SETTING = "_fixed"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,7 @@ from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline, ngram_baselines
 from gpt2core.metrics.intervals import interval
 from gpt2core.metrics.losses import LOSSES
-from gpt2core.metrics.metric import Metric
+from gpt2core.metrics.metric import OWN_SETTING, Metric
 from gpt2core.model import GPT2, IGNORE, TrunkInput
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.workers import share, summed
@@ -197,10 +198,11 @@ def objective_of(task: Task, config: RunConfig) -> Metric:
 def measured(metrics: Mapping[str, Metric], statistics: Mapping[str, np.ndarray], split: str) -> dict[str, float]:
     """Return the metrics that have counts, and the bounds of their 95% intervals over examples, `NAME_low` and `NAME_high`."""
     scores = {}
-    for metric in metrics.values():
-        if metric.counts is None or metric.counts not in statistics or metric.score is None:
+    for metric, ending in product(metrics.values(), ("", OWN_SETTING)):
+        counts = f"{metric.counts}{ending}"
+        if counts not in statistics or metric.score is None:
             continue
-        name, score = metric.on(split), interval(statistics[metric.counts], metric.score)
+        name, score = f"{metric.on(split)}{ending}", interval(statistics[counts], metric.score)
         scores[name] = score.estimate
         if score.low is not None and score.high is not None:
             least, most = metric.bounds or (-np.inf, np.inf)

@@ -24,7 +24,7 @@ from gpt2core.metrics.rouge import match_counts, rouge_counts
 from gpt2core.model import GPT2
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
 from gpt2core.tasks.classification import Classification
-from gpt2core.tasks.sonnet import continued
+from gpt2core.tasks.writing import choose_outputs, continued
 from gpt2core.tokenizer import Tokenizer
 
 BLOCK = 256  # tokens, at most, of an example of `text`
@@ -138,13 +138,23 @@ class OwnGeneration(LanguageTask):
         started = time.perf_counter()
         written = continued(model, tokenizer, prompts, config)
         generate_seconds = time.perf_counter() - started
-        statistics = {"loss": loss[None], **generation_counts(written, gold)}
+        of_outputs = generation_counts(written, gold)
+        chosen = choose_outputs(self, of_outputs, tokens, config)
+        statistics = {"loss": loss[None], **chosen.counts(of_outputs)}
+        texts, *_ = chosen.texts(written)
         samples = [
-            {"id": name, "given": given, "generated": text, "gold": wanted}
-            for name, given, text, wanted in zip(tokens.ids, tokens.texts, written[0], gold, strict=True)
+            {"id": name, "given": given, **chosen.note(number), "generated": text, "gold": wanted}
+            for number, (name, given, text, wanted) in enumerate(
+                zip(tokens.ids, tokens.texts, texts, gold, strict=True)
+            )
         ]
-        metrics = measured(self.metrics, statistics, split)
-        return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
+        return Evaluation(
+            metrics=measured(self.metrics, statistics, split),
+            statistics=statistics,
+            samples=samples,
+            tables=chosen.tables(),
+            generate_seconds=generate_seconds,
+        )
 
     def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return a copy of the prompt, the most frequent training target, and n-gram models, as baselines."""

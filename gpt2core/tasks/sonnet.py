@@ -27,8 +27,8 @@ from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import for_generation
 from gpt2core.preferences import dpo_losses, pair_input, paired
 from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
+from gpt2core.tasks.writing import choose_outputs, continued, requested
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.workers import collected, share
 
 
 class Sonnet(LanguageTask):
@@ -112,24 +112,34 @@ class Sonnet(LanguageTask):
         generate_seconds = time.perf_counter() - started
         sonnets = [[f"{g}\n{t}" for g, t in zip(given, texts, strict=True)] for texts in written]
         wanted = asked_for(references)
-        ratios = [[len(t) / max(1, len(r)) for t, r in zip(texts, references, strict=True)] for texts in written]
-        statistics = {
-            "loss": loss[None],
+        of_outputs = {
             "chrf": np.stack([sentence_statistics(asked_for(texts), wanted) for texts in written]),
             "chrf_whole": np.stack([sentence_statistics(texts, gold) for texts in sonnets]),
             **form_counts(given, written, data.splits["train"].texts),
             "text_loss": self.losses_of_texts(model, data, config, sonnets),
         }
+        chosen = choose_outputs(self, of_outputs, data.splits[split], config)
+        statistics = {"loss": loss[None], **chosen.counts(of_outputs)}
+        written, sonnets = chosen.texts(written), chosen.texts(sonnets)
+        ratios = [[len(t) / max(1, len(r)) for t, r in zip(texts, references, strict=True)] for texts in written]
         metrics = {
             **measured(self.metrics, statistics, split),
             "length_ratio": float(np.mean(ratios)),
             "distinct_2": distinct_n([text for texts in sonnets for text in texts], 2),
         }
         samples = [
-            {"id": name, "given": g, "generated": t, "gold": r}
-            for name, g, t, r in zip(data.splits[split].ids, given, written[0], references, strict=True)
+            {"id": name, "given": g, **chosen.note(number), "generated": t, "gold": r}
+            for number, (name, g, t, r) in enumerate(
+                zip(data.splits[split].ids, given, written[0], references, strict=True)
+            )
         ]
-        return Evaluation(metrics=metrics, statistics=statistics, samples=samples, generate_seconds=generate_seconds)
+        return Evaluation(
+            metrics=metrics,
+            statistics=statistics,
+            samples=samples,
+            tables=chosen.tables(),
+            generate_seconds=generate_seconds,
+        )
 
     def losses_of_texts(
         self, model: GPT2, data: TaskData, config: RunConfig, texts: Sequence[Sequence[str]]
@@ -150,43 +160,11 @@ class Sonnet(LanguageTask):
 def generate_ahead(model: GPT2, data: TaskData, configs: Sequence[RunConfig], split: str) -> None:
     """Generate the texts for several evaluations of a frozen model at once, so that each of them finds its texts in the cache."""
     given = data.tokenizer.encode([f"{split_given(text)[0]}\n" for text in data.splits[split].texts])
-    prompts, decodings, seeds = [], [], []
-    for config in configs:
-        rows = _requests(given, config)
-        prompts += [prompt for prompt, _ in rows]
-        seeds += [seed for _, seed in rows]
-        decodings += [config.decoding] * len(rows)
+    rows = [*chain(*(requested(given, config) for config in configs))]
     model, tokenizer = for_generation(model, configs[0]), data.tokenizer
-    generate_cached(model, prompts, decodings, seeds=seeds, eos=tokenizer.stops, tokenizer=tokenizer)
+    generate_cached(model, rows, eos=tokenizer.stops, tokenizer=tokenizer)
 
 
 def continuations(model: GPT2, tokenizer: Tokenizer, given: Sequence[str], config: RunConfig) -> list[list[str]]:
     """Continue each text after a line break, see `continued`."""
     return continued(model, tokenizer, tokenizer.encode([f"{text}\n" for text in given]), config)
-
-
-def continued(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[list[int]], config: RunConfig) -> list[list[str]]:
-    """Continue each prompt (token ids) with `config.decode_seeds` seeds, in one batch; return the new texts by seed."""
-    requests = share(_requests(prompts, config))
-    new: list[list[int]] = []
-    if requests:
-        repeated, seeds = zip(*requests, strict=True)
-        new = generate_cached(
-            for_generation(model, config),
-            repeated,
-            config.decoding,
-            seeds=seeds,
-            eos=tokenizer.stops,
-            tokenizer=tokenizer,
-        )
-    texts = collected([tokenizer.decode(ids).strip("\n") for ids in new])
-    return [texts[i : i + len(prompts)] for i in range(0, len(texts), len(prompts))]
-
-
-def _requests(prompts: Sequence[list[int]], config: RunConfig) -> list[tuple[list[int], int]]:
-    """Return prompt and seed of each text that an evaluation generates, ordered by decoding seed."""
-    return [
-        (prompt, int(np.random.SeedSequence((config.seed, seed, number)).generate_state(1)[0]))
-        for seed in range(config.decode_seeds)
-        for number, prompt in enumerate(prompts)
-    ]

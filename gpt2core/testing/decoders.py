@@ -98,7 +98,7 @@ class DecoderContract(Contract):
     @pytest.fixture
     def config(self, case: Settings) -> DecodingConfig:
         """The decoding settings of a case."""
-        return RunConfig.of({"top_k": 20, "top_p": 0.8, "max_new_tokens": 24, **case}).decoding
+        return RunConfig.of({"top_k": 20, "top_p": 0.8, "max_new_tokens": 24, **case}).decoding_config
 
     @pytest.fixture
     def model(self) -> GPT2:

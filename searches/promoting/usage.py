@@ -35,7 +35,7 @@ SAMPLING = {
 
 def generation(config: RunConfig) -> tuple[dict[str, object], bool]:
     """Return arguments of transformers' `generate`, and False if it lacks the run's strategy, so that they are greedy."""
-    decoding = resolved(config.decoding)
+    decoding = resolved(config.decoding_config)
     names = SAMPLING.get(decoding.strategy)
     draws = names is not None and "temperature" in names
     values: dict[str, object] = {"do_sample": draws}

@@ -101,7 +101,7 @@ def test_transformers_writes_what_we_write(whole: Path, capsys: pytest.CaptureFi
     inputs = tokenizer("Shall I compare thee", return_tensors="pt")
     written = theirs.generate(**inputs, do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.eos_token_id)
     loaded = load_folder(whole)
-    decoding = loaded.config.but(decoder="greedy", max_new_tokens=8).decoding
+    decoding = loaded.config.but(decoder="greedy", max_new_tokens=8).decoding_config
     new = generate(loaded.model, inputs.input_ids.tolist(), decoding, seeds=[1], eos=tokenizer.eos_token_id)
     assert written[0, inputs.input_ids.shape[1] :].tolist() == new[0]
     argv = ["--prompt", "Shall I compare thee", "--decoder", "greedy", "--max-new-tokens", "8"]

@@ -76,7 +76,8 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "cross_documents": ({"task": "poems"}, True), "train_examples": ({}, 4), "growth": ({}, 2.0),
     "dev_examples": ({}, 2), "precision": ({}, "bfloat16"), "dev_part": ({}, "search"), "folds": ({}, 2),
     "fold": (CV, 2), "scored_on": (CV, "folds"), "judged": (CV, True), "objective": ({}, "chrf_whole"),
-    "decoder": ({}, "min-p"), "decode_seeds": ({}, 2), "temperature": ({}, 0.5),
+    "decoder": ({}, "min-p"), "decode_seeds": ({}, 2), "decoding": ({}, "best_of:2"),
+    "temperature": ({}, 0.5),
     "top_k": ({"decoder": "top-k"}, 3), "top_p": ({}, 0.5), "min_p": ({"decoder": "min-p"}, 0.5),
     "typical_p": ({"decoder": "typical"}, 0.5), "epsilon": ({"decoder": "eta"}, 0.1),
     "mirostat_tau": ({"decoder": "mirostat"}, 1.0), "mirostat_eta": ({"decoder": "mirostat"}, 1.0),
@@ -135,11 +136,19 @@ FLAGS: dict[str, dict[str, Any]] = {
 PLACES, OF_RUNS = {"data_dir", "pairs", "train", "dev", "test"}, {"fold", "judged"}
 
 
-@pytest.mark.parametrize("key", sorted(KEYS.keys() - PLACES - OF_RUNS))
+@pytest.mark.parametrize("key", sorted(KEYS.keys() - PLACES - OF_RUNS - {"decoding"}))
 def test_it_is_in_the_digest_of_a_search(key: str) -> None:
     _, other = KEYS[key]
     flags = FLAGS.get(key, {"settings": {key: other}})
     assert make_plan(READS_LITTLE, "quick", **flags).digest != make_plan(READS_LITTLE, "quick").digest
+
+
+def test_the_best_of_some_decoding_settings_is_another_search_and_needs_a_decoder_that_samples() -> None:
+    with pytest.raises(ConfigError, match="`decoding` is 'best_of:2', but must be 'fixed' with the decoder `greedy`"):
+        make_plan(READS_LITTLE, "quick", settings={"decoding": "best_of:2"})
+    both = [{"decoder": "top-p", "decoding": decoding} for decoding in ("fixed", "best_of:2")]
+    fixed, best = (make_plan(READS_LITTLE, "quick", settings=settings).digest for settings in both)
+    assert fixed != best
 
 
 @pytest.mark.parametrize("key", sorted(PLACES))
@@ -400,7 +409,11 @@ def test_a_decoder_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "top_p" not in identity(narrow)
     model = toys.model().requires_grad_(False)
     prompts = [[1, 2], [3]]
-    configs = [narrow.decoding, broad.decoding, RunConfig(decoder="greedy", max_new_tokens=8).decoding]
+    configs = [
+        narrow.decoding_config,
+        broad.decoding_config,
+        RunConfig(decoder="greedy", max_new_tokens=8).decoding_config,
+    ]
     texts = [generate(model, prompts, config, seeds=[0, 1], eos=-1) for config in configs]
     assert texts[0] == texts[2] != texts[1]
     assert generate(model, [prompts[0]] * 3, configs, seeds=[0] * 3, eos=-1) == [text[0] for text in texts]
