@@ -195,7 +195,7 @@ class ReliabilityRow(_Part):
 
 
 class Score(_Part):
-    """A mean with its 95% interval."""
+    """An estimate with its 95% interval."""
 
     estimate: float
     low: float | None = None
@@ -247,6 +247,27 @@ class WarmStarted(_Part):
     of: int
     text: str
     notes: list[str] = []
+
+
+class DecodingRow(_Part):
+    """A trial's ranks and scores with fixed decoding and with the best decoding, whose `settings` it names."""
+
+    trial: str
+    point: Values
+    rank_fixed: int
+    rank_best: int
+    score_fixed: float
+    score_best: float
+    settings: str
+
+
+class DecodingOrder(_Part):
+    """The trials by the best decoding, best first; Kendall's `tau` with their order by fixed decoding; both in sentences."""
+
+    metric: str
+    rows: list[DecodingRow]
+    tau: Score | None
+    text: str
 
 
 class Pairs(_Part):
@@ -307,6 +328,7 @@ class Summary(_Part):
     budget: Spending = Spending()
     space: dict[str, Space] = {}
     warm_start: WarmStarted | None = None
+    decoding: DecodingOrder | None = None  # with `decoding=best_of:K`
     time: dict[str, float] = {}
     samples: dict[str, list[dict[str, str]]] = {}
     pairs: dict[str, Pairs] = {}

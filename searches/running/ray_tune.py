@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gpt2core.metrics.metric import OWN_SETTING
 from gpt2core.storage import address, is_address
 from searches.deciding.strategy import WAIT, Strategy
 from searches.options import Options
@@ -261,10 +262,17 @@ def report_event(trial: Trial, result: dict[str, Any]) -> RawEvent:
     }
 
 
+def _of_two_decodings(statistics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the counts that score texts both at the best decoding setting and at the run's own; None if there are none."""
+    own = [name for name in statistics if name.endswith(OWN_SETTING)]
+    return {key: statistics[key] for name in own for key in (name.removesuffix(OWN_SETTING), name)} or None
+
+
 def _scores(trial: Trial, scored: Mapping[str, Any]) -> RawEvent:
     """Return the scores of an epoch for the ledger."""
-    # Only replicates are compared; counts of all trials would swell the ledger.
-    statistics = json.loads(scored.get("statistics") or "null") if trial.of is not None else None
+    statistics = json.loads(scored.get("statistics") or "null")
+    if trial.of is None:  # only replicates are compared; counts of all trials would swell the ledger
+        statistics = _of_two_decodings(statistics or {})
     judged = json.loads(scored.get("judged") or "null")
     if judged is not None:  # the comparison is on held-out texts
         statistics = judged["statistics"]

@@ -26,6 +26,8 @@ from searches.showing.tables import Column, Table
 from searches.summary import (
     BaselineRow,
     ComparedSetting,
+    DecodingOrder,
+    DecodingRow,
     Difference,
     EffectRow,
     Pairs,
@@ -102,6 +104,27 @@ def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, int]:
     shown = COLUMNS | dict.fromkeys(summary.costs, 2)
     reported = {name for row in rows for name in row.metrics} - {summary.objective}
     return {name: digits for name, digits in shown.items() if name in reported}
+
+
+def decoding_table(summary: Summary) -> Table[DecodingRow]:
+    """Return the trials in their order by the best decoding, with that by fixed decoding."""
+    order = summary.decoding or DecodingOrder(metric="", rows=[], tau=None, text="")
+    name, digits = words(order.metric), summary.digits(order.metric)
+    return Table(
+        title="Order of trials by fixed and by best decoding",
+        columns=[
+            Column("trial", lambda row: row.trial),
+            Column("values", lambda row: point_text(row.point)),
+            Column("rank, fixed", lambda row: str(row.rank_fixed), number=True),
+            Column("rank, best", lambda row: str(row.rank_best), number=True),
+            Column(f"{name}, fixed", lambda row: number(row.score_fixed, digits), number=True),
+            Column(f"{name}, best", lambda row: number(row.score_best, digits), number=True),
+            Column("best decoding", lambda row: row.settings, detail=True),
+        ],
+        rows=order.rows[:MOST],
+        note=f"{order.text} Half of the texts chooses the decoding with which the other half is scored.",
+        trial=lambda row: row.trial,
+    )
 
 
 def replicates_table(summary: Summary) -> Table[TrialRow]:
@@ -380,6 +403,7 @@ TABLES: dict[str, Callable[[Summary], Table[Any]]] = {
     "settings": settings_table,
     "differences": _differences,
     "trials": trials_table,
+    "decoding": decoding_table,
     "baselines": baselines_table,
     "replicates": replicates_table,
     "space": _space,

@@ -24,7 +24,14 @@ from searches.planning.plan_table import progress, progress_text, show_actual, t
 from searches.running.budget import Budget
 from searches.running.events import Ended, Event, GpuPart, Proposed, Reopened, Report, Stopped
 from searches.running.ledger import RUNNING, State, Trial
-from searches.showing.report_tables import COLUMNS, baselines_table, replicates_table, settings_table, trials_table
+from searches.showing.report_tables import (
+    COLUMNS,
+    baselines_table,
+    decoding_table,
+    replicates_table,
+    settings_table,
+    trials_table,
+)
 from searches.showing.tables import Column, Table, on_screen, print_table
 from searches.summary import Summary
 from searches.warm_start import source_text
@@ -166,6 +173,7 @@ def show(summary: Summary, console: Console) -> None:
     answer = summary.answer
     tables: list[Table[Any]] = [
         trials_table(summary, f"{summary.search}: {summary.question}"),
+        decoding_table(summary),
         replicates_table(summary),
         settings_table(summary),
         baselines_table(summary),

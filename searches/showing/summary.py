@@ -11,6 +11,7 @@ from gpt2core.storage import address
 from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores
 from searches.deciding.confirmation import reliability
+from searches.deciding.decoding_order import decoding_order
 from searches.deciding.importance import effects
 from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
@@ -81,6 +82,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         budget=spending(options, state),
         space=space_of(plan),
         warm_start=warm_started(plan, state),
+        decoding=decoding_order(plan, state),
         time=time_by_part(state),
         samples=samples_of(plan, state, with_samples),
         pairs={name: pairs_of(made) for name, made in state.pairs.items()},
