@@ -104,17 +104,17 @@ def _settings_text(run: RunConfig, report: Report) -> str:
 def _text(rows: Sequence[DecodingRow], metric: Metric, tau: Score | None, texts: int) -> str:
     """Return in sentences whether another trial is best, and how far the orders agree; `rows` are sorted by the best decoding."""
     best, fixed = rows[0], min(rows, key=lambda row: (row.rank_fixed, row.trial))
-    named = f"trial {best.trial} ({point_text(best.point)})"
-    if best.rank_fixed == 1:
-        first = f"By {words(metric.name)}, {named} is best, with fixed decoding as with the best decoding."
-    else:
-        first = (
-            f"By {words(metric.name)}, {named} is best with the best decoding, but trial {fixed.trial} "
-            f"({point_text(fixed.point)}) with fixed decoding."
-        )
+    other = " and" if best.rank_fixed == 1 else f", but {_named(fixed)}"
+    first = (
+        f"The best trial by {words(metric.name)} is {_named(best)} with the best decoding{other} with fixed decoding."
+    )
     if tau is None:
         return first
     return (
         f"{first} Kendall's tau between the two orders of {count(len(rows), 'trial')} is {tau.estimate:.2f} "
         f"[{tau.low:.2f}, {tau.high:.2f}] (bootstrap over {count(texts, 'text')})."
     )
+
+
+def _named(row: DecodingRow) -> str:
+    return f"trial {row.trial} ({point_text(row.point)})"

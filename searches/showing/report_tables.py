@@ -122,7 +122,10 @@ def decoding_table(summary: Summary) -> Table[DecodingRow]:
             Column("best decoding", lambda row: row.settings, detail=True),
         ],
         rows=order.rows[:MOST],
-        note=f"{order.text} Half of the texts chooses the decoding with which the other half is scored.",
+        note=(
+            f"{order.text} Each half of the texts is scored with the decoding that is best on the other half. Trials that were "
+            "stopped early may have no texts, and then are left out."
+        ),
         trial=lambda row: row.trial,
     )
 
