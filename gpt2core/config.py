@@ -151,16 +151,21 @@ class PairKeys(Thresholds):
 
     pairs: str | None = key(
         None,
-        "folder of generated pairs, or with a subfolder `temperature-T` for each generation temperature",
+        "folder of generated pairs, or with subfolders `temperature-T` for generation temperatures and in these `critic-NAME`",
         *("data", "stage", "place"),
     )
     pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
+    pairs_critic: str | None = key(
+        None, "critic that scored the pairs; none: the one of the folder", *("data", "stage", "if set")
+    )
     tau_rule: Literal["fixed", "adaptive"] = key(
         "fixed",
         "fixed: `tau` as given; adaptive: for each round from the critic's scores, as in FreeMatch",
         *("data", "stage", "if set"),
     )
-    pairs_round: AtLeastOne | None = key(None, "round of the pairs; none: all rounds", "data", "stage")
+    pairs_round: AtLeastOne | None = key(
+        None, "round that made the pairs: 1, the teacher; 2, the student of round 1; none: all rounds", "data", "stage"
+    )
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
         "all", "number of accepted pairs to train on, the first ones", "data", "stage"
     )

@@ -4,7 +4,7 @@ from searches.domains import Choice, LogUniform, Uniform
 from searches.question import Case, Profile, Search
 from searches.runner import main
 
-ACCEPTED = {"tau_rule": "fixed", "tau": 0.75, "pairs_temperature": 0.7}
+ACCEPTED = {"tau_rule": "fixed", "tau": 0.75, "pairs_temperature": 0.7, "pairs_critic": "overlap", "pairs_round": 1}
 STUDENT = {"kl_weight": 0.1, "kl_on": "pairs", "negatives": 0.5, "r_drop": 0.0, "lr": 1.5e-5}
 PAIRS = {"pairs_examples": "all", **ACCEPTED, **STUDENT}
 APPROACH_1 = {**PAIRS, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
@@ -22,6 +22,8 @@ SEARCH = Search(
         "kl_weight": LogUniform(0.01, 1.0),
         "kl_on": Choice("pairs", "own"),
         "pairs_temperature": Choice(0.5, 0.6, 0.7),
+        "pairs_critic": Choice("overlap", "nli"),
+        "pairs_round": Choice(1, 2),
         "negatives": Choice(0.0, 0.5, 1.0),
         "filters": Choice("basic", "all"),
         "contrastive_weight": Choice(0.0, 0.1, 0.3),
@@ -38,15 +40,22 @@ SEARCH = Search(
             model="gpt2-nano",
             trials=6,
             replicates=3,
-            run={"epochs": 3, "train_examples": 2000, "dev_examples": 1000, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
-            candidates={"contexts": 400, "candidates": 20, "critic": "overlap"},
+            run={
+                "epochs": 3,
+                "train_examples": 2000,
+                "dev_examples": 1000,
+                "pretrain_epochs": 2,
+                "pretrain_lr": 3e-4,
+                "pairs_critic": "overlap",
+            },
+            candidates={"contexts": 400, "candidates": 20},
         ),
         "study": Profile(
             model="gpt2",
             trials=40,
             replicates=5,
             run={"epochs": 8, "pretrain_epochs": 4, "pretrain_lr": 1.5e-5, "pretrain_batch_size": 8},
-            candidates={"contexts": 5_000, "candidates": 20, "samples": 100, "critic": "nli"},
+            candidates={"contexts": 5_000, "candidates": 20, "samples": 100},
         ),
     },
 )

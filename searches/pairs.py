@@ -1,16 +1,22 @@
-"""Generate the pairs that the trials of a search learn from: one set per generation temperature, before the first trial."""
+"""Generate the pairs that the trials of a search learn from, before the first trial.
 
+Each generation temperature has its own texts, which all critics score. Each critic has its own scores, and from round 2 on its
+own candidates, since its student writes them. Thresholds apply to stored scores, so none of them needs pairs of its own.
+"""
+
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gpt2core.config import Thresholds
+from gpt2core.config import RunConfig, Thresholds
 from gpt2core.console import print_line
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import CRITICS
-from gpt2core.distill.dataset import pairs_folder, temperature_name
+from gpt2core.distill.dataset import pairs_folder, subfolders
 from gpt2core.errors import ConfigError
 from gpt2core.estimates import Range, exactly
 from gpt2core.storage import address
@@ -21,8 +27,21 @@ from searches.result_files import CANDIDATES
 from searches.running.ledger import Ledger
 from trainables.candidates.actors import job_seconds
 from trainables.candidates.job import Job
-from trainables.candidates.pipeline import run_within
+from trainables.candidates.pipeline import fit_within
+from trainables.candidates.rounds import run_each_round
 from trainables.trial import TrialSpec
+
+RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairJob:
+    """A set of pairs to generate: its name, the job of its first round, and its rounds with the settings of their students."""
+
+    name: str
+    job: Job
+    rounds: int
+    student: dict[str, Any]
 
 
 def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Console) -> None:
@@ -30,68 +49,95 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
 
     Pairs are accepted by the default thresholds; trials with other thresholds filter the stored scores again.
     """
-    for name, job in jobs(options.plan, options.results_folder):
-        made = run_within(job, workers=spec.concurrent * spec.workers, gpus_per_worker=spec.gpus_per_worker)
-        accepted = f"{made['accepted']} of {made['pairs']['made']} pairs are accepted by the default thresholds"
-        stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
-        note = "trials with other thresholds filter the stored scores again"
-        line = f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; {note}"
-        print_line(console, line)
-        ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
-
-
-RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
+    workers = spec.concurrent * spec.workers
+    for part in jobs(options.plan, options.results_folder):
+        job = fit_within(part.job, workers=workers, gpus_per_worker=spec.gpus_per_worker)
+        for made in run_each_round(job, part.rounds, part.student):
+            name = part.name if made["round"] == 1 else f"{part.name}-round-{made['round']}"
+            accepted = f"{made['accepted']} of {made['pairs']['made']} pairs are accepted by the default thresholds"
+            stand_in = f"; {made['stand_in']}" if made["stand_in"] else ""
+            note = "trials with other thresholds filter the stored scores again"
+            line = f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; {note}"
+            print_line(console, line)
+            ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
 
 
 def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float) -> Range:
-    """Estimate the seconds to generate all pairs of a search by timing a few; 0 if it generates none. Raises UserError."""
-    to_make = [job for _, job in jobs(plan, results)]
-    seconds = sum((job_seconds(job, patience / len(to_make)) for job in to_make), exactly(0.0))
+    """Estimate the seconds to generate all pairs of a search by timing a few; 0 if it generates none. Raises UserError.
+
+    It is the time of each set alone, without the students of later rounds; sets that share texts take less.
+    """
+    parts = list(jobs(plan, results))
+    seconds = sum((job_seconds(part.job, patience / len(parts)) * part.rounds for part in parts), exactly(0.0))
     return seconds * (1 / (spec.concurrent * spec.workers))
 
 
-def jobs(plan: Plan, results: Path) -> Iterator[tuple[str, Job]]:
-    """Yield the name and job of each set of pairs to generate. Raises ConfigError for an invalid setting of the profile."""
+def jobs(plan: Plan, results: Path) -> Iterator[PairJob]:
+    """Yield the sets of pairs to generate. Raises UserError for an invalid setting of the profile."""
     folder = results / CANDIDATES
     if not plan.search.learns_from_pairs or plan.fixed["pairs"] != address(folder):
         return
-    settings: dict[str, Any] = {"contexts": 200, "critic": "overlap", **plan.profile.candidates}
-    contexts, critic = settings.pop("contexts"), settings.pop("critic")
-    critic_settings = {key: settings.pop(key) for key in CRITICS[critic].keys.model_fields if key in settings}
-    model = plan.config(plan.search.reference).model
-    for temperature in temperatures(plan):
-        name = temperature_name(temperature)
-        generation = {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
+    settings: dict[str, Any] = {"contexts": 200, **plan.profile.candidates}
+    contexts, reference = settings.pop("contexts"), plan.config(plan.search.reference)
+    critics, rounds = values_of(plan, "pairs_critic"), values_of(plan, "pairs_round")
+    own = {key for name in critics for key in CRITICS[name or "overlap"].keys.model_fields}
+    of_critics = {key: settings.pop(key) for key in own & settings.keys()}
+    for temperature, critic in itertools.product(temperatures(plan), critics):
+        read = CRITICS[critic or "overlap"].keys.model_fields
+        names = subfolders(temperature, critic)
         job = Job(
-            out=address(folder / name),
+            out=address(folder.joinpath(*names)),
+            texts=address(folder / names[0]),
             contexts=contexts,
-            model=model,
-            generator=model,
-            generation=GenerationConfig.of(generation),
+            model=reference.model,
+            generator=reference.model,
+            generation=GenerationConfig.of(
+                {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
+            ),
             thresholds=Thresholds(),
-            critic=critic,
-            critic_settings=critic_settings,
+            critic=critic or "overlap",
+            critic_settings={key: value for key, value in of_critics.items() if key in read},
             data_dir=plan.fixed.get("data_dir"),
         )
-        yield name, job
+        yield PairJob(name="-".join(names), job=job, rounds=max(r or 1 for r in rounds), student=_student(reference))
+
+
+def _student(reference: RunConfig) -> dict[str, Any]:
+    """Return the settings of students: those of the first stage."""
+    return {
+        "lr": reference.pretrain_lr,
+        "batch_size": reference.pretrain_batch_size,
+        "epochs": reference.pretrain_epochs,
+        "train_examples": reference.pretrain_examples,
+        "kl_weight": reference.kl_weight,
+        "dropout": reference.dropout,
+    }
 
 
 def pair_sets(plan: Plan) -> list[Path]:
     """Return the folders of all pairs that trials may learn from, sorted."""
     configs = [plan.config(point) for point in plan.first_points]
     if plan.search.learns_from_pairs:
-        domain, reference = plan.space.get("pairs_temperature"), plan.config(plan.search.reference)
-        values = domain.values if isinstance(domain, Choice) else [reference.pairs_temperature]
-        configs += [reference.but(pairs_temperature=value, pairs_examples="all") for value in values]
+        reference = plan.config(plan.search.reference)
+        names = ("pairs_temperature", "pairs_critic")
+        for values in itertools.product(*(values_of(plan, name) for name in names)):
+            configs.append(reference.but(pairs_examples="all", **dict(zip(names, values, strict=True))))
     return sorted({pairs_folder(config) for config in configs if config.reads_pairs})
 
 
 def temperatures(plan: Plan) -> list[float]:
     """Return the generation temperatures of the trials; raise ConfigError if the search leaves a range of them."""
-    domain = plan.space.get("pairs_temperature")
-    if isinstance(domain, Choice):
-        return [float(value) for value in domain.values]
-    fixed = plan.config(plan.search.reference).pairs_temperature
-    if domain is not None or fixed is None:
+    values = values_of(plan, "pairs_temperature")
+    if None in values:
         raise ConfigError("The key `pairs_temperature` must be a Choice or fixed: each value needs its own pairs")
-    return [fixed]
+    return [float(value) for value in values]
+
+
+def values_of(plan: Plan, key: str) -> list[Any]:
+    """Return the values that trials have of a key that decides generation; raise ConfigError if the search leaves a range."""
+    domain = plan.space.get(key)
+    if domain is None:
+        return [getattr(plan.config(plan.search.reference), key)]
+    if not isinstance(domain, Choice):
+        raise ConfigError(f"The key `{key}` must be a Choice or fixed: each value needs its own pairs")
+    return list(domain.values)

@@ -49,7 +49,7 @@ class Profile(Config):
     )
     run: Mapping[str, Any] = Field({}, description="keys of all runs that are fixed")
     candidates: Mapping[str, Any] = Field(
-        {}, description="for generated pairs: contexts, critic, and values of the critic and of GenerationConfig"
+        {}, description="for generated pairs: contexts, and values of the critics and of GenerationConfig"
     )
 
 
@@ -71,8 +71,10 @@ SMOKE = Profile(
         "min_length_ratio": 0.2,
         "max_length_ratio": 5.0,
         "pairs_temperature": 0.7,
+        "pairs_critic": "overlap",
+        "pairs_round": 1,
     },
-    candidates={"contexts": 12, "candidates": 6, "critic": "overlap"},
+    candidates={"contexts": 12, "candidates": 6},
 )
 
 

@@ -44,16 +44,18 @@ def pairs_folder(config: RunConfig) -> Path:
     if config.pairs is None:
         raise DataError(f"The task `{config.task}` learns from generated pairs: --set pairs=FOLDER, or {HINT}")
     folder = local(config.pairs)
-    fetch(folder / MANIFEST)
-    if config.pairs_temperature is not None and not (folder / MANIFEST).is_file():
-        folder = folder / temperature_name(config.pairs_temperature)
+    for name in [None, *subfolders(config.pairs_temperature, config.pairs_critic)]:
+        folder = folder / name if name else folder
         fetch(folder / MANIFEST)
+        if (folder / MANIFEST).is_file():
+            break
     return folder
 
 
-def temperature_name(temperature: float) -> str:
-    """Return the name of the folder of a generation temperature."""
-    return f"temperature-{temperature:g}"
+def subfolders(temperature: float | None, critic: str | None) -> list[str]:
+    """Return the names of nested folders: pairs of a generation temperature, and in there those that a critic scored."""
+    of_temperature = [] if temperature is None else [f"temperature-{temperature:g}"]
+    return [*of_temperature, *([f"critic-{critic}"] if critic else [])]
 
 
 def rounds(folder: Path) -> list[dict[str, Any]]:
@@ -75,6 +77,7 @@ def load_pairs(config: RunConfig) -> PairSet:
     pairs, folder = PairSet(), pairs_folder(config)
     for entry in rounds(folder):
         if config.pairs_round in (None, entry["round"]):
+            _check_critic(folder, entry, config)
             thresholds = config.thresholds
             if config.tau_rule == "adaptive":
                 thresholds = thresholds.but(tau=adaptive_tau(folder, entry))
@@ -86,6 +89,16 @@ def load_pairs(config: RunConfig) -> PairSet:
                 wanted = math.ceil(config.negatives * len(pairs.accepted)) - len(pairs.negatives)
                 pairs.negatives.extend(shard.negatives(wanted).to_pylist())
     return pairs
+
+
+def _check_critic(folder: Path, entry: dict[str, Any], config: RunConfig) -> None:
+    """Raise DataError if another critic than `pairs_critic` scored the pairs; manifests by hand may name none."""
+    critic = (entry.get("critic") or {}).get("critic")
+    if critic is not None and config.pairs_critic not in (None, critic):
+        raise DataError(
+            f"{folder}: the critic `{critic}` scored these pairs, but `pairs_critic` is {config.pairs_critic!r}: leave that out, "
+            f"or give the pairs of another --out, made with --critic {config.pairs_critic}"
+        )
 
 
 def sets_digest(folders: Sequence[Path]) -> str:

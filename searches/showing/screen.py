@@ -213,7 +213,8 @@ def show_plan(
     if plan.search.learns_from_pairs:
         sizes = ", ".join(f"{key} {value}" for key, value in plan.profile.candidates.items())
         print_line(
-            console, f"First, a set of pairs is generated for each temperature in {plan.fixed['pairs']}: {sizes}."
+            console,
+            f"First, pairs are generated for each temperature, critic and round in {plan.fixed['pairs']}: {sizes}.",
         )
     for line in (*([f"Data: {data}"] if data else []), *plan_texts(plan), resources):
         print_line(console, line)

@@ -32,7 +32,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     done = search(folder, "--data-dir", data_dir)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Pairs, temperature-0.7: 12 contexts" in done.stdout
+    assert "Pairs, temperature-0.7-critic-overlap: 12 contexts" in done.stdout
     assert "a stand-in for entailment" in done.stdout
     assert "filters basic, so the stored scores were filtered again" in done.stdout
     return folder
@@ -58,7 +58,7 @@ def test_mlflow_says_of_each_trial_what_it_learnt_from(storage: Path) -> None:
     trial = runs.summary(storage, "distillation-smoke")["trials"][1]
     assert tags["0001"]["data_generated_digest"] == trial["data"]["generated_digest"]
     assert tags["0001"]["data_generated_pairs"] == str(trial["data"]["generated_pairs"])
-    assert "temperature-0.7_digest" in tags[""]
+    assert "temperature-0.7-critic-overlap_digest" in tags[""]
 
 
 def test_going_on_generates_nothing_again(storage: Path, data_dir: str) -> None:

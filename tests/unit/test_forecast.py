@@ -242,10 +242,10 @@ def test_pairs_are_timed_by_what_their_actors_do(tmp_path: Path, monkeypatch: py
     data, spec = course.folder(tmp_path / "data"), TrialSpec(name="", run=toys.RUN, folder="", concurrent=2, workers=2)
     settings = {"data_dir": str(data), "pairs": str(tmp_path / "results" / CANDIDATES), "pairs_temperature": 0.7}
     asked = make_plan(distillation.SEARCH, "quick", smoke=True, settings=settings)
-    ((_, job),) = jobs(asked, tmp_path / "results")
+    (part,) = jobs(asked, tmp_path / "results")
     clock = [0.0]
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock[-1]))
     for actor in (GeneratorActor, ScorerActor):
         monkeypatch.setattr(actor, "run", charged(actor.run, clock))
-    assert pairs_seconds(asked, spec, tmp_path / "results", patience=100) == exactly(2 * job.contexts / 4)
+    assert pairs_seconds(asked, spec, tmp_path / "results", patience=100) == exactly(2 * part.job.contexts / 4)
     assert pairs_seconds(asked, spec, tmp_path / "elsewhere", patience=100) == exactly(0.0), "the pairs are given"

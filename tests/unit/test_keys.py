@@ -86,6 +86,7 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "length_penalty": ({"decoder": "beam"}, -2.0), "beam_early_stopping": ({"decoder": "beam"}, True),
     "repetition_penalty": ({}, 1.5), "no_repeat_ngram": ({}, 2), "max_new_tokens": ({}, 5),
     "pairs": ({"task": "paraphrase"}, "/pairs"), "pairs_temperature": (PAIRED, 0.7), "pairs_round": (PAIRED, 1),
+    "pairs_critic": (PAIRED, "nli"),
     "pairs_examples": (PAIRED, 5), "negatives": (PAIRED, 0.1), "clean_text": (PAIRED, True), "tau": (PAIRED, 0.5),
     "kl_on": ({"task": "rewriting", "pairs": "/pairs"}, "own"), "tau_rule": (PAIRED, "adaptive"),
     "max_rouge": (PAIRED, 0.5), "min_length_ratio": (PAIRED, 0.5), "max_length_ratio": (PAIRED, 2.5),

@@ -13,6 +13,7 @@ from gpt2core.distill.acceptance import adaptive_tau
 from gpt2core.distill.dataset import load_pairs, rewriting_corpus, rounds, with_pairs
 from gpt2core.distill.manifest import MANIFEST
 from gpt2core.errors import DataError
+from gpt2core.files import read_json, write_json
 from gpt2core.identity import identity
 from gpt2core.tasks import TASKS
 from gpt2core.testing import toys
@@ -203,6 +204,20 @@ def test_a_rewriting_is_learnt_behind_its_prompt(config: RunConfig) -> None:
     assert words.decode(example.input_ids[: example.given]) == "a rose\nIn other words:"
     assert words.decode(example.input_ids[example.given :]) == " as a rose"
     assert example.input_ids[-1] == words.eos
+
+
+def test_each_critic_has_its_own_pairs(tmp_path: Path) -> None:
+    for number, critic in enumerate(("overlap", "nli"), start=10):
+        generated.folder(tmp_path / "temperature-0.7" / f"critic-{critic}", [generated.contexts(number)])
+    config = RunConfig(task="paraphrase", pairs=str(tmp_path), pairs_temperature=0.7, pairs_critic="overlap")
+    other = config.but(pairs_critic="nli")
+    assert [len(load_pairs(run).accepted) for run in (config, other)] == [10, 11]
+    assert identity(config) != identity(other)
+    values = read_json(tmp_path / "temperature-0.7" / "critic-nli" / MANIFEST)
+    values["rounds"][0]["critic"] = {"critic": "nli"}
+    write_json(tmp_path / MANIFEST, values)
+    with pytest.raises(DataError, match="the critic `nli` scored these pairs, but `pairs_critic` is 'overlap'"):
+        load_pairs(config)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -152,7 +152,7 @@ def job_seconds(job: Job, patience: float) -> Range:
     The actors make a few small shards in this process, without Ray, which are thrown away. Small shards take longer per context.
     """
     with tempfile.TemporaryDirectory() as out:
-        small = replace(job, out=out, contexts=min(TIMED_CONTEXTS, job.contexts))
+        small = replace(job, out=out, texts="", contexts=min(TIMED_CONTEXTS, job.contexts))
         generator, scorer = GeneratorActor(small), ScorerActor(small)
         identity = generator.identity() | scorer.identity()
 

@@ -31,6 +31,7 @@ class Job:
     generator: str
     generation: GenerationConfig
     thresholds: Thresholds
+    texts: str = ""  # folder of contexts and candidates, which jobs with other critics share; empty: `out`
     rewrite: bool = False
     round: int = 1
     critic: str = "overlap"
@@ -102,7 +103,8 @@ def shards(job: Job, identity: Mapping[str, Any], number: int) -> dict[str, Shar
     for stage, values in inputs.items():
         place = {"input": key, "round": job.round, "number": number}
         key = cache_key(stage, **_code(stage, job.critic), **place, **values)
-        files[stage] = Shard(job.out, stage, job.round, number, key)
+        folder = job.texts or job.out if stage in ("contexts", "candidates") else job.out
+        files[stage] = Shard(folder, stage, job.round, number, key)
     return files
 
 

@@ -41,10 +41,10 @@ def run(job: Job, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
         return _Round(job, listeners).run()
 
 
-def run_within(job: Job, *, workers: int, gpus_per_worker: float) -> dict[str, Any]:
-    """Run or resume a round on at most `workers` workers, see `run`."""
+def fit_within(job: Job, *, workers: int, gpus_per_worker: float) -> Job:
+    """Return the job with as many workers as fit on the connected Ray, but at most `workers`."""
     room = fit_to_cluster(job, gpus_per_worker=gpus_per_worker).workers
-    return run(fit_to_cluster(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker))
+    return fit_to_cluster(job, workers=min(room, workers), gpus_per_worker=gpus_per_worker)
 
 
 def check_job(job: Job) -> None:

@@ -15,8 +15,9 @@ from gpt2core.errors import UserError
 from gpt2core.identity import identity
 from gpt2core.model_folder import export
 from gpt2core.storage import address, local, send
+from trainables.candidates.folder import locked
 from trainables.candidates.job import Job
-from trainables.candidates.pipeline import run
+from trainables.candidates.pipeline import run, translate_ray_errors
 from trainables.candidates.progress import Listener
 from trainables.trial import RESTARTS, TrialSpec, payloads
 
@@ -52,10 +53,25 @@ def run_rounds(
         if previous is not None and student.dev_loss >= previous.dev_loss:
             say(f"stopped before round {number}: the student is no better than the previous one")
             return
-        entry = run(replace(job, round=number, generator=student.folder, rewrite=True), listeners)
+        entry = run(_rewriting(job, number, student), listeners)
         if good_share(entry) <= share and number < rounds:
             say(f"stopped after round {number}: its yield, {100 * good_share(entry):.2f}%, is no better than before")
             return
+
+
+def run_each_round(job: Job, rounds: int, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Run exactly `rounds` rounds, see `run_rounds`, whether or not they help; return their entries of the manifest."""
+    with locked(job.folder), translate_ray_errors():
+        entries = [run(job)]
+        for number in range(2, rounds + 1):
+            student = train_student(replace(job, round=number - 1), entries[-1], settings)
+            entries.append(run(_rewriting(job, number, student)))
+    return entries
+
+
+def _rewriting(job: Job, number: int, student: Student) -> Job:
+    """Return the job of round `number`, whose candidates the student of the previous round writes."""
+    return replace(job, round=number, generator=student.folder, rewrite=True)
 
 
 def good_share(entry: Mapping[str, Any]) -> float:
