@@ -21,6 +21,7 @@ from gpt2core.config import OWN_TASKS, RunConfig, keys_that_decide
 from gpt2core.console import console, print_line
 from gpt2core.convert import convert as convert_weights
 from gpt2core.decoding.generate import generate as continue_prompts
+from gpt2core.decoding.settings import DECODING, choice_text
 from gpt2core.describe import count_trainable, with_memory
 from gpt2core.describe import describe as count
 from gpt2core.errors import ConfigError, DataError, DivergedError, visible
@@ -166,6 +167,8 @@ def evaluate(options: argparse.Namespace) -> None:
     with _explain_divergence(options):
         evaluation = task.evaluate(model, data, config, split)
     rows = [[name, value] for name, value in _readable(evaluation.metrics, task.metrics.values(), split)]
+    if DECODING in evaluation.tables:
+        rows.append(["best decoding", choice_text(config, *evaluation.tables[DECODING])])
     digits = {metric.on(split): metric.digits for metric in task.metrics.values()}
     baselines = task.baselines(data, config, split) if "train" in data.splits else {}
     for baseline in baselines.values():

@@ -5,10 +5,12 @@ larger K. Each key of RANGES has its own dimension, whatever the decoder reads.
 """
 
 import math
+from collections.abc import Sequence
 
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.decoding import DECODERS
 
+DECODING = "decoding"  # the table of an evaluation that says how many texts are scored with each setting
 #: Key -> least and greatest value; the domains of `searches/decoding.py`. A whole number is drawn from a logarithmic scale.
 RANGES: dict[str, tuple[float, float]] = {"temperature": (0.5, 1.5), "top_p": (0.5, 1.0), "top_k": (10, 200)}
 
@@ -32,6 +34,15 @@ def varied(config: RunConfig) -> list[str]:
 def setting_text(config: RunConfig, setting: DecodingConfig) -> str:
     """Return the values of a setting in which it differs from the others, such as `temperature 0.75, top_p 0.83`."""
     return ", ".join(f"{key} {getattr(setting, key):g}" for key in varied(config))
+
+
+def choice_text(config: RunConfig, times: Sequence[float]) -> str:
+    """Return how many texts are scored with each setting, given K numbers: `temperature 0.75, top_p 0.83 for 10 of 12`."""
+    settings, whole = decoding_settings(config), sum(times)
+    chosen = sorted((-number, place) for place, number in enumerate(times) if number)
+    return "; ".join(
+        f"{setting_text(config, settings[place])} for {-number:g} of {whole:g}" for number, place in chosen
+    )
 
 
 def _values(keys: list[str], point: list[float]) -> dict[str, float]:

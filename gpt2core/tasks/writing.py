@@ -12,7 +12,7 @@ import numpy as np
 from gpt2core.config import DecodingConfig, RunConfig
 from gpt2core.data.dividing import has_smaller_digest
 from gpt2core.data.tokens import Tokens
-from gpt2core.decoding.settings import decoding_settings, setting_text
+from gpt2core.decoding.settings import DECODING, decoding_settings, setting_text
 from gpt2core.decoding.text_cache import Row, generate_cached
 from gpt2core.metrics.cross_fitting import cross_fitted
 from gpt2core.metrics.metric import OWN_SETTING, Metric
@@ -75,7 +75,7 @@ class ChosenOutputs:
         """Return how many prompts are scored with each setting, as a table of one row; none if there is one setting."""
         if len(self.settings) == 1:
             return {}
-        return {"decoding": [np.bincount(self.chosen, minlength=len(self.settings)).tolist()]}
+        return {DECODING: [np.bincount(self.chosen, minlength=len(self.settings)).tolist()]}
 
     def note(self, number: int) -> dict[str, str]:
         """Return the setting of a prompt for a sample; nothing if there is one setting."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpt2core.config import RunConfig
-from gpt2core.decoding.settings import decoding_settings, setting_text
+from gpt2core.decoding.settings import DECODING, choice_text
 from gpt2core.metrics.counts import from_json
 from gpt2core.metrics.metric import OWN_SETTING, Metric
 from gpt2core.naming import words
@@ -18,7 +18,9 @@ from searches.summary import DecodingOrder, DecodingRow, Score
 DRAWS = 1000  # of the bootstrap over texts
 LEVEL = 0.05
 
-Scored = tuple[Trial, Report, np.ndarray]  # a trial, its best epoch, and counts (2, N, S): own setting, best setting
+Scored = tuple[
+    Trial, Report, np.ndarray
+]  # a trial, its epoch by the best decoding, counts (2, N, S): own setting, best
 
 
 def decoding_order(plan: Plan, state: State) -> DecodingOrder | None:
@@ -38,7 +40,7 @@ def decoding_order(plan: Plan, state: State) -> DecodingOrder | None:
             rank_best=int(rank_best),
             score_fixed=float(score_own),
             score_best=float(score_best),
-            settings=_settings_text(RunConfig.of(trial.run), report),
+            settings=choice_text(RunConfig.of(trial.run), *report.tables[DECODING]),
         )
         for (trial, report, _), rank_own, rank_best, score_own, score_best in zip(
             scored, *ranks, own, best, strict=True
@@ -57,7 +59,9 @@ def kendall(counts: np.ndarray, metric: Metric) -> Score | None:
     from scipy.stats import kendalltau  # SciPy takes half a second to import
 
     assert metric.score is not None
-    texts = counts.shape[2]
+    _, trials, texts, _ = counts.shape
+    if trials < 2:
+        return None
     random = np.random.default_rng(0)
     weights = np.vstack([np.ones(texts), random.multinomial(texts, np.full(texts, 1 / texts), size=DRAWS)])
     scores = metric.score(np.einsum("dn,otns->dots", weights, counts))
@@ -77,28 +81,27 @@ def _metric(plan: Plan, state: State) -> Metric | None:
 
 
 def _scored(plan: Plan, state: State, metric: Metric) -> list[Scored]:
-    """Return the searched trials whose best epoch has texts of both decodings."""
+    """Return the searched trials that have texts of both decodings; each decoding chooses its best epoch if it can."""
     scored = []
     for trial in state.searched:
-        report = trial.best(plan.objective, plan.direction)
-        statistics = from_json((report and report.statistics) or {})
-        names = (f"{metric.counts}{OWN_SETTING}", str(metric.counts))
-        if report is not None and all(name in statistics for name in names):
-            scored.append((trial, report, np.stack([statistics[name].sum(axis=0, dtype=np.float64) for name in names])))
+        pair, report = [], None
+        for ending in (OWN_SETTING, ""):
+            objective = f"{metric.name}{ending}" if metric == plan.metric else plan.objective
+            report = trial.best(objective, plan.direction)
+            statistics = from_json((report and report.statistics) or {})
+            pair += [
+                of.sum(axis=0, dtype=np.float64)
+                for name, of in statistics.items()
+                if name == f"{metric.counts}{ending}"
+            ]
+        if report is not None and len(pair) == 2:
+            scored.append((trial, report, np.stack(pair)))
     return scored
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
     """Return the ranks of scores (n,), the highest first; equal scores share the best of their ranks."""
     return np.asarray(1 + (scores > scores[:, None]).sum(axis=1))
-
-
-def _settings_text(run: RunConfig, report: Report) -> str:
-    """Return the decoding settings that the texts of an epoch are scored with, the most frequent first."""
-    (times,) = report.tables["decoding"]
-    chosen = sorted(((-number, place) for place, number in enumerate(times) if number))
-    settings = decoding_settings(run)
-    return "; ".join(f"{setting_text(run, settings[place])} ({count(-number, 'text')})" for number, place in chosen)
 
 
 def _text(rows: Sequence[DecodingRow], metric: Metric, tau: Score | None, texts: int) -> str:

@@ -237,6 +237,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "searches": lambda folder: course.release(folder / "data"),
     "distillation": lambda folder: course.release(folder / "data"),
     "form": lambda folder: course.release(folder / "data"),
+    "decoding": lambda folder: course.release(folder / "data"),
     "one-run": runs_of_the_course,
     "own-data": tables,
     "own-keys": decay,

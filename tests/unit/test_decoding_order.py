@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 from gpt2core.metrics.chrf import chrf_from_statistics
 from gpt2core.metrics.counts import to_json
+from searches.deciding.comparing import Comparing
 from searches.deciding.decoding_order import decoding_order, kendall
 from searches.deciding.replay_backend import MemoryLedger
 from searches.learning_rate import SEARCH
@@ -37,20 +38,29 @@ def chrf_counts(skill: float, seed: int, noise: float = 0.0) -> np.ndarray:
     return counts
 
 
+def proposal(name: str, point: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    run = plan.config(point).model_dump()
+    return {"name": name, "point": point, "run": run, "origin": "sampler", "of": None}
+
+
+def reported(skill: tuple[float, float] | None) -> dict[str, Any]:
+    """Scores of texts with some skill with fixed and with best decoding."""
+    names = ("chrf_continuation_fixed", "chrf_continuation")
+    both = skill and {"chrf_fixed": chrf_counts(skill[0], 0), "chrf": chrf_counts(skill[1], 0)}
+    return {
+        "metrics": {"dev_loss": 4.0, **dict(zip(names, skill or (), strict=False))},
+        "statistics": both and to_json(both),
+        "tables": {"decoding": [[2, 0, 10]]},
+    }
+
+
 def state_of(skills: Mapping[str, tuple[float, float] | None], plan: Plan) -> State:
     """A search whose trials have some skill with fixed and with best decoding; one with None wrote no texts."""
     ledger = MemoryLedger()
     for number, (name, skill) in enumerate(skills.items()):
         point = {"lr": 10.0 ** (number - 5)}
-        trial = {"name": name, "point": point, "run": plan.config(point).model_dump(), "origin": "sampler", "of": None}
-        ledger.record({"event": "proposed", "trial": trial})
-        both = skill and {"chrf_fixed": chrf_counts(skill[0], 0), "chrf": chrf_counts(skill[1], 0)}
-        scored = {
-            "metrics": {"dev_loss": 4.0},
-            "statistics": both and to_json(both),
-            "tables": {"decoding": [[2, 0, 10]]},
-        }
-        ledger.record({"event": "report", "trial": name, "epoch": 1, **scored})
+        ledger.record({"event": "proposed", "trial": proposal(name, point, plan)})
+        ledger.record({"event": "report", "trial": name, "epoch": 1, **reported(skill)})
         ledger.record({"event": "ended", "trial": name, "status": "completed"})
     return ledger.state
 
@@ -69,11 +79,25 @@ def test_both_orders_have_their_ranks_scores_and_decodings() -> None:
     ]  # fmt: skip
     assert [row.score_best for row in order.rows] == pytest.approx([45, 41, 31])
     assert [row.score_fixed for row in order.rows] == pytest.approx([35, 40, 30])
-    assert order.rows[0].settings == "temperature 0.75, top_p 0.83 (10 texts); temperature 1, top_p 0.9 (2 texts)"
+    assert order.rows[0].settings == "temperature 0.75, top_p 0.83 for 10 of 12; temperature 1, top_p 0.9 for 2 of 12"
     assert order.text == (
         "The best trial by chrF continuation is trial 0003 (lr 0.01) with the best decoding, but trial 0001 (lr 0.0001) with "
         "fixed decoding. Kendall's tau between the two orders of 3 trials is 0.33 [0.33, 0.33] (bootstrap over 12 texts)."
     )
+
+
+def test_each_decoding_chooses_its_own_epoch_if_the_objective_scores_texts() -> None:
+    plan = make_plan(
+        SEARCH, "quick", settings={"decoding": SETTINGS}, comparing=Comparing(objective="chrf_continuation")
+    )
+    ledger = MemoryLedger()
+    ledger.record({"event": "proposed", "trial": proposal("0000", {"lr": 1e-3}, plan)})
+    for epoch, skill in enumerate([(0.5, 0.51), (0.2, 0.6)], 1):
+        ledger.record({"event": "report", "trial": "0000", "epoch": epoch, **reported(skill)})
+    order = decoding_order(plan, ledger.state)
+    assert order is not None
+    assert (order.rows[0].score_fixed, order.rows[0].score_best) == pytest.approx((50, 60))
+    assert order.tau is None, "one trial has no order"
 
 
 def test_the_same_best_trial_is_named_once() -> None:
@@ -136,7 +160,7 @@ def test_the_report_and_the_screen_show_both_orders(tmp_path: Path) -> None:
     page, markdown, *_ = report.write(tmp_path, both)
     console = Console(file=io.StringIO(), width=250, record=True)
     show(both, console)
-    title, decoding = "Order of trials by fixed and by best decoding", "temperature 0.75, top_p 0.83 (10 texts)"
+    title, decoding = "Order of trials by fixed and by best decoding", "temperature 0.75, top_p 0.83 for 10 of 12"
     for text in (page.read_text(), markdown.read_text(), console.export_text()):
         assert title in text
         assert decoding in text
